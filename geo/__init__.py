@@ -1,0 +1,1 @@
+"""Imagery and parcels: from products and registers to the pixels of every parcel."""

@@ -1,0 +1,62 @@
+"""Means and standard deviations of digital numbers, exact whatever their number."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RunningStatistics:
+    """Sums over pixel sets, per date and channel.
+
+    The sums are kept in 64-bit integers, so they are exact: 4 x 10^9 observations of the largest
+    digital number fit. (In float32 the error of a mean grows to 2e-4.)
+
+    Parameters
+    ----------
+    n_dates, n_channels
+        T and C.
+    """
+
+    def __init__(self, n_dates: int, n_channels: int) -> None:
+        self.count = np.zeros((n_dates, n_channels), np.uint64)
+        self.total = np.zeros((n_dates, n_channels), np.uint64)
+        self.squares = np.zeros((n_dates, n_channels), np.uint64)
+
+    def add(self, pixels: NDArray[np.uint16], valid: NDArray[np.bool_] | None = None) -> None:
+        """Add the pixels of a parcel.
+
+        Parameters
+        ----------
+        pixels
+            uint16 (T, C, S).
+        valid
+            bool (T, S), observations that count; None for all.
+        """
+        wide = pixels.astype(np.uint64)
+        if valid is not None:
+            wide *= valid[:, None, :]
+            self.count += valid.sum(axis=1, dtype=np.uint64)[:, None]
+        else:
+            self.count += np.uint64(pixels.shape[2])
+        self.total += wide.sum(axis=2)
+        self.squares += np.einsum("tcs,tcs->tc", wide, wide)
+
+    def over(self, pooled: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute mean and standard deviation (ddof 0) pooled over axes of (T, C).
+
+        Returns
+        -------
+        means, stds
+            float64, of the shape that is left. Where nothing was observed the mean is 0 and the
+            standard deviation 1, so that normalising changes nothing.
+        """
+        count, total, squares = (
+            np.asarray(a.sum(axis=pooled, dtype=np.uint64)) for a in (self.count, self.total, self.squares)
+        )
+        n = np.maximum(count, 1).astype(np.float64)
+        means = total / n
+        # n * squares - total^2 would overflow 64 bits; long double keeps the difference accurate.
+        spread = squares.astype(np.longdouble) / n - (total.astype(np.longdouble) / n) ** 2
+        stds = np.sqrt(np.maximum(spread, 0)).astype(np.float64)
+        return means, np.where(count == 0, 1.0, stds)

@@ -1,0 +1,1 @@
+"""Settings, artefacts and stages: what joins imagery and models into one workflow."""

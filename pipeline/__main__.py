@@ -1,0 +1,122 @@
+"""Command line: `python -m pipeline <stage> --…`, one subcommand a stage."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import logging
+import os
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+STAGES = {
+    "simulate": "write the simulated raw scene of the demo",
+    "index": "list the acquisitions of the imagery and say which are used",
+    "clean": "check and mend the parcels, and account for every one of them",
+    "rasterise": "index the pixels of the parcels on the tile's grid",
+    "extract": "read the parcels' pixels of one acquisition",
+    "assemble": "join the extracted acquisitions into the Pixel-Set dataset",
+    "normalise": "compute the means and standard deviations of the dataset",
+    "features": "compute the geometric features of the parcels",
+    "split": "divide the labelled parcels into folds",
+    "train": "train the model of one fold",
+    "evaluate": "score the trained folds on their test parcels, beside baselines",
+    "predict": "predict a class for every usable parcel",
+    "report": "write the report of a run",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage; user errors end with their message and exit code 1."""
+    # The stage's module is imported only once it is named, so that --help answers at once.
+    top = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
+        epilog="`python -m pipeline <stage> --help` lists the arguments of a stage.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    width = max(map(len, STAGES))
+    stages = "\n".join(f"  {name:{width}}  {text}" for name, text in STAGES.items())
+    top.add_argument("stage", choices=STAGES, metavar="stage", help=f"one of:\n{stages}")
+    top.formatter_class = argparse.RawTextHelpFormatter
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    stage = top.parse_args(given[:1]).stage
+
+    function = getattr(importlib.import_module(f"pipeline.{stage}"), stage)
+    values = vars(_parser(stage, function).parse_args(given[1:]))
+    log = values.pop("log")
+    config = values.pop("config", None)
+    _start_logging(log)
+    try:
+        if config is not None:
+            from pipeline.config import read, view
+
+            values["settings"] = view(read(config), stage)
+        function(**values)
+    except (ValueError, OSError) as error:
+        logging.getLogger(f"pipeline.{stage}").debug("Traceback", exc_info=True)
+        logging.getLogger(f"pipeline.{stage}").error("%s", error)
+        return 1
+    return 0
+
+
+def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParser:
+    """Make the arguments of a stage from the signature of its function."""
+    text = inspect.getdoc(function) or STAGES[stage]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipeline {stage}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    types = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "settings":
+            parser.add_argument(
+                "--config", type=Path, required=True, help="resolved settings, results/<run>/config.yaml"
+            )
+            continue
+        _add_argument(parser, name, types[name], parameter)
+    parser.add_argument("--log", type=Path, help="also write the log to this file")
+    return parser
+
+
+def _add_argument(
+    parser: argparse.ArgumentParser, name: str, kind: Any, parameter: inspect.Parameter
+) -> None:
+    """Add one argument: paths, strings, integers, and lists and optional ones of them."""
+    inner = [k for k in typing.get_args(kind) if k is not type(None)]
+    many = typing.get_origin(kind) is list
+    base = inner[0] if inner else kind
+    options: dict[str, Any] = {"type": base, "metavar": base.__name__.upper()}
+    if many:
+        options["nargs"] = "*"
+    if parameter.default is inspect.Parameter.empty:
+        options["required"] = True
+    else:
+        options["default"] = parameter.default
+        options["help"] = f"default: {parameter.default}"
+    parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _start_logging(log: Path | None) -> None:
+    """Log to the terminal and, with every detail, to a file."""
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [terminal]
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w"))
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", handlers=handlers)
+    logging.captureWarnings(True)
+    for name in ("pipeline", "geo", "models"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+
+
+if __name__ == "__main__":
+    # Stages name their threads themselves; libraries that spin up one per core would compete.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

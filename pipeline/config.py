@@ -1,0 +1,335 @@
+"""Settings: typed, checked before any work starts, and cut to what each stage may see."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, cast, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.paths import RunPaths
+
+BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+Band = Literal[BANDS]  # type: ignore[valid-type]
+Code = str | int
+Positive = Annotated[int, Field(ge=1)]
+Widths = Annotated[list[Positive], Field(min_length=1)]
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message says which, and what to write instead."""
+
+
+class Section(BaseModel):
+    """A part of the settings: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Imagery(Section):
+    path: Path | None = None
+    format: Literal["auto", "safe", "geotiff", "stack"] = "auto"
+    bands: Annotated[list[Band], Field(min_length=1)] = [
+        *("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+    ]
+    tile: str | None = None
+    start: date | None = None
+    end: date | None = None
+    max_cloud_fraction: Annotated[float, Field(ge=0, le=1)] = 0.8
+    resampling: Literal["nearest", "bilinear", "cubic"] = "bilinear"
+    file_bands: list[str] | None = None
+    reflectance_scale: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Imagery:
+        if len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"a band is named twice in {self.bands}")
+        if self.start and self.end and self.start > self.end:
+            raise ValueError(f"start {self.start} lies after end {self.end}")
+        return self
+
+
+class Clouds(Section):
+    mask: Literal["auto", "none"] = "auto"
+    classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
+    fill: Literal["linear", "none"] = "linear"
+
+
+class FrequentClasses(Section):
+    min_parcels: Positive = 30
+
+
+class Parcels(Section):
+    path: Path | None = None
+    layer: str | None = None
+    id: str = "ID_PARCEL"
+    labels: dict[str, str] = {}
+    nomenclature: str | None = None
+    names: Path | None = None
+    classes: FrequentClasses | Annotated[list[Code], Field(min_length=2)] = FrequentClasses()
+    all_touched: bool = False
+    buffer_m: float = 0.0
+    min_pixels: Positive = 1
+    partly_outside: Literal["reject", "keep"] = "reject"
+
+    @model_validator(mode="after")
+    def _check(self) -> Parcels:
+        if self.nomenclature is not None and self.nomenclature not in self.labels:
+            raise ValueError(
+                f"nomenclature {self.nomenclature!r} is not one of labels: {sorted(self.labels)}"
+            )
+        return self
+
+    @property
+    def trained_nomenclature(self) -> str | None:
+        """The nomenclature to train on: the one named, else the first of labels."""
+        return self.nomenclature or next(iter(self.labels), None)
+
+
+class Assemble(Section):
+    memory_mb: Positive = 1000
+
+
+class Normalise(Section):
+    by: Literal["all", "channel", "date_channel"] = "channel"
+
+
+class Split(Section):
+    folds: Annotated[int, Field(ge=2)] = 5
+    by: Literal["random", "stratified", "block"] = "random"
+    block_m: Annotated[float, Field(gt=0)] = 2000.0
+    seed: int = 1
+
+
+class Model(Section):
+    name: Literal["psetae", "pseltae"] = "psetae"
+    geometric_features: bool = True
+    pooling: str = "mean_std"
+    mlp1: Widths = [32, 64]
+    mlp2: Widths = [128]
+    n_head: Positive | None = None
+    d_k: Positive | None = None
+    d_model: Positive | None = None
+    mlp3: Widths = [128]
+    mlp4: Widths = [64, 32]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    T: Positive = 1000
+    positions: Literal["days", "order"] = "days"
+
+    @model_validator(mode="after")
+    def _check(self) -> Model:
+        unknown = set(self.pooling.split("_")) - {"mean", "std", "min", "max"}
+        if unknown:
+            raise ValueError(f"pooling joins mean, std, min and max by _, found {self.pooling!r}")
+        return self
+
+
+class Train(Section):
+    epochs: Positive = 100
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    pixels: Positive = 64
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    schedule: Literal["constant", "onecycle"] = "constant"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    gamma: Annotated[float, Field(ge=0)] = 1.0
+    class_weights: Literal["none", "balanced"] = "none"
+    jitter_sigma: Annotated[float, Field(ge=0)] = 0.01
+    jitter_clip: Annotated[float, Field(ge=0)] = 0.05
+    seed: int = 1
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+
+class Predict(Section):
+    batch_size: Positive = 512
+
+
+class Simulate(Section):
+    size_m: Annotated[int, Field(ge=1280)] = 5120
+    acquisitions: Annotated[int, Field(ge=3)] = 24
+    parcels: Annotated[int, Field(ge=50)] = 1000
+    seed: int = 1
+
+
+class Settings(Section):
+    """Every setting of a run; configs/default.yaml says what each means."""
+
+    run: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "default"
+    imagery: Imagery = Imagery()
+    clouds: Clouds = Clouds()
+    parcels: Parcels = Parcels()
+    assemble: Assemble = Assemble()
+    normalise: Normalise = Normalise()
+    split: Split = Split()
+    model: Model = Model()
+    train: Train = Train()
+    predict: Predict = Predict()
+    simulate: Simulate | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        classes = self.parcels.classes
+        if isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds:
+            raise ValueError(
+                f"parcels.classes.min_parcels is {classes.min_parcels} and split.folds "
+                f"{self.split.folds}: a class needs at least one parcel in every fold"
+            )
+        return self
+
+
+# What each stage may see. Snakemake reruns a stage when one of these changes, and nothing else
+# can have an effect on it: the other settings are not there when it runs.
+USED_BY: dict[str, tuple[str, ...]] = {
+    "simulate": ("simulate",),
+    "index": ("imagery", "clouds.mask", "clouds.classes"),
+    "clean": ("parcels", "split.folds"),
+    "rasterise": ("parcels.all_touched", "parcels.buffer_m"),
+    "extract": (
+        *(f"imagery.{key}" for key in ("format", "bands", "resampling")),
+        *("imagery.file_bands", "imagery.reflectance_scale"),
+        *("clouds.mask", "clouds.classes"),
+    ),
+    "assemble": ("imagery.bands", "clouds", "parcels.labels", "parcels.nomenclature", "assemble"),
+    "normalise": ("normalise", "clouds.fill"),
+    "features": (),
+    "split": ("split",),
+    "train": ("model", "train"),
+    "evaluate": ("train.pixels", "train.device", "predict.batch_size", "split.seed"),
+    "predict": ("train.pixels", "train.device", "predict.batch_size")
+    + ("parcels.path", "parcels.layer", "parcels.names"),
+    "report": (),
+}
+
+
+def load(values: Mapping[str, Any]) -> Settings:
+    """Check raw settings, as read from YAML.
+
+    Raises
+    ------
+    SettingsError
+        If a key is unknown or a value out of range; the message names every one.
+    """
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
+
+
+def read(path: Path) -> Settings:
+    """Read the resolved settings of a run.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing or its settings cannot be used.
+    """
+    if not path.is_file():
+        raise SettingsError(f"There is no settings file {path}. `snakemake -n` writes it.")
+    return load(yaml.safe_load(path.read_text()) or {})
+
+
+def for_stage(settings: Settings, stage: str) -> dict[str, Any]:
+    """Cut settings to what a stage may see, as plain values: its rerun trigger."""
+    values = settings.model_dump(mode="json")
+    cut: dict[str, Any] = {}
+    for key in USED_BY[stage]:
+        section, _, name = key.partition(".")
+        if name:
+            cut.setdefault(section, {})[name] = values[section][name]
+        else:
+            cut[section] = values[section]
+    return cut
+
+
+def view(settings: Settings, stage: str) -> Settings:
+    """Give only the settings that a stage may see; any other raises AttributeError on access."""
+    visible = SimpleNamespace()
+    for key in USED_BY[stage]:
+        section, _, name = key.partition(".")
+        whole = getattr(settings, section)
+        if not name:
+            setattr(visible, section, whole)
+            continue
+        if not hasattr(visible, section):
+            setattr(visible, section, SimpleNamespace())
+        setattr(getattr(visible, section), name, getattr(whole, name))
+    return cast(Settings, visible)
+
+
+def check_inputs(settings: Settings) -> None:
+    """Check that the inputs are named and there, unless the run simulates them.
+
+    Raises
+    ------
+    SettingsError
+        If a path is not set, does not exist, or is an empty folder.
+    """
+    if settings.simulate is not None:
+        return
+    for key, path, what in (
+        ("imagery.path", settings.imagery.path, "a folder of SAFE products or GeoTIFFs, or a stack"),
+        ("parcels.path", settings.parcels.path, "the parcel register"),
+    ):
+        if path is None:
+            raise SettingsError(f"{key} is not set: give the path of {what}.")
+        if not path.exists():
+            raise SettingsError(f"{key}: there is no {path}. Give the path of {what}.")
+        if path.is_dir() and not any(path.iterdir()):
+            raise SettingsError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+
+
+def watched(path: Path) -> list[Path]:
+    """List the files whose change means that the imagery changed: a folder and what it holds."""
+    if not path.is_dir():
+        return [path]
+    return [path, *sorted(p for p in path.iterdir() if not p.name.startswith("."))]
+
+
+def write_resolved(settings: Settings, paths: RunPaths) -> None:
+    """Write the resolved settings to the run's folder, only if their text changed."""
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    if paths.config.is_file() and paths.config.read_text() == text:
+        return
+    paths.config.parent.mkdir(parents=True, exist_ok=True)
+    temporary = paths.config.with_name(f".{paths.config.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(paths.config)
+
+
+def has_gpu() -> bool:
+    """Tell whether an NVIDIA GPU is there, without importing torch."""
+    return Path("/dev/nvidia0").exists()
+
+
+def _explain(error: ErrorDetails) -> str:
+    """Say one validation error with its key, what was found, and what is known."""
+    location = ".".join(str(part) for part in error["loc"] if not str(part).startswith("Frequent"))
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{location}: unknown setting; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"
+    return f"{location or 'settings'}: {message}{found}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """List the keys of the section at a location."""
+    section: type[BaseModel] = Settings
+    for part in location:
+        field = section.model_fields.get(str(part))
+        models = [field.annotation] if field else []
+        models += list(get_args(field.annotation)) if field else []
+        section = next(
+            (m for m in models if isinstance(m, type) and issubclass(m, BaseModel)), section
+        )
+    return list(section.model_fields)

@@ -1,0 +1,73 @@
+"""Stage extract: the parcels' pixels of one acquisition."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from geo.acquisitions import AcquisitionError, find_acquisitions
+from geo.clouds import is_clear
+from geo.gather import gather, gather_classification
+from geo.pixel_index import PixelIndex
+from pipeline.config import Settings
+from pipeline.writing import replacing
+
+logger = logging.getLogger(__name__)
+
+
+def extract(
+    product: Path,
+    acquisition: str,
+    pixel_index: Path,
+    pixels: Path,
+    valid: Path,
+    settings: Settings,
+    threads: int = 1,
+) -> None:
+    """Read the parcels' pixels of one acquisition.
+
+    Parameters
+    ----------
+    product
+        Product that holds the acquisition: SAFE folder, GeoTIFF or stack.
+    acquisition
+        Its id in acquisitions.csv.
+    pixel_index
+        Pixels of the parcels, P in all.
+    pixels
+        Written: uint16 (C, P), reflectance x 10,000.
+    valid
+        Written: bool (P,), True where observed clearly.
+    settings
+        imagery and clouds.
+    threads
+        Blocks read at the same time.
+    """
+    imagery = settings.imagery
+    found = find_acquisitions(
+        product,
+        imagery.format,
+        file_bands=imagery.file_bands,
+        reflectance_scale=imagery.reflectance_scale,
+    )
+    source = next((a for a in found if a.id == acquisition), None)
+    if source is None:
+        raise AcquisitionError(
+            f"{product} no longer holds acquisition {acquisition}, but "
+            f"{', '.join(a.id for a in found[:5])}. Run index again: snakemake -R index."
+        )
+    index = PixelIndex.load(pixel_index)
+    values, clear = gather(
+        source, index, imagery.bands, resampling=imagery.resampling, threads=threads
+    )
+    if settings.clouds.mask == "auto" and source.scene_classification is not None:
+        clear &= is_clear(gather_classification(source, index), settings.clouds.classes)
+    with replacing(pixels) as temporary:
+        np.save(temporary, values)
+    with replacing(valid) as temporary:
+        np.save(temporary, clear)
+    share = clear.mean() if len(clear) else 0.0
+    logger.info("%s: %d pixels of %d parcels, %.0f %% clear", acquisition, len(clear),
+                len(index.parcel_ids), 100 * share)

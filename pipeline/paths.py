@@ -1,0 +1,184 @@
+"""Where every artefact of a run lies: the one place that knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """The Pixel-Set dataset, in the layout that the reference's `PixelSetData` reads.
+
+    What the reference does not know lies in files of its own beside it: VALID, classes.json,
+    n_dates.json and dataset.json.
+    """
+
+    root: Path
+
+    @property
+    def pixels(self) -> Path:
+        """Folder of <id>.npy: uint16 (T, C, S)."""
+        return self.root / "DATA"
+
+    @property
+    def valid(self) -> Path:
+        """Folder of <id>.npy: bool (T, S), False where the observation was cloudy or missing."""
+        return self.root / "VALID"
+
+    @property
+    def labels(self) -> Path:
+        """{nomenclature: {id: class code, or null where none is declared}}."""
+        return self.root / "META" / "labels.json"
+
+    @property
+    def dates(self) -> Path:
+        """{"0": YYYYMMDD, ...}, in order of time."""
+        return self.root / "META" / "dates.json"
+
+    @property
+    def sizes(self) -> Path:
+        """{id: number of pixels}."""
+        return self.root / "META" / "sizes.json"
+
+    @property
+    def features(self) -> Path:
+        """{id: [perimeter, pixels, cover ratio, perimeter over surface]}."""
+        return self.root / "META" / "geomfeat.json"
+
+    @property
+    def n_dates(self) -> Path:
+        """{id: number of dates with at least one valid pixel}."""
+        return self.root / "META" / "n_dates.json"
+
+    @property
+    def description(self) -> Path:
+        """Bands, nomenclature, tile, cloud treatment, and whether the imagery is simulated."""
+        return self.root / "META" / "dataset.json"
+
+    @property
+    def classes(self) -> Path:
+        """List of {code, name}, in order of the class index."""
+        return self.root / "META" / "classes.json"
+
+    @property
+    def positions(self) -> Path:
+        """{id: [x, y]}: a point on every parcel, in metres, for spatial splits and maps."""
+        return self.root / "META" / "positions.json"
+
+    @property
+    def assembled(self) -> list[Path]:
+        """What assemble writes under META."""
+        return [self.labels, self.dates, self.sizes, self.n_dates, self.classes, self.description]
+
+    @property
+    def normalisation(self) -> Path:
+        """Pickle of (means, stds)."""
+        return self.root / "normalisation_values.pkl"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Every artefact of a run, under results/<run>/."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings, written when the workflow is parsed."""
+        return self.root / "config.yaml"
+
+    @property
+    def acquisitions(self) -> Path:
+        """Every acquisition found, used or not, and why not."""
+        return self.root / "acquisitions.csv"
+
+    @property
+    def grids(self) -> Path:
+        """{tile: pixel grid of its 10 m bands}."""
+        return self.root / "grids.json"
+
+    @property
+    def ledger(self) -> Path:
+        """Every input parcel: status, reason, tile, pixel count."""
+        return self.root / "parcels" / "ledger.csv"
+
+    @property
+    def parcels(self) -> Path:
+        """Accepted parcels with mended geometry, in the coordinate system of the imagery."""
+        return self.root / "parcels" / "accepted.parquet"
+
+    @property
+    def classes(self) -> Path:
+        """Classes of the nomenclature in order of the class index, with counts."""
+        return self.root / "parcels" / "classes.csv"
+
+    @property
+    def pixel_index(self) -> Path:
+        """Rows and columns of every parcel's pixels."""
+        return self.root / "parcels" / "pixel_index.npz"
+
+    @property
+    def label_image(self) -> Path:
+        """GeoTIFF of parcels, to look at."""
+        return self.root / "parcels" / "label_image.tif"
+
+    def extracted(self, acquisition: str) -> Path:
+        """Pixels of one acquisition: uint16 (C, pixels of all parcels)."""
+        return self.root / "extracted" / f"{acquisition}.npy"
+
+    def extracted_valid(self, acquisition: str) -> Path:
+        """Which of these pixels were observed clearly: bool (pixels of all parcels,)."""
+        return self.root / "extracted" / f"{acquisition}.valid.npy"
+
+    @property
+    def dataset(self) -> DatasetPaths:
+        """The Pixel-Set dataset of the run."""
+        return DatasetPaths(self.root / "dataset")
+
+    @property
+    def folds(self) -> Path:
+        """Parcel ids of train, validation and test of every fold."""
+        return self.root / "folds.json"
+
+    @property
+    def models(self) -> Path:
+        """Folder of Fold_<k>/ and the scores over all folds."""
+        return self.root / "models"
+
+    def fold(self, fold: int | str) -> Path:
+        """Folder of one fold's model and scores; folds count from 1."""
+        return self.models / f"Fold_{fold}"
+
+    @property
+    def overall(self) -> Path:
+        """Scores over all folds, under the reference's keys."""
+        return self.models / "overall.json"
+
+    @property
+    def baselines(self) -> Path:
+        """Scores of a majority guess and of a random forest on the same folds."""
+        return self.models / "baselines.json"
+
+    @property
+    def per_class(self) -> Path:
+        """Scores per class, as a table."""
+        return self.models / "per_class.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """GeoPackage of every input parcel; .csv and .parquet lie beside it."""
+        return self.root / "predictions" / "parcels.gpkg"
+
+    @property
+    def report(self) -> Path:
+        """One self-contained page."""
+        return self.root / "report" / "report.html"
+
+    def log(self, job: str) -> Path:
+        """Log of a rule, or of one job of it."""
+        return self.root / "logs" / f"{job}.log"
+
+    def benchmark(self, job: str) -> Path:
+        """Time and memory of a rule, or of one job of it."""
+        return self.root / "benchmarks" / f"{job}.tsv"

@@ -1,0 +1,40 @@
+"""Linear filling in time equals numpy's interpolation, pixel by pixel."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geo.gap_filling import fill_linear
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9), st.floats(0, 1))
+def test_equals_interpolation_pixel_by_pixel(seed, n_dates, cloudiness):
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 65_536, (n_dates, 2, 5)).astype(np.uint16)
+    valid = generator.random((n_dates, 5)) >= cloudiness
+    days = np.cumsum(generator.integers(1, 30, n_dates)).astype(np.int64)
+    filled = fill_linear(pixels, valid, days)
+    for channel in range(2):
+        for place in range(5):
+            series, known = pixels[:, channel, place], valid[:, place]
+            expected = series
+            if known.any():
+                expected = np.floor(np.interp(days, days[known], series[known]) + 0.5)
+                expected = np.where(known, series, expected)
+            # Interpolation may fall on either side of an exact half.
+            assert np.abs(filled[:, channel, place] - expected.astype(float)).max() <= 1
+            assert np.array_equal(filled[known, channel, place], series[known])
+
+
+def test_by_hand():
+    pixels = np.array([[[10, 7]], [[99, 99]], [[99, 99]], [[40, 99]]], np.uint16)
+    valid = np.array([[True, True], [False, False], [False, False], [True, False]])
+    days = np.array([0, 10, 20, 30])
+    filled = fill_linear(pixels, valid, days)
+    assert filled[:, 0, 0].tolist() == [10, 20, 30, 40]
+    assert filled[:, 0, 1].tolist() == [7, 7, 7, 7]
+
+
+def test_a_pixel_never_seen_keeps_what_was_read():
+    pixels = np.array([[[3]], [[4]]], np.uint16)
+    assert np.array_equal(fill_linear(pixels, np.zeros((2, 1), bool), np.array([0, 5])), pixels)

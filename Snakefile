@@ -1,6 +1,6 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
-#     snakemake --cores 4 --configfile configs/mine.yaml [dataset | models | predictions | report]
+#     snakemake --cores 4 [dataset | models | predictions | report] --configfile configs/mine.yaml
 #
 # Every rule is one call of `python -m pipeline <stage>`; `snakemake -p` prints the calls.
 
@@ -92,9 +92,10 @@ checkpoint index:
 rule clean:
     message: "Check and mend the parcels of {input.register}; account for every one."
     input:
-        register=settings.parcels.path,
-        # Ancient, because a new acquisition rewrites it; a change of the grid shows in the params.
+        # Ancient, as a new acquisition rewrites them; a change of the grid shows in the params.
+        ancient(paths.acquisitions),
         grids=ancient(paths.grids),
+        register=settings.parcels.path,
     output:
         ledger=update(paths.ledger),
         parcels=update(paths.parcels),
@@ -153,7 +154,7 @@ rule extract:
 
 
 rule assemble:
-    message: "Join {params.count} acquisitions into the Pixel-Set dataset."
+    message: "Join the acquisitions into the Pixel-Set dataset."
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
@@ -166,8 +167,8 @@ rule assemble:
         valid=directory(paths.dataset.valid),
         meta=paths.dataset.assembled,
     params:
-        count=lambda wildcards, input: len(input.pixels),
         settings=for_stage(settings, "assemble"),
+        extracted=paths.extractions,
         dataset=paths.dataset.root,
     threads: 2
     log:
@@ -175,8 +176,8 @@ rule assemble:
     benchmark:
         paths.benchmark("assemble")
     shell:
-        "python -m pipeline assemble --config {paths.config} --pixels {input.pixels}"
-        " --valid {input.valid} --acquisitions {input.acquisitions}"
+        "python -m pipeline assemble --config {paths.config} --acquisitions {input.acquisitions}"
+        " --extracted {params.extracted}"
         " --pixel-index {input.pixel_index} --parcels {input.parcels} --classes {input.classes}"
         " --dataset {params.dataset} --threads {threads} --log {log}"
 
@@ -250,11 +251,12 @@ rule train:
         folds=rules.split.output,
     output:
         model=update(paths.fold("{fold}") / "model.pth.tar"),
-        description=update(paths.fold("{fold}") / "model.json"),
+        metadata=update(paths.fold("{fold}") / "model.json"),
         trainlog=update(paths.fold("{fold}") / "trainlog.json"),
     params:
         settings=for_stage(settings, "train"),
         dataset=paths.dataset.root,
+        folder=lambda wildcards: paths.fold(wildcards.fold),
     threads: max(1, (workflow.cores or 1) // len(FOLDS))
     resources:
         gpu=GPUS,
@@ -264,8 +266,7 @@ rule train:
         paths.benchmark("train/Fold_{fold}")
     shell:
         "python -m pipeline train --config {paths.config} --dataset {params.dataset}"
-        " --folds {input.folds} --fold {wildcards.fold} --model {output.model}"
-        " --description {output.description} --trainlog {output.trainlog}"
+        " --folds {input.folds} --fold {wildcards.fold} --model {params.folder}"
         " --threads {threads} --log {log}"
 
 

@@ -52,7 +52,8 @@ class RunningStatistics:
             standard deviation 1, so that normalising changes nothing.
         """
         count, total, squares = (
-            np.asarray(a.sum(axis=pooled, dtype=np.uint64)) for a in (self.count, self.total, self.squares)
+            np.asarray(a.sum(axis=pooled, dtype=np.uint64))
+            for a in (self.count, self.total, self.squares)
         )
         n = np.maximum(count, 1).astype(np.float64)
         means = total / n

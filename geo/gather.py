@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-import dask
 import numpy as np
+from dask.base import compute
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from geo.acquisitions import Acquisition, Band
@@ -15,6 +16,9 @@ from geo.reading import read_window
 from geo.resampling import Footprint, sample, window_of
 
 logger = logging.getLogger(__name__)
+
+# Rows and columns that are read together, at least; a tile of a Sentinel-2 JP2 has as many.
+READ_SIZE = 1024
 
 Sample = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
@@ -65,8 +69,8 @@ def gather(
         method = "nearest" if band.grid.matches(index.grid) else resampling
         for positions, footprint in _blocks(band, index):
             chosen.append((channel, positions))
-            tasks.append(dask.delayed(_read_block)(band, footprint, method))
-    results = dask.compute(*tasks, scheduler="threads", num_workers=threads)
+            tasks.append(delayed(_read_block)(band, footprint, method))
+    results = compute(*tasks, scheduler="threads", num_workers=threads)
     for (channel, positions), (values, known) in zip(chosen, results, strict=True):
         pixels[channel, positions] = values
         valid[positions] &= known
@@ -101,7 +105,8 @@ def _blocks(band: Band, index: PixelIndex) -> Iterator[tuple[NDArray[np.int64], 
     """
     footprint = Footprint.of(index.rows, index.cols, index.grid, band.grid)
     rows, cols = footprint.nearest
-    block_rows, block_cols = band.block_shape
+    # Small tiles and strips are read together: opening a file costs more than decoding a few rows.
+    block_rows, block_cols = (size * -(-READ_SIZE // size) for size in band.block_shape)
     per_row = -(-band.grid.width // block_cols)
     block = (rows // block_rows) * per_row + cols // block_cols
     order = np.argsort(block, kind="stable")

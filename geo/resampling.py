@@ -55,15 +55,15 @@ class Footprint:
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, rows: NDArray[np.int32], cols: NDArray[np.int32], grid: Grid, source: Grid) -> Footprint:
+    def of(
+        cls, rows: NDArray[np.int32], cols: NDArray[np.int32], grid: Grid, source: Grid
+    ) -> Footprint:
         """Place pixels (rows, cols), both (P,), of `grid` on `source`, in the same CRS."""
         x = grid.x_min + (cols + 0.5) * grid.pixel_width
         y = grid.y_max - (rows + 0.5) * grid.pixel_height
-        return cls(
-            (source.y_max - y) / source.pixel_height,
-            (x - source.x_min) / source.pixel_width,
-            source.shape,
-        )
+        below = (source.y_max - y) / source.pixel_height
+        right = (x - source.x_min) / source.pixel_width
+        return cls(below.astype(np.float64), right.astype(np.float64), source.shape)
 
     @property
     def nearest(self) -> tuple[Ints, Ints]:
@@ -82,7 +82,9 @@ def window_of(footprint: Footprint, method: str) -> tuple[slice, slice]:
     margin = 0 if method == "nearest" else KERNELS[method][1] // 2
     slices = []
     for index, size in zip(footprint.nearest, footprint.shape, strict=True):
-        slices.append(slice(max(int(index.min()) - margin, 0), min(int(index.max()) + margin + 1, size)))
+        slices.append(
+            slice(max(int(index.min()) - margin, 0), min(int(index.max()) + margin + 1, size))
+        )
     return slices[0], slices[1]
 
 
@@ -128,7 +130,9 @@ def sample(
     total, weights = np.zeros(len(rows)), np.zeros(len(rows))
     for row in (first_row + i for i in range(span)):
         for col in (first_col + j for j in range(span)):
-            inside = (row >= 0) & (row < footprint.shape[0]) & (col >= 0) & (col < footprint.shape[1])
+            inside = (
+                (row >= 0) & (row < footprint.shape[0]) & (col >= 0) & (col < footprint.shape[1])
+            )
             r = np.where(inside, row - top, rows - top)
             c = np.where(inside, col - left, cols - left)
             weight = kernel(footprint.y - 0.5 - row) * kernel(footprint.x - 0.5 - col)

@@ -76,7 +76,10 @@ def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParse
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "settings":
             parser.add_argument(
-                "--config", type=Path, required=True, help="resolved settings, results/<run>/config.yaml"
+                "--config",
+                type=Path,
+                required=True,
+                help="resolved settings, results/<run>/config.yaml",
             )
             continue
         _add_argument(parser, name, types[name], parameter)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from geo.gap_filling import fill_linear
 from geo.pixel_index import PixelIndex
-from pipeline.acquisition_table import read_acquisitions
+from pipeline.acquisition_table import read_used
 from pipeline.config import Settings
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import Code, LandClass, write_arrays, write_metadata
@@ -28,9 +29,8 @@ COPIES = 6
 
 
 def assemble(
-    pixels: list[Path],
-    valid: list[Path],
     acquisitions: Path,
+    extracted: Path,
     pixel_index: Path,
     parcels: Path,
     classes: Path,
@@ -42,10 +42,10 @@ def assemble(
 
     Parameters
     ----------
-    pixels, valid
-        What extract wrote, one file an acquisition, in any order.
     acquisitions
-        Table of acquisitions, for their dates.
+        Table of acquisitions: which are used, and their dates.
+    extracted
+        Folder of what extract wrote for each of them.
     pixel_index
         Pixels of the parcels.
     parcels
@@ -60,7 +60,7 @@ def assemble(
         Files written at the same time.
     """
     index = PixelIndex.load(pixel_index)
-    stack = _Stack.open(pixels, valid, acquisitions)
+    stack = _Stack.open(acquisitions, extracted)
     paths = DatasetPaths(dataset)
     n_dates: dict[str, int] = {}
     with replacing_folder(paths.pixels) as data, replacing_folder(paths.valid) as validity:
@@ -74,8 +74,12 @@ def assemble(
                 slice(int(a - block.start), int(b - block.start))
                 for a, b in zip(index.offsets[first:last], index.offsets[first + 1 :], strict=False)
             ]
-            write_arrays(data, ((i, values[:, :, p]) for i, p in zip(ids, places, strict=True)), threads)
-            write_arrays(validity, ((i, clear[:, p]) for i, p in zip(ids, places, strict=True)), threads)
+            write_arrays(
+                data, ((i, values[:, :, p]) for i, p in zip(ids, places, strict=True)), threads
+            )
+            write_arrays(
+                validity, ((i, clear[:, p]) for i, p in zip(ids, places, strict=True)), threads
+            )
             n_dates |= {
                 i: int(clear[:, p].any(axis=1).sum()) for i, p in zip(ids, places, strict=True)
             }
@@ -98,6 +102,7 @@ def assemble(
             "mask": settings.clouds.mask,
             "acquisitions": stack.ids,
             "simulated": stack.simulated,
+            "names": _names(classes),
         },
     )
 
@@ -113,18 +118,16 @@ class _Stack:
     simulated: bool
 
     @classmethod
-    def open(cls, pixels: list[Path], valid: list[Path], acquisitions: Path) -> _Stack:
-        """Map the files into memory and put them in order of date."""
-        table = {row.acquisition: row for row in read_acquisitions(acquisitions)}
-        files = {p.name.removesuffix(".npy"): p for p in pixels}
-        masks = {p.name.removesuffix(".valid.npy"): p for p in valid}
-        ids = sorted(files, key=lambda i: (table[i].date, i))
+    def open(cls, acquisitions: Path, extracted: Path) -> _Stack:
+        """Map the files into memory, in order of date."""
+        used = sorted(read_used(acquisitions).values(), key=lambda row: (row.date, row.acquisition))
+        ids = [row.acquisition for row in used]
         return cls(
             ids,
-            [date.fromisoformat(table[i].date) for i in ids],
-            [np.load(files[i], mmap_mode="r") for i in ids],
-            [np.load(masks[i], mmap_mode="r") for i in ids],
-            any(table[i].platform == "Simulated" for i in ids),
+            [row.date for row in used],
+            [np.load(extracted / f"{i}.npy", mmap_mode="r") for i in ids],
+            [np.load(extracted / f"{i}.valid.npy", mmap_mode="r") for i in ids],
+            any(row.platform == "Simulated" for row in used),
         )
 
     @property
@@ -155,13 +158,18 @@ def _labels(parcels: Path, settings: Settings) -> dict[str, dict[str, Code | Non
     """Read the declared codes of every nomenclature: {nomenclature: {id: code or None}}."""
     names = list(settings.parcels.labels)
     table = geopandas.read_parquet(parcels, columns=["parcel_id", *names, "geometry"])
-    return {
-        name: {
-            parcel_id: None if code is None or code != code else code
-            for parcel_id, code in zip(table["parcel_id"], table[name].astype(object), strict=True)
-        }
-        for name in names
-    }
+    return {name: dict(zip(table["parcel_id"], _plain(table[name]), strict=True)) for name in names}
+
+
+def _plain(codes: pd.Series) -> list[Code | None]:
+    """Give codes as Python's own values, None where there is none."""
+    return list(codes.astype(object).where(codes.notna(), None))
+
+
+def _names(table: Path) -> dict[str, str]:
+    """Read the name of every code that is declared, trained on or not: {code: name}."""
+    with table.open(newline="") as file:
+        return {row["code"]: row["name"] for row in csv.DictReader(file)}
 
 
 def _classes(table: Path, labels: Mapping[str, Code | None]) -> list[LandClass]:

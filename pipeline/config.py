@@ -20,7 +20,7 @@ BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "
 Band = Literal[BANDS]  # type: ignore[valid-type]
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
-Widths = Annotated[list[Positive], Field(min_length=1)]
+Widths = Annotated[list[Positive], Field(min_length=2)]
 
 
 class SettingsError(ValueError):
@@ -34,6 +34,8 @@ class Section(BaseModel):
 
 
 class Imagery(Section):
+    """What to read, and how."""
+
     path: Path | None = None
     format: Literal["auto", "safe", "geotiff", "stack"] = "auto"
     bands: Annotated[list[Band], Field(min_length=1)] = [
@@ -57,16 +59,22 @@ class Imagery(Section):
 
 
 class Clouds(Section):
+    """Which observations count, and what becomes of the others."""
+
     mask: Literal["auto", "none"] = "auto"
     classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
     fill: Literal["linear", "none"] = "linear"
 
 
 class FrequentClasses(Section):
+    """Classes that are frequent enough to be trained on."""
+
     min_parcels: Positive = 30
 
 
 class Parcels(Section):
+    """The register, and which pixels a parcel has."""
+
     path: Path | None = None
     layer: str | None = None
     id: str = "ID_PARCEL"
@@ -94,14 +102,20 @@ class Parcels(Section):
 
 
 class Assemble(Section):
+    """How the dataset is put together."""
+
     memory_mb: Positive = 1000
 
 
 class Normalise(Section):
+    """What the normalisation pools over."""
+
     by: Literal["all", "channel", "date_channel"] = "channel"
 
 
 class Split(Section):
+    """How the folds are made."""
+
     folds: Annotated[int, Field(ge=2)] = 5
     by: Literal["random", "stratified", "block"] = "random"
     block_m: Annotated[float, Field(gt=0)] = 2000.0
@@ -109,16 +123,18 @@ class Split(Section):
 
 
 class Model(Section):
+    """Architecture, under the names of the papers."""
+
     name: Literal["psetae", "pseltae"] = "psetae"
     geometric_features: bool = True
     pooling: str = "mean_std"
-    mlp1: Widths = [32, 64]
-    mlp2: Widths = [128]
+    mlp1: Widths = [10, 32, 64]
+    mlp2: Widths = [132, 128]
+    mlp3: Widths | None = None
+    mlp4: Widths = [128, 64, 32, 20]
     n_head: Positive | None = None
     d_k: Positive | None = None
     d_model: Positive | None = None
-    mlp3: Widths = [128]
-    mlp4: Widths = [64, 32]
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     T: Positive = 1000
     positions: Literal["days", "order"] = "days"
@@ -132,6 +148,8 @@ class Model(Section):
 
 
 class Train(Section):
+    """How a fold is trained."""
+
     epochs: Positive = 100
     batch_size: Annotated[int, Field(ge=2)] = 128
     pixels: Positive = 64
@@ -140,7 +158,7 @@ class Train(Section):
     schedule: Literal["constant", "onecycle"] = "constant"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     gamma: Annotated[float, Field(ge=0)] = 1.0
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weighting: Literal["none", "balanced"] = "none"
     jitter_sigma: Annotated[float, Field(ge=0)] = 0.01
     jitter_clip: Annotated[float, Field(ge=0)] = 0.05
     seed: int = 1
@@ -148,10 +166,14 @@ class Train(Section):
 
 
 class Predict(Section):
+    """How classes are predicted."""
+
     batch_size: Positive = 512
 
 
 class Simulate(Section):
+    """Size of the simulated scene."""
+
     size_m: Annotated[int, Field(ge=1280)] = 5120
     acquisitions: Annotated[int, Field(ge=3)] = 24
     parcels: Annotated[int, Field(ge=50)] = 1000
@@ -201,9 +223,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "features": (),
     "split": ("split",),
     "train": ("model", "train"),
-    "evaluate": ("train.pixels", "train.device", "predict.batch_size", "split.seed"),
-    "predict": ("train.pixels", "train.device", "predict.batch_size")
-    + ("parcels.path", "parcels.layer", "parcels.names"),
+    "evaluate": ("train.device", "predict.batch_size", "split.seed"),
+    "predict": ("train.device", "predict.batch_size", "parcels.layer"),
     "report": (),
 }
 
@@ -275,7 +296,11 @@ def check_inputs(settings: Settings) -> None:
     if settings.simulate is not None:
         return
     for key, path, what in (
-        ("imagery.path", settings.imagery.path, "a folder of SAFE products or GeoTIFFs, or a stack"),
+        (
+            "imagery.path",
+            settings.imagery.path,
+            "a folder of SAFE products or GeoTIFFs, or a stack",
+        ),
         ("parcels.path", settings.parcels.path, "the parcel register"),
     ):
         if path is None:

@@ -69,5 +69,10 @@ def extract(
     with replacing(valid) as temporary:
         np.save(temporary, clear)
     share = clear.mean() if len(clear) else 0.0
-    logger.info("%s: %d pixels of %d parcels, %.0f %% clear", acquisition, len(clear),
-                len(index.parcel_ids), 100 * share)
+    logger.info(
+        "%s: %d pixels of %d parcels, %.0f %% clear",
+        acquisition,
+        len(clear),
+        len(index.parcel_ids),
+        100 * share,
+    )

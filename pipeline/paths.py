@@ -123,13 +123,18 @@ class RunPaths:
         """GeoTIFF of parcels, to look at."""
         return self.root / "parcels" / "label_image.tif"
 
+    @property
+    def extractions(self) -> Path:
+        """Folder of the pixels of each acquisition."""
+        return self.root / "extracted"
+
     def extracted(self, acquisition: str) -> Path:
         """Pixels of one acquisition: uint16 (C, pixels of all parcels)."""
-        return self.root / "extracted" / f"{acquisition}.npy"
+        return self.extractions / f"{acquisition}.npy"
 
     def extracted_valid(self, acquisition: str) -> Path:
         """Which of these pixels were observed clearly: bool (pixels of all parcels,)."""
-        return self.root / "extracted" / f"{acquisition}.valid.npy"
+        return self.extractions / f"{acquisition}.valid.npy"
 
     @property
     def dataset(self) -> DatasetPaths:

@@ -39,7 +39,9 @@ def file_name(parcel_id: str) -> str:
     return f"{quote(parcel_id, safe=' ()+,;=@-_.~')}.npy"
 
 
-def write_arrays(folder: Path, arrays: Iterable[tuple[str, NDArray[Any]]], threads: int = 1) -> None:
+def write_arrays(
+    folder: Path, arrays: Iterable[tuple[str, NDArray[Any]]], threads: int = 1
+) -> None:
     """Write one .npy file a parcel, in C order."""
 
     def write(item: tuple[str, NDArray[Any]]) -> None:
@@ -97,10 +99,10 @@ def read_labels(dataset: DatasetPaths) -> NDArray[np.int64]:
     return np.array([index.get(codes.get(i), -1) for i in read_ids(dataset)], np.int64)
 
 
-def read_observed(dataset: DatasetPaths) -> NDArray[np.bool_]:
-    """Tell which parcels were seen clearly at least once, bool (N,)."""
+def read_n_dates(dataset: DatasetPaths) -> dict[str, int]:
+    """Read on how many dates each parcel was seen clearly, in the dataset's order."""
     n_dates = _read_json(dataset.n_dates)
-    return np.array([n_dates[i] > 0 for i in read_ids(dataset)], bool)
+    return {i: n_dates[i] for i in read_ids(dataset)}
 
 
 def read_positions(dataset: DatasetPaths) -> NDArray[np.float64]:
@@ -112,9 +114,7 @@ def read_positions(dataset: DatasetPaths) -> NDArray[np.float64]:
 def read_dates(dataset: DatasetPaths) -> list[date]:
     """Read the dates, in order of time."""
     values = _read_json(dataset.dates)
-    return [
-        date.fromisoformat(str(values[str(i)])) for i in range(len(values))
-    ]
+    return [date.fromisoformat(str(values[str(i)])) for i in range(len(values))]
 
 
 def read_pixels(dataset: DatasetPaths, parcel_id: str) -> NDArray[np.uint16]:
@@ -164,9 +164,7 @@ def read_pixel_sets(dataset: DatasetPaths, *, with_features: bool) -> PixelSets:
     )
 
 
-def write_normalisation(
-    path: Path, means: NDArray[np.float64], stds: NDArray[np.float64]
-) -> None:
+def write_normalisation(path: Path, means: NDArray[np.float64], stds: NDArray[np.float64]) -> None:
     """Write the pickle of (means, stds), each of shape (), (C,) or (T, C)."""
     with replacing(path) as temporary:
         temporary.write_bytes(pickle.dumps((means, stds), protocol=4))
@@ -179,24 +177,26 @@ def read_normalisation(path: Path) -> tuple[NDArray[np.float64], NDArray[np.floa
     return np.asarray(means, np.float64), np.asarray(stds, np.float64)
 
 
-class _ArrayUnpickler(pickle.Unpickler):  # noqa: S301 - find_class lets only arrays through
-    _ALLOWED = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        *(
-            (f"numpy.{core}.{module}", name)
-            for core in ("core", "_core")
-            for module, name in (
-                ("multiarray", "_reconstruct"),
-                ("multiarray", "scalar"),
-                ("numeric", "_frombuffer"),
-            )
-        ),
-        ("_codecs", "encode"),
-    }
+# What a pickle of numpy arrays names, in numpy 1 and 2.
+_ARRAY_PARTS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    *(
+        (f"numpy.{core}.{module}", name)
+        for core in ("core", "_core")
+        for module, name in (
+            ("multiarray", "_reconstruct"),
+            ("multiarray", "scalar"),
+            ("numeric", "_frombuffer"),
+        )
+    ),
+}
 
+
+class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
+        if (module, name) not in _ARRAY_PARTS:
             raise DatasetError(
                 f"The normalisation pickle holds {module}.{name}; only numpy arrays are read."
             )

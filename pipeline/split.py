@@ -11,7 +11,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from pipeline.config import Settings
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import read_ids, read_labels, read_observed, read_positions
+from pipeline.pixel_set_store import read_ids, read_labels, read_n_dates, read_positions
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ def split(dataset: Path, folds: Path, settings: Settings) -> None:
     """
     paths = DatasetPaths(dataset)
     labels = read_labels(paths)
-    chosen = np.flatnonzero((labels >= 0) & read_observed(paths))
+    seen = np.array([n > 0 for n in read_n_dates(paths).values()], bool)
+    chosen = np.flatnonzero((labels >= 0) & seen)
     how = settings.split
     if len(chosen) < how.folds:
         raise SplitError(
@@ -97,7 +98,6 @@ def divide(
     List of n_folds arrays of positions in `labels`, int64.
     """
     if by == "block":
-        assert blocks is not None, "blocks belong to by='block'"
         n_blocks = len(np.unique(blocks))
         if n_blocks < n_folds:
             raise SplitError(
@@ -113,20 +113,22 @@ def divide(
 
 
 def _blocks(positions: NDArray[np.float64], block_m: float) -> NDArray[np.int64]:
-    """Number the squares of side `block_m` that hold the parcels' points, int64 (N,)."""
+    """Say which square of side `block_m` holds each parcel's point, int64 (N,)."""
     squares = np.floor(positions / block_m).astype(np.int64)
     return np.unique(squares, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
 
-def _roles(
-    parts: list[NDArray[np.int64]], fold: int, seed: int
-) -> dict[str, NDArray[np.int64]]:
+def _roles(parts: list[NDArray[np.int64]], fold: int, seed: int) -> dict[str, NDArray[np.int64]]:
     """Assign the parts to train, validation and test for one fold."""
     n_folds = len(parts)
     if n_folds == 2:
         rest = np.random.default_rng([seed, fold]).permutation(parts[1 - fold])
         half = len(rest) // 2
-        return {"train": np.sort(rest[half:]), "validation": np.sort(rest[:half]), "test": parts[fold]}
+        return {
+            "train": np.sort(rest[half:]),
+            "validation": np.sort(rest[:half]),
+            "test": parts[fold],
+        }
     validation = (fold + 1) % n_folds
     train = [p for i, p in enumerate(parts) if i not in (fold, validation)]
     return {

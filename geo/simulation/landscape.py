@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely.affinity import rotate
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import split
@@ -60,7 +62,9 @@ def draw_landscape(extent: Extent, parcels: int, rng: np.random.Generator) -> La
     blocks, roads = _draw_blocks(land, rng)
     size_m = extent[2] - extent[0]
     river = _draw_river(land, rng)
-    water = shapely.union_all([river, *_draw_blobs(land, size_m / 60, max(1, round(size_m / 2500)), rng)])
+    water = shapely.union_all(
+        [river, *_draw_blobs(land, size_m / 60, max(1, round(size_m / 2_500)), rng)]
+    )
     wood = shapely.union_all(
         [
             *_draw_blobs(land, size_m / 14, 6, rng),
@@ -88,13 +92,11 @@ def draw_landscape(extent: Extent, parcels: int, rng: np.random.Generator) -> La
     return Landscape(shapes, inside, background)
 
 
-def _draw_blocks(
-    land: Polygon, rng: np.random.Generator
-) -> tuple[list[Polygon], BaseGeometry]:
+def _draw_blocks(land: Polygon, rng: np.random.Generator) -> tuple[list[Polygon], BaseGeometry]:
     """Split the land into blocks of about 35 ha, and return the roads that part them."""
     centre = land.centroid
     reach = 0.75 * (land.bounds[2] - land.bounds[0])
-    region = shapely.affinity.rotate(centre.buffer(reach, cap_style="square"), rng.uniform(15, 40))
+    region = rotate(centre.buffer(reach, cap_style="square"), rng.uniform(15, 40))
     bend = _draw_bend(centre, rng)
     pending, blocks, roads = [(region, 0)], [], []
     while pending:
@@ -109,7 +111,7 @@ def _draw_blocks(
     return [b for b in blocks if not b.is_empty], shapely.union_all(roads).intersection(land)
 
 
-def _draw_bend(centre: Point, rng: np.random.Generator):  # type: ignore[no-untyped-def]
+def _draw_bend(centre: Point, rng: np.random.Generator) -> Callable[[BaseGeometry], BaseGeometry]:
     """Draw a smooth displacement of about 50 m that bends straight lines into country roads."""
     wavelength_m = rng.uniform(1_300, 3_200, (2, 3))
     phase = rng.uniform(0, 2 * np.pi, (2, 3))
@@ -120,7 +122,7 @@ def _draw_bend(centre: Point, rng: np.random.Generator):  # type: ignore[no-unty
         x, y = (xy - [centre.x, centre.y]).T
         along = x[:, None, None] * np.cos(heading) + y[:, None, None] * np.sin(heading)
         wave = amplitude_m * np.sin(2 * np.pi * along / wavelength_m + phase)
-        return xy + wave.sum(axis=2)
+        return np.asarray(xy + wave.sum(axis=2))
 
     return lambda geometry: shapely.transform(shapely.segmentize(geometry, 40.0), move)
 
@@ -135,7 +137,7 @@ def _cut(
         corners, first, second = corners[1:], second, corners[0] - corners[1]
     start = corners[0] + at * first
     line = LineString([start - second, start + 2 * second])
-    line = shapely.affinity.rotate(line, skew_deg, origin=Point(start + second / 2))
+    line = rotate(line, skew_deg, origin=Point(start + second / 2))
     return _polygons(split(region, line)), line
 
 
@@ -143,14 +145,12 @@ def _split_fields(
     fields: Sequence[Polygon], imagery: Polygon, parcels: int, rng: np.random.Generator
 ) -> list[Polygon]:
     """Split the fields, the relatively largest first, until enough of them are in the imagery."""
+    serial = itertools.count()
 
     def entry(piece: Polygon) -> tuple[float, int, Polygon]:
         # A piece may be large because its farmer likes it so: that makes sizes log-normal.
-        nonlocal serial
-        serial += 1
-        return -piece.area / rng.lognormal(0.0, 0.55), serial, piece
+        return -piece.area / rng.lognormal(0.0, 0.55), next(serial), piece
 
-    serial = 0
     prepared = imagery.buffer(0)
     shapely.prepare(prepared)
     heap = [entry(field) for field in fields]
@@ -223,7 +223,9 @@ def _blob(centre: Point, radius_m: float, rng: np.random.Generator) -> Polygon:
     order = np.arange(2, 7)
     wave = np.cos(np.outer(angle, order) + rng.uniform(0, 2 * np.pi, 5)) / order
     radius = radius_m * (1 + wave @ rng.uniform(0.15, 0.55, 5))
-    return Polygon(np.column_stack([centre.x + radius * np.cos(angle), centre.y + radius * np.sin(angle)])).buffer(0)
+    return Polygon(
+        np.column_stack([centre.x + radius * np.cos(angle), centre.y + radius * np.sin(angle)])
+    ).buffer(0)
 
 
 def _draw_houses(village: Polygon, roads: BaseGeometry, rng: np.random.Generator) -> BaseGeometry:
@@ -235,7 +237,7 @@ def _draw_houses(village: Polygon, roads: BaseGeometry, rng: np.random.Generator
     for x, y in centres:
         half = rng.uniform(4, 11, 2)
         house = box(x - half[0], y - half[1], x + half[0], y + half[1])
-        houses.append(shapely.affinity.rotate(house, rng.uniform(0, 90)))
+        houses.append(rotate(house, rng.uniform(0, 90)))
     return shapely.union_all([h for h in houses if village.contains(h)]).difference(roads)
 
 

@@ -47,8 +47,9 @@ def blur(image: Floats, sigma: float) -> Floats:
         pad[axis] = (radius, radius)
         padded = np.pad(image, pad, mode="edge")
         size = image.shape[axis]
-        pieces = (np.take(padded, range(i, i + size), axis=axis) for i in range(len(weights)))
-        image = sum((w * piece for w, piece in zip(weights, pieces, strict=True)), np.float32(0))
+        image = np.zeros_like(image)
+        for i, weight in enumerate(weights):
+            image += weight * np.take(padded, range(i, i + size), axis=axis)
     return image
 
 

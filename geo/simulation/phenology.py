@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-DATE_SPREAD_DAYS = 5.5
+DATE_SPREAD_DAYS = 7.0
 LATE_SHARE = 0.03
 NEVER = 10_000.0
 
@@ -76,13 +76,16 @@ class Cover:
     ground: str = "soil"
 
 
-# Codes in the style of the French parcel register. The hard pairs: wheat and barley (ten days of
-# senescence), spring barley and both, maize, sunflower and beet (rows, at different times),
-# permanent and temporary grassland (when and how often they are mown), alfalfa and the latter.
+# Codes in the style of the French parcel register. The hard pairs: wheat and barley (eleven days of
+# senescence, and barley lodges in patches), spring barley and both, maize, sunflower and beet
+# (rows, at different times), permanent and temporary grassland (how often they are mown, and how
+# even the sward is), alfalfa and the latter. Part of what tells them apart is thus in the spread
+# inside the parcel, not in its mean.
 CROPS = (
-    Cover("BTH", "winter wheat", 0.25, 0.22, 0.90, 86, 0.060, 183, 0.120, straw=0.8, catch_crop=0.35),
+    Cover("BTH", "winter wheat", 0.25, 0.22, 0.90, 86, 0.060, 183, 0.120, straw=0.8,
+          catch_crop=0.35, patches=0.03),
     Cover("ORH", "winter barley", 0.10, 0.24, 0.86, 82, 0.062, 172, 0.120, straw=0.8,
-          catch_crop=0.35, tint=(1.05, 1.02, 0.98, 1.03)),
+          catch_crop=0.35, patches=0.09, tint=(1.05, 1.02, 0.98, 1.03)),
     Cover("ORP", "spring barley", 0.06, 0.10, 0.84, 108, 0.075, 182, 0.125, straw=0.8,
           catch_crop=0.35, tint=(1.05, 1.02, 0.98, 1.03)),
     Cover("CZH", "winter rapeseed", 0.10, 0.42, 0.92, 80, 0.075, 176, 0.090, straw=0.6, flower=0.55,
@@ -94,15 +97,16 @@ CROPS = (
     Cover("BTN", "sugar beet", 0.06, 0.05, 0.93, 160, 0.080, 300, 0.040, rows=0.11,
           tint=(0.94, 0.98, 1.07, 0.92)),
     Cover("PPH", "permanent grassland", 0.10, 0.48, 0.82, 98, 0.055, 300, 0.025, cuts=(172.0,),
-          cut_depth=0.35, patches=0.10, rows=0.03, tint=(1.02, 0.98, 0.96, 1.04)),
+          cut_depth=0.35, patches=0.16, rows=0.03, tint=(1.02, 0.98, 0.96, 1.04)),
     Cover("PTR", "temporary grassland", 0.07, 0.42, 0.86, 92, 0.060, 302, 0.025,
-          cuts=(140.0, 192.0, 250.0), cut_depth=0.45, patches=0.05, tint=(1.0, 1.0, 1.0, 1.0)),
+          cuts=(140.0, 192.0, 250.0), cut_depth=0.45, patches=0.08, tint=(1.0, 1.0, 1.0, 1.0)),
     Cover("LUZ", "alfalfa", 0.05, 0.35, 0.88, 94, 0.060, 300, 0.030,
-          cuts=(130.0, 168.0, 208.0, 254.0), cut_depth=0.70, patches=0.05,
+          cuts=(130.0, 168.0, 208.0, 254.0), cut_depth=0.70, patches=0.035,
           tint=(0.98, 1.02, 1.05, 0.96)),
 )  # fmt: skip
 RARE_CROPS = (
-    Cover("CHV", "hemp", 0.0, 0.05, 0.92, 142, 0.090, 234, 0.100, straw=0.4, tint=(0.95, 1.0, 1.05, 0.95)),
+    Cover("CHV", "hemp", 0.0, 0.05, 0.92, 142, 0.090, 234, 0.100, straw=0.4,
+          tint=(0.95, 1.0, 1.05, 0.95)),
     Cover("LIF", "fibre flax", 0.0, 0.06, 0.80, 112, 0.090, 190, 0.100, straw=0.7, flower=0.08,
           flower_day=160),
 )  # fmt: skip
@@ -133,6 +137,7 @@ class Stands:
     cut_depth: Floats
     tilled: Floats
     catch_crop_day: Floats
+    patches: Floats
     late: NDArray[np.bool_]
 
     def column(self, name: str) -> Floats:
@@ -171,6 +176,7 @@ def draw_stands(covers: list[Cover], rng: np.random.Generator) -> Stands:
         "cut_depth": np.minimum(column("cut_depth") * rng.lognormal(0, 0.25, n), 0.85),
         "tilled": tilled,
         "catch_crop_day": np.where(grows_over, tilled + rng.uniform(20, 45, n), NEVER),
+        "patches": column("patches") * rng.lognormal(0, 0.25, n),
     }
     arrays = {name: value.astype(np.float32) for name, value in values.items()}
     return Stands(covers=covers, late=late, **arrays)

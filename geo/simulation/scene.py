@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 from shapely.geometry import box
@@ -196,7 +197,7 @@ def _unit(name: str) -> int:
 def _paint(landscape: Landscape, grid: Grid) -> NDArray[np.uint16]:
     """Paint the units on 5 m cells: verges, background in its order, parcels on top."""
     shapes = [(geometry, _unit(name)) for name, geometry in landscape.background]
-    frame = box(*grid.bounds)
+    frame, cell_m = box(*grid.bounds), grid.pixel_width / CELLS_PER_PIXEL
     shapes += [
         (parcel, len(BACKGROUND) + i)
         for i, parcel in enumerate(landscape.parcels)
@@ -205,7 +206,7 @@ def _paint(landscape: Landscape, grid: Grid) -> NDArray[np.uint16]:
     cells: NDArray[np.uint16] = rasterize(
         shapes,
         out_shape=(grid.height * CELLS_PER_PIXEL, grid.width * CELLS_PER_PIXEL),
-        transform=grid.transform * grid.transform.scale(1 / CELLS_PER_PIXEL),
+        transform=Affine(cell_m, 0, grid.x_min, 0, -cell_m, grid.y_max),
         fill=_unit("verge"),
         dtype="uint16",
     )
@@ -216,11 +217,10 @@ def _surface(scene: Scene, day: int, rng: np.random.Generator) -> Floats:
     """Return the reflectance of the ground at 10 m, float32 (10, rows, columns)."""
     wetness = rng.uniform(0, 1)
     mean, slope, openness = reflectance(scene.stands, scene.palette, day, wetness)
-    patches = scene.stands.column("patches")
     rows = scene.stands.column("rows") * openness + 0.01
     at_centre = scene.units[::CELLS_PER_PIXEL, ::CELLS_PER_PIXEL]
     grain = rng.standard_normal(scene.grid.shape, dtype=np.float32)
-    vigour = patches[at_centre] * scene.patches + rows[at_centre] * grain
+    vigour = scene.stands.patches[at_centre] * scene.patches + rows[at_centre] * grain
     image = np.empty((len(BANDS), *scene.grid.shape), dtype=np.float32)
     for k in range(len(BANDS)):
         image[k] = block_mean(mean[:, k][scene.units], CELLS_PER_PIXEL)
@@ -254,4 +254,4 @@ def _digitise(image: Floats, offset: int, rng: np.random.Generator) -> NDArray[n
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noisy = image + noise * (0.0015 + 0.008 * np.abs(image))
     numbers = np.rint(noisy * QUANTIFICATION) - offset
-    return np.clip(numbers, 1, 65_534).astype(np.uint16)
+    return np.asarray(np.clip(numbers, 1, 65_534), dtype=np.uint16)

@@ -1,0 +1,39 @@
+# demo: the whole workflow on a simulated scene.  test: everything that proves it right.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CORES ?= all
+
+.PHONY: demo test lint format lock clean
+
+demo: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --configfile configs/demo.yaml
+
+test: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile configs/demo.yaml
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile
+
+.venv/ready: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+# Pin every package, those that others need included, after an edit of pyproject.toml.
+lock:
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet tomli_w >/dev/null 2>&1 || true
+
+clean:
+	rm -rf results/demo .snakemake

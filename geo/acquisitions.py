@@ -1,0 +1,241 @@
+"""Acquisitions: what was sensed of a tile on one day, and where each of its bands lies."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from geo.grid import Grid
+
+# In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
+BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+SCENE_CLASSIFICATION = "SCL"
+# Of imagery whose file names and attributes name no MGRS tile.
+UNNAMED_TILE = "scene"
+
+Format = Literal["auto", "safe", "geotiff", "stack"]
+
+
+class AcquisitionError(ValueError):
+    """Imagery that cannot be used; the message says which file, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band of one acquisition: where it lies and how its numbers are meant.
+
+    Reflectance x 10,000 is (raw + `offset`) x `scale`.
+
+    Parameters
+    ----------
+    name
+        B01 to B12, B8A or SCL.
+    path
+        Raster or NetCDF file.
+    layer
+        Band of a raster, counted from 1, or variable of a stack.
+    time_index
+        Place on the stack's time axis; None in a raster.
+    grid
+        The band's own pixels.
+    block_shape
+        Rows and columns that are decoded together.
+    scale
+        Reflectance x 10,000 of one raw unit.
+    offset
+        Raw units, added before scaling.
+    nodata
+        Raw value of pixels that were not sensed, None where there is none. NaN always means so,
+        too.
+    """
+
+    name: str
+    path: Path
+    layer: int | str
+    time_index: int | None
+    grid: Grid
+    block_shape: tuple[int, int]
+    scale: float
+    offset: float
+    nodata: float | None
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """What was sensed of one tile at one time.
+
+    Parameters
+    ----------
+    id
+        Unique, and usable as a file name.
+    tile
+        MGRS tile without the leading T, such as 31UDS, or `UNNAMED_TILE`.
+    date
+        Day of sensing, UTC.
+    product
+        What `find_acquisitions` finds it in again: a SAFE folder, a GeoTIFF, a stack.
+    format
+        Reader that found it.
+    baseline, platform
+        Processing baseline ("04.00") and spacecraft, where the product tells.
+    cloud_fraction
+        Share of cloudy pixels by the product's own metadata, 0 to 1, where it tells.
+    bands
+        By name, in order of wavelength.
+    scene_classification
+        Its SCL, where there is one.
+    sensed
+        Start of sensing, UTC, where the product tells the time of day.
+    valid_fraction
+        Share of the tile's pixels that were sensed, where the product tells.
+    generated
+        Time of processing, ISO 8601, where the product tells.
+    """
+
+    id: str
+    tile: str
+    date: datetime.date
+    product: Path
+    format: str
+    baseline: str | None
+    platform: str | None
+    cloud_fraction: float | None
+    bands: Mapping[str, Band]
+    scene_classification: Band | None
+    sensed: datetime.datetime | None = None
+    valid_fraction: float | None = None
+    generated: str | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """Pixel grid of the finest band."""
+        grids = [band.grid for band in self.bands.values()]
+        return min(grids, key=lambda grid: grid.pixel_width * grid.pixel_height)
+
+    @property
+    def preference(self) -> tuple[float, str, str]:
+        """Sort key among acquisitions of one tile and day: most pixels, then newest processing.
+
+        Pixels count in whole percent: reprocessings differ by a few of them.
+        """
+        valid = 1.0 if self.valid_fraction is None else self.valid_fraction
+        return round(valid, 2), self.baseline or "", self.generated or ""
+
+
+def find_acquisitions(
+    path: Path,
+    format: Format = "auto",  # noqa: A002
+    *,
+    bands: Sequence[str] | None = None,
+    file_bands: Sequence[str] | None = None,
+    reflectance_scale: float | None = None,
+) -> list[Acquisition]:
+    """Find the acquisitions of a folder, product or file, without reading pixels.
+
+    Parameters
+    ----------
+    path
+        Folder of SAFE products or GeoTIFFs, one of them, or NetCDF stack (file or folder).
+    format
+        Reader to use; "auto" looks at what is there.
+    bands
+        Bands that every acquisition must have; others are not looked at. None: all there are.
+    file_bands
+        Band names of GeoTIFFs without band descriptions, in order.
+    reflectance_scale
+        Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
+
+    Returns
+    -------
+    list of Acquisition
+        In order of date, tile and id.
+
+    Raises
+    ------
+    AcquisitionError
+        If nothing is found, a file is damaged or says too little, or a band is missing.
+    """
+    from geo.readers import detect_format
+
+    if not path.exists():
+        raise AcquisitionError(f"There is no {path}. Give the path of the imagery.")
+    if format == "auto":
+        format = detect_format(path)  # noqa: A001
+    if format != "geotiff" and file_bands is not None:
+        raise AcquisitionError(
+            f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out."
+        )
+    if format == "safe" and reflectance_scale is not None:
+        raise AcquisitionError(f"The SAFE products of {path} state their scale: leave out yours.")
+
+    # Imported by format: only stacks need xarray, which takes a second to import.
+    if format == "safe":
+        from geo.readers import safe
+
+        found = safe.find(path, bands)
+    elif format == "geotiff":
+        from geo.readers import geotiff
+
+        found = geotiff.find(path, bands, file_bands, reflectance_scale)
+    else:
+        from geo.readers import stack
+
+        found = stack.find(path, bands, reflectance_scale)
+    _check_bands(found, bands)
+    return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
+
+
+def read_each(items: Iterable[Path], read: Callable[[Path], Acquisition]) -> list[Acquisition]:
+    """Read the acquisition of every item, and report all that fail in one error.
+
+    Raises
+    ------
+    AcquisitionError
+        If any fails; the message gives the first five.
+    """
+    acquisitions, problems = [], []
+    for item in items:
+        try:
+            acquisitions.append(read(item))
+        except AcquisitionError as error:
+            problems.append(str(error))
+    if problems:
+        total = len(acquisitions) + len(problems)
+        head = f"{len(problems)} of {total} acquisitions cannot be read:\n  " if total > 1 else ""
+        raise AcquisitionError(head + first_five(problems, "\n  "))
+    return acquisitions
+
+
+def first_five(items: Sequence[str], separator: str = ", ") -> str:
+    """List the first five items, and how many more there are."""
+    rest = [f"... and {len(items) - 5} more"] if len(items) > 5 else []
+    return separator.join([*items[:5], *rest])
+
+
+def _check_bands(found: Sequence[Acquisition], bands: Sequence[str] | None) -> None:
+    """Check that every acquisition has every requested band."""
+    problems = []
+    for item in found:
+        missing = [band for band in bands or () if band not in item.bands]
+        if missing:
+            there = ", ".join(item.bands) or "none of those asked for"
+            problems.append(f"{item.product}: no {', '.join(missing)} (it has {there})")
+    if problems:
+        raise AcquisitionError(
+            f"{len(problems)} of {len(found)} acquisitions lack bands:\n  "
+            f"{first_five(problems, chr(10) + '  ')}\nComplete them, or ask for fewer bands."
+        )
+
+
+def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
+    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is."""
+    unique, times = [], dict[str, int]()
+    # Stable, so that equals keep their order.
+    for item in sorted(found, key=lambda item: item.preference, reverse=True):
+        times[item.id] = times.get(item.id, 0) + 1
+        number = times[item.id]
+        unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
+    return unique

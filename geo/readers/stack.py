@@ -1,0 +1,268 @@
+"""NetCDF stacks: variables B02, B03, ... with axes (time, y, x), in one file or several."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from geo.acquisitions import (
+    BANDS,
+    SCENE_CLASSIFICATION,
+    UNNAMED_TILE,
+    Acquisition,
+    AcquisitionError,
+    Band,
+)
+from geo.grid import Grid
+from geo.readers import STACK_ENDINGS, files_ending
+from geo.readers.conventions import band_name, scale_and_offset, tile_name
+from geo.reading import NETCDF_LOCK, crs_text
+
+logger = logging.getLogger(__name__)
+
+TIME_AXES = ("t", "time", "timestamp", "date")
+
+# Contiguous variables decode row by row: windows of so many rows.
+_ROWS_OF_CONTIGUOUS = 512
+
+
+@dataclass(frozen=True)
+class _StackFile:
+    """The bands of one file at time 0, and its times (datetime64[s])."""
+
+    path: Path
+    bands: Mapping[str, Band]
+    times: NDArray[np.datetime64]
+    tile: str
+
+
+def find(
+    path: Path, bands: Sequence[str] | None, reflectance_scale: float | None
+) -> list[Acquisition]:
+    """Find the times of a stack; see `geo.acquisitions.find_acquisitions`."""
+    candidates = list(files_ending(path, STACK_ENDINGS))
+    read = [_read_file(file, reflectance_scale) for file in candidates]
+    files = [file for file in read if file is not None]
+    if not files:
+        raise AcquisitionError(
+            f"There is no stack in {path}: none of {len(candidates)} NetCDF files has a variable "
+            f"B01 to B12, B8A or SCL with a time axis ({', '.join(TIME_AXES)})."
+        )
+    _check_same_times(files)
+    layers = _join_bands(files)
+    wanted = BANDS if bands is None else bands
+    names = [name for name in BANDS if name in layers and name in wanted]
+    acquisitions = []
+    for index, time in enumerate(files[0].times):
+        sensed: datetime.datetime = time.item()
+        now = {name: _at(layers[name], index) for name in names}
+        classification = layers.get(SCENE_CLASSIFICATION)
+        acquisitions.append(
+            Acquisition(
+                id=f"{sensed:%Y%m%d}_{files[0].tile}",
+                tile=files[0].tile,
+                date=sensed.date(),
+                product=path,
+                format="stack",
+                baseline=None,
+                platform=None,
+                cloud_fraction=None,
+                bands=now,
+                scene_classification=None if classification is None else _at(classification, index),
+                sensed=sensed,
+            )
+        )
+    return acquisitions
+
+
+def _read_file(path: Path, reflectance_scale: float | None) -> _StackFile | None:
+    """Read the header of one file; None if it has no band with a time axis."""
+    with NETCDF_LOCK, _open(path) as data:
+        variables = {
+            name: variable
+            for key, variable in data.data_vars.items()
+            if (name := band_name(str(key))) and _time_axis(variable) is not None
+        }
+        if not variables:
+            logger.info("%s is left out: it has no band with a time axis.", path)
+            return None
+        bands = {
+            name: _band(name, path, data, variable, reflectance_scale)
+            for name, variable in variables.items()
+        }
+        times = _times(path, data, [str(variable.dims[0]) for variable in variables.values()])
+        tile = tile_name(str(data.attrs.get("tile", ""))) or tile_name(path.stem)
+        return _StackFile(path, bands, times, tile or UNNAMED_TILE)
+
+
+def _open(path: Path) -> xr.Dataset:
+    """Open a file with decoded times and raw values."""
+    try:
+        return xr.open_dataset(path, engine="netcdf4", mask_and_scale=False, decode_timedelta=False)
+    except (OSError, RuntimeError) as error:
+        raise AcquisitionError(
+            f"{path} cannot be opened as NetCDF ({error}): download or copy it again."
+        ) from error
+    except ValueError as error:  # times that cannot be decoded
+        raise AcquisitionError(f"{path} cannot be read: {error}") from error
+
+
+def _time_axis(variable: xr.DataArray) -> Hashable | None:
+    """Give the time axis of a variable, wherever it stands, or None."""
+    return next((axis for axis in variable.dims if str(axis).lower() in TIME_AXES), None)
+
+
+def _times(path: Path, data: xr.Dataset, axes: Sequence[str]) -> NDArray[np.datetime64]:
+    """Read the times of the bands' axis, to the second, ascending."""
+    if len(set(axes)) > 1 or axes[0] not in data.coords:
+        raise AcquisitionError(
+            f"{path}: its bands need one time axis with a coordinate, found "
+            f"{', '.join(sorted(set(axes)))}."
+        )
+    values = data.coords[axes[0]].values
+    if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
+        raise AcquisitionError(
+            f"{path}: the time axis {axes[0]} holds {values.dtype}, expected times: give it units "
+            '("days since 2018-01-01") and no missing value.'
+        )
+    return values.astype("datetime64[s]")
+
+
+def _band(
+    name: str,
+    path: Path,
+    data: xr.Dataset,
+    variable: xr.DataArray,
+    reflectance_scale: float | None,
+) -> Band:
+    """Describe one variable at time 0."""
+    if variable.ndim != 3 or _time_axis(variable) != variable.dims[0]:
+        axes = ", ".join(str(axis) for axis in variable.dims)
+        raise AcquisitionError(
+            f"{path}: {variable.name} has the axes ({axes}), expected (time, y, x). Transpose it: "
+            "`xarray.Dataset.transpose`, or ncpdq."
+        )
+    grid = _grid(path, data, variable)
+    chunks = variable.encoding.get("chunksizes")
+    rows, cols = chunks[1:] if chunks else (_ROWS_OF_CONTIGUOUS, grid.width)
+    is_integer = bool(np.issubdtype(variable.dtype, np.integer))
+    scale, offset = scale_and_offset(
+        float(variable.attrs.get("scale_factor", 1)),
+        float(variable.attrs.get("add_offset", 0)),
+        is_integer,
+        reflectance_scale,
+    )
+    fill = variable.attrs.get("_FillValue", variable.attrs.get("missing_value"))
+    if fill is None:
+        fill = 0 if is_integer else float("nan")  # 0 by the custom of Sentinel-2
+    is_reflectance = name != SCENE_CLASSIFICATION
+    return Band(
+        name=name,
+        path=path,
+        layer=str(variable.name),
+        time_index=0,
+        grid=grid,
+        block_shape=(min(int(rows), grid.height), min(int(cols), grid.width)),
+        scale=scale if is_reflectance else 1.0,
+        offset=offset if is_reflectance else 0.0,
+        nodata=float(fill),
+    )
+
+
+def _at(band: Band, time_index: int) -> Band:
+    """Give a band at another time."""
+    return replace(band, time_index=time_index)
+
+
+def _grid(path: Path, data: xr.Dataset, variable: xr.DataArray) -> Grid:
+    """Make the grid of a variable from its coordinates, which are pixel centres."""
+    y_axis, x_axis = variable.dims[1:]
+    width, x_first = _spacing(path, data, x_axis)
+    height, y_first = _spacing(path, data, y_axis)
+    if width < 0 or height > 0:
+        raise AcquisitionError(
+            f"{path}: {x_axis} must ascend and {y_axis} descend (north up). Sort them: "
+            f'`data.sortby("{y_axis}", ascending=False)`.'
+        )
+    return Grid(
+        crs=_crs(path, data, variable),
+        x_min=x_first - width / 2,
+        y_max=y_first - height / 2,
+        pixel_width=width,
+        pixel_height=-height,
+        height=variable.shape[1],
+        width=variable.shape[2],
+    )
+
+
+def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float]:
+    """Give the signed distance of an axis' coordinates, and the first of them."""
+    if axis not in data.coords or data.sizes[axis] < 2:
+        raise AcquisitionError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
+    values = data.coords[axis].values.astype(np.float64)
+    step = (values[-1] - values[0]) / (len(values) - 1)
+    if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
+        raise AcquisitionError(f"{path}: the coordinates of {axis} are not evenly spaced.")
+    return float(step), float(values[0])
+
+
+def _crs(path: Path, data: xr.Dataset, variable: xr.DataArray) -> str:
+    """Find the coordinate system: CF grid mapping, else attributes crs_wkt, crs or epsg."""
+    mapping = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
+    places: list[Mapping[Any, Any]] = [
+        data[name].attrs for name in (mapping, "spatial_ref", "crs") if name in data.variables
+    ]
+    for attributes in (*places, variable.attrs, data.attrs):
+        for key in ("crs_wkt", "spatial_ref", "epsg", "crs"):
+            if key in attributes:
+                return _parse_crs(path, str(attributes[key]))
+    raise AcquisitionError(
+        f"{path} has no coordinate system: neither a grid mapping (spatial_ref with crs_wkt) nor "
+        "an attribute crs or epsg. Write it with `rioxarray`: `data.rio.write_crs(32631)`."
+    )
+
+
+def _parse_crs(path: Path, text: str) -> str:
+    """Read a coordinate system from WKT, "EPSG:32631", "32631" or "+init=epsg:32631"."""
+    code = re.fullmatch(r"(?:(?:\+init=)?epsg:)?(\d+)", text.strip(), re.IGNORECASE)
+    try:
+        return crs_text(CRS.from_epsg(code[1]) if code else CRS(text))
+    except CRSError as error:
+        raise AcquisitionError(f"{path}: {text!r} is no coordinate system ({error}).") from error
+
+
+def _check_same_times(files: Sequence[_StackFile]) -> None:
+    """Check that all files of a stack hold the same times."""
+    first = files[0]
+    for other in files[1:]:
+        if not np.array_equal(first.times, other.times):
+            differing = np.setxor1d(first.times, other.times)[:5]
+            raise AcquisitionError(
+                f"The files of a stack must hold the same times: {first.path} has "
+                f"{len(first.times)}, {other.path} {len(other.times)}; only in one of them: "
+                f"{', '.join(map(str, differing))}. Keep one stack a folder."
+            )
+
+
+def _join_bands(files: Sequence[_StackFile]) -> dict[str, Band]:
+    """Join the bands of all files; none may be in two."""
+    joined: dict[str, Band] = {}
+    for file in files:
+        for name, band in file.bands.items():
+            if name in joined:
+                raise AcquisitionError(
+                    f"{name} is in {joined[name].path} and in {file.path}: keep one stack a folder."
+                )
+            joined[name] = band
+    return joined

@@ -1,0 +1,195 @@
+"""Read headers and windows of raster bands, from any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geo.acquisitions import AcquisitionError, Band
+from geo.grid import Grid
+
+# Every window opens its file anew, and closing it frees its blocks: GDAL's cache only ever holds
+# the windows being read. The bound (bytes) is for very large ones; GDAL's own is 5 % of the memory.
+# Threads are the caller's: GDAL adds none.
+_GDAL = {"GDAL_CACHEMAX": 256 * 2**20, "GDAL_NUM_THREADS": "1"}
+# JPEG 2000 needs no side-car files; looking for them lists the folder at every opening.
+_NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+
+# The HDF5 library below netCDF4 is not safe to use from two threads.
+NETCDF_LOCK = threading.Lock()
+
+_DAMAGED = "The file is damaged or incomplete: download or copy it again."
+
+
+@dataclass(frozen=True)
+class RasterHeader:
+    """What a raster file says without decoding a pixel; tuples have one item a band."""
+
+    grid: Grid
+    block_shapes: tuple[tuple[int, int], ...]
+    dtypes: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    nodata: tuple[float | None, ...]
+
+
+def read_header(path: Path) -> RasterHeader:
+    """Read the header of a GeoTIFF or JPEG 2000 file, and check that the file is whole.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file cannot be opened, is cut off, or has no coordinate system.
+    """
+    try:
+        with _open(path) as raster:
+            grid = _grid(path, raster)
+            end = _end_of_tiff_blocks(raster) if raster.driver == "GTiff" else 0
+            header = RasterHeader(
+                grid=grid,
+                block_shapes=tuple(raster.block_shapes),
+                dtypes=tuple(raster.dtypes),
+                descriptions=tuple(text or "" for text in raster.descriptions),
+                scales=tuple(raster.scales),
+                offsets=tuple(raster.offsets),
+                nodata=tuple(raster.nodatavals),
+            )
+    except (RasterioError, OSError) as error:
+        raise AcquisitionError(f"{path} cannot be opened ({error}). {_DAMAGED}") from error
+    size = path.stat().st_size
+    if end > size:
+        raise AcquisitionError(f"{path} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}")
+    if path.suffix.lower() == ".jp2":
+        _check_whole_jp2(path, size)
+    return header
+
+
+def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
+    """Read raw values of a window of a band; safe to call from several threads at once.
+
+    Parameters
+    ----------
+    band
+        Where to read.
+    rows, cols
+        Pixels of the band's own grid, with the meaning of slices of an array (step 1).
+
+    Returns
+    -------
+    ndarray of shape (rows, cols)
+        In the data type of the file, without scale and offset.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file cannot be read.
+    """
+    top, bottom, _ = rows.indices(band.grid.height)
+    left, right, _ = cols.indices(band.grid.width)
+    try:
+        if isinstance(band.layer, str):
+            return _read_stack(band, band.layer, slice(top, bottom), slice(left, right))
+        window = Window.from_slices((top, bottom), (left, right))
+        with _open(band.path) as raster:
+            values: NDArray[Any] = raster.read(band.layer, window=window)
+            return values
+    except (RasterioError, OSError, RuntimeError) as error:
+        raise AcquisitionError(
+            f"Band {band.name} of {band.path} cannot be read at rows {top}-{bottom}, columns "
+            f"{left}-{right} ({error}). {_DAMAGED}"
+        ) from error
+
+
+def crs_text(crs: Any) -> str:
+    """Write a coordinate system (of rasterio or pyproj) as EPSG code where it has one, else WKT."""
+    epsg = crs.to_epsg()
+    return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open a raster for this thread alone."""
+    options = {**_GDAL, **(_NO_SIDECARS if path.suffix.lower() == ".jp2" else {})}
+    with rasterio.Env(**options), rasterio.open(path, sharing=False) as raster:
+        yield raster
+
+
+def _grid(path: Path, raster: Any) -> Grid:
+    """Make the grid of an open raster."""
+    if raster.crs is None:
+        raise AcquisitionError(f"{path} has no coordinate system: assign one (gdal_edit -a_srs).")
+    try:
+        return Grid.from_transform(crs_text(raster.crs), raster.transform, *raster.shape)
+    except ValueError as error:
+        raise AcquisitionError(f"{path}: {error}") from error
+
+
+def _read_stack(band: Band, variable: str, rows: slice, cols: slice) -> NDArray[Any]:
+    """Read a window of one time of a NetCDF variable with axes (time, y, x)."""
+    import netCDF4
+
+    with NETCDF_LOCK, netCDF4.Dataset(band.path) as stack:
+        stack.set_auto_maskandscale(False)
+        return np.asarray(stack.variables[variable][band.time_index, rows, cols])
+
+
+def _end_of_tiff_blocks(raster: Any) -> int:
+    """Give the byte after the last block of each band: writers put blocks in order.
+
+    The directory at a TIFF's start survives a cut download, so that opening it finds nothing.
+    """
+    end = 0
+    for band in range(1, raster.count + 1):
+        block_height, block_width = raster.block_shapes[band - 1]
+        last = f"{(raster.width - 1) // block_width}_{(raster.height - 1) // block_height}"
+        offset = raster.get_tag_item(f"BLOCK_OFFSET_{last}", "TIFF", bidx=band)
+        size = raster.get_tag_item(f"BLOCK_SIZE_{last}", "TIFF", bidx=band)
+        if offset and size:  # a block of nothing but no data may not be stored at all
+            end = max(end, int(offset) + int(size))
+    return end
+
+
+def _check_whole_jp2(path: Path, size: int) -> None:
+    """Check that the codestream of a JP2 file is there to its end.
+
+    Walks the boxes of ISO/IEC 15444-1 (annex I.4: length, type, and a long length where length
+    is 1; 0 means to the end of the file) to the codestream, which closes with the marker FFD9
+    (annex A.4.4). GDAL opens a file that is cut off, and fails only once it decodes the tail.
+    """
+    with path.open("rb") as file:
+        start = 0
+        while start + 8 <= size:
+            length, kind = _read_box(file, start)
+            end = size if length == 0 else start + length
+            if kind == b"jp2c":
+                file.seek(max(min(end, size) - 2, 0))
+                if end > size or file.read(2) != b"\xff\xd9":
+                    missing = f" of {end}" if end > size else ""
+                    raise AcquisitionError(
+                        f"{path} ends at byte {size}{missing}, before its image does. {_DAMAGED}"
+                    )
+                return
+            if length < 8 and length != 0:
+                break
+            start = end
+    raise AcquisitionError(f"{path} holds no JPEG 2000 codestream. {_DAMAGED}")
+
+
+def _read_box(file: BinaryIO, start: int) -> tuple[int, bytes]:
+    """Read length and type of the JP2 box that starts at a byte."""
+    file.seek(start, os.SEEK_SET)
+    head = file.read(16)
+    length = int.from_bytes(head[:4], "big")
+    return (int.from_bytes(head[8:16], "big") if length == 1 else length), head[4:8]

@@ -1,0 +1,156 @@
+"""Read parcel registers: anything that GDAL opens, and GeoParquet."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyogrio
+import shapely
+
+PARQUET_SUFFIXES = (".parquet", ".geoparquet")
+# What a file inside of a zip ends on, if it is one that holds parcels.
+ZIPPED_SUFFIXES = (".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json")
+
+
+class RegisterError(ValueError):
+    """A parcel register that cannot be read; the message says which and what to do."""
+
+
+def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
+    """Read every row of a parcel register, unchanged but for third dimensions.
+
+    Parameters
+    ----------
+    path
+        A file or folder that GDAL opens, zipped or not, or GeoParquet.
+    layer
+        Which layer, where there are several with geometries.
+
+    Returns
+    -------
+    GeoDataFrame
+        In the order of the file, indexed 0, 1, ...; geometries in two dimensions.
+
+    Raises
+    ------
+    RegisterError
+        If the file is missing or unreadable, holds several layers or none, or has no coordinate
+        system.
+    """
+    if not path.exists():
+        raise RegisterError(f"There is no parcel register {path}. Check parcels.path.")
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        register = _read_parquet(path)
+    else:
+        register = _read_with_gdal(path, layer)
+    if register.crs is None:
+        raise RegisterError(
+            f"{path} has no coordinate system, so its parcels cannot be placed on the imagery. "
+            "Add the one that it was made in, for example with "
+            "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
+        )
+    register = register.reset_index(drop=True)
+    register.geometry = gpd.GeoSeries(shapely.force_2d(register.geometry.values), crs=register.crs)
+    return register
+
+
+def read_feature_ids(path: Path, layer: str | None = None) -> pd.Series[int] | None:
+    """Read the feature ids of a register, which GDAL keeps apart from its columns.
+
+    Some registers number their parcels nowhere else: the Dutch one calls its feature ids `id`, the
+    Swiss one `t_id`.
+
+    Returns
+    -------
+    Series or None
+        int64, one a row, under the name that the file gives them, else `fid`; None for GeoParquet,
+        which has none.
+    """
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        return None
+    source, layer = _find_layer(path, layer)
+    name = pyogrio.read_info(source, layer=layer)["fid_column"] or "fid"
+    rows = pyogrio.read_dataframe(
+        source, layer=layer, columns=[], read_geometry=False, fid_as_index=True
+    )
+    return pd.Series(rows.index.to_numpy(np.int64), name=name)
+
+
+def _read_parquet(path: Path) -> gpd.GeoDataFrame:
+    """Read GeoParquet."""
+    try:
+        return gpd.read_parquet(path)
+    except (ValueError, pa.ArrowException) as error:
+        raise RegisterError(
+            f"{path} cannot be read as GeoParquet: {error} Write it with geopandas' to_parquet."
+        ) from error
+
+
+def _read_with_gdal(path: Path, layer: str | None) -> gpd.GeoDataFrame:
+    """Read one layer of whatever GDAL opens."""
+    source, layer = _find_layer(path, layer)
+    try:
+        return pyogrio.read_dataframe(source, layer=layer)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise RegisterError(f"Layer {layer} of {path} cannot be read: {error}") from error
+
+
+def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
+    """Find what GDAL is to open, and the one layer to read."""
+    source, layers = _list_layers(path)
+    spatial = [name for name, geometry in layers if geometry is not None]
+    if layer is not None:
+        if layer not in spatial:
+            raise RegisterError(
+                f"{path} has no layer {layer!r} with geometries, but: {_join(spatial)}. "
+                "Change parcels.layer."
+            )
+        return source, layer
+    if not spatial:
+        raise RegisterError(
+            f"{path} has no layer with geometries. Give the register's own file, not a table of it."
+        )
+    if len(spatial) > 1:
+        raise RegisterError(
+            f"{path} has {len(spatial)} layers with geometries: {_join(spatial)}. "
+            "Say which one holds the parcels: parcels.layer."
+        )
+    return source, spatial[0]
+
+
+def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
+    """List the layers of a file, with the source that GDAL is to open and their geometry types.
+
+    The type is None for plain tables.
+    """
+    # GDAL opens a zip whose files lie at its root; a file in a folder of it needs its own path.
+    sources = [str(path), *_zipped_files(path)]
+    failures = []
+    for source in sources:
+        try:
+            return source, [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
+        except pyogrio.errors.DataSourceError as error:
+            failures.append(str(error))
+    raise RegisterError(
+        f"{path} cannot be read: {failures[0]} Give a file that GDAL opens (GeoPackage, shapefile, "
+        "GML, GeoJSON, FlatGeobuf; zipped or not) or GeoParquet."
+    )
+
+
+def _zipped_files(path: Path) -> list[str]:
+    """Give the path within a zip of the one file there that holds parcels, if it is only one."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if n.lower().endswith(ZIPPED_SUFFIXES)]
+    return [f"/vsizip/{path}/{names[0]}"] if len(names) == 1 else []
+
+
+def _join(names: list[str]) -> str:
+    """Join the first five names."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,1 @@
+"""Pixel-set and temporal attention encoders, trained and run on arrays."""

@@ -1,0 +1,115 @@
+"""The parcel classifier: pixel-set encoder, temporal attention encoder, decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from models.hyperparameters import Hyperparameters
+from models.pixel_set_encoder import PixelSetEncoder
+from models.temporal_attention import (
+    LearntQueryAttention,
+    LightweightTemporalAttentionEncoder,
+    TemporalAttentionEncoder,
+)
+
+
+class ParcelClassifier(nn.Module):
+    """Classify parcels from their pixels' time series.
+
+    Names and shapes of the parameters are those of the reference implementation.
+
+    Parameters
+    ----------
+    hyperparameters
+        What to build.
+    generator
+        Draws the initial weights; None leaves PyTorch's own, for weights that are loaded.
+    """
+
+    def __init__(
+        self, hyperparameters: Hyperparameters, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        h = self.hyperparameters = hyperparameters
+        self.spatial_encoder = PixelSetEncoder(h.mlp1, h.pooling, h.mlp2, h.extra_size)
+        self.temporal_encoder: TemporalAttentionEncoder | LightweightTemporalAttentionEncoder
+        settings = (h.mlp2[-1], h.n_head, h.d_k, h.d_model, h.mlp3, h.dropout, h.T)
+        if h.name == "psetae":
+            self.temporal_encoder = TemporalAttentionEncoder(*settings)
+        else:
+            self.temporal_encoder = LightweightTemporalAttentionEncoder(*settings, h.n_dates)
+        self.decoder = _decoder(h.mlp4)
+        if generator is not None:
+            initialise_weights(self, generator)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        pixel_mask: Tensor,
+        positions: Tensor,
+        extra: Tensor | None = None,
+        observed: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the logits of the classes.
+
+        Parameters
+        ----------
+        pixels
+            Float tensor (B, T, C, S), normalised; fastest as a view of (B, S, T, C) memory.
+        pixel_mask
+            Tensor (B, T, S), 1 or True for a true pixel.
+        positions
+            Tensor (B, T), days since a start that all parcels share.
+        extra
+            Float tensor (B, F) of scaled parcel features, if the model uses any.
+        observed
+            bool tensor (B, T), False for a date that the parcel lacks; None for all True. A date
+            without a true pixel counts as not observed.
+
+        Returns
+        -------
+        Tensor
+            Float (B, n_classes).
+        """
+        pixel_mask = pixel_mask.bool()
+        seen = pixel_mask.any(2)
+        if observed is not None:
+            seen = seen & observed
+            pixel_mask = pixel_mask & observed[..., None]
+        if self.hyperparameters.positions == "order":
+            positions = seen.cumsum(1)
+        embeddings = self.spatial_encoder(pixels, pixel_mask, extra)
+        series = self.temporal_encoder(embeddings, positions, None if seen.all() else seen)
+        return self.decoder(series)  # type: ignore[no-any-return]
+
+
+def initialise_weights(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw initial weights from the distributions of the reference.
+
+    Linear layers: xavier-normal weights, N(0, 1) biases. Convolutions: N(0, 1). BatchNorm:
+    N(0, 1) weights, zero biases. The queries of the L-TAE: N(0, 2 / d_k).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+        elif isinstance(module, nn.Conv1d):
+            nn.init.normal_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, generator=generator)
+        elif isinstance(module, nn.BatchNorm1d):
+            nn.init.normal_(module.weight, generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, LearntQueryAttention):
+            nn.init.normal_(module.Q, std=(2.0 / module.d_k) ** 0.5, generator=generator)
+
+
+def _decoder(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-2])

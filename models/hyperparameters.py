@@ -1,0 +1,222 @@
+"""The hyper-parameters of a parcel classifier, checked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+MODEL_NAMES = ("psetae", "pseltae")
+POOLINGS = ("mean", "std", "max", "min")
+POSITIONS = ("days", "order")
+
+
+class HyperparameterError(ValueError):
+    """Hyper-parameters that no model can be built from."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Describe a pixel-set encoder, a temporal attention encoder and a decoder.
+
+    The names are those of the PSE+TAE and L-TAE papers (arXiv 1911.07757 and 2007.00586); the
+    defaults are the PSE+TAE of the former. `for_data` derives the widths that depend on the data.
+
+    Attributes
+    ----------
+    name
+        "psetae" (temporal attention encoder) or "pseltae" (its lightweight successor).
+    input_dim
+        Number of channels C of a pixel.
+    mlp1
+        Widths of the pixel MLP, from input_dim on.
+    pooling
+        Poolings over the pixels of a parcel, joined by underscores: mean, std, max, min.
+    mlp2
+        Widths of the MLP after pooling, from mlp1[-1] x number of poolings + extra_size on.
+    extra_size
+        Number of parcel features that join the pooled pixels; 0 for none.
+    n_head, d_k
+        Number of attention heads, and the width of their keys and queries.
+    d_model
+        Width that embeddings are projected to before attention; None for no projection.
+    mlp3
+        Widths of the MLP behind attention. From n_head x width to width for the TAE, from width on
+        for the L-TAE, the width being d_model or else mlp2[-1].
+    dropout
+        Dropout rate behind mlp3 (that of the attention is 0.1 in both papers' code).
+    T
+        Longest period of the sinusoid positional encoding, in the unit of the positions.
+    mlp4
+        Widths of the decoder, from mlp3[-1] to the number of classes.
+    positions
+        "days" since a start that all parcels share, or the "order" of the dates (1, 2, ...).
+    n_dates
+        Only for L-TAE checkpoints of the reference, which normalise the projected embeddings over
+        channels and dates together and therefore fix the number of dates; None normalises every
+        date by itself and runs at any number of dates.
+    """
+
+    name: str = "psetae"
+    input_dim: int = 10
+    mlp1: tuple[int, ...] = (10, 32, 64)
+    pooling: str = "mean_std"
+    mlp2: tuple[int, ...] = (132, 128)
+    extra_size: int = 4
+    n_head: int = 4
+    d_k: int = 32
+    d_model: int | None = None
+    mlp3: tuple[int, ...] = (512, 128, 128)
+    dropout: float = 0.2
+    T: int = 1000
+    mlp4: tuple[int, ...] = (128, 64, 32, 20)
+    positions: str = "days"
+    n_dates: int | None = None
+
+    def __post_init__(self) -> None:
+        for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
+            object.__setattr__(self, mlp, tuple(getattr(self, mlp)))
+        self._check_values()
+        self._check_widths()
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, the last width of mlp4."""
+        return self.mlp4[-1]
+
+    @property
+    def width(self) -> int:
+        """Width of the embeddings that attention works on."""
+        return self.mlp2[-1] if self.d_model is None else self.d_model
+
+    @classmethod
+    def for_data(
+        cls, name: str, *, n_channels: int, n_classes: int, n_extra: int = 0, **others: Any
+    ) -> Hyperparameters:
+        """Fill in the widths that follow from the data and from the other hyper-parameters.
+
+        The first width of every MLP and the last of mlp4 are derived, whatever stands there, so
+        that the papers' lists can be given as they are printed.
+
+        Parameters
+        ----------
+        name
+            "psetae" or "pseltae", which also chooses the paper that the defaults are from.
+        n_channels, n_classes, n_extra
+            Number of channels, of classes and of parcel features (0 for none).
+        **others
+            Any other attribute, in place of its default.
+
+        Raises
+        ------
+        HyperparameterError
+            If the result is inconsistent, or a name in `others` is unknown.
+        """
+        known = {field.name for field in fields(cls)} - {"name", "input_dim", "extra_size"}
+        if unknown := sorted(set(others) - known):
+            raise HyperparameterError(
+                f"unknown hyper-parameters: {', '.join(unknown[:5])}; known are: "
+                f"{', '.join(sorted(known))}"
+            )
+        papers = _PAPER_DEFAULTS.get(name)
+        if papers is None:
+            raise HyperparameterError(f"name: expected one of {MODEL_NAMES}, found {name!r}")
+        defaults = {field.name: field.default for field in fields(cls)}
+        values: dict[str, Any] = {**defaults, **papers, **others}
+        for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
+            values[mlp] = tuple(values[mlp])
+            if not values[mlp]:
+                raise HyperparameterError(f"{mlp}: expected at least one width, found none")
+        pooled = values["mlp1"][-1] * len(values["pooling"].split("_"))
+        width = values["mlp2"][-1] if values["d_model"] is None else values["d_model"]
+        values |= {
+            "name": name,
+            "input_dim": n_channels,
+            "extra_size": n_extra,
+            "mlp1": (n_channels, *values["mlp1"][1:]),
+            "mlp2": (pooled + n_extra, *values["mlp2"][1:]),
+            "mlp3": (values["n_head"] * width if name == "psetae" else width, *values["mlp3"][1:]),
+            "mlp4": (values["mlp3"][-1], *values["mlp4"][1:-1], n_classes),
+        }
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Hyperparameters:
+        """Read back what `to_json` gave."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise HyperparameterError(f"unknown hyper-parameters: {', '.join(unknown[:5])}")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the attributes as plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def _check_values(self) -> None:
+        _expect(self.name in MODEL_NAMES, "name", f"one of {MODEL_NAMES}", self.name)
+        _expect(self.positions in POSITIONS, "positions", f"one of {POSITIONS}", self.positions)
+        poolings = self.pooling.split("_")
+        _expect(
+            all(p in POOLINGS for p in poolings) and len(set(poolings)) == len(poolings),
+            "pooling",
+            f"different ones of {POOLINGS}, joined by underscores",
+            self.pooling,
+        )
+        for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
+            widths = getattr(self, mlp)
+            _expect(
+                len(widths) >= 2 and all(isinstance(w, int) and w > 0 for w in widths),
+                mlp,
+                "two or more positive widths",
+                widths,
+            )
+        for name in ("n_head", "d_k", "T"):
+            _expect(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+        for name in ("d_model", "n_dates"):
+            value = getattr(self, name)
+            _expect(value is None or value > 0, name, "a positive number or null", value)
+        _expect(self.extra_size >= 0, "extra_size", "zero or more", self.extra_size)
+        _expect(0 <= self.dropout < 1, "dropout", "a rate from 0 to below 1", self.dropout)
+
+    def _check_widths(self) -> None:
+        pooled = self.mlp1[-1] * len(self.pooling.split("_")) + self.extra_size
+        first3 = self.n_head * self.width if self.name == "psetae" else self.width
+        _expect(
+            self.mlp1[0] == self.input_dim, "mlp1[0]", f"input_dim, {self.input_dim}", self.mlp1
+        )
+        _expect(
+            self.mlp2[0] == pooled,
+            "mlp2[0]",
+            f"{pooled} = mlp1[-1] x number of poolings + extra_size",
+            self.mlp2,
+        )
+        _expect(
+            self.mlp3[0] == first3, "mlp3[0]", f"the width behind attention, {first3}", self.mlp3
+        )
+        _expect(self.mlp4[0] == self.mlp3[-1], "mlp4[0]", f"mlp3[-1], {self.mlp3[-1]}", self.mlp4)
+        if self.name == "psetae":
+            _expect(self.mlp3[-1] == self.width, "mlp3[-1]", f"{self.width}", self.mlp3)
+            _expect(self.n_dates is None, "n_dates", "null (it is for pseltae only)", self.n_dates)
+        else:
+            _expect(
+                self.width % self.n_head == 0,
+                "n_head",
+                f"a divisor of the width {self.width} that the heads share",
+                self.n_head,
+            )
+            _expect(
+                self.n_dates is None or self.d_model is not None,
+                "n_dates",
+                "null where d_model is null (nothing is projected, so nothing normalised)",
+                self.n_dates,
+            )
+
+
+_PAPER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "psetae": {},
+    "pseltae": {"n_head": 16, "d_k": 8, "d_model": 256, "mlp3": (256, 128)},
+}
+
+
+def _expect(holds: bool, name: str, expected: str, found: object) -> None:
+    if not holds:
+        raise HyperparameterError(f"{name}: expected {expected}; found {found!r}")

@@ -1,0 +1,182 @@
+"""Stage report: one self-contained page that says what was found, dropped, learnt and predicted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pandas as pd
+
+from pipeline.config import read
+from pipeline.paths import RunPaths
+from pipeline.pixel_set_store import read_dates, read_description, read_ids
+from pipeline.report_charts import (
+    Chart,
+    calibration_chart,
+    cloud_chart,
+    percent,
+    season_charts,
+    training_charts,
+)
+from pipeline.report_confidence import (
+    confidence_groups,
+    confidence_thresholds,
+    doubtful_parcels,
+)
+from pipeline.report_inputs import (
+    ACQUISITION_REASONS,
+    STATUSES,
+    ClassLine,
+    explain,
+    read_class_lines,
+    read_imagery,
+    read_ledger,
+)
+from pipeline.report_scores import (
+    METHODS,
+    out_of_fold,
+    read_predictions,
+    read_scores,
+    read_trainlogs,
+)
+from pipeline.report_seasons import MOST_PARCELS, ndvi_by_class
+from pipeline.writing import write_text
+
+if TYPE_CHECKING:
+    from pipeline.report_map import Map
+
+logger = logging.getLogger(__name__)
+
+
+def report(run: Path, report: Path) -> None:
+    """Write the report of a run.
+
+    The page needs no other file and no network, and the same artefacts give the same bytes.
+
+    Parameters
+    ----------
+    run
+        Folder of the run, results/<run>. What it lacks, such as scores where no parcel has a
+        declared class, the page says or leaves out.
+    report
+        Written: the page, HTML.
+    """
+    paths = RunPaths(run)
+    settings = read(paths.config)
+    imagery = read_imagery(paths)
+    classes = read_class_lines(paths)
+    table = paths.predictions.with_suffix(".parquet")
+    predictions = read_predictions(table) if table.is_file() else None
+    scores = None if predictions is None else read_scores(paths, predictions)
+    dataset = read_description(paths.dataset)
+    page = _template().render(
+        run=run.name,
+        dataset=dataset,
+        settings=settings,
+        imagery=imagery,
+        clouds=cloud_chart(imagery.rows, settings.imagery.max_cloud_fraction),
+        ledger=read_ledger(paths) if paths.ledger.is_file() else None,
+        statuses=STATUSES,
+        classes=classes,
+        learnt=[c for c in classes if c.index is not None],
+        colours={c.code: c.colour for c in classes},
+        index={c.code: c.index for c in classes},
+        n_dataset=len(read_ids(paths.dataset)),
+        predictions=predictions,
+        scores=scores,
+        methods=METHODS,
+        training=training_charts(read_trainlogs(paths)),
+        seasons=_seasons(paths, classes),
+        most_parcels=MOST_PARCELS,
+        map=None if predictions is None else _map(paths, predictions, classes),
+        confidence=None if predictions is None else _confidence(predictions),
+        versions=_versions(paths),
+        files=_files(paths),
+        settings_text=paths.config.read_text(encoding="utf-8"),
+    )
+    write_text(report, page)
+    logger.info("%s: %.2f MB", report, report.stat().st_size / 1e6)
+
+
+def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
+    """Compare confidence with accuracy on the out-of-fold parcels; None where there are none."""
+    parcels = out_of_fold(predictions)
+    if parcels.empty:
+        return None
+    return {
+        "chart": calibration_chart(confidence_groups(parcels)),
+        "thresholds": confidence_thresholds(parcels),
+        "doubtful": doubtful_parcels(parcels).to_dict("records"),
+    }
+
+
+def _seasons(paths: RunPaths, classes: list[ClassLine]) -> list[Chart]:
+    """Draw NDVI over time of the classes that are learnt, the most frequent first."""
+    learnt = sorted((c for c in classes if c.index is not None), key=lambda c: -c.n_parcels)
+    return season_charts(ndvi_by_class(paths.dataset), read_dates(paths.dataset), learnt)
+
+
+def _map(paths: RunPaths, predictions: pd.DataFrame, classes: list[ClassLine]) -> Map | None:
+    """Draw the map, if the run has the parcels' outlines."""
+    if not paths.predictions.is_file():
+        return None
+    # Imported late: a run from a finished dataset needs no GDAL.
+    from pipeline.report_map import draw_map
+
+    crs = read_description(paths.dataset)["crs"]
+    return draw_map(paths.predictions, predictions, crs, {c.code: c.colour for c in classes})
+
+
+def _versions(paths: RunPaths) -> list[str]:
+    """List the versions that the models were trained with, as their own descriptions tell."""
+    told = [json.loads(path.read_text()) for path in paths.models.glob("Fold_*/model.json")]
+    return sorted({f"{name} {number}" for t in told for name, number in t["versions"].items()})
+
+
+def _files(paths: RunPaths) -> list[tuple[str, str]]:
+    """List the run's files, relative to its folder, with what they hold; missing ones are left out."""
+    table = paths.predictions.with_suffix("")
+    files = {
+        paths.predictions: "predictions with the parcels' outlines",
+        table.with_suffix(".csv"): "predictions as a table",
+        table.with_suffix(".parquet"): "the same table, with types",
+        paths.ledger: "what became of every row of the register",
+        paths.acquisitions: "every acquisition found, used or not, and why",
+        paths.classes: "declared classes",
+        paths.dataset.root: "Pixel-Set dataset",
+        paths.folds: "parcels of every fold",
+        paths.models: "trained models, training logs and scores",
+        paths.config: "settings",
+        paths.root / "logs": "one log a step",
+    }
+    return [(p.relative_to(paths.root).as_posix(), what) for p, what in files.items() if p.exists()]
+
+
+def _template() -> jinja2.Template:
+    """Load the page's template with its filters."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "number": lambda value: f"{value:,}",
+        "percent": percent,
+        "score": lambda value: f"{value:.3f}",
+        "day": lambda day: f"{day.day} {day:%B %Y}",
+        "plain": lambda value: f"{value:g}",
+        "in_words": lambda reason: explain(reason, ACQUISITION_REASONS),
+        "in_ten": in_ten,
+    }
+    return environment.get_template("report.html.jinja")
+
+
+def in_ten(share: float) -> str:
+    """Say a share as a count that one can picture: 0.88 is 9 in 10, 0.97 is 97 in 100."""
+    if 0.15 <= share < 0.945:
+        return f"{round(10 * share)} in 10"
+    return f"{round(100 * share)} in 100"

@@ -1,0 +1,56 @@
+"""The trained model of a fold, ready to be used: weights and what its inputs were scaled by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.checkpoints import ModelMetadata, load_metadata, load_model
+from models.classifier import ParcelClassifier
+from models.inference import log_probabilities
+from models.pixel_sets import PixelSets
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One fold's model, with the statistics that it was trained with."""
+
+    model: ParcelClassifier
+    metadata: ModelMetadata
+    device: torch.device
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> Trained:
+        """Load Fold_<k>/model.pth.tar and the model.json beside it.
+
+        Raises
+        ------
+        CheckpointError
+            If a file is missing or does not fit the other.
+        """
+        metadata = load_metadata(folder)
+        return cls(load_model(folder, metadata.hyperparameters, device), metadata, device)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.metadata.class_codes)
+
+    def log_probabilities(
+        self, data: PixelSets, indices: NDArray[np.int64], batch_size: int
+    ) -> NDArray[np.float32]:
+        """Compute the log-probabilities of parcels, float32 (len(indices), K)."""
+        return log_probabilities(
+            self.model,
+            data,
+            indices,
+            self.metadata.normalisation,
+            self.metadata.feature_scaling,
+            n_pixels=self.metadata.n_pixels,
+            batch_size=batch_size,
+            device=self.device,
+        )

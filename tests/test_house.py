@@ -1,0 +1,149 @@
+"""What holds the house together: import directions, environments, settings, stages."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.__main__ import STAGES
+from pipeline.config import USED_BY, Settings
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAMES = {
+    "pytorch": "torch",
+    "matplotlib-base": "matplotlib",
+    "dask-core": "dask",
+    "geopandas-base": "geopandas",
+}
+GEO_LIBRARIES = {
+    "rasterio",
+    "geopandas",
+    "shapely",
+    "pyproj",
+    "pyogrio",
+    "xarray",
+    "dask",
+    "affine",
+}
+FORBIDDEN = {
+    "geo": {"models", "pipeline", "torch"},
+    "models": {"geo", "pipeline", *GEO_LIBRARIES},
+    "pipeline": set(),
+}
+
+
+def imported(path, *, only_top=False):
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if only_top else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_run_one_way(package):
+    for path in (ROOT / package).rglob("*.py"):
+        assert not set(imported(path)) & FORBIDDEN[package], path
+
+
+def loaded_by(statement):
+    """Modules that a fresh interpreter holds after a statement."""
+    code = f"import sys; {statement}; print(' '.join({{m.split('.')[0] for m in sys.modules}}))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "predict"])
+def test_models_run_without_gdal(stage):
+    assert not loaded_by(f"import pipeline.{stage}") & GEO_LIBRARIES
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "simulate",
+        "index",
+        "clean",
+        "rasterise",
+        "extract",
+        "assemble",
+        "normalise",
+        "features",
+        "split",
+    ],
+)
+def test_everything_before_runs_without_torch(stage):
+    assert "torch" not in loaded_by(f"import pipeline.{stage}")
+
+
+def test_the_workflow_file_imports_neither_torch_nor_rasterio():
+    source = (ROOT / "Snakefile").read_text()
+    modules = re.findall(r"^from (pipeline\.\w+) import", source, re.M)
+    assert modules
+    statement = "; ".join(f"import {m}" for m in modules)
+    assert not loaded_by(statement) & {"torch", "pandas", "numpy", *GEO_LIBRARIES}
+
+
+def pins(lines):
+    split = (re.split(r"[=]+", line, maxsplit=1) for line in lines)
+    return {
+        CONDA_NAMES.get(name, name).lower().replace("_", "-"): version for name, version in split
+    }
+
+
+def test_conda_and_pip_hold_the_same_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pip = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    python, *packages = conda
+    assert python == f"python{project['project']['requires-python']}"
+    assert pins(packages) == pip
+
+
+def test_the_lock_holds_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    locked = pins(line for line in lines if line and not line.startswith("#"))
+    assert {name: locked.get(name) for name in asked} == asked
+
+
+def test_the_defaults_file_says_what_the_code_does():
+    written = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())
+    coded = Settings().model_dump(mode="json")
+    assert written == coded
+
+
+def test_every_example_is_valid():
+    examples = list((ROOT / "configs").glob("*.yaml"))
+    assert len(examples) >= 4
+    for path in examples:
+        Settings.model_validate(yaml.safe_load(path.read_text()))
+
+
+def test_a_stage_is_one_word_everywhere():
+    rules = set(
+        re.findall(r"^\s*(?:rule|checkpoint) (\w+):", (ROOT / "Snakefile").read_text(), re.M)
+    )
+    targets = {"all", "dataset", "models", "predictions"}
+    assert rules - targets == set(STAGES) == set(USED_BY)
+    assert all((ROOT / "pipeline" / f"{stage}.py").is_file() for stage in STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_explains_itself(stage):
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline", stage, "--help"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert "--log" in result.stdout
+    assert "Parameters" in result.stdout

@@ -1,0 +1,54 @@
+"""Folds are disjoint, cover every parcel, rotate, and honour classes or blocks."""
+
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.split import SplitError, _blocks, _roles, divide
+
+
+@given(st.integers(2, 6), st.integers(0, 1000), st.sampled_from(["random", "stratified", "block"]))
+def test_parts_are_disjoint_and_cover(n_folds, seed, by):
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3), [40, 20, 7])
+    blocks = generator.integers(0, 9, len(labels))
+    parts = divide(labels, n_folds, by=by, blocks=blocks, seed=seed)
+    assert sorted(np.concatenate(parts)) == list(range(len(labels)))
+    if by == "stratified":
+        counts = np.array([np.bincount(labels[part], minlength=3) for part in parts])
+        assert (np.ptp(counts, axis=0) <= 1).all()
+    if by == "block":
+        owners = {b: {i for i, p in enumerate(parts) if b in blocks[p]} for b in set(blocks)}
+        assert all(len(folds) == 1 for folds in owners.values())
+
+
+@given(st.integers(2, 6), st.integers(0, 100))
+def test_roles_rotate(n_folds, seed):
+    parts = divide(np.zeros(50, np.int64), n_folds, by="random", seed=seed)
+    folds = [_roles(parts, k, seed) for k in range(n_folds)]
+    for fold in folds:
+        assert sorted(np.concatenate(list(fold.values()))) == list(range(50))
+        assert all(len(part) for part in fold.values())
+    for role in ("test",) if n_folds == 2 else ("test", "validation"):
+        assert sorted(np.concatenate([fold[role] for fold in folds])) == list(range(50))
+
+
+def test_a_seed_gives_the_same_folds_and_another_others():
+    labels = np.zeros(100, np.int64)
+    a, b, c = (divide(labels, 5, by="random", seed=s) for s in (1, 1, 2))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not all(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
+
+
+def test_blocks_are_squares_of_land():
+    positions = np.array([[0.0, 0.0], [999.0, 999.0], [1000.0, 0.0], [0.0, 1000.0], [999.0, 0.0]])
+    blocks = _blocks(positions, 1000.0)
+    assert blocks[0] == blocks[1] == blocks[4]
+    assert len(set(blocks)) == 3
+
+
+def test_too_few_blocks_are_refused():
+    with pytest.raises(SplitError, match=r"2 blocks, fewer than the 3 folds.*block_m"):
+        divide(np.zeros(9, np.int64), 3, by="block", blocks=np.array([0, 1] * 4 + [0]), seed=0)

@@ -1,0 +1,209 @@
+"""The whole workflow for real, on a small simulated scene; then what reruns, and what does not."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import geopandas
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+RUN = Path("results") / "small"
+SCENE = {"size_m": 1280, "acquisitions": 5, "parcels": 60, "seed": 3}
+SETTINGS = {
+    "run": "small",
+    "imagery": {"path": "imagery", "max_cloud_fraction": 1.0},
+    "parcels": {
+        "path": "register.gpkg",
+        "labels": {"crop": "CODE_CULTU"},
+        "names": str(ROOT / "configs" / "nomenclatures" / "simulated.csv"),
+        "classes": {"min_parcels": 4},
+    },
+    "split": {"folds": 3},
+    "train": {"epochs": 2, "batch_size": 16, "pixels": 8},
+}
+
+
+def snakemake(folder, *options, check=True, **settings):
+    """Run the workflow in a folder, with settings laid over those of the file there."""
+    over = [f"{section}={json.dumps(values)}" for section, values in settings.items()]
+    command = [
+        *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(ROOT / "Snakefile")),
+        *("--directory", str(folder), "--configfile", str(folder / "settings.yaml")),
+        *(["--config", *over] if over else []),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def planned(folder, **settings):
+    """Jobs that a run would do: {rule: how many}."""
+    output = snakemake(folder, "-n", **settings)
+    text = output.stdout + output.stderr
+    if "Nothing to be done" in text:
+        return {}
+    table = text[text.index("Job stats:") :].split("\n\n")[0]
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", table, re.M)}
+
+
+def artefacts(folder):
+    """Bytes of everything that a run leaves for the user."""
+    kept = (".npy", ".json", ".csv", ".pkl", ".npz", ".tar", ".gpkg", ".parquet", ".html", ".tif")
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted((folder / RUN).rglob("*"))
+        if path.is_file() and path.name.endswith(kept)
+    }
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """A folder with imagery, register and settings."""
+    folder = tmp_path_factory.mktemp("inputs")
+    from geo.simulation import simulate
+
+    simulate(folder / "imagery", folder / "register.gpkg", **SCENE)
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    return folder
+
+
+def copied(source, target):
+    """Copy a run with its times, which Snakemake compares."""
+    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copy2)
+    for path in [source, *source.rglob("*")]:
+        stat = path.stat()
+        os.utime(target / path.relative_to(source), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return target
+
+
+@pytest.fixture(scope="session")
+def finished(inputs, tmp_path_factory):
+    """A run from raw products to report."""
+    folder = copied(inputs, tmp_path_factory.mktemp("finished"))
+    snakemake(folder, "--cores", "2")
+    return folder
+
+
+def test_every_input_parcel_comes_out(finished):
+    register = geopandas.read_file(finished / "register.gpkg")
+    predictions = geopandas.read_file(finished / RUN / "predictions" / "parcels.gpkg")
+    table = pd.read_parquet(finished / RUN / "predictions" / "parcels.parquet")
+    assert len(predictions) == len(register) == len(table)
+    assert predictions.crs == register.crs
+    given, written = register.geometry, predictions.geometry
+    assert (given.isna() == written.isna()).all()
+    assert given.dropna().geom_equals(written.dropna()).all()
+    usable = predictions["status"] != "rejected"
+    assert (predictions["pred_code"].notna() == usable).all()
+    assert (predictions.loc[~usable, "reason"] != "").all()
+    assert predictions.loc[usable, "confidence"].between(0, 1).all()
+    assert (predictions["confidence"].dropna() >= predictions["confidence2"].dropna()).all()
+
+
+def test_no_parcel_is_judged_by_a_model_that_saw_it(finished):
+    predictions = pd.read_parquet(finished / RUN / "predictions" / "parcels.parquet")
+    folds = json.loads((finished / RUN / "folds.json").read_text())["folds"]
+    trained = {i for fold in folds for role in fold.values() for i in role}
+    accepted = predictions[predictions["status"] != "rejected"].set_index("parcel_id")
+    assert set(accepted.index[accepted["pred_source"] == "out_of_fold"]) == trained
+    assert set(accepted.index[accepted["pred_source"] == "ensemble"]) == set(accepted.index) - trained
+    tested = [i for fold in folds for i in fold["test"]]
+    assert sorted(tested) == sorted(trained)
+    for fold in folds:
+        assert not set(fold["test"]) & (set(fold["train"]) | set(fold["validation"]))
+
+
+def test_the_geopackage_says_that_it_is_simulated(finished):
+    with sqlite3.connect(finished / RUN / "predictions" / "parcels.gpkg") as database:
+        (description,) = database.execute("SELECT description FROM gpkg_contents").fetchone()
+    assert "SIMULATED" in description
+    assert "imulated" in (finished / RUN / "report" / "report.html").read_text()
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert planned(finished) == {}
+
+
+def test_more_epochs_rerun_from_train_on(finished):
+    jobs = planned(finished, train={**SETTINGS["train"], "epochs": 3})
+    assert set(jobs) == {"train", "evaluate", "predict", "report", "all", "total"}
+    assert jobs["train"] == 3
+
+
+def test_other_bands_rerun_from_extract_on(finished):
+    jobs = planned(finished, imagery={**SETTINGS["imagery"], "bands": ["B04", "B08"]})
+    assert jobs["extract"] == SCENE["acquisitions"]
+    assert "assemble" in jobs
+    assert not set(jobs) & {"clean", "rasterise", "features"}
+
+
+def test_a_new_acquisition_extracts_one(inputs, finished, tmp_path):
+    folder = copied(inputs, tmp_path)
+    products = sorted((folder / "imagery").glob("*.SAFE"))
+    late = products[2].rename(folder / products[2].name)
+    snakemake(folder, "dataset", "--cores", "2")
+    extracted = {p: p.stat().st_mtime_ns for p in (folder / RUN / "extracted").iterdir()}
+    pixel_index = (folder / RUN / "parcels" / "pixel_index.npz").stat().st_mtime_ns
+    assert len(extracted) == 2 * (SCENE["acquisitions"] - 1)
+    late.rename(products[2])
+    snakemake(folder, "dataset", "--cores", "2")
+    again = {p: p.stat().st_mtime_ns for p in (folder / RUN / "extracted").iterdir()}
+    assert len(again) == 2 * SCENE["acquisitions"]
+    assert {p: again[p] for p in extracted} == extracted
+    assert (folder / RUN / "parcels" / "pixel_index.npz").stat().st_mtime_ns == pixel_index
+    # And the dataset is that of a run that had all of them from the start.
+    for path, content in artefacts(folder).items():
+        if "dataset" in path.parts:
+            assert content == (finished / path).read_bytes(), path
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(inputs, finished, tmp_path):
+    folder = copied(inputs, tmp_path)
+    command = [
+        *(sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile"),
+        *(str(ROOT / "Snakefile"), "--directory", str(folder)),
+        *("--configfile", str(folder / "settings.yaml")),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PATH": path}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while run.poll() is None and not (folder / RUN / "models" / "Fold_1").exists():
+            time.sleep(0.05)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert run.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (folder / RUN / "report").exists()
+    snakemake(folder, "--unlock")
+    snakemake(folder, "--cores", "2")
+    resumed, unbroken = artefacts(folder), artefacts(finished)
+    assert set(resumed) == set(unbroken)
+    assert [str(p) for p in resumed if resumed[p] != unbroken[p]] == []
+
+
+def test_bad_input_loses_nothing(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    before = artefacts(folder)
+    band = next((folder / "imagery").rglob("*_B03_10m.jp2"))
+    band.write_bytes(band.read_bytes()[:-500])
+    os.utime(folder / "imagery")
+    result = snakemake(folder, "--cores", "2", check=False)
+    assert result.returncode != 0
+    assert band.name in result.stdout + result.stderr
+    assert artefacts(folder) == before

@@ -12,6 +12,7 @@ sys.path.insert(0, workflow.basedir)
 from pipeline.acquisition_table import read_used
 from pipeline.config import check_inputs, for_stage, has_gpu, load, watched, write_resolved
 from pipeline.paths import RunPaths
+from pipeline.summary import summary
 
 
 configfile: Path(workflow.basedir) / "configs" / "default.yaml"
@@ -43,6 +44,10 @@ localrules:
     dataset,
     models,
     predictions,
+
+
+onsuccess:
+    print(summary(paths))
 
 
 rule all:

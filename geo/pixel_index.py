@@ -136,9 +136,12 @@ def index_pixels(
 
 
 def _to_pixel_coordinates(geometries: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """Express geometries in columns and rows of the grid, rounded as STEPS_PER_PIXEL says."""
+    """Express geometries in pixels: x is the column, y minus the row, as GDAL expects north up.
+
+    Coordinates are rounded as STEPS_PER_PIXEL says.
+    """
     corner = np.array([grid.x_min, grid.y_max])
-    size = np.array([grid.pixel_width, -grid.pixel_height])
+    size = np.array([grid.pixel_width, grid.pixel_height])
 
     def convert(xy: NDArray[np.float64]) -> NDArray[np.float64]:
         rounded: NDArray[np.float64] = np.round((xy - corner) / size * STEPS_PER_PIXEL)
@@ -157,14 +160,14 @@ def _burn_strips(
     reached = (boxes[:, 0] <= grid.width) & (boxes[:, 2] >= 0)
     for top in range(0, grid.height, height):
         bottom = min(top + height, grid.height)
-        here = np.flatnonzero(reached & (boxes[:, 1] <= bottom) & (boxes[:, 3] >= top))
+        here = np.flatnonzero(reached & (boxes[:, 1] <= -top) & (boxes[:, 3] >= -bottom))
         labels = np.zeros((bottom - top, grid.width), np.uint32)
         for layer in _layers(boxes[here]):
             members = here[layer]
             rasterize(
                 zip(_as_geojson(shapes[members]), range(1, len(members) + 1), strict=True),
                 out=labels,
-                transform=Affine.translation(0, top),
+                transform=Affine(1, 0, 0, 0, -1, -top),
                 all_touched=all_touched,
             )
             flat = np.flatnonzero(labels)

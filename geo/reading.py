@@ -19,10 +19,13 @@ from rasterio.windows import Window
 from geo.acquisitions import AcquisitionError, Band
 from geo.grid import Grid
 
-# Every window opens its file anew, and closing it frees its blocks: GDAL's cache only ever holds
-# the windows being read. The bound (bytes) is for very large ones; GDAL's own is 5 % of the memory.
+# Every window opens its file anew, and closing it frees its blocks, so that GDAL's cache only ever
+# holds the windows being read. The bound is for very large ones; GDAL's own is 5 % of the memory.
+# GDAL looks at it once, at its first read; a user's own setting stands.
+os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB
+
 # Threads are the caller's: GDAL adds none.
-_GDAL = {"GDAL_CACHEMAX": 256 * 2**20, "GDAL_NUM_THREADS": "1"}
+_GDAL = {"GDAL_NUM_THREADS": "1"}
 # JPEG 2000 needs no side-car files; looking for them lists the folder at every opening.
 _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 

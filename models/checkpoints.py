@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import platform
 import re
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
+from models.positional_encoding import sinusoid_encoding
 from models.standardisation import FeatureScaling, Normalisation
-from models.temporal_attention import sinusoid_encoding
 
 WEIGHTS_FILE = "model.pth.tar"
 METADATA_FILE = "model.json"
@@ -88,6 +89,12 @@ class ModelMetadata:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelMetadata:
         """Read back what `to_json` gave."""
+        expected = set(cls.__dataclass_fields__)
+        if values.keys() != expected:
+            raise CheckpointError(
+                f"model metadata: expected the keys {', '.join(sorted(expected))}; found "
+                f"{', '.join(sorted(values))}"
+            )
         scaling = values["feature_scaling"]
         return cls(
             **values
@@ -168,7 +175,10 @@ def load_model(
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is not there")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is no file that torch.save wrote: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' in it")
     state_dict = {k: v for k, v in checkpoint["state_dict"].items() if k != _POSITION_TABLE}

@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from models.attention import LearntQueryAttention
 from models.hyperparameters import Hyperparameters
 from models.pixel_set_encoder import PixelSetEncoder
 from models.temporal_attention import (
-    LearntQueryAttention,
     LightweightTemporalAttentionEncoder,
     TemporalAttentionEncoder,
 )

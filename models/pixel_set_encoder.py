@@ -93,6 +93,7 @@ class PixelSetEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.poolings = tuple(pooling.split("_"))
+        self.n_channels = mlp1[0]
         self.extra_size = extra_size
         self.mlp1 = nn.Sequential(*(PixelLayer(n_in, n_out) for n_in, n_out in pairwise(mlp1)))
         layers: list[nn.Module] = []
@@ -124,6 +125,9 @@ class PixelSetEncoder(nn.Module):
         """
         if pixels.ndim == 3:
             return self.forward(pixels[:, None], pixel_mask[:, None], extra)[:, 0]
+        n_channels = pixels.shape[2]
+        if n_channels != self.n_channels:
+            raise ValueError(f"expected pixels of {self.n_channels} channels, found {n_channels}")
         n_extra = 0 if extra is None else extra.shape[1]
         if n_extra != self.extra_size:
             raise ValueError(f"expected {self.extra_size} parcel features, found {n_extra}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.batches import Batches, Jitter, training_batch_starts
+from models.batches import Batch, Batches, Jitter, training_batch_starts
 from models.classifier import ParcelClassifier
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import evaluation_mode
 from models.memory_allocator import keep_freed_memory
-from models.metrics import confusion_matrix, mean_iou
+from models.metrics import Tally, balanced_weights
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 
@@ -147,81 +148,78 @@ def train_fold(
     """
     _check_parts(data, train, validation, hyperparameters)
     keep_freed_memory()
+    batches = Batches(data, normalisation, feature_scaling, settings.n_pixels, device)
+    class_weights = None
+    if settings.class_weighting == "balanced":
+        weights = balanced_weights(data.labels[train], hyperparameters.n_classes)
+        class_weights = torch.from_numpy(weights).float().to(device)
+    loss_of = partial(focal_loss, gamma=settings.gamma, class_weights=class_weights)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)  # dropout draws from the global generator only
         rng = np.random.default_rng(settings.seed)
         noise = torch.Generator(device).manual_seed(settings.seed)
-        weights_rng = torch.Generator().manual_seed(settings.seed)
-        model = ParcelClassifier(hyperparameters, weights_rng).to(device)
+        initial = torch.Generator().manual_seed(settings.seed)
+        model = ParcelClassifier(hyperparameters, initial).to(device)
         optimizer = _optimizer(model, settings)
         scheduler = _scheduler(optimizer, settings, len(train))
-        batches = Batches(data, normalisation, feature_scaling, settings.n_pixels, device)
         jitter = Jitter(settings.jitter_sigma, settings.jitter_clip)
-        class_weights = _class_weights(data.labels[train], hyperparameters.n_classes, settings)
-        if class_weights is not None:
-            class_weights = class_weights.to(device)
 
         trainlog: dict[int, dict[str, float]] = {}
         best = TrainedFold(0, {}, {}, trainlog)
         for epoch in range(1, settings.epochs + 1):
-            tally = _Tally("train", hyperparameters.n_classes)
-            model.train()
-            for batch in batches.training(train, settings.batch_size, jitter, rng, noise):
-                logits = model(*batch.inputs)
-                loss = focal_loss(
-                    logits, batch.labels, gamma=settings.gamma, class_weights=class_weights
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                tally.add(loss.detach(), logits.detach(), batch.labels)
-            metrics = tally.metrics()
-            tally = _Tally("val", hyperparameters.n_classes)
-            with evaluation_mode(model), torch.inference_mode():
-                for batch in batches.evaluation(validation, settings.batch_size):
-                    logits = model(*batch.inputs)
-                    loss = focal_loss(
-                        logits, batch.labels, gamma=settings.gamma, class_weights=class_weights
-                    )
-                    tally.add(loss, logits, batch.labels)
-            metrics |= tally.metrics()
+            training = batches.training(train, settings.batch_size, jitter, rng, noise)
+            metrics = _train_epoch(model, training, loss_of, optimizer, scheduler)
+            metrics |= _validate(
+                model, batches.evaluation(validation, settings.batch_size), loss_of
+            )
             trainlog[epoch] = metrics
             if best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
-                best = TrainedFold(
-                    epoch,
-                    copy.deepcopy(model.state_dict()),
-                    copy.deepcopy(optimizer.state_dict()),
-                    trainlog,
-                )
+                states = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+                best = TrainedFold(epoch, *states, trainlog)
             if on_epoch is not None:
                 on_epoch({"epoch": epoch, **metrics})
     _logger.info("best of %d epochs: %d, %s", settings.epochs, best.epoch, trainlog[best.epoch])
     return best
 
 
-class _Tally:
-    """Add up the loss and the confusion matrix of an epoch's batches."""
+def _train_epoch(
+    model: ParcelClassifier,
+    batches: Iterable[Batch],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+) -> dict[str, float]:
+    tally = Tally("train", model.hyperparameters.n_classes)
+    model.train()
+    for batch in batches:
+        logits = model(*batch.inputs)
+        loss = loss_of(logits, batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        tally.add(float(loss), *_classes(batch, logits))
+    return tally.metrics()
 
-    def __init__(self, prefix: str, n_classes: int) -> None:
-        self._prefix = prefix
-        self._n_classes = n_classes
-        self._loss = 0.0
-        self._matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self._loss += float(loss) * len(labels)
-        self._matrix += confusion_matrix(
-            labels.cpu().numpy(), logits.argmax(1).cpu().numpy(), self._n_classes
-        )
+@torch.inference_mode()
+def _validate(
+    model: ParcelClassifier,
+    batches: Iterable[Batch],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, float]:
+    tally = Tally("val", model.hyperparameters.n_classes)
+    with evaluation_mode(model):
+        for batch in batches:
+            logits = model(*batch.inputs)
+            tally.add(float(loss_of(logits, batch.labels)), *_classes(batch, logits))
+    return tally.metrics()
 
-    def metrics(self) -> dict[str, float]:
-        total = int(self._matrix.sum())
-        return {
-            f"{self._prefix}_loss": self._loss / total,
-            f"{self._prefix}_accuracy": 100.0 * float(np.trace(self._matrix)) / total,
-            f"{self._prefix}_IoU": mean_iou(self._matrix),
-        }
+
+def _classes(batch: Batch, logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give reference and predicted class indices."""
+    return batch.labels.cpu().numpy(), logits.argmax(1).cpu().numpy()
 
 
 def _check_parts(
@@ -252,22 +250,10 @@ def _optimizer(model: ParcelClassifier, settings: TrainingSettings) -> torch.opt
 
 def _scheduler(
     optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_parcels: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+) -> torch.optim.lr_scheduler.LRScheduler | None:
     if settings.schedule == "constant":
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+        return None
     steps = settings.epochs * len(training_batch_starts(n_parcels, settings.batch_size))
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.learning_rate, total_steps=steps
     )
-
-
-def _class_weights(
-    labels: NDArray[np.int64], n_classes: int, settings: TrainingSettings
-) -> Tensor | None:
-    """Weigh classes by n / (n_classes x count), which is 1 on average over the parcels."""
-    if settings.class_weighting == "none":
-        return None
-    counts = np.bincount(labels, minlength=n_classes)
-    present = np.count_nonzero(counts)
-    weights = len(labels) / (present * np.maximum(counts, 1))
-    return torch.from_numpy(weights.astype(np.float32))

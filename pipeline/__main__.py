@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import read, view
+
 STAGES = {
     "simulate": "write the simulated raw scene of the demo",
     "index": "list the acquisitions of the imagery and say which are used",
@@ -32,34 +34,33 @@ STAGES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; user errors end with their message and exit code 1."""
-    # The stage's module is imported only once it is named, so that --help answers at once.
-    top = argparse.ArgumentParser(
-        prog="python -m pipeline",
-        description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
-        epilog="`python -m pipeline <stage> --help` lists the arguments of a stage.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     width = max(map(len, STAGES))
     stages = "\n".join(f"  {name:{width}}  {text}" for name, text in STAGES.items())
-    top.add_argument("stage", choices=STAGES, metavar="stage", help=f"one of:\n{stages}")
-    top.formatter_class = argparse.RawTextHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        usage="%(prog)s stage [--help] [--log LOG] ...",
+        description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
+        epilog=f"stages:\n{stages}\n\n`python -m pipeline <stage> --help` explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("stage", choices=STAGES, metavar="stage", help="what to do")
     given = list(sys.argv[1:] if arguments is None else arguments)
     stage = top.parse_args(given[:1]).stage
-
+    # Only the stage that is named is imported, so that --help answers at once.
     function = getattr(importlib.import_module(f"pipeline.{stage}"), stage)
     values = vars(_parser(stage, function).parse_args(given[1:]))
     log = values.pop("log")
     config = values.pop("config", None)
     _start_logging(log)
+    logger = logging.getLogger(f"pipeline.{stage}")
     try:
         if config is not None:
-            from pipeline.config import read, view
-
             values["settings"] = view(read(config), stage)
         function(**values)
     except (ValueError, OSError) as error:
-        logging.getLogger(f"pipeline.{stage}").debug("Traceback", exc_info=True)
-        logging.getLogger(f"pipeline.{stage}").error("%s", error)
+        # What went wrong is said in one line; where, for those who want to know, in the log.
+        logger.error("%s", error)
+        logger.debug("Traceback:", exc_info=True)
         return 1
     return 0
 
@@ -113,10 +114,10 @@ def _start_logging(log: Path | None) -> None:
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log, mode="w"))
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", handlers=handlers)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers)
     logging.captureWarnings(True)
-    for name in ("pipeline", "geo", "models"):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+    for package in ("pipeline", "geo", "models"):
+        logging.getLogger(package).setLevel(logging.DEBUG)
 
 
 if __name__ == "__main__":

@@ -31,4 +31,4 @@ def class_colours(n_parcels: Mapping[str, int]) -> dict[str, str]:
     """
     largest = sorted(n_parcels, key=lambda code: -n_parcels[code])[: len(COLOURS)]
     own = [code for code in n_parcels if code in set(largest)]
-    return {code: SHARED for code in n_parcels} | dict(zip(own, COLOURS, strict=False))
+    return dict.fromkeys(n_parcels, SHARED) | dict(zip(own, COLOURS, strict=False))

@@ -13,18 +13,17 @@ import pandas as pd
 from pipeline.config import read
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import read_dates, read_description, read_ids
-from pipeline.report_charts import (
-    Chart,
-    calibration_chart,
-    cloud_chart,
-    percent,
-    season_charts,
-    training_charts,
-)
+from pipeline.report_charts import Chart, percent, say_day
 from pipeline.report_confidence import (
     confidence_groups,
     confidence_thresholds,
     doubtful_parcels,
+)
+from pipeline.report_figures import (
+    calibration_chart,
+    cloud_chart,
+    season_charts,
+    training_charts,
 )
 from pipeline.report_inputs import (
     ACQUISITION_REASONS,
@@ -106,8 +105,10 @@ def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
     parcels = out_of_fold(predictions)
     if parcels.empty:
         return None
+    groups = confidence_groups(parcels)
     return {
-        "chart": calibration_chart(confidence_groups(parcels)),
+        "groups": groups,
+        "chart": calibration_chart(groups),
         "thresholds": confidence_thresholds(parcels),
         "doubtful": doubtful_parcels(parcels).to_dict("records"),
     }
@@ -137,7 +138,7 @@ def _versions(paths: RunPaths) -> list[str]:
 
 
 def _files(paths: RunPaths) -> list[tuple[str, str]]:
-    """List the run's files, relative to its folder, with what they hold; missing ones are left out."""
+    """List the files that the run has, relative to its folder, with what they hold."""
     table = paths.predictions.with_suffix("")
     files = {
         paths.predictions: "predictions with the parcels' outlines",
@@ -167,7 +168,7 @@ def _template() -> jinja2.Template:
         "number": lambda value: f"{value:,}",
         "percent": percent,
         "score": lambda value: f"{value:.3f}",
-        "day": lambda day: f"{day.day} {day:%B %Y}",
+        "day": say_day,
         "plain": lambda value: f"{value:g}",
         "in_words": lambda reason: explain(reason, ACQUISITION_REASONS),
         "in_ten": in_ten,

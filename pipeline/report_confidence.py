@@ -1,4 +1,4 @@
-"""What the report says of confidence: is the model as often right as it says?"""
+"""What the report says of confidence: whether the model is as often right as it says."""
 
 from __future__ import annotations
 

@@ -31,6 +31,10 @@ AGREEMENT = {
 }
 
 
+class ReportError(ValueError):
+    """Artefacts that contradict each other."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Outline of a parcel as an SVG path, its fills on the two maps, and its hover title."""
@@ -77,9 +81,18 @@ def draw_map(
     Returns
     -------
     Map, or None if no parcel that was not rejected has an outline.
+
+    Raises
+    ------
+    ReportError
+        If the layer and the table have not the same number of rows.
     """
     shapes = geopandas.read_file(layer, columns=[]).geometry.to_crs(crs)
-    assert len(shapes) == len(predictions), f"{layer} and the table beside it differ"
+    if len(shapes) != len(predictions):
+        raise ReportError(
+            f"{layer} has {len(shapes)} rows and the table beside it {len(predictions)}. "
+            "Write them anew: snakemake -R predict."
+        )
     parcels = predictions.assign(geometry=shapes.array, agreement=agreement(predictions))
     is_area = shapely.get_dimensions(shapes.array) == 2
     drawable = is_area & ~shapely.is_empty(shapes.array)
@@ -186,7 +199,7 @@ def _image(
     )
     rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in palette)]
     file = io.BytesIO()
-    imsave(file, np.array(rgba, np.uint8)[burnt], format="png", metadata={"Software": None})
+    imsave(file, np.array(rgba, np.uint8)[burnt], format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

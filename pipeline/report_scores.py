@@ -179,10 +179,13 @@ def _read_fold_scores(paths: RunPaths) -> list[FoldScore]:
     scores = []
     for number, log in read_trainlogs(paths).items():
         metrics = _read_json(paths.fold(number) / "test_metrics.json")
+        fold = parts[number - 1]
         scores.append(
             FoldScore(
-                number,
-                *(len(parts[number - 1][role]) for role in ("train", "validation", "test")),
+                number=number,
+                n_train=len(fold["train"]),
+                n_validation=len(fold["validation"]),
+                n_test=len(fold["test"]),
                 accuracy=metrics["test_accuracy"] / 100,
                 iou=metrics["test_IoU"],
                 loss=metrics["test_loss"],

@@ -161,9 +161,10 @@ def test_files_that_differ_by_the_band_are_one_acquisition(tmp_path, rng):
         assert find_acquisitions(item.product) == [item]
 
 
-def test_a_scene_classification_may_lie_beside_its_image(tmp_path, rng):
+@pytest.mark.parametrize("name", ["20180405_SCL", "SCL_20180405", "20180405-scl_20m"])
+def test_a_scene_classification_may_lie_beside_its_image(tmp_path, rng, name):
     image = write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
-    beside = write_tiff(tmp_path / "20180405_SCL.tif", numbers(rng, 1, "uint8"))
+    beside = write_tiff(tmp_path / f"{name}.tif", numbers(rng, 1, "uint8"))
     (found,) = find_acquisitions(image)
     assert found.product == image
     assert found.scene_classification.path == beside

@@ -199,6 +199,29 @@ def test_a_cut_image_is_found_without_decoding(tmp_path, rng, kept):
     assert "download" in message
 
 
+def codestream_box(content):
+    start = content.index(b"jp2c") - 4
+    length = int.from_bytes(content[start : start + 4], "big")
+    assert start + length == len(content)
+    return start
+
+
+def test_the_end_of_the_codestream_is_looked_for_where_its_box_says(tmp_path, rng):
+    path = image(write_safe(tmp_path, rng, bands=("B02",)), "B02")
+    content = path.read_bytes()
+    start = codestream_box(content)
+    to_the_end = content[:start] + bytes(4) + content[start + 4 :]
+    long_length = (len(content) - start + 8).to_bytes(8, "big")
+    long = content[:start] + b"\0\0\0\1jp2c" + long_length + content[start + 8 :]
+    another_box = content + (12).to_bytes(4, "big") + b"free" + bytes(4)
+    for whole in (to_the_end, long, another_box):
+        path.write_bytes(whole)
+        assert len(find_acquisitions(tmp_path)) == 1
+    for cut in (to_the_end[:-2], long[:-2], content[:-500] + b"\xff\xd9"):
+        path.write_bytes(cut)
+        assert "before its image does" in refusal(tmp_path)
+
+
 def test_an_error_page_saved_as_an_image_is_refused(tmp_path, rng):
     path = image(write_safe(tmp_path, rng), "B02")
     path.write_text("<html>503 Service Unavailable</html>")

@@ -84,7 +84,9 @@ def _group(files: Sequence[Path]) -> list[_FileGroup]:
         base = f"{sensed:%Y%m%d}_{tile}"
         taken[base] = taken.get(base, 0) + 1
         number = f"_{taken[base]}" if taken[base] > 1 else ""
-        groups.append(_FileGroup(base + number, tile, sensed, tuple(sorted(members))))
+        # The image first, then what lies beside it.
+        members.sort(key=lambda file: (_BAND_PART.search(file.stem) is not None, file))
+        groups.append(_FileGroup(base + number, tile, sensed, tuple(members)))
     return groups
 
 

@@ -1,0 +1,34 @@
+"""What a finished run says on the terminal: where the results are, and how good the models were."""
+
+from __future__ import annotations
+
+import json
+
+from pipeline.paths import RunPaths
+
+SIMULATED = "The scene is SIMULATED: the scores say that the software works, nothing about crops."
+
+
+def summary(paths: RunPaths) -> str:
+    """Say where the artefacts of a run lie that are there, and its scores."""
+    lines = []
+    for what, path in (
+        ("dataset", paths.dataset.root),
+        ("predictions", paths.predictions),
+        ("report", paths.report),
+    ):
+        if path.exists():
+            lines.append(f"{what:12} {path}")
+    if paths.overall.is_file() and paths.baselines.is_file():
+        scores = {"model": paths.overall, "baselines": paths.baselines}
+        overall, baselines = (json.loads(path.read_text()) for path in scores.values())
+        lines.append("")
+        lines.append(f"{'out of fold':24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
+        named = {"model": overall, "random forest on means": baselines["random_forest"]}
+        for name, values in {**named, "most frequent class": baselines["majority"]}.items():
+            accuracy, iou, f1 = (values[k] for k in ("Accuracy", "MACRO_IoU", "MACRO_F1-score"))
+            lines.append(f"{name:24}{accuracy:18.1%}{iou:10.3f}{f1:10.3f}")
+    description = paths.dataset.description
+    if description.is_file() and json.loads(description.read_text())["simulated"]:
+        lines += ["", SIMULATED]
+    return "\n".join(lines)

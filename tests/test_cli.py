@@ -1,0 +1,71 @@
+"""The command line: one subcommand a stage, errors in one line, and settings cut to the stage."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.__main__ import STAGES, main
+from pipeline.config import Settings, view, write_resolved
+from pipeline.paths import RunPaths
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def config(tmp_path):
+    run = RunPaths(tmp_path)
+    write_resolved(Settings(), run)
+    return run.config
+
+
+def test_help_names_every_stage(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {stage} " in shown for stage in STAGES)
+
+
+def test_an_unknown_stage_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["trian"])
+    assert end.value.code == 2
+    assert "trian" in capsys.readouterr().err
+
+
+def test_a_user_error_is_one_line_and_exit_code_1(tmp_path, config):
+    log = tmp_path / "index.log"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipeline", "index", "--config", config, "--log", log),
+            *("--imagery", tmp_path / "nowhere", "--acquisitions", tmp_path / "a.csv"),
+            *("--grids", tmp_path / "g.json"),
+        ],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "nowhere" in result.stderr
+    assert "Traceback" in log.read_text()
+
+
+def test_a_stage_sees_only_the_settings_that_it_names():
+    seen = view(Settings(), "extract")
+    assert seen.imagery.resampling == "bilinear"
+    with pytest.raises(AttributeError):
+        _ = seen.imagery.max_cloud_fraction
+    with pytest.raises(AttributeError):
+        _ = seen.train
+
+
+def test_the_resolved_settings_are_written_only_when_they_change(tmp_path, config):
+    run = RunPaths(tmp_path)
+    before = config.stat()
+    write_resolved(Settings(), run)
+    assert config.stat().st_mtime_ns == before.st_mtime_ns
+    assert config.stat().st_ino == before.st_ino
+    write_resolved(Settings(run="other"), run)
+    assert yaml.safe_load(config.read_text())["run"] == "other"

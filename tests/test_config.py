@@ -1,0 +1,90 @@
+"""Settings are refused with the key, what was found, and what to write instead."""
+
+import pytest
+import yaml
+
+from pipeline.config import (
+    Settings,
+    SettingsError,
+    check_inputs,
+    for_stage,
+    load,
+    read,
+    watched,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"imagry": {}}, r"imagry: unknown setting; did you mean 'imagery'"),
+        ({"train": {"epoch": 3}}, r"train\.epoch: unknown setting; did you mean 'epochs'"),
+        ({"clouds": {"xyz": 3}}, r"clouds\.xyz: unknown setting; known here: mask, classes, fill"),
+        ({"train": {"gamma": -1}}, r"train\.gamma: .*greater than or equal to 0, found -1"),
+        ({"train": {"device": "gpu"}}, r"train\.device: .*found 'gpu'"),
+        ({"imagery": {"bands": ["B02", "B99"]}}, r"imagery\.bands\.1: .*found 'B99'"),
+        ({"imagery": {"bands": ["B02", "B02"]}}, r"a band is named twice"),
+        ({"imagery": {"max_cloud_fraction": 80}}, r"max_cloud_fraction: .*found 80"),
+        ({"imagery": {"start": "2018-05-01", "end": "2018-04-01"}}, r"lies after end"),
+        ({"imagery": {"start": "May"}}, r"imagery\.start: .*found 'May'"),
+        ({"parcels": {"nomenclature": "crop"}}, r"'crop' is not one of labels: \[\]"),
+        ({"parcels": {"classes": ["a"]}}, r"parcels\.classes"),
+        ({"split": {"folds": 1}}, r"split\.folds: .*found 1"),
+        ({"split": {"folds": 50}}, r"min_parcels is 30 and split\.folds 50"),
+        ({"model": {"pooling": "median"}}, r"pooling joins .*'median'"),
+        ({"run": "../elsewhere"}, r"run: .*elsewhere"),
+    ],
+)
+def test_bad_settings_are_refused(values, message):
+    with pytest.raises(SettingsError, match=message):
+        load(values)
+
+
+def test_every_error_is_named_at_once():
+    with pytest.raises(SettingsError) as error:
+        load({"train": {"epochs": 0, "gamma": -1}, "runn": "x"})
+    assert len(str(error.value).splitlines()) == 4
+
+
+def test_inputs_are_checked_before_any_work(tmp_path):
+    parcels = tmp_path / "register.gpkg"
+    parcels.touch()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for imagery, message in (
+        (None, r"imagery\.path is not set"),
+        (tmp_path / "nowhere", r"there is no .*nowhere"),
+        (empty, r"the folder .*empty is empty"),
+    ):
+        settings = load({"imagery": {"path": imagery}, "parcels": {"path": parcels}})
+        with pytest.raises(SettingsError, match=message):
+            check_inputs(settings)
+    (empty / "20180101.tif").touch()
+    with pytest.raises(SettingsError, match=r"parcels\.path is not set"):
+        check_inputs(load({"imagery": {"path": empty}}))
+
+
+def test_a_missing_settings_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(SettingsError, match=r"no settings file .*snakemake -n"):
+        read(tmp_path / "config.yaml")
+
+
+def test_settings_survive_being_written():
+    settings = load({"imagery": {"start": "2018-01-01"}, "parcels": {"labels": {"crop": "C"}}})
+    assert load(yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json")))) == settings
+
+
+def test_only_what_a_stage_uses_triggers_it():
+    before = load({})
+    after = load({"train": {"epochs": 3}})
+    changed = [s for s in ("extract", "clean", "split", "train", "predict")
+               if for_stage(before, s) != for_stage(after, s)]  # fmt: skip
+    assert changed == ["train"]
+    assert for_stage(Settings(), "features") == {}
+
+
+def test_a_new_product_is_noticed(tmp_path):
+    (tmp_path / "a.SAFE").mkdir()
+    (tmp_path / ".snakemake_timestamp").touch()
+    assert watched(tmp_path) == [tmp_path, tmp_path / "a.SAFE"]
+    assert watched(tmp_path / "stack.nc") == [tmp_path / "stack.nc"]

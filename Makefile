@@ -30,10 +30,17 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-# Pin every package, those that others need included, after an edit of pyproject.toml.
+# Pin every package, those that others need included, after an edit of pyproject.toml. What only a
+# GPU build of torch needs is left to pip.
 lock:
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet tomli_w >/dev/null 2>&1 || true
+	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
+	 print(*p["project"]["dependencies"], *p["dependency-groups"]["dev"], sep="\n")' \
+	 | $(BIN)/python -m pip install --quiet --requirement /dev/stdin
+	(echo '# Written by `make lock` from pyproject.toml: every package, pinned.'; \
+	 $(BIN)/python -m pip freeze \
+	 | grep -vE '^(nvidia|cuda|triton)' | sed -E 's/\+(cpu|cu[0-9]+)$$//') > requirements.txt
+	touch .venv/ready
 
 clean:
 	rm -rf results/demo .snakemake

@@ -10,7 +10,14 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.acquisition_table import read_used
-from pipeline.config import check_inputs, for_stage, has_gpu, load, watched, write_resolved
+from pipeline.config import (
+    check_inputs,
+    for_stage,
+    has_gpu,
+    load,
+    watched,
+    write_resolved,
+)
 from pipeline.paths import RunPaths
 from pipeline.summary import summary
 
@@ -60,106 +67,114 @@ rule all:
 if settings.simulate:
 
     rule simulate:
-        message: "Write the simulated raw scene: products and register."
         output:
             imagery=directory(settings.imagery.path),
             register=settings.parcels.path,
-        params:
-            settings=for_stage(settings, "simulate"),
         log:
             paths.log("simulate"),
         benchmark:
             paths.benchmark("simulate")
+        params:
+            config=paths.config,
+            settings=for_stage(settings, "simulate"),
+        message:
+            "Write the simulated raw scene: products and register."
         shell:
-            "python -m pipeline simulate --config {paths.config} --imagery {output.imagery:q}"
+            "python -m pipeline simulate --config {params.config} --imagery {output.imagery:q}"
             " --register {output.register:q} --log {log}"
 
 
 checkpoint index:
-    message: "List the acquisitions of {params.imagery} and say which are used."
     input:
         settings.imagery.path if settings.simulate else watched(settings.imagery.path),
     output:
         acquisitions=update(paths.acquisitions),
         grids=update(paths.grids),
-    params:
-        imagery=settings.imagery.path,
-        settings=for_stage(settings, "index"),
     log:
         paths.log("index"),
     benchmark:
         paths.benchmark("index")
+    params:
+        imagery=settings.imagery.path,
+        config=paths.config,
+        settings=for_stage(settings, "index"),
+    message:
+        "List the acquisitions of {params.imagery} and say which are used."
     shell:
-        "python -m pipeline index --config {paths.config} --imagery {params.imagery:q}"
+        "python -m pipeline index --config {params.config} --imagery {params.imagery:q}"
         " --acquisitions {output.acquisitions} --grids {output.grids} --log {log}"
 
 
 rule clean:
-    message: "Check and mend the parcels of {input.register}; account for every one."
     input:
         # Ancient, as a new acquisition rewrites them; a change of the grid shows in the params.
-        ancient(paths.acquisitions),
         grids=ancient(paths.grids),
         register=settings.parcels.path,
     output:
         ledger=update(paths.ledger),
         parcels=update(paths.parcels),
         classes=update(paths.classes),
-    params:
-        settings=for_stage(settings, "clean"),
-        grids=lambda wildcards: Path(checkpoints.index.get().output.grids).read_text(),
     log:
         paths.log("clean"),
     benchmark:
         paths.benchmark("clean")
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "clean"),
+        grids=lambda wildcards, input: Path(input.grids).read_text(),
+    message:
+        "Check and mend the parcels of {input.register}; account for every one."
     shell:
-        "python -m pipeline clean --config {paths.config} --register {input.register:q}"
+        "python -m pipeline clean --config {params.config} --register {input.register:q}"
         " --grids {input.grids} --ledger {output.ledger} --parcels {output.parcels}"
         " --classes {output.classes} --log {log}"
 
 
 rule rasterise:
-    message: "Index the pixels of the accepted parcels."
     input:
         parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
     output:
         pixel_index=update(paths.pixel_index),
         label_image=update(paths.label_image),
-    params:
-        settings=for_stage(settings, "rasterise"),
     log:
         paths.log("rasterise"),
     benchmark:
         paths.benchmark("rasterise")
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "rasterise"),
+    message:
+        "Index the pixels of the accepted parcels."
     shell:
-        "python -m pipeline rasterise --config {paths.config} --parcels {input.parcels}"
+        "python -m pipeline rasterise --config {params.config} --parcels {input.parcels}"
         " --grids {input.grids} --pixel-index {output.pixel_index}"
         " --label-image {output.label_image} --log {log}"
 
 
 rule extract:
-    message: "Read the parcels' pixels of {wildcards.acquisition}."
     input:
         product=lambda wildcards: used(wildcards)[wildcards.acquisition].product,
         pixel_index=rules.rasterise.output.pixel_index,
     output:
         pixels=paths.extracted("{acquisition}"),
         valid=paths.extracted_valid("{acquisition}"),
-    params:
-        settings=for_stage(settings, "extract"),
     log:
         paths.log("extract/{acquisition}"),
     benchmark:
         paths.benchmark("extract/{acquisition}")
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "extract"),
+    message:
+        "Read the parcels' pixels of {wildcards.acquisition}."
     shell:
-        "python -m pipeline extract --config {paths.config} --product {input.product:q}"
+        "python -m pipeline extract --config {params.config} --product {input.product:q}"
         " --acquisition {wildcards.acquisition} --pixel-index {input.pixel_index}"
         " --pixels {output.pixels} --valid {output.valid} --threads {threads} --log {log}"
 
 
 rule assemble:
-    message: "Join the acquisitions into the Pixel-Set dataset."
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
@@ -171,42 +186,46 @@ rule assemble:
         data=directory(paths.dataset.pixels),
         valid=directory(paths.dataset.valid),
         meta=paths.dataset.assembled,
-    params:
-        settings=for_stage(settings, "assemble"),
-        extracted=paths.extractions,
-        dataset=paths.dataset.root,
-    threads: 2
     log:
         paths.log("assemble"),
     benchmark:
         paths.benchmark("assemble")
+    threads: 2
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "assemble"),
+        extracted=paths.extractions,
+        dataset=paths.dataset.root,
+    message:
+        "Join the acquisitions into the Pixel-Set dataset."
     shell:
-        "python -m pipeline assemble --config {paths.config} --acquisitions {input.acquisitions}"
+        "python -m pipeline assemble --config {params.config} --acquisitions {input.acquisitions}"
         " --extracted {params.extracted}"
         " --pixel-index {input.pixel_index} --parcels {input.parcels} --classes {input.classes}"
         " --dataset {params.dataset} --threads {threads} --log {log}"
 
 
 rule normalise:
-    message: "Compute the means and standard deviations of the dataset."
     input:
         rules.assemble.output,
     output:
         update(paths.dataset.normalisation),
-    params:
-        settings=for_stage(settings, "normalise"),
-        dataset=paths.dataset.root,
     log:
         paths.log("normalise"),
     benchmark:
         paths.benchmark("normalise")
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "normalise"),
+        dataset=paths.dataset.root,
+    message:
+        "Compute the means and standard deviations of the dataset."
     shell:
-        "python -m pipeline normalise --config {paths.config} --dataset {params.dataset}"
+        "python -m pipeline normalise --config {params.config} --dataset {params.dataset}"
         " --normalisation {output} --log {log}"
 
 
 rule features:
-    message: "Compute the geometric features of the parcels."
     input:
         parcels=rules.clean.output.parcels,
         pixel_index=rules.rasterise.output.pixel_index,
@@ -217,40 +236,44 @@ rule features:
         paths.log("features"),
     benchmark:
         paths.benchmark("features")
+    message:
+        "Compute the geometric features of the parcels."
     shell:
         "python -m pipeline features --parcels {input.parcels} --pixel-index {input.pixel_index}"
         " --features {output.features} --positions {output.positions} --log {log}"
 
 
 rule dataset:
-    message: "The Pixel-Set dataset is in {paths.dataset.root}."
     input:
         rules.assemble.output,
         rules.normalise.output,
         rules.features.output,
+    message:
+        "The Pixel-Set dataset is in {paths.dataset.root}."
 
 
 rule split:
-    message: "Divide the labelled parcels into {settings.split.folds} folds."
     input:
         dataset=rules.assemble.output.meta,
         positions=rules.features.output.positions,
     output:
         update(paths.folds),
-    params:
-        settings=for_stage(settings, "split"),
-        dataset=paths.dataset.root,
     log:
         paths.log("split"),
     benchmark:
         paths.benchmark("split")
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "split"),
+        dataset=paths.dataset.root,
+    message:
+        "Divide the labelled parcels into {settings.split.folds} folds."
     shell:
-        "python -m pipeline split --config {paths.config} --dataset {params.dataset}"
+        "python -m pipeline split --config {params.config} --dataset {params.dataset}"
         " --folds {output} --log {log}"
 
 
 rule train:
-    message: "Train fold {wildcards.fold}."
     input:
         dataset=rules.dataset.input,
         folds=rules.split.output,
@@ -258,25 +281,27 @@ rule train:
         model=update(paths.fold("{fold}") / "model.pth.tar"),
         metadata=update(paths.fold("{fold}") / "model.json"),
         trainlog=update(paths.fold("{fold}") / "trainlog.json"),
-    params:
-        settings=for_stage(settings, "train"),
-        dataset=paths.dataset.root,
-        folder=lambda wildcards: paths.fold(wildcards.fold),
-    threads: max(1, (workflow.cores or 1) // len(FOLDS))
-    resources:
-        gpu=GPUS,
     log:
         paths.log("train/Fold_{fold}"),
     benchmark:
         paths.benchmark("train/Fold_{fold}")
+    threads: max(1, workflow.cores // len(FOLDS))
+    resources:
+        gpu=GPUS,
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "train"),
+        dataset=paths.dataset.root,
+        folder=lambda wildcards: paths.fold(wildcards.fold),
+    message:
+        "Train fold {wildcards.fold}."
     shell:
-        "python -m pipeline train --config {paths.config} --dataset {params.dataset}"
+        "python -m pipeline train --config {params.config} --dataset {params.dataset}"
         " --folds {input.folds} --fold {wildcards.fold} --model {params.folder}"
         " --threads {threads} --log {log}"
 
 
 rule evaluate:
-    message: "Score every fold on its test parcels, beside the baselines."
     input:
         dataset=rules.dataset.input,
         folds=rules.split.output,
@@ -287,28 +312,31 @@ rule evaluate:
         overall=update(paths.overall),
         per_class=update(paths.per_class),
         baselines=update(paths.baselines),
-    params:
-        settings=for_stage(settings, "evaluate"),
-        dataset=paths.dataset.root,
-        models=paths.models,
-    threads: workflow.cores or 1
     log:
         paths.log("evaluate"),
     benchmark:
         paths.benchmark("evaluate")
+    threads: workflow.cores
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "evaluate"),
+        dataset=paths.dataset.root,
+        models=paths.models,
+    message:
+        "Score every fold on its test parcels, beside the baselines."
     shell:
-        "python -m pipeline evaluate --config {paths.config} --dataset {params.dataset}"
+        "python -m pipeline evaluate --config {params.config} --dataset {params.dataset}"
         " --folds {input.folds} --models {params.models} --threads {threads} --log {log}"
 
 
 rule models:
-    message: "The models and their scores are in {paths.models}."
     input:
         rules.evaluate.output,
+    message:
+        "The models and their scores are in {paths.models}."
 
 
 rule predict:
-    message: "Predict a class for every usable parcel."
     input:
         dataset=rules.dataset.input,
         folds=rules.split.output,
@@ -317,33 +345,38 @@ rule predict:
         register=settings.parcels.path,
     output:
         gpkg=update(paths.predictions),
-        table=update(multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")),
-    params:
-        settings=for_stage(settings, "predict"),
-        dataset=paths.dataset.root,
-        models=paths.models,
-    threads: workflow.cores or 1
-    resources:
-        gpu=GPUS,
+        table=update(
+            multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")
+        ),
     log:
         paths.log("predict"),
     benchmark:
         paths.benchmark("predict")
+    threads: workflow.cores
+    resources:
+        gpu=GPUS,
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "predict"),
+        dataset=paths.dataset.root,
+        models=paths.models,
+    message:
+        "Predict a class for every usable parcel."
     shell:
-        "python -m pipeline predict --config {paths.config} --dataset {params.dataset}"
+        "python -m pipeline predict --config {params.config} --dataset {params.dataset}"
         " --folds {input.folds} --models {params.models} --ledger {input.ledger}"
         " --register {input.register:q} --predictions {output.gpkg}"
         " --threads {threads} --log {log}"
 
 
 rule predictions:
-    message: "The predictions are in {paths.predictions}."
     input:
         rules.predict.output,
+    message:
+        "The predictions are in {paths.predictions}."
 
 
 rule report:
-    message: "Write the report."
     input:
         acquisitions=ancient(paths.acquisitions),
         ledger=rules.clean.output.ledger,
@@ -353,11 +386,13 @@ rule report:
         predictions=rules.predict.output,
     output:
         update(paths.report),
-    params:
-        run=paths.root,
     log:
         paths.log("report"),
     benchmark:
         paths.benchmark("report")
+    params:
+        run=paths.root,
+    message:
+        "Write the report."
     shell:
         "python -m pipeline report --run {params.run} --report {output} --log {log}"

@@ -28,20 +28,18 @@ def fill_linear(
     uint16 (T, C, P), a new array; half digital numbers are rounded up.
     """
     n_dates = len(days)
-    step = np.arange(n_dates)[:, None]
+    step = np.arange(n_dates, dtype=np.int32)[:, None]
     # For every date and pixel: the last valid date up to it, and the first from it on.
     before = np.maximum.accumulate(np.where(valid, step, -1), axis=0)
     after = np.minimum.accumulate(np.where(valid, step, n_dates)[::-1], axis=0)[::-1]
-    seen = valid.any(axis=0)
-    before = np.where(before < 0, after, before)
-    after = np.where(after >= n_dates, before, after)
-    filled = pixels.copy()
-    dates, places = np.nonzero(~valid & seen)
+    dates, places = np.nonzero(~valid & valid.any(axis=0))
     first, last = before[dates, places], after[dates, places]
-    span = days[last] - days[first]
-    weight = (days[dates] - days[first]) / np.maximum(span, 1)
-    low = pixels[first, :, places].astype(np.float64)
-    high = pixels[last, :, places].astype(np.float64)
-    values = low + weight[:, None] * (high - low)
-    filled[dates, :, places] = np.floor(values + 0.5).astype(np.uint16)
+    first, last = np.where(first < 0, last, first), np.where(last == n_dates, first, last)
+    weight = (days[dates] - days[first]) / np.maximum(days[last] - days[first], 1)
+    filled = pixels.copy()
+    # One channel at a time: the interpolation works in float64, four times the size of the pixels.
+    for channel in range(pixels.shape[1]):
+        low = pixels[first, channel, places].astype(np.float64)
+        values = low + weight * (pixels[last, channel, places] - low)
+        filled[dates, channel, places] = np.floor(values + 0.5).astype(np.uint16)
     return filled

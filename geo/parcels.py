@@ -63,8 +63,8 @@ def mend(geometries: NDArray[Any]) -> Mended:
     polygons = given.copy()
     collections = np.flatnonzero(shapely.get_type_id(given) == GeometryType.GEOMETRYCOLLECTION)
     polygons[collections] = _polygons_of(given[collections])
-    not_polygonal = ~np.isin(shapely.get_type_id(polygons), POLYGONAL)
-    reasons[(reasons == "") & not_polygonal] = "not_a_polygon"
+    polygonal = np.isin(shapely.get_type_id(polygons), POLYGONAL) & ~shapely.is_empty(polygons)
+    reasons[(reasons == "") & ~polygonal] = "not_a_polygon"
 
     usable = reasons == ""
     polygons[~usable | ~_is_finite(polygons)] = None
@@ -143,10 +143,13 @@ def reaches_beyond(polygons: NDArray[Any], grid: Grid, pixels: float) -> NDArray
 def lon_lat_bounds(
     bounds: tuple[float, float, float, float], crs: Any
 ) -> tuple[float, float, float, float]:
-    """Express a bounding box (x_min, y_min, x_max, y_max) in degrees: west, south, east, north."""
+    """Express a bounding box (x_min, y_min, x_max, y_max) in degrees: west, south, east, north.
+
+    It is rounded to four decimals, about 10 m.
+    """
     to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
-    degrees: tuple[float, float, float, float] = to_degrees.transform_bounds(*bounds)
-    return degrees
+    west, south, east, north = (round(v, 4) for v in to_degrees.transform_bounds(*bounds))
+    return west, south, east, north
 
 
 def as_text(column: pd.Series[Any]) -> NDArray[np.object_]:

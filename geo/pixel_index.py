@@ -20,10 +20,10 @@ from geo.grid import Grid
 # Rows of the grid that are burned at once hold about so many pixels (16 MB of labels).
 STRIP_PIXELS = 4_000_000
 
-# Pixel coordinates are rounded to 2**-20 of a pixel (10 micrometres). Moving them by whole rows
+# Pixel coordinates are rounded to 2**-28 of a pixel (40 nanometres). Moving them by whole rows
 # is then exact in float64, so that an edge that runs through a pixel centre falls on the same
 # side however the grid is cut into strips.
-STEPS_PER_PIXEL = 2.0**20
+STEPS_PER_PIXEL = 2.0**28
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def load_model(
         raise CheckpointError(f"{path} is not there")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         raise CheckpointError(f"{path} is no file that torch.save wrote: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' in it")

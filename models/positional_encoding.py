@@ -27,6 +27,6 @@ def sinusoid_encoding(positions: Tensor, dim: int, period: float) -> Tensor:
     # Parcels share most of their dates, and sines are slow: each is computed once.
     distinct, where = torch.unique(positions, return_inverse=True)
     index = torch.arange(dim, device=positions.device)
-    wavelength = period ** (2 * (index // 2) / dim).double()
+    wavelength = period ** ((2 * (index // 2)).double() / dim)
     angles = distinct.double()[:, None] / wavelength
     return torch.where(index % 2 == 0, angles.sin(), angles.cos())[where]

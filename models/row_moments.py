@@ -63,11 +63,9 @@ class _ChunkMoments(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
         near_mean = rows.mean(0)
         centred = rows - near_mean
-        rest = centred.mean(0).double()
-        mean = near_mean.double() + rest
-        covariance = _summed_products(centred) / len(rows) - torch.outer(rest, rest)
+        mean = near_mean.double() + centred.mean(0).double()
         ctx.save_for_backward(rows, mean)
-        return mean, covariance
+        return mean, _summed_products(centred) / len(rows)
 
     @staticmethod
     @once_differentiable

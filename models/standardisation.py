@@ -43,7 +43,7 @@ class Normalisation:
 
     def scale(self) -> NDArray[np.float64]:
         """Give 1 / stds; 1 where a deviation is 0, so that a constant channel becomes 0."""
-        return 1 / np.where(self.stds == 0, 1.0, self.stds)
+        return np.asarray(1 / np.where(self.stds == 0, 1.0, self.stds))
 
     def to_json(self) -> dict[str, Any]:
         """Give the values as nested lists."""

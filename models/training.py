@@ -199,7 +199,7 @@ def _train_epoch(
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
-        tally.add(float(loss), *_classes(batch, logits))
+        tally.add(loss.item(), *_classes(batch, logits))
     return tally.metrics()
 
 
@@ -213,7 +213,7 @@ def _validate(
     with evaluation_mode(model):
         for batch in batches:
             logits = model(*batch.inputs)
-            tally.add(float(loss_of(logits, batch.labels)), *_classes(batch, logits))
+            tally.add(loss_of(logits, batch.labels).item(), *_classes(batch, logits))
     return tally.metrics()
 
 
@@ -254,6 +254,7 @@ def _scheduler(
     if settings.schedule == "constant":
         return None
     steps = settings.epochs * len(training_batch_starts(n_parcels, settings.batch_size))
+    # One more than are used: the rate is set once more behind the last step, and ends there.
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.learning_rate, total_steps=steps
+        optimizer, max_lr=settings.learning_rate, total_steps=steps + 1
     )

@@ -105,8 +105,9 @@ def _read(register: Path, options: Parcels) -> gpd.GeoDataFrame:
     wanted |= {f"parcels.labels.{name}": column for name, column in options.labels.items()}
     for key, column in wanted.items():
         if column not in known:
-            near = difflib.get_close_matches(column.lower(), [k.lower() for k in known], n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            lower = {name.lower(): name for name in known}
+            near = difflib.get_close_matches(column.lower(), lower, n=1)
+            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
             raise RegisterError(
                 f"{key} is {column!r}, which is not a column of {register}.{hint} "
                 f"Its columns are: {', '.join(known)}."
@@ -214,7 +215,7 @@ def _refuse_no_overlap(
     imagery = lon_lat_bounds(grid.bounds, grid.crs)
     raise RegisterError(
         f"No parcel of {register} lies on the imagery. In degrees (west, south, east, north) the "
-        f"parcels reach over {_degrees(parcels)} and the imagery over {_degrees(imagery)}. Check "
+        f"parcels reach over {parcels} and the imagery over {imagery}. Check "
         "parcels.path, imagery.path and the coordinate system that the register names."
     )
 
@@ -227,11 +228,6 @@ def _refuse_none_left(rows: pd.DataFrame, register: Path) -> None:
         f"None of the {len(rows)} parcels of {register} can be used: {_counts(rows['reason'])}. "
         "Check parcels.id, parcels.buffer_m, parcels.min_pixels and parcels.partly_outside."
     )
-
-
-def _degrees(bounds: tuple[float, float, float, float]) -> str:
-    """Write a bounding box with four decimals."""
-    return "(" + ", ".join(f"{value:.4f}" for value in bounds) + ")"
 
 
 def _counts(values: pd.Series[Any]) -> str:

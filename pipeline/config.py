@@ -211,7 +211,8 @@ class Settings(Section):
 USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "clouds.mask", "clouds.classes"),
-    "clean": ("parcels", "split.folds"),
+    # The path and the tile fix the grid.
+    "clean": ("parcels", "split.folds", "imagery.path", "imagery.tile"),
     "rasterise": ("parcels.all_touched", "parcels.buffer_m"),
     "extract": (
         *(f"imagery.{key}" for key in ("format", "bands", "resampling")),

@@ -49,6 +49,7 @@ def extract(
     found = find_acquisitions(
         product,
         imagery.format,
+        bands=imagery.bands,
         file_bands=imagery.file_bands,
         reflectance_scale=imagery.reflectance_scale,
     )
@@ -59,6 +60,11 @@ def extract(
             f"{', '.join(a.id for a in found[:5])}. Run index again: snakemake -R index."
         )
     index = PixelIndex.load(pixel_index)
+    if not source.grid.matches(index.grid):
+        raise AcquisitionError(
+            f"{acquisition} lies on another grid than the one that the parcels were indexed on: "
+            f"{source.grid} instead of {index.grid}. Index them again: snakemake -R clean."
+        )
     values, clear = gather(
         source, index, imagery.bands, resampling=imagery.resampling, threads=threads
     )

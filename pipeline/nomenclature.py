@@ -64,15 +64,6 @@ def read_codes(column: pd.Series[Any]) -> pd.Series[Any]:
     return texts.where(texts != "")
 
 
-def read_labels(parcels: pd.DataFrame, nomenclature: str) -> dict[str, Code | None]:
-    """Read the declared codes of the accepted parcels: {parcel id: code, None where none}."""
-    codes = parcels[nomenclature].astype(object)
-    return {
-        parcel_id: None if pd.isna(code) else code
-        for parcel_id, code in zip(parcels["parcel_id"], codes, strict=True)
-    }
-
-
 def read_names(path: Path) -> dict[str, str]:
     """Read the names of class codes, written as text, from a CSV with columns code and name.
 

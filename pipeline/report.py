@@ -13,19 +13,19 @@ import pandas as pd
 from pipeline.config import read
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import read_dates, read_description, read_ids
-from pipeline.report_charts import Chart, percent, say_day
-from pipeline.report_confidence import (
+from pipeline.reporting.charts import Chart, percent, say_day
+from pipeline.reporting.confidence import (
     confidence_groups,
     confidence_thresholds,
     doubtful_parcels,
 )
-from pipeline.report_figures import (
+from pipeline.reporting.figures import (
     calibration_chart,
     cloud_chart,
     season_charts,
     training_charts,
 )
-from pipeline.report_inputs import (
+from pipeline.reporting.inputs import (
     ACQUISITION_REASONS,
     STATUSES,
     ClassLine,
@@ -34,18 +34,19 @@ from pipeline.report_inputs import (
     read_imagery,
     read_ledger,
 )
-from pipeline.report_scores import (
+from pipeline.reporting.scores import (
     METHODS,
     out_of_fold,
+    predicted_classes,
     read_predictions,
     read_scores,
     read_trainlogs,
 )
-from pipeline.report_seasons import MOST_PARCELS, ndvi_by_class
+from pipeline.reporting.seasons import MOST_PARCELS, ndvi_by_class
 from pipeline.writing import write_text
 
 if TYPE_CHECKING:
-    from pipeline.report_map import Map
+    from pipeline.reporting.map import Map
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ def report(run: Path, report: Path) -> None:
     paths = RunPaths(run)
     settings = read(paths.config)
     imagery = read_imagery(paths)
-    classes = read_class_lines(paths)
     table = paths.predictions.with_suffix(".parquet")
     predictions = read_predictions(table) if table.is_file() else None
+    classes = read_class_lines(paths, {} if predictions is None else predicted_classes(predictions))
     scores = None if predictions is None else read_scores(paths, predictions)
     dataset = read_description(paths.dataset)
     page = _template().render(
@@ -125,7 +126,7 @@ def _map(paths: RunPaths, predictions: pd.DataFrame, classes: list[ClassLine]) -
     if not paths.predictions.is_file():
         return None
     # Imported late: a run from a finished dataset needs no GDAL.
-    from pipeline.report_map import draw_map
+    from pipeline.reporting.map import draw_map
 
     crs = read_description(paths.dataset)["crs"]
     return draw_map(paths.predictions, predictions, crs, {c.code: c.colour for c in classes})
@@ -159,7 +160,7 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
 def _template() -> jinja2.Template:
     """Load the page's template with its filters."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"),
         autoescape=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

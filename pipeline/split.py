@@ -97,7 +97,7 @@ def divide(
     -------
     List of n_folds arrays of positions in `labels`, int64.
     """
-    if by == "block":
+    if blocks is not None and by == "block":
         n_blocks = len(np.unique(blocks))
         if n_blocks < n_folds:
             raise SplitError(

@@ -86,7 +86,7 @@ def train(
         feature_scaling=scaling,
         n_pixels=training.n_pixels,
         bands=read_description(paths)["bands"],
-        class_codes=[land.code for land in classes],
+        class_codes=[str(land.code) for land in classes],
         class_names=[land.name for land in classes],
         first_date=read_dates(paths)[0].isoformat(),
         seed=training.seed,

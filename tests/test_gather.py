@@ -19,7 +19,9 @@ from geo.pixel_index import index_pixels
 BANDS = ["B03", "B8A", "B02", "B11"]
 
 
-@pytest.fixture(scope="module", params=[{"baseline": "04.00", "offsets": -1000}, {"baseline": "03.01"}])
+@pytest.fixture(
+    scope="module", params=[{"baseline": "04.00", "offsets": -1000}, {"baseline": "03.01"}]
+)
 def product(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("safe")
     return write_safe(folder, np.random.default_rng(0), **request.param)

@@ -32,7 +32,12 @@ def scene(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("scene")
     simulate(
-        folder / "imagery", folder / "register.gpkg", seed=5, size_m=1280, acquisitions=4, parcels=60
+        folder / "imagery",
+        folder / "register.gpkg",
+        seed=5,
+        size_m=1280,
+        acquisitions=4,
+        parcels=60,
     )
     return folder
 
@@ -85,7 +90,7 @@ def test_the_normalisation_is_that_of_all_pixels(run):
 
 
 def test_memory_and_filling(run, settings, tmp_path):
-    """A limit far below the dataset's size gives the same files; filling is that of a parcel alone."""
+    """A limit far below the dataset's size changes no file; filling is that of a parcel alone."""
     small = view(settings, "assemble")
     small.assemble = replace_memory(settings, 1)
     assemble(

@@ -1,7 +1,8 @@
 """The report: a hand-made run, small enough to count by eye."""
 
+import base64
 import csv
-import json
+import io
 import re
 from datetime import date
 from html.parser import HTMLParser
@@ -11,18 +12,37 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.image import imread
+from scipy.stats import binomtest
 from shapely.geometry import Point, box
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics import jaccard_score
 
+import pipeline.reporting.map
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
-from pipeline.class_colours import COLOURS, SHARED, class_colours
 from pipeline.config import Settings
 from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import LandClass, write_arrays, write_metadata
+from pipeline.pixel_set_store import LandClass, file_name, write_arrays, write_metadata
 from pipeline.report import in_ten, report
-from pipeline.report_confidence import confidence_groups, confidence_thresholds, wilson_interval
-from pipeline.report_scores import confusions, frequent_confusions, out_of_fold, read_predictions
-from pipeline.report_seasons import ndvi_by_class
+from pipeline.reporting.charts import percent
+from pipeline.reporting.class_colours import COLOURS, SHARED, class_colours
+from pipeline.reporting.confidence import (
+    confidence_groups,
+    confidence_thresholds,
+    doubtful_parcels,
+    wilson_interval,
+)
+from pipeline.reporting.inputs import read_ledger
+from pipeline.reporting.map import draw_map
+from pipeline.reporting.scores import (
+    best_epoch,
+    confusions,
+    frequent_confusions,
+    out_of_fold,
+    read_predictions,
+)
+from pipeline.reporting.seasons import ndvi_by_class
 from pipeline.writing import write_json
 
 CLASSES = [
@@ -204,3 +224,350 @@ def make_run(root, *, simulated=True, labelled=True, models=True, geometry=True)
         make_models(paths)
         make_predictions(paths, ledger, geometry=geometry, labelled=labelled)
     return paths
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A whole run, for tests that do not change it."""
+    return make_run(tmp_path_factory.mktemp("results") / "hand")
+
+
+def page_of(paths):
+    report(paths.root, paths.report)
+    return paths.report.read_text(encoding="utf-8")
+
+
+def text_of(page):
+    """The page as it reads: without tags, styles and repeated white space."""
+    page = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", page, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)).replace(" %", "%")
+
+
+class Checker(HTMLParser):
+    """Collects open tags, ids and references of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.references = [], [], []
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_starttag(self, tag, attrs):
+        self.references += [v for k, v in attrs if k in ("href", "src")]
+        self.ids += [v for k, v in attrs if k == "id"]
+        if tag not in ("meta", "link", "br", "img"):
+            self.open.append(tag)
+        if tag == "svg":
+            assert dict(attrs)["aria-label"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check_page(page):
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert len(set(checker.ids)) == len(checker.ids)
+    inner = {f"#{i}" for i in checker.ids}
+    assert all(r in inner or r.startswith("data:") for r in checker.references)
+    assert "<script" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+    return checker
+
+
+def test_the_page_is_whole_and_needs_nothing_else(run):
+    checker = check_page(page_of(run))
+    for section in ("map", "imagery", "parcels", "classes", "scores", "confidence", "seasons"):
+        assert section in checker.ids
+        assert f"#{section}" in checker.references
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+    other = make_run(tmp_path / run.root.name)
+    assert page_of(run) == page_of(other)
+
+
+def test_it_says_how_many_and_how_good(run):
+    text = text_of(page_of(run))
+    assert "62 of 65 parcels classified, in 3 classes; about 8 in 10 right" in text
+    assert "Overall accuracy simulated imagery 83.3% This model 83.3%" in text
+    assert f"{jaccard_score(DECLARED, PREDICTED, average='macro'):.3f}" in text
+    assert "winter wheat taken for maize: 4 parcels, 13" in text
+    assert (
+        "From 4 of the 5 Sentinel-2 acquisitions found, 1 March 2018 to 20 September 2018." in text
+    )
+    assert "4 are used and 1 set aside: too cloudy (1)." in text
+    assert "The longest time between two dates is 80 days" in text
+
+
+def test_a_better_baseline_is_not_hidden(tmp_path):
+    paths = make_run(tmp_path / "run")
+    sentence = "The random forest is right on more parcels"
+    assert sentence not in page_of(paths)
+    baselines = {"random_forest": {"Accuracy": 0.9, "MACRO_IoU": 0.8, "MACRO_F1-score": 0.8}}
+    write_json(paths.baselines, baselines)
+    assert sentence in page_of(paths)
+
+
+def test_names_are_escaped(run):
+    page = page_of(run)
+    assert "grass &lt;&amp;&gt;" in page
+    assert "grass <&>" not in page
+
+
+def test_simulated_imagery_is_said_at_the_top_and_beside_every_score(run, tmp_path):
+    page = page_of(run)
+    mark = '<span class="simulated">simulated imagery</span>'
+    assert page.index("The imagery of this run is simulated.") < page.index("<header>")
+    scored = re.findall(
+        r"<h[1-4]>(?:Overall accuracy|Mean IoU|Macro F1|Predicted|Scores|Per class|Which class|"
+        r"Per fold|Confidence|Worth|Training).*?</h\d>",
+        page.replace("<h4>", "<!--"),
+    )
+    assert len(scored) == 12
+    assert all(mark in heading for heading in scored)
+    assert mark in re.search(r"<h1>.*?</h1>", page, re.S)[0]
+
+    real = page_of(make_run(tmp_path / "real", simulated=False))
+    assert "simulated imagery" not in real
+    assert "is simulated" not in real
+
+
+def test_every_row_of_the_register_is_accounted_for(tmp_path):
+    paths = make_run(tmp_path / "run")
+    ledger = read_ledger(paths)
+    assert ledger.n_rows == 65
+    assert ledger.n_mended == 1
+    assert {(line.status, line.reason): line.count for line in ledger.lines} == {
+        ("used", ""): 60,
+        ("predict_only", "no declared class"): 1,
+        ("predict_only", "its class has too few parcels to learn from"): 1,
+        ("rejected", "no parcel id"): 1,
+        ("rejected", "an id that an earlier row has already"): 1,
+        ("rejected", "no geometry"): 1,
+    }
+    examples = {line.reason: line.examples for line in ledger.lines}
+    assert examples["no parcel id"] == ["row 62"]
+    assert examples["an id that an earlier row has already"] == ["000"]
+
+    # A parcel that clouds hid on every date has no prediction; its twin stays a duplicate.
+    write_json(paths.dataset.n_dates, {f"{i:03}": 0 if i == 0 else 4 for i in range(N + 2)})
+    hidden = {line.reason: line.count for line in read_ledger(paths).lines}
+    assert hidden[""] == 59
+    assert hidden["under cloud on every date"] == 1
+    assert hidden["an id that an earlier row has already"] == 1
+
+
+def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):
+    predictions = read_predictions(run.predictions.with_suffix(".parquet"))
+    matrix = confusions(out_of_fold(predictions), [c.code for c in CLASSES])
+    np.testing.assert_array_equal(matrix, sklearn_confusion_matrix(DECLARED, PREDICTED))
+    found = frequent_confusions(matrix, ["wheat", "maize", "grass"], n=2)
+    assert [(c.declared, c.predicted, c.count) for c in found] == [
+        ("wheat", "maize", 4),
+        ("maize", "grass", 3),
+    ]
+    assert found[0].share == pytest.approx(4 / 30)
+    assert frequent_confusions(np.diag([3, 2]), ["a", "b"]) == []
+
+
+def test_the_epoch_that_was_kept_is_the_later_of_the_best():
+    log = {epoch: {"val_IoU": iou} for epoch, iou in enumerate([0.2, 0.7, 0.5, 0.7, 0.6], 1)}
+    assert best_epoch(log) == 4
+
+
+@pytest.mark.parametrize(("n", "n_groups"), [(1, 1), (39, 1), (45, 2), (1000, 10)])
+def test_confidence_groups_hold_every_parcel_once(n, n_groups):
+    rng = np.random.default_rng(n)
+    confidence = rng.permutation(np.linspace(0.3, 1, n))
+    predicted = np.where(rng.random(n) < confidence, "a", "b")
+    parcels = pd.DataFrame({"declared_code": "a", "pred_code": predicted, "confidence": confidence})
+    groups = confidence_groups(parcels)
+    assert len(groups) == n_groups
+    assert sum(g.count for g in groups) == n
+    assert sum(g.count * g.accuracy for g in groups) == pytest.approx((predicted == "a").sum())
+    assert np.all(np.diff([g.confidence for g in groups]) > 0)
+    for line in confidence_thresholds(parcels):
+        kept = parcels[parcels["confidence"] >= line.confidence]
+        assert line.count == len(kept)
+        assert line.accuracy == pytest.approx((kept["pred_code"] == "a").mean())
+    doubtful = doubtful_parcels(parcels, n=3)["confidence"].tolist()
+    assert doubtful == sorted(confidence[predicted == "b"], reverse=True)[:3]
+
+
+@pytest.mark.parametrize(("n_right", "n"), [(0, 5), (3, 20), (20, 20), (870, 1000)])
+def test_intervals_are_wilsons(n_right, n):
+    expected = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(n_right, n) == pytest.approx(tuple(expected), abs=1e-6)
+
+
+def test_ndvi_is_that_of_clear_pixels_only(tmp_path):
+    paths = make_run(tmp_path / "run", models=False)
+    series = ndvi_by_class(paths.dataset)
+    assert list(series) == ["BTH", "MIS", "PPH"]
+    medians = np.full((10, len(DATES)), np.nan)
+    for row, i in enumerate(range(50, 60)):
+        pixels = np.load(paths.dataset.pixels / file_name(f"{i:03}")).astype(float)
+        valid = np.load(paths.dataset.valid / file_name(f"{i:03}"))
+        for t in range(len(DATES)):
+            red, infrared = pixels[t][:, valid[t]]
+            if valid[t].any():
+                medians[row, t] = np.median((infrared - red) / (infrared + red))
+    expected = np.nanquantile(medians, [0.25, 0.5, 0.75], axis=0).T
+    np.testing.assert_allclose(series["PPH"], expected, rtol=1e-12)
+
+
+def test_ndvi_needs_its_bands(tmp_path):
+    paths = make_run(tmp_path / "run", models=False)
+    description = yaml.safe_load(paths.dataset.description.read_text())
+    write_json(paths.dataset.description, description | {"bands": ["B04", "B11"]})
+    assert ndvi_by_class(paths.dataset) == {}
+    assert 'id="seasons"' not in page_of(paths)
+
+
+def make_map(paths):
+    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))
+    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
+    return draw_map(paths.predictions, predictions, "EPSG:32631", colours)
+
+
+def test_the_map_shows_every_outline_and_what_is_known_of_it(run):
+    drawn = make_map(run)
+    assert drawn.agreement == {"unpredicted": 1, "same": 50, "differs": 10, "uncompared": 2}
+    assert drawn.predicted == {"": 1, "BTH": 31, "MIS": 21, "PPH": 10}
+    assert drawn.n_beyond == 2  # a point and a missing geometry
+    # The rejected twin of parcel 000 lies below it.
+    assert [s.title for s in drawn.shapes[:2]] == [
+        "Parcel 000: declared nothing, no prediction",
+        "Parcel 000: declared winter wheat, predicted winter wheat (confidence 0.50)",
+    ]
+    # Ten squares of 28 m at every 30 m make 298 m, and a margin of 1 % on either side.
+    scale = drawn.width / (298 * 1.02)
+    first = np.array(re.findall(r"-?\d+", drawn.shapes[1].path), int).reshape(-1, 2)
+    corners = np.vstack([first[0], first[0] + np.cumsum(first[1:], axis=0)])
+    np.testing.assert_allclose(np.ptp(corners, axis=0), 28 * scale, atol=1.1)
+    np.testing.assert_allclose(corners.min(axis=0)[0], 0.01 * 298 * scale, atol=1.1)
+    assert corners.max() <= drawn.height
+    assert drawn.scale_bar[1] == "50 m"
+    assert drawn.scale_bar[0] == pytest.approx(50 * scale, abs=0.5)
+
+
+def test_many_parcels_become_an_image_of_the_same_map(run, monkeypatch):
+    shapes = make_map(run).shapes
+    monkeypatch.setattr(pipeline.reporting.map, "MOST_SHAPES", 10)
+    drawn = make_map(run)
+    assert drawn.shapes == []
+    image = imread(io.BytesIO(base64.b64decode(drawn.images[0].partition(",")[2])))
+    assert image.shape[:2] == (drawn.height, drawn.width)
+    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
+    for shape in shapes[1:]:
+        numbers = np.array(re.findall(r"-?\d+", shape.path), int).reshape(-1, 2)
+        x, y = (numbers[0] + np.cumsum(numbers[1:], axis=0)[1] / 2).astype(int)
+        found = "#" + bytes((255 * image[y, x, :3]).round().astype(np.uint8)).hex()
+        assert found == colours[shape.code]
+    assert image[0, 0, 3] == 0
+    page = page_of(run)
+    check_page(page)
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_a_layer_that_differs_from_its_table_is_refused(tmp_path):
+    paths = make_run(tmp_path / "run")
+    geopandas.read_file(paths.predictions).iloc[:5].to_file(paths.predictions, layer="parcels")
+    with pytest.raises(ValueError, match="has 5 rows and the table beside it 65"):
+        report(paths.root, paths.report)
+
+
+def test_a_run_without_outlines_has_no_map(tmp_path):
+    page = page_of(make_run(tmp_path / "run", geometry=False))
+    checker = check_page(page)
+    assert "map" not in checker.ids
+    assert "scores" in checker.ids
+
+
+def test_a_run_without_predictions_says_so(tmp_path):
+    page = page_of(make_run(tmp_path / "run", models=False))
+    checker = check_page(page)
+    assert "62 parcels prepared, none classified yet" in text_of(page)
+    assert not {"map", "scores", "confidence", "training"} & set(checker.ids)
+
+
+def test_a_run_from_a_finished_dataset_needs_no_inputs(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    for path in (paths.acquisitions, paths.ledger, paths.classes):
+        path.unlink()
+    page = page_of(paths)
+    checker = check_page(page)
+    assert "parcels" not in checker.ids
+    assert {"imagery", "classes", "scores"} <= set(checker.ids)
+    assert "The run started from a finished dataset of 4 dates" in text_of(page)
+
+
+def test_parcels_without_labels_are_reported_without_scores(tmp_path):
+    paths = make_run(tmp_path / "run", labelled=False)
+    for path in (paths.overall, paths.per_class, paths.baselines, paths.folds, paths.classes):
+        path.unlink()
+    page = page_of(paths)
+    checker = check_page(page)
+    assert not {"scores", "confidence", "seasons"} & set(checker.ids)
+    assert "0 classes are declared on parcels that can be used, and 3 are learnt" in text_of(page)
+    assert "62 of 65 parcels classified" in text_of(page)
+
+
+def test_one_fold_of_one_epoch_is_drawn(tmp_path):
+    paths = make_run(tmp_path / "run")
+    (paths.fold(2) / "trainlog.json").unlink()
+    epoch = {f"{p}_{k}": 0.5 for p in ("train", "val") for k in ("loss", "accuracy", "IoU")}
+    write_json(paths.fold(1) / "trainlog.json", {"1": epoch})
+    page = page_of(paths)
+    check_page(page)
+    assert "Fold 1, epoch 1: 0.500" in page
+    assert "standard deviation" not in page
+
+
+def test_colours_are_fixed_by_class_index_while_there_are_enough():
+    few = class_colours({"a": 1, "b": 5, "c": 3})
+    assert few == dict(zip("abc", COLOURS, strict=False))
+    many = class_colours({str(i): 100 - i for i in range(30)})
+    assert [many[str(i)] for i in range(24)] == list(COLOURS)
+    assert {many[str(i)] for i in range(24, 30)} == {SHARED}
+    rare_first = class_colours({str(i): i for i in range(30)})
+    assert rare_first["0"] == SHARED
+    assert rare_first["6"] == COLOURS[0]
+    assert len(set(COLOURS) | {SHARED}) == 25
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.88, "9 in 10"),
+        (0.94, "9 in 10"),
+        (0.97, "97 in 100"),
+        (1, "100 in 100"),
+        (0.04, "4 in 100"),
+    ],
+)
+def test_shares_are_said_so_that_one_can_picture_them(share, words):
+    assert in_ten(share) == words
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [(0, 1, "0.0"), (1, 0, "100"), (0.0004, 1, "<0.1"), (0.004, 0, "<1"), (0.9996, 1, ">99.9")],
+)
+def test_a_share_is_not_rounded_to_nothing_or_all(share, digits, text):
+    assert percent(share, digits) == f"{text}\N{NARROW NO-BREAK SPACE}%"
+
+
+def test_codes_that_are_numbers_meet_those_of_the_tables(tmp_path):
+    row = {"parcel_id": "1", "status": "used", "declared_name": "x", "pred_name": "x"}
+    table = pd.DataFrame([row | {"pred_source": "ensemble", "confidence": 0.5}] * 2)
+    for column in ("declared_code", "pred_code"):
+        table[column] = pd.Series([12, None], dtype="Int64")
+    table.to_parquet(tmp_path / "parcels.parquet")
+    predictions = read_predictions(tmp_path / "parcels.parquet")
+    assert predictions["pred_code"].tolist() == predictions["declared_code"].tolist() == ["12", ""]

@@ -1,6 +1,5 @@
 """Folds are disjoint, cover every parcel, rotate, and honour classes or blocks."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given

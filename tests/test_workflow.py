@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import geopandas
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -119,7 +120,9 @@ def test_no_parcel_is_judged_by_a_model_that_saw_it(finished):
     trained = {i for fold in folds for role in fold.values() for i in role}
     accepted = predictions[predictions["status"] != "rejected"].set_index("parcel_id")
     assert set(accepted.index[accepted["pred_source"] == "out_of_fold"]) == trained
-    assert set(accepted.index[accepted["pred_source"] == "ensemble"]) == set(accepted.index) - trained
+    assert (
+        set(accepted.index[accepted["pred_source"] == "ensemble"]) == set(accepted.index) - trained
+    )
     tested = [i for fold in folds for i in fold["test"]]
     assert sorted(tested) == sorted(trained)
     for fold in folds:
@@ -143,11 +146,27 @@ def test_more_epochs_rerun_from_train_on(finished):
     assert jobs["train"] == 3
 
 
-def test_other_bands_rerun_from_extract_on(finished):
-    jobs = planned(finished, imagery={**SETTINGS["imagery"], "bands": ["B04", "B08"]})
-    assert jobs["extract"] == SCENE["acquisitions"]
-    assert "assemble" in jobs
-    assert not set(jobs) & {"clean", "rasterise", "features"}
+def test_other_bands_rerun_from_extract_on(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    before = written(folder)
+    imagery = {**SETTINGS["imagery"], "bands": ["B04", "B08"]}
+    snakemake(folder, "dataset", "--cores", "2", imagery=imagery)
+    after = written(folder)
+    changed = {path.parts[0] for path in after if after[path] != before.get(path)}
+    assert {path for path in before if path.parts[0] == "extracted"} <= set(after)
+    assert all(after[p] != before[p] for p in after if p.parts[0] == "extracted")
+    assert "parcels" not in changed
+    parcel = next((folder / RUN / "dataset" / "DATA").iterdir())
+    assert np.load(parcel).shape[1] == 2
+
+
+def written(folder):
+    """When each artefact was written: {path: time}."""
+    return {
+        path.relative_to(folder / RUN): path.stat().st_mtime_ns
+        for path in (folder / RUN).rglob("*.*")
+        if path.is_file() and path.suffix in (".npy", ".npz", ".parquet", ".csv", ".json")
+    }
 
 
 def test_a_new_acquisition_extracts_one(inputs, finished, tmp_path):

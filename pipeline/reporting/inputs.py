@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
 from pipeline.acquisition_table import AcquisitionRow, read_acquisitions
-from pipeline.class_colours import class_colours
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import read_classes, read_dates, read_labels, read_n_dates
+from pipeline.reporting.class_colours import class_colours
 
 # Reasons as the stages write them, in the words of somebody who has not read their code.
 ACQUISITION_REASONS = {
@@ -22,8 +23,8 @@ ACQUISITION_REASONS = {
     "after_end": "after the last date asked for",
     "other_tile": "of another tile",
     "other_grid": "on another pixel grid",
-    "same_day": "a more complete acquisition of the same day is used",
-    "superseded": "the same acquisition is used as processed more recently",
+    "same_day": "less complete than another of the same day",
+    "superseded": "processed anew, and used as such",
 }
 PARCEL_REASONS = {
     "null_geometry": "no geometry",
@@ -138,35 +139,51 @@ def read_ledger(paths: RunPaths) -> Ledger:
     return Ledger(sorted(lines, key=lambda a: (order.index(a.status), -a.count)), n_mended)
 
 
-def read_class_lines(paths: RunPaths) -> list[ClassLine]:
-    """Read the declared classes: those that are learnt, in order of the class index, then the rest.
+def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[ClassLine]:
+    """Read the classes: those that are learnt, in order of the class index, then the others.
 
-    The codes are texts here, as only their equality matters.
+    Parameters
+    ----------
+    paths
+        The run; without a table of classes, those of its dataset are taken.
+    predicted
+        {code: name} of the predicted classes: models from elsewhere may have learnt others than
+        those that are declared here.
+
+    Returns
+    -------
+    list of ClassLine
+        Their codes are texts, as only their equality matters.
     """
-    if not paths.classes.is_file():
+    if paths.classes.is_file():
+        rows = _read_csv(paths.classes)
+    else:
         labels = Counter(read_labels(paths.dataset).tolist())
-        learnt = read_classes(paths.dataset)
-        counts = {str(c.code): labels[i] for i, c in enumerate(learnt)}
-        colours = class_colours(counts)
-        return [
-            ClassLine(code, c.name, counts[code], i, "", colours[code])
-            for i, (code, c) in enumerate(zip(counts, learnt, strict=True))
+        rows = [
+            {
+                "class_index": str(i),
+                "code": str(c.code),
+                "name": c.name,
+                "n_parcels": str(labels[i]),
+            }
+            for i, c in enumerate(read_classes(paths.dataset))
         ]
-    rows = _read_csv(paths.classes)
+    declared = {row["code"]: row for row in rows}
     used = sorted((r for r in rows if r["class_index"]), key=lambda r: int(r["class_index"]))
-    colours = class_colours({r["code"]: int(r["n_parcels"]) for r in used})
-    unused = [r for r in rows if not r["class_index"]]
-    unused.sort(key=lambda r: -int(r["n_parcels"]))
+    learnt = {r["code"]: r["name"] for r in used} | dict(sorted(predicted.items()))
+    counts = {c: int(declared[c]["n_parcels"]) if c in declared else 0 for c in learnt}
+    colours = class_colours(counts)
+    others = [row for row in rows if row["code"] not in learnt]
     return [
-        ClassLine(
-            code=r["code"],
-            name=r["name"],
-            n_parcels=int(r["n_parcels"]),
-            index=int(r["class_index"]) if r["class_index"] else None,
-            reason=explain(r["reason"], CLASS_REASONS),
-            colour=colours.get(r["code"], ""),
-        )
-        for r in (*used, *unused)
+        *(
+            ClassLine(code, name, counts[code], index, "", colours[code])
+            for index, (code, name) in enumerate(learnt.items())
+        ),
+        *(
+            ClassLine(r["code"], r["name"], int(r["n_parcels"]), None, reason, "")
+            for r in sorted(others, key=lambda r: -int(r["n_parcels"]))
+            for reason in [explain(r["reason"], CLASS_REASONS)]
+        ),
     ]
 
 

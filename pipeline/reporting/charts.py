@@ -1,4 +1,4 @@
-"""What the report's charts are made of; report_macros.jinja draws them as SVG.
+"""What the report's charts are made of; macros.jinja draws them as SVG.
 
 Lengths are in units of the chart's view box, y downward.
 """
@@ -83,6 +83,7 @@ class Chart:
     right: int = 12
     axis_gap: int = 0
     x_title: str = ""
+    bar_width: float = 0.0
 
 
 def month_ticks(first: date, last: date, x: Scale, at_most: int = 14) -> list[Tick]:
@@ -105,8 +106,13 @@ def month_ticks(first: date, last: date, x: Scale, at_most: int = 14) -> list[Ti
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Write a share in per cent, with a no-break space so that no line starts with the sign."""
-    return f"{100 * share:.{digits}f}\N{NARROW NO-BREAK SPACE}%"
+    """Write a share in per cent; what is neither nothing nor all is never written as such."""
+    step = 10.0**-digits
+    value = 100 * share
+    sign = "<" if 0 < value < step / 2 else ">" if 100 - step / 2 <= value < 100 else ""
+    shown = {"<": step, ">": 100 - step}.get(sign, value)
+    # A no-break space, so that no line starts with the sign.
+    return f"{sign}{shown:.{digits}f}\N{NARROW NO-BREAK SPACE}%"
 
 
 def say_day(day: date) -> str:

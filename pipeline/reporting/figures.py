@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.acquisition_table import AcquisitionRow
-from pipeline.report_charts import (
+from pipeline.reporting.charts import (
     Bar,
     Chart,
     Dot,
@@ -22,16 +22,16 @@ from pipeline.report_charts import (
     percent,
     say_day,
 )
-from pipeline.report_confidence import Group
-from pipeline.report_inputs import ClassLine
-from pipeline.report_scores import TrainLog, best_epoch
+from pipeline.reporting.confidence import Group
+from pipeline.reporting.inputs import ClassLine
+from pipeline.reporting.scores import TrainLog, best_epoch
 
 
 def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:
     """Draw the cloud fraction of every acquisition over time, used or not; None without any."""
     if not rows:
         return None
-    width, height, left, bottom, right = 960, 240, 46, 44, 12
+    width, height, left, bottom, right = 960, 240, 46, 48, 12
     first, last = min(r.date for r in rows), max(r.date for r in rows)
     x = Scale(first.replace(day=1).toordinal(), last.toordinal(), left + 8, width - right - 8)
     y = Scale(0, 1, height - bottom, 12)
@@ -45,6 +45,8 @@ def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:
         )
         for row in rows
     ]
+    # The satellites pass every two to five days: bars of two days leave gaps between most.
+    two_days = 2 * (x.end - x.start) / max(1, last.toordinal() - first.toordinal())
     line = Line(
         f"{left},{y(limit)} {width - right},{y(limit)}", "limit", f"Limit {percent(limit, 0)}"
     )
@@ -57,7 +59,8 @@ def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:
         left=left,
         bottom=bottom,
         right=right,
-        axis_gap=18,
+        axis_gap=22,
+        bar_width=round(min(7.0, max(2.0, two_days)), 1),
     )
 
 

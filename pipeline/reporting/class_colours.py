@@ -13,7 +13,7 @@ COLOURS = (
     *("#9eceff", "#ff496d", "#6d92db", "#793161", "#86c2c2", "#e7c224", "#c23155", "#316d49"),
 )
 # More colours than these cannot be told apart: the classes with the fewest parcels share one grey.
-SHARED = "#8d939b"
+SHARED = "#6f757d"
 
 
 def class_colours(n_parcels: Mapping[str, int]) -> dict[str, str]:

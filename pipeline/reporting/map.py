@@ -22,7 +22,7 @@ from rasterio.transform import from_bounds
 LONGER_SIDE = 1800
 # With more parcels than these, an image is smaller than their outlines.
 MOST_SHAPES = 3000
-UNPREDICTED = "#b4b9c0"
+UNPREDICTED = "#c3c8cd"
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
     "differs": ("predicted otherwise", "#d7301f"),

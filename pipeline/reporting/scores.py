@@ -94,6 +94,12 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return table
 
 
+def predicted_classes(predictions: pd.DataFrame) -> dict[str, str]:
+    """Give {code: name} of the classes that are predicted."""
+    classes = dict(zip(predictions["pred_code"], predictions["pred_name"], strict=True))
+    return {code: name for code, name in classes.items() if code}
+
+
 def out_of_fold(predictions: pd.DataFrame) -> pd.DataFrame:
     """Give the parcels that were predicted by a model that had not seen them."""
     return predictions[predictions["pred_source"] == "out_of_fold"]

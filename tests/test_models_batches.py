@@ -1,0 +1,277 @@
+import numpy as np
+import pytest
+import torch
+
+from models.batches import Batches, Jitter, training_batch_starts
+from models.pixel_draws import draw_pixels, parcel_seeds
+from models.pixel_sets import PixelSets, PixelSetsError
+from models.standardisation import FeatureScaling, Normalisation
+
+CPU = torch.device("cpu")
+NO_JITTER = Jitter(0.0, 0.0)
+
+
+def make_data(sizes=(3, 9, 1, 0, 20, 5), n_dates=4, n_channels=2, **others):
+    rng = np.random.default_rng(1)
+    n, total = len(sizes), sum(sizes)
+    values = {
+        "ids": [f"0{i}" for i in range(n)],
+        "pixels": rng.integers(0, 10_000, (total, n_dates, n_channels), dtype=np.uint16),
+        "offsets": np.cumsum([0, *sizes]),
+        "days": rng.integers(0, 300, (n, n_dates)),
+        "labels": rng.integers(0, 3, n),
+        "valid": rng.random((total, n_dates)) < 0.8,
+        "observed": rng.random((n, n_dates)) < 0.8,
+        "features": rng.normal(size=(n, 3)),
+    }
+    return PixelSets(**values | others)
+
+
+def make_batches(data, n_pixels=5, normalisation=None):
+    normalisation = normalisation or Normalisation([100.0, 200.0], [50.0, 25.0])
+    scaling = None if data.features is None else FeatureScaling.fit(data.features)
+    return Batches(data, normalisation, scaling, n_pixels, CPU)
+
+
+class TestDraws:
+    def test_draws_different_pixels_of_the_parcel(self):
+        sizes = np.array([64, 65, 66, 100, 1_000_000] * 20)
+        drawn, mask = draw_pixels(sizes, 64, np.arange(100, dtype=np.uint64))
+        assert mask.all()
+        assert (drawn >= 0).all()
+        assert (drawn < sizes[:, None]).all()
+        assert all(len(set(row)) == 64 for row in drawn.tolist())
+
+    def test_small_parcels_give_all_pixels_then_the_first(self):
+        drawn, mask = draw_pixels(np.array([0, 1, 3]), 3, np.zeros(3, dtype=np.uint64))
+        np.testing.assert_array_equal(drawn, [[0, 0, 0], [0, 0, 0], [0, 1, 2]])
+        np.testing.assert_array_equal(mask.sum(1), [0, 1, 3])
+
+    def test_every_subset_is_as_likely(self):
+        n = 60_000
+        drawn, _ = draw_pixels(np.full(n, 5), 2, np.arange(n, dtype=np.uint64))
+        drawn.sort(axis=1)
+        _, counts = np.unique(drawn, axis=0, return_counts=True)
+        assert len(counts) == 10
+        # Chi-square with 9 degrees of freedom: 27.9 is passed once in a thousand.
+        assert ((counts - n / 10) ** 2 / (n / 10)).sum() < 27.9
+
+    def test_depends_on_the_parcel_alone(self):
+        sizes = np.array([80, 90, 30, 100])
+        seeds = parcel_seeds(["a", "b", "c", "d"])
+        drawn, _ = draw_pixels(sizes, 16, seeds)
+        for subset in ([3, 1], [2], [0, 1, 2]):
+            np.testing.assert_array_equal(
+                draw_pixels(sizes[subset], 16, seeds[subset])[0], drawn[subset]
+            )
+
+    def test_seeds_of_ids_are_fixed_for_ever(self):
+        # blake2b, 8 bytes, little-endian: another value would change published predictions.
+        import hashlib
+
+        expected = int.from_bytes(hashlib.blake2b(b"0123", digest_size=8).digest(), "little")
+        assert parcel_seeds(["0123"])[0] == expected
+        assert parcel_seeds(["123"])[0] != expected
+
+
+class TestEvaluation:
+    def test_equals_one_parcel_at_a_time(self):
+        data = make_data()
+        indices = np.array([4, 0, 3, 2, 5, 1])
+        [batch] = make_batches(data).evaluation(indices, 10)
+        scaled = FeatureScaling.fit(data.features).apply(data.features)
+        assert batch.pixels.shape == (6, 4, 2, 5)
+        for row, i in enumerate(indices):
+            size = data.sizes[i]
+            own = data.pixels[data.offsets[i] : data.offsets[i + 1]].astype(float)
+            valid = data.valid[data.offsets[i] : data.offsets[i + 1]]
+            drawn, mask = draw_pixels(np.array([size]), 5, parcel_seeds([data.ids[i]]))
+            drawn, mask = drawn[0], mask[0]
+            if size:
+                expected = (own[drawn] - [100, 200]) / [50, 25]
+                np.testing.assert_allclose(
+                    batch.pixels[row].permute(2, 0, 1), expected, rtol=1e-5, atol=1e-5
+                )
+                np.testing.assert_array_equal(batch.pixel_mask[row].T, valid[drawn] & mask[:, None])
+            else:
+                assert not batch.pixel_mask[row].any()
+            np.testing.assert_array_equal(batch.positions[row], data.days[i])
+            np.testing.assert_array_equal(batch.observed[row], data.observed[i])
+            np.testing.assert_array_equal(batch.extra[row], scaled[i])
+            assert batch.labels[row] == data.labels[i]
+
+    def test_batch_size_and_order_change_no_parcel(self):
+        batches = make_batches(make_data())
+        [whole] = batches.evaluation(np.arange(6), 6)
+        seen = []
+        for batch, i in zip(
+            batches.evaluation(np.arange(6)[::-1], 1), range(5, -1, -1), strict=True
+        ):
+            assert torch.equal(batch.pixels[0], whole.pixels[i])
+            assert torch.equal(batch.pixel_mask[0], whole.pixel_mask[i])
+            seen.append(i)
+        assert len(seen) == 6
+
+    def test_pixels_are_pixel_major_memory(self):
+        [batch] = make_batches(make_data()).evaluation(np.arange(6), 6)
+        assert batch.pixels.permute(0, 3, 1, 2).is_contiguous()
+
+    def test_empty_parcels_wherever_they_are(self):
+        data = make_data(sizes=(0, 3, 0))
+        [batch] = make_batches(data).evaluation(np.arange(3), 3)
+        assert batch.pixel_mask.any(2).any(1).tolist() == [False, True, False]
+
+    def test_without_masks_and_features(self):
+        data = make_data(valid=None, observed=None, features=None)
+        [batch] = make_batches(data).evaluation(np.arange(6), 6)
+        assert batch.observed is None
+        assert batch.extra is None
+        assert batch.pixel_mask.sum().item() == 4 * (3 + 5 + 1 + 0 + 5 + 5)
+
+    def test_reads_memory_mapped_pixels(self, tmp_path):
+        data = make_data()
+        np.save(tmp_path / "pixels.npy", data.pixels)
+        mapped = make_data(pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"))
+        [batch] = make_batches(mapped).evaluation(np.arange(6), 6)
+        [expected] = make_batches(data).evaluation(np.arange(6), 6)
+        assert torch.equal(batch.pixels, expected.pixels)
+
+
+class TestTraining:
+    def train(self, batches, seed=1, jitter=NO_JITTER, batch_size=2):
+        rng = np.random.default_rng(seed)
+        noise = torch.Generator().manual_seed(seed)
+        return list(batches.training(np.arange(6), batch_size, jitter, rng, noise))
+
+    def test_every_parcel_once_in_a_new_order_with_new_pixels(self):
+        data = make_data(labels=np.arange(6))
+        batches = make_batches(data)
+        first, second = self.train(batches, 1), self.train(batches, 2)
+        orders = [[label for b in run for label in b.labels.tolist()] for run in (first, second)]
+        assert sorted(orders[0]) == sorted(orders[1]) == list(range(6))
+        assert orders[0] != orders[1]
+        largest = [
+            next(b.pixels[b.labels == 4] for b in run if 4 in b.labels) for run in (first, second)
+        ]
+        assert not torch.equal(*largest)
+
+    def test_the_seed_decides(self):
+        batches = make_batches(make_data())
+        for one, other in zip(
+            self.train(batches, 7, Jitter(0.1, 0.2)),
+            self.train(batches, 7, Jitter(0.1, 0.2)),
+            strict=True,
+        ):
+            assert torch.equal(one.pixels, other.pixels)
+
+    def test_jitter_is_clipped_noise(self):
+        data = make_data(sizes=(50,) * 6, n_dates=30)
+        batches = make_batches(data, n_pixels=50)
+        clean, noisy = self.train(batches), self.train(batches, jitter=Jitter(0.01, 0.015))
+        for one, other in zip(clean, noisy, strict=True):
+            noise = (other.pixels - one.pixels).double()
+            assert noise.abs().max() <= 0.015 + 1e-4  # rounding of pixels up to 400
+            assert abs(noise.mean().item()) < 5e-4
+            # A normal deviate clipped at 1.5 deviations has 0.882 of its deviation.
+            assert noise.std().item() == pytest.approx(0.00882, rel=0.03)
+
+    @pytest.mark.parametrize(("n", "sizes"), [(6, [2, 2, 2]), (7, [2, 2, 3]), (2, [2]), (3, [3])])
+    def test_no_batch_of_one(self, n, sizes):
+        starts = [*training_batch_starts(n, 2), n]
+        assert np.diff(starts).tolist() == sizes
+
+    def test_refuses_too_few_parcels(self):
+        rng, noise = np.random.default_rng(1), torch.Generator()
+        with pytest.raises(ValueError, match="two or more parcels, found 1 parcels"):
+            next(make_batches(make_data()).training(np.array([0]), 8, NO_JITTER, rng, noise))
+
+
+class TestStandardisation:
+    @pytest.mark.parametrize("shape", [(), (2,), (4, 2)])
+    def test_shapes_of_the_normalisation(self, shape):
+        rng = np.random.default_rng(2)
+        normalisation = Normalisation(rng.uniform(1e3, 3e3, shape), rng.uniform(500, 900, shape))
+        data = make_data(sizes=(5, 5), valid=None, observed=None)
+        [batch] = make_batches(data, normalisation=normalisation).evaluation(np.arange(2), 2)
+        pixels = data.pixels.reshape(2, 5, 4, 2).astype(float)
+        expected = (pixels - normalisation.means) / normalisation.stds
+        np.testing.assert_allclose(batch.pixels.permute(0, 3, 1, 2), expected, atol=1e-5)
+
+    def test_zero_deviation_gives_no_infinity(self):
+        data = make_data(sizes=(5, 5))
+        normalisation = Normalisation([100.0, 200.0], [0.0, 10.0])
+        [batch] = make_batches(data, normalisation=normalisation).evaluation(np.arange(2), 2)
+        assert torch.isfinite(batch.pixels).all()
+
+    def test_refuses_other_shapes(self):
+        with pytest.raises(
+            ValueError, match=r"values of shape \(3,\) do not fit pixels of 4 dates"
+        ):
+            make_batches(make_data(), normalisation=Normalisation([1.0] * 3, [1.0] * 3))
+        with pytest.raises(ValueError, match=r"one shape, .* found \(2,\) and \(\)"):
+            Normalisation([1.0, 2.0], 3.0)
+        with pytest.raises(ValueError, match="finite means, and stds of 0 or more"):
+            Normalisation(1.0, -3.0)
+
+    def test_feature_scaling_equals_pandas_and_keeps_constants_finite(self):
+        import pandas as pd
+
+        features = np.random.default_rng(3).normal(5, 3, (30, 3))
+        features[:, 1] = 0.1
+        scaled = FeatureScaling.fit(features).apply(features)
+        frame = pd.DataFrame(features)
+        expected = (frame - frame.mean()) / frame.std()
+        np.testing.assert_allclose(scaled[:, [0, 2]], expected[[0, 2]], rtol=1e-6)
+        assert (scaled[:, 1] == 0).all()
+        one = FeatureScaling.fit(features[:1])
+        assert (one.apply(features) == 0).all()
+
+    def test_feature_scaling_refuses(self):
+        with pytest.raises(ValueError, match="no parcel to compute it from"):
+            FeatureScaling.fit(np.empty((0, 3)))
+        with pytest.raises(ValueError, match="expected 3 features, found 2"):
+            FeatureScaling.fit(np.ones((4, 3))).apply(np.ones((4, 2)))
+        with pytest.raises(ValueError, match="the data have none"):
+            Batches(
+                make_data(features=None),
+                Normalisation(0.0, 1.0),
+                FeatureScaling.fit(np.ones((2, 3))),
+                5,
+                CPU,
+            )
+
+
+class TestPixelSets:
+    def test_sizes(self):
+        data = make_data()
+        assert len(data) == 6
+        assert data.sizes.tolist() == [3, 9, 1, 0, 20, 5]
+        assert (data.n_dates, data.n_channels, data.n_features) == (4, 2, 3)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"pixels": np.zeros((38, 4, 2))}, "pixels: expected uint16 .* found float64"),
+            ({"pixels": np.zeros((38, 4), np.uint16)}, r"pixels: expected shape \(pixels, T, C\)"),
+            ({"days": np.zeros((6, 3), np.int64)}, r"days: expected int64 of shape \(6, 4\)"),
+            ({"labels": np.zeros(5, np.int64)}, r"labels: expected int64 of shape \(6,\)"),
+            ({"valid": np.ones((38, 3), bool)}, r"valid: expected bool of shape \(38, 4\)"),
+            ({"ids": ["a", "b", "c", "b", "a", "d"]}, "ids: found more than once: a, b"),
+            ({"offsets": np.arange(7)}, "offsets: expected to rise from 0 .* 38; found 0 to 6"),
+            (
+                {"offsets": np.array([0, 9, 3, 4, 5, 6, 38])},
+                "offsets: expected to rise",
+            ),
+            (
+                {"labels": np.array([0, -2, 0, 0, 0, -3])},
+                "labels: expected class indices, .* 2 parcels are not, such as 01, 05",
+            ),
+            (
+                {"features": np.full((6, 3), np.nan)},
+                "features: expected finite numbers; 6 parcels are not, such as 00, 01",
+            ),
+        ],
+    )
+    def test_refuses(self, changes, message):
+        with pytest.raises(PixelSetsError, match=message):
+            make_data(**changes)

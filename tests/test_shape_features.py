@@ -1,0 +1,85 @@
+"""Geometric features by hand and one parcel at a time."""
+
+import json
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+
+from geo.grid import Grid
+from geo.pixel_index import index_pixels
+from geo.shape_features import shape_features
+from pipeline.features import features
+
+GRID = Grid("EPSG:32631", 0.0, 40.0, 10.0, 10.0, 4, 4)
+# A square of 2 x 2 pixels, and an L of 3 pixels in a bounding box of 2 x 2.
+SQUARE = shapely.box(0, 20, 20, 40)
+ANGLE = shapely.Polygon([(20, 0), (40, 0), (40, 10), (30, 10), (30, 20), (20, 20)])
+
+
+def index(geometries):
+    return index_pixels(np.array(geometries), [f"p{i}" for i in range(len(geometries))], GRID, "T")
+
+
+def test_by_hand():
+    found = shape_features(np.array([SQUARE, ANGLE]), index([SQUARE, ANGLE]))
+    np.testing.assert_allclose(found, [[80, 4, 1.0, 80 / 400], [80, 3, 0.75, 80 / 300]])
+
+
+def test_holes_count_in_perimeter_surface_and_cover():
+    ring = shapely.box(0, 10, 30, 40).difference(shapely.box(10, 20, 20, 30))
+    found = shape_features(np.array([ring]), index([ring]))
+    np.testing.assert_allclose(found, [[120 + 40, 8, 8 / 9, 160 / 800]])
+
+
+def test_as_parcel_by_parcel():
+    rng = np.random.default_rng(3)
+    grid = Grid("EPSG:32631", 0.0, 500.0, 10.0, 10.0, 50, 50)
+    geometries = shapely.buffer(
+        shapely.points(rng.uniform(100, 400, (30, 2))), rng.uniform(10, 90, 30)
+    )
+    found = index_pixels(geometries, list(map(str, range(30))), grid, "T")
+    for i, row in enumerate(shape_features(geometries, found)):
+        part = slice(found.offsets[i], found.offsets[i + 1])
+        rows, cols = found.rows[part], found.cols[part]
+        polygon = geometries[i]
+        expected = [
+            polygon.length,
+            len(rows),
+            len(rows) / ((np.ptp(rows) + 1) * (np.ptp(cols) + 1)),
+            polygon.length / polygon.area,
+        ]
+        np.testing.assert_allclose(row, expected)
+
+
+def test_no_parcels():
+    assert shape_features(np.array([]), index([])).shape == (0, 4)
+
+
+def test_the_stage(tmp_path):
+    parcels = tmp_path / "accepted.parquet"
+    table = gpd.GeoDataFrame({"parcel_id": ["p0", "p1"]}, geometry=[SQUARE, ANGLE], crs=GRID.crs)
+    table.to_parquet(parcels)
+    index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
+    paths = tmp_path / "META" / "geomfeat.json", tmp_path / "META" / "positions.json"
+    features(parcels, tmp_path / "index.npz", *paths)
+    found, positions = (json.loads(path.read_text()) for path in paths)
+    assert found == {"p0": [80.0, 4.0, 1.0, 0.2], "p1": pytest.approx([80, 3, 0.75, 80 / 300])}
+    assert list(positions) == ["p0", "p1"]
+    assert shapely.Point(positions["p0"]).within(SQUARE)
+    assert shapely.Point(positions["p1"]).within(ANGLE)
+
+
+def test_an_index_of_other_parcels(tmp_path):
+    parcels = tmp_path / "accepted.parquet"
+    table = gpd.GeoDataFrame({"parcel_id": ["p0"]}, geometry=[SQUARE], crs=GRID.crs)
+    table.to_parquet(parcels)
+    index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
+    with pytest.raises(
+        ValueError, match=r"was not made from.*2 parcels.*expected the 1.*rasterise"
+    ):
+        features(parcels, tmp_path / "index.npz", tmp_path / "a.json", tmp_path / "b.json")
+    index([shapely.box(0, 0, 1, 1)]).save(tmp_path / "index.npz")
+    with pytest.raises(ValueError, match=r"1 parcels \(0 with pixels\)"):
+        features(parcels, tmp_path / "index.npz", tmp_path / "a.json", tmp_path / "b.json")

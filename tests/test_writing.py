@@ -1,0 +1,50 @@
+"""Files appear whole or not at all."""
+
+import json
+
+import pytest
+
+from pipeline.writing import replacing, replacing_folder, write_json, write_text
+
+
+def test_a_file_appears_at_the_end(tmp_path):
+    path = tmp_path / "new" / "image.tif"
+    with replacing(path) as temporary:
+        assert (temporary.parent, temporary.suffix) == (path.parent, ".tif")
+        temporary.write_text("half")
+        assert not path.exists()
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    path = tmp_path / "DATA"
+    for name in ("stale", "fresh"):
+        with replacing_folder(path) as temporary:
+            (temporary / name).write_text(name)
+    assert [p.name for p in path.iterdir()] == ["fresh"]
+    with pytest.raises(RuntimeError), replacing_folder(path) as temporary:
+        (temporary / "half").write_text("half")
+        raise RuntimeError
+    assert [p.name for p in path.iterdir()] == ["fresh"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json(tmp_path):
+    path = tmp_path / "values.json"
+    write_json(path, {"é": [1, None]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, float("nan"))
+    assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1, None]}

@@ -67,45 +67,51 @@ rule all:
 if settings.simulate:
 
     rule simulate:
+        message:
+            "Write the simulated raw scene: products and register."
         output:
             imagery=directory(settings.imagery.path),
             register=settings.parcels.path,
+        params:
+            config=paths.config,
+            settings=for_stage(settings, "simulate"),
         log:
             paths.log("simulate"),
         benchmark:
             paths.benchmark("simulate")
-        params:
-            config=paths.config,
-            settings=for_stage(settings, "simulate"),
-        message:
-            "Write the simulated raw scene: products and register."
+        conda:
+            "environment.yml"
         shell:
             "python -m pipeline simulate --config {params.config} --imagery {output.imagery:q}"
             " --register {output.register:q} --log {log}"
 
 
 checkpoint index:
+    message:
+        "List the acquisitions of {params.imagery} and say which are used."
     input:
         settings.imagery.path if settings.simulate else watched(settings.imagery.path),
     output:
         acquisitions=update(paths.acquisitions),
         grids=update(paths.grids),
-    log:
-        paths.log("index"),
-    benchmark:
-        paths.benchmark("index")
     params:
         imagery=settings.imagery.path,
         config=paths.config,
         settings=for_stage(settings, "index"),
-    message:
-        "List the acquisitions of {params.imagery} and say which are used."
+    log:
+        paths.log("index"),
+    benchmark:
+        paths.benchmark("index")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline index --config {params.config} --imagery {params.imagery:q}"
         " --acquisitions {output.acquisitions} --grids {output.grids} --log {log}"
 
 
 rule clean:
+    message:
+        "Check and mend the parcels of {input.register}; account for every one."
     input:
         # Ancient, as a new acquisition rewrites them; a change of the grid shows in the params.
         grids=ancient(paths.grids),
@@ -114,16 +120,16 @@ rule clean:
         ledger=update(paths.ledger),
         parcels=update(paths.parcels),
         classes=update(paths.classes),
-    log:
-        paths.log("clean"),
-    benchmark:
-        paths.benchmark("clean")
     params:
         config=paths.config,
         settings=for_stage(settings, "clean"),
         grids=lambda wildcards, input: Path(input.grids).read_text(),
-    message:
-        "Check and mend the parcels of {input.register}; account for every one."
+    log:
+        paths.log("clean"),
+    benchmark:
+        paths.benchmark("clean")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline clean --config {params.config} --register {input.register:q}"
         " --grids {input.grids} --ledger {output.ledger} --parcels {output.parcels}"
@@ -131,21 +137,23 @@ rule clean:
 
 
 rule rasterise:
+    message:
+        "Index the pixels of the accepted parcels."
     input:
         parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
     output:
         pixel_index=update(paths.pixel_index),
         label_image=update(paths.label_image),
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "rasterise"),
     log:
         paths.log("rasterise"),
     benchmark:
         paths.benchmark("rasterise")
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "rasterise"),
-    message:
-        "Index the pixels of the accepted parcels."
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline rasterise --config {params.config} --parcels {input.parcels}"
         " --grids {input.grids} --pixel-index {output.pixel_index}"
@@ -153,21 +161,23 @@ rule rasterise:
 
 
 rule extract:
+    message:
+        "Read the parcels' pixels of {wildcards.acquisition}."
     input:
         product=lambda wildcards: used(wildcards)[wildcards.acquisition].product,
         pixel_index=rules.rasterise.output.pixel_index,
     output:
         pixels=paths.extracted("{acquisition}"),
         valid=paths.extracted_valid("{acquisition}"),
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "extract"),
     log:
         paths.log("extract/{acquisition}"),
     benchmark:
         paths.benchmark("extract/{acquisition}")
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "extract"),
-    message:
-        "Read the parcels' pixels of {wildcards.acquisition}."
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline extract --config {params.config} --product {input.product:q}"
         " --acquisition {wildcards.acquisition} --pixel-index {input.pixel_index}"
@@ -175,6 +185,8 @@ rule extract:
 
 
 rule assemble:
+    message:
+        "Join the acquisitions into the Pixel-Set dataset."
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
@@ -186,18 +198,18 @@ rule assemble:
         data=directory(paths.dataset.pixels),
         valid=directory(paths.dataset.valid),
         meta=paths.dataset.assembled,
-    log:
-        paths.log("assemble"),
-    benchmark:
-        paths.benchmark("assemble")
-    threads: 2
     params:
         config=paths.config,
         settings=for_stage(settings, "assemble"),
         extracted=paths.extractions,
         dataset=paths.dataset.root,
-    message:
-        "Join the acquisitions into the Pixel-Set dataset."
+    threads: 2
+    log:
+        paths.log("assemble"),
+    benchmark:
+        paths.benchmark("assemble")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline assemble --config {params.config} --acquisitions {input.acquisitions}"
         " --extracted {params.extracted}"
@@ -206,26 +218,30 @@ rule assemble:
 
 
 rule normalise:
+    message:
+        "Compute the means and standard deviations of the dataset."
     input:
         rules.assemble.output,
     output:
         update(paths.dataset.normalisation),
-    log:
-        paths.log("normalise"),
-    benchmark:
-        paths.benchmark("normalise")
     params:
         config=paths.config,
         settings=for_stage(settings, "normalise"),
         dataset=paths.dataset.root,
-    message:
-        "Compute the means and standard deviations of the dataset."
+    log:
+        paths.log("normalise"),
+    benchmark:
+        paths.benchmark("normalise")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline normalise --config {params.config} --dataset {params.dataset}"
         " --normalisation {output} --log {log}"
 
 
 rule features:
+    message:
+        "Compute the geometric features of the parcels."
     input:
         parcels=rules.clean.output.parcels,
         pixel_index=rules.rasterise.output.pixel_index,
@@ -236,44 +252,48 @@ rule features:
         paths.log("features"),
     benchmark:
         paths.benchmark("features")
-    message:
-        "Compute the geometric features of the parcels."
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline features --parcels {input.parcels} --pixel-index {input.pixel_index}"
         " --features {output.features} --positions {output.positions} --log {log}"
 
 
 rule dataset:
+    message:
+        "The Pixel-Set dataset is in {paths.dataset.root}."
     input:
         rules.assemble.output,
         rules.normalise.output,
         rules.features.output,
-    message:
-        "The Pixel-Set dataset is in {paths.dataset.root}."
 
 
 rule split:
+    message:
+        "Divide the labelled parcels into {settings.split.folds} folds."
     input:
         dataset=rules.assemble.output.meta,
         positions=rules.features.output.positions,
     output:
         update(paths.folds),
-    log:
-        paths.log("split"),
-    benchmark:
-        paths.benchmark("split")
     params:
         config=paths.config,
         settings=for_stage(settings, "split"),
         dataset=paths.dataset.root,
-    message:
-        "Divide the labelled parcels into {settings.split.folds} folds."
+    log:
+        paths.log("split"),
+    benchmark:
+        paths.benchmark("split")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline split --config {params.config} --dataset {params.dataset}"
         " --folds {output} --log {log}"
 
 
 rule train:
+    message:
+        "Train fold {wildcards.fold}."
     input:
         dataset=rules.dataset.input,
         folds=rules.split.output,
@@ -281,20 +301,20 @@ rule train:
         model=update(paths.fold("{fold}") / "model.pth.tar"),
         metadata=update(paths.fold("{fold}") / "model.json"),
         trainlog=update(paths.fold("{fold}") / "trainlog.json"),
-    log:
-        paths.log("train/Fold_{fold}"),
-    benchmark:
-        paths.benchmark("train/Fold_{fold}")
-    threads: max(1, workflow.cores // len(FOLDS))
-    resources:
-        gpu=GPUS,
     params:
         config=paths.config,
         settings=for_stage(settings, "train"),
         dataset=paths.dataset.root,
         folder=lambda wildcards: paths.fold(wildcards.fold),
-    message:
-        "Train fold {wildcards.fold}."
+    threads: max(1, workflow.cores // len(FOLDS))
+    resources:
+        gpu=GPUS,
+    log:
+        paths.log("train/Fold_{fold}"),
+    benchmark:
+        paths.benchmark("train/Fold_{fold}")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline train --config {params.config} --dataset {params.dataset}"
         " --folds {input.folds} --fold {wildcards.fold} --model {params.folder}"
@@ -302,6 +322,8 @@ rule train:
 
 
 rule evaluate:
+    message:
+        "Score every fold on its test parcels, beside the baselines."
     input:
         dataset=rules.dataset.input,
         folds=rules.split.output,
@@ -312,31 +334,33 @@ rule evaluate:
         overall=update(paths.overall),
         per_class=update(paths.per_class),
         baselines=update(paths.baselines),
-    log:
-        paths.log("evaluate"),
-    benchmark:
-        paths.benchmark("evaluate")
-    threads: workflow.cores
     params:
         config=paths.config,
         settings=for_stage(settings, "evaluate"),
         dataset=paths.dataset.root,
         models=paths.models,
-    message:
-        "Score every fold on its test parcels, beside the baselines."
+    threads: workflow.cores
+    log:
+        paths.log("evaluate"),
+    benchmark:
+        paths.benchmark("evaluate")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline evaluate --config {params.config} --dataset {params.dataset}"
         " --folds {input.folds} --models {params.models} --threads {threads} --log {log}"
 
 
 rule models:
-    input:
-        rules.evaluate.output,
     message:
         "The models and their scores are in {paths.models}."
+    input:
+        rules.evaluate.output,
 
 
 rule predict:
+    message:
+        "Predict a class for every usable parcel."
     input:
         dataset=rules.dataset.input,
         folds=rules.split.output,
@@ -345,23 +369,21 @@ rule predict:
         register=settings.parcels.path,
     output:
         gpkg=update(paths.predictions),
-        table=update(
-            multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")
-        ),
-    log:
-        paths.log("predict"),
-    benchmark:
-        paths.benchmark("predict")
-    threads: workflow.cores
-    resources:
-        gpu=GPUS,
+        table=update(multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")),
     params:
         config=paths.config,
         settings=for_stage(settings, "predict"),
         dataset=paths.dataset.root,
         models=paths.models,
-    message:
-        "Predict a class for every usable parcel."
+    threads: workflow.cores
+    resources:
+        gpu=GPUS,
+    log:
+        paths.log("predict"),
+    benchmark:
+        paths.benchmark("predict")
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline predict --config {params.config} --dataset {params.dataset}"
         " --folds {input.folds} --models {params.models} --ledger {input.ledger}"
@@ -370,13 +392,15 @@ rule predict:
 
 
 rule predictions:
-    input:
-        rules.predict.output,
     message:
         "The predictions are in {paths.predictions}."
+    input:
+        rules.predict.output,
 
 
 rule report:
+    message:
+        "Write the report."
     input:
         acquisitions=ancient(paths.acquisitions),
         ledger=rules.clean.output.ledger,
@@ -386,13 +410,13 @@ rule report:
         predictions=rules.predict.output,
     output:
         update(paths.report),
+    params:
+        run=paths.root,
     log:
         paths.log("report"),
     benchmark:
         paths.benchmark("report")
-    params:
-        run=paths.root,
-    message:
-        "Write the report."
+    conda:
+        "environment.yml"
     shell:
         "python -m pipeline report --run {params.run} --report {output} --log {log}"

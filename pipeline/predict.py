@@ -125,7 +125,8 @@ def describe(
         confidence = probabilities[np.arange(len(ids)), chosen]
         columns[f"confidence{suffix}"] = np.round(confidence.astype(np.float64), 4)
     columns["pred_source"] = source
-    return pd.DataFrame(columns).loc[source != ""]
+    table = pd.DataFrame(columns)
+    return table[table["pred_source"] != ""]
 
 
 # What stands before the register's own columns.

@@ -11,6 +11,7 @@ sys.path.insert(0, workflow.basedir)
 
 from pipeline.acquisition_table import read_used
 from pipeline.config import (
+    SettingsError,
     check_inputs,
     for_stage,
     has_gpu,
@@ -25,9 +26,12 @@ from pipeline.summary import summary
 configfile: Path(workflow.basedir) / "configs" / "default.yaml"
 
 
-settings = load(config)
+try:
+    settings = load(config)
+    check_inputs(settings)
+except SettingsError as error:
+    sys.exit(f"\n{error}")
 paths = RunPaths(Path("results") / settings.run)
-check_inputs(settings)
 write_resolved(settings, paths)
 
 FOLDS = range(1, settings.split.folds + 1)
@@ -60,6 +64,8 @@ onsuccess:
 rule all:
     default_target: True
     input:
+        # Snakemake does not miss what only later rules read: a table that is gone is named here.
+        paths.tables,
         paths.predictions,
         paths.report,
 
@@ -92,8 +98,8 @@ checkpoint index:
     input:
         settings.imagery.path if settings.simulate else watched(settings.imagery.path),
     output:
-        acquisitions=update(paths.acquisitions),
-        grids=update(paths.grids),
+        acquisitions=paths.acquisitions,
+        grids=paths.grids,
     params:
         imagery=settings.imagery.path,
         config=paths.config,
@@ -113,17 +119,16 @@ rule clean:
     message:
         "Check and mend the parcels of {input.register}; account for every one."
     input:
-        # Ancient, as a new acquisition rewrites them; a change of the grid shows in the params.
+        # Ancient, as every new acquisition rewrites it; extract refuses parcels of another grid.
         grids=ancient(paths.grids),
         register=settings.parcels.path,
     output:
-        ledger=update(paths.ledger),
-        parcels=update(paths.parcels),
-        classes=update(paths.classes),
+        ledger=paths.ledger,
+        parcels=paths.parcels,
+        classes=paths.classes,
     params:
         config=paths.config,
         settings=for_stage(settings, "clean"),
-        grids=lambda wildcards, input: Path(input.grids).read_text(),
     log:
         paths.log("clean"),
     benchmark:
@@ -143,8 +148,8 @@ rule rasterise:
         parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
     output:
-        pixel_index=update(paths.pixel_index),
-        label_image=update(paths.label_image),
+        pixel_index=paths.pixel_index,
+        label_image=paths.label_image,
     params:
         config=paths.config,
         settings=for_stage(settings, "rasterise"),
@@ -223,7 +228,7 @@ rule normalise:
     input:
         rules.assemble.output,
     output:
-        update(paths.dataset.normalisation),
+        paths.dataset.normalisation,
     params:
         config=paths.config,
         settings=for_stage(settings, "normalise"),
@@ -246,8 +251,8 @@ rule features:
         parcels=rules.clean.output.parcels,
         pixel_index=rules.rasterise.output.pixel_index,
     output:
-        features=update(paths.dataset.features),
-        positions=update(paths.dataset.positions),
+        features=paths.dataset.features,
+        positions=paths.dataset.positions,
     log:
         paths.log("features"),
     benchmark:
@@ -263,6 +268,7 @@ rule dataset:
     message:
         "The Pixel-Set dataset is in {paths.dataset.root}."
     input:
+        paths.tables,
         rules.assemble.output,
         rules.normalise.output,
         rules.features.output,
@@ -275,7 +281,7 @@ rule split:
         dataset=rules.assemble.output.meta,
         positions=rules.features.output.positions,
     output:
-        update(paths.folds),
+        paths.folds,
     params:
         config=paths.config,
         settings=for_stage(settings, "split"),
@@ -295,12 +301,12 @@ rule train:
     message:
         "Train fold {wildcards.fold}."
     input:
-        dataset=rules.dataset.input,
+        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
         folds=rules.split.output,
     output:
-        model=update(paths.fold("{fold}") / "model.pth.tar"),
-        metadata=update(paths.fold("{fold}") / "model.json"),
-        trainlog=update(paths.fold("{fold}") / "trainlog.json"),
+        model=paths.fold("{fold}") / "model.pth.tar",
+        metadata=paths.fold("{fold}") / "model.json",
+        trainlog=paths.fold("{fold}") / "trainlog.json",
     params:
         config=paths.config,
         settings=for_stage(settings, "train"),
@@ -325,15 +331,15 @@ rule evaluate:
     message:
         "Score every fold on its test parcels, beside the baselines."
     input:
-        dataset=rules.dataset.input,
+        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
         folds=rules.split.output,
         models=expand(rules.train.output.model, fold=FOLDS),
     output:
-        metrics=update(expand(paths.fold("{fold}") / "test_metrics.json", fold=FOLDS)),
-        matrices=update(expand(paths.fold("{fold}") / "conf_mat.pkl", fold=FOLDS)),
-        overall=update(paths.overall),
-        per_class=update(paths.per_class),
-        baselines=update(paths.baselines),
+        metrics=expand(paths.fold("{fold}") / "test_metrics.json", fold=FOLDS),
+        matrices=expand(paths.fold("{fold}") / "conf_mat.pkl", fold=FOLDS),
+        overall=paths.overall,
+        per_class=paths.per_class,
+        baselines=paths.baselines,
     params:
         config=paths.config,
         settings=for_stage(settings, "evaluate"),
@@ -355,6 +361,7 @@ rule models:
     message:
         "The models and their scores are in {paths.models}."
     input:
+        paths.tables,
         rules.evaluate.output,
 
 
@@ -362,14 +369,14 @@ rule predict:
     message:
         "Predict a class for every usable parcel."
     input:
-        dataset=rules.dataset.input,
+        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
         folds=rules.split.output,
         models=expand(rules.train.output.model, fold=FOLDS),
         ledger=rules.clean.output.ledger,
         register=settings.parcels.path,
     output:
-        gpkg=update(paths.predictions),
-        table=update(multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")),
+        gpkg=paths.predictions,
+        table=multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
     params:
         config=paths.config,
         settings=for_stage(settings, "predict"),
@@ -395,6 +402,7 @@ rule predictions:
     message:
         "The predictions are in {paths.predictions}."
     input:
+        paths.tables,
         rules.predict.output,
 
 
@@ -405,11 +413,11 @@ rule report:
         acquisitions=ancient(paths.acquisitions),
         ledger=rules.clean.output.ledger,
         classes=rules.clean.output.classes,
-        dataset=rules.dataset.input,
+        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
         models=rules.evaluate.output,
         predictions=rules.predict.output,
     output:
-        update(paths.report),
+        paths.report,
     params:
         run=paths.root,
     log:

@@ -8,12 +8,15 @@ import inspect
 import logging
 import os
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import read, view
+
+PACKAGES = ("geo", "models", "pipeline")
 
 STAGES = {
     "simulate": "write the simulated raw scene of the demo",
@@ -33,7 +36,7 @@ STAGES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage; user errors end with their message and exit code 1."""
+    """Run one stage; what the user can mend ends with its message alone and exit code 1."""
     width = max(map(len, STAGES))
     stages = "\n".join(f"  {name:{width}}  {text}" for name, text in STAGES.items())
     top = argparse.ArgumentParser(
@@ -58,11 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             values["settings"] = view(read(config), stage)
         function(**values)
     except (ValueError, OSError) as error:
-        # What went wrong is said in one line; where, for those who want to know, in the log.
+        if isinstance(error, ValueError) and not _raised_by_us(error):
+            raise
         logger.error("%s", error)
-        logger.debug("Traceback:", exc_info=True)
         return 1
     return 0
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Tell whether our own code raised an error, for the user to read, or a library did."""
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    packages = Path(__file__).parents[1]
+    return any(Path(place).is_relative_to(packages / name) for name in PACKAGES)
 
 
 def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParser:
@@ -116,7 +126,7 @@ def _start_logging(log: Path | None) -> None:
         handlers.append(logging.FileHandler(log, mode="w"))
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers)
     logging.captureWarnings(True)
-    for package in ("pipeline", "geo", "models"):
+    for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG)
 
 

@@ -114,6 +114,11 @@ class RunPaths:
         return self.root / "parcels" / "classes.csv"
 
     @property
+    def tables(self) -> list[Path]:
+        """What says which acquisitions and parcels there are."""
+        return [self.acquisitions, self.grids, self.ledger, self.parcels, self.classes]
+
+    @property
     def pixel_index(self) -> Path:
         """Rows and columns of every parcel's pixels."""
         return self.root / "parcels" / "pixel_index.npz"

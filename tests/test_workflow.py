@@ -216,13 +216,29 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(inputs, finished, tmp
     assert [str(p) for p in resumed if resumed[p] != unbroken[p]] == []
 
 
-def test_bad_input_loses_nothing(finished, tmp_path):
+def test_bad_input_ends_before_any_work_and_loses_no_result(finished, tmp_path):
     folder = copied(finished, tmp_path)
     before = artefacts(folder)
     band = next((folder / "imagery").rglob("*_B03_10m.jp2"))
-    band.write_bytes(band.read_bytes()[:-500])
+    whole = band.read_bytes()
+    band.write_bytes(whole[:-500])
     os.utime(folder / "imagery")
     result = snakemake(folder, "--cores", "2", check=False)
     assert result.returncode != 0
     assert band.name in result.stdout + result.stderr
+    # What index itself had written no longer holds, and goes; all that followed stays.
+    gone = {RUN / "acquisitions.csv", RUN / "grids.json"}
+    after = artefacts(folder)
+    assert after == {path: content for path, content in before.items() if path not in gone}
+    band.write_bytes(whole)
+    snakemake(folder, "--cores", "2")
     assert artefacts(folder) == before
+
+
+def test_a_setting_that_failed_is_not_taken_for_done(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    wrong = {**SETTINGS["parcels"], "id": "ID_PARZEL"}
+    for _ in range(2):
+        result = snakemake(folder, "--cores", "2", check=False, parcels=wrong)
+        assert result.returncode != 0
+        assert "Did you mean 'ID_PARCEL'?" in result.stdout + result.stderr

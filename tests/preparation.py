@@ -1,5 +1,9 @@
-"""Run the stages from imagery to dataset in one process, as the workflow does."""
+"""Run stages: those up to the dataset in one process, or the workflow as a user does."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -15,7 +19,24 @@ from pipeline.normalise import normalise
 from pipeline.paths import RunPaths
 from pipeline.rasterise import rasterise
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+
+
+def snakemake(folder, *options, check=True, configfile=None, **settings):
+    """Run the workflow in a folder, with settings laid over those of the file there."""
+    over = [f"{section}={json.dumps(values)}" for section, values in settings.items()]
+    command = [
+        *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(ROOT / "Snakefile")),
+        *("--directory", str(folder), "--configfile", str(configfile or folder / "settings.yaml")),
+        *(["--config", *over] if over else []),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
 def merged(base, over):

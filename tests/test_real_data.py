@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.mask
-from preparation import example, prepare_dataset
+import yaml
+from preparation import CONFIGS, example, prepare_dataset, snakemake
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
@@ -144,3 +145,22 @@ def bilinear(band, row, col):
                 total += weight * float(band[r, c])
                 weights += weight
     return int(np.floor(total / weights + 0.5))
+
+
+@needs(FLANDERS)
+def test_flanders_runs_from_imagery_to_geopackage_and_report(tmp_path):
+    settings = yaml.safe_load((CONFIGS / "flanders.yaml").read_text())
+    names = {"names": str(CONFIGS / "nomenclatures" / "flanders.csv")}
+    settings["parcels"] |= names | {"path": str(FLANDERS / "parcels_subdivided.gpkg")}
+    settings["imagery"] |= {"path": str(FLANDERS), "start": "2018-05-01", "end": "2018-05-20"}
+    settings["train"] |= {"epochs": 2}
+    settings["split"] |= {"folds": 3}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    snakemake(tmp_path, "--cores", "2")
+    run = tmp_path / "results" / "flanders"
+    predictions = geopandas.read_file(run / "predictions" / "parcels.gpkg")
+    assert len(predictions) == 138
+    assert predictions["pred_code"].notna().all()
+    assert set(predictions["pred_code"]) <= {1200, 9120, 7900}
+    assert (predictions["declared_code"] == predictions["CT"]).all()
+    assert "138 of 138 parcels" in (run / "report" / "report.html").read_text()

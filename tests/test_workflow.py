@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from preparation import snakemake
 
 ROOT = Path(__file__).parents[1]
 RUN = Path("results") / "small"
@@ -32,22 +33,6 @@ SETTINGS = {
     "split": {"folds": 3},
     "train": {"epochs": 2, "batch_size": 16, "pixels": 8},
 }
-
-
-def snakemake(folder, *options, check=True, **settings):
-    """Run the workflow in a folder, with settings laid over those of the file there."""
-    over = [f"{section}={json.dumps(values)}" for section, values in settings.items()]
-    command = [
-        *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(ROOT / "Snakefile")),
-        *("--directory", str(folder), "--configfile", str(folder / "settings.yaml")),
-        *(["--config", *over] if over else []),
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    result = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PATH": path}
-    )
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
 
 
 def planned(folder, **settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -125,69 +125,6 @@ class Acquisition:
         return round(valid, 2), self.baseline or "", self.generated or ""
 
 
-def find_acquisitions(
-    path: Path,
-    format: Format = "auto",  # noqa: A002
-    *,
-    bands: Sequence[str] | None = None,
-    file_bands: Sequence[str] | None = None,
-    reflectance_scale: float | None = None,
-) -> list[Acquisition]:
-    """Find the acquisitions of a folder, product or file, without reading pixels.
-
-    Parameters
-    ----------
-    path
-        Folder of SAFE products or GeoTIFFs, one of them, or NetCDF stack (file or folder).
-    format
-        Reader to use; "auto" looks at what is there.
-    bands
-        Bands that every acquisition must have; others are not looked at. None: all there are.
-    file_bands
-        Band names of GeoTIFFs without band descriptions, in order.
-    reflectance_scale
-        Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
-
-    Returns
-    -------
-    list of Acquisition
-        In order of date, tile and id.
-
-    Raises
-    ------
-    AcquisitionError
-        If nothing is found, a file is damaged or says too little, or a band is missing.
-    """
-    from geo.readers import detect_format
-
-    if not path.exists():
-        raise AcquisitionError(f"There is no {path}. Give the path of the imagery.")
-    if format == "auto":
-        format = detect_format(path)  # noqa: A001
-    if format != "geotiff" and file_bands is not None:
-        raise AcquisitionError(
-            f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out."
-        )
-    if format == "safe" and reflectance_scale is not None:
-        raise AcquisitionError(f"The SAFE products of {path} state their scale: leave out yours.")
-
-    # Imported by format: only stacks need xarray, which takes a second to import.
-    if format == "safe":
-        from geo.readers import safe
-
-        found = safe.find(path, bands)
-    elif format == "geotiff":
-        from geo.readers import geotiff
-
-        found = geotiff.find(path, bands, file_bands, reflectance_scale)
-    else:
-        from geo.readers import stack
-
-        found = stack.find(path, bands, reflectance_scale)
-    _check_bands(found, bands)
-    return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
-
-
 def read_each(items: Iterable[Path], read: Callable[[Path], Acquisition]) -> list[Acquisition]:
     """Read the acquisition of every item, and report all that fail in one error.
 
@@ -213,29 +150,3 @@ def first_five(items: Sequence[str], separator: str = ", ") -> str:
     """List the first five items, and how many more there are."""
     rest = [f"... and {len(items) - 5} more"] if len(items) > 5 else []
     return separator.join([*items[:5], *rest])
-
-
-def _check_bands(found: Sequence[Acquisition], bands: Sequence[str] | None) -> None:
-    """Check that every acquisition has every requested band."""
-    problems = []
-    for item in found:
-        missing = [band for band in bands or () if band not in item.bands]
-        if missing:
-            there = ", ".join(item.bands) or "none of those asked for"
-            problems.append(f"{item.product}: no {', '.join(missing)} (it has {there})")
-    if problems:
-        raise AcquisitionError(
-            f"{len(problems)} of {len(found)} acquisitions lack bands:\n  "
-            f"{first_five(problems, chr(10) + '  ')}\nComplete them, or ask for fewer bands."
-        )
-
-
-def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
-    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is."""
-    unique, times = [], dict[str, int]()
-    # Stable, so that equals keep their order.
-    for item in sorted(found, key=lambda item: item.preference, reverse=True):
-        times[item.id] = times.get(item.id, 0) + 1
-        number = times[item.id]
-        unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
-    return unique

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geo.acquisitions import AcquisitionError, find_acquisitions
+from geo.acquisitions import AcquisitionError
 from geo.clouds import is_clear
+from geo.finding import find_acquisitions
 from geo.gather import gather, gather_classification
 from geo.pixel_index import PixelIndex
 from pipeline.config import Settings

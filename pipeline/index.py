@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo.acquisitions import Acquisition, AcquisitionError, find_acquisitions, first_five
+from geo.acquisitions import Acquisition, AcquisitionError, first_five
+from geo.finding import find_acquisitions
 from geo.grid import Grid
 from geo.reading import read_window
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions

@@ -12,7 +12,7 @@ from rasterio.vrt import WarpedVRT
 from safe_fixture import write_image, write_safe
 
 import geo.gather
-from geo.acquisitions import find_acquisitions
+from geo.finding import find_acquisitions
 from geo.gather import gather, gather_classification
 from geo.pixel_index import index_pixels
 

@@ -10,7 +10,8 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
-from geo.acquisitions import AcquisitionError, find_acquisitions
+from geo.acquisitions import AcquisitionError
+from geo.finding import find_acquisitions
 from geo.readers.conventions import band_name, tile_name
 from geo.reading import read_window
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safe_fixture import write_safe
 
-from geo.acquisitions import AcquisitionError, find_acquisitions
+from geo.acquisitions import AcquisitionError
+from geo.finding import find_acquisitions
 from geo.grid import Grid
 from pipeline.acquisition_table import (
     AcquisitionRow,

@@ -12,7 +12,8 @@ import pytest
 import rasterio
 from safe_fixture import BAND_IDS, write_safe
 
-from geo.acquisitions import AcquisitionError, find_acquisitions
+from geo.acquisitions import AcquisitionError
+from geo.finding import find_acquisitions
 from geo.readers.safe import NATIVE_RESOLUTION_M, read_metadata
 from geo.reading import read_window
 

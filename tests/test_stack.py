@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 from pyproj import CRS
 
-from geo.acquisitions import AcquisitionError, find_acquisitions
+from geo.acquisitions import AcquisitionError
+from geo.finding import find_acquisitions
 from geo.reading import read_window
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 from geo.acquisitions import SCENE_CLASSIFICATION
+
+TIFF_ENDINGS = (".tif", ".tiff")
+STACK_ENDINGS = (".nc", ".nc4")
 
 _BAND_NAME = re.compile(r"B0?([1-9]|1[0-2]|8A)(?![0-9A-Z])|(SCL)(?![0-9A-Z])", re.IGNORECASE)
 # Grid zone and 100 km square of the Military Grid Reference System, which has no I and no O.
@@ -44,3 +49,11 @@ def scale_and_offset(
 def _rounded(value: float) -> float:
     """Round to the precision of single floats, as which files may store 0.0001."""
     return float(f"{value:.7g}")
+
+
+def files_ending(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Give the files with one of the endings: the path itself, or those in the folder, sorted."""
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in candidates:
+        if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file():
+            yield file

@@ -20,8 +20,13 @@ from geo.acquisitions import (
     first_five,
     read_each,
 )
-from geo.readers import TIFF_ENDINGS, files_ending
-from geo.readers.conventions import band_name, scale_and_offset, tile_name
+from geo.readers.conventions import (
+    TIFF_ENDINGS,
+    band_name,
+    files_ending,
+    scale_and_offset,
+    tile_name,
+)
 from geo.reading import RasterHeader, read_header
 
 _DATE = re.compile(r"(?<!\d)(20\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")

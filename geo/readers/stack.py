@@ -20,8 +20,13 @@ from geo.acquisitions import (
     AcquisitionError,
     Band,
 )
-from geo.readers import STACK_ENDINGS, files_ending
-from geo.readers.conventions import band_name, scale_and_offset, tile_name
+from geo.readers.conventions import (
+    STACK_ENDINGS,
+    band_name,
+    files_ending,
+    scale_and_offset,
+    tile_name,
+)
 from geo.readers.stack_grid import grid_of
 from geo.reading import NETCDF_LOCK
 

@@ -1,0 +1,129 @@
+"""Finding of acquisitions, whatever the format of the imagery."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from geo.acquisitions import Acquisition, AcquisitionError, Format, first_five
+from geo.readers.conventions import STACK_ENDINGS, TIFF_ENDINGS, files_ending
+from geo.readers.safe import product_folders
+
+
+def find_acquisitions(
+    path: Path,
+    format: Format = "auto",  # noqa: A002
+    *,
+    bands: Sequence[str] | None = None,
+    file_bands: Sequence[str] | None = None,
+    reflectance_scale: float | None = None,
+) -> list[Acquisition]:
+    """Find the acquisitions of a folder, product or file, without reading pixels.
+
+    Parameters
+    ----------
+    path
+        Folder of SAFE products or GeoTIFFs, one of them, or NetCDF stack (file or folder).
+    format
+        Reader to use; "auto" looks at what is there.
+    bands
+        Bands that every acquisition must have; others are not looked at. None: all there are.
+    file_bands
+        Band names of GeoTIFFs without band descriptions, in order.
+    reflectance_scale
+        Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
+
+    Returns
+    -------
+    list of Acquisition
+        In order of date, tile and id.
+
+    Raises
+    ------
+    AcquisitionError
+        If nothing is found, a file is damaged or says too little, or a band is missing.
+    """
+    if not path.exists():
+        raise AcquisitionError(f"There is no {path}. Give the path of the imagery.")
+    if format == "auto":
+        format = detect_format(path)  # noqa: A001
+    if format != "geotiff" and file_bands is not None:
+        raise AcquisitionError(
+            f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out."
+        )
+    if format == "safe" and reflectance_scale is not None:
+        raise AcquisitionError(f"The SAFE products of {path} state their scale: leave out yours.")
+
+    # Imported by format: only stacks need xarray, which takes a second to import.
+    if format == "safe":
+        from geo.readers import safe
+
+        found = safe.find(path, bands)
+    elif format == "geotiff":
+        from geo.readers import geotiff
+
+        found = geotiff.find(path, bands, file_bands, reflectance_scale)
+    else:
+        from geo.readers import stack
+
+        found = stack.find(path, bands, reflectance_scale)
+    _check_bands(found, bands)
+    return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
+
+
+def detect_format(path: Path) -> Literal["safe", "geotiff", "stack"]:
+    """Tell the format of imagery from what lies at a path.
+
+    Raises
+    ------
+    AcquisitionError
+        If nothing is recognised, or more than one format is there.
+    """
+    found: list[Literal["safe", "geotiff", "stack"]] = []
+    if product_folders(path):
+        found.append("safe")
+    if any(files_ending(path, TIFF_ENDINGS)):
+        found.append("geotiff")
+    if any(files_ending(path, STACK_ENDINGS)):
+        found.append("stack")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise AcquisitionError(
+            f"{path} holds imagery of several formats: {', '.join(found)}. "
+            "Name the one to read as the format, or keep one in a folder of its own."
+        )
+    zipped = sum(1 for _ in files_ending(path, (".zip",)))
+    hint = f" There are {zipped} zip files: unpack them." if zipped else ""
+    raise AcquisitionError(
+        f"No imagery was recognised at {path}: neither SAFE products (MTD_MSIL2A.xml or "
+        f"MTD_MSIL1C.xml inside), nor GeoTIFFs (.tif), nor a NetCDF stack (.nc).{hint}"
+    )
+
+
+def _check_bands(found: Sequence[Acquisition], bands: Sequence[str] | None) -> None:
+    """Check that every acquisition has every requested band."""
+    problems = []
+    for item in found:
+        missing = [band for band in bands or () if band not in item.bands]
+        if missing:
+            there = ", ".join(item.bands) or "none of those asked for"
+            problems.append(f"{item.product}: no {', '.join(missing)} (it has {there})")
+    if problems:
+        raise AcquisitionError(
+            f"{len(problems)} of {len(found)} acquisitions lack bands:\n  "
+            f"{first_five(problems, chr(10) + '  ')}\nComplete them, or ask for fewer bands."
+        )
+
+
+def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
+    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is."""
+    unique, times = [], dict[str, int]()
+    # Stable, so that equals keep their order.
+    for item in sorted(found, key=lambda item: item.preference, reverse=True):
+        times[item.id] = times.get(item.id, 0) + 1
+        number = times[item.id]
+        unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
+    return unique

@@ -114,6 +114,27 @@ def test_no_parcel_is_judged_by_a_model_that_saw_it(finished):
         assert not set(fold["test"]) & (set(fold["train"]) | set(fold["validation"]))
 
 
+def test_predictions_are_those_of_the_fold_and_scores_those_of_the_predictions(finished):
+    import torch
+
+    from pipeline.folds import read_folds
+    from pipeline.paths import RunPaths
+    from pipeline.pixel_set_store import read_pixel_sets
+    from pipeline.trained import Trained
+
+    run = RunPaths(finished / RUN)
+    table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
+    table = table[table["status"] == "used"].set_index("parcel_id")
+    data = read_pixel_sets(run.dataset, with_features=True)
+    for number, fold in enumerate(read_folds(run.folds, data.ids), 1):
+        trained = Trained.load(run.fold(number), torch.device("cpu"))
+        scores = trained.log_probabilities(data, fold.test, 512)
+        written = table.loc[[data.ids[i] for i in fold.test], "confidence"]
+        np.testing.assert_allclose(np.exp(scores).max(axis=1), written, atol=1e-4)
+    right = (table["pred_code"] == table["declared_code"]).mean()
+    assert json.loads(run.overall.read_text())["Accuracy"] == pytest.approx(right)
+
+
 def test_the_geopackage_says_that_it_is_simulated(finished):
     with sqlite3.connect(finished / RUN / "predictions" / "parcels.gpkg") as database:
         (description,) = database.execute("SELECT description FROM gpkg_contents").fetchone()

@@ -31,6 +31,8 @@ def write_layer(layer: geopandas.GeoDataFrame, path: Path, *, name: str, descrip
         layer=name,
         driver="GPKG",
         geometry_type=_geometry_type(layer),
+        # Newer versions of the format make older QGIS and GDAL warn.
+        dataset_options={"VERSION": "1.2"},
         layer_options={"DESCRIPTION": description},
     )
 

@@ -95,9 +95,20 @@ def _read_with_gdal(path: Path, layer: str | None) -> gpd.GeoDataFrame:
     """Read one layer of whatever GDAL opens."""
     source, layer = _find_layer(path, layer)
     try:
-        return pyogrio.read_dataframe(source, layer=layer)
+        rows = pyogrio.read_dataframe(source, layer=layer)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise RegisterError(f"Layer {layer} of {path} cannot be read: {error}") from error
+    return _with_whole_numbers(rows, source, layer)
+
+
+def _with_whole_numbers(rows: gpd.GeoDataFrame, source: str, layer: str) -> gpd.GeoDataFrame:
+    """Keep whole numbers whole where some are missing, which pandas would make floats."""
+    info = pyogrio.read_info(source, layer=layer)
+    kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
+    whole = [
+        n for n, kind in kinds.items() if kind.startswith("int") and rows[n].dtype == "float64"
+    ]
+    return rows.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:

@@ -212,3 +212,14 @@ def test_lon_lat_bounds():
 )
 def test_as_text(values, expected):
     assert as_text(pd.Series(values)).tolist() == expected
+
+
+def test_whole_numbers_stay_whole_where_one_is_missing(tmp_path):
+    squares = [shapely.box(i, 0, i + 1, 1) for i in range(3)]
+    ids = pd.array([1002307, None, 3], "Int64")
+    table = gpd.GeoDataFrame({"ID": ids, "AREA": [1.0, 2.0, None]}, geometry=squares, crs=2154)
+    table.to_file(tmp_path / "r.gpkg")
+    read = read_register(tmp_path / "r.gpkg")
+    assert read["ID"].dtype == "Int64"
+    assert read["AREA"].dtype == "float64"
+    assert read["ID"].astype(object).where(read["ID"].notna(), None).tolist() == [1002307, None, 3]

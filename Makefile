@@ -7,7 +7,7 @@ CORES ?= all
 .PHONY: demo test lint format lock clean
 
 demo: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --configfile configs/demo.yaml
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --quiet reason host --configfile configs/demo.yaml
 
 test: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest

@@ -1,0 +1,43 @@
+# From an existing Pixel-Set dataset to that of the run.
+
+from pipeline.config import watched_dataset
+from pipeline.paths import DatasetPaths
+
+given = DatasetPaths(settings.dataset.path)
+# Files that a dataset need not have.
+MORE = [f for f in ("features", "positions", "parcel_dates") if getattr(given, f).is_file()]
+
+
+rule adopt:
+    message:
+        "Check the dataset {params.source} and complete it."
+    input:
+        watched_dataset(settings.dataset.path),
+    output:
+        meta=update(paths.dataset.assembled),
+        normalisation=update(paths.dataset.normalisation),
+        more=update([getattr(paths.dataset, file) for file in MORE]),
+        ledger=update(paths.ledger),
+        classes=update(paths.classes),
+    params:
+        source=settings.dataset.path,
+        config=paths.config,
+        settings=for_stage(settings, "adopt"),
+        dataset=paths.dataset.root,
+    log:
+        paths.log("adopt"),
+    benchmark:
+        paths.benchmark("adopt")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline adopt --config {params.config} --source {params.source:q}"
+        " --dataset {params.dataset} --ledger {output.ledger} --classes {output.classes}"
+        " --log {log}"
+
+
+rule dataset:
+    message:
+        "The Pixel-Set dataset is in {paths.dataset.root}."
+    input:
+        rules.adopt.output,

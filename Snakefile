@@ -6,17 +6,17 @@
 
 import sys
 from pathlib import Path
+from shlex import quote
 
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.acquisition_table import read_used
 from pipeline.config import (
     SettingsError,
     check_inputs,
     for_stage,
     has_gpu,
     load,
-    watched,
+    weights,
     write_resolved,
 )
 from pipeline.paths import RunPaths
@@ -35,14 +35,15 @@ paths = RunPaths(Path("results") / settings.run)
 write_resolved(settings, paths)
 
 FOLDS = range(1, settings.split.folds + 1)
+TRAINED = settings.predict.weights is None
+# Without a register there are no outlines to put on a map: the predictions are a table.
+LAYER = [] if settings.dataset.path else [paths.predictions]
+PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
+# Snakemake does not miss what only later rules read: the targets name the tables themselves.
+TABLES = [paths.ledger, paths.classes] if settings.dataset.path else paths.tables
 GPUS = int(settings.train.device != "cpu" and has_gpu())
 
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={workflow.basedir}; ")
-
-
-def used(wildcards):
-    """Acquisitions that the index found and uses: {id: row}."""
-    return read_used(Path(checkpoints.index.get().output.acquisitions))
 
 
 wildcard_constraints:
@@ -64,222 +65,21 @@ onsuccess:
 rule all:
     default_target: True
     input:
-        # Snakemake does not miss what only later rules read: a table that is gone is named here.
-        paths.tables,
-        paths.predictions,
+        TABLES,
+        PREDICTIONS,
         paths.report,
 
 
-if settings.simulate:
-
-    rule simulate:
-        message:
-            "Write the simulated raw scene: products and register."
-        output:
-            imagery=directory(settings.imagery.path),
-            register=settings.parcels.path,
-        params:
-            config=paths.config,
-            settings=for_stage(settings, "simulate"),
-        log:
-            paths.log("simulate"),
-        benchmark:
-            paths.benchmark("simulate")
-        conda:
-            "environment.yml"
-        shell:
-            "python -m pipeline simulate --config {params.config} --imagery {output.imagery:q}"
-            " --register {output.register:q} --log {log}"
-
-
-checkpoint index:
-    message:
-        "List the acquisitions of {params.imagery} and say which are used."
-    input:
-        settings.imagery.path if settings.simulate else watched(settings.imagery.path),
-    output:
-        acquisitions=paths.acquisitions,
-        grids=paths.grids,
-    params:
-        imagery=settings.imagery.path,
-        config=paths.config,
-        settings=for_stage(settings, "index"),
-    log:
-        paths.log("index"),
-    benchmark:
-        paths.benchmark("index")
-    conda:
-        "environment.yml"
-    shell:
-        "python -m pipeline index --config {params.config} --imagery {params.imagery:q}"
-        " --acquisitions {output.acquisitions} --grids {output.grids} --log {log}"
-
-
-rule clean:
-    message:
-        "Check and mend the parcels of {input.register}; account for every one."
-    input:
-        # Ancient, as every new acquisition rewrites it; extract refuses parcels of another grid.
-        grids=ancient(paths.grids),
-        register=settings.parcels.path,
-    output:
-        ledger=paths.ledger,
-        parcels=paths.parcels,
-        classes=paths.classes,
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "clean"),
-    log:
-        paths.log("clean"),
-    benchmark:
-        paths.benchmark("clean")
-    conda:
-        "environment.yml"
-    shell:
-        "python -m pipeline clean --config {params.config} --register {input.register:q}"
-        " --grids {input.grids} --ledger {output.ledger} --parcels {output.parcels}"
-        " --classes {output.classes} --log {log}"
-
-
-rule rasterise:
-    message:
-        "Index the pixels of the accepted parcels."
-    input:
-        parcels=rules.clean.output.parcels,
-        grids=ancient(paths.grids),
-    output:
-        pixel_index=paths.pixel_index,
-        label_image=paths.label_image,
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "rasterise"),
-    log:
-        paths.log("rasterise"),
-    benchmark:
-        paths.benchmark("rasterise")
-    conda:
-        "environment.yml"
-    shell:
-        "python -m pipeline rasterise --config {params.config} --parcels {input.parcels}"
-        " --grids {input.grids} --pixel-index {output.pixel_index}"
-        " --label-image {output.label_image} --log {log}"
-
-
-rule extract:
-    message:
-        "Read the parcels' pixels of {wildcards.acquisition}."
-    input:
-        product=lambda wildcards: used(wildcards)[wildcards.acquisition].product,
-        pixel_index=rules.rasterise.output.pixel_index,
-    output:
-        pixels=paths.extracted("{acquisition}"),
-        valid=paths.extracted_valid("{acquisition}"),
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "extract"),
-    log:
-        paths.log("extract/{acquisition}"),
-    benchmark:
-        paths.benchmark("extract/{acquisition}")
-    conda:
-        "environment.yml"
-    shell:
-        "python -m pipeline extract --config {params.config} --product {input.product:q}"
-        " --acquisition {wildcards.acquisition} --pixel-index {input.pixel_index}"
-        " --pixels {output.pixels} --valid {output.valid} --threads {threads} --log {log}"
-
-
-rule assemble:
-    message:
-        "Join the acquisitions into the Pixel-Set dataset."
-    input:
-        pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
-        valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
-        acquisitions=ancient(paths.acquisitions),
-        pixel_index=rules.rasterise.output.pixel_index,
-        parcels=rules.clean.output.parcels,
-        classes=rules.clean.output.classes,
-    output:
-        data=directory(paths.dataset.pixels),
-        valid=directory(paths.dataset.valid),
-        meta=paths.dataset.assembled,
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "assemble"),
-        extracted=paths.extractions,
-        dataset=paths.dataset.root,
-    threads: 2
-    log:
-        paths.log("assemble"),
-    benchmark:
-        paths.benchmark("assemble")
-    conda:
-        "environment.yml"
-    shell:
-        "python -m pipeline assemble --config {params.config} --acquisitions {input.acquisitions}"
-        " --extracted {params.extracted}"
-        " --pixel-index {input.pixel_index} --parcels {input.parcels} --classes {input.classes}"
-        " --dataset {params.dataset} --threads {threads} --log {log}"
-
-
-rule normalise:
-    message:
-        "Compute the means and standard deviations of the dataset."
-    input:
-        rules.assemble.output,
-    output:
-        paths.dataset.normalisation,
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "normalise"),
-        dataset=paths.dataset.root,
-    log:
-        paths.log("normalise"),
-    benchmark:
-        paths.benchmark("normalise")
-    conda:
-        "environment.yml"
-    shell:
-        "python -m pipeline normalise --config {params.config} --dataset {params.dataset}"
-        " --normalisation {output} --log {log}"
-
-
-rule features:
-    message:
-        "Compute the geometric features of the parcels."
-    input:
-        parcels=rules.clean.output.parcels,
-        pixel_index=rules.rasterise.output.pixel_index,
-    output:
-        features=paths.dataset.features,
-        positions=paths.dataset.positions,
-    log:
-        paths.log("features"),
-    benchmark:
-        paths.benchmark("features")
-    conda:
-        "environment.yml"
-    shell:
-        "python -m pipeline features --parcels {input.parcels} --pixel-index {input.pixel_index}"
-        " --features {output.features} --positions {output.positions} --log {log}"
-
-
-rule dataset:
-    message:
-        "The Pixel-Set dataset is in {paths.dataset.root}."
-    input:
-        paths.tables,
-        rules.assemble.output,
-        rules.normalise.output,
-        rules.features.output,
+# What comes before the folds: imagery and parcels become a Pixel-Set dataset, or one is there.
+include: "rules/adoption.smk" if settings.dataset.path else "rules/preparation.smk"
 
 
 rule split:
     message:
         "Divide the labelled parcels into {settings.split.folds} folds."
     input:
-        dataset=rules.assemble.output.meta,
-        positions=rules.features.output.positions,
+        dataset=paths.dataset.assembled,
+        positions=paths.dataset.positions if settings.split.by == "block" else [],
     output:
         paths.folds,
     params:
@@ -301,10 +101,11 @@ rule train:
     message:
         "Train fold {wildcards.fold}."
     input:
-        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
+        dataset=DATASET,
         folds=rules.split.output,
     output:
         model=paths.fold("{fold}") / "model.pth.tar",
+        portable=paths.fold("{fold}") / "model.safetensors",
         metadata=paths.fold("{fold}") / "model.json",
         trainlog=paths.fold("{fold}") / "trainlog.json",
     params:
@@ -312,6 +113,9 @@ rule train:
         settings=for_stage(settings, "train"),
         dataset=paths.dataset.root,
         folder=lambda wildcards: paths.fold(wildcards.fold),
+        # No outputs: Snakemake would remove them before a killed training goes on.
+        state=lambda wildcards: paths.training_state(wildcards.fold),
+        tensorboard=lambda wildcards: paths.tensorboard(wildcards.fold),
     threads: max(1, workflow.cores // len(FOLDS))
     resources:
         gpu=GPUS,
@@ -324,14 +128,14 @@ rule train:
     shell:
         "python -m pipeline train --config {params.config} --dataset {params.dataset}"
         " --folds {input.folds} --fold {wildcards.fold} --model {params.folder}"
-        " --threads {threads} --log {log}"
+        " --state {params.state} --tensorboard {params.tensorboard} --threads {threads} --log {log}"
 
 
 rule evaluate:
     message:
         "Score every fold on its test parcels, beside the baselines."
     input:
-        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
+        dataset=DATASET,
         folds=rules.split.output,
         models=expand(rules.train.output.model, fold=FOLDS),
     output:
@@ -340,6 +144,8 @@ rule evaluate:
         overall=paths.overall,
         per_class=paths.per_class,
         baselines=paths.baselines,
+        spread=paths.spread,
+        scores=paths.scores,
     params:
         config=paths.config,
         settings=for_stage(settings, "evaluate"),
@@ -361,7 +167,7 @@ rule models:
     message:
         "The models and their scores are in {paths.models}."
     input:
-        paths.tables,
+        TABLES,
         rules.evaluate.output,
 
 
@@ -369,19 +175,25 @@ rule predict:
     message:
         "Predict a class for every usable parcel."
     input:
-        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
-        folds=rules.split.output,
-        models=expand(rules.train.output.model, fold=FOLDS),
-        ledger=rules.clean.output.ledger,
-        register=settings.parcels.path,
+        dataset=DATASET,
+        models=(
+            expand(rules.train.output.model, fold=FOLDS)
+            if TRAINED
+            else weights(settings.predict.weights)
+        ),
+        folds=rules.split.output if TRAINED else [],
+        ledger=paths.ledger,
+        register=settings.parcels.path or [],
     output:
-        gpkg=paths.predictions,
-        table=multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
+        PREDICTIONS,
     params:
         config=paths.config,
         settings=for_stage(settings, "predict"),
         dataset=paths.dataset.root,
-        models=paths.models,
+        models=settings.predict.weights or paths.models,
+        folds=f"--folds {paths.folds}" if TRAINED else "",
+        register=f"--register {quote(str(settings.parcels.path))}" * bool(LAYER),
+        predictions=paths.predictions,
     threads: workflow.cores
     resources:
         gpu=GPUS,
@@ -393,16 +205,15 @@ rule predict:
         "environment.yml"
     shell:
         "python -m pipeline predict --config {params.config} --dataset {params.dataset}"
-        " --folds {input.folds} --models {params.models} --ledger {input.ledger}"
-        " --register {input.register:q} --predictions {output.gpkg}"
-        " --threads {threads} --log {log}"
+        " --models {params.models:q} {params.folds} --ledger {input.ledger} {params.register}"
+        " --predictions {params.predictions} --threads {threads} --log {log}"
 
 
 rule predictions:
     message:
-        "The predictions are in {paths.predictions}."
+        "The predictions are in {paths.predictions.parent}."
     input:
-        paths.tables,
+        TABLES,
         rules.predict.output,
 
 
@@ -410,15 +221,16 @@ rule report:
     message:
         "Write the report."
     input:
-        acquisitions=ancient(paths.acquisitions),
-        ledger=rules.clean.output.ledger,
-        classes=rules.clean.output.classes,
-        dataset=[rules.assemble.output, rules.normalise.output, rules.features.output],
-        models=rules.evaluate.output,
+        ancient([] if settings.dataset.path else [paths.acquisitions]),
+        ledger=paths.ledger,
+        classes=paths.classes,
+        dataset=DATASET,
+        models=rules.evaluate.output if TRAINED else [],
         predictions=rules.predict.output,
     output:
         paths.report,
     params:
+        settings=for_stage(settings, "report"),
         run=paths.root,
     log:
         paths.log("report"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -19,9 +18,6 @@ POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
 
 # What can be wrong with a geometry: a row has the first of these that applies.
 GEOMETRY_REASONS = ("null_geometry", "empty_geometry", "not_a_polygon", "invalid_geometry")
-
-# Whole numbers up to here are exact in float64.
-LARGEST_EXACT = 2**53
 
 
 @dataclass(frozen=True)
@@ -150,22 +146,6 @@ def lon_lat_bounds(
     to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     west, south, east, north = (round(v, 4) for v in to_degrees.transform_bounds(*bounds))
     return west, south, east, north
-
-
-def as_text(column: pd.Series[Any]) -> NDArray[np.object_]:
-    """Express the ids or codes of a column as text, str (P,); "" where there is none.
-
-    Whole numbers have no decimals, also where gaps made the column one of floats; text loses the
-    blanks around it and keeps its leading zeros.
-    """
-    values = column.astype(object).where(column.notna(), "")
-    return np.array([str(_whole(value)).strip() for value in values], object)
-
-
-def _whole(value: Any) -> Any:
-    """Turn a float that is a whole number into an integer."""
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT
-    return int(value) if is_whole else value
 
 
 def _polygons_of(geometries: NDArray[Any]) -> NDArray[Any]:

@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.augmentation import Augmentation, drop_dates, jitter, shift_season
 from models.pixel_draws import draw_pixels, parcel_seeds
 from models.pixel_sets import PixelSets
+from models.processes import ALONE, Processes
 from models.standardisation import FeatureScaling, Normalisation
 
 
@@ -46,20 +48,6 @@ class Batch:
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """The arguments of `ParcelClassifier.forward`."""
         return self.pixels, self.pixel_mask, self.positions, self.extra, self.observed
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """Describe the noise that is added to normalised pixels in training.
-
-    Attributes
-    ----------
-    sigma, clip
-        Standard deviation, and the largest absolute value.
-    """
-
-    sigma: float
-    clip: float
 
 
 class Batches:
@@ -105,45 +93,52 @@ class Batches:
         self,
         indices: NDArray[np.int64],
         batch_size: int,
-        jitter: Jitter,
+        augmentation: Augmentation,
         rng: np.random.Generator,
         noise: torch.Generator,
+        processes: Processes = ALONE,
     ) -> Iterator[Batch]:
-        """Shuffle parcels and yield them with new pixel draws and jitter.
+        """Shuffle parcels and yield them with new pixel draws, changed at random.
 
         A batch of one parcel has no batch statistics: a last parcel that would be alone joins the
-        batch before, which is then one larger.
+        batch before, which is then one larger. Several processes share every batch.
 
         Parameters
         ----------
         indices
             int64, the parcels to train on.
         batch_size
-            Parcels in a batch, 2 or more.
-        jitter
-            The noise to add.
+            Parcels in a batch of all processes together, 2 or more for each.
+        augmentation
+            The random changes.
         rng
-            Draws the order of the parcels and their pixels.
+            Draws the order of the parcels, their pixels, and dates and days of the augmentation;
+            the same in every process.
         noise
-            Draws the jitter, on the device.
+            Draws the jitter, on the device; another one in every process.
+        processes
+            That share the batches.
 
         Raises
         ------
         ValueError
-            If there are fewer than two parcels.
+            If a process had fewer than two parcels.
         """
-        if len(indices) < 2 or batch_size < 2:
+        least = 2 * processes.count
+        if len(indices) < least or batch_size < least:
             raise ValueError(
-                "training needs batches of two or more parcels, found "
-                f"{len(indices)} parcels and a batch size of {batch_size}"
+                "training needs batches of two or more parcels for each process, found "
+                f"{len(indices)} parcels, a batch size of {batch_size} and {processes.count} "
+                "processes"
             )
         order = rng.permutation(indices)
-        for chosen in np.split(order, training_batch_starts(len(order), batch_size)[1:]):
+        starts = training_batch_starts(len(order), batch_size, least)
+        for chosen in np.split(order, starts[1:]):
             seeds = rng.integers(2**64, size=len(chosen), dtype=np.uint64)
-            yield self._batch(chosen, seeds, jitter, noise)
+            yield self._batch(chosen[processes.share], seeds[processes.share], augmentation, noise)
 
     def evaluation(self, indices: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
-        """Yield parcels in the given order, without jitter.
+        """Yield parcels in the given order, unchanged.
 
         The pixel draw of a parcel depends on its id alone: not on the batch, the order or the other
         parcels.
@@ -157,7 +152,7 @@ class Batches:
         self,
         chosen: NDArray[np.int64],
         seeds: NDArray[np.uint64],
-        jitter: Jitter | None,
+        augmentation: Augmentation | None,
         noise: torch.Generator | None,
     ) -> Batch:
         data, device = self._data, self._device
@@ -169,34 +164,38 @@ class Batches:
 
         pixels = torch.from_numpy(data.pixels[rows]).to(device).float()
         pixels.sub_(self._means).mul_(self._scale)
-        if jitter is not None and jitter.sigma > 0:
-            pixels += _noise(pixels, jitter, noise)
+        if augmentation is not None:
+            jitter(pixels, augmentation, noise)
         pixel_mask = np.broadcast_to(mask[:, :, None], (*rows.shape, data.n_dates))
         if data.valid is not None:
             pixel_mask = pixel_mask & data.valid[rows]
+        days = data.days[chosen]
         observed = None if data.observed is None else data.observed[chosen]
+        if augmentation is not None:
+            rng = np.random.default_rng(seeds)
+            if augmentation.date_dropping > 0:
+                seen: NDArray[np.bool_] = np.any(pixel_mask, axis=1)
+                seen = seen if observed is None else seen & observed
+                observed = drop_dates(seen, augmentation.date_dropping, rng)
+            if augmentation.shift_days > 0:
+                days = shift_season(days, augmentation.shift_days, rng)
         extra = None if self._features is None else self._features[chosen]
         return Batch(
             pixels=pixels.permute(0, 2, 3, 1),
             pixel_mask=_tensor(pixel_mask, device).permute(0, 2, 1),
-            positions=_tensor(data.days[chosen], device),
+            positions=_tensor(days, device),
             extra=None if extra is None else _tensor(extra, device),
             observed=None if observed is None else _tensor(observed, device),
             labels=_tensor(data.labels[chosen], device),
         )
 
 
-def training_batch_starts(n_parcels: int, batch_size: int) -> list[int]:
-    """Give the first position of every training batch, none of which holds one parcel."""
+def training_batch_starts(n_parcels: int, batch_size: int, least: int = 2) -> list[int]:
+    """Give the first position of every training batch, none of which holds fewer than `least`."""
     starts = list(range(0, n_parcels, batch_size))
-    if n_parcels % batch_size == 1:
+    if 0 < n_parcels % batch_size < least:
         starts.pop()
     return starts
-
-
-def _noise(like: Tensor, jitter: Jitter, generator: torch.Generator | None) -> Tensor:
-    noise = torch.empty_like(like).normal_(0, jitter.sigma, generator=generator)
-    return noise.clamp_(-jitter.clip, jitter.clip)
 
 
 def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:

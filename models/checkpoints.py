@@ -1,18 +1,16 @@
 """Trained models on disk, in the reference's format.
 
 A model is a folder `Fold_<k>` with `model.pth.tar`, the reference's {'epoch', 'state_dict',
-'optimizer'}, and `model.json` beside it: all that is needed to run the model on new data.
+'optimizer'}, and `model.json` beside it: all that is needed to run the model on new data. Where a
+fold has several members, the others are `model_2.pth.tar` and so on.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import os
 import pickle
-import platform
 import re
-from dataclasses import dataclass, field
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,87 +21,17 @@ from torch import Tensor
 
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
+from models.model_metadata import CheckpointError, write_bytes
 from models.positional_encoding import sinusoid_encoding
-from models.standardisation import FeatureScaling, Normalisation
 
 WEIGHTS_FILE = "model.pth.tar"
-METADATA_FILE = "model.json"
 _POSITION_TABLE = "temporal_encoder.position_enc.weight"
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is not there, or not what it should be."""
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": str(torch.__version__),
-    }
-
-
-@dataclass(frozen=True, eq=False)
-class ModelMetadata:
-    """Say what a model expects and what it predicts.
-
-    Attributes
-    ----------
-    hyperparameters, normalisation, feature_scaling
-        To build and to feed the model with; no scaling where it uses no features.
-    n_pixels
-        Pixels drawn of a parcel in training.
-    bands
-        Names of the channels, in order.
-    class_codes, class_names
-        Of the class indices, in order.
-    first_date
-        ISO date of day 0.
-    seed
-        Of the training.
-    versions
-        Of the software that trained it.
-    """
-
-    hyperparameters: Hyperparameters
-    normalisation: Normalisation
-    feature_scaling: FeatureScaling | None
-    n_pixels: int
-    bands: list[str]
-    class_codes: list[str]
-    class_names: list[str]
-    first_date: str
-    seed: int
-    versions: dict[str, str] = field(default_factory=_versions)
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain JSON values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        scaling = self.feature_scaling
-        return values | {
-            "hyperparameters": self.hyperparameters.to_json(),
-            "normalisation": self.normalisation.to_json(),
-            "feature_scaling": None if scaling is None else scaling.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ModelMetadata:
-        """Read back what `to_json` gave."""
-        expected = set(cls.__dataclass_fields__)
-        if values.keys() != expected:
-            raise CheckpointError(
-                f"model metadata: expected the keys {', '.join(sorted(expected))}; found "
-                f"{', '.join(sorted(values))}"
-            )
-        scaling = values["feature_scaling"]
-        return cls(
-            **values
-            | {
-                "hyperparameters": Hyperparameters.from_json(values["hyperparameters"]),
-                "normalisation": Normalisation.from_json(values["normalisation"]),
-                "feature_scaling": None if scaling is None else FeatureScaling.from_json(scaling),
-            }
-        )
+def member_file(name: str, member: int) -> str:
+    """Name a file of a fold's member: model.json is model_2.json for the second."""
+    stem, dot, suffix = name.partition(".")
+    return name if member == 1 else f"{stem}_{member}{dot}{suffix}"
 
 
 def save_checkpoint(
@@ -114,6 +42,7 @@ def save_checkpoint(
     optimizer_state: dict[str, Any],
     hyperparameters: Hyperparameters,
     days: NDArray[np.int64],
+    member: int = 1,
 ) -> Path:
     """Write `model.pth.tar`, so that the reference can read it too.
 
@@ -128,6 +57,8 @@ def save_checkpoint(
     days
         int64 (T,), the dates of the training data, from which the reference's table of positions
         is made; ours has none.
+    member
+        Number of the model in its fold, from 1.
 
     Returns
     -------
@@ -143,28 +74,25 @@ def save_checkpoint(
     # torch.save stores the name of the file that it writes: through a buffer, the bytes are the
     # same whatever the file's name.
     buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    return _write(folder / WEIGHTS_FILE, buffer.getvalue())
-
-
-def save_metadata(folder: Path, metadata: ModelMetadata) -> Path:
-    """Write `model.json` and return its path."""
-    text = json.dumps(metadata.to_json(), indent=2, ensure_ascii=False) + "\n"
-    return _write(folder / METADATA_FILE, text.encode())
-
-
-def load_metadata(folder: Path) -> ModelMetadata:
-    """Read `model.json`."""
-    path = folder / METADATA_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not there: it says what the model beside it expects")
-    return ModelMetadata.from_json(json.loads(path.read_text(encoding="utf-8")))
+    torch.save(_interned(checkpoint), buffer)
+    return write_bytes(folder / member_file(WEIGHTS_FILE, member), buffer.getvalue())
 
 
 def load_model(
-    folder: Path, hyperparameters: Hyperparameters, device: torch.device
+    folder: Path, hyperparameters: Hyperparameters, device: torch.device, member: int = 1
 ) -> ParcelClassifier:
     """Read `model.pth.tar`, ours or the reference's, into a model in evaluation mode.
+
+    Parameters
+    ----------
+    folder
+        Fold_<k>.
+    hyperparameters
+        What to build.
+    device
+        Where to put the model.
+    member
+        Number of the model in its fold, from 1.
 
     Raises
     ------
@@ -172,7 +100,20 @@ def load_model(
         If the file is not there, is no such checkpoint, or has other weights than the
         hyper-parameters say.
     """
-    path = folder / WEIGHTS_FILE
+    state_dict = load_state_dict(folder, member)
+    path = folder / member_file(WEIGHTS_FILE, member)
+    return build_model(hyperparameters, state_dict, path).to(device)
+
+
+def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
+    """Read the weights of `model.pth.tar`, ours or the reference's.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is not there or is no such checkpoint.
+    """
+    path = folder / member_file(WEIGHTS_FILE, member)
     if not path.is_file():
         raise CheckpointError(f"{path} is not there")
     try:
@@ -181,7 +122,19 @@ def load_model(
         raise CheckpointError(f"{path} is no file that torch.save wrote: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' in it")
-    state_dict = {k: v for k, v in checkpoint["state_dict"].items() if k != _POSITION_TABLE}
+    return {k: v for k, v in checkpoint["state_dict"].items() if k != _POSITION_TABLE}
+
+
+def build_model(
+    hyperparameters: Hyperparameters, state_dict: dict[str, Tensor], path: Path
+) -> ParcelClassifier:
+    """Build a model in evaluation mode with weights that were read from a path.
+
+    Raises
+    ------
+    CheckpointError
+        If they are not those of the hyper-parameters.
+    """
     model = ParcelClassifier(hyperparameters)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state_dict.items()}
@@ -196,7 +149,7 @@ def load_model(
             f"{path}: {len(names)} weights are not those of the hyper-parameters: {listed}"
         )
     model.load_state_dict(state_dict)
-    return model.to(device).eval()
+    return model.eval()
 
 
 def fold_folders(folder: Path) -> dict[int, Path]:
@@ -233,9 +186,16 @@ def _position_table(hyperparameters: Hyperparameters, days: NDArray[np.int64]) -
     return encoding.float().repeat(1, n_head)
 
 
-def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-    return path
+def _interned(value: Any) -> Any:
+    """Copy nested values so that equal strings are one object.
+
+    A pickle refers back to an object that it holds already, so the bytes depend on which strings
+    are the same object: others in a training that was read back than in an unbroken one.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_interned(key): _interned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_interned(item) for item in value)
+    return value

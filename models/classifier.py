@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.attention import LearntQueryAttention
 from models.hyperparameters import Hyperparameters
+from models.initialisation import initialise_weights
 from models.pixel_set_encoder import PixelSetEncoder
 from models.temporal_attention import (
     LightweightTemporalAttentionEncoder,
@@ -28,10 +28,15 @@ class ParcelClassifier(nn.Module):
         What to build.
     generator
         Draws the initial weights; None leaves PyTorch's own, for weights that are loaded.
+    initialisation
+        "paper" or "torch", see `initialise_weights`.
     """
 
     def __init__(
-        self, hyperparameters: Hyperparameters, generator: torch.Generator | None = None
+        self,
+        hyperparameters: Hyperparameters,
+        generator: torch.Generator | None = None,
+        initialisation: str = "paper",
     ) -> None:
         super().__init__()
         h = self.hyperparameters = hyperparameters
@@ -44,7 +49,7 @@ class ParcelClassifier(nn.Module):
             self.temporal_encoder = LightweightTemporalAttentionEncoder(*settings, h.n_dates)
         self.decoder = _decoder(h.mlp4)
         if generator is not None:
-            initialise_weights(self, generator)
+            initialise_weights(self, generator, initialisation)
 
     def forward(
         self,
@@ -85,27 +90,6 @@ class ParcelClassifier(nn.Module):
         embeddings = self.spatial_encoder(pixels, pixel_mask, extra)
         series = self.temporal_encoder(embeddings, positions, None if seen.all() else seen)
         return self.decoder(series)  # type: ignore[no-any-return]
-
-
-def initialise_weights(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw initial weights from the distributions of the reference.
-
-    Linear layers: xavier-normal weights, N(0, 1) biases. Convolutions: N(0, 1). BatchNorm:
-    N(0, 1) weights, zero biases. The queries of the L-TAE: N(0, 2 / d_k).
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_normal_(module.weight, generator=generator)
-            nn.init.normal_(module.bias, generator=generator)
-        elif isinstance(module, nn.Conv1d):
-            nn.init.normal_(module.weight, generator=generator)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, generator=generator)
-        elif isinstance(module, nn.BatchNorm1d):
-            nn.init.normal_(module.weight, generator=generator)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, LearntQueryAttention):
-            nn.init.normal_(module.Q, std=(2.0 / module.d_k) ** 0.5, generator=generator)
 
 
 def _decoder(widths: Sequence[int]) -> nn.Sequential:

@@ -83,39 +83,6 @@ def overall_metrics(matrix: NDArray[np.integer]) -> dict[str, float]:
     return overall | {"Accuracy": accuracy}
 
 
-class Tally:
-    """Add up the loss and the confusion matrix of an epoch's batches.
-
-    Parameters
-    ----------
-    prefix
-        "train" or "val", in front of the metrics' names.
-    n_classes
-        Number of classes.
-    """
-
-    def __init__(self, prefix: str, n_classes: int) -> None:
-        self._prefix = prefix
-        self._loss = 0.0
-        self._matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
-
-    def add(
-        self, mean_loss: float, reference: NDArray[np.integer], predicted: NDArray[np.integer]
-    ) -> None:
-        """Add a batch: its mean loss, its class indices."""
-        self._loss += mean_loss * len(reference)
-        self._matrix += confusion_matrix(reference, predicted, len(self._matrix))
-
-    def metrics(self) -> dict[str, float]:
-        """Give the mean loss, the accuracy in percent and the mean IoU, as the reference logs."""
-        total = int(self._matrix.sum())
-        return {
-            f"{self._prefix}_loss": self._loss / total,
-            f"{self._prefix}_accuracy": 100.0 * float(np.trace(self._matrix)) / total,
-            f"{self._prefix}_IoU": mean_iou(self._matrix),
-        }
-
-
 def balanced_weights(labels: NDArray[np.integer], n_classes: int) -> NDArray[np.float64]:
     """Weigh every class by the inverse of its frequency in the labels.
 

@@ -167,7 +167,8 @@ class PixelSetEncoder(nn.Module):
 def _apply(layers: Iterable[Affine], rows: Tensor) -> Tensor:
     for weight, bias in layers:
         rows = functional.linear(rows, weight, bias).relu_()
-    return rows
+    # Autocast multiplies in bfloat16; sums over many pixels need the digits of float32.
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def _filled(rows: Tensor, mask: Tensor) -> Tensor:

@@ -61,11 +61,13 @@ class _ChunkMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-        near_mean = rows.mean(0)
-        centred = rows - near_mean
-        mean = near_mean.double() + centred.mean(0).double()
-        ctx.save_for_backward(rows, mean)
-        return mean, _summed_products(centred) / len(rows)
+        # Under autocast, a product of the rows would be rounded to the digits of bfloat16.
+        with torch.autocast(rows.device.type, enabled=False):
+            near_mean = rows.mean(0)
+            centred = rows - near_mean
+            mean = near_mean.double() + centred.mean(0).double()
+            ctx.save_for_backward(rows, mean)
+            return mean, _summed_products(centred) / len(rows)
 
     @staticmethod
     @once_differentiable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,74 +14,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.batches import Batch, Batches, Jitter, training_batch_starts
+from models.batches import Batch, Batches, training_batch_starts
 from models.classifier import ParcelClassifier
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import evaluation_mode
+from models.learner import Learner
 from models.memory_allocator import keep_freed_memory
-from models.metrics import Tally, balanced_weights
+from models.metrics import balanced_weights
 from models.pixel_sets import PixelSets
+from models.processes import ALONE, Processes
 from models.standardisation import FeatureScaling, Normalisation
+from models.tally import Tally
+from models.training_settings import TrainingSettings
+from models.training_state import TrainingState
 
 _logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Say how to train; the defaults are the PSE+TAE paper's.
-
-    Attributes
-    ----------
-    epochs, batch_size
-        Passes over the training parcels, and parcels in a batch.
-    n_pixels
-        Pixels drawn of every parcel.
-    learning_rate, weight_decay, optimizer
-        Of "adam" or "adamw".
-    schedule
-        "constant" learning rate, or "onecycle" up to it and down again.
-    gamma
-        Exponent of the focal loss.
-    class_weighting
-        "none", or "balanced": by the inverse of the classes' frequencies.
-    jitter_sigma, jitter_clip
-        Noise on normalised pixels: its deviation and largest absolute value.
-    seed
-        Of initial weights, order, pixel draws, jitter and dropout.
-    """
-
-    epochs: int = 100
-    batch_size: int = 128
-    n_pixels: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    optimizer: str = "adam"
-    schedule: str = "constant"
-    gamma: float = 1.0
-    class_weighting: str = "none"
-    jitter_sigma: float = 0.01
-    jitter_clip: float = 0.05
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("optimizer", ("adam", "adamw")),
-            ("schedule", ("constant", "onecycle")),
-            ("class_weighting", ("none", "balanced")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}: expected one of {allowed}, found {getattr(self, name)!r}"
-                )
-        for name, least in (("epochs", 1), ("batch_size", 2), ("n_pixels", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected {least} or more, found {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate: expected above 0, found {self.learning_rate}")
-        for name in ("weight_decay", "gamma", "jitter_sigma", "jitter_clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +63,9 @@ def train_fold(
     feature_scaling: FeatureScaling | None,
     settings: TrainingSettings,
     device: torch.device,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    state: TrainingState | None = None,
+    processes: Processes = ALONE,
 ) -> TrainedFold:
     """Train a model and keep its best epoch.
 
@@ -134,6 +86,12 @@ def train_fold(
         of threads.
     on_epoch
         Called after every epoch with its number ("epoch") and the trainlog's metrics.
+    state
+        Where the state is kept every few epochs. If one is there, the training goes on from it, and
+        ends with the same weights as if it had never been interrupted.
+    processes
+        That train this model together; batches are divided among them. BatchNorm statistics are
+        those of each process's share.
 
     Returns
     -------
@@ -149,77 +107,105 @@ def train_fold(
     _check_parts(data, train, validation, hyperparameters)
     keep_freed_memory()
     batches = Batches(data, normalisation, feature_scaling, settings.n_pixels, device)
-    class_weights = None
-    if settings.class_weighting == "balanced":
-        weights = balanced_weights(data.labels[train], hyperparameters.n_classes)
-        class_weights = torch.from_numpy(weights).float().to(device)
-    loss_of = partial(focal_loss, gamma=settings.gamma, class_weights=class_weights)
+    loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
+    n_batches = len(training_batch_starts(len(train), settings.batch_size, 2 * processes.count))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)  # dropout draws from the global generator only
-        rng = np.random.default_rng(settings.seed)
-        noise = torch.Generator(device).manual_seed(settings.seed)
         initial = torch.Generator().manual_seed(settings.seed)
-        model = ParcelClassifier(hyperparameters, initial).to(device)
-        optimizer = _optimizer(model, settings)
-        scheduler = _scheduler(optimizer, settings, len(train))
-        jitter = Jitter(settings.jitter_sigma, settings.jitter_clip)
-
-        trainlog: dict[int, dict[str, float]] = {}
+        model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
+        learner = Learner(model, settings, n_batches * settings.epochs, processes)
+        epoch, trainlog = 0, dict[int, dict[str, float]]()
         best = TrainedFold(0, {}, {}, trainlog)
-        for epoch in range(1, settings.epochs + 1):
-            training = batches.training(train, settings.batch_size, jitter, rng, noise)
-            metrics = _train_epoch(model, training, loss_of, optimizer, scheduler)
-            metrics |= _validate(
-                model, batches.evaluation(validation, settings.batch_size), loss_of
+        if state is not None and (saved := state.read()) is not None:
+            learner.load_state_dict(saved["learner"])
+            epoch, trainlog = saved["epoch"], saved["trainlog"]
+            best = TrainedFold(**saved["best"], trainlog=trainlog)
+            _logger.info("going on after epoch %d, from %s", epoch, state.path)
+
+        while not _has_ended(epoch, best, settings):
+            epoch += 1
+            rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
+            parcels = batches.training(
+                train, settings.batch_size, settings.augmentation, rng, noise, processes
             )
+            metrics = _learn(learner, parcels, loss_of).metrics(processes)
+            parcels = batches.evaluation(validation[processes.share], settings.batch_size)
+            metrics |= _validate(model, parcels, loss_of, device).metrics(processes)
             trainlog[epoch] = metrics
             if best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
-                states = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+                states = copy.deepcopy((model.state_dict(), learner.optimizer.state_dict()))
                 best = TrainedFold(epoch, *states, trainlog)
-            if on_epoch is not None:
+            ended = _has_ended(epoch, best, settings)
+            if state is not None and processes.first and (ended or epoch % state.every == 0):
+                state.write(
+                    epoch=epoch, trainlog=trainlog, best=_kept(best), learner=learner.state_dict()
+                )
+            if on_epoch is not None and processes.first:
                 on_epoch({"epoch": epoch, **metrics})
-    _logger.info("best of %d epochs: %d, %s", settings.epochs, best.epoch, trainlog[best.epoch])
+    _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, trainlog[best.epoch])
     return best
 
 
-def _train_epoch(
-    model: ParcelClassifier,
-    batches: Iterable[Batch],
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-) -> dict[str, float]:
-    tally = Tally("train", model.hyperparameters.n_classes)
+def _learn(learner: Learner, batches: Iterable[Batch], loss_of: Loss) -> Tally:
+    model = learner.model
+    tally = Tally("train", model.hyperparameters.n_classes, learner.device)
     model.train()
     for batch in batches:
-        logits = model(*batch.inputs)
-        loss = loss_of(logits, batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        tally.add(loss.item(), *_classes(batch, logits))
-    return tally.metrics()
+        with learner.arithmetic():
+            logits = learner.forward(*batch.inputs)
+            loss = loss_of(logits, batch.labels)
+        learner.step(loss)
+        tally.add(loss, logits, batch.labels)
+    return tally
 
 
 @torch.inference_mode()
 def _validate(
-    model: ParcelClassifier,
-    batches: Iterable[Batch],
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-) -> dict[str, float]:
-    tally = Tally("val", model.hyperparameters.n_classes)
+    model: ParcelClassifier, batches: Iterable[Batch], loss_of: Loss, device: torch.device
+) -> Tally:
+    tally = Tally("val", model.hyperparameters.n_classes, device)
     with evaluation_mode(model):
         for batch in batches:
             logits = model(*batch.inputs)
-            tally.add(loss_of(logits, batch.labels).item(), *_classes(batch, logits))
-    return tally.metrics()
+            tally.add(loss_of(logits, batch.labels), logits, batch.labels)
+    return tally
 
 
-def _classes(batch: Batch, logits: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give reference and predicted class indices."""
-    return batch.labels.cpu().numpy(), logits.argmax(1).cpu().numpy()
+def _loss(
+    settings: TrainingSettings,
+    labels: NDArray[np.int64],
+    n_classes: int,
+    device: torch.device,
+) -> Loss:
+    class_weights = None
+    if settings.class_weighting == "balanced":
+        class_weights = torch.from_numpy(balanced_weights(labels, n_classes)).float().to(device)
+    return partial(focal_loss, gamma=settings.gamma, class_weights=class_weights)
+
+
+def _seed_epoch(
+    seed: int, epoch: int, processes: Processes, device: torch.device
+) -> tuple[np.random.Generator, torch.Generator]:
+    """Seed all that is random in an epoch, so that a training can go on from any of them.
+
+    Returns
+    -------
+    rng
+        The same in every process.
+    noise
+        On the device, another one in every process, like that of dropout.
+    """
+    own = np.random.SeedSequence([seed, epoch, processes.rank]).generate_state(2)
+    torch.manual_seed(int(own[0]))  # dropout draws from the global generator only
+    return np.random.default_rng([seed, epoch]), torch.Generator(device).manual_seed(int(own[1]))
+
+
+def _has_ended(epoch: int, best: TrainedFold, settings: TrainingSettings) -> bool:
+    patience = settings.patience
+    return epoch >= settings.epochs or (patience is not None and epoch - best.epoch >= patience)
+
+
+def _kept(best: TrainedFold) -> dict[str, Any]:
+    return {name: getattr(best, name) for name in ("epoch", "state_dict", "optimizer_state")}
 
 
 def _check_parts(
@@ -241,20 +227,3 @@ def _check_parts(
     if (shared := np.intersect1d(train, validation)).size:
         first = ", ".join(data.ids[i] for i in shared[:5])
         raise ValueError(f"{len(shared)} parcels are in training and validation, such as {first}")
-
-
-def _optimizer(model: ParcelClassifier, settings: TrainingSettings) -> torch.optim.Optimizer:
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-
-
-def _scheduler(
-    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_parcels: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
-    if settings.schedule == "constant":
-        return None
-    steps = settings.epochs * len(training_batch_starts(n_parcels, settings.batch_size))
-    # One more than are used: the rate is set once more behind the last step, and ends there.
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=settings.learning_rate, total_steps=steps + 1
-    )

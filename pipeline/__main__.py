@@ -27,6 +27,7 @@ STAGES = {
     "assemble": "join the extracted acquisitions into the Pixel-Set dataset",
     "normalise": "compute the means and standard deviations of the dataset",
     "features": "compute the geometric features of the parcels",
+    "adopt": "check an existing Pixel-Set dataset and complete it for the run",
     "split": "divide the labelled parcels into folds",
     "train": "train the model of one fold",
     "evaluate": "score the trained folds on their test parcels, beside baselines",

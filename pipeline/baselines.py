@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
@@ -13,32 +15,38 @@ from pipeline.folds import Fold
 Matrix = NDArray[np.int64]
 
 
-def majority(labels: NDArray[np.int64], folds: list[Fold], n_classes: int) -> Matrix:
-    """Predict the most frequent class of each fold's training part; sum the confusion matrices."""
-    matrix = np.zeros((n_classes, n_classes), np.int64)
+# Between the dates of parcels that have their own, one value every so many days.
+STEP_DAYS = 10
+
+
+def majority(labels: NDArray[np.int64], folds: Sequence[Fold], n_classes: int) -> list[Matrix]:
+    """Predict the most frequent class of each fold's training part: a confusion matrix a fold."""
+    matrices = []
     for fold in folds:
         guess = np.bincount(labels[fold.train]).argmax()
-        matrix += confusion_matrix(labels[fold.test], np.full(len(fold.test), guess), n_classes)
-    return matrix
+        predicted = np.full(len(fold.test), guess)
+        matrices.append(confusion_matrix(labels[fold.test], predicted, n_classes))
+    return matrices
 
 
 def random_forest(
-    data: PixelSets, folds: list[Fold], n_classes: int, *, seed: int, threads: int
-) -> Matrix:
-    """Classify parcel means by a random forest; sum the confusion matrices of the folds.
+    data: PixelSets, folds: Sequence[Fold], n_classes: int, *, seed: int, threads: int
+) -> list[Matrix]:
+    """Classify parcel means by a random forest: a confusion matrix a fold.
 
     It needs no validation, so it is trained on the training and the validation part.
     """
     means = parcel_means(data)
-    matrix = np.zeros((n_classes, n_classes), np.int64)
+    series = means if data.observed is None else resample(means, data.days, data.observed)
+    table = series.reshape(len(series), -1)
+    matrices = []
     for fold in folds:
         known = np.concatenate([fold.train, fold.validation])
         forest = RandomForestClassifier(500, random_state=seed, n_jobs=threads)
-        forest.fit(means[known], data.labels[known])
-        matrix += confusion_matrix(
-            data.labels[fold.test], forest.predict(means[fold.test]), n_classes
-        )
-    return matrix
+        forest.fit(table[known], data.labels[known])
+        predicted = forest.predict(table[fold.test])
+        matrices.append(confusion_matrix(data.labels[fold.test], predicted, n_classes))
+    return matrices
 
 
 def parcel_means(data: PixelSets) -> NDArray[np.float64]:
@@ -46,7 +54,7 @@ def parcel_means(data: PixelSets) -> NDArray[np.float64]:
 
     Returns
     -------
-    float64 (N, T x C), NaN where a parcel has no valid pixel on a date.
+    float64 (N, T, C), NaN where a parcel has no valid pixel on a date.
     """
     means = np.full((len(data.ids), *data.pixels.shape[1:]), np.nan)
     for i, (start, stop) in enumerate(zip(data.offsets[:-1], data.offsets[1:], strict=True)):
@@ -58,4 +66,31 @@ def parcel_means(data: PixelSets) -> NDArray[np.float64]:
         seen = valid.any(axis=0)
         total = np.einsum("stc,st->tc", pixels, valid)
         means[i, seen] = total[seen] / valid.sum(axis=0)[seen, None]
-    return means.reshape(len(data.ids), -1)
+    return means
+
+
+def resample(
+    series: NDArray[np.float64], days: NDArray[np.int64], observed: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Interpolate series on dates of their own to days that all share.
+
+    Parameters
+    ----------
+    series
+        float64 (N, T, C), NaN where a date was not seen.
+    days, observed
+        int64 and bool (N, T): the day of each date, and whether it is one.
+
+    Returns
+    -------
+    float64 (N, D, C): linear between a parcel's dates, constant before the first and after the
+    last; NaN for a parcel without any.
+    """
+    known = observed & np.isfinite(series).all(axis=2)
+    grid = np.arange(days[observed].min(), days[observed].max() + STEP_DAYS, STEP_DAYS)
+    resampled = np.full((len(series), len(grid), series.shape[2]), np.nan)
+    for i in np.flatnonzero(known.any(axis=1)):
+        for channel in range(series.shape[2]):
+            values = series[i, known[i], channel]
+            resampled[i, :, channel] = np.interp(grid, days[i, known[i]], values)
+    return resampled

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from geo.grid import Grid
 from geo.parcels import (
-    as_text,
     buffered,
     is_outside,
     lon_lat_bounds,
@@ -25,22 +24,21 @@ from geo.parcels import (
 )
 from geo.pixel_index import index_pixels
 from geo.register import RegisterError, read_feature_ids, read_register
+from pipeline.column_text import as_text
 from pipeline.config import Parcels, Settings
 from pipeline.grids import read_grid
+from pipeline.ledger import class_reasons, status_of, write_ledger
 from pipeline.nomenclature import CropClass, choose_classes, read_codes, read_names, write_classes
 from pipeline.writing import replacing
 
 logger = logging.getLogger(__name__)
 
-LEDGER_COLUMNS = [*("row", "parcel_id", "status", "reason", "mended", "tile", "n_pixels", "code")]
 # Columns of the accepted parcels, beside one per nomenclature.
 PARCEL_COLUMNS = ("row", "parcel_id", "status", "geometry")
 
 # A row is rejected for the first that applies of: null_geometry, empty_geometry, not_a_polygon,
 # invalid_geometry, missing_id, duplicate_id (of usable polygons that share an id the first keeps
 # it), outside_imagery, partly_outside, too_few_pixels.
-# What is left is predicted, but not trained on, for one of these.
-PREDICT_ONLY = ("no_label", "class_too_rare", "class_not_listed")
 
 
 def clean(
@@ -79,11 +77,8 @@ def clean(
     _refuse_none_left(rows, register)
     labels = pd.DataFrame({name: read_codes(table[c]) for name, c in options.labels.items()})
     chosen = _choose(rows, labels, options, settings.split.folds)
-    rows["status"] = "rejected"
-    rows.loc[rows["reason"].isin(PREDICT_ONLY), "status"] = "predict_only"
-    rows.loc[rows["reason"] == "", "status"] = "used"
-    with replacing(ledger) as temporary:
-        rows[LEDGER_COLUMNS].to_csv(temporary, index=False, lineterminator="\n")
+    rows["status"] = status_of(rows["reason"])
+    write_ledger(ledger, rows)
     with replacing(parcels) as temporary:
         _accepted(rows, labels, polygons, grid).to_parquet(temporary)
     write_classes(classes, chosen)
@@ -180,10 +175,7 @@ def _choose(
     accepted = rows["code"].where(rows["reason"] == "")
     names = read_names(options.names) if options.names else {}
     chosen = choose_classes(accepted, options.classes, names, folds)
-    _set_aside(rows, rows["code"].isna(), "no_label")
-    for reason in ("too_rare", "not_listed"):
-        others = [c.code for c in chosen if c.reason == reason]
-        _set_aside(rows, rows["code"].isin(others), f"class_{reason}")
+    rows["reason"] = rows["reason"].where(rows["reason"] != "", class_reasons(rows["code"], chosen))
     return chosen
 
 

@@ -101,6 +101,16 @@ class Parcels(Section):
         return self.nomenclature or next(iter(self.labels), None)
 
 
+class Dataset(Section):
+    """An existing Pixel-Set dataset in place of imagery and parcels."""
+
+    path: Path | None = None
+    bands: Annotated[list[str], Field(min_length=1)] | None = None
+    nomenclature: str | None = None
+    names: Path | None = None
+    classes: FrequentClasses | Annotated[list[Code], Field(min_length=2)] = FrequentClasses()
+
+
 class Assemble(Section):
     """How the dataset is put together."""
 
@@ -138,37 +148,85 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     T: Positive = 1000
     positions: Literal["days", "order"] = "days"
+    season_start: Annotated[str, Field(pattern=r"^(0\d|1[0-2])-[0-3]\d$")] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Model:
         unknown = set(self.pooling.split("_")) - {"mean", "std", "min", "max"}
         if unknown:
             raise ValueError(f"pooling joins mean, std, min and max by _, found {self.pooling!r}")
+        if self.season_start is not None:
+            # A day that every year has: 2019 is no leap year.
+            date.fromisoformat(f"2019-{self.season_start}")
         return self
 
 
 class Train(Section):
-    """How a fold is trained."""
+    """How a fold is trained; the defaults are the recipe `default`."""
 
+    recipe: Literal["default", "paper"] = "default"
     epochs: Positive = 100
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Field(ge=2)] = 64
     pixels: Positive = 64
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001
-    schedule: Literal["constant", "onecycle"] = "constant"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    members: Positive = 3
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    schedule: Literal["constant", "onecycle", "cosine"] = "onecycle"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
     gamma: Annotated[float, Field(ge=0)] = 1.0
     class_weighting: Literal["none", "balanced"] = "none"
+    initialisation: Literal["paper", "torch"] = "torch"
     jitter_sigma: Annotated[float, Field(ge=0)] = 0.01
     jitter_clip: Annotated[float, Field(ge=0)] = 0.05
-    seed: int = 1
+    date_dropping: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shift_days: Annotated[int, Field(ge=0)] = 0
+    patience: Positive | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    tensorboard: bool = False
+    seed: Annotated[int, Field(ge=0)] = 1
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_recipe(cls, values: Any) -> Any:
+        """Fill in what is not set, or null, by the recipe."""
+        if not isinstance(values, dict):
+            return values
+        recipe = PAPER if values.get("recipe") == "paper" else {}
+        return {**recipe, **{key: value for key, value in values.items() if value is not None}}
+
+
+# Garnot et al., arXiv 1911.07757, section 4, and its code: all that may differ from `default`.
+PAPER: dict[str, Any] = {
+    "epochs": 100,
+    "batch_size": 128,
+    "pixels": 64,
+    "members": 1,
+    "optimizer": "adam",
+    "learning_rate": 0.001,
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "gamma": 1.0,
+    "class_weighting": "none",
+    "initialisation": "paper",
+    "jitter_sigma": 0.01,
+    "jitter_clip": 0.05,
+    "date_dropping": 0.0,
+    "shift_days": 0,
+}
 
 
 class Predict(Section):
     """How classes are predicted."""
 
+    weights: Path | None = None
     batch_size: Positive = 512
+
+
+class Report(Section):
+    """What the report shows beside the run."""
+
+    compare: list[str] = []
 
 
 class Simulate(Section):
@@ -187,21 +245,30 @@ class Settings(Section):
     imagery: Imagery = Imagery()
     clouds: Clouds = Clouds()
     parcels: Parcels = Parcels()
+    dataset: Dataset = Dataset()
     assemble: Assemble = Assemble()
     normalise: Normalise = Normalise()
     split: Split = Split()
     model: Model = Model()
     train: Train = Train()
     predict: Predict = Predict()
+    report: Report = Report()
     simulate: Simulate | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        classes = self.parcels.classes
-        if isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds:
+        for section in ("parcels", "dataset"):
+            classes = getattr(self, section).classes
+            if isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds:
+                raise ValueError(
+                    f"{section}.classes.min_parcels is {classes.min_parcels} and split.folds "
+                    f"{self.split.folds}: a class needs at least one parcel in every fold"
+                )
+        others = (self.imagery.path, self.parcels.path, self.simulate)
+        if self.dataset.path is not None and any(other is not None for other in others):
             raise ValueError(
-                f"parcels.classes.min_parcels is {classes.min_parcels} and split.folds "
-                f"{self.split.folds}: a class needs at least one parcel in every fold"
+                "dataset.path takes the place of imagery.path, parcels.path and simulate: set "
+                "it, or them"
             )
         return self
 
@@ -220,13 +287,14 @@ USED_BY: dict[str, tuple[str, ...]] = {
         *("clouds.mask", "clouds.classes"),
     ),
     "assemble": ("imagery.bands", "clouds", "parcels.labels", "parcels.nomenclature", "assemble"),
-    "normalise": ("normalise", "clouds.fill"),
+    "normalise": ("normalise",),
     "features": (),
+    "adopt": ("dataset", "imagery.bands", "normalise", "split.folds", "predict.weights"),
     "split": ("split",),
     "train": ("model", "train"),
     "evaluate": ("train.device", "predict.batch_size", "split.seed"),
-    "predict": ("train.device", "predict.batch_size", "parcels.layer"),
-    "report": (),
+    "predict": ("model", "train.device", "train.pixels", "predict", "parcels.layer"),
+    "report": ("report",),
 }
 
 
@@ -294,22 +362,44 @@ def check_inputs(settings: Settings) -> None:
     SettingsError
         If a path is not set, does not exist, or is an empty folder.
     """
-    if settings.simulate is not None:
-        return
-    for key, path, what in (
-        (
-            "imagery.path",
-            settings.imagery.path,
-            "a folder of SAFE products or GeoTIFFs, or a stack",
-        ),
-        ("parcels.path", settings.parcels.path, "the parcel register"),
-    ):
+    inputs: dict[str, tuple[Path | None, str]] = {}
+    if settings.dataset.path is not None:
+        inputs["dataset.path"] = settings.dataset.path, "a Pixel-Set dataset: a folder with DATA"
+    elif settings.simulate is None:
+        imagery = "a folder of SAFE products or GeoTIFFs, or a stack"
+        if settings.imagery.path is None and settings.parcels.path is None:
+            imagery += "; or set dataset.path, to start from a Pixel-Set dataset"
+        inputs["imagery.path"] = settings.imagery.path, imagery
+        inputs["parcels.path"] = settings.parcels.path, "the parcel register"
+    if settings.predict.weights is not None:
+        weights = "the folder of Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
+        inputs["predict.weights"] = settings.predict.weights, weights
+    for key, (path, what) in inputs.items():
         if path is None:
             raise SettingsError(f"{key} is not set: give the path of {what}.")
         if not path.exists():
             raise SettingsError(f"{key}: there is no {path}. Give the path of {what}.")
         if path.is_dir() and not any(path.iterdir()):
             raise SettingsError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+    _check_dataset(settings)
+
+
+def _check_dataset(settings: Settings) -> None:
+    """Check that an existing dataset has what the settings ask of it."""
+    path = settings.dataset.path
+    if path is None:
+        return
+    if not (path / "DATA").is_dir():
+        raise SettingsError(
+            f"dataset.path: {path} has no folder DATA. Give the folder of a Pixel-Set dataset, "
+            "with DATA and META in it."
+        )
+    blocks = settings.split.by == "block" and settings.predict.weights is None
+    if blocks and not (path / "META" / "positions.json").is_file():
+        raise SettingsError(
+            f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
+            "which says where the parcels are. Add it, or set split.by to random or stratified."
+        )
 
 
 def watched(path: Path) -> list[Path]:
@@ -317,6 +407,17 @@ def watched(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return [path, *sorted(p for p in path.iterdir() if not p.name.startswith("."))]
+
+
+def watched_dataset(path: Path) -> list[Path]:
+    """List the files whose change means that an existing dataset changed, and its DATA folder."""
+    meta = sorted((path / "META").glob("*.json"))
+    return [path / "DATA", *meta, *sorted(path.glob("*.pkl"))]
+
+
+def weights(folder: Path) -> list[Path]:
+    """List the files of models that were trained elsewhere."""
+    return sorted(p for p in folder.glob("Fold_*/model*") if p.is_file())
 
 
 def write_resolved(settings: Settings, paths: RunPaths) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
+from models.metrics import confusion_matrix, mean_iou, overall_metrics
 from pipeline.baselines import Matrix, majority, random_forest
 from pipeline.config import Settings
 from pipeline.folds import read_folds
+from pipeline.model_inputs import read_inputs
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import LandClass, read_classes, read_pixel_sets
+from pipeline.pixel_set_store import read_classes, read_ids
+from pipeline.score_tables import add_up, spread_over_folds, write_per_class, write_scores
 from pipeline.train import choose_device
 from pipeline.trained import Trained
 from pipeline.writing import replacing, write_json
@@ -39,38 +39,41 @@ def evaluate(
     folds
         What split wrote.
     models
-        Folder of Fold_<k>/. Written into it: test_metrics.json and conf_mat.pkl of each fold,
-        overall.json, per_class.csv and baselines.json.
+        Folder of Fold_<k>/. Written into it, as the reference does: test_metrics.json and
+        conf_mat.pkl of each fold, overall.json. Beside them: per_class.csv; baselines.json;
+        spread.json, mean and standard deviation of the overall scores over the folds; scores.csv,
+        every score of every fold, one a row.
     settings
         train.device, predict.batch_size, split.seed.
     threads
         Of torch, where it runs on the CPU, and of the random forest.
     """
     device = choose_device(settings.train.device, threads)
-    data = read_pixel_sets(DatasetPaths(dataset), with_features=True)
-    classes = read_classes(DatasetPaths(dataset))
-    parts = read_folds(folds, data.ids)
-    total = np.zeros((len(classes), len(classes)), np.int64)
-    for number, fold in enumerate(parts, 1):
-        folder = models / f"Fold_{number}"
-        trained = Trained.load(folder, device)
-        scores = trained.log_probabilities(data, fold.test, settings.predict.batch_size)
-        total += _write_fold(folder, scores, data.labels[fold.test])
-    overall = overall_metrics(total)
-    write_json(models / "overall.json", overall)
-    _write_per_class(models / "per_class.csv", classes, total)
-    seed = settings.split.seed
-    baselines = {
-        "majority": overall_metrics(majority(data.labels, parts, len(classes))),
-        "random_forest": overall_metrics(
-            random_forest(data, parts, len(classes), seed=seed, threads=threads)
-        ),
-    }
-    write_json(models / "baselines.json", baselines)
-    for name, values in {"model": overall, **baselines}.items():
+    paths = DatasetPaths(dataset)
+    classes = read_classes(paths)
+    parts = read_folds(folds, read_ids(paths))
+    trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
+    data = read_inputs(paths, trained)
+    matrices: dict[str, list[Matrix]] = {"model": []}
+    for number, (fold, model) in enumerate(zip(parts, trained, strict=True), 1):
+        scores = model.log_probabilities(data, fold.test, settings.predict.batch_size)
+        matrices["model"].append(
+            _write_fold(models / f"Fold_{number}", scores, data.labels[fold.test])
+        )
+    matrices["majority"] = majority(data.labels, parts, len(classes))
+    matrices["random_forest"] = random_forest(
+        data, parts, len(classes), seed=settings.split.seed, threads=threads
+    )
+    overall = {method: overall_metrics(add_up(folds)) for method, folds in matrices.items()}
+    write_json(models / "overall.json", overall["model"])
+    write_json(models / "baselines.json", {m: v for m, v in overall.items() if m != "model"})
+    write_json(models / "spread.json", {m: spread_over_folds(f) for m, f in matrices.items()})
+    write_per_class(models / "per_class.csv", classes, add_up(matrices["model"]))
+    write_scores(models / "scores.csv", classes, matrices)
+    for method, values in overall.items():
         logger.info(
             "%-13s overall accuracy %5.1f %%, mean IoU %.3f, macro F1 %.3f",
-            *(name, 100 * values["Accuracy"], values["MACRO_IoU"], values["MACRO_F1-score"]),
+            *(method, 100 * values["Accuracy"], values["MACRO_IoU"], values["MACRO_F1-score"]),
         )
 
 
@@ -87,15 +90,3 @@ def _write_fold(folder: Path, scores: NDArray[np.float32], labels: NDArray[np.in
     with replacing(folder / "conf_mat.pkl") as temporary:
         temporary.write_bytes(pickle.dumps(matrix, protocol=4))
     return matrix
-
-
-def _write_per_class(path: Path, classes: Sequence[LandClass], matrix: Matrix) -> None:
-    """Write one row of scores a class."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["code", "name", "support", "precision", "recall", "f1", "iou"])
-        support = matrix.sum(axis=1)
-        for i, values in class_metrics(matrix).items():
-            scores = (values[key] for key in ("Precision", "Recall", "F1-score", "IoU"))
-            land = classes[int(i)]
-            writer.writerow([land.code, land.name, support[int(i)], *(f"{s:.4f}" for s in scores)])

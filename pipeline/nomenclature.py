@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geo.parcels import LARGEST_EXACT, as_text
+from pipeline.column_text import LARGEST_EXACT, as_text
 from pipeline.config import Code, FrequentClasses
 from pipeline.writing import write_text
 
@@ -89,7 +89,8 @@ def choose_classes(
     codes: pd.Series[Any],
     chosen: FrequentClasses | Sequence[Code],
     names: Mapping[str, str],
-    folds: int,
+    folds: int | None,
+    section: str = "parcels",
 ) -> list[CropClass]:
     """Choose the classes to train on.
 
@@ -102,7 +103,10 @@ def choose_classes(
     names
         Names of codes written as text; a code without one is its own name.
     folds
-        Number of folds: a listed class needs at least a parcel in each.
+        Number of folds: a listed class needs at least a parcel in each. None where nothing is
+        trained: then any class will do.
+    section
+        Of the settings that `chosen` is from, for the messages.
 
     Returns
     -------
@@ -119,14 +123,14 @@ def choose_classes(
     if isinstance(chosen, FrequentClasses):
         used = sorted(code for code, n in counts.items() if n >= chosen.min_parcels)
         reason = "too_rare"
-        if len(used) < 2:
+        if len(used) < 2 and folds is not None:
             raise NomenclatureError(
                 f"{len(used)} classes have at least {chosen.min_parcels} parcels, and a model "
-                f"needs two: {_list(counts)}. Lower parcels.classes.min_parcels."
+                f"needs two: {_list(counts)}. Lower {section}.classes.min_parcels."
             )
     else:
         used, reason = list(chosen), "not_listed"
-        _check_listed(used, counts, folds)
+        _check_listed(used, counts, folds, f"{section}.classes")
     unused = sorted(set(counts) - set(used))
     return [
         CropClass(code, names.get(str(code)) or str(code), counts[code], index, "")
@@ -148,24 +152,28 @@ def write_classes(path: Path, classes: Sequence[CropClass]) -> None:
     write_text(path, text.getvalue())
 
 
-def _check_listed(listed: Sequence[Code], counts: Mapping[Code, int], folds: int) -> None:
+def _check_listed(
+    listed: Sequence[Code], counts: Mapping[Code, int], folds: int | None, key: str
+) -> None:
     """Refuse listed classes that are doubled, do not occur, or cannot be in every fold."""
     doubled = [code for code, n in Counter(listed).items() if n > 1]
     if doubled:
-        raise NomenclatureError(f"parcels.classes lists {doubled[:5]} twice. List a class once.")
+        raise NomenclatureError(f"{key} lists {doubled[:5]} twice. List a class once.")
+    if folds is None:
+        return
     absent = [code for code in listed if code not in counts]
     if absent:
         texts = {str(code): code for code in counts}
         same = [texts[str(code)] for code in absent if str(code) in texts]
-        hint = f" The register has {same[:5]!r}: write them like that." if same else ""
+        hint = f" The parcels have {same[:5]!r}: write them like that." if same else ""
         raise NomenclatureError(
-            f"parcels.classes lists {absent[:5]!r}, which no usable parcel declares; declared are "
-            f"{_list(counts)}.{hint} Change parcels.classes."
+            f"{key} lists {absent[:5]!r}, which no usable parcel declares; declared are "
+            f"{_list(counts)}.{hint} Change {key}."
         )
     few = {code: counts[code] for code in listed if counts[code] < folds}
     if few:
         raise NomenclatureError(
-            f"parcels.classes lists classes with fewer parcels than split.folds ({folds}): "
+            f"{key} lists classes with fewer parcels than split.folds ({folds}): "
             f"{_list(few)}. Leave them out or use fewer folds."
         )
 

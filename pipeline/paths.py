@@ -11,7 +11,7 @@ class DatasetPaths:
     """The Pixel-Set dataset, in the layout that the reference's `PixelSetData` reads.
 
     What the reference does not know lies in files of its own beside it: VALID, classes.json,
-    n_dates.json and dataset.json.
+    n_dates.json, dataset.json, positions.json and parcel_dates.json.
     """
 
     root: Path
@@ -35,6 +35,11 @@ class DatasetPaths:
     def dates(self) -> Path:
         """{"0": YYYYMMDD, ...}, in order of time."""
         return self.root / "META" / "dates.json"
+
+    @property
+    def parcel_dates(self) -> Path:
+        """{id: [YYYYMMDD, ...]}, in order of time; absent where all have those of dates.json."""
+        return self.root / "META" / "parcel_dates.json"
 
     @property
     def sizes(self) -> Path:
@@ -160,6 +165,14 @@ class RunPaths:
         """Folder of one fold's model and scores; folds count from 1."""
         return self.models / f"Fold_{fold}"
 
+    def training_state(self, fold: int | str) -> Path:
+        """Folder from which a killed training goes on: no output, which would be removed."""
+        return self.root / "training_state" / f"Fold_{fold}"
+
+    def tensorboard(self, fold: int | str) -> Path:
+        """Folder of a fold that TensorBoard reads."""
+        return self.root / "tensorboard" / f"Fold_{fold}"
+
     @property
     def overall(self) -> Path:
         """Scores over all folds, under the reference's keys."""
@@ -176,8 +189,21 @@ class RunPaths:
         return self.models / "per_class.csv"
 
     @property
+    def scores(self) -> Path:
+        """Every score of every fold, of the model and the baselines: one a row."""
+        return self.models / "scores.csv"
+
+    @property
+    def spread(self) -> Path:
+        """Mean and standard deviation over the folds of the overall scores."""
+        return self.models / "spread.json"
+
+    @property
     def predictions(self) -> Path:
-        """GeoPackage of every input parcel; .csv and .parquet lie beside it."""
+        """GeoPackage of every input parcel; .csv and .parquet lie beside it.
+
+        A run from an existing dataset, which has no outlines, has these two only.
+        """
         return self.root / "predictions" / "parcels.gpkg"
 
     @property

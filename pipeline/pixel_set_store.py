@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pixel_sets import PixelSets
 from pipeline.paths import DatasetPaths
-from pipeline.writing import replacing, write_json
+from pipeline.writing import write_json
 
 Code = int | str
 
@@ -61,9 +59,18 @@ def write_metadata(
     n_dates: Mapping[str, int],
     classes: Sequence[LandClass],
     description: Mapping[str, Any],
+    parcel_dates: Mapping[str, Sequence[date]] | None = None,
 ) -> None:
-    """Write META/: the reference's files, and additions in files of their own."""
-    write_json(dataset.dates, {str(i): int(d.strftime("%Y%m%d")) for i, d in enumerate(dates)})
+    """Write META/: the reference's files, and additions in files of their own.
+
+    Where parcels have dates of their own, `dates` are all of them together.
+    """
+    write_json(dataset.dates, {str(i): _as_number(d) for i, d in enumerate(dates)})
+    if parcel_dates is None:
+        dataset.parcel_dates.unlink(missing_ok=True)
+    else:
+        own = {parcel: [_as_number(d) for d in dates] for parcel, dates in parcel_dates.items()}
+        write_json(dataset.parcel_dates, own)
     write_json(dataset.labels, labels)
     write_json(dataset.sizes, sizes)
     write_json(dataset.n_dates, n_dates)
@@ -86,6 +93,11 @@ def read_ids(dataset: DatasetPaths) -> list[str]:
     return list(_read_json(dataset.sizes))
 
 
+def read_sizes(dataset: DatasetPaths) -> NDArray[np.int64]:
+    """Read the number of pixels of every parcel, int64 (N,)."""
+    return np.array(list(_read_json(dataset.sizes).values()), np.int64)
+
+
 def read_labels(dataset: DatasetPaths) -> NDArray[np.int64]:
     """Read the class index of every parcel; -1 where it has none among the classes.
 
@@ -93,10 +105,15 @@ def read_labels(dataset: DatasetPaths) -> NDArray[np.int64]:
     -------
     int64 (N,), in the order of `read_ids`.
     """
-    nomenclature = read_description(dataset)["nomenclature"]
-    codes = _read_json(dataset.labels).get(nomenclature, {})
-    index = {c.code: i for i, c in enumerate(read_classes(dataset))}
+    codes = read_codes(dataset)
+    index: dict[Code | None, int] = {c.code: i for i, c in enumerate(read_classes(dataset))}
     return np.array([index.get(codes.get(i), -1) for i in read_ids(dataset)], np.int64)
+
+
+def read_codes(dataset: DatasetPaths) -> dict[str, Code | None]:
+    """Read the class code that each parcel declares, None where it declares none."""
+    nomenclature = read_description(dataset)["nomenclature"]
+    return dict(_read_json(dataset.labels).get(nomenclature, {}))
 
 
 def read_n_dates(dataset: DatasetPaths) -> dict[str, int]:
@@ -107,14 +124,52 @@ def read_n_dates(dataset: DatasetPaths) -> dict[str, int]:
 
 def read_positions(dataset: DatasetPaths) -> NDArray[np.float64]:
     """Read a point on every parcel, float64 (N, 2), metres."""
+    if not dataset.positions.is_file():
+        raise DatasetError(
+            f"The dataset has no {dataset.positions}, which says where the parcels are. "
+            "Set split.by to random or stratified."
+        )
     positions = _read_json(dataset.positions)
     return np.array([positions[i] for i in read_ids(dataset)], float).reshape(-1, 2)
 
 
+def read_features(dataset: DatasetPaths) -> NDArray[np.float64]:
+    """Read the features of every parcel, float64 (N, F)."""
+    return _features_of(dataset, read_ids(dataset))
+
+
+def read_all_features(dataset: DatasetPaths) -> NDArray[np.float64]:
+    """Read all features that were computed, also of parcels without pixels, float64 (M, F)."""
+    return _features_of(dataset, list(_read_json(dataset.features)))
+
+
+def _features_of(dataset: DatasetPaths, ids: Sequence[str]) -> NDArray[np.float64]:
+    if not dataset.features.is_file():
+        raise DatasetError(
+            f"The dataset has no {dataset.features}: set model.geometric_features to false."
+        )
+    features = _read_json(dataset.features)
+    if lacking := [i for i in ids if i not in features]:
+        raise DatasetError(
+            f"{dataset.features} lacks {len(lacking)} parcels, such as {', '.join(lacking[:5])}. "
+            "Set model.geometric_features to false, or add them."
+        )
+    # The reference takes a number for a list of one.
+    return np.array([np.atleast_1d(features[i]) for i in ids], np.float64)
+
+
 def read_dates(dataset: DatasetPaths) -> list[date]:
-    """Read the dates, in order of time."""
+    """Read the dates, in order of time: of all parcels together, where they have their own."""
     values = _read_json(dataset.dates)
     return [date.fromisoformat(str(values[str(i)])) for i in range(len(values))]
+
+
+def read_parcel_dates(dataset: DatasetPaths) -> dict[str, list[date]] | None:
+    """Read the dates of each parcel, in order of time; None where all have those of the dataset."""
+    if not dataset.parcel_dates.is_file():
+        return None
+    values = _read_json(dataset.parcel_dates)
+    return {i: [date.fromisoformat(str(v)) for v in values[i]] for i in read_ids(dataset)}
 
 
 def read_pixels(dataset: DatasetPaths, parcel_id: str) -> NDArray[np.uint16]:
@@ -128,79 +183,17 @@ def read_pixels(dataset: DatasetPaths, parcel_id: str) -> NDArray[np.uint16]:
 
 
 def read_valid(dataset: DatasetPaths, parcel_id: str) -> NDArray[np.bool_]:
-    """Read which observations of a parcel are clear, bool (T, S)."""
+    """Read which observations of a parcel are clear, bool (T, S); all, where nothing is known."""
+    if not dataset.valid.is_dir():
+        n_dates, _, size = read_pixels(dataset, parcel_id).shape
+        return np.ones((n_dates, size), bool)
     valid: NDArray[np.bool_] = np.load(dataset.valid / file_name(parcel_id), allow_pickle=False)
     return valid
 
 
-def read_pixel_sets(dataset: DatasetPaths, *, with_features: bool) -> PixelSets:
-    """Load the whole dataset into memory, pixel-major, as the models take it.
-
-    Where clouds were kept and masked, the validity of every observation comes with it; where they
-    were filled, every observation counts.
-    """
-    ids, dates = read_ids(dataset), read_dates(dataset)
-    description = read_description(dataset)
-    sizes = np.array(list(_read_json(dataset.sizes).values()), np.int64)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    pixels = np.empty((offsets[-1], len(dates), len(description["bands"])), np.uint16)
-    masked = description["fill"] == "none"
-    valid = np.empty((offsets[-1], len(dates)), bool) if masked else None
-    for parcel_id, start, stop in zip(ids, offsets[:-1], offsets[1:], strict=True):
-        pixels[start:stop] = read_pixels(dataset, parcel_id).transpose(2, 0, 1)
-        if valid is not None:
-            valid[start:stop] = read_valid(dataset, parcel_id).T
-    features = _read_json(dataset.features) if with_features else None
-    days = np.array([(d - dates[0]).days for d in dates], np.int64)
-    return PixelSets(
-        ids=ids,
-        pixels=pixels,
-        offsets=offsets,
-        valid=valid,
-        days=np.broadcast_to(days, (len(ids), len(days))),
-        observed=None,
-        features=None if features is None else np.array([features[i] for i in ids], float),
-        labels=read_labels(dataset),
-    )
-
-
-def write_normalisation(path: Path, means: NDArray[np.float64], stds: NDArray[np.float64]) -> None:
-    """Write the pickle of (means, stds), each of shape (), (C,) or (T, C)."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(pickle.dumps((means, stds), protocol=4))
-
-
-def read_normalisation(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read the pickle of (means, stds) without executing anything but numpy's arrays."""
-    with path.open("rb") as file:
-        means, stds = _ArrayUnpickler(file).load()
-    return np.asarray(means, np.float64), np.asarray(stds, np.float64)
-
-
-# What a pickle of numpy arrays names, in numpy 1 and 2.
-_ARRAY_PARTS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    *(
-        (f"numpy.{core}.{module}", name)
-        for core in ("core", "_core")
-        for module, name in (
-            ("multiarray", "_reconstruct"),
-            ("multiarray", "scalar"),
-            ("numeric", "_frombuffer"),
-        )
-    ),
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_PARTS:
-            raise DatasetError(
-                f"The normalisation pickle holds {module}.{name}; only numpy arrays are read."
-            )
-        return super().find_class(module, name)
+def _as_number(day: date) -> int:
+    """Write a date as the reference does: YYYYMMDD."""
+    return int(day.strftime("%Y%m%d"))
 
 
 def _read_json(path: Path) -> Any:

@@ -14,6 +14,7 @@ from pipeline.config import read
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import read_dates, read_description, read_ids
 from pipeline.reporting.charts import Chart, percent, say_day
+from pipeline.reporting.comparison import read_comparison
 from pipeline.reporting.confidence import (
     confidence_groups,
     confidence_thresholds,
@@ -70,7 +71,8 @@ def report(run: Path, report: Path) -> None:
     table = paths.predictions.with_suffix(".parquet")
     predictions = read_predictions(table) if table.is_file() else None
     classes = read_class_lines(paths, {} if predictions is None else predicted_classes(predictions))
-    scores = None if predictions is None else read_scores(paths, predictions)
+    trained = settings.predict.weights is None
+    scores = None if predictions is None or not trained else read_scores(paths, predictions)
     dataset = read_description(paths.dataset)
     page = _template().render(
         run=run.name,
@@ -78,7 +80,7 @@ def report(run: Path, report: Path) -> None:
         settings=settings,
         imagery=imagery,
         clouds=cloud_chart(imagery.rows, settings.imagery.max_cloud_fraction),
-        ledger=read_ledger(paths) if paths.ledger.is_file() else None,
+        ledger=read_ledger(paths, trained=trained) if paths.ledger.is_file() else None,
         statuses=STATUSES,
         classes=classes,
         learnt=[c for c in classes if c.index is not None],
@@ -87,13 +89,14 @@ def report(run: Path, report: Path) -> None:
         n_dataset=len(read_ids(paths.dataset)),
         predictions=predictions,
         scores=scores,
+        comparison=read_comparison(paths, settings.report.compare) if scores else [],
         methods=METHODS,
-        training=training_charts(read_trainlogs(paths)),
+        training=training_charts(read_trainlogs(paths) if trained else {}),
         seasons=_seasons(paths, classes),
         most_parcels=MOST_PARCELS,
         map=None if predictions is None else _map(paths, predictions, classes),
         confidence=None if predictions is None else _confidence(predictions),
-        versions=_versions(paths),
+        versions=_versions(paths) if trained else [],
         files=_files(paths),
         settings_text=paths.config.read_text(encoding="utf-8"),
     )
@@ -123,7 +126,8 @@ def _seasons(paths: RunPaths, classes: list[ClassLine]) -> list[Chart]:
 
 def _map(paths: RunPaths, predictions: pd.DataFrame, classes: list[ClassLine]) -> Map | None:
     """Draw the map, if the run has the parcels' outlines."""
-    if not paths.predictions.is_file():
+    # A run from a dataset has none; its folder may hold those of an earlier run.
+    if not paths.predictions.is_file() or read(paths.config).dataset.path is not None:
         return None
     # Imported late: a run from a finished dataset needs no GDAL.
     from pipeline.reporting.map import draw_map
@@ -145,7 +149,7 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
-        paths.ledger: "what became of every row of the register",
+        paths.ledger: "what became of every parcel",
         paths.acquisitions: "every acquisition found, used or not, and why",
         paths.classes: "declared classes",
         paths.dataset.root: "Pixel-Set dataset",

@@ -17,6 +17,8 @@ def summary(paths: RunPaths) -> str:
         ("predictions", paths.predictions),
         ("report", paths.report),
     ):
+        if path == paths.predictions and not path.exists():
+            path = path.with_suffix(".csv")
         if path.exists():
             lines.append(f"{what:12} {path}")
     if paths.overall.is_file() and paths.baselines.is_file():

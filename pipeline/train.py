@@ -1,40 +1,55 @@
-"""Stage train: the model of one fold."""
+"""Stage train: the models of one fold."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from models.checkpoints import ModelMetadata, save_checkpoint, save_metadata
+from models.checkpoints import WEIGHTS_FILE, member_file, save_checkpoint
 from models.hyperparameters import Hyperparameters
 from models.memory_allocator import keep_freed_memory
+from models.model_metadata import ModelMetadata, save_metadata
+from models.processes import joined
+from models.safetensors_file import PORTABLE_FILE, save_safetensors
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import TrainingSettings, train_fold
+from models.training import TrainedFold, train_fold
+from models.training_settings import TrainingSettings
+from models.training_state import TrainingState, training_digest
 from pipeline.config import Settings
 from pipeline.folds import read_fold
+from pipeline.normalisation_pickle import read_normalisation
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import (
-    read_classes,
-    read_dates,
-    read_description,
-    read_normalisation,
-    read_pixel_sets,
-)
+from pipeline.pixel_set_loading import day_zero, read_pixel_sets
+from pipeline.pixel_set_store import read_classes, read_dates, read_description
+from pipeline.progress import Metrics, TensorBoardLog, each_of, log_progress
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)
 
 N_GEOMETRIC_FEATURES = 4
+TRAINLOG_FILE = "trainlog.json"
 
 
 def train(
-    dataset: Path, folds: Path, fold: int, model: Path, settings: Settings, threads: int = 1
+    dataset: Path,
+    folds: Path,
+    fold: int,
+    model: Path,
+    settings: Settings,
+    state: Path | None = None,
+    tensorboard: Path | None = None,
+    threads: int = 1,
 ) -> None:
-    """Train the model of one fold; the epoch with the best validation mIoU is kept.
+    """Train the models of one fold; of each, the epoch with the best validation mIoU is kept.
+
+    On several GPUs: torchrun --nproc-per-node 2 -m pipeline train ...
 
     Parameters
     ----------
@@ -45,61 +60,114 @@ def train(
     fold
         Number of the fold, from 1.
     model
-        Folder Fold_<k>. Written into it: model.pth.tar, the checkpoint in the reference's format;
-        model.json, all that is needed to use it on other data; trainlog.json, losses and scores
-        per epoch.
+        Folder Fold_<k>. Written into it: model.pth.tar, the checkpoint in the reference's format,
+        and model.json, all that is needed to use it on other data; model.safetensors, both in one
+        file; trainlog.json, losses and scores per epoch. Where a fold has several members, the
+        second one's files are model_2.pth.tar and so on.
     settings
         model and train.
+    state
+        Folder of the training's state, from which it goes on after a kill; emptied at the end.
+    tensorboard
+        Folder for TensorBoard, written where train.tensorboard is set.
     threads
         Of torch, where it runs on the CPU.
     """
     paths = DatasetPaths(dataset)
     device = choose_device(settings.train.device, threads)
-    data = read_pixel_sets(paths, with_features=settings.model.geometric_features)
+    data = read_pixel_sets(
+        paths,
+        with_features=settings.model.geometric_features,
+        season_start=settings.model.season_start,
+    )
     parts = read_fold(folds, fold, data.ids)
     normalisation = Normalisation(*read_normalisation(paths.normalisation))
     scaling = None if data.features is None else FeatureScaling.fit(data.features[parts.train])
     hyperparameters = choose_hyperparameters(settings, paths)
-    training = TrainingSettings(
-        n_pixels=settings.train.pixels,
-        **settings.train.model_dump(exclude={"device", "pixels"}),
-    )
-    logger.info(
-        "fold %d: %d parcels to train on, %d to validate, on %s",
-        *(fold, len(parts.train), len(parts.validation), device),
-    )
-    result = train_fold(
-        data,
-        parts.train,
-        parts.validation,
-        hyperparameters,
-        normalisation,
-        scaling,
-        training,
-        device,
-        on_epoch=_progress(fold, training.epochs),
-    )
-    classes = read_classes(paths)
-    metadata = ModelMetadata(
+    training = choose_training(settings)
+    metadata = describe(settings, paths, hyperparameters, normalisation, scaling)
+    inputs = (data, parts.train, parts.validation, hyperparameters, normalisation, scaling)
+
+    with joined(device) as processes:
+        if processes.first:
+            logger.info(
+                "fold %d: %d parcels to train on, %d to validate, on %s",
+                *(fold, len(parts.train), len(parts.validation), device),
+            )
+        results, states = [], []
+        for member in range(1, metadata.members + 1):
+            own = replace(training, seed=member_seed(training.seed, member))
+            if state is not None:
+                digest = training_digest(*inputs, own, device)
+                states.append(TrainingState(state / f"member_{member}.pt", digest))
+            logs: list[Callable[[Metrics], None]] = [log_progress(fold, member, own.epochs)]
+            if tensorboard is not None and settings.train.tensorboard:
+                logs.append(TensorBoardLog(tensorboard / f"member_{member}"))
+            results.append(
+                train_fold(
+                    *inputs,
+                    own,
+                    device,
+                    on_epoch=each_of(logs),
+                    state=states[-1] if states else None,
+                    processes=processes,
+                )
+            )
+        processes.wait()
+        if processes.first:
+            write_members(model, results, metadata, data.days[0])
+            for kept in states:
+                kept.remove()
+
+
+def write_members(
+    model: Path, results: list[TrainedFold], metadata: ModelMetadata, days: NDArray[np.int64]
+) -> None:
+    """Write the models of a fold, and remove those of an earlier training with more members."""
+    for name in (WEIGHTS_FILE, PORTABLE_FILE, TRAINLOG_FILE):
+        for stale in model.glob(name.replace(".", "_*.", 1)):
+            stale.unlink()
+    save_metadata(model, metadata)
+    for member, result in enumerate(results, 1):
+        own = replace(metadata, seed=member_seed(metadata.seed, member))
+        save_safetensors(model / member_file(PORTABLE_FILE, member), result.state_dict, own)
+        write_json(model / member_file(TRAINLOG_FILE, member), result.trainlog)
+        save_checkpoint(
+            model,
+            epoch=result.epoch,
+            state_dict=result.state_dict,
+            optimizer_state=result.optimizer_state,
+            hyperparameters=metadata.hyperparameters,
+            days=days,
+            member=member,
+        )
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Derive the seed of a fold's member; the first has the seed itself."""
+    return seed if member == 1 else int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
+
+
+def describe(
+    settings: Settings,
+    dataset: DatasetPaths,
+    hyperparameters: Hyperparameters,
+    normalisation: Normalisation,
+    scaling: FeatureScaling | None,
+) -> ModelMetadata:
+    """Gather what the models of a fold expect and predict."""
+    classes = read_classes(dataset)
+    return ModelMetadata(
         hyperparameters=hyperparameters,
         normalisation=normalisation,
         feature_scaling=scaling,
-        n_pixels=training.n_pixels,
-        bands=read_description(paths)["bands"],
+        n_pixels=settings.train.pixels,
+        members=settings.train.members,
+        bands=read_description(dataset)["bands"],
         class_codes=[str(land.code) for land in classes],
         class_names=[land.name for land in classes],
-        first_date=read_dates(paths)[0].isoformat(),
-        seed=training.seed,
-    )
-    save_metadata(model, metadata)
-    write_json(model / "trainlog.json", result.trainlog)
-    save_checkpoint(
-        model,
-        epoch=result.epoch,
-        state_dict=result.state_dict,
-        optimizer_state=result.optimizer_state,
-        hyperparameters=hyperparameters,
-        days=data.days[0],
+        first_date=day_zero(read_dates(dataset)[0], settings.model.season_start).isoformat(),
+        seed=settings.train.seed,
     )
 
 
@@ -107,6 +175,9 @@ def choose_device(name: str, threads: int) -> torch.device:
     """Choose the device: the GPU if `auto` and there is one; prepare the CPU otherwise."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        # torchrun gives every process a GPU of its own.
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "cpu":
         torch.set_num_threads(threads)
         keep_freed_memory()
@@ -115,9 +186,18 @@ def choose_device(name: str, threads: int) -> torch.device:
     return torch.device(name)
 
 
+def choose_training(settings: Settings) -> TrainingSettings:
+    """Give the settings of the training itself."""
+    others = {"recipe", "members", "tensorboard", "device", "pixels"}
+    values = settings.train.model_dump(exclude=others)
+    return TrainingSettings(n_pixels=settings.train.pixels, **values)
+
+
 def choose_hyperparameters(settings: Settings, dataset: DatasetPaths) -> Hyperparameters:
     """Complete the model's settings by what the dataset fixes: channels, classes, features."""
-    chosen = settings.model.model_dump(exclude={"name", "geometric_features"}, exclude_none=True)
+    chosen = settings.model.model_dump(
+        exclude={"name", "geometric_features", "season_start"}, exclude_none=True
+    )
     return Hyperparameters.for_data(
         settings.model.name,
         n_channels=len(read_description(dataset)["bands"]),
@@ -125,22 +205,3 @@ def choose_hyperparameters(settings: Settings, dataset: DatasetPaths) -> Hyperpa
         n_extra=N_GEOMETRIC_FEATURES if settings.model.geometric_features else 0,
         **chosen,
     )
-
-
-def _progress(fold: int, epochs: int) -> Callable[[Mapping[str, float]], None]:
-    """Log a line a twentieth of the way, with the time that is left."""
-    start = time.monotonic()
-    every = max(1, epochs // 20)
-
-    def log(metrics: Mapping[str, float]) -> None:
-        epoch = int(metrics["epoch"])
-        if epoch % every and epoch not in (1, epochs):
-            return
-        left = (time.monotonic() - start) / epoch * (epochs - epoch)
-        logger.info(
-            "fold %d, epoch %3d of %d: loss %.3f, validation accuracy %.1f %%, mIoU %.3f, %s left",
-            *(fold, epoch, epochs, metrics["train_loss"], metrics["val_accuracy"]),
-            *(metrics["val_IoU"], f"{left // 60:.0f} min {left % 60:02.0f} s"),
-        )
-
-    return log

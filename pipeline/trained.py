@@ -9,23 +9,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.checkpoints import ModelMetadata, load_metadata, load_model
+from models.checkpoints import load_model
 from models.classifier import ParcelClassifier
-from models.inference import log_probabilities
+from models.inference import ensemble, log_probabilities
+from models.model_metadata import ModelMetadata, load_metadata
 from models.pixel_sets import PixelSets
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One fold's model, with the statistics that it was trained with."""
+    """One fold's members, with the statistics that they were trained with."""
 
-    model: ParcelClassifier
+    members: tuple[ParcelClassifier, ...]
     metadata: ModelMetadata
     device: torch.device
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> Trained:
-        """Load Fold_<k>/model.pth.tar and the model.json beside it.
+        """Load Fold_<k>/model.json and the members beside it: model.pth.tar, model_2.pth.tar, ...
 
         Raises
         ------
@@ -33,7 +34,9 @@ class Trained:
             If a file is missing or does not fit the other.
         """
         metadata = load_metadata(folder)
-        return cls(load_model(folder, metadata.hyperparameters, device), metadata, device)
+        numbers = range(1, metadata.members + 1)
+        members = (load_model(folder, metadata.hyperparameters, device, n) for n in numbers)
+        return cls(tuple(members), metadata, device)
 
     @property
     def n_classes(self) -> int:
@@ -43,14 +46,21 @@ class Trained:
     def log_probabilities(
         self, data: PixelSets, indices: NDArray[np.int64], batch_size: int
     ) -> NDArray[np.float32]:
-        """Compute the log-probabilities of parcels, float32 (len(indices), K)."""
-        return log_probabilities(
-            self.model,
-            data,
-            indices,
-            self.metadata.normalisation,
-            self.metadata.feature_scaling,
-            n_pixels=self.metadata.n_pixels,
-            batch_size=batch_size,
-            device=self.device,
-        )
+        """Compute the log-probabilities of parcels, float32 (len(indices), K).
+
+        Of several members it is the mean.
+        """
+        scores = [
+            log_probabilities(
+                member,
+                data,
+                indices,
+                self.metadata.normalisation,
+                self.metadata.feature_scaling,
+                n_pixels=self.metadata.n_pixels,
+                batch_size=batch_size,
+                device=self.device,
+            )
+            for member in self.members
+        ]
+        return ensemble(scores)

@@ -303,7 +303,7 @@ REFUSED = [
     ({"labels": {"crop": "CODE"}, "classes": ["A", "A"]}, r"lists \['A'\] twice"),
     (
         {"labels": {"group": "GROUP"}, "classes": [1, 2]},
-        r"lists \[1, 2\].*The register has \['1', '2'\]: write them like that",
+        r"lists \[1, 2\].*The parcels have \['1', '2'\]: write them like that",
     ),
 ]
 

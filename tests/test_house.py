@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from pipeline.__main__ import STAGES
-from pipeline.config import USED_BY, Settings
+from pipeline.config import PAPER, USED_BY, Settings, Train
 
 ROOT = Path(__file__).parents[1]
+WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 CONDA_NAMES = {
     "pytorch": "torch",
     "matplotlib-base": "matplotlib",
@@ -62,7 +63,7 @@ def loaded_by(statement):
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("stage", ["adopt", "split", "train", "evaluate", "predict", "report"])
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.{stage}") & GEO_LIBRARIES
 
@@ -78,6 +79,7 @@ def test_models_run_without_gdal(stage):
         "assemble",
         "normalise",
         "features",
+        "adopt",
         "split",
     ],
 )
@@ -86,7 +88,7 @@ def test_everything_before_runs_without_torch(stage):
 
 
 def test_the_workflow_file_imports_neither_torch_nor_rasterio():
-    source = (ROOT / "Snakefile").read_text()
+    source = "\n".join(path.read_text() for path in WORKFLOW)
     modules = re.findall(r"^from (pipeline\.\w+) import", source, re.M)
     assert modules
     statement = "; ".join(f"import {m}" for m in modules)
@@ -120,7 +122,23 @@ def test_the_lock_holds_what_the_project_asks_for():
 def test_the_defaults_file_says_what_the_code_does():
     written = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())
     coded = Settings().model_dump(mode="json")
-    assert written == coded
+    assert Settings.model_validate(written).model_dump(mode="json") == coded
+    # Nothing is left out, and null is written only where it means "not set" or "as the recipe".
+    for section, values in coded.items():
+        if not isinstance(values, dict):
+            assert written[section] == values
+            continue
+        assert list(written[section]) == list(values)
+        followed = set(PAPER) if section == "train" else set()
+        for name, value in values.items():
+            assert written[section][name] == (None if name in followed else value)
+
+
+def test_the_defaults_file_says_what_the_recipes_are():
+    text = (ROOT / "configs" / "default.yaml").read_text()
+    written = dict(re.findall(r"^  (\w+): null +# (\S+ \| [^\s:]+)", text, re.M))
+    default, paper = Train(), Train(recipe="paper")
+    assert written == {key: f"{getattr(default, key)} | {getattr(paper, key)}" for key in PAPER}
 
 
 def test_every_example_is_valid():
@@ -131,9 +149,8 @@ def test_every_example_is_valid():
 
 
 def test_a_stage_is_one_word_everywhere():
-    rules = set(
-        re.findall(r"^\s*(?:rule|checkpoint) (\w+):", (ROOT / "Snakefile").read_text(), re.M)
-    )
+    text = "\n".join(path.read_text() for path in WORKFLOW)
+    rules = set(re.findall(r"^\s*(?:rule|checkpoint) (\w+):", text, re.M))
     targets = {"all", "dataset", "models", "predictions"}
     assert rules - targets == set(STAGES) == set(USED_BY)
     assert all((ROOT / "pipeline" / f"{stage}.py").is_file() for stage in STAGES)

@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.batches import Batches, Jitter, training_batch_starts
+from models.augmentation import Augmentation, drop_dates
+from models.batches import Batches, training_batch_starts
 from models.pixel_draws import draw_pixels, parcel_seeds
 from models.pixel_sets import PixelSets, PixelSetsError
+from models.processes import Processes
 from models.standardisation import FeatureScaling, Normalisation
 
 CPU = torch.device("cpu")
-NO_JITTER = Jitter(0.0, 0.0)
+UNCHANGED = Augmentation()
 
 
 def make_data(sizes=(3, 9, 1, 0, 20, 5), n_dates=4, n_channels=2, **others):
@@ -138,10 +140,10 @@ class TestEvaluation:
 
 
 class TestTraining:
-    def train(self, batches, seed=1, jitter=NO_JITTER, batch_size=2):
+    def train(self, batches, seed=1, augmentation=UNCHANGED, batch_size=2):
         rng = np.random.default_rng(seed)
         noise = torch.Generator().manual_seed(seed)
-        return list(batches.training(np.arange(6), batch_size, jitter, rng, noise))
+        return list(batches.training(np.arange(6), batch_size, augmentation, rng, noise))
 
     def test_every_parcel_once_in_a_new_order_with_new_pixels(self):
         data = make_data(labels=np.arange(6))
@@ -158,8 +160,8 @@ class TestTraining:
     def test_the_seed_decides(self):
         batches = make_batches(make_data())
         for one, other in zip(
-            self.train(batches, 7, Jitter(0.1, 0.2)),
-            self.train(batches, 7, Jitter(0.1, 0.2)),
+            self.train(batches, 7, Augmentation(0.1, 0.2)),
+            self.train(batches, 7, Augmentation(0.1, 0.2)),
             strict=True,
         ):
             assert torch.equal(one.pixels, other.pixels)
@@ -167,7 +169,8 @@ class TestTraining:
     def test_jitter_is_clipped_noise(self):
         data = make_data(sizes=(50,) * 6, n_dates=30)
         batches = make_batches(data, n_pixels=50)
-        clean, noisy = self.train(batches), self.train(batches, jitter=Jitter(0.01, 0.015))
+        clean = self.train(batches)
+        noisy = self.train(batches, augmentation=Augmentation(0.01, 0.015))
         for one, other in zip(clean, noisy, strict=True):
             noise = (other.pixels - one.pixels).double()
             assert noise.abs().max() <= 0.015 + 1e-4  # rounding of pixels up to 400
@@ -180,10 +183,65 @@ class TestTraining:
         starts = [*training_batch_starts(n, 2), n]
         assert np.diff(starts).tolist() == sizes
 
+    def test_date_dropping_keeps_two_seen_dates_of_every_parcel(self):
+        rng = np.random.default_rng(1)
+        seen = rng.random((4000, 12)) < 0.7
+        seen[0], seen[1] = False, np.arange(12) == 3
+        kept = drop_dates(seen, 0.4, rng)
+        assert not (kept & ~seen).any()
+        assert (kept.sum(1) >= np.minimum(seen.sum(1), 2)).all()
+        assert kept.sum() / seen.sum() == pytest.approx(0.6, abs=0.01)
+        assert (drop_dates(seen, 0.999, rng).sum(1) == np.minimum(seen.sum(1), 2)).mean() > 0.98
+
+    def test_dropped_dates_are_not_observed_and_differ_by_parcel_and_draw(self):
+        data = make_data(sizes=(3,) * 6, n_dates=30, valid=None, observed=None)
+        batches = make_batches(data)
+        dropping = Augmentation(date_dropping=0.5)
+        first, again, other = (
+            np.concatenate([b.observed for b in self.train(batches, seed, dropping)])
+            for seed in (1, 1, 2)
+        )
+        np.testing.assert_array_equal(first, again)
+        assert (first != other).any()
+        assert (first != first[0]).any()
+        assert 0.3 < first.mean() < 0.7
+        [evaluated] = batches.evaluation(np.arange(6), 6)
+        assert evaluated.observed is None
+
+    def test_seasons_are_shifted_as_a_whole(self):
+        data = make_data(labels=np.arange(6))
+        batches = make_batches(data)
+        shifts = []
+        for seed in range(200):
+            for batch in self.train(batches, seed, Augmentation(shift_days=3)):
+                moved = batch.positions.numpy() - data.days[batch.labels]
+                assert (moved == moved[:, :1]).all()
+                shifts += moved[:, 0].tolist()
+        assert np.unique(shifts).tolist() == [-3, -2, -1, 0, 1, 2, 3]
+        [evaluated] = batches.evaluation(np.arange(6), 6)
+        np.testing.assert_array_equal(evaluated.positions, data.days)
+
+    def test_processes_share_every_batch(self):
+        batches = make_batches(make_data(labels=np.arange(6)))
+        alone = self.train(batches, batch_size=4)
+        shares = [
+            list(
+                batches.training(
+                    np.arange(6), 4, UNCHANGED, np.random.default_rng(1), None, Processes(rank, 2)
+                )
+            )
+            for rank in (0, 1)
+        ]
+        # A last batch of two would leave each process one: the batch before takes it.
+        assert [len(b.labels) for b in alone] == [4, 2]
+        assert [[len(b.labels) for b in share] for share in shares] == [[3], [3]]
+        joined = sorted(i for share in shares for b in share for i in b.labels.tolist())
+        assert joined == list(range(6))
+
     def test_refuses_too_few_parcels(self):
         rng, noise = np.random.default_rng(1), torch.Generator()
-        with pytest.raises(ValueError, match="two or more parcels, found 1 parcels"):
-            next(make_batches(make_data()).training(np.array([0]), 8, NO_JITTER, rng, noise))
+        with pytest.raises(ValueError, match=r"two or more parcels .*found 1 parcels"):
+            next(make_batches(make_data()).training(np.array([0]), 8, UNCHANGED, rng, noise))
 
 
 class TestStandardisation:

@@ -2,16 +2,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sklearn_metrics
 
 from models.metrics import (
-    Tally,
     balanced_weights,
     class_metrics,
     confusion_matrix,
     mean_iou,
     overall_metrics,
 )
+from models.tally import Tally
 
 
 @pytest.fixture(params=range(4))
@@ -74,9 +75,11 @@ def test_refuses_classes_out_of_range():
 
 def test_tally_of_batches_equals_that_of_all(classes):
     reference, predicted = classes
-    tally = Tally("val", 9)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), 9).float()
+    tally = Tally("val", 9, torch.device("cpu"))
     for part in (slice(0, 45), slice(45, 60)):
-        tally.add(2.0 if part.start else 1.0, reference[part], predicted[part])
+        loss = torch.tensor(2.0 if part.start else 1.0)
+        tally.add(loss, logits[part], torch.from_numpy(reference[part]))
     found = tally.metrics()
     assert found["val_loss"] == pytest.approx(1.25)
     assert found["val_accuracy"] == pytest.approx(100 * np.mean(reference == predicted))

@@ -6,24 +6,18 @@ import pytest
 import torch
 
 from models.batches import Batches
-from models.checkpoints import (
-    CheckpointError,
-    ModelMetadata,
-    fold_folders,
-    load_metadata,
-    load_model,
-    save_checkpoint,
-    save_metadata,
-)
+from models.checkpoints import fold_folders, load_model, save_checkpoint
 from models.classifier import ParcelClassifier
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
 from models.memory_allocator import keep_freed_memory
 from models.metrics import confusion_matrix, mean_iou
+from models.model_metadata import CheckpointError, ModelMetadata, load_metadata, save_metadata
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import TrainingSettings, train_fold
+from models.training import train_fold
+from models.training_settings import TrainingSettings
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation(2000.0, 1000.0)
@@ -212,12 +206,15 @@ class TestTraining:
         ("changes", "message"),
         [
             ({"optimizer": "sgd"}, "optimizer: expected one of"),
-            ({"schedule": "cosine"}, "schedule: expected one of"),
+            ({"schedule": "linear"}, "schedule: expected one of"),
             ({"class_weighting": "sqrt"}, "class_weighting: expected one of"),
             ({"batch_size": 1}, "batch_size: expected 2 or more, found 1"),
             ({"epochs": 0}, "epochs: expected 1 or more"),
             ({"learning_rate": 0.0}, "learning_rate: expected above 0"),
             ({"gamma": -1.0}, "gamma: expected 0 or more"),
+            ({"initialisation": "zeros"}, "initialisation: expected one of"),
+            ({"date_dropping": 1.0}, "date_dropping: expected 0 to below 1, found 1.0"),
+            ({"patience": 0}, "patience: expected 1 or more, found 0"),
         ],
     )
     def test_refuses_settings(self, changes, message):

@@ -12,17 +12,16 @@ from preparation import example, prepare_dataset
 from geo.gap_filling import fill_linear
 from pipeline.assemble import assemble
 from pipeline.config import view
+from pipeline.normalisation_pickle import read_normalisation, write_normalisation
 from pipeline.paths import DatasetPaths
+from pipeline.pixel_set_loading import read_pixel_sets
 from pipeline.pixel_set_store import (
     DatasetError,
     file_name,
     read_classes,
     read_labels,
-    read_normalisation,
-    read_pixel_sets,
     read_pixels,
     read_valid,
-    write_normalisation,
 )
 
 

@@ -27,6 +27,7 @@ from pipeline.pixel_set_store import LandClass, file_name, write_arrays, write_m
 from pipeline.report import in_ten, report
 from pipeline.reporting.charts import percent
 from pipeline.reporting.class_colours import COLOURS, SHARED, class_colours
+from pipeline.reporting.comparison import METRICS, ComparisonError
 from pipeline.reporting.confidence import (
     confidence_groups,
     confidence_thresholds,
@@ -311,6 +312,24 @@ def test_a_better_baseline_is_not_hidden(tmp_path):
     baselines = {"random_forest": {"Accuracy": 0.9, "MACRO_IoU": 0.8, "MACRO_F1-score": 0.8}}
     write_json(paths.baselines, baselines)
     assert sentence in page_of(paths)
+
+
+def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
+    paths, other = make_run(tmp_path / "mine"), RunPaths(tmp_path / "blocks")
+    assert "Beside other runs" not in page_of(paths)
+    settings = yaml.safe_load(paths.config.read_text()) | {"report": {"compare": ["blocks"]}}
+    paths.config.write_text(yaml.safe_dump(settings))
+    with pytest.raises(ComparisonError, match=r"the run mine has no .*spread\.json"):
+        page_of(paths)
+    spread = {key: {"mean": 0.5, "std": 0.125} for key in METRICS}
+    write_json(paths.spread, {"model": spread})
+    write_json(other.spread, {"model": {key: {"mean": 0.25, "std": 0.0625} for key in METRICS}})
+    with pytest.raises(ComparisonError, match=r"the run blocks has no"):
+        page_of(paths)
+    write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
+    text = text_of(page_of(paths))
+    assert "mine 2, in equal shares of the classes 50.0% ± 12.5 0.500 ± 0.125" in text
+    assert "blocks 3, by squares of land 25.0% ± 6.2 0.250 ± 0.062" in text
 
 
 def test_names_are_escaped(run):

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from pipeline.acquisition_table import AcquisitionRow, read_acquisitions
 from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import read_classes, read_dates, read_labels, read_n_dates
+from pipeline.pixel_set_store import (
+    read_classes,
+    read_dates,
+    read_labels,
+    read_n_dates,
+    read_parcel_dates,
+)
 from pipeline.reporting.class_colours import class_colours
 
 # Reasons as the stages write them, in the words of somebody who has not read their code.
@@ -37,6 +43,8 @@ PARCEL_REASONS = {
     "partly_outside": "across the edge of the imagery",
     "too_few_pixels": "too small: fewer pixels than asked for",
     "never_seen_clearly": "under cloud on every date",
+    "no_pixels": "without pixels or dates in the dataset",
+    "given_weights": "by models that were trained elsewhere",
     "no_label": "no declared class",
     "class_too_rare": "its class has too few parcels to learn from",
     "class_not_listed": "its class is not among those asked for",
@@ -59,6 +67,7 @@ class Imagery:
     products: list[tuple[tuple[str, str, str], int]]
     longest_gap: tuple[date, date] | None
     clear_dates: tuple[int, float, int] | None
+    own_dates: bool
 
     @property
     def clouds(self) -> list[float]:
@@ -78,14 +87,14 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The account of every row of the register."""
+    """The account of every input parcel."""
 
     lines: list[LedgerLine]
     n_mended: int
 
     @property
     def n_rows(self) -> int:
-        """Number of rows of the register."""
+        """Number of input parcels."""
         return sum(line.count for line in self.lines)
 
 
@@ -115,12 +124,21 @@ def read_imagery(paths: RunPaths) -> Imagery:
         set_aside=reasons.most_common(),
         products=sorted(products.items()),
         longest_gap=max(gaps, key=lambda gap: gap[1] - gap[0], default=None),
+        own_dates=read_parcel_dates(paths.dataset) is not None,
         clear_dates=(min(n_clear), statistics.median(n_clear), max(n_clear)) if n_clear else None,
     )
 
 
-def read_ledger(paths: RunPaths) -> Ledger:
-    """Read what became of every row of the register, the frequent fates first."""
+def read_ledger(paths: RunPaths, *, trained: bool = True) -> Ledger:
+    """Read what became of every input parcel, the frequent fates first.
+
+    Parameters
+    ----------
+    paths
+        The run.
+    trained
+        Whether the run trained models: with those from elsewhere it learns from no parcel.
+    """
     # The ledger was written before any pixel was read: clouds may have hidden a parcel since.
     hidden = {parcel_id for parcel_id, n in read_n_dates(paths.dataset).items() if n == 0}
     fates: dict[tuple[str, str], list[str]] = {}
@@ -129,6 +147,8 @@ def read_ledger(paths: RunPaths) -> Ledger:
         status, reason = row["status"], row["reason"]
         if status != "rejected" and row["parcel_id"] in hidden:
             status, reason = "rejected", "never_seen_clearly"
+        if status == "used" and not trained:
+            status, reason = "predict_only", "given_weights"
         fates.setdefault((status, reason), []).append(row["parcel_id"] or f"row {row['row']}")
         n_mended += row["mended"].lower() in ("true", "yes", "1")
     order = list(STATUSES)

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import (
     read_classes,
+    read_dates,
     read_description,
     read_ids,
     read_labels,
+    read_parcel_dates,
     read_pixels,
     read_valid,
 )
@@ -36,14 +38,19 @@ def ndvi_by_class(dataset: DatasetPaths) -> dict[str, NDArray[np.float64]]:
     if not {RED, NEAR_INFRARED} <= set(bands):
         return {}
     channels = bands.index(RED), bands.index(NEAR_INFRARED)
-    ids, labels = read_ids(dataset), read_labels(dataset)
+    ids, labels, own = read_ids(dataset), read_labels(dataset), read_parcel_dates(dataset)
+    place = {day: i for i, day in enumerate(read_dates(dataset))}
     series = {}
     for index, land in enumerate(read_classes(dataset)):
         members = np.flatnonzero(labels == index)
         if len(members):
             step = -(-len(members) // MOST_PARCELS)
-            parcels = [_parcel_ndvi(dataset, ids[i], *channels) for i in members[::step]]
-            series[str(land.code)] = _quartiles(np.stack(parcels))
+            shown = [ids[i] for i in members[::step]]
+            parcels = np.full((len(shown), len(place)), np.nan)
+            for row, parcel_id in zip(parcels, shown, strict=True):
+                dates = list(place) if own is None else own[parcel_id]
+                row[[place[day] for day in dates]] = _parcel_ndvi(dataset, parcel_id, *channels)
+            series[str(land.code)] = _quartiles(parcels)
     return series
 
 

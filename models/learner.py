@@ -1,0 +1,106 @@
+"""A model with what changes its weights: optimizer, learning rate over time, precision."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from models.classifier import ParcelClassifier
+from models.processes import ALONE, Processes
+from models.training_settings import TrainingSettings
+
+
+class Learner:
+    """Take the steps of a training.
+
+    Parameters
+    ----------
+    model
+        On its device.
+    settings
+        How to train.
+    n_steps
+        Of the whole training, which the schedule of the learning rate spans.
+    processes
+        That train the model together.
+
+    Attributes
+    ----------
+    model, optimizer, scheduler
+        The scheduler sets the optimizer's learning rate after every step.
+    """
+
+    def __init__(
+        self,
+        model: ParcelClassifier,
+        settings: TrainingSettings,
+        n_steps: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.optimizer = _optimizer(model, settings)
+        self.scheduler = _scheduler(self.optimizer, settings, n_steps)
+        self._bfloat16 = computes_in_bfloat16(settings.precision, self.device)
+        self._shared = processes.wrap(model)
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Compute logits, whose gradients are averaged over the processes."""
+        logits: Tensor = self._shared(*inputs)
+        return logits
+
+    def step(self, loss: Tensor) -> None:
+        """Change the weights by the gradient of a loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """Give the context to compute a loss in; gradients and weights are float32 in any case."""
+        if not self._bfloat16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the states of model, optimizer and scheduler."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to the states that `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def computes_in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Tell whether a training with this precision setting computes in bfloat16 on a device."""
+    if device.type != "cuda" or precision == "float32":
+        return False
+    # Before capability 8.0, bfloat16 is emulated and slower than float32.
+    return precision == "bfloat16" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _optimizer(model: ParcelClassifier, settings: TrainingSettings) -> torch.optim.Optimizer:
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
+) -> LRScheduler:
+    if settings.schedule == "onecycle":
+        # One more than are used: the rate is set once more behind the last step, and ends there.
+        return OneCycleLR(optimizer, max_lr=settings.learning_rate, total_steps=n_steps + 1)
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=n_steps)
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)

@@ -1,0 +1,68 @@
+"""The processes that train one model together, a GPU each, as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Say which of how many processes this is.
+
+    Attributes
+    ----------
+    rank
+        Number of this process, from 0. Only the first writes files and logs.
+    count
+        Number of processes.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> slice:
+        """Which items of a sequence are this process's."""
+        return slice(self.rank, None, self.count)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Let the backward pass average the gradients of all processes."""
+        return model if self.count == 1 else nn.parallel.DistributedDataParallel(model)
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor, in place, by its sum over all processes."""
+        if self.count > 1:
+            distributed.all_reduce(tensor)
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the processes that torchrun started, if it did; otherwise this one is alone."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), count)
+    finally:
+        distributed.destroy_process_group()

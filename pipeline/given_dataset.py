@@ -1,0 +1,222 @@
+"""A Pixel-Set dataset made elsewhere: its files in every spelling that is met."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.paths import DatasetPaths
+from pipeline.pixel_set_store import DatasetError, file_name
+from pipeline.writing import replacing_folder
+
+# Under which names the pickle of (means, stds) is met, the first before the second.
+NORMALISATIONS = ("normalisation_values.pkl", "S2-2017-T31TFM-meanstd.pkl")
+
+
+@dataclass(frozen=True)
+class GivenParcel:
+    """The array of a parcel as it lies there.
+
+    Attributes
+    ----------
+    path
+        File of (T, C, S).
+    shape, dtype
+        Of the array.
+    order
+        int64 (T,), the places in the file of its dates in order of time.
+    dates
+        The T dates, in order of time.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: NDArray[np.int64]
+    dates: tuple[date, ...]
+
+    def is_as_stored(self, parcel_id: str) -> bool:
+        """Tell whether the file can be used as it is: its name, type and order of time."""
+        in_order = bool((np.diff(self.order) > 0).all())
+        return in_order and self.dtype == np.uint16 and self.path.name == file_name(parcel_id)
+
+    def read(self) -> NDArray[np.uint16]:
+        """Read the pixels, uint16 (T, C, S), in order of time."""
+        pixels = np.load(self.path, allow_pickle=False)[self.order]
+        if pixels.size and (pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max):
+            raise DatasetError(
+                f"{self.path} has values from {pixels.min()} to {pixels.max()}, expected 0 to "
+                "65535: reflectance x 10,000."
+            )
+        return np.asarray(pixels, np.uint16)
+
+    def read_valid(self, folder: Path) -> NDArray[np.bool_]:
+        """Read which observations are clear, bool (T, S), in order of time."""
+        valid: NDArray[np.bool_] = np.load(folder / self.path.name, allow_pickle=False)
+        return valid[self.order]
+
+
+def read_parcels(dataset: DatasetPaths) -> dict[str, GivenParcel]:
+    """Find the arrays of all parcels, in order of their ids: as numbers, if all are.
+
+    Raises
+    ------
+    DatasetError
+        If there are none, if they do not have the dates that the dataset states, or if they
+        disagree on the number of channels.
+    """
+    paths = {_id_of(path): path for path in dataset.pixels.glob("*.npy")}
+    if not paths:
+        raise DatasetError(f"{dataset.pixels} has no <id>.npy files. Check dataset.path.")
+    numeric = all(parcel_id.isascii() and parcel_id.isdecimal() for parcel_id in paths)
+    ids = sorted(paths, key=(lambda i: (int(i), i)) if numeric else None)
+    own = _read_parcel_dates(dataset)
+    shared = _read_dates(dataset) if dataset.dates.is_file() or not own else None
+    parcels, undated = {}, []
+    for parcel_id in ids:
+        dates = own.get(parcel_id, shared)
+        if dates is None:
+            undated.append(parcel_id)
+            continue
+        order = np.argsort([d.toordinal() for d in dates], kind="stable")
+        array = _open(paths[parcel_id])
+        in_time = tuple(dates[i] for i in order)
+        parcels[parcel_id] = GivenParcel(
+            paths[parcel_id], array.shape, array.dtype, order.astype(np.int64), in_time
+        )
+    _refuse(
+        undated,
+        f"{dataset.parcel_dates} lacks parcels of DATA, and there is no {dataset.dates} for them",
+    )
+    _check_shapes(dataset, parcels)
+    return parcels
+
+
+def place_arrays(
+    parcels: Mapping[str, GivenParcel], given: DatasetPaths, paths: DatasetPaths
+) -> None:
+    """Link the arrays into the run, or write them anew, in order of time.
+
+    Parameters
+    ----------
+    parcels
+        Parcels to place.
+    given
+        The dataset that they are in.
+    paths
+        Written: DATA, and VALID where the given dataset has it; what was there before is removed.
+    """
+    as_stored = all(parcel.is_as_stored(i) for i, parcel in parcels.items())
+    for source, target in ((given.pixels, paths.pixels), (given.valid, paths.valid)):
+        if target.is_symlink():
+            target.unlink()
+        elif target.is_dir():
+            shutil.rmtree(target)
+        if not source.is_dir():
+            continue
+        if as_stored:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source.resolve(), target_is_directory=True)
+            continue
+        with replacing_folder(target) as folder:
+            for parcel_id, parcel in parcels.items():
+                array = parcel.read() if source == given.pixels else parcel.read_valid(source)
+                np.save(folder / file_name(parcel_id), np.ascontiguousarray(array))
+
+
+def read_labels(dataset: DatasetPaths) -> dict[str, dict[str, Any]]:
+    """Read {nomenclature: {id: code, or None}}; empty where there is no labels.json."""
+    if not dataset.labels.is_file():
+        return {}
+    labels = _read_json(dataset.labels)
+    wrong = [str(name) for name, codes in labels.items() if not isinstance(codes, dict)]
+    _refuse(wrong, f"{dataset.labels}: expected {{nomenclature: {{id: code}}}}; not so")
+    return {str(name): dict(codes) for name, codes in labels.items()}
+
+
+def normalisation_file(root: Path) -> Path | None:
+    """Find the pickle of (means, stds), under either of its names."""
+    return next((root / name for name in NORMALISATIONS if (root / name).is_file()), None)
+
+
+def _id_of(path: Path) -> str:
+    """Give the id in a file's name; %-encoding is undone only where it is ours."""
+    decoded = unquote(path.stem)
+    return decoded if file_name(decoded) == path.name else path.stem
+
+
+def _open(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is not a readable array: {error}") from error
+    if array.ndim != 3 or array.dtype.kind not in "iu":
+        raise DatasetError(
+            f"{path}: expected whole numbers of shape (T, C, S), found {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    return array
+
+
+def _check_shapes(dataset: DatasetPaths, parcels: Mapping[str, GivenParcel]) -> None:
+    """Refuse arrays whose dates or channels are not those of the dataset."""
+    misdated = [
+        f"{i} ({p.shape[0]} instead of {len(p.dates)})"
+        for i, p in parcels.items()
+        if p.shape[0] != len(p.dates)
+    ]
+    _refuse(misdated, f"The first axis of DATA/<id>.npy is not the dates of {dataset.dates.parent}")
+    channels = [p.shape[1] for p in parcels.values()]
+    usual = max(set(channels), key=channels.count)
+    others = [f"{i} ({p.shape[1]})" for i, p in parcels.items() if p.shape[1] != usual]
+    _refuse(others, f"Most of DATA/<id>.npy have {usual} channels, others not")
+
+
+def _read_dates(dataset: DatasetPaths) -> list[date]:
+    """Read the dates as they lie on the first axis of the arrays; keys count from 0 or from 1."""
+    values = _read_json(dataset.dates)
+    wrong = [key for key in values if not key.isdecimal()] if isinstance(values, dict) else [""]
+    _refuse(wrong, f'{dataset.dates}: expected {{"0": YYYYMMDD, "1": ...}}; other keys')
+    keys = sorted(values, key=int)
+    if not keys:
+        raise DatasetError(f"{dataset.dates} has no dates.")
+    return [_parse_date(values[key], dataset.dates) for key in keys]
+
+
+def _read_parcel_dates(dataset: DatasetPaths) -> dict[str, list[date]]:
+    """Read the parcels' own dates as they lie on the first axis of their arrays."""
+    if not dataset.parcel_dates.is_file():
+        return {}
+    values = _read_json(dataset.parcel_dates)
+    return {i: [_parse_date(v, dataset.parcel_dates) for v in own] for i, own in values.items()}
+
+
+def _parse_date(value: Any, path: Path) -> date:
+    """Read 20180501, "20180501", "2018-05-01" or an ISO date with a time."""
+    try:
+        return datetime.fromisoformat(str(value)).date()
+    except ValueError:
+        raise DatasetError(f"{path}: {value!r} is no date. Write YYYYMMDD or YYYY-MM-DD.") from None
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise DatasetError(f"The dataset lacks {path}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}") from None
+
+
+def _refuse(items: Sequence[str], message: str) -> None:
+    if items:
+        raise DatasetError(f"{message}: {len(items)}, such as {', '.join(items[:5])}.")

@@ -1,0 +1,46 @@
+# From an existing Pixel-Set dataset to that of the run.
+
+from pipeline.config import watched_dataset
+from pipeline.paths import DatasetPaths
+
+given = DatasetPaths(settings.dataset.path)
+# Files that a dataset need not have.
+MORE = [f for f in ("features", "positions", "parcel_dates") if getattr(given, f).is_file()]
+
+
+rule adopt:
+    message:
+        "Check the dataset {params.source} and complete it."
+    input:
+        watched_dataset(settings.dataset.path),
+    output:
+        meta=paths.dataset.assembled,
+        normalisation=paths.dataset.normalisation,
+        more=[getattr(paths.dataset, file) for file in MORE],
+        ledger=paths.ledger,
+        classes=paths.classes,
+    params:
+        source=settings.dataset.path,
+        config=paths.config,
+        settings=for_stage(settings, "adopt"),
+        dataset=paths.dataset.root,
+    log:
+        paths.log("adopt"),
+    benchmark:
+        paths.benchmark("adopt")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline adopt --config {params.config} --source {params.source:q}"
+        " --dataset {params.dataset} --ledger {output.ledger} --classes {output.classes}"
+        " --log {log}"
+
+
+DATASET = rules.adopt.output
+
+
+rule dataset:
+    message:
+        "The Pixel-Set dataset is in {paths.dataset.root}."
+    input:
+        DATASET,

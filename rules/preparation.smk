@@ -1,0 +1,211 @@
+# From imagery and a parcel register to the Pixel-Set dataset.
+
+from pipeline.acquisition_table import read_used
+from pipeline.config import watched
+
+# Acquisitions that the index found and uses: {id: row}.
+used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
+
+if settings.simulate:
+
+    rule simulate:
+        message:
+            "Write the simulated raw scene: products and register."
+        output:
+            imagery=directory(settings.imagery.path),
+            register=settings.parcels.path,
+        params:
+            config=paths.config,
+            settings=for_stage(settings, "simulate"),
+        log:
+            paths.log("simulate"),
+        benchmark:
+            paths.benchmark("simulate")
+        conda:
+            "../environment.yml"
+        shell:
+            "python -m pipeline simulate --config {params.config} --imagery {output.imagery:q}"
+            " --register {output.register:q} --log {log}"
+
+
+checkpoint index:
+    message:
+        "List the acquisitions of {params.imagery} and say which are used."
+    input:
+        settings.imagery.path if settings.simulate else watched(settings.imagery.path),
+    output:
+        acquisitions=paths.acquisitions,
+        grids=paths.grids,
+    params:
+        imagery=settings.imagery.path,
+        config=paths.config,
+        settings=for_stage(settings, "index"),
+    log:
+        paths.log("index"),
+    benchmark:
+        paths.benchmark("index")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline index --config {params.config} --imagery {params.imagery:q}"
+        " --acquisitions {output.acquisitions} --grids {output.grids} --log {log}"
+
+
+rule clean:
+    message:
+        "Check and mend the parcels of {input.register}; account for every one."
+    input:
+        # Ancient, as every new acquisition rewrites it; extract refuses parcels of another grid.
+        grids=ancient(paths.grids),
+        register=settings.parcels.path,
+    output:
+        ledger=paths.ledger,
+        parcels=paths.parcels,
+        classes=paths.classes,
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "clean"),
+    log:
+        paths.log("clean"),
+    benchmark:
+        paths.benchmark("clean")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline clean --config {params.config} --register {input.register:q}"
+        " --grids {input.grids} --ledger {output.ledger} --parcels {output.parcels}"
+        " --classes {output.classes} --log {log}"
+
+
+rule rasterise:
+    message:
+        "Index the pixels of the accepted parcels."
+    input:
+        parcels=rules.clean.output.parcels,
+        grids=ancient(paths.grids),
+    output:
+        pixel_index=paths.pixel_index,
+        label_image=paths.label_image,
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "rasterise"),
+    log:
+        paths.log("rasterise"),
+    benchmark:
+        paths.benchmark("rasterise")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline rasterise --config {params.config} --parcels {input.parcels}"
+        " --grids {input.grids} --pixel-index {output.pixel_index}"
+        " --label-image {output.label_image} --log {log}"
+
+
+rule extract:
+    message:
+        "Read the parcels' pixels of {wildcards.acquisition}."
+    input:
+        product=lambda wildcards: used(wildcards)[wildcards.acquisition].product,
+        pixel_index=rules.rasterise.output.pixel_index,
+    output:
+        pixels=paths.extracted("{acquisition}"),
+        valid=paths.extracted_valid("{acquisition}"),
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "extract"),
+    log:
+        paths.log("extract/{acquisition}"),
+    benchmark:
+        paths.benchmark("extract/{acquisition}")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline extract --config {params.config} --product {input.product:q}"
+        " --acquisition {wildcards.acquisition} --pixel-index {input.pixel_index}"
+        " --pixels {output.pixels} --valid {output.valid} --threads {threads} --log {log}"
+
+
+rule assemble:
+    message:
+        "Join the acquisitions into the Pixel-Set dataset."
+    input:
+        pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
+        valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
+        acquisitions=ancient(paths.acquisitions),
+        pixel_index=rules.rasterise.output.pixel_index,
+        parcels=rules.clean.output.parcels,
+        classes=rules.clean.output.classes,
+    output:
+        data=directory(paths.dataset.pixels),
+        valid=directory(paths.dataset.valid),
+        meta=paths.dataset.assembled,
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "assemble"),
+        extracted=paths.extractions,
+        dataset=paths.dataset.root,
+    threads: 2
+    log:
+        paths.log("assemble"),
+    benchmark:
+        paths.benchmark("assemble")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline assemble --config {params.config} --acquisitions {input.acquisitions}"
+        " --extracted {params.extracted}"
+        " --pixel-index {input.pixel_index} --parcels {input.parcels} --classes {input.classes}"
+        " --dataset {params.dataset} --threads {threads} --log {log}"
+
+
+rule normalise:
+    message:
+        "Compute the means and standard deviations of the dataset."
+    input:
+        rules.assemble.output,
+    output:
+        paths.dataset.normalisation,
+    params:
+        config=paths.config,
+        settings=for_stage(settings, "normalise"),
+        dataset=paths.dataset.root,
+    log:
+        paths.log("normalise"),
+    benchmark:
+        paths.benchmark("normalise")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline normalise --config {params.config} --dataset {params.dataset}"
+        " --normalisation {output} --log {log}"
+
+
+rule features:
+    message:
+        "Compute the geometric features of the parcels."
+    input:
+        parcels=rules.clean.output.parcels,
+        pixel_index=rules.rasterise.output.pixel_index,
+    output:
+        features=paths.dataset.features,
+        positions=paths.dataset.positions,
+    log:
+        paths.log("features"),
+    benchmark:
+        paths.benchmark("features")
+    conda:
+        "../environment.yml"
+    shell:
+        "python -m pipeline features --parcels {input.parcels} --pixel-index {input.pixel_index}"
+        " --features {output.features} --positions {output.positions} --log {log}"
+
+
+DATASET = [rules.assemble.output, rules.normalise.output, rules.features.output]
+
+
+rule dataset:
+    message:
+        "The Pixel-Set dataset is in {paths.dataset.root}."
+    input:
+        TABLES,
+        DATASET,

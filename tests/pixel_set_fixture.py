@@ -1,0 +1,63 @@
+"""A made Pixel-Set dataset in the reference's layout, with its spelling and gaps to choose."""
+
+import json
+import pickle
+from datetime import date, timedelta
+
+import numpy as np
+
+BANDS = ["B02", "B03", "B04", "B08"]
+CLASSES = ["barley", "maize", "wheat"]
+SEASON = [date(2018, 3, 1) + timedelta(days) for days in (0, 20, 45, 80, 110, 150, 200)]
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def number(day):
+    return int(day.strftime("%Y%m%d"))
+
+
+def signal(label, days, rng, size):
+    """Reflectance (T, C, size) of a class: its own level and slope over the season, and noise."""
+    level = 800 + 900 * label + (4 + 3 * label) * np.asarray(days)[:, None, None]
+    bands = level * np.linspace(0.6, 1.4, len(BANDS))[None, :, None]
+    noisy = bands + rng.normal(0, 60, (*bands.shape[:2], size))
+    return np.clip(noisy, 0, 20_000).astype(np.uint16)
+
+
+def make(folder, n=60, *, ids=None, labelled=1.0, own_dates=False, features=True, pickled=True):
+    """Write a dataset; return {id: (class index, pixels, dates)}."""
+    rng = np.random.default_rng(n)
+    ids = ids or [str(100 + 3 * i) for i in range(n)]
+    parcels, labels = {}, {}
+    (folder / "DATA").mkdir(parents=True)
+    for i, parcel_id in enumerate(ids):
+        dates = SEASON
+        if own_dates:
+            chosen = rng.choice(210, rng.integers(3, 9), replace=False)
+            dates = [SEASON[0] + timedelta(int(day)) for day in sorted(chosen)]
+        label, size = i % len(CLASSES), int(rng.integers(1, 12))
+        pixels = signal(label, [(d - SEASON[0]).days for d in dates], rng, size)
+        np.save(folder / "DATA" / f"{parcel_id}.npy", pixels)
+        parcels[parcel_id] = (label, pixels, dates)
+        if i < labelled * len(ids):
+            labels[parcel_id] = CLASSES[label]
+    meta = folder / "META"
+    write(meta / "labels.json", {"crop": labels})
+    if own_dates:
+        own = {i: [number(d) for d in dates] for i, (_, _, dates) in parcels.items()}
+        write(meta / "parcel_dates.json", own)
+    else:
+        write(meta / "dates.json", {str(i): number(d) for i, d in enumerate(SEASON)})
+    if features:
+        write(meta / "geomfeat.json", {i: [*rng.random(4)] for i in ids})
+    if pickled:
+        every = np.concatenate(
+            [p.transpose(1, 0, 2).reshape(4, -1) for _, p, _ in parcels.values()], 1
+        )
+        values = every.mean(1), every.std(1)
+        (folder / "normalisation_values.pkl").write_bytes(pickle.dumps(values))
+    return parcels

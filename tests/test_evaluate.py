@@ -1,0 +1,132 @@
+"""Scores: one row each, and how far they spread over the folds."""
+
+import csv
+import json
+import pickle
+
+import numpy as np
+import pytest
+from pixel_set_fixture import make
+from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
+from test_predict import adopted, settings_of
+
+from models.metrics import confusion_matrix
+from pipeline.baselines import majority
+from pipeline.config import view
+from pipeline.evaluate import evaluate
+from pipeline.folds import Fold, read_folds
+from pipeline.paths import RunPaths
+from pipeline.pixel_set_store import LandClass, read_ids, read_labels
+from pipeline.score_tables import spread_over_folds, write_scores
+from pipeline.split import split
+from pipeline.train import train
+
+REFERENCE_KEYS = {
+    *(f"{kind}_{name}" for kind in ("micro", "MACRO")
+      for name in ("IoU", "Precision", "Recall", "F1-score")),
+    "Accuracy",
+}  # fmt: skip
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def value(rows, *key):
+    """The one value of a method, fold, class and metric."""
+    columns = ("method", "fold", "class", "metric")
+    [row] = [r for r in rows if tuple(r[c] for c in columns) == tuple(map(str, key))]
+    return float(row["value"])
+
+
+@pytest.fixture
+def drawn():
+    """True and predicted classes of three folds; class 2 is in two of them only."""
+    rng = np.random.default_rng(2)
+    truth = [rng.integers(0, 3 if k else 2, 40) for k in range(3)]
+    guess = [np.where(rng.random(40) < 0.7, t, rng.integers(0, 3, 40)) for t in truth]
+    return truth, guess
+
+
+def test_every_score_is_a_row(tmp_path, drawn):
+    truth, guess = drawn
+    classes = [LandClass(code, "") for code in ("a", "b", "c")]
+    matrices = [confusion_matrix(t, g, 3) for t, g in zip(truth, guess, strict=True)]
+    write_scores(tmp_path / "scores.csv", classes, {"model": matrices})
+    rows = rows_of(tmp_path / "scores.csv")
+    together = np.concatenate(truth), np.concatenate(guess)
+    for fold, (t, g) in {1: (truth[0], guess[0]), 3: (truth[2], guess[2]), "all": together}.items():
+        options = {"labels": range(3), "zero_division": 0}
+        f1, recall = (
+            f1_score(t, g, average=None, **options),
+            recall_score(t, g, average=None, **options),
+        )
+        iou = jaccard_score(t, g, average=None, **options)
+        for i, code in enumerate("abc"):
+            assert value(rows, "model", fold, code, "support") == (t == i).sum()
+            assert value(rows, "model", fold, code, "f1") == pytest.approx(f1[i], abs=1e-6)
+            assert value(rows, "model", fold, code, "recall") == pytest.approx(recall[i], abs=1e-6)
+            assert value(rows, "model", fold, code, "iou") == pytest.approx(iou[i], abs=1e-6)
+        overall = value(rows, "model", fold, "overall", "Accuracy")
+        assert overall == pytest.approx(accuracy_score(t, g), abs=1e-6)
+        assert value(rows, "model", fold, "overall", "support") == len(t)
+    assert {row["fold"] for row in rows} == {"1", "2", "3", "all"}
+
+
+def test_the_spread_is_that_of_the_folds(drawn):
+    matrices = [confusion_matrix(t, g, 3) for t, g in zip(*drawn, strict=True)]
+    spread = spread_over_folds(matrices)
+    accuracies = [accuracy_score(t, g) for t, g in zip(*drawn, strict=True)]
+    assert set(spread) == REFERENCE_KEYS
+    assert spread["Accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert spread["Accuracy"]["std"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+def test_the_majority_is_that_of_the_training_part():
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 2])
+    fold = Fold(np.array([0, 1, 2, 3]), np.array([4]), np.array([5, 6, 7]))
+    [matrix] = majority(labels, [fold], 3)
+    assert matrix.tolist() == [[0, 0, 0], [2, 0, 0], [1, 0, 0]]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    make(folder / "given", features=False)
+    settings = settings_of(folder / "given", model={"geometric_features": False})
+    run = adopted(settings, folder / "run")
+    split(run.dataset.root, run.folds, view(settings, "split"))
+    for fold in (1, 2):
+        train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))
+    # A fold of an earlier run with more folds is not taken for one of this.
+    run.fold(3).mkdir()
+    evaluate(run.dataset.root, run.folds, run.models, view(settings, "evaluate"))
+    return run
+
+
+def test_the_files_are_the_references_and_more(scored: RunPaths):
+    overall = json.loads(scored.overall.read_text())
+    assert set(overall) == REFERENCE_KEYS
+    rows, spread = rows_of(scored.scores), json.loads(scored.spread.read_text())
+    assert set(spread) == {"model", "majority", "random_forest"}
+    total = np.zeros((3, 3), int)
+    for fold in (1, 2):
+        matrix = pickle.loads((scored.fold(fold) / "conf_mat.pkl").read_bytes())  # noqa: S301
+        metrics = json.loads((scored.fold(fold) / "test_metrics.json").read_text())
+        accuracy = value(rows, "model", fold, "overall", "Accuracy")
+        assert metrics["test_accuracy"] == pytest.approx(100 * accuracy, abs=1e-3)
+        assert np.trace(matrix) / matrix.sum() == pytest.approx(accuracy, abs=1e-6)
+        total += matrix
+    labels = read_labels(scored.dataset)
+    parts = read_folds(scored.folds, read_ids(scored.dataset))
+    assert (
+        total.sum(1).tolist()
+        == np.bincount(labels[np.concatenate([p.test for p in parts])]).tolist()
+    )
+    assert overall["Accuracy"] == pytest.approx(np.trace(total) / total.sum())
+    baselines = json.loads(scored.baselines.read_text())
+    assert value(rows, "random_forest", "all", "overall", "MACRO_IoU") == pytest.approx(
+        baselines["random_forest"]["MACRO_IoU"], abs=1e-6
+    )
+    assert baselines["random_forest"]["Accuracy"] > 0.9

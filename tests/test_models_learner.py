@@ -1,0 +1,140 @@
+"""Learning rates over time, early stopping, initial weights, bfloat16."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.classifier import ParcelClassifier
+from models.focal_loss import focal_loss
+from models.hyperparameters import Hyperparameters
+from models.learner import Learner, computes_in_bfloat16
+from models.pixel_sets import PixelSets
+from models.standardisation import Normalisation
+from models.training import train_fold
+from models.training_settings import TrainingSettings
+
+CPU = torch.device("cpu")
+
+
+def make_model(name="psetae", **others):
+    hyperparameters = Hyperparameters.for_data(
+        name, n_channels=3, n_classes=4, mlp1=(0, 8, 16), mlp2=(0, 16), mlp3=(0, 16),
+        mlp4=(0, 8, 0), n_head=2, d_k=4, d_model=None if name == "psetae" else 16,
+    )  # fmt: skip
+    return ParcelClassifier(hyperparameters, torch.Generator().manual_seed(1), **others)
+
+
+def rates(schedule, n_steps):
+    """Learning rate of every step, as the optimizer has it."""
+    model = make_model()
+    learner = Learner(model, TrainingSettings(schedule=schedule, learning_rate=0.1), n_steps)
+    found = []
+    for _ in range(n_steps):
+        found.append(learner.optimizer.param_groups[0]["lr"])
+        learner.step(model.decoder[0].weight.sum())
+    return [*found, learner.optimizer.param_groups[0]["lr"]]
+
+
+def test_schedules_of_the_learning_rate():
+    assert rates("constant", 9) == [0.1] * 10
+    expected = [0.05 * (1 + math.cos(math.pi * step / 9)) for step in range(10)]
+    assert rates("cosine", 9) == pytest.approx(expected, abs=1e-12)
+    onecycle = rates("onecycle", 100)
+    assert onecycle[0] == pytest.approx(0.1 / 25)
+    assert max(onecycle) == pytest.approx(0.1, rel=1e-3)
+    assert onecycle.index(max(onecycle)) in (29, 30)
+    assert onecycle[-1] < 1e-5
+
+
+@pytest.fixture(scope="module")
+def noise():
+    """Parcels without anything to learn: the validation score soon stops getting better."""
+    rng = np.random.default_rng(1)
+    return PixelSets(
+        ids=[str(i) for i in range(40)],
+        pixels=rng.integers(0, 4000, (80, 5, 3), dtype=np.uint16),
+        offsets=np.arange(41) * 2,
+        days=np.tile(np.arange(5) * 20, (40, 1)),
+        labels=rng.integers(0, 4, 40),
+    )
+
+
+def test_patience_stops_behind_the_best_epoch(noise):
+    def train(patience):
+        settings = TrainingSettings(
+            epochs=30, batch_size=16, n_pixels=2, patience=patience, learning_rate=0.01
+        )
+        hyperparameters = make_model().hyperparameters
+        return train_fold(
+            noise, np.arange(24), np.arange(24, 40), hyperparameters, Normalisation(2000.0, 1000.0),
+            None, settings, CPU,
+        )  # fmt: skip
+
+    endless, stopped = train(None), train(3)
+    scores = [log["val_IoU"] for log in endless.trainlog.values()]
+    best = next(
+        i for i in range(30) if scores[i] == max(scores[: i + 1]) > max(scores[i + 1 : i + 4])
+    )
+    assert len(endless.trainlog) == 30
+    assert len(stopped.trainlog) == stopped.epoch + 3 < 30
+    assert list(stopped.trainlog.values()) == list(endless.trainlog.values())[: stopped.epoch + 3]
+    assert stopped.epoch == best + 1
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_initial_weights(name):
+    paper, torch_s = (make_model(name, initialisation=kind) for kind in ("paper", "torch"))
+    for model in (paper, torch_s):
+        again = make_model(name, initialisation="paper" if model is paper else "torch")
+        for one, other in zip(model.parameters(), again.parameters(), strict=True):
+            assert torch.equal(one, other)
+    norms = [m for m in torch_s.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)
+    assert not all((m.weight == 1).all() for m in paper.modules() if isinstance(m, nn.BatchNorm1d))
+    scaled = torch.cat(
+        [
+            values.flatten() * layer.weight[0].numel() ** 0.5
+            for layer in torch_s.modules()
+            if isinstance(layer, nn.Linear | nn.Conv1d)
+            for values in (layer.weight, layer.bias)
+        ]
+    )
+    assert scaled.abs().max() <= 1
+    assert scaled.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.03)
+
+
+def test_a_cpu_computes_in_float32_whatever_the_setting():
+    for precision in ("auto", "float32", "bfloat16"):
+        assert not computes_in_bfloat16(precision, CPU)
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
+    """As on a GPU, but by the CPU's autocast."""
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randn(8, 5, 3, 30, generator=generator) + 3
+    mask = torch.rand(8, 5, 30, generator=generator) < 0.7
+    positions = torch.arange(5).expand(8, 5) * 20
+    labels = torch.arange(8) % 4
+    found = {}
+    for bfloat16 in (False, True):
+        model = make_model(name, initialisation="torch").train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            logits = model(pixels, mask, positions)
+            assert logits.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+            loss = focal_loss(logits, labels, gamma=1.0)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        moments = torch.cat([b.flatten() for n, b in model.named_buffers() if "mlp1.0" in n])
+        found[bfloat16] = loss.detach().double(), gradient, moments
+    (loss, gradient, moments), (rough_loss, rough_gradient, rough_moments) = found.values()
+    assert rough_loss.item() == pytest.approx(loss.item(), rel=0.03)
+    assert torch.cosine_similarity(rough_gradient, gradient, dim=0) > 0.95
+    # The statistics of the pixels are those of float32 to the last digits.
+    torch.testing.assert_close(rough_moments, moments, rtol=1e-6, atol=1e-6)

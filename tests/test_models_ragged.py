@@ -1,0 +1,106 @@
+"""Parcels with dates of their own, half of them without a label."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from models.augmentation import Augmentation
+from models.batches import Batches
+from models.classifier import ParcelClassifier
+from models.focal_loss import focal_loss
+from models.hyperparameters import Hyperparameters
+from models.inference import log_probabilities
+from models.pixel_sets import PixelSets
+from models.standardisation import Normalisation
+from models.training import train_fold
+from models.training_settings import TrainingSettings
+
+N, LONGEST = 60, 14
+
+
+@pytest.fixture(scope="module")
+def ragged():
+    """Sixty parcels seen on 8 to 14 days of their own; classes peak on days 40, 110 and 180."""
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, 9, N)
+    classes = np.arange(N) % 3
+    n_dates = rng.integers(8, LONGEST + 1, N)
+    observed = np.arange(LONGEST) < n_dates[:, None]
+    days = np.zeros((N, LONGEST), np.int64)
+    for i, n in enumerate(n_dates):
+        days[i, :n] = np.sort(rng.choice(220, n, replace=False))
+    curves = 1000 + 3000 * np.exp(-(((days - 40 - 70 * classes[:, None]) / 35) ** 2))
+    pixels = np.repeat(curves, sizes, axis=0)[..., None] * [1.0, 0.4]
+    pixels = (pixels + rng.normal(0, 100, pixels.shape)).clip(0).astype(np.uint16)
+    pixels[np.repeat(~observed, sizes, axis=0)] = 65535
+    return classes, PixelSets(
+        ids=[str(i) for i in range(N)],
+        pixels=pixels,
+        offsets=np.cumsum([0, *sizes]),
+        days=days,
+        labels=np.where(np.arange(N) < 30, classes, -1),
+        observed=observed,
+    )
+
+
+def make_hyperparameters(name):
+    return Hyperparameters.for_data(
+        name, n_channels=2, n_classes=3, mlp1=(0, 8, 16), mlp2=(0, 16), mlp3=(0, 16),
+        mlp4=(0, 8, 0), n_head=2, d_k=4, d_model=None if name == "psetae" else 16, dropout=0.0,
+    )  # fmt: skip
+
+
+def train_and_predict(name, data, indices, **settings):
+    hyperparameters, normalisation = make_hyperparameters(name), Normalisation(2000.0, 1000.0)
+    values = {"epochs": 60, "batch_size": 8, "n_pixels": 6, "learning_rate": 0.01}
+    values |= {"optimizer": "adamw", "schedule": "onecycle", "initialisation": "torch"}
+    result = train_fold(
+        data, np.arange(24), np.arange(24, 30), hyperparameters, normalisation, None,
+        TrainingSettings(**values | settings), torch.device("cpu"),
+    )  # fmt: skip
+    model = ParcelClassifier(hyperparameters)
+    model.load_state_dict(result.state_dict)
+    return log_probabilities(
+        model, data, indices, normalisation, None, n_pixels=6, batch_size=16,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_learns_from_half_of_them_what_the_others_are(ragged, name):
+    classes, data = ragged
+    scores = train_and_predict(name, data, np.arange(30, 60))
+    # Guessing reaches this 3 times in 1000.
+    assert (scores.argmax(1) == classes[30:]).mean() >= 0.6
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_what_stands_at_padding_dates_changes_no_step_of_the_training(ragged, name):
+    _, data = ragged
+    rng = np.random.default_rng(2)
+    padding = np.repeat(~data.observed, data.sizes, axis=0)
+    pixels, days = data.pixels.copy(), data.days.copy()
+    pixels[padding] = rng.integers(0, 65535, (padding.sum(), 2))
+    days[~data.observed] = rng.integers(0, 900, (~data.observed).sum())
+    longer = dataclasses.replace(
+        data,
+        pixels=np.pad(pixels, ((0, 0), (0, 3), (0, 0))),
+        days=np.pad(days, ((0, 0), (0, 3))),
+        observed=np.pad(data.observed, ((0, 0), (0, 3))),
+    )
+    losses, gradients = [], []
+    for each in (data, longer):
+        model = ParcelClassifier(make_hyperparameters(name), torch.Generator().manual_seed(1))
+        # Of the attention: it is drawn for padding too.
+        model.temporal_encoder.attention_heads.dropout.p = 0.0
+        batches = Batches(each, Normalisation(2000.0, 1000.0), None, 6, torch.device("cpu"))
+        rng, noise = np.random.default_rng(3), torch.Generator()
+        for batch in batches.training(np.arange(30), 30, Augmentation(), rng, noise):
+            loss = focal_loss(model.train()(*batch.inputs), batch.labels, gamma=1.0)
+            loss.backward()
+            losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()

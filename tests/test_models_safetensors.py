@@ -1,0 +1,116 @@
+"""A model in one file: what is written comes back, and reading it executes nothing."""
+
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoints import load_model, member_file, save_checkpoint
+from models.classifier import ParcelClassifier
+from models.hyperparameters import Hyperparameters
+from models.model_metadata import CheckpointError, ModelMetadata
+from models.safetensors_file import load_safetensors, save_safetensors
+from models.standardisation import FeatureScaling, Normalisation
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def metadata():
+    return ModelMetadata(
+        hyperparameters=Hyperparameters.for_data("pseltae", n_channels=2, n_classes=3, n_extra=2),
+        normalisation=Normalisation([1000.0, 1 / 3], [2.0, 0.1]),
+        feature_scaling=FeatureScaling([1.0, 0.1], [2.0, 1 / 3]),
+        n_pixels=64,
+        bands=["B02", "B03"],
+        class_codes=["01", "B", "c"],
+        class_names=["blé", "maïs", "other"],
+        first_date="2017-01-10",
+        seed=3,
+        members=2,
+    )
+
+
+def test_round_trip(metadata, tmp_path):
+    model = ParcelClassifier(metadata.hyperparameters, torch.Generator().manual_seed(1))
+    path = tmp_path / "Fold_1" / "model.safetensors"
+    save_safetensors(path, model.state_dict(), metadata)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    found, read = load_safetensors(path, CPU)
+    assert not found.training
+    expected = model.state_dict()
+    assert found.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
+    assert read.to_json() == metadata.to_json()
+
+
+def test_the_header_is_plain_json(metadata, tmp_path):
+    model = ParcelClassifier(metadata.hyperparameters)
+    path = tmp_path / "model.safetensors"
+    save_safetensors(path, model.state_dict(), metadata)
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    said = json.loads(header["__metadata__"]["parcelwise"])
+    assert said["class_names"] == ["blé", "maïs", "other"]
+    assert said["normalisation"]["means"] == [1000.0, 1 / 3]
+    assert {"bands", "hyperparameters", "feature_scaling", "first_date", "versions", "seed"} <= (
+        said.keys()
+    )
+
+
+def test_refuses_other_files(metadata, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match="is not there"):
+        load_safetensors(path, CPU)
+    path.write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        load_safetensors(path, CPU)
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="expected the key 'parcelwise'"):
+        load_safetensors(path, CPU)
+    save_safetensors(path, {"a": torch.zeros(1)}, metadata)
+    with pytest.raises(CheckpointError, match="weights are not those of the hyper-parameters"):
+        load_safetensors(path, CPU)
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_reading_a_checkpoint_executes_nothing(metadata, tmp_path):
+    torch.save({"epoch": 1, "state_dict": Malicious()}, tmp_path / "model.pth.tar")
+    with pytest.raises(SystemExit):
+        torch.load(tmp_path / "model.pth.tar", weights_only=False)
+    with pytest.raises(CheckpointError, match=r"no file that torch.save wrote"):
+        load_model(tmp_path, metadata.hyperparameters, CPU)
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        load_safetensors(tmp_path / "model.safetensors", CPU)
+
+
+def test_members_have_files_of_their_own(metadata, tmp_path):
+    models = [
+        ParcelClassifier(metadata.hyperparameters, torch.Generator().manual_seed(k)) for k in (1, 2)
+    ]
+    for member, model in enumerate(models, 1):
+        save_checkpoint(
+            tmp_path,
+            epoch=1,
+            state_dict=model.state_dict(),
+            optimizer_state={},
+            hyperparameters=metadata.hyperparameters,
+            days=np.arange(3),
+            member=member,
+        )
+    assert {p.name for p in tmp_path.iterdir()} == {"model.pth.tar", "model_2.pth.tar"}
+    assert member_file("trainlog.json", 10) == "trainlog_10.json"
+    for member, model in enumerate(models, 1):
+        found = load_model(tmp_path, metadata.hyperparameters, CPU, member)
+        assert torch.equal(found.decoder[0].weight, model.decoder[0].weight)

@@ -1,0 +1,322 @@
+"""Training a fold from a dataset on disk: resumed, by several processes, with several members."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from models.inference import ensemble, log_probabilities
+from models.safetensors_file import load_safetensors
+from models.training_state import TrainingState
+from pipeline import train as stage
+from pipeline.config import PAPER, SettingsError, load, view
+from pipeline.normalisation_pickle import write_normalisation
+from pipeline.paths import DatasetPaths
+from pipeline.pixel_set_loading import read_pixel_sets
+from pipeline.pixel_set_store import LandClass, write_arrays, write_metadata
+from pipeline.train import choose_training, member_seed, train
+from pipeline.trained import Trained
+from pipeline.writing import write_json
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+N_DATES = 6
+MODEL = {
+    "mlp1": [3, 8, 16], "mlp2": [32, 16], "mlp3": [32, 16], "mlp4": [16, 8, 3],
+    "n_head": 2, "d_k": 4,
+}  # fmt: skip
+FILES = {"model.json", "model.pth.tar", "model.safetensors", "trainlog.json"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A dataset of 48 parcels of three classes that peak in different months, and one fold."""
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(1)
+    ids = [f"{i:03}" for i in range(48)]
+    sizes = rng.integers(1, 9, len(ids))
+    peaks = np.exp(-((np.arange(N_DATES) - 1 - 2 * np.arange(3)[:, None]) ** 2))
+    dataset = DatasetPaths(folder / "dataset")
+    dataset.pixels.mkdir(parents=True)
+    curves = 2000 + 2000 * peaks[np.arange(len(ids)) % 3][:, :, None, None]
+    write_arrays(
+        dataset.pixels,
+        (
+            (i, (curve + rng.normal(0, 300, (N_DATES, 2, size))).astype(np.uint16))
+            for i, curve, size in zip(ids, curves, sizes, strict=True)
+        ),
+    )
+    write_metadata(
+        dataset,
+        dates=[date(2018, 3, 10) + timedelta(30 * t) for t in range(N_DATES)],
+        labels={"crop": {i: k % 3 for k, i in enumerate(ids)}},
+        sizes={i: int(size) for i, size in zip(ids, sizes, strict=True)},
+        n_dates=dict.fromkeys(ids, N_DATES),
+        classes=[LandClass(k, f"class {k}") for k in range(3)],
+        description={"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
+    )
+    write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})
+    write_normalisation(dataset.normalisation, np.array([2500.0] * 2), np.array([900.0] * 2))
+    fold = {"train": ids[:32], "validation": ids[32:40], "test": ids[40:]}
+    write_json(folder / "folds.json", {"folds": [fold]})
+    return folder
+
+
+def settings_of(**changes):
+    values = {"epochs": 4, "batch_size": 8, "pixels": 6, "members": 1, "device": "cpu"}
+    model = {**MODEL, **changes.pop("model", {})}
+    return load({"model": model, "train": {**values, **changes}})
+
+
+def train_in(run, folder, settings, **others):
+    torch.set_num_threads(1)
+    train(
+        run / "dataset", run / "folds.json", 1, folder / "Fold_1", view(settings, "train"), **others
+    )
+    return {path.name: path.read_bytes() for path in (folder / "Fold_1").iterdir()}
+
+
+class KilledError(RuntimeError):
+    pass
+
+
+def kill_after(monkeypatch, epoch, member=1):
+    """Stop the training as a kill would, behind an epoch of a member."""
+    original = stage.log_progress
+
+    def log_progress(fold, number, epochs):
+        log = original(fold, number, epochs)
+
+        def killing(metrics):
+            log(metrics)
+            if (number, metrics["epoch"]) == (member, epoch):
+                raise KilledError
+
+        return killing
+
+    monkeypatch.setattr(stage, "log_progress", log_progress)
+
+
+class TestResume:
+    @pytest.fixture(autouse=True)
+    def every_epoch(self, monkeypatch):
+        """Keep the state behind every epoch."""
+        monkeypatch.setattr(TrainingState, "every", 1)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"recipe": "paper"},
+            {"schedule": "onecycle", "date_dropping": 0.3, "shift_days": 5},
+            {"schedule": "cosine", "model": {"name": "pseltae", "d_model": 16, "mlp3": [16, 16]}},
+        ],
+        ids=["paper", "onecycle", "cosine"],
+    )
+    def test_ends_with_the_bytes_of_an_unbroken_run(self, run, tmp_path, monkeypatch, changes):
+        settings, state = settings_of(**changes), tmp_path / "state"
+        unbroken = train_in(run, tmp_path / "unbroken", settings)
+        with monkeypatch.context() as context:
+            kill_after(context, 2)
+            with pytest.raises(KilledError):
+                train_in(run, tmp_path / "resumed", settings, state=state)
+        assert [p.name for p in state.iterdir()] == ["member_1.pt"]
+        assert not (tmp_path / "resumed").exists()
+        epochs = count_epochs(monkeypatch)
+        resumed = train_in(run, tmp_path / "resumed", settings, state=state)
+        assert epochs == [3, 4]
+        assert resumed == unbroken
+        assert set(resumed) == FILES
+        assert list(state.iterdir()) == []
+
+    def test_finished_members_are_not_trained_again(self, run, tmp_path, monkeypatch):
+        settings, state = settings_of(members=2), tmp_path / "state"
+        unbroken = train_in(run, tmp_path / "unbroken", settings)
+        with monkeypatch.context() as context:
+            kill_after(context, 1, member=2)
+            with pytest.raises(KilledError):
+                train_in(run, tmp_path / "resumed", settings, state=state)
+        epochs = count_epochs(monkeypatch)
+        assert train_in(run, tmp_path / "resumed", settings, state=state) == unbroken
+        assert epochs == [2, 3, 4]
+
+    @pytest.mark.parametrize("other", [{"learning_rate": 0.01}, {"seed": 2}])
+    def test_a_state_of_other_settings_is_ignored(self, run, tmp_path, monkeypatch, other):
+        state = tmp_path / "state"
+        with monkeypatch.context() as context:
+            kill_after(context, 2)
+            with pytest.raises(KilledError):
+                train_in(run, tmp_path / "killed", settings_of(), state=state)
+        epochs = count_epochs(monkeypatch)
+        found = train_in(run, tmp_path / "one", settings_of(**other), state=state)
+        assert epochs == [1, 2, 3, 4]
+        assert found == train_in(run, tmp_path / "other", settings_of(**other))
+
+    def test_a_broken_state_is_ignored(self, run, tmp_path):
+        state = tmp_path / "state"
+        state.mkdir()
+        (state / "member_1.pt").write_bytes(b"half a file")
+        found = train_in(run, tmp_path / "one", settings_of(), state=state)
+        assert found == train_in(run, tmp_path / "other", settings_of())
+
+
+def count_epochs(monkeypatch):
+    """List the epochs that are trained from now on."""
+    epochs = []
+    original = stage.log_progress
+
+    def log_progress(fold, member, total):
+        log = original(fold, member, total)
+        return lambda metrics: (epochs.append(metrics["epoch"]), log(metrics))
+
+    monkeypatch.setattr(stage, "log_progress", log_progress)
+    return epochs
+
+
+def test_a_state_of_other_data_has_another_digest(run):
+    from models.hyperparameters import Hyperparameters
+    from models.standardisation import Normalisation
+    from models.training_state import training_digest
+
+    data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+    others = (
+        *(np.arange(9), np.arange(9, 12)),
+        *(Hyperparameters(), Normalisation(1.0, 2.0), None, choose_training(settings_of()), CPU),
+    )
+    digest = training_digest(data, *others)
+    assert digest == training_digest(data, *others)
+    for name in ("pixels", "days", "labels"):
+        changed = getattr(data, name).copy()
+        changed.flat[3] += 1
+        assert training_digest(dataclasses.replace(data, **{name: changed}), *others) != digest
+    seen = np.ones(data.days.shape, bool)
+    assert training_digest(dataclasses.replace(data, observed=seen), *others) != digest
+
+
+class TestMembers:
+    def test_a_fold_predicts_the_mean_of_its_members(self, run, tmp_path):
+        train_in(run, tmp_path, settings_of(members=3))
+        folder = tmp_path / "Fold_1"
+        trained = Trained.load(folder, CPU)
+        data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+        chosen = np.arange(40, 48)
+        scores = []
+        for name in ("model", "model_2", "model_3"):
+            model, metadata = load_safetensors(folder / f"{name}.safetensors", CPU)
+            scores.append(
+                log_probabilities(
+                    model, data, chosen, metadata.normalisation, metadata.feature_scaling,
+                    n_pixels=6, batch_size=3, device=CPU,
+                )
+            )  # fmt: skip
+        assert not np.allclose(scores[0], scores[1], atol=1e-3)
+        found = trained.log_probabilities(data, chosen, 3)
+        np.testing.assert_array_equal(found, ensemble(scores))
+
+    def test_the_first_member_is_the_model_of_a_fold_of_one(self, run, tmp_path):
+        several = train_in(run, tmp_path / "several", settings_of(members=2))
+        assert set(several) == FILES | {
+            "model_2.pth.tar", "model_2.safetensors", "trainlog_2.json"
+        }  # fmt: skip
+        one = train_in(run, tmp_path / "one", settings_of())
+        assert one["model.pth.tar"] == several["model.pth.tar"]
+        assert member_seed(5, 1) == 5
+        seeds = [member_seed(seed, member) for seed in (1, 2, 3) for member in (1, 2, 3)]
+        assert len(set(seeds)) == 9
+
+    def test_members_of_an_earlier_training_do_not_stay(self, run, tmp_path):
+        train_in(run, tmp_path, settings_of(members=2))
+        assert set(train_in(run, tmp_path, settings_of())) == FILES
+        assert len(Trained.load(tmp_path / "Fold_1", CPU).members) == 1
+
+
+class TestRecipes:
+    def test_paper_is_the_protocol_of_the_paper(self):
+        training = choose_training(load({"train": {"recipe": "paper"}}))
+        found = dataclasses.asdict(training)
+        assert {key: found[key] for key in ("epochs", "batch_size", "n_pixels")} == {
+            "epochs": 100, "batch_size": 128, "n_pixels": 64
+        }  # fmt: skip
+        assert (training.optimizer, training.learning_rate, training.gamma) == ("adam", 1e-3, 1.0)
+        assert (training.schedule, training.weight_decay) == ("constant", 0.0)
+        assert (training.jitter_sigma, training.jitter_clip) == (0.01, 0.05)
+        assert (training.initialisation, training.date_dropping) == ("paper", 0.0)
+        assert load({"train": {"recipe": "paper"}}).train.members == 1
+
+    def test_what_is_set_overrides_the_recipe_and_null_does_not(self):
+        found = load({"train": {"recipe": "paper", "learning_rate": 0.01, "optimizer": None}}).train
+        assert (found.learning_rate, found.optimizer) == (0.01, "adam")
+        assert load({}).train.optimizer == "adamw"
+        assert load({"train": {"epochs": 7}}).train.epochs == 7
+
+    def test_resolved_settings_say_every_number(self):
+        settings = load({"train": {"recipe": "paper"}})
+        dumped = settings.model_dump(mode="json")
+        assert {key: dumped["train"][key] for key in PAPER} == PAPER
+        assert load(dumped) == settings
+
+    def test_unknown_recipes_and_days_are_refused(self):
+        with pytest.raises(SettingsError, match=r"train\.recipe: .*found 'mine'"):
+            load({"train": {"recipe": "mine"}})
+        for day in ("02-30", "13-01", "0901"):
+            with pytest.raises(SettingsError, match=r"season_start|model: "):
+                load({"model": {"season_start": day}})
+
+
+def test_metadata_says_what_day_0_is(run, tmp_path):
+    settings = settings_of(epochs=1, model={"season_start": "01-01"})
+    train_in(run, tmp_path, settings)
+    metadata = Trained.load(tmp_path / "Fold_1", CPU).metadata
+    assert metadata.first_date == "2018-01-01"
+    other = settings_of(epochs=1)
+    train_in(run, tmp_path, other)
+    assert Trained.load(tmp_path / "Fold_1", CPU).metadata.first_date == "2018-03-10"
+
+
+def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):
+        train_in(run, tmp_path, settings_of(tensorboard=True), tensorboard=tmp_path / "logs")
+    events = EventAccumulator(str(tmp_path / "logs" / "member_1")).Reload()
+    assert events.Tags()["scalars"] == [
+        f"{name}/{part}" for part in ("train", "val") for name in ("loss", "accuracy", "IoU")
+    ]
+    shown = [(event.step, event.value) for event in events.Scalars("loss/val")]
+    log = json.loads((tmp_path / "Fold_1" / "trainlog.json").read_text())
+    assert shown == [(int(e), pytest.approx(m["val_loss"])) for e, m in log.items()]
+    train_in(run, tmp_path, settings_of(), tensorboard=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_processes_train_as_one_and_one_of_them_writes(run, tmp_path):
+    settings = settings_of(epochs=6, batch_size=16, recipe="paper")
+    alone = train_in(run, tmp_path / "alone", settings)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "pipeline", "train", "--config", str(config)),
+            *("--dataset", str(run / "dataset"), "--folds", str(run / "folds.json")),
+            *("--fold", "1", "--model", str(tmp_path / "two" / "Fold_1")),
+            *("--state", str(tmp_path / "state")),
+        ],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("epoch   6 of 6") == 1
+    folder = tmp_path / "two" / "Fold_1"
+    assert {path.name for path in folder.iterdir()} == set(alone)
+    logs = [
+        json.loads(text)
+        for text in (alone["trainlog.json"], (folder / "trainlog.json").read_text())
+    ]
+    first = [log["1"]["train_loss"] for log in logs]
+    assert first[1] == pytest.approx(first[0], rel=0.1)

@@ -10,16 +10,10 @@ from shlex import quote
 
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import (
-    SettingsError,
-    check_inputs,
-    for_stage,
-    has_gpu,
-    load,
-    weights,
-    write_resolved,
-)
+from pipeline.config import for_stage, load, write_resolved
+from pipeline.inputs import check_inputs, has_gpu, weights
 from pipeline.paths import RunPaths
+from pipeline.settings import SettingsError
 from pipeline.summary import summary
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.config import Dataset, Settings
 from pipeline.given_dataset import (
     GivenParcel,
     normalisation_file,
@@ -25,6 +24,7 @@ from pipeline.normalisation_pickle import read_normalisation, write_normalisatio
 from pipeline.normalise import statistics_of
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import Code, DatasetError, LandClass, write_metadata
+from pipeline.settings import Dataset, Settings
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from geo.gap_filling import fill_linear
 from geo.pixel_index import PixelIndex
 from pipeline.acquisition_table import read_used
-from pipeline.config import Settings
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import Code, LandClass, write_arrays, write_metadata
+from pipeline.settings import Settings
 from pipeline.writing import replacing_folder
 
 logger = logging.getLogger(__name__)

@@ -25,10 +25,10 @@ from geo.parcels import (
 from geo.pixel_index import index_pixels
 from geo.register import RegisterError, read_feature_ids, read_register
 from pipeline.column_text import as_text
-from pipeline.config import Parcels, Settings
 from pipeline.grids import read_grid
 from pipeline.ledger import class_reasons, status_of, write_ledger
 from pipeline.nomenclature import CropClass, choose_classes, read_codes, read_names, write_classes
+from pipeline.settings import Parcels, Settings
 from pipeline.writing import replacing
 
 logger = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from models.metrics import confusion_matrix, mean_iou, overall_metrics
 from pipeline.baselines import Matrix, majority, random_forest
-from pipeline.config import Settings
 from pipeline.folds import read_folds
 from pipeline.model_inputs import read_inputs
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import read_classes, read_ids
 from pipeline.score_tables import add_up, spread_over_folds, write_per_class, write_scores
+from pipeline.settings import Settings
 from pipeline.train import choose_device
 from pipeline.trained import Trained
 from pipeline.writing import replacing, write_json

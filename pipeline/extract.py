@@ -12,7 +12,7 @@ from geo.clouds import is_clear
 from geo.finding import find_acquisitions
 from geo.gather import gather, gather_classification
 from geo.pixel_index import PixelIndex
-from pipeline.config import Settings
+from pipeline.settings import Settings
 from pipeline.writing import replacing
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from models.checkpoints import WEIGHTS_FILE, build_model, load_state_dict
 from models.hyperparameters import Hyperparameters
 from models.model_metadata import METADATA_FILE, ModelMetadata
 from models.standardisation import FeatureScaling, Normalisation
-from pipeline.config import Settings
 from pipeline.normalisation_pickle import read_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import (
@@ -22,6 +21,7 @@ from pipeline.pixel_set_store import (
     read_description,
     read_parcel_dates,
 )
+from pipeline.settings import Settings
 from pipeline.trained import Trained
 
 StateDict = dict[str, Tensor]

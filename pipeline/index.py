@@ -15,7 +15,7 @@ from geo.finding import find_acquisitions
 from geo.grid import Grid
 from geo.reading import read_window
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
-from pipeline.config import Settings
+from pipeline.settings import Settings
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.column_text import LARGEST_EXACT, as_text
-from pipeline.config import Code, FrequentClasses
+from pipeline.settings import Code, FrequentClasses
 from pipeline.writing import write_text
 
 COLUMNS = ("class_index", "code", "name", "n_parcels", "used", "reason")

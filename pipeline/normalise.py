@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.band_statistics import RunningStatistics
-from pipeline.config import Settings
 from pipeline.normalisation_pickle import write_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import (
@@ -21,6 +20,7 @@ from pipeline.pixel_set_store import (
     read_pixels,
     read_valid,
 )
+from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 

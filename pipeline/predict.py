@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from models.checkpoints import fold_folders
 from models.inference import ensemble
 from models.pixel_sets import PixelSets
-from pipeline.config import Settings
 from pipeline.folds import Fold, read_folds
 from pipeline.given_weights import load_given
 from pipeline.model_inputs import read_inputs
@@ -25,6 +24,7 @@ from pipeline.pixel_set_store import (
     read_n_dates,
 )
 from pipeline.prediction_table import Scores, add_register, describe, every_row, write_tables
+from pipeline.settings import Settings
 from pipeline.train import choose_device
 from pipeline.trained import Trained
 

@@ -12,8 +12,8 @@ from rasterio.windows import Window
 
 from geo.parcels import buffered
 from geo.pixel_index import PixelIndex, index_pixels
-from pipeline.config import Settings
 from pipeline.grids import read_grid
+from pipeline.settings import Settings
 from pipeline.writing import replacing
 
 logger = logging.getLogger(__name__)

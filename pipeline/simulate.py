@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from geo.simulation import simulate as simulate_scene
-from pipeline.config import Settings
+from pipeline.settings import Settings
 
 
 def simulate(imagery: Path, register: Path, settings: Settings) -> None:

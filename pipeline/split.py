@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
-from pipeline.config import Settings
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import read_ids, read_labels, read_n_dates, read_positions
+from pipeline.settings import Settings
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)

@@ -22,13 +22,13 @@ from models.standardisation import FeatureScaling, Normalisation
 from models.training import TrainedFold, train_fold
 from models.training_settings import TrainingSettings
 from models.training_state import TrainingState, training_digest
-from pipeline.config import Settings
 from pipeline.folds import read_fold
 from pipeline.normalisation_pickle import read_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_loading import day_zero, read_pixel_sets
 from pipeline.pixel_set_store import read_classes, read_dates, read_description
 from pipeline.progress import Metrics, TensorBoardLog, each_of, log_progress
+from pipeline.settings import Settings
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 # From an existing Pixel-Set dataset to that of the run.
 
-from pipeline.config import watched_dataset
+from pipeline.inputs import watched_dataset
 from pipeline.paths import DatasetPaths
 
 given = DatasetPaths(settings.dataset.path)

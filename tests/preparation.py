@@ -11,13 +11,14 @@ import yaml
 from pipeline.acquisition_table import read_used
 from pipeline.assemble import assemble
 from pipeline.clean import clean
-from pipeline.config import Settings, load, view
+from pipeline.config import load, view
 from pipeline.extract import extract
 from pipeline.features import features
 from pipeline.index import index
 from pipeline.normalise import normalise
 from pipeline.paths import RunPaths
 from pipeline.rasterise import rasterise
+from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

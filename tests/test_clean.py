@@ -17,10 +17,11 @@ from geo.grid import Grid
 from geo.pixel_index import PixelIndex
 from geo.register import RegisterError, read_feature_ids, read_register
 from pipeline.clean import clean
-from pipeline.config import Settings, load, view
+from pipeline.config import load, view
 from pipeline.grids import read_grid
 from pipeline.nomenclature import NomenclatureError, read_codes
 from pipeline.rasterise import rasterise
+from pipeline.settings import Settings
 
 REGISTERS = Path(__file__).parents[2] / "shared" / "data" / "registers"
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from pipeline.__main__ import STAGES, main
-from pipeline.config import Settings, view, write_resolved
+from pipeline.config import view, write_resolved
 from pipeline.paths import RunPaths
+from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 

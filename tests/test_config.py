@@ -3,15 +3,9 @@
 import pytest
 import yaml
 
-from pipeline.config import (
-    Settings,
-    SettingsError,
-    check_inputs,
-    for_stage,
-    load,
-    read,
-    watched,
-)
+from pipeline.config import for_stage, load, read
+from pipeline.inputs import check_inputs, watched
+from pipeline.settings import Settings, SettingsError
 
 
 @pytest.mark.parametrize(

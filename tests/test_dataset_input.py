@@ -18,7 +18,8 @@ from pixel_set_fixture import BANDS, CLASSES, SEASON, make, number, write
 from preparation import example
 
 from pipeline.adopt import adopt
-from pipeline.config import PAPER, SettingsError, check_inputs, load, view
+from pipeline.config import load, view
+from pipeline.inputs import check_inputs
 from pipeline.nomenclature import NomenclatureError
 from pipeline.normalisation_pickle import read_normalisation
 from pipeline.paths import RunPaths
@@ -34,6 +35,7 @@ from pipeline.pixel_set_store import (
     read_n_dates,
     read_pixels,
 )
+from pipeline.settings import PAPER, SettingsError
 from pipeline.split import split
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pipeline.__main__ import STAGES
-from pipeline.config import PAPER, USED_BY, Settings, Train
+from pipeline.config import USED_BY
+from pipeline.settings import PAPER, Settings, Train
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]

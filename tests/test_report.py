@@ -21,7 +21,6 @@ from sklearn.metrics import jaccard_score
 import pipeline.reporting.map
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
-from pipeline.config import Settings
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import LandClass, file_name, write_arrays, write_metadata
 from pipeline.report import in_ten, report
@@ -44,6 +43,7 @@ from pipeline.reporting.scores import (
     read_predictions,
 )
 from pipeline.reporting.seasons import ndvi_by_class
+from pipeline.settings import Settings
 from pipeline.writing import write_json
 
 CLASSES = [

@@ -16,11 +16,12 @@ from models.inference import ensemble, log_probabilities
 from models.safetensors_file import load_safetensors
 from models.training_state import TrainingState
 from pipeline import train as stage
-from pipeline.config import PAPER, SettingsError, load, view
+from pipeline.config import load, view
 from pipeline.normalisation_pickle import write_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_loading import read_pixel_sets
 from pipeline.pixel_set_store import LandClass, write_arrays, write_metadata
+from pipeline.settings import PAPER, SettingsError
 from pipeline.train import choose_training, member_seed, train
 from pipeline.trained import Trained
 from pipeline.writing import write_json

@@ -1,0 +1,78 @@
+"""The inputs of a run on disk: whether they are there, and which files tell that they changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.settings import Settings, SettingsError
+
+
+def check_inputs(settings: Settings) -> None:
+    """Check that the inputs are named and there, unless the run simulates them.
+
+    Raises
+    ------
+    SettingsError
+        If a path is not set, does not exist, or is an empty folder.
+    """
+    inputs: dict[str, tuple[Path | None, str]] = {}
+    if settings.dataset.path is not None:
+        inputs["dataset.path"] = settings.dataset.path, "a Pixel-Set dataset: a folder with DATA"
+    elif settings.simulate is None:
+        imagery = "a folder of SAFE products or GeoTIFFs, or a stack"
+        if settings.imagery.path is None and settings.parcels.path is None:
+            imagery += "; or set dataset.path, to start from a Pixel-Set dataset"
+        inputs["imagery.path"] = settings.imagery.path, imagery
+        inputs["parcels.path"] = settings.parcels.path, "the parcel register"
+    if settings.predict.weights is not None:
+        weights = "the folder of Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
+        inputs["predict.weights"] = settings.predict.weights, weights
+    for key, (path, what) in inputs.items():
+        if path is None:
+            raise SettingsError(f"{key} is not set: give the path of {what}.")
+        if not path.exists():
+            raise SettingsError(f"{key}: there is no {path}. Give the path of {what}.")
+        if path.is_dir() and not any(path.iterdir()):
+            raise SettingsError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+    _check_dataset(settings)
+
+
+def _check_dataset(settings: Settings) -> None:
+    """Check that an existing dataset has what the settings ask of it."""
+    path = settings.dataset.path
+    if path is None:
+        return
+    if not (path / "DATA").is_dir():
+        raise SettingsError(
+            f"dataset.path: {path} has no folder DATA. Give the folder of a Pixel-Set dataset, "
+            "with DATA and META in it."
+        )
+    blocks = settings.split.by == "block" and settings.predict.weights is None
+    if blocks and not (path / "META" / "positions.json").is_file():
+        raise SettingsError(
+            f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
+            "which says where the parcels are. Add it, or set split.by to random or stratified."
+        )
+
+
+def watched(path: Path) -> list[Path]:
+    """List the files whose change means that the imagery changed: a folder and what it holds."""
+    if not path.is_dir():
+        return [path]
+    return [path, *sorted(p for p in path.iterdir() if not p.name.startswith("."))]
+
+
+def watched_dataset(path: Path) -> list[Path]:
+    """List the files whose change means that an existing dataset changed, and its DATA folder."""
+    meta = sorted((path / "META").glob("*.json"))
+    return [path / "DATA", *meta, *sorted(path.glob("*.pkl"))]
+
+
+def weights(folder: Path) -> list[Path]:
+    """List the files of models that were trained elsewhere."""
+    return sorted(p for p in folder.glob("Fold_*/model*") if p.is_file())
+
+
+def has_gpu() -> bool:
+    """Tell whether an NVIDIA GPU is there, without importing torch."""
+    return Path("/dev/nvidia0").exists()

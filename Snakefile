@@ -80,6 +80,8 @@ rule split:
         config=paths.config,
         settings=for_stage(settings, "split"),
         dataset=paths.dataset.root,
+    resources:
+        mem_mb=1000,
     log:
         paths.log("split"),
     benchmark:
@@ -112,6 +114,7 @@ rule train:
         tensorboard=lambda wildcards: paths.tensorboard(wildcards.fold),
     threads: max(1, workflow.cores // len(FOLDS))
     resources:
+        mem_mb=4000,
         gpu=GPUS,
     log:
         paths.log("train/Fold_{fold}"),
@@ -146,6 +149,8 @@ rule evaluate:
         dataset=paths.dataset.root,
         models=paths.models,
     threads: workflow.cores
+    resources:
+        mem_mb=4000,
     log:
         paths.log("evaluate"),
     benchmark:
@@ -190,6 +195,7 @@ rule predict:
         predictions=paths.predictions,
     threads: workflow.cores
     resources:
+        mem_mb=4000,
         gpu=GPUS,
     log:
         paths.log("predict"),
@@ -226,6 +232,8 @@ rule report:
     params:
         settings=for_stage(settings, "report"),
         run=paths.root,
+    resources:
+        mem_mb=2000,
     log:
         paths.log("report"),
     benchmark:

@@ -24,6 +24,8 @@ rule adopt:
         config=paths.config,
         settings=for_stage(settings, "adopt"),
         dataset=paths.dataset.root,
+    resources:
+        mem_mb=2000,
     log:
         paths.log("adopt"),
     benchmark:

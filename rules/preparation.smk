@@ -17,6 +17,8 @@ if settings.simulate:
         params:
             config=paths.config,
             settings=for_stage(settings, "simulate"),
+        resources:
+            mem_mb=2000,
         log:
             paths.log("simulate"),
         benchmark:
@@ -40,6 +42,8 @@ checkpoint index:
         imagery=settings.imagery.path,
         config=paths.config,
         settings=for_stage(settings, "index"),
+    resources:
+        mem_mb=1000,
     log:
         paths.log("index"),
     benchmark:
@@ -65,6 +69,8 @@ rule clean:
     params:
         config=paths.config,
         settings=for_stage(settings, "clean"),
+    resources:
+        mem_mb=4000,
     log:
         paths.log("clean"),
     benchmark:
@@ -89,6 +95,8 @@ rule rasterise:
     params:
         config=paths.config,
         settings=for_stage(settings, "rasterise"),
+    resources:
+        mem_mb=4000,
     log:
         paths.log("rasterise"),
     benchmark:
@@ -113,6 +121,8 @@ rule extract:
     params:
         config=paths.config,
         settings=for_stage(settings, "extract"),
+    resources:
+        mem_mb=2000,
     log:
         paths.log("extract/{acquisition}"),
     benchmark:
@@ -145,6 +155,8 @@ rule assemble:
         extracted=paths.extractions,
         dataset=paths.dataset.root,
     threads: 2
+    resources:
+        mem_mb=1000 + settings.assemble.memory_mb,
     log:
         paths.log("assemble"),
     benchmark:
@@ -169,6 +181,8 @@ rule normalise:
         config=paths.config,
         settings=for_stage(settings, "normalise"),
         dataset=paths.dataset.root,
+    resources:
+        mem_mb=1000,
     log:
         paths.log("normalise"),
     benchmark:
@@ -189,6 +203,8 @@ rule features:
     output:
         features=paths.dataset.features,
         positions=paths.dataset.positions,
+    resources:
+        mem_mb=2000,
     log:
         paths.log("features"),
     benchmark:

@@ -157,6 +157,16 @@ def test_a_stage_is_one_word_everywhere():
     assert all((ROOT / "pipeline" / f"{stage}.py").is_file() for stage in STAGES)
 
 
+def test_every_rule_says_what_it_does_needs_and_leaves():
+    text = "".join(p.read_text() for p in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
+    for part in re.split(r"(?m)^\s*(?:rule|checkpoint) (?=\w+:)", text)[1:]:
+        name = part[: part.index(":")]
+        if name in STAGES:
+            for directive in ("message", "resources", "log", "benchmark", "conda", "shell"):
+                assert f"{directive}:" in part, (name, directive)
+            assert f"python -m pipeline {name} " in part
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_explains_itself(stage):
     result = subprocess.run(

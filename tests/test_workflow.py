@@ -118,16 +118,17 @@ def test_predictions_are_those_of_the_fold_and_scores_those_of_the_predictions(f
     import torch
 
     from pipeline.folds import read_folds
+    from pipeline.model_inputs import read_inputs
     from pipeline.paths import RunPaths
-    from pipeline.pixel_set_store import read_pixel_sets
+    from pipeline.pixel_set_store import read_ids
     from pipeline.trained import Trained
 
     run = RunPaths(finished / RUN)
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
     table = table[table["status"] == "used"].set_index("parcel_id")
-    data = read_pixel_sets(run.dataset, with_features=True)
-    for number, fold in enumerate(read_folds(run.folds, data.ids), 1):
+    for number, fold in enumerate(read_folds(run.folds, read_ids(run.dataset)), 1):
         trained = Trained.load(run.fold(number), torch.device("cpu"))
+        data = read_inputs(run.dataset, [trained])
         scores = trained.log_probabilities(data, fold.test, 512)
         written = table.loc[[data.ids[i] for i in fold.test], "confidence"]
         np.testing.assert_allclose(np.exp(scores).max(axis=1), written, atol=1e-4)

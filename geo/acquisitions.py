@@ -33,8 +33,9 @@ class Band:
     ----------
     name
         B01 to B12, B8A or SCL.
-    path
-        Raster or NetCDF file.
+    source
+        Where it lies, as GDAL names it: a local file, /vsizip/{archive}/member, /vsicurl/address;
+        the file of a stack.
     layer
         Band of a raster, counted from 1, or variable of a stack.
     time_index
@@ -53,7 +54,7 @@ class Band:
     """
 
     name: str
-    path: Path
+    source: str
     layer: int | str
     time_index: int | None
     grid: Grid

@@ -32,6 +32,9 @@ _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 # The HDF5 library below netCDF4 is not safe to use from two threads.
 NETCDF_LOCK = threading.Lock()
 
+# What is no local file: GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
+_VIRTUAL = "/vsi"
+
 _DAMAGED = "The file is damaged or incomplete: download or copy it again."
 
 
@@ -48,17 +51,26 @@ class RasterHeader:
     nodata: tuple[float | None, ...]
 
 
-def read_header(path: Path) -> RasterHeader:
+def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
     """Read the header of a GeoTIFF or JPEG 2000 file, and check that the file is whole.
+
+    Parameters
+    ----------
+    source
+        Local file, or whatever else GDAL opens by its name (/vsizip/..., /vsicurl/...).
+    size
+        Bytes of a source that is no local file, where they are known.
 
     Raises
     ------
     AcquisitionError
         If the file cannot be opened, is cut off, or has no coordinate system.
     """
+    source = str(source)
+    is_local = not source.startswith(_VIRTUAL)
     try:
-        with _open(path) as raster:
-            grid = _grid(path, raster)
+        with _open(source) as raster:
+            grid = _grid(source, raster)
             end = _end_of_tiff_blocks(raster) if raster.driver == "GTiff" else 0
             header = RasterHeader(
                 grid=grid,
@@ -70,12 +82,15 @@ def read_header(path: Path) -> RasterHeader:
                 nodata=tuple(raster.nodatavals),
             )
     except (RasterioError, OSError) as error:
-        raise AcquisitionError(f"{path} cannot be opened ({error}). {_DAMAGED}") from error
-    size = path.stat().st_size
-    if end > size:
-        raise AcquisitionError(f"{path} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}")
-    if path.suffix.lower() == ".jp2":
-        _check_whole_jp2(path, size)
+        raise AcquisitionError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
+    if is_local:
+        size = Path(source).stat().st_size
+    if size is not None and end > size:
+        raise AcquisitionError(
+            f"{source} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}"
+        )
+    if is_local and size is not None and _is_jp2(source):
+        _check_whole_jp2(Path(source), size)
     return header
 
 
@@ -105,12 +120,12 @@ def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
         if isinstance(band.layer, str):
             return _read_stack(band, band.layer, slice(top, bottom), slice(left, right))
         window = Window.from_slices((top, bottom), (left, right))
-        with _open(band.path) as raster:
+        with _open(band.source) as raster:
             values: NDArray[Any] = raster.read(band.layer, window=window)
             return values
     except (RasterioError, OSError, RuntimeError) as error:
         raise AcquisitionError(
-            f"Band {band.name} of {band.path} cannot be read at rows {top}-{bottom}, columns "
+            f"Band {band.name} of {band.source} cannot be read at rows {top}-{bottom}, columns "
             f"{left}-{right} ({error}). {_DAMAGED}"
         ) from error
 
@@ -122,28 +137,33 @@ def crs_text(crs: Any) -> str:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(source: str) -> Iterator[Any]:
     """Open a raster for this thread alone."""
-    options = {**_GDAL, **(_NO_SIDECARS if path.suffix.lower() == ".jp2" else {})}
-    with rasterio.Env(**options), rasterio.open(path, sharing=False) as raster:
+    options = {**_GDAL, **(_NO_SIDECARS if _is_jp2(source) else {})}
+    with rasterio.Env(**options), rasterio.open(source, sharing=False) as raster:
         yield raster
 
 
-def _grid(path: Path, raster: Any) -> Grid:
+def _is_jp2(source: str) -> bool:
+    """Tell whether a source is JPEG 2000, by its name."""
+    return source.lower().endswith(".jp2")
+
+
+def _grid(source: str, raster: Any) -> Grid:
     """Make the grid of an open raster."""
     if raster.crs is None:
-        raise AcquisitionError(f"{path} has no coordinate system: assign one (gdal_edit -a_srs).")
+        raise AcquisitionError(f"{source} has no coordinate system: assign one (gdal_edit -a_srs).")
     try:
         return Grid.from_transform(crs_text(raster.crs), raster.transform, *raster.shape)
     except ValueError as error:
-        raise AcquisitionError(f"{path}: {error}") from error
+        raise AcquisitionError(f"{source}: {error}") from error
 
 
 def _read_stack(band: Band, variable: str, rows: slice, cols: slice) -> NDArray[Any]:
     """Read a window of one time of a NetCDF variable with axes (time, y, x)."""
     import netCDF4
 
-    with NETCDF_LOCK, netCDF4.Dataset(band.path) as stack:
+    with NETCDF_LOCK, netCDF4.Dataset(band.source) as stack:
         stack.set_auto_maskandscale(False)
         return np.asarray(stack.variables[variable][band.time_index, rows, cols])
 

@@ -1,6 +1,7 @@
 """Gathering equals a read of one pixel at a time, whatever the blocks and threads."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -55,7 +56,7 @@ def brute_force(product, acquisition, index):
     for channel, name in enumerate(BANDS):
         band = acquisition.bands[name]
         grid = index.grid
-        with rasterio.open(band.path) as source, WarpedVRT(
+        with rasterio.open(band.source) as source, WarpedVRT(
             source, transform=grid.transform, height=grid.height, width=grid.width,
             resampling=Resampling.bilinear, src_nodata=0, nodata=0,
         ) as warped:  # fmt: skip
@@ -95,7 +96,7 @@ def test_a_pixel_that_one_band_lacks_is_missing_in_all(tmp_path, index):
     holes = {}
     for name in ("B02", "B03"):
         holes[name] = np.where(generator.random((60, 60)) < 0.2, 0, product.pixels[name])
-        write_image(found.bands[name].path, holes[name], "31UDS", 10, 500_000)
+        write_image(Path(found.bands[name].source), holes[name], "31UDS", 10, 500_000)
     pixels, valid = gather(found, index, ["B02", "B03"])
     values = np.array([holes[name][index.rows, index.cols] for name in ("B02", "B03")])
     missing = (values == 0).any(axis=0)

@@ -145,7 +145,7 @@ def test_relative_paths_stay_relative(tmp_path, rng, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (found,) = find_acquisitions(Path("imagery"))
     assert found.product.parts[0] == "imagery"
-    assert found.bands["B02"].path.parts[0] == "imagery"
+    assert Path(found.bands["B02"].source).parts[0] == "imagery"
 
 
 def test_of_two_processings_the_newest_keeps_the_id(tmp_path, rng):

@@ -120,8 +120,8 @@ def _read(
                 continue
             if name in found:
                 raise AcquisitionError(
-                    f"{name} of {group.id} is in {found[name].path.name} layer {found[name].layer} "
-                    f"and in {path.name} layer {layer}: keep one of them."
+                    f"{name} of {group.id} is in {Path(found[name].source).name} layer "
+                    f"{found[name].layer} and in {path.name} layer {layer}: keep one of them."
                 )
             found[name] = _band(name, path, layer, header, reflectance_scale)
     wanted = BANDS if bands is None else bands
@@ -177,7 +177,7 @@ def _band(
     is_reflectance = name != SCENE_CLASSIFICATION
     return Band(
         name=name,
-        path=path,
+        source=str(path),
         layer=layer,
         time_index=None,
         grid=header.grid,

@@ -228,7 +228,7 @@ def _band(name: str, path: Path, metadata: SafeMetadata) -> Band:
     is_reflectance = name != SCENE_CLASSIFICATION
     return Band(
         name=name,
-        path=path,
+        source=str(path),
         layer=1,
         time_index=None,
         grid=header.grid,

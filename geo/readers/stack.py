@@ -170,7 +170,7 @@ def _band(
     is_reflectance = name != SCENE_CLASSIFICATION
     return Band(
         name=name,
-        path=path,
+        source=str(path),
         layer=str(variable.name),
         time_index=0,
         grid=grid,
@@ -206,7 +206,8 @@ def _join_bands(files: Sequence[_StackFile]) -> dict[str, Band]:
         for name, band in file.bands.items():
             if name in joined:
                 raise AcquisitionError(
-                    f"{name} is in {joined[name].path} and in {file.path}: keep one stack a folder."
+                    f"{name} is in {joined[name].source} and in {file.path}: keep one stack a "
+                    "folder."
                 )
             joined[name] = band
     return joined

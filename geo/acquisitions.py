@@ -13,6 +13,9 @@ from geo.grid import Grid
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 SCENE_CLASSIFICATION = "SCL"
+# What tells clouds: classes, cloud probability in percent, the bits of THEIA's cloud mask, and a
+# mask of the user's own (not 0: not observed).
+MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
 # Of imagery whose file names and attributes name no MGRS tile.
 UNNAMED_TILE = "scene"
 
@@ -32,7 +35,7 @@ class Band:
     Parameters
     ----------
     name
-        B01 to B12, B8A or SCL.
+        B01 to B12, B8A or one of `MASKS`.
     source
         Where it lies, as GDAL names it: a local file, /vsizip/{archive}/member, /vsicurl/address;
         the file of a stack.
@@ -86,8 +89,8 @@ class Acquisition:
         Share of cloudy pixels by the product's own metadata, 0 to 1, where it tells.
     bands
         By name, in order of wavelength.
-    scene_classification
-        Its SCL, where there is one.
+    masks
+        By name, those of `MASKS` that there are.
     sensed
         Start of sensing, UTC, where the product tells the time of day.
     valid_fraction
@@ -105,7 +108,7 @@ class Acquisition:
     platform: str | None
     cloud_fraction: float | None
     bands: Mapping[str, Band]
-    scene_classification: Band | None
+    masks: Mapping[str, Band]
     sensed: datetime.datetime | None = None
     valid_fraction: float | None = None
     generated: str | None = None

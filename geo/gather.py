@@ -10,7 +10,7 @@ from dask.base import compute
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from geo.acquisitions import Acquisition, Band
+from geo.acquisitions import SCENE_CLASSIFICATION, Acquisition, Band
 from geo.pixel_index import PixelIndex
 from geo.reading import read_window
 from geo.resampling import Footprint, sample, window_of
@@ -86,7 +86,7 @@ def gather_classification(acquisition: Acquisition, index: PixelIndex) -> NDArra
     -------
     uint8 (P,): SCL classes 0 to 11; the class of the 20 m pixel that holds the 10 m pixel.
     """
-    band = acquisition.scene_classification
+    band = acquisition.masks.get(SCENE_CLASSIFICATION)
     if band is None:
         raise ValueError(f"Acquisition {acquisition.id} has no scene classification.")
     classes = np.zeros(len(index.rows), np.uint8)

@@ -69,7 +69,7 @@ def extract(
     values, clear = gather(
         source, index, imagery.bands, resampling=imagery.resampling, threads=threads
     )
-    if settings.clouds.mask == "auto" and source.scene_classification is not None:
+    if settings.clouds.mask == "auto" and "SCL" in source.masks:
         clear &= is_clear(gather_classification(source, index), settings.clouds.classes)
     with replacing(pixels) as temporary:
         np.save(temporary, values)

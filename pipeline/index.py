@@ -124,7 +124,7 @@ def cloud_fraction(item: Acquisition, settings: Settings) -> float | None:
     By SCL it is the share of `clouds.classes` among the pixels that were sensed, and 1 where none
     was.
     """
-    scl = item.scene_classification
+    scl = item.masks.get("SCL")
     if item.cloud_fraction is not None or scl is None or settings.clouds.mask == "none":
         return item.cloud_fraction
     counts = np.zeros(256, np.int64)
@@ -193,7 +193,7 @@ def _log_counts(
     logger.info("%d acquisitions found, %d used.", len(found), len(found) - len(reasons))
     for reason, count in Counter(reasons.values()).most_common():
         logger.info("%d not used: %s.", count, reason)
-    unmasked = [item for item in found if item.id in clouds and item.scene_classification is None]
+    unmasked = [item for item in found if item.id in clouds and "SCL" not in item.masks]
     if unmasked:
         logger.warning(
             "%d acquisitions have no scene classification (SCL): their clouds are not masked.",

@@ -61,7 +61,7 @@ def test_real_float_frames():
     ]  # fmt: skip
     assert [item.id for item in found] == [f"{item.date:%Y%m%d}_scene" for item in found]
     assert len(found[0].bands) == 13
-    assert found[0].scene_classification is None
+    assert not found[0].masks
     assert found[0].grid.shape == (101, 100)
     assert found[0].grid.pixel_width == pytest.approx(9.99479222)
     assert found[0].grid.pixel_height == pytest.approx(9.99744847)
@@ -124,7 +124,7 @@ def test_bands_come_in_order_of_wavelength_wherever_they_lie(tmp_path, rng):
     (found,) = find_acquisitions(tmp_path)
     assert {name: band.layer for name, band in found.bands.items()} == {"B02": 3, "B8A": 1}
     assert list(found.bands) == ["B02", "B8A"]
-    assert found.scene_classification.layer == 4
+    assert found.masks["SCL"].layer == 4
     np.testing.assert_array_equal(read_window(found.bands["B02"], WHOLE, WHOLE), values[2])
     part = read_window(found.bands["B8A"], slice(2, 4), slice(3, 100))
     np.testing.assert_array_equal(part, values[0, 2:4, 3:])
@@ -157,7 +157,7 @@ def test_files_that_differ_by_the_band_are_one_acquisition(tmp_path, rng):
     assert [item.id for item in found] == ["20180405_31UDS", "20180410_31UDS"]
     for item in found:
         assert list(item.bands) == ["B02", "B8A"]
-        scl = Path(item.scene_classification.source)
+        scl = Path(item.masks["SCL"].source)
         assert scl.name == f"T31UDS_{item.date:%Y%m%d}_SCL_20m.tif"
         assert item.grid == item.bands["B02"].grid
         assert find_acquisitions(item.product) == [item]
@@ -169,7 +169,7 @@ def test_a_scene_classification_may_lie_beside_its_image(tmp_path, rng, name):
     beside = write_tiff(tmp_path / f"{name}.tif", numbers(rng, 1, "uint8"))
     (found,) = find_acquisitions(image)
     assert found.product == image
-    assert found.scene_classification.source == str(beside)
+    assert found.masks["SCL"].source == str(beside)
 
 
 def test_two_images_of_a_day_keep_their_ids_when_read_alone(tmp_path, rng):

@@ -97,7 +97,7 @@ def test_bands_lie_where_they_were_written(tmp_path, rng):
     assert found.grid.bounds == (500_000, 5_599_400, 500_600, 5_600_000)
     assert found.bands["B11"].grid.bounds == found.grid.bounds
     assert found.bands["B11"].grid.shape == (30, 30)
-    for name, band in {**found.bands, "SCL": found.scene_classification}.items():
+    for name, band in {**found.bands, **found.masks}.items():
         values = read_window(band, WHOLE, WHOLE)
         assert values.dtype == product.pixels[name].dtype
         np.testing.assert_array_equal(values, product.pixels[name])
@@ -120,7 +120,7 @@ def test_every_band_gets_the_offset_of_its_own_band_id(tmp_path, rng, level):
 def test_the_scene_classification_is_neither_shifted_nor_scaled(tmp_path, rng):
     write_safe(tmp_path, rng, offsets=-1000, quantification=5000)
     (found,) = find_acquisitions(tmp_path)
-    assert (found.scene_classification.scale, found.scene_classification.offset) == (1, 0)
+    assert (found.masks["SCL"].scale, found.masks["SCL"].offset) == (1, 0)
 
 
 @pytest.mark.parametrize("baseline", ["02.14", "05.10"])
@@ -161,7 +161,7 @@ def test_only_the_bands_asked_for_are_looked_at(tmp_path, rng):
     image(product, "B03").write_text("not an image")
     (found,) = find_acquisitions(tmp_path, bands=["B8A", "B02"])
     assert list(found.bands) == ["B02", "B8A"]
-    assert found.scene_classification is not None
+    assert "SCL" in found.masks
 
 
 def test_windows_read_from_many_threads_are_right(tmp_path, rng):

@@ -88,7 +88,7 @@ def test_values_of_a_real_stack_are_its_raw_ones(flanders):
                 expected = data[name][:]
                 for index in (0, 57, 117):
                     item = found[index]
-                    band = item.scene_classification if name == "SCL" else item.bands[name]
+                    band = item.masks["SCL"] if name == "SCL" else item.bands[name]
                     values = read_window(band, slice(5, 30), slice(2, 1000))
                     assert values.dtype == expected.dtype
                     np.testing.assert_array_equal(values, expected[index, 5:30, 2:])
@@ -199,7 +199,7 @@ def test_a_folder_joins_resolutions_and_leaves_out_what_has_no_time(tmp_path, rn
     assert "labels.nc is left out" in caplog.text
     assert list(found[0].bands) == ["B02", "B8A"]
     assert found[0].grid.pixel_width == 10
-    assert found[0].scene_classification.grid.pixel_width == 20
+    assert found[0].masks["SCL"].grid.pixel_width == 20
 
 
 def test_windows_read_from_many_threads_are_right(tmp_path, rng):

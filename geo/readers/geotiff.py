@@ -12,7 +12,7 @@ import numpy as np
 
 from geo.acquisitions import (
     BANDS,
-    SCENE_CLASSIFICATION,
+    MASKS,
     UNNAMED_TILE,
     Acquisition,
     AcquisitionError,
@@ -135,7 +135,7 @@ def _read(
         platform=None,
         cloud_fraction=None,
         bands={name: found[name] for name in BANDS if name in found and name in wanted},
-        scene_classification=found.get(SCENE_CLASSIFICATION),
+        masks={name: found[name] for name in MASKS if name in found},
     )
 
 
@@ -174,7 +174,7 @@ def _band(
     nodata = header.nodata[at]
     if nodata is None:
         nodata = 0.0 if is_integer else float("nan")  # 0 by the custom of Sentinel-2
-    is_reflectance = name != SCENE_CLASSIFICATION
+    is_reflectance = name not in MASKS
     return Band(
         name=name,
         source=str(path),

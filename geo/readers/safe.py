@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from geo.acquisitions import (
     BANDS,
+    MASKS,
     SCENE_CLASSIFICATION,
     Acquisition,
     AcquisitionError,
@@ -198,7 +199,7 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
         path = _image_path(product, image)
         if name in wanted and path is not None:
             found[name] = _band(name, path, metadata)
-    scene_classification = found.pop(SCENE_CLASSIFICATION, None)
+    masks = {name: found.pop(name) for name in MASKS if name in found}
     return Acquisition(
         id=f"{metadata.sensed:%Y%m%dT%H%M%S}_{metadata.tile}_N{metadata.baseline.replace('.', '')}",
         tile=metadata.tile,
@@ -209,7 +210,7 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
         platform=metadata.platform,
         cloud_fraction=metadata.cloud_fraction,
         bands=found,
-        scene_classification=scene_classification,
+        masks=masks,
         sensed=metadata.sensed,
         valid_fraction=metadata.valid_fraction,
         generated=metadata.generated,
@@ -225,7 +226,7 @@ def _image_path(product: Path, image: str) -> Path | None:
 def _band(name: str, path: Path, metadata: SafeMetadata) -> Band:
     """Describe one band; the grid is the image's own, for clips of products are in circulation."""
     header = read_header(path)
-    is_reflectance = name != SCENE_CLASSIFICATION
+    is_reflectance = name not in MASKS
     return Band(
         name=name,
         source=str(path),

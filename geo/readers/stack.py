@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geo.acquisitions import (
     BANDS,
-    SCENE_CLASSIFICATION,
+    MASKS,
     UNNAMED_TILE,
     Acquisition,
     AcquisitionError,
@@ -68,7 +68,6 @@ def find(
     for index, time in enumerate(files[0].times):
         sensed: datetime.datetime = time.item()
         now = {name: _at(layers[name], index) for name in names}
-        classification = layers.get(SCENE_CLASSIFICATION)
         acquisitions.append(
             Acquisition(
                 id=f"{sensed:%Y%m%d}_{files[0].tile}",
@@ -80,7 +79,7 @@ def find(
                 platform=None,
                 cloud_fraction=None,
                 bands=now,
-                scene_classification=None if classification is None else _at(classification, index),
+                masks={name: _at(layers[name], index) for name in MASKS if name in layers},
                 sensed=sensed,
             )
         )
@@ -167,7 +166,7 @@ def _band(
     fill = variable.attrs.get("_FillValue", variable.attrs.get("missing_value"))
     if fill is None:
         fill = 0 if is_integer else float("nan")  # 0 by the custom of Sentinel-2
-    is_reflectance = name != SCENE_CLASSIFICATION
+    is_reflectance = name not in MASKS
     return Band(
         name=name,
         source=str(path),

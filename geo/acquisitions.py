@@ -27,6 +27,34 @@ class AcquisitionError(ValueError):
 
 
 @dataclass(frozen=True)
+class Plane:
+    """A plane of an array of a NetCDF or Zarr stack: rows and columns, all other axes fixed.
+
+    Parameters
+    ----------
+    variable
+        Name of the array, with the groups it lies in: B02, measurements/reflectance/r10m/b02.
+    axes
+        What to read along each axis of the array: "y", "x", or the one place on any other axis.
+    height
+        Rows of the array.
+    south_up
+        Whether the array's first row is its southernmost. It is read north up all the same.
+    missing
+        Raw values that mean no data, besides the band's `nodata`.
+    valid_range
+        Least and greatest raw value that are data, where the file says so.
+    """
+
+    variable: str
+    axes: tuple[int | Literal["y", "x"], ...]
+    height: int
+    south_up: bool = False
+    missing: tuple[float, ...] = ()
+    valid_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Band:
     """One band of one acquisition: where it lies and how its numbers are meant.
 
@@ -38,11 +66,9 @@ class Band:
         B01 to B12, B8A or one of `MASKS`.
     source
         Where it lies, as GDAL names it: a local file, /vsizip/{archive}/member, /vsicurl/address;
-        the file of a stack.
+        the file or Zarr folder of a stack.
     layer
-        Band of a raster, counted from 1, or variable of a stack.
-    time_index
-        Place on the stack's time axis; None in a raster.
+        Band of a raster, counted from 1, or plane of a stack.
     grid
         The band's own pixels.
     block_shape
@@ -58,8 +84,7 @@ class Band:
 
     name: str
     source: str
-    layer: int | str
-    time_index: int | None
+    layer: int | Plane
     grid: Grid
     block_shape: tuple[int, int]
     scale: float

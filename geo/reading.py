@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geo.acquisitions import AcquisitionError, Band
+from geo.acquisitions import AcquisitionError, Band, Plane
+from geo.array_reading import read_plane
 from geo.grid import Grid
 
 # Every window opens its file anew, and closing it frees its blocks, so that GDAL's cache only ever
@@ -28,9 +27,6 @@ os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB
 _GDAL = {"GDAL_NUM_THREADS": "1"}
 # JPEG 2000 needs no side-car files; looking for them lists the folder at every opening.
 _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-
-# The HDF5 library below netCDF4 is not safe to use from two threads.
-NETCDF_LOCK = threading.Lock()
 
 # What is no local file: GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
 _VIRTUAL = "/vsi"
@@ -117,13 +113,14 @@ def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
     top, bottom, _ = rows.indices(band.grid.height)
     left, right, _ = cols.indices(band.grid.width)
     try:
-        if isinstance(band.layer, str):
-            return _read_stack(band, band.layer, slice(top, bottom), slice(left, right))
+        if isinstance(band.layer, Plane):
+            part = slice(top, bottom), slice(left, right)
+            return read_plane(Path(band.source), band.layer, band.nodata, *part)
         window = Window.from_slices((top, bottom), (left, right))
         with _open(band.source) as raster:
             values: NDArray[Any] = raster.read(band.layer, window=window)
             return values
-    except (RasterioError, OSError, RuntimeError) as error:
+    except (RasterioError, OSError, RuntimeError, ValueError) as error:
         raise AcquisitionError(
             f"Band {band.name} of {band.source} cannot be read at rows {top}-{bottom}, columns "
             f"{left}-{right} ({error}). {_DAMAGED}"
@@ -157,15 +154,6 @@ def _grid(source: str, raster: Any) -> Grid:
         return Grid.from_transform(crs_text(raster.crs), raster.transform, *raster.shape)
     except ValueError as error:
         raise AcquisitionError(f"{source}: {error}") from error
-
-
-def _read_stack(band: Band, variable: str, rows: slice, cols: slice) -> NDArray[Any]:
-    """Read a window of one time of a NetCDF variable with axes (time, y, x)."""
-    import netCDF4
-
-    with NETCDF_LOCK, netCDF4.Dataset(band.source) as stack:
-        stack.set_auto_maskandscale(False)
-        return np.asarray(stack.variables[variable][band.time_index, rows, cols])
 
 
 def _end_of_tiff_blocks(raster: Any) -> int:

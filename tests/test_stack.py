@@ -187,7 +187,7 @@ def test_two_times_of_a_day_get_two_ids(tmp_path, rng):
     path = write(cube(rng, days=days), tmp_path / "stack.nc")
     found = find_acquisitions(path)
     assert [i.id for i in found] == ["20180405_31UDS", "20180405_31UDS_2", "20180410_31UDS"]
-    assert [item.bands["B02"].time_index for item in found] == [0, 1, 2]
+    assert [item.bands["B02"].layer.axes[0] for item in found] == [0, 1, 2]
 
 
 def test_a_folder_joins_resolutions_and_leaves_out_what_has_no_time(tmp_path, rng, caplog):

@@ -179,7 +179,6 @@ def _band(
         name=name,
         source=str(path),
         layer=layer,
-        time_index=None,
         grid=header.grid,
         block_shape=header.block_shapes[at],
         scale=scale if is_reflectance else 1.0,

@@ -231,7 +231,6 @@ def _band(name: str, path: Path, metadata: SafeMetadata) -> Band:
         name=name,
         source=str(path),
         layer=1,
-        time_index=None,
         grid=header.grid,
         block_shape=header.block_shapes[0],
         scale=10_000 / metadata.quantification if is_reflectance else 1.0,

@@ -19,7 +19,9 @@ from geo.acquisitions import (
     Acquisition,
     AcquisitionError,
     Band,
+    Plane,
 )
+from geo.array_reading import NETCDF_LOCK
 from geo.readers.conventions import (
     STACK_ENDINGS,
     band_name,
@@ -28,7 +30,6 @@ from geo.readers.conventions import (
     tile_name,
 )
 from geo.readers.stack_grid import grid_of
-from geo.reading import NETCDF_LOCK
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +171,7 @@ def _band(
     return Band(
         name=name,
         source=str(path),
-        layer=str(variable.name),
-        time_index=0,
+        layer=Plane(str(variable.name), (0, "y", "x"), grid.height),
         grid=grid,
         block_shape=(min(int(rows), grid.height), min(int(cols), grid.width)),
         scale=scale if is_reflectance else 1.0,
@@ -182,7 +182,8 @@ def _band(
 
 def _at(band: Band, time_index: int) -> Band:
     """Give a band at another time."""
-    return replace(band, time_index=time_index)
+    assert isinstance(band.layer, Plane)  # noqa: S101 (of this module)
+    return replace(band, layer=replace(band.layer, axes=(time_index, *band.layer.axes[1:])))
 
 
 def _check_same_times(files: Sequence[_StackFile]) -> None:

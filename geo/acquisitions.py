@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from geo.grid import Grid
 
@@ -18,6 +18,9 @@ SCENE_CLASSIFICATION = "SCL"
 MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
 # Of imagery whose file names and attributes name no MGRS tile.
 UNNAMED_TILE = "scene"
+
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
 
 Format = Literal["auto", "safe", "geotiff", "stack"]
 
@@ -122,6 +125,9 @@ class Acquisition:
         Share of the tile's pixels that were sensed, where the product tells.
     generated
         Time of processing, ISO 8601, where the product tells.
+    datastrip
+        Start of the data strip, YYYYMMDDTHHMMSS, where the product tells: a reprocessing keeps it,
+        the other half of a tile that lies across two strips has another.
     """
 
     id: str
@@ -137,6 +143,7 @@ class Acquisition:
     sensed: datetime.datetime | None = None
     valid_fraction: float | None = None
     generated: str | None = None
+    datastrip: str | None = None
 
     @property
     def grid(self) -> Grid:
@@ -154,25 +161,25 @@ class Acquisition:
         return round(valid, 2), self.baseline or "", self.generated or ""
 
 
-def read_each(items: Iterable[Path], read: Callable[[Path], Acquisition]) -> list[Acquisition]:
-    """Read the acquisition of every item, and report all that fail in one error.
+def read_each(items: Iterable[_Item], read: Callable[[_Item], _Read]) -> list[_Read]:
+    """Read every item, and report all that fail in one error.
 
     Raises
     ------
     AcquisitionError
         If any fails; the message gives the first five.
     """
-    acquisitions, problems = [], []
+    found, problems = [], []
     for item in items:
         try:
-            acquisitions.append(read(item))
+            found.append(read(item))
         except AcquisitionError as error:
             problems.append(str(error))
     if problems:
-        total = len(acquisitions) + len(problems)
+        total = len(found) + len(problems)
         head = f"{len(problems)} of {total} acquisitions cannot be read:\n  " if total > 1 else ""
         raise AcquisitionError(head + first_five(problems, "\n  "))
-    return acquisitions
+    return found
 
 
 def first_five(items: Sequence[str], separator: str = ", ") -> str:

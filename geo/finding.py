@@ -9,7 +9,7 @@ from typing import Literal
 
 from geo.acquisitions import Acquisition, AcquisitionError, Format, first_five
 from geo.readers.conventions import STACK_ENDINGS, TIFF_ENDINGS, files_ending
-from geo.readers.safe import product_folders
+from geo.readers.safe_files import find_products
 
 
 def find_acquisitions(
@@ -82,7 +82,7 @@ def detect_format(path: Path) -> Literal["safe", "geotiff", "stack"]:
         If nothing is recognised, or more than one format is there.
     """
     found: list[Literal["safe", "geotiff", "stack"]] = []
-    if product_folders(path):
+    if any(find_products(path)):
         found.append("safe")
     if any(files_ending(path, TIFF_ENDINGS)):
         found.append("geotiff")
@@ -95,11 +95,9 @@ def detect_format(path: Path) -> Literal["safe", "geotiff", "stack"]:
             f"{path} holds imagery of several formats: {', '.join(found)}. "
             "Name the one to read as the format, or keep one in a folder of its own."
         )
-    zipped = sum(1 for _ in files_ending(path, (".zip",)))
-    hint = f" There are {zipped} zip files: unpack them." if zipped else ""
     raise AcquisitionError(
         f"No imagery was recognised at {path}: neither SAFE products (MTD_MSIL2A.xml or "
-        f"MTD_MSIL1C.xml inside), nor GeoTIFFs (.tif), nor a NetCDF stack (.nc).{hint}"
+        f"MTD_MSIL1C.xml inside), nor GeoTIFFs (.tif), nor a NetCDF stack (.nc)."
     )
 
 

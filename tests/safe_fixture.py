@@ -1,5 +1,7 @@
 """Tiny SAFE products with the metadata of real ones, written for tests."""
 
+import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ def write_safe(
     x_min=500_000,
     ending=".jp2",
     name=None,
+    datastrip=None,  # start of the data strip, None: not stated
 ):
     """Write a product and return where it lies and what its pixels are."""
     stamp = generated[:19].replace("-", "").replace(":", "")
@@ -61,10 +64,23 @@ def write_safe(
     entries.append(f"{granule}/T{tile}_{sensed}_TCI")
     path.mkdir(parents=True, exist_ok=True)
     text = _metadata(
-        level, sensed, baseline, generated, offsets, quantification, cloudy, no_data, entries
-    )
+        level, sensed, baseline, generated, offsets, quantification, cloudy, no_data, entries,
+        datastrip,
+    )  # fmt: skip
     (path / f"MTD_MSIL{level}.xml").write_text(text)
     return SafeProduct(path, pixels)
+
+
+def zip_product(product, *, top=None, keep=False):
+    """Pack a product into a zip archive beside it, below a folder `top` in it, or none."""
+    archive = product.path.with_name(f"{product.path.name.removesuffix('.SAFE')}.zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(product.path.rglob("*")):
+            if file.is_file():
+                packed.write(file, Path(top or "", file.relative_to(product.path)))
+    if not keep:
+        shutil.rmtree(product.path)
+    return archive
 
 
 def write_image(path, values, tile, resolution, x_min):
@@ -85,10 +101,11 @@ def write_image(path, values, tile, resolution, x_min):
 
 
 def _metadata(
-    level, sensed, baseline, generated, offsets, quantification, cloudy, no_data, entries
-):
+    level, sensed, baseline, generated, offsets, quantification, cloudy, no_data, entries, datastrip
+):  # fmt: skip
     time = f"{sensed[:4]}-{sensed[4:6]}-{sensed[6:11]}:{sensed[11:13]}:{sensed[13:]}.024Z"
     images = "".join(f"<IMAGE_FILE>{entry}</IMAGE_FILE>" for entry in entries)
+    strip = f' datastripIdentifier="S2A_OPER_MSI_DS_S{datastrip}_N{baseline}"' if datastrip else ""
     kind, added = ("BOA_", "BOA") if level == "2A" else ("", "RADIO")
     if isinstance(offsets, int):
         offsets = dict.fromkeys(range(13), offsets)
@@ -113,7 +130,7 @@ def _metadata(
         <SPACECRAFT_NAME>Sentinel-2A</SPACECRAFT_NAME>
         <DATATAKE_SENSING_START>{time}</DATATAKE_SENSING_START>
       </Datatake>
-      <Granule>{images}</Granule>
+      <Granule{strip}>{images}</Granule>
     </Product_Info>
     <Product_Image_Characteristics>
       <{kind}QUANTIFICATION_VALUE unit="none">{quantification}</{kind}QUANTIFICATION_VALUE>

@@ -1,15 +1,12 @@
-"""Sentinel-2 products in SAFE folders, level 2A or 1C."""
+"""Sentinel-2 products in SAFE, level 2A or 1C, as folders or zip archives."""
 
 from __future__ import annotations
 
-import os
+import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from xml.etree import ElementTree
+from pathlib import Path, PurePosixPath
 
 from geo.acquisitions import (
     BANDS,
@@ -21,219 +18,155 @@ from geo.acquisitions import (
     first_five,
     read_each,
 )
-from geo.reading import read_header
+from geo.readers.safe_files import SafeFiles, find_products
+from geo.readers.safe_metadata import (
+    NATIVE_RESOLUTION_M,
+    Granule,
+    SafeMetadata,
+    read_metadata,
+    read_quality,
+)
+from geo.reading import RasterHeader, read_header
 
-METADATA = ("MTD_MSIL2A.xml", "MTD_MSIL1C.xml")
+logger = logging.getLogger(__name__)
 
-# Metres at which the instrument senses a band; level 2A adds coarser and finer copies of some.
-NATIVE_RESOLUTION_M = {
-    **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
-    **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12", SCENE_CLASSIFICATION), 20),
-    **dict.fromkeys(("B01", "B09", "B10"), 60),
+# Masks that metadata do not list among the images.
+_MASK_FILES = {
+    # MSK_CLDPRB_20m; in 2017 L2A_T34VFJ_20170823T094031_CLD_20m; before
+    # S2A_USER_CLD_L2A_TL_SGS__20160103T174751_A002779_T32TLQ_20m.
+    ("2A", "CLDPRB"): re.compile(r"(?:MSK_CLDPRB|_CLD(?:_L2A_\w+)?)_20m$"),
+    # Opaque clouds, cirrus and snow as bands 1 to 3, since baseline 04.00; the first is read.
+    ("1C", "MASK"): re.compile(r"MSK_CLASSI_B00$"),
 }
 
-# ".../T33XWJ_20220413T150759_B02_10m" at level 2A, ".../T33XWJ_20220413T150759_B02" at 1C.
-_IMAGE = re.compile(r"T(?P<tile>\w{5})_\d{8}T\d{6}_(?P<band>B\d[\dA]|SCL)(?:_(?P<m>\d\d)m)?$")
-
-# ESA delivers JPEG 2000; some archives hold GeoTIFFs under the same names.
-_IMAGE_ENDINGS = (".jp2", ".tif")
-
-
-_AGAIN = "download the product again."
-
-
-@dataclass(frozen=True)
-class SafeMetadata:
-    """What a product says of itself.
-
-    Parameters
-    ----------
-    tile, sensed, generated, baseline, platform
-        As in `geo.acquisitions.Acquisition`.
-    cloud_fraction, valid_fraction
-        0 to 1; None where the product does not tell.
-    quantification
-        Digital numbers of reflectance 1.
-    offsets
-        By band, digital numbers to add; empty before baseline 04.00.
-    images
-        By band, path inside the product of its image at native resolution, without ending.
-    """
-
-    tile: str
-    sensed: datetime
-    generated: str
-    baseline: str
-    platform: str
-    cloud_fraction: float | None
-    valid_fraction: float | None
-    quantification: float
-    offsets: Mapping[str, float]
-    images: Mapping[str, str]
+# Side of a tile in metres; clips of products are smaller.
+_TILE_M = 109_800
 
 
 def find(path: Path, bands: Sequence[str] | None) -> list[Acquisition]:
     """Find the products in a folder and below; see `geo.acquisitions.find_acquisitions`."""
-    folders = product_folders(path)
-    if not folders:
+    products = sorted(find_products(path), key=lambda product: (product.path, product.root))
+    if not products:
         raise AcquisitionError(
-            f"There is no SAFE product in {path}: a product is a folder with {METADATA[0]} or "
-            f"{METADATA[1]} in it. Unpack zipped ones."
+            f"There is no SAFE product in {path}: a product is a folder or a zip archive with "
+            "MTD_MSIL2A.xml or MTD_MSIL1C.xml in it (S2A_OPER_MTD_SAFL1C_... before 2017)."
         )
-    by_level = {name: [str(f) for f in folders if (f / name).is_file()] for name in METADATA}
+    by_level = {level: [p for p in products if p.level == level] for level in ("2A", "1C")}
     if all(by_level.values()):
         raise AcquisitionError(
-            f"{path} mixes {len(by_level[METADATA[0]])} products of level 2A with "
-            f"{len(by_level[METADATA[1]])} of level 1C, whose reflectances differ: keep one level. "
-            f"Level 1C: {first_five(by_level[METADATA[1]])}."
+            f"{path} mixes {len(by_level['2A'])} products of level 2A with {len(by_level['1C'])} "
+            "of level 1C, whose reflectances differ: keep one level. "
+            f"Level 1C: {first_five([str(product.path) for product in by_level['1C']])}."
         )
-    return read_each(folders, partial(_read_product, bands=bands))
+    granules = read_each(products, partial(_read_product, bands=bands))
+    return [acquisition for product in granules for acquisition in product]
 
 
-def product_folders(path: Path) -> list[Path]:
-    """List the SAFE products at a path and below it, with or without the ending .SAFE, sorted."""
-    found = []
-    for folder, subfolders, files in os.walk(path, followlinks=True):
-        if not set(METADATA).isdisjoint(files):
-            found.append(Path(folder))
-            subfolders.clear()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-    return sorted(found)
+def _read_product(product: SafeFiles, bands: Sequence[str] | None) -> list[Acquisition]:
+    """Read metadata and image headers of the granules of one product.
 
-
-def read_metadata(path: Path) -> SafeMetadata:
-    """Read the metadata of a product, MTD_MSIL2A.xml or MTD_MSIL1C.xml; no image is needed.
-
-    Raises
-    ------
-    AcquisitionError
-        If the file is damaged, lacks an element, or offsets only some of the bands.
+    Images that are not there are left out, and so are granules without any, of products that
+    were downloaded in part.
     """
-    texts, offsets = _parse(path)
-
-    def one(*tags: str) -> str:
-        for tag in tags:
-            if texts.get(tag):
-                return texts[tag][0]
-        raise AcquisitionError(f"{path} has no {' or '.join(tags)}: {_AGAIN}")
-
-    def share(tag: str) -> float | None:
-        return float(texts[tag][0]) / 100 if texts.get(tag) else None
-
-    tile, images = _native_images(path, texts.get("IMAGE_FILE", []))
-    missing = [band for band in images if band in BANDS and band not in offsets]
-    if offsets and missing:
-        raise AcquisitionError(
-            f"{path} gives additive offsets, but none for {', '.join(missing)}, whose reflectance "
-            f"cannot be known then: {_AGAIN}"
-        )
-    try:
-        no_data = share("NODATA_PIXEL_PERCENTAGE")
-        return SafeMetadata(
-            tile=tile,
-            sensed=datetime.fromisoformat(one("DATATAKE_SENSING_START")).replace(tzinfo=None),
-            generated=one("GENERATION_TIME"),
-            baseline=one("PROCESSING_BASELINE"),
-            platform=one("SPACECRAFT_NAME"),
-            cloud_fraction=share("Cloud_Coverage_Assessment"),
-            valid_fraction=None if no_data is None else 1 - no_data,
-            quantification=float(one("BOA_QUANTIFICATION_VALUE", "QUANTIFICATION_VALUE")),
-            offsets={band: float(text) for band, text in offsets.items()},
-            images=images,
-        )
-    except AcquisitionError:
-        raise
-    except ValueError as error:
-        raise AcquisitionError(f"{path}: {error}: {_AGAIN}") from error
+    metadata = read_metadata(product.parse(product.metadata), product.place(product.metadata))
+    there = [granule for granule in metadata.granules if _files(product, granule)]
+    if len(there) < len(metadata.granules):
+        logger.info("%s: %d of %d tiles.", product.path, len(there), len(metadata.granules))
+    return [
+        _read_granule(product, metadata, granule, bands) for granule in there or metadata.granules
+    ]
 
 
-def _parse(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Read the texts of a metadata file by element name, and the additive offset of every band."""
-    texts: dict[str, list[str]] = {}
-    offsets: dict[str, str] = {}
-    try:
-        tree = ElementTree.parse(path)  # noqa: S314 (the user's own product)
-        for element in tree.iter():
-            # Namespaces differ between versions of the specification.
-            tag = element.tag.rpartition("}")[2]
-            text = (element.text or "").strip()
-            if text:
-                texts.setdefault(tag, []).append(text)
-            # BOA_ADD_OFFSET at level 2A, RADIO_ADD_OFFSET at 1C.
-            if tag in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET"):
-                offsets[BANDS[int(element.attrib["band_id"])]] = text
-    except (ElementTree.ParseError, KeyError, IndexError, ValueError) as error:
-        raise AcquisitionError(
-            f"{path} is not the metadata of a product ({error}): {_AGAIN}"
-        ) from error
-    return texts, offsets
-
-
-def _native_images(path: Path, entries: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Give the tile of a product and, by band, its image at native resolution."""
-    images: dict[str, str] = {}
-    tiles = set()
-    for entry in entries:
-        match = _IMAGE.search(entry)
-        if match is None:  # true colour, aerosol, water vapour
-            continue
-        tiles.add(match["tile"])
-        band = match["band"]
-        if match["m"] is None or int(match["m"]) == NATIVE_RESOLUTION_M[band]:
-            images[band] = entry
-    if len(tiles) != 1:
-        raise AcquisitionError(
-            f"{path} lists images of {len(tiles)} tiles, expected one: products of the format "
-            "before December 2016, with several tiles, are not read."
-        )
-    in_order = (*BANDS, SCENE_CLASSIFICATION)
-    return tiles.pop(), {band: images[band] for band in in_order if band in images}
-
-
-def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
-    """Read metadata and image headers of one product; images that are not there are left out."""
-    metadata = read_metadata(next(product / n for n in METADATA if (product / n).is_file()))
-    wanted = set(metadata.images if bands is None else (*bands, SCENE_CLASSIFICATION))
-    found = {}
-    for name, image in metadata.images.items():
-        path = _image_path(product, image)
-        if name in wanted and path is not None:
-            found[name] = _band(name, path, metadata)
-    masks = {name: found.pop(name) for name in MASKS if name in found}
+def _read_granule(
+    product: SafeFiles, metadata: SafeMetadata, granule: Granule, bands: Sequence[str] | None
+) -> Acquisition:
+    """Read the image headers of one granule."""
+    wanted = set(MASKS) | set(BANDS if bands is None else bands)
+    files = _files(product, granule) | _mask_files(product, granule)
+    found = {
+        name: _band(name, file, product, metadata) for name, file in files.items() if name in wanted
+    }
+    cloudy, valid = metadata.cloud_fraction, metadata.valid_fraction
+    if len(metadata.granules) > 1:
+        cloudy, valid = _quality(product, granule)
+    # The two halves of a tile that a change of data strip cuts apart share the datatake's time.
+    start = granule.datastrip or f"{metadata.sensed:%Y%m%dT%H%M%S}"
     return Acquisition(
-        id=f"{metadata.sensed:%Y%m%dT%H%M%S}_{metadata.tile}_N{metadata.baseline.replace('.', '')}",
-        tile=metadata.tile,
+        id=f"{start}_{granule.tile}_N{metadata.baseline.replace('.', '')}",
+        tile=granule.tile,
         date=metadata.sensed.date(),
-        product=product,
+        product=product.path,
         format="safe",
         baseline=metadata.baseline,
         platform=metadata.platform,
-        cloud_fraction=metadata.cloud_fraction,
-        bands=found,
-        masks=masks,
+        cloud_fraction=cloudy,
+        bands={name: found[name] for name in BANDS if name in found},
+        masks={name: found[name] for name in MASKS if name in found},
         sensed=metadata.sensed,
-        valid_fraction=metadata.valid_fraction,
+        valid_fraction=valid,
         generated=metadata.generated,
+        datastrip=granule.datastrip,
     )
 
 
-def _image_path(product: Path, image: str) -> Path | None:
-    """Give the file of an image, or None where it was not downloaded."""
-    candidates = (product / f"{image}{ending}" for ending in _IMAGE_ENDINGS)
-    return next((path for path in candidates if path.is_file()), None)
+def _files(product: SafeFiles, granule: Granule) -> dict[str, str]:
+    """Name, by band, the images of a granule that are there.
+
+    They are looked for by name alone: archives differ in their folders, and some hold GeoTIFFs.
+    """
+    stems = {band: PurePosixPath(image).name for band, image in granule.images.items()}
+    return {band: product.by_stem[stem] for band, stem in stems.items() if stem in product.by_stem}
 
 
-def _band(name: str, path: Path, metadata: SafeMetadata) -> Band:
+def _mask_files(product: SafeFiles, granule: Granule) -> dict[str, str]:
+    """Name the masks of a granule that its metadata do not list."""
+    return {
+        mask: name
+        for (level, mask), pattern in _MASK_FILES.items()
+        for stem, name in product.by_stem.items()
+        if level == product.level and name.startswith(granule.folder) and pattern.search(stem)
+    }
+
+
+def _quality(product: SafeFiles, granule: Granule) -> tuple[float | None, float | None]:
+    """Give cloud fraction and valid fraction of one of several granules, where it tells."""
+    folder = PurePosixPath(granule.folder)
+    for name in sorted(product.sizes):
+        if PurePosixPath(name).parent == folder and name.endswith(".xml"):
+            return read_quality(product.parse(name))
+    return None, None
+
+
+def _band(name: str, file: str, product: SafeFiles, metadata: SafeMetadata) -> Band:
     """Describe one band; the grid is the image's own, for clips of products are in circulation."""
-    header = read_header(path)
-    is_reflectance = name not in MASKS
+    header = read_header(product.source(file), product.sizes[file])
+    _check_size(name, file, product, header)
+    is_reflectance = name in BANDS
     return Band(
         name=name,
-        source=str(path),
+        source=product.source(file),
         layer=1,
         grid=header.grid,
         block_shape=header.block_shapes[0],
         scale=10_000 / metadata.quantification if is_reflectance else 1.0,
         offset=metadata.offsets.get(name, 0.0) if is_reflectance else 0.0,
-        nodata=0.0,  # of every level and image (Special_Values, and class 0 of SCL)
+        # Of every level and image (Special_Values), and class 0 of SCL; 0 is an answer elsewhere.
+        nodata=0.0 if is_reflectance or name == SCENE_CLASSIFICATION else None,
     )
+
+
+def _check_size(name: str, file: str, product: SafeFiles, header: RasterHeader) -> None:
+    """Check that the image of a whole tile has the size that manifest.safe states.
+
+    Clips and GeoTIFFs were made from products, whose manifest they keep.
+    """
+    expected = product.listed_sizes.get(file)
+    side = _TILE_M // NATIVE_RESOLUTION_M.get(name, 20)
+    if expected is None or not file.endswith(".jp2") or header.grid.shape != (side, side):
+        return
+    if product.sizes[file] != expected:
+        raise AcquisitionError(
+            f"{product.place(file)} has {product.sizes[file]} bytes, by manifest.safe it should "
+            f"have {expected}: download it again. If it was changed on purpose, remove "
+            "manifest.safe."
+        )

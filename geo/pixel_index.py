@@ -15,6 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
+from geo.covered_fraction import covered_pixels
 from geo.grid import Grid
 
 # Rows of the grid that are burned at once hold about so many pixels (16 MB of labels).
@@ -95,12 +96,14 @@ def index_pixels(
     tile: str,
     *,
     all_touched: bool = False,
+    min_covered_fraction: float | None = None,
     strip_pixels: int = STRIP_PIXELS,
 ) -> PixelIndex:
     """Find the pixels of every parcel.
 
-    A pixel belongs to a parcel if its centre does (or, with `all_touched`, any part of it).
-    Overlapping parcels each keep the pixels they share.
+    A pixel belongs to a parcel if its centre does (or, with `all_touched`, any part of it; or,
+    with `min_covered_fraction`, so much of its area). Overlapping parcels each keep the pixels
+    they share.
 
     Parameters
     ----------
@@ -113,6 +116,8 @@ def index_pixels(
         Grid to index.
     all_touched
         Take every pixel that a parcel touches.
+    min_covered_fraction
+        Take the pixels of which a parcel covers at least this fraction, in place of both.
     strip_pixels
         Bound of the memory: pixels of the grid that are burned at once, at least one row of them.
 
@@ -122,10 +127,13 @@ def index_pixels(
         In the order of the parcels.
     """
     shapes = _to_pixel_coordinates(np.asarray(geometries, object), grid)
-    height = max(1, strip_pixels // grid.width)
-    found = list(_burn_strips(shapes, grid, height, all_touched))
-    parcels = np.concatenate([np.empty(0, np.int32), *(f[0] for f in found)])
-    pixels = np.concatenate([np.empty(0, np.int64), *(f[1] for f in found)])
+    if min_covered_fraction is None:
+        height = max(1, strip_pixels // grid.width)
+        found = list(_burn_strips(shapes, grid, height, all_touched))
+        parcels = np.concatenate([np.empty(0, np.int32), *(f[0] for f in found)])
+        pixels = np.concatenate([np.empty(0, np.int64), *(f[1] for f in found)])
+    else:
+        parcels, pixels = covered_pixels(shapes, *grid.shape, min_covered_fraction)
     # Strips come from north to south and pixels within them row by row: a stable sort by parcel
     # leaves those of a parcel in row-major order.
     order = np.argsort(parcels, kind="stable")

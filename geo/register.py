@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import geopandas as gpd
 import numpy as np
@@ -16,13 +18,23 @@ PARQUET_SUFFIXES = (".parquet", ".geoparquet")
 # What a file inside of a zip ends on, if it is one that holds parcels.
 ZIPPED_SUFFIXES = (".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json")
 
+UNREADABLE = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.GeometryError,
+    shapely.errors.GEOSException,
+)
+
 
 class RegisterError(ValueError):
     """A parcel register that cannot be read; the message says which and what to do."""
 
 
 def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
-    """Read every row of a parcel register, unchanged but for third dimensions.
+    """Read every row of a parcel register, unchanged but for the form of its outlines.
+
+    Heights and measures are dropped, and curves become the lines that GDAL makes of them, a vertex
+    every 4 degrees of an arc.
 
     Parameters
     ----------
@@ -94,11 +106,22 @@ def _read_parquet(path: Path) -> gpd.GeoDataFrame:
 def _read_with_gdal(path: Path, layer: str | None) -> gpd.GeoDataFrame:
     """Read one layer of whatever GDAL opens."""
     source, layer = _find_layer(path, layer)
-    try:
-        rows = pyogrio.read_dataframe(source, layer=layer)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise RegisterError(f"Layer {layer} of {path} cannot be read: {error}") from error
+    with warnings.catch_warnings():
+        # It says that measures are dropped, which is what is wanted.
+        warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
+        try:
+            rows = pyogrio.read_dataframe(source, layer=layer)
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
     return _with_whole_numbers(rows, source, layer)
+
+
+def _unreadable(path: Path, error: Exception) -> RegisterError:
+    """Say that GDAL reads the file, but not what it holds."""
+    return RegisterError(
+        f"{path} cannot be read: {error} Have GDAL make polygons of it, for example with "
+        "`ogr2ogr -nlt MULTIPOLYGON register.gpkg` and the path."
+    )
 
 
 def _with_whole_numbers(rows: gpd.GeoDataFrame, source: str, layer: str) -> gpd.GeoDataFrame:
@@ -139,27 +162,44 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
 
     The type is None for plain tables.
     """
-    # GDAL opens a zip whose files lie at its root; a file in a folder of it needs its own path.
-    sources = [str(path), *_zipped_files(path)]
     failures = []
-    for source in sources:
+    for source in _sources(path):
         try:
             return source, [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
         except pyogrio.errors.DataSourceError as error:
             failures.append(str(error))
+        except pyogrio.errors.GeometryError as error:
+            raise _unreadable(path, error) from error
     raise RegisterError(
         f"{path} cannot be read: {failures[0]} Give a file that GDAL opens (GeoPackage, shapefile, "
         "GML, GeoJSON, FlatGeobuf; zipped or not) or GeoParquet."
     )
 
 
-def _zipped_files(path: Path) -> list[str]:
-    """Give the path within a zip of the one file there that holds parcels, if it is only one."""
+def _sources(path: Path) -> Iterator[str]:
+    """Give what GDAL may open: the file, then what a zip holds in a folder of its own.
+
+    Of several shapefiles in that folder it is the folder, whose layers they are.
+    """
+    # GDAL opens a zip whose files lie at its root.
+    yield str(path)
     if not zipfile.is_zipfile(path):
-        return []
+        return
     with zipfile.ZipFile(path) as archive:
-        names = [n for n in archive.namelist() if n.lower().endswith(ZIPPED_SUFFIXES)]
-    return [f"/vsizip/{path}/{names[0]}"] if len(names) == 1 else []
+        names = [PurePosixPath(n) for n in archive.namelist()]
+    # macOS adds files of its own, such as __MACOSX/._parcels.shp.
+    found = [n for n in names if n.suffix.lower() in ZIPPED_SUFFIXES and n.name[0] != "."]
+    if len(found) > 1 and {(n.parent, n.suffix.lower()) for n in found} == {
+        (found[0].parent, ".shp")
+    }:
+        found = [found[0].parent]
+    if len(found) > 1:
+        raise RegisterError(
+            f"{path} holds {len(found)} files: {_join([str(n) for n in found])}. Unpack it, and "
+            "give the one with the parcels as parcels.path."
+        )
+    for name in found:
+        yield f"/vsizip/{path}/{name}"
 
 
 def _join(names: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geo.grid import Grid
+from geo.overlaps import find_overlaps, first_alike
 from geo.parcels import (
     buffered,
     is_outside,
@@ -23,22 +23,23 @@ from geo.parcels import (
     reproject,
 )
 from geo.pixel_index import index_pixels
-from geo.register import RegisterError, read_feature_ids, read_register
+from geo.register import RegisterError
 from pipeline.column_text import as_text
 from pipeline.grids import read_grid
 from pipeline.ledger import class_reasons, status_of, write_ledger
 from pipeline.nomenclature import CropClass, choose_classes, read_codes, read_names, write_classes
+from pipeline.register_columns import PARCEL_COLUMNS, numbered, read_named
 from pipeline.settings import Parcels, Settings
 from pipeline.writing import replacing
 
 logger = logging.getLogger(__name__)
 
-# Columns of the accepted parcels, beside one per nomenclature.
-PARCEL_COLUMNS = ("row", "parcel_id", "status", "geometry")
-
 # A row is rejected for the first that applies of: null_geometry, empty_geometry, not_a_polygon,
 # invalid_geometry, missing_id, duplicate_id (of usable polygons that share an id the first keeps
-# it), outside_imagery, partly_outside, too_few_pixels.
+# it), outside_imagery, partly_outside, too_small, too_few_pixels.
+
+# Outlines are drawn and reprojected less exactly than that.
+LEAST_OVERLAP_M2 = 1.0
 
 
 def clean(
@@ -59,7 +60,8 @@ def clean(
     classes
         Written: classes of the nomenclature in order of the class index.
     settings
-        parcels and split.folds.
+        parcels; split.folds; predict.weights: with weights nothing is trained, so classes need
+        no parcels.
 
     Raises
     ------
@@ -70,14 +72,16 @@ def clean(
     """
     options = settings.parcels
     tile, grid = read_grid(grids)
-    table = _read(register, options)
-    rows, polygons = _check_geometries(table, options.id, grid)
+    table = read_named(register, options)
+    rows, polygons = _check_geometries(table, options, grid)
     _place(rows, polygons, grid, tile, options)
     _refuse_no_overlap(rows, table, register, grid)
     _refuse_none_left(rows, register)
     labels = pd.DataFrame({name: read_codes(table[c]) for name, c in options.labels.items()})
-    chosen = _choose(rows, labels, options, settings.split.folds)
+    folds = settings.split.folds if settings.predict.weights is None else None
+    chosen = _choose(rows, labels, options, folds)
     rows["status"] = status_of(rows["reason"])
+    _compare(rows, polygons)
     write_ledger(ledger, rows)
     with replacing(parcels) as temporary:
         _accepted(rows, labels, polygons, grid).to_parquet(temporary)
@@ -85,39 +89,8 @@ def clean(
     _log(rows, chosen)
 
 
-def _read(register: Path, options: Parcels) -> gpd.GeoDataFrame:
-    """Read the register; refuse one without rows or without a column that the settings name."""
-    table = read_register(register, options.layer)
-    if table.empty:
-        raise RegisterError(f"{register} has no rows. Check parcels.path and parcels.layer.")
-    known = [str(c) for c in table.columns if c != table.geometry.name]
-    if options.id not in known:
-        feature_ids = read_feature_ids(register, options.layer)
-        if feature_ids is not None:
-            known.append(str(feature_ids.name))
-            table[feature_ids.name] = feature_ids
-    wanted = {"parcels.id": options.id}
-    wanted |= {f"parcels.labels.{name}": column for name, column in options.labels.items()}
-    for key, column in wanted.items():
-        if column not in known:
-            lower = {name.lower(): name for name in known}
-            near = difflib.get_close_matches(column.lower(), lower, n=1)
-            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
-            raise RegisterError(
-                f"{key} is {column!r}, which is not a column of {register}.{hint} "
-                f"Its columns are: {', '.join(known)}."
-            )
-    taken = sorted(set(options.labels) & set(PARCEL_COLUMNS))
-    if taken:
-        raise RegisterError(
-            f"parcels.labels has a nomenclature called {', '.join(taken)}, which is the name of "
-            "another column of the accepted parcels. Give it another name."
-        )
-    return table
-
-
 def _check_geometries(
-    table: gpd.GeoDataFrame, id_column: str, grid: Grid
+    table: gpd.GeoDataFrame, options: Parcels, grid: Grid
 ) -> tuple[pd.DataFrame, NDArray[Any]]:
     """Mend the polygons, bring them to the grid's coordinate system, and check the ids.
 
@@ -129,8 +102,10 @@ def _check_geometries(
         Usable polygons, None where there is none.
     """
     mended = reproject(mend(table.geometry.to_numpy()), table.crs, grid)
-    rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(table[id_column])})
+    rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(table[options.id])})
     rows["reason"], rows["mended"] = mended.reasons, mended.mended
+    if options.duplicate_ids == "number":
+        rows["parcel_id"] = numbered(rows["parcel_id"], (rows["reason"] == "").to_numpy())
     _set_aside(rows, rows["parcel_id"] == "", "missing_id")
     _set_aside(rows, rows["parcel_id"].where(rows["reason"] == "").duplicated(), "duplicate_id")
     return rows, mended.polygons
@@ -145,25 +120,29 @@ def _place(
     wanted = buffered(polygons, options.buffer_m)
     wanted[outside] = None
     # Where pixels are chosen by their centre, a parcel that reaches less than half a pixel over
-    # the edge misses none; drawing and reprojecting are no more exact than a thousandth of one.
-    beyond = reaches_beyond(wanted, grid, pixels=0.001 if options.all_touched else 0.5)
+    # the edge misses none, and likewise for the fraction that it must cover; drawing and
+    # reprojecting are no more exact than a thousandth of one.
+    slack = 0.001 if options.all_touched else options.min_covered_fraction or 0.5
+    beyond = reaches_beyond(wanted, grid, pixels=max(slack, 0.001))
     index = index_pixels(
         wanted,
         rows["parcel_id"].tolist(),
         grid,
         tile,
         all_touched=options.all_touched,
+        min_covered_fraction=options.min_covered_fraction,
     )
     rows["tile"] = np.where(usable & ~outside, tile, "")
     rows["n_pixels"] = pd.Series(index.sizes).astype("Int64").where(usable)
     _set_aside(rows, outside, "outside_imagery")
     if options.partly_outside == "reject":
         _set_aside(rows, beyond, "partly_outside")
+    _set_aside(rows, shapely.area(polygons) < options.min_area_m2, "too_small")
     _set_aside(rows, index.sizes < options.min_pixels, "too_few_pixels")
 
 
 def _choose(
-    rows: pd.DataFrame, labels: pd.DataFrame, options: Parcels, folds: int
+    rows: pd.DataFrame, labels: pd.DataFrame, options: Parcels, folds: int | None
 ) -> list[CropClass]:
     """Choose the classes, and set parcels of other classes and of none aside for prediction."""
     trained = options.trained_nomenclature
@@ -177,6 +156,28 @@ def _choose(
     chosen = choose_classes(accepted, options.classes, names, folds)
     rows["reason"] = rows["reason"].where(rows["reason"] != "", class_reasons(rows["code"], chosen))
     return chosen
+
+
+def _compare(rows: pd.DataFrame, polygons: NDArray[Any]) -> None:
+    """Say which accepted parcels overlap, and which are drawn twice; all of them stay accepted."""
+    accepted = (rows["status"] != "rejected").to_numpy()
+    ours = polygons.copy()
+    ours[~accepted] = None
+    overlaps = find_overlaps(ours, LEAST_OVERLAP_M2)
+    rows["overlap_m2"] = np.where(accepted, overlaps.per_parcel(len(rows)).round(), np.nan)
+    rows["overlap_m2"] = rows["overlap_m2"].astype("Int64")
+    first = first_alike(ours)
+    again = (first >= 0) & (first != np.arange(len(rows)))
+    rows["same_as"] = np.where(again, rows["parcel_id"].to_numpy()[first], "")
+    if len(overlaps.area_m2):
+        logger.warning(
+            "%d parcels overlap others, by %.2f ha in %d pairs; each keeps the pixels they share",
+            (rows["overlap_m2"] > 0).sum(),
+            overlaps.area_m2.sum() / 10_000,
+            len(overlaps.area_m2),
+        )
+    if again.any():
+        logger.warning("%d parcels have the very outline of an earlier one", again.sum())
 
 
 def _accepted(
@@ -218,7 +219,8 @@ def _refuse_none_left(rows: pd.DataFrame, register: Path) -> None:
         return
     raise RegisterError(
         f"None of the {len(rows)} parcels of {register} can be used: {_counts(rows['reason'])}. "
-        "Check parcels.id, parcels.buffer_m, parcels.min_pixels and parcels.partly_outside."
+        "Check parcels.id, parcels.buffer_m, parcels.min_area_m2, parcels.min_pixels and "
+        "parcels.partly_outside."
     )
 
 

@@ -22,8 +22,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "clouds.mask", "clouds.classes"),
     # The path and the tile fix the grid.
-    "clean": ("parcels", "split.folds", "imagery.path", "imagery.tile"),
-    "rasterise": ("parcels.all_touched", "parcels.buffer_m"),
+    "clean": ("parcels", "split.folds", "predict.weights", "imagery.path", "imagery.tile"),
+    "rasterise": ("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
     "extract": (
         *(f"imagery.{key}" for key in ("format", "bands", "resampling")),
         *("imagery.file_bands", "imagery.reflectance_scale"),

@@ -11,7 +11,10 @@ import pandas as pd
 from pipeline.nomenclature import CropClass
 from pipeline.writing import replacing
 
-COLUMNS = [*("row", "parcel_id", "status", "reason", "mended", "tile", "n_pixels", "code")]
+COLUMNS = [
+    *("row", "parcel_id", "status", "reason", "mended", "tile", "n_pixels", "code"),
+    *("declared", "overlap_m2", "same_as"),
+]
 
 # A parcel is predicted but not trained on for one of these; for any other, it is rejected.
 PREDICT_ONLY = ("no_label", "class_too_rare", "class_not_listed")
@@ -37,6 +40,6 @@ def status_of(reasons: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def write_ledger(path: Path, rows: pd.DataFrame) -> None:
-    """Write the ledger, one row an input parcel."""
+    """Write the ledger, one row an input parcel; columns that a run does not know stay empty."""
     with replacing(path) as temporary:
-        rows[COLUMNS].to_csv(temporary, index=False, lineterminator="\n")
+        rows.reindex(columns=COLUMNS).to_csv(temporary, index=False, lineterminator="\n")

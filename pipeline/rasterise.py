@@ -39,7 +39,7 @@ def rasterise(
         Written: GeoTIFF uint32 to look at, 1 for the first parcel, 0 where there is none. Of
         overlapping parcels it shows the last; the pixel index has all of them.
     settings
-        parcels.all_touched and parcels.buffer_m.
+        parcels.all_touched, min_covered_fraction and buffer_m.
     """
     tile, grid = read_grid(grids)
     table = gpd.read_parquet(parcels, columns=["parcel_id", "geometry"])
@@ -49,6 +49,7 @@ def rasterise(
         grid,
         tile,
         all_touched=settings.parcels.all_touched,
+        min_covered_fraction=settings.parcels.min_covered_fraction,
     )
     with replacing(pixel_index) as temporary:
         index.save(temporary)

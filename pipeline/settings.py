@@ -77,8 +77,11 @@ class Parcels(Section):
     nomenclature: str | None = None
     names: Path | None = None
     classes: FrequentClasses | Annotated[list[Code], Field(min_length=2)] = FrequentClasses()
+    duplicate_ids: Literal["reject", "number"] = "reject"
     all_touched: bool = False
+    min_covered_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     buffer_m: float = 0.0
+    min_area_m2: Annotated[float, Field(ge=0)] = 0.0
     min_pixels: Positive = 1
     partly_outside: Literal["reject", "keep"] = "reject"
 
@@ -87,6 +90,11 @@ class Parcels(Section):
         if self.nomenclature is not None and self.nomenclature not in self.labels:
             raise ValueError(
                 f"nomenclature {self.nomenclature!r} is not one of labels: {sorted(self.labels)}"
+            )
+        if self.all_touched and self.min_covered_fraction is not None:
+            raise ValueError(
+                "all_touched takes every pixel that a parcel touches, min_covered_fraction only "
+                "some of these: set one of them"
             )
         return self
 

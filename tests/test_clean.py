@@ -4,7 +4,6 @@ import csv
 import json
 import logging
 from dataclasses import asdict
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -15,7 +14,7 @@ from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon
 
 from geo.grid import Grid
 from geo.pixel_index import PixelIndex
-from geo.register import RegisterError, read_feature_ids, read_register
+from geo.register import RegisterError
 from pipeline.clean import clean
 from pipeline.config import load, view
 from pipeline.grids import read_grid
@@ -23,7 +22,6 @@ from pipeline.nomenclature import NomenclatureError, read_codes
 from pipeline.rasterise import rasterise
 from pipeline.settings import Settings
 
-REGISTERS = Path(__file__).parents[2] / "shared" / "data" / "registers"
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)
 
 
@@ -41,12 +39,14 @@ class Run:
         self.grids = folder / "grids.json"
         self.grids.write_text(json.dumps({"31TFM": asdict(grid)}))
 
-    def __call__(self, register, folds=2, **parcels):
+    def __call__(self, register, folds=2, weights=None, **parcels):
         path = register
         if isinstance(register, pd.DataFrame):
             path = self.folder / "register.parquet"
             register.to_parquet(path)
-        self.settings: Settings = load({"split": {"folds": folds}, "parcels": parcels})
+        self.settings: Settings = load(
+            {"split": {"folds": folds}, "parcels": parcels, "predict": {"weights": weights}}
+        )
         outputs = [self.folder / name for name in ("ledger.csv", "accepted.parquet", "classes.csv")]
         clean(path, self.grids, *outputs, view(self.settings, "clean"))
         with outputs[0].open(newline="") as file:
@@ -365,51 +365,3 @@ def test_read_codes(values, expected):
     assert [type(code) for code in found if not pd.isna(code)] == [
         type(code) for code in expected if code is not None
     ]
-
-
-EXCERPTS = {
-    # folder: name of the ids, None for the feature ids; number of rows
-    "at": ("GEO_ID", 100),
-    "be_vlg": ("REF_ID", 100),
-    "ch": (None, 100),
-    "dk": ("Marknr", 100),
-    "ec_ro": (None, 100),
-    "es_cat": (None, 100),
-    "fi": (None, 100),
-    "fr_rpg": ("id_parcel", 193),
-    "hr": ("land_use_id", 100),
-    "nl": (None, 100),
-}
-
-
-@pytest.mark.parametrize("folder", EXCERPTS)
-def test_real_registers(tmp_path, folder):
-    if not REGISTERS.is_dir():
-        pytest.skip(reason="shared/data/registers is not there")
-    (path,) = [p for p in (REGISTERS / folder).iterdir() if p.suffix in (".gpkg", ".zip")]
-    column, n_rows = EXCERPTS[folder]
-    register = read_register(path)
-    x_min, y_min, x_max, y_max = register.total_bounds
-    grid = Grid(
-        register.crs.to_string(),
-        x_min,
-        y_max,
-        100.0,
-        100.0,
-        int((y_max - y_min) // 100) + 1,
-        int((x_max - x_min) // 100) + 1,
-    )
-    run = Run(tmp_path, grid)
-    run(path, id=column or str(read_feature_ids(path).name), all_touched=True)
-    assert run.column("row") == [str(i) for i in range(n_rows)]
-    assert n_rows == len(register)
-    reasons = pd.Series(run.column("reason")).value_counts().to_dict()
-    # The register itself says which ids are double; nothing else is wrong with these.
-    ids = register[column] if column else pd.Series(range(n_rows))
-    n_double = int(ids.duplicated().sum())
-    assert (reasons.pop("duplicate_id", 0), reasons) == (n_double, {"no_label": n_rows - n_double})
-    assert run.column("mended") == [str(not valid) for valid in register.is_valid]
-    kept = run.accepted["row"].to_numpy()
-    valid = register.is_valid[kept].to_numpy()
-    areas = register.geometry.area[kept].to_numpy()
-    np.testing.assert_allclose(run.accepted.geometry.area[valid], areas[valid])

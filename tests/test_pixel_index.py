@@ -183,3 +183,39 @@ def test_save_and_load(tmp_path):
     assert (loaded.rows.dtype, loaded.offsets.dtype) == (np.int32, np.int64)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.npz", "two.npz"]
+
+
+@pytest.mark.parametrize("least", [0.01, 0.3, 0.5, 1.0])
+def test_covered_fractions_equal_shapely(least):
+    rng = np.random.default_rng(int(100 * least))
+    grid = Grid("EPSG:32633", 465181.05, 5080254.63, 9.995, 9.997, 21, 20)
+    x_min, y_min, x_max, y_max = grid.bounds
+    centres = shapely.points(rng.uniform(x_min, x_max, 12), rng.uniform(y_min, y_max, 12))
+    shapes = shapely.buffer(centres, rng.uniform(2, 60, 12), quad_segs=3)
+    shapes[0] = shapely.difference(shapes[0], shapely.buffer(centres[0], 1.0))
+    shapes[1] = shapely.union(shapely.difference(shapes[1], shapes[2]), shapes[3])
+    shapes[4] = shapely.box(x_min - 500, y_min, x_min - 400, y_max)
+    geometries = [*shapes, None, shapely.Polygon()]
+    found = index(geometries, grid, min_covered_fraction=least)
+    for i, shape in enumerate(shapes):
+        pixel = {
+            (row, col): shapely.box(
+                x_min + col * 9.995, y_max - (row + 1) * 9.997,
+                x_min + (col + 1) * 9.995, y_max - row * 9.997,
+            )
+            for row in range(grid.height)
+            for col in range(grid.width)
+        }  # fmt: skip
+        fraction = {place: shape.intersection(p).area / p.area for place, p in pixel.items()}
+        # What is wholly covered is so only up to rounding.
+        assert pixels(found, i) == [p for p, f in fraction.items() if f >= least - 1e-7], i
+    assert found.sizes[[4, 12, 13]].tolist() == [0, 0, 0]
+
+
+def test_just_half_a_pixel_is_covered():
+    grid = Grid("EPSG:32631", 500000.0, 40.0, 10.0, 10.0, 4, 4)
+    half = shapely.box(500005, 10, 500020, 40)
+    found = index([half], grid, min_covered_fraction=0.5)
+    assert pixels(found, 0) == [(r, c) for r in range(3) for c in (0, 1)]
+    found = index([half], grid, min_covered_fraction=0.501)
+    assert pixels(found, 0) == [(r, 1) for r in range(3)]

@@ -41,6 +41,7 @@ PARCEL_REASONS = {
     "duplicate_id": "an id that an earlier row has already",
     "outside_imagery": "outside the imagery",
     "partly_outside": "across the edge of the imagery",
+    "too_small": "too small: less area than asked for",
     "too_few_pixels": "too small: fewer pixels than asked for",
     "never_seen_clearly": "under cloud on every date",
     "no_pixels": "without pixels or dates in the dataset",

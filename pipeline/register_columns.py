@@ -1,0 +1,78 @@
+"""The columns of a register that the settings name: ids and declared codes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+from numpy.typing import NDArray
+
+from geo.register import RegisterError, read_feature_ids, read_register
+from pipeline.settings import Parcels
+
+# Columns of the accepted parcels, beside one per nomenclature.
+PARCEL_COLUMNS = ("row", "parcel_id", "status", "geometry")
+
+
+def read_named(register: Path, options: Parcels) -> gpd.GeoDataFrame:
+    """Read the register; refuse one without rows or without a column that the settings name.
+
+    Raises
+    ------
+    RegisterError
+        Also if a nomenclature is called as a column of the accepted parcels.
+    """
+    table = read_register(register, options.layer)
+    if table.empty:
+        raise RegisterError(f"{register} has no rows. Check parcels.path and parcels.layer.")
+    known = [str(c) for c in table.columns if c != table.geometry.name]
+    if options.id not in known:
+        feature_ids = read_feature_ids(register, options.layer)
+        if feature_ids is not None:
+            known.append(str(feature_ids.name))
+            table[feature_ids.name] = feature_ids
+    wanted = {"parcels.id": options.id}
+    wanted |= {f"parcels.labels.{name}": column for name, column in options.labels.items()}
+    for key, column in wanted.items():
+        if column not in known:
+            lower = {name.lower(): name for name in known}
+            near = difflib.get_close_matches(column.lower(), lower, n=1)
+            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+            raise RegisterError(
+                f"{key} is {column!r}, which is not a column of {register}.{hint} "
+                f"Its columns are: {', '.join(known)}."
+            )
+    taken = sorted(set(options.labels) & set(PARCEL_COLUMNS))
+    if taken:
+        raise RegisterError(
+            f"parcels.labels has a nomenclature called {', '.join(taken)}, which is the name of "
+            "another column of the accepted parcels. Give it another name."
+        )
+    return table
+
+
+def numbered(ids: Iterable[str], usable: NDArray[np.bool_]) -> NDArray[Any]:
+    """Make ids unique: of the usable rows that share one, the later get <id>-2, <id>-3 ...
+
+    Returns
+    -------
+    str (P,); ids that are missing, "", stay so.
+    """
+    unique = np.array(list(ids), object)
+    taken, seen = set(unique), set()
+    counts: dict[str, int] = {}
+    for place in np.flatnonzero(usable & (unique != "")):
+        name = unique[place]
+        if name in seen:
+            number = counts.get(name, 1) + 1
+            while f"{name}-{number}" in taken:
+                number += 1
+            counts[name] = number
+            unique[place] = f"{name}-{number}"
+            taken.add(unique[place])
+        seen.add(unique[place])
+    return unique

@@ -37,6 +37,14 @@ KERNELS: dict[str, tuple[Callable[[Floats], Floats], int]] = {
 }
 
 
+# GDAL counts a centre on the border of two pixels, to so much of a pixel, to the one to the right
+# or below, and one on the right or lower edge of the source as outside.
+_BORDER = 1e-10
+
+# Targets with pixels larger than the source's by more than this have kernels widened by GDAL.
+_LARGEST_RATIO = 1 / 0.95
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Where pixels of a target grid lie on a source grid.
@@ -68,20 +76,38 @@ class Footprint:
     @property
     def nearest(self) -> tuple[Ints, Ints]:
         """Row and column of the source pixel that holds each centre, int64 (P,) each."""
-        # A centre on the very edge of the source belongs to its last pixel.
-        rows = np.clip(np.floor(self.y).astype(np.int64), 0, self.shape[0] - 1)
-        cols = np.clip(np.floor(self.x).astype(np.int64), 0, self.shape[1] - 1)
+        rows = np.floor(self.y + _BORDER).astype(np.int64)
+        cols = np.floor(self.x + _BORDER).astype(np.int64)
         return rows, cols
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """Whether each centre lies on the source, bool (P,)."""
+        rows, cols = self.nearest
+        below = (rows >= 0) & (rows < self.shape[0])
+        inside: NDArray[np.bool_] = below & (cols >= 0) & (cols < self.shape[1])
+        return inside
 
     def __getitem__(self, chosen: Ints) -> Footprint:
         return Footprint(self.y[chosen], self.x[chosen], self.shape)
 
 
+def is_too_fine(source: Grid, grid: Grid) -> bool:
+    """Tell whether a pixel of `grid` holds so many of `source` that GDAL would average them."""
+    ratios = grid.pixel_width / source.pixel_width, grid.pixel_height / source.pixel_height
+    return max(ratios) > _LARGEST_RATIO
+
+
 def window_of(footprint: Footprint, method: str) -> tuple[slice, slice]:
-    """Find the rows and columns of the source that a method needs for these pixels."""
+    """Find the rows and columns of the source that a method needs for these pixels inside it."""
     margin = 0 if method == "nearest" else KERNELS[method][1] // 2
+    return widened(footprint, (margin, margin))
+
+
+def widened(footprint: Footprint, margins: tuple[int, int]) -> tuple[slice, slice]:
+    """Find the rows and columns of the source that hold these pixels, and some around them."""
     slices = []
-    for index, size in zip(footprint.nearest, footprint.shape, strict=True):
+    for index, margin, size in zip(footprint.nearest, margins, footprint.shape, strict=True):
         slices.append(
             slice(max(int(index.min()) - margin, 0), min(int(index.max()) + margin + 1, size))
         )
@@ -95,10 +121,10 @@ def sample(
     footprint: Footprint,
     method: str,
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Sample a window of the source at the pixels of a footprint.
+    """Sample a window of the source at the pixels of a footprint, as GDAL's warper does.
 
-    Source pixels that are not valid, or lie beyond the edge, get no weight and the weights of the
-    others are scaled up, as GDAL's warper does.
+    Bilinear: source pixels that are not valid, or lie beyond the edge, get no weight and the
+    weights of the others are scaled up. Cubic: where any of the 16 pixels is so, bilinear.
 
     Parameters
     ----------
@@ -107,7 +133,7 @@ def sample(
     window
         Rows and columns of the source that `values` covers, as `window_of` gives them.
     footprint
-        P pixels.
+        P pixels, all inside the source.
     method
         nearest, bilinear or cubic.
 
@@ -118,27 +144,41 @@ def sample(
     samples_valid
         bool (P,), whether the source pixel that holds the centre is valid.
     """
-    top, left = window[0].start, window[1].start
     rows, cols = footprint.nearest
-    nearest_valid = valid[rows - top, cols - left]
+    rows, cols = rows - window[0].start, cols - window[1].start
+    known = valid[rows, cols]
     if method == "nearest":
-        samples = np.where(nearest_valid, values[rows - top, cols - left], 0)
-        return samples.astype(np.float64), nearest_valid
+        samples = np.where(known, values[rows, cols], 0).astype(np.float64)
+        return samples, known
+    samples, n_used = _convolve(values, valid, window, footprint, method)
+    if method == "cubic":
+        partial = np.flatnonzero(n_used < 16)
+        samples[partial], _ = _convolve(values, valid, window, footprint[partial], "bilinear")
+    return np.where(known, samples, 0.0), known
+
+
+def _convolve(
+    values: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    window: tuple[slice, slice],
+    footprint: Footprint,
+    method: str,
+) -> tuple[Floats, Ints]:
+    """Weight the source pixels around each centre; also give how many of them are valid."""
     kernel, span = KERNELS[method]
+    top, left = window[0].start, window[1].start
     first_row = np.floor(footprint.y - 0.5).astype(np.int64) - span // 2 + 1
     first_col = np.floor(footprint.x - 0.5).astype(np.int64) - span // 2 + 1
-    total, weights = np.zeros(len(rows)), np.zeros(len(rows))
+    total, weights = np.zeros(len(footprint.y)), np.zeros(len(footprint.y))
+    n_used = np.zeros(len(footprint.y), np.int64)
     for row in (first_row + i for i in range(span)):
         for col in (first_col + j for j in range(span)):
-            inside = (
-                (row >= 0) & (row < footprint.shape[0]) & (col >= 0) & (col < footprint.shape[1])
-            )
-            r = np.where(inside, row - top, rows - top)
-            c = np.where(inside, col - left, cols - left)
-            weight = kernel(footprint.y - 0.5 - row) * kernel(footprint.x - 0.5 - col)
-            weight *= inside & valid[r, c]
-            total += weight * np.where(valid[r, c], values[r, c], 0)
+            r, c = row - top, col - left
+            used = (r >= 0) & (r < values.shape[0]) & (c >= 0) & (c < values.shape[1])
+            r, c = np.where(used, r, 0), np.where(used, c, 0)
+            used &= valid[r, c]
+            weight = kernel(footprint.y - 0.5 - row) * kernel(footprint.x - 0.5 - col) * used
+            total += weight * np.where(used, values[r, c], 0)
             weights += weight
-    known = nearest_valid & (weights != 0)
-    samples = np.divide(total, weights, out=np.zeros_like(total), where=known)
-    return samples, known
+            n_used += used
+    return np.divide(total, weights, out=np.zeros_like(total), where=weights != 0), n_used

@@ -23,7 +23,8 @@ class AcquisitionRow(NamedTuple):
 
     `offset` is what was added to the digital numbers of the bands used, as the product states it:
     one number, or one a band (B02=-1000 B03=-900). `cloud_fraction` is 0 to 1, or None where it
-    is not known. `reason` says why an acquisition is not used.
+    is not known. `reason` says why an acquisition is not used. `masks` are the cloud masks that are
+    looked at (SCL CLDPRB), `mask_file` is the one of the user's own.
     """
 
     acquisition: str
@@ -37,6 +38,8 @@ class AcquisitionRow(NamedTuple):
     cloud_fraction: float | None
     used: bool
     reason: str
+    masks: str = ""
+    mask_file: Path | None = None
 
 
 def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
@@ -46,8 +49,8 @@ def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
         writer.writerow(AcquisitionRow._fields)
         for row in rows:
             cloudy = "" if row.cloud_fraction is None else f"{row.cloud_fraction:.6g}"
-            values = row._asdict() | {"cloud_fraction": cloudy, "used": "yes" if row.used else "no"}
-            writer.writerow(values.values())
+            as_text = {"cloud_fraction": cloudy, "used": "yes" if row.used else "no"}
+            writer.writerow((row._asdict() | as_text).values())
 
 
 def read_acquisitions(path: Path) -> list[AcquisitionRow]:
@@ -83,6 +86,8 @@ def _parse(path: Path, line: int, values: dict[str, str]) -> AcquisitionRow:
             cloud_fraction=float(values["cloud_fraction"]) if values["cloud_fraction"] else None,
             used={"yes": True, "no": False}[values["used"]],
             reason=values["reason"],
+            masks=values["masks"],
+            mask_file=Path(values["mask_file"]) if values["mask_file"] else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise AcquisitionTableError(

@@ -16,18 +16,23 @@ from pydantic_core import ErrorDetails
 from pipeline.paths import RunPaths
 from pipeline.settings import Settings, SettingsError
 
+_MASKS = tuple(
+    f"clouds.{key}"
+    for key in ("mask", "classes", "theia_bits", "max_probability", "files", "dilation_m")
+)
+
 # What each stage may see. Snakemake reruns a stage when one of these changes, and nothing else
 # can have an effect on it: the other settings are not there when it runs.
 USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
-    "index": ("imagery", "clouds.mask", "clouds.classes"),
+    "index": ("imagery", *_MASKS),
     # The path and the tile fix the grid.
     "clean": ("parcels", "split.folds", "predict.weights", "imagery.path", "imagery.tile"),
     "rasterise": ("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
     "extract": (
         *(f"imagery.{key}" for key in ("format", "bands", "resampling")),
         *("imagery.file_bands", "imagery.reflectance_scale"),
-        *("clouds.mask", "clouds.classes"),
+        *_MASKS,
     ),
     "assemble": ("imagery.bands", "clouds", "parcels.labels", "parcels.nomenclature", "assemble"),
     "normalise": ("normalise",),

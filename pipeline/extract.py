@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from geo.acquisitions import AcquisitionError
-from geo.clouds import is_clear
 from geo.finding import find_acquisitions
-from geo.gather import gather, gather_classification
+from geo.gather import gather, gather_clear
 from geo.pixel_index import PixelIndex
+from pipeline.cloud_masks import check_masks, cloud_rules, with_own_masks
 from pipeline.settings import Settings
 from pipeline.writing import replacing
 
@@ -69,8 +69,10 @@ def extract(
     values, clear = gather(
         source, index, imagery.bands, resampling=imagery.resampling, threads=threads
     )
-    if settings.clouds.mask == "auto" and "SCL" in source.masks:
-        clear &= is_clear(gather_classification(source, index), settings.clouds.classes)
+    rules = cloud_rules(settings.clouds)
+    (source,) = with_own_masks([source], settings)
+    check_masks([source], rules)
+    clear &= gather_clear(source, index, rules, threads=threads)
     with replacing(pixels) as temporary:
         np.save(temporary, values)
     with replacing(valid) as temporary:

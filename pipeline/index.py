@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from geo.acquisitions import Acquisition, AcquisitionError, first_five
+from geo.cloud_fraction import cloud_fraction
+from geo.clouds import CloudRules
 from geo.finding import find_acquisitions
 from geo.grid import Grid
-from geo.reading import read_window
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.cloud_masks import check_masks, cloud_rules, with_own_masks
 from pipeline.settings import Settings
 from pipeline.writing import write_json
 
@@ -33,7 +35,7 @@ def index(imagery: Path, acquisitions: Path, grids: Path, settings: Settings) ->
     grids
         Written: {tile: pixel grid of the finest band}.
     settings
-        imagery, clouds.mask and clouds.classes.
+        imagery, and clouds but for fill.
     """
     found = find_acquisitions(
         imagery,
@@ -42,17 +44,21 @@ def index(imagery: Path, acquisitions: Path, grids: Path, settings: Settings) ->
         file_bands=settings.imagery.file_bands,
         reflectance_scale=settings.imagery.reflectance_scale,
     )
+    found = with_own_masks(found, settings)
     tile = choose_tile(found, settings.imagery.tile)
     grid = most_common_grid([item for item in found if item.tile == tile])
     reasons = reasons_not_to_use(found, tile, grid, settings)
-    clouds = {item.id: cloud_fraction(item, settings) for item in found if item.id not in reasons}
+    rules = cloud_rules(settings.clouds)
+    clouds = {item.id: cloud_fraction(item, rules) for item in found if item.id not in reasons}
     limit = settings.imagery.max_cloud_fraction
     reasons |= {id_: "too_cloudy" for id_, cloudy in clouds.items() if (cloudy or 0) > limit}
     _check_any_left(found, reasons)
+    check_masks([item for item in found if item.id not in reasons], rules)
 
-    write_acquisitions(acquisitions, [_row(item, clouds, reasons) for item in found])
+    write_acquisitions(acquisitions, [_row(item, clouds, reasons, rules) for item in found])
     write_json(grids, {tile: asdict(grid)})
-    _log_counts(found, clouds, reasons)
+    _log_counts(found, reasons)
+    _warn_of_unmasked([item for item in found if item.id in clouds], rules)
 
 
 def choose_tile(found: Sequence[Acquisition], wanted: str | None) -> str:
@@ -118,26 +124,6 @@ def reasons_not_to_use(
     return reasons
 
 
-def cloud_fraction(item: Acquisition, settings: Settings) -> float | None:
-    """Give the share of cloudy pixels, by the product's metadata, else by its SCL, else None.
-
-    By SCL it is the share of `clouds.classes` among the pixels that were sensed, and 1 where none
-    was.
-    """
-    scl = item.masks.get("SCL")
-    if item.cloud_fraction is not None or scl is None or settings.clouds.mask == "none":
-        return item.cloud_fraction
-    counts = np.zeros(256, np.int64)
-    step = max(scl.block_shape[0], 512)
-    for top in range(0, scl.grid.height, step):
-        values = read_window(scl, slice(top, top + step), slice(None))
-        counts += np.bincount(np.nan_to_num(values).astype(np.uint8).ravel(), minlength=256)
-    sensed = [scl_class for scl_class in range(1, 12) if counts[scl_class]]  # 0 is no data
-    total = sum(counts[scl_class] for scl_class in sensed)
-    cloudy = sum(counts[scl_class] for scl_class in sensed if scl_class in settings.clouds.classes)
-    return float(cloudy / total) if total else 1.0
-
-
 def _is_reprocessing(item: Acquisition, kept: Acquisition) -> bool:
     """Tell whether two acquisitions of one day are the same, processed twice.
 
@@ -160,9 +146,13 @@ def _check_any_left(found: Sequence[Acquisition], reasons: dict[str, str]) -> No
 
 
 def _row(
-    item: Acquisition, clouds: dict[str, float | None], reasons: dict[str, str]
+    item: Acquisition,
+    clouds: dict[str, float | None],
+    reasons: dict[str, str],
+    rules: CloudRules,
 ) -> AcquisitionRow:
     """Make the row of one acquisition."""
+    masks = rules.choose(item)
     return AcquisitionRow(
         acquisition=item.id,
         tile=item.tile,
@@ -175,7 +165,15 @@ def _row(
         cloud_fraction=clouds.get(item.id, item.cloud_fraction),
         used=item.id not in reasons,
         reason=reasons.get(item.id, ""),
+        masks=" ".join(masks),
+        mask_file=_mask_file(item, rules),
     )
+
+
+def _mask_file(item: Acquisition, rules: CloudRules) -> Path | None:
+    """Give the user's own mask: of the required ones, which all others are the products'."""
+    own = item.masks.get("MASK") if "MASK" in rules.required else None
+    return None if own is None else Path(own.source)
 
 
 def _offset_text(item: Acquisition) -> str:
@@ -186,16 +184,19 @@ def _offset_text(item: Acquisition) -> str:
     return " ".join(f"{name}={offset}" for name, offset in offsets.items())
 
 
-def _log_counts(
-    found: Sequence[Acquisition], clouds: dict[str, float | None], reasons: dict[str, str]
-) -> None:
+def _log_counts(found: Sequence[Acquisition], reasons: dict[str, str]) -> None:
     """Log how many acquisitions were found, used and set aside."""
     logger.info("%d acquisitions found, %d used.", len(found), len(found) - len(reasons))
     for reason, count in Counter(reasons.values()).most_common():
         logger.info("%d not used: %s.", count, reason)
-    unmasked = [item for item in found if item.id in clouds and "SCL" not in item.masks]
-    if unmasked:
+
+
+def _warn_of_unmasked(looked_at: Sequence[Acquisition], rules: CloudRules) -> None:
+    """Log how many acquisitions have no mask, unless none is wanted."""
+    unmasked = [item.id for item in looked_at if not rules.choose(item)]
+    if unmasked and rules.masks:
         logger.warning(
-            "%d acquisitions have no scene classification (SCL): their clouds are not masked.",
+            "%d acquisitions have no cloud mask, so that their clouds count as observed: %s.",
             len(unmasked),
+            first_five(unmasked),
         )

@@ -27,6 +27,8 @@ def check_inputs(settings: Settings) -> None:
     if settings.predict.weights is not None:
         weights = "the folder of Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         inputs["predict.weights"] = settings.predict.weights, weights
+    if settings.clouds.files is not None:
+        inputs["clouds.files"] = settings.clouds.files, "the folder of your cloud masks"
     for key, (path, what) in inputs.items():
         if path is None:
             raise SettingsError(f"{key} is not set: give the path of {what}.")

@@ -56,9 +56,23 @@ class Imagery(Section):
 class Clouds(Section):
     """Which observations count, and what becomes of the others."""
 
-    mask: Literal["auto", "none"] = "auto"
+    mask: (
+        Literal["auto", "none"]
+        | Annotated[list[Literal["scl", "cldprb", "theia", "files"]], Field(min_length=1)]
+    ) = "auto"
     classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
+    theia_bits: list[Annotated[int, Field(ge=0, le=7)]] = [0, 1, 2, 3, 4, 5, 6, 7]
+    max_probability: Annotated[float, Field(ge=0, le=100)] | None = None
+    files: Path | None = None
+    dilation_m: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     fill: Literal["linear", "none"] = "linear"
+
+    @model_validator(mode="after")
+    def _check(self) -> Clouds:
+        for name, needed in (("cldprb", "max_probability"), ("files", "files")):
+            if name in self.mask and getattr(self, needed) is None:
+                raise ValueError(f"mask names {name}: set {needed}, too")
+        return self
 
 
 class FrequentClasses(Section):

@@ -35,6 +35,7 @@ checkpoint index:
         "List the acquisitions of {params.imagery} and say which are used."
     input:
         settings.imagery.path if settings.simulate else watched(settings.imagery.path),
+        watched(settings.clouds.files) if settings.clouds.files else [],
     output:
         acquisitions=paths.acquisitions,
         grids=paths.grids,
@@ -114,6 +115,7 @@ rule extract:
         "Read the parcels' pixels of {wildcards.acquisition}."
     input:
         product=lambda wildcards: used(wildcards)[wildcards.acquisition].product,
+        mask=lambda wildcards: used(wildcards)[wildcards.acquisition].mask_file or [],
         pixel_index=rules.rasterise.output.pixel_index,
     output:
         pixels=paths.extracted("{acquisition}"),

@@ -14,7 +14,7 @@ from safe_fixture import write_image, write_safe
 
 import geo.gather
 from geo.finding import find_acquisitions
-from geo.gather import gather, gather_classification
+from geo.gather import gather
 from geo.pixel_index import index_pixels
 
 BANDS = ["B03", "B8A", "B02", "B11"]
@@ -103,8 +103,3 @@ def test_a_pixel_that_one_band_lacks_is_missing_in_all(tmp_path, index):
     assert 0 < missing.sum() < len(missing)
     assert np.array_equal(valid, ~missing)
     assert np.array_equal(pixels, np.where(missing, 0, values))
-
-
-def test_the_classification_is_that_of_the_20_m_pixel(product, acquisition, index):
-    classes = gather_classification(acquisition, index)
-    assert np.array_equal(classes, product.pixels["SCL"][index.rows // 2, index.cols // 2])

@@ -7,7 +7,7 @@ from pathlib import Path
 import netCDF4
 import numpy as np
 import pytest
-from safe_fixture import write_safe
+from safe_fixture import write_image, write_safe
 
 from geo.acquisitions import AcquisitionError
 from geo.finding import find_acquisitions
@@ -72,11 +72,11 @@ def test_every_acquisition_has_a_row(run, rng):
     assert rows == [
         AcquisitionRow(
             *("20220403T105031_31UDS_N0301", "31UDS", date(2022, 4, 3), old.path, "safe", "03.01"),
-            *("Sentinel-2A", "0", 0.1, True, ""),
+            *("Sentinel-2A", "0", 0.1, True, "", "SCL"),
         ),
         AcquisitionRow(
             *("20220413T105031_31UDS_N0400", "31UDS", date(2022, 4, 13), new.path, "safe", "04.00"),
-            *("Sentinel-2A", "-1000", 0.3, True, ""),
+            *("Sentinel-2A", "-1000", 0.3, True, "", "SCL"),
         ),
     ]
     assert list(read_used(run.table)) == [row.acquisition for row in rows]
@@ -176,7 +176,29 @@ def test_clouds_come_from_the_scene_classification_where_metadata_say_nothing(ru
 def test_unmasked_clouds_are_warned_of(run, rng, caplog):
     write(run, rng, bands=("B02", "B8A"), cloudy=None)
     assert run()[0].cloud_fraction is None
-    assert "1 acquisitions have no scene classification" in caplog.text
+    assert "1 acquisitions have no cloud mask" in caplog.text
+
+
+def test_masks_of_ones_own_are_used_and_missing_ones_named(run, rng, tmp_path):
+    for day in (3, 8, 13):
+        write(run, rng, sensed=f"202204{day:02}T105031", cloudy=95 if day == 8 else 0)
+    mask = np.zeros((60, 60), np.uint8)
+    mask[:45] = 1
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    write_image(folder / "clouds_20220403.tif", mask, "31UDS", 10, 500_000)
+    clouds = {"files": str(folder), "mask": ["files"]}
+    message = run.refusal(clouds=clouds)
+    # The product's own metadata set the second aside.
+    assert "1 of 2 acquisitions have no cloud mask MASK: 20220413T105031_31UDS_N0400" in message
+    assert "clouds.files" in message
+    write_image(folder / "clouds_20220413.tif", mask * 0, "31UDS", 10, 500_000)
+    rows = run(clouds=clouds)
+    assert days(rows) == {3: "used", 8: "too_cloudy", 13: "used"}
+    assert [row.cloud_fraction for row in rows] == [0.75, 0.95, 0]
+    assert [row.masks for row in rows] == ["MASK", "", "MASK"]
+    assert rows[0].mask_file == folder / "clouds_20220403.tif"
+    assert rows[1].mask_file is None
 
 
 def test_clouds_of_a_real_stack(run):
@@ -205,6 +227,7 @@ def test_the_table_survives_a_round_trip(tmp_path):
         AcquisitionRow(
             *("20180410_scene", "scene", date(2018, 4, 10), Path('"q"/c.tif'), "geotiff", "04.00"),
             *("Simulated", "-1000", 0.25, False, "too_cloudy"),
+            *("SCL MASK", Path("a/20180410.tif")),
         ),
     ]
     write_acquisitions(tmp_path / "new" / "table.csv", rows)

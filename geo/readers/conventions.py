@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 from geo.acquisitions import SCENE_CLASSIFICATION
@@ -14,6 +15,7 @@ STACK_ENDINGS = (".nc", ".nc4")
 _BAND_NAME = re.compile(r"B0?([1-9]|1[0-2]|8A)(?![0-9A-Z])|(SCL)(?![0-9A-Z])", re.IGNORECASE)
 # Grid zone and 100 km square of the Military Grid Reference System, which has no I and no O.
 _TILE = re.compile(r"(?<![A-Za-z0-9])T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![A-Za-z0-9])")
+_DATE = re.compile(r"(?<!\d)(20\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 
 
 def band_name(text: str) -> str | None:
@@ -29,6 +31,20 @@ def tile_name(text: str) -> str | None:
     """Give the MGRS tile that a text holds, without its leading T, or None."""
     match = _TILE.search(text)
     return match[1] if match else None
+
+
+def date_in(text: str) -> date | None:
+    """Give the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD) that a text holds, or None.
+
+    Names of Sentinel-2 products put the date of processing after that of sensing.
+
+    Raises
+    ------
+    ValueError
+        If the month has no such day.
+    """
+    match = _DATE.search(text)
+    return date(int(match[1]), int(match[3]), int(match[4])) if match else None
 
 
 def scale_and_offset(

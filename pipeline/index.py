@@ -53,12 +53,13 @@ def index(imagery: Path, acquisitions: Path, grids: Path, settings: Settings) ->
     limit = settings.imagery.max_cloud_fraction
     reasons |= {id_: "too_cloudy" for id_, cloudy in clouds.items() if (cloudy or 0) > limit}
     _check_any_left(found, reasons)
-    check_masks([item for item in found if item.id not in reasons], rules)
+    used = [item for item in found if item.id not in reasons]
+    check_masks(used, rules)
 
     write_acquisitions(acquisitions, [_row(item, clouds, reasons, rules) for item in found])
     write_json(grids, {tile: asdict(grid)})
     _log_counts(found, reasons)
-    _warn_of_unmasked([item for item in found if item.id in clouds], rules)
+    _warn_of_unmasked(used, rules)
 
 
 def choose_tile(found: Sequence[Acquisition], wanted: str | None) -> str:
@@ -191,9 +192,9 @@ def _log_counts(found: Sequence[Acquisition], reasons: dict[str, str]) -> None:
         logger.info("%d not used: %s.", count, reason)
 
 
-def _warn_of_unmasked(looked_at: Sequence[Acquisition], rules: CloudRules) -> None:
+def _warn_of_unmasked(used: Sequence[Acquisition], rules: CloudRules) -> None:
     """Log how many acquisitions have no mask, unless none is wanted."""
-    unmasked = [item.id for item in looked_at if not rules.choose(item)]
+    unmasked = [item.id for item in used if not rules.choose(item)]
     if unmasked and rules.masks:
         logger.warning(
             "%d acquisitions have no cloud mask, so that their clouds count as observed: %s.",

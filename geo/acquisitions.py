@@ -22,7 +22,7 @@ UNNAMED_TILE = "scene"
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
 
-Format = Literal["auto", "safe", "geotiff", "stack"]
+Format = Literal["auto", "safe", "geotiff", "stack", "stac"]
 
 
 class AcquisitionError(ValueError):
@@ -68,14 +68,15 @@ class Band:
     name
         B01 to B12, B8A or one of `MASKS`.
     source
-        Where it lies, as GDAL names it: a local file, /vsizip/{archive}/member, /vsicurl/address;
-        the file or Zarr folder of a stack.
+        Where it lies: a local file, /vsizip/{archive}/member as GDAL names it, an address
+        (https://..., s3://...); the file or Zarr folder of a stack.
     layer
         Band of a raster, counted from 1, or plane of a stack.
     grid
         The band's own pixels.
     block_shape
-        Rows and columns that are decoded together.
+        Rows and columns that are decoded together; None: as the file says, which is not opened
+        before its pixels are needed.
     scale
         Reflectance x 10,000 of one raw unit.
     offset
@@ -89,10 +90,15 @@ class Band:
     source: str
     layer: int | Plane
     grid: Grid
-    block_shape: tuple[int, int]
+    block_shape: tuple[int, int] | None
     scale: float
     offset: float
     nodata: float | None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is read over the network."""
+        return is_address(self.source)
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,11 @@ class Acquisition:
         """
         valid = 1.0 if self.valid_fraction is None else self.valid_fraction
         return round(valid, 2), self.baseline or "", self.generated or ""
+
+
+def is_address(source: object) -> bool:
+    """Tell an address (https://..., s3://...) from a local file."""
+    return isinstance(source, str) and "://" in source
 
 
 def read_each(items: Iterable[_Item], read: Callable[[_Item], _Read]) -> list[_Read]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from geo.acquisitions import Acquisition, AcquisitionError, Format, first_five
-from geo.readers.conventions import STACK_ENDINGS, TIFF_ENDINGS, files_ending
+from geo.readers.conventions import ITEM_ENDINGS, STACK_ENDINGS, TIFF_ENDINGS, files_ending
 from geo.readers.safe_files import find_products
 
 
@@ -19,13 +19,15 @@ def find_acquisitions(
     bands: Sequence[str] | None = None,
     file_bands: Sequence[str] | None = None,
     reflectance_scale: float | None = None,
+    signed_by: str | None = None,
 ) -> list[Acquisition]:
     """Find the acquisitions of a folder, product or file, without reading pixels.
 
     Parameters
     ----------
     path
-        Folder of SAFE products or GeoTIFFs, one of them, or NetCDF stack (file or folder).
+        Folder of SAFE products, GeoTIFFs or STAC items, one of them, or NetCDF stack (file or
+        folder).
     format
         Reader to use; "auto" looks at what is there.
     bands
@@ -34,6 +36,8 @@ def find_acquisitions(
         Band names of GeoTIFFs without band descriptions, in order.
     reflectance_scale
         Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
+    signed_by
+        Service whose signature the addresses of STAC items need: planetary_computer.
 
     Returns
     -------
@@ -53,8 +57,10 @@ def find_acquisitions(
         raise AcquisitionError(
             f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out."
         )
-    if format == "safe" and reflectance_scale is not None:
-        raise AcquisitionError(f"The SAFE products of {path} state their scale: leave out yours.")
+    if format in ("safe", "stac") and reflectance_scale is not None:
+        raise AcquisitionError(
+            f"The {format} products of {path} state their scale: leave out reflectance_scale."
+        )
 
     # Imported by format: only stacks need xarray, which takes a second to import.
     if format == "safe":
@@ -65,6 +71,10 @@ def find_acquisitions(
         from geo.readers import geotiff
 
         found = geotiff.find(path, bands, file_bands, reflectance_scale)
+    elif format == "stac":
+        from geo.readers import stac
+
+        found = stac.find(path, bands, signed_by)
     else:
         from geo.readers import stack
 
@@ -73,7 +83,7 @@ def find_acquisitions(
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 
 
-def detect_format(path: Path) -> Literal["safe", "geotiff", "stack"]:
+def detect_format(path: Path) -> Literal["safe", "geotiff", "stack", "stac"]:
     """Tell the format of imagery from what lies at a path.
 
     Raises
@@ -81,13 +91,16 @@ def detect_format(path: Path) -> Literal["safe", "geotiff", "stack"]:
     AcquisitionError
         If nothing is recognised, or more than one format is there.
     """
-    found: list[Literal["safe", "geotiff", "stack"]] = []
+    found: list[Literal["safe", "geotiff", "stack", "stac"]] = []
     if any(find_products(path)):
         found.append("safe")
     if any(files_ending(path, TIFF_ENDINGS)):
         found.append("geotiff")
     if any(files_ending(path, STACK_ENDINGS)):
         found.append("stack")
+    # Beside imagery of another format, JSON files are something else.
+    if not found and any(files_ending(path, ITEM_ENDINGS)):
+        found.append("stac")
     if len(found) == 1:
         return found[0]
     if found:
@@ -97,7 +110,8 @@ def detect_format(path: Path) -> Literal["safe", "geotiff", "stack"]:
         )
     raise AcquisitionError(
         f"No imagery was recognised at {path}: neither SAFE products (MTD_MSIL2A.xml or "
-        f"MTD_MSIL1C.xml inside), nor GeoTIFFs (.tif), nor a NetCDF stack (.nc)."
+        "MTD_MSIL1C.xml inside), nor GeoTIFFs (.tif), nor a NetCDF stack (.nc), nor STAC items "
+        f"(.json)."
     )
 
 

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 from geo.acquisitions import Acquisition, AcquisitionError, Band
 from geo.clouds import CloudRules
 from geo.pixel_index import PixelIndex
-from geo.reading import read_window
+from geo.reading import block_shape, read_window
 from geo.resampling import Footprint, is_too_fine, sample, widened, window_of
 
 logger = logging.getLogger(__name__)
 
 # Rows and columns that are read together, at least; a tile of a Sentinel-2 JP2 has as many.
 READ_SIZE = 1024
+
+# Blocks of remote files that are read at the same time, however few processors there are: they
+# wait for the network.
+REQUESTS_AT_ONCE = 8
 
 Sample = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
@@ -72,6 +76,8 @@ def gather(
         for positions, footprint in _blocks(band, index):
             chosen.append((channel, positions))
             tasks.append(delayed(_read_block)(band, footprint, method))
+    if any(band.is_remote for band in sources):
+        threads = max(threads, REQUESTS_AT_ONCE)
     results = compute(*tasks, scheduler="threads", num_workers=threads)
     for (channel, positions), (values, known) in zip(chosen, results, strict=True):
         pixels[channel, positions] = values
@@ -120,8 +126,12 @@ def _blocks(band: Band, index: PixelIndex) -> Iterator[tuple[NDArray[np.int64], 
     footprint = Footprint.of(index.rows, index.cols, index.grid, band.grid)
     inside = np.flatnonzero(footprint.inside)
     rows, cols = footprint[inside].nearest
-    # Small tiles and strips are read together: opening a file costs more than decoding a few rows.
-    block_rows, block_cols = (size * -(-READ_SIZE // size) for size in band.block_shape)
+    block_rows, block_cols = block_shape(band)
+    if not band.is_remote:
+        # Small tiles and strips are read together: opening a file costs more than decoding a few
+        # rows. Over the network, what is not needed costs most.
+        block_rows *= -(-READ_SIZE // block_rows)
+        block_cols *= -(-READ_SIZE // block_cols)
     per_row = -(-band.grid.width // block_cols)
     block = (rows // block_rows) * per_row + cols // block_cols
     order = np.argsort(block, kind="stable")

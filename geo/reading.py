@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geo.acquisitions import AcquisitionError, Band, Plane
+from geo.acquisitions import AcquisitionError, Band, Plane, is_address
 from geo.array_reading import read_plane
 from geo.grid import Grid
 
@@ -53,7 +53,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
     Parameters
     ----------
     source
-        Local file, or whatever else GDAL opens by its name (/vsizip/..., /vsicurl/...).
+        Local file, member of an archive (/vsizip/...), or address.
     size
         Bytes of a source that is no local file, where they are known.
 
@@ -63,7 +63,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
         If the file cannot be opened, is cut off, or has no coordinate system.
     """
     source = str(source)
-    is_local = not source.startswith(_VIRTUAL)
+    is_local = not (source.startswith(_VIRTUAL) or is_address(source))
     try:
         with _open(source) as raster:
             grid = _grid(source, raster)
@@ -127,6 +127,25 @@ def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
         ) from error
 
 
+def block_shape(band: Band) -> tuple[int, int]:
+    """Give the rows and columns of a band's raster that are decoded together.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file has to be opened for it, and does not have the band's grid.
+    """
+    if band.block_shape is not None:
+        return band.block_shape
+    header = read_header(band.source)
+    if not header.grid.matches(band.grid):
+        raise AcquisitionError(
+            f"{band.source} lies on {header.grid}, its catalogue says on {band.grid}: leave it out."
+        )
+    assert isinstance(band.layer, int)  # noqa: S101 (stacks know their blocks)
+    return header.block_shapes[band.layer - 1]
+
+
 def crs_text(crs: Any) -> str:
     """Write a coordinate system (of rasterio or pyproj) as EPSG code where it has one, else WKT."""
     epsg = crs.to_epsg()
@@ -136,6 +155,12 @@ def crs_text(crs: Any) -> str:
 @contextmanager
 def _open(source: str) -> Iterator[Any]:
     """Open a raster for this thread alone."""
+    if is_address(source):
+        from geo.remote import open_raster  # local files do without HTTP
+
+        with open_raster(source, **_GDAL) as raster:
+            yield raster
+        return
     options = {**_GDAL, **(_NO_SIDECARS if _is_jp2(source) else {})}
     with rasterio.Env(**options), rasterio.open(source, sharing=False) as raster:
         yield raster

@@ -11,10 +11,10 @@ import io
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import rasterio
@@ -22,6 +22,7 @@ import requests
 from rasterio.abc import FileContainer
 from requests.adapters import HTTPAdapter
 
+from geo.acquisitions import AcquisitionError
 from geo.signing import authorised
 
 logger = logging.getLogger(__name__)
@@ -30,27 +31,57 @@ logger = logging.getLogger(__name__)
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 # A server may ask for more patience (Retry-After), but not for all of it.
 _LONGEST_WAIT_S = 60.0
-_TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-# Requests at the same time: they wait for the network, not for the processor.
-REQUESTS_AT_ONCE = 8
+TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 # Headers and the heads of JPEG 2000 tiles are read in pieces of this size and kept (64 MiB at
 # most), as every window opens its file anew; pixels are read as asked for, and not kept.
 _PIECE = 16_384
 _PIECES_KEPT = 4096
 
+Answer = TypeVar("Answer")
+
 _names = itertools.count()
 
 
-class RemoteError(OSError):
+class RemoteError(AcquisitionError):
     """A remote file that cannot be read; the message names it without its signature."""
 
 
-def is_remote(source: str) -> bool:
-    """Tell whether a source is an address (https://..., s3://...) and no local file."""
-    return "://" in source
+class PassingFault(Exception):  # noqa: N818 (not for the user)
+    """A fault after which it is worth trying again, after `patience_s` seconds if not later."""
+
+    patience_s = 0.0
+
+
+def until_answered(what: str, attempt: Callable[[], Answer]) -> Answer:
+    """Try again, after longer and longer waits, for as long as faults may pass.
+
+    Parameters
+    ----------
+    what
+        What is asked for, for the message.
+    attempt
+        Asks once; raises PassingFault.
+
+    Raises
+    ------
+    RemoteError
+        If the last try fails, too.
+    """
+    for delay in (*RETRY_DELAYS_S, None):
+        try:
+            return attempt()
+        except PassingFault as fault:
+            problem = fault
+        if delay is not None:
+            wait = min(max(delay, problem.patience_s), _LONGEST_WAIT_S)
+            logger.debug("%s: %s; again in %g s", what, problem, wait)
+            time.sleep(wait)
+    raise RemoteError(
+        f"{what} cannot be read: {problem}, and so at each of {len(RETRY_DELAYS_S) + 1} tries. Run "
+        "it again when the service answers: what is there already is kept."
+    )
 
 
 def without_signature(source: str) -> str:
@@ -214,7 +245,7 @@ def _first_piece(source: str) -> tuple[bytes, int]:
 def _session() -> requests.Session:
     """Make the session that keeps connections open."""
     session = requests.Session()
-    adapter = HTTPAdapter(pool_maxsize=REQUESTS_AT_ONCE)
+    adapter = HTTPAdapter(pool_maxsize=32)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
@@ -222,26 +253,7 @@ def _session() -> requests.Session:
 
 def _request(source: str, extent: tuple[int, int] | None) -> requests.Response:
     """Ask for a file, or for its bytes from start up to stop, until the answer is whole."""
-    for delay in (*RETRY_DELAYS_S, None):
-        try:
-            return _try(source, extent)
-        except _PassingFault as fault:
-            problem = fault
-        if delay is not None:
-            wait = min(max(delay, problem.patience_s), _LONGEST_WAIT_S)
-            logger.debug("%s: %s; again in %g s", without_signature(source), problem, wait)
-            time.sleep(wait)
-    raise RemoteError(
-        f"{without_signature(source)} cannot be read: {problem}, and so at each of "
-        f"{len(RETRY_DELAYS_S) + 1} tries. Run it again when the service answers: what is there "
-        "already is kept."
-    )
-
-
-class _PassingFault(Exception):
-    """A fault after which it is worth trying again, if after `patience_s` seconds."""
-
-    patience_s = 0.0
+    return until_answered(without_signature(source), lambda: _try(source, extent))
 
 
 def _try(source: str, extent: tuple[int, int] | None) -> requests.Response:
@@ -251,7 +263,7 @@ def _try(source: str, extent: tuple[int, int] | None) -> requests.Response:
     ------
     RemoteError
         If it is of no use to ask again.
-    _PassingFault
+    PassingFault
         If it is.
     """
     # At every try, as signatures expire. Compressed answers would have other lengths.
@@ -262,27 +274,27 @@ def _try(source: str, extent: tuple[int, int] | None) -> requests.Response:
     try:
         # The body is read only once the status is known: a server may send all of a file that it
         # was asked a part of.
-        with _session().get(address, headers=headers, timeout=_TIMEOUT_S, stream=True) as answer:
+        with _session().get(address, headers=headers, timeout=TIMEOUT_S, stream=True) as answer:
             _check_status(source, extent, answer)
             content = answer.content
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise _PassingFault("the connection failed") from error
+        raise PassingFault("the connection failed") from error
     except requests.exceptions.ChunkedEncodingError as error:
-        raise _PassingFault("the answer broke off") from error
+        raise PassingFault("the answer broke off") from error
     except requests.RequestException as error:
         raise RemoteError(
             f"{without_signature(source)} cannot be asked for ({type(error).__name__})."
         ) from error
     if extent is not None and len(content) != min(extent[1], _length(answer)) - extent[0]:
-        raise _PassingFault(f"the answer ended after {len(content)} bytes")
+        raise PassingFault(f"the answer ended after {len(content)} bytes")
     return answer
 
 
 def _check_status(source: str, extent: tuple[int, int] | None, answer: requests.Response) -> None:
     """Check that an answer holds what was asked for, by its head."""
     status = answer.status_code
-    if status in _PASSING:
-        fault = _PassingFault(f"the server answered {status} {answer.reason}")
+    if status in PASSING:
+        fault = PassingFault(f"the server answered {status} {answer.reason}")
         asked = answer.headers.get("Retry-After", "")
         fault.patience_s = float(asked) if asked.isdigit() else 0.0
         raise fault

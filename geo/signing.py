@@ -50,9 +50,7 @@ def authorised(source: str) -> tuple[str, dict[str, str]]:
     return _s3(source, os.environ, datetime.now(UTC))
 
 
-def _s3(
-    source: str, environment: Mapping[str, str], now: datetime
-) -> tuple[str, dict[str, str]]:
+def _s3(source: str, environment: Mapping[str, str], now: datetime) -> tuple[str, dict[str, str]]:
     """Give the address and the headers of an object in S3, signed if there is a key."""
     endpoint = environment.get("AWS_S3_ENDPOINT", "").rpartition("://")[2].strip("/")
     if not endpoint:

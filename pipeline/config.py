@@ -25,13 +25,13 @@ _MASKS = tuple(
 # can have an effect on it: the other settings are not there when it runs.
 USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
-    "index": ("imagery", *_MASKS),
+    "index": ("imagery", "parcels.layer", *_MASKS),
     # The path and the tile fix the grid.
     "clean": ("parcels", "split.folds", "predict.weights", "imagery.path", "imagery.tile"),
     "rasterise": ("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
     "extract": (
         *(f"imagery.{key}" for key in ("format", "bands", "resampling")),
-        *("imagery.file_bands", "imagery.reflectance_scale"),
+        *("imagery.file_bands", "imagery.reflectance_scale", "imagery.sign"),
         *_MASKS,
     ),
     "assemble": ("imagery.bands", "clouds", "parcels.labels", "parcels.nomenclature", "assemble"),

@@ -15,11 +15,11 @@ def check_inputs(settings: Settings) -> None:
     SettingsError
         If a path is not set, does not exist, or is an empty folder.
     """
-    inputs: dict[str, tuple[Path | None, str]] = {}
+    inputs: dict[str, tuple[Path | str | None, str]] = {}
     if settings.dataset.path is not None:
         inputs["dataset.path"] = settings.dataset.path, "a Pixel-Set dataset: a folder with DATA"
     elif settings.simulate is None:
-        imagery = "a folder of SAFE products or GeoTIFFs, or a stack"
+        imagery = "a folder of SAFE products or GeoTIFFs, a stack, or STAC (file or address)"
         if settings.imagery.path is None and settings.parcels.path is None:
             imagery += "; or set dataset.path, to start from a Pixel-Set dataset"
         inputs["imagery.path"] = settings.imagery.path, imagery
@@ -32,6 +32,8 @@ def check_inputs(settings: Settings) -> None:
     for key, (path, what) in inputs.items():
         if path is None:
             raise SettingsError(f"{key} is not set: give the path of {what}.")
+        if isinstance(path, str):  # an address, which is asked once the work has begun
+            continue
         if not path.exists():
             raise SettingsError(f"{key}: there is no {path}. Give the path of {what}.")
         if path.is_dir() and not any(path.iterdir()):
@@ -57,8 +59,13 @@ def _check_dataset(settings: Settings) -> None:
         )
 
 
-def watched(path: Path) -> list[Path]:
-    """List the files whose change means that the imagery changed: a folder and what it holds."""
+def watched(path: Path | str) -> list[Path]:
+    """List the files whose change means that the imagery changed: a folder and what it holds.
+
+    An address has none: `snakemake -R index` looks there again.
+    """
+    if isinstance(path, str):
+        return []
     if not path.is_dir():
         return [path]
     return [path, *sorted(p for p in path.iterdir() if not p.name.startswith("."))]

@@ -9,13 +9,26 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 Band = Literal[BANDS]  # type: ignore[valid-type]
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
 Widths = Annotated[list[Positive], Field(min_length=2)]
+
+
+def is_address(location: object) -> bool:
+    """Tell an address (https://...) from a local path."""
+    return isinstance(location, str) and "://" in location
+
+
+def _location(value: object) -> object:
+    """Keep addresses as text: as paths they would lose a slash."""
+    return Path(value) if isinstance(value, str) and not is_address(value) else value
+
+
+Location = Annotated[Path | str, BeforeValidator(_location)]
 
 
 class SettingsError(ValueError):
@@ -31,8 +44,8 @@ class Section(BaseModel):
 class Imagery(Section):
     """What to read, and how."""
 
-    path: Path | None = None
-    format: Literal["auto", "safe", "geotiff", "stack"] = "auto"
+    path: Location | None = None
+    format: Literal["auto", "safe", "geotiff", "stack", "stac"] = "auto"
     bands: Annotated[list[Band], Field(min_length=1)] = [
         *("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
     ]
@@ -43,9 +56,23 @@ class Imagery(Section):
     resampling: Literal["nearest", "bilinear", "cubic"] = "bilinear"
     file_bands: list[str] | None = None
     reflectance_scale: Annotated[float, Field(gt=0)] | None = None
+    collections: list[str] = []
+    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
+    sign: Literal["planetary_computer"] | None = None
+
+    @property
+    def is_stac(self) -> bool:
+        """Whether the imagery is an item collection, a catalogue or an API."""
+        if self.format != "auto":
+            return self.format == "stac"
+        return is_address(self.path) or Path(self.path or "").suffix in (".json", ".geojson")
 
     @model_validator(mode="after")
     def _check(self) -> Imagery:
+        if is_address(self.path) and not self.is_stac:
+            raise ValueError(f"only STAC is read from an address, not {self.format}: {self.path}")
+        if self.bbox and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
+            raise ValueError(f"bbox is west, south, east, north in degrees, found {self.bbox}")
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"a band is named twice in {self.bands}")
         if self.start and self.end and self.start > self.end:

@@ -11,6 +11,7 @@ from geo.acquisitions import SCENE_CLASSIFICATION
 
 TIFF_ENDINGS = (".tif", ".tiff")
 STACK_ENDINGS = (".nc", ".nc4")
+ITEM_ENDINGS = (".json", ".geojson")
 
 _BAND_NAME = re.compile(r"B0?([1-9]|1[0-2]|8A)(?![0-9A-Z])|(SCL)(?![0-9A-Z])", re.IGNORECASE)
 # Grid zone and 100 km square of the Military Grid Reference System, which has no I and no O.

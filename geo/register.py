@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyogrio
 import shapely
+from pyproj import Transformer
 
 PARQUET_SUFFIXES = (".parquet", ".geoparquet")
 # What a file inside of a zip ends on, if it is one that holds parcels.
@@ -91,6 +92,31 @@ def read_feature_ids(path: Path, layer: str | None = None) -> pd.Series[int] | N
         source, layer=layer, columns=[], read_geometry=False, fid_as_index=True
     )
     return pd.Series(rows.index.to_numpy(np.int64), name=name)
+
+
+def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, float, float]:
+    """Read the bounds of a register: west, south, east, north in degrees.
+
+    Raises
+    ------
+    RegisterError
+        As `read_register`; if no row has a geometry.
+    """
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        register = read_register(path, layer)
+        crs, bounds = register.crs, tuple(register.total_bounds)
+    else:
+        source, layer = _find_layer(path, layer)
+        info = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
+        crs, bounds = info["crs"], info["total_bounds"]
+    if crs is None or bounds is None or not np.isfinite(bounds).all():
+        raise RegisterError(
+            f"{path} has no coordinate system or no geometry, so that there is no area to search "
+            "imagery for. Set imagery.bbox."
+        )
+    to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    west, south, east, north = to_degrees.transform_bounds(*bounds)
+    return west, south, east, north
 
 
 def _read_parquet(path: Path) -> gpd.GeoDataFrame:

@@ -32,7 +32,7 @@ def extract(
     Parameters
     ----------
     product
-        Product that holds the acquisition: SAFE folder, GeoTIFF or stack.
+        Product that holds the acquisition: SAFE folder, GeoTIFF, stack or STAC item.
     acquisition
         Its id in acquisitions.csv.
     pixel_index
@@ -53,6 +53,7 @@ def extract(
         bands=imagery.bands,
         file_bands=imagery.file_bands,
         reflectance_scale=imagery.reflectance_scale,
+        signed_by=imagery.sign,
     )
     source = next((a for a in found if a.id == acquisition), None)
     if source is None:

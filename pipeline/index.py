@@ -23,26 +23,43 @@ from pipeline.writing import write_json
 logger = logging.getLogger(__name__)
 
 
-def index(imagery: Path, acquisitions: Path, grids: Path, settings: Settings) -> None:
+def index(
+    imagery: str | Path,
+    acquisitions: Path,
+    grids: Path,
+    settings: Settings,
+    items: Path | None = None,
+    register: Path | None = None,
+) -> None:
     """List the acquisitions of the imagery, say which are used, and give the grid of their tile.
 
     Parameters
     ----------
     imagery
-        Folder of SAFE products or GeoTIFFs, or a NetCDF stack.
+        Folder of SAFE products or GeoTIFFs, or a NetCDF stack; path or address of a STAC source.
     acquisitions
         Written: one row for every acquisition found.
     grids
         Written: {tile: pixel grid of the finest band}.
     settings
-        imagery, and clouds but for fill.
+        imagery, parcels.layer, and clouds but for fill.
+    items
+        Written: the items of a STAC source, one file each, which the later stages read. None:
+        the imagery is no STAC source.
+    register
+        Parcels whose bounds a STAC API is searched for where imagery.bbox is not set.
     """
+    if items is not None:
+        from pipeline.stac_items import fetch_items  # local imagery does without HTTP
+
+        fetch_items(imagery, items, register, settings)
     found = find_acquisitions(
-        imagery,
-        settings.imagery.format,
+        items or Path(imagery),
+        "stac" if items else settings.imagery.format,
         bands=settings.imagery.bands,
         file_bands=settings.imagery.file_bands,
         reflectance_scale=settings.imagery.reflectance_scale,
+        signed_by=settings.imagery.sign,
     )
     found = with_own_masks(found, settings)
     tile = choose_tile(found, settings.imagery.tile)

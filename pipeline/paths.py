@@ -104,6 +104,11 @@ class RunPaths:
         return self.root / "grids.json"
 
     @property
+    def items(self) -> Path:
+        """Folder of the STAC items that the imagery comes from, one file each."""
+        return self.root / "items"
+
+    @property
     def ledger(self) -> Path:
         """Every input parcel: status, reason, tile, pixel count."""
         return self.root / "parcels" / "ledger.csv"

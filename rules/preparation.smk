@@ -34,13 +34,20 @@ checkpoint index:
     message:
         "List the acquisitions of {params.imagery} and say which are used."
     input:
-        settings.imagery.path if settings.simulate else watched(settings.imagery.path),
-        watched(settings.clouds.files) if settings.clouds.files else [],
+        imagery=settings.imagery.path if settings.simulate else watched(settings.imagery.path),
+        masks=watched(settings.clouds.files) if settings.clouds.files else [],
+        # Whose bounds a STAC source is searched for.
+        register=settings.parcels.path if settings.imagery.is_stac else [],
     output:
         acquisitions=paths.acquisitions,
         grids=paths.grids,
     params:
         imagery=settings.imagery.path,
+        stac=(
+            f"--items {paths.items} --register {quote(str(settings.parcels.path))}"
+            if settings.imagery.is_stac
+            else ""
+        ),
         config=paths.config,
         settings=for_stage(settings, "index"),
     resources:
@@ -53,7 +60,7 @@ checkpoint index:
         "../environment.yml"
     shell:
         "python -m pipeline index --config {params.config} --imagery {params.imagery:q}"
-        " --acquisitions {output.acquisitions} --grids {output.grids} --log {log}"
+        " --acquisitions {output.acquisitions} --grids {output.grids} {params.stac} --log {log}"
 
 
 rule clean:

@@ -111,7 +111,7 @@ def detect_format(path: Path) -> Literal["safe", "geotiff", "stack", "stac"]:
     raise AcquisitionError(
         f"No imagery was recognised at {path}: neither SAFE products (MTD_MSIL2A.xml or "
         "MTD_MSIL1C.xml inside), nor GeoTIFFs (.tif), nor a NetCDF stack (.nc), nor STAC items "
-        f"(.json)."
+        "(.json)."
     )
 
 

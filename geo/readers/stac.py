@@ -91,6 +91,10 @@ def _acquisition(
     empty = _first(properties, "s2:nodata_pixel_percentage")
     if empty is None:
         empty = properties.get("statistics", {}).get("nodata")
+    # S2B_OPER_MSI_L2A_DS_2BPS_20230912T174059_S20230912T133836_N05.09: S is the start of sensing.
+    strip = re.search(
+        r"_S(\d{8}T\d{6})", str(_first(properties, "s2:datastrip_id", "eopf:datastrip_id"))
+    )
     return Acquisition(
         id=re.sub(r"[^\w.-]", "_", item["id"]),
         tile=_tile(item),
@@ -105,6 +109,7 @@ def _acquisition(
         sensed=sensed,
         valid_fraction=None if empty is None else 1 - float(empty) / 100,
         generated=_first(properties, "s2:generation_time", "processing:datetime", "created"),
+        datastrip=strip[1] if strip else None,
     )
 
 

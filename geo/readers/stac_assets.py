@@ -15,7 +15,7 @@ from pyproj import CRS
 from geo.acquisitions import BANDS, AcquisitionError, Band, is_address
 from geo.grid import Grid
 from geo.readers.conventions import band_name, scale_and_offset
-from geo.readers.safe import NATIVE_RESOLUTION_M
+from geo.readers.safe_metadata import NATIVE_RESOLUTION_M
 from geo.reading import RasterHeader, crs_text, read_header
 from geo.signing import PLANETARY_COMPUTER
 

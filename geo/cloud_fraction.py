@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geo.acquisitions import SCENE_CLASSIFICATION, Acquisition, Band
 from geo.clouds import CloudRules, is_sensed
-from geo.reading import read_window
+from geo.reading import block_shape, read_window
 from geo.resampling import Footprint
 
 # Rows that are read at once, at least.
@@ -46,7 +46,7 @@ def _strips(
     bands = acquisition.bands.values()
     coarsest = max(bands, key=lambda band: band.grid.pixel_width * band.grid.pixel_height)
     base = masks.get(SCENE_CLASSIFICATION, coarsest)
-    step = max(base.block_shape[0], _ROWS)
+    step = max(block_shape(base)[0], _ROWS)
     for top in range(0, base.grid.height, step):
         rows = np.arange(top, min(top + step, base.grid.height), dtype=np.int32)
         sensed = _is_sensed(base, read_window(base, slice(top, top + step), slice(None)))

@@ -76,9 +76,7 @@ def gather(
         for positions, footprint in _blocks(band, index):
             chosen.append((channel, positions))
             tasks.append(delayed(_read_block)(band, footprint, method))
-    if any(band.is_remote for band in sources):
-        threads = max(threads, REQUESTS_AT_ONCE)
-    results = compute(*tasks, scheduler="threads", num_workers=threads)
+    results = compute(*tasks, scheduler="threads", num_workers=_workers(sources, threads))
     for (channel, positions), (values, known) in zip(chosen, results, strict=True):
         pixels[channel, positions] = values
         n_known[positions] += known
@@ -104,12 +102,17 @@ def gather_clear(
         for positions, footprint in _blocks(band, index):
             chosen.append(positions)
             tasks.append(delayed(_read_clear)(name, band, footprint, rules))
-        parts = compute(*tasks, scheduler="threads", num_workers=threads)
+        parts = compute(*tasks, scheduler="threads", num_workers=_workers([band], threads))
         seen = np.zeros(len(clear), bool)
         for positions, part in zip(chosen, parts, strict=True):
             seen[positions] = part
         clear &= seen
     return clear
+
+
+def _workers(sources: Sequence[Band], threads: int) -> int:
+    """Give how many blocks are read at the same time."""
+    return max(threads, REQUESTS_AT_ONCE) if any(b.is_remote for b in sources) else threads
 
 
 def _blocks(band: Band, index: PixelIndex) -> Iterator[tuple[NDArray[np.int64], Footprint]]:

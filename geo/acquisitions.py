@@ -22,7 +22,7 @@ UNNAMED_TILE = "scene"
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
 
-Format = Literal["auto", "safe", "geotiff", "stack", "stac"]
+Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 
 
 class AcquisitionError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ NETCDF_LOCK = threading.Lock()
 def is_zarr(path: Path) -> bool:
     """Tell whether a path is the root of a Zarr store, of version 3 or 2."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+
+
+def is_consolidated(path: Path) -> bool:
+    """Tell whether a Zarr store repeats the metadata of all its arrays in one place."""
+    root = path / "zarr.json"
+    if root.is_file():
+        return bool(json.loads(root.read_bytes()).get("consolidated_metadata"))
+    return (path / ".zmetadata").is_file()
 
 
 def read_plane(

@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from geo.acquisitions import Acquisition, AcquisitionError, Format, first_five
-from geo.readers.conventions import ITEM_ENDINGS, STACK_ENDINGS, TIFF_ENDINGS, files_ending
+from geo.readers.conventions import (
+    ITEM_ENDINGS,
+    TIFF_ENDINGS,
+    files_ending,
+    stack_files,
+    tiff_files,
+)
 from geo.readers.safe_files import find_products
+from geo.readers.theia import product_folders
 
 
 def find_acquisitions(
@@ -21,13 +28,13 @@ def find_acquisitions(
     reflectance_scale: float | None = None,
     signed_by: str | None = None,
 ) -> list[Acquisition]:
-    """Find the acquisitions of a folder, product or file, without reading pixels.
+    """Find the acquisitions of a folder, product or file, without reading more than a few pixels.
 
     Parameters
     ----------
     path
-        Folder of SAFE products, GeoTIFFs or STAC items, one of them, or NetCDF stack (file or
-        folder).
+        Folder of products (SAFE, THEIA, EOPF), of GeoTIFFs, of stacks (NetCDF, Zarr) or of STAC
+        items, or one of them.
     format
         Reader to use; "auto" looks at what is there.
     bands
@@ -57,7 +64,7 @@ def find_acquisitions(
         raise AcquisitionError(
             f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out."
         )
-    if format in ("safe", "stac") and reflectance_scale is not None:
+    if format in ("safe", "theia", "stac") and reflectance_scale is not None:
         raise AcquisitionError(
             f"The {format} products of {path} state their scale: leave out reflectance_scale."
         )
@@ -67,6 +74,10 @@ def find_acquisitions(
         from geo.readers import safe
 
         found = safe.find(path, bands)
+    elif format == "theia":
+        from geo.readers import theia
+
+        found = theia.find(path, bands)
     elif format == "geotiff":
         from geo.readers import geotiff
 
@@ -80,10 +91,14 @@ def find_acquisitions(
 
         found = stack.find(path, bands, reflectance_scale)
     _check_bands(found, bands)
-    return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
+    if format in ("geotiff", "stack") and reflectance_scale is None:
+        from geo.readers.float_scale import check_float_scale
+
+        check_float_scale(found)
+    return sorted(_with_unique_ids(found, path), key=lambda item: (item.date, item.tile, item.id))
 
 
-def detect_format(path: Path) -> Literal["safe", "geotiff", "stack", "stac"]:
+def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "stac"]:
     """Tell the format of imagery from what lies at a path.
 
     Raises
@@ -91,16 +106,21 @@ def detect_format(path: Path) -> Literal["safe", "geotiff", "stack", "stac"]:
     AcquisitionError
         If nothing is recognised, or more than one format is there.
     """
-    found: list[Literal["safe", "geotiff", "stack", "stac"]] = []
+    found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
     if any(find_products(path)):
         found.append("safe")
+    if product_folders(path):
+        found.append("theia")
+    if stack_files(path):
+        found.append("stack")
     if any(files_ending(path, TIFF_ENDINGS)):
         found.append("geotiff")
-    if any(files_ending(path, STACK_ENDINGS)):
-        found.append("stack")
-    # Beside imagery of another format, JSON files are something else.
+    # Beside imagery of another format, JSON files are something else; and GeoTIFFs in folders below
+    # may belong to products.
     if not found and any(files_ending(path, ITEM_ENDINGS)):
         found.append("stac")
+    if not found and tiff_files(path):
+        found.append("geotiff")
     if len(found) == 1:
         return found[0]
     if found:
@@ -109,9 +129,9 @@ def detect_format(path: Path) -> Literal["safe", "geotiff", "stack", "stac"]:
             "Name the one to read as the format, or keep one in a folder of its own."
         )
     raise AcquisitionError(
-        f"No imagery was recognised at {path}: neither SAFE products (MTD_MSIL2A.xml or "
-        "MTD_MSIL1C.xml inside), nor GeoTIFFs (.tif), nor a NetCDF stack (.nc), nor STAC items "
-        "(.json)."
+        f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
+        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif), nor "
+        "stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
     )
 
 
@@ -130,12 +150,16 @@ def _check_bands(found: Sequence[Acquisition], bands: Sequence[str] | None) -> N
         )
 
 
-def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
-    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is."""
+def _with_unique_ids(found: Sequence[Acquisition], path: Path) -> list[Acquisition]:
+    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is.
+
+    Numbered ones are found again in the whole path only.
+    """
     unique, times = [], dict[str, int]()
     # Stable, so that equals keep their order.
     for item in sorted(found, key=lambda item: item.preference, reverse=True):
         times[item.id] = times.get(item.id, 0) + 1
         number = times[item.id]
-        unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
+        numbered = replace(item, id=f"{item.id}_{number}", product=path)
+        unique.append(item if number == 1 else numbered)
     return unique

@@ -45,7 +45,7 @@ class Imagery(Section):
     """What to read, and how."""
 
     path: Location | None = None
-    format: Literal["auto", "safe", "geotiff", "stack", "stac"] = "auto"
+    format: Literal["auto", "safe", "theia", "geotiff", "stack", "stac"] = "auto"
     bands: Annotated[list[Band], Field(min_length=1)] = [
         *("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
     ]

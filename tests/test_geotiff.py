@@ -42,7 +42,8 @@ def write_tiff(path, values, names=(), crs="EPSG:32631", transform=TRANSFORM, **
 
 
 def numbers(rng, count=2, dtype="uint16"):
-    return rng.integers(0, 10_000, (count, 6, 8)).astype(dtype)
+    greatest = 10_000 if np.issubdtype(dtype, np.integer) else 1
+    return (rng.random((count, 6, 8)) * greatest).astype(dtype)
 
 
 def refusal(path, **options):
@@ -266,15 +267,15 @@ def test_files_without_a_date_are_refused(tmp_path, rng):
     assert "1 of 2 GeoTIFFs" in message
     assert "elevation.tif" in message
     (tmp_path / "elevation.tif").rename(tmp_path / "20180231.tif")
-    assert "20180231 is no date" in refusal(tmp_path)
+    assert "20180231.tif holds no date (day is out of range" in refusal(tmp_path)
 
 
 def test_a_band_twice_is_refused(tmp_path, rng):
     write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
     write_tiff(tmp_path / "20180405_B03.tif", numbers(rng, 1))
     message = refusal(tmp_path)
-    assert "B03 of 20180405_scene is in 20180405.tif layer 2" in message
-    assert "and in 20180405_B03.tif layer 1" in message
+    assert f"twice there, in {tmp_path / '20180405.tif'} layer 2" in message
+    assert f"and in {tmp_path / '20180405_B03.tif'} layer 1" in message
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

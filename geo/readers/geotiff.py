@@ -1,7 +1,8 @@
-"""GeoTIFFs, one or several a date, with the date in their names."""
+"""GeoTIFFs: one file a date, or one a band and date; names of files or folders give the date."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from geo.acquisitions import (
-    BANDS,
-    MASKS,
     UNNAMED_TILE,
     Acquisition,
     AcquisitionError,
@@ -21,24 +20,31 @@ from geo.acquisitions import (
     read_each,
 )
 from geo.readers.conventions import (
-    TIFF_ENDINGS,
+    Encoding,
     band_name,
-    files_ending,
-    scale_and_offset,
+    bands_and_masks,
+    date_in,
+    decoding,
+    finest,
+    tiff_files,
     tile_name,
 )
 from geo.reading import RasterHeader, read_header
 
-_DATE = re.compile(r"(?<!\d)(20\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
+logger = logging.getLogger(__name__)
+
 # The part of a name that tells files of one acquisition apart: _B02, -SCL, _B05_20m.
 _BAND_PART = re.compile(
-    r"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL)(?:[-_. ]\d\dm)?(?=[-_. ]|$)", re.IGNORECASE
+    r"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|CLDPRB|CLD|CLM)(?:[-_. ](?:\d\dm|R[12]))?(?=[-_. ]|$)",
+    re.IGNORECASE,
 )
+# What products hold besides bands: true colour, aerosol, water vapour, preview, snow probability.
+_NO_BAND = re.compile(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _FileGroup:
-    """The files of one acquisition: their names differ by the band at most."""
+    """The files of one acquisition: in one folder, with names that differ by the band at most."""
 
     id: str
     tile: str
@@ -52,21 +58,26 @@ def find(
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
 ) -> list[Acquisition]:
-    """Find the GeoTIFFs of a folder; see `geo.acquisitions.find_acquisitions`.
+    """Find the GeoTIFFs of a folder; see `geo.finding.find_acquisitions`.
 
     A single file stands for its acquisition: files beside it that differ from it by the band in
-    the name alone (20180405.tif, 20180405_SCL.tif) belong to it.
+    the name alone (20180405.tif, 20180405_SCL.tif) belong to it. Folders below are looked at where
+    the folder itself has no GeoTIFF.
     """
-    files = list(files_ending(path, TIFF_ENDINGS))
+    files = tiff_files(path)
+    left_out = [file.name for file in files if _NO_BAND.search(file.stem)]
+    if left_out:
+        logger.info("%d GeoTIFFs hold no band: %s.", len(left_out), first_five(left_out))
+    files = [file for file in files if not _NO_BAND.search(file.stem)]
     if not files:
-        raise AcquisitionError(f"There is no GeoTIFF (.tif, .tiff) in {path} itself.")
-    undated = [file.name for file in files if _DATE.search(file.stem) is None]
+        raise AcquisitionError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
+    undated = [file.name for file in files if _date_of(file) is None]
     if undated:
         raise AcquisitionError(
             f"{len(undated)} of {len(files)} GeoTIFFs of {path} have no date (YYYYMMDD or "
             f"YYYY-MM-DD) in their names: {first_five(undated)}. Rename or move them."
         )
-    groups = _group(list(files_ending(path if path.is_dir() else path.parent, TIFF_ENDINGS)))
+    groups = _group(files if path.is_dir() else tiff_files(path.parent))
     by_product = {g.files[0]: g for g in groups if not set(g.files).isdisjoint(files)}
 
     def read(product: Path) -> Acquisition:
@@ -76,33 +87,43 @@ def find(
 
 
 def _group(files: Sequence[Path]) -> list[_FileGroup]:
-    """Group the files of a folder by acquisition; only their names are looked at."""
-    by_name: dict[str, list[Path]] = {}
+    """Group files by acquisition; only their names and their folders' are looked at."""
+    by_name: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
-        if _DATE.search(file.stem) is not None:
-            by_name.setdefault(_BAND_PART.sub("", file.stem).strip("-_. "), []).append(file)
+        if _date_of(file) is not None and not _NO_BAND.search(file.stem):
+            name = _BAND_PART.sub("", file.stem).strip("-_. ")
+            by_name.setdefault((file.parent, name), []).append(file)
     groups: list[_FileGroup] = []
-    taken: dict[str, int] = {}
-    for name, members in sorted(by_name.items()):
-        sensed = _sensing_date(members[0])
-        tile = tile_name(name) or UNNAMED_TILE
-        base = f"{sensed:%Y%m%d}_{tile}"
-        taken[base] = taken.get(base, 0) + 1
-        number = f"_{taken[base]}" if taken[base] > 1 else ""
+    taken: dict[tuple[Path, str], int] = {}
+    for (folder, _), members in sorted(by_name.items()):
         # The image first, then what lies beside it.
         members.sort(key=lambda file: (_BAND_PART.search(file.stem) is not None, file))
-        groups.append(_FileGroup(base + number, tile, sensed, tuple(members)))
+        sensed, tile = _date_of(members[0]), _tile_of(members[0])
+        assert sensed is not None  # noqa: S101 (files without a date are left out above)
+        base = f"{sensed:%Y%m%d}_{tile}"
+        # Counted by folder, which is all that is seen of a single file.
+        number = taken[folder, base] = taken.get((folder, base), 0) + 1
+        id_ = f"{base}_{number}" if number > 1 else base
+        groups.append(_FileGroup(id_, tile, sensed, tuple(members)))
     return groups
 
 
-def _sensing_date(file: Path) -> date:
-    """Give the first date of a file's name; Sentinel-2 names put the processing date later."""
-    match = _DATE.search(file.stem)
-    assert match is not None  # noqa: S101 (files without a date are refused before)
+def _names(file: Path) -> tuple[str, str, str]:
+    """Give what may name a file's tile and date: its own name, else those of its folders."""
+    return file.stem, file.parent.name, file.parent.parent.name
+
+
+def _tile_of(file: Path) -> str:
+    """Give the tile that a file's name, or that of a folder it lies in, holds."""
+    return next((tile for name in _names(file) if (tile := tile_name(name))), UNNAMED_TILE)
+
+
+def _date_of(file: Path) -> date | None:
+    """Give the date that a file's name, or that of a folder it lies in, holds."""
     try:
-        return date(int(match[1]), int(match[3]), int(match[4]))
+        return next((day for name in _names(file) if (day := date_in(name))), None)
     except ValueError as error:
-        raise AcquisitionError(f"{file}: {match[0]} is no date ({error}). Rename it.") from error
+        raise AcquisitionError(f"The name of {file} holds no date ({error}). Rename it.") from error
 
 
 def _read(
@@ -112,19 +133,15 @@ def _read(
     reflectance_scale: float | None,
 ) -> Acquisition:
     """Read the headers of one acquisition's files."""
-    found: dict[str, Band] = {}
+    layers: list[Band] = []
     for path in group.files:
         header = read_header(path)
-        for layer, name in enumerate(_layer_names(path, header, file_bands), 1):
-            if name is None:
-                continue
-            if name in found:
-                raise AcquisitionError(
-                    f"{name} of {group.id} is in {Path(found[name].source).name} layer "
-                    f"{found[name].layer} and in {path.name} layer {layer}: keep one of them."
-                )
-            found[name] = _band(name, path, layer, header, reflectance_scale)
-    wanted = BANDS if bands is None else bands
+        layers += [
+            _band(name, path, layer, header, reflectance_scale)
+            for layer, name in enumerate(_layer_names(path, header, file_bands), 1)
+            if name is not None
+        ]
+    wanted, masks = bands_and_masks(finest(layers), bands)
     return Acquisition(
         id=group.id,
         tile=group.tile,
@@ -134,8 +151,8 @@ def _read(
         baseline=None,
         platform=None,
         cloud_fraction=None,
-        bands={name: found[name] for name in BANDS if name in found and name in wanted},
-        masks={name: found[name] for name in MASKS if name in found},
+        bands=wanted,
+        masks=masks,
     )
 
 
@@ -167,21 +184,15 @@ def _band(
 ) -> Band:
     """Describe one layer of a file."""
     at = layer - 1
-    is_integer = np.issubdtype(np.dtype(header.dtypes[at]), np.integer)
-    scale, offset = scale_and_offset(
-        header.scales[at], header.offsets[at], is_integer, reflectance_scale
+    encoding = Encoding(
+        dtype=np.dtype(header.dtypes[at]),
+        scale=header.scales[at],
+        offset=header.offsets[at],
+        nodata=header.nodata[at],
     )
-    nodata = header.nodata[at]
-    if nodata is None:
-        nodata = 0.0 if is_integer else float("nan")  # 0 by the custom of Sentinel-2
-    is_reflectance = name not in MASKS
-    return Band(
-        name=name,
-        source=str(path),
-        layer=layer,
-        grid=header.grid,
-        block_shape=header.block_shapes[at],
-        scale=scale if is_reflectance else 1.0,
-        offset=offset if is_reflectance else 0.0,
-        nodata=nodata,
-    )
+    try:
+        scale, offset, nodata = decoding(name, encoding, reflectance_scale)
+    except ValueError as error:
+        raise AcquisitionError(f"{path}: {error}.") from error
+    grid, block_shape = header.grid, header.block_shapes[at]
+    return Band(name, str(path), layer, grid, block_shape, scale, offset, nodata)

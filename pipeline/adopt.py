@@ -19,7 +19,14 @@ from pipeline.given_dataset import (
     read_parcels,
 )
 from pipeline.ledger import class_reasons, status_of, write_ledger
-from pipeline.nomenclature import CropClass, choose_classes, read_codes, read_names, write_classes
+from pipeline.nomenclature import (
+    CropClass,
+    choose_classes,
+    read_codes,
+    read_names,
+    with_other,
+    write_classes,
+)
 from pipeline.normalisation_pickle import read_normalisation, write_normalisation
 from pipeline.normalise import statistics_of
 from pipeline.paths import DatasetPaths
@@ -71,6 +78,8 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
     told = _read_own(given.description)
     rows = _account(parcels, given, labels.get(nomenclature or "", {}))
     chosen = _choose(rows, settings, told.get("names", {}))
+    if nomenclature in labels:
+        labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
     usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}
     if not usable:
         raise DatasetError(f"No parcel of {source} has a pixel and a date.")
@@ -109,12 +118,16 @@ def _labels(
             f"{given.labels}: no id under {strangers[0]!r} is that of a file in DATA: it has "
             f"{', '.join(list(labels[strangers[0]])[:5])}, DATA has {', '.join(list(parcels)[:5])}."
         )
-    texts = {}
+    read = {}
     for name, codes in labels.items():
         column = read_codes(pd.Series({i: codes.get(i) for i in parcels}, dtype=object))
-        texts[name] = dict(zip(parcels, column.astype(object).where(column.notna(), None),
-                               strict=True))  # fmt: skip
-    return texts
+        read[name] = dict(zip(parcels, _plain(column), strict=True))
+    return read
+
+
+def _plain(codes: pd.Series[Any]) -> list[Code | None]:
+    """Give codes as Python's own values, None where there is none."""
+    return list(codes.astype(object).where(codes.notna(), None))
 
 
 def _nomenclature(labels: Mapping[str, Any], options: Dataset) -> str | None:
@@ -152,10 +165,13 @@ def _choose(
     codes = rows["code"].where(usable)
     names = read_names(options.names) if options.names else known_names
     trained = settings.predict.weights is None
-    chosen: list[CropClass] = []
+    classes, chosen = options.classes, list[CropClass]()
+    if options.other_class is not None:
+        rows["code"], classes = with_other(rows["code"], usable, classes, options.other_class)
+        codes = rows["code"].where(usable)
     if codes.notna().any() or not trained:
         folds = settings.split.folds if trained else None
-        chosen = choose_classes(codes, options.classes, names, folds, section="dataset")
+        chosen = choose_classes(codes, classes, names, folds, section="dataset")
     rows.loc[usable, "reason"] = class_reasons(codes[usable], chosen)
     rows["status"] = status_of(rows["reason"])
     return chosen

@@ -26,8 +26,9 @@ from geo.pixel_index import index_pixels
 from geo.register import RegisterError
 from pipeline.column_text import as_text
 from pipeline.grids import read_grid
-from pipeline.ledger import class_reasons, status_of, write_ledger
-from pipeline.nomenclature import CropClass, choose_classes, read_codes, read_names, write_classes
+from pipeline.ledger import set_aside, status_of, write_ledger
+from pipeline.nomenclature import CropClass, write_classes
+from pipeline.parcel_classes import classify
 from pipeline.register_columns import PARCEL_COLUMNS, numbered, read_named
 from pipeline.settings import Parcels, Settings
 from pipeline.writing import replacing
@@ -77,9 +78,8 @@ def clean(
     _place(rows, polygons, grid, tile, options)
     _refuse_no_overlap(rows, table, register, grid)
     _refuse_none_left(rows, register)
-    labels = pd.DataFrame({name: read_codes(table[c]) for name, c in options.labels.items()})
     folds = settings.split.folds if settings.predict.weights is None else None
-    chosen = _choose(rows, labels, options, folds)
+    labels, chosen = classify(rows, table, options, folds)
     rows["status"] = status_of(rows["reason"])
     _compare(rows, polygons)
     write_ledger(ledger, rows)
@@ -106,8 +106,8 @@ def _check_geometries(
     rows["reason"], rows["mended"] = mended.reasons, mended.mended
     if options.duplicate_ids == "number":
         rows["parcel_id"] = numbered(rows["parcel_id"], (rows["reason"] == "").to_numpy())
-    _set_aside(rows, rows["parcel_id"] == "", "missing_id")
-    _set_aside(rows, rows["parcel_id"].where(rows["reason"] == "").duplicated(), "duplicate_id")
+    set_aside(rows, rows["parcel_id"] == "", "missing_id")
+    set_aside(rows, rows["parcel_id"].where(rows["reason"] == "").duplicated(), "duplicate_id")
     return rows, mended.polygons
 
 
@@ -134,28 +134,11 @@ def _place(
     )
     rows["tile"] = np.where(usable & ~outside, tile, "")
     rows["n_pixels"] = pd.Series(index.sizes).astype("Int64").where(usable)
-    _set_aside(rows, outside, "outside_imagery")
+    set_aside(rows, outside, "outside_imagery")
     if options.partly_outside == "reject":
-        _set_aside(rows, beyond, "partly_outside")
-    _set_aside(rows, shapely.area(polygons) < options.min_area_m2, "too_small")
-    _set_aside(rows, index.sizes < options.min_pixels, "too_few_pixels")
-
-
-def _choose(
-    rows: pd.DataFrame, labels: pd.DataFrame, options: Parcels, folds: int | None
-) -> list[CropClass]:
-    """Choose the classes, and set parcels of other classes and of none aside for prediction."""
-    trained = options.trained_nomenclature
-    if trained is None:
-        rows["code"] = ""
-        _set_aside(rows, np.ones(len(rows)), "no_label")
-        return []
-    rows["code"] = labels[trained]
-    accepted = rows["code"].where(rows["reason"] == "")
-    names = read_names(options.names) if options.names else {}
-    chosen = choose_classes(accepted, options.classes, names, folds)
-    rows["reason"] = rows["reason"].where(rows["reason"] != "", class_reasons(rows["code"], chosen))
-    return chosen
+        set_aside(rows, beyond, "partly_outside")
+    set_aside(rows, shapely.area(polygons) < options.min_area_m2, "too_small")
+    set_aside(rows, index.sizes < options.min_pixels, "too_few_pixels")
 
 
 def _compare(rows: pd.DataFrame, polygons: NDArray[Any]) -> None:
@@ -190,11 +173,6 @@ def _accepted(
         geometry=polygons[accepted],
         crs=grid.crs,
     ).reset_index(drop=True)
-
-
-def _set_aside(rows: pd.DataFrame, where: Any, reason: str) -> None:
-    """Give a reason to the rows that have none yet."""
-    rows.loc[(rows["reason"] == "") & np.asarray(where, bool), "reason"] = reason
 
 
 def _refuse_no_overlap(

@@ -29,6 +29,8 @@ def check_inputs(settings: Settings) -> None:
         inputs["predict.weights"] = settings.predict.weights, weights
     if settings.clouds.files is not None:
         inputs["clouds.files"] = settings.clouds.files, "the folder of your cloud masks"
+    for key, table in settings.parcels.tables.items():
+        inputs[key] = table, "a CSV of codes"
     for key, (path, what) in inputs.items():
         if path is None:
             raise SettingsError(f"{key} is not set: give the path of {what}.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.nomenclature import CropClass
@@ -29,6 +30,11 @@ def class_reasons(codes: pd.Series[Any], classes: Sequence[CropClass]) -> pd.Ser
         for code, lacks in zip(codes, missing, strict=True)
     ]
     return pd.Series(reasons, index=codes.index, dtype=object)
+
+
+def set_aside(rows: pd.DataFrame, where: Any, reason: str) -> None:
+    """Give a reason to the rows that have none yet."""
+    rows.loc[(rows["reason"] == "") & np.asarray(where, bool), "reason"] = reason
 
 
 def status_of(reasons: pd.Series[Any]) -> pd.Series[Any]:

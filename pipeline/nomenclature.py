@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_integer_dtype
 
 from pipeline.column_text import LARGEST_EXACT, as_text
 from pipeline.settings import Code, FrequentClasses
@@ -83,6 +84,49 @@ def read_names(path: Path) -> dict[str, str]:
                 "separated by commas. Rename the columns, or leave parcels.names unset."
             )
         return {row["code"].strip(): (row["name"] or "").strip() for row in table}
+
+
+def with_other(
+    codes: pd.Series[Any],
+    usable: pd.Series[bool],
+    chosen: FrequentClasses | list[Code],
+    other: Code,
+) -> tuple[pd.Series[Any], FrequentClasses | list[Code]]:
+    """Make one class of all that would not be trained on.
+
+    Parameters
+    ----------
+    codes
+        Declared codes, as `read_codes` gives them.
+    usable
+        Which parcels count where the least number of parcels decides.
+    chosen
+        The least number of parcels, or the codes in order of their class index.
+    other
+        Code of the class, which parcels may declare as well. Codes become text if it is one.
+
+    Returns
+    -------
+    codes
+        With `other` in place of the codes that are too rare or not listed.
+    chosen
+        With `other` in the list, if it is one and a usable parcel has it; as text, if codes are.
+    """
+    if isinstance(chosen, FrequentClasses):
+        counts = codes[usable].value_counts()
+        kept = set(counts.index[counts >= chosen.min_parcels])
+    else:
+        kept = set(chosen)
+    lost = codes.notna() & ~codes.isin(kept)
+    if lost.sum() == codes.notna().sum():
+        # Nothing to learn beside it: which is refused later, with the codes that there are.
+        return codes, chosen
+    replaced = read_codes(codes.astype(object).mask(lost, other))
+    if isinstance(chosen, FrequentClasses):
+        return replaced, chosen
+    listed = [*chosen] if other in chosen or not (lost & usable).any() else [*chosen, other]
+    whole = is_integer_dtype(replaced)
+    return replaced, [code if whole else str(code) for code in listed]
 
 
 def choose_classes(

@@ -36,7 +36,10 @@ def read_named(register: Path, options: Parcels) -> gpd.GeoDataFrame:
             known.append(str(feature_ids.name))
             table[feature_ids.name] = feature_ids
     wanted = {"parcels.id": options.id}
-    wanted |= {f"parcels.labels.{name}": column for name, column in options.labels.items()}
+    for name, label in options.labels.items():
+        wanted[f"parcels.labels.{name}"] = label.column
+        if label.table is None and label.class_name is not None:
+            wanted[f"parcels.labels.{name}.class_name"] = label.class_name
     for key, column in wanted.items():
         if column not in known:
             lower = {name.lower(): name for name in known}

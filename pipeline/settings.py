@@ -108,16 +108,41 @@ class FrequentClasses(Section):
     min_parcels: Positive = 30
 
 
+class Label(Section):
+    """Where the codes of a nomenclature stand in the register, and what classes they are."""
+
+    column: str
+    table: Path | None = None
+    code: str = "code"
+    class_code: str | None = None
+    class_name: str | None = None
+    hcat_level: Annotated[int, Field(ge=3, le=6)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_column(cls, values: Any) -> Any:
+        """Take a mere text for the column."""
+        return {"column": values} if isinstance(values, str) else values
+
+    @model_validator(mode="after")
+    def _check(self) -> Label:
+        if self.table is None and (self.class_code is not None or self.code != "code"):
+            raise ValueError("code and class_code are columns of a table: set table")
+        return self
+
+
 class Parcels(Section):
     """The register, and which pixels a parcel has."""
 
     path: Path | None = None
     layer: str | None = None
     id: str = "ID_PARCEL"
-    labels: dict[str, str] = {}
+    labels: dict[str, Label] = {}
     nomenclature: str | None = None
     names: Path | None = None
     classes: FrequentClasses | Annotated[list[Code], Field(min_length=2)] = FrequentClasses()
+    other_class: Code | None = None
+    unknown_codes: Literal["refuse", "unlabelled", "other"] = "refuse"
     duplicate_ids: Literal["reject", "number"] = "reject"
     all_touched: bool = False
     min_covered_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -132,12 +157,24 @@ class Parcels(Section):
             raise ValueError(
                 f"nomenclature {self.nomenclature!r} is not one of labels: {sorted(self.labels)}"
             )
+        if self.unknown_codes == "other" and self.other_class is None:
+            raise ValueError("unknown_codes is other: set other_class, the code of that class")
         if self.all_touched and self.min_covered_fraction is not None:
             raise ValueError(
                 "all_touched takes every pixel that a parcel touches, min_covered_fraction only "
                 "some of these: set one of them"
             )
         return self
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """The tables of codes and names that are read: {key of the setting: path}."""
+        tables = {
+            f"parcels.labels.{name}.table": label.table
+            for name, label in self.labels.items()
+            if label.table is not None
+        }
+        return tables | ({"parcels.names": self.names} if self.names is not None else {})
 
     @property
     def trained_nomenclature(self) -> str | None:
@@ -153,6 +190,7 @@ class Dataset(Section):
     nomenclature: str | None = None
     names: Path | None = None
     classes: FrequentClasses | Annotated[list[Code], Field(min_length=2)] = FrequentClasses()
+    other_class: Code | None = None
 
 
 class Assemble(Section):

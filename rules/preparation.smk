@@ -70,6 +70,7 @@ rule clean:
         # Ancient, as every new acquisition rewrites it; extract refuses parcels of another grid.
         grids=ancient(paths.grids),
         register=settings.parcels.path,
+        tables=list(settings.parcels.tables.values()),
     output:
         ledger=paths.ledger,
         parcels=paths.parcels,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
@@ -30,6 +31,9 @@ _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 # What is no local file: GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
 _VIRTUAL = "/vsi"
+
+# Windows along each axis that stand for a stack's band.
+_WINDOWS = 5
 
 _DAMAGED = "The file is damaged or incomplete: download or copy it again."
 
@@ -144,6 +148,47 @@ def block_shape(band: Band) -> tuple[int, int]:
         )
     assert isinstance(band.layer, int)  # noqa: S101 (stacks know their blocks)
     return header.block_shapes[band.layer - 1]
+
+
+def read_coarse(band: Band, side: int) -> NDArray[Any]:
+    """Read raw values of about `side` x `side` pixels that stand for the whole band.
+
+    A raster is read at reduced resolution: JPEG 2000 holds every second one, a Cloud Optimized
+    GeoTIFF its overviews, so that little is decoded. A stack, which has neither, is read in
+    windows that are spread over it evenly.
+
+    Returns
+    -------
+    ndarray of shape (windows, rows, cols)
+        In the data type of the file; one window of a raster, and of a small band.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file cannot be read.
+    """
+    height, width = band.grid.shape
+    if max(height, width) <= side:
+        return read_window(band, slice(None), slice(None))[np.newaxis]
+    if isinstance(band.layer, Plane):
+        rows, cols = (_spread(length, side // _WINDOWS) for length in (height, width))
+        return np.stack([read_window(band, row, col) for row in rows for col in cols])
+    shape = min(height, side), min(width, side)
+    try:
+        with _open(band.source) as raster:
+            values: NDArray[Any] = raster.read(band.layer, out_shape=shape)
+            return values[np.newaxis]
+    except (RasterioError, OSError) as error:
+        raise AcquisitionError(
+            f"Band {band.name} of {band.source} cannot be read ({error}). {_DAMAGED}"
+        ) from error
+
+
+def _spread(length: int, size: int) -> list[slice]:
+    """Spread windows evenly over a length."""
+    size = min(size, length)
+    starts = np.linspace(0, length - size, _WINDOWS).astype(int)
+    return [slice(start, start + size) for start in starts.tolist()]
 
 
 def crs_text(crs: Any) -> str:

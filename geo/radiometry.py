@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from geo.acquisitions import Acquisition, Band
 from geo.reading import read_coarse
@@ -119,14 +120,15 @@ def judge(measured: Sequence[DarkPixels]) -> Mapping[str, Verdict]:
     Parameters
     ----------
     measured
-        Acquisitions of one tile, with the same bands.
+        Acquisitions of one tile, with the same bands. Those that cannot lie help to judge others.
 
     Returns
     -------
     dict of str
         By acquisition id.
     """
-    known = dict(_known_alone(measured))
+    known = {item.acquisition.id: False for item in measured if not can_lie(item.acquisition)}
+    known |= _known_alone(measured)
     known |= _known_together(measured, known)
     known |= _known_beside_others(measured, known)
     return {
@@ -157,12 +159,8 @@ def _sensed_values(band: Band) -> NDArray[np.float64]:
     """Read pixels that stand for a band, without those that were not sensed or lie beside them."""
     raw = read_coarse(band, _SIDE)
     sensed = np.isfinite(raw) if band.nodata is None else np.isfinite(raw) & (raw != band.nodata)
-    for axis in (1, 2):
-        edges = [(0, 0)] * 3
-        edges[axis] = (_EDGE, _EDGE)
-        padded = np.pad(sensed, edges, constant_values=True)
-        views = np.lib.stride_tricks.sliding_window_view(padded, 2 * _EDGE + 1, axis)
-        sensed = views.all(axis=-1)
+    around = np.ones((1, 2 * _EDGE + 1, 2 * _EDGE + 1), bool)
+    sensed = ndimage.binary_erosion(sensed, around, border_value=1)
     values: NDArray[np.float64] = raw[sensed].astype(np.float64) * band.scale
     return values
 

@@ -25,6 +25,8 @@ class AcquisitionRow(NamedTuple):
     one number, or one a band (B02=-1000 B03=-900). `cloud_fraction` is 0 to 1, or None where it
     is not known. `reason` says why an acquisition is not used. `masks` are the cloud masks that are
     looked at (SCL CLDPRB), `mask_file` is the one of the user's own.
+    `radiometry` says whether the pixels agree with the offset: agrees, undecided, or empty where
+    they were not looked at.
     """
 
     acquisition: str
@@ -40,6 +42,7 @@ class AcquisitionRow(NamedTuple):
     reason: str
     masks: str = ""
     mask_file: Path | None = None
+    radiometry: str = ""
 
 
 def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
@@ -88,6 +91,7 @@ def _parse(path: Path, line: int, values: dict[str, str]) -> AcquisitionRow:
             reason=values["reason"],
             masks=values["masks"],
             mask_file=Path(values["mask_file"]) if values["mask_file"] else None,
+            radiometry=values["radiometry"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise AcquisitionTableError(

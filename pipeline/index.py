@@ -17,6 +17,7 @@ from geo.finding import find_acquisitions
 from geo.grid import Grid
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.cloud_masks import check_masks, cloud_rules, with_own_masks
+from pipeline.radiometry import check_radiometry
 from pipeline.settings import Settings
 from pipeline.writing import write_json
 
@@ -30,6 +31,7 @@ def index(
     settings: Settings,
     items: Path | None = None,
     register: Path | None = None,
+    threads: int = 1,
 ) -> None:
     """List the acquisitions of the imagery, say which are used, and give the grid of their tile.
 
@@ -48,6 +50,7 @@ def index(
         the imagery is no STAC source.
     register
         Parcels whose bounds a STAC API is searched for where imagery.bbox is not set.
+    threads: int = 1,
     """
     if items is not None:
         from pipeline.stac_items import fetch_items  # local imagery does without HTTP
@@ -72,8 +75,12 @@ def index(
     _check_any_left(found, reasons)
     used = [item for item in found if item.id not in reasons]
     check_masks(used, rules)
+    is_checked = settings.imagery.radiometry == "check"
+    radiometry = check_radiometry(used, threads) if is_checked else {}
 
-    write_acquisitions(acquisitions, [_row(item, clouds, reasons, rules) for item in found])
+    rows = [_row(item, clouds, reasons, rules) for item in found]
+    rows = [row._replace(radiometry=radiometry.get(row.acquisition, "")) for row in rows]
+    write_acquisitions(acquisitions, rows)
     write_json(grids, {tile: asdict(grid)})
     _log_counts(found, reasons)
     _warn_of_unmasked(used, rules)

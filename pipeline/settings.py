@@ -56,6 +56,7 @@ class Imagery(Section):
     resampling: Literal["nearest", "bilinear", "cubic"] = "bilinear"
     file_bands: list[str] | None = None
     reflectance_scale: Annotated[float, Field(gt=0)] | None = None
+    radiometry: Literal["check", "trust"] = "check"
     collections: list[str] = []
     bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
     sign: Literal["planetary_computer"] | None = None

@@ -50,6 +50,7 @@ checkpoint index:
         ),
         config=paths.config,
         settings=for_stage(settings, "index"),
+    threads: 4
     resources:
         mem_mb=1000,
     log:
@@ -60,7 +61,8 @@ checkpoint index:
         "../environment.yml"
     shell:
         "python -m pipeline index --config {params.config} --imagery {params.imagery:q}"
-        " --acquisitions {output.acquisitions} --grids {output.grids} {params.stac} --log {log}"
+        " --acquisitions {output.acquisitions} --grids {output.grids} {params.stac}"
+        " --threads {threads} --log {log}"
 
 
 rule clean:

@@ -49,7 +49,8 @@ def write_safe(
     for band in bands:
         resolution = RESOLUTION_M[band]
         side = size * 10 // resolution
-        values = rng.integers(1, 10_000, (side, side)).astype(np.uint16)
+        # What is announced is in the pixels.
+        values = rng.integers(1000 if offsets else 1, 10_000, (side, side)).astype(np.uint16)
         if band == "SCL":
             values = rng.integers(0, 12, (side, side)).astype(np.uint8)
         end = f"R{resolution}m/T{tile}_{sensed}_{band}_{resolution}m"

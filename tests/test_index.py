@@ -76,7 +76,7 @@ def test_every_acquisition_has_a_row(run, rng):
         ),
         AcquisitionRow(
             *("20220413T105031_31UDS_N0400", "31UDS", date(2022, 4, 13), new.path, "safe", "04.00"),
-            *("Sentinel-2A", "-1000", 0.3, True, "", "SCL"),
+            *("Sentinel-2A", "-1000", 0.3, True, "", "SCL", None, "undecided"),
         ),
     ]
     assert list(read_used(run.table)) == [row.acquisition for row in rows]

@@ -50,7 +50,8 @@ def index(
         the imagery is no STAC source.
     register
         Parcels whose bounds a STAC API is searched for where imagery.bbox is not set.
-    threads: int = 1,
+    threads
+        Acquisitions looked at at the same time.
     """
     if items is not None:
         from pipeline.stac_items import fetch_items  # local imagery does without HTTP

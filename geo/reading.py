@@ -124,6 +124,8 @@ def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
         with _open(band.source) as raster:
             values: NDArray[Any] = raster.read(band.layer, window=window)
             return values
+    except AcquisitionError as error:  # of a remote file, which says what to do
+        raise AcquisitionError(f"Band {band.name}: {error}") from error
     except (RasterioError, OSError, RuntimeError, ValueError) as error:
         raise AcquisitionError(
             f"Band {band.name} of {band.source} cannot be read at rows {top}-{bottom}, columns "

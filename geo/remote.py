@@ -135,7 +135,7 @@ class _Container(FileContainer):  # type: ignore[misc]
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.failures: list[RemoteError] = []
+        self.failures: list[Exception] = []
 
     def open(self, path: str, mode: str = "r", **options: Any) -> _RangeFile:  # noqa: ARG002
         """Open the file."""
@@ -165,7 +165,7 @@ class _Container(FileContainer):  # type: ignore[misc]
         """Give its length in bytes, 0 where it cannot be had."""
         try:
             return _first_piece(self.source)[1]
-        except RemoteError as error:
+        except (ValueError, OSError) as error:
             self.failures.append(error)
             return 0
 
@@ -207,7 +207,7 @@ class _RangeFile(io.RawIOBase):
             end = _first_piece(self.container.source)[1]
             stop = end if size < 0 else min(self.position + size, end)
             content = _read_range(self.container.source, self.position, stop)
-        except RemoteError as error:
+        except (ValueError, OSError) as error:
             self.container.failures.append(error)
             return b""
         self.position += len(content)
@@ -266,12 +266,12 @@ def _try(source: str, extent: tuple[int, int] | None) -> requests.Response:
     PassingFault
         If it is.
     """
-    # At every try, as signatures expire. Compressed answers would have other lengths.
-    address, headers = authorised(source)
-    headers["Accept-Encoding"] = "identity"
-    if extent is not None:
-        headers["Range"] = f"bytes={extent[0]}-{extent[1] - 1}"
     try:
+        # At every try, as signatures expire. Compressed answers would have other lengths.
+        address, headers = authorised(source)
+        headers["Accept-Encoding"] = "identity"
+        if extent is not None:
+            headers["Range"] = f"bytes={extent[0]}-{extent[1] - 1}"
         # The body is read only once the status is known: a server may send all of a file that it
         # was asked a part of.
         with _session().get(address, headers=headers, timeout=TIMEOUT_S, stream=True) as answer:

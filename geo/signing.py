@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
@@ -36,7 +37,10 @@ def authorised(source: str) -> tuple[str, dict[str, str]]:
         If a service is not known or not named.
     """
     if source.startswith(PLANETARY_COMPUTER):
-        import planetary_computer
+        with warnings.catch_warnings():
+            # Its last release is written for an older pydantic.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import planetary_computer
 
         return planetary_computer.sign_url(source.removeprefix(PLANETARY_COMPUTER)), {}
     scheme = urlsplit(source).scheme

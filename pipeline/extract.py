@@ -67,13 +67,16 @@ def extract(
             f"{acquisition} lies on another grid than the one that the parcels were indexed on: "
             f"{source.grid} instead of {index.grid}. Index them again: snakemake -R clean."
         )
-    values, clear = gather(
-        source, index, imagery.bands, resampling=imagery.resampling, threads=threads
-    )
     rules = cloud_rules(settings.clouds)
     (source,) = with_own_masks([source], settings)
     check_masks([source], rules)
-    clear &= gather_clear(source, index, rules, threads=threads)
+    try:
+        values, clear = gather(
+            source, index, imagery.bands, resampling=imagery.resampling, threads=threads
+        )
+        clear &= gather_clear(source, index, rules, threads=threads)
+    except AcquisitionError as error:
+        raise AcquisitionError(f"{acquisition}: {error}") from error
     with replacing(pixels) as temporary:
         np.save(temporary, values)
     with replacing(valid) as temporary:

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
@@ -24,16 +23,19 @@ ORIGIN = (500_000, 5_600_000)
 class Server:
     """Serve a folder with range requests, and a STAC API over `items`.
 
-    `faults` is asked at every request for pixels or search results (a number, counted from 0) for
-    the fault to have: 503, dropped, short (cut off), shorter (cut off, and says so nowhere).
+    `faults(number, time)` gives the fault of an answer: None, 503, dropped, short (cut off) or
+    shorter (cut off, and says so nowhere). `number` counts the answers, `time` how often the same
+    was asked for before.
     """
 
     def __init__(self, root):
         self.root = Path(root)
         self.items = []
         self.log = []
-        self.faults = lambda number: None
-        self.number = 0
+        self.faults = lambda *_: None
+        self.knows_ranges = True
+        self.patience = None
+        self.asked = []
         self.needs_query = False
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"server_": self})
@@ -47,10 +49,10 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
 
-    def next_fault(self):
+    def fault_of(self, request):
         with self.lock:
-            self.number += 1
-            return self.faults(self.number - 1)
+            self.asked.append(request)
+            return self.faults(len(self.asked) - 1, self.asked.count(request) - 1)
 
     @property
     def bytes_sent(self):
@@ -89,7 +91,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def file(self, file, path):
         content = file.read_bytes()
         asked = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked is None:
+        if asked is None or not self.server_.knows_ranges:
             self.answer(content, path)
             return
         start, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
@@ -97,13 +99,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.answer(content[start : last + 1], path, 206, {"Content-Range": span})
 
     def answer(self, body, path, status=200, headers=None):
-        fault = self.server_.next_fault()
+        fault = self.server_.fault_of((path, (headers or {}).get("Content-Range"), len(body)))
         self.server_.log.append(
             {"path": path, "fault": fault, "bytes": len(body), "headers": dict(self.headers)}
         )
         if fault == "503":
             self.send_response(503)
             self.send_header("Content-Length", "0")
+            if self.server_.patience:
+                self.send_header("Retry-After", self.server_.patience)
             self.end_headers()
             return
         if fault == "dropped":
@@ -122,7 +126,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def api(self, path, query):
-        """A small STAC API: landing page, conformance, collections, search with two items a page."""
+        """A small STAC API: landing page, collections, and search with two items a page."""
         root = f"{self.server_.url}/api"
         if path.rstrip("/") == "api":
             body = {
@@ -209,7 +213,7 @@ def transform_of(metres):
 
 def item_of(day, base, ending=".tif", *, keys=None, properties=None, assets=None):
     """Make the item of a scene, whose files lie at `base`."""
-    sensed = datetime.strptime(day, "%Y%m%d")  # noqa: DTZ007
+    sensed = datetime.strptime(day, "%Y%m%d")
     return {
         "type": "Feature",
         "stac_version": "1.0.0",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from geo.acquisitions import BANDS, AcquisitionError, Band, is_address
 from geo.grid import Grid
@@ -218,7 +219,7 @@ def _grid(asset: Asset, item: Mapping[str, Any]) -> Grid | None:
     if transform is None or shape is None or crs is None:
         return None
     try:
-        crs = f"EPSG:{crs}" if isinstance(crs, int) else crs_text(CRS.from_user_input(crs))
-        return Grid.from_transform(crs, Affine(*transform[:6]), int(shape[0]), int(shape[1]))
-    except (ValueError, TypeError) as error:
+        name = crs_text(CRS.from_user_input(crs))
+        return Grid.from_transform(name, Affine(*transform[:6]), int(shape[0]), int(shape[1]))
+    except (CRSError, ValueError, TypeError) as error:
         raise AcquisitionError(f"Asset {asset.key} of {item['id']}: {error}") from error

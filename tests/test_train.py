@@ -118,7 +118,7 @@ class TestResume:
         "changes",
         [
             {"recipe": "paper"},
-            {"schedule": "onecycle", "date_dropping": 0.3, "shift_days": 5},
+            {"schedule": "onecycle", "date_dropping": 0.3, "shift_days": 5, "ema_decay": 0.8},
             {"schedule": "cosine", "model": {"name": "pseltae", "d_model": 16, "mlp3": [16, 16]}},
         ],
         ids=["paper", "onecycle", "cosine"],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.classifier import ParcelClassifier
 from models.processes import ALONE, Processes
@@ -48,6 +49,21 @@ class Learner:
         self.scheduler = _scheduler(self.optimizer, settings, n_steps)
         self._bfloat16 = computes_in_bfloat16(settings.precision, self.device)
         self._shared = processes.wrap(model)
+        self._average = None
+        if settings.ema_decay > 0:
+            follow = get_ema_multi_avg_fn(settings.ema_decay)
+            self._average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+
+    @property
+    def learned(self) -> ParcelClassifier:
+        """The model whose weights count: `model`, or an average of it over the steps.
+
+        The average, where the settings ask for one, is exponential (as of the mean teacher, arXiv
+        1703.01780) and takes in the BatchNorm statistics.
+        """
+        if self._average is None:
+            return self.model
+        return cast(ParcelClassifier, self._average.module)
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         """Compute logits, whose gradients are averaged over the processes."""
@@ -60,6 +76,8 @@ class Learner:
         loss.backward()
         self.optimizer.step()
         self.scheduler.step()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """Give the context to compute a loss in; gradients and weights are float32 in any case."""
@@ -68,18 +86,17 @@ class Learner:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the states of model, optimizer and scheduler."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-        }
+        """Give the states of model, optimizer, scheduler and average."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to the states that `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return parts if self._average is None else {**parts, "average": self._average}
 
 
 def computes_in_bfloat16(precision: str, device: torch.device) -> bool:

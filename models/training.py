@@ -129,10 +129,12 @@ def train_fold(
             )
             metrics = _learn(learner, parcels, loss_of).metrics(processes)
             parcels = batches.evaluation(validation[processes.share], settings.batch_size)
-            metrics |= _validate(model, parcels, loss_of, device).metrics(processes)
+            metrics |= _validate(learner.learned, parcels, loss_of, device).metrics(processes)
             trainlog[epoch] = metrics
             if best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
-                states = copy.deepcopy((model.state_dict(), learner.optimizer.state_dict()))
+                states = copy.deepcopy(
+                    (learner.learned.state_dict(), learner.optimizer.state_dict())
+                )
                 best = TrainedFold(epoch, *states, trainlog)
             ended = _has_ended(epoch, best, settings)
             if state is not None and processes.first and (ended or epoch % state.every == 0):

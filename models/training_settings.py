@@ -35,6 +35,8 @@ class TrainingSettings:
         "paper", or "torch", see `initialise_weights`.
     jitter_sigma, jitter_clip, date_dropping, shift_days
         Random changes of training parcels, see `Augmentation`.
+    ema_decay
+        Of the exponential moving average of the weights that is kept in their place; 0 for none.
     patience
         Stop after so many epochs without a better validation mIoU; None to run them all.
     precision
@@ -58,6 +60,7 @@ class TrainingSettings:
     jitter_clip: float = 0.05
     date_dropping: float = 0.0
     shift_days: int = 0
+    ema_decay: float = 0.0
     patience: int | None = None
     precision: str = "auto"
     seed: int = 1
@@ -82,8 +85,9 @@ class TrainingSettings:
         for name in ("weight_decay", "gamma", "jitter_sigma", "jitter_clip", "shift_days"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
-        if not 0 <= self.date_dropping < 1:
-            raise ValueError(f"date_dropping: expected 0 to below 1, found {self.date_dropping}")
+        for name in ("date_dropping", "ema_decay"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, found {value}")
 
     @property
     def augmentation(self) -> Augmentation:

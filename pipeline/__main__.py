@@ -122,9 +122,16 @@ def _start_logging(log: Path | None) -> None:
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [terminal]
+    # Of the processes that torchrun starts, the first speaks for all.
+    first = os.environ.get("RANK", "0") == "0"
+    if not first:
+        terminal.setLevel(logging.WARNING)
     if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w"))
+        # A job with a log of its own is one of several: their bars would overwrite each other.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        if first:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(log, mode="w"))
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers)
     logging.captureWarnings(True)
     for package in PACKAGES:

@@ -1,4 +1,4 @@
-"""Show how a training goes: in the log, and for TensorBoard."""
+"""Show how a training goes: on the terminal, in the log, and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,35 +6,49 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 Metrics = Mapping[str, float]
 
 logger = logging.getLogger(__name__)
 
 
-def log_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], None]:
-    """Log a line a twentieth of the way, with the time that is left."""
-    start = time.monotonic()
+def show_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], None]:
+    """Draw a bar on a terminal, and log a line a twentieth of the way, with the time that is left.
+
+    The bar is tqdm's own to draw or not: only on a terminal, and not where TQDM_DISABLE is set.
+    """
+    bar = tqdm(desc=f"fold {fold}, model {member}", total=epochs, unit="epoch", disable=None)
     every = max(1, epochs // 20)
+    start = time.monotonic()
     done = 0
 
-    def log(metrics: Metrics) -> None:
+    def show(metrics: Metrics) -> None:
         nonlocal done
         done += 1
         epoch = int(metrics["epoch"])
-        if epoch % every and epoch not in (1, epochs):
-            return
         # A training that goes on after a kill has done fewer than `epoch` here.
-        left = (time.monotonic() - start) / done * (epochs - epoch)
-        logger.info(
-            "fold %d, model %d, epoch %3d of %d: loss %.3f, validation accuracy %.1f %%, "
-            "mIoU %.3f, %s left",
-            *(fold, member, epoch, epochs, metrics["train_loss"], metrics["val_accuracy"]),
-            *(metrics["val_IoU"], f"{left // 60:.0f} min {left % 60:02.0f} s"),
+        bar.initial = epoch - done
+        bar.n = epoch
+        scores = (
+            "loss {train_loss:.3f}, validation accuracy {val_accuracy:.1f} %, mIoU {val_IoU:.3f}"
         )
+        bar.set_postfix_str(scores.format(**metrics))
+        if epoch == epochs:
+            bar.close()
+        if epoch % every == 0 or epoch in (1, epochs):
+            left = (time.monotonic() - start) / done * (epochs - epoch)
+            with nullcontext() if bar.disable else logging_redirect_tqdm():
+                logger.info(
+                    "fold %d, model %d, epoch %3d of %d: %s, %.0f min %02.0f s left",
+                    *(fold, member, epoch, epochs, scores.format(**metrics), left // 60, left % 60),
+                )
 
-    return log
+    return show
 
 
 def each_of(logs: Sequence[Callable[[Metrics], None]]) -> Callable[[Metrics], None]:

@@ -263,6 +263,7 @@ class Train(Section):
     jitter_clip: Annotated[float, Field(ge=0)] = 0.05
     date_dropping: Annotated[float, Field(ge=0, lt=1)] = 0.0
     shift_days: Annotated[int, Field(ge=0)] = 0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Positive | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     tensorboard: bool = False
@@ -296,6 +297,7 @@ PAPER: dict[str, Any] = {
     "jitter_clip": 0.05,
     "date_dropping": 0.0,
     "shift_days": 0,
+    "ema_decay": 0.0,
 }
 
 

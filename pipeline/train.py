@@ -27,13 +27,12 @@ from pipeline.normalisation_pickle import read_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_loading import day_zero, read_pixel_sets
 from pipeline.pixel_set_store import read_classes, read_dates, read_description
-from pipeline.progress import Metrics, TensorBoardLog, each_of, log_progress
+from pipeline.progress import Metrics, TensorBoardLog, each_of, show_progress
 from pipeline.settings import Settings
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)
 
-N_GEOMETRIC_FEATURES = 4
 TRAINLOG_FILE = "trainlog.json"
 
 
@@ -83,7 +82,7 @@ def train(
     parts = read_fold(folds, fold, data.ids)
     normalisation = Normalisation(*read_normalisation(paths.normalisation))
     scaling = None if data.features is None else FeatureScaling.fit(data.features[parts.train])
-    hyperparameters = choose_hyperparameters(settings, paths)
+    hyperparameters = choose_hyperparameters(settings, paths, data.n_features)
     training = choose_training(settings)
     metadata = describe(settings, paths, hyperparameters, normalisation, scaling)
     inputs = (data, parts.train, parts.validation, hyperparameters, normalisation, scaling)
@@ -100,7 +99,7 @@ def train(
             if state is not None:
                 digest = training_digest(*inputs, own, device)
                 states.append(TrainingState(state / f"member_{member}.pt", digest))
-            logs: list[Callable[[Metrics], None]] = [log_progress(fold, member, own.epochs)]
+            logs: list[Callable[[Metrics], None]] = [show_progress(fold, member, own.epochs)]
             if tensorboard is not None and settings.train.tensorboard:
                 logs.append(TensorBoardLog(tensorboard / f"member_{member}"))
             results.append(
@@ -193,7 +192,9 @@ def choose_training(settings: Settings) -> TrainingSettings:
     return TrainingSettings(n_pixels=settings.train.pixels, **values)
 
 
-def choose_hyperparameters(settings: Settings, dataset: DatasetPaths) -> Hyperparameters:
+def choose_hyperparameters(
+    settings: Settings, dataset: DatasetPaths, n_features: int
+) -> Hyperparameters:
     """Complete the model's settings by what the dataset fixes: channels, classes, features."""
     chosen = settings.model.model_dump(
         exclude={"name", "geometric_features", "season_start"}, exclude_none=True
@@ -202,6 +203,6 @@ def choose_hyperparameters(settings: Settings, dataset: DatasetPaths) -> Hyperpa
         settings.model.name,
         n_channels=len(read_description(dataset)["bands"]),
         n_classes=len(read_classes(dataset)),
-        n_extra=N_GEOMETRIC_FEATURES if settings.model.geometric_features else 0,
+        n_extra=n_features,
         **chosen,
     )

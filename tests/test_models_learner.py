@@ -138,3 +138,29 @@ def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
     assert torch.cosine_similarity(rough_gradient, gradient, dim=0) > 0.95
     # The statistics of the pixels are those of float32 to the last digits.
     torch.testing.assert_close(rough_moments, moments, rtol=1e-6, atol=1e-6)
+
+
+def test_the_average_follows_weights_and_batch_statistics():
+    model = make_model()
+    learner = Learner(model, TrainingSettings(ema_decay=0.75, learning_rate=0.1), n_steps=4)
+    expected = None
+    for step in range(4):
+        pixels = torch.rand(6, 5, 3, 7, generator=torch.Generator().manual_seed(step))
+        logits = learner.forward(pixels, torch.ones(6, 5, 7, dtype=torch.bool), torch.arange(5))
+        learner.step(focal_loss(logits, torch.tensor([0, 1, 2, 3, 0, 1]), gamma=1.0))
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        if expected is not None:
+            state = {name: 0.75 * expected[name] + 0.25 * state[name] for name in state}
+        expected = state
+    learned = learner.learned.state_dict()
+    assert learned.keys() == model.state_dict().keys()
+    for name, value in expected.items():
+        if learned[name].is_floating_point():
+            torch.testing.assert_close(learned[name], value)
+    for moved in ("decoder.0.weight", "spatial_encoder.mlp1.0.bn.running_mean"):
+        assert not torch.allclose(learned[moved], model.state_dict()[moved])
+
+
+def test_without_an_average_the_model_itself_is_kept():
+    model = make_model()
+    assert Learner(model, TrainingSettings(), n_steps=1).learned is model

@@ -1,7 +1,9 @@
 """Training a fold from a dataset on disk: resumed, by several processes, with several members."""
 
 import dataclasses
+import io
 import json
+import shutil
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -21,6 +23,7 @@ from pipeline.normalisation_pickle import write_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_loading import read_pixel_sets
 from pipeline.pixel_set_store import LandClass, write_arrays, write_metadata
+from pipeline.progress import show_progress
 from pipeline.settings import PAPER, SettingsError
 from pipeline.train import choose_training, member_seed, train
 from pipeline.trained import Trained
@@ -90,9 +93,9 @@ class KilledError(RuntimeError):
 
 def kill_after(monkeypatch, epoch, member=1):
     """Stop the training as a kill would, behind an epoch of a member."""
-    original = stage.log_progress
+    original = stage.show_progress
 
-    def log_progress(fold, number, epochs):
+    def show_progress(fold, number, epochs):
         log = original(fold, number, epochs)
 
         def killing(metrics):
@@ -102,7 +105,7 @@ def kill_after(monkeypatch, epoch, member=1):
 
         return killing
 
-    monkeypatch.setattr(stage, "log_progress", log_progress)
+    monkeypatch.setattr(stage, "show_progress", show_progress)
 
 
 class TestResume:
@@ -115,7 +118,7 @@ class TestResume:
         "changes",
         [
             {"recipe": "paper"},
-            {"schedule": "onecycle", "date_dropping": 0.3, "shift_days": 5},
+            {"schedule": "onecycle", "date_dropping": 0.3, "shift_days": 5, "ema_decay": 0.8},
             {"schedule": "cosine", "model": {"name": "pseltae", "d_model": 16, "mlp3": [16, 16]}},
         ],
         ids=["paper", "onecycle", "cosine"],
@@ -170,13 +173,13 @@ class TestResume:
 def count_epochs(monkeypatch):
     """List the epochs that are trained from now on."""
     epochs = []
-    original = stage.log_progress
+    original = stage.show_progress
 
-    def log_progress(fold, member, total):
+    def show_progress(fold, member, total):
         log = original(fold, member, total)
         return lambda metrics: (epochs.append(metrics["epoch"]), log(metrics))
 
-    monkeypatch.setattr(stage, "log_progress", log_progress)
+    monkeypatch.setattr(stage, "show_progress", show_progress)
     return epochs
 
 
@@ -321,3 +324,46 @@ def test_two_processes_train_as_one_and_one_of_them_writes(run, tmp_path):
     ]
     first = [log["1"]["train_loss"] for log in logs]
     assert first[1] == pytest.approx(first[0], rel=0.1)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+METRICS = {"train_loss": 0.5, "val_accuracy": 87.5, "val_IoU": 0.625}
+
+
+def test_a_terminal_shows_a_bar_with_loss_accuracy_and_time_left(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    show = show_progress(2, 1, epochs=3)
+    for epoch in (1, 2, 3):
+        show({"epoch": epoch, **METRICS})
+    text = terminal.getvalue()
+    assert "fold 2, model 1: 100%" in text
+    assert "3/3 [00:00<00:00" in text
+    assert "loss 0.500, validation accuracy 87.5 %, mIoU 0.625" in text
+
+
+def test_a_file_gets_lines_instead_of_a_bar(monkeypatch, caplog):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    caplog.set_level("INFO", logger="pipeline")
+    show = show_progress(2, 1, epochs=40)
+    for epoch in range(1, 41):
+        show({"epoch": epoch, **METRICS})
+    assert stream.getvalue() == ""
+    assert len(caplog.messages) == 21  # the first, and every second
+    assert caplog.messages[-1].endswith("mIoU 0.625, 0 min 00 s left")
+
+
+def test_as_many_features_as_the_dataset_has(run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    features = DatasetPaths(run / "dataset").features
+    values = json.loads(features.read_text())
+    write_json(features, {i: own[:3] for i, own in values.items()})
+    train_in(run, tmp_path / "three", settings_of(epochs=1))
+    metadata = json.loads((tmp_path / "three" / "Fold_1" / "model.json").read_text())
+    assert metadata["hyperparameters"]["extra_size"] == 3

@@ -20,7 +20,7 @@ from geo.finding import find_acquisitions
 from geo.gather import gather, gather_clear
 from geo.pixel_index import index_pixels
 from geo.readers.stac_search import Search, save_items
-from geo.reading import read_header, read_window
+from geo.reading import read_coarse, read_header, read_window
 from geo.signing import authorised, signature_v4
 
 BANDS = ["B02", "B03", "B8A"]
@@ -140,6 +140,22 @@ def test_small_files_and_ends_are_read(server, tmp_path, scenes):
     np.testing.assert_array_equal(read_window(band, slice(None), slice(None)), expected)
     part = read_window(band, slice(150, 400), slice(10, 20))
     np.testing.assert_array_equal(part, expected[150:, 10:20])
+
+
+def test_overviews_stand_for_a_band(server, scenes, tmp_path):
+    near = acquisition_at(tmp_path / "near", str(scenes)).bands["B02"]
+    far = acquisition_at(tmp_path / "far", server.url).bands["B02"]
+    np.testing.assert_array_equal(read_coarse(far, 100), read_coarse(near, 100))
+    assert server.bytes_sent < (scenes / DAYS[0] / "B02.tif").stat().st_size / 2
+
+
+def test_windows_stand_for_a_jpeg_2000(server, tmp_path):
+    far = acquisition_at(tmp_path / "far", f"{server.url}/jp2", ".jp2").bands["B02"]
+    whole = read_window(far, slice(None), slice(None))
+    parts = read_coarse(far, 100)
+    assert parts.size < whole.size / 10
+    np.testing.assert_array_equal(parts[0], whole[: parts.shape[1], : parts.shape[2]])
+    np.testing.assert_array_equal(parts[-1], whole[-parts.shape[1] :, -parts.shape[2] :])
 
 
 def test_a_missing_file_and_a_refused_one_are_not_asked_for_again(server, tmp_path):

@@ -109,11 +109,12 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
     found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
     if any(find_products(path)):
         found.append("safe")
-    if product_folders(path):
+    of_theia = product_folders(path)
+    if of_theia:
         found.append("theia")
     if stack_files(path):
         found.append("stack")
-    if any(files_ending(path, TIFF_ENDINGS)):
+    if path not in of_theia and any(files_ending(path, TIFF_ENDINGS)):
         found.append("geotiff")
     # Beside imagery of another format, JSON files are something else; and GeoTIFFs in folders below
     # may belong to products.

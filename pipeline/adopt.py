@@ -91,7 +91,7 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
         labels,
         chosen,
         {
-            **{"tile": None, "crs": None, "fill": None, "mask": None, "simulated": False},
+            **{"tiles": {}, "crs": None, "fill": None, "mask": None, "simulated": False},
             **told,
             "bands": _bands(next(iter(usable.values())).shape[1], settings, told),
             "nomenclature": nomenclature,

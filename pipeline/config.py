@@ -26,8 +26,7 @@ _MASKS = tuple(
 USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "parcels.layer", *_MASKS),
-    # The path and the tile fix the grid.
-    "clean": ("parcels", "split.folds", "predict.weights", "imagery.path", "imagery.tile"),
+    "clean": ("parcels", "split.folds", "predict.weights"),
     "rasterise": ("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
     "extract": (
         *(f"imagery.{key}" for key in ("format", "bands", "resampling")),

@@ -159,23 +159,29 @@ def _check_status(source: str, extent: tuple[int, int] | None, answer: requests.
     if status in (401, 403):
         raise RemoteError(
             f"{without_signature(source)} is not to be read ({status} {answer.reason}). Set "
-            "imagery.sign, or the credentials of its service in the environment (README, STAC)."
+            "imagery.sign, or the credentials of its service in the environment (README, STAC). S3 "
+            "says so of what is not there, too."
         )
     if status not in (200, 206):
         raise RemoteError(
             f"{without_signature(source)} is not there ({status} {answer.reason}). Check its "
             "address, or look for the imagery again: snakemake -R index."
         )
-    if extent is not None and status == 200 and _length(answer) > extent[1]:
+    if extent is None:
+        return
+    if status == 200 and not 0 < _length(answer) <= extent[1]:
         raise RemoteError(
             f"{without_signature(source)}: its server sends whole files only, no parts of them "
             "(HTTP ranges). Copy the imagery to a disk and read it there."
         )
+    part = answer.headers.get("Content-Range", "")
+    if status == 206 and not part.startswith(f"bytes {extent[0]}-"):
+        raise PassingFault(f"the server sent {part or 'some part'}, not from {extent[0]} on")
 
 
 def _length(answer: requests.Response) -> int:
-    """Give the length of the file that an answer holds a part of, or the whole."""
-    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    length = answer.headers.get("Content-Length", "")
-    known = total if total.isdigit() else length
-    return int(known) if known.isdigit() else 0
+    """Give the length of the file that an answer holds, all or in part; 0 where it is not told."""
+    told = answer.headers.get("Content-Length", "")
+    if answer.status_code == 206:
+        told = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(told) if told.isdigit() else 0

@@ -175,6 +175,13 @@ def test_a_server_that_knows_no_ranges_is_refused(server, tmp_path, monkeypatch)
         read_window(band, slice(0, 1), slice(0, 1))
 
 
+def test_an_answer_from_elsewhere_in_the_file_is_not_taken(server, tmp_path, monkeypatch):
+    band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
+    monkeypatch.setattr(server, "shift", 1)
+    with pytest.raises(AcquisitionError, match=r"the server sent bytes 1-\d+/\d+, not from 0 on"):
+        read_window(band, slice(0, 1), slice(0, 1))
+
+
 def test_a_server_may_ask_for_patience(server, monkeypatch):
     waits = []
     monkeypatch.setattr(remote.time, "sleep", waits.append)

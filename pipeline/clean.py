@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,38 @@ def clean(
     NomenclatureError
         If the classes cannot be trained on.
     """
-    options = settings.parcels
     tiles = read_grids(grids)
+    located = locate(register, tiles, settings.parcels)
+    rows, placed = located.rows, located.placed
+    labels, chosen = account(located, register, tiles, settings)
+    _compare(rows, placed, tiles)
+    write_ledger(ledger, rows)
+    _write_accepted(parcels, rows, labels, placed, tiles)
+    write_classes(classes, chosen)
+    _log(rows, chosen)
+
+
+@dataclass(frozen=True)
+class Located:
+    """The register on the imagery.
+
+    Attributes
+    ----------
+    table
+        The register.
+    rows
+        Rows of the ledger, as far as geometry, ids and place tell.
+    placed
+        Where the parcels lie.
+    """
+
+    table: gpd.GeoDataFrame
+    rows: pd.DataFrame
+    placed: Placement
+
+
+def locate(register: Path, tiles: Mapping[str, Grid], options: Parcels) -> Located:
+    """Read the register, mend its polygons, and place them on the imagery; see `clean`."""
     table = read_named(register, options)
     placed = place(
         mend(table.geometry.to_numpy()),
@@ -81,16 +112,28 @@ def clean(
     )
     rows = _check(table, options, placed)
     _count_pixels(rows, placed, tiles, options)
+    return Located(table, rows, placed)
+
+
+def account(
+    located: Located, register: Path, tiles: Mapping[str, Grid], settings: Settings
+) -> tuple[pd.DataFrame, list[CropClass]]:
+    """Choose the classes, and complete the rows; refuse a register without usable parcels.
+
+    Returns
+    -------
+    labels
+        Class codes of the parcels, a column a nomenclature.
+    chosen
+        Classes of the nomenclature to train on.
+    """
+    table, rows = located.table, located.rows
     _refuse_no_overlap(rows, table, register, tiles)
     _refuse_none_left(rows, register)
     folds = settings.split.folds if settings.predict.weights is None else None
-    labels, chosen = classify(rows, table, options, folds)
+    labels, chosen = classify(rows, table, settings.parcels, folds)
     rows["status"] = status_of(rows["reason"])
-    _compare(rows, placed, tiles)
-    write_ledger(ledger, rows)
-    _write_accepted(parcels, rows, labels, placed, tiles)
-    write_classes(classes, chosen)
-    _log(rows, chosen)
+    return labels, chosen
 
 
 def _slack_pixels(options: Parcels) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
 from geo.acquisitions import Acquisition, AcquisitionError, first_five
-from geo.cloud_fraction import cloud_fraction
+from geo.cloud_fraction import cloud_fraction, stated_cloud_fraction
 from geo.clouds import CloudRules
 from geo.finding import find_acquisitions
 from geo.grid import Grid
@@ -23,6 +23,25 @@ from pipeline.tiles import most_seen_first
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided on the imagery of a run.
+
+    Attributes
+    ----------
+    found
+        Every acquisition that was found.
+    rows
+        Their rows of acquisitions.csv.
+    grids
+        Grid of every tile that is used, the most often seen first.
+    """
+
+    found: list[Acquisition]
+    rows: list[AcquisitionRow]
+    grids: dict[str, Grid]
 
 
 def index(
@@ -54,6 +73,32 @@ def index(
     threads
         Acquisitions looked at at the same time.
     """
+    decision = decide(imagery, settings, items, register, threads)
+    write_acquisitions(acquisitions, decision.rows)
+    write_json(grids, {tile: asdict(grid) for tile, grid in decision.grids.items()})
+    _log_counts(decision.rows)
+    _warn_of_unmasked(decision.rows, settings)
+
+
+def decide(
+    imagery: str | Path,
+    settings: Settings,
+    items: Path | None = None,
+    register: Path | None = None,
+    threads: int = 1,
+    *,
+    read_pixels: bool = True,
+) -> Decision:
+    """Find the acquisitions, and decide which are used; see `index`.
+
+    Parameters
+    ----------
+    imagery, settings, items, register, threads
+        As in `index`.
+    read_pixels
+        False: only what metadata and file headers tell. Acquisitions whose clouds only their
+        masks tell are used, whatever these say, and the radiometry is not checked.
+    """
     if items is not None:
         from pipeline.stac_items import fetch_items  # local imagery does without HTTP
 
@@ -71,22 +116,22 @@ def index(
     tile_grids = {tile: tile_grid([item for item in found if item.tile == tile]) for tile in tiles}
     reasons = reasons_not_to_use(found, tile_grids, settings)
     rules = cloud_rules(settings.clouds)
-    clouds = {item.id: cloud_fraction(item, rules) for item in found if item.id not in reasons}
+    clouds = {
+        item.id: cloud_fraction(item, rules) if read_pixels else stated_cloud_fraction(item, rules)
+        for item in found
+        if item.id not in reasons
+    }
     limit = settings.imagery.max_cloud_fraction
     reasons |= {id_: "too_cloudy" for id_, cloudy in clouds.items() if (cloudy or 0) > limit}
     _check_any_left(found, reasons)
     used = [item for item in found if item.id not in reasons]
     check_masks(used, rules)
-    is_checked = settings.imagery.radiometry == "check"
+    is_checked = read_pixels and settings.imagery.radiometry == "check"
     radiometry = check_radiometry(used, threads) if is_checked else {}
-
     rows = [_row(item, clouds, reasons, rules) for item in in_order_of_use(found)]
     rows = [row._replace(radiometry=radiometry.get(row.acquisition, "")) for row in rows]
-    write_acquisitions(acquisitions, mark_merged(rows))
     seen = most_seen_first({(row.tile, row.date) for row in rows if row.used})
-    write_json(grids, {tile: asdict(tile_grids[tile]) for tile in seen})
-    _log_counts(found, reasons)
-    _warn_of_unmasked(used, rules)
+    return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in seen})
 
 
 def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | None) -> list[str]:
@@ -201,17 +246,17 @@ def _offset_text(item: Acquisition) -> str:
     return " ".join(f"{name}={offset}" for name, offset in offsets.items())
 
 
-def _log_counts(found: Sequence[Acquisition], reasons: dict[str, str]) -> None:
+def _log_counts(rows: Sequence[AcquisitionRow]) -> None:
     """Log how many acquisitions were found, used and set aside."""
-    logger.info("%d acquisitions found, %d used.", len(found), len(found) - len(reasons))
-    for reason, count in Counter(reasons.values()).most_common():
+    logger.info("%d acquisitions found, %d used.", len(rows), sum(row.used for row in rows))
+    for reason, count in Counter(row.reason for row in rows if not row.used).most_common():
         logger.info("%d not used: %s.", count, reason)
 
 
-def _warn_of_unmasked(used: Sequence[Acquisition], rules: CloudRules) -> None:
+def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: Settings) -> None:
     """Log how many acquisitions have no mask, unless none is wanted."""
-    unmasked = [item.id for item in used if not rules.choose(item)]
-    if unmasked and rules.masks:
+    unmasked = [row.acquisition for row in rows if row.used and not row.masks]
+    if unmasked and settings.clouds.mask != "none":
         logger.warning(
             "%d acquisitions have no cloud mask, so that their clouds count as observed: %s.",
             len(unmasked),

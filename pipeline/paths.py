@@ -226,6 +226,11 @@ class RunPaths:
         """One self-contained page."""
         return self.root / "report" / "report.html"
 
+    @property
+    def inspection(self) -> Path:
+        """Folder of what `inspect` shows: no artefact, no rule reads or writes it."""
+        return self.root / "inspect"
+
     def log(self, job: str) -> Path:
         """Log of a rule, or of one job of it."""
         return self.root / "logs" / f"{job}.log"

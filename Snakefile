@@ -43,6 +43,7 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH={workflow.basedir}; ")
 wildcard_constraints:
     acquisition="[^/]+",
     fold="[0-9]+",
+    tile="[^/]+",
 
 
 localrules:

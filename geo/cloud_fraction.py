@@ -28,15 +28,26 @@ def cloud_fraction(acquisition: Acquisition, rules: CloudRules) -> float | None:
         0 to 1; 1 where nothing was sensed, None where neither metadata nor mask tell.
     """
     masks = rules.choose(acquisition)
-    told = acquisition.cloud_fraction
-    is_told = told is not None and rules.agree_with_metadata(masks)
-    if not masks or is_told or rules.missing(acquisition):
-        return told
+    if not _must_read(acquisition, masks, rules):
+        return acquisition.cloud_fraction
     n_sensed = n_cloudy = 0
     for sensed, clear in _strips(acquisition, masks, rules):
         n_sensed += int(sensed.sum())
         n_cloudy += int((sensed & ~clear).sum())
     return n_cloudy / n_sensed if n_sensed else 1.0
+
+
+def stated_cloud_fraction(acquisition: Acquisition, rules: CloudRules) -> float | None:
+    """Give what `cloud_fraction` gives where it needs no pixels for it, else None."""
+    if _must_read(acquisition, rules.choose(acquisition), rules):
+        return None
+    return acquisition.cloud_fraction
+
+
+def _must_read(acquisition: Acquisition, masks: dict[str, Band], rules: CloudRules) -> bool:
+    """Tell whether the masks must be read, as the metadata do not tell what they would."""
+    is_told = acquisition.cloud_fraction is not None and rules.agree_with_metadata(masks)
+    return bool(masks) and not is_told and not rules.missing(acquisition)
 
 
 def _strips(

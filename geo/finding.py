@@ -109,11 +109,12 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
     found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
     if any(find_products(path)):
         found.append("safe")
-    if product_folders(path):
+    of_theia = product_folders(path)
+    if of_theia:
         found.append("theia")
     if stack_files(path):
         found.append("stack")
-    if any(files_ending(path, TIFF_ENDINGS)):
+    if path not in of_theia and any(files_ending(path, TIFF_ENDINGS)):
         found.append("geotiff")
     # Beside imagery of another format, JSON files are something else; and GeoTIFFs in folders below
     # may belong to products.
@@ -153,13 +154,20 @@ def _check_bands(found: Sequence[Acquisition], bands: Sequence[str] | None) -> N
 def _with_unique_ids(found: Sequence[Acquisition], path: Path) -> list[Acquisition]:
     """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is.
 
-    Numbered ones are found again in the whole path only.
+    Where they lie in products of their own, each is found again there, without its number. Numbered
+    ones that share a product are found again in the whole path only.
     """
+    products: dict[str, list[Path]] = {}
+    for item in found:
+        products.setdefault(item.id, []).append(item.product)
     unique, times = [], dict[str, int]()
     # Stable, so that equals keep their order.
     for item in sorted(found, key=lambda item: item.preference, reverse=True):
         times[item.id] = times.get(item.id, 0) + 1
         number = times[item.id]
-        numbered = replace(item, id=f"{item.id}_{number}", product=path)
+        is_apart = len(set(products[item.id])) == len(products[item.id])
+        numbered = replace(
+            item, id=f"{item.id}_{number}", product=item.product if is_apart else path
+        )
         unique.append(item if number == 1 else numbered)
     return unique

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from affine import Affine
 from pyproj import CRS
 
@@ -95,3 +97,44 @@ class Grid:
     def has_crs(self, crs: str) -> bool:
         """Tell whether the grid is in a coordinate system, however that is written."""
         return self.crs == crs or bool(CRS(self.crs) == CRS(crs))
+
+    def is_aligned(self, other: Grid, tolerance: float = 0.01) -> bool:
+        """Tell whether both grids are cut from one: the same pixels, of another extent perhaps.
+
+        Parameters
+        ----------
+        other
+            Grid to compare with.
+        tolerance
+            Share of a pixel by which its corners may lie beside corners of these pixels.
+        """
+        places = np.array(_corners(self, other))
+        whole = np.round(places)
+        same_size = whole[2] - whole[0] == other.width and whole[3] - whole[1] == other.height
+        return bool(
+            same_size and np.abs(places - whole).max() <= tolerance and self.has_crs(other.crs)
+        )
+
+    def union(self, others: Iterable[Grid]) -> Grid:
+        """Widen this grid to hold aligned ones, too; one that it holds already changes nothing."""
+        corners = np.round([(0, 0, self.width, self.height), *(_corners(self, o) for o in others)])
+        left, top = corners[:, :2].min(axis=0).astype(int).tolist()
+        right, bottom = corners[:, 2:].max(axis=0).astype(int).tolist()
+        return replace(
+            self,
+            x_min=self.x_min + left * self.pixel_width,
+            y_max=self.y_max - top * self.pixel_height,
+            height=bottom - top,
+            width=right - left,
+        )
+
+
+def _corners(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
+    """Give left, top, right and bottom of another grid, counted in pixels of a grid."""
+    x_min, y_min, x_max, y_max = other.bounds
+    return (
+        (x_min - grid.x_min) / grid.pixel_width,
+        (grid.y_max - y_max) / grid.pixel_height,
+        (x_max - grid.x_min) / grid.pixel_width,
+        (grid.y_max - y_min) / grid.pixel_height,
+    )

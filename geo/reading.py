@@ -157,7 +157,8 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
 
     A raster is read at reduced resolution: JPEG 2000 holds every second one, a Cloud Optimized
     GeoTIFF its overviews, so that little is decoded. A stack, which has neither, is read in
-    windows that are spread over it evenly.
+    windows that are spread over it evenly, and so is a remote JPEG 2000, of which all would have
+    to be fetched.
 
     Returns
     -------
@@ -172,7 +173,7 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
     height, width = band.grid.shape
     if max(height, width) <= side:
         return read_window(band, slice(None), slice(None))[np.newaxis]
-    if isinstance(band.layer, Plane):
+    if isinstance(band.layer, Plane) or (band.is_remote and _is_jp2(band.source)):
         rows, cols = (_spread(length, side // _WINDOWS) for length in (height, width))
         return np.stack([read_window(band, row, col) for row in rows for col in cols])
     shape = min(height, side), min(width, side)
@@ -203,7 +204,7 @@ def crs_text(crs: Any) -> str:
 def _open(source: str) -> Iterator[Any]:
     """Open a raster for this thread alone."""
     if is_address(source):
-        from geo.remote import open_raster  # local files do without HTTP
+        from geo.remote_raster import open_raster  # local files do without HTTP
 
         with open_raster(source, **_GDAL) as raster:
             yield raster

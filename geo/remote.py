@@ -1,25 +1,18 @@
-"""Read files over HTTP and S3, by the ranges that are asked for, tried again where they fail.
+"""Ask for files over HTTP and S3, whole or by ranges, again where an answer fails.
 
-GDAL reads remote files itself (/vsicurl/), but takes a body that ends early for what the file
-holds: its JPEG 2000 driver then decodes wrong pixels without an error, and the cut body stays in
-its cache. Here every body is held against the length that was asked for.
+Every answer is held against the length that was asked for.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-import rasterio
 import requests
-from rasterio.abc import FileContainer
 from requests.adapters import HTTPAdapter
 
 from geo.acquisitions import AcquisitionError
@@ -34,14 +27,7 @@ _LONGEST_WAIT_S = 60.0
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
-# Headers and the heads of JPEG 2000 tiles are read in pieces of this size and kept (64 MiB at
-# most), as every window opens its file anew; pixels are read as asked for, and not kept.
-_PIECE = 16_384
-_PIECES_KEPT = 4096
-
 Answer = TypeVar("Answer")
-
-_names = itertools.count()
 
 
 class RemoteError(AcquisitionError):
@@ -101,143 +87,15 @@ def read_whole(source: str) -> bytes:
     return _request(source, None).content
 
 
-@contextmanager
-def open_raster(source: str, **options: Any) -> Iterator[Any]:
-    """Open a remote raster for this thread alone.
-
-    Parameters
-    ----------
-    source
-        Its address.
-    options
-        Configuration of GDAL. Its drivers must use no threads of their own, which would not find
-        the file.
+def read_range(source: str, start: int, stop: int) -> tuple[bytes, int]:
+    """Read the bytes of a file from `start` up to `stop` or its end, and the length of the file.
 
     Raises
     ------
     RemoteError
-        If any part that was read is not whole, whatever GDAL made of it.
+        As `read_whole`; if the server sends whole files only.
     """
-    remote = _Container(source)
-    # One opener a name: threads may read the same file at the same time.
-    name = f"{next(_names)}/{urlsplit(source).path.rpartition('/')[2]}"
-    options |= {"GDAL_NUM_THREADS": "1", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-    try:
-        with rasterio.Env(**options), rasterio.open(name, opener=remote, sharing=False) as raster:
-            yield raster
-    finally:
-        if remote.failures:
-            raise remote.failures[0]
-
-
-class _Container(FileContainer):  # type: ignore[misc]
-    """The one remote file of an opening, as rasterio wants to be given it."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.failures: list[Exception] = []
-
-    def open(self, path: str, mode: str = "r", **options: Any) -> _RangeFile:  # noqa: ARG002
-        """Open the file."""
-        return _RangeFile(self)
-
-    def isfile(self, path: str) -> bool:  # noqa: ARG002
-        """Tell that it is a file."""
-        return True
-
-    def isdir(self, path: str) -> bool:  # noqa: ARG002
-        """Tell that it is no folder."""
-        return False
-
-    def ls(self, path: str) -> list[str]:  # noqa: ARG002
-        """Name the files beside it: none."""
-        return []
-
-    def mtime(self, path: str) -> int:  # noqa: ARG002
-        """Give its time of change, which is not asked for."""
-        return 0
-
-    def rm(self, path: str) -> None:
-        """Refuse to remove it."""
-        raise PermissionError(f"{path} is only read.")
-
-    def size(self, path: str) -> int:  # noqa: ARG002
-        """Give its length in bytes, 0 where it cannot be had."""
-        try:
-            return _first_piece(self.source)[1]
-        except (ValueError, OSError) as error:
-            self.failures.append(error)
-            return 0
-
-
-class _RangeFile(io.RawIOBase):
-    """A remote file that is read by ranges.
-
-    An exception would end the process, as GDAL calls from C++: failures are noted down instead,
-    and raised by `open_raster`.
-    """
-
-    def __init__(self, container: _Container) -> None:
-        self.container = container
-        self.position = 0
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Tell that it has positions."""
-        return True
-
-    def tell(self) -> int:
-        """Give the position."""
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position}.get(whence)
-        self.position = offset + (self.container.size("") if start is None else start)
-        return self.position
-
-    def read(self, size: int = -1) -> bytes:
-        """Read from the position on; nothing once a read has failed."""
-        if self.container.failures:
-            return b""
-        try:
-            end = _first_piece(self.container.source)[1]
-            stop = end if size < 0 else min(self.position + size, end)
-            content = _read_range(self.container.source, self.position, stop)
-        except (ValueError, OSError) as error:
-            self.container.failures.append(error)
-            return b""
-        self.position += len(content)
-        return content
-
-
-def _read_range(source: str, start: int, stop: int) -> bytes:
-    """Read the bytes from `start` up to `stop`, neither of them beyond the end."""
-    if start >= stop:
-        return b""
-    if stop - start > _PIECE:
-        return _request(source, (start, stop)).content
-    first = start // _PIECE
-    pieces = [_piece(source, number) for number in range(first, (stop - 1) // _PIECE + 1)]
-    return b"".join(pieces)[start - first * _PIECE : stop - first * _PIECE]
-
-
-@lru_cache(maxsize=_PIECES_KEPT)
-def _piece(source: str, number: int) -> bytes:
-    """Read one piece of a file, and keep it."""
-    content, end = _first_piece(source)
-    if number == 0:
-        return content
-    return _request(source, (number * _PIECE, min((number + 1) * _PIECE, end))).content
-
-
-@lru_cache(maxsize=_PIECES_KEPT)
-def _first_piece(source: str) -> tuple[bytes, int]:
-    """Read the first piece of a file, and its length."""
-    answer = _request(source, (0, _PIECE))
+    answer = _request(source, (start, stop))
     return answer.content, _length(answer)
 
 
@@ -301,23 +159,29 @@ def _check_status(source: str, extent: tuple[int, int] | None, answer: requests.
     if status in (401, 403):
         raise RemoteError(
             f"{without_signature(source)} is not to be read ({status} {answer.reason}). Set "
-            "imagery.sign, or the credentials of its service in the environment (README, STAC)."
+            "imagery.sign, or the credentials of its service in the environment (README, STAC). S3 "
+            "says so of what is not there, too."
         )
     if status not in (200, 206):
         raise RemoteError(
             f"{without_signature(source)} is not there ({status} {answer.reason}). Check its "
             "address, or look for the imagery again: snakemake -R index."
         )
-    if extent is not None and status == 200 and _length(answer) > extent[1]:
+    if extent is None:
+        return
+    if status == 200 and not 0 < _length(answer) <= extent[1]:
         raise RemoteError(
             f"{without_signature(source)}: its server sends whole files only, no parts of them "
             "(HTTP ranges). Copy the imagery to a disk and read it there."
         )
+    part = answer.headers.get("Content-Range", "")
+    if status == 206 and not part.startswith(f"bytes {extent[0]}-"):
+        raise PassingFault(f"the server sent {part or 'some part'}, not from {extent[0]} on")
 
 
 def _length(answer: requests.Response) -> int:
-    """Give the length of the file that an answer holds a part of, or the whole."""
-    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    length = answer.headers.get("Content-Length", "")
-    known = total if total.isdigit() else length
-    return int(known) if known.isdigit() else 0
+    """Give the length of the file that an answer holds, all or in part; 0 where it is not told."""
+    told = answer.headers.get("Content-Length", "")
+    if answer.status_code == 206:
+        told = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(told) if told.isdigit() else 0

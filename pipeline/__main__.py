@@ -35,19 +35,26 @@ STAGES = {
     "report": "write the report of a run",
 }
 
+# No stages: they leave no artefact of the run, and no rule calls them.
+CHECKS = {"inspect": "show what a run would use, before anything is done"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; what the user can mend ends with its message alone and exit code 1."""
     width = max(map(len, STAGES))
-    stages = "\n".join(f"  {name:{width}}  {text}" for name, text in STAGES.items())
+    stages, checks = (
+        "\n".join(f"  {name:{width}}  {text}" for name, text in commands.items())
+        for commands in (STAGES, CHECKS)
+    )
     top = argparse.ArgumentParser(
         prog="python -m pipeline",
         usage="%(prog)s stage [--help] [--log LOG] ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
-        epilog=f"stages:\n{stages}\n\n`python -m pipeline <stage> --help` explains one.",
+        epilog=f"stages:\n{stages}\n\nbefore all stages:\n{checks}\n\n"
+        "`python -m pipeline <stage> --help` explains one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("stage", choices=STAGES, metavar="stage", help="what to do")
+    top.add_argument("stage", choices=[*STAGES, *CHECKS], metavar="stage", help="what to do")
     given = list(sys.argv[1:] if arguments is None else arguments)
     stage = top.parse_args(given[:1]).stage
     # Only the stage that is named is imported, so that --help answers at once.
@@ -59,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger = logging.getLogger(f"pipeline.{stage}")
     try:
         if config is not None:
-            values["settings"] = view(read(config), stage)
+            settings = read(*config)
+            values["settings"] = settings if stage in CHECKS else view(settings, stage)
         function(**values)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not _raised_by_us(error):
@@ -78,7 +86,7 @@ def _raised_by_us(error: BaseException) -> bool:
 
 def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParser:
     """Make the arguments of a stage from the signature of its function."""
-    text = inspect.getdoc(function) or STAGES[stage]
+    text = inspect.getdoc(function)
     parser = argparse.ArgumentParser(
         prog=f"python -m pipeline {stage}",
         description=text,
@@ -90,8 +98,10 @@ def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParse
             parser.add_argument(
                 "--config",
                 type=Path,
+                nargs="+",
                 required=True,
-                help="resolved settings, results/<run>/config.yaml",
+                help="settings: results/<run>/config.yaml or your own file; of several, each is "
+                "laid over those before it",
             )
             continue
         _add_argument(parser, name, types[name], parameter)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import datetime
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ class AcquisitionRow(NamedTuple):
 
     `offset` is what was added to the digital numbers of the bands used, as the product states it:
     one number, or one a band (B02=-1000 B03=-900). `cloud_fraction` is 0 to 1, or None where it
-    is not known. `reason` says why an acquisition is not used. `masks` are the cloud masks that are
+    is not known. `reason` says why an acquisition is not used, or that it is `merged`: used to
+    complete the one of its tile and day in the row above. `masks` are the cloud masks that are
     looked at (SCL CLDPRB), `mask_file` is the one of the user's own.
     `radiometry` says whether the pixels agree with the offset: agrees, undecided, or empty where
     they were not looked at.
@@ -57,7 +59,7 @@ def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
 
 
 def read_acquisitions(path: Path) -> list[AcquisitionRow]:
-    """Read the table, in its order: by date, tile and id.
+    """Read the table, in its order: by date and tile, those to merge in the order of merging.
 
     Raises
     ------
@@ -100,5 +102,11 @@ def _parse(path: Path, line: int, values: dict[str, str]) -> AcquisitionRow:
 
 
 def read_used(path: Path) -> dict[str, AcquisitionRow]:
-    """Read the acquisitions that are used, by id, in order of date."""
+    """Read the acquisitions that are used, by id, in the table's order."""
+    return _read_used(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_used(path: Path, _: int) -> dict[str, AcquisitionRow]:
+    """Read the acquisitions that are used once for all jobs, each of which asks for them."""
     return {row.acquisition: row for row in read_acquisitions(path) if row.used}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,29 +73,20 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
             "Give the run another name."
         )
     given, paths = DatasetPaths(source), DatasetPaths(dataset)
-    parcels = read_parcels(given)
-    labels = _labels(given, parcels)
-    nomenclature = _nomenclature(labels, settings.dataset)
-    told = _read_own(given.description)
-    rows = _account(parcels, given, labels.get(nomenclature or "", {}))
-    chosen = _choose(rows, settings, told.get("names", {}))
-    if nomenclature in labels:
-        labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
-    usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}
-    if not usable:
-        raise DatasetError(f"No parcel of {source} has a pixel and a date.")
+    found = examine(source, settings)
+    usable, rows, chosen = found.usable, found.rows, found.classes
     place_arrays(usable, given, paths)
     _write_meta(
         given,
         paths,
         usable,
-        labels,
+        found.labels,
         chosen,
         {
-            **{"tile": None, "crs": None, "fill": None, "mask": None, "simulated": False},
-            **told,
-            "bands": _bands(next(iter(usable.values())).shape[1], settings, told),
-            "nomenclature": nomenclature,
+            **{"tiles": {}, "crs": None, "fill": None, "mask": None, "simulated": False},
+            **_read_own(given.description),
+            "bands": found.bands,
+            "nomenclature": found.nomenclature,
             "names": {str(c.code): c.name for c in chosen},
         },
     )
@@ -105,6 +97,52 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
     write_ledger(ledger, rows)
     counts = rows["status"].value_counts()
     logger.info("%d parcels: %s", len(rows), ", ".join(f"{n} {s}" for s, n in counts.items()))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an existing dataset holds, checked.
+
+    Attributes
+    ----------
+    usable
+        Parcels that are used or predicted, by id.
+    labels
+        {nomenclature: {id: code or None}}.
+    nomenclature
+        The one to train on; None without labels.
+    bands
+        Names of the channels.
+    rows
+        The ledger.
+    classes
+        Classes of the nomenclature.
+    """
+
+    usable: dict[str, GivenParcel]
+    labels: dict[str, dict[str, Code | None]]
+    nomenclature: str | None
+    bands: list[str]
+    rows: pd.DataFrame
+    classes: list[CropClass]
+
+
+def examine(source: Path, settings: Settings) -> Examined:
+    """Read and check an existing dataset but for the values of its arrays; see `adopt`."""
+    given = DatasetPaths(source)
+    parcels = read_parcels(given)
+    labels = _labels(given, parcels)
+    nomenclature = _nomenclature(labels, settings.dataset)
+    told = _read_own(given.description)
+    rows = _account(parcels, given, labels.get(nomenclature or "", {}))
+    classes = _choose(rows, settings, told.get("names", {}))
+    if nomenclature in labels:
+        labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
+    usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}
+    if not usable:
+        raise DatasetError(f"No parcel of {source} has a pixel and a date.")
+    bands = _bands(next(iter(usable.values())).shape[1], settings, told)
+    return Examined(usable, labels, nomenclature, bands, rows, classes)
 
 
 def _labels(

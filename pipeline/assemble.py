@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-import geopandas
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from geo.gap_filling import fill_linear
 from geo.pixel_index import PixelIndex
-from pipeline.acquisition_table import read_used
+from pipeline.acquisition_table import AcquisitionRow, read_used
+from pipeline.observations import ObservationWriter
+from pipeline.parcel_block import ParcelBlock, read_blocks
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import Code, LandClass, write_arrays, write_metadata
 from pipeline.settings import Settings
-from pipeline.writing import replacing_folder
+from pipeline.tile_series import TileSeries
+from pipeline.tiles import main_crs
+from pipeline.writing import replacing, replacing_folder
 
 logger = logging.getLogger(__name__)
-
-# Filling holds several copies of a block of pixels.
-COPIES = 6
 
 
 def assemble(
     acquisitions: Path,
     extracted: Path,
-    pixel_index: Path,
+    pixel_index: list[Path],
     parcels: Path,
     classes: Path,
     dataset: Path,
@@ -40,6 +38,8 @@ def assemble(
 ) -> None:
     """Join the extracted acquisitions into the Pixel-Set dataset.
 
+    A parcel has the dates of its tile. Acquisitions of one tile and date are merged.
+
     Parameters
     ----------
     acquisitions
@@ -47,117 +47,126 @@ def assemble(
     extracted
         Folder of what extract wrote for each of them.
     pixel_index
-        Pixels of the parcels.
+        Pixels of the parcels, a file a tile.
     parcels
-        Accepted parcels, for their labels.
+        Folder of the accepted parcels of every tile, for their labels.
     classes
         Classes of the nomenclature.
     dataset
-        Written: DATA, VALID and META of the Pixel-Set dataset.
+        Written: DATA, VALID, META and observations.parquet of the Pixel-Set dataset.
     settings
-        clouds.fill, imagery.bands, parcels.labels, assemble.memory_mb.
+        clouds, imagery.bands, parcels.labels, assemble.memory_mb.
     threads
         Files written at the same time.
+
+    Raises
+    ------
+    AssembleError
+        If clouds.min_clear_fraction leaves no parcel a date.
     """
-    index = PixelIndex.load(pixel_index)
-    stack = _Stack.open(acquisitions, extracted)
+    used = list(read_used(acquisitions).values())
     paths = DatasetPaths(dataset)
-    n_dates: dict[str, int] = {}
-    with replacing_folder(paths.pixels) as data, replacing_folder(paths.valid) as validity:
-        for first, last in _batches(index, stack, settings.assemble.memory_mb):
-            block = slice(int(index.offsets[first]), int(index.offsets[last]))
-            values, clear = stack.read(block)
-            if settings.clouds.fill == "linear":
-                values = fill_linear(values, clear, stack.days)
-            ids = index.parcel_ids[first:last]
-            places = [
-                slice(int(a - block.start), int(b - block.start))
-                for a, b in zip(index.offsets[first:last], index.offsets[first + 1 :], strict=False)
-            ]
-            write_arrays(
-                data, ((i, values[:, :, p]) for i, p in zip(ids, places, strict=True)), threads
+    contents = _Contents()
+    with (
+        replacing_folder(paths.pixels) as data,
+        replacing_folder(paths.valid) as validity,
+        replacing(paths.observations) as observations,
+    ):
+        with ObservationWriter(observations) as table:
+            for path in pixel_index:
+                index = PixelIndex.load(path)
+                rows = [row for row in used if row.tile == index.tile]
+                if not index.parcel_ids:
+                    logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
+                    continue
+                series = TileSeries.open(index, rows, extracted)
+                contents.add_tile(index, rows)
+                for block in read_blocks(series, settings.clouds, settings.assemble.memory_mb):
+                    write_arrays(data, ((i, pixels) for i, pixels, _ in block.arrays()), threads)
+                    write_arrays(validity, ((i, clear) for i, _, clear in block.arrays()), threads)
+                    table.add(index.tile, block.ids, block.dates, block.clear_fraction, block.kept)
+                    contents.add_block(block)
+                    logger.info("%d parcels of tile %s", len(block.ids), index.tile)
+        contents.refuse_no_dates(settings.clouds.min_clear_fraction)
+    _write_metadata(paths, contents, parcels, classes, settings)
+
+
+class AssembleError(ValueError):
+    """Settings that leave nothing of the dataset."""
+
+
+@dataclass
+class _Contents:
+    """What the dataset holds, gathered as it is written."""
+
+    rows: list[AcquisitionRow] = field(default_factory=list)
+    tiles: dict[str, str] = field(default_factory=dict)
+    parcels: list[tuple[str, int]] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    n_dates: dict[str, int] = field(default_factory=dict)
+    dates: dict[str, tuple[date, ...]] = field(default_factory=dict)
+    n_dropped: int = 0
+
+    def add_tile(self, index: PixelIndex, rows: list[AcquisitionRow]) -> None:
+        """Add a tile and the acquisitions that are used of it."""
+        self.rows += rows
+        self.tiles[index.tile] = index.grid.crs
+        self.parcels.append((index.grid.crs, len(index.parcel_ids)))
+
+    def add_block(self, block: ParcelBlock) -> None:
+        """Add parcels."""
+        sizes = np.diff(block.offsets).tolist()
+        self.sizes |= dict(zip(block.ids, sizes, strict=True))
+        self.n_dates |= dict(zip(block.ids, block.n_dates.tolist(), strict=True))
+        # Parcels share their dates with many others: one tuple for all of them.
+        choices, which = np.unique(block.stored, axis=0, return_inverse=True)
+        own = [tuple(np.array(block.dates)[choice].tolist()) for choice in choices]
+        self.dates |= {i: own[w] for i, w in zip(block.ids, which.ravel(), strict=True)}
+        self.n_dropped += int((~block.kept).sum())
+
+    def refuse_no_dates(self, min_clear_fraction: float) -> None:
+        """Refuse a threshold that leaves no parcel a date."""
+        if self.n_dropped and not any(self.n_dates.values()):
+            raise AssembleError(
+                f"clouds.min_clear_fraction is {min_clear_fraction:g}, and no date of any of the "
+                f"{len(self.sizes)} parcels has so large a share of clear pixels. Lower it."
             )
-            write_arrays(
-                validity, ((i, clear[:, p]) for i, p in zip(ids, places, strict=True)), threads
-            )
-            n_dates |= {
-                i: int(clear[:, p].any(axis=1).sum()) for i, p in zip(ids, places, strict=True)
-            }
-            logger.info("%d of %d parcels", last, len(index.parcel_ids))
-    labels = _labels(parcels, settings)
+
+
+def _write_metadata(
+    paths: DatasetPaths, contents: _Contents, parcels: Path, classes: Path, settings: Settings
+) -> None:
+    """Write META/ of the dataset."""
+    labels = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles], settings)
     nomenclature = settings.parcels.nomenclature or next(iter(labels), None)
+    different = set(contents.dates.values())
     write_metadata(
         paths,
-        dates=stack.dates,
+        dates=sorted(set().union(*different)),
+        parcel_dates=contents.dates if len(different) > 1 else None,
         labels=labels,
-        sizes={i: int(s) for i, s in zip(index.parcel_ids, index.sizes, strict=True)},
-        n_dates=n_dates,
+        sizes=contents.sizes,
+        n_dates=contents.n_dates,
         classes=_classes(classes, labels.get(nomenclature or "", {})),
         description={
             "bands": list(settings.imagery.bands),
             "nomenclature": nomenclature,
-            "tile": index.tile,
-            "crs": index.grid.crs,
+            "tiles": contents.tiles,
+            "crs": main_crs(contents.parcels),
             "fill": settings.clouds.fill,
             "mask": settings.clouds.mask,
-            "acquisitions": stack.ids,
-            "simulated": stack.simulated,
+            "dropped_observations": contents.n_dropped,
+            "acquisitions": [row.acquisition for row in contents.rows],
+            "simulated": any(row.platform == "Simulated" for row in contents.rows),
             "names": _names(classes),
         },
     )
 
 
-@dataclass(frozen=True)
-class _Stack:
-    """The extracted acquisitions in order of time, as files that are read block by block."""
-
-    ids: list[str]
-    dates: list[date]
-    pixels: list[NDArray[np.uint16]]
-    valid: list[NDArray[np.bool_]]
-    simulated: bool
-
-    @classmethod
-    def open(cls, acquisitions: Path, extracted: Path) -> _Stack:
-        """Map the files into memory, in order of date."""
-        used = sorted(read_used(acquisitions).values(), key=lambda row: (row.date, row.acquisition))
-        ids = [row.acquisition for row in used]
-        return cls(
-            ids,
-            [row.date for row in used],
-            [np.load(extracted / f"{i}.npy", mmap_mode="r") for i in ids],
-            [np.load(extracted / f"{i}.valid.npy", mmap_mode="r") for i in ids],
-            any(row.platform == "Simulated" for row in used),
-        )
-
-    @property
-    def days(self) -> NDArray[np.int64]:
-        """Days since the first date, int64 (T,)."""
-        return np.array([(d - self.dates[0]).days for d in self.dates], np.int64)
-
-    def read(self, block: slice) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-        """Read the pixels of a block: uint16 (T, C, P) and bool (T, P)."""
-        values = np.stack([p[:, block] for p in self.pixels])
-        return values, np.stack([v[block] for v in self.valid])
-
-
-def _batches(index: PixelIndex, stack: _Stack, memory_mb: int) -> Iterator[tuple[int, int]]:
-    """Cut the parcels into runs whose pixels fit the memory, at least one parcel each."""
-    n_channels = stack.pixels[0].shape[0]
-    bytes_per_pixel = len(stack.ids) * (2 * n_channels + 1) * COPIES
-    limit = memory_mb * 1_000_000 // bytes_per_pixel
-    first = 0
-    while first < len(index.parcel_ids):
-        last = int(np.searchsorted(index.offsets, index.offsets[first] + limit, side="right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last
-
-
-def _labels(parcels: Path, settings: Settings) -> dict[str, dict[str, Code | None]]:
+def _labels(parcels: Sequence[Path], settings: Settings) -> dict[str, dict[str, Code | None]]:
     """Read the declared codes of every nomenclature: {nomenclature: {id: code or None}}."""
     names = list(settings.parcels.labels)
-    table = geopandas.read_parquet(parcels, columns=["parcel_id", *names, "geometry"])
+    table = pd.concat([pd.read_parquet(p, columns=["parcel_id", *names]) for p in parcels])
     return {name: dict(zip(table["parcel_id"], _plain(table[name]), strict=True)) for name in names}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +12,21 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from numpy.typing import NDArray
 
 from geo.grid import Grid
 from geo.overlaps import find_overlaps, first_alike
-from geo.parcels import (
-    buffered,
-    is_outside,
-    lon_lat_bounds,
-    mend,
-    reaches_beyond,
-    reproject,
-)
+from geo.parcels import buffered, lon_lat_bounds, mend
 from geo.pixel_index import index_pixels
 from geo.register import RegisterError
+from geo.tile_placement import Placement, in_one_system, place
 from pipeline.column_text import as_text
-from pipeline.grids import read_grid
 from pipeline.ledger import set_aside, status_of, write_ledger
 from pipeline.nomenclature import CropClass, write_classes
 from pipeline.parcel_classes import classify
 from pipeline.register_columns import PARCEL_COLUMNS, numbered, read_named
 from pipeline.settings import Parcels, Settings
-from pipeline.writing import replacing
+from pipeline.tiles import main_crs, read_grids
+from pipeline.writing import replacing_folder
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +43,20 @@ def clean(
 ) -> None:
     """Check and mend the parcels, and account for every one of them.
 
+    A parcel belongs to one tile: the first that holds it whole, or else that which holds most of
+    it; `parcels.partly_outside` says what becomes of the latter.
+
     Parameters
     ----------
     register
         Parcel register.
     grids
-        Grid of the tile.
+        Grids of the tiles, in the order in which overlapping ones are preferred.
     ledger
         Written: one row per row of the register, with its status and the reason for it.
     parcels
-        Written: parcels to use or predict, mended, in the coordinate system of the imagery.
+        Written: a folder with <tile>.parquet for every tile, the parcels to use or predict that it
+        holds, mended, in the coordinate system of its imagery.
     classes
         Written: classes of the nomenclature in order of the class index.
     settings
@@ -71,80 +70,123 @@ def clean(
     NomenclatureError
         If the classes cannot be trained on.
     """
-    options = settings.parcels
-    tile, grid = read_grid(grids)
-    table = read_named(register, options)
-    rows, polygons = _check_geometries(table, options, grid)
-    _place(rows, polygons, grid, tile, options)
-    _refuse_no_overlap(rows, table, register, grid)
-    _refuse_none_left(rows, register)
-    folds = settings.split.folds if settings.predict.weights is None else None
-    labels, chosen = classify(rows, table, options, folds)
-    rows["status"] = status_of(rows["reason"])
-    _compare(rows, polygons)
+    tiles = read_grids(grids)
+    located = locate(register, tiles, settings.parcels)
+    rows, placed = located.rows, located.placed
+    labels, chosen = account(located, register, tiles, settings)
+    _compare(rows, placed, tiles)
     write_ledger(ledger, rows)
-    with replacing(parcels) as temporary:
-        _accepted(rows, labels, polygons, grid).to_parquet(temporary)
+    _write_accepted(parcels, rows, labels, placed, tiles)
     write_classes(classes, chosen)
     _log(rows, chosen)
 
 
-def _check_geometries(
-    table: gpd.GeoDataFrame, options: Parcels, grid: Grid
-) -> tuple[pd.DataFrame, NDArray[Any]]:
-    """Mend the polygons, bring them to the grid's coordinate system, and check the ids.
+@dataclass(frozen=True)
+class Located:
+    """The register on the imagery.
+
+    Attributes
+    ----------
+    table
+        The register.
+    rows
+        Rows of the ledger, as far as geometry, ids and place tell.
+    placed
+        Where the parcels lie.
+    """
+
+    table: gpd.GeoDataFrame
+    rows: pd.DataFrame
+    placed: Placement
+
+
+def locate(register: Path, tiles: Mapping[str, Grid], options: Parcels) -> Located:
+    """Read the register, mend its polygons, and place them on the imagery; see `clean`."""
+    table = read_named(register, options)
+    placed = place(
+        mend(table.geometry.to_numpy()),
+        table.crs,
+        tiles,
+        buffer_m=options.buffer_m,
+        slack_pixels=_slack_pixels(options),
+    )
+    rows = _check(table, options, placed)
+    _count_pixels(rows, placed, tiles, options)
+    return Located(table, rows, placed)
+
+
+def account(
+    located: Located, register: Path, tiles: Mapping[str, Grid], settings: Settings
+) -> tuple[pd.DataFrame, list[CropClass]]:
+    """Choose the classes, and complete the rows; refuse a register without usable parcels.
 
     Returns
     -------
-    rows
-        One row per row of the register: row, parcel_id, reason, mended.
-    polygons
-        Usable polygons, None where there is none.
+    labels
+        Class codes of the parcels, a column a nomenclature.
+    chosen
+        Classes of the nomenclature to train on.
     """
-    mended = reproject(mend(table.geometry.to_numpy()), table.crs, grid)
+    table, rows = located.table, located.rows
+    _refuse_no_overlap(rows, table, register, tiles)
+    _refuse_none_left(rows, register)
+    folds = settings.split.folds if settings.predict.weights is None else None
+    labels, chosen = classify(rows, table, settings.parcels, folds)
+    rows["status"] = status_of(rows["reason"])
+    return labels, chosen
+
+
+def _slack_pixels(options: Parcels) -> float:
+    """Give the share of a pixel by which a parcel may reach over the edge and miss no pixel.
+
+    Where pixels are chosen by their centre it is half of one, and likewise for the fraction that a
+    parcel must cover; drawing and reprojecting are no more exact than a thousandth.
+    """
+    slack = 0.0 if options.all_touched else options.min_covered_fraction or 0.5
+    return max(slack, 0.001)
+
+
+def _check(table: gpd.GeoDataFrame, options: Parcels, placed: Placement) -> pd.DataFrame:
+    """Say what is wrong with geometries and ids: row, parcel_id, reason, mended, tile."""
     rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(table[options.id])})
-    rows["reason"], rows["mended"] = mended.reasons, mended.mended
+    rows["reason"], rows["mended"], rows["tile"] = placed.reasons, placed.mended, placed.tiles
     if options.duplicate_ids == "number":
         rows["parcel_id"] = numbered(rows["parcel_id"], (rows["reason"] == "").to_numpy())
     set_aside(rows, rows["parcel_id"] == "", "missing_id")
     set_aside(rows, rows["parcel_id"].where(rows["reason"] == "").duplicated(), "duplicate_id")
-    return rows, mended.polygons
+    return rows
 
 
-def _place(
-    rows: pd.DataFrame, polygons: NDArray[Any], grid: Grid, tile: str, options: Parcels
+def _count_pixels(
+    rows: pd.DataFrame, placed: Placement, tiles: Mapping[str, Grid], options: Parcels
 ) -> None:
-    """Count the pixels of every parcel on the grid, and reject those outside or too small."""
-    usable = ~shapely.is_missing(polygons)
-    outside = is_outside(polygons, grid)
-    wanted = buffered(polygons, options.buffer_m)
-    wanted[outside] = None
-    # Where pixels are chosen by their centre, a parcel that reaches less than half a pixel over
-    # the edge misses none, and likewise for the fraction that it must cover; drawing and
-    # reprojecting are no more exact than a thousandth of one.
-    slack = 0.001 if options.all_touched else options.min_covered_fraction or 0.5
-    beyond = reaches_beyond(wanted, grid, pixels=max(slack, 0.001))
-    index = index_pixels(
-        wanted,
-        rows["parcel_id"].tolist(),
-        grid,
-        tile,
-        all_touched=options.all_touched,
-        min_covered_fraction=options.min_covered_fraction,
-    )
-    rows["tile"] = np.where(usable & ~outside, tile, "")
-    rows["n_pixels"] = pd.Series(index.sizes).astype("Int64").where(usable)
-    set_aside(rows, outside, "outside_imagery")
+    """Count the pixels of every parcel on its tile, and reject those outside or too small."""
+    sizes = np.zeros(len(rows), np.int64)
+    for tile, grid in tiles.items():
+        here = np.flatnonzero(placed.tiles == tile)
+        index = index_pixels(
+            buffered(placed.polygons[here], options.buffer_m),
+            rows["parcel_id"].iloc[here].tolist(),
+            grid,
+            tile,
+            all_touched=options.all_touched,
+            min_covered_fraction=options.min_covered_fraction,
+        )
+        sizes[here] = index.sizes
+    rows["n_pixels"] = pd.Series(sizes).astype("Int64").where(placed.reasons == "")
+    set_aside(rows, placed.tiles == "", "outside_imagery")
     if options.partly_outside == "reject":
-        set_aside(rows, beyond, "partly_outside")
-    set_aside(rows, shapely.area(polygons) < options.min_area_m2, "too_small")
-    set_aside(rows, index.sizes < options.min_pixels, "too_few_pixels")
+        set_aside(rows, placed.partial, "partly_outside")
+    set_aside(rows, shapely.area(placed.polygons) < options.min_area_m2, "too_small")
+    set_aside(rows, sizes < options.min_pixels, "too_few_pixels")
 
 
-def _compare(rows: pd.DataFrame, polygons: NDArray[Any]) -> None:
+def _compare(rows: pd.DataFrame, placed: Placement, tiles: Mapping[str, Grid]) -> None:
     """Say which accepted parcels overlap, and which are drawn twice; all of them stay accepted."""
     accepted = (rows["status"] != "rejected").to_numpy()
-    ours = polygons.copy()
+    own = placed.tiles[accepted]
+    crs = main_crs((grid.crs, int((own == tile).sum())) for tile, grid in tiles.items())
+    ours = in_one_system(placed, tiles, crs)
     ours[~accepted] = None
     overlaps = find_overlaps(ours, LEAST_OVERLAP_M2)
     rows["overlap_m2"] = np.where(accepted, overlaps.per_parcel(len(rows)).round(), np.nan)
@@ -163,27 +205,34 @@ def _compare(rows: pd.DataFrame, polygons: NDArray[Any]) -> None:
         logger.warning("%d parcels have the very outline of an earlier one", again.sum())
 
 
-def _accepted(
-    rows: pd.DataFrame, labels: pd.DataFrame, polygons: NDArray[Any], grid: Grid
-) -> gpd.GeoDataFrame:
-    """Join the parcels that are used or predicted with their declared codes and polygons."""
-    accepted = rows["status"] != "rejected"
-    return gpd.GeoDataFrame(
-        rows.loc[accepted, list(PARCEL_COLUMNS[:-1])].join(labels),
-        geometry=polygons[accepted],
-        crs=grid.crs,
-    ).reset_index(drop=True)
+def _write_accepted(
+    folder: Path,
+    rows: pd.DataFrame,
+    labels: pd.DataFrame,
+    placed: Placement,
+    tiles: Mapping[str, Grid],
+) -> None:
+    """Write the parcels that are used or predicted, with their declared codes: a file a tile."""
+    with replacing_folder(folder) as temporary:
+        for tile, grid in tiles.items():
+            here = (rows["status"] != "rejected") & (rows["tile"] == tile)
+            gpd.GeoDataFrame(
+                rows.loc[here, list(PARCEL_COLUMNS[:-1])].join(labels),
+                geometry=placed.polygons[here],
+                crs=grid.crs,
+            ).reset_index(drop=True).to_parquet(temporary / f"{tile}.parquet")
 
 
 def _refuse_no_overlap(
-    rows: pd.DataFrame, table: gpd.GeoDataFrame, register: Path, grid: Grid
+    rows: pd.DataFrame, table: gpd.GeoDataFrame, register: Path, tiles: Mapping[str, Grid]
 ) -> None:
-    """Raise if there are polygons and none of them shares area with the grid."""
+    """Raise if there are polygons and none of them shares area with a tile."""
     usable = rows["n_pixels"].notna()
     if (rows["tile"] != "").any() or not usable.any():
         return
     parcels = lon_lat_bounds(tuple(table.geometry[usable].total_bounds), table.crs)
-    imagery = lon_lat_bounds(grid.bounds, grid.crs)
+    outlines = np.array([lon_lat_bounds(grid.bounds, grid.crs) for grid in tiles.values()])
+    imagery = (*outlines[:, :2].min(axis=0).tolist(), *outlines[:, 2:].max(axis=0).tolist())
     raise RegisterError(
         f"No parcel of {register} lies on the imagery. In degrees (west, south, east, north) the "
         f"parcels reach over {parcels} and the imagery over {imagery}. Check "

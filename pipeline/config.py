@@ -26,8 +26,7 @@ _MASKS = tuple(
 USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "parcels.layer", *_MASKS),
-    # The path and the tile fix the grid.
-    "clean": ("parcels", "split.folds", "predict.weights", "imagery.path", "imagery.tile"),
+    "clean": ("parcels", "split.folds", "predict.weights"),
     "rasterise": ("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
     "extract": (
         *(f"imagery.{key}" for key in ("format", "bands", "resampling")),
@@ -61,17 +60,45 @@ def load(values: Mapping[str, Any]) -> Settings:
         raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
-def read(path: Path) -> Settings:
-    """Read the resolved settings of a run.
+def read(*paths: Path) -> Settings:
+    """Read settings, the resolved ones of a run or a user's own; what is not set has its default.
+
+    Of several files each is laid over those before it, as Snakemake does.
 
     Raises
     ------
     SettingsError
-        If the file is missing or its settings cannot be used.
+        If a file is missing or no YAML, or its settings cannot be used.
     """
-    if not path.is_file():
-        raise SettingsError(f"There is no settings file {path}. `snakemake -n` writes it.")
-    return load(yaml.safe_load(path.read_text()) or {})
+    values: dict[str, Any] = {}
+    for path in paths:
+        if not path.is_file():
+            raise SettingsError(
+                f"There is no settings file {path}. Give your own, or that of a run, "
+                "results/<run>/config.yaml, which `snakemake -n` writes."
+            )
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is no YAML: {error}") from None
+        if not isinstance(found, dict):
+            raise SettingsError(
+                f"{path} holds no settings but {str(found)[:50]!r}: write them as `section:`, and "
+                "below it `  key: value`, as in configs/default.yaml."
+            )
+        values = _laid_over(values, found)
+    return load(values)
+
+
+def _laid_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over others, section by section."""
+    merged = dict(values)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            value = _laid_over(below, value)
+        merged[key] = value
+    return merged
 
 
 def for_stage(settings: Settings, stage: str) -> dict[str, Any]:

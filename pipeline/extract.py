@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from geo.acquisitions import AcquisitionError
+from geo.acquisitions import Acquisition, AcquisitionError
 from geo.finding import find_acquisitions
 from geo.gather import gather, gather_clear
 from geo.pixel_index import PixelIndex
@@ -29,6 +30,8 @@ def extract(
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
+    Without parcels on its tile nothing is read, and the arrays written are empty.
+
     Parameters
     ----------
     product
@@ -36,7 +39,7 @@ def extract(
     acquisition
         Its id in acquisitions.csv.
     pixel_index
-        Pixels of the parcels, P in all.
+        Pixels of the parcels on its tile, P in all.
     pixels
         Written: uint16 (C, P), reflectance x 10,000.
     valid
@@ -46,23 +49,29 @@ def extract(
     threads
         Blocks read at the same time.
     """
-    imagery = settings.imagery
-    found = find_acquisitions(
-        product,
-        imagery.format,
-        bands=imagery.bands,
-        file_bands=imagery.file_bands,
-        reflectance_scale=imagery.reflectance_scale,
-        signed_by=imagery.sign,
-    )
-    source = next((a for a in found if a.id == acquisition), None)
-    if source is None:
-        raise AcquisitionError(
-            f"{product} no longer holds acquisition {acquisition}, but "
-            f"{', '.join(a.id for a in found[:5])}. Run index again: snakemake -R index."
-        )
     index = PixelIndex.load(pixel_index)
-    if not source.grid.matches(index.grid):
+    if len(index.parcel_ids) == 0:
+        logger.info("%s is not read: no parcel lies on tile %s", acquisition, index.tile)
+        values = np.zeros((len(settings.imagery.bands), 0), np.uint16)
+        clear = np.zeros(0, bool)
+    else:
+        values, clear = _read(product, acquisition, index, settings, threads)
+        share = 100 * clear.mean() if len(clear) else 0.0
+        text = "%s: %d pixels of %d parcels, %.0f %% clear"
+        logger.info(text, acquisition, len(clear), len(index.parcel_ids), share)
+    with replacing(pixels) as temporary:
+        np.save(temporary, values)
+    with replacing(valid) as temporary:
+        np.save(temporary, clear)
+
+
+def _read(
+    product: Path, acquisition: str, index: PixelIndex, settings: Settings, threads: int
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """Read reflectance and clearness of an acquisition at the pixels of the index."""
+    imagery = settings.imagery
+    source = _find(product, acquisition, settings)
+    if not source.grid.is_aligned(index.grid):
         raise AcquisitionError(
             f"{acquisition} lies on another grid than the one that the parcels were indexed on: "
             f"{source.grid} instead of {index.grid}. Index them again: snakemake -R clean."
@@ -77,15 +86,26 @@ def extract(
         clear &= gather_clear(source, index, rules, threads=threads)
     except AcquisitionError as error:
         raise AcquisitionError(f"{acquisition}: {error}") from error
-    with replacing(pixels) as temporary:
-        np.save(temporary, values)
-    with replacing(valid) as temporary:
-        np.save(temporary, clear)
-    share = clear.mean() if len(clear) else 0.0
-    logger.info(
-        "%s: %d pixels of %d parcels, %.0f %% clear",
-        acquisition,
-        len(clear),
-        len(index.parcel_ids),
-        100 * share,
+    return values, clear
+
+
+def _find(product: Path, acquisition: str, settings: Settings) -> Acquisition:
+    """Find an acquisition of the index in its product again."""
+    imagery = settings.imagery
+    found = find_acquisitions(
+        product,
+        imagery.format,
+        bands=imagery.bands,
+        file_bands=imagery.file_bands,
+        reflectance_scale=imagery.reflectance_scale,
+        signed_by=imagery.sign,
+    )
+    # Acquisitions that share an id, halves of a tile, are numbered where they are seen together.
+    for name in (acquisition, acquisition.rpartition("_")[0]):
+        for item in found:
+            if item.id == name:
+                return item
+    raise AcquisitionError(
+        f"{product} no longer holds acquisition {acquisition}, but "
+        f"{', '.join(a.id for a in found[:5])}. Run index again: snakemake -R index."
     )

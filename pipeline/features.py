@@ -11,43 +11,60 @@ import shapely
 
 from geo.pixel_index import PixelIndex
 from geo.shape_features import shape_features
+from pipeline.tiles import main_crs
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def features(parcels: Path, pixel_index: Path, features: Path, positions: Path) -> None:
+def features(parcels: Path, pixel_index: list[Path], features: Path, positions: Path) -> None:
     """Compute the geometric features of the parcels.
 
     Parameters
     ----------
     parcels
-        Accepted parcels.
+        Folder of the accepted parcels of every tile.
     pixel_index
-        Their pixels.
+        Their pixels, a file a tile.
     features
         Written: {id: [perimeter in m, pixels, cover ratio, perimeter over surface in 1/m]}.
     positions
-        Written: {id: [x, y]} of a point within the parcel, in metres of the imagery's coordinate
-        system, for spatial splits and maps.
+        Written: {id: [x, y]} of a point within the parcel, in metres of one coordinate system, for
+        spatial splits and maps: that of the imagery with most parcels.
 
     Raises
     ------
     ValueError
         If parcels and pixel index do not belong together.
     """
-    table = gpd.read_parquet(parcels, columns=["parcel_id", "geometry"])
-    index = PixelIndex.load(pixel_index)
-    ids = table["parcel_id"].tolist()
-    if ids != index.parcel_ids or (index.sizes == 0).any():
-        raise ValueError(
-            f"{pixel_index} was not made from {parcels}: it has {len(index.parcel_ids)} parcels "
-            f"({(index.sizes > 0).sum()} with pixels), expected the {len(ids)} parcels there. "
-            "Run rasterise again: snakemake -R rasterise."
-        )
-    polygons = table.geometry.to_numpy()
-    write_json(features, dict(zip(ids, shape_features(polygons, index).tolist(), strict=True)))
-    # A centimetre is enough for a point that stands for a parcel.
-    points = np.round(shapely.get_coordinates(shapely.point_on_surface(polygons)), 2)
-    write_json(positions, dict(zip(ids, points.tolist(), strict=True)))
-    logger.info("%d parcels", len(ids))
+    values: dict[str, list[float]] = {}
+    points: list[tuple[str, gpd.GeoSeries]] = []
+    for path in pixel_index:
+        index = PixelIndex.load(path)
+        source = parcels / f"{index.tile}.parquet"
+        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
+        ids = table["parcel_id"].tolist()
+        if ids != index.parcel_ids or (index.sizes == 0).any():
+            raise ValueError(
+                f"{path} was not made from {source}: it has {len(index.parcel_ids)} parcels "
+                f"({(index.sizes > 0).sum()} with pixels), expected the {len(ids)} parcels there. "
+                "Run rasterise again: snakemake -R rasterise."
+            )
+        polygons = table.geometry.to_numpy()
+        values |= dict(zip(ids, shape_features(polygons, index).tolist(), strict=True))
+        inside = gpd.GeoSeries(shapely.point_on_surface(polygons), index=ids, crs=index.grid.crs)
+        points.append((index.grid.crs, inside))
+    write_json(features, values)
+    write_json(positions, _in_one_system(points))
+    logger.info("%d parcels", len(values))
+
+
+def _in_one_system(points: list[tuple[str, gpd.GeoSeries]]) -> dict[str, list[float]]:
+    """Bring the points of all tiles to the coordinate system of most parcels: {id: [x, y]}."""
+    crs = main_crs((own, len(tile)) for own, tile in points)
+    positions: dict[str, list[float]] = {}
+    for _, tile in points:
+        # A centimetre is enough for a point that stands for a parcel.
+        xy = np.round(shapely.get_coordinates(tile.to_crs(crs).to_numpy()), 2)
+        positions |= dict(zip(tile.index, xy.tolist(), strict=True))
+    return positions

@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
-import numpy as np
-
 from geo.acquisitions import Acquisition, AcquisitionError, first_five
-from geo.cloud_fraction import cloud_fraction
+from geo.cloud_fraction import cloud_fraction, stated_cloud_fraction
 from geo.clouds import CloudRules
 from geo.finding import find_acquisitions
 from geo.grid import Grid
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.cloud_masks import check_masks, cloud_rules, with_own_masks
 from pipeline.radiometry import check_radiometry
+from pipeline.same_day import in_order_of_use, mark_merged, same_day_reasons
 from pipeline.settings import Settings
+from pipeline.tiles import most_seen_first
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided on the imagery of a run.
+
+    Attributes
+    ----------
+    found
+        Every acquisition that was found.
+    rows
+        Their rows of acquisitions.csv.
+    grids
+        Grid of every tile that is used, the most often seen first.
+    """
+
+    found: list[Acquisition]
+    rows: list[AcquisitionRow]
+    grids: dict[str, Grid]
 
 
 def index(
@@ -33,7 +53,7 @@ def index(
     register: Path | None = None,
     threads: int = 1,
 ) -> None:
-    """List the acquisitions of the imagery, say which are used, and give the grid of their tile.
+    """List the acquisitions of the imagery, say which are used, and give the grids of their tiles.
 
     Parameters
     ----------
@@ -42,7 +62,7 @@ def index(
     acquisitions
         Written: one row for every acquisition found.
     grids
-        Written: {tile: pixel grid of the finest band}.
+        Written: {tile: pixel grid of the finest bands}, the most often seen tile first.
     settings
         imagery, parcels.layer, and clouds but for fill.
     items
@@ -52,6 +72,32 @@ def index(
         Parcels whose bounds a STAC API is searched for where imagery.bbox is not set.
     threads
         Acquisitions looked at at the same time.
+    """
+    decision = decide(imagery, settings, items, register, threads)
+    write_acquisitions(acquisitions, decision.rows)
+    write_json(grids, {tile: asdict(grid) for tile, grid in decision.grids.items()})
+    _log_counts(decision.rows)
+    _warn_of_unmasked(decision.rows, settings)
+
+
+def decide(
+    imagery: str | Path,
+    settings: Settings,
+    items: Path | None = None,
+    register: Path | None = None,
+    threads: int = 1,
+    *,
+    read_pixels: bool = True,
+) -> Decision:
+    """Find the acquisitions, and decide which are used; see `index`.
+
+    Parameters
+    ----------
+    imagery, settings, items, register, threads
+        As in `index`.
+    read_pixels
+        False: only what metadata and file headers tell. Acquisitions whose clouds only their
+        masks tell are used, whatever these say, and the radiometry is not checked.
     """
     if items is not None:
         from pipeline.stac_items import fetch_items  # local imagery does without HTTP
@@ -66,98 +112,88 @@ def index(
         signed_by=settings.imagery.sign,
     )
     found = with_own_masks(found, settings)
-    tile = choose_tile(found, settings.imagery.tile)
-    grid = most_common_grid([item for item in found if item.tile == tile])
-    reasons = reasons_not_to_use(found, tile, grid, settings)
+    tiles = choose_tiles(found, settings.imagery.tile)
+    tile_grids = {tile: tile_grid([item for item in found if item.tile == tile]) for tile in tiles}
+    reasons = reasons_not_to_use(found, tile_grids, settings)
     rules = cloud_rules(settings.clouds)
-    clouds = {item.id: cloud_fraction(item, rules) for item in found if item.id not in reasons}
+    clouds = {
+        item.id: cloud_fraction(item, rules) if read_pixels else stated_cloud_fraction(item, rules)
+        for item in found
+        if item.id not in reasons
+    }
     limit = settings.imagery.max_cloud_fraction
     reasons |= {id_: "too_cloudy" for id_, cloudy in clouds.items() if (cloudy or 0) > limit}
     _check_any_left(found, reasons)
     used = [item for item in found if item.id not in reasons]
     check_masks(used, rules)
-    is_checked = settings.imagery.radiometry == "check"
+    is_checked = read_pixels and settings.imagery.radiometry == "check"
     radiometry = check_radiometry(used, threads) if is_checked else {}
-
-    rows = [_row(item, clouds, reasons, rules) for item in found]
+    rows = [_row(item, clouds, reasons, rules) for item in in_order_of_use(found)]
     rows = [row._replace(radiometry=radiometry.get(row.acquisition, "")) for row in rows]
-    write_acquisitions(acquisitions, rows)
-    write_json(grids, {tile: asdict(grid)})
-    _log_counts(found, reasons)
-    _warn_of_unmasked(used, rules)
+    seen = most_seen_first({(row.tile, row.date) for row in rows if row.used})
+    return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in seen})
 
 
-def choose_tile(found: Sequence[Acquisition], wanted: str | None) -> str:
-    """Give the one tile of a run.
+def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | None) -> list[str]:
+    """Give the tiles of a run: those that are wanted, or all there are.
 
     Raises
     ------
     AcquisitionError
-        If the wanted tile is not there, or there are several and none is wanted.
+        If a wanted tile is not there.
     """
     counts = Counter(item.tile for item in found)
-    listing = first_five([f"{tile} ({count})" for tile, count in sorted(counts.items())])
-    if wanted is not None:
-        tile = wanted if wanted in counts else wanted.upper().removeprefix("T")
-        if tile not in counts:
-            raise AcquisitionError(f"There is no tile {wanted} in the imagery. It has: {listing}.")
-        return tile
-    if len(counts) > 1:
+    if wanted is None:
+        return sorted(counts)
+    names = [wanted] if isinstance(wanted, str) else wanted
+    tiles = {name: name if name in counts else name.upper().removeprefix("T") for name in names}
+    unknown = [name for name, tile in tiles.items() if tile not in counts]
+    if unknown:
+        listing = first_five([f"{tile} ({count})" for tile, count in sorted(counts.items())])
         raise AcquisitionError(
-            f"The imagery has {len(counts)} tiles, and a run reads one: {listing}. "
-            "Name it as imagery.tile."
+            f"imagery.tile asks for {first_five(unknown)}, which the imagery does not have. "
+            f"It has: {listing}."
         )
-    return next(iter(counts))
+    return sorted(set(tiles.values()))
 
 
-def most_common_grid(found: Sequence[Acquisition]) -> Grid:
-    """Give the grid that most acquisitions have; among equals the earliest one's."""
-    grids: list[Grid] = []
-    counts: list[int] = []
+def tile_grid(found: Sequence[Acquisition]) -> Grid:
+    """Give the grid of a tile: of the pixels that most of its acquisitions have, the whole extent.
+
+    Among equals the earliest acquisition's pixels are taken.
+    """
+    groups: list[list[Grid]] = []
     for item in found:
-        at = next((i for i, grid in enumerate(grids) if grid.matches(item.grid)), len(grids))
-        if at == len(grids):
-            grids.append(item.grid)
-            counts.append(0)
-        counts[at] += 1
-    return grids[int(np.argmax(counts))]
+        group = next((g for g in groups if g[0].is_aligned(item.grid)), None)
+        if group is None:
+            groups.append([item.grid])
+        else:
+            group.append(item.grid)
+    first, *others = max(groups, key=len)
+    return first.union(others)
 
 
 def reasons_not_to_use(
-    found: Sequence[Acquisition], tile: str, grid: Grid, settings: Settings
+    found: Sequence[Acquisition], grids: Mapping[str, Grid], settings: Settings
 ) -> dict[str, str]:
     """Give, by id, why acquisitions are not used; clouds, which cost reading, are left aside."""
     start, end = settings.imagery.start, settings.imagery.end
     reasons: dict[str, str] = {}
-    by_day: dict[object, list[Acquisition]] = {}
+    by_day: dict[tuple[str, date], list[Acquisition]] = {}
     for item in found:
-        if item.tile != tile:
+        if item.tile not in grids:
             reasons[item.id] = "other_tile"
         elif start is not None and item.date < start:
             reasons[item.id] = "before_start"
         elif end is not None and item.date > end:
             reasons[item.id] = "after_end"
-        elif not grid.matches(item.grid):
+        elif not grids[item.tile].is_aligned(item.grid):
             reasons[item.id] = "other_grid"
         else:
-            by_day.setdefault(item.date, []).append(item)
+            by_day.setdefault((item.tile, item.date), []).append(item)
     for same_day in by_day.values():
-        # Clouds do not take part: which of two acquisitions stays must not depend on settings.
-        kept = max(same_day, key=lambda item: item.preference)
-        for item in same_day:
-            if item is not kept:
-                reasons[item.id] = "superseded" if _is_reprocessing(item, kept) else "same_day"
+        reasons |= same_day_reasons(same_day)
     return reasons
-
-
-def _is_reprocessing(item: Acquisition, kept: Acquisition) -> bool:
-    """Tell whether two acquisitions of one day are the same, processed twice.
-
-    The two halves of a tile that a change of data strip cuts apart share their time, too, but not
-    their share of sensed pixels.
-    """
-    is_same_time = item.sensed is not None and item.sensed == kept.sensed
-    return is_same_time and item.preference[0] == kept.preference[0]
 
 
 def _check_any_left(found: Sequence[Acquisition], reasons: dict[str, str]) -> None:
@@ -210,17 +246,17 @@ def _offset_text(item: Acquisition) -> str:
     return " ".join(f"{name}={offset}" for name, offset in offsets.items())
 
 
-def _log_counts(found: Sequence[Acquisition], reasons: dict[str, str]) -> None:
+def _log_counts(rows: Sequence[AcquisitionRow]) -> None:
     """Log how many acquisitions were found, used and set aside."""
-    logger.info("%d acquisitions found, %d used.", len(found), len(found) - len(reasons))
-    for reason, count in Counter(reasons.values()).most_common():
+    logger.info("%d acquisitions found, %d used.", len(rows), sum(row.used for row in rows))
+    for reason, count in Counter(row.reason for row in rows if not row.used).most_common():
         logger.info("%d not used: %s.", count, reason)
 
 
-def _warn_of_unmasked(used: Sequence[Acquisition], rules: CloudRules) -> None:
+def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: Settings) -> None:
     """Log how many acquisitions have no mask, unless none is wanted."""
-    unmasked = [item.id for item in used if not rules.choose(item)]
-    if unmasked and rules.masks:
+    unmasked = [row.acquisition for row in rows if row.used and not row.masks]
+    if unmasked and settings.clouds.mask != "none":
         logger.warning(
             "%d acquisitions have no cloud mask, so that their clouds count as observed: %s.",
             len(unmasked),

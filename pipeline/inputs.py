@@ -19,7 +19,7 @@ def check_inputs(settings: Settings) -> None:
     if settings.dataset.path is not None:
         inputs["dataset.path"] = settings.dataset.path, "a Pixel-Set dataset: a folder with DATA"
     elif settings.simulate is None:
-        imagery = "a folder of SAFE products or GeoTIFFs, a stack, or STAC (file or address)"
+        imagery = "a folder of products, GeoTIFFs or stacks, or STAC (file or address)"
         if settings.imagery.path is None and settings.parcels.path is None:
             imagery += "; or set dataset.path, to start from a Pixel-Set dataset"
         inputs["imagery.path"] = settings.imagery.path, imagery

@@ -11,7 +11,7 @@ class DatasetPaths:
     """The Pixel-Set dataset, in the layout that the reference's `PixelSetData` reads.
 
     What the reference does not know lies in files of its own beside it: VALID, classes.json,
-    n_dates.json, dataset.json, positions.json and parcel_dates.json.
+    n_dates.json, dataset.json, positions.json, parcel_dates.json and observations.parquet.
     """
 
     root: Path
@@ -58,7 +58,10 @@ class DatasetPaths:
 
     @property
     def description(self) -> Path:
-        """Bands, nomenclature, tile, cloud treatment, and whether the imagery is simulated."""
+        """Bands, nomenclature, tiles, cloud treatment, and whether the imagery is simulated.
+
+        `crs` is the coordinate system of positions and map: of the tiles', that of most parcels.
+        """
         return self.root / "META" / "dataset.json"
 
     @property
@@ -68,8 +71,17 @@ class DatasetPaths:
 
     @property
     def positions(self) -> Path:
-        """{id: [x, y]}: a point on every parcel, in metres, for spatial splits and maps."""
+        """{id: [x, y]}: a point on every parcel, in metres of one coordinate system for all."""
         return self.root / "META" / "positions.json"
+
+    @property
+    def observations(self) -> Path:
+        """Parquet table with a row for every parcel and date of its tile.
+
+        `clear_fraction` is the share of the parcel's pixels that were clear; `kept` is False where
+        the date was dropped for it.
+        """
+        return self.root / "observations.parquet"
 
     @property
     def assembled(self) -> list[Path]:
@@ -100,7 +112,7 @@ class RunPaths:
 
     @property
     def grids(self) -> Path:
-        """{tile: pixel grid of its 10 m bands}."""
+        """{tile: pixel grid of its 10 m bands}, the most often seen tile first."""
         return self.root / "grids.json"
 
     @property
@@ -115,8 +127,8 @@ class RunPaths:
 
     @property
     def parcels(self) -> Path:
-        """Accepted parcels with mended geometry, in the coordinate system of the imagery."""
-        return self.root / "parcels" / "accepted.parquet"
+        """Folder of <tile>.parquet: accepted parcels with mended geometry, in the tile's system."""
+        return self.root / "parcels" / "accepted"
 
     @property
     def classes(self) -> Path:
@@ -128,15 +140,13 @@ class RunPaths:
         """What says which acquisitions and parcels there are."""
         return [self.acquisitions, self.grids, self.ledger, self.parcels, self.classes]
 
-    @property
-    def pixel_index(self) -> Path:
-        """Rows and columns of every parcel's pixels."""
-        return self.root / "parcels" / "pixel_index.npz"
+    def pixel_index(self, tile: str) -> Path:
+        """Rows and columns of the pixels of a tile's parcels."""
+        return self.root / "parcels" / "pixel_index" / f"{tile}.npz"
 
-    @property
-    def label_image(self) -> Path:
-        """GeoTIFF of parcels, to look at."""
-        return self.root / "parcels" / "label_image.tif"
+    def label_image(self, tile: str) -> Path:
+        """GeoTIFF of a tile's parcels, to look at."""
+        return self.root / "parcels" / "label_image" / f"{tile}.tif"
 
     @property
     def extractions(self) -> Path:
@@ -144,11 +154,11 @@ class RunPaths:
         return self.root / "extracted"
 
     def extracted(self, acquisition: str) -> Path:
-        """Pixels of one acquisition: uint16 (C, pixels of all parcels)."""
+        """Pixels of one acquisition: uint16 (C, pixels of all parcels of its tile)."""
         return self.extractions / f"{acquisition}.npy"
 
     def extracted_valid(self, acquisition: str) -> Path:
-        """Which of these pixels were observed clearly: bool (pixels of all parcels,)."""
+        """Which of these pixels were observed clearly: bool (pixels of all these parcels,)."""
         return self.extractions / f"{acquisition}.valid.npy"
 
     @property
@@ -215,6 +225,11 @@ class RunPaths:
     def report(self) -> Path:
         """One self-contained page."""
         return self.root / "report" / "report.html"
+
+    @property
+    def inspection(self) -> Path:
+        """Folder of what `inspect` shows: no artefact, no rule reads or writes it."""
+        return self.root / "inspect"
 
     def log(self, job: str) -> Path:
         """Log of a rule, or of one job of it."""

@@ -1,4 +1,4 @@
-"""Stage rasterise: the pixels of every parcel on the tile's grid."""
+"""Stage rasterise: the pixels of the parcels of one tile on its grid."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rasterio.windows import Window
 
 from geo.parcels import buffered
 from geo.pixel_index import PixelIndex, index_pixels
-from pipeline.grids import read_grid
 from pipeline.settings import Settings
+from pipeline.tiles import read_grids
 from pipeline.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -23,16 +23,23 @@ BLOCK = 256
 
 
 def rasterise(
-    parcels: Path, grids: Path, pixel_index: Path, label_image: Path, settings: Settings
+    parcels: Path,
+    grids: Path,
+    tile: str,
+    pixel_index: Path,
+    label_image: Path,
+    settings: Settings,
 ) -> None:
-    """Index the pixels of the parcels on the tile's grid.
+    """Index the pixels of a tile's parcels on its grid.
 
     Parameters
     ----------
     parcels
-        Accepted parcels.
+        Folder of the accepted parcels of every tile.
     grids
-        Grid of the tile.
+        Grids of the tiles.
+    tile
+        The tile.
     pixel_index
         Written: rows and columns of every parcel's pixels.
     label_image
@@ -41,8 +48,8 @@ def rasterise(
     settings
         parcels.all_touched, min_covered_fraction and buffer_m.
     """
-    tile, grid = read_grid(grids)
-    table = gpd.read_parquet(parcels, columns=["parcel_id", "geometry"])
+    grid = read_grids(grids)[tile]
+    table = gpd.read_parquet(parcels / f"{tile}.parquet", columns=["parcel_id", "geometry"])
     index = index_pixels(
         buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
         table["parcel_id"].tolist(),

@@ -49,7 +49,7 @@ class Imagery(Section):
     bands: Annotated[list[Band], Field(min_length=1)] = [
         *("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
     ]
-    tile: str | None = None
+    tile: str | Annotated[list[str], Field(min_length=1)] | None = None
     start: date | None = None
     end: date | None = None
     max_cloud_fraction: Annotated[float, Field(ge=0, le=1)] = 0.8
@@ -94,6 +94,8 @@ class Clouds(Section):
     files: Path | None = None
     dilation_m: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     fill: Literal["linear", "none"] = "linear"
+    min_clear_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    drop: Literal["run", "parcel"] = "run"
 
     @model_validator(mode="after")
     def _check(self) -> Clouds:

@@ -28,7 +28,7 @@ def fetch_items(
     """
     wanted = settings.imagery
     bbox = wanted.bbox
-    if bbox is None and register is not None:
+    if bbox is None and register is not None and is_address(imagery):  # which may be an API
         bbox = list(read_bounds(register, settings.parcels.layer))
     source = imagery if is_address(imagery) else Path(imagery)
     save_items(source, items, Search(wanted.collections, bbox, wanted.start, wanted.end))

@@ -5,6 +5,8 @@ from pipeline.inputs import watched
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
+# Their tiles.
+tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
 
 if settings.simulate:
 
@@ -69,17 +71,18 @@ rule clean:
     message:
         "Check and mend the parcels of {input.register}; account for every one."
     input:
-        # Ancient, as every new acquisition rewrites it; extract refuses parcels of another grid.
+        # Ancient, as every new acquisition rewrites it: what it says counts, see params.
         grids=ancient(paths.grids),
         register=settings.parcels.path,
         tables=list(settings.parcels.tables.values()),
     output:
         ledger=paths.ledger,
-        parcels=paths.parcels,
+        parcels=directory(paths.parcels),
         classes=paths.classes,
     params:
         config=paths.config,
         settings=for_stage(settings, "clean"),
+        grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
     log:
@@ -96,28 +99,28 @@ rule clean:
 
 rule rasterise:
     message:
-        "Index the pixels of the accepted parcels."
+        "Index the pixels of the accepted parcels of tile {wildcards.tile}."
     input:
         parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
     output:
-        pixel_index=paths.pixel_index,
-        label_image=paths.label_image,
+        pixel_index=paths.pixel_index("{tile}"),
+        label_image=paths.label_image("{tile}"),
     params:
         config=paths.config,
         settings=for_stage(settings, "rasterise"),
     resources:
         mem_mb=4000,
     log:
-        paths.log("rasterise"),
+        paths.log("rasterise/{tile}"),
     benchmark:
-        paths.benchmark("rasterise")
+        paths.benchmark("rasterise/{tile}")
     conda:
         "../environment.yml"
     shell:
         "python -m pipeline rasterise --config {params.config} --parcels {input.parcels}"
-        " --grids {input.grids} --pixel-index {output.pixel_index}"
-        " --label-image {output.label_image} --log {log}"
+        " --grids {input.grids} --tile {wildcards.tile:q} --pixel-index {output.pixel_index:q}"
+        " --label-image {output.label_image:q} --log {log}"
 
 
 rule extract:
@@ -126,7 +129,7 @@ rule extract:
     input:
         product=lambda wildcards: used(wildcards)[wildcards.acquisition].product,
         mask=lambda wildcards: used(wildcards)[wildcards.acquisition].mask_file or [],
-        pixel_index=rules.rasterise.output.pixel_index,
+        pixel_index=lambda wildcards: paths.pixel_index(used(wildcards)[wildcards.acquisition].tile),
     output:
         pixels=paths.extracted("{acquisition}"),
         valid=paths.extracted_valid("{acquisition}"),
@@ -143,7 +146,7 @@ rule extract:
         "../environment.yml"
     shell:
         "python -m pipeline extract --config {params.config} --product {input.product:q}"
-        " --acquisition {wildcards.acquisition} --pixel-index {input.pixel_index}"
+        " --acquisition {wildcards.acquisition} --pixel-index {input.pixel_index:q}"
         " --pixels {output.pixels} --valid {output.valid} --threads {threads} --log {log}"
 
 
@@ -154,13 +157,14 @@ rule assemble:
         pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
         acquisitions=ancient(paths.acquisitions),
-        pixel_index=rules.rasterise.output.pixel_index,
+        pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         parcels=rules.clean.output.parcels,
         classes=rules.clean.output.classes,
     output:
         data=directory(paths.dataset.pixels),
         valid=directory(paths.dataset.valid),
         meta=paths.dataset.assembled,
+        observations=paths.dataset.observations,
     params:
         config=paths.config,
         settings=for_stage(settings, "assemble"),
@@ -178,7 +182,7 @@ rule assemble:
     shell:
         "python -m pipeline assemble --config {params.config} --acquisitions {input.acquisitions}"
         " --extracted {params.extracted}"
-        " --pixel-index {input.pixel_index} --parcels {input.parcels} --classes {input.classes}"
+        " --pixel-index {input.pixel_index:q} --parcels {input.parcels} --classes {input.classes}"
         " --dataset {params.dataset} --threads {threads} --log {log}"
 
 
@@ -211,7 +215,7 @@ rule features:
         "Compute the geometric features of the parcels."
     input:
         parcels=rules.clean.output.parcels,
-        pixel_index=rules.rasterise.output.pixel_index,
+        pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
     output:
         features=paths.dataset.features,
         positions=paths.dataset.positions,
@@ -224,7 +228,7 @@ rule features:
     conda:
         "../environment.yml"
     shell:
-        "python -m pipeline features --parcels {input.parcels} --pixel-index {input.pixel_index}"
+        "python -m pipeline features --parcels {input.parcels} --pixel-index {input.pixel_index:q}"
         " --features {output.features} --positions {output.positions} --log {log}"
 
 

@@ -19,6 +19,7 @@ from pipeline.normalise import normalise
 from pipeline.paths import RunPaths
 from pipeline.rasterise import rasterise
 from pipeline.settings import Settings
+from pipeline.tiles import read_grids
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -62,7 +63,11 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
         settings.parcels.path, run.grids, run.ledger, run.parcels, run.classes,
         view(settings, "clean"),
     )  # fmt: skip
-    rasterise(run.parcels, run.grids, run.pixel_index, run.label_image, view(settings, "rasterise"))
+    for tile in read_grids(run.grids):
+        rasterise(
+            run.parcels, run.grids, tile, run.pixel_index(tile), run.label_image(tile),
+            view(settings, "rasterise"),
+        )  # fmt: skip
     return run
 
 
@@ -72,13 +77,14 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
     used = read_used(run.acquisitions)
     for name, row in used.items():
         extract(
-            row.product, name, run.pixel_index, run.extracted(name), run.extracted_valid(name),
-            view(settings, "extract"), threads,
+            row.product, name, run.pixel_index(row.tile),
+            run.extracted(name), run.extracted_valid(name), view(settings, "extract"), threads,
         )  # fmt: skip
+    pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
     assemble(
-        run.acquisitions, run.extractions, run.pixel_index, run.parcels, run.classes,
+        run.acquisitions, run.extractions, pixel_index, run.parcels, run.classes,
         run.dataset.root, view(settings, "assemble"), threads,
     )  # fmt: skip
     normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
-    features(run.parcels, run.pixel_index, run.dataset.features, run.dataset.positions)
+    features(run.parcels, pixel_index, run.dataset.features, run.dataset.positions)
     return run

@@ -35,6 +35,7 @@ class Server:
         self.faults = lambda *_: None
         self.knows_ranges = True
         self.patience = None
+        self.shift = 0
         self.asked = []
         self.needs_query = False
         self.lock = threading.Lock()
@@ -94,7 +95,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if asked is None or not self.server_.knows_ranges:
             self.answer(content, path)
             return
-        start, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
+        start, last = int(asked[1]) + self.server_.shift, min(int(asked[2]), len(content) - 1)
         span = f"bytes {start}-{last}/{len(content)}"
         self.answer(content[start : last + 1], path, 206, {"Content-Range": span})
 

@@ -17,10 +17,10 @@ from geo.pixel_index import PixelIndex
 from geo.register import RegisterError
 from pipeline.clean import clean
 from pipeline.config import load, view
-from pipeline.grids import read_grid
 from pipeline.nomenclature import NomenclatureError, read_codes
 from pipeline.rasterise import rasterise
 from pipeline.settings import Settings
+from pipeline.tiles import read_grids
 
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)
 
@@ -47,11 +47,11 @@ class Run:
         self.settings: Settings = load(
             {"split": {"folds": folds}, "parcels": parcels, "predict": {"weights": weights}}
         )
-        outputs = [self.folder / name for name in ("ledger.csv", "accepted.parquet", "classes.csv")]
+        outputs = [self.folder / name for name in ("ledger.csv", "accepted", "classes.csv")]
         clean(path, self.grids, *outputs, view(self.settings, "clean"))
         with outputs[0].open(newline="") as file:
             self.ledger = list(csv.DictReader(file))
-        self.accepted = gpd.read_parquet(outputs[1])
+        self.accepted = gpd.read_parquet(outputs[1] / "31TFM.parquet")
         with outputs[2].open(newline="") as file:
             self.classes = list(csv.DictReader(file))
         return self
@@ -256,13 +256,14 @@ def test_the_buffer_and_the_smallest_size(run):
 def test_rasterise_finds_the_counted_pixels(run, tmp_path):
     run(every_reason(), labels={"crop": "CODE"}, classes={"min_parcels": 2})
     outputs = tmp_path / "index.npz", tmp_path / "labels.tif"
-    rasterise(tmp_path / "accepted.parquet", run.grids, *outputs, view(run.settings, "rasterise"))
+    settings = view(run.settings, "rasterise")
+    rasterise(tmp_path / "accepted", run.grids, "31TFM", *outputs, settings)
     index = PixelIndex.load(outputs[0])
     counted = {
         row["parcel_id"]: int(row["n_pixels"]) for row in run.ledger if row["status"] != "rejected"
     }
     assert dict(zip(index.parcel_ids, index.sizes.tolist(), strict=True)) == counted
-    assert (index.tile, index.grid) == read_grid(run.grids)
+    assert {index.tile: index.grid} == read_grids(run.grids)
     with rasterio.open(outputs[1]) as image:
         assert (image.dtypes, image.crs, image.transform) == (("uint32",), GRID.crs, GRID.transform)
         assert (image.profile["tiled"], image.compression.name) == (True, "deflate")
@@ -336,12 +337,6 @@ def test_refused_names(run, tmp_path):
     (tmp_path / "names.csv").write_text("code;name\nA;wheat\n")
     with pytest.raises(NomenclatureError, match="columns code;name, expected code and name"):
         run(simple(list("ABAB")), **options)
-
-
-def test_refused_grids(run):
-    run.grids.write_text(json.dumps({"31TFM": asdict(GRID), "31TFN": asdict(GRID)}))
-    with pytest.raises(ValueError, match=r"2 tiles \(31TFM, 31TFN\), expected one.*imagery\.tile"):
-        run(simple(["A"]))
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,9 @@ def test_an_error_of_a_library_shows_where_it_comes_from(tmp_path, config):
     with pytest.raises(ValueError, match="Expecting property name"):
         main(
             [
-                *("rasterise", "--config", str(config), "--parcels", str(tmp_path / "p.parquet")),
-                *("--grids", str(grids), "--pixel-index", str(tmp_path / "i.npz")),
+                *("rasterise", "--config", str(config), "--parcels", str(tmp_path)),
+                *("--grids", str(grids), "--tile", "31UDS"),
+                *("--pixel-index", str(tmp_path / "i.npz")),
                 *("--label-image", str(tmp_path / "l.tif")),
             ]
         )

@@ -13,7 +13,7 @@ from pipeline.settings import Settings, SettingsError
     [
         ({"imagry": {}}, r"imagry: unknown setting; did you mean 'imagery'"),
         ({"train": {"epoch": 3}}, r"train\.epoch: unknown setting; did you mean 'epochs'"),
-        ({"clouds": {"xyz": 3}}, r"clouds\.xyz: unknown setting; known here: mask, classes, fill"),
+        ({"clouds": {"xyz": 3}}, r"clouds\.xyz: unknown setting; known here: mask, classes"),
         ({"train": {"gamma": -1}}, r"train\.gamma: .*greater than or equal to 0, found -1"),
         ({"train": {"device": "gpu"}}, r"train\.device: .*found 'gpu'"),
         ({"imagery": {"bands": ["B02", "B99"]}}, r"imagery\.bands\.1: .*found 'B99'"),

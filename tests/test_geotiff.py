@@ -164,6 +164,90 @@ def test_files_that_differ_by_the_band_are_one_acquisition(tmp_path, rng):
         assert find_acquisitions(item.product) == [item]
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{day}/B{band}.tif",
+        "{day}_31UDS/B{band}_10m.tif",
+        "S2A_MSIL2A_{day}T104021_N0206_R008_T31UDS_20200101T000000/IMG_DATA/B{band}.tif",
+        "{day}/T31UDS_{day}T104021_B{band}_10m.tif",
+        "a/b/c/{day}_B{band}.tif",
+    ],
+)
+def test_folders_by_date(tmp_path, rng, pattern):
+    """Names are read from the file up to the second folder above it."""
+    written = {}
+    for day in ("20180405", "20180410"):
+        for band in ("02", "8A"):
+            written[day, f"B{band}"] = numbers(rng, 1)
+            path = tmp_path / pattern.format(day=day, band=band)
+            write_tiff(path, written[day, f"B{band}"])
+    found = find_acquisitions(tmp_path)
+    assert [f"{item.date:%Y%m%d}" for item in found] == ["20180405", "20180410"]
+    assert {item.tile for item in found} == {"31UDS" if "31UDS" in pattern else "scene"}
+    for item in found:
+        for name, band in item.bands.items():
+            expected = written[f"{item.date:%Y%m%d}", name][0]
+            np.testing.assert_array_equal(read_window(band, WHOLE, WHOLE), expected)
+        assert find_acquisitions(item.product) == [item]
+
+
+def test_two_folders_of_one_day_are_found_again(tmp_path, rng):
+    for part in "ab":
+        write_tiff(tmp_path / part / "20180405.tif", numbers(rng), ("B02", "B03"))
+    found = find_acquisitions(tmp_path)
+    assert [item.id for item in found] == ["20180405_scene", "20180405_scene_2"]
+    for item in found:
+        assert item in find_acquisitions(item.product)
+
+
+def test_folders_below_are_left_alone_where_the_folder_has_geotiffs(tmp_path, rng):
+    write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
+    write_tiff(tmp_path / "old" / "20180101.tif", numbers(rng), ("B02", "B03"))
+    assert [item.id for item in find_acquisitions(tmp_path)] == ["20180405_scene"]
+
+
+def test_of_several_resolutions_the_sensed_one_is_taken(tmp_path, rng):
+    for pixel in (10, 20, 60):
+        for band in ("B02", "B05"):
+            path = tmp_path / f"T31UDS_20180505T104021_{band}_{pixel}m.tif"
+            transform = Affine(pixel, 0, 500_000, 0, -pixel, 5_600_000)
+            write_tiff(path, numbers(rng, 1), transform=transform)
+    (found,) = find_acquisitions(tmp_path)
+    assert {n: band.grid.pixel_width for n, band in found.bands.items()} == {"B02": 10, "B05": 20}
+
+
+def test_masks_beside_bands(tmp_path, rng):
+    for name in ("B02", "SCL", "CLDPRB_20m", "CLM_R1"):
+        write_tiff(tmp_path / f"T31UDS_20180505_{name}.tif", numbers(rng, 1, "uint8"), nodata=0)
+    (found,) = find_acquisitions(tmp_path, reflectance_scale=0.004)
+    nodata = {name: mask.nodata for name, mask in found.masks.items()}
+    # 0 means clear in all but the scene classification, whatever the file says.
+    assert nodata == {"SCL": 0, "CLDPRB": None, "CLM": None}
+    assert {(mask.scale, mask.offset) for mask in found.masks.values()} == {(1, 0)}
+
+
+def test_what_products_hold_besides_bands_is_left_out(tmp_path, rng, caplog):
+    write_tiff(tmp_path / "T31UDS_20180505_B02_10m.tif", numbers(rng, 1))
+    write_tiff(tmp_path / "T31UDS_20180505_TCI_10m.tif", numbers(rng, 3, "uint8"))
+    write_tiff(tmp_path / "T31UDS_20180505_AOT_10m.tif", numbers(rng, 1))
+    with caplog.at_level("INFO"):
+        (found,) = find_acquisitions(tmp_path)
+    assert list(found.bands) == ["B02"]
+    assert "2 GeoTIFFs hold no band: T31UDS_20180505_AOT_10m.tif" in caplog.text
+
+
+def test_numbers_whose_size_is_unclear_are_refused(tmp_path, rng):
+    path = write_tiff(tmp_path / "20180405.tif", numbers(rng, dtype="uint8"), ("B02", "B03"))
+    assert f"{path}: B02 holds uint8 and says no scale" in refusal(tmp_path)
+    assert find_acquisitions(tmp_path, reflectance_scale=0.004)[0].bands["B02"].scale == 40
+    write_tiff(path, numbers(rng).astype("float32"), ("B02", "B03"))
+    message = refusal(tmp_path)
+    assert f"B02 of {path} would be taken as reflectance (0 to 1)" in message
+    assert "Set reflectance_scale to the reflectance of 1: 0.0001 for counts" in message
+    assert find_acquisitions(tmp_path, reflectance_scale=1e-4)[0].bands["B02"].scale == 1
+
+
 @pytest.mark.parametrize("name", ["20180405_SCL", "SCL_20180405", "20180405-scl_20m"])
 def test_a_scene_classification_may_lie_beside_its_image(tmp_path, rng, name):
     image = write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.__main__ import STAGES
+from pipeline.__main__ import CHECKS, STAGES
 from pipeline.config import USED_BY
 from pipeline.settings import PAPER, Settings, Train
 
@@ -82,6 +82,7 @@ def test_models_run_without_gdal(stage):
         "features",
         "adopt",
         "split",
+        "inspect",
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -157,6 +158,15 @@ def test_a_stage_is_one_word_everywhere():
     assert all((ROOT / "pipeline" / f"{stage}.py").is_file() for stage in STAGES)
 
 
+def test_what_is_no_stage_has_no_rule():
+    text = "\n".join(path.read_text() for path in WORKFLOW)
+    assert not set(CHECKS) & (set(STAGES) | set(USED_BY))
+    for name in CHECKS:
+        assert (ROOT / "pipeline" / f"{name}.py").is_file()
+        assert f"rule {name}" not in text
+        assert f"pipeline {name}" not in text
+
+
 def test_every_rule_says_what_it_does_needs_and_leaves():
     text = "".join(p.read_text() for p in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
     for part in re.split(r"(?m)^\s*(?:rule|checkpoint) (?=\w+:)", text)[1:]:
@@ -167,7 +177,7 @@ def test_every_rule_says_what_it_does_needs_and_leaves():
             assert f"python -m pipeline {name} " in part
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, *CHECKS])
 def test_every_stage_explains_itself(stage):
     result = subprocess.run(
         [sys.executable, "-m", "pipeline", stage, "--help"],

@@ -1,7 +1,7 @@
 """Stage index: which acquisitions are used, and why the others are not."""
 
 import json
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import netCDF4
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safe_fixture import write_image, write_safe
 
-from geo.acquisitions import AcquisitionError
+from geo.acquisitions import Acquisition, AcquisitionError, Band
 from geo.finding import find_acquisitions
 from geo.grid import Grid
 from pipeline.acquisition_table import (
@@ -21,6 +21,8 @@ from pipeline.acquisition_table import (
 )
 from pipeline.config import load, view
 from pipeline.index import index
+from pipeline.same_day import same_day_reasons
+from pipeline.tiles import most_seen_first
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
 BANDS = ["B02", "B8A"]
@@ -101,18 +103,58 @@ def test_dates_and_clouds_set_acquisitions_aside(run, rng):
     assert {row.date.day for row in rows if row.used} == {5, 8, 13}
 
 
-def test_one_tile_is_chosen(run, rng):
+def test_all_tiles_are_used_unless_some_are_named(run, rng):
+    write(run, rng, tile="31UDS", sensed="20220403T105031")
+    for tile in ("31UDS", "31UES", "32ULB"):
+        write(run, rng, tile=tile)
+    assert {row.tile: row.reason for row in run()} == {"31UDS": "", "31UES": "", "32ULB": ""}
+    grids = json.loads(run.grids.read_text())
+    assert list(grids) == ["31UDS", "31UES", "32ULB"]
+    assert [grid["crs"] for grid in grids.values()] == ["EPSG:32631", "EPSG:32631", "EPSG:32632"]
+    for wanted in ("31UES", "T31UES", ["T31UES"]):
+        rows = run(tile=wanted)
+        assert {row.tile for row in rows if row.used} == {"31UES"}
+        assert {row.reason for row in rows if not row.used} == {"other_tile"}
+        assert set(json.loads(run.grids.read_text())) == {"31UES"}
+    assert {row.tile for row in run(tile=["31UES", "32ULB"]) if row.used} == {"31UES", "32ULB"}
+
+
+def test_tiles_that_are_not_there_are_named(run, rng):
     write(run, rng, tile="31UDS")
     write(run, rng, tile="31UES")
-    message = run.refusal()
-    assert "has 2 tiles, and a run reads one: 31UDS (1), 31UES (1)" in message
-    assert "There is no tile 31UFS in the imagery. It has: 31UDS (1), 31UES (1)" in run.refusal(
-        tile="31UFS"
-    )
-    for wanted in ("31UES", "T31UES"):
-        rows = run(tile=wanted)
-        assert {row.tile: row.reason for row in rows} == {"31UDS": "other_tile", "31UES": ""}
-        assert set(json.loads(run.grids.read_text())) == {"31UES"}
+    message = run.refusal(tile=["31UDS", "31UFS", "32ULB"])
+    assert "imagery.tile asks for 31UFS, 32ULB, which the imagery does not have" in message
+    assert "It has: 31UDS (1), 31UES (1)" in message
+
+
+def test_the_most_often_seen_tile_comes_first_in_steps_of_a_tenth(run, rng):
+    for day in (3, 5, 8):
+        write(run, rng, tile="31UES", sensed=f"202204{day:02}T105031")
+        if day > 3:
+            write(run, rng, tile="31UDS", sensed=f"202204{day:02}T105031")
+    run()
+    assert list(json.loads(run.grids.read_text())) == ["31UES", "31UDS"]
+    # Clouds are no sight of the parcels.
+    for day in (13, 18, 23):
+        write(run, rng, tile="31UDS", sensed=f"202204{day:02}T105031", cloudy=99)
+    run()
+    assert list(json.loads(run.grids.read_text())) == ["31UES", "31UDS"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "order"),
+    [
+        ({"A": 2, "B": 3}, "BA"),
+        ({"A": 9, "B": 10}, "AB"),
+        ({"A": 10, "B": 9}, "AB"),
+        ({"A": 8, "B": 10}, "BA"),
+        ({"A": 8, "B": 9, "C": 10}, "BCA"),
+        ({"C": 1, "B": 1, "A": 1}, "ABC"),
+    ],
+)
+def test_order_of_tiles(counts, order):
+    used = {(tile, date.fromordinal(1 + i)) for tile, n in counts.items() for i in range(n)}
+    assert "".join(most_seen_first(used)) == order
 
 
 def test_the_newest_processing_is_used(run, rng):
@@ -130,19 +172,92 @@ def test_the_newest_processing_is_used(run, rng):
 def test_of_two_acquisitions_of_a_day_the_fuller_is_used(run, rng):
     full = write(run, rng, sensed="20220413T105031", baseline="04.00", no_data=10)
     edge = write(run, rng, sensed="20220413T104021", baseline="05.10", no_data=70)
-    half = write(run, rng, sensed="20220413T105031", generated="2023-01-01T00:00:00Z", no_data=90)
     reasons = {row.product: row.reason for row in run()}
-    assert reasons == {full.path: "", edge.path: "same_day", half.path: "same_day"}
+    assert reasons == {full.path: "", edge.path: "same_day"}
 
 
-def test_other_grids_than_the_most_common_are_set_aside(run, rng):
+def test_halves_of_a_tile_are_both_used_and_their_reprocessings_are_not(run, rng):
+    """Rows in the order in which they are merged: the fuller half first."""
+    small = write(run, rng, generated="2022-04-13T15:00:00Z", no_data=60)
+    large = write(run, rng, generated="2022-04-13T16:00:00Z", no_data=40)
+    again = write(run, rng, generated="2023-04-13T15:00:00Z", baseline="05.10", no_data=60)
+    rows = run()
+    assert [(row.product, row.reason) for row in rows] == [
+        (large.path, ""), (again.path, "merged"), (small.path, "superseded"),
+    ]  # fmt: skip
+    assert [row.used for row in rows] == [True, True, False]
+    assert list(read_used(run.table)) == [rows[0].acquisition, rows[1].acquisition]
+
+
+def test_a_half_whose_fellow_is_too_cloudy_stands_alone(run, rng):
+    cloudy = write(run, rng, generated="2022-04-13T15:00:00Z", no_data=40, cloudy=90)
+    clear = write(run, rng, generated="2022-04-13T16:00:00Z", no_data=60, cloudy=10)
+    assert [(row.product, row.reason) for row in run()] == [
+        (cloudy.path, "too_cloudy"), (clear.path, ""),
+    ]  # fmt: skip
+
+
+def look(id_, **values):
+    """An acquisition without bands, of the grid `grid`."""
+    band = Band("B02", "x", 1, values.pop("grid", GRID), (8, 8), 1.0, 0.0, None)
+    given = {
+        **{"tile": "31UDS", "date": date(2022, 4, 13), "product": Path(id_), "format": "safe"},
+        **{"baseline": "04.00", "platform": None, "cloud_fraction": None, "bands": {"B02": band}},
+        **values,
+    }
+    return Acquisition(id=id_, masks={}, **given)
+
+
+NOON = datetime(2022, 4, 13, 12)
+GRID = Grid("EPSG:32631", 0.0, 0.0, 10.0, 10.0, 8, 8)
+EAST = Grid("EPSG:32631", 80.0, 0.0, 10.0, 10.0, 8, 8)
+PAIRS = {
+    # b is preferred to a where their shares are equal, for it was generated later.
+    "the same data strip": ({"datastrip": "1"}, {"datastrip": "1"}, {"a": "superseded"}),
+    "two data strips": ({"datastrip": "1"}, {"datastrip": "2"}, {}),
+    "the same strip, other shares": (
+        {"datastrip": "1", "valid_fraction": 0.8},
+        {"datastrip": "1", "valid_fraction": 0.5},
+        {"b": "superseded"},
+    ),
+    "the same time": ({"sensed": NOON}, {"sensed": NOON}, {"a": "superseded"}),
+    "the same time, half each": (
+        {"sensed": NOON, "valid_fraction": 0.39},
+        {"sensed": NOON, "valid_fraction": 0.62},
+        {},
+    ),
+    "other times, half each": (
+        {"sensed": NOON, "valid_fraction": 0.4},
+        {"sensed": NOON.replace(hour=13), "valid_fraction": 0.6},
+        {},
+    ),
+    "other times, overlapping": (
+        {"sensed": NOON, "valid_fraction": 0.8},
+        {"sensed": NOON.replace(hour=13), "valid_fraction": 0.6},
+        {"b": "same_day"},
+    ),
+    "nothing known": ({}, {}, {"a": "same_day"}),
+    "nothing known but where": ({}, {"grid": EAST}, {}),
+    "one strip known": ({"datastrip": "1", "sensed": NOON}, {"sensed": NOON}, {"a": "superseded"}),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS)
+def test_two_of_a_day(case):
+    first, second, reasons = PAIRS[case]
+    a, b = look("a", generated="2022", **first), look("b", generated="2023", **second)
+    assert same_day_reasons([a, b]) == same_day_reasons([b, a]) == reasons
+
+
+def test_the_grid_is_the_union_of_those_aligned(run, rng):
     write(run, rng, sensed="20220403T105031", size=40)
     write(run, rng, sensed="20220408T105031")
-    write(run, rng, sensed="20220413T105031")
-    write(run, rng, sensed="20220418T105031", x_min=500_010)
-    expected = {3: "other_grid", 8: "used", 13: "used", 18: "other_grid"}
-    assert days(run()) == expected
-    assert json.loads(run.grids.read_text())["31UDS"]["width"] == 60
+    write(run, rng, sensed="20220413T105031", x_min=499_900)
+    write(run, rng, sensed="20220418T105031", x_min=500_005)
+    assert days(run()) == {3: "used", 8: "used", 13: "used", 18: "other_grid"}
+    grid = Grid.from_dict(json.loads(run.grids.read_text())["31UDS"])
+    assert grid.bounds == (499_900, 5_599_400, 500_600, 5_600_000)
+    assert (grid.pixel_width, grid.shape) == (10.0, (60, 70))
 
 
 def test_nothing_left_is_refused_with_the_counts(run, rng):

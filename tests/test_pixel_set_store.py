@@ -23,6 +23,7 @@ from pipeline.pixel_set_store import (
     read_pixels,
     read_valid,
 )
+from pipeline.tiles import read_grids
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +91,17 @@ def test_the_normalisation_is_that_of_all_pixels(run):
 
 def test_memory_and_filling(run, settings, tmp_path):
     """A limit far below the dataset's size changes no file; filling is that of a parcel alone."""
+    indices = [run.pixel_index(tile) for tile in read_grids(run.grids)]
     small = view(settings, "assemble")
     small.assemble = replace_memory(settings, 1)
     assemble(
-        run.acquisitions, run.extractions, run.pixel_index, run.parcels, run.classes,
+        run.acquisitions, run.extractions, indices, run.parcels, run.classes,
         tmp_path, small, 2,
     )  # fmt: skip
     kept = view(settings, "assemble")
     kept.clouds = settings.clouds.model_copy(update={"fill": "none"})
     raw = tmp_path / "raw"
-    assemble(
-        run.acquisitions, run.extractions, run.pixel_index, run.parcels, run.classes, raw, kept
-    )
+    assemble(run.acquisitions, run.extractions, indices, run.parcels, run.classes, raw, kept)
     whole, parts, unfilled = run.dataset, DatasetPaths(tmp_path), DatasetPaths(raw)
     dates = json.loads(whole.dates.read_text()).values()
     days = pd.to_datetime([str(d) for d in dates])

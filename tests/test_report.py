@@ -85,8 +85,14 @@ def make_dataset(paths, *, simulated, labelled=True):
         n_dates={i: int(valid[i].any(axis=1).sum()) for i in ids},
         classes=CLASSES if labelled else [],
         description={
-            **{"bands": ["B04", "B08"], "nomenclature": "crop", "tile": "31TFM", "fill": "linear"},
-            **{"crs": "EPSG:32631", "simulated": simulated, "mask": "auto", "acquisitions": []},
+            **{"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
+            **{
+                "tiles": {"31TFM": "EPSG:32631"},
+                "crs": "EPSG:32631",
+                "simulated": simulated,
+                "mask": "auto",
+                "acquisitions": [],
+            },
             "names": {c.code: c.name for c in CLASSES} | {"LUZ": "alfalfa"},
         },
     )

@@ -58,12 +58,12 @@ def test_no_parcels():
 
 
 def test_the_stage(tmp_path):
-    parcels = tmp_path / "accepted.parquet"
+    parcels = tmp_path / "T.parquet"
     table = gpd.GeoDataFrame({"parcel_id": ["p0", "p1"]}, geometry=[SQUARE, ANGLE], crs=GRID.crs)
     table.to_parquet(parcels)
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
     paths = tmp_path / "META" / "geomfeat.json", tmp_path / "META" / "positions.json"
-    features(parcels, tmp_path / "index.npz", *paths)
+    features(tmp_path, [tmp_path / "index.npz"], *paths)
     found, positions = (json.loads(path.read_text()) for path in paths)
     assert found == {"p0": [80.0, 4.0, 1.0, 0.2], "p1": pytest.approx([80, 3, 0.75, 80 / 300])}
     assert list(positions) == ["p0", "p1"]
@@ -72,14 +72,14 @@ def test_the_stage(tmp_path):
 
 
 def test_an_index_of_other_parcels(tmp_path):
-    parcels = tmp_path / "accepted.parquet"
+    parcels = tmp_path / "T.parquet"
     table = gpd.GeoDataFrame({"parcel_id": ["p0"]}, geometry=[SQUARE], crs=GRID.crs)
     table.to_parquet(parcels)
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
     with pytest.raises(
         ValueError, match=r"was not made from.*2 parcels.*expected the 1.*rasterise"
     ):
-        features(parcels, tmp_path / "index.npz", tmp_path / "a.json", tmp_path / "b.json")
+        features(tmp_path, [tmp_path / "index.npz"], tmp_path / "a.json", tmp_path / "b.json")
     index([shapely.box(0, 0, 1, 1)]).save(tmp_path / "index.npz")
     with pytest.raises(ValueError, match=r"1 parcels \(0 with pixels\)"):
-        features(parcels, tmp_path / "index.npz", tmp_path / "a.json", tmp_path / "b.json")
+        features(tmp_path, [tmp_path / "index.npz"], tmp_path / "a.json", tmp_path / "b.json")

@@ -20,7 +20,7 @@ from geo.finding import find_acquisitions
 from geo.gather import gather, gather_clear
 from geo.pixel_index import index_pixels
 from geo.readers.stac_search import Search, save_items
-from geo.reading import read_header, read_window
+from geo.reading import read_coarse, read_header, read_window
 from geo.signing import authorised, signature_v4
 
 BANDS = ["B02", "B03", "B8A"]
@@ -142,6 +142,22 @@ def test_small_files_and_ends_are_read(server, tmp_path, scenes):
     np.testing.assert_array_equal(part, expected[150:, 10:20])
 
 
+def test_overviews_stand_for_a_band(server, scenes, tmp_path):
+    near = acquisition_at(tmp_path / "near", str(scenes)).bands["B02"]
+    far = acquisition_at(tmp_path / "far", server.url).bands["B02"]
+    np.testing.assert_array_equal(read_coarse(far, 100), read_coarse(near, 100))
+    assert server.bytes_sent < (scenes / DAYS[0] / "B02.tif").stat().st_size / 2
+
+
+def test_windows_stand_for_a_jpeg_2000(server, tmp_path):
+    far = acquisition_at(tmp_path / "far", f"{server.url}/jp2", ".jp2").bands["B02"]
+    whole = read_window(far, slice(None), slice(None))
+    parts = read_coarse(far, 100)
+    assert parts.size < whole.size / 10
+    np.testing.assert_array_equal(parts[0], whole[: parts.shape[1], : parts.shape[2]])
+    np.testing.assert_array_equal(parts[-1], whole[-parts.shape[1] :, -parts.shape[2] :])
+
+
 def test_a_missing_file_and_a_refused_one_are_not_asked_for_again(server, tmp_path):
     band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
     gone = replace(band, source=f"{server.url}/nowhere.tif")
@@ -156,6 +172,13 @@ def test_a_server_that_knows_no_ranges_is_refused(server, tmp_path, monkeypatch)
     band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
     monkeypatch.setattr(server, "knows_ranges", False)
     with pytest.raises(AcquisitionError, match=r"sends whole files only"):
+        read_window(band, slice(0, 1), slice(0, 1))
+
+
+def test_an_answer_from_elsewhere_in_the_file_is_not_taken(server, tmp_path, monkeypatch):
+    band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
+    monkeypatch.setattr(server, "shift", 1)
+    with pytest.raises(AcquisitionError, match=r"the server sent bytes 1-\d+/\d+, not from 0 on"):
         read_window(band, slice(0, 1), slice(0, 1))
 
 

@@ -266,6 +266,22 @@ def test_layers_of_one_file_are_bands_too(read):
 
 
 @pytest.mark.parametrize(
+    ("key", "file", "mask"),
+    [
+        ("cloud", "CLD_20m.tif", "CLDPRB"),  # as sentinel-2-c1-l2a
+        ("CLD_20m", "T31UES_CLD_20m.jp2", "CLDPRB"),
+        ("MSK_CLDPRB_20m", "x.tif", "CLDPRB"),
+        ("cloud", "cloud_mask.tif", None),
+        ("classes", "SCL.tif", "SCL"),
+    ],
+)
+def test_masks(read, key, file, mask):
+    item = item_of("20180405", "https://somewhere")
+    item["assets"] = {key: {**item["assets"]["scl"], "href": f"https://somewhere/{file}?a=b"}}
+    assert list(read(item).masks) == ([mask] if mask else [])
+
+
+@pytest.mark.parametrize(
     ("properties", "tile"),
     [
         ({"grid:code": "MGRS-6VVN"}, "06VVN"),

@@ -36,7 +36,6 @@ COMMON_NAMES = {
     "cirrus": "B10",
     "swir16": "B11",
     "swir22": "B12",
-    "cloud": "CLDPRB",
 }
 _CLOUD_PROBABILITY = re.compile(r"(MSK_)?CLD(PRB)?(_\d\dm)?", re.IGNORECASE)
 _IMAGE = re.compile(r"image/(tiff|jp2|jpeg2000|x\.geotiff|vnd\.stac\.geotiff)")
@@ -112,9 +111,11 @@ def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
 
 
 def _band_name(asset: Asset) -> str | None:
-    """Tell which band or mask a layer is, by the asset's key, else the layer's names."""
-    texts = [asset.key] if asset.layers == 1 else []
-    texts += [asset.get("name"), asset.get("eo:common_name", "common_name")]
+    """Tell which band or mask a layer is: by the asset's key, its names, or the file's."""
+    texts = [asset.get("name"), asset.get("eo:common_name", "common_name")]
+    if asset.layers == 1:
+        file = asset.fields["href"].partition("?")[0].rpartition("/")[2]
+        texts = [asset.key, *texts, file.rpartition(".")[0]]
     for text in filter(None, texts):
         name = band_name(text) or COMMON_NAMES.get(text.lower())
         if name is None and _CLOUD_PROBABILITY.fullmatch(text):

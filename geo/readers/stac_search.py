@@ -105,7 +105,8 @@ def find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, s
     elif kind in ("Catalog", "Collection"):
         if any(_ITEM_SEARCH in str(entry) for entry in document.get("conformsTo") or ()):
             for item in _ask(address, search):
-                yield item, address
+                links = item.get("links", ())
+                yield item, next((x["href"] for x in links if x.get("rel") == "self"), address)
         else:
             yield from _walk(document, address)
     else:

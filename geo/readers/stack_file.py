@@ -227,7 +227,7 @@ def _valid_range(variable: xr.DataArray, scale: float, offset: float) -> tuple[f
         isinstance(limit, float | np.floating) for limit in limits
     )
     least, greatest = (
-        default if limit is None else (limit - offset) / scale if is_decoded else limit
+        default if limit is None else round((limit - offset) / scale, 6) if is_decoded else limit
         for limit, default in zip(limits, (-np.inf, np.inf), strict=True)
     )
     return float(least), float(greatest)

@@ -16,6 +16,7 @@ from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import (
     read_classes,
     read_dates,
+    read_description,
     read_labels,
     read_n_dates,
     read_parcel_dates,
@@ -31,6 +32,8 @@ ACQUISITION_REASONS = {
     "other_grid": "on another pixel grid",
     "same_day": "less complete than another of the same day",
     "superseded": "processed anew, and used as such",
+    "no_parcels": "of a tile without parcels",
+    "merged": "completes another of the same day",
 }
 PARCEL_REASONS = {
     "null_geometry": "no geometry",
@@ -60,7 +63,10 @@ STATUSES = {
 
 @dataclass(frozen=True)
 class Imagery:
-    """The acquisitions; `rows` is empty where the run started from a finished dataset."""
+    """The acquisitions; `rows` is empty where the run started from a finished dataset.
+
+    `own_dates` tells whether parcels have dates of their own.
+    """
 
     rows: list[AcquisitionRow]
     dates: list[date]
@@ -69,6 +75,16 @@ class Imagery:
     longest_gap: tuple[date, date] | None
     clear_dates: tuple[int, float, int] | None
     own_dates: bool
+
+    @property
+    def n_used(self) -> int:
+        """Number of used acquisitions."""
+        return sum(row.used for row in self.rows)
+
+    @property
+    def tiles(self) -> list[str]:
+        """Tiles of the used acquisitions."""
+        return sorted({row.tile for row in self.rows if row.used})
 
     @property
     def clouds(self) -> list[float]:
@@ -114,6 +130,13 @@ class ClassLine:
 def read_imagery(paths: RunPaths) -> Imagery:
     """Read the acquisitions, and on how many dates the parcels were seen clearly."""
     rows = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
+    with_parcels = read_description(paths.dataset).get("tiles") or {row.tile for row in rows}
+    rows = [
+        row._replace(used=False, reason="no_parcels")
+        if row.used and row.tile not in with_parcels
+        else row
+        for row in rows
+    ]
     dates = read_dates(paths.dataset)
     reasons = Counter(explain(r.reason, ACQUISITION_REASONS) for r in rows if not r.used)
     products = Counter((r.platform, r.baseline, r.offset) for r in rows if r.used)

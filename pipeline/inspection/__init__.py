@@ -1,0 +1,1 @@
+"""What a run would use, as text and as a picture."""

@@ -1,0 +1,220 @@
+"""The picture of a run's inputs: footprints over parcels, and the acquisitions in time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pyproj import Transformer
+
+from geo.grid import Grid
+from pipeline.acquisition_table import AcquisitionRow
+from pipeline.writing import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Blue and orange are told apart by all; what is set aside steps back.
+COLOURS = {
+    "used": "#1f6fb4",
+    "predict_only": "#e08214",
+    "rejected": "#c2c2c2",
+    "footprint": "#222222",
+    "aside": "#8c8c8c",
+}
+# An outline smaller than this share of the map is shown in a map of its own, too.
+SMALL = 0.6
+# Points along an edge of a footprint: edges straight in one system are bent in another.
+EDGE_POINTS = 20
+
+Bounds = tuple[float, float, float, float]
+
+
+def draw(
+    path: Path,
+    title: str,
+    footprints: Mapping[str, Sequence[Grid]],
+    outlines: NDArray[Any],
+    status: NDArray[np.object_],
+    rows: Sequence[AcquisitionRow],
+) -> None:
+    """Draw footprints over parcels, and the dates of every tile.
+
+    Parameters
+    ----------
+    path
+        Written, in the format that its ending names (.png, .svg, .pdf).
+    title
+        Above it all.
+    footprints
+        Grids of the acquisitions of every tile, each once.
+    outlines
+        Polygons of the parcels in degrees (P,), None where there is none.
+    status
+        used, predict_only or rejected, str (P,).
+    rows
+        Acquisitions, used or not.
+    """
+    # Slow to import, and needed only here. Without pyplot, no window system is looked for.
+    from matplotlib.figure import Figure
+
+    tiles = {tile: [_footprint(grid) for grid in grids] for tile, grids in footprints.items()}
+    drawn = [box for boxes in tiles.values() for box in boxes]
+    there = outlines[~shapely.is_missing(outlines)]
+    on_imagery = outlines[(status != "rejected") & ~shapely.is_missing(outlines)]
+    whole = _bounds([*drawn, *there])
+    closer = _bounds(on_imagery if len(on_imagery) else drawn)
+    two_maps = max(_extent(closer)) < SMALL * max(_extent(whole))
+
+    height = 6.4 + 0.28 * len(tiles)
+    figure = Figure(figsize=(12, height), layout="constrained")
+    grid = figure.add_gridspec(2, 1 + two_maps, height_ratios=[5, 0.5 + 0.28 * len(tiles)])
+    first = figure.add_subplot(grid[0, 0])
+    _draw_map(first, whole, tiles, outlines, status, edges=not two_maps)
+    _name(first, tiles)
+    if two_maps:
+        _mark(first, closer)
+        _draw_map(figure.add_subplot(grid[0, 1]), closer, tiles, outlines, status, edges=True)
+    _draw_dates(figure.add_subplot(grid[1, :]), sorted(tiles), rows)
+    keys = _keys(status, rows)
+    figure.legend(handles=keys, loc="outside upper center", ncols=5, frameon=False, title=title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def to_degrees(geometries: NDArray[Any], crs: Any) -> NDArray[Any]:
+    """Express geometries in degrees; what cannot be becomes None."""
+    transformer = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+
+    def move(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
+
+    moved = shapely.transform(geometries, move)
+    moved[~np.isfinite(shapely.bounds(moved)).all(axis=1)] = None
+    return np.asarray(moved, object)
+
+
+def _footprint(grid: Grid) -> Any:
+    """Give the outline of a grid in degrees."""
+    outline = shapely.box(*grid.bounds)
+    bent = shapely.segmentize(outline, shapely.length(outline) / (4 * EDGE_POINTS))
+    return to_degrees(np.array([bent], object), grid.crs)[0]
+
+
+def _bounds(geometries: Sequence[Any] | NDArray[Any]) -> Bounds:
+    """Give the bounding box of geometries: west, south, east, north."""
+    west, south, east, north = shapely.total_bounds(np.asarray(geometries, object)).tolist()
+    return west, south, east, north
+
+
+def _extent(bounds: Bounds) -> tuple[float, float]:
+    """Give width and height of a bounding box."""
+    return bounds[2] - bounds[0], bounds[3] - bounds[1]
+
+
+def _draw_map(
+    axes: Axes,
+    bounds: Bounds,
+    tiles: Mapping[str, Sequence[Any]],
+    outlines: NDArray[Any],
+    status: NDArray[np.object_],
+    *,
+    edges: bool,
+) -> None:
+    """Draw the parcels by their status, with white edges or none, and the tiles' outlines above."""
+    from matplotlib.collections import PolyCollection
+
+    for name in ("rejected", "predict_only", "used"):
+        chosen = outlines[(status == name) & ~shapely.is_missing(outlines)]
+        polygons = [shapely.get_coordinates(ring) for ring in _rings(chosen)]
+        edge = "white" if edges else COLOURS[name]
+        axes.add_collection(
+            PolyCollection(polygons, facecolors=COLOURS[name], edgecolors=edge, linewidths=0.3)
+        )
+    for boxes in tiles.values():
+        for box in boxes:
+            x, y = shapely.get_coordinates(box).T
+            axes.plot(x, y, color=COLOURS["footprint"], linewidth=1.2)
+    width, height = _extent(bounds)
+    margin = 0.06 * max(width, height)
+    axes.set_xlim(bounds[0] - margin, bounds[2] + margin)
+    axes.set_ylim(bounds[1] - margin, bounds[3] + margin)
+    # A degree of longitude is so much shorter than one of latitude.
+    axes.set_aspect(1 / np.cos(np.radians((bounds[1] + bounds[3]) / 2)), adjustable="box")
+    axes.ticklabel_format(useOffset=False)
+    axes.tick_params(labelsize=8)
+    axes.locator_params(nbins=5)
+    axes.set_xlabel("Longitude, degrees", fontsize=9)
+    axes.set_ylabel("Latitude, degrees", fontsize=9)
+
+
+def _name(axes: Axes, tiles: Mapping[str, Sequence[Any]]) -> None:
+    """Write the names of the tiles above their upper left corners."""
+    for tile, boxes in tiles.items():
+        west, _, _, north = _bounds(boxes)
+        axes.annotate(tile, (west, north), (0, 2), textcoords="offset points", fontsize=9)
+
+
+def _rings(polygons: NDArray[Any]) -> NDArray[Any]:
+    """Give the outer rings of polygons and multipolygons."""
+    rings: NDArray[Any] = shapely.get_exterior_ring(shapely.get_parts(polygons))
+    return rings
+
+
+def _mark(axes: Axes, bounds: Bounds) -> None:
+    """Mark what the second map shows."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(
+        Rectangle(bounds[:2], *_extent(bounds), fill=False, edgecolor="#b2182b", linewidth=1.2)
+    )
+
+
+def _draw_dates(axes: Axes, tiles: Sequence[str], rows: Sequence[AcquisitionRow]) -> None:
+    """Draw a dot for every acquisition, a line a tile."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+
+    places = {tile: -number for number, tile in enumerate(tiles)}
+    for is_used in (False, True):
+        shown = [row for row in rows if row.used is is_used and row.tile in places]
+        axes.scatter(
+            [date2num(row.date) for row in shown],
+            [places[row.tile] for row in shown],
+            s=16,
+            facecolors=COLOURS["used"] if is_used else "none",
+            edgecolors=COLOURS["used"] if is_used else COLOURS["aside"],
+            linewidths=0.9,
+        )
+    locator = AutoDateLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.set_yticks(list(places.values()), list(places))
+    axes.set_ylim(-len(tiles) + 0.4, 0.6)
+    axes.tick_params(labelsize=8)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _keys(status: NDArray[np.object_], rows: Sequence[AcquisitionRow]) -> list[Any]:
+    """Make the keys of what is drawn, with their counts."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    words = {"used": "parcels to use", "predict_only": "to predict only", "rejected": "set aside"}
+    keys: list[Any] = [
+        Patch(color=COLOURS[name], label=f"{(status == name).sum():,} {text}")
+        for name, text in words.items()
+    ]
+    n_used = sum(row.used for row in rows)
+    for text, face, edge in (
+        (f"{n_used:,} acquisitions to use", COLOURS["used"], COLOURS["used"]),
+        (f"{len(rows) - n_used:,} set aside", "none", COLOURS["aside"]),
+    ):
+        dot = Line2D([], [], marker="o", linestyle="", markersize=5, label=text)
+        dot.set(markerfacecolor=face, markeredgecolor=edge)
+        keys.append(dot)
+    return keys

@@ -1,0 +1,154 @@
+"""Products of THEIA: metadata, FRE before SRE, cloud mask, values at the parcels."""
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+
+from geo.acquisitions import AcquisitionError
+from geo.finding import detect_format, find_acquisitions
+from geo.gather import gather
+from geo.pixel_index import index_pixels
+from geo.reading import read_window
+
+WHOLE = slice(None)
+NAME = "SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2"
+FINE, COARSE = ("B2", "B3", "B4", "B8"), ("B5", "B6", "B7", "B8A", "B11", "B12")
+METADATA = """<?xml version="1.0" encoding="UTF-8"?>
+<Muscate_Metadata_Document>
+  <Dataset_Identification><GEOGRAPHICAL_ZONE type="Tile">T31UDS</GEOGRAPHICAL_ZONE>
+  </Dataset_Identification>
+  <Product_Characteristics>
+    <ACQUISITION_DATE>2018-05-05T10:53:55.460Z</ACQUISITION_DATE>
+    <PRODUCTION_DATE>2020-02-03T04:05:06.0Z</PRODUCTION_DATE>
+    <PLATFORM>SENTINEL2A</PLATFORM>
+  </Product_Characteristics>
+  <Radiometric_Informations>
+    <REFLECTANCE_QUANTIFICATION_VALUE>{quantification}</REFLECTANCE_QUANTIFICATION_VALUE>
+    <Special_Values_List><SPECIAL_VALUE name="water_vapor_content_nodata">0</SPECIAL_VALUE>
+    <SPECIAL_VALUE name="nodata">-10000</SPECIAL_VALUE></Special_Values_List>
+  </Radiometric_Informations>
+  <Quality_Informations><QUALITY_INDEX name="SnowPercent">1</QUALITY_INDEX>
+  <QUALITY_INDEX name="CloudPercent">42</QUALITY_INDEX></Quality_Informations>
+</Muscate_Metadata_Document>
+"""
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(13)
+
+
+def write_tiff(path, values, pixel):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = values.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=height, width=width, dtype=values.dtype,
+        crs="EPSG:32631", transform=Affine(pixel, 0, 499_980, 0, -pixel, 5_700_000),
+    ) as raster:  # fmt: skip
+        raster.write(values, 1)
+
+
+def write_product(folder, rng, name=NAME, kinds=("FRE", "SRE"), quantification=10_000):
+    """Write a product of 40 x 48 fine pixels, and give its arrays by file."""
+    product, arrays = folder / name, {}
+    for kind in kinds:
+        for band in (*FINE, *COARSE):
+            shape = (40, 48) if band in FINE else (20, 24)
+            values = rng.integers(-30, 9000, shape).astype("int16")
+            values[:, :5] = -10_000
+            arrays[f"{kind}_{band}"] = values
+            write_tiff(product / f"{name}_{kind}_{band}.tif", values, 10 if band in FINE else 20)
+    for mask, shape in (("R1", (40, 48)), ("R2", (20, 24))):
+        for kind in ("CLM", "EDG", "MG2"):
+            arrays[f"{kind}_{mask}"] = rng.integers(0, 256, shape).astype("uint8")
+            path = product / "MASKS" / f"{name}_{kind}_{mask}.tif"
+            write_tiff(path, arrays[f"{kind}_{mask}"], 10 if mask == "R1" else 20)
+    write_tiff(product / f"{name}_ATB_R1.tif", arrays["CLM_R1"], 10)
+    text = METADATA.format(quantification=quantification)
+    (product / f"{name}_MTD_ALL.xml").write_text(text)
+    return arrays
+
+
+def refusal(path, **options):
+    with pytest.raises(AcquisitionError) as error:
+        find_acquisitions(path, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("depth", [".", "2018/31UDS"])
+def test_a_product_is_found_with_its_metadata(tmp_path, rng, depth):
+    arrays = write_product(tmp_path / depth, rng)
+    assert detect_format(tmp_path) == "theia"
+    (item,) = find_acquisitions(tmp_path)
+    assert find_acquisitions(item.product) == [item]
+    assert (item.id, item.tile, item.platform) == (NAME, "31UDS", "Sentinel-2A")
+    assert item.sensed.isoformat() == "2018-05-05T10:53:55.460000"
+    assert item.cloud_fraction == 0.42
+    assert list(item.bands) == [
+        "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12",
+    ]  # fmt: skip
+    for band, name in zip((*FINE, *COARSE), ("B02", "B03", "B04", "B08", "B05"), strict=False):
+        values = read_window(item.bands[name], WHOLE, WHOLE)
+        np.testing.assert_array_equal(values, arrays[f"FRE_{band}"])
+        assert (item.bands[name].scale, item.bands[name].nodata) == (1, -10_000)
+    assert list(item.masks) == ["CLM"]
+    mask = read_window(item.masks["CLM"], WHOLE, WHOLE)
+    np.testing.assert_array_equal(mask, arrays["CLM_R1"])
+    assert item.masks["CLM"].nodata is None
+
+
+def test_sre_stands_in_where_there_is_no_fre(tmp_path, rng):
+    arrays = write_product(tmp_path, rng, kinds=("SRE",))
+    (item,) = find_acquisitions(tmp_path)
+    values = read_window(item.bands["B8A"], WHOLE, WHOLE)
+    np.testing.assert_array_equal(values, arrays["SRE_B8A"])
+
+
+@pytest.mark.parametrize("quantification", [10_000, 1000])
+def test_reflectance_at_the_parcels(tmp_path, rng, quantification):
+    arrays = write_product(tmp_path, rng, quantification=quantification)
+    (item,) = find_acquisitions(tmp_path)
+    circle = shapely.Point(500_100, 5_699_800).buffer(120)
+    index = index_pixels(np.array([circle]), ["a"], item.grid, "31UDS")
+    pixels, valid = gather(item, index, ["B04", "B02"])
+    raw = np.array([arrays[f"FRE_{b}"][index.rows, index.cols] for b in ("B4", "B2")], int)
+    assert 0 < valid.sum() < len(valid)
+    np.testing.assert_array_equal(valid, index.cols >= 5)
+    expected = np.clip(raw * (10_000 // quantification), 0, 65535) * valid
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_a_mask_at_20_m_will_do(tmp_path, rng):
+    write_product(tmp_path, rng)
+    next(tmp_path.glob("*/MASKS/*_CLM_R1.tif")).unlink()
+    (item,) = find_acquisitions(tmp_path)
+    assert item.masks["CLM"].grid.pixel_width == 20
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("REFLECTANCE_QUANT", "X", "has no REFLECTANCE_QUANTIFICATION_VALUE: download"),
+        ('name="nodata"', 'name="none"', "has no SPECIAL_VALUE[@name='nodata']: download"),
+        ("ACQUISITION_DATE", "DATE", "has no ACQUISITION_DATE: download"),
+        ("2018-05-05T", "2018-05-35T", "day is out of range"),
+        ("</Muscate", "<", "is damaged"),
+    ],
+)
+def test_metadata_that_cannot_be_used_are_refused(tmp_path, rng, old, new, words):
+    write_product(tmp_path, rng)
+    (path,) = tmp_path.glob("*/*_MTD_ALL.xml")
+    path.write_text(path.read_text().replace(old, new))
+    message = refusal(tmp_path)
+    assert words in message
+    assert str(path) in message
+
+
+def test_other_refusals(tmp_path, rng):
+    assert "There is no product of THEIA" in refusal(tmp_path, format="theia")
+    write_product(tmp_path, rng)
+    next(tmp_path.glob("*/*_FRE_B8A.tif")).unlink()
+    assert "no B8A (it has B02)" in refusal(tmp_path, bands=["B02", "B8A"])
+    assert "state their scale" in refusal(tmp_path, reflectance_scale=1e-4)

@@ -34,10 +34,10 @@ _MIN_PIXELS = 500
 _EDGE = 3
 
 # Reflectance x 10,000 with the offset still in it. A share of _DARK below _DARK_LEVEL would be
-# reflectances below -0.04 if the offset were in the pixels: it is not. Nothing below _FLOOR, in any
-# band, and the lowest percents just above it, in red and infrared alike: it is.
+# reflectances below -0.04 if the offset were in the pixels: it is not. No more than _NONE below
+# _FLOOR in any band, and the darkest percent below _LOWEST in red and infrared alike: it is.
 _DARK, _DARK_LEVEL = 0.05, 600.0
-_NONE, _FLOOR, _LOWEST = 0.001, 950.0, 1500.0
+_NONE, _FLOOR, _LOWEST = 0.005, 900.0, 1500.0
 # So many acquisitions with the same announcement must show it together, and so many of them be so
 # dark: of one alone, thin clouds all over would do so, too.
 _MIN_TOGETHER, _SHOWN_BY = 5, 3

@@ -9,7 +9,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-RESOLUTION_M = {"B02": 10, "B03": 10, "B8A": 20, "B11": 20, "SCL": 20}
+RESOLUTION_M = {"B02": 10, "B03": 10, "B04": 10, "B8A": 20, "B11": 20, "B12": 20, "SCL": 20}
 BAND_IDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 
 
@@ -32,12 +32,13 @@ def write_safe(
     quantification=10000,
     cloudy=12.5,  # percent, None: not stated
     no_data=0.0,
-    bands=tuple(RESOLUTION_M),
+    bands=("B02", "B03", "B8A", "B11", "SCL"),
     size=60,
     x_min=500_000,
     ending=".jp2",
     name=None,
     datastrip=None,  # start of the data strip, None: not stated
+    numbers=None,  # raw values by band, in place of random ones
 ):
     """Write a product and return where it lies and what its pixels are."""
     stamp = generated[:19].replace("-", "").replace(":", "")
@@ -53,6 +54,8 @@ def write_safe(
         values = rng.integers(1000 if offsets else 1, 10_000, (side, side)).astype(np.uint16)
         if band == "SCL":
             values = rng.integers(0, 12, (side, side)).astype(np.uint8)
+        if numbers is not None:
+            values = numbers[band]
         end = f"R{resolution}m/T{tile}_{sensed}_{band}_{resolution}m"
         entry = f"{granule}/{end}" if level == "2A" else f"{granule}/T{tile}_{sensed}_{band}"
         image = path / f"{entry}{ending}"

@@ -31,7 +31,7 @@ write_resolved(settings, paths)
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
 # Without a register there are no outlines to put on a map: the predictions are a table.
-LAYER = [] if settings.dataset.path else [paths.predictions]
+LAYER = [] if settings.dataset.path else [paths.predictions, paths.fiboa]
 PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
 # Snakemake does not miss what only later rules read: the targets name the tables themselves.
 TABLES = [paths.ledger, paths.classes] if settings.dataset.path else paths.tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pyogrio
 import shapely
 from pyproj import Transformer
@@ -122,11 +124,16 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
 def _read_parquet(path: Path) -> gpd.GeoDataFrame:
     """Read GeoParquet."""
     try:
-        return gpd.read_parquet(path)
+        rows = gpd.read_parquet(path)
+        types = {field.name: field.type for field in pq.read_schema(path)}
     except (ValueError, pa.ArrowException) as error:
         raise RegisterError(
             f"{path} cannot be read as GeoParquet: {error} Write it with geopandas' to_parquet."
         ) from error
+    # Other formats have no lists, which fiboa's `category` is.
+    for name in rows.columns.intersection([n for n, t in types.items() if pa.types.is_nested(t)]):
+        rows[name] = [None if v is None else json.dumps(v, default=list) for v in rows[name]]
+    return rows
 
 
 def _read_with_gdal(path: Path, layer: str | None) -> gpd.GeoDataFrame:

@@ -18,6 +18,7 @@ from pipeline.observations import ObservationWriter
 from pipeline.parcel_block import ParcelBlock, read_blocks
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import Code, LandClass, write_arrays, write_metadata
+from pipeline.register_columns import PARCEL_COLUMNS
 from pipeline.settings import Settings
 from pipeline.tile_series import TileSeries
 from pipeline.tiles import main_crs
@@ -55,7 +56,7 @@ def assemble(
     dataset
         Written: DATA, VALID, META and observations.parquet of the Pixel-Set dataset.
     settings
-        clouds, imagery.bands, parcels.labels, assemble.memory_mb.
+        clouds, imagery.bands, parcels.nomenclature, assemble.memory_mb.
     threads
         Files written at the same time.
 
@@ -137,7 +138,7 @@ def _write_metadata(
     paths: DatasetPaths, contents: _Contents, parcels: Path, classes: Path, settings: Settings
 ) -> None:
     """Write META/ of the dataset."""
-    labels = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles], settings)
+    labels = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles])
     nomenclature = settings.parcels.nomenclature or next(iter(labels), None)
     different = set(contents.dates.values())
     write_metadata(
@@ -163,10 +164,10 @@ def _write_metadata(
     )
 
 
-def _labels(parcels: Sequence[Path], settings: Settings) -> dict[str, dict[str, Code | None]]:
+def _labels(parcels: Sequence[Path]) -> dict[str, dict[str, Code | None]]:
     """Read the declared codes of every nomenclature: {nomenclature: {id: code or None}}."""
-    names = list(settings.parcels.labels)
-    table = pd.concat([pd.read_parquet(p, columns=["parcel_id", *names]) for p in parcels])
+    table = pd.concat([pd.read_parquet(p) for p in parcels])
+    names = [c for c in table.columns if c not in PARCEL_COLUMNS]
     return {name: dict(zip(table["parcel_id"], _plain(table[name]), strict=True)) for name in names}
 
 

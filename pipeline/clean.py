@@ -23,7 +23,7 @@ from pipeline.column_text import as_text
 from pipeline.ledger import set_aside, status_of, write_ledger
 from pipeline.nomenclature import CropClass, write_classes
 from pipeline.parcel_classes import classify
-from pipeline.register_columns import PARCEL_COLUMNS, numbered, read_named
+from pipeline.register_columns import PARCEL_COLUMNS, numbered, read_named, with_defaults
 from pipeline.settings import Parcels, Settings
 from pipeline.tiles import main_crs, read_grids
 from pipeline.writing import replacing_folder
@@ -102,6 +102,7 @@ class Located:
 
 def locate(register: Path, tiles: Mapping[str, Grid], options: Parcels) -> Located:
     """Read the register, mend its polygons, and place them on the imagery; see `clean`."""
+    options = with_defaults(register, options)
     table = read_named(register, options)
     placed = place(
         mend(table.geometry.to_numpy()),
@@ -131,7 +132,8 @@ def account(
     _refuse_no_overlap(rows, table, register, tiles)
     _refuse_none_left(rows, register)
     folds = settings.split.folds if settings.predict.weights is None else None
-    labels, chosen = classify(rows, table, settings.parcels, folds)
+    options = with_defaults(register, settings.parcels)
+    labels, chosen = classify(rows, table, options, folds)
     rows["status"] = status_of(rows["reason"])
     return labels, chosen
 

@@ -33,14 +33,14 @@ USED_BY: dict[str, tuple[str, ...]] = {
         *("imagery.file_bands", "imagery.reflectance_scale", "imagery.sign"),
         *_MASKS,
     ),
-    "assemble": ("imagery.bands", "clouds", "parcels.labels", "parcels.nomenclature", "assemble"),
+    "assemble": ("imagery.bands", "clouds", "parcels.nomenclature", "assemble"),
     "normalise": ("normalise",),
     "features": (),
     "adopt": ("dataset", "imagery.bands", "normalise", "split.folds", "predict.weights"),
     "split": ("split",),
     "train": ("model", "train"),
     "evaluate": ("train.device", "predict.batch_size", "split.seed"),
-    "predict": ("model", "train.device", "train.pixels", "predict", "parcels.layer"),
+    "predict": ("run", "model", "train.device", "train.pixels", "predict", "parcels.layer"),
     "report": ("report",),
 }
 

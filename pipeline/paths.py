@@ -222,6 +222,11 @@ class RunPaths:
         return self.root / "predictions" / "parcels.gpkg"
 
     @property
+    def fiboa(self) -> Path:
+        """GeoParquet of the predicted parcels as fiboa has them."""
+        return self.predictions.with_name("parcels_fiboa.parquet")
+
+    @property
     def report(self) -> Path:
         """One self-contained page."""
         return self.root / "report" / "report.html"

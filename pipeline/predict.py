@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from models.checkpoints import fold_folders
 from models.inference import ensemble
 from models.pixel_sets import PixelSets
+from pipeline.fiboa_predictions import write_fiboa_predictions
 from pipeline.folds import Fold, read_folds
 from pipeline.given_weights import load_given
 from pipeline.model_inputs import read_inputs
@@ -19,11 +21,20 @@ from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import (
     LandClass,
     read_classes,
+    read_dates,
     read_description,
     read_ids,
     read_n_dates,
 )
-from pipeline.prediction_table import Scores, add_register, describe, every_row, write_tables
+from pipeline.prediction_table import (
+    SIMULATED,
+    Scores,
+    add_register,
+    describe,
+    every_row,
+    write_geopackage,
+    write_tables,
+)
 from pipeline.settings import Settings
 from pipeline.train import choose_device
 from pipeline.trained import Trained
@@ -61,10 +72,10 @@ def predict(
         Status of every input parcel.
     predictions
         Written, with the suffixes .csv and .parquet: a row for every row of the ledger. As .gpkg
-        only with a register.
+        only with a register, and beside it <name>_fiboa.parquet with the predicted parcels.
     settings
-        train.device, predict.batch_size, parcels.layer; for weights of the reference, model and
-        train.pixels.
+        run, train.device, predict.batch_size, predict.code_list, parcels.layer; for weights of the
+        reference, model and train.pixels.
     folds
         What split wrote; none where the models are from elsewhere.
     register
@@ -92,13 +103,18 @@ def predict(
     if folds is None:
         rows.loc[rows["status"] == "used", ["status", "reason"]] = ["predict_only", "given_weights"]
     if register is not None:
-        rows = add_register(
-            rows,
-            register,
-            settings.parcels.layer,
-            predictions.with_suffix(".gpkg"),
-            simulated=read_description(paths)["simulated"],
+        simulated = read_description(paths)["simulated"]
+        parcels = add_register(rows, register, settings.parcels.layer)
+        write_geopackage(parcels, predictions.with_suffix(".gpkg"), simulated=simulated)
+        write_fiboa_predictions(
+            parcels,
+            predictions.with_name(f"{predictions.stem}_fiboa.parquet"),
+            collection=settings.run,
+            code_list=settings.predict.code_list,
+            last_date=read_dates(paths)[-1],
+            remark=SIMULATED * simulated,
         )
+        rows = pd.DataFrame(parcels.drop(columns=parcels.geometry.name))
     write_tables(rows, predictions)
     counts = rows["pred_source"].replace("", "not predicted").value_counts()
     logger.info("%d parcels: %s", len(rows), ", ".join(f"{n} {k}" for k, n in counts.items()))

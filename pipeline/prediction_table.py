@@ -74,12 +74,9 @@ def every_row(ledger: Path, predicted: pd.DataFrame, dataset: DatasetPaths) -> p
     return pd.DataFrame(joined[COLUMNS])
 
 
-def add_register(
-    rows: pd.DataFrame, register: Path, layer: str | None, geopackage: Path, *, simulated: bool
-) -> pd.DataFrame:
-    """Write the rows with the register's own columns and geometry; return them without geometry."""
+def add_register(rows: pd.DataFrame, register: Path, layer: str | None) -> Any:
+    """Give the rows the register's own columns and outlines: a GeoDataFrame."""
     # GDAL is needed only here: a machine without it can still train and evaluate.
-    from geo.geopackage import write_layer
     from geo.register import read_register
 
     parcels = read_register(register, layer)
@@ -87,15 +84,20 @@ def add_register(
     renamed = {c: f"register_{c}" for c in parcels.columns if c.lower() in taken | {"fid"}}
     parcels = parcels.rename(columns=renamed)
     own = parcels.drop(columns=parcels.geometry.name)
-    table: pd.DataFrame = pd.concat([rows, own], axis=1)
-    with replacing(geopackage) as temporary:
+    return parcels[[parcels.geometry.name]].join(pd.concat([rows, own], axis=1))
+
+
+def write_geopackage(parcels: Any, path: Path, *, simulated: bool) -> None:
+    """Write what `add_register` gives as a layer."""
+    from geo.geopackage import write_layer
+
+    with replacing(path) as temporary:
         write_layer(
-            parcels[[parcels.geometry.name]].join(table),
+            parcels,
             temporary,
             name="parcels",
             description=f"{SIMULATED} " * simulated + "Predicted crop class of every parcel.",
         )
-    return table
 
 
 def write_tables(rows: pd.DataFrame, path: Path) -> None:

@@ -11,15 +11,33 @@ import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.fiboa import fiboa_columns
 from geo.register import RegisterError, read_feature_ids, read_register
-from pipeline.settings import Parcels
+from pipeline.settings import Label, Parcels
 
 # Columns of the accepted parcels, beside one per nomenclature.
 PARCEL_COLUMNS = ("row", "parcel_id", "status", "geometry")
 
 
+def with_defaults(register: Path, options: Parcels) -> Parcels:
+    """Fill in what a register that follows fiboa says by itself: its ids and crops."""
+    found = fiboa_columns(register)
+    if found is None:
+        return options.model_copy(update={"id": options.id or "ID_PARCEL"})
+    labels = dict(options.labels)
+    if not labels and "crop:code" in found:
+        name = "crop:name" if "crop:name" in found else None
+        labels["crop"] = Label(column="crop:code", class_name=name)
+    return options.model_copy(update={"id": options.id or "id", "labels": labels})
+
+
 def read_named(register: Path, options: Parcels) -> gpd.GeoDataFrame:
     """Read the register; refuse one without rows or without a column that the settings name.
+
+    Parameters
+    ----------
+    options
+        As `with_defaults` gives them.
 
     Raises
     ------
@@ -30,12 +48,12 @@ def read_named(register: Path, options: Parcels) -> gpd.GeoDataFrame:
     if table.empty:
         raise RegisterError(f"{register} has no rows. Check parcels.path and parcels.layer.")
     known = [str(c) for c in table.columns if c != table.geometry.name]
+    wanted = {"parcels.id": str(options.id)}
     if options.id not in known:
         feature_ids = read_feature_ids(register, options.layer)
         if feature_ids is not None:
             known.append(str(feature_ids.name))
             table[feature_ids.name] = feature_ids
-    wanted = {"parcels.id": options.id}
     for name, label in options.labels.items():
         wanted[f"parcels.labels.{name}"] = label.column
         if label.table is None and label.class_name is not None:

@@ -139,7 +139,7 @@ class Parcels(Section):
 
     path: Path | None = None
     layer: str | None = None
-    id: str = "ID_PARCEL"
+    id: str | None = None
     labels: dict[str, Label] = {}
     nomenclature: str | None = None
     names: Path | None = None
@@ -308,6 +308,7 @@ class Predict(Section):
 
     weights: Path | None = None
     batch_size: Positive = 512
+    code_list: str | None = None
 
 
 class Report(Section):

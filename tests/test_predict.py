@@ -5,9 +5,12 @@ import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+import shapely
 import torch
 from pixel_set_fixture import BANDS, CLASSES, SEASON, make, number, write
 
@@ -265,3 +268,25 @@ def test_status_and_declared_class_of_every_parcel(ours):
     assert (table["pred_source"] == "out_of_fold").all()
     assert table["declared_code"].tolist() == [CLASSES[i] for i in read_labels(run.dataset)]
     assert (table["n_dates"] == len(SEASON)).all()
+
+
+def test_a_register_gives_a_geopackage_and_fiboa(ours, tmp_path):
+    folder, run = ours
+    settings = settings_of(folder / "given", run="named")
+    ids = pd.read_csv(run.ledger, dtype=str)["parcel_id"]
+    outlines = shapely.box(np.arange(len(ids)) * 10.0, 0, np.arange(len(ids)) * 10.0 + 5, 5)
+    register = geopandas.GeoDataFrame({"ID": ids}, geometry=outlines, crs="EPSG:32631")
+    register.to_file(tmp_path / "register.gpkg")
+    predictions = tmp_path / "predictions" / "parcels.gpkg"
+    predict(
+        run.dataset.root, run.models, run.ledger, predictions, view(settings, "predict"),
+        folds=run.folds, register=tmp_path / "register.gpkg",
+    )  # fmt: skip
+    layer = geopandas.read_file(predictions)
+    assert layer["parcel_id"].tolist() == layer["ID"].tolist() == ids.tolist()
+    features = geopandas.read_parquet(predictions.with_name("parcels_fiboa.parquet"))
+    assert features["id"].tolist() == ids.tolist()
+    assert features["crop:code"].tolist() == layer["pred_code"].astype(str).tolist()
+    assert (features["determination:datetime"].dt.date == SEASON[-1]).all()
+    metadata = pq.read_schema(predictions.with_name("parcels_fiboa.parquet")).metadata
+    assert json.loads(metadata[b"collection"])["collection"] == "named"

@@ -71,7 +71,7 @@ def gather(
     n_known = np.zeros(len(index.rows), np.uint8)
     chosen, tasks = [], []
     for channel, band in enumerate(sources):
-        method = "nearest" if band.grid.matches(index.grid) else resampling
+        method = "nearest" if band.grid.is_aligned(index.grid) else resampling
         _check_pixel_size(band, index, method)
         for positions, footprint in _blocks(band, index):
             chosen.append((channel, positions))

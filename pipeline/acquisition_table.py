@@ -25,7 +25,7 @@ class AcquisitionRow(NamedTuple):
     `offset` is what was added to the digital numbers of the bands used, as the product states it:
     one number, or one a band (B02=-1000 B03=-900). `cloud_fraction` is 0 to 1, or None where it
     is not known. `reason` says why an acquisition is not used, or that it is `merged`: used to
-    complete the one of its tile and day in the row above. `masks` are the cloud masks that are
+    complete the one of its tile and day that stands before it. `masks` are the cloud masks that are
     looked at (SCL CLDPRB), `mask_file` is the one of the user's own.
     `radiometry` says whether the pixels agree with the offset: agrees, undecided, or empty where
     they were not looked at.

@@ -1,0 +1,305 @@
+"""Several tiles, zones and halves of a swath in one run, against a reader of single pixels."""
+
+import json
+import re
+import shutil
+from collections import Counter
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import yaml
+from preparation import prepare_dataset, prepare_parcels, snakemake
+from rasterio.features import geometry_mask
+from shapely import box
+from tiles_fixture import EAST, WEST, X_MIN, parcels, write_day, write_scene
+
+from geo.grid import Grid
+from pipeline.acquisition_table import read_acquisitions
+from pipeline.config import load
+from pipeline.observations import read_observations
+from pipeline.pixel_set_store import (
+    read_dates,
+    read_description,
+    read_ids,
+    read_n_dates,
+    read_parcel_dates,
+    read_pixels,
+    read_positions,
+    read_valid,
+)
+from pipeline.tiles import read_grids
+
+MASKED = (0, 1, 3, 8, 9, 10)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return write_scene(tmp_path_factory.mktemp("scene"))
+
+
+def settings_of(scene, *, imagery=None, clouds=None, parcels=None):
+    return {
+        "imagery": {
+            **{"path": str(scene.imagery), "bands": ["B02", "B8A"], "resampling": "nearest"},
+            **{"radiometry": "trust", **(imagery or {})},
+        },
+        "clouds": {"fill": "none", **(clouds or {})},
+        "parcels": {
+            **{"path": str(scene.register), "labels": {"crop": "CODE"}},
+            **{"classes": {"min_parcels": 2}, **(parcels or {})},
+        },
+        "split": {"folds": 2},
+    }
+
+
+def prepared(scene, root, **sections):
+    return prepare_dataset(load(settings_of(scene, **sections)), root)
+
+
+@pytest.fixture(scope="module")
+def run(scene, tmp_path_factory):
+    return prepared(scene, tmp_path_factory.mktemp("run"))
+
+
+def read_ledger(run):
+    return pd.read_csv(run.ledger, dtype=str, keep_default_na=False).set_index("parcel_id")
+
+
+def outlines(crs):
+    return parcels().to_crs(crs).set_index("ID_PARCEL").geometry
+
+
+def read_pixel(product, band, x, y):
+    """Value of a band at a place, 0 beyond its edges."""
+    (path,) = product.path.rglob(f"*_{band}_*m.jp2")
+    with rasterio.open(path) as raster:
+        row, col = raster.index(x, y)
+        inside = 0 <= row < raster.height and 0 <= col < raster.width
+        return int(raster.read(1)[row, col]) if inside else 0
+
+
+def brute_force(scene, tile, date, x, y):
+    """Reflectance and clearness at a place: of the first product that is clear there."""
+    seen = []
+    for product in scene.used[tile, date]:
+        values = [read_pixel(product, band, x, y) for band in ("B02", "B8A")]
+        clear = all(values) and read_pixel(product, "SCL", x, y) not in MASKED
+        seen.append((values if all(values) else [0, 0], clear))
+    return next((found for found in seen if found[1]), seen[0])
+
+
+def test_parcels_belong_to_the_tile_that_holds_them_whole(run):
+    ledger = read_ledger(run)
+    grids = read_grids(run.grids)
+    # Five dates against three.
+    assert list(grids) == [EAST, WEST]
+    places = {tile: outlines(grid.crs) for tile, grid in grids.items()}
+    fates = Counter()
+    for parcel_id, row in ledger.iterrows():
+        extents = {
+            tile: box(*grid.bounds).buffer(5, join_style="mitre") for tile, grid in grids.items()
+        }
+        whole = [t for t in grids if extents[t].contains(places[t][parcel_id])]
+        touching = [t for t in grids if box(*grids[t].bounds).intersects(places[t][parcel_id])]
+        if whole:
+            assert (row["tile"], row["status"]) == (whole[0], "used")
+        else:
+            reason = "partly_outside" if touching else "outside_imagery"
+            assert (row["status"], row["reason"]) == ("rejected", reason), parcel_id
+        fates[len(whole), bool(touching)] += 1
+    # Held by both, by one, by none though on them, beyond.
+    assert set(fates) == {(2, True), (1, True), (0, True), (0, False)}
+    accepted = ledger[ledger["status"] == "used"]
+    assert set(accepted["tile"]) == {EAST, WEST}
+    assert sorted(read_ids(run.dataset)) == sorted(accepted.index)
+    both = sum(len(gpd.read_parquet(run.parcels / f"{tile}.parquet")) for tile in grids)
+    assert both == len(accepted)
+
+
+def test_arrays_equal_a_reader_of_single_pixels(scene, run):
+    ledger, grids = read_ledger(run), read_grids(run.grids)
+    dates = read_parcel_dates(run.dataset)
+    rng = np.random.default_rng(0)
+    tried = Counter()
+    for tile, grid in grids.items():
+        places = outlines(grid.crs)
+        ids = ledger.index[(ledger["tile"] == tile) & (ledger["status"] == "used")]
+        for parcel_id in rng.choice(ids, 12, replace=False):
+            inside = ~geometry_mask([places[parcel_id]], grid.shape, grid.transform)
+            rows, cols = np.nonzero(inside)
+            pixels, valid = (read(run.dataset, parcel_id) for read in (read_pixels, read_valid))
+            days = [int(day.strftime("%Y%m%d")) for day in dates[parcel_id]]
+            assert days == sorted(date for t, date in scene.used if t == tile)
+            assert pixels.shape == (len(days), 2, len(rows))
+            for s in rng.choice(len(rows), 3, replace=False):
+                x, y = grid.transform @ (cols[s] + 0.5, rows[s] + 0.5)
+                for t, day in enumerate(days):
+                    values, clear = brute_force(scene, tile, day, x, y)
+                    assert pixels[t, :, s].tolist() == values, (parcel_id, day)
+                    assert valid[t, s] == clear
+                    tried[len(scene.used[tile, day]), bool(clear)] += 1
+    assert len(tried) == 4
+
+
+def test_every_acquisition_has_its_decision(scene, run):
+    rows = read_acquisitions(run.acquisitions)
+    assert len(rows) == 10
+    merged = [row for row in rows if row.tile == WEST and row.date.day == 13]
+    assert [(row.used, row.reason) for row in merged] == [
+        (True, ""), (False, "superseded"), (True, "merged"),
+    ]  # fmt: skip
+    assert [row.product for row in merged[::2]] == [p.path for p in scene.used[WEST, 20220413]]
+    assert {row.reason for row in rows if row not in merged} == {""}
+
+
+def test_positions_and_dates_of_both_zones(scene, run):
+    description = read_description(run.dataset)
+    assert description["tiles"] == {WEST: "EPSG:32631", EAST: "EPSG:32632"}
+    tiles = read_ledger(run).loc[read_ids(run.dataset), "tile"].value_counts()
+    assert description["crs"] == description["tiles"][tiles.idxmax()]
+    points = gpd.points_from_xy(*read_positions(run.dataset).T, crs=description["crs"])
+    places = outlines(description["crs"])
+    assert all(places[i].contains(p) for i, p in zip(read_ids(run.dataset), points, strict=True))
+    every = sorted({date for _, date in scene.used})
+    assert [int(day.strftime("%Y%m%d")) for day in read_dates(run.dataset)] == every
+    assert len(description["acquisitions"]) == 9
+
+
+def test_clear_shares_are_recorded(run):
+    table = read_observations(run.dataset.observations)
+    dates = read_parcel_dates(run.dataset)
+    assert len(table) == sum(map(len, dates.values()))
+    assert table["kept"].all()
+    for parcel_id, rows in table.groupby("parcel_id"):
+        valid = read_valid(run.dataset, parcel_id)
+        assert pd.to_datetime(rows["date"]).dt.date.tolist() == dates[parcel_id]
+        np.testing.assert_allclose(rows["clear_fraction"], valid.mean(axis=1), rtol=1e-6)
+    assert set(table["tile"]) == {EAST, WEST}
+
+
+@pytest.mark.parametrize("drop", ["run", "parcel"])
+def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
+    limit = 0.5
+    found = prepared(scene, tmp_path, clouds={"min_clear_fraction": limit, "drop": drop})
+    sizes = json.loads(run.dataset.sizes.read_text())
+    tile_of = read_ledger(run)["tile"]
+    own, kept_dates = read_parcel_dates(run.dataset), read_parcel_dates(found.dataset)
+    n_clear, n_all, n_dropped = Counter(), Counter(), 0
+    for i in read_ids(run.dataset):
+        for day, clear in zip(own[i], read_valid(run.dataset, i), strict=True):
+            n_clear[tile_of[i], day] += clear.sum()
+            n_all[tile_of[i], day] += sizes[i]
+    for i in read_ids(run.dataset):
+        valid = read_valid(run.dataset, i)
+        of_tile = [n_clear[tile_of[i], day] / n_all[tile_of[i], day] for day in own[i]]
+        kept = np.array(of_tile if drop == "run" else valid.mean(axis=1)) >= limit
+        n_dropped += int((~kept).sum())
+        if not kept.any():
+            assert read_n_dates(found.dataset)[i] == 0
+            assert not read_valid(found.dataset, i).any()
+            continue
+        assert kept_dates[i] == [day for day, keep in zip(own[i], kept, strict=True) if keep]
+        assert np.array_equal(read_valid(found.dataset, i), valid[kept])
+        assert np.array_equal(read_pixels(found.dataset, i), read_pixels(run.dataset, i)[kept])
+    assert 0 < n_dropped == read_description(found.dataset)["dropped_observations"]
+    table = read_observations(found.dataset.observations)
+    assert (~table["kept"]).sum() == n_dropped
+    assert len(table) == sum(map(len, own.values()))
+
+
+def test_filling_takes_the_dates_of_the_tile(run, scene, tmp_path):
+    found = prepared(scene, tmp_path, clouds={"fill": "linear"})
+    for i, days in read_parcel_dates(run.dataset).items():
+        at = np.array([day.toordinal() for day in days])
+        pixels, valid = read_pixels(run.dataset, i), read_valid(run.dataset, i)
+        filled = read_pixels(found.dataset, i)
+        for s in range(0, pixels.shape[2], 7):
+            if valid[:, s].any():
+                for c in range(2):
+                    known = valid[:, s]
+                    line = np.interp(at, at[known], pixels[known, c, s])
+                    np.testing.assert_allclose(filled[:, c, s], line, atol=0.51)
+
+
+def test_too_much_is_asked_of_the_sky(scene, tmp_path):
+    with pytest.raises(ValueError, match=r"min_clear_fraction is 1, and no date of any.*Lower it"):
+        prepared(scene, tmp_path, clouds={"min_clear_fraction": 1.0})
+    assert not (tmp_path / "dataset" / "DATA").exists()
+
+
+def test_parcels_that_no_tile_holds_are_kept_where_most_of_them_lies(scene, tmp_path):
+    run = prepare_parcels(load(settings_of(scene, parcels={"partly_outside": "keep"})), tmp_path)
+    ledger, grids = read_ledger(run), read_grids(run.grids)
+    places = {tile: outlines(grid.crs) for tile, grid in grids.items()}
+    n_partial = 0
+    for parcel_id, row in ledger[ledger["status"] == "used"].iterrows():
+        shares = {
+            t: box(*g.bounds).intersection(places[t][parcel_id]).area / places[t][parcel_id].area
+            for t, g in grids.items()
+        }
+        if max(shares.values()) < 0.85:
+            n_partial += 1
+            assert shares[row["tile"]] >= max(shares.values()) - 1e-5
+    assert n_partial > 5
+
+
+def test_grids_that_are_aligned_unite():
+    grid = Grid("EPSG:32631", 500_000.0, 4_000_000.0, 10.0, 10.0, 8, 6)
+    right = Grid("EPSG:32631", 500_100.0, 4_000_030.0, 10.0, 10.0, 4, 4)
+    assert grid.is_aligned(right)
+    assert right.is_aligned(grid)
+    union = grid.union([right])
+    assert union.bounds == (500_000, 3_999_920, 500_140, 4_000_030)
+    assert grid.union([]) == grid.union([grid]) == grid
+    for other in (
+        Grid("EPSG:32631", 500_105.0, 4_000_030.0, 10.0, 10.0, 4, 4),
+        Grid("EPSG:32632", 500_100.0, 4_000_030.0, 10.0, 10.0, 4, 4),
+        Grid("EPSG:32631", 500_100.0, 4_000_030.0, 20.0, 20.0, 2, 2),
+        Grid("EPSG:32631", 500_100.0, 4_000_030.0, 10.05, 10.0, 4, 4),
+    ):
+        assert not grid.is_aligned(other)
+
+
+def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene, tmp_path):
+    shutil.copytree(scene.folder, tmp_path, dirs_exist_ok=True)
+    values = settings_of(scene, clouds={"fill": "linear"})
+    values |= {
+        "run": "zones",
+        "split": {"folds": 2, "by": "block", "block_m": 200},
+        "train": {"epochs": 1, "batch_size": 16, "pixels": 8, "members": 1, "device": "cpu"},
+    }
+    values["imagery"]["path"], values["parcels"]["path"] = "imagery", "register.gpkg"
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(values))
+    snakemake(tmp_path, "--cores", "2")
+    run = tmp_path / "results" / "zones"
+    predictions = gpd.read_file(run / "predictions" / "parcels.gpkg").set_index("parcel_id")
+    ledger = pd.read_csv(run / "parcels" / "ledger.csv").set_index("parcel_id")
+    assert sorted(predictions.index) == sorted(parcels()["ID_PARCEL"])
+    predicted = predictions.index[predictions["pred_code"].notna()]
+    assert set(predicted) == set(ledger.index[ledger["status"] == "used"])
+    assert set(ledger.loc[predicted, "tile"]) == {EAST, WEST}
+    page = (run / "report" / "report.html").read_text()
+    assert re.search(r"From 9 of the 10 Sentinel-2 acquisitions found, on 2 tiles", page)
+
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.np*") if "dataset" not in p.parts}
+    assert sum(p.suffix == ".npz" for p in before) == 2
+    scene_here = type(scene)(tmp_path)
+    write_day(scene_here, np.random.default_rng(9), WEST, "30")
+    snakemake(tmp_path, "dataset", "--cores", "2")
+    after = {p: p.stat().st_mtime_ns for p in run.rglob("*.np*") if "dataset" not in p.parts}
+    assert {p: after[p] for p in before} == before
+    assert {p.name for p in set(after) - set(before)} == {
+        "20220430T105031_31UGS_N0400.npy", "20220430T105031_31UGS_N0400.valid.npy",
+    }  # fmt: skip
+
+
+def test_tiles_can_be_left_out(scene, tmp_path):
+    run = prepare_parcels(load(settings_of(scene, imagery={"tile": "T31UGS"})), tmp_path)
+    assert set(read_ledger(run)["tile"]) == {"", WEST}
+    assert {row.reason for row in read_acquisitions(run.acquisitions) if row.tile == EAST} == {
+        "other_tile"
+    }
+    assert X_MIN[WEST] == read_grids(run.grids)[WEST].x_min

@@ -172,25 +172,57 @@ def is_address(source: object) -> bool:
     return isinstance(source, str) and "://" in source
 
 
-def read_each(items: Iterable[_Item], read: Callable[[_Item], _Read]) -> list[_Read]:
-    """Read every item, and report all that fail in one error.
+@dataclass(frozen=True)
+class Damaged:
+    """A product that cannot be used, and why."""
+
+    product: Path
+    problem: str
+
+
+def read_each(
+    items: Iterable[_Item],
+    read: Callable[[_Item], _Read],
+    damaged: list[Damaged] | None = None,
+    product: Callable[[_Item], Path] = Path,  # type: ignore[assignment]
+) -> list[_Read]:
+    """Read every item, and report all that fail in one error, or set them aside.
+
+    Parameters
+    ----------
+    items
+        What to read.
+    read
+        Reads one of them.
+    damaged
+        Those that fail are added here; None: they are refused.
+    product
+        Gives the product of an item, which is a path if not told otherwise.
 
     Raises
     ------
     AcquisitionError
         If any fails; the message gives the first five.
     """
-    found, problems = [], []
+    found, failed = [], []
     for item in items:
         try:
             found.append(read(item))
         except AcquisitionError as error:
-            problems.append(str(error))
-    if problems:
-        total = len(found) + len(problems)
-        head = f"{len(problems)} of {total} acquisitions cannot be read:\n  " if total > 1 else ""
-        raise AcquisitionError(head + first_five(problems, "\n  "))
+            failed.append(Damaged(product(item), str(error)))
+    if damaged is None:
+        refuse_damaged(failed, len(found) + len(failed))
+    else:
+        damaged += failed
     return found
+
+
+def refuse_damaged(damaged: Sequence[Damaged], total: int) -> None:
+    """Raise an error of all the products that cannot be used, if there are any."""
+    if damaged:
+        text = f"{len(damaged)} of {total} acquisitions cannot be read:\n  "
+        problems = [item.problem for item in damaged]
+        raise AcquisitionError((text if total > 1 else "") + first_five(problems, "\n  "))
 
 
 def first_five(items: Sequence[str], separator: str = ", ") -> str:

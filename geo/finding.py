@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from geo.acquisitions import Acquisition, AcquisitionError, Format, first_five
+from geo.acquisitions import (
+    Acquisition,
+    AcquisitionError,
+    Damaged,
+    Format,
+    first_five,
+    refuse_damaged,
+)
 from geo.readers.conventions import (
     ITEM_ENDINGS,
     TIFF_ENDINGS,
@@ -27,6 +34,7 @@ def find_acquisitions(
     file_bands: Sequence[str] | None = None,
     reflectance_scale: float | None = None,
     signed_by: str | None = None,
+    damaged: list[Damaged] | None = None,
 ) -> list[Acquisition]:
     """Find the acquisitions of a folder, product or file, without reading more than a few pixels.
 
@@ -45,6 +53,10 @@ def find_acquisitions(
         Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
     signed_by
         Service whose signature the addresses of STAC items need: planetary_computer.
+
+    damaged
+        Products that cannot be read, or lack bands, are added here; None: they are refused, as
+        they are where no other is left.
 
     Returns
     -------
@@ -73,24 +85,26 @@ def find_acquisitions(
     if format == "safe":
         from geo.readers import safe
 
-        found = safe.find(path, bands)
+        found = safe.find(path, bands, damaged)
     elif format == "theia":
         from geo.readers import theia
 
-        found = theia.find(path, bands)
+        found = theia.find(path, bands, damaged)
     elif format == "geotiff":
         from geo.readers import geotiff
 
-        found = geotiff.find(path, bands, file_bands, reflectance_scale)
+        found = geotiff.find(path, bands, file_bands, reflectance_scale, damaged)
     elif format == "stac":
         from geo.readers import stac
 
-        found = stac.find(path, bands, signed_by)
+        found = stac.find(path, bands, signed_by, damaged)
     else:
         from geo.readers import stack
 
-        found = stack.find(path, bands, reflectance_scale)
-    _check_bands(found, bands)
+        found = stack.find(path, bands, reflectance_scale, damaged)
+    found = _with_bands(found, bands, damaged)
+    if not found:
+        refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack") and reflectance_scale is None:
         from geo.readers.float_scale import check_float_scale
 
@@ -136,19 +150,28 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
     )
 
 
-def _check_bands(found: Sequence[Acquisition], bands: Sequence[str] | None) -> None:
-    """Check that every acquisition has every requested band."""
-    problems = []
+def _with_bands(
+    found: Sequence[Acquisition], bands: Sequence[str] | None, damaged: list[Damaged] | None
+) -> list[Acquisition]:
+    """Give the acquisitions with every requested band; refuse the others, or set them aside."""
+    whole, lacking = [], []
     for item in found:
         missing = [band for band in bands or () if band not in item.bands]
         if missing:
             there = ", ".join(item.bands) or "none of those asked for"
-            problems.append(f"{item.product}: no {', '.join(missing)} (it has {there})")
-    if problems:
+            problem = f"{item.product}: no {', '.join(missing)} (it has {there})"
+            lacking.append(Damaged(item.product, problem))
+        else:
+            whole.append(item)
+    if lacking and damaged is None:
+        problems = first_five([item.problem for item in lacking], "\n  ")
         raise AcquisitionError(
-            f"{len(problems)} of {len(found)} acquisitions lack bands:\n  "
-            f"{first_five(problems, chr(10) + '  ')}\nComplete them, or ask for fewer bands."
+            f"{len(lacking)} of {len(found)} acquisitions lack bands:\n  {problems}\n"
+            "Complete them, or ask for fewer bands."
         )
+    if damaged is not None:
+        damaged += lacking
+    return whole
 
 
 def _with_unique_ids(found: Sequence[Acquisition], path: Path) -> list[Acquisition]:

@@ -99,6 +99,8 @@ def _find(product: Path, acquisition: str, settings: Settings) -> Acquisition:
         file_bands=imagery.file_bands,
         reflectance_scale=imagery.reflectance_scale,
         signed_by=imagery.sign,
+        # Others of the same folder may be: the index set them aside, or refused them.
+        damaged=[],
     )
     # Acquisitions that share an id, halves of a tile, are numbered where they are seen together.
     for name in (acquisition, acquisition.rpartition("_")[0]):

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
-from geo.acquisitions import Acquisition, AcquisitionError, first_five
+from geo.acquisitions import Acquisition, AcquisitionError, Damaged, first_five
 from geo.cloud_fraction import cloud_fraction, stated_cloud_fraction
 from geo.clouds import CloudRules
 from geo.finding import find_acquisitions
 from geo.grid import Grid
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.cloud_masks import check_masks, cloud_rules, with_own_masks
+from pipeline.damaged_products import damaged_rows
 from pipeline.radiometry import check_radiometry
 from pipeline.same_day import in_order_of_use, mark_merged, same_day_reasons
 from pipeline.settings import Settings
@@ -103,6 +104,7 @@ def decide(
         from pipeline.stac_items import fetch_items  # local imagery does without HTTP
 
         fetch_items(imagery, items, register, settings)
+    damaged: list[Damaged] = []
     found = find_acquisitions(
         items or Path(imagery),
         "stac" if items else settings.imagery.format,
@@ -110,7 +112,10 @@ def decide(
         file_bands=settings.imagery.file_bands,
         reflectance_scale=settings.imagery.reflectance_scale,
         signed_by=settings.imagery.sign,
+        damaged=damaged if settings.imagery.damaged == "set_aside" else None,
     )
+    for item in damaged:
+        logger.warning("Set aside: %s", item.problem)
     found = with_own_masks(found, settings)
     tiles = choose_tiles(found, settings.imagery.tile)
     tile_grids = {tile: tile_grid([item for item in found if item.tile == tile]) for tile in tiles}
@@ -130,6 +135,7 @@ def decide(
     radiometry = check_radiometry(used, threads) if is_checked else {}
     rows = [_row(item, clouds, reasons, rules) for item in in_order_of_use(found)]
     rows = [row._replace(radiometry=radiometry.get(row.acquisition, "")) for row in rows]
+    rows = sorted([*rows, *damaged_rows(damaged)], key=lambda row: (row.date, row.tile))
     seen = most_seen_first({(row.tile, row.date) for row in rows if row.used})
     return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in seen})
 

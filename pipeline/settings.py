@@ -57,6 +57,7 @@ class Imagery(Section):
     file_bands: list[str] | None = None
     reflectance_scale: Annotated[float, Field(gt=0)] | None = None
     radiometry: Literal["check", "trust"] = "check"
+    damaged: Literal["refuse", "set_aside"] = "refuse"
     collections: list[str] = []
     bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
     sign: Literal["planetary_computer"] | None = None

@@ -20,6 +20,7 @@ from geo.acquisitions import (
     Acquisition,
     AcquisitionError,
     Band,
+    Damaged,
     first_five,
     read_each,
 )
@@ -40,7 +41,10 @@ def is_product(path: Path) -> bool:
 
 
 def read_products(
-    products: Sequence[Path], bands: Sequence[str] | None, reflectance_scale: float | None
+    products: Sequence[Path],
+    bands: Sequence[str] | None,
+    reflectance_scale: float | None,
+    damaged: list[Damaged] | None,
 ) -> list[Acquisition]:
     """Read products of one level.
 
@@ -56,7 +60,7 @@ def read_products(
             f"{len(level_2a)} products of level 2A are mixed with {len(level_1c)} of level 1C, "
             f"whose reflectances differ: keep one level. Level 1C: {first_five(level_1c)}."
         )
-    return read_each(products, lambda path: _read_product(path, bands, reflectance_scale))
+    return read_each(products, lambda path: _read_product(path, bands, reflectance_scale), damaged)
 
 
 def _read_product(

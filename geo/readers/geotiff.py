@@ -16,6 +16,7 @@ from geo.acquisitions import (
     Acquisition,
     AcquisitionError,
     Band,
+    Damaged,
     first_five,
     read_each,
 )
@@ -57,6 +58,7 @@ def find(
     bands: Sequence[str] | None,
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
+    damaged: list[Damaged] | None,
 ) -> list[Acquisition]:
     """Find the GeoTIFFs of a folder; see `geo.finding.find_acquisitions`.
 
@@ -83,7 +85,7 @@ def find(
     def read(product: Path) -> Acquisition:
         return _read(by_product[product], bands, file_bands, reflectance_scale)
 
-    return read_each(by_product, read)
+    return read_each(by_product, read, damaged)
 
 
 def _group(files: Sequence[Path]) -> list[_FileGroup]:

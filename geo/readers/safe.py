@@ -15,6 +15,7 @@ from geo.acquisitions import (
     Acquisition,
     AcquisitionError,
     Band,
+    Damaged,
     first_five,
     read_each,
 )
@@ -43,7 +44,9 @@ _MASK_FILES = {
 _TILE_M = 109_800
 
 
-def find(path: Path, bands: Sequence[str] | None) -> list[Acquisition]:
+def find(
+    path: Path, bands: Sequence[str] | None, damaged: list[Damaged] | None
+) -> list[Acquisition]:
     """Find the products in a folder and below; see `geo.acquisitions.find_acquisitions`."""
     products = sorted(find_products(path), key=lambda product: (product.path, product.root))
     if not products:
@@ -58,7 +61,9 @@ def find(path: Path, bands: Sequence[str] | None) -> list[Acquisition]:
             "of level 1C, whose reflectances differ: keep one level. "
             f"Level 1C: {first_five([str(product.path) for product in by_level['1C']])}."
         )
-    granules = read_each(products, partial(_read_product, bands=bands))
+    granules = read_each(
+        products, partial(_read_product, bands=bands), damaged, lambda product: product.path
+    )
     return [acquisition for product in granules for acquisition in product]
 
 

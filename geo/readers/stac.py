@@ -16,6 +16,7 @@ from geo.acquisitions import (
     UNNAMED_TILE,
     Acquisition,
     AcquisitionError,
+    Damaged,
     read_each,
 )
 from geo.readers.conventions import ITEM_ENDINGS, files_ending, tile_name
@@ -25,7 +26,10 @@ Item = Mapping[str, Any]
 
 
 def find(
-    path: Path, bands: Sequence[str] | None, signed_by: str | None = None
+    path: Path,
+    bands: Sequence[str] | None,
+    signed_by: str | None = None,
+    damaged: list[Damaged] | None = None,
 ) -> list[Acquisition]:
     """Find the items of a folder, or one of them; see `geo.finding.find_acquisitions`.
 
@@ -37,11 +41,13 @@ def find(
         Bands to look at; None: all there are.
     signed_by
         Service whose signature the assets' addresses need: planetary_computer.
+    damaged
+        Items that cannot be read are added here; None: they are refused.
     """
     files = list(files_ending(path, ITEM_ENDINGS))
     if not files:
         raise AcquisitionError(f"There is no STAC item (.json) in {path}.")
-    return read_each(files, partial(_read_file, bands=bands, signed_by=signed_by))
+    return read_each(files, partial(_read_file, bands=bands, signed_by=signed_by), damaged)
 
 
 def baseline(item: Item) -> str | None:

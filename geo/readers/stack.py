@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geo.acquisitions import UNNAMED_TILE, Acquisition, AcquisitionError, first_five
+from geo.acquisitions import UNNAMED_TILE, Acquisition, AcquisitionError, Damaged, first_five
 from geo.readers import eopf
 from geo.readers.conventions import bands_and_masks, finest, stack_files
 from geo.readers.stack_file import StackPart, read_parts
@@ -23,13 +23,16 @@ Stack = list[StackPart]
 
 
 def find(
-    path: Path, bands: Sequence[str] | None, reflectance_scale: float | None
+    path: Path,
+    bands: Sequence[str] | None,
+    reflectance_scale: float | None,
+    damaged: list[Damaged] | None,
 ) -> list[Acquisition]:
     """Find the times of stacks; see `geo.finding.find_acquisitions`."""
     files = stack_files(path)
     products = [file for file in files if eopf.is_product(file)]
     if len(products) == len(files) > 0:
-        return eopf.read_products(products, bands, reflectance_scale)
+        return eopf.read_products(products, bands, reflectance_scale, damaged)
     if products:
         raise AcquisitionError(
             f"{path} mixes {len(products)} products of EOPF with {len(files) - len(products)} "

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from geo.acquisitions import MASKS, Acquisition, AcquisitionError, Band, read_each
+from geo.acquisitions import MASKS, Acquisition, AcquisitionError, Band, Damaged, read_each
 from geo.readers.conventions import band_name, bands_and_masks
 from geo.reading import read_header
 
@@ -54,7 +54,9 @@ class TheiaMetadata:
     nodata: float
 
 
-def find(path: Path, bands: Sequence[str] | None) -> list[Acquisition]:
+def find(
+    path: Path, bands: Sequence[str] | None, damaged: list[Damaged] | None
+) -> list[Acquisition]:
     """Find the products at a path and below; see `geo.finding.find_acquisitions`."""
     products = product_folders(path)
     if not products:
@@ -62,7 +64,7 @@ def find(path: Path, bands: Sequence[str] | None) -> list[Acquisition]:
             f"There is no product of THEIA in {path}: a product is a folder with "
             "SENTINEL2..._L2A_..._MTD_ALL.xml in it. Unpack zipped ones."
         )
-    return read_each(products, partial(_read_product, bands=bands))
+    return read_each(products, partial(_read_product, bands=bands), damaged)
 
 
 def product_folders(path: Path) -> list[Path]:

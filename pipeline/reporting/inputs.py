@@ -31,6 +31,7 @@ ACQUISITION_REASONS = {
     "other_tile": "of another tile",
     "other_grid": "on another pixel grid",
     "same_day": "less complete than another of the same day",
+    "damaged": "damaged, or without a band",
     "superseded": "processed anew, and used as such",
     "no_parcels": "of a tile without parcels",
     "merged": "completes another of the same day",

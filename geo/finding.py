@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from pyproj import CRS
+
 from geo.acquisitions import (
     Acquisition,
     AcquisitionError,
@@ -103,6 +105,7 @@ def find_acquisitions(
 
         found = stack.find(path, bands, reflectance_scale, damaged)
     found = _with_bands(found, bands, damaged)
+    _check_metres(found)
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack") and reflectance_scale is None:
@@ -121,7 +124,8 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
         If nothing is recognised, or more than one format is there.
     """
     found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
-    if any(find_products(path)):
+    damaged: list[Damaged] = []
+    if any(find_products(path, damaged)) or damaged:
         found.append("safe")
     of_theia = product_folders(path)
     if of_theia:
@@ -157,12 +161,12 @@ def _with_bands(
     whole, lacking = [], []
     for item in found:
         missing = [band for band in bands or () if band not in item.bands]
-        if missing:
+        if not missing:
+            whole.append(item)
+        else:
             there = ", ".join(item.bands) or "none of those asked for"
             problem = f"{item.product}: no {', '.join(missing)} (it has {there})"
             lacking.append(Damaged(item.product, problem))
-        else:
-            whole.append(item)
     if lacking and damaged is None:
         problems = first_five([item.problem for item in lacking], "\n  ")
         raise AcquisitionError(
@@ -172,6 +176,19 @@ def _with_bands(
     if damaged is not None:
         damaged += lacking
     return whole
+
+
+def _check_metres(found: Sequence[Acquisition]) -> None:
+    """Check that grids are in metres, as sizes, buffers and resolutions are."""
+    for crs in {item.grid.crs for item in found}:
+        unit = CRS(crs).axis_info[0].unit_name
+        if unit not in ("metre", "meter"):
+            products = [str(item.product) for item in found if item.grid.crs == crs]
+            raise AcquisitionError(
+                f"{len(products)} of {len(found)} acquisitions have pixels in units of {unit}, not "
+                f"metres: {first_five(products)}. Warp them to the UTM zone of the tile: gdalwarp "
+                "-t_srs EPSG:326.. -tr 10 10."
+            )
 
 
 def _with_unique_ids(found: Sequence[Acquisition], path: Path) -> list[Acquisition]:

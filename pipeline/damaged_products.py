@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 from geo.acquisitions import AcquisitionError, Damaged
 from geo.readers.conventions import date_in, tile_name
 from pipeline.acquisition_table import AcquisitionRow
+
+# Names of before December 2016 put the date of sensing after that of processing:
+# S2A_OPER_PRD_MSIL1C_PDMC_20160607T183552_R094_V20160607T105031_20160607T105031
+_LONG_NAME = re.compile(r"_V(20\d{6})T\d{6}")
 
 
 def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
@@ -40,10 +45,9 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
 
 def _date_of(product: Path, problem: str) -> date:
     """Give the date of sensing that a name holds."""
-    # Names of before December 2016 put it behind a V, after the date of processing.
-    _, _, sensed = product.stem.rpartition("_V")
+    long_name = _LONG_NAME.search(product.stem)
     try:
-        day = date_in(sensed)
+        day = date_in(long_name[1] if long_name else product.stem)
     except ValueError:
         day = None
     if day is None:

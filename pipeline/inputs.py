@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pipeline.settings import Settings, SettingsError
@@ -41,6 +42,7 @@ def check_inputs(settings: Settings) -> None:
         if path.is_dir() and not any(path.iterdir()):
             raise SettingsError(f"{key}: the folder {path} is empty. Give the path of {what}.")
     _check_dataset(settings)
+    _check_weights(settings)
 
 
 def _check_dataset(settings: Settings) -> None:
@@ -59,6 +61,29 @@ def _check_dataset(settings: Settings) -> None:
             f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
             "which says where the parcels are. Add it, or set split.by to random or stratified."
         )
+
+
+def _check_weights(settings: Settings) -> None:
+    """Check that there are models in place of training, and that ours take the bands of the run."""
+    folder = settings.predict.weights
+    if folder is None:
+        return
+    if not weights(folder):
+        raise SettingsError(
+            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
+            "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
+        )
+    for file in sorted(folder.glob("Fold_*/model.json")):
+        try:
+            trained = json.loads(file.read_text(encoding="utf-8"))["bands"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"predict.weights: {file} cannot be read: {error!r}.") from None
+        if settings.dataset.path is None and trained != settings.imagery.bands:
+            raise SettingsError(
+                f"predict.weights: the models of {folder} were trained on the bands "
+                f"{', '.join(trained)}, imagery.bands are {', '.join(settings.imagery.bands)}. "
+                "Set imagery.bands to theirs."
+            )
 
 
 def watched(path: Path | str) -> list[Path]:

@@ -18,6 +18,7 @@ from geo.acquisitions import (
     Damaged,
     first_five,
     read_each,
+    refuse_damaged,
 )
 from geo.readers.safe_files import SafeFiles, find_products
 from geo.readers.safe_metadata import (
@@ -48,8 +49,11 @@ def find(
     path: Path, bands: Sequence[str] | None, damaged: list[Damaged] | None
 ) -> list[Acquisition]:
     """Find the products in a folder and below; see `geo.acquisitions.find_acquisitions`."""
-    products = sorted(find_products(path), key=lambda product: (product.path, product.root))
-    if not products:
+    failed: list[Damaged] = []
+    found = find_products(path, failed)
+    products = sorted(found, key=lambda product: (product.path, product.root))
+    n_products = len(products) + len(failed)
+    if not n_products:
         raise AcquisitionError(
             f"There is no SAFE product in {path}: a product is a folder or a zip archive with "
             "MTD_MSIL2A.xml or MTD_MSIL1C.xml in it (S2A_OPER_MTD_SAFL1C_... before 2017)."
@@ -62,8 +66,12 @@ def find(
             f"Level 1C: {first_five([str(product.path) for product in by_level['1C']])}."
         )
     granules = read_each(
-        products, partial(_read_product, bands=bands), damaged, lambda product: product.path
+        products, partial(_read_product, bands=bands), failed, lambda product: product.path
     )
+    if damaged is None:
+        refuse_damaged(failed, n_products)
+    else:
+        damaged += failed
     return [acquisition for product in granules for acquisition in product]
 
 

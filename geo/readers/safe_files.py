@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from geo.acquisitions import AcquisitionError
+from geo.acquisitions import AcquisitionError, Damaged, refuse_damaged
 
 # MTD_MSIL2A.xml, and before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_<times>.xml; what Sen2Cor wrote
 # from those begins with S2A_USER. The product's level is in either.
@@ -118,33 +118,61 @@ class SafeFiles:
             ) from error
 
 
-def find_products(path: Path) -> Iterator[SafeFiles]:
+def find_products(path: Path, damaged: list[Damaged] | None = None) -> Iterator[SafeFiles]:
     """Find the products at a path and below it, whatever their folders and archives are called.
+
+    Parameters
+    ----------
+    path
+        Folder or archive.
+    damaged
+        Damaged archives and .SAFE folders without metadata are added here; None: they are refused.
 
     Raises
     ------
     AcquisitionError
-        If a zip archive is damaged.
+        If a zip archive is damaged, or a .SAFE folder holds no product.
     """
+    damages: list[Damaged] = []
     if path.is_file():
-        yield from _products_in(path)
+        yield from _products_in(path, damages)
+    bare: list[Path] = []
+    found: list[Path] = []
     for folder, subfolders, files in os.walk(path, followlinks=True):
         metadata = sorted(filter(_METADATA.fullmatch, files))
         if metadata:
-            yield SafeFiles(Path(folder), "", metadata[0])
+            found.append(Path(folder))
+            yield SafeFiles(found[-1], "", metadata[0])
             subfolders.clear()
             continue
+        if folder.upper().endswith(".SAFE"):
+            bare.append(Path(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith("."):
-                yield from _products_in(Path(folder, name))
+                yield from _products_in(Path(folder, name), damages)
+    damages += [
+        Damaged(folder, f"{folder} has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it. {_AGAIN}")
+        for folder in bare
+        # Some programs unpack X.zip to X.SAFE/X.SAFE.
+        if not any(product.is_relative_to(folder) for product in found)
+    ]
+    if damaged is None:
+        refuse_damaged(damages, len(damages))
+    else:
+        damaged += damages
 
 
-def _products_in(archive: Path) -> Iterator[SafeFiles]:
+def _products_in(archive: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
     """Find the products in a zip archive; other files hold none."""
     if archive.suffix.lower() != ".zip":
         return
-    for member in _members(archive):
+    try:
+        members = _members(archive)
+    except AcquisitionError as error:
+        damaged.append(Damaged(archive, str(error)))
+        return
+    for member in members:
         name = PurePosixPath(member.filename)
         if _METADATA.fullmatch(name.name):
             yield SafeFiles(archive, member.filename.removesuffix(name.name), name.name)

@@ -19,7 +19,13 @@ from pipeline.inputs import check_inputs
 from pipeline.inspection.dataset import say_dataset
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.sizes import Parcels, expected_sizes
-from pipeline.inspection.text import say_classes, say_imagery, say_parcels, say_sizes
+from pipeline.inspection.text import (
+    clouds_unread,
+    say_classes,
+    say_imagery,
+    say_parcels,
+    say_sizes,
+)
 from pipeline.paths import RunPaths
 from pipeline.settings import Settings, SettingsError
 
@@ -67,7 +73,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     _say(say_parcels(register, located.rows, located.table.crs))
     _say(say_classes(settings.parcels.trained_nomenclature, classes))
     sizes = expected_sizes(decision.rows, _accepted(located), len(settings.imagery.bands))
-    unknown = any(row.used and row.cloud_fraction is None for row in decision.rows)
+    unknown = any(map(clouds_unread, decision.rows)) or settings.clouds.min_clear_fraction > 0
     _say(say_sizes(sizes, _free_bytes(paths.root), at_most=unknown))
     _say(f"Picture\n  {place}\n")
 

@@ -6,7 +6,9 @@ import re
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import yaml
+from affine import Affine
 from matplotlib.image import imread
 from pixel_set_fixture import BANDS, make
 from preparation import prepare_dataset
@@ -153,3 +155,23 @@ def test_a_scene_that_is_not_simulated_yet(tmp_path, caplog, monkeypatch):
 )  # fmt: skip
 def test_sizes_are_said_in_the_unit_that_suits_them(n_bytes, said):
     assert say_bytes(n_bytes) == said
+
+
+def test_two_tiles_in_two_zones_without_masks(folder, capsys):
+    for tile, crs, x in (("31UDS", 32631, 500_000), ("32ULB", 32632, 74_000)):
+        for day in ("20220403", "20220413"):
+            path = folder / "tiffs" / f"{day}_T{tile}.tif"
+            path.parent.mkdir(exist_ok=True)
+            with rasterio.open(
+                path, "w", driver="GTiff", height=60, width=60, count=1, dtype="uint16", crs=crs,
+                transform=Affine(10, 0, x, 0, -10, Y),
+            ) as raster:  # fmt: skip
+                raster.descriptions = ("B02",)
+    (folder / "more.yaml").write_text("imagery: {path: tiffs, bands: [B02]}")
+    assert main(["inspect", "--config", "mine.yaml", "more.yaml", "--picture", "two.png"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"31UDS +2 +2022-04-03 +2022-04-13 +EPSG:32631", said)
+    assert re.search(r"32ULB +2 +2022-04-03 +2022-04-13 +EPSG:32632", said)
+    assert "4 have no cloud mask: their clouds count as observed" in said
+    assert "at most" not in said
+    assert imread(folder / "two.png").std() > 0

@@ -126,14 +126,21 @@ def _say_set_aside(rows: Sequence[AcquisitionRow]) -> list[str]:
 
 
 def _say_unknown_clouds(used: Sequence[AcquisitionRow]) -> list[str]:
-    """Say of how many acquisitions only their pixels tell the clouds."""
-    unknown = sum(row.cloud_fraction is None for row in used)
-    if not unknown:
-        return []
-    return [
-        f"{unknown:9} do not state their clouds: the run reads these from the masks, and may "
-        "set some aside"
-    ]
+    """Say of how many acquisitions only their pixels tell the clouds, or nothing does."""
+    unread = sum(clouds_unread(row) for row in used)
+    unmasked = sum(not row.masks for row in used)
+    lines = {
+        "do not state their clouds: the run reads these from the masks, and may set some aside": (
+            unread
+        ),
+        "have no cloud mask: their clouds count as observed": unmasked,
+    }
+    return [f"{count:9} {text}" for text, count in lines.items() if count]
+
+
+def clouds_unread(row: AcquisitionRow) -> bool:
+    """Tell whether the masks of an acquisition must be read to know whether it is used."""
+    return row.used and row.cloud_fraction is None and row.masks != ""
 
 
 def _say_tiles(used: Sequence[AcquisitionRow], grids: Mapping[str, Grid]) -> list[str]:

@@ -296,6 +296,17 @@ def test_an_item_collection_is_read_from_disk(scenes, tmp_path):
     assert find_acquisitions(found[1].product, bands=BANDS) == [found[1]]
 
 
+def test_items_of_one_id_in_two_collections_stay_apart(scenes, tmp_path):
+    path = tmp_path / "items.json"
+    items = [item_of(DAYS[0], str(scenes)) for _ in range(3)]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    saved(path, tmp_path / "items")
+    found = find_acquisitions(tmp_path / "items", bands=BANDS)
+    assert [item.id.partition("L2A")[2] for item in found] == ["", "_2", "_3"]
+    for item in found:
+        assert find_acquisitions(item.product, bands=BANDS) == [item]
+
+
 def test_items_stay_as_long_as_they_are_found_unchanged(scenes, tmp_path):
     path, folder = tmp_path / "items.json", tmp_path / "items"
 

@@ -170,7 +170,7 @@ def copernicus(baseline="05.11"):
 @pytest.fixture
 def read(tmp_path):
     def read(item, **options):
-        path = tmp_path / "item.json"
+        path = tmp_path / f"{item['id']}.json"
         path.write_text(json.dumps(item))
         (found,) = find_acquisitions(path, **options)
         return found
@@ -321,7 +321,7 @@ def test_items_that_cannot_be_used_are_refused(read, change, message):
 
 
 def test_missing_bands_are_named(read):
-    with pytest.raises(AcquisitionError, match=r"item\.json: no B11 \(it has B02\)"):
+    with pytest.raises(AcquisitionError, match=r"_L2A\.json: no B11 \(it has B02\)"):
         read(item_of("20180405", "https://somewhere"), bands=["B02", "B11"])
 
 

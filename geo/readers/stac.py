@@ -102,7 +102,7 @@ def _acquisition(
         r"_S(\d{8}T\d{6})", str(_first(properties, "s2:datastrip_id", "eopf:datastrip_id"))
     )
     return Acquisition(
-        id=re.sub(r"[^\w.-]", "_", item["id"]),
+        id=path.stem,  # the item's id; where two collections share it, a number tells them apart
         tile=_tile(item),
         date=sensed.date(),
         product=path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -74,9 +75,10 @@ def save_items(source: str | Path, folder: Path, search: Search) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, str] = {}
     for item in items:
-        name = re.sub(r"[^\w.-]", "_", item["id"])
-        while f"{name}.json" in texts:  # of another collection
-            name += "_2"
+        id_ = re.sub(r"[^\w.-]", "_", item["id"])
+        # Two collections may share an id.
+        numbered = (f"{id_}_{number}" for number in itertools.count(2))
+        name = next(n for n in itertools.chain([id_], numbered) if f"{n}.json" not in texts)
         texts[f"{name}.json"] = json.dumps(item, indent=1, ensure_ascii=False)
     for file in folder.glob("*.json"):
         if file.name not in texts:

@@ -277,7 +277,8 @@ def test_layers_of_one_file_are_bands_too(read):
 )
 def test_masks(read, key, file, mask):
     item = item_of("20180405", "https://somewhere")
-    item["assets"] = {key: {**item["assets"]["scl"], "href": f"https://somewhere/{file}?a=b"}}
+    mask_asset = {**item["assets"].pop("scl"), "href": f"https://somewhere/{file}?a=b"}
+    item["assets"][key] = mask_asset
     assert list(read(item).masks) == ([mask] if mask else [])
 
 

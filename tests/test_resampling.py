@@ -2,76 +2,140 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from geo.grid import Grid
-from geo.resampling import Footprint, sample, window_of
+from geo.resampling import Footprint, is_too_fine, sample, window_of
 
-FINE = Grid("EPSG:32631", 500_000.0, 5_600_000.0, 10.0, 10.0, 48, 52)
-COARSE = {
-    "20 m": Grid("EPSG:32631", 500_000.0, 5_600_000.0, 20.0, 20.0, 24, 26),
-    "60 m": Grid("EPSG:32631", 499_980.0, 5_600_040.0, 60.0, 60.0, 9, 10),
-    "not quite 20 m": Grid("EPSG:32631", 500_000.0, 5_600_000.0, 19.9896, 19.9949, 25, 27),
+CRS = "EPSG:32631"
+FINE = Grid(CRS, 500_000.0, 5_600_000.0, 10.0, 10.0, 48, 52)
+METHODS = ["nearest", "bilinear", "cubic"]
+# Source, and grid it is sampled on.
+GRIDS = {
+    "20 m": (Grid(CRS, 500_000.0, 5_600_000.0, 20.0, 20.0, 24, 26), FINE),
+    "60 m": (Grid(CRS, 499_980.0, 5_600_040.0, 60.0, 60.0, 9, 10), FINE),
+    "not quite 20 m": (Grid(CRS, 500_000.0, 5_600_000.0, 19.9896, 19.9949, 25, 27), FINE),
+    "not quite 10 m": (Grid(CRS, 500_001.3, 5_599_997.9, 9.995, 9.997, 46, 50), FINE),
+    "onto not quite 10 m": (FINE, Grid(CRS, 500_001.3, 5_599_997.9, 9.995, 9.997, 46, 50)),
+    "half a pixel aside": (FINE, Grid(CRS, 500_005.0, 5_599_995.0, 10.0, 10.0, 48, 52)),
+    "half a pixel to the other side": (FINE, Grid(CRS, 499_995.0, 5_600_005.0, 10.0, 10.0, 48, 52)),
+    "20 m, a quarter aside": (Grid(CRS, 500_005.0, 5_600_005.0, 20.0, 20.0, 20, 20), FINE),
+    "smaller than the grid": (Grid(CRS, 500_055.0, 5_599_927.0, 20.0, 20.0, 12, 14), FINE),
+    "partly beside the grid": (Grid(CRS, 499_720.0, 5_600_100.0, 20.0, 20.0, 30, 30), FINE),
+    "somewhat finer": (FINE, Grid(CRS, 500_000.0, 5_600_000.0, 10.4, 10.4, 40, 43)),
+    "south of the equator": (
+        Grid("EPSG:32736", 300_000.0, 9_999_960.0, 20.0, 20.0, 24, 26),
+        Grid("EPSG:32736", 300_000.0, 9_999_960.0, 10.0, 10.0, 48, 52),
+    ),
+    "across the equator": (  # northings below 0 in a northern zone
+        Grid("EPSG:32636", 300_020.0, 240.0, 20.0, 20.0, 24, 26),
+        Grid("EPSG:32636", 300_000.0, 230.0, 10.0, 10.0, 48, 52),
+    ),
 }
 
 
-def sampled(values, valid, grid, method, rows, cols):
-    footprint = Footprint.of(rows, cols, FINE, grid)
-    window = window_of(footprint, method)
-    return sample(values[window], valid[window], window, footprint, method)
-
-
-def every_pixel():
-    rows, cols = np.indices(FINE.shape)
-    return rows.ravel().astype(np.int32), cols.ravel().astype(np.int32)
-
-
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
-@pytest.mark.parametrize("name", COARSE)
-def test_equals_gdal_warp(name, method):
-    grid = COARSE[name]
-    values = np.random.default_rng(0).integers(1, 10_000, grid.shape).astype(np.float64)
-    warped = np.zeros(FINE.shape)
+def warped(values, source, grid, method, nodata=None):
+    """The whole band, warped by GDAL; 0 where there is nothing."""
+    result = np.zeros(grid.shape, values.dtype)
+    missing = {} if nodata is None else {"src_nodata": nodata, "dst_nodata": nodata}
     reproject(
-        values, warped, src_transform=grid.transform, src_crs=grid.crs,
-        dst_transform=FINE.transform, dst_crs=FINE.crs, resampling=Resampling[method],
-        tolerance=0,
+        values, result, src_transform=source.transform, src_crs=source.crs,
+        dst_transform=grid.transform, dst_crs=grid.crs, resampling=Resampling[method],
+        tolerance=0, **missing,
     )  # fmt: skip
-    samples, known = sampled(values, np.ones(grid.shape, bool), grid, method, *every_pixel())
-    assert known.all()
-    difference = np.abs(samples.reshape(FINE.shape) - warped)
-    # GDAL falls back to bilinear where a cubic kernel crosses the edge of the source.
-    inner = (slice(12, -12), slice(12, -12)) if method == "cubic" else ...
-    assert difference[inner].max() < 1.0
+    return result
 
 
-@pytest.mark.parametrize("method", ["nearest", "bilinear"])
-def test_missing_source_pixels_get_no_weight_as_in_gdal(method):
-    grid = COARSE["20 m"]
-    generator = np.random.default_rng(1)
-    values = generator.integers(1, 10_000, grid.shape).astype(np.float64)
-    values[generator.random(grid.shape) < 0.2] = 0
-    warped = np.zeros(FINE.shape)
-    reproject(
-        values, warped, src_transform=grid.transform, src_crs=grid.crs, src_nodata=0,
-        dst_transform=FINE.transform, dst_crs=FINE.crs, dst_nodata=0,
-        resampling=Resampling[method], tolerance=0,
-    )  # fmt: skip
-    samples, known = sampled(values, values != 0, grid, method, *every_pixel())
-    samples, known = samples.reshape(FINE.shape), known.reshape(FINE.shape)
-    assert np.array_equal(known, np.kron(values != 0, np.ones((2, 2), bool)))
-    assert np.abs(samples - warped)[known].max() < 1.0
+def sampled(values, valid, source, grid, method, chosen=None):
+    """The same one by one: float64 samples and validity, in the shape of the grid or chosen."""
+    rows, cols = (a.ravel().astype(np.int32) for a in np.indices(grid.shape))
+    everywhere = np.arange(len(rows)) if chosen is None else chosen
+    footprint = Footprint.of(rows[everywhere], cols[everywhere], grid, source)
+    inside = np.flatnonzero(footprint.inside)
+    samples, known = np.zeros(len(everywhere)), np.zeros(len(everywhere), bool)
+    if len(inside):
+        window = window_of(footprint[inside], method)
+        samples[inside], known[inside] = sample(
+            values[window], valid[window], window, footprint[inside], method
+        )
+    shape = grid.shape if chosen is None else (len(chosen),)
+    return samples.reshape(shape), known.reshape(shape)
+
+
+def rounded(samples):
+    return np.clip(np.floor(samples + 0.5), 0, 65_535)
+
+
+@pytest.mark.parametrize("missing", [0, 0.04, 0.4])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", GRIDS)
+def test_equals_gdal_warp_at_every_pixel(name, method, missing):
+    source, grid = GRIDS[name]
+    generator = np.random.default_rng(0)
+    # Away from 0: GDAL moves what a cubic kernel takes to nodata by one.
+    values = generator.integers(20_000, 30_000, source.shape).astype(np.uint16)
+    values[generator.random(source.shape) < missing] = 0
+    expected = warped(values, source, grid, method, nodata=0 if missing else None)
+    samples, known = sampled(values, values != 0, source, grid, method)
+    assert known.any()
+    assert np.array_equal(known, expected != 0)
+    assert np.abs(rounded(samples) - expected)[known].max() <= 1
     assert (samples[~known] == 0).all()
 
 
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
-def test_a_window_gives_what_the_whole_band_gives(method):
-    grid = COARSE["20 m"]
-    values = np.random.default_rng(2).random(grid.shape)
-    valid = np.ones(grid.shape, bool)
-    rows, cols = every_pixel()
-    whole, _ = sampled(values, valid, grid, method, rows, cols)
-    chosen = np.flatnonzero((rows > 20) & (rows < 31) & (cols > 3) & (cols < 9))
-    part, _ = sampled(values, valid, grid, method, rows[chosen], cols[chosen])
-    assert np.array_equal(part, whole[chosen])
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 10_000),
+    method=st.sampled_from(METHODS),
+    left=st.integers(-900, 900),
+    top=st.integers(-900, 900),
+    size=st.tuples(*[st.sampled_from([9.991, 10, 12.34, 20, 30, 60])] * 2),
+    # GDAL takes the nearest pixel of a band with nodata that is one row or column wide.
+    shape=st.tuples(st.integers(2, 12), st.integers(2, 12)),
+    missing=st.sampled_from([0, 0.02, 0.3]),
+    dtype=st.sampled_from(["uint16", "int16", "float32"]),
+)
+def test_equals_gdal_warp_wherever_the_grids_lie(
+    seed, method, left, top, size, shape, missing, dtype
+):
+    grid = Grid(CRS, 500_000.0, 5_600_000.0, 10.0, 10.0, 25, 21)
+    # A third of a metre aside, so that no centre lies on a border of pixels, where GDAL's own
+    # rounding decides.
+    source = Grid(CRS, 500_000 + left + 0.329, 5_600_000 + top + 0.417, *size, *shape)
+    generator = np.random.default_rng(seed)
+    values = generator.integers(10_000, 20_000, shape).astype(dtype)
+    values[generator.random(shape) < missing] = 0
+    expected = warped(values, source, grid, method, nodata=0 if missing else None)
+    samples, known = sampled(values, values != 0, source, grid, method)
+    assert np.array_equal(known, expected != 0)
+    assert np.abs(samples - expected).max() <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_window_gives_what_the_whole_band_gives(name, method):
+    source, grid = GRIDS[name]
+    generator = np.random.default_rng(2)
+    values, valid = generator.random(source.shape), generator.random(source.shape) < 0.97
+    whole, known = sampled(values, valid, source, grid, method)
+    rows, cols = np.indices(grid.shape)
+    chosen = np.flatnonzero((rows > 20) & (rows < 31) & (cols > 3) & (cols < 29))
+    part = sampled(values, valid, source, grid, method, chosen)
+    assert np.array_equal(part[0], whole.ravel()[chosen])
+    assert np.array_equal(part[1], known.ravel()[chosen])
+
+
+def test_finer_sources_than_gdal_interpolates_are_told():
+    for size, expected in ((10, False), (9.6, False), (9.3, True), (5, True)):
+        assert is_too_fine(Grid(CRS, 0, 0, size, 10, 9, 9), FINE) is expected
+        assert is_too_fine(Grid(CRS, 0, 0, 60, size, 9, 9), FINE) is expected
+        # Beyond that, GDAL no longer gives what the kernels here give.
+        source = Grid(CRS, 500_000, 5_600_000, size, size, 120, 120)
+        values = np.random.default_rng(3).integers(10_000, 20_000, (120, 120)).astype(np.float32)
+        samples, known = sampled(values, values != 0, source, FINE, "bilinear")
+        expected_values = warped(values, source, FINE, "bilinear")
+        there = known & (expected_values != 0)
+        assert bool((np.abs(samples - expected_values)[there] > 1).any()) is expected

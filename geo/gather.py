@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from dask.base import compute
@@ -13,8 +15,8 @@ from numpy.typing import NDArray
 from geo.acquisitions import Acquisition, AcquisitionError, Band
 from geo.clouds import CloudRules
 from geo.pixel_index import PixelIndex
-from geo.reading import block_shape, read_window
-from geo.resampling import Footprint, is_too_fine, sample, widened, window_of
+from geo.reading import block_shape, read_window, read_windows
+from geo.resampling import Footprint, is_too_fine, sample, take, widened, window_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,9 @@ READ_SIZE = 1024
 # Blocks of remote files that are read at the same time, however few processors there are: they
 # wait for the network.
 REQUESTS_AT_ONCE = 8
+
+# Bands are read apart where there are fewer blocks than this for every thread.
+TASKS_PER_WORKER = 4
 
 Sample = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
@@ -67,18 +72,24 @@ def gather(
         If a file cannot be read, or a band's grid cannot be sampled at the index's.
     """
     sources = [acquisition.bands[name] for name in bands]
+    workers = _workers(sources, threads)
     pixels = np.zeros((len(bands), len(index.rows)), np.uint16)
     n_known = np.zeros(len(index.rows), np.uint8)
     chosen, tasks = [], []
-    for channel, band in enumerate(sources):
-        method = "nearest" if band.grid.is_aligned(index.grid) else resampling
-        _check_pixel_size(band, index, method)
-        for positions, footprint in _blocks(band, index):
-            chosen.append((channel, positions))
-            tasks.append(delayed(_read_block)(band, footprint, method))
-    results = compute(*tasks, scheduler="threads", num_workers=_workers(sources, threads))
-    for (channel, positions), (values, known) in zip(chosen, results, strict=True):
-        pixels[channel, positions] = values
+    for channels in _by_grid(sources):
+        group = [sources[channel] for channel in channels]
+        method = "nearest" if group[0].grid.is_aligned(index.grid) else resampling
+        _check_pixel_size(group[0], index, method)
+        blocks = _blocks(group[0], index)
+        for part in _parts(channels, len(blocks), workers):
+            read = [sources[channel] for channel in part]
+            for positions in blocks:
+                chosen.append((part, positions))
+                # Bound before, as dask would look for tasks of its own in what it is given.
+                tasks.append(delayed(partial(_read_block, read, index, positions, method))())
+    results = compute(*tasks, scheduler="threads", num_workers=workers)
+    for (part, positions), (values, known) in zip(chosen, results, strict=True):
+        pixels[np.array(part)[:, None], positions] = values
         n_known[positions] += known
     # A pixel without data in one band is without data: the bands stay aligned.
     valid = n_known == len(bands)
@@ -98,13 +109,11 @@ def gather_clear(
     """
     clear = np.ones(len(index.rows), bool)
     for name, band in rules.choose(acquisition).items():
-        chosen, tasks = [], []
-        for positions, footprint in _blocks(band, index):
-            chosen.append(positions)
-            tasks.append(delayed(_read_clear)(name, band, footprint, rules))
+        blocks = _blocks(band, index)
+        tasks = [delayed(partial(_read_clear, name, band, index, p, rules))() for p in blocks]
         parts = compute(*tasks, scheduler="threads", num_workers=_workers([band], threads))
         seen = np.zeros(len(clear), bool)
-        for positions, part in zip(chosen, parts, strict=True):
+        for positions, part in zip(blocks, parts, strict=True):
             seen[positions] = part
         clear &= seen
     return clear
@@ -115,11 +124,25 @@ def _workers(sources: Sequence[Band], threads: int) -> int:
     return max(threads, REQUESTS_AT_ONCE) if any(b.is_remote for b in sources) else threads
 
 
-def _blocks(band: Band, index: PixelIndex) -> Iterator[tuple[NDArray[np.int64], Footprint]]:
+def _by_grid(sources: Sequence[Band]) -> list[list[int]]:
+    """Group the places of bands that lie on the same pixels, in the same blocks."""
+    groups: dict[object, list[int]] = {}
+    for channel, band in enumerate(sources):
+        groups.setdefault((band.grid, block_shape(band)), []).append(channel)
+    return list(groups.values())
+
+
+def _parts(channels: Sequence[int], n_blocks: int, workers: int) -> list[Sequence[int]]:
+    """Divide the bands of a grid so that there is work for all, be the blocks few."""
+    wanted = -(-TASKS_PER_WORKER * workers // max(n_blocks, 1))
+    size = max(len(channels) // wanted, 1)
+    return [channels[start : start + size] for start in range(0, len(channels), size)]
+
+
+def _blocks(band: Band, index: PixelIndex) -> list[NDArray[np.int64]]:
     """Group the pixels of the index by the block of the band that holds them.
 
-    Yields positions in the index, and their footprint on the band. Pixels beyond the edges of the
-    band are in no block.
+    Gives positions in the index. Pixels beyond the edges of the band are in no block.
     """
     if not band.grid.has_crs(index.grid.crs):
         raise AcquisitionError(
@@ -127,8 +150,7 @@ def _blocks(band: Band, index: PixelIndex) -> Iterator[tuple[NDArray[np.int64], 
             f"{index.grid.crs}: warp it to that (gdalwarp -t_srs)."
         )
     footprint = Footprint.of(index.rows, index.cols, index.grid, band.grid)
-    inside = np.flatnonzero(footprint.inside)
-    rows, cols = footprint[inside].nearest
+    rows, cols = footprint.nearest
     block_rows, block_cols = block_shape(band)
     if not band.is_remote:
         # Small tiles and strips are read together: opening a file costs more than decoding a few
@@ -136,12 +158,10 @@ def _blocks(band: Band, index: PixelIndex) -> Iterator[tuple[NDArray[np.int64], 
         block_rows *= -(-READ_SIZE // block_rows)
         block_cols *= -(-READ_SIZE // block_cols)
     per_row = -(-band.grid.width // block_cols)
-    block = (rows // block_rows) * per_row + cols // block_cols
+    block = np.where(footprint.inside, (rows // block_rows) * per_row + cols // block_cols, -1)
     order = np.argsort(block, kind="stable")
-    borders = np.flatnonzero(np.diff(block[order])) + 1
-    for positions in np.split(inside[order], borders):
-        if len(positions):
-            yield positions, footprint[positions]
+    borders = np.flatnonzero(np.diff(block[order], prepend=-1))
+    return np.split(order, borders)[1:]
 
 
 def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
@@ -155,28 +175,63 @@ def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
         )
 
 
-def _read_block(band: Band, footprint: Footprint, method: str) -> Sample:
-    """Read one block of a band and sample it, as reflectance x 10,000."""
+def _read_block(
+    bands: Sequence[Band], index: PixelIndex, positions: NDArray[np.int64], method: str
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """Read one block of bands on one grid and sample it.
+
+    Returns
+    -------
+    pixels
+        uint16 (bands, positions): reflectance x 10,000, 0 where there is no data.
+    n_known
+        uint8 (positions,): how many of the bands have data.
+    """
+    footprint = _footprint(index, positions, bands[0])
     window = window_of(footprint, method)
-    raw = read_window(band, *window)
+    pixels = np.zeros((len(bands), len(positions)), np.uint16)
+    n_known = np.zeros(len(positions), np.uint8)
+    for at, raw in enumerate(read_windows(bands, *window)):
+        if method == "nearest":  # without a look at the pixels between the parcels
+            taken = take(raw, window, footprint)
+            known = _has_data(bands[at], taken)
+            values = np.where(known, taken, 0).astype(np.float64)
+        else:
+            values, known = sample(raw, _has_data(bands[at], raw), window, footprint, method)
+        pixels[at] = np.where(known, _reflectance(bands[at], values, raw.dtype), 0)
+        n_known += known
+    return pixels, n_known
+
+
+def _footprint(index: PixelIndex, positions: NDArray[np.int64], band: Band) -> Footprint:
+    """Place pixels of the index on a band."""
+    return Footprint.of(index.rows[positions], index.cols[positions], index.grid, band.grid)
+
+
+def _has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which raw values are data."""
     known = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
     if raw.dtype.kind == "f":
         known &= np.isfinite(raw)
-    values, valid = sample(raw, known, window, footprint, method)
-    if raw.dtype.kind != "f":
+    return known
+
+
+def _reflectance(
+    band: Band, values: NDArray[np.float64], dtype: np.dtype[Any]
+) -> NDArray[np.uint16]:
+    """Turn sampled raw values into reflectance x 10,000."""
+    if dtype.kind != "f":
         # Raw integers are resampled to raw integers first, as a warp of the band would give.
-        limits = np.iinfo(raw.dtype)
+        limits = np.iinfo(dtype)
         values = np.clip(np.floor(values + 0.5), limits.min, limits.max)
     reflectance = np.floor((values + band.offset) * band.scale + 0.5)
-    return np.where(valid, np.clip(reflectance, 0, 65535), 0).astype(np.uint16), valid
+    return np.clip(reflectance, 0, 65535).astype(np.uint16)
 
 
 def _read_clear(
-    name: str, band: Band, footprint: Footprint, rules: CloudRules
+    name: str, band: Band, index: PixelIndex, positions: NDArray[np.int64], rules: CloudRules
 ) -> NDArray[np.bool_]:
     """Read one block of a mask, wide enough for the clouds around it."""
+    footprint = _footprint(index, positions, band)
     window = widened(footprint, rules.margin(band))
-    clear = rules.is_clear(name, read_window(band, *window), band)
-    rows, cols = footprint.nearest
-    at_pixels: NDArray[np.bool_] = clear[rows - window[0].start, cols - window[1].start]
-    return at_pixels
+    return take(rules.is_clear(name, read_window(band, *window), band), window, footprint)

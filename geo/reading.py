@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +20,8 @@ from geo.acquisitions import AcquisitionError, Band, Plane, is_address
 from geo.array_reading import read_plane
 from geo.grid import Grid
 
-# Every window opens its file anew, and closing it frees its blocks, so that GDAL's cache only ever
-# holds the windows being read. The bound is for very large ones; GDAL's own is 5 % of the memory.
+# Every window opens its files anew, and closing them frees their blocks, so that GDAL's cache holds
+# the windows being read alone. The bound is for very large ones; GDAL's own is 5 % of the memory.
 # GDAL looks at it once, at its first read; a user's own setting stands.
 os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB
 
@@ -95,42 +96,55 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
 
 
 def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
-    """Read raw values of a window of a band; safe to call from several threads at once.
+    """Read raw values of a window of one band; see `read_windows`."""
+    (values,) = read_windows([band], rows, cols)
+    return values
+
+
+def read_windows(bands: Sequence[Band], rows: slice, cols: slice) -> Iterator[NDArray[Any]]:
+    """Read raw values of a window of bands; safe to call from several threads at once.
+
+    A file that holds several of the bands, one after the other, is opened once.
 
     Parameters
     ----------
-    band
-        Where to read.
+    bands
+        Where to read; all on one grid.
     rows, cols
-        Pixels of the band's own grid, with the meaning of slices of an array (step 1).
+        Pixels of the bands' own grid, with the meaning of slices of an array (step 1).
 
-    Returns
-    -------
+    Yields
+    ------
     ndarray of shape (rows, cols)
-        In the data type of the file, without scale and offset.
+        Of every band, in the data type of its file, without scale and offset.
 
     Raises
     ------
     AcquisitionError
-        If the file cannot be read.
+        If a file cannot be read.
     """
-    top, bottom, _ = rows.indices(band.grid.height)
-    left, right, _ = cols.indices(band.grid.width)
-    try:
-        if isinstance(band.layer, Plane):
-            part = slice(top, bottom), slice(left, right)
-            return read_plane(Path(band.source), band.layer, band.nodata, *part)
-        window = Window.from_slices((top, bottom), (left, right))
-        with _open(band.source) as raster:
-            values: NDArray[Any] = raster.read(band.layer, window=window)
-            return values
-    except AcquisitionError as error:  # of a remote file, which says what to do
-        raise AcquisitionError(f"Band {band.name}: {error}") from error
-    except (RasterioError, OSError, RuntimeError, ValueError) as error:
-        raise AcquisitionError(
-            f"Band {band.name} of {band.source} cannot be read at rows {top}-{bottom}, columns "
-            f"{left}-{right} ({error}). {_DAMAGED}"
-        ) from error
+    top, bottom, _ = rows.indices(bands[0].grid.height)
+    left, right, _ = cols.indices(bands[0].grid.width)
+    part = slice(top, bottom), slice(left, right)
+    for source, group in groupby(bands, key=lambda band: band.source):
+        of_source = list(group)
+        band = of_source[0]
+        try:
+            with ExitStack() as stack:
+                raster = None
+                for band in of_source:
+                    if isinstance(band.layer, Plane):
+                        yield read_plane(Path(source), band.layer, band.nodata, *part)
+                    else:
+                        raster = raster or stack.enter_context(_open(source))
+                        yield raster.read(band.layer, window=Window.from_slices(*part))
+        except AcquisitionError as error:  # of a remote file, which says what to do
+            raise AcquisitionError(f"Band {band.name}: {error}") from error
+        except (RasterioError, OSError, RuntimeError, ValueError) as error:
+            raise AcquisitionError(
+                f"Band {band.name} of {source} cannot be read at rows {top}-{bottom}, columns "
+                f"{left}-{right} ({error}). {_DAMAGED}"
+            ) from error
 
 
 def block_shape(band: Band) -> tuple[int, int]:

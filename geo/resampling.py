@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +75,7 @@ class Footprint:
         right = (x - source.x_min) / source.pixel_width
         return cls(below.astype(np.float64), right.astype(np.float64), source.shape)
 
-    @property
+    @cached_property
     def nearest(self) -> tuple[Ints, Ints]:
         """Row and column of the source pixel that holds each centre, int64 (P,) each."""
         rows = np.floor(self.y + _BORDER).astype(np.int64)
@@ -114,6 +116,13 @@ def widened(footprint: Footprint, margins: tuple[int, int]) -> tuple[slice, slic
     return slices[0], slices[1]
 
 
+def take(values: NDArray[Any], window: tuple[slice, slice], footprint: Footprint) -> NDArray[Any]:
+    """Take from a window of the source the pixels that hold the centres of a footprint, (P,)."""
+    rows, cols = footprint.nearest
+    taken: NDArray[Any] = values[rows - window[0].start, cols - window[1].start]
+    return taken
+
+
 def sample(
     values: NDArray[np.generic],
     valid: NDArray[np.bool_],
@@ -144,12 +153,9 @@ def sample(
     samples_valid
         bool (P,), whether the source pixel that holds the centre is valid.
     """
-    rows, cols = footprint.nearest
-    rows, cols = rows - window[0].start, cols - window[1].start
-    known = valid[rows, cols]
+    known = take(valid, window, footprint)
     if method == "nearest":
-        samples = np.where(known, values[rows, cols], 0).astype(np.float64)
-        return samples, known
+        return np.where(known, take(values, window, footprint), 0).astype(np.float64), known
     samples, n_used = _convolve(values, valid, window, footprint, method)
     if method == "cubic":
         partial = np.flatnonzero(n_used < 16)

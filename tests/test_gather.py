@@ -1,6 +1,7 @@
 """Gathering equals a read of one pixel at a time, whatever the blocks and threads."""
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import geopandas
@@ -10,11 +11,14 @@ import rasterio
 import shapely
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import reproject
 from safe_fixture import write_image, write_safe
 
 import geo.gather
+from geo.acquisitions import Acquisition, AcquisitionError, Band
 from geo.finding import find_acquisitions
 from geo.gather import gather
+from geo.grid import Grid
 from geo.pixel_index import index_pixels
 
 BANDS = ["B03", "B8A", "B02", "B11"]
@@ -103,3 +107,177 @@ def test_a_pixel_that_one_band_lacks_is_missing_in_all(tmp_path, index):
     assert 0 < missing.sum() < len(missing)
     assert np.array_equal(valid, ~missing)
     assert np.array_equal(pixels, np.where(missing, 0, values))
+
+
+CRS = "EPSG:32736"  # south of the equator
+TILE = Grid(CRS, 300_000.0, 9_100_000.0, 10.0, 10.0, 80, 90)
+LAYOUTS = {
+    "as the tile": {"B02": TILE, "B03": TILE},
+    "20 and 60 m": {
+        "B02": TILE,
+        "B05": Grid(CRS, 300_000, 9_100_000, 20, 20, 40, 45),
+        "B09": Grid(CRS, 300_000, 9_100_000, 60, 60, 14, 15),
+    },
+    "a clip": {
+        "B02": Grid(CRS, 300_200, 9_099_900, 10, 10, 50, 200),
+        "B05": Grid(CRS, 300_200, 9_099_900, 20, 20, 25, 100),
+    },
+    "wider than the tile": {
+        "B02": Grid(CRS, 299_800, 9_100_100, 10, 10, 150, 150),
+        "B05": Grid(CRS, 299_780, 9_100_120, 20, 20, 75, 75),
+    },
+    "aside, not quite 10 m": {
+        "B02": Grid(CRS, 300_003.3, 9_099_996.1, 9.995, 9.997, 80, 90),
+        "B05": Grid(CRS, 300_153.3, 9_099_946.1, 19.995, 19.997, 20, 20),
+    },
+    "elsewhere": {
+        "B02": Grid(CRS, 400_000, 9_100_000, 10, 10, 80, 90),
+        "B05": Grid(CRS, 300_000, 9_000_000, 20, 20, 40, 45),
+    },
+}
+
+
+def write_bands(folder, grids, dtype="uint16", nodata=0):
+    """An acquisition of one file a band, and what is in it; a tenth of the pixels has no data."""
+    generator = np.random.default_rng(5)
+    bands, values = {}, {}
+    for name, grid in grids.items():
+        data = generator.integers(10_000, 20_000, grid.shape).astype(dtype)
+        data[generator.random(grid.shape) < 0.1] = nodata
+        path = folder / f"{name}.tif"
+        with rasterio.open(
+            path, "w", driver="GTiff", height=grid.height, width=grid.width, count=1, dtype=dtype,
+            crs=grid.crs, transform=grid.transform, tiled=True, blockxsize=16, blockysize=16,
+        ) as raster:  # fmt: skip
+            raster.write(data, 1)
+        values[name] = data
+        bands[name] = Band(
+            name=name, source=str(path), layer=1, grid=grid, block_shape=(16, 16), scale=1.0,
+            offset=0.0, nodata=float(nodata),
+        )  # fmt: skip
+    return Acquisition(
+        id="20180405_36MZE", tile="36MZE", date=date(2018, 4, 5), product=folder, format="geotiff",
+        baseline=None, platform=None, cloud_fraction=None, bands=bands, masks={},
+    ), values  # fmt: skip
+
+
+def some_parcels(grid, n=12):
+    generator = np.random.default_rng(6)
+    left, bottom, right, top = grid.bounds
+    places = np.column_stack([generator.uniform(left, right, n), generator.uniform(bottom, top, n)])
+    circles = shapely.buffer(shapely.points(places), generator.uniform(15, 90, n))
+    return index_pixels(circles, [str(i) for i in range(n)], grid, "36MZE")
+
+
+@pytest.mark.parametrize("read_size", [1, 1024])
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_grids_that_lie_anyhow_equal_gdals_warp(tmp_path, monkeypatch, layout, method, read_size):
+    monkeypatch.setattr(geo.gather, "READ_SIZE", read_size)
+    acquisition, values = write_bands(tmp_path, LAYOUTS[layout])
+    index = some_parcels(TILE)
+    pixels, valid = gather(acquisition, index, list(values), resampling=method, threads=2)
+    expected = np.zeros((len(values), *TILE.shape), np.uint16)
+    for channel, (name, data) in enumerate(values.items()):
+        grid = acquisition.bands[name].grid
+        reproject(
+            data, expected[channel], src_transform=grid.transform, src_crs=CRS, src_nodata=0,
+            dst_transform=TILE.transform, dst_crs=CRS, dst_nodata=0, tolerance=0,
+            resampling=Resampling[method],
+        )  # fmt: skip
+    expected = expected[:, index.rows, index.cols].astype(int)
+    known = (expected != 0).all(axis=0)
+    assert known.any() == (layout != "elsewhere")
+    assert np.array_equal(valid, known)
+    assert np.abs(pixels - expected)[:, known].max(initial=0) <= 1
+    assert not pixels[:, ~known].any()
+
+
+def test_only_blocks_with_parcels_are_read_each_once_and_sampled_there_alone(tmp_path, monkeypatch):
+    acquisition, _ = write_bands(tmp_path, LAYOUTS["20 and 60 m"])
+    index = index_pixels(
+        [shapely.box(300_107, 9_099_513, 300_137, 9_099_543)], ["a"], TILE, "36MZE"
+    )
+    read, sampled = [], []
+    read_windows, read_sample = geo.gather.read_windows, geo.gather.sample
+    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
+    monkeypatch.setattr(
+        geo.gather,
+        "read_windows",
+        lambda bands, *window: read.append((bands[0].name, window)) or read_windows(bands, *window),
+    )
+    monkeypatch.setattr(
+        geo.gather, "sample", lambda *a: sampled.append(len(a[3].x)) or read_sample(*a)
+    )
+    gather(acquisition, index, ["B02", "B05", "B09"], resampling="cubic")
+    # Rows 46 to 48 and columns 11 to 13 of 10 m, in blocks of 16 pixels.
+    assert len(index.rows) == 9
+    assert sorted(read) == [
+        ("B02", (slice(46, 48), slice(11, 14))),
+        ("B02", (slice(48, 49), slice(11, 14))),
+        ("B05", (slice(21, 27), slice(3, 9))),
+        ("B09", (slice(5, 11), slice(0, 5))),
+    ]
+    assert sampled == [9, 9]
+
+
+def test_bands_in_one_file_are_read_with_it_open_once(tmp_path, monkeypatch):
+    path = tmp_path / "20180405.tif"
+    values = np.random.default_rng(7).integers(1, 10_000, (4, 80, 90)).astype(np.uint16)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=80, width=90, count=4, dtype="uint16", crs=CRS,
+        transform=TILE.transform, tiled=True, blockxsize=16, blockysize=16,
+    ) as raster:  # fmt: skip
+        raster.write(values)
+    names = ["B02", "B03", "B04", "B08"]
+    (found,) = find_acquisitions(path, bands=names, file_bands=names)
+    index = some_parcels(TILE)
+    opened = []
+    rasterio_open = rasterio.open
+    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
+    monkeypatch.setattr(
+        rasterio, "open", lambda *a, **k: opened.append(a) or rasterio_open(*a, **k)
+    )
+    pixels, valid = gather(found, index, ["B08", "B02", "B03"])
+    n_blocks = len(np.unique(index.rows // 16 * 100 + index.cols // 16))
+    assert len(opened) == n_blocks > 4
+    assert valid.all()
+    assert np.array_equal(pixels, values[[3, 0, 1]][:, index.rows, index.cols])
+
+
+@pytest.mark.parametrize("nodata", [float("nan"), -0.1])
+def test_float_bands_keep_their_nodata(tmp_path, nodata):
+    acquisition, values = write_bands(tmp_path, {"B02": TILE}, "float32", nodata)
+    index = some_parcels(TILE)
+    pixels, valid = gather(acquisition, index, ["B02"])
+    expected = values["B02"][index.rows, index.cols]
+    assert np.array_equal(valid, expected > 0)
+    assert 0 < valid.sum() < len(valid)
+    assert np.array_equal(pixels[0], np.where(valid, expected, 0))
+
+
+def test_cubic_overshoot_ends_where_the_raw_type_does(tmp_path):
+    coarse = Grid(CRS, 300_000, 9_100_000, 20, 20, 40, 45)
+    acquisition, _ = write_bands(tmp_path, {"B05": coarse})
+    stripes = np.where(np.arange(45) // 3 % 2, 65_535, 1).astype(np.uint16)
+    with rasterio.open(acquisition.bands["B05"].source, "r+") as raster:
+        raster.write(np.tile(stripes, (40, 1)), 1)
+    band = replace(acquisition.bands["B05"], offset=-1000.0)
+    pixels, _ = gather(replace(acquisition, bands={"B05": band}), some_parcels(TILE), ["B05"],
+                       resampling="cubic")  # fmt: skip
+    assert (pixels.min(), pixels.max()) == (0, 64_535)
+
+
+def test_bands_too_fine_or_in_another_zone_are_refused(tmp_path):
+    fine = Grid(CRS, 300_000, 9_100_000, 5, 5, 160, 180)
+    acquisition, values = write_bands(tmp_path, {"B02": fine})
+    index = some_parcels(TILE)
+    with pytest.raises(AcquisitionError, match=r"has pixels of 5 x 5 m, smaller than the 10 x 10"):
+        gather(acquisition, index, ["B02"])
+    pixels, _ = gather(acquisition, index, ["B02"], resampling="nearest")
+    assert np.array_equal(pixels[0], values["B02"][index.rows * 2 + 1, index.cols * 2 + 1])
+    acquisition, _ = write_bands(tmp_path, {"B02": replace(TILE, crs="EPSG:32735")})
+    with pytest.raises(
+        AcquisitionError, match=r"is in EPSG:32735, the parcels' pixels are in EPSG"
+    ):
+        gather(acquisition, index, ["B02"])

@@ -10,6 +10,7 @@ import rasterio
 from affine import Affine
 
 RESOLUTION_M = {"B02": 10, "B03": 10, "B04": 10, "B8A": 20, "B11": 20, "B12": 20, "SCL": 20}
+RESOLUTION_M |= {"B09": 60}
 BAND_IDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 
 

@@ -23,6 +23,7 @@ from safe_fixture import write_safe, zip_product
 from shapely import Point, box
 from test_theia import write_product
 
+from geo import remote
 from geo.acquisitions import Damaged
 from pipeline.__main__ import _raised_by_us
 from pipeline.acquisition_table import read_acquisitions
@@ -296,7 +297,8 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("case", SETTINGS)
-def test_bad_settings(inputs, case):
+def test_bad_settings(inputs, case, monkeypatch):
+    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01,))
     over, words = SETTINGS[case]
     inputs.geotiffs().set(**over)
     if "classes" in over.get("parcels", {}) and isinstance(over["parcels"]["classes"], list):

@@ -55,7 +55,6 @@ def find_acquisitions(
         Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
     signed_by
         Service whose signature the addresses of STAC items need: planetary_computer.
-
     damaged
         Products that cannot be read, or lack bands, are added here; None: they are refused, as
         they are where no other is left.

@@ -48,9 +48,8 @@ def place(
 ) -> Placement:
     """Assign every parcel to the first tile that holds it whole, else to that which holds most.
 
-    A parcel is reprojected only to the tiles that it lies near.
-
-    Shares that are equal, to what reprojection leaves exact, go to the earlier tile.
+    Shares that are equal, to what reprojection leaves exact, go to the earlier tile. A parcel is
+    reprojected only to the tiles that it lies near.
 
     Parameters
     ----------

@@ -84,8 +84,10 @@ def _watch(pid: int, anonymous: list[float]) -> None:
 
 
 def _printed_figures(lines: list[str]) -> dict[str, float]:
+    """Read the last line of JSON; a library may warn behind it, at the end of the process."""
+    written = [line for line in lines if line.startswith("{")]
     try:
-        figures = json.loads(lines[-1]) if lines else {}
+        figures = json.loads(written[-1]) if written else {}
     except ValueError:
         return {}
-    return figures if isinstance(figures, dict) else {}
+    return {name: float(value) for name, value in figures.items()}

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.outcome import Judged, Outcome, Spread
 from benchmarks.table import TITLES, goal_text, shown
 
 MET, MISSED, BOUND = "#2b7a4b", "#c0561f", "#222222"
 LINES = ("#1f5fa8", "#c0561f", "#2b7a4b", "#7b4ba0", "#8a6d00")
-_LABEL_CHARACTERS = 64
+_LABEL_CHARACTERS = 76
 _PLOTS_IN_A_ROW = 3
 
 
@@ -45,8 +46,12 @@ def draw_ratios(outcomes: Sequence[Outcome], path: Path) -> Path | None:
     axes.axvline(1, color="#888888", linewidth=0.8)
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.1, high * 1.6)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: shown(value))
-    axes.set_xlabel("ratio of medians; bar: its spread, black mark: the goal")
+    axes.set_xlabel(
+        "ratio of medians (thin line: its spread; black mark: the goal; green: met, orange: missed)"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     return path
@@ -105,8 +110,12 @@ def _draw_curve(axes: Axes, axis: str, what: str, outcomes: Sequence[Outcome]) -
         axes.plot(x, medians, marker="o", color=colour, label=name)
         least, most = ([getattr(s, part) for _, s in points] for part in ("least", "most"))
         axes.fill_between(x, least, most, color=colour, alpha=0.2)
+    axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel(axis)
+    label, _, title = axis.partition(", ")
+    axes.set_title(title.removeprefix("in "), fontsize=10)
+    axes.set_xlabel(label)
+    axes.set_xticks(sorted({outcome.curve[1] for outcome in outcomes if outcome.curve}))
     axes.set_ylabel(TITLES.get(what, what))
     axes.yaxis.set_major_formatter(lambda value, _: shown(value) if value else "0")
     axes.xaxis.set_major_formatter(lambda value, _: shown(value) if value else "0")

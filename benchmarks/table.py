@@ -11,6 +11,7 @@ TITLES = {
     "peak_mb": "peak MB",
     "peak_anonymous_mb": "peak MB, mapped files apart",
     "parcels_per_second": "parcels/s",
+    "microseconds_per_parcel": "microseconds a parcel",
 }
 
 

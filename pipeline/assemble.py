@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ import pandas as pd
 from geo.pixel_index import PixelIndex
 from pipeline.acquisition_table import AcquisitionRow, read_used
 from pipeline.observations import ObservationWriter
-from pipeline.parcel_block import ParcelBlock, read_blocks
+from pipeline.parcel_block import ObservedParcels, kept_dates, read_block
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import Code, LandClass, write_arrays, write_metadata
+from pipeline.pixel_set_store import Code, LandClass, write_metadata
+from pipeline.progress import ProgressLog
 from pipeline.register_columns import PARCEL_COLUMNS
 from pipeline.settings import Settings
 from pipeline.tile_series import TileSeries
@@ -58,7 +61,8 @@ def assemble(
     settings
         clouds, imagery.bands, parcels.nomenclature, assemble.memory_mb.
     threads
-        Files written at the same time.
+        Blocks of parcels that are read, filled and written at the same time; the memory is that of
+        all of them together.
 
     Raises
     ------
@@ -82,14 +86,35 @@ def assemble(
                     continue
                 series = TileSeries.open(index, rows, extracted)
                 contents.add_tile(index, rows)
-                for block in read_blocks(series, settings.clouds, settings.assemble.memory_mb):
-                    write_arrays(data, ((i, pixels) for i, pixels, _ in block.arrays()), threads)
-                    write_arrays(validity, ((i, clear) for i, _, clear in block.arrays()), threads)
+                progress = ProgressLog(f"tile {index.tile}:", len(index.parcel_ids), "parcels")
+                for block in _write_tile(series, data, validity, settings, threads):
                     table.add(index.tile, block.ids, block.dates, block.clear_fraction, block.kept)
                     contents.add_block(block)
-                    logger.info("%d parcels of tile %s", len(block.ids), index.tile)
+                    progress.add(len(block.ids))
         contents.refuse_no_dates(settings.clouds.min_clear_fraction)
     _write_metadata(paths, contents, parcels, classes, settings)
+
+
+def _write_tile(
+    series: TileSeries, data: Path, validity: Path, settings: Settings, threads: int
+) -> Iterator[ObservedParcels]:
+    """Write the files of a tile's parcels; every thread reads, fills and writes blocks of its own.
+
+    Yields
+    ------
+    What is known of every block, in the order of the parcels.
+    """
+    clouds = settings.clouds
+    kept = kept_dates(series, clouds)
+
+    def write(block: tuple[int, int]) -> ObservedParcels:
+        parcels = read_block(series, clouds, kept, *block)
+        parcels.write(data, validity)
+        return parcels.observed
+
+    blocks = list(series.blocks(settings.assemble.memory_mb * 1_000_000 // threads))
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(write, blocks)
 
 
 class AssembleError(ValueError):
@@ -114,15 +139,15 @@ class _Contents:
         self.tiles[index.tile] = index.grid.crs
         self.parcels.append((index.grid.crs, len(index.parcel_ids)))
 
-    def add_block(self, block: ParcelBlock) -> None:
+    def add_block(self, block: ObservedParcels) -> None:
         """Add parcels."""
         sizes = np.diff(block.offsets).tolist()
         self.sizes |= dict(zip(block.ids, sizes, strict=True))
         self.n_dates |= dict(zip(block.ids, block.n_dates.tolist(), strict=True))
         # Parcels share their dates with many others: one tuple for all of them.
         choices, which = np.unique(block.stored, axis=0, return_inverse=True)
-        own = [tuple(np.array(block.dates)[choice].tolist()) for choice in choices]
-        self.dates |= {i: own[w] for i, w in zip(block.ids, which.ravel(), strict=True)}
+        own = [tuple(compress(block.dates, choice)) for choice in choices]
+        self.dates |= {i: own[w] for i, w in zip(block.ids, which.ravel().tolist(), strict=True)}
         self.n_dropped += int((~block.kept).sum())
 
     def refuse_no_dates(self, min_clear_fraction: float) -> None:

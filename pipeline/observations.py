@@ -57,9 +57,12 @@ class ObservationWriter:
     ) -> None:
         """Add parcels of one tile: `clear_fraction` (N, T) is 0 to 1, `kept` (N, T)."""
         n, n_dates = kept.shape
+        parcel = pa.DictionaryArray.from_arrays(
+            np.repeat(np.arange(n, dtype=np.int32), n_dates), pa.array(parcel_ids, pa.string())
+        )
         columns = {
-            "parcel_id": np.repeat(np.asarray(parcel_ids, object), n_dates),
-            "tile": np.full(n * n_dates, tile, object),
+            "parcel_id": parcel.cast(pa.string()),
+            "tile": pa.repeat(pa.scalar(tile), n * n_dates),
             "date": np.tile(np.asarray(dates, "datetime64[D]"), n),
             "clear_fraction": clear_fraction.ravel().astype(np.float32),
             "kept": kept.ravel(),

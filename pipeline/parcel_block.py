@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geo.gap_filling import fill_linear
+from pipeline.npy_files import write_array
+from pipeline.pixel_set_store import file_name
 from pipeline.settings import Clouds
 from pipeline.tile_series import TileSeries
 
 
 @dataclass(frozen=True)
-class ParcelBlock:
-    """N parcels of a tile with P pixels on its T dates.
+class ObservedParcels:
+    """N parcels of a tile, and how much of them was clear on its T dates.
 
     Parameters
     ----------
     ids
         Parcel ids.
     offsets
-        int64 (N + 1,): parcel i has the pixels offsets[i] up to offsets[i + 1].
+        int64 (N + 1,): parcel i has the pixels offsets[i] up to offsets[i + 1] of its block.
     dates
         The dates.
-    values
-        uint16 (T, C, P), filled where the settings ask for it.
-    clear
-        bool (T, P): True where observed clearly, on a date that is kept.
     clear_fraction
         float64 (N, T): share of every parcel's pixels that were clear, whether kept or not.
     kept
@@ -39,8 +38,6 @@ class ParcelBlock:
     ids: list[str]
     offsets: NDArray[np.int64]
     dates: list[date]
-    values: NDArray[np.uint16]
-    clear: NDArray[np.bool_]
     clear_fraction: NDArray[np.float64]
     kept: NDArray[np.bool_]
 
@@ -59,15 +56,54 @@ class ParcelBlock:
         seen: NDArray[np.int64] = ((self.clear_fraction > 0) & self.kept).sum(axis=1)
         return seen
 
-    def arrays(self) -> Iterator[tuple[str, NDArray[np.uint16], NDArray[np.bool_]]]:
-        """Give id, pixels (T, C, S) and clearness (T, S) of every parcel, on its own dates."""
-        for i, (parcel_id, stored) in enumerate(zip(self.ids, self.stored, strict=True)):
-            part = slice(self.offsets[i], self.offsets[i + 1])
-            yield parcel_id, self.values[stored, :, part], self.clear[stored, part]
+
+@dataclass(frozen=True)
+class ParcelBlock:
+    """N parcels of a tile with their P pixels on its T dates.
+
+    Parameters
+    ----------
+    observed
+        The parcels.
+    values
+        uint16 (T, C, P), filled where the settings ask for it.
+    clear
+        bool (T, P): True where observed clearly, on a date that is kept.
+    """
+
+    observed: ObservedParcels
+    values: NDArray[np.uint16]
+    clear: NDArray[np.bool_]
+
+    def write(self, data: Path, validity: Path) -> None:
+        """Write two files a parcel, on its own dates: pixels (T, C, S) and clearness (T, S)."""
+        offsets, stored = self.observed.offsets.tolist(), self.observed.stored
+        on_all_dates = stored.all(axis=1).tolist()
+        # A path is looked up from the root; a name in an open folder is not.
+        folders = [os.open(folder, os.O_RDONLY) for folder in (data, validity)]
+        try:
+            for i, parcel_id in enumerate(self.observed.ids):
+                part, name = slice(offsets[i], offsets[i + 1]), file_name(parcel_id)
+                dates = slice(None) if on_all_dates[i] else stored[i]
+                write_array(name, self.values[dates, :, part], folders[0])
+                write_array(name, self.clear[dates, part], folders[1])
+        finally:
+            for folder in folders:
+                os.close(folder)
 
 
-def read_blocks(series: TileSeries, clouds: Clouds, memory_mb: int) -> Iterator[ParcelBlock]:
-    """Read the parcels of a tile block by block, drop dates, and fill what clouds hide.
+def kept_dates(series: TileSeries, clouds: Clouds) -> NDArray[np.bool_]:
+    """Tell which dates of a tile stay for all parcels, bool (T,): all, unless drop is `run`."""
+    if clouds.drop == "run" and clouds.min_clear_fraction > 0:
+        kept: NDArray[np.bool_] = series.clear_fraction() >= clouds.min_clear_fraction
+        return kept
+    return np.ones(len(series.dates), bool)
+
+
+def read_block(
+    series: TileSeries, clouds: Clouds, tile_kept: NDArray[np.bool_], first: int, last: int
+) -> ParcelBlock:
+    """Read a run of a tile's parcels, drop dates, and fill what clouds hide.
 
     A date that is dropped is as if it had not been acquired: its few clear pixels do not take part
     in filling, either.
@@ -78,26 +114,27 @@ def read_blocks(series: TileSeries, clouds: Clouds, memory_mb: int) -> Iterator[
         The tile's extracted acquisitions.
     clouds
         fill, min_clear_fraction and drop.
-    memory_mb
-        Pixels held at once.
+    tile_kept
+        What `kept_dates` gives.
+    first, last
+        The parcels from `first` up to `last`.
     """
     index = series.index
-    tile_kept = np.ones(len(series.dates), bool)
-    if clouds.drop == "run" and clouds.min_clear_fraction > 0:
-        tile_kept = series.clear_fraction() >= clouds.min_clear_fraction
-    for first, last in series.batches(memory_mb):
-        block = slice(int(index.offsets[first]), int(index.offsets[last]))
-        offsets = index.offsets[first : last + 1] - block.start
-        values, clear = series.read(block)
-        fraction = clear_fraction(clear, offsets)
-        kept = np.tile(tile_kept, (last - first, 1))
-        if clouds.drop == "parcel":
-            kept = fraction >= clouds.min_clear_fraction
+    pixels = slice(int(index.offsets[first]), int(index.offsets[last]))
+    offsets = index.offsets[first : last + 1] - pixels.start
+    values, clear = series.read(pixels)
+    fraction = clear_fraction(clear, offsets)
+    kept = np.tile(tile_kept, (last - first, 1))
+    if clouds.drop == "parcel":
+        kept = fraction >= clouds.min_clear_fraction
+    if not kept.all():
         clear &= np.repeat(kept, np.diff(offsets), axis=0).T
-        if clouds.fill == "linear":
-            values = fill_linear(values, clear, series.days)
-        ids = index.parcel_ids[first:last]
-        yield ParcelBlock(ids, offsets, series.dates, values, clear, fraction, kept)
+    if clouds.fill == "linear":
+        fill_linear(values, clear, series.days)
+    ids = index.parcel_ids[first:last]
+    return ParcelBlock(
+        ObservedParcels(ids, offsets, series.dates, fraction, kept), values, clear
+    )
 
 
 def clear_fraction(clear: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

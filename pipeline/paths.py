@@ -10,8 +10,9 @@ from pathlib import Path
 class DatasetPaths:
     """The Pixel-Set dataset, in the layout that the reference's `PixelSetData` reads.
 
-    What the reference does not know lies in files of its own beside it: VALID, classes.json,
-    n_dates.json, dataset.json, positions.json, parcel_dates.json and observations.parquet.
+    What the reference does not know lies in files of its own beside it: VALID, pixels.npy,
+    valid.npy, classes.json, n_dates.json, dataset.json, positions.json, parcel_dates.json and
+    observations.parquet.
     """
 
     root: Path
@@ -25,6 +26,22 @@ class DatasetPaths:
     def valid(self) -> Path:
         """Folder of <id>.npy: bool (T, S), False where the observation was cloudy or missing."""
         return self.root / "VALID"
+
+    @property
+    def packed_pixels(self) -> Path:
+        """The pixels of all parcels: uint16 (sum of S, T, C), a pixel's series contiguous.
+
+        In the order of sizes.json; a parcel with fewer dates than others is padded behind by 0.
+        """
+        return self.root / "pixels.npy"
+
+    @property
+    def packed_valid(self) -> Path:
+        """Which of these observations were clear: bool (sum of S, T); only where clouds are kept.
+
+        False for padding.
+        """
+        return self.root / "valid.npy"
 
     @property
     def labels(self) -> Path:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.npy_files import read_array
 from pipeline.paths import DatasetPaths
 from pipeline.writing import write_json
 
@@ -37,19 +37,6 @@ def file_name(parcel_id: str) -> str:
     return f"{quote(parcel_id, safe=' ()+,;=@-_.~')}.npy"
 
 
-def write_arrays(
-    folder: Path, arrays: Iterable[tuple[str, NDArray[Any]]], threads: int = 1
-) -> None:
-    """Write one .npy file a parcel, in C order."""
-
-    def write(item: tuple[str, NDArray[Any]]) -> None:
-        np.save(folder / file_name(item[0]), np.ascontiguousarray(item[1]))
-
-    with ThreadPoolExecutor(threads) as pool:
-        # list() raises what a thread raised.
-        list(pool.map(write, arrays))
-
-
 def write_metadata(
     dataset: DatasetPaths,
     *,
@@ -59,7 +46,7 @@ def write_metadata(
     n_dates: Mapping[str, int],
     classes: Sequence[LandClass],
     description: Mapping[str, Any],
-    parcel_dates: Mapping[str, Sequence[date]] | None = None,
+    parcel_dates: Mapping[str, tuple[date, ...]] | None = None,
 ) -> None:
     """Write META/: the reference's files, and additions in files of their own.
 
@@ -69,8 +56,10 @@ def write_metadata(
     if parcel_dates is None:
         dataset.parcel_dates.unlink(missing_ok=True)
     else:
-        own = {parcel: [_as_number(d) for d in dates] for parcel, dates in parcel_dates.items()}
-        write_json(dataset.parcel_dates, own)
+        # Parcels share their dates with many others.
+        numbers = {own: [_as_number(d) for d in own] for own in set(parcel_dates.values())}
+        own_dates = {parcel: numbers[own] for parcel, own in parcel_dates.items()}
+        write_json(dataset.parcel_dates, own_dates)
     write_json(dataset.labels, labels)
     write_json(dataset.sizes, sizes)
     write_json(dataset.n_dates, n_dates)
@@ -155,7 +144,8 @@ def _features_of(dataset: DatasetPaths, ids: Sequence[str]) -> NDArray[np.float6
             "Set model.geometric_features to false, or add them."
         )
     # The reference takes a number for a list of one.
-    return np.array([np.atleast_1d(features[i]) for i in ids], np.float64)
+    values = np.array([features[i] for i in ids], np.float64)
+    return values[:, None] if values.ndim == 1 else values
 
 
 def read_dates(dataset: DatasetPaths) -> list[date]:
@@ -169,17 +159,14 @@ def read_parcel_dates(dataset: DatasetPaths) -> dict[str, list[date]] | None:
     if not dataset.parcel_dates.is_file():
         return None
     values = _read_json(dataset.parcel_dates)
-    return {i: [date.fromisoformat(str(v)) for v in values[i]] for i in read_ids(dataset)}
+    # Parcels share their dates with many others.
+    days = {number: date.fromisoformat(str(number)) for own in values.values() for number in own}
+    return {i: [days[number] for number in values[i]] for i in read_ids(dataset)}
 
 
 def read_pixels(dataset: DatasetPaths, parcel_id: str) -> NDArray[np.uint16]:
     """Read the pixels of a parcel, uint16 (T, C, S)."""
-    path = dataset.pixels / file_name(parcel_id)
-    try:
-        pixels: NDArray[np.uint16] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not a readable array: {error}") from error
-    return pixels
+    return _read_array(dataset.pixels / file_name(parcel_id))
 
 
 def read_valid(dataset: DatasetPaths, parcel_id: str) -> NDArray[np.bool_]:
@@ -187,8 +174,14 @@ def read_valid(dataset: DatasetPaths, parcel_id: str) -> NDArray[np.bool_]:
     if not dataset.valid.is_dir():
         n_dates, _, size = read_pixels(dataset, parcel_id).shape
         return np.ones((n_dates, size), bool)
-    valid: NDArray[np.bool_] = np.load(dataset.valid / file_name(parcel_id), allow_pickle=False)
-    return valid
+    return _read_array(dataset.valid / file_name(parcel_id))
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    try:
+        return read_array(path)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is not a readable array: {error}") from error
 
 
 def _as_number(day: date) -> int:

@@ -86,3 +86,38 @@ class TensorBoardLog:
                 if name != "epoch":
                     part, _, metric = name.partition("_")
                     writer.add_scalar(f"{metric}/{part}", value, epoch)
+
+
+class ProgressLog:
+    """Log how far a long piece of work is, its rate and the time that is left.
+
+    Parameters
+    ----------
+    done
+        What has been done: "packed", "predicted".
+    total, unit
+        How many there are in all, and of what.
+    every_s
+        Seconds from one line to the next; a last one says how long all took.
+    """
+
+    def __init__(self, done: str, total: int, unit: str, every_s: float = 15) -> None:
+        self._words, self._total, self._unit = done, total, unit
+        self._every = every_s
+        self._start = self._last = time.monotonic()
+        self._n = 0
+
+    def add(self, n: int) -> None:
+        """Count work that is done."""
+        self._n += n
+        now = time.monotonic()
+        if self._n < self._total and now - self._last < self._every:
+            return
+        self._last = now
+        rate = self._n / max(now - self._start, 1e-9)
+        left = (self._total - self._n) / max(rate, 1e-9)
+        end = f", {left // 60:.0f} min {left % 60:02.0f} s left" if self._n < self._total else ""
+        logger.info(
+            "%s %d of %d %s: %.0f a second%s",
+            *(self._words, self._n, self._total, self._unit, rate, end),
+        )

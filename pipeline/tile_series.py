@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from geo.pixel_index import PixelIndex
 from pipeline.acquisition_table import AcquisitionRow
 
-# Filling holds several copies of a block of pixels.
-COPIES = 6
+# Bytes of every date of a pixel beside its channels: clear, the dates kept, and working space.
+MASKS = 4
+# Larger blocks are no faster.
+LARGEST_BLOCK = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ class TileSeries:
         """Days since the first date, int64 (T,)."""
         return np.array([(d - self.dates[0]).days for d in self.dates], np.int64)
 
-    def batches(self, memory_mb: int) -> Iterator[tuple[int, int]]:
+    def blocks(self, n_bytes: int) -> Iterator[tuple[int, int]]:
         """Cut the parcels into runs whose pixels fit the memory, at least one parcel each."""
         offsets = self.index.offsets
         n_channels = self.pixels[0][0].shape[0]
-        bytes_per_pixel = len(self.dates) * (2 * n_channels + 1) * COPIES
-        limit = memory_mb * 1_000_000 // bytes_per_pixel
+        bytes_per_pixel = len(self.dates) * (2 * n_channels + MASKS)
+        limit = min(n_bytes, LARGEST_BLOCK) // bytes_per_pixel
         first = 0
         while first < len(self.index.parcel_ids):
             last = int(np.searchsorted(offsets, offsets[first] + limit, side="right")) - 1

@@ -67,6 +67,7 @@ rule all:
 
 # What comes before the folds: imagery and parcels become a Pixel-Set dataset, or one is there.
 include: "rules/adoption.smk" if settings.dataset.path else "rules/preparation.smk"
+include: "rules/packing.smk"
 
 
 rule split:

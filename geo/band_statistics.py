@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+# Pixels at a time: what is computed of them stays in the cache.
+CHUNK = 512
+
 
 class RunningStatistics:
     """Sums over pixel sets, per date and channel.
@@ -24,23 +27,26 @@ class RunningStatistics:
         self.squares = np.zeros((n_dates, n_channels), np.uint64)
 
     def add(self, pixels: NDArray[np.uint16], valid: NDArray[np.bool_] | None = None) -> None:
-        """Add the pixels of a parcel.
+        """Add pixels.
 
         Parameters
         ----------
         pixels
-            uint16 (T, C, S).
+            uint16 (P, T, C).
         valid
-            bool (T, S), observations that count; None for all.
+            bool (P, T), observations that count; None for all.
         """
-        wide = pixels.astype(np.uint64)
-        if valid is not None:
-            wide *= valid[:, None, :]
-            self.count += valid.sum(axis=1, dtype=np.uint64)[:, None]
-        else:
-            self.count += np.uint64(pixels.shape[2])
-        self.total += wide.sum(axis=2)
-        self.squares += np.einsum("tcs,tcs->tc", wide, wide)
+        for start in range(0, len(pixels), CHUNK):
+            part = slice(start, start + CHUNK)
+            # The sums of a chunk are whole numbers below 2^53: exact in float64, which adds faster.
+            values = pixels[part].astype(np.float64)
+            if valid is None:
+                self.count += np.uint64(len(values))
+            else:
+                values *= valid[part, :, None]
+                self.count += valid[part].sum(axis=0, dtype=np.uint64)[:, None]
+            self.total += values.sum(axis=0).astype(np.uint64)
+            self.squares += np.einsum("ptc,ptc->tc", values, values).astype(np.uint64)
 
     def over(self, pooled: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Compute mean and standard deviation (ddof 0) pooled over axes of (T, C).

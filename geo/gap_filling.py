@@ -26,7 +26,7 @@ def fill_linear(
     days
         int64 (T,), increasing.
     """
-    n_dates, n_channels, n_pixels = pixels.shape
+    n_channels, n_pixels = pixels.shape[1:]
     # A view, as the pixels are in C order: every channel of a date is a row of all pixels.
     flat = pixels.reshape(-1, copy=False)
     for start in range(0, n_pixels, CHUNK):

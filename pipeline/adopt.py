@@ -14,7 +14,6 @@ import pandas as pd
 
 from pipeline.given_dataset import (
     GivenParcel,
-    normalisation_file,
     place_arrays,
     read_labels,
     read_parcels,
@@ -29,7 +28,6 @@ from pipeline.nomenclature import (
     write_classes,
 )
 from pipeline.normalisation_pickle import read_normalisation, write_normalisation
-from pipeline.normalise import statistics_of
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import Code, DatasetError, LandClass, write_metadata
 from pipeline.settings import Dataset, Settings
@@ -51,14 +49,15 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
         normalisation pickle where there are any; likewise what this project adds: VALID,
         positions.json, parcel_dates.json, n_dates.json, dataset.json.
     dataset
-        Written: the dataset of the run, with all metadata that the other stages need.
+        Written: the dataset of the run, with all metadata that the other stages need, and the
+        normalisation where the given one has it.
     ledger
         Written: one row a parcel, with its status and the reason for it.
     classes
         Written: classes of the nomenclature in order of the class index.
     settings
-        dataset, imagery.bands, normalise.by, split.folds; predict.weights: with weights, nothing
-        is trained, so classes need no parcels.
+        dataset, imagery.bands, split.folds; predict.weights: with weights, nothing is trained, so
+        classes need no parcels.
 
     Raises
     ------
@@ -92,7 +91,7 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
     )
     _copy_json(given.features, paths.features)
     _copy_json(given.positions, paths.positions)
-    _place_normalisation(source, paths, usable, settings)
+    _place_normalisation(given, paths, usable)
     write_classes(classes, chosen)
     write_ledger(ledger, rows)
     counts = rows["status"].value_counts()
@@ -266,20 +265,19 @@ def _copy_json(source: Path, target: Path) -> None:
 
 
 def _place_normalisation(
-    source: Path, paths: DatasetPaths, parcels: Mapping[str, GivenParcel], settings: Settings
+    given: DatasetPaths, paths: DatasetPaths, parcels: Mapping[str, GivenParcel]
 ) -> None:
-    """Take over the normalisation, its dates in order of time; compute it where there is none."""
-    file = normalisation_file(source)
+    """Take over the normalisation, its dates in order of time; without one, normalise follows."""
+    file = given.given_normalisation
     if file is None:
-        means, stds = statistics_of(paths, settings.normalise.by)
-    else:
-        means, stds = read_normalisation(file)
-        order = next(iter(parcels.values())).order
-        if means.ndim == 2 and paths.parcel_dates.is_file():
-            raise DatasetError(
-                f"{file} has one value per date, but the parcels have dates of their own "
-                "(parcel_dates.json). Give one of values per channel, or none: they are computed."
-            )
-        if means.ndim == 2 and len(means) == len(order):
-            means, stds = means[order], stds[order]
+        return
+    means, stds = read_normalisation(file)
+    order = next(iter(parcels.values())).order
+    if means.ndim == 2 and paths.parcel_dates.is_file():
+        raise DatasetError(
+            f"{file} has one value per date, but the parcels have dates of their own "
+            "(parcel_dates.json). Give one of values per channel, or none: they are computed."
+        )
+    if means.ndim == 2 and len(means) == len(order):
+        means, stds = means[order], stds[order]
     write_normalisation(paths.normalisation, means, stds)

@@ -14,12 +14,10 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.npy_files import read_array, read_shape, write_array
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import DatasetError, file_name
 from pipeline.writing import replacing_folder
-
-# Under which names the pickle of (means, stds) is met, the first before the second.
-NORMALISATIONS = ("normalisation_values.pkl", "S2-2017-T31TFM-meanstd.pkl")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class GivenParcel:
 
     def read(self) -> NDArray[np.uint16]:
         """Read the pixels, uint16 (T, C, S), in order of time."""
-        pixels = np.load(self.path, allow_pickle=False)[self.order]
+        pixels = read_array(self.path)[self.order]
         if pixels.size and (pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max):
             raise DatasetError(
                 f"{self.path} has values from {pixels.min()} to {pixels.max()}, expected 0 to "
@@ -61,8 +59,8 @@ class GivenParcel:
 
     def read_valid(self, folder: Path) -> NDArray[np.bool_]:
         """Read which observations are clear, bool (T, S), in order of time."""
-        valid: NDArray[np.bool_] = np.load(folder / self.path.name, allow_pickle=False)
-        return valid[self.order]
+        valid: NDArray[np.bool_] = read_array(folder / self.path.name)[self.order]
+        return valid
 
 
 def read_parcels(dataset: DatasetPaths) -> dict[str, GivenParcel]:
@@ -88,10 +86,10 @@ def read_parcels(dataset: DatasetPaths) -> dict[str, GivenParcel]:
             undated.append(parcel_id)
             continue
         order = np.argsort([d.toordinal() for d in dates], kind="stable")
-        array = _open(paths[parcel_id])
+        shape, dtype = _shape_of(paths[parcel_id])
         in_time = tuple(dates[i] for i in order)
         parcels[parcel_id] = GivenParcel(
-            paths[parcel_id], array.shape, array.dtype, order.astype(np.int64), in_time
+            paths[parcel_id], shape, dtype, order.astype(np.int64), in_time
         )
     _refuse(
         undated,
@@ -130,7 +128,7 @@ def place_arrays(
         with replacing_folder(target) as folder:
             for parcel_id, parcel in parcels.items():
                 array = parcel.read() if source == given.pixels else parcel.read_valid(source)
-                np.save(folder / file_name(parcel_id), np.ascontiguousarray(array))
+                write_array(folder / file_name(parcel_id), array)
 
 
 def read_labels(dataset: DatasetPaths) -> dict[str, dict[str, Any]]:
@@ -143,28 +141,22 @@ def read_labels(dataset: DatasetPaths) -> dict[str, dict[str, Any]]:
     return {str(name): dict(codes) for name, codes in labels.items()}
 
 
-def normalisation_file(root: Path) -> Path | None:
-    """Find the pickle of (means, stds), under either of its names."""
-    return next((root / name for name in NORMALISATIONS if (root / name).is_file()), None)
-
-
 def _id_of(path: Path) -> str:
     """Give the id in a file's name; %-encoding is undone only where it is ours."""
     decoded = unquote(path.stem)
     return decoded if file_name(decoded) == path.name else path.stem
 
 
-def _open(path: Path) -> NDArray[Any]:
+def _shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        shape, dtype = read_shape(path)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} is not a readable array: {error}") from error
-    if array.ndim != 3 or array.dtype.kind not in "iu":
+    if len(shape) != 3 or dtype.kind not in "iu":
         raise DatasetError(
-            f"{path}: expected whole numbers of shape (T, C, S), found {array.dtype} of shape "
-            f"{array.shape}."
+            f"{path}: expected whole numbers of shape (T, C, S), found {dtype} of shape {shape}."
         )
-    return array
+    return shape, dtype
 
 
 def _check_shapes(dataset: DatasetPaths, parcels: Mapping[str, GivenParcel]) -> None:

@@ -72,7 +72,12 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         _draw(place, settings.run, decision, located)
     _say(say_parcels(register, located.rows, located.table.crs))
     _say(say_classes(settings.parcels.trained_nomenclature, classes))
-    sizes = expected_sizes(decision.rows, _accepted(located), len(settings.imagery.bands))
+    sizes = expected_sizes(
+        decision.rows,
+        _accepted(located),
+        len(settings.imagery.bands),
+        masked=settings.clouds.fill == "none",
+    )
     unknown = any(map(clouds_unread, decision.rows)) or settings.clouds.min_clear_fraction > 0
     _say(say_sizes(sizes, _free_bytes(paths.root), at_most=unknown))
     _say(f"Picture\n  {place}\n")

@@ -10,22 +10,17 @@ from numpy.typing import NDArray
 
 from geo.band_statistics import RunningStatistics
 from pipeline.normalisation_pickle import write_normalisation
+from pipeline.packed_pixels import PackedLayout, map_pixels, map_valid
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import (
-    DatasetError,
-    read_dates,
-    read_description,
-    read_ids,
-    read_parcel_dates,
-    read_pixels,
-    read_valid,
-)
+from pipeline.pixel_set_store import DatasetError, read_parcel_dates
+from pipeline.progress import ProgressLog
 from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 # Axes of (T, C) over which each choice pools.
 POOLED = {"all": (0, 1), "channel": (0,), "date_channel": ()}
+BLOCK_BYTES = 32_000_000
 
 
 def normalise(dataset: Path, normalisation: Path, settings: Settings) -> None:
@@ -36,7 +31,7 @@ def normalise(dataset: Path, normalisation: Path, settings: Settings) -> None:
     Parameters
     ----------
     dataset
-        Pixel-Set dataset.
+        Pixel-Set dataset, packed.
     normalisation
         Written: pickle of (means, stds), each of shape () for `all`, (C,) for `channel`, (T, C)
         for `date_channel`.
@@ -55,7 +50,7 @@ def statistics_of(
     Parameters
     ----------
     dataset
-        The dataset.
+        The dataset, packed.
     by
         all, channel or date_channel.
 
@@ -69,23 +64,25 @@ def statistics_of(
     DatasetError
         If parcels have dates of their own and `by` is date_channel.
     """
-    description = read_description(dataset)
     own_dates = read_parcel_dates(dataset) is not None
     if own_dates and by == "date_channel":
         raise DatasetError(
             "normalise.by is date_channel, but the parcels have dates of their own: there is no "
             "mean of a date. Set it to channel or all."
         )
-    n_dates = 1 if own_dates else len(read_dates(dataset))
-    statistics = RunningStatistics(n_dates, len(description["bands"]))
-    for parcel_id in read_ids(dataset):
-        pixels = read_pixels(dataset, parcel_id)
-        valid = read_valid(dataset, parcel_id) if description["fill"] == "none" else None
-        if own_dates:
-            # Dates are pixels like any other where they are not told apart.
-            pixels = pixels.transpose(1, 0, 2).reshape(1, pixels.shape[1], -1)
-            valid = None if valid is None else valid.reshape(1, -1)
-        statistics.add(pixels, valid)
+    layout = PackedLayout.of(dataset)
+    pixels, valid = map_pixels(dataset, layout), map_valid(dataset, layout)
+    statistics = RunningStatistics(*layout.shape[1:])
+    progress = ProgressLog("averaged", len(layout.ids), "parcels")
+    for first, last in layout.blocks(BLOCK_BYTES):
+        part = slice(layout.offsets[first], layout.offsets[last])
+        counted = None
+        if valid is not None:
+            counted = valid[part]
+        elif layout.is_ragged:
+            counted = layout.observed(first, last)
+        statistics.add(pixels[part], counted)
+        progress.add(last - first)
     means, stds = statistics.over(POOLED[by])
     logger.info("%d pixels, means %s", statistics.count.max(), np.round(means, 1).tolist())
     return means, stds

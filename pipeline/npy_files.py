@@ -29,7 +29,7 @@ def write_array(path: Path | str, array: NDArray[Any], folder: int | None = None
     path
         File to write; replaced if it is there.
     array
-        Any but of objects.
+        Of one dimension or more; any but of objects.
     folder
         Descriptor of the folder that `path` is relative to.
     """
@@ -44,7 +44,7 @@ def write_array(path: Path | str, array: NDArray[Any], folder: int | None = None
 
 def write_at(file: int, array: NDArray[Any], place: int) -> None:
     """Write the bytes of a contiguous array at a place of an open file."""
-    left = memoryview(array.reshape(-1).view(np.uint8))
+    left = array.reshape(-1).view(np.uint8).data
     while len(left):
         # One call writes 2 GiB at most.
         written = os.pwrite(file, left, place)
@@ -71,7 +71,7 @@ def read_array(path: Path | str) -> NDArray[Any]:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = np.empty(os.fstat(file).st_size, np.uint8)
-        left = memoryview(content)
+        left = content.data
         while len(left) and (read := os.readv(file, [left])):
             left = left[read:]
     finally:

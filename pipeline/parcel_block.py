@@ -78,7 +78,7 @@ class ParcelBlock:
     def write(self, data: Path, validity: Path) -> None:
         """Write two files a parcel, on its own dates: pixels (T, C, S) and clearness (T, S)."""
         offsets, stored = self.observed.offsets.tolist(), self.observed.stored
-        on_all_dates = stored.all(axis=1).tolist()
+        on_all_dates: NDArray[np.bool_] = np.all(stored, axis=1)
         # A path is looked up from the root; a name in an open folder is not.
         folders = [os.open(folder, os.O_RDONLY) for folder in (data, validity)]
         try:
@@ -132,9 +132,7 @@ def read_block(
     if clouds.fill == "linear":
         fill_linear(values, clear, series.days)
     ids = index.parcel_ids[first:last]
-    return ParcelBlock(
-        ObservedParcels(ids, offsets, series.dates, fraction, kept), values, clear
-    )
+    return ParcelBlock(ObservedParcels(ids, offsets, series.dates, fraction, kept), values, clear)
 
 
 def clear_fraction(clear: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+# Under which names the pickle of (means, stds) is met, the first before the second.
+NORMALISATIONS = ("normalisation_values.pkl", "S2-2017-T31TFM-meanstd.pkl")
+
 
 @dataclass(frozen=True)
 class DatasetPaths:
@@ -108,7 +111,13 @@ class DatasetPaths:
     @property
     def normalisation(self) -> Path:
         """Pickle of (means, stds)."""
-        return self.root / "normalisation_values.pkl"
+        return self.root / NORMALISATIONS[0]
+
+    @property
+    def given_normalisation(self) -> Path | None:
+        """That of a dataset made elsewhere, under any of its names; None where it has none."""
+        files = [self.root / name for name in NORMALISATIONS]
+        return next((file for file in files if file.is_file()), None)
 
 
 @dataclass(frozen=True)

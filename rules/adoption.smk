@@ -15,7 +15,7 @@ rule adopt:
         watched_dataset(settings.dataset.path),
     output:
         meta=paths.dataset.assembled,
-        normalisation=paths.dataset.normalisation,
+        normalisation=paths.dataset.normalisation if given.given_normalisation else [],
         more=[getattr(paths.dataset, file) for file in MORE],
         ledger=paths.ledger,
         classes=paths.classes,
@@ -38,11 +38,6 @@ rule adopt:
         " --log {log}"
 
 
-DATASET = rules.adopt.output
-
-
-rule dataset:
-    message:
-        "The Pixel-Set dataset is in {paths.dataset.root}."
-    input:
-        DATASET,
+# DATA is linked to: what changes in it shows in the given folder.
+ASSEMBLED = [rules.adopt.output, given.pixels]
+DATASET = [rules.adopt.output]

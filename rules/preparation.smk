@@ -186,30 +186,6 @@ rule assemble:
         " --dataset {params.dataset} --threads {threads} --log {log}"
 
 
-rule normalise:
-    message:
-        "Compute the means and standard deviations of the dataset."
-    input:
-        rules.assemble.output,
-    output:
-        paths.dataset.normalisation,
-    params:
-        config=paths.config,
-        settings=for_stage(settings, "normalise"),
-        dataset=paths.dataset.root,
-    resources:
-        mem_mb=1000,
-    log:
-        paths.log("normalise"),
-    benchmark:
-        paths.benchmark("normalise")
-    conda:
-        "../environment.yml"
-    shell:
-        "python -m pipeline normalise --config {params.config} --dataset {params.dataset}"
-        " --normalisation {output} --log {log}"
-
-
 rule features:
     message:
         "Compute the geometric features of the parcels."
@@ -232,12 +208,5 @@ rule features:
         " --features {output.features} --positions {output.positions} --log {log}"
 
 
-DATASET = [rules.assemble.output, rules.normalise.output, rules.features.output]
-
-
-rule dataset:
-    message:
-        "The Pixel-Set dataset is in {paths.dataset.root}."
-    input:
-        TABLES,
-        DATASET,
+ASSEMBLED = rules.assemble.output
+DATASET = [rules.assemble.output, rules.features.output]

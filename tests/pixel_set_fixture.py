@@ -6,6 +6,12 @@ from datetime import date, timedelta
 
 import numpy as np
 
+from pipeline.adopt import adopt
+from pipeline.config import view
+from pipeline.normalise import normalise
+from pipeline.pack import pack
+from pipeline.pixel_set_store import file_name
+
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]
 SEASON = [date(2018, 3, 1) + timedelta(days) for days in (0, 20, 45, 80, 110, 150, 200)]
@@ -61,3 +67,19 @@ def make(folder, n=60, *, ids=None, labelled=1.0, own_dates=False, features=True
         values = every.mean(1), every.std(1)
         (folder / "normalisation_values.pkl").write_bytes(pickle.dumps(values))
     return parcels
+
+
+def write_arrays(folder, arrays):
+    """Write an array a parcel, {id: array}, as numpy does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for parcel_id, array in arrays.items():
+        np.save(folder / file_name(parcel_id), array)
+
+
+def adopt_and_pack(settings, run):
+    """Make an existing dataset that of a run, as the workflow does."""
+    source, dataset = settings.dataset.path, run.dataset
+    adopt(source, dataset.root, run.ledger, run.classes, view(settings, "adopt"))
+    pack(dataset.root, view(settings, "pack"), 2)
+    if dataset.given_normalisation is None:
+        normalise(dataset.root, dataset.normalisation, view(settings, "normalise"))

@@ -16,6 +16,7 @@ from pipeline.extract import extract
 from pipeline.features import features
 from pipeline.index import index
 from pipeline.normalise import normalise
+from pipeline.pack import pack
 from pipeline.paths import RunPaths
 from pipeline.rasterise import rasterise
 from pipeline.settings import Settings
@@ -85,6 +86,7 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
         run.acquisitions, run.extractions, pixel_index, run.parcels, run.classes,
         run.dataset.root, view(settings, "assemble"), threads,
     )  # fmt: skip
+    pack(run.dataset.root, view(settings, "pack"), threads)
     normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
     features(run.parcels, pixel_index, run.dataset.features, run.dataset.positions)
     return run

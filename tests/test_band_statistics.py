@@ -16,7 +16,7 @@ def parcels():
 def test_equals_numpy(parcels, pooled, axes):
     statistics = RunningStatistics(4, 3)
     for pixels in parcels:
-        statistics.add(pixels)
+        statistics.add(pixels.transpose(2, 0, 1))
     means, stds = statistics.over(pooled)
     together = np.concatenate(parcels, axis=2).astype(np.float64)
     np.testing.assert_allclose(means, together.mean(axis=axes), rtol=1e-12)
@@ -28,7 +28,7 @@ def test_masked_observations_do_not_count(parcels):
     valid = [generator.random((4, p.shape[2])) < 0.7 for p in parcels]
     statistics = RunningStatistics(4, 3)
     for pixels, clear in zip(parcels, valid, strict=True):
-        statistics.add(pixels, clear)
+        statistics.add(pixels.transpose(2, 0, 1), clear.T)
     means, stds = statistics.over((0,))
     kept = np.concatenate([p.transpose(0, 2, 1)[v] for p, v in zip(parcels, valid, strict=True)])
     np.testing.assert_allclose(means, kept.mean(axis=0), rtol=1e-12)
@@ -36,8 +36,8 @@ def test_masked_observations_do_not_count(parcels):
 
 
 def test_a_small_spread_on_a_large_mean_is_not_lost():
-    pixels = np.full((1, 1, 1_000_000), 60_000, np.uint16)
-    pixels[..., ::2] += 1
+    pixels = np.full((1_000_000, 1, 1), 60_000, np.uint16)
+    pixels[::2] += 1
     statistics = RunningStatistics(1, 1)
     statistics.add(pixels)
     assert statistics.over((0,))[1].item() == pytest.approx(0.5, rel=1e-9)
@@ -45,7 +45,7 @@ def test_a_small_spread_on_a_large_mean_is_not_lost():
 
 def test_a_date_that_nobody_saw_changes_nothing():
     statistics = RunningStatistics(2, 1)
-    statistics.add(np.ones((2, 1, 3), np.uint16), np.array([[True] * 3, [False] * 3]))
+    statistics.add(np.ones((3, 2, 1), np.uint16), np.array([[True, False]] * 3))
     means, stds = statistics.over(())
     assert means[1].item() == 0
     assert stds[1].item() == 1

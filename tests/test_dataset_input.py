@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from pixel_set_fixture import BANDS, CLASSES, SEASON, make, number, write
+from pixel_set_fixture import BANDS, CLASSES, SEASON, adopt_and_pack, make, number, write
 from preparation import example
 
-from pipeline.adopt import adopt
 from pipeline.config import load, view
 from pipeline.inputs import check_inputs
 from pipeline.nomenclature import NomenclatureError
@@ -49,7 +48,7 @@ def adopted(source, root, *, weights=None, **options):
         {"dataset": {"path": source, **OPTIONS, **options}, "predict": {"weights": weights}}
     )
     run = RunPaths(root)
-    adopt(source, run.dataset.root, run.ledger, run.classes, view(settings, "adopt"))
+    adopt_and_pack(settings, run)
     return run
 
 

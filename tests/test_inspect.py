@@ -97,8 +97,10 @@ def test_it_says_what_the_run_does(folder, capsys):
         ("pixels by acquisition", run.extractions),
         ("dataset/DATA", run.dataset.pixels),
         ("dataset/VALID", run.dataset.valid),
+        ("dataset/pixels.npy", run.dataset.packed_pixels),
     ):
-        size = sum(path.stat().st_size for path in root.rglob("*.npy"))
+        size = root.stat().st_size if root.is_file() else 0
+        size += sum(path.stat().st_size for path in root.rglob("*.npy"))
         assert re.search(rf"{title} +{say_bytes(size)}\n", said), title
     assert "at most" not in said
 

@@ -113,7 +113,8 @@ def test_memory_and_filling(run, settings, tmp_path):
         parcel_id = path.stem
         valid = read_valid(whole, parcel_id)
         assert np.array_equal(valid, read_valid(unfilled, parcel_id))
-        filled = fill_linear(read_pixels(unfilled, parcel_id), valid, days)
+        filled = read_pixels(unfilled, parcel_id)
+        fill_linear(filled, valid, days)
         assert np.array_equal(filled, read_pixels(whole, parcel_id))
 
 

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 import torch
-from pixel_set_fixture import BANDS, CLASSES, SEASON, make, number, write
+from pixel_set_fixture import BANDS, CLASSES, SEASON, adopt_and_pack, make, number, write
 
 from models.hyperparameters import Hyperparameters
-from pipeline.adopt import adopt
 from pipeline.config import load, view, write_resolved
 from pipeline.given_weights import WeightsError, hyperparameters_of, load_given
 from pipeline.model_inputs import ModelInputsError, nearest_anniversary, read_inputs
@@ -46,8 +45,7 @@ def settings_of(source, weights=None, **over):
 
 def adopted(settings, root):
     run = RunPaths(root)
-    source = settings.dataset.path
-    adopt(source, run.dataset.root, run.ledger, run.classes, view(settings, "adopt"))
+    adopt_and_pack(settings, run)
     return run
 
 

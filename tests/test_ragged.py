@@ -6,11 +6,10 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from pixel_set_fixture import BANDS, CLASSES, make, write
+from pixel_set_fixture import BANDS, CLASSES, adopt_and_pack, make, write
 from test_dataset_input import adopted
 
 from models.pixel_sets import PixelSets
-from pipeline.adopt import adopt
 from pipeline.baselines import STEP_DAYS, parcel_means, resample
 from pipeline.config import USED_BY, load, view, write_resolved
 from pipeline.evaluate import evaluate
@@ -175,7 +174,7 @@ def test_200_ragged_parcels_half_of_them_unlabelled_go_through(tmp_path):
     run = RunPaths(tmp_path / "run")
     dataset, seen = run.dataset.root, {stage: view(settings, stage) for stage in USED_BY}
     write_resolved(settings, run)
-    adopt(source, dataset, run.ledger, run.classes, seen["adopt"])
+    adopt_and_pack(settings, run)
     split(dataset, run.folds, seen["split"])
     for fold in (1, 2):
         train(dataset, run.folds, fold, run.fold(fold), seen["train"])

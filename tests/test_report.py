@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.image import imread
+from pixel_set_fixture import write_arrays
 from scipy.stats import binomtest
 from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
@@ -22,7 +23,7 @@ import pipeline.reporting.map
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import LandClass, file_name, write_arrays, write_metadata
+from pipeline.pixel_set_store import LandClass, file_name, write_metadata
 from pipeline.report import in_ten, report
 from pipeline.reporting.charts import percent
 from pipeline.reporting.class_colours import COLOURS, SHARED, class_colours
@@ -75,8 +76,7 @@ def make_dataset(paths, *, simulated, labelled=True):
     pixels = {i: rng.integers(1, 4000, (len(DATES), 2, 5), np.uint16) for i in ids}
     valid = {i: rng.random((len(DATES), 5)) < 0.8 for i in ids}
     for folder, arrays in ((paths.pixels, pixels), (paths.valid, valid)):
-        folder.mkdir(parents=True)
-        write_arrays(folder, arrays.items())
+        write_arrays(folder, arrays)
     write_metadata(
         paths,
         dates=DATES,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pixel_set_fixture import write_arrays
 
 from models.inference import ensemble, log_probabilities
 from models.safetensors_file import load_safetensors
@@ -20,9 +21,10 @@ from models.training_state import TrainingState
 from pipeline import train as stage
 from pipeline.config import load, view
 from pipeline.normalisation_pickle import write_normalisation
+from pipeline.pack import pack
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_loading import read_pixel_sets
-from pipeline.pixel_set_store import LandClass, write_arrays, write_metadata
+from pipeline.pixel_set_store import LandClass, write_metadata
 from pipeline.progress import show_progress
 from pipeline.settings import PAPER, SettingsError
 from pipeline.train import choose_training, member_seed, train
@@ -48,14 +50,13 @@ def run(tmp_path_factory):
     sizes = rng.integers(1, 9, len(ids))
     peaks = np.exp(-((np.arange(N_DATES) - 1 - 2 * np.arange(3)[:, None]) ** 2))
     dataset = DatasetPaths(folder / "dataset")
-    dataset.pixels.mkdir(parents=True)
     curves = 2000 + 2000 * peaks[np.arange(len(ids)) % 3][:, :, None, None]
     write_arrays(
         dataset.pixels,
-        (
-            (i, (curve + rng.normal(0, 300, (N_DATES, 2, size))).astype(np.uint16))
+        {
+            i: (curve + rng.normal(0, 300, (N_DATES, 2, size))).astype(np.uint16)
             for i, curve, size in zip(ids, curves, sizes, strict=True)
-        ),
+        },
     )
     write_metadata(
         dataset,
@@ -66,6 +67,7 @@ def run(tmp_path_factory):
         classes=[LandClass(k, f"class {k}") for k in range(3)],
         description={"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
     )
+    pack(dataset.root, view(load({}), "pack"))
     write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})
     write_normalisation(dataset.normalisation, np.array([2500.0] * 2), np.array([900.0] * 2))
     fold = {"train": ids[:32], "validation": ids[32:40], "test": ids[40:]}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.adopt import Examined, examine
-from pipeline.given_dataset import normalisation_file
 from pipeline.inspection.sizes import say_bytes
 from pipeline.inspection.text import say_classes, say_statuses, section
 from pipeline.paths import DatasetPaths
@@ -53,7 +52,7 @@ def _say_arrays(found: Examined, n_bands: int) -> list[str]:
 def _say_files(source: Path) -> list[str]:
     """Say what a dataset may have beside arrays and labels, and what becomes of what it lacks."""
     given = DatasetPaths(source)
-    normalisation = normalisation_file(source)
+    normalisation = given.given_normalisation
     features, positions = given.features.is_file(), given.positions.is_file()
     return [
         "normalisation computed" if normalisation is None else normalisation.name,

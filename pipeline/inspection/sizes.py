@@ -31,17 +31,24 @@ class Sizes:
         Of the pixels and their validity, an acquisition at a time.
     pixels, valid
         Of DATA and VALID, a parcel at a time.
+    packed
+        Of the same pixels in one file, and of their validity where clouds are kept.
     """
 
     extracted: int
     pixels: int
     valid: int
+    packed: int
 
 
 def expected_sizes(
-    rows: Sequence[AcquisitionRow], parcels: Mapping[str, Parcels], n_bands: int
+    rows: Sequence[AcquisitionRow],
+    parcels: Mapping[str, Parcels],
+    n_bands: int,
+    *,
+    masked: bool,
 ) -> Sizes:
-    """Compute the sizes of extracted pixels, DATA and VALID.
+    """Compute the sizes of extracted pixels, DATA, VALID and what is packed.
 
     Parameters
     ----------
@@ -51,6 +58,8 @@ def expected_sizes(
         Those of every tile.
     n_bands
         Channels of the dataset.
+    masked
+        Whether clouds are kept.
     """
     used = [row for row in rows if row.used and row.tile in parcels]
     dates = Counter(tile for tile, _ in {(row.tile, row.date) for row in used})
@@ -59,7 +68,10 @@ def expected_sizes(
     )
     headers = HEADER_BYTES * sum(p.n_parcels for p in parcels.values())
     seen = sum(dates[tile] * p.n_pixels for tile, p in parcels.items())
-    return Sizes(extracted, 2 * n_bands * seen + headers, seen + headers)
+    # Parcels with fewer dates than others are padded.
+    padded = max(dates.values(), default=0) * sum(p.n_pixels for p in parcels.values())
+    packed = padded * (2 * n_bands + masked) + HEADER_BYTES * (1 + masked)
+    return Sizes(extracted, 2 * n_bands * seen + headers, seen + headers, packed)
 
 
 def say_bytes(n_bytes: float) -> str:

@@ -102,18 +102,17 @@ def _courses(rng: np.random.Generator, n_dates: int) -> np.ndarray:
 
 
 def _adopt(folder: Path) -> None:
-    """Let this project take the dataset over, as a run does."""
+    """Let this project take the dataset over and pack it, as a run does."""
     config = folder / "config.yaml"
     dataset = {"path": str(given(folder)), "nomenclature": NOMENCLATURE, "classes": list(CODES)}
     config.write_text(yaml.safe_dump({"dataset": dataset}))
-    subprocess.run(
+    for stage in (
         [
-            *(sys.executable, "-m", "pipeline", "adopt", "--config", str(config)),
-            *("--source", str(given(folder)), "--dataset", str(adopted(folder))),
+            *("adopt", "--source", str(given(folder)), "--dataset", str(adopted(folder))),
             *("--ledger", str(folder / "ledger.csv"), "--classes", str(folder / "classes.csv")),
-            *("--log", str(folder / "adopt.log")),
         ],
-        check=True,
-        cwd=ROOT,
-        capture_output=True,
-    )
+        ["pack", "--dataset", str(adopted(folder)), "--threads", "2"],
+    ):
+        command = [sys.executable, "-m", "pipeline", *stage, "--config", str(config)]
+        log = ["--log", str(folder / f"{stage[0]}.log")]
+        subprocess.run([*command, *log], check=True, cwd=ROOT, capture_output=True)

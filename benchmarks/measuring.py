@@ -7,14 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 from benchmarks.contest import OUT, Contestant
 
 ROOT = Path(__file__).parents[1]
-_SECONDS_BETWEEN_LOOKS = 0.02
+_LAUNCHER = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py"))]
 
 
 class ContestantError(RuntimeError):
@@ -28,8 +26,9 @@ def measure(contestant: Contestant, out: Path) -> dict[str, float]:
     -------
     dict
         seconds, of the whole process; peak_mb, its largest resident memory, as the kernel counts
-        it, files that are mapped included; peak_anonymous_mb, without these, as seen every 20 ms;
-        and what the command printed itself, as the last line, in JSON.
+        it, files that are mapped included (of a command that starts others, the largest of them);
+        peak_anonymous_mb, without these, as seen every 20 ms; and what the command printed itself,
+        as the last line, in JSON.
 
     Raises
     ------
@@ -37,50 +36,22 @@ def measure(contestant: Contestant, out: Path) -> dict[str, float]:
         If it fails.
     """
     command = [str(word).replace(OUT, str(out)) for word in contestant.command]
-    with tempfile.TemporaryFile("w+") as printed:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command,
+    with tempfile.NamedTemporaryFile("w+") as printed, tempfile.NamedTemporaryFile("r") as measured:
+        subprocess.run(
+            [*_LAUNCHER, measured.name, *command],
             stdout=printed,
             stderr=subprocess.STDOUT,
             cwd=contestant.folder or ROOT,
             env={**os.environ, **contestant.environment},
+            check=False,
         )
-        anonymous = [0.0]
-        watch = threading.Thread(target=_watch, args=(process.pid, anonymous))
-        watch.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        watch.join()
         printed.seek(0)
         lines = printed.read().splitlines()
-    if process.returncode != 0:
+        ended = json.loads(measured.read() or '{"returncode": null}')
+    if ended["returncode"] != 0:
         last = "\n".join(lines[-20:])
         raise ContestantError(f"{contestant.name}: {' '.join(command)} failed:\n{last}")
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    figures = {
-        "seconds": seconds,
-        "peak_mb": usage.ru_maxrss * unit / 1e6,
-        "peak_anonymous_mb": anonymous[0],
-    }
-    return {**figures, **_printed_figures(lines)}
-
-
-def _watch(pid: int, anonymous: list[float]) -> None:
-    """Note the largest anonymous memory of a process until it ends."""
-    status = Path(f"/proc/{pid}/status")
-    while True:
-        try:
-            text = status.read_text()
-        except OSError:
-            return
-        found = [line for line in text.splitlines() if line.startswith("RssAnon")]
-        if not found:  # it has ended, or this is no Linux
-            return
-        anonymous[0] = max(anonymous[0], int(found[0].split()[1]) * 1024 / 1e6)
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return {**ended["figures"], **_printed_figures(lines)}
 
 
 def _printed_figures(lines: list[str]) -> dict[str, float]:

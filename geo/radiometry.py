@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from geo.acquisitions import Acquisition, Band
 from geo.reading import read_coarse
@@ -157,6 +156,9 @@ def _chosen_bands(acquisition: Acquisition) -> tuple[str, ...]:
 
 def _sensed_values(band: Band) -> NDArray[np.float64]:
     """Read pixels that stand for a band, without those that were not sensed or lie beside them."""
+    # Imported here: most acquisitions leave no doubt, and scipy takes its time.
+    from scipy import ndimage
+
     raw = read_coarse(band, _SIDE)
     sensed = np.isfinite(raw) if band.nodata is None else np.isfinite(raw) & (raw != band.nodata)
     around = np.ones((1, 2 * _EDGE + 1, 2 * _EDGE + 1), bool)

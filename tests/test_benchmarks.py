@@ -50,6 +50,12 @@ def test_a_process_is_measured_and_prints_figures_of_its_own(tmp_path):
     assert 0 < figures["seconds"] < 60
 
 
+def test_the_memory_of_the_one_who_measures_does_not_count(tmp_path):
+    large = bytearray(b"1") * 500_000_000
+    assert measure(python("small", ""), tmp_path)["peak_mb"] < 100
+    assert len(large) == 500_000_000
+
+
 def test_the_ratio_is_that_of_the_medians_and_its_spread_that_of_pairs():
     contest = Contest(
         "c",

@@ -89,6 +89,39 @@ def test_everything_before_runs_without_torch(stage):
     assert "torch" not in loaded_by(f"import pipeline.{stage}")
 
 
+# Libraries that take their time to import, and the stages that use them every time that they run.
+SLOW = {
+    *("dask", "exactextract", "geopandas", "jinja2", "matplotlib", "netCDF4", "pandas"),
+    *("planetary_computer", "pystac_client", "rasterio", "requests", "scipy", "sklearn"),
+    *("snakemake", "tensorboard", "torch", "xarray", "zarr"),
+}
+USED = {
+    "simulate": {"geopandas", "pandas", "rasterio"},
+    "index": {"rasterio"},
+    "clean": {"geopandas", "pandas"},
+    "rasterise": {"geopandas", "pandas", "rasterio"},
+    "extract": {"dask", "jinja2", "rasterio"},  # jinja2: of dask
+    "assemble": {"geopandas", "pandas"},
+    "normalise": set(),
+    "features": {"geopandas", "pandas"},
+    "adopt": {"pandas"},
+    "split": {"pandas", "scipy", "sklearn"},  # pandas and scipy: of sklearn
+    "train": {"torch"},
+    "evaluate": {"pandas", "scipy", "sklearn", "torch"},
+    "predict": {"pandas", "torch"},
+    "report": {"jinja2", "matplotlib", "pandas"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_imports_nothing_slow_that_it_does_not_use(stage):
+    assert loaded_by(f"import pipeline.{stage}") & SLOW <= USED[stage]
+
+
+def test_the_command_line_imports_none_of_them():
+    assert not loaded_by("import pipeline.__main__") & (SLOW | {"numpy"})
+
+
 def test_the_workflow_file_imports_neither_torch_nor_rasterio():
     source = "\n".join(path.read_text() for path in WORKFLOW)
     modules = re.findall(r"^from (pipeline\.\w+) import", source, re.M)

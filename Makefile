@@ -1,16 +1,21 @@
 # demo: the whole workflow on a simulated scene.  test: everything that proves it right.
+# bench: how fast it is beside its peers; REFERENCE=<checkout of pytorch-psetae> for all of them.
 
 PYTHON ?= python3
 BIN := .venv/bin
 CORES ?= all
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo test bench lint format lock clean
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --quiet reason host --configfile configs/demo.yaml
 
 test: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+
+# BENCH="training --quick": what to run, and how; everything without it.
+bench: benchmarks/.venv/ready
+	PATH="$(CURDIR)/benchmarks/.venv/bin:$$PATH" python -m benchmarks $(BENCH)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -28,6 +33,12 @@ format: .venv/ready
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+# An environment of its own, as the peers are no part of the project.
+benchmarks/.venv/ready: requirements.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv benchmarks/.venv
+	benchmarks/.venv/bin/python -m pip install --quiet $(^:%=--requirement %)
 	touch $@
 
 # Pin every package, those that others need included, after an edit of pyproject.toml. What only a

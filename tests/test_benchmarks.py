@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from benchmarks import __main__ as runner
 from benchmarks.contest import OUT, Contest, Contestant, Goal, missing_package
 from benchmarks.measuring import measure
 from benchmarks.outcome import Spread, judge
+from benchmarks.publish import publish
 from benchmarks.results import Results, read_json, write_json, write_report
 from benchmarks.running import run_contest
 
@@ -205,3 +207,17 @@ def test_every_benchmark_is_found():
     )  # fmt: skip
     names = runner.find_benchmarks()
     assert all(name in shown.stdout for name in names)
+
+
+def test_runs_are_published_together_but_none_that_only_tested(tmp_path, results):
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    write_json(results, first)
+    write_json(replace(results, started="2020-05-06 07:08"), second)
+    folder = tmp_path / "measured"
+    text = publish([first, second], folder).read_text()
+    assert "2020-01-02 03:04" in text
+    assert "2020-05-06 07:08" in text
+    assert read_json(folder / "run-1.json") == results
+    write_json(replace(results, quick=True), second)
+    with pytest.raises(SystemExit, match=r"b\.json"):
+        publish([second], folder)

@@ -102,6 +102,7 @@ USED = {
     "rasterise": {"geopandas", "pandas", "rasterio"},
     "extract": {"dask", "jinja2", "rasterio"},  # jinja2: of dask
     "assemble": {"geopandas", "pandas"},
+    "pack": set(),
     "normalise": set(),
     "features": {"geopandas", "pandas"},
     "adopt": {"pandas"},

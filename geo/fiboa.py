@@ -10,8 +10,10 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import geopandas
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,21 +40,11 @@ def fiboa_columns(path: Path) -> list[str] | None:
     return list(schema.names) if says_so else None
 
 
-def write_fiboa(
-    features: geopandas.GeoDataFrame,
-    path: Path,
-    *,
-    collection: str,
-    code_list: str | None,
-    properties: Mapping[str, str],
-) -> None:
-    """Write features as GeoParquet that follows fiboa.
+class FiboaWriter:
+    """Write features as GeoParquet that follows fiboa, part by part.
 
     Parameters
     ----------
-    features
-        With the columns id (unique text) and geometry (valid polygons); other columns as fiboa or
-        as the caller calls them.
     path
         File to write.
     collection
@@ -63,14 +55,67 @@ def write_fiboa(
     properties
         What holds for all features.
     """
-    schemas = [VECOREL, FIBOA]
-    shared = dict(properties)
-    if code_list is not None:
-        schemas.append(CROP)
-        shared["crop:code_list"] = code_list
-    about = {"schemas": {collection: schemas}, "collection": collection, **shared}
-    written = io.BytesIO()
-    features.to_parquet(written, index=False, schema_version="1.1.0")
-    table = pq.read_table(written)
-    metadata = {**table.schema.metadata, b"collection": json.dumps(about).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
+
+    def __init__(
+        self, path: Path, *, collection: str, code_list: str | None, properties: Mapping[str, str]
+    ) -> None:
+        schemas = [VECOREL, FIBOA]
+        shared = dict(properties)
+        if code_list is not None:
+            schemas.append(CROP)
+            shared["crop:code_list"] = code_list
+        self._about = {"schemas": {collection: schemas}, "collection": collection, **shared}
+        self._path = path
+        self._file: pq.ParquetWriter | None = None
+        self._metadata: dict[bytes, bytes] = {}
+        self._geo: dict[str, Any] = {}
+
+    def add(self, features: geopandas.GeoDataFrame) -> None:
+        """Write features with the columns id (unique text) and geometry (valid polygons).
+
+        Other columns are called as fiboa or as the caller calls them; their types are those of the
+        first part.
+        """
+        written = io.BytesIO()
+        features.to_parquet(written, index=False, schema_version="1.1.0")
+        table = pq.read_table(written)
+        self._metadata = dict(table.schema.metadata) | self._metadata
+        self._geo = _joined(self._geo, json.loads(table.schema.metadata[b"geo"]))
+        if self._file is None:
+            schema = with_text_for_nothing(table.schema.remove_metadata())
+            # A stored schema would hide from Arrow what is added to the metadata at the end.
+            options = {"compression": "zstd", "store_schema": False}
+            self._file = pq.ParquetWriter(self._path, schema, **options)
+        self._file.write_table(table.replace_schema_metadata().cast(self._file.schema))
+
+    def close(self) -> None:
+        """Write what is known of all features together, and end the file."""
+        if self._file is not None:
+            geo, about = (json.dumps(v).encode() for v in (self._geo, self._about))
+            metadata = {**self._metadata, b"geo": geo, b"collection": about}
+            self._file.add_key_value_metadata(metadata)
+            self._file.close()
+
+
+def with_text_for_nothing(schema: pa.Schema) -> pa.Schema:
+    """Take a column that has no value yet for one of text."""
+    for place, field in enumerate(schema):
+        if pa.types.is_null(field.type):
+            schema = schema.set(place, field.with_type(pa.string()))
+    return schema
+
+
+def _joined(all_before: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Join what GeoParquet says of two parts: the types of their geometries and their bounds."""
+    if not all_before:
+        return part
+    for name, column in part["columns"].items():
+        whole = all_before["columns"][name]
+        types = {*whole["geometry_types"], *column["geometry_types"]}
+        whole["geometry_types"] = sorted(types)
+        # A part without outlines has no bounds.
+        bounds = [c["bbox"] for c in (whole, column) if "bbox" in c]
+        if bounds:
+            low, high = np.reshape(bounds, (-1, 2, 2)).swapaxes(0, 1)
+            whole["bbox"] = [*low.min(axis=0).tolist(), *high.max(axis=0).tolist()]
+    return all_before

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import geopandas as gpd
 import numpy as np
@@ -60,16 +61,20 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
     if not path.exists():
         raise RegisterError(f"There is no parcel register {path}. Check parcels.path.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        register = _read_parquet(path)
+        register = read_geoparquet(path, path)
     else:
-        register = _read_with_gdal(path, layer)
+        register = read_with_gdal(path, *find_layer(path, layer))
+    return in_two_dimensions(register.reset_index(drop=True), path)
+
+
+def in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
+    """Drop heights and measures; refuse a register without a coordinate system."""
     if register.crs is None:
         raise RegisterError(
             f"{path} has no coordinate system, so its parcels cannot be placed on the imagery. "
             "Add the one that it was made in, for example with "
             "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
         )
-    register = register.reset_index(drop=True)
     register.geometry = gpd.GeoSeries(shapely.force_2d(register.geometry.values), crs=register.crs)
     return register
 
@@ -88,7 +93,7 @@ def read_feature_ids(path: Path, layer: str | None = None) -> pd.Series[int] | N
     """
     if path.suffix.lower() in PARQUET_SUFFIXES:
         return None
-    source, layer = _find_layer(path, layer)
+    source, layer = find_layer(path, layer)
     name = pyogrio.read_info(source, layer=layer)["fid_column"] or "fid"
     rows = pyogrio.read_dataframe(
         source, layer=layer, columns=[], read_geometry=False, fid_as_index=True
@@ -108,7 +113,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
         register = read_register(path, layer)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
-        source, layer = _find_layer(path, layer)
+        source, layer = find_layer(path, layer)
         info = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
         crs, bounds = info["crs"], info["total_bounds"]
     if crs is None or bounds is None or not np.isfinite(bounds).all():
@@ -121,10 +126,10 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     return west, south, east, north
 
 
-def _read_parquet(path: Path) -> gpd.GeoDataFrame:
-    """Read GeoParquet."""
+def read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
+    """Read GeoParquet from the file itself or, as a file in memory, a part of it."""
     try:
-        rows = gpd.read_parquet(path)
+        rows = gpd.read_parquet(source)
         types = {field.name: field.type for field in pq.read_schema(path)}
     except (ValueError, pa.ArrowException) as error:
         raise RegisterError(
@@ -136,14 +141,13 @@ def _read_parquet(path: Path) -> gpd.GeoDataFrame:
     return rows
 
 
-def _read_with_gdal(path: Path, layer: str | None) -> gpd.GeoDataFrame:
-    """Read one layer of whatever GDAL opens."""
-    source, layer = _find_layer(path, layer)
+def read_with_gdal(path: Path, source: str, layer: str, **part: Any) -> gpd.GeoDataFrame:
+    """Read a layer that `find_layer` found, or a part of it, as pyogrio takes it."""
     with warnings.catch_warnings():
         # It says that measures are dropped, which is what is wanted.
         warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
         try:
-            rows = pyogrio.read_dataframe(source, layer=layer)
+            rows = pyogrio.read_dataframe(source, layer=layer, **part)
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
     return _with_whole_numbers(rows, source, layer)
@@ -161,13 +165,12 @@ def _with_whole_numbers(rows: gpd.GeoDataFrame, source: str, layer: str) -> gpd.
     """Keep whole numbers whole where some are missing, which pandas would make floats."""
     info = pyogrio.read_info(source, layer=layer)
     kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
-    whole = [
-        n for n, kind in kinds.items() if kind.startswith("int") and rows[n].dtype == "float64"
-    ]
+    read = [n for n in kinds if n in rows]
+    whole = [n for n in read if kinds[n].startswith("int") and rows[n].dtype == "float64"]
     return rows.astype(dict.fromkeys(whole, "Int64"))
 
 
-def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
+def find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     """Find what GDAL is to open, and the one layer to read."""
     source, layers = _list_layers(path)
     spatial = [name for name, geometry in layers if geometry is not None]

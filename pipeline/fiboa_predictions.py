@@ -8,8 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.writing import replacing
-
 DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 time series."
 # Of the predictions, beside what fiboa has a name for.
 COLUMNS = [
@@ -18,21 +16,11 @@ COLUMNS = [
 ]
 
 
-def write_fiboa_predictions(
-    parcels: Any,
-    path: Path,
-    *,
-    collection: str,
-    code_list: str | None,
-    last_date: date,
-    remark: str = "",
-) -> None:
+class FiboaPredictions:
     """Write the predicted parcels as fiboa, their predicted class as crop:code and crop:name.
 
     Parameters
     ----------
-    parcels
-        The predictions with the register's outlines, a row an input parcel: a GeoDataFrame.
     path
         GeoParquet to write.
     collection
@@ -44,30 +32,45 @@ def write_fiboa_predictions(
     remark
         Said before all else, such as that the data are simulated.
     """
-    # GDAL is needed only here: a machine without it can still train and evaluate.
-    import geopandas
 
-    from geo.fiboa import write_fiboa
-    from geo.parcels import mend
+    def __init__(
+        self,
+        path: Path,
+        *,
+        collection: str,
+        code_list: str | None,
+        last_date: date,
+        remark: str = "",
+    ) -> None:
+        # GDAL is needed only here: a machine without it can still train and evaluate.
+        from geo.fiboa import FiboaWriter
 
-    predicted = parcels[parcels["pred_source"] != ""]
-    observed = pd.Timestamp(last_date, tz="UTC").as_unit("ms")
-    features = geopandas.GeoDataFrame(
-        {
-            "id": predicted["parcel_id"],
-            "determination:datetime": pd.Series(observed, index=predicted.index),
-            "crop:code": predicted["pred_code"].astype("string"),
-            "crop:name": predicted["pred_name"],
-            **predicted[COLUMNS],
-        },
-        geometry=mend(predicted.geometry.to_numpy()).polygons,
-        crs=parcels.crs,
-    )
-    with replacing(path) as temporary:
-        write_fiboa(
-            features,
-            temporary,
-            collection=collection,
-            code_list=code_list,
-            properties={"determination:details": f"{remark} {DETAILS}".strip()},
+        self._observed = pd.Timestamp(last_date, tz="UTC").as_unit("ms")
+        properties = {"determination:details": f"{remark} {DETAILS}".strip()}
+        self._file = FiboaWriter(
+            path, collection=collection, code_list=code_list, properties=properties
         )
+
+    def add(self, parcels: Any) -> None:
+        """Write those that have a prediction: a GeoDataFrame, a row an input parcel."""
+        import geopandas
+
+        from geo.parcels import mend
+
+        predicted = parcels[parcels["pred_source"] != ""]
+        features = geopandas.GeoDataFrame(
+            {
+                "id": predicted["parcel_id"],
+                "determination:datetime": pd.Series(self._observed, index=predicted.index),
+                "crop:code": predicted["pred_code"].astype("string"),
+                "crop:name": predicted["pred_name"],
+                **predicted[COLUMNS],
+            },
+            geometry=mend(predicted.geometry.to_numpy()).polygons,
+            crs=parcels.crs,
+        )
+        self._file.add(features)
+
+    def close(self) -> None:
+        """End the file."""
+        self._file.close()

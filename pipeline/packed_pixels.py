@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,16 @@ def map_valid(dataset: DatasetPaths, layout: PackedLayout) -> NDArray[np.bool_] 
     if not layout.masked:
         return None
     return _map(dataset.packed_valid, layout.shape[:2], np.dtype(bool))
+
+
+def unmap(array: np.memmap[Any, Any]) -> None:
+    """Let the memory go in which a file is mapped; what is read again is mapped again.
+
+    It is no memory of our own, but it would be counted as such, up to the size of the file.
+    """
+    # Where the system has no such call, it takes what it needs by itself.
+    if hasattr(mmap, "MADV_DONTNEED"):
+        array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.pixel_sets import PixelSets
-from pipeline.packed_pixels import PackedLayout, map_pixels, map_valid
+from pipeline.packed_pixels import PackedLayout, map_pixels, map_valid, unmap
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import (
     read_dates,
@@ -16,6 +17,9 @@ from pipeline.pixel_set_store import (
     read_labels,
     read_parcel_dates,
 )
+
+# Pixels of parcels that are predicted together.
+PART_BYTES = 1_000_000_000
 
 
 def read_pixel_sets(
@@ -48,6 +52,42 @@ def read_pixel_sets(
         features=read_features(dataset) if with_features else None,
         labels=read_labels(dataset),
     )
+
+
+def in_order(data: PixelSets, n_bytes: int = PART_BYTES) -> Iterator[tuple[int, PixelSets]]:
+    """Give the parcels in runs, in the order in which their pixels lie in the file.
+
+    The pixels of a run stay mapped until the next one is asked for: what is mapped is about
+    `n_bytes`, or one parcel.
+
+    Yields
+    ------
+    start, part
+        Place of the first parcel of the run, and the run.
+    """
+    pixel_bytes = max(data.n_dates * data.n_channels * data.pixels.itemsize, 1)
+    start = 0
+    while start < len(data):
+        end = data.offsets[start] + n_bytes // pixel_bytes
+        stop = max(int(np.searchsorted(data.offsets, end, side="right")) - 1, start + 1)
+        chosen, rows = slice(start, stop), slice(data.offsets[start], data.offsets[stop])
+        yield (
+            start,
+            PixelSets(
+                ids=data.ids[chosen],
+                pixels=data.pixels[rows],
+                offsets=data.offsets[start : stop + 1] - data.offsets[start],
+                valid=None if data.valid is None else data.valid[rows],
+                days=data.days[chosen],
+                observed=None if data.observed is None else data.observed[chosen],
+                features=None if data.features is None else data.features[chosen],
+                labels=data.labels[chosen],
+            ),
+        )
+        for array in (data.pixels, data.valid):
+            if isinstance(array, np.memmap):
+                unmap(array)
+        start = stop
 
 
 def day_zero(first: date, season_start: str | date | None) -> date:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from models.checkpoints import fold_folders
 from models.inference import ensemble
 from models.pixel_sets import PixelSets
-from pipeline.fiboa_predictions import write_fiboa_predictions
 from pipeline.folds import Fold, read_folds
 from pipeline.given_weights import load_given
 from pipeline.model_inputs import read_inputs
 from pipeline.paths import DatasetPaths
+from pipeline.pixel_set_loading import in_order
 from pipeline.pixel_set_store import (
     LandClass,
     read_classes,
@@ -26,20 +26,18 @@ from pipeline.pixel_set_store import (
     read_ids,
     read_n_dates,
 )
-from pipeline.prediction_table import (
-    SIMULATED,
-    Scores,
-    add_register,
-    describe,
-    every_row,
-    write_geopackage,
-    write_tables,
-)
+from pipeline.prediction_choices import ENSEMBLE, NONE, OUT_OF_FOLD, Choices
+from pipeline.prediction_files import PredictionFiles
+from pipeline.prediction_table import PredictionTable, with_register
+from pipeline.progress import ProgressLog
 from pipeline.settings import Settings
 from pipeline.train import choose_device
 from pipeline.trained import Trained
 
 logger = logging.getLogger(__name__)
+
+# Rows of the ledger and the register that are joined and written at once.
+ROWS_AT_A_TIME = 50_000
 
 
 class PredictionError(ValueError):
@@ -96,53 +94,106 @@ def predict(
         trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
         classes = read_classes(paths)
     data = read_inputs(paths, trained)
-    scores, source = score(data, parts, trained, settings.predict.batch_size)
-    seen = np.array([n > 0 for n in read_n_dates(paths).values()], bool)
-    source[~seen] = ""
-    rows = every_row(ledger, describe(data.ids, scores, source, classes), paths)
-    if folds is None:
-        rows.loc[rows["status"] == "used", ["status", "reason"]] = ["predict_only", "given_weights"]
-    if register is not None:
-        simulated = read_description(paths)["simulated"]
-        parcels = add_register(rows, register, settings.parcels.layer)
-        write_geopackage(parcels, predictions.with_suffix(".gpkg"), simulated=simulated)
-        write_fiboa_predictions(
-            parcels,
-            predictions.with_name(f"{predictions.stem}_fiboa.parquet"),
-            collection=settings.run,
-            code_list=settings.predict.code_list,
-            last_date=read_dates(paths)[-1],
-            remark=SIMULATED * simulated,
-        )
-        rows = pd.DataFrame(parcels.drop(columns=parcels.geometry.name))
-    write_tables(rows, predictions)
-    counts = rows["pred_source"].replace("", "not predicted").value_counts()
-    logger.info("%d parcels: %s", len(rows), ", ".join(f"{n} {k}" for k, n in counts.items()))
+    choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
+    unseen = np.array([n == 0 for n in read_n_dates(paths).values()], bool)
+    choices.source[unseen] = NONE
+    table = PredictionTable(paths, choices, given_weights=folds is None)
+    with PredictionFiles(predictions) as files:
+        if register is None:
+            write_rows(table, ledger, files)
+        else:
+            layer = settings.parcels.layer
+            files.add_layers(
+                read_outline_types(register, layer),
+                collection=settings.run,
+                code_list=settings.predict.code_list,
+                last_date=read_dates(paths)[-1],
+                simulated=read_description(paths)["simulated"],
+            )
+            write_rows(table, ledger, files, register, layer)
 
 
-def score(
-    data: PixelSets, folds: Sequence[Fold], trained: Sequence[Trained], batch_size: int
-) -> tuple[Scores, NDArray[np.str_]]:
-    """Compute the log-probabilities of all parcels, none by a model that saw the parcel.
+def choose_classes(
+    data: PixelSets,
+    folds: Sequence[Fold],
+    trained: Sequence[Trained],
+    classes: list[LandClass],
+    batch_size: int,
+) -> Choices:
+    """Choose the classes of all parcels, none by a model that saw the parcel.
 
-    Without folds, all models predict every parcel.
-
-    Returns
-    -------
-    scores
-        float32 (N, K).
-    source
-        str (N,): out_of_fold or ensemble.
+    Without folds, all models predict every parcel. The parcels are taken in the order in which
+    their pixels lie on the disk, so that these are read once, from front to back.
     """
-    source = np.full(len(data.ids), "ensemble", "<U11")
-    scores = np.empty((len(data.ids), trained[0].n_classes), np.float32)
-    for fold, model in zip(folds, trained, strict=bool(folds)):
-        source[fold.test] = "out_of_fold"
-        scores[fold.test] = model.log_probabilities(data, fold.test, batch_size)
-    others = np.flatnonzero(source == "ensemble")
-    if len(others):
-        scores[others] = ensemble([m.log_probabilities(data, others, batch_size) for m in trained])
-    return scores, source
+    n = len(data.ids)
+    fold_of = np.full(n, -1, np.int64)
+    for number, fold in enumerate(folds):
+        fold_of[fold.test] = number
+    choices = Choices.empty(n, classes)
+    progress = ProgressLog("predicted", n, "parcels")
+    for start, part in in_order(data):
+        scores = np.empty((len(part), trained[0].n_classes), np.float32)
+        own = fold_of[start : start + len(part)]
+        for number in np.unique(own):
+            which = np.flatnonzero(own == number)
+            chosen = trained if number < 0 else [trained[number]]
+            scores[which] = ensemble(
+                [model.log_probabilities(part, which, batch_size) for model in chosen]
+            )
+        source = np.where(own < 0, ENSEMBLE, OUT_OF_FOLD).astype(np.int8)
+        choices.put(start, scores, source)
+        progress.add(len(part))
+    return choices
+
+
+def write_rows(
+    table: PredictionTable,
+    ledger: Path,
+    files: PredictionFiles,
+    register: Path | None = None,
+    layer: str | None = None,
+) -> None:
+    """Write every row of the ledger, beside its row of the register, and log how fast."""
+    parcels = None if register is None else read_register(register, layer)
+    counts: Counter[str] = Counter()
+    rows_of_ledger = table.parts(ledger, ROWS_AT_A_TIME)
+    while True:
+        with files.timed("joining"):
+            part = next(rows_of_ledger, None)
+        if parcels is not None:
+            with files.timed("register"):
+                own = next(parcels, None)
+            if (0 if own is None else len(own)) != (0 if part is None else len(part)):
+                raise PredictionError(
+                    f"{register} has not the rows of {ledger}, one for one: it has changed. "
+                    "Clean it again: snakemake -R clean."
+                )
+        if part is None:
+            break
+        counts.update(part["pred_source"].replace("", "not predicted"))
+        if parcels is not None:
+            with files.timed("joining"):
+                part = with_register(part, own)
+        files.add(part)
+    n = counts.total()
+    logger.info("%d parcels: %s", n, ", ".join(f"{m} {k}" for k, m in counts.most_common()))
+    for step, seconds in files.seconds.items():
+        logger.info("%-10s %8.0f parcels a second", step, n / max(seconds, 1e-9))
+
+
+def read_register(register: Path, layer: str | None) -> Iterator[Any]:
+    """Read the register part by part: GeoDataFrames."""
+    # GDAL is needed only here: a machine without it can still train and evaluate.
+    from geo.register_parts import read_register_parts
+
+    return read_register_parts(register, layer, ROWS_AT_A_TIME)
+
+
+def read_outline_types(register: Path, layer: str | None) -> set[str]:
+    """List the types of geometry that the register has."""
+    from geo import register_parts
+
+    return register_parts.read_outline_types(register, layer, ROWS_AT_A_TIME)
 
 
 def _classes_of(trained: Sequence[Trained]) -> list[LandClass]:

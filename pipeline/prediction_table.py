@@ -2,48 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from pandas.api.types import is_integer_dtype
 
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import (
-    LandClass,
-    read_codes,
-    read_description,
-    read_n_dates,
-)
-from pipeline.writing import replacing
-
-Scores = NDArray[np.float32]
-SIMULATED = "SIMULATED imagery and parcels."
-
-
-def describe(
-    ids: list[str], scores: Scores, source: NDArray[np.str_], classes: list[LandClass]
-) -> pd.DataFrame:
-    """Name the first and the second choice of every parcel.
-
-    The mean of log-probabilities is normalised anew, so that confidences are probabilities.
-    """
-    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
-    columns: dict[str, Any] = {"parcel_id": ids}
-    for rank, suffix in enumerate(("", "2")):
-        chosen = order[:, rank]
-        columns[f"pred{suffix}_code"] = [classes[i].code for i in chosen]
-        columns[f"pred{suffix}_name"] = [classes[i].name for i in chosen]
-        confidence = probabilities[np.arange(len(ids)), chosen]
-        columns[f"confidence{suffix}"] = np.round(confidence.astype(np.float64), 4)
-    columns["pred_source"] = source
-    table = pd.DataFrame(columns)
-    return table[table["pred_source"] != ""]
-
+from pipeline.pixel_set_store import read_codes, read_description, read_ids, read_n_dates
+from pipeline.prediction_choices import Choices
 
 # What stands before the register's own columns.
 COLUMNS = [
@@ -53,56 +20,67 @@ COLUMNS = [
 ]
 
 
-def every_row(ledger: Path, predicted: pd.DataFrame, dataset: DatasetPaths) -> pd.DataFrame:
-    """Join the predictions to the ledger: one row an input parcel, in the register's order."""
-    rows = pd.read_csv(ledger, dtype=str, keep_default_na=False)
-    # An id can stand in the register twice; the prediction is that of the accepted row.
-    rows["key"] = rows["parcel_id"].where(rows["status"] != "rejected")
-    rows["n_pixels"] = pd.to_numeric(rows["n_pixels"]).astype("Int64")
-    rows["n_dates"] = rows["key"].map(read_n_dates(dataset)).astype("Int64")
-    rows.loc[rows["n_dates"] == 0, ["status", "reason"]] = ["rejected", "never_seen_clearly"]
-    rows["declared_code"] = rows["code"].replace("", None)
-    rows["declared_name"] = rows["code"].map(read_description(dataset)["names"])
-    joined = rows.merge(predicted.rename(columns={"parcel_id": "key"}), on="key", how="left")
-    joined["pred_source"] = joined["pred_source"].fillna("")
-    # A gap makes floats of whole numbers, and the ledger, which is a CSV, has them as text.
-    declared = [code for code in read_codes(dataset).values() if code is not None]
-    whole = ["declared_code"] if all(isinstance(code, int) for code in declared) else []
-    whole += [c for c in ("pred_code", "pred2_code") if is_integer_dtype(predicted[c])]
-    for column in whole:
-        joined[column] = pd.to_numeric(joined[column]).astype("Int64")
-    return pd.DataFrame(joined[COLUMNS])
+class PredictionTable:
+    """Join the predictions to the ledger, part by part.
+
+    Parameters
+    ----------
+    dataset
+        Pixel-Set dataset.
+    choices
+        Of its parcels, in its order.
+    given_weights
+        Whether the models are from elsewhere, so that no parcel was used to train them.
+    """
+
+    def __init__(self, dataset: DatasetPaths, choices: Choices, *, given_weights: bool) -> None:
+        self._choices = choices
+        self._given_weights = given_weights
+        self._ids = pd.Index(read_ids(dataset), dtype=object)
+        self._n_dates = pd.array(list(read_n_dates(dataset).values()), dtype="Int64")
+        self._names = read_description(dataset)["names"]
+        codes = read_codes(dataset).values()
+        self._whole = all(isinstance(code, int) for code in codes if code is not None)
+
+    def parts(self, ledger: Path, n_rows: int) -> Iterator[pd.DataFrame]:
+        """Give a row an input parcel, in the register's order, no more than `n_rows` at once."""
+        with pd.read_csv(ledger, chunksize=n_rows, dtype=str, keep_default_na=False) as parts:
+            for rows in parts:
+                yield self._join(rows)
+
+    def _join(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Add what is known of the parcels to rows of the ledger."""
+        # An id can stand in the register twice; the prediction is that of the accepted row.
+        keys = rows["parcel_id"].astype(object).where(rows["status"] != "rejected")
+        places = self._ids.get_indexer(pd.Index(keys))
+        rows["n_pixels"] = pd.to_numeric(rows["n_pixels"]).astype("Int64")
+        rows["n_dates"] = pd.api.extensions.take(self._n_dates, places, allow_fill=True)
+        hidden = (rows["n_dates"] == 0).fillna(False)
+        rows.loc[hidden, ["status", "reason"]] = ["rejected", "never_seen_clearly"]
+        if self._given_weights:
+            used = rows["status"] == "used"
+            rows.loc[used, ["status", "reason"]] = ["predict_only", "given_weights"]
+        rows["declared_name"] = rows["code"].map(self._names).astype("str")
+        rows["declared_code"] = rows["code"].where(rows["code"] != "")
+        if self._whole:
+            # The ledger, which is a CSV, has them as text.
+            rows["declared_code"] = pd.to_numeric(rows["declared_code"]).astype("Int64")
+        chosen = self._choices.table(places).set_axis(rows.index)
+        return pd.DataFrame(pd.concat([rows, chosen], axis=1)[COLUMNS])
 
 
-def add_register(rows: pd.DataFrame, register: Path, layer: str | None) -> Any:
-    """Give the rows the register's own columns and outlines: a GeoDataFrame."""
-    # GDAL is needed only here: a machine without it can still train and evaluate.
-    from geo.register import read_register
+def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
+    """Give rows the register's own columns and outlines: a GeoDataFrame.
 
-    parcels = read_register(register, layer)
+    Parameters
+    ----------
+    rows
+        As `PredictionTable` gives them.
+    parcels
+        The same rows of the register, a GeoDataFrame.
+    """
     taken = {column.lower() for column in rows.columns}
     renamed = {c: f"register_{c}" for c in parcels.columns if c.lower() in taken | {"fid"}}
     parcels = parcels.rename(columns=renamed)
     own = parcels.drop(columns=parcels.geometry.name)
     return parcels[[parcels.geometry.name]].join(pd.concat([rows, own], axis=1))
-
-
-def write_geopackage(parcels: Any, path: Path, *, simulated: bool) -> None:
-    """Write what `add_register` gives as a layer."""
-    from geo.geopackage import write_layer
-
-    with replacing(path) as temporary:
-        write_layer(
-            parcels,
-            temporary,
-            name="parcels",
-            description=f"{SIMULATED} " * simulated + "Predicted crop class of every parcel.",
-        )
-
-
-def write_tables(rows: pd.DataFrame, path: Path) -> None:
-    """Write the rows as CSV and as Parquet, under the name of `path`."""
-    with replacing(path.with_suffix(".csv")) as temporary:
-        rows.to_csv(temporary, index=False)
-    with replacing(path.with_suffix(".parquet")) as temporary:
-        rows.to_parquet(temporary, index=False)

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from geopandas.testing import assert_geodataframe_equal
 from test_clean import GRID, Run, declared, pixels, simple
 
 from geo.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
 from geo.geopackage import write_layer
 from geo.register import read_register
-from pipeline.fiboa_predictions import COLUMNS, write_fiboa_predictions
+from pipeline.fiboa_predictions import COLUMNS, FiboaPredictions
 
 OLD = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
 NEW = {"schemas": {"x": [VECOREL, FIBOA, CROP]}, "collection": "x"}
@@ -108,14 +109,19 @@ def predictions():
     return gpd.GeoDataFrame(rows, geometry=outlines, crs=GRID.crs).to_crs("EPSG:2154")
 
 
+def write_fiboa(path, parts, code_list=None, **options):
+    last = {"last_date": date(2018, 9, 30)}
+    writer = FiboaPredictions(path, collection="demo", code_list=code_list, **last, **options)
+    for part in parts:
+        writer.add(part)
+    writer.close()
+
+
 @pytest.mark.parametrize("code_list", [None, "https://example.org/codes.csv"])
 def test_predictions_as_the_specification_asks(tmp_path, code_list):
     path = tmp_path / "parcels_fiboa.parquet"
     given = predictions()
-    write_fiboa_predictions(
-        given, path, collection="demo", code_list=code_list, last_date=date(2018, 9, 30),
-        remark="SIMULATED.",
-    )  # fmt: skip
+    write_fiboa(path, [given], code_list=code_list, remark="SIMULATED.")
     schema = pq.read_schema(path)
     about = json.loads(schema.metadata[b"collection"])
     # Vecorel 0.1.0: schemas, id, collection and geometry are required, schemas lists the core one.
@@ -143,10 +149,25 @@ def test_predictions_as_the_specification_asks(tmp_path, code_list):
 
 def test_what_is_written_can_be_read(run):
     path = run.folder / "parcels_fiboa.parquet"
-    write_fiboa_predictions(
-        predictions(), path, collection="demo", code_list=None, last_date=date(2018, 9, 30)
-    )
+    write_fiboa(path, [predictions()])
     run(path, weights=run.folder)
     assert run.column("parcel_id") == ["007", "b"]
     assert run.column("code") == ["12", "3"]
     assert [c["name"] for c in run.classes] == ["blé", "maïs"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_parts_make_the_same_file(tmp_path, cut):
+    """Also a part without a prediction, and one whose names are all missing."""
+    given = predictions()
+    given.loc[0, "pred_name"] = None
+    write_fiboa(tmp_path / "whole.parquet", [given])
+    write_fiboa(tmp_path / "parts.parquet", [given[:cut], given[cut:]])
+    whole, parts = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    assert parts.schema.remove_metadata() == whole.schema.remove_metadata()
+    assert parts.equals(whole)
+    for key in (b"geo", b"collection"):
+        assert json.loads(parts.schema.metadata[key]) == json.loads(whole.schema.metadata[key])
+    assert_geodataframe_equal(
+        gpd.read_parquet(tmp_path / "parts.parquet"), gpd.read_parquet(tmp_path / "whole.parquet")
+    )

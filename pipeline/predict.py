@@ -152,8 +152,8 @@ def write_rows(
     files: PredictionFiles,
     register: Path | None = None,
     layer: str | None = None,
-) -> None:
-    """Write every row of the ledger, beside its row of the register, and log how fast."""
+) -> int:
+    """Write every row of the ledger, beside its row of the register; log how fast; count them."""
     parcels = None if register is None else read_register(register, layer)
     counts: Counter[str] = Counter()
     rows_of_ledger = table.parts(ledger, ROWS_AT_A_TIME)
@@ -179,6 +179,7 @@ def write_rows(
     logger.info("%d parcels: %s", n, ", ".join(f"{m} {k}" for k, m in counts.most_common()))
     for step, seconds in files.seconds.items():
         logger.info("%-10s %8.0f parcels a second", step, n / max(seconds, 1e-9))
+    return n
 
 
 def read_register(register: Path, layer: str | None) -> Iterator[Any]:

@@ -1,0 +1,101 @@
+"""Contestant: rows of predictions joined and written, ours and by geopandas' defaults.
+
+python -m benchmarks.prediction_rows ours|geopandas FOLDER OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.many_parcels import register_of
+from benchmarks.pixel_set_data import adopted
+
+
+def main() -> None:
+    """Write the predictions of a made dataset and print parcels per second of every step."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("way", choices=("ours", "geopandas"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    n, seconds = (ours if options.way == "ours" else by_geopandas)(options.folder, options.out)
+    rates = {f"{step}_per_second": n / max(spent, 1e-9) for step, spent in seconds.items()}
+    print(json.dumps({"parcels_per_second": n / (time.perf_counter() - start), **rates}))
+
+
+def ours(folder: Path, out: Path) -> tuple[int, dict[str, float]]:
+    """Write by the code of the stage predict."""
+    from pipeline.predict import read_outline_types, write_rows
+    from pipeline.prediction_files import PredictionFiles
+
+    table, register = _table(folder), register_of(folder)
+    with PredictionFiles(out / "parcels.gpkg") as files:
+        files.add_layers(
+            read_outline_types(register, None),
+            collection="made",
+            code_list=None,
+            last_date=date(2018, 9, 30),
+            simulated=True,
+        )
+        n = write_rows(table, folder / "ledger.csv", files, register)
+    return n, files.seconds
+
+
+def by_geopandas(folder: Path, out: Path) -> tuple[int, dict[str, float]]:
+    """Write the same columns, all rows at once."""
+    import geopandas
+    import pandas as pd
+
+    from pipeline.prediction_table import with_register
+
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(step: str) -> Any:
+        start = time.perf_counter()
+        yield
+        seconds[step] = time.perf_counter() - start
+
+    with timed("register"):
+        register = geopandas.read_file(register_of(folder))
+    with timed("joining"):
+        rows = next(_table(folder).parts(folder / "ledger.csv", len(register)))
+        parcels = with_register(rows, register)
+    with timed("GeoPackage"):
+        parcels.to_file(out / "parcels.gpkg", layer="parcels")
+    with timed("GeoParquet"):
+        parcels.to_parquet(out / "parcels_fiboa.parquet")
+    rows = pd.DataFrame(parcels.drop(columns="geometry"))
+    with timed("CSV"):
+        rows.to_csv(out / "parcels.csv", index=False)
+    with timed("Parquet"):
+        rows.to_parquet(out / "parcels.parquet")
+    return len(parcels), seconds
+
+
+def _table(folder: Path) -> Any:
+    from pipeline.paths import DatasetPaths
+    from pipeline.pixel_set_store import read_classes, read_ids
+    from pipeline.prediction_choices import ENSEMBLE, Choices
+    from pipeline.prediction_table import PredictionTable
+
+    paths = DatasetPaths(adopted(folder))
+    n, classes = len(read_ids(paths)), read_classes(paths)
+    choices = Choices.empty(n, classes)
+    rng = np.random.default_rng(0)
+    scores = np.log(rng.dirichlet(np.ones(len(classes)), n)).astype(np.float32)
+    choices.put(0, scores, np.full(n, ENSEMBLE, np.int8))
+    return PredictionTable(paths, choices, given_weights=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from benchmarks.measuring import ROOT
 
-PACKAGES = ("torch", "numpy", "rasterio", "exactextract", "rasterstats", "snakemake")
+PACKAGES = (
+    *("torch", "numpy", "rasterio", "geopandas", "pyogrio", "exactextract", "rasterstats"),
+    "snakemake",
+)
 
 
 def describe_machine() -> dict[str, str]:

@@ -199,7 +199,7 @@ def test_the_runner_writes_results_and_fails_where_a_contestant_does(
     assert runner.main(["other"]) == 2
 
 
-def test_every_benchmark_is_found():
+def test_every_benchmark_is_found_and_explained():
     root = Path(__file__).parents[1]
     shown = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--help"],
@@ -207,6 +207,8 @@ def test_every_benchmark_is_found():
     )  # fmt: skip
     names = runner.find_benchmarks()
     assert all(name in shown.stdout for name in names)
+    explained = (root / "benchmarks" / "README.md").read_text()
+    assert all(f"**{name}**: " in explained for name in names)
 
 
 def test_runs_are_published_together_but_none_that_only_tested(tmp_path, results):

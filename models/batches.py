@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
-from models.augmentation import Augmentation, drop_dates, jitter, shift_season
+from models.augmentation import Augmentation, Jitter, drop_dates, shift_season
 from models.pixel_draws import draw_pixels, parcel_seeds
+from models.pixel_rows import PixelRows, moved
 from models.pixel_sets import PixelSets
 from models.processes import ALONE, Processes
 from models.standardisation import FeatureScaling, Normalisation
@@ -50,8 +51,15 @@ class Batch:
         return self.pixels, self.pixel_mask, self.positions, self.extra, self.observed
 
 
+# Parcels whose pixels are drawn together: many, as a draw has a step for every pixel, and few
+# enough for a step to stay in a processor's cache.
+_DRAWN_TOGETHER = 4096
+
+
 class Batches:
     """Make batches of parcels, normalised and on the device.
+
+    Pixels are drawn and gathered where they lie: on the device, if it has the memory for all.
 
     Parameters
     ----------
@@ -82,9 +90,14 @@ class Batches:
             raise ValueError("the model uses parcel features, but the data have none")
         self._data = data
         self._n_pixels = n_pixels
-        self._device = device
-        self._means = torch.from_numpy(normalisation.means).float().to(device)
-        self._scale = torch.from_numpy(normalisation.scale()).float().to(device)
+        self.device = device
+        self._rows = PixelRows(data, device)
+        shape = (data.n_dates, data.n_channels)
+        means, scale = (
+            torch.from_numpy(np.broadcast_to(values, shape).astype(np.float32)).to(device)
+            for values in (normalisation.means, normalisation.scale())
+        )
+        self._means, self._scale = means, scale
         self._features = None
         if feature_scaling is not None and data.features is not None:
             self._features = feature_scaling.apply(data.features)
@@ -95,7 +108,7 @@ class Batches:
         batch_size: int,
         augmentation: Augmentation,
         rng: np.random.Generator,
-        noise: torch.Generator,
+        noise: Generator,
         processes: Processes = ALONE,
     ) -> Iterator[Batch]:
         """Shuffle parcels and yield them with new pixel draws, changed at random.
@@ -112,10 +125,10 @@ class Batches:
         augmentation
             The random changes.
         rng
-            Draws the order of the parcels, their pixels, and dates and days of the augmentation;
-            the same in every process.
+            Draws the order of the parcels and their pixels; the same in every process.
         noise
-            Draws the jitter, on the device; another one in every process.
+            Draws jitter, dates and days of the augmentation, on the device; another one in every
+            process.
         processes
             That share the batches.
 
@@ -131,63 +144,79 @@ class Batches:
                 f"{len(indices)} parcels, a batch size of {batch_size} and {processes.count} "
                 "processes"
             )
+        jitter = Jitter(augmentation, self.device) if augmentation.jitter_sigma > 0 else None
         order = rng.permutation(indices)
         starts = training_batch_starts(len(order), batch_size, least)
-        for chosen in np.split(order, starts[1:]):
-            seeds = rng.integers(2**64, size=len(chosen), dtype=np.uint64)
-            yield self._batch(chosen[processes.share], seeds[processes.share], augmentation, noise)
+        together = max(_DRAWN_TOGETHER // batch_size, 1)
+        for first in range(0, len(starts), together):
+            stops = [*starts[first + 1 : first + together + 1], len(order)][:together]
+            chosen = order[starts[first] : stops[-1]]
+            seeds = rng.integers(-(2**63), 2**63, size=len(chosen))
+            rows, mask = self._draw(chosen, seeds, self._n_pixels)
+            for start, stop in zip(starts[first : first + together], stops, strict=True):
+                start, stop = start - starts[first], stop - starts[first]
+                own = slice(start + processes.rank, stop, processes.count)
+                batch = self._batch(rows[own], mask[own], chosen[own])
+                if jitter is not None:
+                    jitter.add_to(batch.pixels.permute(0, 3, 1, 2), noise)
+                yield _augmented(batch, augmentation, noise)
 
     def evaluation(self, indices: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
-        """Yield parcels in the given order, unchanged.
+        """Yield parcels in the given order, unchanged, as `of` makes them."""
+        for start in range(0, len(indices), batch_size):
+            yield self.of(indices[start : start + batch_size])
+
+    def of(self, indices: NDArray[np.int64]) -> Batch:
+        """Give parcels in one batch, with no more pixels than the largest of them needs.
 
         The pixel draw of a parcel depends on its id alone: not on the batch, the order or the other
         parcels.
         """
-        for start in range(0, len(indices), batch_size):
-            chosen = indices[start : start + batch_size]
-            seeds = parcel_seeds([self._data.ids[i] for i in chosen])
-            yield self._batch(chosen, seeds, None, None)
+        seeds = parcel_seeds([self._data.ids[i] for i in indices])
+        largest = int(self._data.sizes_of(indices).max(initial=1))
+        n_pixels = min(self._n_pixels, max(largest, 1))
+        return self._batch(*self._draw(indices, seeds, n_pixels), indices)
 
-    def _batch(
-        self,
-        chosen: NDArray[np.int64],
-        seeds: NDArray[np.uint64],
-        augmentation: Augmentation | None,
-        noise: torch.Generator | None,
-    ) -> Batch:
-        data, device = self._data, self._device
-        starts, sizes = data.offsets[chosen], data.offsets[chosen + 1] - data.offsets[chosen]
-        drawn, mask = draw_pixels(sizes, self._n_pixels, seeds)
-        rows = starts[:, None] + drawn
+    def _draw(
+        self, indices: NDArray[np.int64], seeds: NDArray[np.int64], n_pixels: int
+    ) -> tuple[Tensor, Tensor]:
+        """Draw pixels, where they lie: their rows and mask (B, S)."""
+        starts = self._rows.beside(self._data.offsets[indices])
+        sizes = self._rows.beside(self._data.sizes_of(indices))
+        drawn, mask = draw_pixels(sizes, n_pixels, self._rows.beside(seeds))
         # An empty parcel has no pixel 0: it shows another parcel's, masked.
-        rows = np.minimum(rows, max(len(data.pixels) - 1, 0))
+        rows = (starts[:, None] + drawn).clamp(max=max(len(self._data.pixels) - 1, 0))
+        return rows, mask
 
-        pixels = torch.from_numpy(data.pixels[rows]).to(device).float()
-        pixels.sub_(self._means).mul_(self._scale)
-        if augmentation is not None:
-            jitter(pixels, augmentation, noise)
-        pixel_mask = np.broadcast_to(mask[:, :, None], (*rows.shape, data.n_dates))
-        if data.valid is not None:
-            pixel_mask = pixel_mask & data.valid[rows]
-        days = data.days[chosen]
-        observed = None if data.observed is None else data.observed[chosen]
-        if augmentation is not None:
-            rng = np.random.default_rng(seeds)
-            if augmentation.date_dropping > 0:
-                seen: NDArray[np.bool_] = np.any(pixel_mask, axis=1)
-                seen = seen if observed is None else seen & observed
-                observed = drop_dates(seen, augmentation.date_dropping, rng)
-            if augmentation.shift_days > 0:
-                days = shift_season(days, augmentation.shift_days, rng)
-        extra = None if self._features is None else self._features[chosen]
+    def _batch(self, rows: Tensor, mask: Tensor, indices: NDArray[np.int64]) -> Batch:
+        data = self._data
+        pixels, valid = self._rows.gather(rows)
+        pixels = pixels.float().sub_(self._means).mul_(self._scale)
+        pixel_mask = moved(mask, self.device)[:, :, None]
+        pixel_mask = pixel_mask.expand(pixels.shape[:3]) if valid is None else pixel_mask & valid
         return Batch(
             pixels=pixels.permute(0, 2, 3, 1),
-            pixel_mask=_tensor(pixel_mask, device).permute(0, 2, 1),
-            positions=_tensor(days, device),
-            extra=None if extra is None else _tensor(extra, device),
-            observed=None if observed is None else _tensor(observed, device),
-            labels=_tensor(data.labels[chosen], device),
+            pixel_mask=pixel_mask.permute(0, 2, 1),
+            positions=self._put(data.days[indices]),
+            extra=None if self._features is None else self._put(self._features[indices]),
+            observed=None if data.observed is None else self._put(data.observed[indices]),
+            labels=self._put(data.labels[indices]),
         )
+
+    def _put(self, array: NDArray[np.generic]) -> Tensor:
+        return moved(torch.from_numpy(array), self.device)
+
+
+def _augmented(batch: Batch, augmentation: Augmentation, draws: Generator) -> Batch:
+    """Drop dates and shift seasons."""
+    changes: dict[str, Tensor] = {}
+    if augmentation.date_dropping > 0:
+        seen = batch.pixel_mask.any(2)
+        seen = seen if batch.observed is None else seen & batch.observed
+        changes["observed"] = drop_dates(seen, augmentation.date_dropping, draws)
+    if augmentation.shift_days > 0:
+        changes["positions"] = shift_season(batch.positions, augmentation.shift_days, draws)
+    return replace(batch, **changes)
 
 
 def training_batch_starts(n_parcels: int, batch_size: int, least: int = 2) -> list[int]:
@@ -196,7 +225,3 @@ def training_batch_starts(n_parcels: int, batch_size: int, least: int = 2) -> li
     if 0 < n_parcels % batch_size < least:
         starts.pop()
     return starts
-
-
-def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.hyperparameters import Hyperparameters
 from models.initialisation import initialise_weights
+from models.masks import all_true
 from models.pixel_set_encoder import PixelSetEncoder
 from models.temporal_attention import (
     LightweightTemporalAttentionEncoder,
@@ -88,7 +89,7 @@ class ParcelClassifier(nn.Module):
         if self.hyperparameters.positions == "order":
             positions = seen.cumsum(1)
         embeddings = self.spatial_encoder(pixels, pixel_mask, extra)
-        series = self.temporal_encoder(embeddings, positions, None if seen.all() else seen)
+        series = self.temporal_encoder(embeddings, positions, None if all_true(seen) else seen)
         return self.decoder(series)  # type: ignore[no-any-return]
 
 

@@ -16,6 +16,10 @@ from models.classifier import ParcelClassifier
 from models.memory_allocator import keep_freed_memory
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
+from models.workers import in_parallel, workers
+
+# Parcels among which a batch is chosen.
+_NEIGHBOURS = 4096
 
 
 def log_probabilities(
@@ -54,14 +58,43 @@ def log_probabilities(
     """
     keep_freed_memory()
     batches = Batches(data, normalisation, feature_scaling, n_pixels, device)
+
+    @torch.inference_mode()
+    def predict(chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        logits = model(*batches.of(indices[chosen]).inputs)
+        scores: NDArray[np.float32] = functional.log_softmax(logits, 1).cpu().numpy()
+        return scores
+
     result = np.empty((len(indices), model.hyperparameters.n_classes), dtype=np.float32)
-    with evaluation_mode(model), torch.inference_mode():
-        done = 0
-        for batch in batches.evaluation(indices, batch_size):
-            scores = functional.log_softmax(model(*batch.inputs), dim=1)
-            result[done : done + len(scores)] = scores.cpu().numpy()
-            done += len(scores)
+    parts = alike(np.minimum(data.sizes_of(indices), n_pixels), batch_size)
+    with evaluation_mode(model), workers(device):
+        for chosen, scores in zip(parts, in_parallel(predict, parts), strict=True):
+            result[chosen] = scores
     return result
+
+
+def alike(sizes: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Divide parcels into batches of like size, in which little is padded.
+
+    Parcels change places with near neighbours only, so that files are read nearly in order.
+
+    Parameters
+    ----------
+    sizes
+        int64 (n,).
+    batch_size
+        Parcels in a batch.
+
+    Returns
+    -------
+    list
+        Positions in `sizes`, int64, up to batch_size in each.
+    """
+    batches = []
+    for start in range(0, len(sizes), _NEIGHBOURS):
+        order = start + np.argsort(sizes[start : start + _NEIGHBOURS], kind="stable")
+        batches += np.split(order, range(batch_size, len(order), batch_size))
+    return batches
 
 
 def ensemble(log_probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

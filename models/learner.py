@@ -109,7 +109,14 @@ def computes_in_bfloat16(precision: str, device: torch.device) -> bool:
 
 def _optimizer(model: ParcelClassifier, settings: TrainingSettings) -> torch.optim.Optimizer:
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    # One pass over all parameters, on the devices that have it.
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return kind(
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=fused,
+    )
 
 
 def _scheduler(

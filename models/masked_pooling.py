@@ -1,20 +1,24 @@
-"""Statistics over the true pixels of a set."""
+"""Statistics over the true pixels of a set, and their gradient.
+
+Automatic differentiation of the same formulas would keep four arrays of the values' size and pass
+over them about twelve times; written out, it keeps none, and four passes do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from models.masks import all_true
 
 # Added to a variance in front of the square root, whose slope is infinite at 0. The reference's
 # value: a set of one pixel has a deviation of about 3e-16.
 _TINY_VARIANCE = 1e-31
 
 
-def pool(values: Tensor, mask: Tensor, poolings: Sequence[str]) -> Tensor:
+def pool(values: Tensor, mask: Tensor, poolings: Sequence[str]) -> dict[str, Tensor]:
     """Reduce (B, S, T, D) over the pixels S with every pooling.
 
     Parameters
@@ -28,49 +32,81 @@ def pool(values: Tensor, mask: Tensor, poolings: Sequence[str]) -> Tensor:
 
     Returns
     -------
-    Tensor
-        Float (B, T, D x number of poolings), in the order of the poolings; finite (0, for std
-        almost) where a set has no true pixel.
+    dict
+        Float (B, T, D) for each of the poolings; finite (0, for std almost) where a set has no true
+        pixel. With "std" comes "mean", asked for or not: its gradient needs it.
     """
-    weights = mask.to(values.dtype)[..., None]
+    weights = _weights(mask, values.dtype)
     pooled: dict[str, Tensor] = {}
     if "mean" in poolings or "std" in poolings:
-        pooled["mean"], pooled["std"] = _MeanAndDeviation.apply(values, weights)  # type: ignore[no-untyped-call]
+        n_true = _n_true(values, weights)
+        mean = _masked(values, weights).sum(1) / n_true.clamp(min=1)
+        pooled["mean"] = mean
+    if "std" in poolings:
+        deviations = values - mean[:, None]
+        if weights is not None:
+            deviations.mul_(weights)
+        variance = deviations.square_().sum(1) / (n_true - 1).clamp(min=1)
+        pooled["std"] = torch.sqrt_(variance + _TINY_VARIANCE)
     if "max" in poolings:
-        pooled["max"] = _maximum(values, weights)
+        pooled["max"] = _maximum(values, mask)
     if "min" in poolings:
-        pooled["min"] = -_maximum(-values, weights)
-    return torch.cat([pooled[pooling] for pooling in poolings], dim=2)
+        pooled["min"] = -_maximum(-values, mask)
+    return pooled
 
 
-class _MeanAndDeviation(torch.autograd.Function):
-    """Weighted mean and standard deviation over S.
+def pool_gradient(
+    values: Tensor, mask: Tensor, pooled: dict[str, Tensor], gradients: dict[str, Tensor]
+) -> Tensor:
+    """Compute the gradient of the values from those of what `pool` gave.
 
-    Automatic differentiation of the same formulas keeps four arrays of the values' size and passes
-    over them about twelve times; written out, it is none besides the values, and four times.
+    Of several pixels that are the largest, or the smallest, each takes an equal share.
+
+    Parameters
+    ----------
+    values, mask
+        As for `pool`.
+    pooled
+        What it returned.
+    gradients
+        Float (B, T, D) for each of the poolings.
+
+    Returns
+    -------
+    Tensor
+        Float (B, S, T, D).
     """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        n_true = weights.sum(1)
-        mean = (values * weights).sum(1) / n_true.clamp(min=1)
-        squares = (values - mean[:, None]).mul_(weights).square_()
-        variance = squares.sum(1) / (n_true - 1).clamp(min=1)
-        std = torch.sqrt(variance + _TINY_VARIANCE)
-        ctx.save_for_backward(values, weights, mean, std, n_true)
-        return mean, std
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, mean_grad: Tensor, std_grad: Tensor) -> tuple[Tensor, None]:
-        values, weights, mean, std, n_true = ctx.saved_tensors
-        slope = std_grad / (std * (n_true - 1).clamp(min=1))
-        gradient = (values - mean[:, None]).mul_(slope[:, None])
-        gradient.add_((mean_grad / n_true.clamp(min=1))[:, None]).mul_(weights)
-        return gradient, None
+    weights = _weights(mask, values.dtype)
+    n_true = _n_true(values, weights)
+    gradient = values.new_zeros(())
+    if "mean" in gradients:
+        gradient = (gradients["mean"] / n_true.clamp(min=1))[:, None]
+    if "std" in gradients:
+        slope = gradients["std"] / (pooled["std"] * (n_true - 1).clamp(min=1))
+        # From the deviation, which is exactly 0 where a set is one pixel and the slope is huge.
+        gradient = torch.addcmul(gradient, values - pooled["mean"][:, None], slope[:, None])
+    for name in ("max", "min"):
+        if name in gradients:
+            largest = (values == pooled[name][:, None]) & mask.bool()[..., None]
+            gradient = gradient + largest * (gradients[name] / largest.sum(1).clamp(min=1))[:, None]
+    return gradient.expand_as(values) if weights is None else gradient * weights
 
 
-def _maximum(values: Tensor, weights: Tensor) -> Tensor:
-    lowest = torch.finfo(values.dtype).min
-    largest = values.masked_fill(weights == 0, lowest).amax(1)
-    return largest.masked_fill(weights.sum(1) == 0, 0.0)
+def _weights(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Give 1 for a true pixel and 0 for another, (B, S, T, 1); None where all are true."""
+    return None if all_true(mask) else mask.to(dtype)[..., None]
+
+
+def _n_true(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Count the true pixels of every set, (B, T, 1) or a scalar."""
+    return values.new_tensor(values.shape[1]) if weights is None else weights.sum(1)
+
+
+def _masked(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values if weights is None else values * weights
+
+
+def _maximum(values: Tensor, mask: Tensor) -> Tensor:
+    true = mask.bool()[..., None]
+    largest = values.masked_fill(~true, torch.finfo(values.dtype).min).amax(1)
+    return largest.masked_fill(~true.any(1), 0.0)

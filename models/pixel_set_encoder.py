@@ -14,23 +14,21 @@ most of that is memory traffic, so they are handled in three unusual ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.masked_pooling import pool
+from models.masked_norm import batch_norm, update_running_statistics
+from models.masks import all_true
+from models.pixel_layers import Affine, hidden_layer, linear_relu, pooled_layer
 from models.row_moments import RowMoments, row_moments
 
 # Rows (pixels x dates) that go through the layers at once on a CPU: 64 float32 channels of them
 # take 2 MiB, of which a few fit a last-level cache.
 _ROWS_PER_CHUNK = 8192
-
-Affine = tuple[Tensor, Tensor]
-"""Weight (out, in) and bias (out,) of a linear layer."""
 
 
 class PixelLayer(nn.Module):
@@ -57,20 +55,11 @@ class PixelLayer(nn.Module):
         else:
             mean = weight @ moments.mean + bias
             variance = ((weight @ moments.covariance) * weight).sum(1)
-            self._update_running_statistics(mean, variance, moments.n_rows)
+            update_running_statistics(self.bn, mean, variance, moments.n_rows)
         scale = self.bn.weight.double() * torch.rsqrt(variance + self.bn.eps)
         folded_bias = self.bn.bias.double() + (bias - mean) * scale
         dtype = self.lin.weight.dtype
         return (weight * scale[:, None]).to(dtype), folded_bias.to(dtype)
-
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor, n_rows: int) -> None:
-        momentum = self.bn.momentum or 0.0
-        unbiased = variance * (n_rows / max(n_rows - 1, 1))
-        for name, value in (("running_mean", mean), ("running_var", unbiased)):
-            buffer = self.bn.get_buffer(name)
-            buffer.lerp_(value.to(buffer.dtype), momentum)
-        self.bn.get_buffer("num_batches_tracked").add_(1)
 
 
 class PixelSetEncoder(nn.Module):
@@ -136,9 +125,15 @@ class PixelSetEncoder(nn.Module):
             by_date = extra.to(pooled.dtype)[:, None].expand(-1, pooled.shape[1], -1)
             pooled = torch.cat([pooled, by_date], dim=2)
         filled = pixel_mask.bool().any(2)
-        embedded: Tensor = self.mlp2(pooled[filled])
-        embeddings = embedded.new_zeros(*filled.shape, embedded.shape[1])
-        return embeddings.index_put((filled,), embedded)
+        counted = None if all_true(filled) else filled.flatten()
+        rows = pooled.flatten(0, 1)
+        for layer in self.mlp2:
+            if isinstance(layer, nn.BatchNorm1d):
+                rows = batch_norm(layer, rows, counted)
+            else:
+                rows = layer(rows)
+        embeddings = rows.view(*filled.shape, -1)
+        return embeddings if counted is None else embeddings * filled[..., None]
 
     def _pool_pixels(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """Run the MLP on (B, S, T, C) pixels and pool over S, to (B, T, poolings x channels)."""
@@ -148,30 +143,26 @@ class PixelSetEncoder(nn.Module):
             n_parcels = max(_ROWS_PER_CHUNK // max(n_slots * n_dates, 1), 1)
         masks = torch.split(mask, n_parcels)
         chunks = [part.reshape(-1, part.shape[-1]) for part in torch.split(pixels, n_parcels)]
-        layers: list[Affine] = []
-        for layer in cast("Iterable[PixelLayer]", self.mlp1):
-            moments = None
-            if self.training:
-                chunks = [_apply(layers, rows) for rows in chunks]
-                layers = []
-                moments = row_moments([_filled(*pair) for pair in zip(chunks, masks, strict=True)])
-            layers.append(layer.fold(moments))
-        return torch.cat(
-            [
-                pool(_apply(layers, rows).view(*part.shape, -1), part, self.poolings)
-                for rows, part in zip(chunks, masks, strict=True)
-            ]
-        )
+        *hidden, last = cast("Sequence[PixelLayer]", list(self.mlp1))
+        if not self.training:
+            affines = [layer.fold(None) for layer in hidden]
+            folded = last.fold(None)
+            pooled = []
+            for rows, part in zip(chunks, masks, strict=True):
+                for affine in affines:
+                    rows = linear_relu(rows, *affine)
+                pooled.append(pooled_layer([rows], folded, [part], self.poolings))
+            return torch.cat(pooled)
+        counted = [_of_filled_sets(part, pixels.dtype) for part in masks]
+        moments = row_moments(chunks, counted)
+        for layer in hidden:
+            chunks, moments = hidden_layer(chunks, layer.fold(moments), counted)
+        return pooled_layer(chunks, last.fold(moments), masks, self.poolings)
 
 
-def _apply(layers: Iterable[Affine], rows: Tensor) -> Tensor:
-    for weight, bias in layers:
-        rows = functional.linear(rows, weight, bias).relu_()
-    # Autocast multiplies in bfloat16; sums over many pixels need the digits of float32.
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-def _filled(rows: Tensor, mask: Tensor) -> Tensor:
-    """Leave out the rows (B x S x T, C) of sets (B, T) that have no true pixel."""
+def _of_filled_sets(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Give 1 for the rows (B x S x T, 1) of sets (B, T) that have a true pixel; None for all."""
     filled = mask.bool().any(1, keepdim=True)
-    return rows if filled.all() else rows[filled.expand(mask.shape).reshape(-1)]
+    if all_true(filled):
+        return None
+    return filled.expand(mask.shape).reshape(-1, 1).to(dtype)

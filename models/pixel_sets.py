@@ -96,6 +96,10 @@ class PixelSets:
         """int64 (N,): the number of pixels of every parcel."""
         return np.diff(self.offsets)
 
+    def sizes_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the number of pixels of some parcels, int64 (len(indices),)."""
+        return self.offsets[indices + 1] - self.offsets[indices]
+
     @property
     def n_dates(self) -> int:
         """Number of dates T."""

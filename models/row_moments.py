@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from models.workers import in_parallel
 
 _BLOCK = 256  # rows that are summed in their own precision
 
@@ -22,60 +22,73 @@ class RowMoments:
     mean, covariance
         float64 (D,) and (D, D); the covariance is that of the rows at hand (ddof 0).
     n_rows
-        N.
+        float64 scalar N: a tensor, so that a GPU need not be waited for.
     """
 
     mean: Tensor
     covariance: Tensor
-    n_rows: int
+    n_rows: Tensor
 
 
-def row_moments(chunks: Sequence[Tensor]) -> RowMoments:
-    """Compute the moments of all rows together, differentiably.
+def row_moments(chunks: Sequence[Tensor], counted: Sequence[Tensor | None]) -> RowMoments:
+    """Compute the moments of all rows together.
 
     Sums over very many float32 rows lose digits (2e-3 of a gradient, measured on 200,000 rows), so
-    only short blocks of them are summed in their own precision, around their chunk's mean, and
-    chunks are merged in float64 (Chan, Golub and LeVeque 1983, eq. 2.1).
+    only short blocks of them are summed in their own precision, around a common point near their
+    mean, and added up in float64. It has no gradient: see `moments_gradient`.
 
     Parameters
     ----------
     chunks
-        Float tensors (N_i, D), N in all. Without a row, the moments are 0.
+        Float tensors (N_i, D), N in all.
+    counted
+        For each chunk a tensor (N_i, 1), 1 for a row that counts and 0 for another; None for all
+        rows. Without a row that counts, the moments are 0.
     """
-    moments = [_ChunkMoments.apply(rows) for rows in chunks if len(rows)]  # type: ignore[no-untyped-call]
-    n_rows = sum(map(len, chunks))
-    if n_rows == 0:
-        zeros = chunks[0].new_zeros(chunks[0].shape[1], dtype=torch.float64)
-        return RowMoments(zeros, torch.diag(zeros), 0)
-    means = torch.stack([mean for mean, _ in moments])
-    covariances = torch.stack([covariance for _, covariance in moments])
-    share = means.new_tensor([len(rows) / n_rows for rows in chunks if len(rows)])
-    mean = share @ means
-    between = (means - mean).T @ ((means - mean) * share[:, None])
-    within = (covariances * share[:, None, None]).sum(0)
-    return RowMoments(mean, within + between, n_rows)
+    # Under autocast, a product of the rows would be rounded to the digits of bfloat16.
+    with torch.autocast(chunks[0].device.type, enabled=False):
+        centre = _centre(chunks[0], counted[0])
+        sums = in_parallel(lambda *chunk: _sums_around(centre, *chunk), chunks, counted)
+    n_rows, total, products = (
+        torch.stack(of_chunks).sum(0) for of_chunks in zip(*sums, strict=True)
+    )
+    n = n_rows.clamp(min=1)
+    shift = total / n
+    return RowMoments(centre.double() + shift, products / n - torch.outer(shift, shift), n_rows)
 
 
-class _ChunkMoments(torch.autograd.Function):
-    """Mean and covariance of one chunk; written out, its gradient is one matrix product."""
+def moments_gradient(
+    moments: RowMoments, mean: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn gradients of mean and covariance into that of the rows: rows @ slope + offset.
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
-        # Under autocast, a product of the rows would be rounded to the digits of bfloat16.
-        with torch.autocast(rows.device.type, enabled=False):
-            near_mean = rows.mean(0)
-            centred = rows - near_mean
-            mean = near_mean.double() + centred.mean(0).double()
-            ctx.save_for_backward(rows, mean)
-            return mean, _summed_products(centred) / len(rows)
+    Returns
+    -------
+    slope, offset
+        float64 (D, D) and (D,).
+    """
+    n = moments.n_rows.clamp(min=1)
+    slope = (covariance + covariance.T) / n
+    return slope, mean / n - moments.mean @ slope
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, mean_grad: Tensor, covariance_grad: Tensor) -> Tensor:
-        rows, mean = ctx.saved_tensors
-        slope = (covariance_grad + covariance_grad.T) / len(rows)
-        offset = mean_grad / len(rows) - mean @ slope
-        return torch.addmm(offset.to(rows.dtype), rows, slope.to(rows.dtype))
+
+def _centre(rows: Tensor, counts: Tensor | None) -> Tensor:
+    """Give a point (D,) near the mean of the rows that count; 0 where none does."""
+    if counts is None:
+        return rows.mean(0)
+    return (rows * counts).sum(0) / counts.sum().clamp(min=1)
+
+
+def _sums_around(
+    centre: Tensor, rows: Tensor, counts: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Count the rows of a chunk, and sum their distances from a point and the products of these."""
+    centred = rows - centre
+    n_rows = centre.new_tensor(len(rows), dtype=torch.float64)
+    if counts is not None:
+        centred.mul_(counts)
+        n_rows = counts.sum(dtype=torch.float64)
+    return n_rows, centred.sum(0).double(), _summed_products(centred)
 
 
 def _summed_products(rows: Tensor) -> Tensor:

@@ -28,8 +28,12 @@ from models.standardisation import FeatureScaling, Normalisation
 from models.tally import Tally
 from models.training_settings import TrainingSettings
 from models.training_state import TrainingState
+from models.workers import in_parallel, prefetched, workers
 
 _logger = logging.getLogger(__name__)
+
+# Validation parcels in a batch.
+_VALIDATED_TOGETHER = 128
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -127,9 +131,10 @@ def train_fold(
             parcels = batches.training(
                 train, settings.batch_size, settings.augmentation, rng, noise, processes
             )
-            metrics = _learn(learner, parcels, loss_of).metrics(processes)
-            parcels = batches.evaluation(validation[processes.share], settings.batch_size)
-            metrics |= _validate(learner.learned, parcels, loss_of, device).metrics(processes)
+            with workers(device):
+                metrics = _learn(learner, prefetched(parcels), loss_of).metrics(processes)
+                seen = _validate(learner.learned, batches, validation[processes.share], loss_of)
+                metrics |= seen.metrics(processes)
             trainlog[epoch] = metrics
             if best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
                 states = copy.deepcopy(
@@ -160,15 +165,21 @@ def _learn(learner: Learner, batches: Iterable[Batch], loss_of: Loss) -> Tally:
     return tally
 
 
-@torch.inference_mode()
 def _validate(
-    model: ParcelClassifier, batches: Iterable[Batch], loss_of: Loss, device: torch.device
+    model: ParcelClassifier, batches: Batches, parcels: NDArray[np.int64], loss_of: Loss
 ) -> Tally:
-    tally = Tally("val", model.hyperparameters.n_classes, device)
+    @torch.inference_mode()
+    def predict(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        batch = batches.of(chosen)
+        logits = model(*batch.inputs)
+        return loss_of(logits, batch.labels), logits, batch.labels
+
+    tally = Tally("val", model.hyperparameters.n_classes, batches.device)
+    starts = range(0, len(parcels), _VALIDATED_TOGETHER)
+    parts = [parcels[start : start + _VALIDATED_TOGETHER] for start in starts]
     with evaluation_mode(model):
-        for batch in batches:
-            logits = model(*batch.inputs)
-            tally.add(loss_of(logits, batch.labels), logits, batch.labels)
+        for outcome in in_parallel(predict, parts):
+            tally.add(*outcome)
     return tally
 
 

@@ -83,7 +83,10 @@ def training_digest(
     settings: TrainingSettings,
     device: torch.device,
 ) -> str:
-    """Digest all that decides the result of `train_fold`: its arguments, and the software."""
+    """Digest all that decides the result of `train_fold`: its arguments, and the software.
+
+    Of arrays that are mapped from a file, the file's name, size and time stand for the content.
+    """
     digest = hashlib.blake2b(digest_size=16)
     scaling = None if feature_scaling is None else feature_scaling.to_json()
     described = (
@@ -95,6 +98,11 @@ def training_digest(
     for array in (train, validation, data.pixels, *arrays):
         if array is None:
             digest.update(b"none")
+            continue
+        if isinstance(array, np.memmap) and array.filename is not None:
+            # Reading gigabytes to their end would take longer than many an epoch.
+            file = Path(array.filename).stat()
+            digest.update(repr((str(array.filename), file.st_size, file.st_mtime_ns)).encode())
             continue
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).data)

@@ -35,23 +35,51 @@ def make_batches(data, n_pixels=5, normalisation=None):
     return Batches(data, normalisation, scaling, n_pixels, CPU)
 
 
+def draw(sizes, n_pixels, seeds):
+    """Draw with numpy arrays in place of tensors."""
+    drawn, mask = draw_pixels(
+        torch.from_numpy(np.array(sizes)), n_pixels, torch.from_numpy(np.array(seeds))
+    )
+    return drawn.numpy(), mask.numpy()
+
+
+def splitmix64(state, n):
+    """The generator as its authors write it, in whole numbers of any size."""
+    wrap = (1 << 64) - 1
+    for _ in range(n):
+        state = (state + 0x9E3779B97F4A7C15) & wrap
+        z = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & wrap
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & wrap
+        yield z ^ (z >> 31)
+
+
 class TestDraws:
     def test_draws_different_pixels_of_the_parcel(self):
         sizes = np.array([64, 65, 66, 100, 1_000_000] * 20)
-        drawn, mask = draw_pixels(sizes, 64, np.arange(100, dtype=np.uint64))
+        drawn, mask = draw(sizes, 64, np.arange(100))
         assert mask.all()
         assert (drawn >= 0).all()
         assert (drawn < sizes[:, None]).all()
         assert all(len(set(row)) == 64 for row in drawn.tolist())
 
+    def test_equals_floyd_s_algorithm_one_parcel_at_a_time(self):
+        sizes, seeds = [12, 9, 300, 10], [5, -7, 2**62, -(2**63)]
+        drawn, _ = draw(sizes, 8, seeds)
+        for size, seed, row in zip(sizes, seeds, drawn.tolist(), strict=True):
+            chosen = []
+            for last, number in enumerate(splitmix64(seed % 2**64, 8), size - 8):
+                candidate = (number >> 1) % (last + 1)
+                chosen.append(last if candidate in chosen else candidate)
+            assert row == chosen
+
     def test_small_parcels_give_all_pixels_then_the_first(self):
-        drawn, mask = draw_pixels(np.array([0, 1, 3]), 3, np.zeros(3, dtype=np.uint64))
+        drawn, mask = draw([0, 1, 3], 3, [0, 0, 0])
         np.testing.assert_array_equal(drawn, [[0, 0, 0], [0, 0, 0], [0, 1, 2]])
         np.testing.assert_array_equal(mask.sum(1), [0, 1, 3])
 
     def test_every_subset_is_as_likely(self):
         n = 60_000
-        drawn, _ = draw_pixels(np.full(n, 5), 2, np.arange(n, dtype=np.uint64))
+        drawn, _ = draw(np.full(n, 5), 2, np.arange(n))
         drawn.sort(axis=1)
         _, counts = np.unique(drawn, axis=0, return_counts=True)
         assert len(counts) == 10
@@ -61,19 +89,17 @@ class TestDraws:
     def test_depends_on_the_parcel_alone(self):
         sizes = np.array([80, 90, 30, 100])
         seeds = parcel_seeds(["a", "b", "c", "d"])
-        drawn, _ = draw_pixels(sizes, 16, seeds)
+        drawn, _ = draw(sizes, 16, seeds)
         for subset in ([3, 1], [2], [0, 1, 2]):
-            np.testing.assert_array_equal(
-                draw_pixels(sizes[subset], 16, seeds[subset])[0], drawn[subset]
-            )
+            np.testing.assert_array_equal(draw(sizes[subset], 16, seeds[subset])[0], drawn[subset])
 
     def test_seeds_of_ids_are_fixed_for_ever(self):
         # blake2b, 8 bytes, little-endian: another value would change published predictions.
         import hashlib
 
-        expected = int.from_bytes(hashlib.blake2b(b"0123", digest_size=8).digest(), "little")
-        assert parcel_seeds(["0123"])[0] == expected
-        assert parcel_seeds(["123"])[0] != expected
+        digest = hashlib.blake2b(b"0123", digest_size=8).digest()
+        assert parcel_seeds(["0123"])[0] == int.from_bytes(digest, "little", signed=True)
+        assert parcel_seeds(["123"])[0] != parcel_seeds(["0123"])[0]
 
 
 class TestEvaluation:
@@ -87,7 +113,7 @@ class TestEvaluation:
             size = data.sizes[i]
             own = data.pixels[data.offsets[i] : data.offsets[i + 1]].astype(float)
             valid = data.valid[data.offsets[i] : data.offsets[i + 1]]
-            drawn, mask = draw_pixels(np.array([size]), 5, parcel_seeds([data.ids[i]]))
+            drawn, mask = draw([size], 5, parcel_seeds([data.ids[i]]))
             drawn, mask = drawn[0], mask[0]
             if size:
                 expected = (own[drawn] - [100, 200]) / [50, 25]
@@ -109,8 +135,11 @@ class TestEvaluation:
         for batch, i in zip(
             batches.evaluation(np.arange(6)[::-1], 1), range(5, -1, -1), strict=True
         ):
-            assert torch.equal(batch.pixels[0], whole.pixels[i])
-            assert torch.equal(batch.pixel_mask[0], whole.pixel_mask[i])
+            # Alone, a small parcel is not padded to the size of the others.
+            n_pixels = batch.pixels.shape[3]
+            assert torch.equal(batch.pixels[0], whole.pixels[i, ..., :n_pixels])
+            assert torch.equal(batch.pixel_mask[0], whole.pixel_mask[i, :, :n_pixels])
+            assert not whole.pixel_mask[i, :, n_pixels:].any()
             seen.append(i)
         assert len(seen) == 6
 
@@ -184,14 +213,15 @@ class TestTraining:
         assert np.diff(starts).tolist() == sizes
 
     def test_date_dropping_keeps_two_seen_dates_of_every_parcel(self):
-        rng = np.random.default_rng(1)
-        seen = rng.random((4000, 12)) < 0.7
-        seen[0], seen[1] = False, np.arange(12) == 3
-        kept = drop_dates(seen, 0.4, rng)
+        draws = torch.Generator().manual_seed(1)
+        seen = torch.rand(4000, 12, generator=draws) < 0.7
+        seen[0], seen[1] = False, torch.arange(12) == 3
+        kept = drop_dates(seen, 0.4, draws)
         assert not (kept & ~seen).any()
-        assert (kept.sum(1) >= np.minimum(seen.sum(1), 2)).all()
-        assert kept.sum() / seen.sum() == pytest.approx(0.6, abs=0.01)
-        assert (drop_dates(seen, 0.999, rng).sum(1) == np.minimum(seen.sum(1), 2)).mean() > 0.98
+        assert (kept.sum(1) >= seen.sum(1).clamp(max=2)).all()
+        assert (kept.sum() / seen.sum()).item() == pytest.approx(0.6, abs=0.01)
+        few = drop_dates(seen, 0.999, draws).sum(1) == seen.sum(1).clamp(max=2)
+        assert few.double().mean() > 0.98
 
     def test_dropped_dates_are_not_observed_and_differ_by_parcel_and_draw(self):
         data = make_data(sizes=(3,) * 6, n_dates=30, valid=None, observed=None)
@@ -224,10 +254,11 @@ class TestTraining:
     def test_processes_share_every_batch(self):
         batches = make_batches(make_data(labels=np.arange(6)))
         alone = self.train(batches, batch_size=4)
+        noise = torch.Generator()
         shares = [
             list(
                 batches.training(
-                    np.arange(6), 4, UNCHANGED, np.random.default_rng(1), None, Processes(rank, 2)
+                    np.arange(6), 4, UNCHANGED, np.random.default_rng(1), noise, Processes(rank, 2)
                 )
             )
             for rank in (0, 1)

@@ -1,5 +1,6 @@
 """Learning rates over time, early stopping, initial weights, bfloat16."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from models.hyperparameters import Hyperparameters
 from models.learner import Learner, computes_in_bfloat16
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
+from models.tally import Tally
 from models.training import train_fold
 from models.training_settings import TrainingSettings
 
@@ -164,3 +166,25 @@ def test_the_average_follows_weights_and_batch_statistics():
 def test_without_an_average_the_model_itself_is_kept():
     model = make_model()
     assert Learner(model, TrainingSettings(), n_steps=1).learned is model
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_a_step_asks_nothing_of_the_device(name, monkeypatch):
+    # Tensors on "meta" have no values: whatever asked for one, as bool(), item() or a boolean index
+    # do, would fail. A GPU would have to be waited for there.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    meta = torch.device("meta")
+    model = make_model(name).to(meta).train()
+    learner = Learner(model, TrainingSettings(ema_decay=0.9), 10)
+    tally = Tally("train", 4, meta)
+    pixels = torch.empty(6, 5, 3, 8, device=meta)
+    mask = torch.empty(6, 5, 8, dtype=torch.bool, device=meta)
+    days = torch.empty(6, 5, dtype=torch.int64, device=meta)
+    for _ in range(2):
+        logits = learner.forward(pixels, mask, days, None, mask.any(2))
+        loss = focal_loss(logits, days[:, 0], gamma=1.0)
+        learner.step(loss)
+        tally.add(loss, logits, days[:, 0])
+    assert learner.model.decoder[0].weight.grad.is_meta
+    with pytest.raises(RuntimeError, match=r"item\(\)"):
+        bool(mask.all())

@@ -5,7 +5,8 @@ from torch import nn
 from torch.nn import functional
 
 from models import pixel_set_encoder
-from models.masked_pooling import pool
+from models.masked_pooling import pool, pool_gradient
+from models.pixel_layers import hidden_layer, pooled_layer
 from models.pixel_set_encoder import PixelSetEncoder
 from models.row_moments import row_moments
 
@@ -157,44 +158,71 @@ def test_a_parcel_without_any_pixel_is_finite(sets):
 def test_statistics_of_no_pixel_are_zero(sets):
     values = sets[0].permute(0, 3, 1, 2)
     found = pool(values, torch.zeros(values.shape[:3]), ALL_POOLINGS)
-    np.testing.assert_allclose(found, 0, atol=1e-15)
+    assert list(found) == ["mean", "std", "max", "min"]
+    for statistic in found.values():
+        np.testing.assert_allclose(statistic, 0, atol=1e-15)
 
 
 def test_deviation_of_one_pixel_is_the_reference_s():
-    values = torch.full((1, 4, 1, 2), 7.0, requires_grad=True)
+    values = torch.full((1, 4, 1, 2), 7.0)
     mask = torch.tensor([1, 0, 0, 0]).view(1, 4, 1)
-    std = pool(values, mask, ("std",))
-    np.testing.assert_allclose(std.detach(), 3.16e-16, rtol=1e-2)
-    std.sum().backward()
-    assert (values.grad == 0).all()
+    found = pool(values, mask, ("std",))
+    np.testing.assert_allclose(found["std"], 3.16e-16, rtol=1e-2)
+    gradient = pool_gradient(values, mask, found, {"std": torch.ones(1, 1, 2)})
+    assert (gradient == 0).all()
 
 
-def test_gradients_of_poolings_and_moments(sets):
+@pytest.mark.parametrize("poolings", [ALL_POOLINGS, ("std",), ("min", "mean")])
+def test_gradients_of_the_pooled_layer(sets, poolings):
     pixels, mask, _ = sets
-    values = pixels.permute(0, 3, 1, 2).contiguous().requires_grad_()
-    by_pixel = mask.permute(0, 2, 1)
-    assert torch.autograd.gradcheck(lambda v: pool(v, by_pixel, ALL_POOLINGS), values)
+    rows = pixels.permute(0, 3, 1, 2).reshape(-1, 5).requires_grad_()
+    masks = mask.permute(0, 2, 1).split(3)
+    weight, bias = (torch.randn(6, *n, dtype=torch.float64, requires_grad=True) for n in ((5,), ()))
+
+    def pooled(rows, weight, bias):
+        chunks = rows.split([part.numel() for part in masks])
+        return pooled_layer(chunks, (weight, bias), masks, poolings)
+
+    assert torch.autograd.gradcheck(pooled, (rows, weight, bias))
+
+
+@pytest.mark.parametrize("which", ["all", "some"])
+def test_gradients_of_the_hidden_layer_and_its_moments(which):
     rows = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    counts = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1, 1], dtype=torch.float64)[:, None]
+    counted = [None, None] if which == "all" else counts.split((4, 5))
 
-    def moments(rows):
-        found = row_moments(rows.split((4, 5)))
-        return found.mean, found.covariance
+    def hidden(rows, weight, bias):
+        outputs, moments = hidden_layer(rows.split((4, 5)), (weight, bias), counted)
+        return *outputs, moments.mean, moments.covariance
 
-    assert torch.autograd.gradcheck(moments, rows)
+    assert torch.autograd.gradcheck(hidden, (rows, weight, bias))
+
+
+def test_moments_of_rows_that_count_equal_numpy():
+    rows = torch.randn(50, 3, dtype=torch.float64)
+    counts = torch.arange(50)[:, None] % 3 != 0
+    found = row_moments(rows.split(20), counts.double().split(20))
+    exact = rows.numpy()[counts[:, 0]]
+    assert found.n_rows == len(exact)
+    np.testing.assert_allclose(found.mean, exact.mean(0), atol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(exact.T, ddof=0), atol=1e-14)
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_moments_of_many_float32_rows_equal_numpy(offset):
     rows = torch.randn(150_000, 6, generator=torch.Generator().manual_seed(4)) + offset
-    found = row_moments(rows.split(7_000))
+    found = row_moments(rows.split(7_000), [None] * 22)
     exact = rows.double().numpy()
     assert found.n_rows == len(rows)
-    np.testing.assert_allclose(found.mean, exact.mean(0), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(found.mean, exact.mean(0), rtol=0, atol=5e-8)
     np.testing.assert_allclose(found.covariance, np.cov(exact.T, ddof=0), rtol=0, atol=2e-7)
 
 
 def test_moments_of_no_rows_are_zero():
-    found = row_moments([torch.empty(0, 3)])
+    found = row_moments([torch.empty(0, 3)], [None])
     assert found.n_rows == 0
     assert (found.covariance == 0).all()
 

@@ -1,0 +1,129 @@
+"""Threads that take whole pieces: order, settings of threads, errors, and equal results."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from models.hyperparameters import Hyperparameters
+from models.inference import alike, log_probabilities
+from models.pixel_sets import PixelSets
+from models.standardisation import Normalisation
+from models.training import train_fold
+from models.training_settings import TrainingSettings
+from models.workers import in_parallel, prefetched, workers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_workers_are_as_many_as_torch_s_threads_and_use_one_each(three_threads):
+    everyone = threading.Barrier(3, timeout=30)
+
+    def look(item):
+        everyone.wait()  # passes only where three calls run at once
+        nested = in_parallel(lambda _: threading.get_ident(), range(2))
+        return item, torch.get_num_threads(), torch.is_grad_enabled(), threading.get_ident(), nested
+
+    with workers(CPU):
+        seen = in_parallel(look, range(6))
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    assert [item for item, *_ in seen] == list(range(6))
+    assert {(n, grad) for _, n, grad, *_ in seen} == {(1, False)}
+    assert all(nested == [ident] * 2 for *_, ident, nested in seen)
+
+
+def test_without_workers_all_is_done_by_the_caller():
+    assert set(in_parallel(lambda _: threading.get_ident(), range(3))) == {threading.get_ident()}
+    with workers(torch.device("cuda")):
+        seen = in_parallel(lambda _: torch.is_grad_enabled(), range(3))
+    assert seen == [True] * 3
+
+
+def test_errors_reach_the_caller(three_threads):
+    def fail(item):
+        raise KeyError(item)
+
+    with pytest.raises(KeyError, match="7"), workers(CPU):
+        in_parallel(fail, [7])
+    assert torch.get_num_threads() == 3
+
+    def items():
+        yield 1
+        raise KeyError("gone")
+
+    following = prefetched(items())
+    assert next(following) == 1
+    with pytest.raises(KeyError, match="gone"):
+        next(following)
+
+
+def test_prefetching_gives_every_item_once_in_order():
+    assert list(prefetched(range(5))) == [0, 1, 2, 3, 4]
+    assert list(prefetched([])) == []
+
+
+def make_data(n=60):
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, 30, n)
+    return PixelSets(
+        ids=[str(i) for i in range(n)],
+        pixels=rng.integers(0, 4000, (sizes.sum(), 5, 3), dtype=np.uint16),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]),
+        days=np.tile(np.arange(5) * 20, (n, 1)),
+        labels=rng.integers(0, 4, n),
+    )
+
+
+def test_the_number_of_threads_changes_no_bit(three_threads):
+    data, normalisation = make_data(), Normalisation([2000.0] * 3, [1000.0] * 3)
+    hyperparameters = Hyperparameters.for_data("psetae", n_channels=3, n_classes=4)
+    settings = TrainingSettings(epochs=2, batch_size=16, n_pixels=16)
+    outcomes = []
+    for n_threads in (1, 3):
+        torch.set_num_threads(n_threads)
+        fold = train_fold(
+            data, np.arange(40), np.arange(40, 60), hyperparameters, normalisation, None,
+            settings, CPU,
+        )  # fmt: skip
+        outcomes.append(fold)
+    assert outcomes[0].trainlog == outcomes[1].trainlog
+    for name, values in outcomes[0].state_dict.items():
+        assert torch.equal(values, outcomes[1].state_dict[name]), name
+
+
+def test_batches_of_like_size_hold_every_parcel_once():
+    sizes = np.random.default_rng(2).integers(1, 65, 10_000)
+    parts = alike(sizes, 128)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(10_000))
+    assert max(map(len, parts)) == 128
+    # Neighbours only: no parcel is read far from its place.
+    assert max(np.ptp(part) for part in parts) < 4096
+    assert np.mean([sizes[part].max() - sizes[part].mean() for part in parts]) < 2
+    assert alike(np.empty(0, np.int64), 4) == [] or sum(map(len, alike(sizes[:0], 4))) == 0
+
+
+def test_predictions_come_in_the_order_that_was_asked_for(three_threads):
+    from models.classifier import ParcelClassifier
+
+    data, normalisation = make_data(), Normalisation([2000.0] * 3, [1000.0] * 3)
+    hyperparameters = Hyperparameters.for_data("psetae", n_channels=3, n_classes=4)
+    model = ParcelClassifier(hyperparameters, torch.Generator().manual_seed(1))
+
+    def predict(indices, batch_size):
+        return log_probabilities(
+            model, data, np.array(indices), normalisation, None, n_pixels=16,
+            batch_size=batch_size, device=CPU,
+        )  # fmt: skip
+
+    alone = np.concatenate([predict([i], 1) for i in (5, 59, 0, 17)])
+    np.testing.assert_allclose(predict([5, 59, 0, 17], 3), alone, rtol=0, atol=1e-5)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.outcome import Judged, Outcome, Spread
-from benchmarks.table import TITLES, goal_text, shown
+from benchmarks.table import goal_text, shown, title
 
 MET, MISSED, BOUND = "#2b7a4b", "#c0561f", "#222222"
 LINES = ("#1f5fa8", "#c0561f", "#2b7a4b", "#7b4ba0", "#8a6d00")
@@ -112,11 +112,11 @@ def _draw_curve(axes: Axes, axis: str, what: str, outcomes: Sequence[Outcome]) -
         axes.fill_between(x, least, most, color=colour, alpha=0.2)
     axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
-    label, _, title = axis.partition(", ")
-    axes.set_title(title.removeprefix("in "), fontsize=10)
+    label, _, whole = axis.partition(", ")
+    axes.set_title(whole.removeprefix("in "), fontsize=10)
     axes.set_xlabel(label)
     axes.set_xticks(sorted({outcome.curve[1] for outcome in outcomes if outcome.curve}))
-    axes.set_ylabel(TITLES.get(what, what))
+    axes.set_ylabel(title(what))
     axes.yaxis.set_major_formatter(lambda value, _: shown(value) if value else "0")
     axes.xaxis.set_major_formatter(lambda value, _: shown(value) if value else "0")
     axes.spines[["top", "right"]].set_visible(False)

@@ -10,8 +10,6 @@ TITLES = {
     "seconds": "s, whole process",
     "peak_mb": "peak MB",
     "peak_anonymous_mb": "peak MB, mapped files apart",
-    "parcels_per_second": "parcels/s",
-    "microseconds_per_parcel": "microseconds a parcel",
 }
 
 
@@ -33,10 +31,16 @@ def tables(outcomes: Sequence[Outcome], introduction: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def title(figure: str) -> str:
+    """Write the name of a figure for people: parcels_per_second as parcels/s."""
+    written = figure.replace("_per_second", "/s").replace("_per_", " a ").replace("_", " ")
+    return TITLES.get(figure, written.replace("mb", "MB"))
+
+
 def goal_text(judged: Judged) -> str:
     """Say what a goal bounds, such as "parcels/s, parcelwise over reference"."""
     goal = judged.goal
-    text = f"{TITLES.get(goal.figure, goal.figure)}, {goal.of}"
+    text = f"{title(goal.figure)}, {goal.of}"
     return text if goal.over is None else f"{text} over {goal.over}"
 
 
@@ -66,7 +70,7 @@ def _figures(outcome: Outcome) -> str:
         (contestant, *(_spread(figures.get(name)) for name in names))
         for contestant, figures in outcome.figures.items()
     ]
-    return _table(("", *(TITLES.get(name, name) for name in names)), rows)
+    return _table(("", *(title(name) for name in names)), rows)
 
 
 def _growth(axis: str, outcomes: Sequence[Outcome]) -> str:
@@ -77,7 +81,7 @@ def _growth(axis: str, outcomes: Sequence[Outcome]) -> str:
     rows = [
         (
             contestant,
-            TITLES.get(figure, figure),
+            title(figure),
             *(_spread(o.figures.get(contestant, {}).get(figure)) for o in drawn),
         )
         for contestant in dict.fromkeys(name for o in drawn for name in o.figures)

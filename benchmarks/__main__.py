@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[REFERENCE] = str(options.reference.resolve())
     runs = options.runs or (1 if options.quick else 3)
     started = datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
+    # Before anything runs: it is this commit that is measured, whatever is edited meanwhile.
+    machine = describe_machine()
     outcomes: list[Outcome] = []
     name = options.name or started[:16].translate({ord(" "): "_", ord(":"): None})
     for module in options.names or found:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as temporary:
             work = (options.work or Path(temporary)).resolve() / module
             outcomes += _run(module, work, runs, options.quick)
-        results = Results(started, describe_machine(), runs, options.quick, outcomes)
+        results = Results(started, machine, runs, options.quick, outcomes)
         # After each of them, so that little is lost where the next one is interrupted.
         write_json(results, RESULTS / f"{name}.json")
         report = write_report([results], RESULTS, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,25 +37,39 @@ def read_folds(path: Path, ids: Sequence[str]) -> list[Fold]:
     ValueError
         If a parcel of the folds is not in the dataset.
     """
-    position = {parcel_id: i for i, parcel_id in enumerate(ids)}
-    folds = []
-    for fold in json.loads(path.read_text())["folds"]:
-        unknown = [i for part in fold.values() for i in part if i not in position]
-        if unknown:
-            raise ValueError(
-                f"{path} names {len(unknown)} parcels that the dataset lacks: "
-                f"{', '.join(unknown[:5])}. Run split again: snakemake -R split."
-            )
-        parts = {
-            role: np.array([position[i] for i in part], np.int64) for role, part in fold.items()
-        }
-        folds.append(Fold(**parts))
-    return folds
+    position = _positions(ids)
+    return [_fold(path, parts, position) for parts in _read(path)]
 
 
 def read_fold(path: Path, fold: int, ids: Sequence[str]) -> Fold:
     """Read one fold, by its number from 1."""
-    folds = read_folds(path, ids)
+    folds = _read(path)
     if not 1 <= fold <= len(folds):
         raise ValueError(f"{path} holds folds 1 to {len(folds)}, not {fold}.")
-    return folds[fold - 1]
+    return _fold(path, folds[fold - 1], _positions(ids))
+
+
+def _read(path: Path) -> list[dict[str, list[str]]]:
+    return list(json.loads(path.read_text())["folds"])
+
+
+def _positions(ids: Sequence[str]) -> dict[str, int]:
+    return {parcel_id: i for i, parcel_id in enumerate(ids)}
+
+
+def _fold(path: Path, parts: Mapping[str, list[str]], position: Mapping[str, int]) -> Fold:
+    """Give the positions of a fold's parcels."""
+    places = {role: [position.get(i, -1) for i in part] for role, part in parts.items()}
+    unknown = [
+        parcel_id
+        for role, part in parts.items()
+        if -1 in places[role]
+        for parcel_id, place in zip(part, places[role], strict=True)
+        if place < 0
+    ]
+    if unknown:
+        raise ValueError(
+            f"{path} names {len(unknown)} parcels that the dataset lacks: "
+            f"{', '.join(unknown[:5])}. Run split again: snakemake -R split."
+        )
+    return Fold(**{role: np.array(part, np.int64) for role, part in places.items()})

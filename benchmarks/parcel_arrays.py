@@ -104,7 +104,8 @@ def plain(folder: Path, values: np.ndarray, n: int, first: int = 0) -> None:
     """Write the pixels by numpy.save, in a loop."""
     for i in range(first, n):
         part = values[:, :, MEDIAN_PIXELS * i : MEDIAN_PIXELS * (i + 1)]
-        np.save(folder / f"{i + 1}.npy", part)
+        # Of what is not contiguous, numpy.save writes a few bytes at a time.
+        np.save(folder / f"{i + 1}.npy", np.ascontiguousarray(part))
 
 
 def rewritten(folder: Path, values: np.ndarray, n: int) -> None:

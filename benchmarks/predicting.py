@@ -17,7 +17,10 @@ MANY = "MANY_PARCELS"
 
 
 def contests(work: Path, quick: bool) -> list[Contest]:
-    """Predict few and many parcels; write the predictions, also as geopandas would."""
+    """Predict few and many parcels; write the predictions, also as geopandas would.
+
+    Ours are written part by part, and the outlines of fiboa are checked and mended on the way.
+    """
     few, many = (1000, 2000) if quick else (20_000, int(os.environ.get(MANY, 200_000)))
     folders = {n: make_many(work / f"{n}-parcels", n) for n in (few, many)}
     return [_flatness(folders, few, many), _writing(folders[many], many)]
@@ -51,9 +54,8 @@ def _writing(folder: Path, n_parcels: int) -> Contest:
         f"predictions of {n_parcels:,} parcels written",
         [Contestant(name, [*words, way, str(folder), OUT]) for name, way in ways.items()],
         [
-            Goal("parcels_per_second", OURS, over=GEOPANDAS, at_least=1),
-            Goal("peak_anonymous_mb", OURS, over=GEOPANDAS, at_most=1),
-            # Ten times as fast as the fastest inference on two cores that is aimed at.
+            # Twice, and every step ten times, as fast as the fastest inference that is aimed at.
+            Goal("parcels_per_second", OURS, at_least=14_000),
             *(Goal(f"{step}_per_second", OURS, at_least=70_000) for step in steps),
         ],
     )

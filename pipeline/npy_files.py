@@ -37,7 +37,11 @@ def write_array(path: Path | str, array: NDArray[Any], folder: int | None = None
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     file = os.open(path, flags, 0o666, dir_fd=folder)
     try:
-        write_at(file, array, os.write(file, header(array.shape, array.dtype.str)))
+        begin = header(array.shape, array.dtype.str)
+        content = array.reshape(-1).view(np.uint8)
+        written = os.writev(file, [begin, content.data])
+        # One call writes 2 GiB at most.
+        write_at(file, content[written - len(begin) :], written)
     finally:
         os.close(file)
 

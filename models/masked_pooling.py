@@ -78,18 +78,21 @@ def pool_gradient(
     """
     weights = _weights(mask, values.dtype)
     n_true = _n_true(values, weights)
-    gradient = values.new_zeros(())
+    offset = values.new_zeros(1, 1, 1, 1)
     if "mean" in gradients:
-        gradient = (gradients["mean"] / n_true.clamp(min=1))[:, None]
+        offset = (gradients["mean"] / n_true.clamp(min=1))[:, None]
     if "std" in gradients:
         slope = gradients["std"] / (pooled["std"] * (n_true - 1).clamp(min=1))
         # From the deviation, which is exactly 0 where a set is one pixel and the slope is huge.
-        gradient = torch.addcmul(gradient, values - pooled["mean"][:, None], slope[:, None])
+        deviations = values - pooled["mean"][:, None]
+        gradient = torch.addcmul(offset, deviations, slope[:, None], out=deviations)
+    else:
+        gradient = offset.expand_as(values).contiguous()
     for name in ("max", "min"):
         if name in gradients:
             largest = (values == pooled[name][:, None]) & mask.bool()[..., None]
-            gradient = gradient + largest * (gradients[name] / largest.sum(1).clamp(min=1))[:, None]
-    return gradient.expand_as(values) if weights is None else gradient * weights
+            gradient += largest * (gradients[name] / largest.sum(1).clamp(min=1))[:, None]
+    return gradient if weights is None else gradient.mul_(weights)
 
 
 def _weights(mask: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -21,7 +21,12 @@ from models.workers import in_parallel
 Affine = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out,) of a linear layer."""
 
-_relu_gradient = torch.ops.aten.threshold_backward
+
+def _relu_gradient(gradient: Tensor, output: Tensor) -> Tensor:
+    """Turn the gradient of what a ReLU gave into that of what it was given, in place."""
+    backward = torch.ops.aten.threshold_backward.grad_input
+    result: Tensor = backward(gradient, output, 0, grad_input=gradient)
+    return result
 
 
 def hidden_layer(
@@ -100,7 +105,7 @@ class _HiddenLayer(torch.autograd.Function):
             total = _linear(output, slope, offset)  # the slope is symmetric
             if counts is not None:
                 total.mul_(counts)
-            of_output = _relu_gradient(total.add_(gradient), output, 0)
+            of_output = _relu_gradient(total.add_(gradient), output)
             return _of_linear(rows, weight, of_output, ctx.needs_input_grad[3])
 
         by_chunk = in_parallel(of_chunk, chunks, outputs, gradients, ctx.counted)
@@ -143,7 +148,7 @@ class _PooledLayer(torch.autograd.Function):
                 pooled,
                 dict(zip(ctx.poolings, by_pooling, strict=True)),
             )
-            of_output = _relu_gradient(of_values.view_as(values), values, 0)
+            of_output = _relu_gradient(of_values.view_as(values), values)
             return _of_linear(rows, weight, of_output, ctx.needs_input_grad[4])
 
         of_pooled = gradient.split([len(mask) for mask in ctx.masks])

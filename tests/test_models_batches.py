@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from models import pixel_rows
 from models.augmentation import Augmentation, drop_dates
 from models.batches import Batches, training_batch_starts
 from models.pixel_draws import draw_pixels, parcel_seeds
+from models.pixel_rows import PixelRows
 from models.pixel_sets import PixelSets, PixelSetsError
 from models.processes import Processes
 from models.standardisation import FeatureScaling, Normalisation
@@ -166,6 +168,33 @@ class TestEvaluation:
         [batch] = make_batches(mapped).evaluation(np.arange(6), 6)
         [expected] = make_batches(data).evaluation(np.arange(6), 6)
         assert torch.equal(batch.pixels, expected.pixels)
+
+
+class TestPixelRows:
+    def test_rows_in_device_memory_equal_those_in_the_file(self, monkeypatch):
+        # What a GPU would hold, held by the CPU; values above 32,767 are negative as int16.
+        data = make_data(sizes=(3, 70, 1))
+        data.pixels[:3] = [[65_535, 32_768]]
+        monkeypatch.setattr(pixel_rows, "_COPIED_TOGETHER", 10)
+        resident = PixelRows(data, CPU)
+        resident._resident = (
+            pixel_rows._copied(data.pixels.view(np.int16), CPU),
+            pixel_rows._copied(data.valid, CPU),
+        )
+        chosen = torch.tensor([[0, 73, 2], [5, 5, 1]])
+        pixels, valid = resident.gather(chosen)
+        assert pixels.dtype == torch.uint16
+        assert pixels.is_contiguous()
+        np.testing.assert_array_equal(pixels.numpy(), data.pixels[chosen.numpy()])
+        np.testing.assert_array_equal(valid.numpy(), data.valid[chosen.numpy()])
+
+    def test_a_device_without_room_leaves_the_pixels_where_they_are(self, monkeypatch):
+        data = make_data()
+        needed = data.pixels.nbytes + data.valid.nbytes
+        free = [needed / 0.59, 100]
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free.pop(), 0))
+        assert not pixel_rows._fits(data, torch.device("cuda"))
+        assert pixel_rows._fits(data, torch.device("cuda"))
 
 
 class TestTraining:

@@ -6,7 +6,8 @@ most of that is memory traffic, so they are handled in three unusual ways.
 
 - Rows of channels: pixels are kept as (parcel, pixel, date, channel), so that linear layers see
   contiguous rows and poolings reduce over an outer axis.
-- Chunks: a few parcels at a time go through layers and pooling, within the processor's cache.
+- Chunks: a few parcels at a time go through layers and pooling, within the processor's cache, each
+  chunk by one thread. Backward, what the last layer gave is computed again, not fetched.
 - Folded BatchNorm: a linear layer with batch normalisation is again a linear layer, in training
   too, as the batch statistics of W h follow from the mean m and the covariance C of h: W m, and
   the diagonal of W C W'. So no pass over the pixels is spent on it.
@@ -26,9 +27,9 @@ from models.masks import all_true
 from models.pixel_layers import Affine, hidden_layer, linear_relu, pooled_layer
 from models.row_moments import RowMoments, row_moments
 
-# Rows (pixels x dates) that go through the layers at once on a CPU: 64 float32 channels of them
-# take 2 MiB, of which a few fit a last-level cache.
-_ROWS_PER_CHUNK = 8192
+# Rows (pixels x dates) that a worker takes through the layers at once on a CPU: 64 float32 channels
+# of them are 3 MB, of which two are needed at a time.
+_ROWS_PER_CHUNK = 12_288
 
 
 class PixelLayer(nn.Module):

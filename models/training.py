@@ -86,8 +86,8 @@ def train_fold(
     settings
         How to train.
     device
-        Where to train. On a CPU, one seed gives the same result bit for bit, with the same number
-        of threads.
+        Where to train. On a CPU, one seed gives the same result bit for bit, with any number of
+        threads.
     on_epoch
         Called after every epoch with its number ("epoch") and the trainlog's metrics.
     state

@@ -32,6 +32,7 @@ def contests(work: Path, quick: bool) -> list[Contest]:
             Goal(RATE, OURS, over=REFERENCE, at_least=12),
             Goal(RATE, OURS, over=LOADING, at_least=12),
             Goal(RATE, OURS, over=TUNED, at_least=4),
+            Goal("peak_anonymous_mb", OURS, over=REFERENCE, at_most=1),
             Goal("peak_mb", OURS, over=REFERENCE, at_most=1),
         ],
         check=None if missing else _same_scores(),

@@ -27,6 +27,7 @@ def contests(work: Path, quick: bool) -> list[Contest]:
         [
             Goal(RATE, OURS, over=REFERENCE, at_least=7),
             Goal(RATE, OURS, over=TUNED, at_least=3.5),
+            Goal("peak_anonymous_mb", OURS, over=REFERENCE, at_most=1),
             Goal("peak_mb", OURS, over=REFERENCE, at_most=1),
         ],
     )

@@ -59,7 +59,7 @@ _DRAWN_TOGETHER = 4096
 class Batches:
     """Make batches of parcels, normalised and on the device.
 
-    Pixels are drawn and gathered where they lie: on the device, if it has the memory for all.
+    Pixels are drawn and gathered where they lie.
 
     Parameters
     ----------
@@ -73,6 +73,9 @@ class Batches:
         Number S of pixels drawn of every parcel.
     device
         Where the tensors go.
+    keep
+        Whether pixels are drawn more than once: they are then held in the device's memory, if it
+        has room for all.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Batches:
         feature_scaling: FeatureScaling | None,
         n_pixels: int,
         device: torch.device,
+        *,
+        keep: bool = False,
     ) -> None:
         normalisation.check_fits(data.n_dates, data.n_channels)
         if n_pixels < 1:
@@ -91,7 +96,7 @@ class Batches:
         self._data = data
         self._n_pixels = n_pixels
         self.device = device
-        self._rows = PixelRows(data, device)
+        self._rows = PixelRows(data, device, keep=keep)
         shape = (data.n_dates, data.n_channels)
         means, scale = (
             torch.from_numpy(np.broadcast_to(values, shape).astype(np.float32)).to(device)

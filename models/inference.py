@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.batches import Batches
@@ -60,16 +60,15 @@ def log_probabilities(
     batches = Batches(data, normalisation, feature_scaling, n_pixels, device)
 
     @torch.inference_mode()
-    def predict(chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        logits = model(*batches.of(indices[chosen]).inputs)
-        scores: NDArray[np.float32] = functional.log_softmax(logits, 1).cpu().numpy()
-        return scores
+    def predict(chosen: NDArray[np.int64]) -> Tensor:
+        return functional.log_softmax(model(*batches.of(indices[chosen]).inputs), 1)
 
     result = np.empty((len(indices), model.hyperparameters.n_classes), dtype=np.float32)
     parts = alike(np.minimum(data.sizes_of(indices), n_pixels), batch_size)
     with evaluation_mode(model), workers(device):
+        # On a GPU nothing is waited for before the last batch is on its way.
         for chosen, scores in zip(parts, in_parallel(predict, parts), strict=True):
-            result[chosen] = scores
+            result[chosen] = scores.cpu().numpy()
     return result
 
 

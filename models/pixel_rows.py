@@ -25,17 +25,20 @@ class PixelRows:
         Whose pixels, and their validity.
     device
         Where gathered rows go.
+    keep
+        Whether to hold the pixels in the memory of the device, if they fit.
 
     Attributes
     ----------
     place
-        Device that holds the pixels: `device` where they fit its memory; else the CPU, from where
-        gathered rows are copied through pinned memory.
+        Device that holds the pixels; where it is the CPU, gathered rows go to a GPU through
+        pinned memory.
     """
 
-    def __init__(self, data: PixelSets, device: torch.device) -> None:
+    def __init__(self, data: PixelSets, device: torch.device, *, keep: bool) -> None:
         self._device = device
-        self.place = device if _fits(data, device) else torch.device("cpu")
+        kept = keep and device.type == "cuda" and _fits(data, device)
+        self.place = device if kept else torch.device("cpu")
         self._arrays = (data.pixels, data.valid)
         self._resident: tuple[Tensor, Tensor | None] | None = None
         if self.place.type != "cpu":
@@ -79,9 +82,7 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _fits(data: PixelSets, device: torch.device) -> bool:
-    """Tell whether a device other than the CPU has room for all pixels."""
-    if device.type != "cuda":
-        return device.type == "cpu"
+    """Tell whether a GPU has room for all pixels."""
     needed = data.pixels.nbytes + (0 if data.valid is None else data.valid.nbytes)
     return needed <= _LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]
 

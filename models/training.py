@@ -110,7 +110,7 @@ def train_fold(
     """
     _check_parts(data, train, validation, hyperparameters)
     keep_freed_memory()
-    batches = Batches(data, normalisation, feature_scaling, settings.n_pixels, device)
+    batches = Batches(data, normalisation, feature_scaling, settings.n_pixels, device, keep=True)
     loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
     n_batches = len(training_batch_starts(len(train), settings.batch_size, 2 * processes.count))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -176,7 +176,7 @@ class TestPixelRows:
         data = make_data(sizes=(3, 70, 1))
         data.pixels[:3] = [[65_535, 32_768]]
         monkeypatch.setattr(pixel_rows, "_COPIED_TOGETHER", 10)
-        resident = PixelRows(data, CPU)
+        resident = PixelRows(data, CPU, keep=True)
         resident._resident = (
             pixel_rows._copied(data.pixels.view(np.int16), CPU),
             pixel_rows._copied(data.valid, CPU),

@@ -29,18 +29,18 @@ def _files(n_parcels: int) -> Contest:
     words = [sys.executable, "-m", "benchmarks.parcel_arrays", "files"]
     ways = {
         OURS: "ours",
-        "open, write, close": "bare",
         "numpy.save": "numpy",
-        "numpy.save once a date": "rewritten",
+        "open, write, close (pixels only)": "bare",
+        "numpy.save once a date (pixels only)": "rewritten",
     }
     cost = "microseconds_per_parcel"
     return Contest(
-        f"files of {n_parcels} parcels of {ARRAYS} (ours with their validity), in memory",
+        f"files of {n_parcels} parcels of {ARRAYS}, in memory",
         [Contestant(name, [*words, way, str(n_parcels)]) for name, way in ways.items()],
         [
             Goal(cost, OURS, at_most=80),
             Goal(cost, OURS, over="numpy.save", at_most=1),
-            Goal(cost, OURS, over="numpy.save once a date", at_most=0.1),
+            Goal(cost, OURS, over="numpy.save once a date (pixels only)", at_most=0.1),
         ],
     )
 
@@ -54,7 +54,8 @@ def _packing(run: RunPaths) -> Contest:
             Contestant(OURS, [*words, "pack", dataset, OUT]),
             Contestant(COPY, [*words, "copy", dataset, OUT]),
         ],
-        [Goal("mb_per_second", OURS, over=COPY, at_least=0.25)],
+        # More than inference reads; the copy shows what is the most.
+        [Goal("mb_per_second", OURS, at_least=300)],
         check=["cmp", f"{{out:{OURS}}}/pixels.npy", f"{{out:{COPY}}}/pixels.npy"],
     )
 

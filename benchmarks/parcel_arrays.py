@@ -101,11 +101,16 @@ def bare(folder: Path, values: np.ndarray, n: int) -> None:
 
 
 def plain(folder: Path, values: np.ndarray, n: int, first: int = 0) -> None:
-    """Write the pixels by numpy.save, in a loop."""
+    """Write pixels and validity by numpy.save, in a loop."""
+    data, validity = folder / "DATA", folder / "VALID"
+    data.mkdir()
+    validity.mkdir()
+    clear = np.ones((N_DATES, MEDIAN_PIXELS), bool)
     for i in range(first, n):
         part = values[:, :, MEDIAN_PIXELS * i : MEDIAN_PIXELS * (i + 1)]
         # Of what is not contiguous, numpy.save writes a few bytes at a time.
-        np.save(folder / f"{i + 1}.npy", np.ascontiguousarray(part))
+        np.save(data / f"{i + 1}.npy", np.ascontiguousarray(part))
+        np.save(validity / f"{i + 1}.npy", clear)
 
 
 def rewritten(folder: Path, values: np.ndarray, n: int) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
+from pipeline.parcel_block import ObservedParcels, ParcelBlock
 
 N_DATES = 24
 THREADS = 2
@@ -69,8 +70,6 @@ def write_files(way: str, n_parcels: int) -> None:
 
 def ours(folder: Path, values: np.ndarray, n: int) -> None:
     """Write pixels and validity as the stage assemble does, by two threads."""
-    from pipeline.parcel_block import ObservedParcels, ParcelBlock
-
     data, validity = folder / "DATA", folder / "VALID"
     data.mkdir()
     validity.mkdir()

@@ -88,12 +88,13 @@ def _sums_around(
     if counts is not None:
         centred.mul_(counts)
         n_rows = counts.sum(dtype=torch.float64)
-    return n_rows, centred.sum(0).double(), _summed_products(centred)
+    return n_rows, *_summed(centred)
 
 
-def _summed_products(rows: Tensor) -> Tensor:
-    """Compute rows.T @ rows (D, D) in float64, from blocks in the rows' own precision."""
+def _summed(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum rows (N, D) and their products (D, D) in float64, from blocks in their own precision."""
     n_blocked = len(rows) - len(rows) % _BLOCK
     blocks = rows[:n_blocked].view(-1, _BLOCK, rows.shape[1])
     rest = rows[n_blocked:]
-    return torch.bmm(blocks.mT, blocks).double().sum(0) + (rest.T @ rest).double()
+    total = blocks.sum(1).double().sum(0) + rest.sum(0).double()
+    return total, torch.bmm(blocks.mT, blocks).double().sum(0) + (rest.T @ rest).double()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geo.acquisitions import SCENE_CLASSIFICATION, Acquisition, Band
 from geo.clouds import CloudRules, is_sensed
 from geo.reading import block_shape, read_window
-from geo.resampling import Footprint
+from geo.resampling import axes
 
 # Rows that are read at once, at least.
 _ROWS = 512
@@ -79,15 +79,11 @@ def _is_clear(
     name: str, mask: Band, base: Band, rows: NDArray[np.int32], rules: CloudRules
 ) -> NDArray[np.bool_]:
     """Tell where a mask is clear at the pixels of whole rows of another band."""
-    cols = np.arange(base.grid.width, dtype=np.int32)
-    # Rows and columns of grids without rotation are placed independently.
-    footprint = Footprint.of(rows, cols, base.grid, mask.grid)
-    at_row, at_col = footprint.nearest
-    there_rows = (at_row >= 0) & (at_row < mask.grid.height)
-    there_cols = (at_col >= 0) & (at_col < mask.grid.width)
-    clear = np.zeros((len(rows), len(cols)), bool)
+    down, right = axes(base.grid, mask.grid)
+    there_rows, there_cols = down.inside[rows], right.inside
+    clear = np.zeros((len(rows), base.grid.width), bool)
     if there_rows.any() and there_cols.any():
-        at_row, at_col = at_row[there_rows], at_col[there_cols]
+        at_row, at_col = down.nearest[rows][there_rows], right.nearest[there_cols]
         margin = rules.margin(mask)[0]
         top = max(int(at_row[0]) - margin, 0)
         window = slice(top, int(at_row[-1]) + margin + 1)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from dask.base import compute
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from geo.acquisitions import Acquisition, AcquisitionError, Band
+from geo.acquisitions import Acquisition, AcquisitionError, Band, Plane
+from geo.block_plan import Block, Pixels, Plan
 from geo.clouds import CloudRules
+from geo.open_rasters import OpenRasters
 from geo.pixel_index import PixelIndex
-from geo.reading import block_shape, read_window, read_windows
-from geo.resampling import Footprint, is_too_fine, sample, take, widened, window_of
+from geo.reading import block_shape, read_windows
+from geo.resampling import Flatten, Ints, Stencil, is_too_fine, sample
 
 logger = logging.getLogger(__name__)
 
-# Rows and columns that are read together, at least; a tile of a Sentinel-2 JP2 has as many.
-READ_SIZE = 1024
+# Rows and columns that are read together, at least: fewer cost more to ask for than to decode, and
+# more are too few parts for threads to share evenly. Stacks are opened anew for each.
+READ_SIZE = 512
+STACK_READ_SIZE = 1024
 
 # Blocks of remote files that are read at the same time, however few processors there are: they
 # wait for the network.
@@ -29,6 +32,9 @@ REQUESTS_AT_ONCE = 8
 
 # Bands are read apart where there are fewer blocks than this for every thread.
 TASKS_PER_WORKER = 4
+
+# Pixels that are sampled together: their places and weights stay in the processor's cache.
+SAMPLED_AT_ONCE = 65_536
 
 Sample = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
@@ -74,26 +80,24 @@ def gather(
     sources = [acquisition.bands[name] for name in bands]
     workers = _workers(sources, threads)
     pixels = np.zeros((len(bands), len(index.rows)), np.uint16)
-    n_known = np.zeros(len(index.rows), np.uint8)
-    chosen, tasks = [], []
-    for channels in _by_grid(sources):
-        group = [sources[channel] for channel in channels]
-        method = "nearest" if group[0].grid.is_aligned(index.grid) else resampling
-        _check_pixel_size(group[0], index, method)
-        blocks = _blocks(group[0], index)
-        for part in _parts(channels, len(blocks), workers):
-            read = [sources[channel] for channel in part]
-            for positions in blocks:
-                chosen.append((part, positions))
-                # Bound before, as dask would look for tasks of its own in what it is given.
-                tasks.append(delayed(partial(_read_block, read, index, positions, method))())
-    results = compute(*tasks, scheduler="threads", num_workers=workers)
-    for (part, positions), (values, known) in zip(chosen, results, strict=True):
-        pixels[np.array(part)[:, None], positions] = values
-        n_known[positions] += known
     # A pixel without data in one band is without data: the bands stay aligned.
-    valid = n_known == len(bands)
-    pixels[:, ~valid] = 0
+    valid = np.ones(len(index.rows), bool)
+    with OpenRasters() as rasters:
+        tasks: list[Callable[[], None]] = []
+        gatherings = []
+        for channels in _by_grid(sources):
+            group = [sources[channel] for channel in channels]
+            plan = _plan(group[0], index, resampling)
+            valid[plan.outside.positions] = False
+            for part in _parts(channels, len(plan.blocks), workers):
+                read = {channel: sources[channel] for channel in part}
+                gathering = _Gathering(read, plan, pixels, valid)
+                gatherings.append(gathering)
+                tasks += [partial(gathering.read, block, rasters) for block in plan.blocks]
+        _run(tasks, workers)
+    _run([gathering.sample_seams for gathering in gatherings], threads)
+    if not valid.all():
+        pixels[:, ~valid] = 0
     return pixels, valid
 
 
@@ -109,14 +113,24 @@ def gather_clear(
     """
     clear = np.ones(len(index.rows), bool)
     for name, band in rules.choose(acquisition).items():
-        blocks = _blocks(band, index)
-        tasks = [delayed(partial(_read_clear, name, band, index, p, rules))() for p in blocks]
-        parts = compute(*tasks, scheduler="threads", num_workers=_workers([band], threads))
-        seen = np.zeros(len(clear), bool)
-        for positions, part in zip(blocks, parts, strict=True):
-            seen[positions] = part
-        clear &= seen
+        plan = _plan(band, index, "nearest")
+        clear[plan.outside.positions] = False
+        with OpenRasters() as rasters:
+            read = partial(_read_clear, name, band, plan, rules, rasters, clear)
+            _run([partial(read, block) for block in plan.blocks], _workers([band], threads))
     return clear
+
+
+def _run(tasks: Iterable[Callable[[], None]], workers: int) -> None:
+    """Run tasks at the same time; the first that fails ends it."""
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(task) for task in tasks]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _workers(sources: Sequence[Band], threads: int) -> int:
@@ -139,29 +153,22 @@ def _parts(channels: Sequence[int], n_blocks: int, workers: int) -> list[Sequenc
     return [channels[start : start + size] for start in range(0, len(channels), size)]
 
 
-def _blocks(band: Band, index: PixelIndex) -> list[NDArray[np.int64]]:
-    """Group the pixels of the index by the block of the band that holds them.
-
-    Gives positions in the index. Pixels beyond the edges of the band are in no block.
-    """
+def _plan(band: Band, index: PixelIndex, resampling: str) -> Plan:
+    """Plan which blocks of a band, and of others like it, are read for which pixels."""
     if not band.grid.has_crs(index.grid.crs):
         raise AcquisitionError(
             f"{band.name} of {band.source} is in {band.grid.crs}, the parcels' pixels are in "
             f"{index.grid.crs}: warp it to that (gdalwarp -t_srs)."
         )
-    footprint = Footprint.of(index.rows, index.cols, index.grid, band.grid)
-    rows, cols = footprint.nearest
-    block_rows, block_cols = block_shape(band)
+    method = "nearest" if band.grid.is_aligned(index.grid) else resampling
+    _check_pixel_size(band, index, method)
+    rows, cols = block_shape(band)
     if not band.is_remote:
-        # Small tiles and strips are read together: opening a file costs more than decoding a few
-        # rows. Over the network, what is not needed costs most.
-        block_rows *= -(-READ_SIZE // block_rows)
-        block_cols *= -(-READ_SIZE // block_cols)
-    per_row = -(-band.grid.width // block_cols)
-    block = np.where(footprint.inside, (rows // block_rows) * per_row + cols // block_cols, -1)
-    order = np.argsort(block, kind="stable")
-    borders = np.flatnonzero(np.diff(block[order], prepend=-1))
-    return np.split(order, borders)[1:]
+        # Small tiles and strips are read together. Over the network, what is not needed costs most.
+        size = STACK_READ_SIZE if isinstance(band.layer, Plane) else READ_SIZE
+        cols *= -(-min(size, band.grid.width) // cols)
+        rows *= -(-size * size // (rows * cols))
+    return Plan.of(index, Stencil.of(index.grid, band.grid, method), (rows, cols))
 
 
 def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
@@ -175,37 +182,56 @@ def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
         )
 
 
-def _read_block(
-    bands: Sequence[Band], index: PixelIndex, positions: NDArray[np.int64], method: str
-) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Read one block of bands on one grid and sample it.
+class _Gathering:
+    """The gathering of bands on one grid, each by its channel, into the pixels of an acquisition.
 
-    Returns
-    -------
-    pixels
-        uint16 (bands, positions): reflectance x 10,000, 0 where there is no data.
-    n_known
-        uint8 (positions,): how many of the bands have data.
+    Every block writes what no other does: threads need no lock.
     """
-    footprint = _footprint(index, positions, bands[0])
-    window = window_of(footprint, method)
-    pixels = np.zeros((len(bands), len(positions)), np.uint16)
-    n_known = np.zeros(len(positions), np.uint8)
-    for at, raw in enumerate(read_windows(bands, *window)):
-        if method == "nearest":  # without a look at the pixels between the parcels
-            taken = take(raw, window, footprint)
-            known = _has_data(bands[at], taken)
-            values = np.where(known, taken, 0).astype(np.float64)
-        else:
-            values, known = sample(raw, _has_data(bands[at], raw), window, footprint, method)
-        pixels[at] = np.where(known, _reflectance(bands[at], values, raw.dtype), 0)
-        n_known += known
-    return pixels, n_known
 
+    def __init__(
+        self,
+        bands: Mapping[int, Band],
+        plan: Plan,
+        pixels: NDArray[np.uint16],
+        valid: NDArray[np.bool_],
+    ) -> None:
+        self._bands, self._plan, self._pixels, self._valid = bands, plan, pixels, valid
+        # Raw values at plan.seam_pixels, by channel, in the data type of the band's file.
+        self._seams: dict[int, NDArray[Any]] = {}
 
-def _footprint(index: PixelIndex, positions: NDArray[np.int64], band: Band) -> Footprint:
-    """Place pixels of the index on a band."""
-    return Footprint.of(index.rows[positions], index.cols[positions], index.grid, band.grid)
+    def read(self, block: Block, rasters: OpenRasters) -> None:
+        """Read one block of all bands, and sample the pixels that lie in it."""
+        plan = self._plan
+        rows, cols = plan.window(block)
+        flatten = _flatten_in(rows, cols)
+        found = read_windows(list(self._bands.values()), rows, cols, rasters)
+        raw = dict(zip(self._bands, found, strict=True))
+        self._place(raw, block.pixels, flatten)
+        if len(block.lent):
+            at = flatten(*np.divmod(plan.seam_pixels[block.lent], plan.stencil.right.size))
+            for channel, values in raw.items():
+                blank = np.empty(len(plan.seam_pixels), values.dtype)
+                self._seams.setdefault(channel, blank)[block.lent] = values.take(at)
+
+    def sample_seams(self) -> None:
+        """Sample the pixels between blocks, once all blocks are read."""
+        pixels, width = self._plan.seam_pixels, self._plan.stencil.right.size
+        self._place(
+            self._seams, self._plan.seams, lambda row, col: pixels.searchsorted(row * width + col)
+        )
+
+    def _place(self, raw: Mapping[int, NDArray[Any]], pixels: Pixels, flatten: Flatten) -> None:
+        """Sample pixels of the index from source pixels that are at hand, by channel."""
+        for start in range(0, len(pixels), SAMPLED_AT_ONCE):
+            part = pixels[start : start + SAMPLED_AT_ONCE]
+            centres = self._plan.stencil.centres(part.rows, part.cols, flatten)
+            kernels = self._plan.stencil.taps(part.rows, part.cols, flatten)
+            for channel, values in raw.items():
+                band = self._bands[channel]
+                samples, known = sample(values, partial(_has_data, band), centres, kernels)
+                self._pixels[channel][part.positions] = _reflectance(band, samples, values.dtype)
+                if not known.all():
+                    self._valid[part.positions[~known]] = False
 
 
 def _has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
@@ -216,22 +242,49 @@ def _has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
     return known
 
 
-def _reflectance(
-    band: Band, values: NDArray[np.float64], dtype: np.dtype[Any]
-) -> NDArray[np.uint16]:
-    """Turn sampled raw values into reflectance x 10,000."""
-    if dtype.kind != "f":
+def _reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint16]:
+    """Turn samples of raw values of a type into reflectance x 10,000."""
+    if dtype.kind != "f" and values.dtype != dtype:
         # Raw integers are resampled to raw integers first, as a warp of the band would give.
         limits = np.iinfo(dtype)
-        values = np.clip(np.floor(values + 0.5), limits.min, limits.max)
-    reflectance = np.floor((values + band.offset) * band.scale + 0.5)
+        values = np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(dtype)
+    if dtype.kind != "f" and dtype.itemsize <= 2:
+        table = _reflectance_table(band.scale, band.offset, dtype)
+        return table.take(values.view(f"u{dtype.itemsize}"))
+    return _scaled(band.scale, band.offset, values)
+
+
+@lru_cache(maxsize=16)
+def _reflectance_table(scale: float, offset: float, dtype: np.dtype[Any]) -> NDArray[np.uint16]:
+    """Tabulate the reflectance of all integers of 8 or 16 bits, by their bits."""
+    bits = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
+    return _scaled(scale, offset, bits.view(dtype))
+
+
+def _scaled(scale: float, offset: float, raw: NDArray[Any]) -> NDArray[np.uint16]:
+    """Compute reflectance x 10,000 of raw values."""
+    reflectance = np.floor((raw.astype(np.float64) + offset) * scale + 0.5)
     return np.clip(reflectance, 0, 65535).astype(np.uint16)
 
 
 def _read_clear(
-    name: str, band: Band, index: PixelIndex, positions: NDArray[np.int64], rules: CloudRules
-) -> NDArray[np.bool_]:
-    """Read one block of a mask, wide enough for the clouds around it."""
-    footprint = _footprint(index, positions, band)
-    window = widened(footprint, rules.margin(band))
-    return take(rules.is_clear(name, read_window(band, *window), band), window, footprint)
+    name: str,
+    band: Band,
+    plan: Plan,
+    rules: CloudRules,
+    rasters: OpenRasters,
+    clear: NDArray[np.bool_],
+    block: Block,
+) -> None:
+    """Read one block of a mask, wide enough for the clouds around it, and note what is hidden."""
+    rows, cols = plan.window(block, rules.margin(band))
+    (values,) = read_windows([band], rows, cols, rasters)
+    pixels = block.pixels
+    centres = plan.stencil.centres(pixels.rows, pixels.cols, _flatten_in(rows, cols))
+    clear[pixels.positions] &= rules.is_clear(name, values, band).take(centres)
+
+
+def _flatten_in(rows: slice, cols: slice) -> Flatten:
+    """Make what gives the places of source pixels in a window of the source."""
+    width = cols.stop - cols.start
+    return lambda row, col: (row - rows.start) * width + (col - cols.start)

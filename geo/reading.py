@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -19,16 +17,7 @@ from rasterio.windows import Window
 from geo.acquisitions import AcquisitionError, Band, Plane, is_address
 from geo.array_reading import read_plane
 from geo.grid import Grid
-
-# Every window opens its files anew, and closing them frees their blocks, so that GDAL's cache holds
-# the windows being read alone. The bound is for very large ones; GDAL's own is 5 % of the memory.
-# GDAL looks at it once, at its first read; a user's own setting stands.
-os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB
-
-# Threads are the caller's: GDAL adds none.
-_GDAL = {"GDAL_NUM_THREADS": "1"}
-# JPEG 2000 needs no side-car files; looking for them lists the folder at every opening.
-_NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+from geo.open_rasters import OpenRasters, is_jp2
 
 # What is no local file: GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
 _VIRTUAL = "/vsi"
@@ -70,7 +59,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
     source = str(source)
     is_local = not (source.startswith(_VIRTUAL) or is_address(source))
     try:
-        with _open(source) as raster:
+        with OpenRasters() as rasters, rasters.use(source) as raster:
             grid = _grid(source, raster)
             end = _end_of_tiff_blocks(raster) if raster.driver == "GTiff" else 0
             header = RasterHeader(
@@ -90,21 +79,25 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
         raise AcquisitionError(
             f"{source} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}"
         )
-    if is_local and size is not None and _is_jp2(source):
+    if is_local and size is not None and is_jp2(source):
         _check_whole_jp2(Path(source), size)
     return header
 
 
 def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
     """Read raw values of a window of one band; see `read_windows`."""
-    (values,) = read_windows([band], rows, cols)
+    with OpenRasters() as rasters:
+        (values,) = read_windows([band], rows, cols, rasters)
     return values
 
 
-def read_windows(bands: Sequence[Band], rows: slice, cols: slice) -> Iterator[NDArray[Any]]:
+def read_windows(
+    bands: Sequence[Band], rows: slice, cols: slice, rasters: OpenRasters
+) -> list[NDArray[Any]]:
     """Read raw values of a window of bands; safe to call from several threads at once.
 
-    A file that holds several of the bands, one after the other, is opened once.
+    Bands of one file, one after the other, are read together: where the file holds their pixels
+    together, GDAL decodes each block once.
 
     Parameters
     ----------
@@ -112,10 +105,12 @@ def read_windows(bands: Sequence[Band], rows: slice, cols: slice) -> Iterator[ND
         Where to read; all on one grid.
     rows, cols
         Pixels of the bands' own grid, with the meaning of slices of an array (step 1).
+    rasters
+        Where files stay open from one window to the next.
 
-    Yields
-    ------
-    ndarray of shape (rows, cols)
+    Returns
+    -------
+    list of ndarray of shape (rows, cols)
         Of every band, in the data type of its file, without scale and offset.
 
     Raises
@@ -126,25 +121,35 @@ def read_windows(bands: Sequence[Band], rows: slice, cols: slice) -> Iterator[ND
     top, bottom, _ = rows.indices(bands[0].grid.height)
     left, right, _ = cols.indices(bands[0].grid.width)
     part = slice(top, bottom), slice(left, right)
+    found: list[NDArray[Any]] = []
     for source, group in groupby(bands, key=lambda band: band.source):
         of_source = list(group)
-        band = of_source[0]
+        names = " ".join(band.name for band in of_source)
         try:
-            with ExitStack() as stack:
-                raster = None
-                for band in of_source:
-                    if isinstance(band.layer, Plane):
-                        yield read_plane(Path(source), band.layer, band.nodata, *part)
-                    else:
-                        raster = raster or stack.enter_context(_open(source))
-                        yield raster.read(band.layer, window=Window.from_slices(*part))
+            found += _read(source, of_source, part, rasters)
         except AcquisitionError as error:  # of a remote file, which says what to do
-            raise AcquisitionError(f"Band {band.name}: {error}") from error
+            raise AcquisitionError(f"Band {names}: {error}") from error
         except (RasterioError, OSError, RuntimeError, ValueError) as error:
             raise AcquisitionError(
-                f"Band {band.name} of {source} cannot be read at rows {top}-{bottom}, columns "
+                f"Band {names} of {source} cannot be read at rows {top}-{bottom}, columns "
                 f"{left}-{right} ({error}). {_DAMAGED}"
             ) from error
+    return found
+
+
+def _read(
+    source: str, bands: Sequence[Band], part: tuple[slice, slice], rasters: OpenRasters
+) -> list[NDArray[Any]]:
+    """Read a window of bands of one file."""
+    layers = [band.layer for band in bands if isinstance(band.layer, int)]
+    if not layers:
+        return [
+            read_plane(Path(source), band.layer, band.nodata, *part)
+            for band in bands
+            if isinstance(band.layer, Plane)
+        ]
+    with rasters.use(source) as raster:
+        return list(raster.read(layers, window=Window.from_slices(*part)))
 
 
 def block_shape(band: Band) -> tuple[int, int]:
@@ -187,12 +192,12 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
     height, width = band.grid.shape
     if max(height, width) <= side:
         return read_window(band, slice(None), slice(None))[np.newaxis]
-    if isinstance(band.layer, Plane) or (band.is_remote and _is_jp2(band.source)):
+    if isinstance(band.layer, Plane) or (band.is_remote and is_jp2(band.source)):
         rows, cols = (_spread(length, side // _WINDOWS) for length in (height, width))
         return np.stack([read_window(band, row, col) for row in rows for col in cols])
     shape = min(height, side), min(width, side)
     try:
-        with _open(band.source) as raster:
+        with OpenRasters() as rasters, rasters.use(band.source) as raster:
             values: NDArray[Any] = raster.read(band.layer, out_shape=shape)
             return values[np.newaxis]
     except (RasterioError, OSError) as error:
@@ -212,25 +217,6 @@ def crs_text(crs: Any) -> str:
     """Write a coordinate system (of rasterio or pyproj) as EPSG code where it has one, else WKT."""
     epsg = crs.to_epsg()
     return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())
-
-
-@contextmanager
-def _open(source: str) -> Iterator[Any]:
-    """Open a raster for this thread alone."""
-    if is_address(source):
-        from geo.remote_raster import open_raster  # local files do without HTTP
-
-        with open_raster(source, **_GDAL) as raster:
-            yield raster
-        return
-    options = {**_GDAL, **(_NO_SIDECARS if _is_jp2(source) else {})}
-    with rasterio.Env(**options), rasterio.open(source, sharing=False) as raster:
-        yield raster
-
-
-def _is_jp2(source: str) -> bool:
-    """Tell whether a source is JPEG 2000, by its name."""
-    return source.lower().endswith(".jp2")
 
 
 def _grid(source: str, raster: Any) -> Grid:

@@ -6,7 +6,7 @@ band warped, without warping the whole band.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from geo.grid import Grid
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 def _bilinear(distance: Floats) -> Floats:
@@ -48,50 +49,60 @@ _LARGEST_RATIO = 1 / 0.95
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Where pixels of a target grid lie on a source grid.
+class Axis:
+    """Where rows of a target grid lie among the rows of a source, or columns among columns.
+
+    Grids are not rotated, so that a pixel's row tells the source's rows, whatever its column.
 
     Parameters
     ----------
-    y, x
-        float64 (P,): position of each target pixel's centre in rows and columns of the source,
-        counted from its outer corner (0.5 is the centre of the first row).
-    shape
-        Rows and columns of the source.
+    places
+        float64 (n,): position of each row's centre in rows of the source, counted from its outer
+        edge (0.5 is the centre of the first row).
+    size
+        Rows of the source.
     """
 
-    y: Floats
-    x: Floats
-    shape: tuple[int, int]
-
-    @classmethod
-    def of(
-        cls, rows: NDArray[np.int32], cols: NDArray[np.int32], grid: Grid, source: Grid
-    ) -> Footprint:
-        """Place pixels (rows, cols), both (P,), of `grid` on `source`, in the same CRS."""
-        x = grid.x_min + (cols + 0.5) * grid.pixel_width
-        y = grid.y_max - (rows + 0.5) * grid.pixel_height
-        below = (source.y_max - y) / source.pixel_height
-        right = (x - source.x_min) / source.pixel_width
-        return cls(below.astype(np.float64), right.astype(np.float64), source.shape)
+    places: Floats
+    size: int
 
     @cached_property
-    def nearest(self) -> tuple[Ints, Ints]:
-        """Row and column of the source pixel that holds each centre, int64 (P,) each."""
-        rows = np.floor(self.y + _BORDER).astype(np.int64)
-        cols = np.floor(self.x + _BORDER).astype(np.int64)
-        return rows, cols
+    def nearest(self) -> Ints:
+        """The source row that holds each centre, int64 (n,); outside it counts on."""
+        return np.floor(self.places + _BORDER).astype(np.int64)
 
     @property
-    def inside(self) -> NDArray[np.bool_]:
-        """Whether each centre lies on the source, bool (P,)."""
-        rows, cols = self.nearest
-        below = (rows >= 0) & (rows < self.shape[0])
-        inside: NDArray[np.bool_] = below & (cols >= 0) & (cols < self.shape[1])
-        return inside
+    def inside(self) -> Bools:
+        """Whether each centre lies on the source, bool (n,)."""
+        return (self.nearest >= 0) & (self.nearest < self.size)
 
-    def __getitem__(self, chosen: Ints) -> Footprint:
-        return Footprint(self.y[chosen], self.x[chosen], self.shape)
+    def taps(self, method: str) -> tuple[Ints, Floats, Bools]:
+        """Give the source rows that a kernel weights for each row.
+
+        Returns
+        -------
+        taps
+            int64 (span, n), ascending; for rows beyond the edges stands the one at the edge.
+        weights
+            float64 (span, n), 0 beyond the edges.
+        exist
+            bool (span, n), False beyond the edges.
+        """
+        kernel, span = KERNELS[method]
+        first = np.floor(self.places - 0.5).astype(np.int64) - span // 2 + 1
+        taps = first + np.arange(span)[:, np.newaxis]
+        weights = kernel(self.places - 0.5 - taps)
+        exist = (taps >= 0) & (taps < self.size)
+        return np.clip(taps, 0, self.size - 1), weights * exist, exist
+
+
+def axes(grid: Grid, source: Grid) -> tuple[Axis, Axis]:
+    """Place the rows and the columns of a grid on a source in the same CRS."""
+    x = grid.x_min + (np.arange(grid.width) + 0.5) * grid.pixel_width
+    y = grid.y_max - (np.arange(grid.height) + 0.5) * grid.pixel_height
+    below = (source.y_max - y) / source.pixel_height
+    right = (x - source.x_min) / source.pixel_width
+    return Axis(below, source.height), Axis(right, source.width)
 
 
 def is_too_fine(source: Grid, grid: Grid) -> bool:
@@ -100,91 +111,149 @@ def is_too_fine(source: Grid, grid: Grid) -> bool:
     return max(ratios) > _LARGEST_RATIO
 
 
-def window_of(footprint: Footprint, method: str) -> tuple[slice, slice]:
-    """Find the rows and columns of the source that a method needs for these pixels inside it."""
-    margin = 0 if method == "nearest" else KERNELS[method][1] // 2
-    return widened(footprint, (margin, margin))
+# Gives the places of source rows and columns in a flat array of source pixels.
+Flatten = Callable[[Ints, Ints], Ints]
 
 
-def widened(footprint: Footprint, margins: tuple[int, int]) -> tuple[slice, slice]:
-    """Find the rows and columns of the source that hold these pixels, and some around them."""
-    slices = []
-    for index, margin, size in zip(footprint.nearest, margins, footprint.shape, strict=True):
-        slices.append(
-            slice(max(int(index.min()) - margin, 0), min(int(index.max()) + margin + 1, size))
-        )
-    return slices[0], slices[1]
-
-
-def take(values: NDArray[Any], window: tuple[slice, slice], footprint: Footprint) -> NDArray[Any]:
-    """Take from a window of the source the pixels that hold the centres of a footprint, (P,)."""
-    rows, cols = footprint.nearest
-    taken: NDArray[Any] = values[rows - window[0].start, cols - window[1].start]
-    return taken
-
-
-def sample(
-    values: NDArray[np.generic],
-    valid: NDArray[np.bool_],
-    window: tuple[slice, slice],
-    footprint: Footprint,
-    method: str,
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Sample a window of the source at the pixels of a footprint, as GDAL's warper does.
-
-    Bilinear: source pixels that are not valid, or lie beyond the edge, get no weight and the
-    weights of the others are scaled up. Cubic: where any of the 16 pixels is so, bilinear.
+@dataclass(frozen=True)
+class Taps:
+    """Source pixels that a kernel weights for each of P pixels.
 
     Parameters
     ----------
-    values, valid
-        (rows, columns) of the window.
-    window
-        Rows and columns of the source that `values` covers, as `window_of` gives them.
-    footprint
-        P pixels, all inside the source.
+    places
+        int64 (n, P): their places in a flat array of source pixels.
+    weights
+        float64 (n, P), 0 of those beyond the edges.
+    exist
+        bool (n, P), False of those beyond the edges.
+    """
+
+    places: Ints
+    weights: Floats
+    exist: Bools
+
+    def __getitem__(self, chosen: Ints) -> Taps:
+        return Taps(self.places[:, chosen], self.weights[:, chosen], self.exist[:, chosen])
+
+
+@dataclass(frozen=True)
+class Stencil:
+    """What a method takes of a source for each pixel of a grid.
+
+    Parameters
+    ----------
+    down, right
+        Rows and columns of the grid on the source.
     method
         nearest, bilinear or cubic.
+    """
+
+    down: Axis
+    right: Axis
+    method: str
+
+    @classmethod
+    def of(cls, grid: Grid, source: Grid, method: str) -> Stencil:
+        """Lay a grid on a source in the same CRS."""
+        return cls(*axes(grid, source), method)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels to try, until one finds all of its source pixels."""
+        return {"nearest": (), "bilinear": ("bilinear",), "cubic": ("cubic", "bilinear")}[
+            self.method
+        ]
+
+    @cached_property
+    def _axis_taps(self) -> dict[str, tuple[tuple[Ints, Floats, Bools], ...]]:
+        return {name: (self.down.taps(name), self.right.taps(name)) for name in self.kernels}
+
+    @cached_property
+    def extents(self) -> tuple[Ints, Ints]:
+        """First and last source row by row of the grid, and columns by column, int64 (2, n)."""
+        if not self.kernels:
+            return np.stack([self.down.nearest] * 2), np.stack([self.right.nearest] * 2)
+        down, right = self._axis_taps[self.kernels[0]]
+        return down[0][[0, -1]], right[0][[0, -1]]
+
+    def centres(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> Ints:
+        """Give the place of the source pixel that holds each centre, int64 (P,)."""
+        return flatten(self.down.nearest[rows], self.right.nearest[cols])
+
+    def taps(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> list[Taps]:
+        """Give the source pixels that each of the kernels weights for pixels of the grid.
+
+        Parameters
+        ----------
+        rows, cols
+            int (P,): pixels of the grid, on the source.
+        flatten
+            Gives places in the array that is sampled.
+        """
+        found = []
+        for down, right in self._axis_taps.values():
+            pairs = zip((flatten, np.multiply, np.logical_and), down, right, strict=True)
+            found.append(Taps(*(_outer(f, d[:, rows], r[:, cols]) for f, d, r in pairs)))
+        return found
+
+
+def _outer(function: Callable[..., Any], down: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Combine each of (n, P) with each of (m, P): (n x m, P), the first one slowest."""
+    both: NDArray[Any] = function(down[:, np.newaxis], right[np.newaxis])
+    return both.reshape(len(down) * len(right), down.shape[1])
+
+
+def sample(
+    values: NDArray[Any],
+    has_data: Callable[[NDArray[Any]], Bools],
+    centres: Ints,
+    kernels: Sequence[Taps],
+) -> tuple[NDArray[Any], Bools]:
+    """Sample source pixels as GDAL's warper does.
+
+    Bilinear: source pixels without data, or beyond the edge, get no weight and the weights of the
+    others are scaled up. Cubic: where any of the 16 pixels is so, bilinear.
+
+    Parameters
+    ----------
+    values
+        Source pixels, in any shape.
+    has_data
+        Tells which of some of them are data.
+    centres, kernels
+        Of P pixels, as `Stencil` gives them.
 
     Returns
     -------
     samples
-        float64 (P,), 0 where not valid.
-    samples_valid
-        bool (P,), whether the source pixel that holds the centre is valid.
+        (P,), 0 where there is no data: float64, but nearest ones as they are.
+    known
+        bool (P,), whether the source pixel that holds the centre has data.
     """
-    known = take(valid, window, footprint)
-    if method == "nearest":
-        return np.where(known, take(values, window, footprint), 0).astype(np.float64), known
-    samples, n_used = _convolve(values, valid, window, footprint, method)
-    if method == "cubic":
-        partial = np.flatnonzero(n_used < 16)
-        samples[partial], _ = _convolve(values, valid, window, footprint[partial], "bilinear")
-    return np.where(known, samples, 0.0), known
+    samples = values.take(centres)
+    known = has_data(samples)
+    unfinished = np.arange(len(centres))
+    for number, taps in enumerate(kernels):
+        found, complete = _convolve(values, has_data, taps[unfinished] if number else taps)
+        samples = samples.astype(np.float64)
+        samples[unfinished] = found
+        unfinished = unfinished[~complete]
+    samples[~known] = 0
+    return samples, known
 
 
 def _convolve(
-    values: NDArray[np.generic],
-    valid: NDArray[np.bool_],
-    window: tuple[slice, slice],
-    footprint: Footprint,
-    method: str,
-) -> tuple[Floats, Ints]:
-    """Weight the source pixels around each centre; also give how many of them are valid."""
-    kernel, span = KERNELS[method]
-    top, left = window[0].start, window[1].start
-    first_row = np.floor(footprint.y - 0.5).astype(np.int64) - span // 2 + 1
-    first_col = np.floor(footprint.x - 0.5).astype(np.int64) - span // 2 + 1
-    total, weights = np.zeros(len(footprint.y)), np.zeros(len(footprint.y))
-    n_used = np.zeros(len(footprint.y), np.int64)
-    for row in (first_row + i for i in range(span)):
-        for col in (first_col + j for j in range(span)):
-            r, c = row - top, col - left
-            used = (r >= 0) & (r < values.shape[0]) & (c >= 0) & (c < values.shape[1])
-            r, c = np.where(used, r, 0), np.where(used, c, 0)
-            used &= valid[r, c]
-            weight = kernel(footprint.y - 0.5 - row) * kernel(footprint.x - 0.5 - col) * used
-            total += weight * np.where(used, values[r, c], 0)
-            weights += weight
-            n_used += used
-    return np.divide(total, weights, out=np.zeros_like(total), where=weights != 0), n_used
+    values: NDArray[Any], has_data: Callable[[NDArray[Any]], Bools], taps: Taps
+) -> tuple[Floats, Bools]:
+    """Weight the source pixels around each centre; also tell where all of them have data."""
+    n = taps.places.shape[1]
+    total, weights, complete = np.zeros(n), np.zeros(n), np.ones(n, bool)
+    for place, weight, exists in zip(taps.places, taps.weights, taps.exist, strict=True):
+        taken = values.take(place)
+        used = has_data(taken)
+        used_weight = weight * used
+        total += used_weight * np.where(used, taken, 0)
+        weights += used_weight
+        complete &= used & exists
+    return np.divide(total, weights, out=np.zeros(n), where=weights != 0), complete

@@ -8,10 +8,11 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from geo.grid import Grid
-from geo.resampling import Footprint, is_too_fine, sample, window_of
+from geo.resampling import Stencil, is_too_fine, sample
 
 CRS = "EPSG:32631"
 FINE = Grid(CRS, 500_000.0, 5_600_000.0, 10.0, 10.0, 48, 52)
+MISSING = 7
 METHODS = ["nearest", "bilinear", "cubic"]
 # Source, and grid it is sampled on.
 GRIDS = {
@@ -51,16 +52,19 @@ def warped(values, source, grid, method, nodata=None):
 
 def sampled(values, valid, source, grid, method, chosen=None):
     """The same one by one: float64 samples and validity, in the shape of the grid or chosen."""
+    stencil = Stencil.of(grid, source, method)
     rows, cols = (a.ravel().astype(np.int32) for a in np.indices(grid.shape))
     everywhere = np.arange(len(rows)) if chosen is None else chosen
-    footprint = Footprint.of(rows[everywhere], cols[everywhere], grid, source)
-    inside = np.flatnonzero(footprint.inside)
+    rows, cols = rows[everywhere], cols[everywhere]
+    inside = np.flatnonzero(stencil.down.inside[rows] & stencil.right.inside[cols])
+    place = rows[inside], cols[inside], lambda row, col: row * source.width + col
     samples, known = np.zeros(len(everywhere)), np.zeros(len(everywhere), bool)
-    if len(inside):
-        window = window_of(footprint[inside], method)
-        samples[inside], known[inside] = sample(
-            values[window], valid[window], window, footprint[inside], method
-        )
+    samples[inside], known[inside] = sample(
+        np.where(valid, values, MISSING).astype(values.dtype),
+        lambda taken: taken != MISSING,
+        stencil.centres(*place),
+        stencil.taps(*place),
+    )
     shape = grid.shape if chosen is None else (len(chosen),)
     return samples.reshape(shape), known.reshape(shape)
 

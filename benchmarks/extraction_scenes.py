@@ -1,0 +1,260 @@
+"""Scenes to extract from: dated GeoTIFFs, a SAFE product of a whole tile, and parcels on them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+
+from geo.grid import Grid
+from geo.pixel_index import index_pixels
+from geo.simulation.clouds import CLOUD_HIGH
+
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+TILE = "31TFM"
+CRS = "EPSG:32631"
+X_MIN, Y_MAX = 600_000.0, 4_900_020.0
+RESOLUTION_M = {band: 10 if band in ("B02", "B03", "B04", "B08") else 20 for band in BANDS}
+# Sensor noise and texture, in digital numbers: so a lossless JPEG 2000 has 7 to 8 bits a pixel, as
+# those of Sentinel-2 have.
+NOISE = 20.0
+# Side of what a field's mean reflectance varies over, in pixels.
+FIELD = 12
+
+GEOTIFF = {
+    "driver": "GTiff",
+    "dtype": "uint16",
+    "tiled": True,
+    "blockxsize": 512,
+    "blockysize": 512,
+    "compress": "deflate",
+    "predictor": 2,
+}
+JP2 = {
+    "driver": "JP2OpenJPEG",
+    "count": 1,
+    "blockxsize": 1024,
+    "blockysize": 1024,
+    "quality": "100",
+    "reversible": "YES",
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the contestants read.
+
+    Attributes
+    ----------
+    folder
+        Holds all of it.
+    """
+
+    folder: Path
+
+    @property
+    def products(self) -> list[Path]:
+        """One a date: a GeoTIFF of all bands, or a SAFE folder."""
+        return sorted([*self.folder.glob("*.tif"), *self.folder.glob("*.SAFE")])
+
+    @property
+    def parcels(self) -> Path:
+        """GeoParquet: parcel_id and geometry."""
+        return self.folder / "parcels.parquet"
+
+    @property
+    def pixel_index(self) -> Path:
+        """Index of the parcels' pixels."""
+        return self.folder / "pixel_index.npz"
+
+    @property
+    def settings(self) -> Path:
+        """YAML file that tells the stages about the products."""
+        return self.folder / "settings.yaml"
+
+
+def geotiff_scene(
+    folder: Path, *, dates: int, side: int, parcels: int, median: float = 83, interleave: str
+) -> Scene:
+    """Make dated GeoTIFFs of ten bands, all at 10 m, once.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept.
+    dates
+        Files.
+    side
+        Rows and columns.
+    parcels, median
+        How many, and the median of their pixels.
+    interleave
+        pixel: the bands of a tile are deflated together, GDAL's own choice; band: each apart.
+    """
+    with _once(folder) as missing:
+        for part in missing:
+            _write_parcels(part, side, parcels, median)
+            bands = ", ".join(BANDS)
+            (part / "settings.yaml").write_text(f"imagery: {{bands: [{bands}]}}\n")
+            numbers = _Numbers(side)
+            for n in range(dates):
+                day = date(2018, 1, 5) + timedelta(days=5 * n)
+                _write_geotiff(part / f"{day:%Y%m%d}_T{TILE}.tif", numbers, interleave)
+    return Scene(folder)
+
+
+def safe_scene(folder: Path, *, side: int, parcels: int, median: float = 83) -> Scene:
+    """Make a SAFE product of four bands at 10 m, and six and the classification at 20 m, once."""
+    name = f"S2A_MSIL2A_20180405T105031_N0206_R051_T{TILE}_20180405T150000.SAFE"
+    with _once(folder) as missing:
+        for part in missing:
+            _write_parcels(part, side, parcels, median)
+            (part / "settings.yaml").write_text("imagery: {format: safe}\n")
+            _write_safe(part / name, side)
+    return Scene(folder)
+
+
+def image_files(product: Path) -> list[Path]:
+    """Give the raster files of a product: itself, or those of a SAFE folder."""
+    return sorted(product.rglob("*.jp2")) if product.is_dir() else [product]
+
+
+def band_layers(product: Path) -> dict[str, tuple[Path, int]]:
+    """Give file and layer of every band of a product, in order of the channels."""
+    if not product.is_dir():
+        return {band: (product, layer) for layer, band in enumerate(BANDS, 1)}
+    return {band: (next(product.rglob(f"*_{band}_*.jp2")), 1) for band in BANDS}
+
+
+@contextmanager
+def _once(folder: Path) -> Iterator[list[Path]]:
+    """Give the temporary folder to fill, which then gets its name; none where it is there."""
+    if folder.is_dir():
+        yield []
+        return
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield [part]
+    part.rename(folder)
+
+
+class _Numbers:
+    """Digital numbers of a landscape of fields, with the noise of a sensor; no two dates equal."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self._random = np.random.default_rng(side)
+        # Larger than what a codec looks at together, so that its repetition does not help one.
+        noise = self._random.normal(0, NOISE, (2048, 2048))
+        self._noise = np.round(noise).astype(np.int16)
+
+    def draw(self) -> NDArray[np.uint16]:
+        """Give the next band, uint16 (side, side); none is 0, which means no data in SAFE."""
+        n_fields = -(-self.side // FIELD)
+        means = self._random.normal(1500, 500, (n_fields, n_fields)).clip(300, 6000)
+        place = np.arange(self.side)
+        field, (down, right) = place // FIELD, self._random.integers(0, 2048, 2)
+        values = means.astype(np.int16)[np.ix_(field, field)]
+        values += self._noise[np.ix_((place + down) % 2048, (place + right) % 2048)]
+        return values.astype(np.uint16)
+
+
+def _write_geotiff(path: Path, numbers: _Numbers, interleave: str) -> None:
+    profile = _georeference(numbers.side, 10) | GEOTIFF
+    profile |= {"count": len(BANDS), "interleave": interleave, "num_threads": "all_cpus"}
+    with rasterio.open(path, "w", **profile) as image:
+        image.write(np.stack([numbers.draw() for _ in BANDS]))
+        image.descriptions = BANDS
+
+
+def _write_safe(path: Path, side: int) -> None:
+    """Write a product; what its metadata say is all that is read of them."""
+    stem = f"T{TILE}_20180405T105031"
+    granule = f"GRANULE/L2A_T{TILE}_A014554_20180405T105031/IMG_DATA"
+    numbers = {10: _Numbers(side), 20: _Numbers(side // 2)}
+    entries = []
+
+    def write(file: Path, values: NDArray[np.generic], resolution_m: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        profile = _georeference(len(values), resolution_m) | JP2 | {"dtype": values.dtype.name}
+        with rasterio.open(file, "w", **profile) as image:
+            image.write(values, 1)
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = []
+        for band, resolution_m in {**RESOLUTION_M, "SCL": 20}.items():
+            entries.append(f"{granule}/R{resolution_m}m/{stem}_{band}_{resolution_m}m")
+            values = numbers[resolution_m].draw()
+            if band == "SCL":
+                values = np.where(values > 2000, CLOUD_HIGH, 4).astype(np.uint8)
+            jobs.append(pool.submit(write, path / f"{entries[-1]}.jp2", values, resolution_m))
+        for job in jobs:
+            job.result()
+    images = "".join(f"<IMAGE_FILE>{entry}</IMAGE_FILE>" for entry in entries)
+    (path / "MTD_MSIL2A.xml").write_text(f"""<?xml version="1.0" encoding="UTF-8"?>
+<n1:Level-2A_User_Product xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/2A.xsd">
+<n1:General_Info>
+<Product_Info>
+<PROCESSING_BASELINE>02.06</PROCESSING_BASELINE>
+<GENERATION_TIME>2018-04-05T15:00:00.000000Z</GENERATION_TIME>
+<Datatake>
+<SPACECRAFT_NAME>Sentinel-2A</SPACECRAFT_NAME>
+<DATATAKE_SENSING_START>2018-04-05T10:50:31.024Z</DATATAKE_SENSING_START>
+</Datatake>
+<Granule>{images}</Granule>
+</Product_Info>
+<Product_Image_Characteristics>
+<QUANTIFICATION_VALUE unit="none">10000</QUANTIFICATION_VALUE>
+</Product_Image_Characteristics>
+</n1:General_Info>
+<n1:Quality_Indicators_Info></n1:Quality_Indicators_Info>
+</n1:Level-2A_User_Product>
+""")
+
+
+def _georeference(side: int, resolution_m: int) -> dict[str, object]:
+    transform = Affine(resolution_m, 0, X_MIN, 0, -resolution_m, Y_MAX)
+    return {"height": side, "width": side, "crs": CRS, "transform": transform}
+
+
+def _write_parcels(folder: Path, side: int, count: int, median: float) -> None:
+    """Write parcels, and their pixel index.
+
+    Turned rectangles, one in each cell of a grid over the scene and so in all of its blocks; their
+    areas are log-normal about a median, as those of registers are. One in 30 has another across it.
+    """
+    random = np.random.default_rng(count)
+    per_row = int(np.ceil(np.sqrt(count)))
+    cell = side * 10 / per_row
+    rows, cols = np.divmod(np.sort(random.permutation(per_row**2)[:count]), per_row)
+    x = X_MIN + (cols + random.uniform(0.3, 0.7, count)) * cell
+    y = Y_MAX - (rows + random.uniform(0.3, 0.7, count)) * cell
+    area = 100 * random.lognormal(np.log(median), 0.9, count)
+    again = np.arange(30, count, 30)
+    x[again], y[again] = x[again - 1] + 20, y[again - 1]
+    stretch = random.uniform(1, 1.7, count)
+    width, height = np.sqrt(area) * stretch / 2, np.sqrt(area) / stretch / 2
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])[np.newaxis]
+    corners = corners * np.stack([width, height], axis=1)[:, np.newaxis]
+    angle = random.uniform(0, np.pi, count)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    shapes = shapely.polygons(
+        np.einsum("nij,jkn->nik", corners, turn) + np.stack([x, y], axis=1)[:, np.newaxis]
+    )
+    ids = [str(number) for number in range(count)]
+    table = gpd.GeoDataFrame({"parcel_id": ids}, geometry=shapes, crs=CRS)
+    table.to_parquet(folder / "parcels.parquet")
+    grid = Grid(CRS, X_MIN, Y_MAX, 10.0, 10.0, side, side)
+    index_pixels(shapes, ids, grid, TILE).save(folder / "pixel_index.npz")

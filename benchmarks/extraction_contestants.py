@@ -10,9 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +46,7 @@ def rasterise_and_ours(scene: Scene, out: Path, products: list[Path], threads: i
     """Index the parcels' pixels before, as stage rasterise does."""
     import geopandas as gpd
 
-    from geo.pixel_index import index_pixels
+    from geo.burning import index_pixels
     from geo.reading import read_header
 
     table = gpd.read_parquet(scene.parcels)
@@ -101,9 +99,9 @@ def exactextract(scene: Scene, out: Path, products: list[Path], _threads: int) -
     """Take the values and covered shares of all cells that a parcel touches."""
     import geopandas as gpd
     import numpy as np
+    import rasterio
     from exactextract import exact_extract
     from exactextract.raster import RasterioRasterSource
-    import rasterio
 
     table = gpd.read_parquet(scene.parcels)
     for product in products:

@@ -17,8 +17,8 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
+from geo.burning import index_pixels
 from geo.grid import Grid
-from geo.pixel_index import index_pixels
 from geo.simulation.clouds import CLOUD_HIGH
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")

@@ -1,4 +1,4 @@
-"""Which block of a raster holds what the pixels of an index need of it: every block is read once."""
+"""Which block of a raster holds what pixels need of it, so that every block is read once."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ class Plan:
     outside: Pixels
 
     @classmethod
-    def of(
-        cls, index: PixelIndex, stencil: Stencil, block_shape: tuple[int, int]
-    ) -> Plan:
+    def of(cls, index: PixelIndex, stencil: Stencil, block_shape: tuple[int, int]) -> Plan:
         """Divide the pixels of an index by blocks of (rows, columns) of the source.
 
         Few pixels lie on seams, unless blocks are hardly larger than what one pixel needs: what

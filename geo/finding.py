@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pyproj import CRS
+from rasterio.crs import CRS
 
 from geo.acquisitions import (
     Acquisition,
@@ -180,7 +180,7 @@ def _with_bands(
 def _check_metres(found: Sequence[Acquisition]) -> None:
     """Check that grids are in metres, as sizes, buffers and resolutions are."""
     for crs in {item.grid.crs for item in found}:
-        unit = CRS(crs).axis_info[0].unit_name
+        unit, _ = CRS.from_user_input(crs).units_factor
         if unit not in ("metre", "meter"):
             products = [str(item.product) for item in found if item.grid.crs == crs]
             raise AcquisitionError(

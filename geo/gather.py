@@ -17,7 +17,7 @@ from geo.clouds import CloudRules
 from geo.open_rasters import OpenRasters
 from geo.pixel_index import PixelIndex
 from geo.reading import block_shape, read_windows
-from geo.resampling import Flatten, Ints, Stencil, is_too_fine, sample
+from geo.resampling import Flatten, Stencil, is_too_fine, sample
 
 logger = logging.getLogger(__name__)
 

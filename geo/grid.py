@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from pyproj import CRS
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,11 @@ class Grid:
 
     def has_crs(self, crs: str) -> bool:
         """Tell whether the grid is in a coordinate system, however that is written."""
-        return self.crs == crs or bool(CRS(self.crs) == CRS(crs))
+        if self.crs == crs:
+            return True
+        from pyproj import CRS  # takes a while, and is seldom needed
+
+        return bool(CRS(self.crs) == CRS(crs))
 
     def is_aligned(self, other: Grid, tolerance: float = 0.01) -> bool:
         """Tell whether both grids are cut from one: the same pixels, of another extent perhaps.

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from geo.burning import index_pixels
 from geo.grid import Grid
 from geo.overlaps import find_overlaps, first_alike
 from geo.parcels import buffered, lon_lat_bounds, mend
-from geo.pixel_index import index_pixels
 from geo.register import RegisterError
 from geo.tile_placement import Placement, in_one_system, place
 from pipeline.column_text import as_text

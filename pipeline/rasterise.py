@@ -10,8 +10,9 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from geo.burning import index_pixels
 from geo.parcels import buffered
-from geo.pixel_index import PixelIndex, index_pixels
+from geo.pixel_index import PixelIndex
 from pipeline.settings import Settings
 from pipeline.tiles import read_grids
 from pipeline.writing import replacing

@@ -9,9 +9,9 @@ import shapely
 import xarray as xr
 
 from geo.acquisitions import AcquisitionError
+from geo.burning import index_pixels
 from geo.finding import find_acquisitions
 from geo.gather import gather
-from geo.pixel_index import index_pixels
 from geo.reading import read_window
 
 WHOLE = slice(None)

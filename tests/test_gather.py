@@ -16,10 +16,10 @@ from safe_fixture import write_image, write_safe
 
 import geo.gather
 from geo.acquisitions import Acquisition, AcquisitionError, Band
+from geo.burning import index_pixels
 from geo.finding import find_acquisitions
 from geo.gather import gather
 from geo.grid import Grid
-from geo.pixel_index import index_pixels
 
 BANDS = ["B03", "B8A", "B02", "B11"]
 

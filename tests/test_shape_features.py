@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import shapely
 
+from geo.burning import index_pixels
 from geo.grid import Grid
-from geo.pixel_index import index_pixels
 from geo.shape_features import shape_features
 from pipeline.features import features
 

@@ -15,10 +15,10 @@ from stac_fixture import BLOCK, ORIGIN, SIZE, Server, item_of, write_scene
 
 from geo import remote
 from geo.acquisitions import AcquisitionError
+from geo.burning import index_pixels
 from geo.clouds import CloudRules
 from geo.finding import find_acquisitions
 from geo.gather import gather, gather_clear
-from geo.pixel_index import index_pixels
 from geo.readers.stac_search import Search, save_items
 from geo.reading import read_coarse, read_header, read_window
 from geo.signing import authorised, signature_v4

@@ -7,9 +7,9 @@ import shapely
 from affine import Affine
 
 from geo.acquisitions import AcquisitionError
+from geo.burning import index_pixels
 from geo.finding import detect_format, find_acquisitions
 from geo.gather import gather
-from geo.pixel_index import index_pixels
 from geo.reading import read_window
 
 WHOLE = slice(None)

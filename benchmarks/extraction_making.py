@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -17,12 +16,11 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
+from benchmarks.extraction_scene import BANDS, TILE, Scene
 from geo.burning import index_pixels
 from geo.grid import Grid
 from geo.simulation.clouds import CLOUD_HIGH
 
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-TILE = "31TFM"
 CRS = "EPSG:32631"
 X_MIN, Y_MAX = 600_000.0, 4_900_020.0
 RESOLUTION_M = {band: 10 if band in ("B02", "B03", "B04", "B08") else 20 for band in BANDS}
@@ -49,39 +47,6 @@ JP2 = {
     "quality": "100",
     "reversible": "YES",
 }
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What the contestants read.
-
-    Attributes
-    ----------
-    folder
-        Holds all of it.
-    """
-
-    folder: Path
-
-    @property
-    def products(self) -> list[Path]:
-        """One a date: a GeoTIFF of all bands, or a SAFE folder."""
-        return sorted([*self.folder.glob("*.tif"), *self.folder.glob("*.SAFE")])
-
-    @property
-    def parcels(self) -> Path:
-        """GeoParquet: parcel_id and geometry."""
-        return self.folder / "parcels.parquet"
-
-    @property
-    def pixel_index(self) -> Path:
-        """Index of the parcels' pixels."""
-        return self.folder / "pixel_index.npz"
-
-    @property
-    def settings(self) -> Path:
-        """YAML file that tells the stages about the products."""
-        return self.folder / "settings.yaml"
 
 
 def geotiff_scene(
@@ -123,18 +88,6 @@ def safe_scene(folder: Path, *, side: int, parcels: int, median: float = 83) -> 
             (part / "settings.yaml").write_text("imagery: {format: safe}\n")
             _write_safe(part / name, side)
     return Scene(folder)
-
-
-def image_files(product: Path) -> list[Path]:
-    """Give the raster files of a product: itself, or those of a SAFE folder."""
-    return sorted(product.rglob("*.jp2")) if product.is_dir() else [product]
-
-
-def band_layers(product: Path) -> dict[str, tuple[Path, int]]:
-    """Give file and layer of every band of a product, in order of the channels."""
-    if not product.is_dir():
-        return {band: (product, layer) for layer, band in enumerate(BANDS, 1)}
-    return {band: (next(product.rglob(f"*_{band}_*.jp2")), 1) for band in BANDS}
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""What the contestants of extraction read, and where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+TILE = "31TFM"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the contestants read.
+
+    Attributes
+    ----------
+    folder
+        Holds all of it.
+    """
+
+    folder: Path
+
+    @property
+    def products(self) -> list[Path]:
+        """One a date: a GeoTIFF of all bands, or a SAFE folder."""
+        return sorted([*self.folder.glob("*.tif"), *self.folder.glob("*.SAFE")])
+
+    @property
+    def parcels(self) -> Path:
+        """GeoParquet: parcel_id and geometry."""
+        return self.folder / "parcels.parquet"
+
+    @property
+    def pixel_index(self) -> Path:
+        """Index of the parcels' pixels."""
+        return self.folder / "pixel_index.npz"
+
+    @property
+    def settings(self) -> Path:
+        """YAML file that tells the stages about the products."""
+        return self.folder / "settings.yaml"
+
+
+def image_files(product: Path) -> list[Path]:
+    """Give the raster files of a product: itself, or those of a SAFE folder."""
+    return sorted(product.rglob("*.jp2")) if product.is_dir() else [product]
+
+
+def band_layers(product: Path) -> dict[str, tuple[Path, int]]:
+    """Give file and layer of every band of a product, in order of the channels."""
+    if not product.is_dir():
+        return {band: (product, layer) for layer, band in enumerate(BANDS, 1)}
+    return {band: (next(product.rglob(f"*_{band}_*.jp2")), 1) for band in BANDS}

@@ -79,21 +79,20 @@ class Plan:
         """
         height, width = stencil.down.size, stencil.right.size
         per_row = -(-width // block_shape[1])
-        n_blocks = -(-height // block_shape[0]) * per_row
+        n = -(-height // block_shape[0]) * per_row
+        # The sum over row and column tells all: below n it is the block, up to 2 n a seam, from 4 n
+        # on outside.
         down, right = stencil.extents
-        block_row = _block_of(down, block_shape[0])[index.rows]
-        block_col = _block_of(right, block_shape[1])[index.cols]
-        inside = stencil.down.inside[index.rows] & stencil.right.inside[index.cols]
-        block = block_row * per_row + block_col
-        block[(block_row < 0) | (block_col < 0)] = n_blocks
-        block[~inside] = n_blocks + 1
-        order, ends = _sorted(block, n_blocks + 2)
+        by_row = _block_of(down, block_shape[0], stencil.down.inside, per_row, n)
+        by_col = _block_of(right, block_shape[1], stencil.right.inside, 1, n)
+        order, ends = _sorted(by_row[index.rows] + by_col[index.cols], 8 * n + 1)
         pixels = Pixels(order, index.rows[order], index.cols[order])
+        ends = np.concatenate([ends[:n], ends[[2 * n, 8 * n]]])
         *within, seams, outside = (pixels[part] for part in _between(ends))
         taps = stencil.taps(seams.rows, seams.cols, lambda r, c: r * width + c)
         seam_pixels = np.unique(taps[0].places) if taps else np.empty(0, np.int64)
         rows, cols = np.divmod(seam_pixels, width)
-        lent, ends = _sorted(rows // block_shape[0] * per_row + cols // block_shape[1], n_blocks)
+        lent, ends = _sorted(rows // block_shape[0] * per_row + cols // block_shape[1], n)
         blocks = [
             Block(here, lent[part])
             for here, part in zip(within, _between(ends), strict=True)
@@ -126,17 +125,22 @@ class Plan:
         return slices[0], slices[1]
 
 
-def _block_of(extents: Ints, length: int) -> NDArray[np.int32]:
-    """Give the row of blocks that holds first and last (2, n), int32 (n,); -1 where none does."""
+def _block_of(
+    extents: Ints, length: int, inside: NDArray[np.bool_], step: int, n: int
+) -> NDArray[np.integer]:
+    """Give `step` times the row of blocks that holds first and last (2, rows) of each row.
+
+    n where no one row of blocks holds both, 4 n where the row is outside.
+    """
     first, last = extents // length
-    return np.where(first == last, first, -1).astype(np.int32)
+    numbers = np.where(inside, np.where(first == last, first * step, n), 4 * n)
+    # Numpy sorts 16 bits by counting them, several times faster.
+    return numbers.astype(np.uint16 if 8 * n < 2**16 else np.int64)
 
 
 def _sorted(numbers: NDArray[np.integer], n: int) -> tuple[Ints, Ints]:
     """Give the places of the numbers 0 to n - 1, ascending, and where those of each end."""
-    # Numpy sorts 16 bits by counting them, several times faster.
-    small = numbers.astype(np.uint16 if n <= 2**16 else np.int64)
-    return np.argsort(small, kind="stable"), np.cumsum(np.bincount(numbers, minlength=n))
+    return np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers, minlength=n))
 
 
 def _between(ends: Ints) -> list[slice]:

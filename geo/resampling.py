@@ -100,8 +100,8 @@ def axes(grid: Grid, source: Grid) -> tuple[Axis, Axis]:
     """Place the rows and the columns of a grid on a source in the same CRS."""
     x = grid.x_min + (np.arange(grid.width) + 0.5) * grid.pixel_width
     y = grid.y_max - (np.arange(grid.height) + 0.5) * grid.pixel_height
-    below = (source.y_max - y) / source.pixel_height
-    right = (x - source.x_min) / source.pixel_width
+    below: Floats = (source.y_max - y) / source.pixel_height
+    right: Floats = (x - source.x_min) / source.pixel_width
     return Axis(below, source.height), Axis(right, source.width)
 
 
@@ -193,8 +193,13 @@ class Stencil:
         """
         found = []
         for down, right in self._axis_taps.values():
-            pairs = zip((flatten, np.multiply, np.logical_and), down, right, strict=True)
-            found.append(Taps(*(_outer(f, d[:, rows], r[:, cols]) for f, d, r in pairs)))
+            found.append(
+                Taps(
+                    _outer(flatten, down[0][:, rows], right[0][:, cols]),
+                    _outer(np.multiply, down[1][:, rows], right[1][:, cols]),
+                    _outer(np.logical_and, down[2][:, rows], right[2][:, cols]),
+                )
+            )
         return found
 
 
@@ -239,7 +244,8 @@ def sample(
         samples = samples.astype(np.float64)
         samples[unfinished] = found
         unfinished = unfinished[~complete]
-    samples[~known] = 0
+    if not known.all():
+        samples[~known] = 0
     return samples, known
 
 

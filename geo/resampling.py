@@ -100,9 +100,12 @@ def axes(grid: Grid, source: Grid) -> tuple[Axis, Axis]:
     """Place the rows and the columns of a grid on a source in the same CRS."""
     x = grid.x_min + (np.arange(grid.width) + 0.5) * grid.pixel_width
     y = grid.y_max - (np.arange(grid.height) + 0.5) * grid.pixel_height
-    below: Floats = (source.y_max - y) / source.pixel_height
-    right: Floats = (x - source.x_min) / source.pixel_width
-    return Axis(below, source.height), Axis(right, source.width)
+    below = (source.y_max - y) / source.pixel_height
+    right = (x - source.x_min) / source.pixel_width
+    return (
+        Axis(below.astype(np.float64), source.height),
+        Axis(right.astype(np.float64), source.width),
+    )
 
 
 def is_too_fine(source: Grid, grid: Grid) -> bool:

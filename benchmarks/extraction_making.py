@@ -16,14 +16,13 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
-from benchmarks.extraction_scene import BANDS, TILE, Scene
+from benchmarks.extraction_scene import BANDS, RESOLUTION_M, TILE, Scene
 from geo.burning import index_pixels
 from geo.grid import Grid
 from geo.simulation.clouds import CLOUD_HIGH
 
 CRS = "EPSG:32631"
 X_MIN, Y_MAX = 600_000.0, 4_900_020.0
-RESOLUTION_M = {band: 10 if band in ("B02", "B03", "B04", "B08") else 20 for band in BANDS}
 # Sensor noise and texture, in digital numbers: so a lossless JPEG 2000 has 7 to 8 bits a pixel, as
 # those of Sentinel-2 have.
 NOISE = 20.0
@@ -76,6 +75,19 @@ def geotiff_scene(
             for n in range(dates):
                 day = date(2018, 1, 5) + timedelta(days=5 * n)
                 _write_geotiff(part / f"{day:%Y%m%d}_T{TILE}.tif", numbers, interleave)
+    return Scene(folder)
+
+
+def with_other_parcels(
+    scene: Scene, folder: Path, *, side: int, parcels: int, median: float
+) -> Scene:
+    """Lay other parcels on the GeoTIFFs of a scene, once."""
+    with _once(folder) as missing:
+        for part in missing:
+            _write_parcels(part, side, parcels, median)
+            shutil.copy(scene.settings, part / scene.settings.name)
+            for product in scene.products:
+                (part / product.name).symlink_to(product)
     return Scene(folder)
 
 

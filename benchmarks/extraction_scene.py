@@ -7,6 +7,8 @@ from pathlib import Path
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 TILE = "31TFM"
+# Of a SAFE product; GeoTIFFs hold all bands at 10 m.
+RESOLUTION_M = {band: 10 if band in ("B02", "B03", "B04", "B08") else 20 for band in BANDS}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 
 from geo.covered_fraction import covered_pixels
 from geo.grid import Grid
@@ -98,6 +97,9 @@ def _burn_strips(
     shapes: NDArray[Any], grid: Grid, height: int, all_touched: bool
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
     """Give the positions of parcels and the flat pixels that they cover, strip by strip."""
+    # Imported here: most stages that index burn nothing.
+    from rasterio.features import rasterize
+
     boxes = shapely.bounds(shapes)
     # NaN, the bounds of an empty shape, compares false.
     reached = (boxes[:, 0] <= grid.width) & (boxes[:, 2] >= 0)

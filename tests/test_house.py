@@ -100,7 +100,7 @@ USED = {
     "index": {"rasterio"},
     "clean": {"geopandas", "pandas"},
     "rasterise": {"geopandas", "pandas", "rasterio"},
-    "extract": {"dask", "jinja2", "rasterio"},  # jinja2: of dask
+    "extract": {"rasterio"},
     "assemble": {"geopandas", "pandas"},
     "pack": set(),
     "normalise": set(),

@@ -83,7 +83,9 @@ def introduction(results: Results) -> str:
     hardware = f"{machine.pop('processor')}, {machine.pop('cores')} cores, {machine.pop('memory')}"
     hardware += f"; GPU: {machine.pop('gpu')}; {machine.pop('system')}"
     software = ", ".join(f"{name} {version}" for name, version in machine.items())
-    runs = "1 run" if results.runs == 1 else f"medians of {results.runs} runs (least to most)"
+    runs = (
+        "1 run" if results.runs == 1 else f"medians of {results.runs} runs or more (least to most)"
+    )
     text = f"{results.started}, {runs}. {hardware}. {software}."
     if results.quick:
         text += " **Small sizes, to test the benchmarks themselves: the figures say nothing.**"

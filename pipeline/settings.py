@@ -308,7 +308,7 @@ class Predict(Section):
     """How classes are predicted."""
 
     weights: Path | None = None
-    batch_size: Positive = 512
+    batch_size: Positive = 256
     code_list: str | None = None
 
 

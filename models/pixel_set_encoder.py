@@ -28,8 +28,8 @@ from models.pixel_layers import Affine, hidden_layer, linear_relu, pooled_layer
 from models.row_moments import RowMoments, row_moments
 
 # Rows (pixels x dates) that a worker takes through the layers at once on a CPU: 64 float32 channels
-# of them are 3 MB, of which two are needed at a time.
-_ROWS_PER_CHUNK = 12_288
+# of them are 2 MiB, of which two are needed at a time.
+_ROWS_PER_CHUNK = 8192
 
 
 class PixelLayer(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.workers import in_parallel
 
-_BLOCK = 256  # rows that are summed in their own precision
+_BLOCK = 128  # rows that are summed in their own precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,8 +85,8 @@ class Plan:
         down, right = stencil.extents
         by_row = _block_of(down, block_shape[0], stencil.down.inside, per_row, n)
         by_col = _block_of(right, block_shape[1], stencil.right.inside, 1, n)
-        order, ends = _sorted(by_row[index.rows] + by_col[index.cols], 8 * n + 1)
-        pixels = Pixels(order, index.rows[order], index.cols[order])
+        order, ends = _sorted(by_row.take(index.rows) + by_col.take(index.cols), 8 * n + 1)
+        pixels = Pixels(order, index.rows.take(order), index.cols.take(order))
         ends = np.concatenate([ends[:n], ends[[2 * n, 8 * n]]])
         *within, seams, outside = (pixels[part] for part in _between(ends))
         taps = stencil.taps(seams.rows, seams.cols, lambda r, c: r * width + c)

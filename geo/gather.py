@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -122,15 +123,26 @@ def gather_clear(
 
 
 def _run(tasks: Iterable[Callable[[], None]], workers: int) -> None:
-    """Run tasks at the same time; the first that fails ends it."""
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(task) for task in tasks]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    """Run tasks at the same time, this thread among the workers; the first that fails ends it."""
+    waiting = deque(tasks)
+
+    def work() -> None:
+        while True:
+            try:
+                task = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                task()
+            except BaseException:
+                waiting.clear()
+                raise
+
+    with ThreadPoolExecutor(max(workers - 1, 1)) as pool:
+        others = [pool.submit(work) for _ in range(min(workers, len(waiting)) - 1)]
+        work()
+        for other in others:
+            other.result()
 
 
 def _workers(sources: Sequence[Band], threads: int) -> int:
@@ -248,6 +260,8 @@ def _reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDAr
         # Raw integers are resampled to raw integers first, as a warp of the band would give.
         limits = np.iinfo(dtype)
         values = np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(dtype)
+    if dtype == np.uint16 and (band.scale, band.offset) == (1.0, 0.0):
+        return values
     if dtype.kind != "f" and dtype.itemsize <= 2:
         table = _reflectance_table(band.scale, band.offset, dtype)
         return table.take(values.view(f"u{dtype.itemsize}"))

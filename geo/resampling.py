@@ -241,7 +241,7 @@ def sample(
     """
     samples = values.take(centres)
     known = has_data(samples)
-    unfinished = np.arange(len(centres))
+    unfinished = np.arange(len(centres) if kernels else 0)
     for number, taps in enumerate(kernels):
         found, complete = _convolve(values, has_data, taps[unfinished] if number else taps)
         samples = samples.astype(np.float64)

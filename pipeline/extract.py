@@ -12,6 +12,7 @@ from geo.acquisitions import Acquisition, AcquisitionError
 from geo.finding import find_acquisitions
 from geo.gather import gather, gather_clear
 from geo.pixel_index import PixelIndex
+from models.memory_allocator import keep_freed_memory
 from pipeline.cloud_masks import check_masks, cloud_rules, with_own_masks
 from pipeline.settings import Settings
 from pipeline.writing import replacing
@@ -49,6 +50,7 @@ def extract(
     threads
         Blocks read at the same time.
     """
+    keep_freed_memory()  # every block is as large as the one before
     index = PixelIndex.load(pixel_index)
     if len(index.parcel_ids) == 0:
         logger.info("%s is not read: no parcel lies on tile %s", acquisition, index.tile)

@@ -20,6 +20,7 @@ from geo.burning import index_pixels
 from geo.finding import find_acquisitions
 from geo.gather import gather
 from geo.grid import Grid
+from geo.open_rasters import OpenRasters
 
 BANDS = ["B03", "B8A", "B02", "B11"]
 
@@ -300,3 +301,56 @@ def test_bands_too_fine_or_in_another_zone_are_refused(tmp_path):
         AcquisitionError, match=r"is in EPSG:32735, the parcels' pixels are in EPSG"
     ):
         gather(acquisition, index, ["B02"])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1.0, -1000.0), (0.37, 12.0)])
+def test_every_type_of_raw_values_becomes_reflectance(tmp_path, dtype, scale, offset):
+    acquisition, _ = write_bands(tmp_path, {"B02": TILE})
+    generator = np.random.default_rng(8)
+    limits = np.iinfo("int16" if dtype in ("int32", "float32") else dtype)
+    values = generator.integers(limits.min, limits.max, TILE.shape, endpoint=True).astype(dtype)
+    path = tmp_path / "raw.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=80, width=90, count=1, dtype=dtype, crs=CRS,
+        transform=TILE.transform,
+    ) as raster:  # fmt: skip
+        raster.write(values, 1)
+    band = replace(acquisition.bands["B02"], source=str(path), scale=scale, offset=offset)
+    index = some_parcels(TILE)
+    pixels, valid = gather(replace(acquisition, bands={"B02": band}), index, ["B02"])
+    raw = values[index.rows, index.cols].astype(np.float64)
+    expected = np.where(raw == 0, 0, np.clip(np.floor((raw + offset) * scale + 0.5), 0, 65_535))
+    assert np.array_equal(pixels[0], expected)
+    assert np.array_equal(valid, raw != 0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_block_that_cannot_be_read_ends_the_work(tmp_path, monkeypatch, threads):
+    acquisition, _ = write_bands(tmp_path, {"B02": TILE})
+    read = []
+
+    def fail(bands, *window):
+        read.append(window)
+        raise AcquisitionError("this one is damaged")
+
+    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
+    monkeypatch.setattr(geo.gather, "read_windows", fail)
+    with pytest.raises(AcquisitionError, match="this one is damaged"):
+        gather(acquisition, some_parcels(TILE, 40), ["B02"], threads=threads)
+    assert len(read) <= threads
+
+
+def test_open_files_are_lent_to_one_thread_at_a_time_and_closed_at_the_end(tmp_path):
+    acquisition, _ = write_bands(tmp_path, {"B02": TILE})
+    source = acquisition.bands["B02"].source
+    with OpenRasters() as rasters:
+        with rasters.use(source) as first, rasters.use(source) as second:
+            assert first is not second
+        with rasters.use(source) as again:
+            assert again in (first, second)
+        with pytest.raises(OSError, match="unreadable"), rasters.use(source) as failed:
+            raise OSError("unreadable")
+        assert failed.closed
+    assert first.closed
+    assert second.closed

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from geo.clouds import CloudRules
 from geo.open_rasters import OpenRasters
 from geo.pixel_index import PixelIndex
 from geo.reading import block_shape, read_windows
+from geo.reflectance import has_data, reflectance
 from geo.resampling import Flatten, Stencil, is_too_fine, sample
 
 logger = logging.getLogger(__name__)
@@ -240,45 +241,10 @@ class _Gathering:
             kernels = self._plan.stencil.taps(part.rows, part.cols, flatten)
             for channel, values in raw.items():
                 band = self._bands[channel]
-                samples, known = sample(values, partial(_has_data, band), centres, kernels)
-                self._pixels[channel][part.positions] = _reflectance(band, samples, values.dtype)
+                samples, known = sample(values, partial(has_data, band), centres, kernels)
+                self._pixels[channel][part.positions] = reflectance(band, samples, values.dtype)
                 if not known.all():
                     self._valid[part.positions[~known]] = False
-
-
-def _has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which raw values are data."""
-    known = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
-    if raw.dtype.kind == "f":
-        known &= np.isfinite(raw)
-    return known
-
-
-def _reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint16]:
-    """Turn samples of raw values of a type into reflectance x 10,000."""
-    if dtype.kind != "f" and values.dtype != dtype:
-        # Raw integers are resampled to raw integers first, as a warp of the band would give.
-        limits = np.iinfo(dtype)
-        values = np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(dtype)
-    if dtype == np.uint16 and (band.scale, band.offset) == (1.0, 0.0):
-        return values
-    if dtype.kind != "f" and dtype.itemsize <= 2:
-        table = _reflectance_table(band.scale, band.offset, dtype)
-        return table.take(values.view(f"u{dtype.itemsize}"))
-    return _scaled(band.scale, band.offset, values)
-
-
-@lru_cache(maxsize=16)
-def _reflectance_table(scale: float, offset: float, dtype: np.dtype[Any]) -> NDArray[np.uint16]:
-    """Tabulate the reflectance of all integers of 8 or 16 bits, by their bits."""
-    bits = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
-    return _scaled(scale, offset, bits.view(dtype))
-
-
-def _scaled(scale: float, offset: float, raw: NDArray[Any]) -> NDArray[np.uint16]:
-    """Compute reflectance x 10,000 of raw values."""
-    reflectance = np.floor((raw.astype(np.float64) + offset) * scale + 0.5)
-    return np.clip(reflectance, 0, 65535).astype(np.uint16)
 
 
 def _read_clear(

@@ -102,7 +102,7 @@ class PixelSetEncoder(nn.Module):
         ----------
         pixels
             Float tensor (B, T, C, S), or (B, C, S) without dates. Fastest as a view of contiguous
-            (B, S, T, C) memory.
+            (B, S, T, C) memory. Has a gradient in evaluation mode only.
         pixel_mask
             Tensor (B, T, S) or (B, S), 1 or True for a true pixel.
         extra
@@ -121,6 +121,9 @@ class PixelSetEncoder(nn.Module):
         n_extra = 0 if extra is None else extra.shape[1]
         if n_extra != self.extra_size:
             raise ValueError(f"expected {self.extra_size} parcel features, found {n_extra}")
+        if self.training and pixels.requires_grad:
+            # That of the batch statistics is not computed for them.
+            raise ValueError("pixels have no gradient in training mode: call eval() first")
         pooled = self._pool_pixels(pixels.permute(0, 3, 1, 2), pixel_mask.permute(0, 2, 1))
         if extra is not None:
             by_date = extra.to(pooled.dtype)[:, None].expand(-1, pooled.shape[1], -1)

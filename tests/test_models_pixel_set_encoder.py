@@ -233,3 +233,15 @@ def test_refuses_other_channels_and_features(sets):
         encoder()(pixels[:, :, :4], mask, extra)
     with pytest.raises(ValueError, match="expected 2 parcel features, found 0"):
         encoder()(pixels, mask)
+
+
+def test_pixels_have_a_gradient_in_evaluation_mode_only(sets):
+    pixels, mask, extra = sets
+    pixels.requires_grad_()
+    with pytest.raises(ValueError, match="no gradient in training mode"):
+        encoder().train()(pixels, mask, extra)
+    module = encoder().eval()
+    module(pixels, mask, extra).sum().backward()
+    plain = pixels.detach().clone().requires_grad_()
+    plain_forward(module, plain, mask, extra).sum().backward()
+    torch.testing.assert_close(pixels.grad, plain.grad, rtol=0, atol=1e-12)

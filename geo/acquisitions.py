@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ SCENE_CLASSIFICATION = "SCL"
 MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
 # Of imagery whose file names and attributes name no MGRS tile.
 UNNAMED_TILE = "scene"
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
@@ -108,9 +112,9 @@ class Acquisition:
     Parameters
     ----------
     id
-        Unique, and usable as a file name.
+        Unique, and a safe name: see `safe_name`, which whatever a file gives is passed through.
     tile
-        MGRS tile without the leading T, such as 31UDS, or `UNNAMED_TILE`.
+        MGRS tile without the leading T, such as 31UDS, or `UNNAMED_TILE`; a safe name, too.
     date
         Day of sensing, UTC.
     product
@@ -151,6 +155,11 @@ class Acquisition:
     generated: str | None = None
     datastrip: str | None = None
 
+    def __post_init__(self) -> None:
+        """Make safe what names files and jobs, and comes from the names and metadata of files."""
+        object.__setattr__(self, "id", safe_name(self.id))
+        object.__setattr__(self, "tile", safe_name(self.tile))
+
     @property
     def grid(self) -> Grid:
         """Pixel grid of the finest band."""
@@ -165,6 +174,20 @@ class Acquisition:
         """
         valid = 1.0 if self.valid_fraction is None else self.valid_fraction
         return round(valid, 2), self.baseline or "", self.generated or ""
+
+
+def safe_name(text: str) -> str:
+    """Return a name that is safe in a path and a shell: ASCII letters, digits, "_", "-" and ".".
+
+    Every other text has what is not safe replaced, and a digest of the whole text appended, so that
+    different texts keep different names: "X (1)" becomes X_1_-a0066ad3. So do texts that begin with
+    "." or "-", and those of more than 200 characters.
+    """
+    if _SAFE_NAME.fullmatch(text):
+        return text
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", text).lstrip(".-")[:100]
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{readable or 'unnamed'}-{digest}"
 
 
 def is_address(source: object) -> bool:

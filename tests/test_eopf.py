@@ -1,5 +1,6 @@
 """Sentinel-2 products of EOPF in Zarr: groups by resolution, attributes as the real ones have."""
 
+import shlex
 import shutil
 import warnings
 
@@ -102,6 +103,20 @@ def test_a_product_is_read_by_its_groups(tmp_path, rng, version, consolidated):
     np.testing.assert_array_equal(read_window(item.masks["SCL"], WHOLE, WHOLE), scl)
     cloudy = raw["quality/probability/r20m"]["cld"]
     np.testing.assert_array_equal(read_window(item.masks["CLDPRB"], WHOLE, WHOLE), cloudy)
+
+
+def test_products_of_any_name_have_safe_ids_and_are_found_again(tmp_path, rng):
+    write_product(tmp_path, rng)
+    product = tmp_path / f"{NAME}.zarr"
+    names = ("S2A$(touch EXECUTED).zarr", f"{NAME} (1).zarr", f"{NAME} (2).zarr")
+    for name in names:
+        shutil.copytree(product, tmp_path / name)
+    shutil.rmtree(product)
+    found = find_acquisitions(tmp_path)
+    assert len({item.id for item in found}) == len(names)
+    for item in found:
+        assert shlex.quote(item.id) == item.id
+        assert [again.id for again in find_acquisitions(item.product)] == [item.id]
 
 
 @pytest.mark.parametrize("add_offset", [-0.1, None])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from geo.acquisitions import AcquisitionError, first_five, is_address
+from geo.acquisitions import AcquisitionError, first_five, is_address, safe_name
 from geo.remote import read_whole, without_signature
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def save_items(source: str | Path, folder: Path, search: Search) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, str] = {}
     for item in items:
-        id_ = re.sub(r"[^\w.-]", "_", item["id"])
+        id_ = safe_name(str(item["id"]))
         # Two collections may share an id.
         numbered = (f"{id_}_{number}" for number in itertools.count(2))
         name = next(n for n in itertools.chain([id_], numbered) if f"{n}.json" not in texts)

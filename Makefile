@@ -4,30 +4,31 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORES ?= all
+# Where the folder is named, it is by the shell's own $$PWD: make's CURDIR would be read as a command.
 
 .PHONY: demo test bench lint format lock clean
 
 demo: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES) --quiet reason host --configfile configs/demo.yaml
+	PATH="$$PWD/$(BIN):$$PATH" python -m snakemake --cores $(CORES) --quiet reason host --configfile configs/demo.yaml
 
 test: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest
+	PATH="$$PWD/$(BIN):$$PATH" python -m pytest
 
 # BENCH="training --quick": what to run, and how; everything without it.
 bench: benchmarks/.venv/ready
-	PATH="$(CURDIR)/benchmarks/.venv/bin:$$PATH" python -m benchmarks $(BENCH)
+	PATH="$$PWD/benchmarks/.venv/bin:$$PATH" python -m benchmarks $(BENCH)
 
 lint: .venv/ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/snakefmt --check Snakefile rules
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint --configfile configs/demo.yaml
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m snakefmt --check Snakefile rules
+	PATH="$$PWD/$(BIN):$$PATH" python -m snakemake --lint --configfile configs/demo.yaml
 
 format: .venv/ready
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m snakefmt Snakefile rules
 
 .venv/ready: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'

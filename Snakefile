@@ -10,11 +10,13 @@ from shlex import quote
 
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import for_stage, load, write_resolved
+from pipeline.braces import escaped, states_of_others, verbatim, without_braces
+from pipeline.config import as_json, for_stage, load, read_json
 from pipeline.inputs import check_inputs, has_gpu, weights
 from pipeline.paths import RunPaths
 from pipeline.settings import SettingsError
 from pipeline.summary import summary
+from pipeline.writing import write_json
 
 
 configfile: Path(workflow.basedir) / "configs" / "default.yaml"
@@ -26,24 +28,31 @@ try:
 except SettingsError as error:
     sys.exit(f"\n{error}")
 paths = RunPaths(Path("results") / settings.run)
-write_resolved(settings, paths)
+# A job on another machine parses this file again: its settings are those that the run started with.
+if not workflow.is_main_process and paths.started.is_file():
+    settings = read_json(paths.started.read_text())
 
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
 # Without a register there are no outlines to put on a map: the predictions are a table.
-LAYER = [] if settings.dataset.path else [paths.predictions, paths.fiboa]
+REGISTER = [] if settings.dataset.path else [settings.parcels.path]
+LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
 # Snakemake does not miss what only later rules read: the targets name the tables themselves.
 TABLES = [paths.ledger, paths.classes] if settings.dataset.path else paths.tables
 GPUS = int(settings.train.device != "cpu" and has_gpu())
 
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={workflow.basedir}; ")
+SOURCE = escaped(quote(str(workflow.basedir)))
+shell.prefix(f"set -euo pipefail; export PYTHONPATH={SOURCE}; ")
+ENVIRONMENT = escaped(Path(workflow.basedir) / "environment.yml")
+# A stage is passed its own settings: what it runs with, and what triggers its rerun.
+settings_of = lambda stage: verbatim(as_json(for_stage(settings, stage)))
 
 
 wildcard_constraints:
-    acquisition="[^/]+",
+    acquisition="[A-Za-z0-9_.-]+",
     fold="[0-9]+",
-    tile="[^/]+",
+    tile="[A-Za-z0-9_.-]+",
 
 
 localrules:
@@ -51,6 +60,10 @@ localrules:
     dataset,
     models,
     predictions,
+
+
+onstart:
+    write_json(paths.started, settings.model_dump(mode="json"))
 
 
 onsuccess:
@@ -70,6 +83,11 @@ include: "rules/adoption.smk" if settings.dataset.path else "rules/preparation.s
 include: "rules/packing.smk"
 
 
+if TRAINED:
+    JOBS += ["split", *(f"train/Fold_{fold}" for fold in FOLDS), "evaluate"]
+JOBS.append("predict")
+
+
 rule split:
     message:
         "Divide the labelled parcels into {settings.split.folds} folds."
@@ -79,8 +97,8 @@ rule split:
     output:
         paths.folds,
     params:
-        config=paths.config,
-        settings=for_stage(settings, "split"),
+        settings=settings_of("split"),
+        record=paths.record("split"),
         dataset=paths.dataset.root,
     resources:
         mem_mb=1000,
@@ -89,10 +107,11 @@ rule split:
     benchmark:
         paths.benchmark("split")
     conda:
-        "environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline split --config {params.config} --dataset {params.dataset}"
-        " --folds {output} --log {log}"
+        "python -m pipeline split --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q}"
+        " --folds {output:q} --log {log:q}"
 
 
 rule train:
@@ -107,8 +126,8 @@ rule train:
         metadata=paths.fold("{fold}") / "model.json",
         trainlog=paths.fold("{fold}") / "trainlog.json",
     params:
-        config=paths.config,
-        settings=for_stage(settings, "train"),
+        settings=settings_of("train"),
+        record=lambda wildcards: paths.record(f"train/Fold_{wildcards.fold}"),
         dataset=paths.dataset.root,
         folder=lambda wildcards: paths.fold(wildcards.fold),
         # No outputs: Snakemake would remove them before a killed training goes on.
@@ -123,11 +142,12 @@ rule train:
     benchmark:
         paths.benchmark("train/Fold_{fold}")
     conda:
-        "environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline train --config {params.config} --dataset {params.dataset}"
-        " --folds {input.folds} --fold {wildcards.fold} --model {params.folder}"
-        " --state {params.state} --tensorboard {params.tensorboard} --threads {threads} --log {log}"
+        "python -m pipeline train --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q}"
+        " --folds {input.folds:q} --fold {wildcards.fold:q} --model {params.folder:q}"
+        " --state {params.state:q} --tensorboard {params.tensorboard:q} --threads {threads} --log {log:q}"
 
 
 rule evaluate:
@@ -146,8 +166,8 @@ rule evaluate:
         spread=paths.spread,
         scores=paths.scores,
     params:
-        config=paths.config,
-        settings=for_stage(settings, "evaluate"),
+        settings=settings_of("evaluate"),
+        record=paths.record("evaluate"),
         dataset=paths.dataset.root,
         models=paths.models,
     threads: workflow.cores
@@ -158,10 +178,11 @@ rule evaluate:
     benchmark:
         paths.benchmark("evaluate")
     conda:
-        "environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline evaluate --config {params.config} --dataset {params.dataset}"
-        " --folds {input.folds} --models {params.models} --threads {threads} --log {log}"
+        "python -m pipeline evaluate --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q}"
+        " --folds {input.folds:q} --models {params.models:q} --threads {threads} --log {log:q}"
 
 
 rule models:
@@ -180,20 +201,23 @@ rule predict:
         models=(
             expand(rules.train.output.model, fold=FOLDS)
             if TRAINED
-            else weights(settings.predict.weights)
+            else without_braces(weights(settings.predict.weights))
         ),
         folds=rules.split.output if TRAINED else [],
         ledger=paths.ledger,
-        register=settings.parcels.path or [],
+        register=without_braces(REGISTER),
     output:
         PREDICTIONS,
     params:
-        config=paths.config,
-        settings=for_stage(settings, "predict"),
+        settings=settings_of("predict"),
+        record=paths.record("predict"),
         dataset=paths.dataset.root,
         models=settings.predict.weights or paths.models,
-        folds=f"--folds {paths.folds}" if TRAINED else "",
-        register=f"--register {quote(str(settings.parcels.path))}" * bool(LAYER),
+        folds=["--folds", paths.folds] if TRAINED else [],
+        register=verbatim(["--register", *REGISTER] if REGISTER else []),
+        unwatched=verbatim(
+            states_of_others([*REGISTER, *([] if TRAINED else weights(settings.predict.weights))])
+        ),
         predictions=paths.predictions,
     threads: workflow.cores
     resources:
@@ -204,11 +228,12 @@ rule predict:
     benchmark:
         paths.benchmark("predict")
     conda:
-        "environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline predict --config {params.config} --dataset {params.dataset}"
-        " --models {params.models:q} {params.folds} --ledger {input.ledger} {params.register}"
-        " --predictions {params.predictions} --threads {threads} --log {log}"
+        "python -m pipeline predict --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q}"
+        " --models {params.models:q} {params.folds:q} --ledger {input.ledger:q} {params.register:q}"
+        " --predictions {params.predictions:q} --threads {threads} --log {log:q}"
 
 
 rule predictions:
@@ -230,9 +255,11 @@ rule report:
         models=rules.evaluate.output if TRAINED else [],
         predictions=rules.predict.output,
     output:
-        paths.report,
+        report=paths.report,
+        config=paths.config,
     params:
-        settings=for_stage(settings, "report"),
+        settings=settings_of("report"),
+        records=[paths.record(job) for job in JOBS],
         run=paths.root,
     resources:
         mem_mb=2000,
@@ -241,6 +268,7 @@ rule report:
     benchmark:
         paths.benchmark("report")
     conda:
-        "environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline report --run {params.run} --report {output} --log {log}"
+        "python -m pipeline report --settings {params.settings:q} --records {params.records:q}"
+        " --run {params.run:q} --report {output.report:q} --log {log:q}"

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import read, view
+from pipeline.config import read, read_json, view
+from pipeline.settings import Settings
+from pipeline.settings_record import write_record
 
 PACKAGES = ("geo", "models", "pipeline")
 
@@ -61,15 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Only the stage that is named is imported, so that --help answers at once.
     function = getattr(importlib.import_module(f"pipeline.{stage}"), stage)
     values = vars(_parser(stage, function).parse_args(given[1:]))
-    log = values.pop("log")
-    config = values.pop("config", None)
+    log, record = values.pop("log"), values.pop("record", None)
+    config, passed = values.pop("config", None), values.pop("settings", None)
     _start_logging(log)
     logger = logging.getLogger(f"pipeline.{stage}")
     try:
-        if config is not None:
-            settings = read(*config)
+        settings: Settings | None = None
+        if config or passed:
+            settings = read(*config) if config else read_json(passed)
             values["settings"] = settings if stage in CHECKS else view(settings, stage)
         function(**values)
+        if record is not None and settings is not None:
+            write_record(record, settings, stage)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not _raised_by_us(error):
             raise
@@ -96,18 +101,28 @@ def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParse
     types = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "settings":
-            parser.add_argument(
-                "--config",
-                type=Path,
-                nargs="+",
-                required=True,
-                help="settings: results/<run>/config.yaml or your own file; of several, each is "
-                "laid over those before it",
-            )
+            _add_settings(parser, is_stage=stage in STAGES)
             continue
         _add_argument(parser, name, types[name], parameter)
     parser.add_argument("--log", type=Path, help="also write the log to this file")
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, *, is_stage: bool) -> None:
+    """Add the two ways to give settings, and for a stage where to record those that it used."""
+    ways = parser.add_mutually_exclusive_group(required=True)
+    ways.add_argument(
+        "--config",
+        type=Path,
+        nargs="+",
+        help="settings: your own file or results/<run>/config.yaml; of several, each is laid over "
+        "those before it",
+    )
+    ways.add_argument("--settings", metavar="JSON", help="the stage's settings, as a rule has them")
+    if is_stage:
+        parser.add_argument(
+            "--record", type=Path, help="write the settings used to this file, after success"
+        )
 
 
 def _add_argument(

@@ -1,9 +1,13 @@
-"""Settings read, checked before any work starts, and cut to what each stage may see."""
+"""Settings read, checked before any work starts, and cut to what each stage may see.
+
+A rule passes a stage its own settings on the command line, so that a run's settings are those of
+its start: no file that a later call of Snakemake could rewrite lies between them.
+"""
 
 from __future__ import annotations
 
 import difflib
-import os
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +17,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.paths import RunPaths
 from pipeline.settings import Settings, SettingsError
 
 _MASKS = tuple(
@@ -33,7 +36,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
         *("imagery.file_bands", "imagery.reflectance_scale", "imagery.sign"),
         *_MASKS,
     ),
-    "assemble": ("imagery.bands", "clouds", "parcels.nomenclature", "assemble"),
+    "assemble": (
+        *("imagery.bands", "clouds", "parcels.labels", "parcels.nomenclature", "assemble"),
+    ),
     "features": (),
     "adopt": ("dataset", "imagery.bands", "split.folds", "predict.weights"),
     "pack": ("assemble.memory_mb",),
@@ -62,7 +67,7 @@ def load(values: Mapping[str, Any]) -> Settings:
 
 
 def read(*paths: Path) -> Settings:
-    """Read settings, the resolved ones of a run or a user's own; what is not set has its default.
+    """Read settings, a user's own or those of a finished run; what is not set has its default.
 
     Of several files each is laid over those before it, as Snakemake does.
 
@@ -75,8 +80,8 @@ def read(*paths: Path) -> Settings:
     for path in paths:
         if not path.is_file():
             raise SettingsError(
-                f"There is no settings file {path}. Give your own, or that of a run, "
-                "results/<run>/config.yaml, which `snakemake -n` writes."
+                f"There is no settings file {path}. Give your own, or that of a finished run, "
+                "results/<run>/config.yaml."
             )
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -130,15 +135,26 @@ def view(settings: Settings, stage: str) -> Settings:
     return cast(Settings, visible)
 
 
-def write_resolved(settings: Settings, paths: RunPaths) -> None:
-    """Write the resolved settings to the run's folder, only if their text changed."""
-    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-    if paths.config.is_file() and paths.config.read_text() == text:
-        return
-    paths.config.parent.mkdir(parents=True, exist_ok=True)
-    temporary = paths.config.with_name(f".{paths.config.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(paths.config)
+def as_json(values: Mapping[str, Any]) -> str:
+    """Write settings as one line of JSON: how a rule passes them to its stage."""
+    return json.dumps(values, ensure_ascii=False)
+
+
+def read_json(text: str) -> Settings:
+    """Read settings from the JSON of `as_json`; what it lacks has its default.
+
+    Raises
+    ------
+    SettingsError
+        If the text is not a JSON object, or its settings cannot be used.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"--settings is not JSON ({error}): {text[:50]!r}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"--settings is not a JSON object: {text[:50]!r}")
+    return load(values)
 
 
 def _explain(error: ErrorDetails) -> str:

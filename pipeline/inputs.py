@@ -42,6 +42,14 @@ def check_inputs(settings: Settings) -> None:
             raise SettingsError(f"{key}: there is no {path}. Give the path of {what}.")
         if path.is_dir() and not any(path.iterdir()):
             raise SettingsError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+    if settings.simulate is not None:
+        for key in ("imagery", "parcels"):
+            path = getattr(settings, key).path
+            if "{" in str(path):
+                raise SettingsError(
+                    f"{key}.path: {path} has braces, and a simulated scene is written there by "
+                    "Snakemake, which takes them for wildcards. Name another path."
+                )
     _check_dataset(settings)
     _check_weights(settings)
 

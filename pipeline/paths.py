@@ -128,8 +128,22 @@ class RunPaths:
 
     @property
     def config(self) -> Path:
-        """The resolved settings, written when the workflow is parsed."""
+        """What the run was made with, written with the report: settings to give to a run again."""
         return self.root / "config.yaml"
+
+    @property
+    def settings(self) -> Path:
+        """Folder of the settings that every stage used: what config.yaml is written from."""
+        return self.root / "settings"
+
+    @property
+    def started(self) -> Path:
+        """All settings of a run that has started, for its jobs on other machines."""
+        return self.root / ".started.json"
+
+    def record(self, job: str) -> Path:
+        """Name the file of the settings that a stage, or one job of it, used."""
+        return self.settings / f"{job}.json"
 
     @property
     def acquisitions(self) -> Path:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import pandas as pd
 
-from pipeline.config import read
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import read_dates, read_description, read_ids
 from pipeline.reporting.charts import Chart, percent, say_day
@@ -44,6 +43,8 @@ from pipeline.reporting.scores import (
     read_trainlogs,
 )
 from pipeline.reporting.seasons import MOST_PARCELS, ndvi_by_class
+from pipeline.settings import Settings
+from pipeline.settings_record import read_record
 from pipeline.writing import write_text
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def report(run: Path, report: Path) -> None:
+def report(run: Path, report: Path, records: list[Path], settings: Settings) -> None:
     """Write the report of a run.
 
     The page needs no other file and no network, and the same artefacts give the same bytes.
@@ -63,23 +64,30 @@ def report(run: Path, report: Path) -> None:
         Folder of the run, results/<run>. What it lacks, such as scores where no parcel has a
         declared class, the page says or leaves out.
     report
-        Written: the page, HTML.
+        Written: the page, HTML. Beside the run's other artefacts config.yaml is written, too: the
+        settings that the run was made with.
+    records
+        Settings that the stages used, each as its job left them.
+    settings
+        report.
     """
     paths = RunPaths(run)
-    settings = read(paths.config)
+    record = read_record(records)
+    used = record.completed()
+    write_text(paths.config, record.text)
     imagery = read_imagery(paths)
     table = paths.predictions.with_suffix(".parquet")
     predictions = read_predictions(table) if table.is_file() else None
     classes = read_class_lines(paths, {} if predictions is None else predicted_classes(predictions))
-    trained = settings.predict.weights is None
+    trained = used["predict"]["weights"] is None
     scores = None if predictions is None or not trained else read_scores(paths, predictions)
     dataset = read_description(paths.dataset)
     page = _template().render(
         run=run.name,
         dataset=dataset,
-        settings=settings,
+        settings=used,
         imagery=imagery,
-        clouds=cloud_chart(imagery.rows, settings.imagery.max_cloud_fraction),
+        clouds=cloud_chart(imagery.rows, used["imagery"]["max_cloud_fraction"]),
         ledger=read_ledger(paths, trained=trained) if paths.ledger.is_file() else None,
         statuses=STATUSES,
         classes=classes,
@@ -94,11 +102,16 @@ def report(run: Path, report: Path) -> None:
         training=training_charts(read_trainlogs(paths) if trained else {}),
         seasons=_seasons(paths, classes),
         most_parcels=MOST_PARCELS,
-        map=None if predictions is None else _map(paths, predictions, classes),
+        map=(
+            None
+            # A run from a dataset has no outlines; its folder may hold those of an earlier run.
+            if predictions is None or used["dataset"]["path"] or not paths.predictions.is_file()
+            else _map(paths, predictions, classes)
+        ),
         confidence=None if predictions is None else _confidence(predictions),
         versions=_versions(paths) if trained else [],
         files=_files(paths),
-        settings_text=paths.config.read_text(encoding="utf-8"),
+        settings_text=record.text,
     )
     write_text(report, page)
     logger.info("%s: %.2f MB", report, report.stat().st_size / 1e6)
@@ -125,10 +138,7 @@ def _seasons(paths: RunPaths, classes: list[ClassLine]) -> list[Chart]:
 
 
 def _map(paths: RunPaths, predictions: pd.DataFrame, classes: list[ClassLine]) -> Map | None:
-    """Draw the map, if the run has the parcels' outlines."""
-    # A run from a dataset has none; its folder may hold those of an earlier run.
-    if not paths.predictions.is_file() or read(paths.config).dataset.path is not None:
-        return None
+    """Draw the map of the parcels' outlines."""
     # Imported late: a run from a finished dataset needs no GDAL.
     from pipeline.reporting.map import draw_map
 
@@ -155,7 +165,7 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
         paths.dataset.root: "Pixel-Set dataset",
         paths.folds: "parcels of every fold",
         paths.models: "trained models, training logs and scores",
-        paths.config: "settings",
+        paths.config: "settings that the run was made with",
         paths.root / "logs": "one log a step",
     }
     return [(p.relative_to(paths.root).as_posix(), what) for p, what in files.items() if p.exists()]

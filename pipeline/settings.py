@@ -330,7 +330,7 @@ class Simulate(Section):
 class Settings(Section):
     """Every setting of a run; configs/default.yaml says what each means."""
 
-    run: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "default"
+    run: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] = "default"
     imagery: Imagery = Imagery()
     clouds: Clouds = Clouds()
     parcels: Parcels = Parcels()

@@ -12,7 +12,7 @@ rule adopt:
     message:
         "Check the dataset {params.source} and complete it."
     input:
-        watched_dataset(settings.dataset.path),
+        without_braces(watched_dataset(settings.dataset.path)),
     output:
         meta=paths.dataset.assembled,
         normalisation=paths.dataset.normalisation if given.given_normalisation else [],
@@ -21,8 +21,9 @@ rule adopt:
         classes=paths.classes,
     params:
         source=settings.dataset.path,
-        config=paths.config,
-        settings=for_stage(settings, "adopt"),
+        unwatched=verbatim(states_of_others(watched_dataset(settings.dataset.path))),
+        settings=settings_of("adopt"),
+        record=paths.record("adopt"),
         dataset=paths.dataset.root,
     resources:
         mem_mb=2000,
@@ -31,13 +32,16 @@ rule adopt:
     benchmark:
         paths.benchmark("adopt")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline adopt --config {params.config} --source {params.source:q}"
-        " --dataset {params.dataset} --ledger {output.ledger} --classes {output.classes}"
-        " --log {log}"
+        "python -m pipeline adopt --settings {params.settings:q} --record {params.record:q}"
+        " --source {params.source:q}"
+        " --dataset {params.dataset:q} --ledger {output.ledger:q} --classes {output.classes:q}"
+        " --log {log:q}"
 
 
 # DATA is linked to: what changes in it shows in the given folder.
-ASSEMBLED = [rules.adopt.output, given.pixels]
+ASSEMBLED = [rules.adopt.output, without_braces([given.pixels])]
 DATASET = [rules.adopt.output]
+# The jobs whose settings make the run what it is: those that the report tells of.
+JOBS = ["adopt"]

@@ -12,8 +12,8 @@ rule pack:
         pixels=paths.dataset.packed_pixels,
         valid=paths.dataset.packed_valid if is_masked(settings) else [],
     params:
-        config=paths.config,
-        settings=for_stage(settings, "pack"),
+        settings=settings_of("pack"),
+        record=paths.record("pack"),
         dataset=paths.dataset.root,
     threads: 2
     resources:
@@ -23,10 +23,11 @@ rule pack:
     benchmark:
         paths.benchmark("pack")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline pack --config {params.config} --dataset {params.dataset}"
-        " --threads {threads} --log {log}"
+        "python -m pipeline pack --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q}"
+        " --threads {threads} --log {log:q}"
 
 
 # An existing dataset may bring its own.
@@ -40,8 +41,8 @@ if not (settings.dataset.path and given.given_normalisation):
         output:
             paths.dataset.normalisation,
         params:
-            config=paths.config,
-            settings=for_stage(settings, "normalise"),
+            settings=settings_of("normalise"),
+            record=paths.record("normalise"),
             dataset=paths.dataset.root,
         resources:
             mem_mb=1000,
@@ -50,15 +51,18 @@ if not (settings.dataset.path and given.given_normalisation):
         benchmark:
             paths.benchmark("normalise")
         conda:
-            "../environment.yml"
+            ENVIRONMENT
         shell:
-            "python -m pipeline normalise --config {params.config} --dataset {params.dataset}"
-            " --normalisation {output} --log {log}"
+            "python -m pipeline normalise --settings {params.settings:q} --record {params.record:q}"
+            " --dataset {params.dataset:q}"
+            " --normalisation {output:q} --log {log:q}"
 
     DATASET.append(rules.normalise.output)
+    JOBS.append("normalise")
 
 
 DATASET.append(rules.pack.output)
+JOBS.append("pack")
 
 
 rule dataset:

@@ -5,6 +5,8 @@ from pipeline.inputs import watched
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
+# The one that a job extracts.
+extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
 # Their tiles.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
 
@@ -17,8 +19,8 @@ if settings.simulate:
             imagery=directory(settings.imagery.path),
             register=settings.parcels.path,
         params:
-            config=paths.config,
-            settings=for_stage(settings, "simulate"),
+            settings=settings_of("simulate"),
+            record=paths.record("simulate"),
         resources:
             mem_mb=2000,
         log:
@@ -26,32 +28,40 @@ if settings.simulate:
         benchmark:
             paths.benchmark("simulate")
         conda:
-            "../environment.yml"
+            ENVIRONMENT
         shell:
-            "python -m pipeline simulate --config {params.config} --imagery {output.imagery:q}"
-            " --register {output.register:q} --log {log}"
+            "python -m pipeline simulate --settings {params.settings:q} --record {params.record:q}"
+            " --imagery {output.imagery:q}"
+            " --register {output.register:q} --log {log:q}"
+
+
+# What index and clean read. A simulated scene is the output of a rule, and watched as such.
+imagery = [] if settings.simulate else watched(settings.imagery.path)
+masks = watched(settings.clouds.files) if settings.clouds.files else []
+register = [settings.parcels.path, *settings.parcels.tables.values()]
 
 
 checkpoint index:
     message:
         "List the acquisitions of {params.imagery} and say which are used."
     input:
-        imagery=settings.imagery.path if settings.simulate else watched(settings.imagery.path),
-        masks=watched(settings.clouds.files) if settings.clouds.files else [],
+        imagery=settings.imagery.path if settings.simulate else without_braces(imagery),
+        masks=without_braces(masks),
         # Whose bounds a STAC source is searched for.
-        register=settings.parcels.path if settings.imagery.is_stac else [],
+        register=without_braces(register[:1] if settings.imagery.is_stac else []),
     output:
         acquisitions=paths.acquisitions,
         grids=paths.grids,
     params:
-        imagery=settings.imagery.path,
-        stac=(
-            f"--items {paths.items} --register {quote(str(settings.parcels.path))}"
+        imagery=verbatim(settings.imagery.path),
+        unwatched=verbatim(states_of_others([*imagery, *masks])),
+        stac=verbatim(
+            ["--items", paths.items, "--register", settings.parcels.path]
             if settings.imagery.is_stac
-            else ""
+            else []
         ),
-        config=paths.config,
-        settings=for_stage(settings, "index"),
+        settings=settings_of("index"),
+        record=paths.record("index"),
     threads: 4
     resources:
         mem_mb=1000,
@@ -60,28 +70,30 @@ checkpoint index:
     benchmark:
         paths.benchmark("index")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline index --config {params.config} --imagery {params.imagery:q}"
-        " --acquisitions {output.acquisitions} --grids {output.grids} {params.stac}"
-        " --threads {threads} --log {log}"
+        "python -m pipeline index --settings {params.settings:q} --record {params.record:q}"
+        " --imagery {params.imagery:q}"
+        " --acquisitions {output.acquisitions:q} --grids {output.grids:q} {params.stac:q}"
+        " --threads {threads} --log {log:q}"
 
 
 rule clean:
     message:
-        "Check and mend the parcels of {input.register}; account for every one."
+        "Check and mend the parcels of {params.register}; account for every one."
     input:
         # Ancient, as every new acquisition rewrites it: what it says counts, see params.
         grids=ancient(paths.grids),
-        register=settings.parcels.path,
-        tables=list(settings.parcels.tables.values()),
+        register=without_braces(register),
     output:
         ledger=paths.ledger,
         parcels=directory(paths.parcels),
         classes=paths.classes,
     params:
-        config=paths.config,
-        settings=for_stage(settings, "clean"),
+        settings=settings_of("clean"),
+        record=paths.record("clean"),
+        register=settings.parcels.path,
+        unwatched=verbatim(states_of_others(register)),
         grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
@@ -90,11 +102,12 @@ rule clean:
     benchmark:
         paths.benchmark("clean")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline clean --config {params.config} --register {input.register:q}"
-        " --grids {input.grids} --ledger {output.ledger} --parcels {output.parcels}"
-        " --classes {output.classes} --log {log}"
+        "python -m pipeline clean --settings {params.settings:q} --record {params.record:q}"
+        " --register {params.register:q}"
+        " --grids {input.grids:q} --ledger {output.ledger:q} --parcels {output.parcels:q}"
+        " --classes {output.classes:q} --log {log:q}"
 
 
 rule rasterise:
@@ -107,8 +120,8 @@ rule rasterise:
         pixel_index=paths.pixel_index("{tile}"),
         label_image=paths.label_image("{tile}"),
     params:
-        config=paths.config,
-        settings=for_stage(settings, "rasterise"),
+        settings=settings_of("rasterise"),
+        record=paths.record("rasterise"),
     resources:
         mem_mb=4000,
     log:
@@ -116,26 +129,31 @@ rule rasterise:
     benchmark:
         paths.benchmark("rasterise/{tile}")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline rasterise --config {params.config} --parcels {input.parcels}"
-        " --grids {input.grids} --tile {wildcards.tile:q} --pixel-index {output.pixel_index:q}"
-        " --label-image {output.label_image:q} --log {log}"
+        "python -m pipeline rasterise --settings {params.settings:q} --record {params.record:q}"
+        " --parcels {input.parcels:q}"
+        " --grids {input.grids:q} --tile {wildcards.tile:q} --pixel-index {output.pixel_index:q}"
+        " --label-image {output.label_image:q} --log {log:q}"
 
 
 rule extract:
     message:
         "Read the parcels' pixels of {wildcards.acquisition}."
     input:
-        product=lambda wildcards: used(wildcards)[wildcards.acquisition].product,
-        mask=lambda wildcards: used(wildcards)[wildcards.acquisition].mask_file or [],
-        pixel_index=lambda wildcards: paths.pixel_index(used(wildcards)[wildcards.acquisition].tile),
+        product=lambda wildcards: without_braces([extracted(wildcards).product]),
+        mask=lambda wildcards: without_braces(filter(None, [extracted(wildcards).mask_file])),
+        pixel_index=lambda wildcards: paths.pixel_index(extracted(wildcards).tile),
     output:
         pixels=paths.extracted("{acquisition}"),
         valid=paths.extracted_valid("{acquisition}"),
     params:
-        config=paths.config,
-        settings=for_stage(settings, "extract"),
+        settings=settings_of("extract"),
+        record=paths.record("extract"),
+        product=lambda wildcards: extracted(wildcards).product,
+        unwatched=lambda wildcards: states_of_others(
+            filter(None, [extracted(wildcards).product, extracted(wildcards).mask_file])
+        ),
     resources:
         mem_mb=2000,
     log:
@@ -143,11 +161,12 @@ rule extract:
     benchmark:
         paths.benchmark("extract/{acquisition}")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline extract --config {params.config} --product {input.product:q}"
-        " --acquisition {wildcards.acquisition} --pixel-index {input.pixel_index:q}"
-        " --pixels {output.pixels} --valid {output.valid} --threads {threads} --log {log}"
+        "python -m pipeline extract --settings {params.settings:q} --record {params.record:q}"
+        " --product {params.product:q}"
+        " --acquisition {wildcards.acquisition:q} --pixel-index {input.pixel_index:q}"
+        " --pixels {output.pixels:q} --valid {output.valid:q} --threads {threads} --log {log:q}"
 
 
 rule assemble:
@@ -166,8 +185,8 @@ rule assemble:
         meta=paths.dataset.assembled,
         observations=paths.dataset.observations,
     params:
-        config=paths.config,
-        settings=for_stage(settings, "assemble"),
+        settings=settings_of("assemble"),
+        record=paths.record("assemble"),
         extracted=paths.extractions,
         dataset=paths.dataset.root,
     threads: 2
@@ -178,12 +197,13 @@ rule assemble:
     benchmark:
         paths.benchmark("assemble")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline assemble --config {params.config} --acquisitions {input.acquisitions}"
-        " --extracted {params.extracted}"
-        " --pixel-index {input.pixel_index:q} --parcels {input.parcels} --classes {input.classes}"
-        " --dataset {params.dataset} --threads {threads} --log {log}"
+        "python -m pipeline assemble --settings {params.settings:q} --record {params.record:q}"
+        " --acquisitions {input.acquisitions:q}"
+        " --extracted {params.extracted:q}"
+        " --pixel-index {input.pixel_index:q} --parcels {input.parcels:q} --classes {input.classes:q}"
+        " --dataset {params.dataset:q} --threads {threads} --log {log:q}"
 
 
 rule features:
@@ -202,11 +222,16 @@ rule features:
     benchmark:
         paths.benchmark("features")
     conda:
-        "../environment.yml"
+        ENVIRONMENT
     shell:
-        "python -m pipeline features --parcels {input.parcels} --pixel-index {input.pixel_index:q}"
-        " --features {output.features} --positions {output.positions} --log {log}"
+        "python -m pipeline features --parcels {input.parcels:q} --pixel-index {input.pixel_index:q}"
+        " --features {output.features:q} --positions {output.positions:q} --log {log:q}"
 
 
 ASSEMBLED = rules.assemble.output
 DATASET = [rules.assemble.output, rules.features.output]
+# The jobs whose settings make the run what it is: those that the report tells of.
+JOBS = [
+    *(["simulate"] if settings.simulate else []),
+    *("index", "clean", "rasterise", "extract", "assemble"),
+]

@@ -11,7 +11,7 @@ import yaml
 from pipeline.acquisition_table import read_used
 from pipeline.assemble import assemble
 from pipeline.clean import clean
-from pipeline.config import load, view
+from pipeline.config import USED_BY, load, view
 from pipeline.extract import extract
 from pipeline.features import features
 from pipeline.index import index
@@ -20,17 +20,18 @@ from pipeline.pack import pack
 from pipeline.paths import RunPaths
 from pipeline.rasterise import rasterise
 from pipeline.settings import Settings
+from pipeline.settings_record import write_record
 from pipeline.tiles import read_grids
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 
 
-def snakemake(folder, *options, check=True, configfile=None, **settings):
-    """Run the workflow in a folder, with settings laid over those of the file there."""
+def snakemake(folder, *options, check=True, configfile=None, source=ROOT, **settings):
+    """Run the workflow of a checkout in a folder, with settings over those of its file."""
     over = [f"{section}={json.dumps(values)}" for section, values in settings.items()]
     command = [
-        *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(ROOT / "Snakefile")),
+        *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(source / "Snakefile")),
         *("--directory", str(folder), "--configfile", str(configfile or folder / "settings.yaml")),
         *(["--config", *over] if over else []),
     ]
@@ -54,6 +55,13 @@ def merged(base, over):
 def example(name: str, **over) -> Settings:
     """Settings of an example in configs/, with sections laid over it."""
     return load(merged(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), over))
+
+
+def recorded(settings: Settings, run: RunPaths) -> list[Path]:
+    """Leave what every stage would of its settings, for the report."""
+    for stage in USED_BY:
+        write_record(run.record(stage), settings, stage)
+    return [run.record(stage) for stage in USED_BY]
 
 
 def prepare_parcels(settings: Settings, root: Path) -> RunPaths:

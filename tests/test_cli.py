@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from pipeline.__main__ import STAGES, main
-from pipeline.config import view, write_resolved
-from pipeline.paths import RunPaths
+from pipeline.config import view
 from pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -17,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def config(tmp_path):
-    run = RunPaths(tmp_path)
-    write_resolved(Settings(), run)
-    return run.config
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(Settings().model_dump(mode="json")))
+    return path
 
 
 def test_help_names_every_stage(capsys):
@@ -74,13 +73,3 @@ def test_a_stage_sees_only_the_settings_that_it_names():
         _ = seen.imagery.max_cloud_fraction
     with pytest.raises(AttributeError):
         _ = seen.train
-
-
-def test_the_resolved_settings_are_written_only_when_they_change(tmp_path, config):
-    run = RunPaths(tmp_path)
-    before = config.stat()
-    write_resolved(Settings(), run)
-    assert config.stat().st_mtime_ns == before.st_mtime_ns
-    assert config.stat().st_ino == before.st_ino
-    write_resolved(Settings(run="other"), run)
-    assert yaml.safe_load(config.read_text())["run"] == "other"

@@ -59,7 +59,7 @@ def test_inputs_are_checked_before_any_work(tmp_path):
 
 
 def test_a_missing_settings_file_says_how_to_get_one(tmp_path):
-    with pytest.raises(SettingsError, match=r"no settings file .*snakemake -n"):
+    with pytest.raises(SettingsError, match=r"no settings file .*results/<run>/config"):
         read(tmp_path / "config.yaml")
 
 

@@ -13,9 +13,10 @@ import pytest
 import shapely
 import torch
 from pixel_set_fixture import BANDS, CLASSES, SEASON, adopt_and_pack, make, number, write
+from preparation import recorded
 
 from models.hyperparameters import Hyperparameters
-from pipeline.config import load, view, write_resolved
+from pipeline.config import load, view
 from pipeline.given_weights import WeightsError, hyperparameters_of, load_given
 from pipeline.model_inputs import ModelInputsError, nearest_anniversary, read_inputs
 from pipeline.paths import RunPaths
@@ -104,8 +105,7 @@ def test_the_stage_writes_the_references_classes(reference):
     np.testing.assert_allclose(of_ours["confidence"], share.max(1), atol=6e-5, rtol=0)
     labels = json.loads((PARITY / "pixelset_small/META/labels.json").read_text())["label_44class"]
     assert table["declared_code"].to_dict() == labels
-    write_resolved(settings, run)
-    report(run.root, run.report)
+    report(run.root, run.report, recorded(settings, run), view(settings, "report"))
     page = run.report.read_text()
     assert "The models were trained elsewhere" in page
     assert "by models that were trained elsewhere" in page

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from pixel_set_fixture import BANDS, CLASSES, adopt_and_pack, make, write
+from preparation import recorded
 from test_dataset_input import adopted
 
 from models.pixel_sets import PixelSets
 from pipeline.baselines import STEP_DAYS, parcel_means, resample
-from pipeline.config import USED_BY, load, view, write_resolved
+from pipeline.config import USED_BY, load, view
 from pipeline.evaluate import evaluate
 from pipeline.normalisation_pickle import read_normalisation, write_normalisation
 from pipeline.paths import RunPaths
@@ -173,7 +174,6 @@ def test_200_ragged_parcels_half_of_them_unlabelled_go_through(tmp_path):
     )
     run = RunPaths(tmp_path / "run")
     dataset, seen = run.dataset.root, {stage: view(settings, stage) for stage in USED_BY}
-    write_resolved(settings, run)
     adopt_and_pack(settings, run)
     split(dataset, run.folds, seen["split"])
     for fold in (1, 2):
@@ -181,7 +181,7 @@ def test_200_ragged_parcels_half_of_them_unlabelled_go_through(tmp_path):
     evaluate(dataset, run.folds, run.models, seen["evaluate"])
     options = {"folds": run.folds, "settings": seen["predict"]}
     predict(dataset, run.models, run.ledger, run.predictions, **options)
-    report(run.root, run.report)
+    report(run.root, run.report, recorded(settings, run), seen["report"])
 
     table = pd.read_parquet(run.predictions.with_suffix(".parquet")).set_index("parcel_id")
     assert sorted(table.index) == sorted(parcels)

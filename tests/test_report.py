@@ -14,6 +14,7 @@ import pytest
 import yaml
 from matplotlib.image import imread
 from pixel_set_fixture import write_arrays
+from preparation import recorded
 from scipy.stats import binomtest
 from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
@@ -22,6 +23,7 @@ from sklearn.metrics import jaccard_score
 import pipeline.reporting.map
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.config import load, view
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import LandClass, file_name, write_metadata
 from pipeline.report import in_ten, report
@@ -44,7 +46,6 @@ from pipeline.reporting.scores import (
     read_predictions,
 )
 from pipeline.reporting.seasons import ndvi_by_class
-from pipeline.settings import Settings
 from pipeline.writing import write_json
 
 CLASSES = [
@@ -222,9 +223,7 @@ def make_predictions(paths, ledger, *, geometry=True, labelled=True):
 
 def make_run(root, *, simulated=True, labelled=True, models=True, geometry=True):
     paths = RunPaths(root)
-    settings = Settings().model_dump(mode="json") | {"run": root.name}
     paths.root.mkdir(parents=True)
-    paths.config.write_text(yaml.safe_dump(settings, sort_keys=False))
     make_dataset(paths.dataset, simulated=simulated, labelled=labelled)
     ledger = make_inputs(paths, labelled=labelled)
     if models:
@@ -239,8 +238,9 @@ def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("results") / "hand")
 
 
-def page_of(paths):
-    report(paths.root, paths.report)
+def page_of(paths, **settings):
+    settings = load({"run": paths.root.name} | settings)
+    report(paths.root, paths.report, recorded(settings, paths), view(settings, "report"))
     return paths.report.read_text(encoding="utf-8")
 
 
@@ -323,17 +323,16 @@ def test_a_better_baseline_is_not_hidden(tmp_path):
 def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
     paths, other = make_run(tmp_path / "mine"), RunPaths(tmp_path / "blocks")
     assert "Beside other runs" not in page_of(paths)
-    settings = yaml.safe_load(paths.config.read_text()) | {"report": {"compare": ["blocks"]}}
-    paths.config.write_text(yaml.safe_dump(settings))
+    compare = {"report": {"compare": ["blocks"]}}
     with pytest.raises(ComparisonError, match=r"the run mine has no .*spread\.json"):
-        page_of(paths)
+        page_of(paths, **compare)
     spread = {key: {"mean": 0.5, "std": 0.125} for key in METRICS}
     write_json(paths.spread, {"model": spread})
     write_json(other.spread, {"model": {key: {"mean": 0.25, "std": 0.0625} for key in METRICS}})
     with pytest.raises(ComparisonError, match=r"the run blocks has no"):
-        page_of(paths)
+        page_of(paths, **compare)
     write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
-    text = text_of(page_of(paths))
+    text = text_of(page_of(paths, **compare))
     assert "mine 2, in equal shares of the classes 50.0% ± 12.5 0.500 ± 0.125" in text
     assert "blocks 3, by squares of land 25.0% ± 6.2 0.250 ± 0.062" in text
 
@@ -504,7 +503,7 @@ def test_a_layer_that_differs_from_its_table_is_refused(tmp_path):
     paths = make_run(tmp_path / "run")
     geopandas.read_file(paths.predictions).iloc[:5].to_file(paths.predictions, layer="parcels")
     with pytest.raises(ValueError, match="has 5 rows and the table beside it 65"):
-        report(paths.root, paths.report)
+        page_of(paths)
 
 
 def test_a_run_without_outlines_has_no_map(tmp_path):

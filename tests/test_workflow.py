@@ -45,6 +45,17 @@ def planned(folder, **settings):
     return {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", table, re.M)}
 
 
+def started(folder, *options, **arguments):
+    """Start the workflow and do not wait for it."""
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+        *("--directory", str(folder), "--configfile", str(folder / "settings.yaml"), *options),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env={**os.environ, "PATH": path}, **silent, **arguments)
+
+
 def artefacts(folder):
     """Bytes of everything that a run leaves for the user."""
     kept = (".npy", ".json", ".csv", ".pkl", ".npz", ".tar", ".gpkg", ".parquet", ".html", ".tif")
@@ -201,16 +212,7 @@ def test_a_new_acquisition_extracts_one(inputs, finished, tmp_path):
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(inputs, finished, tmp_path):
     folder = copied(inputs, tmp_path)
-    command = [
-        *(sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile"),
-        *(str(ROOT / "Snakefile"), "--directory", str(folder)),
-        *("--configfile", str(folder / "settings.yaml")),
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "PATH": path}, start_new_session=True,
-    )  # fmt: skip
+    run = started(folder, "--cores", "2", start_new_session=True)
     try:
         while run.poll() is None and not (folder / RUN / "models" / "Fold_1").exists():
             time.sleep(0.05)
@@ -252,3 +254,61 @@ def test_a_setting_that_failed_is_not_taken_for_done(finished, tmp_path):
         result = snakemake(folder, "--cores", "2", check=False, parcels=wrong)
         assert result.returncode != 0
         assert "Did you mean 'ID_PARCEL'?" in result.stdout + result.stderr
+
+
+def everything(folder):
+    """Every file of a folder but Snakemake's own, with its bytes and time."""
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and ".snakemake" not in path.parts
+    }
+
+
+def test_a_dry_run_writes_nothing(inputs, finished, tmp_path):
+    folder = copied(inputs, tmp_path / "new")
+    before = everything(folder)
+    snakemake(folder, "-n")
+    assert everything(folder) == before
+    folder = copied(finished, tmp_path / "finished")
+    before = everything(folder)
+    snakemake(folder, "-n", train={**SETTINGS["train"], "epochs": 7}, run="small")
+    assert everything(folder) == before
+
+
+def test_a_run_keeps_the_settings_of_its_start(finished, tmp_path):
+    """A dry run in a second terminal, and an edit of the settings file, meet a run at work."""
+    folder = copied(finished, tmp_path)
+    train = json.dumps({**SETTINGS["train"], "epochs": 3})
+    run = started(folder, "--cores", "1", "--config", f"train={train}")
+    logs = sorted((folder / RUN / "logs" / "train").iterdir())
+    before = [log.stat().st_mtime_ns for log in logs]
+    try:
+        while (
+            run.poll() is None
+            and [log.stat().st_mtime_ns for log in logs if log.exists()] == before
+        ):
+            time.sleep(0.02)  # until one of the folds trains
+        snakemake(folder, "-n", train={**SETTINGS["train"], "epochs": 1})
+        edited = {**SETTINGS, "train": {**SETTINGS["train"], "epochs": 1}}
+        (folder / "settings.yaml").write_text(yaml.safe_dump(edited))
+        assert run.poll() is None, "the run ended before it could be disturbed"
+        assert run.wait() == 0
+    finally:
+        run.kill()
+    folds = [folder / RUN / "models" / f"Fold_{k}" / "trainlog.json" for k in (1, 2, 3)]
+    epochs = [max(int(e) for e in json.loads(path.read_text())) for path in folds]
+    told = yaml.safe_load((folder / RUN / "config.yaml").read_text())
+    page = (folder / RUN / "report" / "report.html").read_text()
+    assert told["train"]["epochs"] == 3
+    assert "epochs: 3" in page
+    assert "epochs: 1" not in page
+    assert epochs == [3, 3, 3]
+
+
+def test_what_a_run_was_made_with_makes_it_again(finished):
+    told = yaml.safe_load((finished / RUN / "config.yaml").read_text())
+    settings = json.dumps(told["train"])
+    assert told["train"]["epochs"] == SETTINGS["train"]["epochs"], settings
+    result = snakemake(finished, "-n", configfile=finished / RUN / "config.yaml")
+    assert "Nothing to be done" in result.stdout + result.stderr

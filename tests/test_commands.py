@@ -1,0 +1,133 @@
+"""What a rule hands to a shell: nothing that a file or a folder is called can run as a command."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from preparation import snakemake
+
+from geo.acquisitions import safe_name
+from pipeline.config import USED_BY, as_json, for_stage, load, read_json, view
+
+ROOT = Path(__file__).parents[1]
+WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
+SHELL = re.compile(r"^ *shell:\n((?: *\".*\"\n)+)", re.M)
+# `threads` is a number that Snakemake computes.
+QUOTED = re.compile(r"\{threads\}|\{[\w.]+:q\}")
+
+HOSTILE = [
+    "$(touch EXECUTED)",
+    "`touch EXECUTED`",
+    "a; touch EXECUTED",
+    "it's",
+    'say "x"',
+    "X (1)",
+    "{acquisition}",
+    "a\nb",
+    "..",
+    "../../up",
+    "-rf",
+    "",
+    "é",
+    "x" * 300,
+]
+
+
+def unquoted(text):
+    """Interpolations of the rules' commands that the shell would read."""
+    commands = "".join(SHELL.findall(text))
+    return [m for m in re.findall(r"\{[^{}]*\}", commands) if not QUOTED.fullmatch(m)]
+
+
+def test_every_interpolation_of_every_rule_is_quoted():
+    for path in WORKFLOW:
+        text = path.read_text()
+        assert len(SHELL.findall(text)) == text.count("shell:"), f"{path}: a command is not read"
+        assert unquoted(text) == [], path
+
+
+def test_an_unquoted_interpolation_is_found():
+    assert unquoted('    shell:\n        "a {output} {log:q}"\n') == ["{output}"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_safe_name_is_one_for_shell_path_and_snakemake(text):
+    name = safe_name(text)
+    assert shlex.quote(name) == name == Path(name).name
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)
+    assert len(name) <= 200
+    assert safe_name(name) == name
+
+
+def test_different_texts_keep_different_names():
+    texts = [*HOSTILE, "X (1", "X_1_", "X (2)", "é ", "x" * 301, safe_name("X (1)") + "!"]
+    assert len({safe_name(text) for text in texts}) == len(texts)
+    assert safe_name("S2A_MSIL2A_20200405T105031_T31TFM") == "S2A_MSIL2A_20200405T105031_T31TFM"
+
+
+@pytest.mark.parametrize(
+    "example", ["default", *(p.stem for p in (ROOT / "configs").glob("*.yaml"))]
+)
+@pytest.mark.parametrize("stage", USED_BY)
+def test_a_stage_gets_the_same_settings_from_its_command(stage, example):
+    values = yaml.safe_load((ROOT / "configs" / f"{example}.yaml").read_text())
+    settings = load({**values, "train": {"recipe": "paper", "batch_size": 64}})
+    again = read_json(as_json(for_stage(settings, stage)))
+    assert view(again, stage) == view(settings, stage)
+
+
+@pytest.mark.parametrize("name", ["p$(touch EXECUTED)", "my 'own' {acquisition} project (1)"])
+def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, name):
+    """The checkout, the working folder and the imagery's folders are called so."""
+    from geo.simulation import simulate
+
+    folder = tmp_path / name
+    folder.mkdir()
+    simulate(
+        folder / "raw", folder / "register.gpkg", size_m=1280, acquisitions=3, parcels=50, seed=3
+    )
+    imagery = folder / f"imagery {name}"
+    imagery.mkdir()
+    for product in (folder / "raw").glob("*.SAFE"):
+        product.rename(imagery / f"{name} {product.name}")
+    metadata = next(imagery.rglob("MTD_MSIL2A.xml"))
+    text = re.sub(
+        r"(<PROCESSING_BASELINE>)[^<]*", r"\g<1>04.00$(touch EXECUTED)", metadata.read_text()
+    )
+    metadata.write_text(text)
+    checkout = folder / "checkout"
+    for part in ("Snakefile", "rules", "pipeline", "geo", "models", "configs", "environment.yml"):
+        source = ROOT / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        checkout.mkdir(exist_ok=True)
+        copy(source, checkout / part)
+    register = folder / f"{name}.gpkg"
+    (folder / "register.gpkg").rename(register)
+    settings = {
+        "run": "small",
+        "imagery": {"path": str(imagery), "max_cloud_fraction": 1.0},
+        "parcels": {"path": str(register), "labels": {"crop": "CODE_CULTU"}},
+        "split": {"folds": 3},
+    }
+    settings["parcels"]["classes"] = {"min_parcels": 4}
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    result = snakemake(folder, "dataset", "--cores", "2", check=False, source=checkout)
+    assert not list(tmp_path.rglob("EXECUTED"))
+    assert not (ROOT / "EXECUTED").exists()
+    assert result.returncode == 0, result.stdout + result.stderr
+    sizes = json.loads((folder / "results/small/dataset/META/sizes.json").read_text())
+    assert len(sizes) > 20
+    # Nothing has changed, and then one product has.
+    assert "Nothing to be done" in again(folder, checkout)
+    manifest = next(imagery.iterdir())
+    (manifest / "added").touch()
+    assert "index" in again(folder, checkout)
+
+
+def again(folder, checkout):
+    result = snakemake(folder, "dataset", "-n", "--cores", "2", source=checkout)
+    return result.stdout + result.stderr

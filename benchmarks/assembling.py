@@ -76,7 +76,8 @@ def _assemble(run: RunPaths, dataset: str) -> list[str]:
         *(sys.executable, "-m", "pipeline", "assemble", "--config", str(run.config)),
         *("--acquisitions", str(run.acquisitions), "--extracted", str(run.extractions)),
         *("--pixel-index", str(run.pixel_index(TILE)), "--parcels", str(run.parcels)),
-        *("--classes", str(run.classes), "--dataset", dataset, "--threads", "2"),
+        *("--classes", str(run.classes), "--cleaned", str(run.cleaned), "--dataset", dataset),
+        *("--ledger", f"{dataset}/ledger.csv", "--threads", "2"),
     ]
 
 

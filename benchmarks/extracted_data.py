@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas as pd
 import shapely
 import yaml
 
@@ -14,6 +15,7 @@ from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
 from geo.grid import Grid
 from geo.pixel_index import PixelIndex
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.ledger import write_ledger
 from pipeline.paths import RunPaths
 
 TILE = "31TFM"
@@ -61,6 +63,8 @@ def make_extracted(folder: Path, n_parcels: int, n_dates: int) -> RunPaths:
     outlines = shapely.points(np.zeros((n_parcels, 2)))
     parcels = geopandas.GeoDataFrame(columns, geometry=outlines, crs=grid.crs)
     parcels.to_parquet(run.parcels / f"{TILE}.parquet")
+    found = pd.DataFrame(columns).assign(reason="", n_pixels=MEDIAN_PIXELS)
+    write_ledger(run.cleaned, found)
     run.classes.write_text("code,name,class_index\nwheat,wheat,0\n")
     run.config.write_text(yaml.safe_dump({"assemble": {"memory_mb": 200}}))
     (folder / "complete").touch()

@@ -94,7 +94,8 @@ def _write_tables(
     """Write the ledger and the register, fields of 100 m in rows of a thousand."""
     n = len(ids)
     ledger = {"parcel_id": ids, "status": "used", "reason": "", "code": codes}
-    pd.DataFrame({**ledger, "n_pixels": MEDIAN_PIXELS}).to_csv(folder / "ledger.csv", index=False)
+    counts = {"n_pixels": MEDIAN_PIXELS, "n_dates": N_DATES}
+    pd.DataFrame({**ledger, **counts}).to_csv(folder / "ledger.csv", index=False)
     angle = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     radius = rng.uniform(30, 45, (n, CORNERS, 1))
     centre = np.stack([np.arange(n) % 1000, np.arange(n) // 1000], 1)[:, None] * 100.0

@@ -80,10 +80,12 @@ def ours(folder: Path, values: np.ndarray, n: int) -> None:
         seen = np.ones((n_block, N_DATES))
         ids = [str(i + 1) for i in range(first, last)]
         offsets = np.arange(n_block + 1) * MEDIAN_PIXELS
-        parcels = ObservedParcels(ids, offsets, [], seen, seen.astype(bool))
+        sizes, kept = np.diff(offsets), seen.astype(bool)
+        parcels = ObservedParcels(ids, [], seen, kept, sizes, sizes > 0)
         pixels = slice(first * MEDIAN_PIXELS, last * MEDIAN_PIXELS)
         clear = np.ones((N_DATES, n_block * MEDIAN_PIXELS), bool)
-        ParcelBlock(parcels, values[:, :, pixels], clear).write(data, validity)
+        made = ParcelBlock(parcels, offsets, values[:, :, pixels], clear, clear[0])
+        made.write(data, validity)
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, pairwise([*range(0, n, 500), n])))

@@ -16,6 +16,7 @@ import pandas as pd
 
 from geo.pixel_index import PixelIndex
 from pipeline.acquisition_table import AcquisitionRow, read_used
+from pipeline.ledger import UNOBSERVED, Observed, complete, read_ledger, write_ledger
 from pipeline.observations import ObservationWriter
 from pipeline.parcel_block import ObservedParcels, kept_dates, read_block
 from pipeline.paths import DatasetPaths
@@ -36,13 +37,16 @@ def assemble(
     pixel_index: list[Path],
     parcels: Path,
     classes: Path,
+    cleaned: Path,
     dataset: Path,
+    ledger: Path,
     settings: Settings,
     threads: int = 1,
 ) -> None:
-    """Join the extracted acquisitions into the Pixel-Set dataset.
+    """Join the extracted acquisitions into the Pixel-Set dataset, and complete the ledger.
 
-    A parcel has the dates of its tile. Acquisitions of one tile and date are merged.
+    A parcel has the dates of its tile. Acquisitions of one tile and date are merged. Pixels that
+    are clear on no date are left out, and so are parcels that keep too few: the ledger says so.
 
     Parameters
     ----------
@@ -56,10 +60,14 @@ def assemble(
         Folder of the accepted parcels of every tile, for their labels.
     classes
         Classes of the nomenclature.
+    cleaned
+        What clean found of every row of the register.
     dataset
         Written: DATA, VALID, META and observations.parquet of the Pixel-Set dataset.
+    ledger
+        Written: one row per row of the register, with its status and the reason for it.
     settings
-        clouds, imagery.bands, parcels.nomenclature, assemble.memory_mb.
+        clouds, imagery.bands, parcels.nomenclature, parcels.min_pixels, assemble.memory_mb.
     threads
         Blocks of parcels that are read, filled and written at the same time; the memory is that of
         all of them together.
@@ -67,7 +75,7 @@ def assemble(
     Raises
     ------
     AssembleError
-        If clouds.min_clear_fraction leaves no parcel a date.
+        If clouds, or clouds.min_clear_fraction, leave no parcel enough pixels.
     """
     used = list(read_used(acquisitions).values())
     paths = DatasetPaths(dataset)
@@ -91,8 +99,11 @@ def assemble(
                     table.add(index.tile, block.ids, block.dates, block.clear_fraction, block.kept)
                     contents.add_block(block)
                     progress.add(len(block.ids))
-        contents.refuse_no_dates(settings.clouds.min_clear_fraction)
+        contents.refuse_none_left(settings)
     _write_metadata(paths, contents, parcels, classes, settings)
+    account = complete(read_ledger(cleaned), contents.observed, settings.parcels.min_pixels)
+    write_ledger(ledger, account)
+    _log_unobserved(account)
 
 
 def _write_tile(
@@ -104,11 +115,11 @@ def _write_tile(
     ------
     What is known of every block, in the order of the parcels.
     """
-    clouds = settings.clouds
+    clouds, min_pixels = settings.clouds, settings.parcels.min_pixels
     kept = kept_dates(series, clouds)
 
     def write(block: tuple[int, int]) -> ObservedParcels:
-        parcels = read_block(series, clouds, kept, *block)
+        parcels = read_block(series, clouds, min_pixels, kept, *block)
         parcels.write(data, validity)
         return parcels.observed
 
@@ -123,13 +134,15 @@ class AssembleError(ValueError):
 
 @dataclass
 class _Contents:
-    """What the dataset holds, gathered as it is written."""
+    """What the dataset holds, gathered as it is written.
+
+    `observed` is what is known of all accepted parcels, `dates` of those that the dataset holds.
+    """
 
     rows: list[AcquisitionRow] = field(default_factory=list)
     tiles: dict[str, str] = field(default_factory=dict)
     parcels: list[tuple[str, int]] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
-    n_dates: dict[str, int] = field(default_factory=dict)
+    observed: dict[str, Observed] = field(default_factory=dict)
     dates: dict[str, tuple[date, ...]] = field(default_factory=dict)
     n_dropped: int = 0
 
@@ -141,29 +154,50 @@ class _Contents:
 
     def add_block(self, block: ObservedParcels) -> None:
         """Add parcels."""
-        sizes = np.diff(block.offsets).tolist()
-        self.sizes |= dict(zip(block.ids, sizes, strict=True))
-        self.n_dates |= dict(zip(block.ids, block.n_dates.tolist(), strict=True))
+        counts = map(Observed, block.n_pixels.tolist(), block.n_dates.tolist())
+        self.observed |= dict(zip(block.ids, counts, strict=True))
         # Parcels share their dates with many others: one tuple for all of them.
-        choices, which = np.unique(block.stored, axis=0, return_inverse=True)
+        choices, which = np.unique(block.kept, axis=0, return_inverse=True)
         own = [tuple(compress(block.dates, choice)) for choice in choices]
-        self.dates |= {i: own[w] for i, w in zip(block.ids, which.ravel().tolist(), strict=True)}
+        held = compress(zip(block.ids, which.ravel().tolist(), strict=True), block.enough)
+        self.dates |= {parcel_id: own[w] for parcel_id, w in held}
         self.n_dropped += int((~block.kept).sum())
 
-    def refuse_no_dates(self, min_clear_fraction: float) -> None:
-        """Refuse a threshold that leaves no parcel a date."""
-        if self.n_dropped and not any(self.n_dates.values()):
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of pixels of the parcels that the dataset holds."""
+        return {i: self.observed[i].n_pixels for i in self.dates}
+
+    @property
+    def n_dates(self) -> dict[str, int]:
+        """Number of dates on which these were seen clearly."""
+        return {i: self.observed[i].n_dates for i in self.dates}
+
+    def refuse_none_left(self, settings: Settings) -> None:
+        """Refuse imagery and settings that leave no parcel enough pixels."""
+        if self.dates:
+            return
+        n, limit = len(self.observed), settings.clouds.min_clear_fraction
+        if self.n_dropped and not any(o.n_dates for o in self.observed.values()):
             raise AssembleError(
-                f"clouds.min_clear_fraction is {min_clear_fraction:g}, and no date of any of the "
-                f"{len(self.sizes)} parcels has so large a share of clear pixels. Lower it."
+                f"clouds.min_clear_fraction is {limit:g}, and no date of any of the "
+                f"{n} parcels has so large a share of clear pixels. Lower it."
             )
+        most = max((o.n_pixels for o in self.observed.values()), default=0)
+        raise AssembleError(
+            f"None of the {n} parcels has parcels.min_pixels, {settings.parcels.min_pixels}, "
+            f"pixels that are clear on at least one date: the most that one has is {most}. Check "
+            "clouds.mask, clouds.classes, clouds.min_clear_fraction, imagery.max_cloud_fraction "
+            "and parcels.min_pixels."
+        )
 
 
 def _write_metadata(
     paths: DatasetPaths, contents: _Contents, parcels: Path, classes: Path, settings: Settings
 ) -> None:
     """Write META/ of the dataset."""
-    labels = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles])
+    accepted = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles])
+    labels = {name: {i: codes[i] for i in contents.dates} for name, codes in accepted.items()}
     nomenclature = settings.parcels.nomenclature or next(iter(labels), None)
     different = set(contents.dates.values())
     write_metadata(
@@ -173,7 +207,7 @@ def _write_metadata(
         labels=labels,
         sizes=contents.sizes,
         n_dates=contents.n_dates,
-        classes=_classes(classes, labels.get(nomenclature or "", {})),
+        classes=_classes(classes, accepted.get(nomenclature or "", {})),
         description={
             "bands": list(settings.imagery.bands),
             "nomenclature": nomenclature,
@@ -187,6 +221,21 @@ def _write_metadata(
             "names": _names(classes),
         },
     )
+
+
+def _log_unobserved(rows: pd.DataFrame) -> None:
+    """Log how many pixels and parcels were never clear."""
+    missing = rows["n_pixels_never_clear"].fillna(0)
+    if missing.any():
+        logger.warning(
+            "%d pixels of %d parcels are clear on no date and left out",
+            missing.sum(),
+            (missing > 0).sum(),
+        )
+    for reason in UNOBSERVED:
+        ids = rows.loc[rows["reason"] == reason, "parcel_id"].tolist()
+        if ids:
+            logger.warning("rejected: %d %s, such as %s", len(ids), reason, ", ".join(ids[:5]))
 
 
 def _labels(parcels: Sequence[Path]) -> dict[str, dict[str, Code | None]]:

@@ -37,7 +37,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
         *_MASKS,
     ),
     "assemble": (
-        *("imagery.bands", "clouds", "parcels.labels", "parcels.nomenclature", "assemble"),
+        *("imagery.bands", "clouds", "assemble"),
+        *("parcels.labels", "parcels.nomenclature", "parcels.min_pixels"),
     ),
     "features": (),
     "adopt": ("dataset", "imagery.bands", "split.folds", "predict.weights"),

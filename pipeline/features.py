@@ -11,14 +11,20 @@ import shapely
 
 from geo.pixel_index import PixelIndex
 from geo.shape_features import shape_features
+from pipeline.paths import DatasetPaths
+from pipeline.pixel_set_store import read_ids
 from pipeline.tiles import main_crs
 from pipeline.writing import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def features(parcels: Path, pixel_index: list[Path], features: Path, positions: Path) -> None:
+def features(
+    parcels: Path, pixel_index: list[Path], dataset: Path, features: Path, positions: Path
+) -> None:
     """Compute the geometric features of the parcels.
+
+    They describe the outline: all its pixels count, be they observed or not.
 
     Parameters
     ----------
@@ -26,6 +32,8 @@ def features(parcels: Path, pixel_index: list[Path], features: Path, positions: 
         Folder of the accepted parcels of every tile.
     pixel_index
         Their pixels, a file a tile.
+    dataset
+        Pixel-Set dataset, whose parcels are taken.
     features
         Written: {id: [perimeter in m, pixels, cover ratio, perimeter over surface in 1/m]}.
     positions
@@ -54,9 +62,10 @@ def features(parcels: Path, pixel_index: list[Path], features: Path, positions: 
         values |= dict(zip(ids, shape_features(polygons, index).tolist(), strict=True))
         inside = gpd.GeoSeries(shapely.point_on_surface(polygons), index=ids, crs=index.grid.crs)
         points.append((index.grid.crs, inside))
-    write_json(features, values)
-    write_json(positions, _in_one_system(points))
-    logger.info("%d parcels", len(values))
+    where, held = _in_one_system(points), read_ids(DatasetPaths(dataset))
+    write_json(features, {i: values[i] for i in held})
+    write_json(positions, {i: where[i] for i in held})
+    logger.info("%d parcels", len(held))
 
 
 def _in_one_system(points: list[tuple[str, gpd.GeoSeries]]) -> dict[str, list[float]]:

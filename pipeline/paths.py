@@ -22,7 +22,7 @@ class DatasetPaths:
 
     @property
     def pixels(self) -> Path:
-        """Folder of <id>.npy: uint16 (T, C, S)."""
+        """Folder of <id>.npy: uint16 (T, C, S); each of the S pixels was clear at least once."""
         return self.root / "DATA"
 
     @property
@@ -68,7 +68,7 @@ class DatasetPaths:
 
     @property
     def features(self) -> Path:
-        """{id: [perimeter, pixels, cover ratio, perimeter over surface]}."""
+        """{id: [perimeter, pixels, cover ratio, perimeter over surface]} of the outline."""
         return self.root / "META" / "geomfeat.json"
 
     @property
@@ -98,8 +98,9 @@ class DatasetPaths:
     def observations(self) -> Path:
         """Parquet table with a row for every parcel and date of its tile.
 
-        `clear_fraction` is the share of the parcel's pixels that were clear; `kept` is False where
-        the date was dropped for it.
+        Parcels that the dataset lacks, as they were not observed enough, are there, too.
+        `clear_fraction` is the share of the pixels of the parcel's outline that were clear; `kept`
+        is False where the date was dropped for it.
         """
         return self.root / "observations.parquet"
 
@@ -161,8 +162,17 @@ class RunPaths:
         return self.root / "items"
 
     @property
+    def cleaned(self) -> Path:
+        """The ledger before any pixel was read: what is wrong with every input parcel."""
+        return self.root / "parcels" / "cleaned.csv"
+
+    @property
     def ledger(self) -> Path:
-        """Every input parcel: status, reason, tile, pixel count."""
+        """Every input parcel: status, reason, tile, pixel count.
+
+        `n_pixels` is what the dataset holds of the parcel; `n_pixels_never_clear` is how many more
+        its outline has, which were clear on no date.
+        """
         return self.root / "parcels" / "ledger.csv"
 
     @property

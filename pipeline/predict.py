@@ -24,9 +24,8 @@ from pipeline.pixel_set_store import (
     read_dates,
     read_description,
     read_ids,
-    read_n_dates,
 )
-from pipeline.prediction_choices import ENSEMBLE, NONE, OUT_OF_FOLD, Choices
+from pipeline.prediction_choices import ENSEMBLE, OUT_OF_FOLD, Choices
 from pipeline.prediction_files import PredictionFiles
 from pipeline.prediction_table import PredictionTable, with_register
 from pipeline.progress import ProgressLog
@@ -95,8 +94,6 @@ def predict(
         classes = read_classes(paths)
     data = read_inputs(paths, trained)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
-    unseen = np.array([n == 0 for n in read_n_dates(paths).values()], bool)
-    choices.source[unseen] = NONE
     table = PredictionTable(paths, choices, given_weights=folds is None)
     with PredictionFiles(predictions) as files:
         if register is None:

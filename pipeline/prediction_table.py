@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import read_codes, read_description, read_ids, read_n_dates
+from pipeline.pixel_set_store import read_codes, read_description, read_ids
 from pipeline.prediction_choices import Choices
 
 # What stands before the register's own columns.
@@ -37,7 +37,6 @@ class PredictionTable:
         self._choices = choices
         self._given_weights = given_weights
         self._ids = pd.Index(read_ids(dataset), dtype=object)
-        self._n_dates = pd.array(list(read_n_dates(dataset).values()), dtype="Int64")
         self._names = read_description(dataset)["names"]
         codes = read_codes(dataset).values()
         self._whole = all(isinstance(code, int) for code in codes if code is not None)
@@ -53,10 +52,8 @@ class PredictionTable:
         # An id can stand in the register twice; the prediction is that of the accepted row.
         keys = rows["parcel_id"].astype(object).where(rows["status"] != "rejected")
         places = self._ids.get_indexer(pd.Index(keys))
-        rows["n_pixels"] = pd.to_numeric(rows["n_pixels"]).astype("Int64")
-        rows["n_dates"] = pd.api.extensions.take(self._n_dates, places, allow_fill=True)
-        hidden = (rows["n_dates"] == 0).fillna(False)
-        rows.loc[hidden, ["status", "reason"]] = ["rejected", "never_seen_clearly"]
+        for column in ("n_pixels", "n_dates"):
+            rows[column] = pd.to_numeric(rows[column]).astype("Int64")
         if self._given_weights:
             used = rows["status"] == "used"
             rows.loc[used, ["status", "reason"]] = ["predict_only", "given_weights"]

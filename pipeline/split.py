@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import read_ids, read_labels, read_n_dates, read_positions
+from pipeline.pixel_set_store import read_ids, read_labels, read_positions
 from pipeline.settings import Settings
 from pipeline.writing import write_json
 
@@ -43,8 +43,7 @@ def split(dataset: Path, folds: Path, settings: Settings) -> None:
     """
     paths = DatasetPaths(dataset)
     labels = read_labels(paths)
-    seen = np.array([n > 0 for n in read_n_dates(paths).values()], bool)
-    chosen = np.flatnonzero((labels >= 0) & seen)
+    chosen = np.flatnonzero(labels >= 0)
     how = settings.split
     if len(chosen) < how.folds:
         raise SplitError(

@@ -80,13 +80,13 @@ checkpoint index:
 
 rule clean:
     message:
-        "Check and mend the parcels of {params.register}; account for every one."
+        "Check and mend the parcels of {params.register}."
     input:
         # Ancient, as every new acquisition rewrites it: what it says counts, see params.
         grids=ancient(paths.grids),
         register=without_braces(register),
     output:
-        ledger=paths.ledger,
+        cleaned=paths.cleaned,
         parcels=directory(paths.parcels),
         classes=paths.classes,
     params:
@@ -106,7 +106,7 @@ rule clean:
     shell:
         "python -m pipeline clean --settings {params.settings:q} --record {params.record:q}"
         " --register {params.register:q}"
-        " --grids {input.grids:q} --ledger {output.ledger:q} --parcels {output.parcels:q}"
+        " --grids {input.grids:q} --ledger {output.cleaned:q} --parcels {output.parcels:q}"
         " --classes {output.classes:q} --log {log:q}"
 
 
@@ -171,7 +171,7 @@ rule extract:
 
 rule assemble:
     message:
-        "Join the acquisitions into the Pixel-Set dataset."
+        "Join the acquisitions into the Pixel-Set dataset; account for every parcel."
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
@@ -179,11 +179,13 @@ rule assemble:
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         parcels=rules.clean.output.parcels,
         classes=rules.clean.output.classes,
+        cleaned=rules.clean.output.cleaned,
     output:
         data=directory(paths.dataset.pixels),
         valid=directory(paths.dataset.valid),
         meta=paths.dataset.assembled,
         observations=paths.dataset.observations,
+        ledger=paths.ledger,
     params:
         settings=settings_of("assemble"),
         record=paths.record("assemble"),
@@ -203,7 +205,8 @@ rule assemble:
         " --acquisitions {input.acquisitions:q}"
         " --extracted {params.extracted:q}"
         " --pixel-index {input.pixel_index:q} --parcels {input.parcels:q} --classes {input.classes:q}"
-        " --dataset {params.dataset:q} --threads {threads} --log {log:q}"
+        " --cleaned {input.cleaned:q} --dataset {params.dataset:q} --ledger {output.ledger:q}"
+        " --threads {threads} --log {log:q}"
 
 
 rule features:
@@ -212,9 +215,12 @@ rule features:
     input:
         parcels=rules.clean.output.parcels,
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
+        dataset=paths.dataset.sizes,
     output:
         features=paths.dataset.features,
         positions=paths.dataset.positions,
+    params:
+        dataset=paths.dataset.root,
     resources:
         mem_mb=2000,
     log:
@@ -225,7 +231,8 @@ rule features:
         ENVIRONMENT
     shell:
         "python -m pipeline features --parcels {input.parcels:q} --pixel-index {input.pixel_index:q}"
-        " --features {output.features:q} --positions {output.positions:q} --log {log:q}"
+        " --dataset {params.dataset:q} --features {output.features:q}"
+        " --positions {output.positions:q} --log {log:q}"
 
 
 ASSEMBLED = rules.assemble.output

@@ -69,7 +69,7 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     run = RunPaths(root)
     index(settings.imagery.path, run.acquisitions, run.grids, view(settings, "index"))
     clean(
-        settings.parcels.path, run.grids, run.ledger, run.parcels, run.classes,
+        settings.parcels.path, run.grids, run.cleaned, run.parcels, run.classes,
         view(settings, "clean"),
     )  # fmt: skip
     for tile in read_grids(run.grids):
@@ -91,10 +91,12 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
         )  # fmt: skip
     pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
     assemble(
-        run.acquisitions, run.extractions, pixel_index, run.parcels, run.classes,
-        run.dataset.root, view(settings, "assemble"), threads,
+        run.acquisitions, run.extractions, pixel_index, run.parcels, run.classes, run.cleaned,
+        run.dataset.root, run.ledger, view(settings, "assemble"), threads,
     )  # fmt: skip
     pack(run.dataset.root, view(settings, "pack"), threads)
     normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
-    features(run.parcels, pixel_index, run.dataset.features, run.dataset.positions)
+    features(
+        run.parcels, pixel_index, run.dataset.root, run.dataset.features, run.dataset.positions
+    )
     return run

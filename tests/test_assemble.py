@@ -17,6 +17,7 @@ from pipeline import parcel_block, tile_series
 from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.assemble import assemble
 from pipeline.config import load, view
+from pipeline.ledger import write_ledger
 from pipeline.observations import read_observations
 from pipeline.paths import DatasetPaths, RunPaths
 from pipeline.pixel_set_store import read_sizes
@@ -50,6 +51,7 @@ def extracted(tmp_path_factory):
     columns = {"row": range(N), "parcel_id": ids, "status": "used", "crop": "wheat"}
     table = gpd.GeoDataFrame(columns, geometry=shapely.points(np.zeros((N, 2))), crs=grid.crs)
     table.to_parquet(run.parcels / f"{TILE}.parquet")
+    write_ledger(run.cleaned, pd.DataFrame(columns).assign(reason="", n_pixels=sizes))
     run.classes.write_text("code,name,class_index\nwheat,wheat,0\n")
     return run
 
@@ -57,7 +59,7 @@ def extracted(tmp_path_factory):
 def assembled(run, root, memory_mb, threads=1, **clouds):
     settings = view(load({"assemble": {"memory_mb": memory_mb}, "clouds": clouds}), "assemble")
     paths = run.acquisitions, run.extractions, [run.pixel_index(TILE)], run.parcels, run.classes
-    assemble(*paths, root, settings, threads)
+    assemble(*paths, run.cleaned, root, root / "ledger.csv", settings, threads)
     return DatasetPaths(root)
 
 
@@ -126,13 +128,15 @@ def test_the_files_are_those_of_every_parcel_by_itself(extracted, tmp_path):
     for i, parcel_id in enumerate(index.parcel_ids):
         own = slice(index.offsets[i], index.offsets[i + 1])
         kept = clear[:, own].mean(axis=1) >= 0.6
-        stored = kept if kept.any() else np.ones(N_DATES, bool)
-        expected = [int(day.strftime("%Y%m%d")) for day, k in zip(DAYS, stored, strict=True) if k]
+        seen = np.flatnonzero(clear[kept][:, own].any(axis=0)) + own.start
+        assert (parcel_id in dates) == (len(seen) > 0)
+        if not len(seen):
+            continue
+        expected = [int(day.strftime("%Y%m%d")) for day, k in zip(DAYS, kept, strict=True) if k]
         assert dates[parcel_id] == expected
         name = f"{parcel_id}.npy"
-        assert np.array_equal(np.load(dataset.pixels / name), pixels[stored][:, :, own])
-        seen = clear[stored][:, own] & kept[stored][:, None]
-        assert np.array_equal(np.load(dataset.valid / name), seen)
+        assert np.array_equal(np.load(dataset.pixels / name), pixels[kept][:, :, seen])
+        assert np.array_equal(np.load(dataset.valid / name), clear[kept][:, seen])
 
 
 def test_a_parcel_that_is_larger_than_the_limit_is_a_block_of_its_own(extracted):

@@ -70,7 +70,10 @@ def test_it_says_what_the_run_does(folder, capsys):
     assert {str(path) for path in files(folder) - before} == {"results/mine/inspect/inputs.png"}
     assert imread(folder / "results/mine/inspect/inputs.png").std() > 0
 
+    # Without masks every pixel is observed: the sizes are then those foretold.
     settings = read(folder / "mine.yaml")
+    clouds = settings.clouds.model_copy(update={"mask": "none"})
+    settings = settings.model_copy(update={"clouds": clouds})
     run = prepare_dataset(settings, folder / "run")
     used = [row for row in read_acquisitions(run.acquisitions) if row.used]
     assert "3 acquisitions, 2 to use" in said

@@ -95,13 +95,16 @@ def test_memory_and_filling(run, settings, tmp_path):
     small = view(settings, "assemble")
     small.assemble = replace_memory(settings, 1)
     assemble(
-        run.acquisitions, run.extractions, indices, run.parcels, run.classes,
-        tmp_path, small, 2,
+        run.acquisitions, run.extractions, indices, run.parcels, run.classes, run.cleaned,
+        tmp_path, tmp_path / "ledger.csv", small, 2,
     )  # fmt: skip
     kept = view(settings, "assemble")
     kept.clouds = settings.clouds.model_copy(update={"fill": "none"})
     raw = tmp_path / "raw"
-    assemble(run.acquisitions, run.extractions, indices, run.parcels, run.classes, raw, kept)
+    assemble(
+        run.acquisitions, run.extractions, indices, run.parcels, run.classes, run.cleaned,
+        raw, raw / "ledger.csv", kept,
+    )  # fmt: skip
     whole, parts, unfilled = run.dataset, DatasetPaths(tmp_path), DatasetPaths(raw)
     dates = json.loads(whole.dates.read_text()).values()
     days = pd.to_datetime([str(d) for d in dates])

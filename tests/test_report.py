@@ -378,12 +378,13 @@ def test_every_row_of_the_register_is_accounted_for(tmp_path):
     assert examples["no parcel id"] == ["row 62"]
     assert examples["an id that an earlier row has already"] == ["000"]
 
-    # A parcel that clouds hid on every date has no prediction; its twin stays a duplicate.
-    write_json(paths.dataset.n_dates, {f"{i:03}": 0 if i == 0 else 4 for i in range(N + 2)})
+    # Parcels that were observed too little have no prediction.
+    text = paths.ledger.read_text().replace("000,used,", "000,rejected,never_seen_clearly", 1)
+    paths.ledger.write_text(text.replace("001,used,", "001,rejected,too_few_pixels_observed", 1))
     hidden = {line.reason: line.count for line in read_ledger(paths).lines}
-    assert hidden[""] == 59
-    assert hidden["under cloud on every date"] == 1
-    assert hidden["an id that an earlier row has already"] == 1
+    assert hidden[""] == 58
+    assert hidden["under cloud or without data on every date"] == 1
+    assert hidden["fewer pixels seen clearly on any date than asked for"] == 1
 
 
 def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):

@@ -63,12 +63,21 @@ def test_the_stage(tmp_path):
     table.to_parquet(parcels)
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
     paths = tmp_path / "META" / "geomfeat.json", tmp_path / "META" / "positions.json"
-    features(tmp_path, [tmp_path / "index.npz"], *paths)
+    (tmp_path / "META").mkdir()
+    (tmp_path / "META" / "sizes.json").write_text('{"p0": 4, "p1": 2}')
+    features(tmp_path, [tmp_path / "index.npz"], tmp_path, *paths)
     found, positions = (json.loads(path.read_text()) for path in paths)
     assert found == {"p0": [80.0, 4.0, 1.0, 0.2], "p1": pytest.approx([80, 3, 0.75, 80 / 300])}
     assert list(positions) == ["p0", "p1"]
     assert shapely.Point(positions["p0"]).within(SQUARE)
     assert shapely.Point(positions["p1"]).within(ANGLE)
+
+    # Of parcels that the dataset lacks there are none; of the others, all pixels still count.
+    (tmp_path / "META" / "sizes.json").write_text('{"p1": 2}')
+    features(tmp_path, [tmp_path / "index.npz"], tmp_path, *paths)
+    assert [json.loads(path.read_text()) for path in paths] == [
+        {"p1": found["p1"]}, {"p1": positions["p1"]},
+    ]  # fmt: skip
 
 
 def test_an_index_of_other_parcels(tmp_path):
@@ -79,7 +88,7 @@ def test_an_index_of_other_parcels(tmp_path):
     with pytest.raises(
         ValueError, match=r"was not made from.*2 parcels.*expected the 1.*rasterise"
     ):
-        features(tmp_path, [tmp_path / "index.npz"], tmp_path / "a.json", tmp_path / "b.json")
+        features(tmp_path, [tmp_path / "index.npz"], tmp_path, *[tmp_path / "a.json"] * 2)
     index([shapely.box(0, 0, 1, 1)]).save(tmp_path / "index.npz")
     with pytest.raises(ValueError, match=r"1 parcels \(0 with pixels\)"):
-        features(tmp_path, [tmp_path / "index.npz"], tmp_path / "a.json", tmp_path / "b.json")
+        features(tmp_path, [tmp_path / "index.npz"], tmp_path, *[tmp_path / "a.json"] * 2)

@@ -1,6 +1,5 @@
 """Several tiles, zones and halves of a swath in one run, against a reader of single pixels."""
 
-import json
 import math
 import re
 import shutil
@@ -26,7 +25,6 @@ from pipeline.pixel_set_store import (
     read_dates,
     read_description,
     read_ids,
-    read_n_dates,
     read_parcel_dates,
     read_pixels,
     read_positions,
@@ -71,7 +69,11 @@ def run(scene, tmp_path_factory):
 
 
 def read_ledger(run):
-    return pd.read_csv(run.ledger, dtype=str, keep_default_na=False).set_index("parcel_id")
+    return read_rows(run.ledger)
+
+
+def read_rows(table):
+    return pd.read_csv(table, dtype=str, keep_default_na=False).set_index("parcel_id")
 
 
 def outlines(crs):
@@ -143,19 +145,28 @@ def test_arrays_equal_a_reader_of_single_pixels(scene, run):
         ids = ledger.index[(ledger["tile"] == tile) & (ledger["status"] == "used")]
         for parcel_id in ids:
             inside = ~geometry_mask([places[parcel_id]], grid.shape, grid.transform)
-            rows, cols = np.nonzero(inside)
             pixels, valid = (read(run.dataset, parcel_id) for read in (read_pixels, read_valid))
             days = [int(day.strftime("%Y%m%d")) for day in dates[parcel_id]]
             assert days == sorted(date for t, date in scene.used if t == tile)
-            assert pixels.shape == (len(days), 3, len(rows))
-            for s in range(len(rows)):
-                x, y = grid.transform @ (cols[s] + 0.5, rows[s] + 0.5)
-                for t, day in enumerate(days):
-                    values, clear = brute_force(scene, tile, day, x, y)
-                    assert pixels[t, :, s].tolist() == values, (parcel_id, day)
-                    assert valid[t, s] == clear
-                    tried[len(scene.used[tile, day]), bool(clear)] += 1
-    assert len(tried) == 4
+            series = [
+                [brute_force(scene, tile, day, *grid.transform @ (col + 0.5, row + 0.5))
+                 for day in days]
+                for row, col in np.argwhere(inside)
+            ]  # fmt: skip
+            observed = [one for one in series if any(clear for _, clear in one)]
+            assert len(observed) == int(ledger.loc[parcel_id, "n_pixels"])
+            left_out = len(series) - len(observed)
+            assert left_out == int(ledger.loc[parcel_id, "n_pixels_never_clear"])
+            assert pixels.transpose(2, 0, 1).tolist() == [[v for v, _ in one] for one in observed]
+            assert valid.T.tolist() == [[clear for _, clear in one] for one in observed]
+            tried.update(
+                (len(scene.used[tile, day]), clear)
+                for one in observed
+                for day, (_, clear) in zip(days, one, strict=True)
+            )
+            tried["left out"] += left_out
+    assert len(tried) == 5
+    assert tried["left out"] > 100
 
 
 def test_every_acquisition_has_its_decision(scene, run):
@@ -183,6 +194,7 @@ def test_positions_and_dates_of_both_zones(scene, run):
 
 
 def test_clear_shares_are_recorded(run):
+    n_pixels = read_rows(run.cleaned)["n_pixels"].replace("", "0").astype(int)
     table = read_observations(run.dataset.observations)
     dates = read_parcel_dates(run.dataset)
     assert len(table) == sum(map(len, dates.values()))
@@ -190,7 +202,8 @@ def test_clear_shares_are_recorded(run):
     for parcel_id, rows in table.groupby("parcel_id"):
         valid = read_valid(run.dataset, parcel_id)
         assert pd.to_datetime(rows["date"]).dt.date.tolist() == dates[parcel_id]
-        np.testing.assert_allclose(rows["clear_fraction"], valid.mean(axis=1), rtol=1e-6)
+        share = valid.sum(axis=1) / n_pixels[parcel_id]
+        np.testing.assert_allclose(rows["clear_fraction"], share, rtol=1e-6)
     assert set(table["tile"]) == {EAST, WEST}
 
 
@@ -198,8 +211,8 @@ def test_clear_shares_are_recorded(run):
 def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
     limit = 0.5
     found = prepared(scene, tmp_path, clouds={"min_clear_fraction": limit, "drop": drop})
-    sizes = json.loads(run.dataset.sizes.read_text())
-    tile_of = read_ledger(run)["tile"]
+    sizes = read_rows(run.cleaned)["n_pixels"].replace("", "0").astype(int)
+    tile_of, ledger = read_ledger(run)["tile"], read_ledger(found)
     own, kept_dates = read_parcel_dates(run.dataset), read_parcel_dates(found.dataset)
     n_clear, n_all, n_dropped = Counter(), Counter(), 0
     for i in read_ids(run.dataset):
@@ -209,15 +222,20 @@ def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
     for i in read_ids(run.dataset):
         valid = read_valid(run.dataset, i)
         of_tile = [n_clear[tile_of[i], day] / n_all[tile_of[i], day] for day in own[i]]
-        kept = np.array(of_tile if drop == "run" else valid.mean(axis=1)) >= limit
+        kept = np.array(of_tile if drop == "run" else valid.sum(axis=1) / sizes[i]) >= limit
         n_dropped += int((~kept).sum())
-        if not kept.any():
-            assert read_n_dates(found.dataset)[i] == 0
-            assert not read_valid(found.dataset, i).any()
+        seen = valid[kept].any(axis=0)
+        assert int(ledger.loc[i, "n_pixels"]) == seen.sum()
+        assert (i in read_ids(found.dataset)) == seen.any()
+        if not seen.any():
+            assert ledger.loc[i, ["status", "reason"]].tolist() == [
+                "rejected", "never_seen_clearly",
+            ]  # fmt: skip
             continue
         assert kept_dates[i] == [day for day, keep in zip(own[i], kept, strict=True) if keep]
-        assert np.array_equal(read_valid(found.dataset, i), valid[kept])
-        assert np.array_equal(read_pixels(found.dataset, i), read_pixels(run.dataset, i)[kept])
+        assert np.array_equal(read_valid(found.dataset, i), valid[kept][:, seen])
+        pixels = read_pixels(run.dataset, i)[kept][:, :, seen]
+        assert np.array_equal(read_pixels(found.dataset, i), pixels)
     assert 0 < n_dropped == read_description(found.dataset)["dropped_observations"]
     table = read_observations(found.dataset.observations)
     assert (~table["kept"]).sum() == n_dropped
@@ -231,11 +249,10 @@ def test_filling_takes_the_dates_of_the_tile(run, scene, tmp_path):
         pixels, valid = read_pixels(run.dataset, i), read_valid(run.dataset, i)
         filled = read_pixels(found.dataset, i)
         for s in range(0, pixels.shape[2], 7):
-            if valid[:, s].any():
-                for c in range(2):
-                    known = valid[:, s]
-                    line = np.interp(at, at[known], pixels[known, c, s])
-                    np.testing.assert_allclose(filled[:, c, s], line, atol=0.51)
+            known = valid[:, s]
+            for c in range(2):
+                line = np.interp(at, at[known], pixels[known, c, s])
+                np.testing.assert_allclose(filled[:, c, s], line, atol=0.51)
 
 
 def test_too_much_is_asked_of_the_sky(scene, tmp_path):
@@ -246,7 +263,7 @@ def test_too_much_is_asked_of_the_sky(scene, tmp_path):
 
 def test_parcels_that_no_tile_holds_are_kept_where_most_of_them_lies(scene, tmp_path):
     run = prepare_parcels(load(settings_of(scene, parcels={"partly_outside": "keep"})), tmp_path)
-    ledger, grids = read_ledger(run), read_grids(run.grids)
+    ledger, grids = read_rows(run.cleaned), read_grids(run.grids)
     places = {tile: outlines(grid.crs) for tile, grid in grids.items()}
     n_partial = 0
     for parcel_id, row in ledger[ledger["status"] == "used"].iterrows():
@@ -312,7 +329,7 @@ def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene,
 
 def test_tiles_can_be_left_out(scene, tmp_path):
     run = prepare_parcels(load(settings_of(scene, imagery={"tile": "T31UGS"})), tmp_path)
-    assert set(read_ledger(run)["tile"]) == {"", WEST}
+    assert set(read_rows(run.cleaned)["tile"]) == {"", WEST}
     assert {row.reason for row in read_acquisitions(run.acquisitions) if row.tile == EAST} == {
         "other_tile"
     }

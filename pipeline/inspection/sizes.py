@@ -50,6 +50,8 @@ def expected_sizes(
 ) -> Sizes:
     """Compute the sizes of extracted pixels, DATA, VALID and what is packed.
 
+    Pixels that turn out clear on no date are left out of all but the first: it is then less.
+
     Parameters
     ----------
     rows

@@ -47,7 +47,8 @@ PARCEL_REASONS = {
     "partly_outside": "across the edge of the imagery",
     "too_small": "too small: less area than asked for",
     "too_few_pixels": "too small: fewer pixels than asked for",
-    "never_seen_clearly": "under cloud on every date",
+    "never_seen_clearly": "under cloud or without data on every date",
+    "too_few_pixels_observed": "fewer pixels seen clearly on any date than asked for",
     "no_pixels": "without pixels or dates in the dataset",
     "given_weights": "by models that were trained elsewhere",
     "no_label": "no declared class",
@@ -164,14 +165,10 @@ def read_ledger(paths: RunPaths, *, trained: bool = True) -> Ledger:
     trained
         Whether the run trained models: with those from elsewhere it learns from no parcel.
     """
-    # The ledger was written before any pixel was read: clouds may have hidden a parcel since.
-    hidden = {parcel_id for parcel_id, n in read_n_dates(paths.dataset).items() if n == 0}
     fates: dict[tuple[str, str], list[str]] = {}
     n_mended = 0
     for row in _read_csv(paths.ledger):
         status, reason = row["status"], row["reason"]
-        if status != "rejected" and row["parcel_id"] in hidden:
-            status, reason = "rejected", "never_seen_clearly"
         if status == "used" and not trained:
             status, reason = "predict_only", "given_weights"
         fates.setdefault((status, reason), []).append(row["parcel_id"] or f"row {row['row']}")

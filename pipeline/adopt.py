@@ -18,7 +18,7 @@ from pipeline.given_dataset import (
     read_labels,
     read_parcels,
 )
-from pipeline.ledger import class_reasons, status_of, write_ledger
+from pipeline.ledger import class_reasons, set_aside, status_of, write_ledger
 from pipeline.nomenclature import (
     CropClass,
     choose_classes,
@@ -40,7 +40,8 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
     """Check an existing Pixel-Set dataset and complete it, without touching it.
 
     The arrays are linked to. They are written anew only where they could not be used as they are:
-    dates out of order, another integer type, other file names.
+    dates out of order, another integer type, other file names, pixels that VALID shows clear on no
+    date. Such pixels are left out; a parcel that has no other is rejected.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def examine(source: Path, settings: Settings) -> Examined:
         labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
     usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}
     if not usable:
-        raise DatasetError(f"No parcel of {source} has a pixel and a date.")
+        raise DatasetError(f"No parcel of {source} has a pixel that is clear on a date.")
     bands = _bands(next(iter(usable.values())).shape[1], settings, told)
     return Examined(usable, labels, nomenclature, bands, rows, classes)
 
@@ -185,12 +186,17 @@ def _account(
     lost = sorted({i for codes in labelled for i in codes} - parcels.keys())
     ids = [*parcels, *lost]
     rows = pd.DataFrame({"row": np.arange(len(ids)), "parcel_id": ids})
-    sizes = [parcels[i].shape[2] if i in parcels else 0 for i in ids]
-    rows["n_pixels"] = pd.Series(sizes).astype("Int64")
+    own = _read_own(given.n_dates)
+    whole = [parcels[i].shape[2] if i in parcels else 0 for i in ids]
+    rows["n_pixels"] = [parcels[i].n_pixels if i in parcels else 0 for i in ids]
+    rows["n_pixels_never_clear"] = whole - rows["n_pixels"]
+    n_dates = [own.get(i, len(parcels[i].dates)) if i in parcels else 0 for i in ids]
+    rows["n_dates"] = np.where(rows["n_pixels"] > 0, n_dates, 0)
     rows["code"] = read_codes(pd.Series([codes.get(i) for i in ids], dtype=object))
     rows["mended"], rows["tile"], rows["reason"] = False, "", ""
     empty = [i not in parcels or 0 in parcels[i].shape for i in ids]
     rows.loc[empty, "reason"] = "no_pixels"
+    set_aside(rows, rows["n_dates"] == 0, "never_seen_clearly")
     return rows
 
 
@@ -232,7 +238,7 @@ def _write_meta(
         paths,
         dates=dates,
         labels={name: {i: codes[i] for i in parcels} for name, codes in labels.items()},
-        sizes={i: p.shape[2] for i, p in parcels.items()},
+        sizes={i: p.n_pixels for i, p in parcels.items()},
         n_dates={i: seen.get(i, len(p.dates)) for i, p in parcels.items()},
         classes=[LandClass(c.code, c.name) for c in classes if c.class_index is not None],
         description=description,

@@ -34,6 +34,9 @@ class GivenParcel:
         int64 (T,), the places in the file of its dates in order of time.
     dates
         The T dates, in order of time.
+    ever_clear
+        bool (S,), pixels that VALID shows clear on at least one date; None if all are, or without
+        VALID. The others are left out.
     """
 
     path: Path
@@ -41,15 +44,22 @@ class GivenParcel:
     dtype: np.dtype[Any]
     order: NDArray[np.int64]
     dates: tuple[date, ...]
+    ever_clear: NDArray[np.bool_] | None
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels that are not left out."""
+        return self.shape[2] if self.ever_clear is None else int(self.ever_clear.sum())
 
     def is_as_stored(self, parcel_id: str) -> bool:
-        """Tell whether the file can be used as it is: its name, type and order of time."""
+        """Tell whether the file can be used as it is: its name, type, pixels and order of time."""
         in_order = bool((np.diff(self.order) > 0).all())
-        return in_order and self.dtype == np.uint16 and self.path.name == file_name(parcel_id)
+        as_named = self.path.name == file_name(parcel_id)
+        return in_order and as_named and self.dtype == np.uint16 and self.ever_clear is None
 
     def read(self) -> NDArray[np.uint16]:
         """Read the pixels, uint16 (T, C, S), in order of time."""
-        pixels = read_array(self.path)[self.order]
+        pixels = self._chosen(read_array(self.path))
         if pixels.size and (pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max):
             raise DatasetError(
                 f"{self.path} has values from {pixels.min()} to {pixels.max()}, expected 0 to "
@@ -59,8 +69,13 @@ class GivenParcel:
 
     def read_valid(self, folder: Path) -> NDArray[np.bool_]:
         """Read which observations are clear, bool (T, S), in order of time."""
-        valid: NDArray[np.bool_] = read_array(folder / self.path.name)[self.order]
+        valid: NDArray[np.bool_] = self._chosen(read_array(folder / self.path.name))
         return valid
+
+    def _chosen(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Choose the pixels that are not left out, in order of time."""
+        in_order = array[self.order]
+        return in_order if self.ever_clear is None else in_order[..., self.ever_clear]
 
 
 def read_parcels(dataset: DatasetPaths) -> dict[str, GivenParcel]:
@@ -69,8 +84,8 @@ def read_parcels(dataset: DatasetPaths) -> dict[str, GivenParcel]:
     Raises
     ------
     DatasetError
-        If there are none, if they do not have the dates that the dataset states, or if they
-        disagree on the number of channels.
+        If there are none, if they do not have the dates that the dataset states, if they disagree
+        on the number of channels, or if VALID does not fit them.
     """
     paths = {_id_of(path): path for path in dataset.pixels.glob("*.npy")}
     if not paths:
@@ -86,11 +101,13 @@ def read_parcels(dataset: DatasetPaths) -> dict[str, GivenParcel]:
             undated.append(parcel_id)
             continue
         order = np.argsort([d.toordinal() for d in dates], kind="stable")
-        shape, dtype = _shape_of(paths[parcel_id])
+        path = paths[parcel_id]
+        shape, dtype = _shape_of(path)
         in_time = tuple(dates[i] for i in order)
-        parcels[parcel_id] = GivenParcel(
-            paths[parcel_id], shape, dtype, order.astype(np.int64), in_time
-        )
+        clear = None
+        if dataset.valid.is_dir() and 0 not in shape:
+            clear = _ever_clear(dataset.valid / path.name, shape)
+        parcels[parcel_id] = GivenParcel(path, shape, dtype, order.astype(np.int64), in_time, clear)
     _refuse(
         undated,
         f"{dataset.parcel_dates} lacks parcels of DATA, and there is no {dataset.dates} for them",
@@ -157,6 +174,22 @@ def _shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
             f"{path}: expected whole numbers of shape (T, C, S), found {dtype} of shape {shape}."
         )
     return shape, dtype
+
+
+def _ever_clear(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Tell which pixels are clear on at least one date, bool (S,); None if all are."""
+    try:
+        valid = read_array(path)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is not a readable array: {error}") from error
+    expected = (shape[0], shape[2])
+    if valid.shape != expected or valid.dtype != bool:
+        raise DatasetError(
+            f"{path}: expected bool of shape (T, S), {expected}, as the parcel's array in DATA; "
+            f"found {valid.dtype} of shape {valid.shape}."
+        )
+    ever_clear: NDArray[np.bool_] = np.any(valid, axis=0)
+    return None if ever_clear.all() else ever_clear
 
 
 def _check_shapes(dataset: DatasetPaths, parcels: Mapping[str, GivenParcel]) -> None:

@@ -108,9 +108,9 @@ def watched(path: Path | str) -> list[Path]:
 
 
 def watched_dataset(path: Path) -> list[Path]:
-    """List the files whose change means that an existing dataset changed, and its DATA folder."""
+    """List the files whose change means that an existing dataset changed, and its array folders."""
     meta = sorted((path / "META").glob("*.json"))
-    return [path / "DATA", *meta, *sorted(path.glob("*.pkl"))]
+    return [path / "DATA", *path.glob("VALID"), *meta, *sorted(path.glob("*.pkl"))]
 
 
 def is_masked(settings: Settings) -> bool:

@@ -14,7 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from pixel_set_fixture import BANDS, CLASSES, SEASON, adopt_and_pack, make, number, write
+from pixel_set_fixture import (
+    BANDS,
+    CLASSES,
+    SEASON,
+    adopt_and_pack,
+    make,
+    number,
+    write,
+    write_arrays,
+)
 from preparation import example
 
 from pipeline.config import load, view
@@ -33,6 +42,7 @@ from pipeline.pixel_set_store import (
     read_labels,
     read_n_dates,
     read_pixels,
+    read_valid,
 )
 from pipeline.settings import PAPER, SettingsError
 from pipeline.split import split
@@ -395,7 +405,60 @@ def test_validity_comes_along_in_order_of_time(source, tmp_path):
     dates = {str(i): number(SEASON[place]) for i, place in enumerate(order)}
     write(source / "META" / "dates.json", dates)
     data = read_pixel_sets(adopted(source, tmp_path / "run").dataset, with_features=False)
-    assert np.array_equal(data.valid, np.concatenate([valid[i].T for i in data.ids]))
+    together = np.concatenate([valid[i].T for i in data.ids])
+    assert np.array_equal(data.valid, together[together.any(axis=1)])
+
+
+@pytest.mark.parametrize("fill", ["linear", "none", None])
+def test_pixels_that_are_never_clear_are_left_out(source, tmp_path, fill):
+    """Some of each parcel's, all of the first parcel's, and a parcel that says so itself."""
+    parcels = make(source, pickled=False)
+    if fill is not None:
+        write(source / "META" / "dataset.json", {"fill": fill, "bands": BANDS})
+    hidden, said_hidden, *others = parcels
+    write(source / "META" / "n_dates.json", {**dict.fromkeys(others, 5), said_hidden: 0, hidden: 0})
+    rng = np.random.default_rng(0)
+    valid = {i: rng.random((7, p.shape[2])) < 0.3 for i, (_, p, _) in parcels.items()}
+    valid[hidden][:] = False
+    valid[said_hidden][:] = True
+    write_arrays(source / "VALID", valid)
+    before = content(source)
+    run = adopted(source, tmp_path / "run")
+    assert content(source) == before
+
+    ledger = ledger_of(run)
+    held = [i for i in parcels if valid[i].any() and i != said_hidden]
+    assert read_ids(run.dataset) == held
+    ever = {i: valid[i].any(axis=0) for i in held}
+    assert sum((~e).sum() for e in ever.values()) > 10
+    for parcel_id, seen in ever.items():
+        pixels = parcels[parcel_id][1][:, :, seen]
+        assert np.array_equal(read_pixels(run.dataset, parcel_id), pixels)
+        assert np.array_equal(read_valid(run.dataset, parcel_id), valid[parcel_id][:, seen])
+        row = ledger.loc[parcel_id, ["n_pixels", "n_pixels_never_clear", "n_dates"]].astype(int)
+        assert row.tolist() == [seen.sum(), (~seen).sum(), 5]
+    for parcel_id in set(parcels) - set(held):
+        fate = ledger.loc[parcel_id, ["status", "reason", "n_dates"]].tolist()
+        assert fate == ["rejected", "never_seen_clearly", "0"]
+    assert len(np.load(run.dataset.packed_pixels)) == sum(e.sum() for e in ever.values())
+
+    if fill != "none":
+        together = np.concatenate(
+            [parcels[i][1][:, :, e].transpose(1, 0, 2).reshape(4, -1) for i, e in ever.items()], 1
+        )
+        means, stds = read_normalisation(run.dataset.normalisation)
+        np.testing.assert_allclose(means, together.mean(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(stds, together.std(axis=1), rtol=1e-9)
+
+
+def test_validity_of_other_pixels_is_refused(source, tmp_path):
+    parcels = make(source)
+    write_arrays(source / "VALID", {i: np.ones((7, 1), bool) for i in parcels})
+    with pytest.raises(DatasetError, match=r"VALID/\d+.npy: expected bool of shape \(T, S\), \(7,"):
+        adopted(source, tmp_path / "run")
+    (source / "VALID" / "100.npy").unlink()
+    with pytest.raises(DatasetError, match=r"VALID/100.npy is not a readable array"):
+        adopted(source, tmp_path / "run")
 
 
 def test_another_dataset_leaves_nothing_of_the_first(source, tmp_path):

@@ -35,7 +35,7 @@ def _say_arrays(found: Examined, n_bands: int) -> list[str]:
     """Say how many dates and pixels the arrays have, and how large they are."""
     parcels = list(found.usable.values())
     dates = sorted({day for parcel in parcels for day in parcel.dates})
-    pixels = np.array([parcel.shape[2] for parcel in parcels])
+    pixels = np.array([parcel.n_pixels for parcel in parcels])
     size = sum(int(np.prod(parcel.shape)) * parcel.dtype.itemsize for parcel in parcels)
     types = sorted({str(parcel.dtype) for parcel in parcels})
     return [

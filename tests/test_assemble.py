@@ -120,15 +120,17 @@ def test_memory_and_the_parcels_held_at_once_stay_below_the_limit(
 
 def test_the_files_are_those_of_every_parcel_by_itself(extracted, tmp_path):
     """Stacked by hand, date by date, without filling."""
-    dataset = assembled(extracted, tmp_path, 3, fill="none", drop="parcel", min_clear_fraction=0.6)
+    dataset = assembled(extracted, tmp_path, 3, fill="none", drop="parcel", min_clear_fraction=0.8)
     index = PixelIndex.load(extracted.pixel_index(TILE))
     dates = json.loads(dataset.parcel_dates.read_text())
     pixels = np.stack([np.load(extracted.extracted(f"a{t:02}")) for t in range(N_DATES)])
     clear = np.stack([np.load(extracted.extracted_valid(f"a{t:02}")) for t in range(N_DATES)])
+    n_left_out = 0
     for i, parcel_id in enumerate(index.parcel_ids):
         own = slice(index.offsets[i], index.offsets[i + 1])
-        kept = clear[:, own].mean(axis=1) >= 0.6
+        kept = clear[:, own].mean(axis=1) >= 0.8
         seen = np.flatnonzero(clear[kept][:, own].any(axis=0)) + own.start
+        n_left_out += clear[:, own].any(axis=0).sum() - len(seen)
         assert (parcel_id in dates) == (len(seen) > 0)
         if not len(seen):
             continue
@@ -137,6 +139,8 @@ def test_the_files_are_those_of_every_parcel_by_itself(extracted, tmp_path):
         name = f"{parcel_id}.npy"
         assert np.array_equal(np.load(dataset.pixels / name), pixels[kept][:, :, seen])
         assert np.array_equal(np.load(dataset.valid / name), clear[kept][:, seen])
+    # Pixels that are clear on dates alone that were dropped.
+    assert n_left_out > 100
 
 
 def test_a_parcel_that_is_larger_than_the_limit_is_a_block_of_its_own(extracted):

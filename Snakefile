@@ -121,10 +121,9 @@ rule train:
         dataset=DATASET,
         folds=rules.split.output,
     output:
-        model=paths.fold("{fold}") / "model.pth.tar",
-        portable=paths.fold("{fold}") / "model.safetensors",
-        metadata=paths.fold("{fold}") / "model.json",
-        trainlog=paths.fold("{fold}") / "trainlog.json",
+        # The model's files are no outputs: Snakemake removes those before a job starts and where
+        # it fails, and a training that fails must not cost the model of before.
+        touch(paths.trained("{fold}")),
     params:
         settings=settings_of("train"),
         record=lambda wildcards: paths.record(f"train/Fold_{wildcards.fold}"),
@@ -156,7 +155,7 @@ rule evaluate:
     input:
         dataset=DATASET,
         folds=rules.split.output,
-        models=expand(rules.train.output.model, fold=FOLDS),
+        models=expand(rules.train.output, fold=FOLDS),
     output:
         metrics=expand(paths.fold("{fold}") / "test_metrics.json", fold=FOLDS),
         matrices=expand(paths.fold("{fold}") / "conf_mat.pkl", fold=FOLDS),
@@ -168,6 +167,8 @@ rule evaluate:
     params:
         settings=settings_of("evaluate"),
         record=paths.record("evaluate"),
+        # Snakemake does not miss the output of a training that failed, as only this rule reads it.
+        trained=settings_of("train"),
         dataset=paths.dataset.root,
         models=paths.models,
     threads: workflow.cores
@@ -199,7 +200,7 @@ rule predict:
     input:
         dataset=DATASET,
         models=(
-            expand(rules.train.output.model, fold=FOLDS)
+            expand(rules.train.output, fold=FOLDS)
             if TRAINED
             else without_braces(weights(settings.predict.weights))
         ),
@@ -211,6 +212,7 @@ rule predict:
     params:
         settings=settings_of("predict"),
         record=paths.record("predict"),
+        trained=settings_of("train") if TRAINED else [],  # as in evaluate
         dataset=paths.dataset.root,
         models=settings.predict.weights or paths.models,
         folds=["--folds", paths.folds] if TRAINED else [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class Batch:
         bool (B, T); None where every parcel has every date.
     labels
         int64 (B,), -1 for no label.
+    parcels
+        int64, indices of the parcels of the whole batch, of which another process may have a share.
     """
 
     pixels: Tensor
@@ -44,6 +47,7 @@ class Batch:
     extra: Tensor | None
     observed: Tensor | None
     labels: Tensor
+    parcels: NDArray[np.int64]
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -162,6 +166,7 @@ class Batches:
                 start, stop = start - starts[first], stop - starts[first]
                 own = slice(start + processes.rank, stop, processes.count)
                 batch = self._batch(rows[own], mask[own], chosen[own])
+                batch = replace(batch, parcels=chosen[start:stop])
                 if jitter is not None:
                     jitter.add_to(batch.pixels.permute(0, 3, 1, 2), noise)
                 yield _augmented(batch, augmentation, noise)
@@ -206,6 +211,7 @@ class Batches:
             extra=None if self._features is None else self._put(self._features[indices]),
             observed=None if data.observed is None else self._put(data.observed[indices]),
             labels=self._put(data.labels[indices]),
+            parcels=indices,
         )
 
     def _put(self, array: NDArray[np.generic]) -> Tensor:
@@ -214,7 +220,7 @@ class Batches:
 
 def _augmented(batch: Batch, augmentation: Augmentation, draws: Generator) -> Batch:
     """Drop dates and shift seasons."""
-    changes: dict[str, Tensor] = {}
+    changes: dict[str, Any] = {}
     if augmentation.date_dropping > 0:
         seen = batch.pixel_mask.any(2)
         seen = seen if batch.observed is None else seen & batch.observed

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -70,14 +70,17 @@ class Learner:
         logits: Tensor = self._shared(*inputs)
         return logits
 
-    def step(self, loss: Tensor) -> None:
-        """Change the weights by the gradient of a loss."""
+    def step(self, loss: Tensor) -> Tensor:
+        """Change the weights by the gradient of a loss; return the norm of that gradient."""
         self.optimizer.zero_grad()
         loss.backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         self.optimizer.step()
         self.scheduler.step()
         if self._average is not None:
             self._average.update_parameters(self.model)
+        return norm
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """Give the context to compute a loss in; gradients and weights are float32 in any case."""

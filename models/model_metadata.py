@@ -98,7 +98,7 @@ class ModelMetadata:
 
 def save_metadata(folder: Path, metadata: ModelMetadata) -> Path:
     """Write `model.json` and return its path."""
-    text = json.dumps(metadata.to_json(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(metadata.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_bytes(folder / METADATA_FILE, text.encode())
 
 

@@ -24,7 +24,7 @@ _KEY = "parcelwise"
 
 def save_safetensors(path: Path, state_dict: dict[str, Tensor], metadata: ModelMetadata) -> None:
     """Write weights and metadata, whole or not at all."""
-    text = json.dumps(metadata.to_json(), ensure_ascii=False)
+    text = json.dumps(metadata.to_json(), ensure_ascii=False, allow_nan=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     write_bytes(path, save(tensors, {_KEY: text}))
 

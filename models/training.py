@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from models.batches import Batch, Batches, training_batch_starts
 from models.classifier import ParcelClassifier
+from models.divergence import DivergedError, StepWatch
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import evaluation_mode
@@ -100,10 +102,15 @@ def train_fold(
     Returns
     -------
     TrainedFold
-        Of the epoch with the highest validation mIoU, the latest of equals.
+        Of the epoch with the highest validation mIoU, the latest of equals. An epoch whose
+        validation loss is not finite is logged and passed over: its model cannot tell the classes
+        of some parcels.
 
     Raises
     ------
+    DivergedError
+        If the loss, a gradient or the weights are not finite, or the validation loss in no epoch.
+        A CPU stops at that step, a GPU and several processes at the end of that epoch.
     ValueError
         If a parcel has no label or one that the model has no class for, if a parcel is in both
         parts, or if either part is too small.
@@ -131,17 +138,24 @@ def train_fold(
             parcels = batches.training(
                 train, settings.batch_size, settings.augmentation, rng, noise, processes
             )
+            watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with workers(device):
-                metrics = _learn(learner, prefetched(parcels), loss_of).metrics(processes)
+                metrics = _learn(learner, prefetched(parcels), loss_of, watch).metrics(processes)
+                watch.end(learner.state_dict())
                 seen = _validate(learner.learned, batches, validation[processes.share], loss_of)
                 metrics |= seen.metrics(processes)
             trainlog[epoch] = metrics
-            if best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
+            if not math.isfinite(metrics["val_loss"]):
+                if processes.first:
+                    _logger.warning("epoch %d: the validation loss is not finite", epoch)
+            elif best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
                 states = copy.deepcopy(
                     (learner.learned.state_dict(), learner.optimizer.state_dict())
                 )
                 best = TrainedFold(epoch, *states, trainlog)
             ended = _has_ended(epoch, best, settings)
+            if ended and best.epoch == 0:
+                raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
             if state is not None and processes.first and (ended or epoch % state.every == 0):
                 state.write(
                     epoch=epoch, trainlog=trainlog, best=_kept(best), learner=learner.state_dict()
@@ -152,7 +166,7 @@ def train_fold(
     return best
 
 
-def _learn(learner: Learner, batches: Iterable[Batch], loss_of: Loss) -> Tally:
+def _learn(learner: Learner, batches: Iterable[Batch], loss_of: Loss, watch: StepWatch) -> Tally:
     model = learner.model
     tally = Tally("train", model.hyperparameters.n_classes, learner.device)
     model.train()
@@ -160,7 +174,7 @@ def _learn(learner: Learner, batches: Iterable[Batch], loss_of: Loss) -> Tally:
         with learner.arithmetic():
             logits = learner.forward(*batch.inputs)
             loss = loss_of(logits, batch.labels)
-        learner.step(loss)
+        watch.add(loss, learner.step(loss), batch.parcels)
         tally.add(loss, logits, batch.labels)
     return tally
 
@@ -213,8 +227,9 @@ def _seed_epoch(
 
 
 def _has_ended(epoch: int, best: TrainedFold, settings: TrainingSettings) -> bool:
-    patience = settings.patience
-    return epoch >= settings.epochs or (patience is not None and epoch - best.epoch >= patience)
+    if epoch >= settings.epochs:
+        return True
+    return settings.patience is not None and 0 < best.epoch <= epoch - settings.patience
 
 
 def _kept(best: TrainedFold) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.divergence import all_finite
 from models.hyperparameters import Hyperparameters
 from models.model_metadata import write_bytes
 from models.pixel_sets import PixelSets
@@ -59,6 +60,9 @@ class TrainingState:
             return None
         if state.get("digest") != self._digest:
             _logger.info("%s is of other settings or data: it is ignored", self.path)
+            return None
+        if not all_finite(state):
+            _logger.warning("%s is of a training that diverged: it is ignored", self.path)
             return None
         return dict(state)
 

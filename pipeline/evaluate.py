@@ -19,7 +19,7 @@ from pipeline.score_tables import add_up, spread_over_folds, write_per_class, wr
 from pipeline.settings import Settings
 from pipeline.train import choose_device
 from pipeline.trained import Trained
-from pipeline.writing import replacing, write_json
+from pipeline.writing import finite_or_null, replacing, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _write_fold(folder: Path, scores: NDArray[np.float32], labels: NDArray[np.in
         "test_loss": float(-scores[np.arange(len(labels)), labels].mean()),
         "test_IoU": mean_iou(matrix),
     }
-    write_json(folder / "test_metrics.json", metrics)
+    write_json(folder / "test_metrics.json", finite_or_null(metrics))
     with replacing(folder / "conf_mat.pkl") as temporary:
         temporary.write_bytes(pickle.dumps(matrix, protocol=4))
     return matrix

@@ -230,6 +230,10 @@ class RunPaths:
         """Folder of one fold's model and scores; folds count from 1."""
         return self.models / f"Fold_{fold}"
 
+    def trained(self, fold: int | str) -> Path:
+        """Empty file that says that a fold's training has ended well."""
+        return self.fold(fold) / ".trained"
+
     def training_state(self, fold: int | str) -> Path:
         """Folder from which a killed training goes on: no output, which would be removed."""
         return self.root / "training_state" / f"Fold_{fold}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "number": lambda value: f"{value:,}",
         "percent": percent,
-        "score": lambda value: f"{value:.3f}",
+        "score": lambda value: f"{value:.3f}" if math.isfinite(value) else "not finite",
         "day": say_day,
         "plain": lambda value: f"{value:g}",
         "in_words": lambda reason: explain(reason, ACQUISITION_REASONS),

@@ -36,9 +36,9 @@ class SettingsError(ValueError):
 
 
 class Section(BaseModel):
-    """A part of the settings: unknown keys are refused."""
+    """A part of the settings: unknown keys, NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Imagery(Section):

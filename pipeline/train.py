@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.checkpoints import WEIGHTS_FILE, member_file, save_checkpoint
+from models.divergence import DivergedError
 from models.hyperparameters import Hyperparameters
 from models.memory_allocator import keep_freed_memory
 from models.model_metadata import ModelMetadata, save_metadata
@@ -29,7 +31,7 @@ from pipeline.pixel_set_loading import day_zero, read_pixel_sets
 from pipeline.pixel_set_store import read_classes, read_dates, read_description
 from pipeline.progress import Metrics, TensorBoardLog, each_of, show_progress
 from pipeline.settings import Settings
-from pipeline.writing import write_json
+from pipeline.writing import finite_or_null, replacing_files, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -102,16 +104,17 @@ def train(
             logs: list[Callable[[Metrics], None]] = [show_progress(fold, member, own.epochs)]
             if tensorboard is not None and settings.train.tensorboard:
                 logs.append(TensorBoardLog(tensorboard / f"member_{member}"))
-            results.append(
-                train_fold(
-                    *inputs,
-                    own,
-                    device,
-                    on_epoch=each_of(logs),
-                    state=states[-1] if states else None,
-                    processes=processes,
+            with naming(fold, member, training):
+                results.append(
+                    train_fold(
+                        *inputs,
+                        own,
+                        device,
+                        on_epoch=each_of(logs),
+                        state=states[-1] if states else None,
+                        processes=processes,
+                    )
                 )
-            )
         processes.wait()
         if processes.first:
             write_members(model, results, metadata, data.days[0])
@@ -119,27 +122,45 @@ def train(
                 kept.remove()
 
 
+@contextmanager
+def naming(fold: int, member: int, training: TrainingSettings) -> Iterator[None]:
+    """Complete the message of a training that diverged: where, and what to do."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(
+            f"The training diverged. Fold {fold}, member {member}, {error}. Lower "
+            f"train.learning_rate ({training.learning_rate:g}); if it diverges again, look at the "
+            "values of these parcels. An earlier model of this fold is kept as it was."
+        ) from error
+
+
 def write_members(
     model: Path, results: list[TrainedFold], metadata: ModelMetadata, days: NDArray[np.int64]
 ) -> None:
     """Write the models of a fold, and remove those of an earlier training with more members."""
+    with replacing_files(model) as folder:
+        save_metadata(folder, metadata)
+        for member, result in enumerate(results, 1):
+            own = replace(metadata, seed=member_seed(metadata.seed, member))
+            save_safetensors(folder / member_file(PORTABLE_FILE, member), result.state_dict, own)
+            log = {epoch: finite_or_null(metrics) for epoch, metrics in result.trainlog.items()}
+            write_json(folder / member_file(TRAINLOG_FILE, member), log)
+            save_checkpoint(
+                folder,
+                epoch=result.epoch,
+                state_dict=result.state_dict,
+                optimizer_state=result.optimizer_state,
+                hyperparameters=metadata.hyperparameters,
+                days=days,
+                member=member,
+            )
+    written = range(1, len(results) + 1)
     for name in (WEIGHTS_FILE, PORTABLE_FILE, TRAINLOG_FILE):
-        for stale in model.glob(name.replace(".", "_*.", 1)):
-            stale.unlink()
-    save_metadata(model, metadata)
-    for member, result in enumerate(results, 1):
-        own = replace(metadata, seed=member_seed(metadata.seed, member))
-        save_safetensors(model / member_file(PORTABLE_FILE, member), result.state_dict, own)
-        write_json(model / member_file(TRAINLOG_FILE, member), result.trainlog)
-        save_checkpoint(
-            model,
-            epoch=result.epoch,
-            state_dict=result.state_dict,
-            optimizer_state=result.optimizer_state,
-            hyperparameters=metadata.hyperparameters,
-            days=days,
-            member=member,
-        )
+        current = {member_file(name, member) for member in written}
+        for path in model.glob(name.replace(".", "_*.", 1)):
+            if path.name not in current:
+                path.unlink()
 
 
 def member_seed(seed: int, member: int) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,25 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """Give an empty temporary folder, whose files are moved into `folder` once all are written.
+
+    Other files of `folder` stay. If the block raises, nothing in `folder` changes.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        folder.mkdir(exist_ok=True)
+        for path in sorted(temporary.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as temporary:
@@ -57,6 +77,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all; NaN and infinity are refused."""
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def finite_or_null(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the values with None, JSON's null, for those that are not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _temporary(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 
@@ -171,6 +172,8 @@ def _training_chart(
     """Draw one measure of all folds."""
     width, height, left = 340, 240, 44
     values = [v[key] for log in logs.values() for v in log.values() for key in (train, validation)]
+    # A loss that was not finite has no place: the line leaves its epoch out.
+    values = [value for value in values if math.isfinite(value)]
     last = max(max(log) for log in logs.values())
     y_values = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
     x_values = MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]).tick_values(1, last)
@@ -179,7 +182,9 @@ def _training_chart(
     lines, dots = [], []
     for kind, key in (("training", train), ("validation", validation)):
         for fold, log in logs.items():
-            points = join_points((x(epoch), y(v[key])) for epoch, v in log.items())
+            points = join_points(
+                (x(epoch), y(v[key])) for epoch, v in log.items() if math.isfinite(v[key])
+            )
             lines.append(Line(points, kind, f"Fold {fold}, {kind}"))
     for fold, log in logs.items():
         kept = best_epoch(log)

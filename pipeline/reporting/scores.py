@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import statistics
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ TEXTS = [
     "pred_source",
 ]
 
-# {epoch: {name of a measure: value}}
+# {epoch: {name of a measure: value}}; a loss that was not finite is NaN.
 TrainLog = dict[int, dict[str, float]]
 
 
@@ -83,7 +83,7 @@ class Scores:
     def spread(self, name: str) -> tuple[float, float]:
         """Give mean and standard deviation (ddof 1; 0 for one fold) of a score over the folds."""
         values = [getattr(fold, name) for fold in self.folds]
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -154,14 +154,18 @@ def read_trainlogs(paths: RunPaths) -> dict[int, TrainLog]:
     """Read what every fold logged while training, by number of the fold."""
     logs = {}
     for path in paths.models.glob("Fold_*/trainlog.json"):
-        epochs = {int(epoch): values for epoch, values in _read_json(path).items()}
+        epochs = {int(epoch): _null_as_nan(values) for epoch, values in _read_json(path).items()}
         logs[int(path.parent.name.removeprefix("Fold_"))] = dict(sorted(epochs.items()))
     return dict(sorted(logs.items()))
 
 
 def best_epoch(log: TrainLog) -> int:
-    """Give the epoch whose model was kept: best validation mIoU, the later one among equals."""
-    return max(log, key=lambda epoch: (log[epoch]["val_IoU"], epoch))
+    """Return the epoch whose model was kept: best validation mIoU, the later one among equals.
+
+    Training passes over an epoch whose validation loss is not finite.
+    """
+    usable = [epoch for epoch in log if math.isfinite(log[epoch].get("val_loss", 0.0))]
+    return max(usable, key=lambda epoch: (log[epoch]["val_IoU"], epoch))
 
 
 def _read_class_scores(path: Path) -> list[ClassScore]:
@@ -184,7 +188,7 @@ def _read_fold_scores(paths: RunPaths) -> list[FoldScore]:
     parts = _read_json(paths.folds)["folds"]
     scores = []
     for number, log in read_trainlogs(paths).items():
-        metrics = _read_json(paths.fold(number) / "test_metrics.json")
+        metrics = _null_as_nan(_read_json(paths.fold(number) / "test_metrics.json"))
         fold = parts[number - 1]
         scores.append(
             FoldScore(
@@ -200,6 +204,10 @@ def _read_fold_scores(paths: RunPaths) -> list[FoldScore]:
             )
         )
     return scores
+
+
+def _null_as_nan(values: dict[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _read_json(path: Path) -> Any:

@@ -15,6 +15,8 @@ from pipeline.settings import Settings, SettingsError
         ({"train": {"epoch": 3}}, r"train\.epoch: unknown setting; did you mean 'epochs'"),
         ({"clouds": {"xyz": 3}}, r"clouds\.xyz: unknown setting; known here: mask, classes"),
         ({"train": {"gamma": -1}}, r"train\.gamma: .*greater than or equal to 0, found -1"),
+        ({"train": {"learning_rate": float("inf")}}, r"train\.learning_rate: .*finite.*found inf"),
+        ({"train": {"learning_rate": float("nan")}}, r"train\.learning_rate: .*finite.*found nan"),
         ({"train": {"device": "gpu"}}, r"train\.device: .*found 'gpu'"),
         ({"imagery": {"bands": ["B02", "B99"]}}, r"imagery\.bands\.1: .*found 'B99'"),
         ({"imagery": {"bands": ["B02", "B02"]}}, r"a band is named twice"),

@@ -13,7 +13,7 @@ from test_predict import adopted, settings_of
 from models.metrics import confusion_matrix
 from pipeline.baselines import majority
 from pipeline.config import view
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import _write_fold, evaluate
 from pipeline.folds import Fold, read_folds
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import LandClass, read_ids, read_labels
@@ -130,3 +130,11 @@ def test_the_files_are_the_references_and_more(scored: RunPaths):
         baselines["random_forest"]["MACRO_IoU"], abs=1e-6
     )
     assert baselines["random_forest"]["Accuracy"] > 0.9
+
+
+def test_a_loss_that_is_not_finite_is_null(tmp_path):
+    scores = np.array([[-0.7, -0.8], [-1.4, -0.3], [0.0, -np.inf]], np.float32)
+    _write_fold(tmp_path, scores, np.array([0, 1, 1]))
+    metrics = json.loads((tmp_path / "test_metrics.json").read_text(), parse_constant=pytest.fail)
+    assert metrics["test_loss"] is None
+    assert metrics["test_accuracy"] == pytest.approx(200 / 3)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.classifier import ParcelClassifier
+from models.divergence import StepWatch
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.learner import Learner, computes_in_bfloat16
@@ -176,14 +177,14 @@ def test_a_step_asks_nothing_of_the_device(name, monkeypatch):
     meta = torch.device("meta")
     model = make_model(name).to(meta).train()
     learner = Learner(model, TrainingSettings(ema_decay=0.9), 10)
-    tally = Tally("train", 4, meta)
+    tally, watch = Tally("train", 4, meta), StepWatch([], 1, 2, meta)
     pixels = torch.empty(6, 5, 3, 8, device=meta)
     mask = torch.empty(6, 5, 8, dtype=torch.bool, device=meta)
     days = torch.empty(6, 5, dtype=torch.int64, device=meta)
     for _ in range(2):
         logits = learner.forward(pixels, mask, days, None, mask.any(2))
         loss = focal_loss(logits, days[:, 0], gamma=1.0)
-        learner.step(loss)
+        watch.add(loss, learner.step(loss), np.arange(6))
         tally.add(loss, logits, days[:, 0])
     assert learner.model.decoder[0].weight.grad.is_meta
     with pytest.raises(RuntimeError, match=r"item\(\)"):

@@ -3,6 +3,8 @@
 import base64
 import csv
 import io
+import json
+import math
 import re
 from datetime import date
 from html.parser import HTMLParser
@@ -401,8 +403,11 @@ def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):
 
 
 def test_the_epoch_that_was_kept_is_the_later_of_the_best():
-    log = {epoch: {"val_IoU": iou} for epoch, iou in enumerate([0.2, 0.7, 0.5, 0.7, 0.6], 1)}
+    scores = [0.2, 0.7, 0.5, 0.7, 0.6]
+    log = {epoch: {"val_IoU": iou, "val_loss": 0.1} for epoch, iou in enumerate(scores, 1)}
     assert best_epoch(log) == 4
+    log[4]["val_loss"] = math.nan
+    assert best_epoch(log) == 2
 
 
 @pytest.mark.parametrize(("n", "n_groups"), [(1, 1), (39, 1), (45, 2), (1000, 10)])
@@ -552,6 +557,21 @@ def test_one_fold_of_one_epoch_is_drawn(tmp_path):
     check_page(page)
     assert "Fold 1, epoch 1: 0.500" in page
     assert "standard deviation" not in page
+
+
+def test_losses_that_were_not_finite_leave_a_gap(tmp_path):
+    paths = make_run(tmp_path / "run")
+    log_file, metrics_file = (paths.fold(1) / f"{n}.json" for n in ("trainlog", "test_metrics"))
+    log = json.loads(log_file.read_text())
+    log["5"]["val_loss"] = None  # the epoch of the best mIoU
+    write_json(log_file, log)
+    write_json(metrics_file, json.loads(metrics_file.read_text()) | {"test_loss": None})
+    page = page_of(paths)
+    check_page(page)
+    assert "Fold 1, epoch 4: 0.250" in page
+    assert "Fold 2, epoch 5: 0.200" in page
+    assert page.count("not finite") == 3  # of the fold, and mean and deviation of both
+    assert not re.search(r"\bnan\b", page)
 
 
 def test_colours_are_fixed_by_class_index_while_there_are_enough():

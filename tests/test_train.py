@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,8 @@ import torch
 import yaml
 from pixel_set_fixture import write_arrays
 
+from models import training
+from models.divergence import DivergedError
 from models.inference import ensemble, log_probabilities
 from models.safetensors_file import load_safetensors
 from models.training_state import TrainingState
@@ -86,7 +90,7 @@ def train_in(run, folder, settings, **others):
     train(
         run / "dataset", run / "folds.json", 1, folder / "Fold_1", view(settings, "train"), **others
     )
-    return {path.name: path.read_bytes() for path in (folder / "Fold_1").iterdir()}
+    return contents(folder / "Fold_1")
 
 
 class KilledError(RuntimeError):
@@ -273,6 +277,136 @@ class TestRecipes:
         for day in ("02-30", "13-01", "0901"):
             with pytest.raises(SettingsError, match=r"season_start|model: "):
                 load({"model": {"season_start": day}})
+
+
+def strict_json(path):
+    """Read JSON, which has neither NaN nor infinity."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+class TestDivergence:
+    """With such a learning rate the weights are too large for float32 after the first step."""
+
+    TOO_HIGH = 1e30
+
+    def test_says_where_and_what_to_do(self, run, tmp_path):
+        with pytest.raises(DivergedError) as error:
+            train_in(run, tmp_path, settings_of(learning_rate=self.TOO_HIGH, epochs=100))
+        parts = json.loads((run / "folds.json").read_text())["folds"][0]
+        found = re.fullmatch(
+            r"The training diverged\. Fold 1, member 1, epoch 1, batch \d of 4: the \w+ is not "
+            r"finite\. The batch holds 8 parcels: (.*), \.\.\.\. Lower train\.learning_rate "
+            r"\(1e\+30\).* kept as it was\.",
+            str(error.value),
+        )
+        named = found[1].split(", ")
+        assert len(set(named)) == 5
+        assert set(named) <= set(parts["train"])
+
+    def test_keeps_the_model_of_before_and_lets_a_lower_rate_begin(self, run, tmp_path):
+        state = tmp_path / "state"
+        before = train_in(run, tmp_path, settings_of(members=2), state=state)
+        for _ in range(2):
+            with pytest.raises(DivergedError, match="epoch 1, batch"):
+                train_in(run, tmp_path, settings_of(learning_rate=self.TOO_HIGH), state=state)
+            assert contents(tmp_path / "Fold_1") == before
+        after = train_in(run, tmp_path, settings_of(learning_rate=1e-3), state=state)
+        assert set(after) == FILES
+        assert after == train_in(run, tmp_path / "other", settings_of(learning_rate=1e-3))
+
+    def test_names_the_member(self, run, tmp_path, monkeypatch):
+        spoil_loss(monkeypatch, [member_seed(1, 2)])
+        with pytest.raises(DivergedError, match="Fold 1, member 2, epoch 1, batch 1 of 4"):
+            train_in(run, tmp_path, settings_of(members=3))
+        assert not (tmp_path / "Fold_1").exists()
+
+    def test_one_validation_loss_that_is_not_finite_is_null_in_the_log(
+        self, run, tmp_path, monkeypatch
+    ):
+        original = training.Tally.metrics
+
+        def metrics(tally, processes):
+            found = original(tally, processes)
+            seen.append(found)
+            return {**found, "val_loss": math.inf} if len(seen) == 4 else found
+
+        seen = []
+        monkeypatch.setattr(training.Tally, "metrics", metrics)
+        train_in(run, tmp_path, settings_of())
+        log = strict_json(tmp_path / "Fold_1" / "trainlog.json")
+        assert [epoch for epoch, values in log.items() if values["val_loss"] is None] == ["2"]
+        assert all(math.isfinite(values["train_loss"]) for values in log.values())
+
+    def test_a_model_that_cannot_be_written_costs_none_of_the_files_of_before(
+        self, run, tmp_path, monkeypatch
+    ):
+        before = train_in(run, tmp_path, settings_of())
+        original = stage.save_checkpoint
+
+        def save(folder, **others):
+            if others["member"] == 2:
+                raise OSError("no space left on device")
+            return original(folder, **others)
+
+        monkeypatch.setattr(stage, "save_checkpoint", save)
+        with pytest.raises(OSError, match="no space"):
+            train_in(run, tmp_path, settings_of(members=2, seed=2))
+        assert contents(tmp_path / "Fold_1") == before
+        assert [path.name for path in tmp_path.iterdir()] == ["Fold_1"]
+
+    def test_every_process_stops_where_one_diverges(self, run, tmp_path):
+        """The loss of the second becomes infinite, not its gradient: the first sees nothing."""
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump(settings_of(batch_size=16).model_dump(mode="json")))
+        script = tmp_path / "spoilt.py"
+        script.write_text(
+            "import os, sys\n"
+            f"sys.path.insert(0, {str(ROOT)!r})\n"
+            "from models import training\n"
+            "from pipeline.__main__ import main\n"
+            "plain = training.focal_loss\n"
+            "def spoilt(logits, labels, **others):\n"
+            "    loss = plain(logits, labels, **others)\n"
+            "    infinite = os.environ['RANK'] == '1' and logits.requires_grad\n"
+            "    return loss + float('inf') if infinite else loss\n"
+            "training.focal_loss = spoilt\n"
+            "sys.exit(main())\n"
+        )
+        result = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc-per-node", "2", str(script), "train", "--config", str(config)),
+                *("--dataset", str(run / "dataset"), "--folds", str(run / "folds.json")),
+                *("--fold", "1", "--model", str(tmp_path / "Fold_1")),
+                *("--state", str(tmp_path / "state")),
+            ],
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode != 0
+        message = "Fold 1, member 1, epoch 1, batch 1 of 2: the loss is not finite"
+        assert result.stderr.count(message) == 2
+        assert "batch holds 16 parcels" in result.stderr
+        assert not (tmp_path / "Fold_1").exists()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def spoil_loss(monkeypatch, seeds):
+    """Make every training loss NaN in the trainings with some seeds."""
+    original = training._loss
+
+    def loss(settings, *others):
+        plain = original(settings, *others)
+        factor = math.nan if settings.seed in seeds else 1.0
+        return lambda logits, labels: factor * plain(logits, labels)
+
+    monkeypatch.setattr(training, "_loss", loss)
 
 
 def test_metadata_says_what_day_0_is(run, tmp_path):

@@ -17,30 +17,37 @@ from models.standardisation import Normalisation
 from models.training import train_fold
 from models.training_settings import TrainingSettings
 
-N, LONGEST = 60, 14
+N, LONGEST = 240, 14
+PEAKS = np.array([40, 110, 180])
 
 
 @pytest.fixture(scope="module")
 def ragged():
-    """Sixty parcels seen on 8 to 14 days of their own; classes peak on days 40, 110 and 180."""
+    """Parcels seen on 8 to 14 days of their own; the classes peak on different days.
+
+    What stands at padding dates misleads: the peak of the parcel's own class in the labelled half,
+    and of another one in the rest.
+    """
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 9, N)
     classes = np.arange(N) % 3
     n_dates = rng.integers(8, LONGEST + 1, N)
     observed = np.arange(LONGEST) < n_dates[:, None]
-    days = np.zeros((N, LONGEST), np.int64)
+    shown = np.where(np.arange(N) < N // 2, classes, (classes + 1) % 3)[:, None]
+    shown = np.where(observed, classes[:, None], shown)
+    days = PEAKS[shown]
     for i, n in enumerate(n_dates):
-        days[i, :n] = np.sort(rng.choice(220, n, replace=False))
-    curves = 1000 + 3000 * np.exp(-(((days - 40 - 70 * classes[:, None]) / 35) ** 2))
+        # Each in another part of the season, so that the order of the dates does not tell it.
+        days[i, :n] = np.sort(rng.integers(51) + rng.choice(170, n, replace=False))
+    curves = 1000 + 3000 * np.exp(-(((days - PEAKS[shown]) / 35) ** 2))
     pixels = np.repeat(curves, sizes, axis=0)[..., None] * [1.0, 0.4]
     pixels = (pixels + rng.normal(0, 100, pixels.shape)).clip(0).astype(np.uint16)
-    pixels[np.repeat(~observed, sizes, axis=0)] = 65535
     return classes, PixelSets(
         ids=[str(i) for i in range(N)],
         pixels=pixels,
         offsets=np.cumsum([0, *sizes]),
         days=days,
-        labels=np.where(np.arange(N) < 30, classes, -1),
+        labels=np.where(np.arange(N) < N // 2, classes, -1),
         observed=observed,
     )
 
@@ -52,13 +59,15 @@ def make_hyperparameters(name):
     )  # fmt: skip
 
 
-def train_and_predict(name, data, indices, **settings):
+def train_and_predict(name, data, indices):
     hyperparameters, normalisation = make_hyperparameters(name), Normalisation(2000.0, 1000.0)
-    values = {"epochs": 60, "batch_size": 8, "n_pixels": 6, "learning_rate": 0.01}
-    values |= {"optimizer": "adamw", "schedule": "onecycle", "initialisation": "torch"}
+    settings = TrainingSettings(
+        epochs=30, batch_size=16, n_pixels=6, learning_rate=0.01, optimizer="adamw",
+        schedule="onecycle", initialisation="torch",
+    )  # fmt: skip
     result = train_fold(
-        data, np.arange(24), np.arange(24, 30), hyperparameters, normalisation, None,
-        TrainingSettings(**values | settings), torch.device("cpu"),
+        data, np.arange(96), np.arange(96, N // 2), hyperparameters, normalisation, None,
+        settings, torch.device("cpu"),
     )  # fmt: skip
     model = ParcelClassifier(hyperparameters)
     model.load_state_dict(result.state_dict)
@@ -71,9 +80,10 @@ def train_and_predict(name, data, indices, **settings):
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
 def test_learns_from_half_of_them_what_the_others_are(ragged, name):
     classes, data = ragged
-    scores = train_and_predict(name, data, np.arange(30, 60))
-    # Guessing reaches this 3 times in 1000.
-    assert (scores.argmax(1) == classes[30:]).mean() >= 0.6
+    scores = train_and_predict(name, data, np.arange(N // 2, N))
+    # 0.88 to 1.00 over six seeds, one and two threads and instruction sets from SSE4.1 to AVX-512;
+    # 0.28 to 0.77, mostly below 0.45, where padding dates are taken for observed ones.
+    assert (scores.argmax(1) == classes[N // 2 :]).mean() >= 0.8
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
@@ -103,4 +113,5 @@ def test_what_stands_at_padding_dates_changes_no_step_of_the_training(ragged, na
             losses.append(loss.item())
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
-    assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
+    # float32 sums in another order differ by up to 2e-5 over six seeds.
+    assert (gradients[1] - gradients[0]).norm() <= 3e-4 * gradients[0].norm()

@@ -25,12 +25,12 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         _set_arrays(self, "means", "stds")
-        if self.means.shape != self.stds.shape or self.means.ndim > 2:
+        if self.means.shape != self.stds.shape or self.means.ndim > 2 or self.means.size == 0:
             raise ValueError(
                 "normalisation: expected means and stds of one shape, (), (C,) or (T, C); found "
                 f"{self.means.shape} and {self.stds.shape}"
             )
-        _check_finite(self.means, self.stds, "normalisation")
+        _check_values(self.means, self.stds, "normalisation")
 
     def check_fits(self, n_dates: int, n_channels: int) -> None:
         """Raise ValueError unless the values apply to (n_dates, n_channels) pixels."""
@@ -75,7 +75,7 @@ class FeatureScaling:
                 "feature scaling: expected means and stds of shape (F,); found "
                 f"{self.means.shape} and {self.stds.shape}"
             )
-        _check_finite(self.means, self.stds, "feature scaling")
+        _check_values(self.means, self.stds, "feature scaling")
 
     @classmethod
     def fit(cls, features: NDArray[np.float64]) -> FeatureScaling:
@@ -112,6 +112,14 @@ def _set_arrays(instance: object, *names: str) -> None:
         object.__setattr__(instance, name, np.asarray(value, dtype=np.float64))
 
 
-def _check_finite(means: NDArray[np.float64], stds: NDArray[np.float64], what: str) -> None:
-    if not (np.isfinite(means).all() and np.isfinite(stds).all() and (stds >= 0).all()):
-        raise ValueError(f"{what}: expected finite means, and stds of 0 or more")
+def _check_values(means: NDArray[np.float64], stds: NDArray[np.float64], what: str) -> None:
+    """Refuse values that give numbers which are not finite in float32, as the models compute."""
+    limits = np.finfo(np.float32)
+    for name, values in (("means", means), ("stds", stds)):
+        if wrong := np.count_nonzero(~(np.abs(values) <= limits.max)):
+            raise ValueError(f"{what}: {wrong} of {values.size} {name} are not finite numbers")
+    if wrong := np.count_nonzero((stds < 0) | ((stds > 0) & (stds < limits.tiny))):
+        raise ValueError(
+            f"{what}: {wrong} of {stds.size} stds are negative or smaller than {limits.tiny:.0e}; "
+            "expected positive ones, or 0 for values that are all the same"
+        )

@@ -27,7 +27,7 @@ from pipeline.nomenclature import (
     with_other,
     write_classes,
 )
-from pipeline.normalisation_pickle import read_normalisation, write_normalisation
+from pipeline.normalisation_pickle import Values, read_normalisation, write_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import Code, DatasetError, LandClass, write_metadata
 from pipeline.settings import Dataset, Settings
@@ -92,7 +92,8 @@ def adopt(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Se
     )
     _copy_json(given.features, paths.features)
     _copy_json(given.positions, paths.positions)
-    _place_normalisation(given, paths, usable)
+    if found.normalisation is not None:
+        write_normalisation(paths.normalisation, *found.normalisation)
     write_classes(classes, chosen)
     write_ledger(ledger, rows)
     counts = rows["status"].value_counts()
@@ -117,6 +118,8 @@ class Examined:
         The ledger.
     classes
         Classes of the nomenclature.
+    normalisation
+        Means and standard deviations, their dates in order of time; None where they are computed.
     """
 
     usable: dict[str, GivenParcel]
@@ -125,6 +128,7 @@ class Examined:
     bands: list[str]
     rows: pd.DataFrame
     classes: list[CropClass]
+    normalisation: Values | None
 
 
 def examine(source: Path, settings: Settings) -> Examined:
@@ -142,7 +146,8 @@ def examine(source: Path, settings: Settings) -> Examined:
     if not usable:
         raise DatasetError(f"No parcel of {source} has a pixel that is clear on a date.")
     bands = _bands(next(iter(usable.values())).shape[1], settings, told)
-    return Examined(usable, labels, nomenclature, bands, rows, classes)
+    normalisation = _read_normalisation(given, next(iter(usable.values())))
+    return Examined(usable, labels, nomenclature, bands, rows, classes, normalisation)
 
 
 def _labels(
@@ -270,20 +275,22 @@ def _copy_json(source: Path, target: Path) -> None:
         target.unlink(missing_ok=True)
 
 
-def _place_normalisation(
-    given: DatasetPaths, paths: DatasetPaths, parcels: Mapping[str, GivenParcel]
-) -> None:
-    """Take over the normalisation, its dates in order of time; without one, normalise follows."""
+def _read_normalisation(given: DatasetPaths, parcel: GivenParcel) -> Values | None:
+    """Read the given normalisation, its dates in order of time; None: normalise follows."""
     file = given.given_normalisation
     if file is None:
-        return
+        return None
     means, stds = read_normalisation(file)
-    order = next(iter(parcels.values())).order
-    if means.ndim == 2 and paths.parcel_dates.is_file():
+    if means.ndim == 2 and given.parcel_dates.is_file():
         raise DatasetError(
             f"{file} has one value per date, but the parcels have dates of their own "
             "(parcel_dates.json). Give one of values per channel, or none: they are computed."
         )
-    if means.ndim == 2 and len(means) == len(order):
-        means, stds = means[order], stds[order]
-    write_normalisation(paths.normalisation, means, stds)
+    n_dates, n_channels, _ = parcel.shape
+    if means.shape not in {(), (n_channels,), (n_dates, n_channels)}:
+        raise DatasetError(
+            f"{file} has values of shape {means.shape}, but the dataset has {n_channels} channels "
+            f"and {n_dates} dates: expected (), ({n_channels},) or ({n_dates}, {n_channels}). Give "
+            "that of this dataset, or remove it: then the values are computed."
+        )
+    return (means[parcel.order], stds[parcel.order]) if means.ndim == 2 else (means, stds)

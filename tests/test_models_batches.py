@@ -328,8 +328,12 @@ class TestStandardisation:
             make_batches(make_data(), normalisation=Normalisation([1.0] * 3, [1.0] * 3))
         with pytest.raises(ValueError, match=r"one shape, .* found \(2,\) and \(\)"):
             Normalisation([1.0, 2.0], 3.0)
-        with pytest.raises(ValueError, match="finite means, and stds of 0 or more"):
+        with pytest.raises(ValueError, match="1 of 1 stds are negative or smaller than 1e-38"):
             Normalisation(1.0, -3.0)
+        with pytest.raises(ValueError, match="1 of 2 stds are negative or smaller than 1e-38"):
+            Normalisation([1.0, 1.0], [1.0, 1e-60])
+        with pytest.raises(ValueError, match="2 of 3 means are not finite numbers"):
+            Normalisation([1.0, 1e60, np.nan], [1.0, 1.0, 1.0])
 
     def test_feature_scaling_equals_pandas_and_keeps_constants_finite(self):
         import pandas as pd

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,11 +11,10 @@ from preparation import example, prepare_dataset
 from geo.gap_filling import fill_linear
 from pipeline.assemble import assemble
 from pipeline.config import view
-from pipeline.normalisation_pickle import read_normalisation, write_normalisation
+from pipeline.normalisation_pickle import read_normalisation
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_loading import read_pixel_sets
 from pipeline.pixel_set_store import (
-    DatasetError,
     file_name,
     read_classes,
     read_labels,
@@ -134,37 +132,6 @@ def test_loading_gives_every_parcel_back(run):
     codes = [land.code for land in read_classes(run.dataset)]
     for parcel_id, label in zip(data.ids, read_labels(run.dataset), strict=True):
         assert label == (codes.index(labels[parcel_id]) if labels[parcel_id] in codes else -1)
-
-
-@pytest.mark.parametrize("shape", [(), (3,), (5, 3)])
-def test_normalisation_round_trip(tmp_path, shape):
-    generator = np.random.default_rng(0)
-    written = generator.random(shape), generator.random(shape)
-    write_normalisation(tmp_path / "n.pkl", *map(np.asarray, written))
-    for a, b in zip(read_normalisation(tmp_path / "n.pkl"), written, strict=True):
-        assert a.shape == shape
-        assert np.array_equal(a, b)
-
-
-class Attack:
-    def __reduce__(self):
-        return eval, ("1",)
-
-
-def test_a_pickle_that_executes_is_refused(tmp_path):
-    path = tmp_path / "n.pkl"
-    path.write_bytes(pickle.dumps((Attack(), 1)))
-    with pytest.raises(DatasetError, match=r"builtins\.eval; only numpy arrays"):
-        read_normalisation(path)
-
-
-def test_the_references_own_pickles_are_read():
-    folder = Path(__file__).parents[2] / "shared" / "parity" / "pixelset_small"
-    if not folder.is_dir():
-        pytest.skip("the reference's numbers are not there")
-    means, stds = read_normalisation(folder / "S2-2017-T31TFM-meanstd.pkl")
-    assert means.shape == stds.shape
-    assert (stds > 0).all()
 
 
 def test_any_id_can_be_a_file_name():

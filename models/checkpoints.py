@@ -8,7 +8,6 @@ fold has several members, the others are `model_2.pth.tar` and so on.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.checkpoint_archive import read_archive
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
 from models.model_metadata import CheckpointError, write_bytes
@@ -111,18 +111,39 @@ def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError
-        If the file is not there or is no such checkpoint.
+        If the file is not there, is damaged or is no such checkpoint.
     """
     path = folder / member_file(WEIGHTS_FILE, member)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not there")
+    content = read_archive(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        raise CheckpointError(f"{path} is no file that torch.save wrote: {error}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes torch raise
+        # torch adds advice on how to execute what the file holds: that is left out.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or repr(error)
+        raise CheckpointError(
+            f"{path} is no file that torch.save wrote: {reason.splitlines()[0][:200]}"
+        ) from error
+    state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state_dict, dict):
         raise CheckpointError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' in it")
-    return {k: v for k, v in checkpoint["state_dict"].items() if k != _POSITION_TABLE}
+    if wrong := [str(k) for k, v in state_dict.items() if not _is_weight(k, v)]:
+        raise CheckpointError(f"{path}: not weights: {', '.join(wrong[:5])[:200]}")
+    state_dict = {k: v for k, v in state_dict.items() if k != _POSITION_TABLE}
+    # A tensor may repeat few stored numbers many times.
+    if sum(value.nbytes for value in state_dict.values()) > len(content):
+        raise CheckpointError(f"{path}: its weights are larger than the file")
+    return state_dict
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+    )
 
 
 def build_model(
@@ -133,9 +154,14 @@ def build_model(
     Raises
     ------
     CheckpointError
-        If they are not those of the hyper-parameters.
+        If they are not those of the hyper-parameters, or not all are finite.
     """
-    model = ParcelClassifier(hyperparameters)
+    try:
+        # Without memory, as nobody knows yet whether the file has weights of this size.
+        with torch.device("meta"):
+            model = ParcelClassifier(hyperparameters)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: no such model can be built: {error}") from None
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state_dict.items()}
     if expected != found:
@@ -148,7 +174,17 @@ def build_model(
         raise CheckpointError(
             f"{path}: {len(names)} weights are not those of the hyper-parameters: {listed}"
         )
+    model = ParcelClassifier(hyperparameters)
     model.load_state_dict(state_dict)
+    # As they are loaded: numbers of another type may be finite only there.
+    for name, value in model.state_dict().items():
+        if wrong := int((~value.isfinite()).sum()):
+            raise CheckpointError(
+                f"{path}: {wrong} of the {value.numel()} numbers of {name} are not finite. "
+                "Take weights of a training that did not diverge."
+            )
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise CheckpointError(f"{path}: {name} has negative variances")
     return model.eval()
 
 

@@ -74,7 +74,9 @@ class Hyperparameters:
 
     def __post_init__(self) -> None:
         for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
-            object.__setattr__(self, mlp, tuple(getattr(self, mlp)))
+            widths = getattr(self, mlp)
+            _expect(isinstance(widths, list | tuple), mlp, "a list of widths", widths)
+            object.__setattr__(self, mlp, tuple(widths))
         self._check_values()
         self._check_widths()
 
@@ -142,6 +144,7 @@ class Hyperparameters:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Hyperparameters:
         """Read back what `to_json` gave."""
+        _expect(isinstance(values, dict), "hyperparameters", "names and values", values)
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise HyperparameterError(f"unknown hyper-parameters: {', '.join(unknown[:5])}")
@@ -154,7 +157,7 @@ class Hyperparameters:
     def _check_values(self) -> None:
         _expect(self.name in MODEL_NAMES, "name", f"one of {MODEL_NAMES}", self.name)
         _expect(self.positions in POSITIONS, "positions", f"one of {POSITIONS}", self.positions)
-        poolings = self.pooling.split("_")
+        poolings = str(self.pooling).split("_")
         _expect(
             all(p in POOLINGS for p in poolings) and len(set(poolings)) == len(poolings),
             "pooling",
@@ -164,18 +167,22 @@ class Hyperparameters:
         for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
             widths = getattr(self, mlp)
             _expect(
-                len(widths) >= 2 and all(isinstance(w, int) and w > 0 for w in widths),
+                2 <= len(widths) <= 100 and all(map(is_size, widths)),
                 mlp,
-                "two or more positive widths",
+                "2 to 100 positive widths",
                 widths,
             )
         for name in ("n_head", "d_k", "T"):
-            _expect(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+            value = getattr(self, name)
+            _expect(is_size(value), name, "a positive whole number", value)
         for name in ("d_model", "n_dates"):
             value = getattr(self, name)
-            _expect(value is None or value > 0, name, "a positive number or null", value)
-        _expect(self.extra_size >= 0, "extra_size", "zero or more", self.extra_size)
-        _expect(0 <= self.dropout < 1, "dropout", "a rate from 0 to below 1", self.dropout)
+            whole = value is None or is_size(value)
+            _expect(whole, name, "a positive whole number or null", value)
+        size, rate = self.extra_size, self.dropout
+        _expect(size == 0 or is_size(size), "extra_size", "zero or more", size)
+        number = isinstance(rate, int | float)
+        _expect(number and 0 <= rate < 1, "dropout", "a rate from 0 to below 1", rate)
 
     def _check_widths(self) -> None:
         pooled = self.mlp1[-1] * len(self.pooling.split("_")) + self.extra_size
@@ -217,6 +224,11 @@ _PAPER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+def is_size(value: object) -> bool:
+    """Tell whether a value, which may come from a file, is a whole number that a size can be."""
+    return type(value) is int and 0 < value < 2**31
+
+
 def _expect(holds: bool, name: str, expected: str, found: object) -> None:
     if not holds:
-        raise HyperparameterError(f"{name}: expected {expected}; found {found!r}")
+        raise HyperparameterError(f"{name}: expected {expected}; found {repr(found)[:100]}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from models.hyperparameters import Hyperparameters
+from models.hyperparameters import Hyperparameters, is_size
 from models.standardisation import FeatureScaling, Normalisation
 
 METADATA_FILE = "model.json"
@@ -23,6 +24,9 @@ class CheckpointError(ValueError):
 
 
 def _versions() -> dict[str, str]:
+    # Only a training needs torch here: a workflow checks its models without it.
+    import torch
+
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -66,6 +70,37 @@ class ModelMetadata:
     members: int = 1
     versions: dict[str, str] = field(default_factory=_versions)
 
+    def __post_init__(self) -> None:
+        h = self.hyperparameters
+        for name in ("bands", "class_codes", "class_names"):
+            _check_texts(name, getattr(self, name))
+        for name, n in (("bands", h.input_dim), ("class_codes", h.n_classes)):
+            if len(getattr(self, name)) != n:
+                raise CheckpointError(f"{name}: expected {n}, found {len(getattr(self, name))}")
+        if len(self.class_names) != len(self.class_codes):
+            raise CheckpointError(
+                f"class_names: expected {len(self.class_codes)}, found {len(self.class_names)}"
+            )
+        if self.normalisation.means.shape[-1:] not in {(), (h.input_dim,)}:
+            raise CheckpointError(
+                f"normalisation: expected values of {h.input_dim} channels, found the shape "
+                f"{self.normalisation.means.shape}"
+            )
+        n_features = 0 if self.feature_scaling is None else len(self.feature_scaling.means)
+        if n_features != h.extra_size:
+            raise CheckpointError(
+                f"feature_scaling: expected {h.extra_size} features, found {n_features}"
+            )
+        for name in ("n_pixels", "members"):
+            if not is_size(value := getattr(self, name)):
+                raise CheckpointError(f"{name}: expected a positive whole number, found {value!r}")
+        try:
+            date.fromisoformat(self.first_date)
+        except (TypeError, ValueError):
+            raise CheckpointError(
+                f"first_date: expected YYYY-MM-DD, found {self.first_date!r}"
+            ) from None
+
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -80,10 +115,10 @@ class ModelMetadata:
     def from_json(cls, values: dict[str, Any]) -> ModelMetadata:
         """Read back what `to_json` gave."""
         expected = set(cls.__dataclass_fields__)
-        if values.keys() != expected:
+        if not isinstance(values, dict) or values.keys() != expected:
+            found = ", ".join(sorted(values)) if isinstance(values, dict) else repr(values)
             raise CheckpointError(
-                f"model metadata: expected the keys {', '.join(sorted(expected))}; found "
-                f"{', '.join(sorted(values))}"
+                f"expected the keys {', '.join(sorted(expected))}; found {found[:200] or 'none'}"
             )
         scaling = values["feature_scaling"]
         return cls(
@@ -103,11 +138,64 @@ def save_metadata(folder: Path, metadata: ModelMetadata) -> Path:
 
 
 def load_metadata(folder: Path) -> ModelMetadata:
-    """Read `model.json`."""
+    """Read `model.json`.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not there, or does not say what a model expects.
+    """
     path = folder / METADATA_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: it says what the model beside it expects")
-    return ModelMetadata.from_json(json.loads(path.read_text(encoding="utf-8")))
+    return parse_metadata(path.read_bytes(), path)
+
+
+def parse_metadata(text: str | bytes, path: Path) -> ModelMetadata:
+    """Read back the JSON of `ModelMetadata.to_json`, which stands in the file of a path.
+
+    Raises
+    ------
+    CheckpointError
+        If it is something else.
+    """
+    try:
+        return ModelMetadata.from_json(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} does not describe a model: {error}. Take the file that lay beside the weights "
+            "when they were trained."
+        ) from None
+
+
+def check_alike(models: Mapping[Path, ModelMetadata]) -> None:
+    """Check that models, by their files or folders, take and predict the same.
+
+    Raises
+    ------
+    CheckpointError
+        If one has other bands, classes or day 0 than the first.
+    """
+    if not models:
+        return
+    first = next(iter(models))
+    for path, metadata in models.items():
+        for what, name in (("bands", "bands"), ("classes", "class_codes"), ("day 0", "first_date")):
+            found, expected = (getattr(model, name) for model in (metadata, models[first]))
+            if found != expected:
+                raise CheckpointError(
+                    f"{path} was trained with other {what} than {first}: {_shown(found)} instead "
+                    f"of {_shown(expected)}. Use models of one training together."
+                )
+
+
+def _check_texts(name: str, values: object) -> None:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise CheckpointError(f"{name}: expected a list of texts, found {str(values)[:100]}")
+
+
+def _shown(value: list[str] | str) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

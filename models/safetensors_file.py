@@ -16,7 +16,12 @@ from torch import Tensor
 
 from models.checkpoints import build_model
 from models.classifier import ParcelClassifier
-from models.model_metadata import CheckpointError, ModelMetadata, write_bytes
+from models.model_metadata import (
+    CheckpointError,
+    ModelMetadata,
+    parse_metadata,
+    write_bytes,
+)
 
 PORTABLE_FILE = "model.safetensors"
 _KEY = "parcelwise"
@@ -35,8 +40,8 @@ def load_safetensors(path: Path, device: torch.device) -> tuple[ParcelClassifier
     Raises
     ------
     CheckpointError
-        If the file is not there, is no such file, or its weights are not those of its
-        hyper-parameters.
+        If the file is not there, is no such file, or its weights are not finite or not those of
+        its hyper-parameters.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is not there")
@@ -48,5 +53,5 @@ def load_safetensors(path: Path, device: torch.device) -> tuple[ParcelClassifier
         raise CheckpointError(f"{path} is no safetensors file: {error}") from error
     if _KEY not in header:
         raise CheckpointError(f"{path}: expected the key {_KEY!r} in its header")
-    metadata = ModelMetadata.from_json(json.loads(header[_KEY]))
+    metadata = parse_metadata(header[_KEY], path)
     return build_model(metadata.hyperparameters, state_dict, path).to(device), metadata

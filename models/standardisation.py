@@ -52,7 +52,7 @@ class Normalisation:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Normalisation:
         """Read back what `to_json` gave."""
-        return cls(np.asarray(values["means"]), np.asarray(values["stds"]))
+        return cls(*_means_and_stds(values, "normalisation"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,23 @@ class FeatureScaling:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> FeatureScaling:
         """Read back what `to_json` gave."""
-        return cls(np.asarray(values["means"]), np.asarray(values["stds"]))
+        return cls(*_means_and_stds(values, "feature scaling"))
+
+
+def _means_and_stds(values: object, what: str) -> list[NDArray[np.float64]]:
+    """Return the two arrays of what may be from any JSON file."""
+    if not isinstance(values, dict) or values.keys() != {"means", "stds"}:
+        raise ValueError(f"{what}: expected means and stds, found {str(values)[:100]}")
+    arrays = []
+    for name in ("means", "stds"):
+        try:
+            array = np.asarray(values[name])
+        except ValueError:  # of rows that differ in length
+            array = np.asarray(None)
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"{what}: {name} are not all numbers: {str(values[name])[:100]}")
+        arrays.append(array.astype(np.float64))
+    return arrays
 
 
 def _set_arrays(instance: object, *names: str) -> None:

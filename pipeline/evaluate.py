@@ -53,7 +53,7 @@ def evaluate(
     classes = read_classes(paths)
     parts = read_folds(folds, read_ids(paths))
     trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-    data = read_inputs(paths, trained)
+    data = read_inputs(paths, trained, classes)
     matrices: dict[str, list[Matrix]] = {"model": []}
     for number, (fold, model) in enumerate(zip(parts, trained, strict=True), 1):
         scores = model.log_probabilities(data, fold.test, settings.predict.batch_size)

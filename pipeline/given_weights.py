@@ -61,7 +61,10 @@ def load_given(
         return Trained.load(folder, device)
     path, state = folder / WEIGHTS_FILE, load_state_dict(folder)
     classes, bands = read_classes(dataset), read_description(dataset)["bands"]
-    hyperparameters = hyperparameters_of(state, settings.model)
+    try:
+        hyperparameters = hyperparameters_of(state, settings.model)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
     if hyperparameters.n_classes != len(classes):
         raise WeightsError(
             f"{path} tells {hyperparameters.n_classes} classes apart, the settings name "
@@ -83,7 +86,13 @@ def load_given(
         )
     scaling = None
     if hyperparameters.extra_size:
-        scaling = FeatureScaling.fit(read_all_features(dataset))
+        features = read_all_features(dataset)
+        if features.shape[1] != hyperparameters.extra_size:
+            raise WeightsError(
+                f"{path} takes {hyperparameters.extra_size} geometric features, {dataset.features} "
+                f"has {features.shape[1]} for each parcel."
+            )
+        scaling = FeatureScaling.fit(features)
     metadata = ModelMetadata(
         hyperparameters=hyperparameters,
         normalisation=Normalisation(*read_normalisation(dataset.normalisation)),
@@ -96,7 +105,7 @@ def load_given(
         seed=0,
     )
     model = build_model(hyperparameters, state, path).to(device)
-    return Trained((model,), metadata, device)
+    return Trained(folder, (model,), metadata, device)
 
 
 def hyperparameters_of(state: StateDict, model: Any) -> Hyperparameters:
@@ -126,12 +135,12 @@ def hyperparameters_of(state: StateDict, model: Any) -> Hyperparameters:
         )
     query = state.get("temporal_encoder.attention_heads.Q")
     keys = state.get("temporal_encoder.attention_heads.fc1_k.weight")
-    if keys is None:
+    if keys is None or keys.ndim != 2:
         raise WeightsError("The weights have no attention heads: they are not of PSE+(L-)TAE.")
     projection = state.get("temporal_encoder.inconv.0.weight")
     norm = state.get("temporal_encoder.inconv.1.weight")
     # In the TAE every head hands on the whole width, in the L-TAE its share.
-    n_head = mlp3[0] // keys.shape[1] if query is None else len(query)
+    n_head = mlp3[0] // max(keys.shape[1], 1) if query is None else len(query)
     return Hyperparameters(
         name="psetae" if query is None else "pseltae",
         input_dim=mlp1[0],
@@ -140,7 +149,7 @@ def hyperparameters_of(state: StateDict, model: Any) -> Hyperparameters:
         mlp2=tuple(mlp2),
         extra_size=extra_size,
         n_head=n_head,
-        d_k=keys.shape[0] // n_head,
+        d_k=keys.shape[0] // max(n_head, 1),
         d_model=None if projection is None else projection.shape[0],
         mlp3=tuple(mlp3),
         T=model.T,
@@ -155,6 +164,8 @@ def _widths(state: StateDict, name: str, step: int) -> list[int]:
     """Give the widths of an MLP whose linear layers are so many places apart."""
     widths: list[int] = []
     while (weight := state.get(name.format(len(widths[1:]) * step))) is not None:
+        if weight.ndim != 2:
+            break
         widths = [*(widths or [weight.shape[1]]), weight.shape[0]]
     if not widths:
         raise WeightsError(

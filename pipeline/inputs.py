@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from pipeline.paths import DatasetPaths
@@ -82,16 +83,25 @@ def _check_weights(settings: Settings) -> None:
             f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         )
-    for file in sorted(folder.glob("Fold_*/model.json")):
-        try:
-            trained = json.loads(file.read_text(encoding="utf-8"))["bands"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"predict.weights: {file} cannot be read: {error!r}.") from None
-        if settings.dataset.path is None and trained != settings.imagery.bands:
+    # numpy is needed for these only.
+    from models.checkpoint_archive import read_archive
+    from models.model_metadata import CheckpointError, check_alike, load_metadata
+
+    folds = sorted(p for p in folder.glob("Fold_*") if re.fullmatch(r"Fold_\d+", p.name))
+    try:
+        for fold in folds:
+            for file in [fold / "model.pth.tar", *sorted(fold.glob("model_*.pth.tar"))]:
+                read_archive(file)
+        metadata = {fold: load_metadata(fold) for fold in folds if (fold / "model.json").is_file()}
+        check_alike(metadata)
+    except CheckpointError as error:
+        raise SettingsError(f"predict.weights: {error}") from None
+    for fold, trained in metadata.items():
+        if settings.dataset.path is None and trained.bands != settings.imagery.bands:
             raise SettingsError(
-                f"predict.weights: the models of {folder} were trained on the bands "
-                f"{', '.join(trained)}, imagery.bands are {', '.join(settings.imagery.bands)}. "
-                "Set imagery.bands to theirs."
+                f"predict.weights: the model of {fold} was trained on the bands "
+                f"{', '.join(trained.bands)}, imagery.bands are "
+                f"{', '.join(settings.imagery.bands)}. Set imagery.bands to those of the model."
             )
 
 

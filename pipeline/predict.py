@@ -92,7 +92,7 @@ def predict(
         parts = read_folds(folds, read_ids(paths))
         trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
         classes = read_classes(paths)
-    data = read_inputs(paths, trained)
+    data = read_inputs(paths, trained, classes)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
     table = PredictionTable(paths, choices, given_weights=folds is None)
     with PredictionFiles(predictions) as files:
@@ -195,10 +195,8 @@ def read_outline_types(register: Path, layer: str | None) -> set[str]:
 
 
 def _classes_of(trained: Sequence[Trained]) -> list[LandClass]:
-    """Give the classes of models from elsewhere, which must all have the same."""
+    """Give the classes of models from elsewhere."""
     codes, names = trained[0].metadata.class_codes, trained[0].metadata.class_names
-    if any(model.metadata.class_codes != codes for model in trained):
-        raise PredictionError("The models of predict.weights were trained for different classes.")
     # model.json has codes as text: whole numbers become numbers again, if all of them are.
     whole = all(code.lstrip("-").isdecimal() and str(int(code)) == code for code in codes)
     return [

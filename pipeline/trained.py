@@ -9,17 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.checkpoints import load_model
+from models.checkpoints import WEIGHTS_FILE, load_model, member_file
 from models.classifier import ParcelClassifier
 from models.inference import ensemble, log_probabilities
 from models.model_metadata import ModelMetadata, load_metadata
 from models.pixel_sets import PixelSets
 
 
+class OutputError(ValueError):
+    """A model whose results are no probabilities; the message says which one."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """One fold's members, with the statistics that they were trained with."""
 
+    folder: Path
     members: tuple[ParcelClassifier, ...]
     metadata: ModelMetadata
     device: torch.device
@@ -36,7 +41,7 @@ class Trained:
         metadata = load_metadata(folder)
         numbers = range(1, metadata.members + 1)
         members = (load_model(folder, metadata.hyperparameters, device, n) for n in numbers)
-        return cls(tuple(members), metadata, device)
+        return cls(folder, tuple(members), metadata, device)
 
     @property
     def n_classes(self) -> int:
@@ -49,9 +54,15 @@ class Trained:
         """Compute the log-probabilities of parcels, float32 (len(indices), K).
 
         Of several members it is the mean.
+
+        Raises
+        ------
+        OutputError
+            If a number is not finite.
         """
-        scores = [
-            log_probabilities(
+        scores = []
+        for number, member in enumerate(self.members, 1):
+            own = log_probabilities(
                 member,
                 data,
                 indices,
@@ -61,6 +72,14 @@ class Trained:
                 batch_size=batch_size,
                 device=self.device,
             )
-            for member in self.members
-        ]
+            wrong = indices[~np.isfinite(own).all(axis=1)]
+            if len(wrong):
+                raise OutputError(
+                    f"{self.folder / member_file(WEIGHTS_FILE, number)} gives probabilities that "
+                    f"are not finite to {len(wrong)} of {len(indices)} parcels, such as "
+                    f"{', '.join(data.ids[i] for i in wrong[:5])}. Its weights, or the parcels' "
+                    "geometric features, are too large. Take weights of a training that did not "
+                    "diverge, or check META/geomfeat.json."
+                )
+            scores.append(own)
         return ensemble(scores)

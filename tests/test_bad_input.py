@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import rasterio
 import xarray as xr
+from models_fixture import save_models
 from pixel_set_fixture import BANDS, make
 from preparation import merged
 from rasterio.transform import Affine
@@ -680,10 +681,17 @@ def test_bad_datasets(inputs, case):
 
 
 def weights(i, **metadata):
-    folder = i.folder / "weights" / "Fold_1"
-    folder.mkdir(parents=True)
-    (folder / "model.pth.tar").write_bytes(b"")
-    (folder / "model.json").write_text(json.dumps({"bands": ["B02", "B03"]} | metadata))
+    save_models(i.folder / "weights", members=1)
+    path = i.folder / "weights" / "Fold_2" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | metadata))
+
+
+def flipped(i):
+    weights(i)
+    path = i.folder / "weights" / "Fold_3" / "model.pth.tar"
+    content = bytearray(path.read_bytes())
+    content[3000] ^= 255
+    path.write_bytes(content)
 
 
 def no_models(i):
@@ -698,9 +706,26 @@ WEIGHTS = {
     ),
     "no models": (no_models, "predict.weights: .* has no Fold_1/model.pth.tar"),
     "of other bands": (
-        lambda i: weights(i, bands=["B02", "B08"]),
-        "were trained on the bands B02, B08, .* B02, B03",
+        weights,
+        "Fold_1 was trained on the bands B02, B03, B04, B08, .* B02, B03",
     ),
+    "of bands in another order": (
+        lambda i: weights(i, bands=["B03", "B02", "B04", "B08"]),
+        "Fold_2 was trained with other bands than .*Fold_1: B03, B02",
+    ),
+    "of other classes": (
+        lambda i: weights(i, class_codes=["barley", "maize", "rye"]),
+        "Fold_2 was trained with other classes than .*Fold_1: barley, maize, rye instead",
+    ),
+    "NaN for a mean": (
+        lambda i: weights(i, normalisation={"means": [float("nan")], "stds": [1]}),
+        "Fold_2/model.json does not describe a model: normalisation: 1 of 1 means are not finite",
+    ),
+    "no description": (
+        lambda i: weights(i, hyperparameters=None),
+        "Fold_2/model.json does not describe a model: hyperparameters: expected names and values",
+    ),
+    "damaged": (flipped, "Fold_3/model.pth.tar is damaged: Bad CRC-32"),
 }
 
 

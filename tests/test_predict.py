@@ -20,7 +20,7 @@ from pipeline.config import load, view
 from pipeline.given_weights import WeightsError, hyperparameters_of, load_given
 from pipeline.model_inputs import ModelInputsError, nearest_anniversary, read_inputs
 from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import read_labels
+from pipeline.pixel_set_store import read_classes, read_labels
 from pipeline.predict import predict
 from pipeline.report import report
 from pipeline.split import split
@@ -83,7 +83,7 @@ def test_the_references_weights_give_the_references_numbers(reference):
     trained = [
         load_given(PARITY / "weights" / f"Fold_{k}", run.dataset, settings, CPU) for k in (1, 2)
     ]
-    data = read_inputs(run.dataset, trained)
+    data = read_inputs(run.dataset, trained, read_classes(run.dataset))
     places = [data.ids.index(str(i)) for i in expected["ids"]]
     for k, model in enumerate(trained, 1):
         logits = torch.from_numpy(expected[f"eval_logits_fold{k}"]).double()
@@ -224,7 +224,8 @@ def test_a_season_is_counted_from_the_same_day_of_the_year(ours, tmp_path, days,
     settings = settings_of(moved(folder / "given", tmp_path / "given", days), run.models)
     other = adopted(settings, tmp_path / "run")
     trained = [load_given(run.fold(k), other.dataset, settings, CPU) for k in (1, 2)]
-    assert read_inputs(other.dataset, trained).days[0, 0] == (0 if equal else 40)
+    data = read_inputs(other.dataset, trained, read_classes(run.dataset))
+    assert data.days[0, 0] == (0 if equal else 40)
     new = predicted(other, settings, run.models)
     old = predicted(run, settings, run.models)
     assert (new["confidence"] == old["confidence"]).all() == equal

@@ -131,7 +131,7 @@ def test_predictions_are_those_of_the_fold_and_scores_those_of_the_predictions(f
     from pipeline.folds import read_folds
     from pipeline.model_inputs import read_inputs
     from pipeline.paths import RunPaths
-    from pipeline.pixel_set_store import read_ids
+    from pipeline.pixel_set_store import read_classes, read_ids
     from pipeline.trained import Trained
 
     run = RunPaths(finished / RUN)
@@ -139,7 +139,7 @@ def test_predictions_are_those_of_the_fold_and_scores_those_of_the_predictions(f
     table = table[table["status"] == "used"].set_index("parcel_id")
     for number, fold in enumerate(read_folds(run.folds, read_ids(run.dataset)), 1):
         trained = Trained.load(run.fold(number), torch.device("cpu"))
-        data = read_inputs(run.dataset, [trained])
+        data = read_inputs(run.dataset, [trained], read_classes(run.dataset))
         # The members' mean log-probabilities do not add up to 1; the confidences do.
         odds = np.exp(trained.log_probabilities(data, fold.test, 512))
         written = table.loc[[data.ids[i] for i in fold.test], "confidence"]

@@ -1,4 +1,4 @@
-"""The archive that torch.save writes, compared with its checksums, which torch.load ignores."""
+"""Check the archive that torch.save writes by its checksums, which torch.load ignores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from models.model_metadata import CheckpointError
 
 _ZIP = b"PK\3\4"
-# How torch before 1.6 begins a file, which is no archive and has no checksums.
+# Start of a file of torch before 1.6, which is not an archive and has no checksums.
 _BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -32,14 +32,14 @@ def read_archive(path: Path) -> bytes:
                 f"{path} is damaged: {error}. Copy it again from where it came from."
             ) from None
     elif not content.startswith(_BEFORE_1_6):
-        raise CheckpointError(f"{path} is no file that torch.save wrote")
+        raise CheckpointError(f"{path} is not a file that torch.save wrote")
     return content
 
 
 def _check(content: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
-        # torch.save compresses nothing. So no archive takes more memory than the file.
+        # torch.save compresses nothing, so reading takes no more memory than the file's size.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError("its content is compressed, expected it as torch.save writes it")
         if sum(entry.file_size for entry in entries) > len(content):

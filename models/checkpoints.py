@@ -117,11 +117,11 @@ def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
     content = read_archive(path)
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch raise
-        # torch adds advice on how to execute what the file holds: that is left out.
+    except Exception as error:  # a damaged file can make torch raise anything
+        # Leave out torch's advice on how to execute code from the file.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or repr(error)
         raise CheckpointError(
-            f"{path} is no file that torch.save wrote: {reason.splitlines()[0][:200]}"
+            f"{path} is not a file that torch.save wrote: {reason.splitlines()[0][:200]}"
         ) from error
     state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict):
@@ -129,7 +129,7 @@ def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
     if wrong := [str(k) for k, v in state_dict.items() if not _is_weight(k, v)]:
         raise CheckpointError(f"{path}: not weights: {', '.join(wrong[:5])[:200]}")
     state_dict = {k: v for k, v in state_dict.items() if k != _POSITION_TABLE}
-    # A tensor may repeat few stored numbers many times.
+    # A tensor with stride 0 repeats one stored number any number of times.
     if sum(value.nbytes for value in state_dict.values()) > len(content):
         raise CheckpointError(f"{path}: its weights are larger than the file")
     return state_dict
@@ -157,7 +157,7 @@ def build_model(
         If they are not those of the hyper-parameters, or not all are finite.
     """
     try:
-        # Without memory, as nobody knows yet whether the file has weights of this size.
+        # The meta device allocates nothing: the file may not have weights of this size.
         with torch.device("meta"):
             model = ParcelClassifier(hyperparameters)
     except RuntimeError as error:
@@ -176,7 +176,7 @@ def build_model(
         )
     model = ParcelClassifier(hyperparameters)
     model.load_state_dict(state_dict)
-    # As they are loaded: numbers of another type may be finite only there.
+    # Check after loading: a finite float64 may be infinite as float32.
     for name, value in model.state_dict().items():
         if wrong := int((~value.isfinite()).sum()):
             raise CheckpointError(

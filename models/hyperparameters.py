@@ -225,7 +225,7 @@ _PAPER_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def is_size(value: object) -> bool:
-    """Tell whether a value, which may come from a file, is a whole number that a size can be."""
+    """Check that a value, which may come from a file, is a positive integer below 2^31."""
     return type(value) is int and 0 < value < 2**31
 
 

@@ -24,7 +24,7 @@ class CheckpointError(ValueError):
 
 
 def _versions() -> dict[str, str]:
-    # Only a training needs torch here: a workflow checks its models without it.
+    # Only training needs torch here: the workflow checks given models without it.
     import torch
 
     return {
@@ -152,7 +152,7 @@ def load_metadata(folder: Path) -> ModelMetadata:
 
 
 def parse_metadata(text: str | bytes, path: Path) -> ModelMetadata:
-    """Read back the JSON of `ModelMetadata.to_json`, which stands in the file of a path.
+    """Read back the JSON of `ModelMetadata.to_json`; the path is that of its file.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def parse_metadata(text: str | bytes, path: Path) -> ModelMetadata:
 
 
 def check_alike(models: Mapping[Path, ModelMetadata]) -> None:
-    """Check that models, by their files or folders, take and predict the same.
+    """Check that models, given by their folders, take and predict the same.
 
     Raises
     ------

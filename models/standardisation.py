@@ -107,14 +107,14 @@ class FeatureScaling:
 
 
 def _means_and_stds(values: object, what: str) -> list[NDArray[np.float64]]:
-    """Return the two arrays of what may be from any JSON file."""
+    """Read means and stds from the values of a JSON file, which may be anything."""
     if not isinstance(values, dict) or values.keys() != {"means", "stds"}:
         raise ValueError(f"{what}: expected means and stds, found {str(values)[:100]}")
     arrays = []
     for name in ("means", "stds"):
         try:
             array = np.asarray(values[name])
-        except ValueError:  # of rows that differ in length
+        except ValueError:  # rows of different lengths
             array = np.asarray(None)
         if array.dtype.kind not in "iuf":
             raise ValueError(f"{what}: {name} are not all numbers: {str(values[name])[:100]}")
@@ -129,7 +129,7 @@ def _set_arrays(instance: object, *names: str) -> None:
 
 
 def _check_values(means: NDArray[np.float64], stds: NDArray[np.float64], what: str) -> None:
-    """Refuse values that give numbers which are not finite in float32, as the models compute."""
+    """Refuse values that are not finite in float32, in which the models compute."""
     limits = np.finfo(np.float32)
     for name, values in (("means", means), ("stds", stds)):
         if wrong := np.count_nonzero(~(np.abs(values) <= limits.max)):

@@ -138,6 +138,7 @@ def examine(source: Path, settings: Settings) -> Examined:
     labels = _labels(given, parcels)
     nomenclature = _nomenclature(labels, settings.dataset)
     told = _read_own(given.description)
+    _check_features(given)
     rows = _account(parcels, given, labels.get(nomenclature or "", {}))
     classes = _choose(rows, settings, told.get("names", {}))
     if nomenclature in labels:
@@ -253,7 +254,28 @@ def _write_meta(
 
 def _read_own(path: Path) -> dict[str, Any]:
     """Read a file that only this project's datasets have; {} where it is not there."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8-sig"))) if path.is_file() else {}
+
+
+def _check_features(given: DatasetPaths) -> None:
+    """Check that the geometric features, where there are any, are finite numbers."""
+    if not given.features.is_file():
+        return
+    features = _read_own(given.features)
+    try:
+        values = np.array(list(features.values()), np.float64)
+    except (TypeError, ValueError):
+        raise DatasetError(
+            f"{given.features}: expected {{id: [number, ...]}}, as many numbers for each parcel."
+        ) from None
+    # The first axis is the parcel; there is a second one unless each has a single number.
+    wrong_rows = np.unique(np.argwhere(~np.isfinite(values))[:, :1])
+    if wrong := [list(features)[row] for row in wrong_rows[:5]]:
+        raise DatasetError(
+            f"{given.features}: the features of {len(wrong_rows)} parcels are not finite, such as "
+            f"those of {', '.join(wrong)}. Compute them again, or remove the file and set "
+            "model.geometric_features to false."
+        )
 
 
 def _bands(n_channels: int, settings: Settings, told: Mapping[str, Any]) -> list[str]:
@@ -276,7 +298,7 @@ def _copy_json(source: Path, target: Path) -> None:
 
 
 def _read_normalisation(given: DatasetPaths, parcel: GivenParcel) -> Values | None:
-    """Read the given normalisation, its dates in order of time; None: normalise follows."""
+    """Read the given normalisation, its dates in order of time; None where there is none."""
     file = given.given_normalisation
     if file is None:
         return None

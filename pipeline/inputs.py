@@ -83,7 +83,7 @@ def _check_weights(settings: Settings) -> None:
             f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         )
-    # numpy is needed for these only.
+    # Imported here, as they need numpy and most runs have no given weights.
     from models.checkpoint_archive import read_archive
     from models.model_metadata import CheckpointError, check_alike, load_metadata
 

@@ -1,9 +1,10 @@
 """The pickle of the normalisation values: (means, stds).
 
-A pickle is a program for a small stack machine. Python's own machine calls whatever the pickle
-names, and even numpy's `dtype` and `_reconstruct` can be made to point at chosen memory. The
-machine here knows only the instructions that arrays, numbers, lists and tuples need, and calls
-nothing: it notes what the pickle states, and the arrays are built from that after it was checked.
+A pickle is a program for a small stack machine. Python's own machine calls any function that the
+pickle names, and even numpy's `dtype` and `_frombuffer` can be made to read memory of the
+attacker's choice. The machine here knows only the instructions that arrays, numbers, lists and
+tuples need. It calls no function: it records type, shape and bytes, checks them, and builds plain
+arrays from them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from models.standardisation import Normalisation
 from pipeline.pixel_set_store import DatasetError
 from pipeline.writing import replacing
 
-# A real one holds two numbers per date and channel: some kilobytes.
+# A real file holds two numbers per date and channel: some kilobytes.
 MAX_BYTES = 1_000_000
 MAX_VALUES = MAX_BYTES // 8
 
@@ -83,7 +84,7 @@ class _Global:
 
 @dataclass
 class _Type:
-    """A type of numbers, such as f8; its byte order is stated by a later instruction."""
+    """A type of numbers, such as f8; a later instruction states its byte order."""
 
     code: str
     order: str = ""
@@ -91,7 +92,7 @@ class _Type:
 
 @dataclass
 class _Array:
-    """An array; of most, the content is stated by a later instruction."""
+    """An array; for most, a later instruction states the content."""
 
     content: NDArray[np.float64] | None = None
 
@@ -320,7 +321,7 @@ def _named(module: object, name: object) -> _Global:
 
 
 def _called(function: object, arguments: object) -> object:
-    """Return what a call of one of the known functions stands for, without calling it."""
+    """Return the object that a call of a known function stands for, without calling it."""
     name = function.name if isinstance(function, _Global) else ""
     if name == "numpy.dtype":
         match arguments:
@@ -348,7 +349,7 @@ def _called(function: object, arguments: object) -> object:
 
 
 def _complete(value: object, state: object) -> None:
-    """Give a type its byte order, or an array its content, as the state that numpy writes says."""
+    """Set the byte order of a type or the content of an array, from the state that numpy wrote."""
     match value, state:
         case _Type(order=""), (3, "<" | ">" | "|" as order, None, None, None, -1, -1, 0):
             value.order = order
@@ -390,7 +391,7 @@ def _pair(found: object) -> Values:
 
 
 def _values(found: object, axes: int = 2) -> NDArray[np.float64]:
-    """Return an array, a number, or a list of them, as an array of so many axes at most."""
+    """Return an array, a number, or a list of them as an array of at most this many axes."""
     if isinstance(found, _Array) and found.content is not None and found.content.ndim <= axes:
         return found.content
     if isinstance(found, int | float) and not isinstance(found, bool):
@@ -400,7 +401,7 @@ def _values(found: object, axes: int = 2) -> NDArray[np.float64]:
             _refuse("it has a number that is too large")
     if not isinstance(found, tuple | list) or not found or axes == 0:
         _refuse(f"it has {_kind_of(found)} in place of numbers")
-    # A few bytes are enough to list one long list many times.
+    # A pickle can refer to one long list many times, at two bytes each.
     if sum(_size(item) for item in found) > MAX_VALUES:
         _refuse(f"it has more than {MAX_VALUES:,} values")
     rows = [_values(item, axes - 1) for item in found]

@@ -17,7 +17,7 @@ from models.pixel_sets import PixelSets
 
 
 class OutputError(ValueError):
-    """A model whose results are no probabilities; the message says which one."""
+    """A model whose outputs are not finite; the message says which model and parcels."""
 
 
 @dataclass(frozen=True)

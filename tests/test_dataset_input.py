@@ -293,6 +293,16 @@ def spoil_pickle(source):
     (source / "normalisation_values.pkl").write_bytes(pickle.dumps((Path("x"), 1)))
 
 
+def spoil_features(source):
+    path = source / "META" / "geomfeat.json"
+    write(path, json.loads(path.read_text()) | {"103": [1.0, float("nan"), 0.5, 2.0]})
+
+
+def spoil_feature(source):
+    path = source / "META" / "geomfeat.json"
+    write(path, json.loads(path.read_text()) | {"103": [1.0, 2.0]})
+
+
 def spoil_data(source):
     for path in (source / "DATA").iterdir():
         path.unlink()
@@ -312,6 +322,8 @@ def spoil_data(source):
         (spoil_layout, r"expected \{nomenclature.*such as crop"),
         (spoil_json, r"labels\.json is not valid JSON"),
         (spoil_pickle, r"only numpy arrays are read"),
+        (spoil_feature, r"geomfeat\.json: expected \{id: \[number"),
+        (spoil_features, r"geomfeat\.json: the features of 1 parcels are not finite.* of 103\."),
         (spoil_data, r"has no <id>\.npy files"),
     ],
 )

@@ -506,16 +506,16 @@ ODD = {
     "other shape": (with_weight(torch.zeros(8, 17)), r"expected \(8, 16\), found \(8, 17\)"),
     "a repeated number": (with_weight(torch.zeros(1).expand(1 << 35)), "larger than the file"),
     "compressed": (compressed, "is damaged: its content is compressed"),
-    "text": (lambda f, _: f.write_text("weights"), "is no file that torch.save wrote"),
+    "text": (lambda f, _: f.write_text("weights"), "is not a file that torch.save wrote"),
     "another archive": (
         lambda f, _: zipfile.ZipFile(f, "w").close(),
-        "is no file that torch.save wrote",
+        "is not a file that torch.save wrote",
     ),
     "archive of text": (
         lambda f, _: shutil.make_archive(str(f.with_name("a")), "zip", f.parent) and (
             f.with_name("a.zip").replace(f)
         ),
-        "is damaged|is no file that torch.save wrote",
+        "is damaged|is not a file that torch.save wrote",
     ),
 }  # fmt: skip
 
@@ -542,5 +542,5 @@ def test_checkpoints_of_torch_before_1_6_are_read(ours):
     content = file.read_bytes()
     for n in (20, 300, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:n])
-        with pytest.raises(CheckpointError, match=f"{file} is no file that torch.save wrote"):
+        with pytest.raises(CheckpointError, match=f"{file} is not a file that torch.save wrote"):
             ours.predict()

@@ -88,7 +88,7 @@ def test_reading_a_checkpoint_executes_nothing(metadata, tmp_path):
     torch.save({"epoch": 1, "state_dict": Malicious()}, tmp_path / "model.pth.tar")
     with pytest.raises(SystemExit):
         torch.load(tmp_path / "model.pth.tar", weights_only=False)
-    with pytest.raises(CheckpointError, match=r"no file that torch.save wrote"):
+    with pytest.raises(CheckpointError, match=r"not a file that torch.save wrote"):
         load_model(tmp_path, metadata.hyperparameters, CPU)
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Malicious()))
     with pytest.raises(CheckpointError, match="no safetensors file"):

@@ -322,6 +322,7 @@ HOSTILE = {
     "npy file": (b"\x93NUMPY\1\0", "nothing to work on"),
     "trailing bytes": (GOOD + b"\n", "ends after .* bytes, the file has"),
     "two pickles": (pickle.dumps(MEANS, 4) + pickle.dumps(STDS, 4), "ends after"),
+    "two objects": (pickle.PROTO + b"\4K\1" + GOOD[11:], "more than one object"),
     "newer protocol": (b"\x80\x09" + GOOD[2:], "protocol is 9"),
     "NaN": (pickle.dumps((NAN, STDS[0])), "1 of 3 means are not finite"),
     "infinite": (pickle.dumps((MEANS, np.full_like(STDS, np.inf))), "6 of 6 stds are not finite"),

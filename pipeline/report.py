@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import read_dates, read_description, read_ids
-from pipeline.reporting.charts import Chart, percent, say_day
+from pipeline.reporting.charts import Chart, percent, rounded, say_day, score
 from pipeline.reporting.comparison import read_comparison
 from pipeline.reporting.confidence import (
     confidence_groups,
@@ -183,17 +182,11 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "number": lambda value: f"{value:,}",
         "percent": percent,
-        "score": lambda value: f"{value:.3f}" if math.isfinite(value) else "not finite",
+        "score": score,
+        "deviation": lambda value: rounded(100 * value, 1),
+        "loss": lambda value: rounded(value, 3),
         "day": say_day,
         "plain": lambda value: f"{value:g}",
         "in_words": lambda reason: explain(reason, ACQUISITION_REASONS),
-        "in_ten": in_ten,
     }
     return environment.get_template("report.html.jinja")
-
-
-def in_ten(share: float) -> str:
-    """Say a share as a count that one can picture: 0.88 is 9 in 10, 0.97 is 97 in 100."""
-    if 0.15 <= share < 0.945:
-        return f"{round(10 * share)} in 10"
-    return f"{round(100 * share)} in 100"

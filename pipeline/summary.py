@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeline.paths import RunPaths
+from pipeline.reporting.charts import rounded, score
 
 SIMULATED = "The scene is SIMULATED: the scores say that the software works, nothing about crops."
 
@@ -29,7 +30,8 @@ def summary(paths: RunPaths) -> str:
         named = {"model": overall, "random forest on means": baselines["random_forest"]}
         for name, values in {**named, "most frequent class": baselines["majority"]}.items():
             accuracy, iou, f1 = (values[k] for k in ("Accuracy", "MACRO_IoU", "MACRO_F1-score"))
-            lines.append(f"{name:24}{accuracy:18.1%}{iou:10.3f}{f1:10.3f}")
+            right = f"{rounded(100 * accuracy, 1, 100)}%"
+            lines.append(f"{name:24}{right:>18}{score(iou):>10}{score(f1):>10}")
     description = paths.dataset.description
     if description.is_file() and json.loads(description.read_text())["simulated"]:
         lines += ["", SIMULATED]

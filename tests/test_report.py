@@ -7,6 +7,7 @@ import json
 import math
 import re
 from datetime import date
+from decimal import Decimal
 from html.parser import HTMLParser
 
 import geopandas
@@ -28,8 +29,8 @@ from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.config import load, view
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import LandClass, file_name, write_metadata
-from pipeline.report import in_ten, report
-from pipeline.reporting.charts import percent
+from pipeline.report import report
+from pipeline.reporting.charts import percent, rounded
 from pipeline.reporting.class_colours import COLOURS, SHARED, class_colours
 from pipeline.reporting.comparison import METRICS, ComparisonError
 from pipeline.reporting.confidence import (
@@ -48,6 +49,7 @@ from pipeline.reporting.scores import (
     read_predictions,
 )
 from pipeline.reporting.seasons import ndvi_by_class
+from pipeline.summary import summary
 from pipeline.writing import write_json
 
 CLASSES = [
@@ -302,7 +304,7 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
 
 def test_it_says_how_many_and_how_good(run):
     text = text_of(page_of(run))
-    assert "62 of 65 parcels classified, in 3 classes; about 8 in 10 right" in text
+    assert "62 of 65 parcels classified, in 3 classes; 83% right" in text
     assert "Overall accuracy simulated imagery 83.3% This model 83.3%" in text
     assert f"{jaccard_score(DECLARED, PREDICTED, average='macro'):.3f}" in text
     assert "winter wheat taken for maize: 4 parcels, 13" in text
@@ -587,25 +589,50 @@ def test_colours_are_fixed_by_class_index_while_there_are_enough():
 
 
 @pytest.mark.parametrize(
-    ("share", "words"),
-    [
-        (0.88, "9 in 10"),
-        (0.94, "9 in 10"),
-        (0.97, "97 in 100"),
-        (1, "100 in 100"),
-        (0.04, "4 in 100"),
-    ],
-)
-def test_shares_are_said_so_that_one_can_picture_them(share, words):
-    assert in_ten(share) == words
-
-
-@pytest.mark.parametrize(
     ("share", "digits", "text"),
-    [(0, 1, "0.0"), (1, 0, "100"), (0.0004, 1, "<0.1"), (0.004, 0, "<1"), (0.9996, 1, ">99.9")],
+    [
+        *((0, 1, "0.0"), (1, 0, "100"), (0.0004, 1, "<0.1"), (0.004, 0, "<1"), (0.005, 0, "<1")),
+        *((0.9996, 1, ">99.9"), (0.996, 0, ">99"), (0.857, 0, "86"), (0.951, 0, "95")),
+    ],
 )
 def test_a_share_is_not_rounded_to_nothing_or_all(share, digits, text):
     assert percent(share, digits) == f"{text}\N{NARROW NO-BREAK SPACE}%"
+
+
+def test_numbers_are_never_further_off_than_half_of_the_last_digit():
+    """Against exact decimals, over the whole range of every way of writing."""
+    for digits, whole in ((0, 100), (1, 100), (2, 1), (3, 1), (3, math.inf)):
+        step = Decimal(10) ** -digits
+        for value in [*np.linspace(0, min(whole, 2), 4001).tolist(), whole * (1 - 1e-09)]:
+            text = rounded(value, digits, whole)
+            if text[0] in "<>":
+                assert 0 < value < whole
+                bound = step if text[0] == "<" else Decimal(whole) - step
+                assert text[1:] == f"{bound:.{digits}f}"
+                assert (Decimal(value) < bound) == (text[0] == "<")
+            elif math.isfinite(value):
+                assert abs(Decimal(text) - Decimal(value)) <= step / 2
+                assert Decimal(text) != 0 or value == 0
+                assert Decimal(text) != Decimal(whole) or value == whole
+
+
+def test_nearly_all_right_is_nowhere_written_as_all(run, tmp_path):
+    """999.6 of a thousand: in the headline, the measures, the tables, the map and the terminal."""
+    paths = make_run(tmp_path / "run")
+    scores = {"Accuracy": 0.9996, "MACRO_IoU": 0.9996, "MACRO_F1-score": 0.9996}
+    overall = json.loads(paths.overall.read_text()) | scores
+    paths.overall.write_text(json.dumps(overall))
+    metrics = json.loads((paths.fold(1) / "test_metrics.json").read_text())
+    metrics |= {"test_accuracy": 99.96, "test_IoU": 0.9996, "test_loss": 0.0004}
+    for fold in paths.models.glob("Fold_*"):
+        (fold / "test_metrics.json").write_text(json.dumps(metrics))
+    text = text_of(page_of(paths))
+    assert "3 classes; &gt;99% right on parcels that the model had not seen" in text
+    assert "This model &gt;99.9%" in text
+    assert "This model &gt;0.999" in text
+    assert "&gt;99.9% &gt;0.999 &lt;0.001" in text
+    assert ">99.9%" in summary(paths)
+    assert "100" not in re.findall(r"^model.*$", summary(paths), re.M)[0]
 
 
 def test_codes_that_are_numbers_meet_those_of_the_tables(tmp_path):

@@ -13,6 +13,7 @@ from geo.grid import Grid
 from pipeline.acquisition_table import AcquisitionRow
 from pipeline.inspection.sizes import Sizes, say_bytes
 from pipeline.nomenclature import CropClass
+from pipeline.reporting.charts import rounded
 from pipeline.reporting.inputs import (
     ACQUISITION_REASONS,
     CLASS_REASONS,
@@ -178,8 +179,8 @@ def _say_overlap(rows: pd.DataFrame) -> list[str]:
         return []
     on = (placed["tile"] != "").sum()
     across = (placed["reason"] == "partly_outside").sum()
-    share = 100 * on / len(placed)
-    lines = f"{on:,} of {len(placed):,} outlines ({share:.1f} %) lie on the imagery"
+    share = rounded(100 * on / len(placed), 1, 100)
+    lines = f"{on:,} of {len(placed):,} outlines ({share} %) lie on the imagery"
     return [f"{lines}, {across:,} of them across its edge and set aside" if across else lines]
 
 

@@ -21,6 +21,7 @@ from pipeline.reporting.charts import (
     join_points,
     month_ticks,
     percent,
+    rounded,
     say_day,
 )
 from pipeline.reporting.confidence import Group
@@ -70,9 +71,9 @@ def training_charts(logs: Mapping[int, TrainLog]) -> list[Chart]:
     if not logs:
         return []
     return [
-        _training_chart(logs, "Loss", "train_loss", "val_loss", "{:.3f}"),
-        _training_chart(logs, "Overall accuracy (%)", "train_accuracy", "val_accuracy", "{:.1f}"),
-        _training_chart(logs, "Mean IoU", "train_IoU", "val_IoU", "{:.3f}"),
+        _training_chart(logs, "Loss", "train_loss", "val_loss", 3),
+        _training_chart(logs, "Overall accuracy (%)", "train_accuracy", "val_accuracy", 1, 100),
+        _training_chart(logs, "Mean IoU", "train_IoU", "val_IoU", 3, 1),
     ]
 
 
@@ -167,9 +168,14 @@ def _season_chart(
 
 
 def _training_chart(
-    logs: Mapping[int, TrainLog], title: str, train: str, validation: str, form: str
+    logs: Mapping[int, TrainLog],
+    title: str,
+    train: str,
+    validation: str,
+    digits: int,
+    whole: float = math.inf,
 ) -> Chart:
-    """Draw one measure of all folds."""
+    """Draw one measure of all folds; its values are written as `rounded` does."""
     width, height, left = 340, 240, 44
     values = [v[key] for log in logs.values() for v in log.values() for key in (train, validation)]
     # A loss that was not finite has no place: the line leaves its epoch out.
@@ -189,9 +195,8 @@ def _training_chart(
     for fold, log in logs.items():
         kept = best_epoch(log)
         value = log[kept][validation]
-        dots.append(
-            Dot(x(kept), y(value), "kept", f"Fold {fold}, epoch {kept}: {form.format(value)}")
-        )
+        words = f"Fold {fold}, epoch {kept}: {rounded(value, digits, whole)}"
+        dots.append(Dot(x(kept), y(value), "kept", words))
     return Chart(
         f"{title} per epoch, training and validation, of {len(logs)} folds.",
         *(width, height),

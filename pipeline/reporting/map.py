@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import from_bounds
 
+from pipeline.reporting.charts import score
+
 # The longer side of the map, in units of the view box or pixels of the image.
 LONGER_SIDE = 1800
 # With more parcels than these, an image is smaller than their outlines.
@@ -167,7 +169,7 @@ def _title(parcel_id: str, declared: str, predicted: str, confidence: float) -> 
     text = f"Parcel {parcel_id or 'without id'}: declared {declared or 'nothing'}"
     if not predicted:
         return f"{text}, no prediction"
-    return f"{text}, predicted {predicted} (confidence {confidence:.2f})"
+    return f"{text}, predicted {predicted} (confidence {score(confidence, 2)})"
 
 
 def _path(outline: shapely.Geometry) -> str:

@@ -21,10 +21,12 @@ import yaml
 
 from benchmarks.measuring import ROOT
 from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, adopted
+from pipeline.config import load
 from pipeline.normalisation_pickle import write_normalisation
 from pipeline.npy_files import header
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_store import LandClass, write_metadata
+from pipeline.register_columns import row_checksums
 
 N_DATES = 24
 DIFFERENT = 2000
@@ -93,9 +95,6 @@ def _write_tables(
 ) -> None:
     """Write the ledger and the register, fields of 100 m in rows of a thousand."""
     n = len(ids)
-    ledger = {"parcel_id": ids, "status": "used", "reason": "", "code": codes}
-    counts = {"n_pixels": MEDIAN_PIXELS, "n_dates": N_DATES}
-    pd.DataFrame({**ledger, **counts}).to_csv(folder / "ledger.csv", index=False)
     angle = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     radius = rng.uniform(30, 45, (n, CORNERS, 1))
     centre = np.stack([np.arange(n) % 1000, np.arange(n) // 1000], 1)[:, None] * 100.0
@@ -104,3 +103,9 @@ def _write_tables(
     own = {"ID_PARCEL": ids, "CODE_CULTU": codes.astype(str), "SURF_PARC": rng.random(n).round(2)}
     register = geopandas.GeoDataFrame(own, geometry=outlines, crs="EPSG:2154")
     pyogrio.write_dataframe(register, register_of(folder), layer="parcels", driver="GPKG")
+    options = load({"parcels": {"id": "ID_PARCEL"}}).parcels
+    checksums = row_checksums(register.geometry, register, options)
+    ledger = {"parcel_id": ids, "status": "used", "reason": "", "code": codes}
+    ledger["checksum"] = [f"{checksum:016x}" for checksum in checksums]
+    counts = {"n_pixels": MEDIAN_PIXELS, "n_dates": N_DATES}
+    pd.DataFrame({**ledger, **counts}).to_csv(folder / "ledger.csv", index=False)

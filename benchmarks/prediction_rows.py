@@ -39,19 +39,22 @@ def main() -> None:
 
 def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     """Write by the code of the stage predict."""
-    from pipeline.predict import read_outline_types, write_rows
+    from pipeline.config import load
+    from pipeline.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.prediction_files import PredictionFiles
+    from pipeline.register_rows import match_rows
 
-    register = register_of(folder)
+    ledger, options = folder / "ledger.csv", load({}).parcels
+    rows = match_rows(register_of(folder), ledger, options, ROWS_AT_A_TIME)
     with PredictionFiles(out / "parcels.gpkg") as files:
         files.add_layers(
-            read_outline_types(register, None),
+            set(rows.outlines),
             collection="made",
             code_list=None,
             last_date=date(2018, 9, 30),
             simulated=True,
         )
-        n = write_rows(table, folder / "ledger.csv", files, register)
+        n = write_rows(table, ledger, files, rows)
     return n, files.seconds
 
 
@@ -60,7 +63,8 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
     import geopandas
     import pandas as pd
 
-    from pipeline.prediction_table import with_register
+    from pipeline.ledger import read_ledger
+    from pipeline.prediction_table import LEDGER_COLUMNS, with_register
 
     seconds: dict[str, float] = {}
 
@@ -73,7 +77,7 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
     with timed("register"):
         register = geopandas.read_file(register_of(folder))
     with timed("joining"):
-        rows = next(table.parts(folder / "ledger.csv", len(register)))
+        rows = table.join(read_ledger(folder / "ledger.csv", LEDGER_COLUMNS))
         parcels = with_register(rows, register)
     with timed("GeoPackage"):
         parcels.to_file(out / "parcels.gpkg", layer="parcels")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -52,21 +51,10 @@ def read_register_parts(path: Path, layer: str | None, n_rows: int) -> Iterator[
         yield part
 
 
-def read_outline_types(path: Path, layer: str | None, n_rows: int) -> set[str]:
-    """List the types of geometry that a register has: Polygon, MultiPolygon ..."""
-    if path.suffix.lower() in PARQUET_SUFFIXES:
-        _, parts = _parts_of_parquet(path, n_rows)
-    else:
-        _, parts = _parts_with_gdal(path, layer, n_rows, columns=[])
-    return {str(kind) for rows in parts for kind in set(rows.geometry.geom_type.dropna())}
-
-
 Parts = Iterator[gpd.GeoDataFrame]
 
 
-def _parts_with_gdal(
-    path: Path, layer: str | None, n_rows: int, **options: Any
-) -> tuple[dict[str, str], Parts]:
+def _parts_with_gdal(path: Path, layer: str | None, n_rows: int) -> tuple[dict[str, str], Parts]:
     """Give the types of the columns, and the parts of a layer that GDAL reads."""
     source, layer = find_layer(path, layer)
     info = pyogrio.read_info(source, layer=layer, force_feature_count=True)
@@ -77,7 +65,7 @@ def _parts_with_gdal(
         elif form == "OFTString":
             types[str(name)] = "str"
     parts = (
-        read_with_gdal(path, source, layer, skip_features=first, max_features=n_rows, **options)
+        read_with_gdal(path, source, layer, skip_features=first, max_features=n_rows)
         for first in range(0, max(info["features"], 1), n_rows)
     )
     return types, parts

@@ -23,7 +23,13 @@ from pipeline.column_text import as_text
 from pipeline.ledger import set_aside, status_of, write_ledger
 from pipeline.nomenclature import CropClass, write_classes
 from pipeline.parcel_classes import classify
-from pipeline.register_columns import PARCEL_COLUMNS, numbered, read_named, with_defaults
+from pipeline.register_columns import (
+    PARCEL_COLUMNS,
+    numbered,
+    read_named,
+    row_checksums,
+    with_defaults,
+)
 from pipeline.settings import Parcels, Settings
 from pipeline.tiles import main_crs, read_grids
 from pipeline.writing import replacing_folder
@@ -75,6 +81,7 @@ def clean(
     rows, placed = located.rows, located.placed
     labels, chosen = account(located, register, tiles, settings)
     _compare(rows, placed, tiles)
+    rows["checksum"] = _checksums(located.table, with_defaults(register, settings.parcels))
     write_ledger(ledger, rows)
     _write_accepted(parcels, rows, labels, placed, tiles)
     write_classes(classes, chosen)
@@ -205,6 +212,11 @@ def _compare(rows: pd.DataFrame, placed: Placement, tiles: Mapping[str, Grid]) -
         )
     if again.any():
         logger.warning("%d parcels have the very outline of an earlier one", again.sum())
+
+
+def _checksums(table: gpd.GeoDataFrame, options: Parcels) -> list[str]:
+    """Compute by what every row of the register is known again."""
+    return [f"{checksum:016x}" for checksum in row_checksums(table.geometry, table, options)]
 
 
 def _write_accepted(

@@ -47,7 +47,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "split": ("split",),
     "train": ("model", "train"),
     "evaluate": ("train.device", "predict.batch_size", "split.seed"),
-    "predict": ("run", "model", "train.device", "train.pixels", "predict", "parcels.layer"),
+    "predict": ("run", "model", "train.device", "train.pixels", "predict", "parcels"),
     "report": ("report",),
 }
 

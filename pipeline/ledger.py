@@ -14,7 +14,7 @@ from pipeline.writing import replacing
 
 COLUMNS = [
     *("row", "parcel_id", "status", "reason", "mended", "tile", "n_pixels"),
-    *("n_pixels_never_clear", "n_dates", "code", "declared", "overlap_m2", "same_as"),
+    *("n_pixels_never_clear", "n_dates", "code", "declared", "overlap_m2", "same_as", "checksum"),
 ]
 
 # A parcel is predicted but not trained on for one of these; for any other, it is rejected.
@@ -109,12 +109,21 @@ def complete(rows: pd.DataFrame, observed: Mapping[str, Observed], min_pixels: i
     return rows
 
 
-def read_ledger(path: Path) -> pd.DataFrame:
-    """Read the ledger, every value as text."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+def read_ledger(path: Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Read columns of the ledger as text, those of COLUMNS that it lacks empty."""
+    wanted = set(columns)
+    found = pd.read_csv(path, usecols=wanted.__contains__, dtype=str, keep_default_na=False)
+    return found.reindex(columns=list(columns), fill_value="")
 
 
 def write_ledger(path: Path, rows: pd.DataFrame) -> None:
-    """Write the ledger, one row an input parcel; columns that a run does not know stay empty."""
+    """Write the ledger, one row an input parcel; columns that a run does not know stay empty.
+
+    Parameters
+    ----------
+    rows
+        With columns of COLUMNS. By `checksum` a row of the register is known again: 16 hexadecimal
+        digits, see `row_checksums`.
+    """
     with replacing(path) as temporary:
         rows.reindex(columns=COLUMNS).to_csv(temporary, index=False, lineterminator="\n")

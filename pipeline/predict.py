@@ -6,15 +6,16 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.checkpoints import fold_folders
 from models.inference import ensemble
 from models.pixel_sets import PixelSets
 from pipeline.folds import Fold, read_folds
 from pipeline.given_weights import load_given
+from pipeline.ledger import read_ledger
 from pipeline.model_inputs import read_inputs
 from pipeline.paths import DatasetPaths
 from pipeline.pixel_set_loading import in_order
@@ -27,8 +28,9 @@ from pipeline.pixel_set_store import (
 )
 from pipeline.prediction_choices import ENSEMBLE, OUT_OF_FOLD, Choices
 from pipeline.prediction_files import PredictionFiles
-from pipeline.prediction_table import PredictionTable, with_register
+from pipeline.prediction_table import LEDGER_COLUMNS, PredictionTable, with_register
 from pipeline.progress import ProgressLog
+from pipeline.register_rows import PredictionError, RegisterRows, match_rows
 from pipeline.settings import Settings
 from pipeline.train import choose_device
 from pipeline.trained import Trained
@@ -37,10 +39,6 @@ logger = logging.getLogger(__name__)
 
 # Rows of the ledger and the register that are joined and written at once.
 ROWS_AT_A_TIME = 50_000
-
-
-class PredictionError(ValueError):
-    """Models that do not fit the dataset; the message says how."""
 
 
 def predict(
@@ -71,7 +69,7 @@ def predict(
         Written, with the suffixes .csv and .parquet: a row for every row of the ledger. As .gpkg
         only with a register, and beside it <name>_fiboa.parquet with the predicted parcels.
     settings
-        run, train.device, predict.batch_size, predict.code_list, parcels.layer; for weights of the
+        run, train.device, predict.batch_size, predict.code_list, parcels; for weights of the
         reference, model and train.pixels.
     folds
         What split wrote; none where the models are from elsewhere.
@@ -80,7 +78,15 @@ def predict(
         dataset.
     threads
         Of torch, where it runs on the CPU.
+
+    Raises
+    ------
+    PredictionError
+        If the register is not the one that was cleaned: before anything is predicted.
     """
+    rows = None
+    if register is not None:
+        rows = match_rows(register, ledger, settings.parcels, ROWS_AT_A_TIME)
     device = choose_device(settings.train.device, threads)
     paths = DatasetPaths(dataset)
     if folds is None:
@@ -96,18 +102,15 @@ def predict(
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
     table = PredictionTable(paths, choices, given_weights=folds is None)
     with PredictionFiles(predictions) as files:
-        if register is None:
-            write_rows(table, ledger, files)
-        else:
-            layer = settings.parcels.layer
+        if rows is not None:
             files.add_layers(
-                read_outline_types(register, layer),
+                set(rows.outlines),
                 collection=settings.run,
                 code_list=settings.predict.code_list,
                 last_date=read_dates(paths)[-1],
                 simulated=read_description(paths)["simulated"],
             )
-            write_rows(table, ledger, files, register, layer)
+        write_rows(table, ledger, files, rows)
 
 
 def choose_classes(
@@ -147,30 +150,24 @@ def write_rows(
     table: PredictionTable,
     ledger: Path,
     files: PredictionFiles,
-    register: Path | None = None,
-    layer: str | None = None,
+    register: RegisterRows | None = None,
 ) -> int:
-    """Write every row of the ledger, beside its row of the register; log how fast; count them."""
-    parcels = None if register is None else read_register(register, layer)
+    """Write every input parcel, in the register's order; log how fast; count them."""
+    with files.timed("joining"):
+        rows = read_ledger(ledger, LEDGER_COLUMNS)
     counts: Counter[str] = Counter()
-    rows_of_ledger = table.parts(ledger, ROWS_AT_A_TIME)
+    parts = _parts(len(rows)) if register is None else register.parts(ROWS_AT_A_TIME)
+    step = "joining" if register is None else "register"
     while True:
-        with files.timed("joining"):
-            part = next(rows_of_ledger, None)
-        if parcels is not None:
-            with files.timed("register"):
-                own = next(parcels, None)
-            if (0 if own is None else len(own)) != (0 if part is None else len(part)):
-                raise PredictionError(
-                    f"{register} has not the rows of {ledger}, one for one: it has changed. "
-                    "Clean it again: snakemake -R clean."
-                )
-        if part is None:
+        with files.timed(step):
+            own, places = next(parts, (None, None))
+        if places is None:
             break
-        counts.update(part["pred_source"].replace("", "not predicted"))
-        if parcels is not None:
-            with files.timed("joining"):
-                part = with_register(part, own)
+        with files.timed("joining"):
+            part = table.join(rows.iloc[places])
+            counts.update(part["pred_source"].replace("", "not predicted"))
+            if own is not None:
+                part = with_register(part.set_axis(own.index), own)
         files.add(part)
     n = counts.total()
     logger.info("%d parcels: %s", n, ", ".join(f"{m} {k}" for k, m in counts.most_common()))
@@ -179,19 +176,10 @@ def write_rows(
     return n
 
 
-def read_register(register: Path, layer: str | None) -> Iterator[Any]:
-    """Read the register part by part: GeoDataFrames."""
-    # GDAL is needed only here: a machine without it can still train and evaluate.
-    from geo.register_parts import read_register_parts
-
-    return read_register_parts(register, layer, ROWS_AT_A_TIME)
-
-
-def read_outline_types(register: Path, layer: str | None) -> set[str]:
-    """List the types of geometry that the register has."""
-    from geo import register_parts
-
-    return register_parts.read_outline_types(register, layer, ROWS_AT_A_TIME)
+def _parts(n: int) -> Iterator[tuple[None, NDArray[np.int64]]]:
+    """Cut the rows of a ledger without a register into parts: none at all is one, too."""
+    for first in range(0, max(n, 1), ROWS_AT_A_TIME):
+        yield None, np.arange(first, min(first + ROWS_AT_A_TIME, n))
 
 
 def _classes_of(trained: Sequence[Trained]) -> list[LandClass]:

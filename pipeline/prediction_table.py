@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,8 +18,12 @@ COLUMNS = [
 ]
 
 
+# What is read of the ledger.
+LEDGER_COLUMNS = ["parcel_id", "status", "reason", "n_pixels", "n_dates", "code"]
+
+
 class PredictionTable:
-    """Join the predictions to the ledger, part by part.
+    """Join the predictions to rows of the ledger.
 
     Parameters
     ----------
@@ -41,14 +43,9 @@ class PredictionTable:
         codes = read_codes(dataset).values()
         self._whole = all(isinstance(code, int) for code in codes if code is not None)
 
-    def parts(self, ledger: Path, n_rows: int) -> Iterator[pd.DataFrame]:
-        """Give a row an input parcel, in the register's order, no more than `n_rows` at once."""
-        with pd.read_csv(ledger, chunksize=n_rows, dtype=str, keep_default_na=False) as parts:
-            for rows in parts:
-                yield self._join(rows)
-
-    def _join(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Add what is known of the parcels to rows of the ledger."""
+    def join(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Give rows of the ledger, LEDGER_COLUMNS as text, what is known of their parcels."""
+        rows = rows.copy()
         # An id can stand in the register twice; the prediction is that of the accepted row.
         keys = rows["parcel_id"].astype(object).where(rows["status"] != "rejected")
         places = self._ids.get_indexer(pd.Index(keys))
@@ -74,7 +71,7 @@ def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
     rows
         As `PredictionTable` gives them.
     parcels
-        The same rows of the register, a GeoDataFrame.
+        The same rows of the register, a GeoDataFrame of the same index.
     """
     taken = {column.lower() for column in rows.columns}
     renamed = {c: f"register_{c}" for c in parcels.columns if c.lower() in taken | {"fid"}}

@@ -5,12 +5,16 @@ import pickle
 from datetime import date, timedelta
 
 import numpy as np
+import pandas as pd
 
+from geo.register import read_register
 from pipeline.adopt import adopt
-from pipeline.config import view
+from pipeline.config import load, view
+from pipeline.ledger import write_ledger
 from pipeline.normalise import normalise
 from pipeline.pack import pack
 from pipeline.pixel_set_store import file_name
+from pipeline.register_columns import row_checksums
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]
@@ -74,6 +78,17 @@ def write_arrays(folder, arrays):
     folder.mkdir(parents=True, exist_ok=True)
     for parcel_id, array in arrays.items():
         np.save(folder / file_name(parcel_id), array)
+
+
+def ledger_of(run, register, folder):
+    """Write the ledger of an adopted dataset as clean would have of a register with its rows."""
+    table = read_register(register)
+    options = load({"parcels": {"id": "ID"}}).parcels
+    rows = pd.read_csv(run.ledger, dtype=str, keep_default_na=False)
+    checksums = row_checksums(table.geometry, table, options)
+    folder.mkdir(exist_ok=True)
+    write_ledger(folder / "ledger.csv", rows.assign(checksum=[f"{c:016x}" for c in checksums]))
+    return folder / "ledger.csv"
 
 
 def adopt_and_pack(settings, run):

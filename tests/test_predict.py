@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 import torch
-from pixel_set_fixture import BANDS, CLASSES, SEASON, adopt_and_pack, make, number, write
+from pixel_set_fixture import BANDS, CLASSES, SEASON, adopt_and_pack, ledger_of, make, number, write
 from preparation import recorded
 
 from models.hyperparameters import Hyperparameters
@@ -38,6 +38,7 @@ def settings_of(source, weights=None, **over):
             "dataset": {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}},
             "train": {"epochs": 2, "batch_size": 16, "pixels": 8, "device": "cpu"},
             "split": {"folds": 2},
+            "parcels": {"id": "ID"},
             "predict": {"weights": weights},
         }
         | over
@@ -278,7 +279,8 @@ def test_a_register_gives_a_geopackage_and_fiboa(ours, tmp_path):
     register.to_file(tmp_path / "register.gpkg")
     predictions = tmp_path / "predictions" / "parcels.gpkg"
     predict(
-        run.dataset.root, run.models, run.ledger, predictions, view(settings, "predict"),
+        run.dataset.root, run.models, ledger_of(run, tmp_path / "register.gpkg", tmp_path),
+        predictions, view(settings, "predict"),
         folds=run.folds, register=tmp_path / "register.gpkg",
     )  # fmt: skip
     layer = geopandas.read_file(predictions)

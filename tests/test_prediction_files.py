@@ -11,11 +11,11 @@ import pyogrio
 import pytest
 import shapely
 from geopandas.testing import assert_geodataframe_equal
-from pixel_set_fixture import make
+from pixel_set_fixture import ledger_of, make
 from test_predict import adopted, settings_of
 
 from geo.register import read_register
-from geo.register_parts import read_outline_types, read_register_parts
+from geo.register_parts import read_register_parts
 from models.inference import ensemble
 from pipeline import pixel_set_loading
 from pipeline import predict as stage
@@ -71,13 +71,15 @@ def register_of(run):
     return gpd.GeoDataFrame(columns, geometry=outlines, crs="EPSG:32631")
 
 
-def written(trained, folder, register, monkeypatch, rows, n_bytes):
+def written(trained, folder, register, monkeypatch, rows, n_bytes, cleaned=None):
+    """Write the predictions of a register; `cleaned` is the one that was cleaned, if another."""
     run, settings = trained
+    ledger = ledger_of(run, cleaned or register, folder.with_name(f"{folder.name}_ledger"))
     monkeypatch.setattr(stage, "ROWS_AT_A_TIME", rows)
     monkeypatch.setattr(stage, "in_order", lambda data: pixel_set_loading.in_order(data, n_bytes))
     path = folder / "parcels.gpkg"
     options = {"folds": run.folds, "register": register}
-    predict(run.dataset.root, run.models, run.ledger, path, view(settings, "predict"), **options)
+    predict(run.dataset.root, run.models, ledger, path, view(settings, "predict"), **options)
     assert not list(folder.glob(".*"))
     return path
 
@@ -132,14 +134,40 @@ def test_what_is_written_is_what_the_models_say(trained, tmp_path, monkeypatch):
         assert row["n_pixels"] == data.sizes[i]
 
 
-def test_another_register_than_was_cleaned_is_refused(trained, tmp_path, monkeypatch):
+def test_every_row_of_a_reversed_register_has_its_own_class(trained, tmp_path, monkeypatch):
     table = register_of(trained[0])
+    table.to_file(tmp_path / "register.gpkg")
+    table[::-1].to_file(tmp_path / "reversed.gpkg")
+    cleaned = tmp_path / "register.gpkg"
+    straight = written(trained, tmp_path / "out", cleaned, monkeypatch, 7, 10**9)
+    reverse = written(
+        trained, tmp_path / "reverse", tmp_path / "reversed.gpkg", monkeypatch, 7, 10**9, cleaned
+    )
+    found = gpd.read_file(reverse)
+    assert found["parcel_id"].tolist() == found["ID"].tolist() == table["ID"].tolist()[::-1]
+    expected = gpd.read_file(straight)[::-1].reset_index(drop=True)
+    assert_geodataframe_equal(found, expected)
+    for suffix in (".csv", ".parquet"):
+        read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+        rows = read(reverse.with_suffix(suffix))
+        expected = read(straight.with_suffix(suffix))[::-1].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows, expected)
+
+
+def test_another_register_than_was_cleaned_is_refused(trained, tmp_path, monkeypatch):
+    """Before anything is read of the models, or written."""
+    table = register_of(trained[0])
+    table.to_file(tmp_path / "register.gpkg")
+    monkeypatch.setattr(stage.Trained, "load", None)
     for n in (N - 1, N + 1):
         other = pd.concat([table, table])[:n].reset_index(drop=True)
-        other.to_file(tmp_path / f"{n}.gpkg")
+        path = tmp_path / f"{n}.gpkg"
+        other.to_file(path)
         with pytest.raises(PredictionError, match=r"has not the rows of .* snakemake -R clean"):
-            written(trained, tmp_path / "out", tmp_path / f"{n}.gpkg", monkeypatch, 20, 10**9)
-        assert not list((tmp_path / "out").iterdir())
+            written(
+                trained, tmp_path / "out", path, monkeypatch, 20, 10**9, tmp_path / "register.gpkg"
+            )
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])
@@ -157,7 +185,6 @@ def test_parts_of_a_register_are_the_register(trained, tmp_path, suffix, n_rows)
     # Text that is missing throughout has no type of its own.
     texts = {"never": "str"}
     assert_geodataframe_equal(together.astype(texts), whole.astype(texts), check_dtype=False)
-    assert read_outline_types(path, None, n_rows) == set(whole.geom_type.dropna())
 
 
 @pytest.mark.parametrize("n_bytes", [1, 5000, 10**9])

@@ -1,0 +1,201 @@
+"""Rows of the register meet their own rows of the ledger, in whatever order they stand."""
+
+import json
+from dataclasses import asdict
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from geo.grid import Grid
+from geo.register_parts import read_register_parts
+from pipeline import register_rows
+from pipeline.clean import clean
+from pipeline.config import load, view
+from pipeline.register_rows import PredictionError, match_rows
+
+GRID = Grid("EPSG:32631", 500000.0, 4000000.0, 10.0, 10.0, 60, 60)
+# Gaps, zeros in front, ids that several rows share, and rows that are wholly the same.
+TEXTS = ["007", "7", "a b", "x", "x", "x", "", None, "ü", "same", "same", "12", "12.0", "1e3"]
+NUMBERS = [7, 7, 8, 2**40, None, 9, 10, 11, 12, 5, 5, 13, 14, 15]
+N = len(TEXTS)
+OPTIONS = {"labels": {"crop": "code"}, "classes": {"min_parcels": 2}}
+
+
+def make_register(ids):
+    corners = 500000 + 40 * np.arange(N)
+    outlines = shapely.box(corners, 3999900, corners + 30, 3999990).astype(object)
+    outlines[10] = outlines[9]
+    outlines[2], outlines[8] = None, shapely.Point(500000, 3999900)
+    codes = pd.Series([3, 4, None, 3, 4, 3, 4, 3, 4, 3, 3, 4, 3, 4], dtype="Int64")
+    columns = {"code": codes, "mark": np.arange(N)} | ({} if ids is None else {"ID": ids})
+    return gpd.GeoDataFrame(columns, geometry=outlines, crs="EPSG:32631")
+
+
+def write(table, path):
+    table = table.reset_index(drop=True)
+    table.to_parquet(path) if path.suffix == ".parquet" else table.to_file(path)
+    return path
+
+
+@pytest.fixture
+def cleaned(tmp_path):
+    """Clean a register: its path, the ledger and the settings."""
+
+    def run(table, suffix, **parcels):
+        register = write(table, tmp_path / f"cleaned{suffix}")
+        grids = tmp_path / "grids.json"
+        grids.write_text(json.dumps({"31TFM": asdict(GRID)}))
+        settings = load({"split": {"folds": 2}, "parcels": OPTIONS | parcels})
+        outputs = [tmp_path / name for name in ("ledger.csv", "accepted", "classes.csv")]
+        clean(register, grids, *outputs, view(settings, "clean"))
+        return register, outputs[0], settings.parcels
+
+    return run
+
+
+IDS = {
+    "text": pd.Series(TEXTS, dtype="str"),
+    "numbers": pd.Series(NUMBERS, dtype="Int64"),
+    "floats": pd.Series(NUMBERS, dtype="float64"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("duplicates", ["reject", "number"])
+def test_every_row_finds_its_own_wherever_it_stands(cleaned, tmp_path, suffix, ids, duplicates):
+    """`mark` says which row of the ledger a row of the register belongs to."""
+    table = make_register(IDS[ids])
+    _, ledger, options = cleaned(table, suffix, id="ID", duplicate_ids=duplicates)
+    orders = [np.arange(N), np.arange(N)[::-1], np.random.default_rng(0).permutation(N)]
+    for order in orders:
+        register = write(table.iloc[order], tmp_path / f"other{suffix}")
+        for n_rows in (1, 5, N):
+            rows = match_rows(register, ledger, options, n_rows)
+            marks = np.concatenate([part["mark"] for part, _ in rows.parts(n_rows)])
+            assert np.concatenate([p for _, p in rows.parts(n_rows)]).tolist() == list(rows.places)
+            # Of the two rows that are the same, the first has the first.
+            twins = [place for place in rows.places if place in (9, 10)]
+            assert twins == [9, 10]
+            expected = [place for place in marks if place not in (9, 10)]
+            assert [place for place in rows.places if place not in (9, 10)] == expected
+    assert rows.outlines == {"Polygon": N - 2, "Point": 1}
+
+
+def test_feature_ids_tell_rows_apart_and_a_reversed_register(cleaned, tmp_path):
+    """A register without an id column: its rows are known by their number alone."""
+    table = make_register(None)
+    register, ledger, options = cleaned(table, ".gpkg", id="fid")
+    for n_rows in (1, 5, N):
+        assert match_rows(register, ledger, options, n_rows).places.tolist() == list(range(N))
+    reverse = write(table[::-1], tmp_path / "reversed.gpkg")
+    with pytest.raises(PredictionError, match=r"Rows with another outline.*: 14 \(1, 2, 3, 4, 5"):
+        match_rows(reverse, ledger, options, 5)
+
+
+def test_fiboa_ids_are_found(cleaned, tmp_path):
+    """A register that follows fiboa says by itself which column holds the ids."""
+    table = make_register(None).assign(id=[f"f{i}" for i in range(N)])
+    _, ledger, options = cleaned(table, ".parquet", id="id")
+    reverse = write(table[::-1], tmp_path / "reversed.parquet")
+    assert match_rows(reverse, ledger, options, 4).places.tolist() == list(range(N))[::-1]
+
+
+def moved(table, *marks):
+    """Move the outlines of rows by a millimetre."""
+    outlines = table.geometry.to_numpy().copy()
+    outlines[list(marks)] = shapely.transform(outlines[list(marks)], lambda xy: xy + 0.001)
+    return table.set_geometry(outlines).set_crs(table.crs)
+
+
+def replaced(table, column, mark, value):
+    values = table[column].copy()
+    values[mark] = value
+    return table.assign(**{column: values})
+
+
+def swapped(table, column):
+    values = table[column].copy()
+    values[[11, 13]] = values[[13, 11]].to_numpy()
+    return table.assign(**{column: values})
+
+
+OUTLINE = "Rows with another outline, coordinate system or declared code: "
+CHANGES = {
+    "row removed": (lambda t: t.drop(3), r"Rows of the ledger missing: 1 \(x\)\."),
+    "twin removed": (lambda t: t.drop(10), r"Rows of the ledger missing: 1 \(same\)\."),
+    "row added": (
+        lambda t: pd.concat([t, t[:1].assign(ID="new")]),
+        r"Rows not in the ledger: 1 \(new\)\.",
+    ),
+    "row doubled": (lambda t: pd.concat([t, t[:1]]), r"Rows not in the ledger: 1 \(007\)\."),
+    "another id": (
+        lambda t: replaced(t, "ID", 1, "8"),
+        r"Rows not in the ledger: 1 \(8\)\. Rows of the ledger missing: 1 \(7\)\.",
+    ),
+    "id without its zeros": (lambda t: replaced(t, "ID", 0, "7"), r"missing: 1 \(007\)\."),
+    "id lost": (lambda t: replaced(t, "ID", 11, None), r"ledger: 1 \(\(without id\)\)\."),
+    "ids swapped": (lambda t: swapped(t, "ID"), OUTLINE + r"2 \(12, 1e3\)"),
+    "outlines moved": (lambda t: moved(t, 0, 12), OUTLINE + r"2 \(007, 12\.0\)"),
+    "outline lost": (lambda t: replaced(t, "geometry", 0, None), OUTLINE + r"1 \(007\)"),
+    "code": (lambda t: replaced(t, "code", 13, 3), OUTLINE + r"1 \(1e3\)"),
+    "coordinate system": (
+        lambda t: t.set_crs("EPSG:32632", allow_override=True),
+        OUTLINE + r"14 \(007, 7, a b, x, \(without id\), \.\.\.\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_a_register_that_differs_is_refused_and_how_is_said(cleaned, tmp_path, change, suffix):
+    table = make_register(IDS["text"])
+    _, ledger, options = cleaned(table, suffix, id="ID")
+    alter, words = CHANGES[change]
+    other = write(alter(table), tmp_path / f"other{suffix}")
+    with pytest.raises(PredictionError, match=rf"has not the rows of .*{words}.*-R clean") as error:
+        match_rows(other, ledger, options, 4)
+    assert str(other) in str(error.value)
+
+
+def test_what_no_stage_reads_may_change(cleaned, tmp_path):
+    table = make_register(IDS["text"])
+    _, ledger, options = cleaned(table, ".gpkg", id="ID")
+    other = write(table.assign(mark="x", more=1), tmp_path / "other.gpkg")
+    assert match_rows(other, ledger, options, 4).places.tolist() == list(range(N))
+
+
+def test_a_register_that_changes_while_it_is_read_is_refused(cleaned):
+    table = make_register(IDS["text"])
+    register, ledger, options = cleaned(table, ".gpkg", id="ID")
+    for other in (table[::-1], table[:-1], pd.concat([table, table[:1]]), moved(table, N - 1)):
+        write(table, register)
+        rows = match_rows(register, ledger, options, 4)
+        register.unlink()
+        write(other, register)
+        with pytest.raises(PredictionError, match="was changed while it was read"):
+            list(rows.parts(4))
+
+
+def test_a_ledger_without_checksums_is_refused(cleaned, tmp_path):
+    register, ledger, options = cleaned(make_register(IDS["text"]), ".gpkg", id="ID")
+    pd.read_csv(ledger).drop(columns="checksum").to_csv(ledger, index=False)
+    with pytest.raises(PredictionError, match=r"does not tell which rows.*snakemake -R clean"):
+        match_rows(register, ledger, options, 4)
+
+
+def test_no_more_rows_are_read_at_once_than_asked_for(cleaned, monkeypatch):
+    register, ledger, options = cleaned(make_register(IDS["text"]), ".gpkg", id="ID")
+    seen = []
+
+    def read(*arguments):
+        for part in read_register_parts(*arguments):
+            seen.append(len(part))
+            yield part
+
+    monkeypatch.setattr("pipeline.register_columns.read_register_parts", read)
+    list(register_rows.match_rows(register, ledger, options, 4).parts(3))
+    assert seen == [4, 4, 4, 2, 3, 3, 3, 3, 2]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.many_parcels import register_of
-from benchmarks.pixel_set_data import adopted
+from benchmarks.pixel_set_data import CODES, adopted
 
 
 def main() -> None:
@@ -48,7 +48,8 @@ def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     rows = match_rows(register_of(folder), ledger, options, ROWS_AT_A_TIME)
     with PredictionFiles(out / "parcels.gpkg") as files:
         files.add_layers(
-            set(rows.outlines),
+            rows.outlines,
+            classes={str(code): (f"class {code}", "#e69f00") for code in CODES},
             collection="made",
             code_list=None,
             last_date=date(2018, 9, 30),

@@ -56,9 +56,8 @@ def mend(geometries: NDArray[Any]) -> Mended:
     reasons[null] = "null_geometry"
     reasons[~null & shapely.is_empty(given)] = "empty_geometry"
 
-    polygons = given.copy()
-    collections = np.flatnonzero(shapely.get_type_id(given) == GeometryType.GEOMETRYCOLLECTION)
-    polygons[collections] = _polygons_of(given[collections])
+    polygons = with_polygons(given)
+    collections = shapely.get_type_id(given) == GeometryType.GEOMETRYCOLLECTION
     polygonal = np.isin(shapely.get_type_id(polygons), POLYGONAL) & ~shapely.is_empty(polygons)
     reasons[(reasons == "") & ~polygonal] = "not_a_polygon"
 
@@ -75,6 +74,16 @@ def mend(geometries: NDArray[Any]) -> Mended:
     mended = np.zeros(len(given), bool)
     mended[collections] = mended[broken] = True
     return Mended(polygons, reasons, mended & (reasons == ""))
+
+
+def with_polygons(geometries: NDArray[Any]) -> NDArray[Any]:
+    """Replace geometry collections that have polygons by these."""
+    polygons = np.array(geometries, object)
+    collections = np.flatnonzero(shapely.get_type_id(polygons) == GeometryType.GEOMETRYCOLLECTION)
+    found = _polygons_of(polygons[collections])
+    some = ~shapely.is_empty(found)
+    polygons[collections[some]] = found[some]
+    return polygons
 
 
 def reproject(mended: Mended, crs: Any, grid: Grid) -> Mended:

@@ -31,6 +31,7 @@ from pipeline.prediction_files import PredictionFiles
 from pipeline.prediction_table import LEDGER_COLUMNS, PredictionTable, with_register
 from pipeline.progress import ProgressLog
 from pipeline.register_rows import PredictionError, RegisterRows, match_rows
+from pipeline.reporting.class_colours import read_class_colours
 from pipeline.settings import Settings
 from pipeline.train import choose_device
 from pipeline.trained import Trained
@@ -104,7 +105,8 @@ def predict(
     with PredictionFiles(predictions) as files:
         if rows is not None:
             files.add_layers(
-                set(rows.outlines),
+                rows.outlines,
+                classes=_coloured(paths, choices),
                 collection=settings.run,
                 code_list=settings.predict.code_list,
                 last_date=read_dates(paths)[-1],
@@ -174,6 +176,13 @@ def write_rows(
     for step, seconds in files.seconds.items():
         logger.info("%-10s %8.0f parcels a second", step, n / max(seconds, 1e-9))
     return n
+
+
+def _coloured(dataset: DatasetPaths, choices: Choices) -> dict[str, tuple[str, str]]:
+    """Give names and colours to the classes that can be predicted: {code: (name, colour)}."""
+    names = {str(land.code): land.name for land in (*read_classes(dataset), *choices.predicted)}
+    colours = read_class_colours(dataset, [str(land.code) for land in choices.predicted])
+    return {code: (names[code], colour) for code, colour in colours.items()}
 
 
 def _parts(n: int) -> Iterator[tuple[None, NDArray[np.int64]]]:

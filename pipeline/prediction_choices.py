@@ -49,6 +49,11 @@ class Choices:
         self.chosen[part], self.confidence[part] = choose(scores)
         self.source[part] = source
 
+    @property
+    def predicted(self) -> list[LandClass]:
+        """The classes that are the first choice of any parcel."""
+        return [self.classes[i] for i in np.unique(self.chosen[self.source != NONE, 0])]
+
     def table(self, places: NDArray[np.int64]) -> pd.DataFrame:
         """Name what was chosen for parcels, a row each; for place -1 and without prediction none.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.fiboa_predictions import FiboaPredictions
+from pipeline.layer_styles import style_by_class, style_by_confidence
 from pipeline.writing import replacing
+
+logger = logging.getLogger(__name__)
 
 SIMULATED = "SIMULATED imagery and parcels."
 
@@ -59,23 +63,56 @@ class PredictionFiles:
 
     def add_layers(
         self,
-        outlines: set[str],
+        outlines: Mapping[str, int],
         *,
+        classes: Mapping[str, tuple[str, str]],
         collection: str,
         code_list: str | None,
         last_date: date,
         simulated: bool,
     ) -> None:
-        """Write a GeoPackage and fiboa, too; `outlines` are the types of geometry that occur."""
-        # GDAL is needed only here: a machine without it can still train and evaluate.
-        from geo.geopackage import LayerWriter
+        """Write a GeoPackage and fiboa, too.
 
-        self._layers["GeoPackage"] = LayerWriter(
+        Parameters
+        ----------
+        outlines
+            {type of geometry: number of rows}, see `LayerWriter`.
+        classes
+            {code: (name, colour)} of the classes that can be predicted.
+        collection, code_list, last_date
+            See `FiboaPredictions`.
+        simulated
+            Whether the imagery is.
+        """
+        # GDAL is needed only here: a machine without it can still train and evaluate.
+        from geo.geopackage import LayerWriter, Style
+
+        note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
+        layers = LayerWriter(
             self._new(self._predictions.with_suffix(".gpkg")),
             name="parcels",
-            description=f"{SIMULATED} " * simulated + "Predicted crop class of every parcel.",
+            description=f"{note}Predicted crop class of every parcel.",
             outlines=outlines,
+            styles=[
+                Style(
+                    f"Predicted class{mark}",
+                    f"{note}The most probable class of every parcel.",
+                    style_by_class(classes),
+                ),
+                Style(
+                    f"Confidence{mark}",
+                    f"{note}Confidence of the predicted class.",
+                    style_by_confidence(),
+                ),
+            ],
         )
+        self._layers["GeoPackage"] = self._stack.enter_context(_closed(layers))
+        if layers.n_others:
+            logger.info(
+                "%d rows that are not polygons are in a layer of their own: %s",
+                layers.n_others,
+                ", ".join(f"{n} {kind}" for kind, n in outlines.items()),
+            )
         fiboa = FiboaPredictions(
             self._new(self._predictions.with_name(f"{self._predictions.stem}_fiboa.parquet")),
             collection=collection,

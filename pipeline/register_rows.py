@@ -41,7 +41,7 @@ class RegisterRows:
     places
         int64 (N,), row of the ledger that was made from each.
     outlines
-        {type of geometry: number of rows}; rows without geometry do not count.
+        {type of geometry: number of rows}, as `outline_types` gives them.
     """
 
     path: Path
@@ -96,6 +96,7 @@ def match_rows(register: Path, ledger: Path, options: Parcels, n_rows: int) -> R
         If they are not the same rows: the register is not the one that was cleaned.
     """
     # GDAL is needed only here: a machine without it can still train and evaluate.
+    from geo.geopackage import outline_types
     from pipeline.register_columns import with_defaults
 
     options = with_defaults(register, options)
@@ -103,7 +104,7 @@ def match_rows(register: Path, ledger: Path, options: Parcels, n_rows: int) -> R
     outlines: Counter[str] = Counter()
     found = [np.empty(0, np.uint64)]
     for part, checksums, _ in _read_parts(register, options, n_rows):
-        outlines.update(part.geometry.geom_type.dropna())
+        outlines.update(outline_types(part.geometry))
         found.append(checksums)
     checksums = np.concatenate(found)
     # Equal ones stay in their order.

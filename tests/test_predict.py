@@ -283,7 +283,7 @@ def test_a_register_gives_a_geopackage_and_fiboa(ours, tmp_path):
         predictions, view(settings, "predict"),
         folds=run.folds, register=tmp_path / "register.gpkg",
     )  # fmt: skip
-    layer = geopandas.read_file(predictions)
+    layer = geopandas.read_file(predictions, layer="parcels")
     assert layer["parcel_id"].tolist() == layer["ID"].tolist() == ids.tolist()
     features = geopandas.read_parquet(predictions.with_name("parcels_fiboa.parquet"))
     assert features["id"].tolist() == ids.tolist()

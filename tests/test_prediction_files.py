@@ -84,6 +84,10 @@ def written(trained, folder, register, monkeypatch, rows, n_bytes, cleaned=None)
     return path
 
 
+def read(path):
+    return gpd.read_file(path, layer="parcels")
+
+
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
 @pytest.mark.parametrize(("rows", "n_bytes"), [(1, 1), (7, 9000), (59, 10**9)])
 def test_parts_make_the_same_files(trained, tmp_path, monkeypatch, suffix, rows, n_bytes):
@@ -92,9 +96,9 @@ def test_parts_make_the_same_files(trained, tmp_path, monkeypatch, suffix, rows,
     table.to_file(register) if suffix == ".gpkg" else table.to_parquet(register)
     whole = written(trained, tmp_path / "whole", register, monkeypatch, 10**6, 10**9)
     parts = written(trained, tmp_path / "parts", register, monkeypatch, rows, n_bytes)
-    assert len(gpd.read_file(whole)) == N
-    assert_geodataframe_equal(gpd.read_file(parts), gpd.read_file(whole))
-    assert pyogrio.read_info(parts)["geometry_type"] == "MultiPolygon"
+    assert len(read(whole)) == N
+    assert_geodataframe_equal(read(parts), read(whole))
+    assert pyogrio.read_info(parts, layer="parcels")["geometry_type"] == "MultiPolygon"
     csv = [path.with_suffix(".csv").read_bytes() for path in (parts, whole)]
     assert csv[0] == csv[1]
     for name in ("parcels.parquet", "parcels_fiboa.parquet"):
@@ -106,7 +110,7 @@ def test_parts_make_the_same_files(trained, tmp_path, monkeypatch, suffix, rows,
         (indexed,) = database.execute("SELECT count(*) FROM rtree_parcels_geom").fetchone()
     assert indexed == N - 1
     # The specification has it that polygons in a layer of multipolygons are such, too.
-    assert set(gpd.read_file(parts).geom_type.dropna()) == {"MultiPolygon"}
+    assert set(read(parts).geom_type.dropna()) == {"MultiPolygon"}
 
 
 def test_what_is_written_is_what_the_models_say(trained, tmp_path, monkeypatch):
@@ -143,14 +147,14 @@ def test_every_row_of_a_reversed_register_has_its_own_class(trained, tmp_path, m
     reverse = written(
         trained, tmp_path / "reverse", tmp_path / "reversed.gpkg", monkeypatch, 7, 10**9, cleaned
     )
-    found = gpd.read_file(reverse)
+    found = read(reverse)
     assert found["parcel_id"].tolist() == found["ID"].tolist() == table["ID"].tolist()[::-1]
-    expected = gpd.read_file(straight)[::-1].reset_index(drop=True)
+    expected = read(straight)[::-1].reset_index(drop=True)
     assert_geodataframe_equal(found, expected)
     for suffix in (".csv", ".parquet"):
-        read = pd.read_csv if suffix == ".csv" else pd.read_parquet
-        rows = read(reverse.with_suffix(suffix))
-        expected = read(straight.with_suffix(suffix))[::-1].reset_index(drop=True)
+        read_table = pd.read_csv if suffix == ".csv" else pd.read_parquet
+        rows = read_table(reverse.with_suffix(suffix))
+        expected = read_table(straight.with_suffix(suffix))[::-1].reset_index(drop=True)
         pd.testing.assert_frame_equal(rows, expected)
 
 

@@ -158,7 +158,7 @@ def test_flanders_runs_from_imagery_to_geopackage_and_report(tmp_path):
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     snakemake(tmp_path, "--cores", "2")
     run = tmp_path / "results" / "flanders"
-    predictions = geopandas.read_file(run / "predictions" / "parcels.gpkg")
+    predictions = geopandas.read_file(run / "predictions" / "parcels.gpkg", layer="parcels")
     assert len(predictions) == 138
     assert predictions["pred_code"].notna().all()
     assert set(predictions["pred_code"]) <= {1200, 9120, 7900}

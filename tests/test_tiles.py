@@ -306,7 +306,9 @@ def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene,
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(values))
     snakemake(tmp_path, "--cores", "2")
     run = tmp_path / "results" / "zones"
-    predictions = gpd.read_file(run / "predictions" / "parcels.gpkg").set_index("parcel_id")
+    predictions = gpd.read_file(run / "predictions" / "parcels.gpkg", layer="parcels").set_index(
+        "parcel_id"
+    )
     ledger = pd.read_csv(run / "parcels" / "ledger.csv").set_index("parcel_id")
     assert sorted(predictions.index) == sorted(parcels()["ID_PARCEL"])
     predicted = predictions.index[predictions["pred_code"].notna()]

@@ -96,7 +96,9 @@ def finished(inputs, tmp_path_factory):
 
 def test_every_input_parcel_comes_out(finished):
     register = geopandas.read_file(finished / "register.gpkg")
-    predictions = geopandas.read_file(finished / RUN / "predictions" / "parcels.gpkg")
+    predictions = geopandas.read_file(
+        finished / RUN / "predictions" / "parcels.gpkg", layer="parcels"
+    )
     table = pd.read_parquet(finished / RUN / "predictions" / "parcels.parquet")
     assert len(predictions) == len(register) == len(table)
     assert predictions.crs == register.crs

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from pipeline.paths import DatasetPaths
+from pipeline.pixel_set_store import read_classes, read_codes
 
 # Okabe and Ito's seven (jfly.uni-koeln.de/color) come first. Each further one is about as far as
 # can be (in OKLab, also as seen with deuteranopia and protanopia) from all before it and from the
@@ -14,6 +18,27 @@ COLOURS = (
 )
 # More colours than these cannot be told apart: the classes with the fewest parcels share one grey.
 SHARED = "#6f757d"
+# Of parcels without prediction.
+UNPREDICTED = "#c3c8cd"
+
+
+def read_class_colours(dataset: DatasetPaths, predicted: Iterable[str]) -> dict[str, str]:
+    """Give the classes of a run their colours.
+
+    Parameters
+    ----------
+    dataset
+        Whose classes come first, in order of the class index.
+    predicted
+        Codes of the predicted classes: models from elsewhere may have learnt others.
+
+    Returns
+    -------
+    {code: #rrggbb}.
+    """
+    declared = Counter(str(code) for code in read_codes(dataset).values())
+    codes = [*(str(c.code) for c in read_classes(dataset)), *sorted(predicted)]
+    return class_colours({code: declared[code] for code in codes})
 
 
 def class_colours(n_parcels: Mapping[str, int]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from pipeline.pixel_set_store import (
     read_n_dates,
     read_parcel_dates,
 )
-from pipeline.reporting.class_colours import class_colours
+from pipeline.reporting.class_colours import read_class_colours
 
 # Reasons as the stages write them, in the words of somebody who has not read their code.
 ACQUISITION_REASONS = {
@@ -214,7 +214,7 @@ def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[Clas
     used = sorted((r for r in rows if r["class_index"]), key=lambda r: int(r["class_index"]))
     learnt = {r["code"]: r["name"] for r in used} | dict(sorted(predicted.items()))
     counts = {c: int(declared[c]["n_parcels"]) if c in declared else 0 for c in learnt}
-    colours = class_colours(counts)
+    colours = read_class_colours(paths.dataset, predicted)
     others = [row for row in rows if row["code"] not in learnt]
     return [
         *(

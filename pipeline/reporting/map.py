@@ -12,19 +12,22 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pandas as pd
+import pyogrio
 import shapely
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import from_bounds
 
+from pipeline.column_text import as_text
 from pipeline.reporting.charts import score
+from pipeline.reporting.class_colours import UNPREDICTED
+from pipeline.reporting.scores import TEXTS
 
 # The longer side of the map, in units of the view box or pixels of the image.
 LONGER_SIDE = 1800
 # With more parcels than these, an image is smaller than their outlines.
 MOST_SHAPES = 3000
-UNPREDICTED = "#c3c8cd"
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
     "differs": ("predicted otherwise", "#d7301f"),
@@ -72,9 +75,9 @@ def draw_map(
     Parameters
     ----------
     layer
-        GeoPackage of the predictions.
+        GeoPackage of the predictions: its layer `parcels` is drawn.
     predictions
-        Its rows, as `read_predictions` gives them, in the same order.
+        The table beside it, which has a row for each of any of its layers.
     crs
         Coordinate system to draw in, in metres.
     colours
@@ -87,15 +90,21 @@ def draw_map(
     Raises
     ------
     ReportError
-        If the layer and the table have not the same number of rows.
+        If the GeoPackage and the table have not the same number of rows.
     """
-    shapes = geopandas.read_file(layer, columns=[]).geometry.to_crs(crs)
-    if len(shapes) != len(predictions):
+    names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
+    n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
+    if n_rows != len(predictions):
         raise ReportError(
-            f"{layer} has {len(shapes)} rows and the table beside it {len(predictions)}. "
+            f"{layer} has {n_rows} rows and the table beside it {len(predictions)}. "
             "Write them anew: snakemake -R predict."
         )
-    parcels = predictions.assign(geometry=shapes.array, agreement=agreement(predictions))
+    table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
+    shapes = table.geometry.to_crs(crs)
+    parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
+    parcels = parcels.assign(
+        confidence=table["confidence"], geometry=shapes.array, agreement=agreement(parcels)
+    )
     is_area = shapely.get_dimensions(shapes.array) == 2
     drawable = is_area & ~shapely.is_empty(shapes.array)
     accepted = drawable & (parcels["status"] != "rejected").to_numpy()
@@ -126,7 +135,7 @@ def draw_map(
         predicted=dict(Counter(shown["pred_code"])),
         agreement=dict(Counter(shown["agreement"])),
         scale_bar=_scale_bar(scale, float(span[0])),
-        n_beyond=len(parcels) - len(shown),
+        n_beyond=n_rows - len(shown),
         legend=AGREEMENT,
     )
 

@@ -108,11 +108,7 @@ class PredictionFiles:
         )
         self._layers["GeoPackage"] = self._stack.enter_context(_closed(layers))
         if layers.n_others:
-            logger.info(
-                "%d rows that are not polygons are in a layer of their own: %s",
-                layers.n_others,
-                ", ".join(f"{n} {kind}" for kind, n in outlines.items()),
-            )
+            logger.info("%d rows are not polygons: layer parcels_not_polygons", layers.n_others)
         fiboa = FiboaPredictions(
             self._new(self._predictions.with_name(f"{self._predictions.stem}_fiboa.parquet")),
             collection=collection,

@@ -1,0 +1,321 @@
+"""The GeoPackage: which rows are in which layer, and how QGIS draws them."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyogrio
+import pytest
+import shapely
+
+from geo.geopackage import outline_types
+from pipeline.layer_styles import VIRIDIS, style_by_class, style_by_confidence
+from pipeline.prediction_files import PredictionFiles
+from pipeline.reporting.class_colours import SHARED, UNPREDICTED, class_colours
+
+SQUARE = shapely.box(0, 0, 30, 30)
+LINE, POINT = shapely.LineString([(0, 0), (9, 9)]), shapely.Point(-50, 5)
+TWO = shapely.multipolygons([SQUARE, shapely.box(50, 0, 60, 10)])
+# What a row has, and what the layer of polygons has of it: "" where it is in the other layer.
+OUTLINES = {
+    "polygon": (SQUARE, SQUARE),
+    "multipolygon": (TWO, TWO),
+    "point": (POINT, ""),
+    "line": (LINE, ""),
+    "nothing": (None, None),
+    "empty polygon": (shapely.Polygon(), shapely.Polygon()),
+    "empty point": (shapely.Point(), ""),
+    "collection of others": (shapely.GeometryCollection([POINT, LINE]), ""),
+    "collection with a polygon": (shapely.GeometryCollection([POINT, SQUARE]), SQUARE),
+    "empty collection": (shapely.GeometryCollection(), ""),
+}
+CLASSES = {"1": ("wheat", "#e69f00"), "2": ("maize", "#56b4e9")}
+
+
+def rows_of(names, outlines, classes=CLASSES):
+    """Rows of predictions: what is a polygon is predicted, by turns as one of the classes."""
+    n, codes = len(names), list(classes)
+    predicted = [isinstance(o, shapely.Polygon | shapely.MultiPolygon) for o in outlines]
+    codes = pd.Series([codes[i % len(codes)] if p else None for i, p in enumerate(predicted)])
+    columns = {
+        "parcel_id": pd.Series(names, dtype="str"),
+        "declared_code": codes,
+        "declared_name": codes,
+        "pred_code": codes,
+        "pred_name": codes.map({code: name for code, (name, _) in classes.items()}),
+        "confidence": np.where(predicted, np.linspace(0.3, 1, n), np.nan),
+        "pred2_code": codes,
+        "pred2_name": codes,
+        "confidence2": np.where(predicted, 0.1, np.nan),
+        "n_pixels": pd.array([1] * n, dtype="Int64"),
+        "n_dates": pd.array([1] * n, dtype="Int64"),
+        "pred_source": np.where(predicted, "ensemble", ""),
+        "reason": "",
+    }
+    return gpd.GeoDataFrame(columns, geometry=list(outlines), crs="EPSG:32631")
+
+
+def write(folder, rows, n_rows=100, classes=CLASSES, simulated=False):
+    path = folder / "parcels.gpkg"
+    with PredictionFiles(path) as files:
+        files.add_layers(
+            Counter(outline_types(rows.geometry)),
+            classes=classes,
+            collection="run",
+            code_list=None,
+            last_date=date(2018, 9, 1),
+            simulated=simulated,
+        )
+        for first in range(0, len(rows), n_rows):
+            files.add(rows[first : first + n_rows])
+    return path
+
+
+def named(*names):
+    return rows_of(names, [OUTLINES[name][0] for name in names])
+
+
+def table(path, query):
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute(query)]
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 100])
+@pytest.mark.parametrize("order", [1, -1])
+def test_every_row_is_in_one_layer_once_and_the_main_one_is_of_polygons(tmp_path, n_rows, order):
+    names = list(OUTLINES)[::order]
+    path = write(tmp_path, named(*names), n_rows)
+    layers = dict(pyogrio.list_layers(path))
+    assert layers == {
+        "parcels": "MultiPolygon", "parcels_not_polygons": "Unknown", "layer_styles": None
+    }  # fmt: skip
+    assert next(iter(layers)) == "parcels"
+    main = gpd.read_file(path, layer="parcels")
+    expected = {name: OUTLINES[name][1] for name in names if OUTLINES[name][1] != ""}
+    assert main["parcel_id"].tolist() == list(expected)
+    for found, outline in zip(main.geometry, expected.values(), strict=True):
+        assert (found is None) == (outline is None)
+        assert outline is None or found.equals(outline)
+    others = gpd.read_file(path, layer="parcels_not_polygons")
+    assert others["parcel_id"].tolist() == [name for name in names if name not in expected]
+    given = [OUTLINES[name][0] for name in others["parcel_id"]]
+    assert shapely.equals(others.geometry.to_numpy(), given)[~others.is_empty].all()
+    assert main.columns.tolist() == others.columns.tolist()
+    about = {row["table_name"]: row["description"] for row in table(path, CONTENTS)}
+    assert (
+        f"{len(others)} rows are not polygons: see the layer parcels_not_polygons"
+        in (about["parcels"])
+    )
+
+
+CONTENTS = "SELECT * FROM gpkg_contents"
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["polygon", "nothing"], "Polygon"),
+        (["polygon", "multipolygon"], "MultiPolygon"),
+        (["polygon", "collection with a polygon"], "MultiPolygon"),
+        (["nothing", "nothing"], "Polygon"),
+    ],
+)
+def test_without_others_there_is_one_layer_of_one_type(tmp_path, names, kind):
+    path = write(tmp_path, named(*names), 1)
+    assert pyogrio.list_layers(path).tolist() == [["parcels", kind], ["layer_styles", None]]
+    assert len(pyogrio.read_dataframe(path, layer="parcels")) == 2
+    assert "not polygons" not in table(path, CONTENTS)[0]["description"]
+
+
+def test_the_time_of_writing_and_the_extent_are_true(tmp_path):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    path = write(tmp_path, named(*OUTLINES), 3)
+    rows = {row["table_name"]: row for row in table(path, CONTENTS)}
+    for row in rows.values():
+        assert before <= datetime.fromisoformat(row["last_change"]) <= datetime.now(UTC)
+    assert rows["layer_styles"]["data_type"] == "attributes"
+    for layer in ("parcels", "parcels_not_polygons"):
+        bounds = [rows[layer][key] for key in ("min_x", "min_y", "max_x", "max_y")]
+        assert bounds == gpd.read_file(path, layer=layer).total_bounds.tolist()
+    (style, _) = table(path, "SELECT * FROM layer_styles")
+    assert before <= datetime.fromisoformat(style["update_time"]) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_the_styles_lie_where_qgis_looks_for_them(tmp_path, simulated):
+    path = write(tmp_path, named("polygon", "point"), simulated=simulated)
+    styles = table(path, "SELECT * FROM layer_styles ORDER BY id")
+    assert list(styles[0]) == [
+        *("id", "f_table_catalog", "f_table_schema", "f_table_name", "f_geometry_column"),
+        *("styleName", "styleQML", "styleSLD", "useAsDefault", "description", "owner", "ui"),
+        "update_time",
+    ]
+    (geometry,) = table(
+        path, "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = 'parcels'"
+    )
+    for style, default in zip(styles, (1, 0), strict=True):
+        assert (style["f_table_catalog"], style["f_table_schema"]) == ("", "")
+        assert style["f_table_name"] == "parcels"
+        assert style["f_geometry_column"] == geometry["column_name"]
+        assert style["useAsDefault"] == default
+        assert len(style["styleName"]) <= 30
+        for text in (style["styleName"], style["description"]):
+            assert ("SIMULATED" in text) == simulated
+    for row in table(path, CONTENTS)[:2]:
+        assert ("SIMULATED" in row["description"]) == simulated
+
+
+STRANGE = {
+    "numbers": {str(i): f"class {i}" for i in (3, 12, -1)},
+    "marks": {"<&>": "a < b & c", '"q"': 'it\'s "so"', "a b": "ends ", "ü": "Rübe", "]]>": "]]>"},
+    "sixty": {f"c{i}": f"class {i}" for i in range(60)},
+    "same name": {"A": "crop", "B": "crop"},
+    "unwritable": {"a\x01b": "bell\x07", "c": "null\x00", "d": "\ufffe"},
+    "line breaks": {"a\nb": "two\nlines", "t\tt": "tab\tbed"},
+    "one": {"A": "all"},
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_there_is_a_category_a_class_and_one_for_none(name):
+    colours = class_colours(dict.fromkeys(STRANGE[name], 1))
+    classes = {code: (text, colours[code]) for code, text in STRANGE[name].items()}
+    root = ElementTree.fromstring(style_by_class(classes))  # noqa: S314
+    renderer = root.find("renderer-v2")
+    assert (root.tag, renderer.get("type")) == ("qgis", "categorizedSymbol")
+    fills = {
+        symbol.get("name"): symbol.find("layer/prop[@k='color']").get("v")
+        for symbol in renderer.iter("symbol")
+    }
+    shown = [
+        (c.get("value"), c.get("label"), fills[c.get("symbol")]) for c in renderer.iter("category")
+    ]
+    rgb = {c: ",".join(map(str, bytes.fromhex(c[1:]))) + ",255" for c in colours.values()}
+    texts = [(code, text, rgb[colour]) for code, (text, colour) in classes.items()]
+    if name == "unwritable":
+        assert "regexp_replace" in renderer.get("attr")
+        texts = [("a\ufffdb", "bell\ufffd"), ("c", "null\ufffd"), ("d", "\ufffd")]
+        assert [row[:2] for row in shown[:-1]] == texts
+    else:
+        assert renderer.get("attr") == "pred_code"
+        assert shown[:-1] == texts
+    assert shown[-1] == ("", "no prediction", "195,200,205,255")
+    assert (SHARED in colours.values()) == (name == "sixty")
+
+
+def lightness(colour):
+    """CIE L*, in which equal steps look equal."""
+    linear = [(v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4)
+              for v in bytes.fromhex(colour[1:])]  # fmt: skip
+    y = float(np.dot([0.2126, 0.7152, 0.0722], linear))
+    return 116 * y ** (1 / 3) - 16
+
+
+def test_confidence_is_drawn_in_steps_that_cover_all_and_look_even():
+    renderer = ElementTree.fromstring(style_by_confidence()).find("renderer-v2")  # noqa: S314
+    assert renderer.get("type") == "graduatedSymbol"
+    steps = [tuple(float(r.get(k)) for k in ("lower", "upper")) for r in renderer.iter("range")]
+    assert steps[0] == (-1, -1)  # where there is none
+    assert steps[1][0] == 0
+    assert steps[-1][1] == 1
+    assert all(a[1] == b[0] for a, b in pairwise(steps[1:]))
+    assert len(steps) == 1 + len(VIRIDIS)
+    rise = np.diff([lightness(colour) for colour in VIRIDIS])
+    assert (rise > 0).all()
+    assert rise.max() < 1.5 * rise.min()
+
+
+QGIS = """
+import json, os, sys
+os.environ["QT_QPA_PLATFORM"] = "offscreen"
+from qgis.core import *
+QgsApplication.setPrefixPath("/usr", True)
+app = QgsApplication([], False)
+app.initQgis()
+found = {}
+opened = QgsVectorLayer(sys.argv[1], "x", "ogr")
+listed = opened.dataProvider().subLayers()
+found["sublayers"] = [text.split("!!::!!")[1::2][:2] for text in listed]
+layer = QgsVectorLayer(sys.argv[1] + "|layername=parcels", "parcels", "ogr")
+_, found["default"] = layer.loadDefaultStyle()
+_, ids, names, _, _ = layer.listStylesInDatabase()
+found["names"] = names
+for key, name in zip(ids, names):
+    if name == "Confidence":
+        from qgis.PyQt.QtXml import QDomDocument
+        document = QDomDocument()
+        document.setContent(layer.getStyleFromDatabase(key)[0])
+    found[name] = {}
+    if name == "Confidence":
+        layer.importNamedStyle(document)
+    renderer = layer.renderer()
+    context = QgsRenderContext.fromMapSettings(QgsMapSettings())
+    renderer.startRender(context, layer.fields())
+    for feature in layer.getFeatures():
+        context.expressionContext().setFeature(feature)
+        symbol = renderer.symbolForFeature(feature, context)
+        found[name][feature["parcel_id"]] = symbol and symbol.color().name()
+    found[name + " type"] = renderer.type()
+sys.stdout.write(json.dumps(found))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def python_of_qgis():
+    """Find an interpreter that imports QGIS: the system's, as Debian's python3-qgis installs it."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        if shutil.which(python):
+            words = [python, "-c", "import qgis.core"]
+            if subprocess.run(words, capture_output=True).returncode == 0:
+                return python
+    return None
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_qgis_draws_every_row_in_its_colour(tmp_path, whole):
+    """Codes as text, some of which XML cannot hold, and as numbers."""
+    python = python_of_qgis()
+    if python is None:
+        pytest.skip("QGIS is not installed (Debian: python3-qgis and qgis-providers)")
+    codes = ["7", "12", "3"] if whole else ['<"&', "a\x01b", "ü"]
+    colours = class_colours(dict.fromkeys(codes, 1))
+    classes = {code: (f"class of {code}", colours[code]) for code in codes}
+    names = [f"p{i}" for i in range(8)]
+    outlines = [*(shapely.box(40 * i, 0, 40 * i + 30, 30) for i in range(5)), TWO, None, POINT]
+    rows = rows_of(names, outlines, classes)
+    rows.loc[4, ["pred_code", "pred_name", "confidence", "pred_source"]] = [None, None, np.nan, ""]
+    rows["confidence"] = [0.1, 0.55, 0.75, 0.999, np.nan, 1.0, np.nan, np.nan]
+    if whole:
+        for column in ("declared_code", "pred_code", "pred2_code"):
+            rows[column] = pd.to_numeric(rows[column]).astype("Int64")
+    path = write(tmp_path, rows, classes=classes)
+    script = tmp_path / "look.py"
+    script.write_text(QGIS)
+    words = [python, str(script), str(path)]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["sublayers"][0] == ["parcels", "MultiPolygon"]
+    assert [name for name, _ in found["sublayers"]].count("parcels") == 1
+    assert found["default"]
+    assert found["names"] == ["Predicted class", "Confidence"]
+    assert found["Predicted class type"] == "categorizedSymbol"
+    expected = [classes[str(code)][1] if pd.notna(code) else UNPREDICTED
+                for code in rows["pred_code"][:7]]  # fmt: skip
+    assert list(found["Predicted class"].values()) == expected
+    assert found["Confidence type"] == "graduatedSymbol"
+    steps = [0, 1, 2, 6, None, 6, None]
+    expected = [UNPREDICTED if step is None else VIRIDIS[step] for step in steps]
+    assert list(found["Confidence"].values()) == expected

@@ -150,7 +150,7 @@ def read_with_gdal(path: Path, source: str, layer: str, **part: Any) -> gpd.GeoD
             rows = pyogrio.read_dataframe(source, layer=layer, **part)
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
-    return _with_whole_numbers(rows, source, layer)
+    return _with_whole_numbers(rows, source, layer, **part)
 
 
 def _unreadable(path: Path, error: Exception) -> RegisterError:
@@ -161,12 +161,21 @@ def _unreadable(path: Path, error: Exception) -> RegisterError:
     )
 
 
-def _with_whole_numbers(rows: gpd.GeoDataFrame, source: str, layer: str) -> gpd.GeoDataFrame:
+def _with_whole_numbers(
+    rows: gpd.GeoDataFrame, source: str, layer: str, **part: Any
+) -> gpd.GeoDataFrame:
     """Keep whole numbers whole where some are missing, which pandas would make floats."""
     info = pyogrio.read_info(source, layer=layer)
     kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
     read = [n for n in kinds if n in rows]
     whole = [n for n in read if kinds[n].startswith("int") and rows[n].dtype == "float64"]
+    # Floats are not exact beyond that: such ids would become those of other rows.
+    large = [n for n in whole if (rows[n].abs() >= 2**53).any()]
+    if large:
+        options = {"columns": large, "read_geometry": False} | part
+        _, exact = pyogrio.read_arrow(source, layer=layer, **options)
+        for name in large:
+            rows[name] = pd.array(exact[name].to_pylist(), "Int64")
     return rows.astype(dict.fromkeys(whole, "Int64"))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from pipeline.acquisition_table import AcquisitionRow
 MASKS = 4
 # Larger blocks are no faster.
 LARGEST_BLOCK = 64_000_000
+
+
+class ExtractionError(ValueError):
+    """Pixels that were extracted for other parcels."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,8 @@ class TileSeries:
         return cls(
             index,
             list(days),
-            [
-                [np.load(extracted / f"{i}.npy", mmap_mode="r") for i in ids]
-                for ids in days.values()
-            ],
-            [
-                [np.load(extracted / f"{i}.valid.npy", mmap_mode="r") for i in ids]
-                for ids in days.values()
-            ],
+            [[_map(extracted / f"{i}.npy", index) for i in ids] for ids in days.values()],
+            [[_map(extracted / f"{i}.valid.npy", index) for i in ids] for ids in days.values()],
         )
 
     @property
@@ -96,3 +95,15 @@ class TileSeries:
     def clear_fraction(self) -> NDArray[np.float64]:
         """Compute the share of clear pixels of every date over all parcels, float64 (T,)."""
         return np.array([np.logical_or.reduce(parts).mean() for parts in self.valid])
+
+
+def _map(path: Path, index: PixelIndex) -> NDArray[Any]:
+    """Map an extracted file; refuse one of another number of pixels than the index has."""
+    array: NDArray[Any] = np.load(path, mmap_mode="r")
+    if array.shape[-1] != len(index.rows):
+        raise ExtractionError(
+            f"{path} has {array.shape[-1]} pixels and the index of tile {index.tile} "
+            f"{len(index.rows)}: it was extracted with another. Extract again: "
+            "snakemake -R extract."
+        )
+    return array

@@ -149,3 +149,11 @@ def test_a_parcel_that_is_larger_than_the_limit_is_a_block_of_its_own(extracted)
     series = tile_series.TileSeries.open(replace(index), [row], extracted.extractions)
     blocks = list(series.blocks(1))
     assert blocks == [(i, i + 1) for i in range(N)]
+
+
+def test_pixels_of_another_index_are_refused(extracted):
+    index = PixelIndex.load(extracted.pixel_index(TILE))
+    fewer = replace(index, rows=index.rows[:-1], cols=index.cols[:-1])
+    row = AcquisitionRow("a00", TILE, DAYS[0], extracted.root, "", "", "", "", None, True, "")
+    with pytest.raises(ValueError, match=r"a00\.npy has \d+ pixels .*snakemake -R extract"):
+        tile_series.TileSeries.open(fewer, [row], extracted.extractions)

@@ -15,6 +15,8 @@ from test_clean import GRID, Run, frame, pixels, simple
 
 from geo.grid import Grid
 from geo.register import RegisterError, read_register
+from geo.register_parts import read_register_parts
+from pipeline.column_text import as_text
 from pipeline.register_columns import numbered
 
 REGISTERS = Path(__file__).parents[2] / "shared" / "data" / "registers"
@@ -264,3 +266,17 @@ def test_real_registers_lose_no_row(tmp_path, folder):
     assert len(run.accepted) == n_rows
     metric = register.to_crs(run.accepted.crs).geometry
     np.testing.assert_allclose(run.accepted.geometry.area, metric.make_valid().area, rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])
+def test_ids_beyond_the_exact_floats_stay_apart_beside_a_gap(tmp_path, suffix):
+    ids = pd.array([2**53 + 1, None, 2**53, 2**62 + 1], "Int64")
+    outlines = [box(i, 0, i + 1, 1) for i in range(len(ids))]
+    path = tmp_path / f"register{suffix}"
+    table = gpd.GeoDataFrame({"ID": ids}, geometry=outlines, crs="EPSG:4326")
+    table.to_parquet(path) if suffix == ".parquet" else table.to_file(path)
+    expected = ["9007199254740993", "", "9007199254740992", "4611686018427387905"]
+    assert as_text(read_register(path)["ID"]).tolist() == expected
+    for n_rows in (1, 2, 4):
+        parts = [as_text(part["ID"]) for part in read_register_parts(path, None, n_rows)]
+        assert np.concatenate(parts).tolist() == expected

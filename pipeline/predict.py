@@ -30,7 +30,7 @@ from pipeline.prediction_choices import ENSEMBLE, OUT_OF_FOLD, Choices
 from pipeline.prediction_files import PredictionFiles
 from pipeline.prediction_table import LEDGER_COLUMNS, PredictionTable, with_register
 from pipeline.progress import ProgressLog
-from pipeline.register_rows import PredictionError, RegisterRows, match_rows
+from pipeline.register_rows import RegisterRows, match_rows
 from pipeline.reporting.class_colours import read_class_colours
 from pipeline.settings import Settings
 from pipeline.train import choose_device

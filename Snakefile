@@ -40,7 +40,19 @@ LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
 # Snakemake does not miss what only later rules read: the targets name the tables themselves.
 TABLES = [paths.ledger, paths.classes] if settings.dataset.path else paths.tables
-GPUS = int(settings.train.device != "cpu" and has_gpu())
+# A cluster plans each job again on its node, whose cores and GPUs may differ from this machine's. There
+# a job asks for --max-threads cores, and for a GPU only if train.device is cuda.
+on_cluster = lambda: workflow.remote_exec or workflow.non_local_exec
+cores = lambda wildcards: (
+    (workflow.resource_settings.max_threads or 4) if on_cluster() else workflow.cores
+)
+cores_of_fold = lambda wildcards: (
+    cores(wildcards) if on_cluster() else max(1, workflow.cores // len(FOLDS))
+)
+device = settings.train.device
+gpus = lambda wildcards: int(
+    device == "cuda" or (device == "auto" and has_gpu() and not on_cluster())
+)
 
 SOURCE = escaped(quote(str(workflow.basedir)))
 shell.prefix(f"set -euo pipefail; export PYTHONPATH={SOURCE}; ")
@@ -132,10 +144,10 @@ rule train:
         # No outputs: Snakemake would remove them before a killed training goes on.
         state=lambda wildcards: paths.training_state(wildcards.fold),
         tensorboard=lambda wildcards: paths.tensorboard(wildcards.fold),
-    threads: max(1, workflow.cores // len(FOLDS))
+    threads: cores_of_fold
     resources:
         mem_mb=4000,
-        gpu=GPUS,
+        gpu=gpus,
     log:
         paths.log("train/Fold_{fold}"),
     benchmark:
@@ -171,9 +183,10 @@ rule evaluate:
         trained=settings_of("train"),
         dataset=paths.dataset.root,
         models=paths.models,
-    threads: workflow.cores
+    threads: cores
     resources:
         mem_mb=4000,
+        gpu=gpus,
     log:
         paths.log("evaluate"),
     benchmark:
@@ -221,10 +234,10 @@ rule predict:
             states_of_others([*REGISTER, *([] if TRAINED else weights(settings.predict.weights))])
         ),
         predictions=paths.predictions,
-    threads: workflow.cores
+    threads: cores
     resources:
         mem_mb=4000,
-        gpu=GPUS,
+        gpu=gpus,
     log:
         paths.log("predict"),
     benchmark:

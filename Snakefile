@@ -40,8 +40,8 @@ LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
 # Snakemake does not miss what only later rules read: the targets name the tables themselves.
 TABLES = [paths.ledger, paths.classes] if settings.dataset.path else paths.tables
-# A cluster plans each job again on its node, whose cores and GPUs may differ from this machine's. There
-# a job asks for --max-threads cores, and for a GPU only if train.device is cuda.
+# A cluster plans each job a second time on its node, whose cores and GPUs may differ from those here.
+# There, a job asks for --max-threads cores, and for a GPU only if train.device is cuda.
 on_cluster = lambda: workflow.remote_exec or workflow.non_local_exec
 cores = lambda wildcards: (
     (workflow.resource_settings.max_threads or 4) if on_cluster() else workflow.cores
@@ -51,7 +51,7 @@ cores_of_fold = lambda wildcards: (
 )
 device = settings.train.device
 gpus = lambda wildcards: int(
-    device == "cuda" or (device == "auto" and has_gpu() and not on_cluster())
+    device.startswith("cuda") or (device == "auto" and has_gpu() and not on_cluster())
 )
 
 SOURCE = escaped(quote(str(workflow.basedir)))

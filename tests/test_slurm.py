@@ -142,9 +142,15 @@ def asked(cluster):
 @pytest.mark.parametrize("cluster", ["simulated", "real"])
 def test_jobs_run_and_are_seen_to_end(cluster, folder, request):
     cluster = request.getfixturevalue(cluster)
-    code, output = on_slurm(folder, "predictions")
+    options = ("--printshellcmds", "--slurm-keep-successful-logs")
+    code, output = on_slurm(folder, "predictions", *options)
     assert code == 0, output
     assert (folder / "results" / "small" / "predictions" / "parcels.csv").is_file()
+    # On the node, too, a job plans with the cores that it was given.
+    threads = f"--threads {min(2, len(os.sched_getaffinity(0)))}"
+    logs = list((folder / ".snakemake" / "slurm_logs").rglob("*.log"))
+    assert len(logs) == 3
+    assert all(threads in log.read_text() for log in logs)
     if cluster:
         job = {"cpus": 2, "gpus": None, "mem": 4000}
         assert asked(cluster) == {"train": job, "predict": job}

@@ -23,8 +23,9 @@ from pipeline.config import view
 from pipeline.folds import read_folds
 from pipeline.pixel_set_loading import in_order, read_pixel_sets
 from pipeline.pixel_set_store import LandClass
-from pipeline.predict import PredictionError, predict
+from pipeline.predict import predict
 from pipeline.prediction_choices import ENSEMBLE, OUT_OF_FOLD, Choices, choose
+from pipeline.register_rows import PredictionError
 from pipeline.split import split
 from pipeline.train import train
 from pipeline.trained import Trained

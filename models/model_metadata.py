@@ -43,7 +43,8 @@ class ModelMetadata:
     hyperparameters, normalisation, feature_scaling
         To build and to feed the model with; no scaling where it uses no features.
     n_pixels
-        Pixels drawn of a parcel in training.
+        Pixels to draw of a parcel, at most. The parcels trained on may all have had fewer: more of
+        a larger one make its prediction better.
     members
         Number of models of the fold.
     bands

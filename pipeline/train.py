@@ -85,7 +85,8 @@ def train(
     normalisation = Normalisation(*read_normalisation(paths.normalisation))
     scaling = None if data.features is None else FeatureScaling.fit(data.features[parts.train])
     hyperparameters = choose_hyperparameters(settings, paths, data.n_features)
-    training = choose_training(settings)
+    n_pixels = pixels_to_draw(settings, data.sizes_of(parts.train))
+    training = replace(choose_training(settings), n_pixels=n_pixels)
     metadata = describe(settings, paths, hyperparameters, normalisation, scaling)
     inputs = (data, parts.train, parts.validation, hyperparameters, normalisation, scaling)
 
@@ -211,6 +212,29 @@ def choose_training(settings: Settings) -> TrainingSettings:
     others = {"recipe", "members", "tensorboard", "device", "pixels"}
     values = settings.train.model_dump(exclude=others)
     return TrainingSettings(n_pixels=settings.train.pixels, **values)
+
+
+def pixels_to_draw(settings: Settings, sizes: NDArray[np.int64]) -> int:
+    """Return how many pixels a training draws of every parcel, padding included.
+
+    Parameters
+    ----------
+    settings
+        train.
+    sizes
+        int64 (n,), number of pixels of the parcels that are trained on.
+
+    Returns
+    -------
+    int
+        train.pixels, or the size of the largest parcel where none has so many: the rest would be
+        padding in every parcel. The recipe `paper` keeps it: the reference pads to train.pixels
+        whatever the parcels' sizes, and its batch statistics count padding.
+    """
+    pixels = settings.train.pixels
+    if settings.train.recipe == "paper":
+        return pixels
+    return min(pixels, max(int(sizes.max(initial=0)), 1))
 
 
 def choose_hyperparameters(

@@ -18,6 +18,7 @@ import yaml
 from pixel_set_fixture import write_arrays
 
 from models import training
+from models.classifier import ParcelClassifier
 from models.divergence import DivergedError
 from models.inference import ensemble, log_probabilities
 from models.safetensors_file import load_safetensors
@@ -503,3 +504,86 @@ def test_as_many_features_as_the_dataset_has(run, tmp_path):
     train_in(run, tmp_path / "three", settings_of(epochs=1))
     metadata = json.loads((tmp_path / "three" / "Fold_1" / "model.json").read_text())
     assert metadata["hyperparameters"]["extra_size"] == 3
+
+
+def cut_to_one_pixel(run, folder):
+    """Copy the run with only the first pixel of every parcel."""
+    run = shutil.copytree(run, folder)
+    dataset = DatasetPaths(run / "dataset")
+    for path in dataset.pixels.glob("*.npy"):
+        np.save(path, np.load(path)[:, :, :1])
+    write_json(dataset.sizes, dict.fromkeys(json.loads(dataset.sizes.read_text()), 1))
+    pack(dataset.root, view(load({}), "pack"))
+    return run
+
+
+class TestPadding:
+    """Where no parcel has train.pixels, the default recipe does not pad beyond the largest."""
+
+    @pytest.fixture
+    def drawn(self, monkeypatch):
+        """Collect the shapes (B, T, C, S) of what the models are trained on."""
+        shapes = []
+        original = ParcelClassifier.forward
+
+        def forward(model, pixels, *others):
+            if model.training:
+                shapes.append(tuple(pixels.shape))
+            return original(model, pixels, *others)
+
+        monkeypatch.setattr(ParcelClassifier, "forward", forward)
+        return shapes
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [({}, 5), ({"pixels": 3}, 3), ({"recipe": "paper"}, 64), ({"members": 2}, 5)],
+    )
+    def test_ends_with_the_largest_parcel_that_is_trained_on(
+        self, run, tmp_path, drawn, changes, expected
+    ):
+        # The other parcels are larger: what is trained must not depend on them.
+        run = shutil.copytree(run, tmp_path / "run")
+        sizes = json.loads(DatasetPaths(run / "dataset").sizes.read_text())
+        small = [i for i, size in sizes.items() if size <= 5]
+        large = [i for i, size in sizes.items() if size > 5]
+        assert max(sizes[i] for i in small) == 5
+        fold = {"train": small, "validation": large[::2], "test": large[1::2]}
+        write_json(run / "folds.json", {"folds": [fold]})
+        train_in(run, tmp_path, settings_of(**{"epochs": 1, "pixels": 64, **changes}))
+        assert {shape[3] for shape in drawn} == {expected}
+
+    def test_leaves_the_loss_of_one_pixel_parcels_as_it_is(self, run, tmp_path, drawn, monkeypatch):
+        # Copies of the only pixel leave means and variances of a batch where they were, so one
+        # and many of them learn the same.
+        one = cut_to_one_pixel(run, tmp_path / "run")
+        # Dropout draws the same whatever the number of pixels; jitter does not.
+        quiet = {"epochs": 3, "pixels": 16, "jitter_sigma": 0.0}
+        clamped = train_in(one, tmp_path / "clamped", settings_of(**quiet))
+        assert {shape[3] for shape in drawn} == {1}
+        drawn.clear()
+        monkeypatch.setattr(stage, "pixels_to_draw", lambda *_: 16)
+        padded = train_in(one, tmp_path / "padded", settings_of(**quiet))
+        assert {shape[3] for shape in drawn} == {16}
+        found, expected = (json.loads(run["trainlog.json"]) for run in (clamped, padded))
+        for epoch, metrics in expected.items():
+            assert found[epoch]["train_loss"] == pytest.approx(metrics["train_loss"], rel=1e-3)
+            # Running variances have one degree of freedom less, of more rows.
+            assert found[epoch]["val_loss"] == pytest.approx(metrics["val_loss"], rel=2e-2)
+
+    def test_does_not_cut_larger_parcels_that_are_predicted(self, run, tmp_path, monkeypatch):
+        one = cut_to_one_pixel(run, tmp_path / "run")
+        train_in(one, tmp_path, settings_of(epochs=1, pixels=6))
+        trained = Trained.load(tmp_path / "Fold_1", CPU)
+        assert trained.metadata.n_pixels == 6
+        data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+        seen = []
+        original = ParcelClassifier.forward
+
+        def forward(model, pixels, mask, *others):
+            seen.append(mask.sum(2).max(1).values)
+            return original(model, pixels, mask, *others)
+
+        monkeypatch.setattr(ParcelClassifier, "forward", forward)
+        scores = trained.log_probabilities(data, np.arange(len(data)), 1)
+        assert np.isfinite(scores).all()
+        assert torch.cat(seen).tolist() == np.minimum(np.sort(data.sizes), 6).tolist()

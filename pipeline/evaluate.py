@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.metrics import confusion_matrix, mean_iou, overall_metrics
-from pipeline.baselines import Matrix, majority, random_forest
+from pipeline.baselines import Matrix, classify_series, majority
 from pipeline.folds import read_folds
 from pipeline.model_inputs import read_inputs
 from pipeline.paths import DatasetPaths
@@ -29,8 +29,8 @@ def evaluate(
 ) -> None:
     """Score every fold on its test parcels, which its model has never seen.
 
-    Beside them stand two baselines on the same folds: the most frequent class of the training
-    part, and a random forest on the parcels' mean reflectances.
+    Beside them stand three baselines on the same folds: the most frequent class of the training
+    part, and a random forest and a logistic regression on the parcels' mean reflectances.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def evaluate(
             _write_fold(models / f"Fold_{number}", scores, data.labels[fold.test])
         )
     matrices["majority"] = majority(data.labels, parts, len(classes))
-    matrices["random_forest"] = random_forest(
+    matrices |= classify_series(
         data, parts, len(classes), seed=settings.split.seed, threads=threads
     )
     overall = {method: overall_metrics(add_up(folds)) for method, folds in matrices.items()}
@@ -72,7 +72,7 @@ def evaluate(
     write_scores(models / "scores.csv", classes, matrices)
     for method, values in overall.items():
         logger.info(
-            "%-13s overall accuracy %5.1f %%, mean IoU %.3f, macro F1 %.3f",
+            "%-19s overall accuracy %5.1f %%, mean IoU %.3f, macro F1 %.3f",
             *(method, 100 * values["Accuracy"], values["MACRO_IoU"], values["MACRO_F1-score"]),
         )
 

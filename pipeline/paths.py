@@ -249,7 +249,7 @@ class RunPaths:
 
     @property
     def baselines(self) -> Path:
-        """Scores of a majority guess and of a random forest on the same folds."""
+        """Scores of the baselines on the same folds."""
         return self.models / "baselines.json"
 
     @property

@@ -7,6 +7,11 @@ import json
 from pipeline.paths import RunPaths
 from pipeline.reporting.charts import rounded, score
 
+METHODS = {
+    "random_forest": "random forest on means",
+    "logistic_regression": "regression on means",
+    "majority": "most frequent class",
+}
 SIMULATED = "The scene is SIMULATED: the scores say that the software works, nothing about crops."
 
 
@@ -23,12 +28,13 @@ def summary(paths: RunPaths) -> str:
         if path.exists():
             lines.append(f"{what:12} {path}")
     if paths.overall.is_file() and paths.baselines.is_file():
-        scores = {"model": paths.overall, "baselines": paths.baselines}
-        overall, baselines = (json.loads(path.read_text()) for path in scores.values())
+        overall, baselines = (
+            json.loads(path.read_text()) for path in (paths.overall, paths.baselines)
+        )
         lines.append("")
         lines.append(f"{'out of fold':24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
-        named = {"model": overall, "random forest on means": baselines["random_forest"]}
-        for name, values in {**named, "most frequent class": baselines["majority"]}.items():
+        for method, values in {"model": overall, **baselines}.items():
+            name = METHODS.get(method, method)
             accuracy, iou, f1 = (values[k] for k in ("Accuracy", "MACRO_IoU", "MACRO_F1-score"))
             right = f"{rounded(100 * accuracy, 1, 100)}%"
             lines.append(f"{name:24}{right:>18}{score(iou):>10}{score(f1):>10}")

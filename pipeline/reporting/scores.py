@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from models.metrics import confusion_matrix
 from pipeline.paths import RunPaths
 
-METHODS = {"model": "This model", "random_forest": "Random forest", "majority": "Majority guess"}
+METHODS = {
+    "model": "This model",
+    "random_forest": "Random forest",
+    "logistic_regression": "Logistic regression",
+    "majority": "Majority guess",
+}
 TEXTS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
     "pred_source",
@@ -74,6 +79,18 @@ class Scores:
     matrix: NDArray[np.int64]
     folds: list[FoldScore]
     divided_by: str
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The baseline that is right on most parcels; None where none was scored."""
+        baselines = [method for method in self.overall if method != "model"]
+        return max(baselines, key=lambda m: self.overall[m]["Accuracy"], default=None)
+
+    def better_than_model(self, metric: str) -> list[str]:
+        """List the baselines with a better score than the model, the best first."""
+        scores = {method: values[metric] for method, values in self.overall.items()}
+        better = [method for method in scores if scores[method] > scores["model"]]
+        return sorted(better, key=lambda method: -scores[method])
 
     @property
     def confusions(self) -> list[Confusion]:

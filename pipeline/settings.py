@@ -219,9 +219,9 @@ class Split(Section):
 
 
 class Model(Section):
-    """Architecture, under the names of the papers."""
+    """Architecture, under the names of the papers; the default name is that of recipe `default`."""
 
-    name: Literal["psetae", "pseltae"] = "psetae"
+    name: Literal["psetae", "pseltae"] = "pseltae"
     geometric_features: bool = True
     pooling: str = "mean_std"
     mlp1: Widths = [10, 32, 64]
@@ -284,6 +284,7 @@ class Train(Section):
 
 
 # Garnot et al., arXiv 1911.07757, section 4, and its code: all that may differ from `default`.
+PAPER_MODEL = "psetae"
 PAPER: dict[str, Any] = {
     "epochs": 100,
     "batch_size": 128,
@@ -343,6 +344,20 @@ class Settings(Section):
     predict: Predict = Predict()
     report: Report = Report()
     simulate: Simulate | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_recipe(cls, values: Any) -> Any:
+        """Choose the model by the recipe of the training if it is not named, or null."""
+        if not isinstance(values, dict):
+            return values
+        model, train = values.get("model", {}), values.get("train", {})
+        if not isinstance(model, dict) or model.get("name") is not None:
+            return values
+        chosen = {key: value for key, value in model.items() if key != "name"}
+        if isinstance(train, dict) and train.get("recipe") == "paper":
+            chosen["name"] = PAPER_MODEL
+        return {**values, "model": chosen}
 
     @model_validator(mode="after")
     def _check(self) -> Settings:

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.__main__ import CHECKS, STAGES
 from pipeline.config import USED_BY
-from pipeline.settings import PAPER, Settings, Train
+from pipeline.settings import PAPER, PAPER_MODEL, Settings, Train
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
@@ -165,7 +165,7 @@ def test_the_defaults_file_says_what_the_code_does():
             assert written[section] == values
             continue
         assert list(written[section]) == list(values)
-        followed = set(PAPER) if section == "train" else set()
+        followed = {"train": set(PAPER), "model": {"name"}}.get(section, set())
         for name, value in values.items():
             assert written[section][name] == (None if name in followed else value)
 
@@ -175,6 +175,8 @@ def test_the_defaults_file_says_what_the_recipes_are():
     written = dict(re.findall(r"^  (\w+): null +# (\S+ \| [^\s:]+)", text, re.M))
     default, paper = Train(), Train(recipe="paper")
     assert written == {key: f"{getattr(default, key)} | {getattr(paper, key)}" for key in PAPER}
+    models = re.search(r"null: (\w+) with train\.recipe default.*?(\w+) with paper", text, re.S)
+    assert models.groups() == (Settings().model.name, PAPER_MODEL)
 
 
 def test_every_example_is_valid():

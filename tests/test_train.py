@@ -20,11 +20,12 @@ from pixel_set_fixture import write_arrays
 from models import training
 from models.classifier import ParcelClassifier
 from models.divergence import DivergedError
+from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
 from models.safetensors_file import load_safetensors
 from models.training_state import TrainingState
 from pipeline import train as stage
-from pipeline.config import load, view
+from pipeline.config import load, read, view
 from pipeline.normalisation_pickle import write_normalisation
 from pipeline.pack import pack
 from pipeline.paths import DatasetPaths
@@ -32,7 +33,7 @@ from pipeline.pixel_set_loading import read_pixel_sets
 from pipeline.pixel_set_store import LandClass, write_metadata
 from pipeline.progress import show_progress
 from pipeline.settings import PAPER, SettingsError
-from pipeline.train import choose_training, member_seed, train
+from pipeline.train import choose_hyperparameters, choose_training, member_seed, train
 from pipeline.trained import Trained
 from pipeline.writing import write_json
 
@@ -191,7 +192,6 @@ def count_epochs(monkeypatch):
 
 
 def test_a_state_of_other_data_has_another_digest(run):
-    from models.hyperparameters import Hyperparameters
     from models.standardisation import Normalisation
     from models.training_state import training_digest
 
@@ -265,6 +265,34 @@ class TestRecipes:
         assert (found.learning_rate, found.optimizer) == (0.01, "adam")
         assert load({}).train.optimizer == "adamw"
         assert load({"train": {"epochs": 7}}).train.epochs == 7
+
+    @pytest.mark.parametrize(
+        ("values", "name"),
+        [
+            ({}, "pseltae"),
+            ({"train": {"recipe": "default"}}, "pseltae"),
+            ({"train": {"recipe": None}, "model": {"name": None}}, "pseltae"),
+            ({"train": {"recipe": "paper"}}, "psetae"),
+            ({"train": {"recipe": "paper"}, "model": {"name": None, "T": 500}}, "psetae"),
+            ({"train": {"recipe": "paper"}, "model": {"name": "pseltae"}}, "pseltae"),
+            ({"model": {"name": "psetae"}}, "psetae"),
+        ],
+    )
+    def test_the_model_is_that_of_the_recipe_unless_it_is_named(self, tmp_path, values, name):
+        mine = tmp_path / "mine.yaml"
+        mine.write_text(yaml.safe_dump(values))
+        # As Snakemake does, a run's own settings are laid over the defaults.
+        for settings in (load(values), read(ROOT / "configs" / "default.yaml", mine)):
+            assert settings.model.name == name
+            assert settings.model.T == values.get("model", {}).get("T", 1000)
+            assert load(settings.model_dump(mode="json")) == settings
+
+    @pytest.mark.parametrize(("recipe", "name"), [("default", "pseltae"), ("paper", "psetae")])
+    def test_the_model_has_the_widths_of_its_paper(self, run, recipe, name):
+        settings = load({"train": {"recipe": recipe}})
+        found = choose_hyperparameters(settings, DatasetPaths(run / "dataset"), 4)
+        expected = Hyperparameters.for_data(name, n_channels=2, n_classes=3, n_extra=4)
+        assert found == expected
 
     def test_resolved_settings_say_every_number(self):
         settings = load({"train": {"recipe": "paper"}})

@@ -1,0 +1,250 @@
+"""Cross-validate PSE+TAE and PSE+L-TAE beside the baselines, to choose the default of `model.name`.
+
+    python -m benchmarks.model_choice DATA WORK
+
+DATA holds canada-2017, points-2017 and flanders-2018; WORK/flanders and WORK/demo the Pixel-Set
+datasets of configs/flanders.yaml and configs/demo.yaml; what is not there is left out. Scores of
+trained models are kept in WORK, and read from there the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from models.classifier import ParcelClassifier
+from models.hyperparameters import MODEL_NAMES, Hyperparameters
+from models.inference import ensemble, log_probabilities
+from models.metrics import confusion_matrix, overall_metrics
+from models.pixel_sets import PixelSets
+from models.standardisation import FeatureScaling, Normalisation
+from models.training import train_fold
+from pipeline.baselines import Matrix, classify_series, fill_gaps, majority
+from pipeline.config import load
+from pipeline.folds import Fold
+from pipeline.paths import DatasetPaths
+from pipeline.pixel_set_loading import read_pixel_sets
+from pipeline.score_tables import add_up
+from pipeline.settings import Settings
+from pipeline.split import divide
+from pipeline.train import choose_training, pixels_to_draw
+
+SEEDS = (1, 2, 3)
+N_FOLDS = 5
+NO_DATA = 65535
+CPU = torch.device("cpu")
+METRICS = {"Accuracy": "overall accuracy", "MACRO_F1-score": "macro F1", "MACRO_IoU": "mean IoU"}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Labelled parcels, how they are divided, and how the models are trained.
+
+    Attributes
+    ----------
+    groups
+        int64 (N,): parcels of a group stay in one fold. None: folds at random.
+    """
+
+    name: str
+    data: PixelSets
+    train: dict[str, int]
+    groups: NDArray[np.int64] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """Recipe default, and what it leaves out for time."""
+        return load({"train": self.train})
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return int(self.data.labels.max()) + 1
+
+    @property
+    def folds(self) -> list[Fold]:
+        """The folds, as split makes them: the validation part is the test part of the next."""
+        chosen = np.flatnonzero(self.data.labels >= 0)
+        groups = None if self.groups is None else self.groups[chosen]
+        by = "random" if groups is None else "block"
+        parts = divide(self.data.labels[chosen], N_FOLDS, by=by, blocks=groups, seed=1)
+        parts = [chosen[part] for part in parts]
+        return [
+            Fold(np.concatenate(rest), validation, test)
+            for test, validation, *rest in (parts[k:] + parts[:k] for k in range(N_FOLDS))
+        ]
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the channels, over all pixels and dates."""
+        pixels = self.data.pixels.astype(np.float64)
+        return Normalisation(pixels.mean((0, 1)), pixels.std((0, 1)))
+
+
+def main() -> None:
+    """Compare on all tasks and print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("work", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"|{'|'.join(('task', 'method', *METRICS.values()))}|\n|---|---|---:|---:|---:|")
+    for task in tasks(options.data, options.work):
+        for method, matrices in compare(task, options.work / "scores").items():
+            print(f"| {task.name} | {method} | {' | '.join(_spread(matrices))} |", flush=True)
+
+
+def tasks(data: Path, work: Path) -> Iterator[Task]:
+    """Give the tasks whose data are there."""
+    if (file := data / "points-2017" / "test_public_extractions.parquet").is_file():
+        yield Task("points, at random", _points(file), {"epochs": 40})
+    if (file := data / "canada-2017" / "points.parquet").is_file():
+        points, cells = _canada(file)
+        yield Task("Canada, at random", points, {"epochs": 40})
+        yield Task("Canada, whole cells", points, {"epochs": 40}, cells)
+    if (folder := work / "flanders").is_dir():
+        pieces = read_pixel_sets(DatasetPaths(folder), with_features=True)
+        fields = _fields(pieces.ids, data / "flanders-2018")
+        train = {"epochs": 60, "batch_size": 32}
+        yield Task("Flanders, at random", pieces, train)
+        yield Task("Flanders, whole fields", pieces, train, fields)
+    if (folder := work / "demo").is_dir():
+        parcels = read_pixel_sets(DatasetPaths(folder), with_features=True)
+        yield Task("demo, SIMULATED", parcels, {"epochs": 60, "pixels": 32})
+
+
+def compare(task: Task, scores: Path) -> dict[str, list[Matrix]]:
+    """Give {method: confusion matrix over all folds, one for each seed}."""
+    compared = {"majority": [add_up(majority(task.data.labels, task.folds, task.n_classes))]}
+    for method, matrices in classify_series(
+        task.data, task.folds, task.n_classes, seed=1, threads=1
+    ).items():
+        compared[method] = [add_up(matrices)]
+    for name in MODEL_NAMES:
+        tested = [[_scores(task, name, k, seed, scores) for seed in SEEDS] for k in range(N_FOLDS)]
+        compared[name] = [_pooled(task, [of[i] for of in tested]) for i in range(len(SEEDS))]
+        compared[f"{name}, {len(SEEDS)} averaged"] = [
+            _pooled(task, [ensemble(of) for of in tested])
+        ]
+    return compared
+
+
+def _pooled(task: Task, scores: list[NDArray[np.float32]]) -> Matrix:
+    """Give the confusion matrix over all folds from the scores of each one's test part."""
+    matrices = (
+        confusion_matrix(task.data.labels[fold.test], of_fold.argmax(1), task.n_classes)
+        for fold, of_fold in zip(task.folds, scores, strict=True)
+    )
+    return add_up(list(matrices))
+
+
+def _scores(task: Task, name: str, fold: int, seed: int, folder: Path) -> NDArray[np.float32]:
+    """Train a model, or read what an earlier run kept; give the scores of the test part."""
+    kept = folder / task.name / f"{name}_{fold + 1}_{seed}.npy"
+    if kept.is_file():
+        return np.asarray(np.load(kept), np.float32)
+    data, parts, settings = task.data, task.folds[fold], task.settings
+    scaling = None if data.features is None else FeatureScaling.fit(data.features[parts.train])
+    hyperparameters = Hyperparameters.for_data(
+        name, n_channels=data.n_channels, n_classes=task.n_classes, n_extra=data.n_features
+    )
+    n_pixels = pixels_to_draw(settings, data.sizes_of(parts.train))
+    training = replace(choose_training(settings), n_pixels=n_pixels, seed=seed)
+    trained = train_fold(
+        *(data, parts.train, parts.validation, hyperparameters, task.normalisation, scaling),
+        *(training, CPU),
+    )
+    model = ParcelClassifier(hyperparameters)
+    model.load_state_dict(trained.state_dict)
+    scores = log_probabilities(
+        *(model, data, parts.test, task.normalisation, scaling),
+        n_pixels=settings.train.pixels,
+        batch_size=256,
+        device=CPU,
+    )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.save(kept, scores)
+    return scores
+
+
+def _spread(matrices: list[Matrix]) -> Iterator[str]:
+    """Say mean and standard deviation (ddof 1) of every metric over the seeds, in per cent."""
+    for metric in METRICS:
+        values = [100 * overall_metrics(matrix)[metric] for matrix in matrices]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        yield f"{statistics.fmean(values):.1f}{spread}"
+
+
+def _points(file: Path) -> PixelSets:
+    """Read points-2017: twelve monthly steps, classes of 12 points or more."""
+    resolutions = dict.fromkeys(("B02", "B03", "B04", "B08"), 10)
+    bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+    table = pd.read_parquet(file)
+    columns = [
+        [f"OPTICAL-{band}-ts{t}-{resolutions.get(band, 20)}m" for band in bands] for t in range(12)
+    ]
+    series = np.stack([table[names].to_numpy(np.float64) for names in columns], axis=1)
+    frequent = table["ewoc_code"].value_counts()[lambda counts: counts >= 12].index
+    months = pd.date_range("2016-12-01", periods=12, freq="MS")
+    days = (months - months[0]).days.to_numpy(np.int64)
+    return _one_pixel_each(series, days, table["ewoc_code"].to_numpy(), list(frequent))
+
+
+def _canada(file: Path) -> tuple[PixelSets, NDArray[np.int64]]:
+    """Read canada-2017, its six frequent classes, and the cell of each point."""
+    table = pd.read_parquet(file)
+    codes = [1110, 1120, 1200, 4100, 7920, 9120]
+    table = table[table["CROPTYPE_LABEL"].isin(codes)]
+    bands = [f"S2-L2A-B{band}" for band in ("02", "03", "04", "05", "06", "07", "08", "11", "12")]
+    steps = np.sort(table["timestamp"].unique())
+    points, which = np.unique(table["sample_id"], return_inverse=True)
+    series = np.full((len(points), len(steps), len(bands)), np.float64(NO_DATA))
+    series[which, np.searchsorted(steps, table["timestamp"])] = table[bands]
+    of_point = table.groupby("sample_id").first().loc[points]
+    days = ((steps - steps[0]) / np.timedelta64(1, "D")).round().astype(np.int64)
+    cells = np.unique(of_point["h3_l3_cell"], return_inverse=True)[1].astype(np.int64)
+    return _one_pixel_each(series, days, of_point["CROPTYPE_LABEL"].to_numpy(), codes), cells
+
+
+def _one_pixel_each(
+    series: NDArray[np.float64],
+    days: NDArray[np.int64],
+    codes: NDArray[np.int64],
+    classes: list[int],
+) -> PixelSets:
+    """Make pixel sets of series (N, T, C) of points; what has no data is interpolated in time."""
+    chosen = np.isin(codes, classes)
+    series, codes = series[chosen], codes[chosen]
+    series[(series == NO_DATA).any(axis=2)] = np.nan
+    n = len(series)
+    return PixelSets(
+        ids=[str(i) for i in range(n)],
+        pixels=fill_gaps(series, days).round().astype(np.uint16),
+        offsets=np.arange(n + 1),
+        days=np.tile(days, (n, 1)),
+        labels=np.array([classes.index(code) for code in codes]),
+    )
+
+
+def _fields(ids: list[str], folder: Path) -> NDArray[np.int64]:
+    """Find the field of each Flemish piece, which was cut from it."""
+    import geopandas as gpd
+
+    pieces = gpd.read_file(folder / "parcels_subdivided.gpkg")
+    pieces = pieces.assign(ID_PARCEL=pieces["ID_PARCEL"].astype(str)).set_index("ID_PARCEL")
+    fields = gpd.read_file(folder / "parcels.gpkg")
+    inside = pieces.loc[ids].set_geometry(pieces.loc[ids].representative_point())
+    joined = inside.sjoin(fields[["geometry"]], predicate="within")
+    return np.asarray(joined.loc[ids, "index_right"], np.int64)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
 
 from models.classifier import ParcelClassifier
 from models.hyperparameters import MODEL_NAMES, Hyperparameters
@@ -38,7 +39,6 @@ from pipeline.split import divide
 from pipeline.train import choose_training, pixels_to_draw
 
 SEEDS = (1, 2, 3)
-N_FOLDS = 5
 NO_DATA = 65535
 CPU = torch.device("cpu")
 METRICS = {"Accuracy": "overall accuracy", "MACRO_F1-score": "macro F1", "MACRO_IoU": "mean IoU"}
@@ -46,18 +46,20 @@ METRICS = {"Accuracy": "overall accuracy", "MACRO_F1-score": "macro F1", "MACRO_
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Labelled parcels, how they are divided, and how the models are trained.
+    """Parcels, how they are divided, and how the models are trained.
 
     Attributes
     ----------
-    groups
-        int64 (N,): parcels of a group stay in one fold. None: folds at random.
+    parts
+        int64, the parcels of each fold's test part.
+    train
+        Settings of the section train, beside the recipe default.
     """
 
     name: str
     data: PixelSets
+    parts: list[NDArray[np.int64]]
     train: dict[str, int]
-    groups: NDArray[np.int64] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -72,15 +74,8 @@ class Task:
     @property
     def folds(self) -> list[Fold]:
         """The folds, as split makes them: the validation part is the test part of the next."""
-        chosen = np.flatnonzero(self.data.labels >= 0)
-        groups = None if self.groups is None else self.groups[chosen]
-        by = "random" if groups is None else "block"
-        parts = divide(self.data.labels[chosen], N_FOLDS, by=by, blocks=groups, seed=1)
-        parts = [chosen[part] for part in parts]
-        return [
-            Fold(np.concatenate(rest), validation, test)
-            for test, validation, *rest in (parts[k:] + parts[:k] for k in range(N_FOLDS))
-        ]
+        rotated = (self.parts[k:] + self.parts[:k] for k in range(len(self.parts)))
+        return [Fold(np.concatenate(rest), validation, test) for test, validation, *rest in rotated]
 
     @property
     def normalisation(self) -> Normalisation:
@@ -105,20 +100,34 @@ def main() -> None:
 def tasks(data: Path, work: Path) -> Iterator[Task]:
     """Give the tasks whose data are there."""
     if (file := data / "points-2017" / "test_public_extractions.parquet").is_file():
-        yield Task("points, at random", _points(file), {"epochs": 40})
+        points = _points(file)
+        yield Task("points, at random", points, _divided(points), {"epochs": 40})
     if (file := data / "canada-2017" / "points.parquet").is_file():
         points, cells = _canada(file)
-        yield Task("Canada, at random", points, {"epochs": 40})
-        yield Task("Canada, whole cells", points, {"epochs": 40}, cells)
+        yield Task("Canada, at random", points, _divided(points), {"epochs": 40})
+        yield Task("Canada, whole cells", points, _divided(points, cells), {"epochs": 40})
     if (folder := work / "flanders").is_dir():
         pieces = read_pixel_sets(DatasetPaths(folder), with_features=True)
-        fields = _fields(pieces.ids, data / "flanders-2018")
         train = {"epochs": 60, "batch_size": 32}
-        yield Task("Flanders, at random", pieces, train)
-        yield Task("Flanders, whole fields", pieces, train, fields)
+        yield Task("Flanders, at random", pieces, _divided(pieces), train)
+        # Half of the maize is two fields, so the classes must be looked at, too.
+        labelled = np.flatnonzero(pieces.labels >= 0)
+        fields = _fields([pieces.ids[i] for i in labelled], data / "flanders-2018")
+        whole = StratifiedGroupKFold(4, shuffle=True, random_state=1)
+        parts = [labelled[p] for _, p in whole.split(labelled, pieces.labels[labelled], fields)]
+        yield Task("Flanders, whole fields", pieces, parts, train)
     if (folder := work / "demo").is_dir():
         parcels = read_pixel_sets(DatasetPaths(folder), with_features=True)
-        yield Task("demo, SIMULATED", parcels, {"epochs": 60, "pixels": 32})
+        train = {"epochs": 30, "pixels": 32}
+        yield Task("demo, SIMULATED", parcels, _divided(parcels), train)
+
+
+def _divided(data: PixelSets, groups: NDArray[np.int64] | None = None) -> list[NDArray[np.int64]]:
+    """Divide the labelled parcels in five at random; those of a group, int64 (N,), together."""
+    labelled = np.flatnonzero(data.labels >= 0)
+    by, blocks = ("random", None) if groups is None else ("block", groups[labelled])
+    parts = divide(data.labels[labelled], 5, by=by, blocks=blocks, seed=1)
+    return [labelled[part] for part in parts]
 
 
 def compare(task: Task, scores: Path) -> dict[str, list[Matrix]]:
@@ -129,7 +138,9 @@ def compare(task: Task, scores: Path) -> dict[str, list[Matrix]]:
     ).items():
         compared[method] = [add_up(matrices)]
     for name in MODEL_NAMES:
-        tested = [[_scores(task, name, k, seed, scores) for seed in SEEDS] for k in range(N_FOLDS)]
+        tested = [
+            [_scores(task, name, k, seed, scores) for seed in SEEDS] for k in range(len(task.parts))
+        ]
         compared[name] = [_pooled(task, [of[i] for of in tested]) for i in range(len(SEEDS))]
         compared[f"{name}, {len(SEEDS)} averaged"] = [
             _pooled(task, [ensemble(of) for of in tested])

@@ -7,15 +7,18 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as runner
+from benchmarks import model_choice
 from benchmarks.contest import OUT, Contest, Contestant, Goal, missing_package
 from benchmarks.measuring import measure
 from benchmarks.outcome import Spread, judge
 from benchmarks.publish import publish
 from benchmarks.results import Results, read_json, write_json, write_report
 from benchmarks.running import run_contest
+from models.pixel_sets import PixelSets
 
 PNG = b"\x89PNG"
 
@@ -223,3 +226,37 @@ def test_runs_are_published_together_but_none_that_only_tested(tmp_path, results
     write_json(replace(results, quick=True), second)
     with pytest.raises(SystemExit, match=r"b\.json"):
         publish([second], folder)
+
+
+def test_models_are_compared_on_what_they_did_not_see(tmp_path, monkeypatch):
+    labels = np.tile([0, 1, -1], 20)
+    series = np.where(labels == 1, 3000, 1000)[:, None, None] * np.ones((1, 4, 2))
+    data = PixelSets(
+        ids=[str(i) for i in range(60)],
+        pixels=(series + np.arange(60)[:, None, None]).astype(np.uint16),
+        offsets=np.arange(61),
+        days=np.tile([0, 30, 60, 90], (60, 1)),
+        labels=labels,
+    )
+    groups = np.arange(60) // 6
+    parts = model_choice._divided(data, groups)
+    assert sorted(np.concatenate(parts)) == np.flatnonzero(labels >= 0).tolist()
+    assert sum(len(set(groups[part])) for part in parts) == 10
+    parts = [np.concatenate(parts[:2]), np.concatenate(parts[2:4]), parts[4]]
+    task = model_choice.Task("tiny", data, parts, {"epochs": 1, "batch_size": 16})
+    for fold in task.folds:
+        roles = (fold.train, fold.validation, fold.test)
+        assert len(np.unique(np.concatenate(roles))) == 40
+    compared = model_choice.compare(task, tmp_path)
+    assert {method: len(matrices) for method, matrices in compared.items()} == {
+        "majority": 1, "random_forest": 1, "logistic_regression": 1,
+        "psetae": 3, "psetae, 3 averaged": 1, "pseltae": 3, "pseltae, 3 averaged": 1,
+    }  # fmt: skip
+    for matrix in (matrix for matrices in compared.values() for matrix in matrices):
+        assert matrix.sum(axis=1).tolist() == [20, 20]
+    assert compared["random_forest"][0].tolist() == [[20, 0], [0, 20]]
+    # An interrupted comparison goes on with what it has.
+    monkeypatch.setattr(model_choice, "train_fold", None)
+    kept = [model_choice._scores(task, "pseltae", k, 2, tmp_path) for k in range(3)]
+    pooled = model_choice._pooled(task, kept)
+    np.testing.assert_array_equal(pooled, compared["pseltae"][1])

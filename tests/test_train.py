@@ -284,7 +284,7 @@ class TestRecipes:
         # As Snakemake does, a run's own settings are laid over the defaults.
         for settings in (load(values), read(ROOT / "configs" / "default.yaml", mine)):
             assert settings.model.name == name
-            assert settings.model.T == values.get("model", {}).get("T", 1000)
+            assert values.get("model", {}).get("T", 1000) == settings.model.T
             assert load(settings.model_dump(mode="json")) == settings
 
     @pytest.mark.parametrize(("recipe", "name"), [("default", "pseltae"), ("paper", "psetae")])

@@ -1,4 +1,7 @@
-"""Stage clean: check and mend the parcels, and account for every one of them."""
+"""Stage clean: check and mend the parcels, and account for every one of them.
+
+Parcels that turn out to be observed too little are rejected by assemble.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,8 @@ def clean(
     grids
         Grids of the tiles, in the order in which overlapping ones are preferred.
     ledger
-        Written: one row per row of the register, with its status and the reason for it.
+        Written: one row per row of the register, with its status and the reason for it, as far as
+        they are known before any pixel is read: assemble completes it.
     parcels
         Written: a folder with <tile>.parquet for every tile, the parcels to use or predict that it
         holds, mended, in the coordinate system of its imagery.

@@ -96,15 +96,21 @@ def finished(inputs, tmp_path_factory):
 
 def test_every_input_parcel_comes_out(finished):
     register = geopandas.read_file(finished / "register.gpkg")
-    predictions = geopandas.read_file(
-        finished / RUN / "predictions" / "parcels.gpkg", layer="parcels"
-    )
-    table = pd.read_parquet(finished / RUN / "predictions" / "parcels.parquet")
-    assert len(predictions) == len(register) == len(table)
-    assert predictions.crs == register.crs
-    given, written = register.geometry, predictions.geometry
-    assert (given.isna() == written.isna()).all()
-    assert given.dropna().geom_equals(written.dropna()).all()
+    path = finished / RUN / "predictions" / "parcels.gpkg"
+    table = pd.read_parquet(path.with_suffix(".parquet"))
+    assert len(register) == len(table)
+    # Points and lines are in a layer of their own.
+    is_other = register.geom_type.isin(["Point", "LineString"])
+    for layer, given in (
+        ("parcels_not_polygons", register[is_other]),
+        ("parcels", register[~is_other]),
+    ):
+        predictions = geopandas.read_file(path, layer=layer)
+        assert len(predictions) == len(given) > 1
+        assert predictions.crs == register.crs
+        given, written = given.geometry.reset_index(drop=True), predictions.geometry
+        assert (given.isna() == written.isna()).all()
+        assert given.dropna().geom_equals(written.dropna()).all()
     usable = predictions["status"] != "rejected"
     assert (predictions["pred_code"].notna() == usable).all()
     assert (predictions.loc[~usable, "reason"] != "").all()

@@ -113,5 +113,5 @@ def test_what_stands_at_padding_dates_changes_no_step_of_the_training(ragged, na
             losses.append(loss.item())
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
-    # float32 sums in another order differ by up to 2e-5 over six seeds.
+    # float32 sums in another order differ by up to 3e-5 over six seeds.
     assert (gradients[1] - gradients[0]).norm() <= 3e-4 * gradients[0].norm()

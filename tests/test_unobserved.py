@@ -25,6 +25,7 @@ from pipeline.model_inputs import read_inputs
 from pipeline.normalisation_pickle import read_normalisation
 from pipeline.paths import RunPaths
 from pipeline.pixel_set_store import (
+    read_classes,
     read_features,
     read_ids,
     read_n_dates,
@@ -349,7 +350,7 @@ def cut(source, target, expected, whole):
 def probabilities(dataset, models, settings):
     """Compute the log-probabilities of every parcel by both models, {id: (2, K)}."""
     own = [Trained.load(models / f"Fold_{k}", torch.device("cpu")) for k in (1, 2)]
-    data = read_inputs(dataset, own)
+    data = read_inputs(dataset, own, read_classes(dataset))
     every = np.arange(len(data.ids))
     scores = [model.log_probabilities(data, every, settings.predict.batch_size) for model in own]
     return dict(zip(data.ids, np.stack(scores, axis=1), strict=True))

@@ -60,10 +60,10 @@ def evaluate(
         matrices["model"].append(
             _write_fold(models / f"Fold_{number}", scores, data.labels[fold.test])
         )
-    matrices["majority"] = majority(data.labels, parts, len(classes))
     matrices |= classify_series(
         data, parts, len(classes), seed=settings.split.seed, threads=threads
     )
+    matrices["majority"] = majority(data.labels, parts, len(classes))
     overall = {method: overall_metrics(add_up(folds)) for method, folds in matrices.items()}
     write_json(models / "overall.json", overall["model"])
     write_json(models / "baselines.json", {m: v for m, v in overall.items() if m != "model"})

@@ -47,7 +47,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "split": ("split",),
     "train": ("model", "train"),
     "evaluate": ("train.device", "predict.batch_size", "split.seed"),
-    "predict": ("run", "model", "train.device", "train.pixels", "predict", "parcels"),
+    "predict": (
+        *("run", "model", "train.device", "train.pixels", "predict", "parcels", "split.folds"),
+    ),
     "report": ("report",),
 }
 

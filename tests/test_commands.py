@@ -69,13 +69,30 @@ def test_different_texts_keep_different_names():
     assert safe_name("S2A_MSIL2A_20200405T105031_T31TFM") == "S2A_MSIL2A_20200405T105031_T31TFM"
 
 
-@pytest.mark.parametrize(
-    "example", ["default", *(p.stem for p in (ROOT / "configs").glob("*.yaml"))]
-)
+# Settings that are only valid together: a stage that saw one of them alone would refuse it.
+TOGETHER = {
+    "clouds": {"mask": ["cldprb", "files"], "max_probability": 40, "files": "masks"},
+    "parcels": {
+        "path": "{register}.gpkg",
+        "labels": {"crop": "CODE", "group": {"column": "G", "table": "t.csv", "class_code": "c"}},
+        "nomenclature": "group",
+        "classes": {"min_parcels": 2},
+        "unknown_codes": "other",
+        "other_class": "other",
+    },
+    "dataset": {"classes": {"min_parcels": 2}},
+    "split": {"folds": 2},
+    # The recipe must not take the place of what is set to another recipe's default.
+    "train": {"recipe": "paper", "batch_size": 64},
+    "model": {"name": "pseltae"},
+}
+EXAMPLES = [yaml.safe_load(p.read_text()) for p in sorted((ROOT / "configs").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("values", [TOGETHER, *EXAMPLES])
 @pytest.mark.parametrize("stage", USED_BY)
-def test_a_stage_gets_the_same_settings_from_its_command(stage, example):
-    values = yaml.safe_load((ROOT / "configs" / f"{example}.yaml").read_text())
-    settings = load({**values, "train": {"recipe": "paper", "batch_size": 64}})
+def test_a_stage_gets_the_same_settings_from_its_command(stage, values):
+    settings = load(values)
     again = read_json(as_json(for_stage(settings, stage)))
     assert view(again, stage) == view(settings, stage)
 

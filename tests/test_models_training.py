@@ -338,7 +338,9 @@ class TestCheckpoints:
         assert found.to_json() == metadata.to_json()
         assert found.hyperparameters == metadata.hyperparameters
         assert set(found.versions) == {"python", "numpy", "torch"}
-        without = dataclasses.replace(metadata, feature_scaling=None)
+        h = metadata.hyperparameters
+        own = dataclasses.replace(h, extra_size=0, mlp2=(h.mlp2[0] - 2, *h.mlp2[1:]))
+        without = dataclasses.replace(metadata, hyperparameters=own, feature_scaling=None)
         assert ModelMetadata.from_json(without.to_json()).feature_scaling is None
 
     def test_metadata_that_is_missing_or_incomplete(self, tmp_path):
@@ -361,7 +363,7 @@ class TestCheckpoints:
         with pytest.raises(CheckpointError, match=r"model.pth.tar is not there"):
             load_model(tmp_path, make_hyperparameters(), CPU)
         (tmp_path / "model.pth.tar").write_bytes(b"half a file")
-        with pytest.raises(CheckpointError, match=r"no file that torch.save wrote"):
+        with pytest.raises(CheckpointError, match=r"not a file that torch.save wrote"):
             load_model(tmp_path, make_hyperparameters(), CPU)
         torch.save([1, 2], tmp_path / "model.pth.tar")
         with pytest.raises(CheckpointError, match="expected 'epoch', 'state_dict'"):

@@ -370,8 +370,9 @@ def test_predictions_equal_those_of_parcels_cut_to_what_was_seen(
         np.testing.assert_allclose(np.exp(ours[parcel_id]), np.exp(scores), atol=1e-6)
 
     tables = []
-    for one, register in ((run, holed.register), (other, None)):
-        options = view(settings, "predict")
+    given = holed.settings(fill, predict={"weights": str(trained.models)})
+    for one, register, own in ((run, holed.register, given), (other, None, settings)):
+        options = view(own, "predict")
         predict(
             one.dataset.root, trained.models, one.ledger, one.predictions, options,
             register=register,
@@ -386,7 +387,7 @@ def test_predictions_equal_those_of_parcels_cut_to_what_was_seen(
     # The task is easy: what is right of whole parcels stays right of half of them.
     assert (tables[0].loc[held, "pred_code"] == tables[0].loc[held, "declared_code"]).mean() > 0.9
 
-    layer = gpd.read_file(run.predictions).set_index("parcel_id")
+    layer = gpd.read_file(run.predictions, layer="parcels").set_index("parcel_id")
     assert list(layer.index) == list(expected)
     for parcel_id, row in layer.iterrows():
         size = expected[parcel_id][0].shape[2]

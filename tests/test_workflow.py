@@ -56,11 +56,19 @@ def started(folder, *options, **arguments):
     return subprocess.Popen(command, env={**os.environ, "PATH": path}, **silent, **arguments)
 
 
+def content(path):
+    """Bytes of a file; of a GeoPackage, which says when it was written, all but the times."""
+    if path.suffix != ".gpkg":
+        return path.read_bytes()
+    with sqlite3.connect(path) as database:
+        return re.sub(r"'\d{4}-\d\d-\d\dT[\d:.]+Z'", "'time'", "\n".join(database.iterdump()))
+
+
 def artefacts(folder):
-    """Bytes of everything that a run leaves for the user."""
+    """Content of everything that a run leaves for the user."""
     kept = (".npy", ".json", ".csv", ".pkl", ".npz", ".tar", ".gpkg", ".parquet", ".html", ".tif")
     return {
-        path.relative_to(folder): path.read_bytes()
+        path.relative_to(folder): content(path)
         for path in sorted((folder / RUN).rglob("*"))
         if path.is_file() and path.name.endswith(kept)
     }

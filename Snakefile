@@ -133,8 +133,8 @@ rule train:
         dataset=DATASET,
         folds=rules.split.output,
     output:
-        # The model's files are no outputs: Snakemake removes those before a job starts and where
-        # it fails, and a training that fails must not cost the model of before.
+        # The model's files are not outputs: Snakemake removes outputs before a job starts and after
+        # it fails, and a failed training must not cost the earlier model.
         touch(paths.trained("{fold}")),
     params:
         settings=settings_of("train"),

@@ -112,9 +112,9 @@ class Acquisition:
     Parameters
     ----------
     id
-        Unique, and a safe name: see `safe_name`, which whatever a file gives is passed through.
+        Unique. It comes from the names and metadata of files, so `safe_name` makes it safe.
     tile
-        MGRS tile without the leading T, such as 31UDS, or `UNNAMED_TILE`; a safe name, too.
+        MGRS tile without the leading T, such as 31UDS, or `UNNAMED_TILE`; made safe, too.
     date
         Day of sensing, UTC.
     product
@@ -156,7 +156,7 @@ class Acquisition:
     datastrip: str | None = None
 
     def __post_init__(self) -> None:
-        """Make safe what names files and jobs, and comes from the names and metadata of files."""
+        """Make the id and the tile safe: they come from files, and name files and jobs."""
         object.__setattr__(self, "id", safe_name(self.id))
         object.__setattr__(self, "tile", safe_name(self.tile))
 
@@ -179,9 +179,9 @@ class Acquisition:
 def safe_name(text: str) -> str:
     """Return a name that is safe in a path and a shell: ASCII letters, digits, "_", "-" and ".".
 
-    Every other text has what is not safe replaced, and a digest of the whole text appended, so that
-    different texts keep different names: "X (1)" becomes X_1_-a0066ad3. So do texts that begin with
-    "." or "-", and those of more than 200 characters.
+    In any other text, unsafe characters become "_", and a digest of the whole text is appended, so
+    that different texts keep different names: "X (1)" becomes X_1_-a0066ad3. The same is done to
+    texts that begin with "." or "-" and to those of more than 200 characters.
     """
     if _SAFE_NAME.fullmatch(text):
         return text

@@ -111,7 +111,7 @@ def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError
-        If the file is not there, is damaged or is no such checkpoint.
+        If the file is not there, is damaged, or is not a checkpoint of the reference.
     """
     path = folder / member_file(WEIGHTS_FILE, member)
     content = read_archive(path)

@@ -40,7 +40,7 @@ def load_safetensors(path: Path, device: torch.device) -> tuple[ParcelClassifier
     Raises
     ------
     CheckpointError
-        If the file is not there, is no such file, or its weights are not finite or not those of
+        If the file is not there, is something else, or its weights are not finite or not those of
         its hyper-parameters.
     """
     if not path.is_file():

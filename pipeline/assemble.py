@@ -134,7 +134,7 @@ class AssembleError(ValueError):
 
 @dataclass
 class _Contents:
-    """What the dataset holds, gathered as it is written.
+    """Contents of the dataset, collected while it is written.
 
     `observed` is what is known of all accepted parcels, `dates` of those that the dataset holds.
     """

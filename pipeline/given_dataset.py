@@ -52,7 +52,7 @@ class GivenParcel:
         return self.shape[2] if self.ever_clear is None else int(self.ever_clear.sum())
 
     def is_as_stored(self, parcel_id: str) -> bool:
-        """Tell whether the file can be used as it is: its name, type, pixels and order of time."""
+        """Return whether the file can be used as it is: name, type, pixels and order of time."""
         in_order = bool((np.diff(self.order) > 0).all())
         as_named = self.path.name == file_name(parcel_id)
         return in_order and as_named and self.dtype == np.uint16 and self.ever_clear is None
@@ -177,7 +177,7 @@ def _shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _ever_clear(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Tell which pixels are clear on at least one date, bool (S,); None if all are."""
+    """Return which pixels are clear on at least one date, bool (S,); None if all are."""
     try:
         valid = read_array(path)
     except (OSError, ValueError) as error:

@@ -129,12 +129,12 @@ class RunPaths:
 
     @property
     def config(self) -> Path:
-        """What the run was made with, written with the report: settings to give to a run again."""
+        """Settings that the run was made with, written with the report; a run takes them again."""
         return self.root / "config.yaml"
 
     @property
     def settings(self) -> Path:
-        """Folder of the settings that every stage used: what config.yaml is written from."""
+        """Folder of the settings that every stage used; config.yaml is written from them."""
         return self.root / "settings"
 
     @property

@@ -179,7 +179,7 @@ def write_rows(
 
 
 def _coloured(dataset: DatasetPaths, choices: Choices) -> dict[str, tuple[str, str]]:
-    """Give names and colours to the classes that can be predicted: {code: (name, colour)}."""
+    """Return names and colours of the classes that can be predicted: {code: (name, colour)}."""
     names = {str(land.code): land.name for land in (*read_classes(dataset), *choices.predicted)}
     colours = read_class_colours(dataset, [str(land.code) for land in choices.predicted])
     return {code: (names[code], colour) for code, colour in colours.items()}

@@ -18,7 +18,7 @@ COLUMNS = [
 ]
 
 
-# What is read of the ledger.
+# The columns of the ledger that are read.
 LEDGER_COLUMNS = ["parcel_id", "status", "reason", "n_pixels", "n_dates", "code"]
 
 
@@ -44,7 +44,7 @@ class PredictionTable:
         self._whole = all(isinstance(code, int) for code in codes if code is not None)
 
     def join(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Give rows of the ledger, LEDGER_COLUMNS as text, what is known of their parcels."""
+        """Add what is known of the parcels to rows of the ledger, LEDGER_COLUMNS as text."""
         rows = rows.copy()
         # An id can stand in the register twice; the prediction is that of the accepted row.
         keys = rows["parcel_id"].astype(object).where(rows["status"] != "rejected")

@@ -77,7 +77,7 @@ class RegisterRows:
 def match_rows(register: Path, ledger: Path, options: Parcels, n_rows: int) -> RegisterRows:
     """Find the row of the ledger of every row of the register, by its id, codes and outline.
 
-    Of rows that are equal in all of these, the first of the register has the first of the ledger.
+    Where rows are equal in all of these, they are matched in their order.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def _differences(
 
 
 def _is_in(these: Checksums, those: Checksums) -> NDArray[np.bool_]:
-    """Tell which of these are among those, the second of two equal ones only if those are two."""
+    """Return which of `these` are in `those`, where equal values count one for one."""
 
     def numbered(checksums: Checksums) -> pd.MultiIndex:
         series = pd.Series(checksums)

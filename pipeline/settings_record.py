@@ -1,4 +1,4 @@
-"""What a run was made with: every stage leaves the settings that it used, once it has succeeded."""
+"""Record the settings that each stage of a run used, once it has succeeded."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
     Parameters
     ----------
     jobs
-        Files that `write_record` wrote. Of a job without one nothing is known, which is said.
+        Files that `write_record` wrote. A job without one is named in the notes.
     """
     notes = [f"{path.stem} left no record of its settings" for path in jobs if not path.is_file()]
     found: dict[str, dict[str, list[str]]] = {}

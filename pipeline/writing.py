@@ -51,7 +51,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
-    """Give an empty temporary folder, whose files are moved into `folder` once all are written.
+    """Yield an empty temporary folder, whose files are moved into `folder` once all are written.
 
     Other files of `folder` stay. If the block raises, nothing in `folder` changes.
     """

@@ -35,7 +35,7 @@ if settings.simulate:
             " --register {output.register:q} --log {log:q}"
 
 
-# What index and clean read. A simulated scene is the output of a rule, and watched as such.
+# The files that index and clean read. A simulated scene is watched as the output of its rule.
 imagery = [] if settings.simulate else watched(settings.imagery.path)
 masks = watched(settings.clouds.files) if settings.clouds.files else []
 register = [settings.parcels.path, *settings.parcels.tables.values()]

@@ -335,10 +335,8 @@ def test_a_job_on_another_machine_has_the_settings_of_its_runs_start(finished, t
     """Such a job parses the workflow again; the settings file may have changed by then."""
     folder = copied(finished, tmp_path)
     (folder / "settings.yaml").write_text(yaml.safe_dump({**SETTINGS, "split": {"folds": 2}}))
-    snakemake(
-        folder, "--mode", "remote", "--target-jobs", "split:", "--cores", "1", "--force", "--nolock",
-        "--allowed-rules", "split",
-    )  # fmt: skip
+    job = ["--mode", "remote", "--target-jobs", "split:", "--allowed-rules", "split"]
+    snakemake(folder, *job, "--cores", "1", "--force", "--nolock")
     used = json.loads((folder / RUN / "settings" / "split.json").read_text())
     assert used["split"]["folds"] == SETTINGS["split"]["folds"]
     assert len(json.loads((folder / RUN / "folds.json").read_text())["folds"]) == 3

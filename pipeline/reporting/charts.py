@@ -116,7 +116,7 @@ def rounded(value: float, digits: int, whole: float = math.inf) -> str:
     digits
         Decimals to write.
     whole
-        What all would be: 1 for a share, 100 for one in per cent; other numbers have none.
+        The value of all: 1 for a share, 100 for one in per cent; other numbers have none.
     """
     if not math.isfinite(value):
         return "not finite"

@@ -18,12 +18,12 @@ COLOURS = (
 )
 # More colours than these cannot be told apart: the classes with the fewest parcels share one grey.
 SHARED = "#6f757d"
-# Of parcels without prediction.
+# The colour of parcels without prediction.
 UNPREDICTED = "#c3c8cd"
 
 
 def read_class_colours(dataset: DatasetPaths, predicted: Iterable[str]) -> dict[str, str]:
-    """Give the classes of a run their colours.
+    """Return the colours of the classes of a run.
 
     Parameters
     ----------

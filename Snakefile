@@ -12,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 
 from pipeline.braces import escaped, states_of_others, verbatim, without_braces
 from pipeline.config import as_json, for_stage, load, read_json
-from pipeline.inputs import check_inputs, has_gpu, weights
+from pipeline.inputs import check_cluster_paths, check_inputs, has_gpu, weights
 from pipeline.paths import RunPaths
 from pipeline.settings import SettingsError
 from pipeline.summary import summary
@@ -75,6 +75,11 @@ localrules:
 
 
 onstart:
+    try:
+        if on_cluster():
+            check_cluster_paths([workflow.basedir, Path.cwd(), *workflow.overwrite_configfiles])
+    except SettingsError as error:
+        sys.exit(f"\n{error}")
     write_json(paths.started, settings.model_dump(mode="json"))
 
 

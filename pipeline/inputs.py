@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.paths import DatasetPaths
@@ -53,6 +54,22 @@ def check_inputs(settings: Settings) -> None:
                 )
     _check_dataset(settings)
     _check_weights(settings)
+
+
+def check_cluster_paths(paths: Iterable[Path | str]) -> None:
+    """Check the paths that a cluster's executor puts into commands without quoting them.
+
+    Raises
+    ------
+    SettingsError
+        If a shell would read more than a name in one of them.
+    """
+    for path in paths:
+        if found := set(str(path)) & set("$`\\\"'{}!\n"):
+            raise SettingsError(
+                f"{str(path)!r} holds {' '.join(sorted(found))}: on a cluster, Snakemake hands "
+                "this path to a shell as it is. Use one of letters, digits, blanks, '_', '-', '.'."
+            )
 
 
 def _check_dataset(settings: Settings) -> None:

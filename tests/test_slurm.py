@@ -173,6 +173,18 @@ def test_the_log_of_a_failed_job_is_shown(simulated, folder):
     assert told in output
 
 
+def test_a_folder_that_a_shell_would_read_is_refused_before_any_job(simulated, folder):
+    other = folder / "p$(touch EXECUTED)"
+    other.mkdir()
+    shutil.copy(folder / "settings.yaml", other)
+    code, output = on_slurm(other, "models")
+    assert code != 0
+    assert "p$(touch EXECUTED)' holds $: on a cluster" in output
+    assert "Traceback" not in output
+    assert asked(simulated) == {}
+    assert not list(folder.rglob("EXECUTED"))
+
+
 def test_whatever_uses_a_gpu_asks_for_it():
     text = (ROOT / "Snakefile").read_text()
     for stage, keys in USED_BY.items():

@@ -30,23 +30,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give an empty temporary folder beside `path`, renamed to it once everything is written.
+    """Yield an empty temporary folder beside `path`, renamed to it once everything is written.
 
     If the block raises, the temporary folder goes and what was at `path` stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _temporary_folder(path) as temporary:
         yield temporary
         # A folder that is not empty cannot be renamed over: a kill between these two lines
         # leaves no folder, which no later run takes for a whole one.
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -55,17 +49,11 @@ def replacing_files(folder: Path) -> Iterator[Path]:
 
     Other files of `folder` stay. If the block raises, nothing in `folder` changes.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _temporary_folder(folder) as temporary:
         yield temporary
         folder.mkdir(exist_ok=True)
         for path in sorted(temporary.iterdir()):
             path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -82,6 +70,19 @@ def write_json(path: Path, value: Any) -> None:
 def finite_or_null(values: Mapping[str, float]) -> dict[str, float | None]:
     """Return the values with None, JSON's null, for those that are not finite."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside a path, which is removed in the end unless it was renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _temporary(path: Path) -> Path:

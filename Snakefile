@@ -10,13 +10,13 @@ from shlex import quote
 
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.braces import escaped, states_of_others, verbatim, without_braces
-from pipeline.config import as_json, for_stage, load, read_json
-from pipeline.inputs import check_cluster_paths, check_inputs, has_gpu, weights
-from pipeline.paths import RunPaths
-from pipeline.settings import SettingsError
-from pipeline.summary import summary
-from pipeline.writing import write_json
+from pipeline.workflow.braces import escaped, states_of_others, verbatim, without_braces
+from pipeline.workflow.config import as_json, for_stage, load, read_json
+from pipeline.workflow.inputs import check_cluster_paths, check_inputs, has_gpu, weights
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import SettingsError
+from pipeline.workflow.summary import summary
+from pipeline.workflow.writing import write_json
 
 
 configfile: Path(workflow.basedir) / "configs" / "default.yaml"
@@ -96,7 +96,7 @@ rule all:
 
 
 # What comes before the folds: imagery and parcels become a Pixel-Set dataset, or one is there.
-include: "rules/adoption.smk" if settings.dataset.path else "rules/preparation.smk"
+include: "rules/ingestion.smk" if settings.dataset.path else "rules/preparation.smk"
 include: "rules/packing.smk"
 
 

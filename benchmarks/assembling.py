@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.contest import OUT, Contest, Contestant, Goal
 from benchmarks.extracted_data import TILE, make_extracted
 from benchmarks.measuring import ROOT
-from pipeline.paths import RunPaths
+from pipeline.workflow.paths import RunPaths
 
 OURS, COPY = "parcelwise", "copy of the packed file"
 N_DATES = 24

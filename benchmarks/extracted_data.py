@@ -13,10 +13,10 @@ import yaml
 
 from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
 from geo.grid import Grid
-from geo.pixel_index import PixelIndex
-from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
-from pipeline.ledger import write_ledger
-from pipeline.paths import RunPaths
+from geo.pixels.pixel_index import PixelIndex
+from pipeline.classes.ledger import write_ledger
+from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.workflow.paths import RunPaths
 
 TILE = "31TFM"
 CLEAR = 0.7

@@ -16,7 +16,7 @@ import rasterio
 from rasterio.mask import mask
 
 from benchmarks.extraction_scene import BANDS, RESOLUTION_M, Scene, band_layers
-from geo.pixel_index import PixelIndex
+from geo.pixels.pixel_index import PixelIndex
 
 # Parcels that are compared where a loop over all would take too long.
 SOME = 40

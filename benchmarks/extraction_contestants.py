@@ -23,8 +23,8 @@ from benchmarks.extraction_scene import TILE, Scene, image_files
 
 def ours(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> None:
     """Run stage extract on one acquisition after the other, in one process."""
-    from pipeline.config import read, view
-    from pipeline.extract import extract
+    from pipeline.stages.extract import extract
+    from pipeline.workflow.config import read, view
 
     settings = view(read(scene.settings), "extract")
     for product in products:
@@ -37,8 +37,8 @@ def indexed(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> 
     """Index the parcels' pixels, as stage rasterise does, then run stage extract on all."""
     import geopandas as gpd
 
-    from geo.burning import index_pixels
-    from geo.reading import read_header
+    from geo.imagery.raster_reading import read_header
+    from geo.pixels.rasterising import index_pixels
 
     table = gpd.read_parquet(scene.parcels)
     grid = read_header(image_files(products[0])[0]).grid
@@ -162,7 +162,12 @@ WAYS: dict[str, Way] = {
 
 # What the ways that are compared without the start of Python import.
 IMPORTED = {
-    "ours": ("pipeline.config", "pipeline.extract", "geo.readers.geotiff", "geo.readers.safe"),
+    "ours": (
+        "pipeline.workflow.config",
+        "pipeline.stages.extract",
+        "geo.formats.geotiff",
+        "geo.formats.safe",
+    ),
     "decode": ("rasterio",),
 }
 

@@ -17,9 +17,9 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from benchmarks.extraction_scene import BANDS, RESOLUTION_M, TILE, Scene
-from geo.burning import index_pixels
+from demo.clouds import CLOUD_HIGH
 from geo.grid import Grid
-from geo.simulation.clouds import CLOUD_HIGH
+from geo.pixels.rasterising import index_pixels
 
 CRS = "EPSG:32631"
 X_MIN, Y_MAX = 600_000.0, 4_900_020.0

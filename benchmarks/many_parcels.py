@@ -20,13 +20,13 @@ import shapely
 import yaml
 
 from benchmarks.measuring import ROOT
-from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, adopted
-from pipeline.config import load
-from pipeline.normalisation_pickle import write_normalisation
-from pipeline.npy_files import header
-from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_store import LandClass, write_metadata
-from pipeline.register_columns import row_checksums
+from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, ingested
+from pipeline.classes.register_columns import row_checksums
+from pipeline.dataset.normalisation_pickle import write_normalisation
+from pipeline.dataset.npy_files import header
+from pipeline.dataset.pixel_set_store import LandClass, write_metadata
+from pipeline.workflow.config import load
+from pipeline.workflow.paths import DatasetPaths
 
 N_DATES = 24
 DIFFERENT = 2000
@@ -46,7 +46,7 @@ def make_many(folder: Path, n_parcels: int) -> Path:
     if (folder / "complete").is_file():
         return folder
     rng = np.random.default_rng(n_parcels)
-    paths = DatasetPaths(adopted(folder))
+    paths = DatasetPaths(ingested(folder))
     paths.root.mkdir(parents=True, exist_ok=True)
     ids = [f"{i + 1:07}" for i in range(n_parcels)]
     codes = np.resize(CODES, n_parcels)

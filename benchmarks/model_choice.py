@@ -27,16 +27,16 @@ from models.inference import ensemble, log_probabilities
 from models.metrics import confusion_matrix, overall_metrics
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import train_fold
-from pipeline.baselines import Matrix, classify_series, fill_gaps, majority
-from pipeline.config import load
-from pipeline.folds import Fold
-from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_loading import read_pixel_sets
-from pipeline.score_tables import add_up
-from pipeline.settings import Settings
-from pipeline.split import divide
-from pipeline.train import choose_training, pixels_to_draw
+from models.training.train_fold import train_fold
+from pipeline.dataset.folds import Fold
+from pipeline.dataset.pixel_set_loading import read_pixel_sets
+from pipeline.evaluation.baselines import Matrix, classify_series, fill_gaps, majority
+from pipeline.evaluation.score_tables import add_up
+from pipeline.stages.split import divide
+from pipeline.stages.train import choose_training, pixels_to_draw
+from pipeline.workflow.config import load
+from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.settings import Settings
 
 SEEDS = (1, 2, 3)
 NO_DATA = 65535

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.pixel_set_data import adopted
+from benchmarks.pixel_set_data import ingested
 
 WEIGHTS = Path("weights")
 N_COMPARED = 256
@@ -35,8 +35,8 @@ def main() -> None:
 
 def training(options: argparse.Namespace) -> None:
     """Train by the paper's recipe and time the epochs after the first."""
-    from models.training import train_fold
-    from pipeline.train import choose_training
+    from models.training.train_fold import train_fold
+    from pipeline.stages.train import choose_training
 
     setting = _Setting(options)
     ends: list[float] = []
@@ -122,16 +122,16 @@ class _Setting:
         import numpy as np
 
         from models.standardisation import FeatureScaling, Normalisation
-        from pipeline.config import load
-        from pipeline.normalisation_pickle import read_normalisation
-        from pipeline.paths import DatasetPaths
-        from pipeline.pixel_set_loading import read_pixel_sets
-        from pipeline.train import choose_device, choose_hyperparameters
+        from pipeline.dataset.normalisation_pickle import read_normalisation
+        from pipeline.dataset.pixel_set_loading import read_pixel_sets
+        from pipeline.stages.train import choose_device, choose_hyperparameters
+        from pipeline.workflow.config import load
+        from pipeline.workflow.paths import DatasetPaths
 
         train = {"recipe": "paper", "epochs": options.epochs, "pixels": options.pixels}
         self.settings = load({"train": {**train, "device": options.device}})
         self.device = choose_device(options.device, options.threads)
-        paths = DatasetPaths(adopted(options.folder))
+        paths = DatasetPaths(ingested(options.folder))
         self.data = read_pixel_sets(paths, with_features=True)
         self.parcels = np.arange(len(self.data))
         self.normalisation = Normalisation(*read_normalisation(paths.normalisation))

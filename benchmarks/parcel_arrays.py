@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
-from pipeline.parcel_block import ObservedParcels, ParcelBlock
+from pipeline.dataset.parcel_block import ObservedParcels, ParcelBlock
 
 N_DATES = 24
 THREADS = 2
@@ -133,9 +133,9 @@ WAYS: dict[str, Callable[..., None]] = {
 
 def copy_all(work: str, dataset: Path, out: Path) -> None:
     """Pack the files of a dataset, or copy what was packed; time it."""
-    from pipeline.config import load, view
-    from pipeline.pack import pack
-    from pipeline.paths import DatasetPaths
+    from pipeline.stages.pack import pack
+    from pipeline.workflow.config import load, view
+    from pipeline.workflow.paths import DatasetPaths
 
     given, written = DatasetPaths(dataset), DatasetPaths(out)
     written.pixels.symlink_to(given.pixels, target_is_directory=True)

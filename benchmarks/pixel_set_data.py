@@ -32,13 +32,13 @@ def given(folder: Path) -> Path:
     return folder / "given"
 
 
-def adopted(folder: Path) -> Path:
+def ingested(folder: Path) -> Path:
     """Name the same dataset as this project takes it over."""
     return folder / "dataset"
 
 
 def make_dataset(folder: Path, n_parcels: int, n_dates: int) -> Path:
-    """Write a dataset once, the same every time, and adopt it.
+    """Write a dataset once, the same every time, and ingest it.
 
     Sizes are log-normal with the median of the paper's dataset. Every class has a course of its own
     over the season, every parcel a level of its own, every value noise: it can be learnt from.
@@ -89,7 +89,7 @@ def make_dataset(folder: Path, n_parcels: int, n_dates: int) -> Path:
         ("geomfeat", dict(zip(ids, features.tolist(), strict=True))),
     ):
         (meta / f"{name}.json").write_text(json.dumps(content))
-    _adopt(folder)
+    _ingest(folder)
     (folder / "complete").touch()
     return folder
 
@@ -101,17 +101,17 @@ def _courses(rng: np.random.Generator, n_dates: int) -> np.ndarray:
     return np.asarray(2500 + 400 * height * np.sin(at + phase), np.float32)
 
 
-def _adopt(folder: Path) -> None:
+def _ingest(folder: Path) -> None:
     """Let this project take the dataset over and pack it, as a run does."""
     config = folder / "config.yaml"
     dataset = {"path": str(given(folder)), "nomenclature": NOMENCLATURE, "classes": list(CODES)}
     config.write_text(yaml.safe_dump({"dataset": dataset}))
     for stage in (
         [
-            *("adopt", "--source", str(given(folder)), "--dataset", str(adopted(folder))),
+            *("ingest", "--source", str(given(folder)), "--dataset", str(ingested(folder))),
             *("--ledger", str(folder / "ledger.csv"), "--classes", str(folder / "classes.csv")),
         ],
-        ["pack", "--dataset", str(adopted(folder)), "--threads", "2"],
+        ["pack", "--dataset", str(ingested(folder)), "--threads", "2"],
     ):
         command = [sys.executable, "-m", "pipeline", *stage, "--config", str(config)]
         log = ["--log", str(folder / f"{stage[0]}.log")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.contest import OUT, Contest, Contestant, Goal
 from benchmarks.many_parcels import make_many, register_of
-from benchmarks.pixel_set_data import adopted
+from benchmarks.pixel_set_data import ingested
 
 OURS, GEOPANDAS = "parcelwise", "geopandas' defaults"
 PIXELS = "83 pixels, 24 dates x 10 bands"
@@ -40,7 +40,7 @@ def _flatness(folders: dict[int, Path], few: int, many: int) -> Contest:
 def _predict(folder: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "pipeline", "predict", "--config", str(folder / "config.yaml")),
-        *("--dataset", str(adopted(folder)), "--models", str(folder / "weights")),
+        *("--dataset", str(ingested(folder)), "--models", str(folder / "weights")),
         *("--ledger", str(folder / "ledger.csv"), "--register", str(register_of(folder))),
         *("--predictions", f"{OUT}/parcels.gpkg", "--threads", "2"),
     ]

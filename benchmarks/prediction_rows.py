@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.many_parcels import register_of
-from benchmarks.pixel_set_data import CODES, adopted
+from benchmarks.pixel_set_data import CODES, ingested
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     table = _table(options.folder)
     way = ours if options.way == "ours" else by_geopandas
     # Its imports are not counted: the stage has long loaded them.
-    importlib.import_module("pipeline.predict")
+    importlib.import_module("pipeline.stages.predict")
     start = time.perf_counter()
     n, seconds = way(table, options.folder, options.out)
     rates = {f"{step}_per_second": n / max(spent, 1e-9) for step, spent in seconds.items()}
@@ -39,10 +39,10 @@ def main() -> None:
 
 def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     """Write by the code of the stage predict."""
-    from pipeline.config import load
-    from pipeline.predict import ROWS_AT_A_TIME, write_rows
-    from pipeline.prediction_files import PredictionFiles
-    from pipeline.register_rows import match_rows
+    from pipeline.predictions.files import PredictionFiles
+    from pipeline.predictions.register_rows import match_rows
+    from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
+    from pipeline.workflow.config import load
 
     ledger, options = folder / "ledger.csv", load({}).parcels
     rows = match_rows(register_of(folder), ledger, options, ROWS_AT_A_TIME)
@@ -64,8 +64,8 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
     import geopandas
     import pandas as pd
 
-    from pipeline.ledger import read_ledger
-    from pipeline.prediction_table import LEDGER_COLUMNS, with_register
+    from pipeline.classes.ledger import read_ledger
+    from pipeline.predictions.table import LEDGER_COLUMNS, with_register
 
     seconds: dict[str, float] = {}
 
@@ -93,12 +93,12 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
 
 
 def _table(folder: Path) -> Any:
-    from pipeline.paths import DatasetPaths
-    from pipeline.pixel_set_store import read_classes, read_ids
-    from pipeline.prediction_choices import ENSEMBLE, Choices
-    from pipeline.prediction_table import PredictionTable
+    from pipeline.dataset.pixel_set_store import read_classes, read_ids
+    from pipeline.predictions.choices import ENSEMBLE, Choices
+    from pipeline.predictions.table import PredictionTable
+    from pipeline.workflow.paths import DatasetPaths
 
-    paths = DatasetPaths(adopted(folder))
+    paths = DatasetPaths(ingested(folder))
     n, classes = len(read_ids(paths)), read_classes(paths)
     choices = Choices.empty(n, classes)
     rng = np.random.default_rng(0)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.batches import Batches
 from models.classifier import ParcelClassifier
-from models.memory_allocator import keep_freed_memory
+from models.fast_cpu.memory_allocator import keep_freed_memory
+from models.fast_cpu.thread_pool import in_parallel, workers
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
-from models.workers import in_parallel, workers
+from models.training.batches import Batches
 
 # Parcels among which a batch is chosen.
 _NEIGHBOURS = 4096

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import read, read_json, view
-from pipeline.settings import Settings
-from pipeline.settings_record import write_record
+from pipeline.workflow.config import read, read_json, view
+from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings_record import write_record
 
 PACKAGES = ("geo", "models", "pipeline")
 
@@ -28,7 +28,7 @@ STAGES = {
     "extract": "read the parcels' pixels of one acquisition",
     "assemble": "join the extracted acquisitions into the Pixel-Set dataset",
     "features": "compute the geometric features of the parcels",
-    "adopt": "check an existing Pixel-Set dataset and complete it for the run",
+    "ingest": "check an existing Pixel-Set dataset and complete it for the run",
     "pack": "put the arrays of the dataset into one file",
     "normalise": "compute the means and standard deviations of the dataset",
     "split": "divide the labelled parcels into folds",
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     stage = top.parse_args(given[:1]).stage
     # Only the stage that is named is imported, so that --help answers at once.
-    function = getattr(importlib.import_module(f"pipeline.{stage}"), stage)
+    function = getattr(importlib.import_module(f"pipeline.stages.{stage}"), stage)
     values = vars(_parser(stage, function).parse_args(given[1:]))
     log, record = values.pop("log"), values.pop("record", None)
     config, passed = values.pop("config", None), values.pop("settings", None)

@@ -1,6 +1,6 @@
 # From the arrays of the dataset, a parcel a file, to the one file that training and prediction read.
 
-from pipeline.inputs import is_masked
+from pipeline.workflow.inputs import is_masked
 
 
 rule pack:

@@ -1,7 +1,7 @@
 # From imagery and a parcel register to the Pixel-Set dataset.
 
-from pipeline.acquisition_table import read_used
-from pipeline.inputs import watched
+from pipeline.workflow.acquisition_table import read_used
+from pipeline.workflow.inputs import watched
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))

@@ -7,14 +7,14 @@ from datetime import date, timedelta
 import numpy as np
 import pandas as pd
 
-from geo.register import read_register
-from pipeline.adopt import adopt
-from pipeline.config import load, view
-from pipeline.ledger import write_ledger
-from pipeline.normalise import normalise
-from pipeline.pack import pack
-from pipeline.pixel_set_store import file_name
-from pipeline.register_columns import row_checksums
+from geo.register.reading import read_register
+from pipeline.classes.ledger import write_ledger
+from pipeline.classes.register_columns import row_checksums
+from pipeline.dataset.pixel_set_store import file_name
+from pipeline.stages.ingest import ingest
+from pipeline.stages.normalise import normalise
+from pipeline.stages.pack import pack
+from pipeline.workflow.config import load, view
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]
@@ -81,7 +81,7 @@ def write_arrays(folder, arrays):
 
 
 def ledger_of(run, register, folder):
-    """Write the ledger of an adopted dataset as clean would have of a register with its rows."""
+    """Write the ledger of an ingested dataset as clean would have of a register with its rows."""
     table = read_register(register)
     options = load({"parcels": {"id": "ID"}}).parcels
     rows = pd.read_csv(run.ledger, dtype=str, keep_default_na=False)
@@ -91,10 +91,10 @@ def ledger_of(run, register, folder):
     return folder / "ledger.csv"
 
 
-def adopt_and_pack(settings, run):
+def ingest_and_pack(settings, run):
     """Make an existing dataset that of a run, as the workflow does."""
     source, dataset = settings.dataset.path, run.dataset
-    adopt(source, dataset.root, run.ledger, run.classes, view(settings, "adopt"))
+    ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"))
     pack(dataset.root, view(settings, "pack"), 2)
     if dataset.given_normalisation is None:
         normalise(dataset.root, dataset.normalisation, view(settings, "normalise"))

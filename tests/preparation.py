@@ -8,20 +8,20 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.acquisition_table import read_used
-from pipeline.assemble import assemble
-from pipeline.clean import clean
-from pipeline.config import USED_BY, load, view
-from pipeline.extract import extract
-from pipeline.features import features
-from pipeline.index import index
-from pipeline.normalise import normalise
-from pipeline.pack import pack
-from pipeline.paths import RunPaths
-from pipeline.rasterise import rasterise
-from pipeline.settings import Settings
-from pipeline.settings_record import write_record
-from pipeline.tiles import read_grids
+from pipeline.acquisitions.tiles import read_grids
+from pipeline.stages.assemble import assemble
+from pipeline.stages.clean import clean
+from pipeline.stages.extract import extract
+from pipeline.stages.features import features
+from pipeline.stages.index import index
+from pipeline.stages.normalise import normalise
+from pipeline.stages.pack import pack
+from pipeline.stages.rasterise import rasterise
+from pipeline.workflow.acquisition_table import read_used
+from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings_record import write_record
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -12,15 +12,15 @@ import pytest
 import shapely
 
 from geo.grid import Grid
-from geo.pixel_index import PixelIndex
-from pipeline import parcel_block, tile_series
-from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
-from pipeline.assemble import assemble
-from pipeline.config import load, view
-from pipeline.ledger import write_ledger
-from pipeline.observations import read_observations
-from pipeline.paths import DatasetPaths, RunPaths
-from pipeline.pixel_set_store import read_sizes
+from geo.pixels.pixel_index import PixelIndex
+from pipeline.classes.ledger import write_ledger
+from pipeline.dataset import parcel_block, tile_series
+from pipeline.dataset.observations import read_observations
+from pipeline.dataset.pixel_set_store import read_sizes
+from pipeline.stages.assemble import assemble
+from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import DatasetPaths, RunPaths
 
 N, N_DATES, N_BANDS, TILE = 600, 12, 10, "31TFM"
 DAYS = [date(2018, 1, 1) + timedelta(11 * t) for t in range(N_DATES)]
@@ -101,7 +101,7 @@ def test_memory_and_the_parcels_held_at_once_stay_below_the_limit(
         write(block, *arguments)
         held[0] -= block.values.nbytes + block.clear.nbytes
 
-    monkeypatch.setattr("pipeline.assemble.read_block", counted_read)
+    monkeypatch.setattr("pipeline.stages.assemble.read_block", counted_read)
     monkeypatch.setattr(parcel_block.ParcelBlock, "write", counted_write)
     tracemalloc.start()
     try:

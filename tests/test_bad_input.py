@@ -24,17 +24,17 @@ from safe_fixture import write_safe, zip_product
 from shapely import Point, box
 from test_theia import write_product
 
-from geo import remote
-from geo.acquisitions import Damaged
+from geo.imagery import remote
+from geo.imagery.acquisition import Damaged
 from pipeline.__main__ import _raised_by_us
-from pipeline.acquisition_table import read_acquisitions
-from pipeline.adopt import adopt
-from pipeline.clean import clean
-from pipeline.config import load, view
-from pipeline.damaged_products import damaged_rows
-from pipeline.index import index
-from pipeline.inputs import check_inputs
-from pipeline.paths import RunPaths
+from pipeline.acquisitions.damaged_products import damaged_rows
+from pipeline.stages.clean import clean
+from pipeline.stages.index import index
+from pipeline.stages.ingest import ingest
+from pipeline.workflow.acquisition_table import read_acquisitions
+from pipeline.workflow.config import load, view
+from pipeline.workflow.inputs import check_inputs
+from pipeline.workflow.paths import RunPaths
 
 X, Y = 500_000, 5_600_000
 DAYS = ("20220403", "20220408", "20220413")
@@ -151,9 +151,9 @@ class Inputs:
         check_inputs(settings)
         run = self.run
         if settings.dataset.path:
-            adopt(
+            ingest(
                 settings.dataset.path, run.dataset.root, run.ledger, run.classes,
-                view(settings, "adopt"),
+                view(settings, "ingest"),
             )  # fmt: skip
             return
         items = run.items if settings.imagery.is_stac else None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from geo.band_statistics import RunningStatistics
+from geo.pixels.band_statistics import RunningStatistics
 
 
 @pytest.fixture(scope="module")

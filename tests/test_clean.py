@@ -13,14 +13,14 @@ import rasterio
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
 from geo.grid import Grid
-from geo.pixel_index import PixelIndex
-from geo.register import RegisterError
-from pipeline.clean import clean
-from pipeline.config import load, view
-from pipeline.nomenclature import NomenclatureError, read_codes
-from pipeline.rasterise import rasterise
-from pipeline.settings import Settings
-from pipeline.tiles import read_grids
+from geo.pixels.pixel_index import PixelIndex
+from geo.register.reading import RegisterError
+from pipeline.acquisitions.tiles import read_grids
+from pipeline.classes.nomenclature import NomenclatureError, read_codes
+from pipeline.stages.clean import clean
+from pipeline.stages.rasterise import rasterise
+from pipeline.workflow.config import load, view
+from pipeline.workflow.settings import Settings
 
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)
 
@@ -278,7 +278,7 @@ def test_rasterise_finds_the_counted_pixels(run, tmp_path):
 
 
 def test_log(run, caplog):
-    with caplog.at_level(logging.INFO, logger="pipeline.clean"):
+    with caplog.at_level(logging.INFO, logger="pipeline.stages.clean"):
         run(every_reason(), labels={"crop": "CODE"}, classes={"min_parcels": 2})
     assert "21 rows: 9 used, 9 rejected, 3 predict_only" in caplog.text
     assert "predict_only: 2 no_label, 1 class_too_rare" in caplog.text

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline.__main__ import STAGES, main
-from pipeline.config import view
-from pipeline.settings import Settings
+from pipeline.workflow.config import view
+from pipeline.workflow.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 

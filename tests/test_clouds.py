@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safe_fixture import write_safe
 
-import geo.cloud_fraction
-import geo.gather
-from geo.acquisitions import Acquisition, AcquisitionError, Band
-from geo.cloud_fraction import cloud_fraction
-from geo.clouds import CloudRules, is_within
-from geo.finding import find_acquisitions
-from geo.gather import gather_clear
+import geo.imagery.cloud_fraction
+import geo.pixels.parcel_pixels
+from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
-from geo.pixel_index import PixelIndex
-from geo.readers.mask_files import with_mask_files
-from pipeline.cloud_masks import check_masks, cloud_rules
-from pipeline.config import load
-from pipeline.settings import SettingsError
+from geo.imagery.acquisition import Acquisition, AcquisitionError, Band
+from geo.imagery.cloud_fraction import cloud_fraction
+from geo.imagery.cloud_masks import CloudRules, is_within
+from geo.imagery.discovery import find_acquisitions
+from geo.pixels.parcel_pixels import gather_clear
+from geo.pixels.pixel_index import PixelIndex
+from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules
+from pipeline.workflow.config import load
+from pipeline.workflow.settings import SettingsError
 
 GRID = Grid("EPSG:32631", 500_000.0, 5_600_000.0, 10.0, 10.0, 60, 60)
 
@@ -155,7 +155,7 @@ def test_masks_on_their_own_grids_whatever_the_blocks(
 ):
     item, scl, own = masked
     item = replace(item, masks={n: replace(b, block_shape=block) for n, b in item.masks.items()})
-    monkeypatch.setattr(geo.gather, "READ_SIZE", read_size)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", read_size)
     index = every_pixel(GRID)
     clear = gather_clear(item, index, CloudRules(dilation_m=distance), threads=threads)
     expected = expected_clear(scl, own, distance)
@@ -170,7 +170,7 @@ def test_masks_on_their_own_grids_whatever_the_blocks(
 @pytest.mark.parametrize("distance", [0, 30])
 @pytest.mark.parametrize("rows", [512, 1])
 def test_the_cloud_fraction_is_that_of_the_masks(monkeypatch, masked, distance, rows):
-    monkeypatch.setattr(geo.cloud_fraction, "_ROWS", rows)
+    monkeypatch.setattr(geo.imagery.cloud_fraction, "_ROWS", rows)
     item, scl, own = masked
     masks = {n: replace(b, block_shape=(1, 30)) for n, b in item.masks.items()}
     any_band = {"B02": replace(masks["SCL"], name="B02")}

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from preparation import snakemake
 
-from geo.acquisitions import safe_name
-from pipeline.config import USED_BY, as_json, for_stage, load, read_json, view
+from geo.imagery.acquisition import safe_name
+from pipeline.workflow.config import USED_BY, as_json, for_stage, load, read_json, view
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
@@ -100,7 +100,7 @@ def test_a_stage_gets_the_same_settings_from_its_command(stage, values):
 @pytest.mark.parametrize("name", ["p$(touch EXECUTED)", "my 'own' {acquisition} project (1)"])
 def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, name):
     """The checkout, the working folder and the imagery's folders are called so."""
-    from geo.simulation import simulate
+    from demo import simulate
 
     folder = tmp_path / name
     folder.mkdir()

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from pipeline.config import for_stage, load, read
-from pipeline.inputs import check_inputs, watched
-from pipeline.settings import Settings, SettingsError
+from pipeline.workflow.config import for_stage, load, read
+from pipeline.workflow.inputs import check_inputs, watched
+from pipeline.workflow.settings import Settings, SettingsError
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pixel_set_fixture import (
     BANDS,
     CLASSES,
     SEASON,
-    adopt_and_pack,
+    ingest_and_pack,
     make,
     number,
     write,
@@ -26,13 +26,10 @@ from pixel_set_fixture import (
 )
 from preparation import example
 
-from pipeline.config import load, view
-from pipeline.inputs import check_inputs
-from pipeline.nomenclature import NomenclatureError
-from pipeline.normalisation_pickle import read_normalisation
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_loading import read_pixel_sets
-from pipeline.pixel_set_store import (
+from pipeline.classes.nomenclature import NomenclatureError
+from pipeline.dataset.normalisation_pickle import read_normalisation
+from pipeline.dataset.pixel_set_loading import read_pixel_sets
+from pipeline.dataset.pixel_set_store import (
     DatasetError,
     read_all_features,
     read_classes,
@@ -44,21 +41,24 @@ from pipeline.pixel_set_store import (
     read_pixels,
     read_valid,
 )
-from pipeline.settings import PAPER, SettingsError
-from pipeline.split import split
+from pipeline.stages.split import split
+from pipeline.workflow.config import load, view
+from pipeline.workflow.inputs import check_inputs
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import PAPER, SettingsError
 
 ROOT = Path(__file__).parents[1]
 PARITY = ROOT.parent / "shared" / "parity"
 OPTIONS = {"bands": BANDS, "classes": {"min_parcels": 5}}
 
 
-def adopted(source, root, *, weights=None, **options):
+def ingested(source, root, *, weights=None, **options):
     """Adopt a dataset into a run."""
     settings = load(
         {"dataset": {"path": source, **OPTIONS, **options}, "predict": {"weights": weights}}
     )
     run = RunPaths(root)
-    adopt_and_pack(settings, run)
+    ingest_and_pack(settings, run)
     return run
 
 
@@ -86,7 +86,7 @@ def ledger_of(run):
 def test_a_plain_dataset_gets_all_that_the_stages_need(source, tmp_path):
     parcels = make(source)
     before = content(source)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert content(source) == before
     data = read_pixel_sets(run.dataset, with_features=True)
     assert data.ids == list(parcels)
@@ -106,10 +106,10 @@ def test_a_plain_dataset_gets_all_that_the_stages_need(source, tmp_path):
 
 
 def test_a_dataset_of_this_project_is_taken_over_whole(source, tmp_path):
-    """Adopting what was adopted changes nothing, and needs nothing to be said again."""
+    """Adopting what was ingested changes nothing, and needs nothing to be said again."""
     make(source)
-    first = adopted(source, tmp_path / "first")
-    second = adopted(first.dataset.root, tmp_path / "second", bands=None)
+    first = ingested(source, tmp_path / "first")
+    second = ingested(first.dataset.root, tmp_path / "second", bands=None)
     for path in (first.dataset.root / "META").iterdir():
         assert (second.dataset.root / "META" / path.name).read_text() == path.read_text()
     assert second.ledger.read_text() == first.ledger.read_text()
@@ -128,7 +128,7 @@ def test_a_dataset_of_this_project_is_taken_over_whole(source, tmp_path):
 )
 def test_ids_are_texts(source, tmp_path, ids):
     parcels = make(source, ids=ids)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert sorted(read_ids(run.dataset)) == sorted(ids)
     data = read_pixel_sets(run.dataset, with_features=True)
     for i, parcel_id in enumerate(data.ids):
@@ -140,14 +140,14 @@ def test_ids_are_texts(source, tmp_path, ids):
 def test_numbers_are_in_order_of_number(source, tmp_path):
     ids = [str(i) for i in (5, 40, 7, 300, *range(1000, 1026))]
     make(source, ids=ids)
-    assert read_ids(adopted(source, tmp_path / "run").dataset)[:4] == ["5", "7", "40", "300"]
+    assert read_ids(ingested(source, tmp_path / "run").dataset)[:4] == ["5", "7", "40", "300"]
 
 
 @pytest.mark.parametrize("codes", [[3, 1, 20], ["003", "abc", "x y"], [3.0, 1.0, 20.0]])
 def test_codes_are_numbers_or_texts(source, tmp_path, codes):
     parcels = make(source)
     write(source / "META" / "labels.json", {"crop": {i: codes[p[0]] for i, p in parcels.items()}})
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert [c.code for c in read_classes(run.dataset)] == sorted(codes)
     assert all(type(c.code) is (str if "abc" in codes else int) for c in read_classes(run.dataset))
     assert (read_labels(run.dataset) >= 0).all()
@@ -160,7 +160,7 @@ def test_parcels_without_label_are_kept(source, tmp_path):
     del labels[ids[0]]
     labels |= {ids[1]: None, ids[2]: "", ids[3]: "rare", "elsewhere": "wheat"}
     write(source / "META" / "labels.json", {"crop": labels})
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert read_labels(run.dataset)[:4].tolist() == [-1] * 4
     assert read_ids(run.dataset) == ids
     ledger = ledger_of(run)
@@ -177,7 +177,7 @@ def test_dates_in_every_spelling(source, tmp_path, spelling, first):
     make(source)
     dates = {str(i): spelling(d) for i, d in enumerate(SEASON, first)}
     write(source / "META" / "dates.json", dates)
-    assert read_dates(adopted(source, tmp_path / "run").dataset) == SEASON
+    assert read_dates(ingested(source, tmp_path / "run").dataset) == SEASON
 
 
 @pytest.mark.parametrize("by_key", [True, False])
@@ -198,7 +198,7 @@ def test_unsorted_dates_are_sorted_with_the_arrays(source, tmp_path, by_key):
     pair = pickle.dumps((means[order], means[order] + 1))
     (source / "S2-2017-T31TFM-meanstd.pkl").write_bytes(pair)
     before = content(source)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert content(source) == before
     assert read_dates(run.dataset) == SEASON
     for parcel_id, (_, pixels, _) in parcels.items():
@@ -213,7 +213,7 @@ def test_other_integers_become_uint16(source, tmp_path, dtype):
     parcels = make(source)
     for parcel_id, (_, pixels, _) in parcels.items():
         np.save(source / "DATA" / f"{parcel_id}.npy", (pixels % 200).astype(dtype))
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     for parcel_id, (_, pixels, _) in parcels.items():
         found = read_pixels(run.dataset, parcel_id)
         assert found.dtype == np.uint16
@@ -222,7 +222,7 @@ def test_other_integers_become_uint16(source, tmp_path, dtype):
 
 def test_a_normalisation_that_is_missing_is_computed(source, tmp_path):
     parcels = make(source, pickled=False)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     every = np.concatenate([p.transpose(1, 0, 2).reshape(4, -1) for _, p, _ in parcels.values()], 1)
     means, stds = read_normalisation(run.dataset.normalisation)
     np.testing.assert_allclose(means, every.mean(1), rtol=1e-12)
@@ -233,7 +233,7 @@ def test_parcels_without_pixels_are_accounted_for(source, tmp_path):
     parcels = make(source)
     first = next(iter(parcels))
     np.save(source / "DATA" / f"{first}.npy", np.zeros((7, 4, 0), np.uint16))
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert first not in read_ids(run.dataset)
     assert ledger_of(run).loc[first, "reason"] == "no_pixels"
 
@@ -242,7 +242,7 @@ def test_listed_classes_keep_their_order_and_names(source, tmp_path):
     make(source)
     names = tmp_path / "names.csv"
     names.write_text("code,name\nwheat,winter wheat\n")
-    run = adopted(source, tmp_path / "run", classes=["wheat", "barley"], names=names)
+    run = ingested(source, tmp_path / "run", classes=["wheat", "barley"], names=names)
     assert [(c.code, c.name) for c in read_classes(run.dataset)] == [
         ("wheat", "winter wheat"), ("barley", "barley"),
     ]  # fmt: skip
@@ -331,24 +331,24 @@ def test_what_cannot_be_read_is_refused(source, tmp_path, spoil, message):
     make(source)
     spoil(source)
     with pytest.raises(DatasetError, match=message):
-        adopted(source, tmp_path / "run")
+        ingested(source, tmp_path / "run")
 
 
 def test_settings_that_do_not_fit_are_refused(source, tmp_path):
     make(source)
     with pytest.raises(DatasetError, match=r"'soil', but labels\.json has crop"):
-        adopted(source, tmp_path / "run", nomenclature="soil")
+        ingested(source, tmp_path / "run", nomenclature="soil")
     with pytest.raises(DatasetError, match=r"4 channels, but 2 bands are named: B02, B03"):
-        adopted(source, tmp_path / "run", bands=["B02", "B03"])
+        ingested(source, tmp_path / "run", bands=["B02", "B03"])
     with pytest.raises(NomenclatureError, match=r"Lower dataset\.classes\.min_parcels"):
-        adopted(source, tmp_path / "run", classes={"min_parcels": 40})
+        ingested(source, tmp_path / "run", classes={"min_parcels": 40})
     with pytest.raises(NomenclatureError, match=r"dataset\.classes lists \['rye'\]"):
-        adopted(source, tmp_path / "run", classes=["wheat", "rye"])
+        ingested(source, tmp_path / "run", classes=["wheat", "rye"])
 
 
 def test_without_training_classes_need_no_parcels(source, tmp_path):
     make(source, labelled=0)
-    run = adopted(source, tmp_path / "run", weights=tmp_path, classes=["wheat", "rye"])
+    run = ingested(source, tmp_path / "run", weights=tmp_path, classes=["wheat", "rye"])
     assert [c.code for c in read_classes(run.dataset)] == ["wheat", "rye"]
     assert (read_labels(run.dataset) == -1).all()
 
@@ -358,48 +358,48 @@ def test_blocks_need_positions(source, tmp_path):
     settings = load({"dataset": {"path": source, **OPTIONS}, "split": {"by": "block"}})
     with pytest.raises(SettingsError, match=r"no META/positions\.json.*split\.by to random"):
         check_inputs(settings)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     with pytest.raises(DatasetError, match=r"positions\.json.*split\.by to random"):
         split(run.dataset.root, run.folds, view(settings, "split"))
     write(source / "META" / "positions.json", {str(100 + 3 * i): [i * 900, 0] for i in range(60)})
     check_inputs(settings)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     split(run.dataset.root, run.folds, view(settings, "split"))
     assert json.loads(run.folds.read_text())["by"] == "block"
 
 
 def test_features_that_are_missing_are_named(source, tmp_path):
     make(source, features=False)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert read_pixel_sets(run.dataset, with_features=False).features is None
     with pytest.raises(DatasetError, match=r"model\.geometric_features to false"):
         read_pixel_sets(run.dataset, with_features=True)
     every = {str(i): [i, 2, 3, 4] for i in range(100, 280)}
     write(source / "META" / "geomfeat.json", every)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert read_all_features(run.dataset)[:, 0].tolist() == list(range(100, 280))
     assert read_pixel_sets(run.dataset, with_features=True).features[1].tolist() == [103, 2, 3, 4]
     write(source / "META" / "geomfeat.json", {"100": [1, 2, 3, 4]})
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     with pytest.raises(DatasetError, match=r"lacks 59 parcels, such as 103"):
         read_pixel_sets(run.dataset, with_features=True)
 
 
 def test_the_runs_own_dataset_is_refused(source, tmp_path):
     make(source)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     with pytest.raises(DatasetError, match=r"of this very run.*another name"):
-        adopted(run.dataset.root, tmp_path / "run")
+        ingested(run.dataset.root, tmp_path / "run")
     assert len(read_ids(run.dataset)) == len(list(run.dataset.pixels.iterdir())) == 60
 
 
 def test_arrays_that_were_written_anew_make_way_for_a_link(source, tmp_path):
     make(source, ids=[f"ö{i}" for i in range(30)])
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert not run.dataset.pixels.is_symlink()
     other = tmp_path / "other"
     make(other)
-    run = adopted(other, tmp_path / "run")
+    run = ingested(other, tmp_path / "run")
     assert run.dataset.pixels.resolve() == other / "DATA"
 
 
@@ -416,7 +416,7 @@ def test_validity_comes_along_in_order_of_time(source, tmp_path):
     write(source / "META" / "dataset.json", {"fill": "none", "bands": BANDS})
     dates = {str(i): number(SEASON[place]) for i, place in enumerate(order)}
     write(source / "META" / "dates.json", dates)
-    data = read_pixel_sets(adopted(source, tmp_path / "run").dataset, with_features=False)
+    data = read_pixel_sets(ingested(source, tmp_path / "run").dataset, with_features=False)
     together = np.concatenate([valid[i].T for i in data.ids])
     assert np.array_equal(data.valid, together[together.any(axis=1)])
 
@@ -435,7 +435,7 @@ def test_pixels_that_are_never_clear_are_left_out(source, tmp_path, fill):
     valid[said_hidden][:] = True
     write_arrays(source / "VALID", valid)
     before = content(source)
-    run = adopted(source, tmp_path / "run")
+    run = ingested(source, tmp_path / "run")
     assert content(source) == before
 
     ledger = ledger_of(run)
@@ -467,18 +467,18 @@ def test_validity_of_other_pixels_is_refused(source, tmp_path):
     parcels = make(source)
     write_arrays(source / "VALID", {i: np.ones((7, 1), bool) for i in parcels})
     with pytest.raises(DatasetError, match=r"VALID/\d+.npy: expected bool of shape \(T, S\), \(7,"):
-        adopted(source, tmp_path / "run")
+        ingested(source, tmp_path / "run")
     (source / "VALID" / "100.npy").unlink()
     with pytest.raises(DatasetError, match=r"VALID/100.npy is not a readable array"):
-        adopted(source, tmp_path / "run")
+        ingested(source, tmp_path / "run")
 
 
 def test_another_dataset_leaves_nothing_of_the_first(source, tmp_path):
     make(source)
-    adopted(source, tmp_path / "run")
+    ingested(source, tmp_path / "run")
     other = tmp_path / "other"
     make(other, 30, features=False)
-    run = adopted(other, tmp_path / "run")
+    run = ingested(other, tmp_path / "run")
     assert len(read_ids(run.dataset)) == 30
     assert not run.dataset.features.exists()
     assert len(list((source / "DATA").iterdir())) == 60

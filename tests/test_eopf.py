@@ -9,11 +9,11 @@ import pytest
 import shapely
 import xarray as xr
 
-from geo.acquisitions import AcquisitionError
-from geo.burning import index_pixels
-from geo.finding import find_acquisitions
-from geo.gather import gather
-from geo.reading import read_window
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.raster_reading import read_window
+from geo.pixels.parcel_pixels import gather
+from geo.pixels.rasterising import index_pixels
 
 WHOLE = slice(None)
 NAME = "S2A_MSIL2A_20251008T100041_N0511_R122_T32TQM_20251008T122613"

@@ -9,20 +9,20 @@ import pytest
 from pixel_set_fixture import make
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
-from test_predict import adopted, settings_of
+from test_predict import ingested, settings_of
 
 from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
-from pipeline.baselines import classify_series, fill_gaps, majority
-from pipeline.config import view
-from pipeline.evaluate import _write_fold, evaluate
-from pipeline.folds import Fold, read_folds
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import LandClass, read_ids, read_labels
-from pipeline.score_tables import spread_over_folds, write_scores
-from pipeline.split import split
-from pipeline.summary import summary
-from pipeline.train import train
+from pipeline.dataset.folds import Fold, read_folds
+from pipeline.dataset.pixel_set_store import LandClass, read_ids, read_labels
+from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
+from pipeline.evaluation.score_tables import spread_over_folds, write_scores
+from pipeline.stages.evaluate import _write_fold, evaluate
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.workflow.config import view
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.summary import summary
 
 REFERENCE_KEYS = {
     *(f"{kind}_{name}" for kind in ("micro", "MACRO")
@@ -174,7 +174,7 @@ def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
     make(folder / "given", features=False)
     settings = settings_of(folder / "given", model={"geometric_features": False})
-    run = adopted(settings, folder / "run")
+    run = ingested(settings, folder / "run")
     split(run.dataset.root, run.folds, view(settings, "split"))
     for fold in (1, 2):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))

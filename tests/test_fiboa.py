@@ -11,10 +11,10 @@ import pytest
 from geopandas.testing import assert_geodataframe_equal
 from test_clean import GRID, Run, declared, pixels, simple
 
-from geo.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
-from geo.geopackage import write_layer
-from geo.register import read_register
-from pipeline.fiboa_predictions import COLUMNS, FiboaPredictions
+from geo.register.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
+from geo.register.geopackage import write_layer
+from geo.register.reading import read_register
+from pipeline.predictions.fiboa import COLUMNS, FiboaPredictions
 
 OLD = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
 NEW = {"schemas": {"x": [VECOREL, FIBOA, CROP]}, "collection": "x"}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo import gap_filling
-from geo.gap_filling import fill_linear
+from geo.pixels import gap_filling
+from geo.pixels.gap_filling import fill_linear
 
 
 @pytest.fixture(autouse=True)

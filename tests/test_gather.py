@@ -14,13 +14,13 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject
 from safe_fixture import write_image, write_safe
 
-import geo.gather
-from geo.acquisitions import Acquisition, AcquisitionError, Band
-from geo.burning import index_pixels
-from geo.finding import find_acquisitions
-from geo.gather import gather
+import geo.pixels.parcel_pixels
 from geo.grid import Grid
-from geo.open_rasters import OpenRasters
+from geo.imagery.acquisition import Acquisition, AcquisitionError, Band
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.open_rasters import OpenRasters
+from geo.pixels.parcel_pixels import gather
+from geo.pixels.rasterising import index_pixels
 
 BANDS = ["B03", "B8A", "B02", "B11"]
 
@@ -87,7 +87,7 @@ def test_equals_gdals_warp_of_the_whole_bands(product, acquisition, index):
 
 def test_blocks_and_threads_change_nothing(monkeypatch, acquisition, index):
     whole = gather(acquisition, index, BANDS)
-    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     bands = {name: replace(b, block_shape=(7, 5)) for name, b in acquisition.bands.items()}
     parts = gather(replace(acquisition, bands=bands), index, BANDS, threads=4)
     assert np.array_equal(whole[0], parts[0])
@@ -174,7 +174,7 @@ def some_parcels(grid, n=12):
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_grids_that_lie_anyhow_equal_gdals_warp(tmp_path, monkeypatch, layout, method, read_size):
-    monkeypatch.setattr(geo.gather, "READ_SIZE", read_size)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", read_size)
     acquisition, values = write_bands(tmp_path, LAYOUTS[layout])
     index = some_parcels(TILE)
     pixels, valid = gather(acquisition, index, list(values), resampling=method, threads=2)
@@ -200,15 +200,18 @@ def test_only_blocks_with_parcels_are_read_each_once_and_sampled_there_alone(tmp
         [shapely.box(300_107, 9_099_513, 300_137, 9_099_543)], ["a"], TILE, "36MZE"
     )
     read, sampled = [], []
-    read_windows, read_sample = geo.gather.read_windows, geo.gather.sample
-    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
+    read_windows, read_sample = (
+        geo.pixels.parcel_pixels.read_windows,
+        geo.pixels.parcel_pixels.sample,
+    )
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     monkeypatch.setattr(
-        geo.gather,
+        geo.pixels.parcel_pixels,
         "read_windows",
         lambda bands, *w: read.append((bands[0].name, w[:2])) or read_windows(bands, *w),
     )
     monkeypatch.setattr(
-        geo.gather, "sample", lambda *a: sampled.append(len(a[2])) or read_sample(*a)
+        geo.pixels.parcel_pixels, "sample", lambda *a: sampled.append(len(a[2])) or read_sample(*a)
     )
     gather(acquisition, index, ["B02", "B05", "B09"], resampling="cubic")
     # Rows 46 to 48 and columns 11 to 13 of 10 m, in blocks of 16 pixels.
@@ -226,15 +229,15 @@ def test_only_blocks_with_parcels_are_read_each_once_and_sampled_there_alone(tmp
 def test_no_pixel_is_read_twice_for_those_of_the_next_block(tmp_path, monkeypatch, method):
     acquisition, _ = write_bands(tmp_path, LAYOUTS["20 and 60 m"])
     read = {name: np.zeros(band.grid.shape, int) for name, band in acquisition.bands.items()}
-    read_windows = geo.gather.read_windows
+    read_windows = geo.pixels.parcel_pixels.read_windows
 
     def note(bands, *window):
         for band in bands:
             read[band.name][window[:2]] += 1
         return read_windows(bands, *window)
 
-    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
-    monkeypatch.setattr(geo.gather, "read_windows", note)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "read_windows", note)
     index = index_pixels([shapely.box(*TILE.bounds)], ["a"], TILE, "36MZE")
     gather(acquisition, index, list(read), resampling=method)
     assert all((times == 1).all() for times in read.values())
@@ -253,7 +256,7 @@ def test_bands_in_one_file_are_read_with_it_open_once(tmp_path, monkeypatch):
     index = some_parcels(TILE)
     opened = []
     rasterio_open = rasterio.open
-    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     monkeypatch.setattr(
         rasterio, "open", lambda *a, **k: opened.append(a) or rasterio_open(*a, **k)
     )
@@ -334,8 +337,8 @@ def test_a_block_that_cannot_be_read_ends_the_work(tmp_path, monkeypatch, thread
         read.append(window)
         raise AcquisitionError("this one is damaged")
 
-    monkeypatch.setattr(geo.gather, "READ_SIZE", 1)
-    monkeypatch.setattr(geo.gather, "read_windows", fail)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
+    monkeypatch.setattr(geo.pixels.parcel_pixels, "read_windows", fail)
     with pytest.raises(AcquisitionError, match="this one is damaged"):
         gather(acquisition, some_parcels(TILE, 40), ["B02"], threads=threads)
     assert len(read) <= threads

@@ -18,10 +18,10 @@ import pyogrio
 import pytest
 import shapely
 
-from geo.geopackage import outline_types
-from pipeline.layer_styles import VIRIDIS, style_by_class, style_by_confidence
-from pipeline.prediction_files import PredictionFiles
-from pipeline.reporting.class_colours import SHARED, UNPREDICTED, class_colours
+from geo.register.geopackage import outline_types
+from pipeline.predictions.files import PredictionFiles
+from pipeline.predictions.layer_styles import VIRIDIS, style_by_class, style_by_confidence
+from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
 
 SQUARE = shapely.box(0, 0, 30, 30)
 LINE, POINT = shapely.LineString([(0, 0), (9, 9)]), shapely.Point(-50, 5)

@@ -10,10 +10,10 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
-from geo.acquisitions import AcquisitionError
-from geo.finding import find_acquisitions
-from geo.readers.conventions import band_name, tile_name
-from geo.reading import read_window
+from geo.formats.conventions import band_name, tile_name
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.raster_reading import read_window
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WHOLE = slice(None)

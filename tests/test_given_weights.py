@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from models_fixture import FOLDS, save_models
-from pixel_set_fixture import BANDS, CLASSES, adopt_and_pack, make, write
+from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
 
 from models.checkpoints import load_state_dict, member_file, save_checkpoint
 from models.classifier import ParcelClassifier
@@ -19,16 +19,16 @@ from models.hyperparameters import Hyperparameters
 from models.model_metadata import CheckpointError, load_metadata, save_metadata
 from models.safetensors_file import load_safetensors, save_safetensors
 from models.standardisation import FeatureScaling, Normalisation
-from pipeline.config import load, view
-from pipeline.evaluate import evaluate
-from pipeline.given_weights import WeightsError, load_given
-from pipeline.inputs import check_inputs
-from pipeline.model_inputs import ModelInputsError
-from pipeline.paths import RunPaths
-from pipeline.predict import predict
-from pipeline.settings import SettingsError
-from pipeline.split import split
-from pipeline.trained import OutputError
+from pipeline.evaluation.model_inputs import ModelInputsError
+from pipeline.evaluation.trained import OutputError
+from pipeline.predictions.existing_weights import WeightsError, load_given
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.predict import predict
+from pipeline.stages.split import split
+from pipeline.workflow.config import load, view
+from pipeline.workflow.inputs import check_inputs
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import SettingsError
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 CODES = [1, 3, 4, 5, 6, 8, 9, 12, 13, 14, 16, 18, 19, 23, 28, 31, 33, 34, 36, 39]
@@ -85,7 +85,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     make(folder / "given", n=30)
     run = RunPaths(folder / "run")
-    adopt_and_pack(settings_of(folder / "given"), run)
+    ingest_and_pack(settings_of(folder / "given"), run)
     save_models(folder / "ours")
     return folder, run
 
@@ -99,13 +99,13 @@ def ours(prepared, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def adopted_reference(tmp_path_factory):
+def ingested_reference(tmp_path_factory):
     if not PARITY.is_dir():
         pytest.skip(f"{PARITY} is not there")
     root = tmp_path_factory.mktemp("reference")
     settings = reference_settings(PARITY / "weights")
     run = RunPaths(root / "run")
-    adopt_and_pack(settings, run)
+    ingest_and_pack(settings, run)
     return run
 
 
@@ -121,14 +121,14 @@ def reference_settings(weights):
 
 
 @pytest.fixture
-def references(adopted_reference, tmp_path):
+def references(ingested_reference, tmp_path):
     folder = tmp_path / "weights"
     for fold, original in ((1, 1), (2, 2), (3, 1)):
         (folder / f"Fold_{fold}").mkdir(parents=True)
         source = PARITY / "weights" / f"Fold_{original}" / "model.pth.tar"
         (folder / f"Fold_{fold}" / "model.pth.tar").write_bytes(source.read_bytes())
     settings = reference_settings(folder)
-    return Case(folder, PARITY / "pixelset_small", adopted_reference, settings)
+    return Case(folder, PARITY / "pixelset_small", ingested_reference, settings)
 
 
 @pytest.fixture(params=["ours", "references"])

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from pipeline.__main__ import CHECKS, STAGES
-from pipeline.config import USED_BY
-from pipeline.settings import PAPER, PAPER_MODEL, Settings, Train
+from pipeline.workflow.config import USED_BY
+from pipeline.workflow.settings import PAPER, PAPER_MODEL, Settings, Train
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
@@ -64,9 +64,9 @@ def loaded_by(statement):
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("stage", ["adopt", "split", "train", "evaluate", "predict", "report"])
+@pytest.mark.parametrize("stage", ["ingest", "split", "train", "evaluate", "predict", "report"])
 def test_models_run_without_gdal(stage):
-    assert not loaded_by(f"import pipeline.{stage}") & GEO_LIBRARIES
+    assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_models_run_without_gdal(stage):
         "assemble",
         "normalise",
         "features",
-        "adopt",
+        "ingest",
         "split",
         "inspect",
     ],
 )
 def test_everything_before_runs_without_torch(stage):
-    assert "torch" not in loaded_by(f"import pipeline.{stage}")
+    assert "torch" not in loaded_by(f"import pipeline.stages.{stage}")
 
 
 # Libraries that take their time to import, and the stages that use them every time that they run.
@@ -105,7 +105,7 @@ USED = {
     "pack": set(),
     "normalise": set(),
     "features": {"geopandas", "pandas"},
-    "adopt": {"pandas"},
+    "ingest": {"pandas"},
     "split": {"pandas", "scipy", "sklearn"},  # pandas and scipy: of sklearn
     "train": {"torch"},
     "evaluate": {"pandas", "scipy", "sklearn", "torch"},
@@ -116,7 +116,7 @@ USED = {
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_imports_nothing_slow_that_it_does_not_use(stage):
-    assert loaded_by(f"import pipeline.{stage}") & SLOW <= USED[stage]
+    assert loaded_by(f"import pipeline.stages.{stage}") & SLOW <= USED[stage]
 
 
 def test_the_command_line_imports_none_of_them():
@@ -125,7 +125,7 @@ def test_the_command_line_imports_none_of_them():
 
 def test_the_workflow_file_imports_neither_torch_nor_rasterio():
     source = "\n".join(path.read_text() for path in WORKFLOW)
-    modules = re.findall(r"^from (pipeline\.\w+) import", source, re.M)
+    modules = re.findall(r"^from (pipeline\.[\w.]+) import", source, re.M)
     assert modules
     statement = "; ".join(f"import {m}" for m in modules)
     assert not loaded_by(statement) & {"torch", "pandas", "numpy", *GEO_LIBRARIES}
@@ -191,14 +191,14 @@ def test_a_stage_is_one_word_everywhere():
     rules = set(re.findall(r"^\s*(?:rule|checkpoint) (\w+):", text, re.M))
     targets = {"all", "dataset", "models", "predictions"}
     assert rules - targets == set(STAGES) == set(USED_BY)
-    assert all((ROOT / "pipeline" / f"{stage}.py").is_file() for stage in STAGES)
+    assert all((ROOT / "pipeline" / "stages" / f"{stage}.py").is_file() for stage in STAGES)
 
 
 def test_what_is_no_stage_has_no_rule():
     text = "\n".join(path.read_text() for path in WORKFLOW)
     assert not set(CHECKS) & (set(STAGES) | set(USED_BY))
     for name in CHECKS:
-        assert (ROOT / "pipeline" / f"{name}.py").is_file()
+        assert (ROOT / "pipeline" / "stages" / f"{name}.py").is_file()
         assert f"rule {name}" not in text
         assert f"pipeline {name}" not in text
 

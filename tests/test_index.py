@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from safe_fixture import write_image, write_safe
 
-from geo.acquisitions import Acquisition, AcquisitionError, Band
-from geo.finding import find_acquisitions
 from geo.grid import Grid
-from pipeline.acquisition_table import (
+from geo.imagery.acquisition import Acquisition, AcquisitionError, Band
+from geo.imagery.discovery import find_acquisitions
+from pipeline.acquisitions.duplicates import same_day_reasons
+from pipeline.acquisitions.tiles import most_seen_first
+from pipeline.stages.index import index
+from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
     AcquisitionTableError,
     read_acquisitions,
     read_used,
     write_acquisitions,
 )
-from pipeline.config import load, view
-from pipeline.index import index
-from pipeline.same_day import same_day_reasons
-from pipeline.tiles import most_seen_first
+from pipeline.workflow.config import load, view
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
 BANDS = ["B02", "B8A"]

@@ -16,11 +16,11 @@ from safe_fixture import write_safe
 from shapely import box
 
 from pipeline.__main__ import main
-from pipeline.acquisition_table import read_acquisitions
-from pipeline.config import read
+from pipeline.classes.ledger import PREDICT_ONLY
 from pipeline.inspection.sizes import say_bytes
-from pipeline.ledger import PREDICT_ONLY
-from pipeline.paths import RunPaths
+from pipeline.workflow.acquisition_table import read_acquisitions
+from pipeline.workflow.config import read
+from pipeline.workflow.paths import RunPaths
 
 # A tile's corner, and 60 x 60 pixels of 10 m.
 X, Y = 500_000, 5_600_000
@@ -111,7 +111,7 @@ def test_it_says_what_the_run_does(folder, capsys):
 def test_no_pixel_is_read(folder, capsys, monkeypatch):
     # With classes of one's own the masks would be read, as the metadata count others.
     (folder / "more.yaml").write_text("clouds: {classes: [9]}")
-    monkeypatch.setattr("pipeline.index.cloud_fraction", None)
+    monkeypatch.setattr("pipeline.stages.index.cloud_fraction", None)
     assert main(["inspect", "--config", "mine.yaml", "more.yaml"]) == 0
     said = capsys.readouterr().out
     assert "3 acquisitions, 3 to use" in said

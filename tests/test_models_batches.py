@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from models import pixel_rows
-from models.augmentation import Augmentation, drop_dates
-from models.batches import Batches, training_batch_starts
-from models.pixel_draws import draw_pixels, parcel_seeds
-from models.pixel_rows import PixelRows
 from models.pixel_sets import PixelSets, PixelSetsError
-from models.processes import Processes
 from models.standardisation import FeatureScaling, Normalisation
+from models.training import pixel_rows
+from models.training.augmentation import Augmentation, drop_dates
+from models.training.batches import Batches, training_batch_starts
+from models.training.distributed import Processes
+from models.training.pixel_rows import PixelRows
+from models.training.sampling import draw_pixels, parcel_seeds
 
 CPU = torch.device("cpu")
 UNCHANGED = Augmentation()

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from models.classifier import ParcelClassifier
-from models.divergence import DivergedError, StepWatch, all_finite
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
-from models.processes import Processes
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import train_fold
-from models.training_settings import TrainingSettings
-from models.training_state import TrainingState
+from models.training.distributed import Processes
+from models.training.divergence import DivergedError, StepWatch, all_finite
+from models.training.options import TrainingSettings
+from models.training.resume import TrainingState
+from models.training.train_fold import train_fold
 
 CPU = torch.device("cpu")
 N = 30

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from models.classifier import ParcelClassifier
-from models.divergence import StepWatch
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
-from models.learner import Learner, computes_in_bfloat16
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
-from models.tally import Tally
-from models.training import train_fold
-from models.training_settings import TrainingSettings
+from models.training.divergence import StepWatch
+from models.training.epoch_metrics import Tally
+from models.training.learner import Learner, computes_in_bfloat16
+from models.training.options import TrainingSettings
+from models.training.train_fold import train_fold
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from models.batches import Batches
 from models.checkpoints import fold_folders, load_model
 from models.classifier import ParcelClassifier
 from models.focal_loss import focal_loss
@@ -21,6 +20,7 @@ from models.pixel_sets import PixelSets
 from models.positional_encoding import sinusoid_encoding
 from models.standardisation import FeatureScaling, Normalisation
 from models.temporal_attention import TemporalAttentionEncoder
+from models.training.batches import Batches
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="shared/parity is not there")

@@ -5,10 +5,10 @@ from torch import nn
 from torch.nn import functional
 
 from models import pixel_set_encoder
-from models.masked_pooling import pool, pool_gradient
-from models.pixel_layers import hidden_layer, pooled_layer
+from models.fast_cpu.batch_statistics import row_moments
+from models.fast_cpu.masked_pooling import pool, pool_gradient
+from models.fast_cpu.pixel_layers import hidden_layer, pooled_layer
 from models.pixel_set_encoder import PixelSetEncoder
-from models.row_moments import row_moments
 
 ALL_POOLINGS = ("mean", "std", "max", "min")
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.augmentation import Augmentation
-from models.batches import Batches
 from models.classifier import ParcelClassifier
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import log_probabilities
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
-from models.training import train_fold
-from models.training_settings import TrainingSettings
+from models.training.augmentation import Augmentation
+from models.training.batches import Batches
+from models.training.options import TrainingSettings
+from models.training.train_fold import train_fold
 
 N, LONGEST = 240, 14
 PEAKS = np.array([40, 110, 180])

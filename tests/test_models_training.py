@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from models.batches import Batches
 from models.checkpoints import fold_folders, load_model, save_checkpoint
 from models.classifier import ParcelClassifier
+from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
-from models.memory_allocator import keep_freed_memory
 from models.metrics import confusion_matrix, mean_iou
 from models.model_metadata import CheckpointError, ModelMetadata, load_metadata, save_metadata
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import train_fold
-from models.training_settings import TrainingSettings
+from models.training.batches import Batches
+from models.training.options import TrainingSettings
+from models.training.train_fold import train_fold
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation(2000.0, 1000.0)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from models.fast_cpu.thread_pool import in_parallel, prefetched, workers
 from models.hyperparameters import Hyperparameters
 from models.inference import alike, log_probabilities
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
-from models.training import train_fold
-from models.training_settings import TrainingSettings
-from models.workers import in_parallel, prefetched, workers
+from models.training.options import TrainingSettings
+from models.training.train_fold import train_fold
 
 CPU = torch.device("cpu")
 

@@ -8,14 +8,14 @@ import pytest
 from pixel_set_fixture import BANDS, CLASSES, make
 from test_clean import Run, declared, simple
 
-from pipeline.adopt import adopt
-from pipeline.code_tables import read_declared
-from pipeline.config import load, view
-from pipeline.inputs import check_inputs
-from pipeline.nomenclature import NomenclatureError
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import read_classes, read_description
-from pipeline.settings import Label, SettingsError
+from pipeline.classes.class_mapping import read_declared
+from pipeline.classes.nomenclature import NomenclatureError
+from pipeline.dataset.pixel_set_store import read_classes, read_description
+from pipeline.stages.ingest import ingest
+from pipeline.workflow.config import load, view
+from pipeline.workflow.inputs import check_inputs
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import Label, SettingsError
 
 ROOT = Path(__file__).parents[1]
 REGISTERS = ROOT.parent / "shared" / "data" / "registers"
@@ -223,7 +223,7 @@ def test_other_in_a_given_dataset(tmp_path):
     )  # fmt: skip
     run = RunPaths(tmp_path / "run")
     source = settings.dataset.path
-    adopt(source, run.dataset.root, run.ledger, run.classes, view(settings, "adopt"))
+    ingest(source, run.dataset.root, run.ledger, run.classes, view(settings, "ingest"))
     assert [c.code for c in read_classes(run.dataset)] == [*listed, "other"]
     nomenclature = read_description(run.dataset)["nomenclature"]
     labels = json.loads(run.dataset.labels.read_text())[nomenclature]
@@ -249,7 +249,7 @@ def test_tables_of_eurocrops(folder, column, code, file):
     """The tables as they are published, at level 3, against the register and pandas."""
     if not REGISTERS.is_dir():
         pytest.skip(reason="shared/data/registers is not there")
-    from geo.register import read_register
+    from geo.register.reading import read_register
 
     (path,) = (REGISTERS / folder).glob("*.zip")
     register = read_register(path)

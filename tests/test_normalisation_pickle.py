@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from pixel_set_fixture import BANDS, make
 
-from pipeline.adopt import adopt
-from pipeline.config import load, view
-from pipeline.normalisation_pickle import read_normalisation, write_normalisation
-from pipeline.paths import NORMALISATIONS, RunPaths
-from pipeline.pixel_set_store import DatasetError
+from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
+from pipeline.dataset.pixel_set_store import DatasetError
+from pipeline.stages.ingest import ingest
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import NORMALISATIONS, RunPaths
 
 ROOT = Path(__file__).parents[1]
 PARITY = ROOT.parent / "shared" / "parity"
@@ -159,8 +159,8 @@ READ = """
 import json, resource, sys, time, tracemalloc, warnings
 from pathlib import Path
 import numpy as np
-from pipeline.normalisation_pickle import read_normalisation
-from pipeline.pixel_set_store import DatasetError
+from pipeline.dataset.normalisation_pickle import read_normalisation
+from pipeline.dataset.pixel_set_store import DatasetError
 
 warnings.simplefilter("error")
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
@@ -500,6 +500,6 @@ def test_the_dataset_is_refused_before_anything_is_written(tmp_path, file, case,
     dataset = {"path": source, "bands": BANDS, "classes": {"min_parcels": 3}}
     values = {"dataset": dataset, "split": {"folds": 2}, "predict": {"weights": weights}}
     with pytest.raises(DatasetError, match=words) as refusal:
-        adopt(source, run.dataset.root, run.ledger, run.classes, view(load(values), "adopt"))
+        ingest(source, run.dataset.root, run.ledger, run.classes, view(load(values), "ingest"))
     assert str(source / file) in str(refusal.value)
     assert not run.root.exists()

@@ -7,7 +7,7 @@ import pytest
 import shapely
 from shapely import MultiPolygon, Polygon, box
 
-from geo.overlaps import find_overlaps, first_alike
+from geo.register.overlaps import find_overlaps, first_alike
 
 
 def test_by_eye():

@@ -2,24 +2,24 @@
 
 import numpy as np
 import pytest
-from pixel_set_fixture import BANDS, adopt_and_pack, make, write, write_arrays
+from pixel_set_fixture import BANDS, ingest_and_pack, make, write, write_arrays
 
-from pipeline import pack as stage
-from pipeline.config import load, view
-from pipeline.npy_files import read_array, read_shape, write_array
-from pipeline.pack import pack
-from pipeline.packed_pixels import PackedLayout
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_loading import read_pixel_sets
-from pipeline.pixel_set_store import DatasetError, read_ids
+from pipeline.dataset.npy_files import read_array, read_shape, write_array
+from pipeline.dataset.packed_pixels import PackedLayout
+from pipeline.dataset.pixel_set_loading import read_pixel_sets
+from pipeline.dataset.pixel_set_store import DatasetError, read_ids
+from pipeline.stages import pack as stage
+from pipeline.stages.pack import pack
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
 
 PACK = view(load({}), "pack")
 
 
-def adopted(source, root):
+def ingested(source, root):
     settings = load({"dataset": {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}}})
     run = RunPaths(root)
-    adopt_and_pack(settings, run)
+    ingest_and_pack(settings, run)
     return run.dataset
 
 
@@ -48,7 +48,7 @@ def test_equals_the_files_stacked_by_hand(tmp_path, monkeypatch, own_dates, mask
     write_arrays(source / "VALID", valid)
     write(source / "META" / "dataset.json", {"fill": "none" if masked else "linear"})
     monkeypatch.setattr(stage, "LARGEST_BLOCK", largest_block)
-    dataset = adopted(source, tmp_path / "run")
+    dataset = ingested(source, tmp_path / "run")
 
     width = max(n for n, _ in shapes.values())
     packed = np.load(dataset.packed_pixels)
@@ -65,14 +65,14 @@ def test_equals_the_files_stacked_by_hand(tmp_path, monkeypatch, own_dates, mask
 
 def test_pixels_are_mapped_not_read(tmp_path):
     make(tmp_path / "given", 40)
-    data = read_pixel_sets(adopted(tmp_path / "given", tmp_path / "run"), with_features=False)
+    data = read_pixel_sets(ingested(tmp_path / "given", tmp_path / "run"), with_features=False)
     assert isinstance(data.pixels, np.memmap)
     assert not data.pixels.flags.writeable
 
 
 def test_validity_of_an_earlier_packing_goes(tmp_path):
     make(tmp_path / "given", 40)
-    dataset = adopted(tmp_path / "given", tmp_path / "run")
+    dataset = ingested(tmp_path / "given", tmp_path / "run")
     dataset.packed_valid.write_bytes(b"of an earlier run")
     pack(dataset.root, PACK)
     assert not dataset.packed_valid.exists()
@@ -80,7 +80,7 @@ def test_validity_of_an_earlier_packing_goes(tmp_path):
 
 def test_an_array_that_is_not_what_meta_says_is_named_and_nothing_is_left(tmp_path):
     parcels = make(tmp_path / "given", 40)
-    dataset = adopted(tmp_path / "given", tmp_path / "run")
+    dataset = ingested(tmp_path / "given", tmp_path / "run")
     before = dataset.packed_pixels.read_bytes()
     first = next(iter(parcels))
     np.save(tmp_path / "given" / "DATA" / f"{first}.npy", np.zeros((7, 4, 99), np.uint16))
@@ -92,7 +92,7 @@ def test_an_array_that_is_not_what_meta_says_is_named_and_nothing_is_left(tmp_pa
 
 def test_what_was_packed_of_another_dataset_is_refused(tmp_path):
     make(tmp_path / "given", 40)
-    dataset = adopted(tmp_path / "given", tmp_path / "run")
+    dataset = ingested(tmp_path / "given", tmp_path / "run")
     np.save(dataset.packed_pixels, np.load(dataset.packed_pixels)[1:])
     with pytest.raises(DatasetError, match=r"META says uint16 of .* Pack it anew"):
         read_pixel_sets(dataset, with_features=False)

@@ -18,9 +18,9 @@ from shapely import (
 )
 
 from geo.grid import Grid
-from geo.parcels import is_outside, lon_lat_bounds, mend, reaches_beyond, reproject
-from geo.register import RegisterError, read_feature_ids, read_register
-from pipeline.column_text import as_text
+from geo.register.mending import is_outside, lon_lat_bounds, mend, reaches_beyond, reproject
+from geo.register.reading import RegisterError, read_feature_ids, read_register
+from pipeline.classes.ids_as_text import as_text
 
 SHARED = Path(__file__).parents[2] / "shared"
 GRID = Grid("EPSG:32631", 500000.0, 4000040.0, 10.0, 10.0, 4, 4)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import geometry_mask
 
-from geo.burning import index_pixels
 from geo.grid import Grid
-from geo.parcels import buffered
-from geo.pixel_index import PixelIndex
+from geo.pixels.pixel_index import PixelIndex
+from geo.pixels.rasterising import index_pixels
+from geo.register.mending import buffered
 
 SHARED = Path(__file__).parents[2] / "shared"
 

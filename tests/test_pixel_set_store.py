@@ -8,25 +8,25 @@ import pandas as pd
 import pytest
 from preparation import example, prepare_dataset
 
-from geo.gap_filling import fill_linear
-from pipeline.assemble import assemble
-from pipeline.config import view
-from pipeline.normalisation_pickle import read_normalisation
-from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_loading import read_pixel_sets
-from pipeline.pixel_set_store import (
+from geo.pixels.gap_filling import fill_linear
+from pipeline.acquisitions.tiles import read_grids
+from pipeline.dataset.normalisation_pickle import read_normalisation
+from pipeline.dataset.pixel_set_loading import read_pixel_sets
+from pipeline.dataset.pixel_set_store import (
     file_name,
     read_classes,
     read_labels,
     read_pixels,
     read_valid,
 )
-from pipeline.tiles import read_grids
+from pipeline.stages.assemble import assemble
+from pipeline.workflow.config import view
+from pipeline.workflow.paths import DatasetPaths
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    from geo.simulation import simulate
+    from demo import simulate
 
     folder = tmp_path_factory.mktemp("scene")
     simulate(

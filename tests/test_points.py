@@ -10,7 +10,7 @@ import yaml
 from pixel_set_fixture import write
 from preparation import snakemake
 
-from pipeline.paths import RunPaths
+from pipeline.workflow.paths import RunPaths
 
 POINTS = Path(__file__).parents[2] / "shared" / "data" / "points-2017"
 BANDS = {"B02": 10, "B03": 10, "B04": 10, "B05": 20, "B06": 20, "B07": 20, "B08": 10} | {

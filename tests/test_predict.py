@@ -12,19 +12,28 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 import torch
-from pixel_set_fixture import BANDS, CLASSES, SEASON, adopt_and_pack, ledger_of, make, number, write
+from pixel_set_fixture import (
+    BANDS,
+    CLASSES,
+    SEASON,
+    ingest_and_pack,
+    ledger_of,
+    make,
+    number,
+    write,
+)
 from preparation import recorded
 
 from models.hyperparameters import Hyperparameters
-from pipeline.config import load, view
-from pipeline.given_weights import WeightsError, hyperparameters_of, load_given
-from pipeline.model_inputs import ModelInputsError, nearest_anniversary, read_inputs
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import read_classes, read_labels
-from pipeline.predict import predict
-from pipeline.report import report
-from pipeline.split import split
-from pipeline.train import train
+from pipeline.dataset.pixel_set_store import read_classes, read_labels
+from pipeline.evaluation.model_inputs import ModelInputsError, nearest_anniversary, read_inputs
+from pipeline.predictions.existing_weights import WeightsError, hyperparameters_of, load_given
+from pipeline.stages.predict import predict
+from pipeline.stages.report import report
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 CODES = [1, 3, 4, 5, 6, 8, 9, 12, 13, 14, 16, 18, 19, 23, 28, 31, 33, 34, 36, 39]
@@ -45,9 +54,9 @@ def settings_of(source, weights=None, **over):
     )
 
 
-def adopted(settings, root):
+def ingested(settings, root):
     run = RunPaths(root)
-    adopt_and_pack(settings, run)
+    ingest_and_pack(settings, run)
     return run
 
 
@@ -75,7 +84,7 @@ def reference(tmp_path_factory):
             "train": {"pixels": 64, "device": "cpu"},
         }
     )
-    return adopted(settings, tmp_path_factory.mktemp("reference")), settings
+    return ingested(settings, tmp_path_factory.mktemp("reference")), settings
 
 
 def test_the_references_weights_give_the_references_numbers(reference):
@@ -120,7 +129,7 @@ def test_other_weights_than_the_settings_say_are_refused(reference):
     few = settings.model_copy(
         update={"dataset": settings.dataset.model_copy(update={"classes": CODES[:3]})}
     )
-    other = adopted(few, run.root.parent / "few_classes")
+    other = ingested(few, run.root.parent / "few_classes")
     with pytest.raises(WeightsError, match=r"tells 20 classes apart, the settings name 3"):
         load_given(folder, other.dataset, few, CPU)
     pooling = settings.model_copy(
@@ -183,7 +192,7 @@ def ours(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ours")
     make(folder / "given")
     settings = settings_of(folder / "given")
-    run = adopted(settings, folder / "run")
+    run = ingested(settings, folder / "run")
     split(run.dataset.root, run.folds, view(settings, "split"))
     for fold in (1, 2):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))
@@ -209,7 +218,7 @@ def test_our_weights_say_all_of_themselves(ours, tmp_path):
     for path in parcels[20:]:
         path.unlink()
     settings = settings_of(given, run.models)
-    new = predicted(adopted(settings, tmp_path / "run"), settings, run.models)
+    new = predicted(ingested(settings, tmp_path / "run"), settings, run.models)
     old = predicted(run, settings, run.models)
     assert len(new) == 20
     for column in ("pred_code", "confidence", "pred2_code"):
@@ -223,7 +232,7 @@ def test_a_season_is_counted_from_the_same_day_of_the_year(ours, tmp_path, days,
     """A year later nothing changes; 40 days later in the year, the models see another season."""
     folder, run = ours
     settings = settings_of(moved(folder / "given", tmp_path / "given", days), run.models)
-    other = adopted(settings, tmp_path / "run")
+    other = ingested(settings, tmp_path / "run")
     trained = [load_given(run.fold(k), other.dataset, settings, CPU) for k in (1, 2)]
     data = read_inputs(other.dataset, trained, read_classes(run.dataset))
     assert data.days[0, 0] == (0 if equal else 40)
@@ -253,7 +262,7 @@ def test_other_bands_are_refused(ours, tmp_path):
     folder, run = ours
     dataset = {"path": folder / "given", "bands": ["B08", "B04", "B03", "B02"]}
     settings = settings_of(None, run.models, dataset=dataset)
-    other = adopted(settings, tmp_path / "run")
+    other = ingested(settings, tmp_path / "run")
     with pytest.raises(ModelInputsError, match=r"bands B02, B03, B04, B08; the dataset has B08"):
         predicted(other, settings, run.models)
 

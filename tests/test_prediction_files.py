@@ -12,23 +12,23 @@ import pytest
 import shapely
 from geopandas.testing import assert_geodataframe_equal
 from pixel_set_fixture import ledger_of, make
-from test_predict import adopted, settings_of
+from test_predict import ingested, settings_of
 
-from geo.register import read_register
-from geo.register_parts import read_register_parts
+from geo.register.parts import read_register_parts
+from geo.register.reading import read_register
 from models.inference import ensemble
-from pipeline import pixel_set_loading
-from pipeline import predict as stage
-from pipeline.config import view
-from pipeline.folds import read_folds
-from pipeline.pixel_set_loading import in_order, read_pixel_sets
-from pipeline.pixel_set_store import LandClass
-from pipeline.predict import predict
-from pipeline.prediction_choices import ENSEMBLE, OUT_OF_FOLD, Choices, choose
-from pipeline.register_rows import PredictionError
-from pipeline.split import split
-from pipeline.train import train
-from pipeline.trained import Trained
+from pipeline.dataset import pixel_set_loading
+from pipeline.dataset.folds import read_folds
+from pipeline.dataset.pixel_set_loading import in_order, read_pixel_sets
+from pipeline.dataset.pixel_set_store import LandClass
+from pipeline.evaluation.trained import Trained
+from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices, choose
+from pipeline.predictions.register_rows import PredictionError
+from pipeline.stages import predict as stage
+from pipeline.stages.predict import predict
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.workflow.config import view
 
 N = 60
 
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     make(folder / "given", N, labelled=0.8)
     settings = settings_of(folder / "given")
-    run = adopted(settings, folder / "run")
+    run = ingested(settings, folder / "run")
     split(run.dataset.root, run.folds, view(settings, "split"))
     for fold in (1, 2):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))

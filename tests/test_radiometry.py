@@ -13,13 +13,13 @@ import rasterio
 from affine import Affine
 from safe_fixture import write_image, write_safe
 
-from geo.acquisitions import AcquisitionError
-from geo.finding import find_acquisitions
-from geo.radiometry import DarkPixels, can_lie, judge, measure
-from geo.reading import read_coarse
-from pipeline.acquisition_table import read_acquisitions
-from pipeline.config import load, view
-from pipeline.index import index
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.radiometry import DarkPixels, can_lie, judge, measure
+from geo.imagery.raster_reading import read_coarse
+from pipeline.stages.index import index
+from pipeline.workflow.acquisition_table import read_acquisitions
+from pipeline.workflow.config import load, view
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FLANDERS = DATA / "flanders-2018"

@@ -6,22 +6,22 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from pixel_set_fixture import BANDS, CLASSES, adopt_and_pack, make, write
+from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
 from preparation import recorded
-from test_dataset_input import adopted
+from test_dataset_input import ingested
 
 from models.pixel_sets import PixelSets
-from pipeline.baselines import STEP_DAYS, parcel_means, resample
-from pipeline.config import USED_BY, load, view
-from pipeline.evaluate import evaluate
-from pipeline.normalisation_pickle import read_normalisation, write_normalisation
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_loading import day_zero, read_pixel_sets
-from pipeline.pixel_set_store import DatasetError, read_dates, read_n_dates
-from pipeline.predict import predict
-from pipeline.report import report
-from pipeline.split import split
-from pipeline.train import train
+from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
+from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
+from pipeline.dataset.pixel_set_store import DatasetError, read_dates, read_n_dates
+from pipeline.evaluation.baselines import STEP_DAYS, parcel_means, resample
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.predict import predict
+from pipeline.stages.report import report
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.paths import RunPaths
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def ragged(tmp_path_factory):
 
 def test_parcels_are_padded_to_the_longest(ragged, tmp_path):
     source, parcels = ragged
-    run = adopted(source, tmp_path)
+    run = ingested(source, tmp_path)
     data = read_pixel_sets(run.dataset, with_features=True)
     first = min(d for _, _, dates in parcels.values() for d in dates)
     assert read_dates(run.dataset)[0] == first
@@ -60,10 +60,10 @@ def test_the_order_in_the_file_does_not_matter(ragged, tmp_path):
             ::-1
         ]
     write(mixed / "META" / "parcel_dates.json", own)
-    first = read_pixel_sets(adopted(source, tmp_path / "a").dataset, with_features=False)
+    first = read_pixel_sets(ingested(source, tmp_path / "a").dataset, with_features=False)
     labels = json.loads((source / "META" / "labels.json").read_text())
     write(mixed / "META" / "labels.json", labels)
-    second = read_pixel_sets(adopted(mixed, tmp_path / "b").dataset, with_features=False)
+    second = read_pixel_sets(ingested(mixed, tmp_path / "b").dataset, with_features=False)
     assert np.array_equal(first.pixels, second.pixels)
     assert np.array_equal(first.days, second.days)
 
@@ -74,7 +74,7 @@ def test_parcels_that_name_no_dates_have_those_of_the_dataset(tmp_path):
     first = next(iter(parcels))
     np.save(source / "DATA" / f"{first}.npy", parcels[first][1][:2])
     write(source / "META" / "parcel_dates.json", {first: [20180215, 20180301]})
-    data = read_pixel_sets(adopted(source, tmp_path / "run").dataset, with_features=True)
+    data = read_pixel_sets(ingested(source, tmp_path / "run").dataset, with_features=True)
     assert data.days[0, :2].tolist() == [0, 14]
     assert data.observed.sum(1).tolist() == [2] + [7] * 29
     assert data.days[1, 0] == 14
@@ -82,7 +82,7 @@ def test_parcels_that_name_no_dates_have_those_of_the_dataset(tmp_path):
 
 def test_the_normalisation_is_that_of_all_observations(ragged, tmp_path):
     source, parcels = ragged
-    means, stds = read_normalisation(adopted(source, tmp_path).dataset.normalisation)
+    means, stds = read_normalisation(ingested(source, tmp_path).dataset.normalisation)
     every = np.concatenate([p.transpose(1, 0, 2).reshape(4, -1) for _, p, _ in parcels.values()], 1)
     np.testing.assert_allclose(means, every.mean(1), rtol=1e-12)
     np.testing.assert_allclose(stds, every.std(1), rtol=1e-9)
@@ -93,7 +93,7 @@ def test_a_value_per_date_is_refused(tmp_path):
     make(source, 30, own_dates=True)
     write_normalisation(source / "normalisation_values.pkl", np.ones((7, 4)), np.ones((7, 4)))
     with pytest.raises(DatasetError, match=r"one value per date, but the parcels have dates of"):
-        adopted(source, tmp_path / "run")
+        ingested(source, tmp_path / "run")
 
 
 def test_dates_that_are_missing_are_named(tmp_path):
@@ -101,13 +101,13 @@ def test_dates_that_are_missing_are_named(tmp_path):
     make(source, 30, own_dates=True)
     write(source / "META" / "parcel_dates.json", {"100": [20180301]})
     with pytest.raises(DatasetError, match=r"lacks parcels of DATA.*: 29, such as 103"):
-        adopted(source, tmp_path / "run")
+        ingested(source, tmp_path / "run")
 
 
 def test_days_are_counted_from_the_start_of_the_season(tmp_path):
     source = tmp_path / "given"
     make(source, 30)
-    dataset = adopted(source, tmp_path / "run").dataset
+    dataset = ingested(source, tmp_path / "run").dataset
 
     def first(start):
         return read_pixel_sets(dataset, with_features=False, season_start=start).days[0, 0]
@@ -174,7 +174,7 @@ def test_200_ragged_parcels_half_of_them_unlabelled_go_through(tmp_path):
     )
     run = RunPaths(tmp_path / "run")
     dataset, seen = run.dataset.root, {stage: view(settings, stage) for stage in USED_BY}
-    adopt_and_pack(settings, run)
+    ingest_and_pack(settings, run)
     split(dataset, run.folds, seen["split"])
     for fold in (1, 2):
         train(dataset, run.folds, fold, run.fold(fold), seen["train"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from pipeline.config import load
+from pipeline.workflow.config import load
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

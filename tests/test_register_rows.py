@@ -10,11 +10,11 @@ import pytest
 import shapely
 
 from geo.grid import Grid
-from geo.register_parts import read_register_parts
-from pipeline import register_rows
-from pipeline.clean import clean
-from pipeline.config import load, view
-from pipeline.register_rows import PredictionError, match_rows
+from geo.register.parts import read_register_parts
+from pipeline.predictions import register_rows
+from pipeline.predictions.register_rows import PredictionError, match_rows
+from pipeline.stages.clean import clean
+from pipeline.workflow.config import load, view
 
 GRID = Grid("EPSG:32631", 500000.0, 4000000.0, 10.0, 10.0, 60, 60)
 # Gaps, zeros in front, ids that several rows share, and rows that are wholly the same.
@@ -196,6 +196,6 @@ def test_no_more_rows_are_read_at_once_than_asked_for(cleaned, monkeypatch):
             seen.append(len(part))
             yield part
 
-    monkeypatch.setattr("pipeline.register_columns.read_register_parts", read)
+    monkeypatch.setattr("pipeline.classes.register_columns.read_register_parts", read)
     list(register_rows.match_rows(register, ledger, options, 4).parts(3))
     assert seen == [4, 4, 4, 2, 3, 3, 3, 3, 2]

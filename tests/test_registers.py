@@ -14,10 +14,10 @@ from shapely import MultiPolygon, box
 from test_clean import GRID, Run, frame, pixels, simple
 
 from geo.grid import Grid
-from geo.register import RegisterError, read_register
-from geo.register_parts import read_register_parts
-from pipeline.column_text import as_text
-from pipeline.register_columns import numbered
+from geo.register.parts import read_register_parts
+from geo.register.reading import RegisterError, read_register
+from pipeline.classes.ids_as_text import as_text
+from pipeline.classes.register_columns import numbered
 
 REGISTERS = Path(__file__).parents[2] / "shared" / "data" / "registers"
 

@@ -23,34 +23,34 @@ from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score
 
-import pipeline.reporting.map
+import pipeline.report.map
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
-from pipeline.acquisition_table import AcquisitionRow, write_acquisitions
-from pipeline.config import load, view
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import LandClass, file_name, write_metadata
-from pipeline.report import report
-from pipeline.reporting.charts import percent, rounded
-from pipeline.reporting.class_colours import COLOURS, SHARED, class_colours
-from pipeline.reporting.comparison import METRICS, ComparisonError
-from pipeline.reporting.confidence import (
+from pipeline.dataset.pixel_set_store import LandClass, file_name, write_metadata
+from pipeline.report.charts import percent, rounded
+from pipeline.report.class_colours import COLOURS, SHARED, class_colours
+from pipeline.report.comparison import METRICS, ComparisonError
+from pipeline.report.confidence import (
     confidence_groups,
     confidence_thresholds,
     doubtful_parcels,
     wilson_interval,
 )
-from pipeline.reporting.inputs import read_ledger
-from pipeline.reporting.map import draw_map
-from pipeline.reporting.scores import (
+from pipeline.report.inputs import read_ledger
+from pipeline.report.map import draw_map
+from pipeline.report.scores import (
     best_epoch,
     confusions,
     frequent_confusions,
     out_of_fold,
     read_predictions,
 )
-from pipeline.reporting.seasons import ndvi_by_class
-from pipeline.summary import summary
-from pipeline.writing import write_json
+from pipeline.report.seasons import ndvi_by_class
+from pipeline.stages.report import report
+from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.summary import summary
+from pipeline.workflow.writing import write_json
 
 CLASSES = [
     LandClass("BTH", "winter wheat"),
@@ -523,7 +523,7 @@ def test_the_map_shows_every_outline_and_what_is_known_of_it(run):
 
 def test_many_parcels_become_an_image_of_the_same_map(run, monkeypatch):
     shapes = make_map(run).shapes
-    monkeypatch.setattr(pipeline.reporting.map, "MOST_SHAPES", 10)
+    monkeypatch.setattr(pipeline.report.map, "MOST_SHAPES", 10)
     drawn = make_map(run)
     assert drawn.shapes == []
     image = imread(io.BytesIO(base64.b64decode(drawn.images[0].partition(",")[2])))

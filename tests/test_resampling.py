@@ -8,7 +8,7 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from geo.grid import Grid
-from geo.resampling import Stencil, is_too_fine, sample
+from geo.pixels.resampling import Stencil, is_too_fine, sample
 
 CRS = "EPSG:32631"
 FINE = Grid(CRS, 500_000.0, 5_600_000.0, 10.0, 10.0, 48, 52)

@@ -13,11 +13,11 @@ import pytest
 import rasterio
 from safe_fixture import BAND_IDS, write_safe
 
-from geo.acquisitions import AcquisitionError
-from geo.finding import find_acquisitions
-from geo.readers.safe_files import find_products
-from geo.readers.safe_metadata import NATIVE_RESOLUTION_M, read_metadata
-from geo.reading import read_window
+from geo.formats.safe_files import find_products
+from geo.formats.safe_metadata import NATIVE_RESOLUTION_M, read_metadata
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.raster_reading import read_window
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 WHOLE = slice(None)

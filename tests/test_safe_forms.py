@@ -11,9 +11,9 @@ import rasterio
 from affine import Affine
 from safe_fixture import SafeProduct, write_image, write_safe, zip_product
 
-from geo.acquisitions import AcquisitionError
-from geo.finding import find_acquisitions
-from geo.reading import read_window
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.raster_reading import read_window
 
 WHOLE = slice(None)
 DATATAKE = "20160103T104432"
@@ -272,7 +272,7 @@ def write_manifest(product, sizes):
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_whole_images_have_the_size_that_the_manifest_states(tmp_path, rng, zipped, monkeypatch):
-    monkeypatch.setattr("geo.readers.safe._TILE_M", 600)  # the side of the product that is written
+    monkeypatch.setattr("geo.formats.safe._TILE_M", 600)  # the side of the product that is written
     product = write_safe(tmp_path, rng, bands=("B02", "B8A"))
     files = {
         file.relative_to(product.path).as_posix(): file for file in product.path.rglob("*.jp2")
@@ -287,5 +287,5 @@ def test_whole_images_have_the_size_that_the_manifest_states(tmp_path, rng, zipp
     (name,) = (name for name in files if "B8A" in name)
     assert f"{name} has {sizes[name] - 1} bytes, by manifest.safe it should have" in message
     assert "remove manifest.safe" in message
-    monkeypatch.setattr("geo.readers.safe._TILE_M", 109_800)
+    monkeypatch.setattr("geo.formats.safe._TILE_M", 109_800)
     assert len(find_acquisitions(tmp_path)) == 1, "a clip keeps the manifest of the whole"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import shapely
 
-from geo.burning import index_pixels
 from geo.grid import Grid
-from geo.shape_features import shape_features
-from pipeline.features import features
+from geo.pixels.rasterising import index_pixels
+from geo.pixels.shape_features import shape_features
+from pipeline.stages.features import features
 
 GRID = Grid("EPSG:32631", 0.0, 40.0, 10.0, 10.0, 4, 4)
 # A square of 2 x 2 pixels, and an L of 3 pixels in a bounding box of 2 x 2.

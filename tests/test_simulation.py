@@ -17,13 +17,13 @@ import rasterio
 import shapely
 from shapely.geometry import Point, box
 
-from geo.simulation import simulate
-from geo.simulation.clouds import CLOUD_CLASSES, NO_DATA, SHADOW, coarsen, disturbed, draw_sky
-from geo.simulation.landscape import draw_landscape
-from geo.simulation.noise import block_mean, blur
-from geo.simulation.phenology import BACKGROUND, CROPS, NEVER, RARE_CROPS, draw_stands, ground_cover
-from geo.simulation.products import write_product
-from geo.simulation.scene import (
+from demo import simulate
+from demo.clouds import CLOUD_CLASSES, NO_DATA, SHADOW, coarsen, disturbed, draw_sky
+from demo.landscape import draw_landscape
+from demo.noise import block_mean, blur
+from demo.phenology import BACKGROUND, CROPS, NEVER, RARE_CROPS, draw_stands, ground_cover
+from demo.products import write_product
+from demo.scene import (
     Acquisition,
     Observation,
     Scene,
@@ -31,7 +31,7 @@ from geo.simulation.scene import (
     observe,
     plan_acquisitions,
 )
-from geo.simulation.spectra import BANDS, BANDS_10M, BANDS_20M
+from demo.spectra import BANDS, BANDS_10M, BANDS_20M
 
 ROOT = Path(__file__).parents[1]
 REAL_METADATA = Path(__file__).parents[2] / "shared" / "data" / "safe-metadata"

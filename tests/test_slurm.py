@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pixel_set_fixture import BANDS, adopt_and_pack, make
+from pixel_set_fixture import BANDS, ingest_and_pack, make
 
-from pipeline.config import USED_BY, load, view
-from pipeline.paths import RunPaths
-from pipeline.split import split
+from pipeline.stages.split import split
+from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.paths import RunPaths
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles" / "slurm"
@@ -106,7 +106,7 @@ def folder(tmp_path):
     }
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     run = RunPaths(tmp_path / "results" / "small")
-    adopt_and_pack(load(settings), run)
+    ingest_and_pack(load(settings), run)
     split(run.dataset.root, run.folds, view(load(settings), "split"))
     return tmp_path
 

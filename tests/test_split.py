@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.split import SplitError, _blocks, _roles, divide
+from pipeline.stages.split import SplitError, _blocks, _roles, divide
 
 
 @given(st.integers(2, 6), st.integers(0, 1000), st.sampled_from(["random", "stratified", "block"]))

@@ -13,15 +13,15 @@ import requests
 import shapely
 from stac_fixture import BLOCK, ORIGIN, SIZE, Server, item_of, write_scene
 
-from geo import remote
-from geo.acquisitions import AcquisitionError
-from geo.burning import index_pixels
-from geo.clouds import CloudRules
-from geo.finding import find_acquisitions
-from geo.gather import gather, gather_clear
-from geo.readers.stac_search import Search, save_items
-from geo.reading import read_coarse, read_header, read_window
-from geo.signing import authorised, signature_v4
+from geo.formats.stac_search import Search, save_items
+from geo.imagery import remote
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.cloud_masks import CloudRules
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.raster_reading import read_coarse, read_header, read_window
+from geo.imagery.signing import authorised, signature_v4
+from geo.pixels.parcel_pixels import gather, gather_clear
+from geo.pixels.rasterising import index_pixels
 
 BANDS = ["B02", "B03", "B8A"]
 DAYS = ["20180405", "20180420", "20180505", "20180520", "20180604"]

@@ -6,8 +6,8 @@ from datetime import date, datetime
 import pytest
 from stac_fixture import item_of
 
-from geo.acquisitions import AcquisitionError
-from geo.finding import find_acquisitions
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
 
 TEN = ("B02", "B03", "B04", "B08")
 TWENTY = ("B05", "B06", "B07", "B8A", "B11", "B12", "SCL")

@@ -12,10 +12,10 @@ import yaml
 from preparation import snakemake
 from stac_fixture import ORIGIN, Server, item_of, write_scene
 
-from geo.register import RegisterError, read_bounds
-from pipeline.config import load
-from pipeline.inputs import check_inputs, watched
-from pipeline.settings import SettingsError
+from geo.register.reading import RegisterError, read_bounds
+from pipeline.workflow.config import load
+from pipeline.workflow.inputs import check_inputs, watched
+from pipeline.workflow.settings import SettingsError
 
 DAYS = ["20180405", "20180420", "20180505"]
 BANDS = ["B02", "B8A"]

@@ -10,9 +10,9 @@ import pytest
 import xarray as xr
 from pyproj import CRS
 
-from geo.acquisitions import AcquisitionError
-from geo.finding import find_acquisitions
-from geo.reading import read_window
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.raster_reading import read_window
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
 WHOLE = slice(None)

@@ -10,11 +10,11 @@ import pytest
 import shapely
 import xarray as xr
 
-from geo.acquisitions import AcquisitionError
-from geo.burning import index_pixels
-from geo.finding import find_acquisitions
-from geo.gather import gather
-from geo.reading import read_window
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.raster_reading import read_window
+from geo.pixels.parcel_pixels import gather
+from geo.pixels.rasterising import index_pixels
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
 WHOLE = slice(None)

@@ -6,11 +6,11 @@ import rasterio
 import shapely
 from affine import Affine
 
-from geo.acquisitions import AcquisitionError
-from geo.burning import index_pixels
-from geo.finding import detect_format, find_acquisitions
-from geo.gather import gather
-from geo.reading import read_window
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.discovery import detect_format, find_acquisitions
+from geo.imagery.raster_reading import read_window
+from geo.pixels.parcel_pixels import gather
+from geo.pixels.rasterising import index_pixels
 
 WHOLE = slice(None)
 NAME = "SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2"

@@ -18,10 +18,9 @@ from shapely import box
 from tiles_fixture import COLUMNS, EAST, WEST, X_MIN, parcels, write_day, write_scene
 
 from geo.grid import Grid
-from pipeline.acquisition_table import read_acquisitions
-from pipeline.config import load
-from pipeline.observations import read_observations
-from pipeline.pixel_set_store import (
+from pipeline.acquisitions.tiles import read_grids
+from pipeline.dataset.observations import read_observations
+from pipeline.dataset.pixel_set_store import (
     read_dates,
     read_description,
     read_ids,
@@ -30,7 +29,8 @@ from pipeline.pixel_set_store import (
     read_positions,
     read_valid,
 )
-from pipeline.tiles import read_grids
+from pipeline.workflow.acquisition_table import read_acquisitions
+from pipeline.workflow.config import load
 
 MASKED = (0, 1, 3, 8, 9, 10)
 CHANNELS = ("B02", "B8A", "B09")  # of 10, 20 and 60 m

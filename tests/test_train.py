@@ -17,25 +17,25 @@ import torch
 import yaml
 from pixel_set_fixture import write_arrays
 
-from models import training
 from models.classifier import ParcelClassifier
-from models.divergence import DivergedError
 from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
 from models.safetensors_file import load_safetensors
-from models.training_state import TrainingState
-from pipeline import train as stage
-from pipeline.config import load, read, view
-from pipeline.normalisation_pickle import write_normalisation
-from pipeline.pack import pack
-from pipeline.paths import DatasetPaths
-from pipeline.pixel_set_loading import read_pixel_sets
-from pipeline.pixel_set_store import LandClass, write_metadata
-from pipeline.progress import show_progress
-from pipeline.settings import PAPER, SettingsError
-from pipeline.train import choose_hyperparameters, choose_training, member_seed, train
-from pipeline.trained import Trained
-from pipeline.writing import write_json
+from models.training import train_fold as training
+from models.training.divergence import DivergedError
+from models.training.resume import TrainingState
+from pipeline.dataset.normalisation_pickle import write_normalisation
+from pipeline.dataset.pixel_set_loading import read_pixel_sets
+from pipeline.dataset.pixel_set_store import LandClass, write_metadata
+from pipeline.evaluation.trained import Trained
+from pipeline.stages import train as stage
+from pipeline.stages.pack import pack
+from pipeline.stages.train import choose_hyperparameters, choose_training, member_seed, train
+from pipeline.workflow.config import load, read, view
+from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.progress import show_progress
+from pipeline.workflow.settings import PAPER, SettingsError
+from pipeline.workflow.writing import write_json
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -193,7 +193,7 @@ def count_epochs(monkeypatch):
 
 def test_a_state_of_other_data_has_another_digest(run):
     from models.standardisation import Normalisation
-    from models.training_state import training_digest
+    from models.training.resume import training_digest
 
     data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
     others = (
@@ -395,7 +395,7 @@ class TestDivergence:
         script.write_text(
             "import os, sys\n"
             f"sys.path.insert(0, {str(ROOT)!r})\n"
-            "from models import training\n"
+            "from models.training import train_fold as training\n"
             "from pipeline.__main__ import main\n"
             "plain = training.focal_loss\n"
             "def spoilt(logits, labels, **others):\n"

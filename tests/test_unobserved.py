@@ -14,17 +14,13 @@ import pandas as pd
 import pytest
 import shapely
 import torch
-from pixel_set_fixture import adopt_and_pack, write_arrays
+from pixel_set_fixture import ingest_and_pack, write_arrays
 from preparation import merged, prepare_dataset
 from safe_fixture import write_safe
 
-from pipeline.assemble import AssembleError
-from pipeline.config import load, view
-from pipeline.ledger import LedgerError, Observed, complete
-from pipeline.model_inputs import read_inputs
-from pipeline.normalisation_pickle import read_normalisation
-from pipeline.paths import RunPaths
-from pipeline.pixel_set_store import (
+from pipeline.classes.ledger import LedgerError, Observed, complete
+from pipeline.dataset.normalisation_pickle import read_normalisation
+from pipeline.dataset.pixel_set_store import (
     read_classes,
     read_features,
     read_ids,
@@ -33,10 +29,14 @@ from pipeline.pixel_set_store import (
     read_pixels,
     read_valid,
 )
-from pipeline.predict import predict
-from pipeline.split import split
-from pipeline.train import train
-from pipeline.trained import Trained
+from pipeline.evaluation.model_inputs import read_inputs
+from pipeline.evaluation.trained import Trained
+from pipeline.stages.assemble import AssembleError
+from pipeline.stages.predict import predict
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
 
 SIZE, PITCH, SIDE = 80, 8, 6  # pixels of 10 m of the scene, between parcels, of a parcel
 MIN_PIXELS = 3
@@ -363,7 +363,7 @@ def test_predictions_equal_those_of_parcels_cut_to_what_was_seen(
     given = {"path": str(tmp_path / "cut"), "classes": {"min_parcels": 2}}
     settings = load({"dataset": given, **LEARNING, "predict": {"weights": str(trained.models)}})
     other = RunPaths(tmp_path / "run")
-    adopt_and_pack(settings, other)
+    ingest_and_pack(settings, other)
     ours, theirs = (probabilities(r.dataset, trained.models, settings) for r in (run, other))
     assert set(ours) == set(theirs)
     for parcel_id, scores in theirs.items():

@@ -78,7 +78,7 @@ def artefacts(folder):
 def inputs(tmp_path_factory):
     """A folder with imagery, register and settings."""
     folder = tmp_path_factory.mktemp("inputs")
-    from geo.simulation import simulate
+    from demo import simulate
 
     simulate(folder / "imagery", folder / "register.gpkg", **SCENE)
     (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
@@ -144,11 +144,11 @@ def test_no_parcel_is_judged_by_a_model_that_saw_it(finished):
 def test_predictions_are_those_of_the_fold_and_scores_those_of_the_predictions(finished):
     import torch
 
-    from pipeline.folds import read_folds
-    from pipeline.model_inputs import read_inputs
-    from pipeline.paths import RunPaths
-    from pipeline.pixel_set_store import read_classes, read_ids
-    from pipeline.trained import Trained
+    from pipeline.dataset.folds import read_folds
+    from pipeline.dataset.pixel_set_store import read_classes, read_ids
+    from pipeline.evaluation.model_inputs import read_inputs
+    from pipeline.evaluation.trained import Trained
+    from pipeline.workflow.paths import RunPaths
 
     run = RunPaths(finished / RUN)
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))

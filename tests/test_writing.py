@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.writing import (
+from pipeline.workflow.writing import (
     finite_or_null,
     replacing,
     replacing_files,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.adopt import Examined, examine
 from pipeline.inspection.sizes import say_bytes
 from pipeline.inspection.text import say_classes, say_statuses, section
-from pipeline.paths import DatasetPaths
-from pipeline.settings import Settings
+from pipeline.stages.ingest import Examined, examine
+from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.settings import Settings
 
 
 def say_dataset(source: Path, settings: Settings) -> str:
@@ -20,7 +20,7 @@ def say_dataset(source: Path, settings: Settings) -> str:
     Raises
     ------
     DatasetError, NomenclatureError
-        As the stage adopt.
+        As the stage ingest.
     """
     found = examine(source, settings)
     lines = [

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from geo.grid import Grid
-from pipeline.acquisition_table import AcquisitionRow
-from pipeline.writing import replacing
+from pipeline.workflow.acquisition_table import AcquisitionRow
+from pipeline.workflow.writing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.acquisition_table import AcquisitionRow
+from pipeline.workflow.acquisition_table import AcquisitionRow
 
 # Header of a .npy file.
 HEADER_BYTES = 128

@@ -8,19 +8,19 @@ from typing import Any
 
 import pandas as pd
 
-from geo.acquisitions import Acquisition, first_five
 from geo.grid import Grid
-from pipeline.acquisition_table import AcquisitionRow
+from geo.imagery.acquisition import Acquisition, first_five
+from pipeline.classes.nomenclature import CropClass
 from pipeline.inspection.sizes import Sizes, say_bytes
-from pipeline.nomenclature import CropClass
-from pipeline.reporting.charts import rounded
-from pipeline.reporting.inputs import (
+from pipeline.report.charts import rounded
+from pipeline.report.inputs import (
     ACQUISITION_REASONS,
     CLASS_REASONS,
     PARCEL_REASONS,
     STATUSES,
     explain,
 )
+from pipeline.workflow.acquisition_table import AcquisitionRow
 
 # Classes that are not trained on are listed up to here.
 MOST_CLASSES = 12

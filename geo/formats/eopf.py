@@ -1,0 +1,135 @@
+"""Sentinel-2 products as the EOPF (Earth Observation Processor Framework) writes them: Zarr groups.
+
+Layout: reflectance in measurements/reflectance/r10m, r20m, r60m; scene classification in
+conditions/mask/l2a_classification; cloud probability in quality/probability. See the EOPF Product
+Structure and Format Definition, and the products of the EOPF Sentinel Zarr Samples Service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+import zarr
+
+from geo.formats.conventions import bands_and_masks, finest, tile_name
+from geo.formats.stack_file import describe
+from geo.imagery.acquisition import (
+    UNNAMED_TILE,
+    Acquisition,
+    AcquisitionError,
+    Band,
+    Damaged,
+    first_five,
+    read_each,
+)
+from geo.imagery.array_reading import is_consolidated
+
+_REFLECTANCE = "measurements/reflectance"
+_CLASSIFICATION = "conditions/mask/l2a_classification"
+_PROBABILITY = "quality/probability"
+
+_AGAIN = "download the product again."
+
+
+def is_product(path: Path) -> bool:
+    """Tell whether a Zarr folder is a Sentinel-2 product of EOPF."""
+    return (path / _REFLECTANCE).is_dir()
+
+
+def read_products(
+    products: Sequence[Path],
+    bands: Sequence[str] | None,
+    reflectance_scale: float | None,
+    damaged: list[Damaged] | None,
+) -> list[Acquisition]:
+    """Read products of one level.
+
+    Raises
+    ------
+    AcquisitionError
+        If level 1C and 2A are mixed, or a product cannot be read.
+    """
+    level_2a = [path for path in products if (path / _CLASSIFICATION).is_dir()]
+    if 0 < len(level_2a) < len(products):
+        level_1c = [str(path) for path in products if path not in level_2a]
+        raise AcquisitionError(
+            f"{len(level_2a)} products of level 2A are mixed with {len(level_1c)} of level 1C, "
+            f"whose reflectances differ: keep one level. Level 1C: {first_five(level_1c)}."
+        )
+    return read_each(products, lambda path: _read_product(path, bands, reflectance_scale), damaged)
+
+
+def _read_product(
+    path: Path, bands: Sequence[str] | None, reflectance_scale: float | None
+) -> Acquisition:
+    """Read the metadata of one product; of bands at several resolutions the finest is taken."""
+    try:
+        attributes: Mapping[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
+        properties = attributes["stac_discovery"]["properties"]
+        sensed = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise AcquisitionError(
+            f"{path} is no product of EOPF: its attributes have no stac_discovery with "
+            f"properties and start_datetime ({error}): {_AGAIN}"
+        ) from error
+    outer = {**attributes.get("other_metadata", {}), **properties}
+    found = finest(_layers(path, outer, reflectance_scale))
+    wanted, masks = bands_and_masks(found, bands)
+    cloud_cover = properties.get("eo:cloud_cover")
+    return Acquisition(
+        # Its name, which tells tile, times, orbit and baseline.
+        id=path.name.removesuffix(".zarr"),
+        tile=_tile(path, attributes),
+        date=sensed.date(),
+        product=path,
+        format="stack",
+        baseline=properties.get("eopf:baseline"),
+        platform=str(properties.get("platform", "")).title() or None,
+        cloud_fraction=None if cloud_cover is None else float(cloud_cover) / 100,
+        bands=wanted,
+        masks=masks,
+        sensed=sensed,
+        generated=properties.get("created"),
+    )
+
+
+def _layers(
+    path: Path, outer: Mapping[str, Any], reflectance_scale: float | None
+) -> Iterator[Band]:
+    """Describe the bands and masks of every resolution."""
+    for place in (_REFLECTANCE, _CLASSIFICATION, _PROBABILITY):
+        for folder in sorted((path / place).glob("r*m")):
+            group = f"{place}/{folder.name}"
+            with _open(path, group) as data:
+                for variable in data.data_vars.values():
+                    for band, _ in describe(path, group, data, variable, outer, reflectance_scale):
+                        yield band
+
+
+def _tile(path: Path, attributes: Mapping[str, Any]) -> str:
+    """Give the tile, which the product's name holds or, where it was renamed, its metadata."""
+    names = (
+        path.stem,
+        str(attributes["stac_discovery"].get("id")),
+        str(attributes.get("other_metadata", {}).get("UTM_zone_identification")),
+    )
+    return next((tile for name in names if (tile := tile_name(name))), UNNAMED_TILE)
+
+
+def _open(path: Path, group: str) -> xr.Dataset:
+    """Open one group with raw values."""
+    try:
+        return xr.open_dataset(
+            path,
+            engine="zarr",
+            group=group,
+            consolidated=is_consolidated(path),
+            mask_and_scale=False,
+            chunks=None,
+        )
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise AcquisitionError(f"{path}: {group} cannot be opened ({error}): {_AGAIN}") from error

@@ -1,0 +1,1 @@
+"""Imagery: the acquisition as a record, its discovery, masks, radiometry and reading."""

@@ -1,0 +1,94 @@
+"""Read windows of the arrays of NetCDF and Zarr stacks, from any thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geo.imagery.acquisition import Plane
+
+# The HDF5 library below netCDF4 is not safe to use from two threads.
+NETCDF_LOCK = threading.Lock()
+
+
+def is_zarr(path: Path) -> bool:
+    """Tell whether a path is the root of a Zarr store, of version 3 or 2."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+
+
+def is_consolidated(path: Path) -> bool:
+    """Tell whether a Zarr store repeats the metadata of all its arrays in one place."""
+    root = path / "zarr.json"
+    if root.is_file():
+        return bool(json.loads(root.read_bytes()).get("consolidated_metadata"))
+    return (path / ".zmetadata").is_file()
+
+
+def read_plane(
+    path: Path, plane: Plane, nodata: float | None, rows: slice, cols: slice
+) -> NDArray[Any]:
+    """Read raw values of a window of a plane, north up.
+
+    Parameters
+    ----------
+    path
+        NetCDF file or Zarr folder.
+    plane
+        Which array, and where on its axes.
+    nodata
+        Given in place of values that are missing or out of the valid range.
+    rows, cols
+        Start and stop of pixels, counted from the north-western corner.
+
+    Returns
+    -------
+    ndarray of shape (rows, cols)
+        In the data type of the file.
+
+    Raises
+    ------
+    OSError, RuntimeError, ValueError
+        If a block is damaged or the file cannot be read.
+    """
+    if plane.south_up:
+        rows = slice(plane.height - rows.stop, plane.height - rows.start)
+    window = {"y": rows, "x": cols}
+    selection = tuple(item if isinstance(item, int) else window[item] for item in plane.axes)
+    values = (_read_zarr if path.is_dir() else _read_netcdf)(path, plane.variable, selection)
+    if plane.axes.index("x") < plane.axes.index("y"):
+        values = values.T
+    if plane.south_up:
+        values = values[::-1]
+    return _with_one_nodata(values, plane, nodata)
+
+
+def _read_netcdf(path: Path, variable: str, selection: tuple[int | slice, ...]) -> NDArray[Any]:
+    """Read part of a variable as it is stored."""
+    import netCDF4
+
+    with NETCDF_LOCK, netCDF4.Dataset(path) as stack:
+        stack.set_auto_maskandscale(False)
+        return np.asarray(stack[variable][selection])
+
+
+def _read_zarr(path: Path, variable: str, selection: tuple[int | slice, ...]) -> NDArray[Any]:
+    """Read part of an array as it is stored; only the chunks below the selection are decoded."""
+    import zarr
+
+    return np.asarray(zarr.open_array(path, path=variable, mode="r")[selection])
+
+
+def _with_one_nodata(values: NDArray[Any], plane: Plane, nodata: float | None) -> NDArray[Any]:
+    """Give every value that is no data as the one value that says so."""
+    unknown = np.isin(values, plane.missing)
+    if plane.valid_range is not None:
+        least, greatest = plane.valid_range
+        unknown |= (values < least) | (values > greatest)
+    if nodata is None or not unknown.any():
+        return values
+    return np.where(unknown, nodata, values).astype(values.dtype)

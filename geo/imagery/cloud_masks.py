@@ -1,0 +1,145 @@
+"""Which observations are clear, by the masks that an acquisition has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geo.imagery.acquisition import MASKS, Acquisition, Band
+
+# What sharing of a mask by distance may err in, metres: pixel sizes are not exact in decimals.
+_TOLERANCE_M = 1e-6
+
+
+@dataclass(frozen=True)
+class CloudRules:
+    """Which masks count, and what in them is not observed; a pixel is clear if all say so.
+
+    Parameters
+    ----------
+    masks
+        Names of `MASKS` that are used where an acquisition has them; empty: none is.
+    required
+        Those of `masks` that every acquisition must have.
+    classes
+        SCL classes taken as not observed, as the Sentinel-2 Level-2A product definition numbers
+        them: 0 no data, 1 saturated, 2 dark area, 3 cloud shadow, 4 vegetation, 5 bare soil,
+        6 water, 7 unclassified, 8 and 9 cloud of medium and high probability, 10 thin cirrus,
+        11 snow.
+    theia_bits
+        Bits of THEIA's CLM taken as not observed, as the MAJA product format counts them: 0 all
+        clouds but the thinnest, and shadows; 1 all clouds; 2 and 3 shadows, of clouds inside and
+        outside the image; 4 and 5 clouds by one and by several dates; 6 thinnest clouds; 7 cirrus.
+    max_probability
+        Percent; pixels of a larger cloud probability (CLDPRB) are not observed.
+    dilation_m
+        Pixels whose centre lies at most so far from one that is not observed are not, either.
+        Pixels without data (SCL 0) have no such surroundings.
+    """
+
+    masks: tuple[str, ...] = MASKS
+    required: tuple[str, ...] = ()
+    classes: tuple[int, ...] = (0, 1, 3, 8, 9, 10)
+    theia_bits: tuple[int, ...] = tuple(range(8))
+    max_probability: float | None = None
+    dilation_m: float = 0.0
+
+    def choose(self, acquisition: Acquisition) -> dict[str, Band]:
+        """Give the masks of an acquisition that count, by name."""
+        return {name: band for name, band in acquisition.masks.items() if name in self.masks}
+
+    def missing(self, acquisition: Acquisition) -> list[str]:
+        """Name the required masks that an acquisition lacks."""
+        return [name for name in self.required if name not in acquisition.masks]
+
+    def agree_with_metadata(self, masks: Collection[str]) -> bool:
+        """Tell whether these masks count what the cloud fraction of products' metadata counts.
+
+        Those are SCL 8, 9 and 10 at level 2A, and all clouds at THEIA.
+        """
+        own = not set(masks) - {"SCL", "CLM"} and self.dilation_m == 0
+        return own and {8, 9, 10} <= set(self.classes) and 1 in self.theia_bits
+
+    def margin(self, band: Band) -> tuple[int, int]:
+        """Give the rows and columns around a window that its clouds may come from."""
+        sizes = band.grid.pixel_height, band.grid.pixel_width
+        rows, cols = (int((self.dilation_m + _TOLERANCE_M) / size) for size in sizes)
+        return rows, cols
+
+    def is_clear(self, name: str, values: NDArray[Any], band: Band) -> NDArray[np.bool_]:
+        """Tell which pixels of a window of a mask are clear; near its edges, as far as it shows.
+
+        Parameters
+        ----------
+        name
+            One of `MASKS`.
+        values
+            The mask's raw values, (rows, columns).
+        band
+            Where they are from.
+        """
+        no_data = np.zeros(values.shape, bool)
+        if name == "SCL":
+            no_data = ~is_sensed(values, band)
+            hidden = ~no_data & _is_any_of(values, self.classes)
+        elif name == "CLM":
+            hidden = (_as_integers(values) & sum(1 << bit for bit in set(self.theia_bits))) != 0
+        elif name == "CLDPRB":
+            # Not `>`: NaN is not known to be clear.
+            hidden = ~(values <= (100 if self.max_probability is None else self.max_probability))
+        else:
+            hidden = values != 0
+        if self.dilation_m > 0:
+            size = band.grid.pixel_height, band.grid.pixel_width
+            hidden = is_within(hidden, size, self.dilation_m)
+        if 0 in self.classes:
+            hidden |= no_data
+        return ~hidden
+
+
+def is_sensed(classification: NDArray[Any], band: Band) -> NDArray[np.bool_]:
+    """Tell which pixels of a scene classification have a class: neither 0 nor the file's nodata."""
+    sensed: NDArray[np.bool_] = (classification >= 1) & (classification <= 11)
+    return sensed if band.nodata is None else sensed & (classification != band.nodata)
+
+
+def is_within(
+    hidden: NDArray[np.bool_], pixel_size: tuple[float, float], distance: float
+) -> NDArray[np.bool_]:
+    """Tell which pixels lie within a distance of a hidden one, from centre to centre.
+
+    Parameters
+    ----------
+    hidden
+        bool (rows, columns).
+    pixel_size
+        Height and width, in the unit of `distance`.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if not hidden.any():  # from which the transform would measure to nowhere
+        return hidden
+    near: NDArray[np.bool_] = (
+        distance_transform_edt(~hidden, sampling=pixel_size) <= distance + _TOLERANCE_M
+    )
+    return near
+
+
+def _is_any_of(values: NDArray[Any], classes: Sequence[int]) -> NDArray[np.bool_]:
+    """Tell which SCL values are among the classes; the values must be classes or no data."""
+    lookup = np.zeros(256, bool)
+    lookup[list(classes)] = True
+    found: NDArray[np.bool_] = lookup[_as_integers(values)]
+    return found
+
+
+def _as_integers(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Give the bytes of a mask whatever type its file has; NaN and what no byte holds are 255."""
+    if values.dtype == np.uint8:
+        return values
+    fits = (values >= 0) & (values <= 255)
+    return np.where(fits, values, 255).astype(np.uint8)

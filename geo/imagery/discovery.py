@@ -1,0 +1,212 @@
+"""Finding of acquisitions, whatever the format of the imagery."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from rasterio.crs import CRS
+
+from geo.formats.conventions import (
+    ITEM_ENDINGS,
+    TIFF_ENDINGS,
+    files_ending,
+    stack_files,
+    tiff_files,
+)
+from geo.formats.safe_files import find_products
+from geo.formats.theia import product_folders
+from geo.imagery.acquisition import (
+    Acquisition,
+    AcquisitionError,
+    Damaged,
+    Format,
+    first_five,
+    refuse_damaged,
+)
+
+
+def find_acquisitions(
+    path: Path,
+    format: Format = "auto",  # noqa: A002
+    *,
+    bands: Sequence[str] | None = None,
+    file_bands: Sequence[str] | None = None,
+    reflectance_scale: float | None = None,
+    signed_by: str | None = None,
+    damaged: list[Damaged] | None = None,
+) -> list[Acquisition]:
+    """Find the acquisitions of a folder, product or file, without reading more than a few pixels.
+
+    Parameters
+    ----------
+    path
+        Folder of products (SAFE, THEIA, EOPF), of GeoTIFFs, of stacks (NetCDF, Zarr) or of STAC
+        items, or one of them.
+    format
+        Reader to use; "auto" looks at what is there.
+    bands
+        Bands that every acquisition must have; others are not looked at. None: all there are.
+    file_bands
+        Band names of GeoTIFFs without band descriptions, in order.
+    reflectance_scale
+        Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
+    signed_by
+        Service whose signature the addresses of STAC items need: planetary_computer.
+    damaged
+        Products that cannot be read, or lack bands, are added here; None: they are refused, as
+        they are where no other is left.
+
+    Returns
+    -------
+    list of Acquisition
+        In order of date, tile and id.
+
+    Raises
+    ------
+    AcquisitionError
+        If nothing is found, a file is damaged or says too little, or a band is missing.
+    """
+    if not path.exists():
+        raise AcquisitionError(f"There is no {path}. Give the path of the imagery.")
+    if format == "auto":
+        format = detect_format(path)  # noqa: A001
+    if format != "geotiff" and file_bands is not None:
+        raise AcquisitionError(
+            f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out."
+        )
+    if format in ("safe", "theia", "stac") and reflectance_scale is not None:
+        raise AcquisitionError(
+            f"The {format} products of {path} state their scale: leave out reflectance_scale."
+        )
+
+    # Imported by format: only stacks need xarray, which takes a second to import.
+    if format == "safe":
+        from geo.formats import safe
+
+        found = safe.find(path, bands, damaged)
+    elif format == "theia":
+        from geo.formats import theia
+
+        found = theia.find(path, bands, damaged)
+    elif format == "geotiff":
+        from geo.formats import geotiff
+
+        found = geotiff.find(path, bands, file_bands, reflectance_scale, damaged)
+    elif format == "stac":
+        from geo.formats import stac
+
+        found = stac.find(path, bands, signed_by, damaged)
+    else:
+        from geo.formats import stack
+
+        found = stack.find(path, bands, reflectance_scale, damaged)
+    found = _with_bands(found, bands, damaged)
+    _check_metres(found)
+    if not found:
+        refuse_damaged(damaged or [], len(damaged or []))
+    if format in ("geotiff", "stack") and reflectance_scale is None:
+        from geo.imagery.float_scale import check_float_scale
+
+        check_float_scale(found)
+    return sorted(_with_unique_ids(found, path), key=lambda item: (item.date, item.tile, item.id))
+
+
+def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "stac"]:
+    """Tell the format of imagery from what lies at a path.
+
+    Raises
+    ------
+    AcquisitionError
+        If nothing is recognised, or more than one format is there.
+    """
+    found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
+    damaged: list[Damaged] = []
+    if any(find_products(path, damaged)) or damaged:
+        found.append("safe")
+    of_theia = product_folders(path)
+    if of_theia:
+        found.append("theia")
+    if stack_files(path):
+        found.append("stack")
+    if path not in of_theia and any(files_ending(path, TIFF_ENDINGS)):
+        found.append("geotiff")
+    # Beside imagery of another format, JSON files are something else; and GeoTIFFs in folders below
+    # may belong to products.
+    if not found and any(files_ending(path, ITEM_ENDINGS)):
+        found.append("stac")
+    if not found and tiff_files(path):
+        found.append("geotiff")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise AcquisitionError(
+            f"{path} holds imagery of several formats: {', '.join(found)}. "
+            "Name the one to read as the format, or keep one in a folder of its own."
+        )
+    raise AcquisitionError(
+        f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
+        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif), nor "
+        "stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
+    )
+
+
+def _with_bands(
+    found: Sequence[Acquisition], bands: Sequence[str] | None, damaged: list[Damaged] | None
+) -> list[Acquisition]:
+    """Give the acquisitions with every requested band; refuse the others, or set them aside."""
+    whole, lacking = [], []
+    for item in found:
+        missing = [band for band in bands or () if band not in item.bands]
+        if not missing:
+            whole.append(item)
+        else:
+            there = ", ".join(item.bands) or "none of those asked for"
+            problem = f"{item.product}: no {', '.join(missing)} (it has {there})"
+            lacking.append(Damaged(item.product, problem))
+    if lacking and damaged is None:
+        problems = first_five([item.problem for item in lacking], "\n  ")
+        raise AcquisitionError(
+            f"{len(lacking)} of {len(found)} acquisitions lack bands:\n  {problems}\n"
+            "Complete them, or ask for fewer bands."
+        )
+    if damaged is not None:
+        damaged += lacking
+    return whole
+
+
+def _check_metres(found: Sequence[Acquisition]) -> None:
+    """Check that grids are in metres, as sizes, buffers and resolutions are."""
+    for crs in {item.grid.crs for item in found}:
+        unit, _ = CRS.from_user_input(crs).units_factor
+        if unit not in ("metre", "meter"):
+            products = [str(item.product) for item in found if item.grid.crs == crs]
+            raise AcquisitionError(
+                f"{len(products)} of {len(found)} acquisitions have pixels in units of {unit}, not "
+                f"metres: {first_five(products)}. Warp them to the UTM zone of the tile: gdalwarp "
+                "-t_srs EPSG:326.. -tr 10 10."
+            )
+
+
+def _with_unique_ids(found: Sequence[Acquisition], path: Path) -> list[Acquisition]:
+    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is.
+
+    Where they lie in products of their own, each is found again there, without its number. Numbered
+    ones that share a product are found again in the whole path only.
+    """
+    products: dict[str, list[Path]] = {}
+    for item in found:
+        products.setdefault(item.id, []).append(item.product)
+    unique, times = [], dict[str, int]()
+    # Stable, so that equals keep their order.
+    for item in sorted(found, key=lambda item: item.preference, reverse=True):
+        times[item.id] = times.get(item.id, 0) + 1
+        number = times[item.id]
+        is_apart = len(set(products[item.id])) == len(products[item.id])
+        numbered = replace(
+            item, id=f"{item.id}_{number}", product=item.product if is_apart else path
+        )
+        unique.append(item if number == 1 else numbered)
+    return unique

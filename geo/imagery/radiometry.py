@@ -1,0 +1,224 @@
+"""Whether the pixels of acquisitions hold the additive offset that their metadata announce.
+
+Since processing baseline 04.00 (25 January 2022, and everything reprocessed since) the digital
+numbers of Sentinel-2 are reflectance x 10,000 + 1,000, and the metadata announce -1,000 to be
+added. Catalogues and mirrors get this wrong in both directions: numbers whose offset was removed
+already are still announced with it (Element84/earth-search issues 9, 66, 71), and numbers that hold
+it come without any word of it (torchgeo issue 3224). Either is an error of 0.1 in reflectance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geo.imagery.acquisition import Acquisition, Band
+from geo.imagery.raster_reading import read_coarse
+
+# Added to reflectance x 10,000 since baseline 04.00, in all bands.
+OFFSET = 1000.0
+
+# One band of each group is looked at. Land is dark in red and blue where plants grow, in the short
+# wave infrared where there is water or snow; haze, which lifts red and blue much as an offset does,
+# is hardly seen in the infrared.
+_GROUPS = (("B04", "B05", "B03"), ("B12", "B11", "B8A", "B08", "B07", "B06"), ("B02", "B03"))
+
+_SIDE = 700  # pixels along each axis that stand for a band
+_MIN_PIXELS = 500
+# Reduced resolutions mix pixels at the edge of what was sensed with the zeros beyond.
+_EDGE = 3
+
+# Reflectance x 10,000 with the offset still in it. A share of _DARK below _DARK_LEVEL would be
+# reflectances below -0.04 if the offset were in the pixels: it is not. No more than _NONE below
+# _FLOOR in any band, and the darkest percent below _LOWEST in red and infrared alike: it is.
+_DARK, _DARK_LEVEL = 0.05, 600.0
+_NONE, _FLOOR, _LOWEST = 0.005, 900.0, 1500.0
+# So many acquisitions with the same announcement must show it together, and so many of them be so
+# dark: of one alone, thin clouds all over would do so, too.
+_MIN_TOGETHER, _SHOWN_BY = 5, 3
+
+# Quantiles that are compared among neighbours in time, how many of those, and the tolerance.
+_QUANTILES = (0.01, 0.05, 0.25)
+_NEIGHBOURS, _MIN_NEIGHBOURS, _TOLERANCE = 7, 3, 0.25 * OFFSET
+
+Verdict = Literal["agrees", "undecided", "contradicts"]
+
+
+@dataclass(frozen=True)
+class DarkPixels:
+    """How dark an acquisition is: B bands, in reflectance x 10,000 without any offset applied.
+
+    Parameters
+    ----------
+    acquisition
+        Where they are from.
+    announced
+        Whether its metadata announce the offset.
+    bands
+        Names of the bands.
+    quantiles
+        float (B, Q).
+    below_dark, below_floor
+        float (B,): share of pixels below what only pixels without the offset reach.
+    """
+
+    acquisition: Acquisition
+    announced: bool
+    bands: tuple[str, ...]
+    quantiles: NDArray[np.float64]
+    below_dark: NDArray[np.float64]
+    below_floor: NDArray[np.float64]
+
+    @property
+    def levels(self) -> NDArray[np.float64]:
+        """Quantiles that are compared among neighbours, without the very lowest: float (B, Q)."""
+        return self.quantiles[:, 1:]
+
+
+def can_lie(acquisition: Acquisition) -> bool:
+    """Tell whether metadata and pixels could disagree: not before the offset was invented."""
+    announced = _announced(acquisition)
+    baseline = acquisition.baseline
+    return announced is not None and (announced or baseline is None or baseline >= "04.00")
+
+
+def measure(acquisition: Acquisition) -> DarkPixels | None:
+    """Measure the dark pixels of an acquisition; None where too few were sensed.
+
+    Raises
+    ------
+    AcquisitionError
+        If a file cannot be read.
+    """
+    announced = _announced(acquisition)
+    bands = _chosen_bands(acquisition)
+    values = [_sensed_values(acquisition.bands[name]) for name in bands]
+    if announced is None or not values or min(map(len, values)) < _MIN_PIXELS:
+        return None
+    return DarkPixels(
+        acquisition=acquisition,
+        announced=announced,
+        bands=bands,
+        quantiles=np.array([np.quantile(band, _QUANTILES) for band in values]),
+        below_dark=np.array([(band < _DARK_LEVEL).mean() for band in values]),
+        below_floor=np.array([(band < _FLOOR).mean() for band in values]),
+    )
+
+
+def judge(measured: Sequence[DarkPixels]) -> Mapping[str, Verdict]:
+    """Say of every acquisition whether its pixels agree with what its metadata announce.
+
+    Acquisitions are judged from their own pixels where these are dark enough, and else beside
+    those of the same tile that are nearest in time: an offset shifts every quantile of every band
+    by the same, which neither clouds nor seasons do. What is not clear stays undecided.
+
+    Parameters
+    ----------
+    measured
+        Acquisitions of one tile, with the same bands. Those that cannot lie help to judge others.
+
+    Returns
+    -------
+    dict of str
+        By acquisition id.
+    """
+    known = {item.acquisition.id: False for item in measured if not can_lie(item.acquisition)}
+    known |= _known_alone(measured)
+    known |= _known_together(measured, known)
+    known |= _known_beside_others(measured, known)
+    return {
+        item.acquisition.id: "undecided"
+        if item.acquisition.id not in known
+        else ("agrees" if known[item.acquisition.id] == item.announced else "contradicts")
+        for item in measured
+    }
+
+
+def _announced(acquisition: Acquisition) -> bool | None:
+    """Tell whether the offset is announced; None where something else is, which is not judged."""
+    offsets = {band.offset * band.scale for band in acquisition.bands.values()}
+    if all(abs(offset + OFFSET) < 1 for offset in offsets):
+        return True
+    return False if all(abs(offset) < 1 for offset in offsets) else None
+
+
+def _chosen_bands(acquisition: Acquisition) -> tuple[str, ...]:
+    """Choose the bands that are looked at: one of each group, where there is one."""
+    chosen = [
+        next((name for name in group if name in acquisition.bands), None) for group in _GROUPS
+    ]
+    return tuple(dict.fromkeys(name for name in chosen if name is not None))
+
+
+def _sensed_values(band: Band) -> NDArray[np.float64]:
+    """Read pixels that stand for a band, without those that were not sensed or lie beside them."""
+    # Imported here: most acquisitions leave no doubt, and scipy takes its time.
+    from scipy import ndimage
+
+    raw = read_coarse(band, _SIDE)
+    sensed = np.isfinite(raw) if band.nodata is None else np.isfinite(raw) & (raw != band.nodata)
+    around = np.ones((1, 2 * _EDGE + 1, 2 * _EDGE + 1), bool)
+    sensed = ndimage.binary_erosion(sensed, around, border_value=1)
+    values: NDArray[np.float64] = raw[sensed].astype(np.float64) * band.scale
+    return values
+
+
+def _known_alone(measured: Sequence[DarkPixels]) -> Mapping[str, bool]:
+    """Find, by id, the acquisitions so dark that the offset cannot be in them (False)."""
+    return {item.acquisition.id: False for item in measured if item.below_dark[:2].max() >= _DARK}
+
+
+def _known_together(
+    measured: Sequence[DarkPixels], known: Mapping[str, bool]
+) -> Mapping[str, bool]:
+    """Find, by id, the acquisitions whose darkest pixels all end at the offset (True)."""
+    found: dict[str, bool] = {}
+    for announced in (False, True):
+        same = [
+            item
+            for item in measured
+            if item.announced == announced and item.acquisition.id not in known
+        ]
+        if len(same) < _MIN_TOGETHER or len(same[0].bands) < 2:
+            continue
+        lowest = np.sort([item.quantiles[:2, 0] for item in same], axis=0)[_SHOWN_BY - 1]
+        if all(item.below_floor.max() < _NONE for item in same) and lowest.max() < _LOWEST:
+            found |= {item.acquisition.id: True for item in same}
+    return found
+
+
+def _known_beside_others(
+    measured: Sequence[DarkPixels], known: Mapping[str, bool]
+) -> Mapping[str, bool]:
+    """Find, by id, the acquisitions that are as dark as their neighbours, or lighter by the offset.
+
+    Neighbours are those that are known, and those that announce the offset: where that is wrong,
+    most are known to be without.
+    """
+    sure = {
+        item.acquisition.id: known.get(item.acquisition.id, item.announced)
+        for item in measured
+        if item.acquisition.id in known or item.announced
+    }
+    found: dict[str, bool] = {}
+    for item in measured:
+        neighbours = [
+            other
+            for other in measured
+            if other.acquisition.id in sure and other.acquisition.id != item.acquisition.id
+        ]
+        if item.acquisition.id in known or len(neighbours) < _MIN_NEIGHBOURS:
+            continue
+        neighbours.sort(key=lambda other: abs(other.acquisition.date - item.acquisition.date))
+        levels = [
+            other.levels - OFFSET * sure[other.acquisition.id] for other in neighbours[:_NEIGHBOURS]
+        ]
+        lighter = item.levels - np.median(levels, axis=0)
+        could_be_in_pixels = bool(item.below_floor.max() < _NONE)
+        if (np.abs(lighter - OFFSET * could_be_in_pixels) < _TOLERANCE).all():
+            found[item.acquisition.id] = could_be_in_pixels
+    return found

@@ -1,0 +1,279 @@
+"""Read headers and windows of raster bands, from any thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geo.grid import Grid
+from geo.imagery.acquisition import AcquisitionError, Band, Plane, is_address
+from geo.imagery.array_reading import read_plane
+from geo.imagery.open_rasters import OpenRasters, is_jp2
+
+# What is no local file: GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
+_VIRTUAL = "/vsi"
+
+# Windows along each axis that stand for a stack's band.
+_WINDOWS = 5
+
+_DAMAGED = "The file is damaged or incomplete: download or copy it again."
+
+
+@dataclass(frozen=True)
+class RasterHeader:
+    """What a raster file says without decoding a pixel; tuples have one item a band."""
+
+    grid: Grid
+    block_shapes: tuple[tuple[int, int], ...]
+    dtypes: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    nodata: tuple[float | None, ...]
+
+
+def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
+    """Read the header of a GeoTIFF or JPEG 2000 file, and check that the file is whole.
+
+    Parameters
+    ----------
+    source
+        Local file, member of an archive (/vsizip/...), or address.
+    size
+        Bytes of a source that is no local file, where they are known.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file cannot be opened, is cut off, or has no coordinate system.
+    """
+    source = str(source)
+    is_local = not (source.startswith(_VIRTUAL) or is_address(source))
+    try:
+        with OpenRasters() as rasters, rasters.use(source) as raster:
+            grid = _grid(source, raster)
+            end = _end_of_tiff_blocks(raster) if raster.driver == "GTiff" else 0
+            header = RasterHeader(
+                grid=grid,
+                block_shapes=tuple(raster.block_shapes),
+                dtypes=tuple(raster.dtypes),
+                descriptions=tuple(text or "" for text in raster.descriptions),
+                scales=tuple(raster.scales),
+                offsets=tuple(raster.offsets),
+                nodata=tuple(raster.nodatavals),
+            )
+    except (RasterioError, OSError) as error:
+        raise AcquisitionError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
+    if is_local:
+        size = Path(source).stat().st_size
+    if size is not None and end > size:
+        raise AcquisitionError(
+            f"{source} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}"
+        )
+    if is_local and size is not None and is_jp2(source):
+        _check_whole_jp2(Path(source), size)
+    return header
+
+
+def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
+    """Read raw values of a window of one band; see `read_windows`."""
+    with OpenRasters() as rasters:
+        (values,) = read_windows([band], rows, cols, rasters)
+    return values
+
+
+def read_windows(
+    bands: Sequence[Band], rows: slice, cols: slice, rasters: OpenRasters
+) -> list[NDArray[Any]]:
+    """Read raw values of a window of bands; safe to call from several threads at once.
+
+    Bands of one file, one after the other, are read together: where the file holds their pixels
+    together, GDAL decodes each block once.
+
+    Parameters
+    ----------
+    bands
+        Where to read; all on one grid.
+    rows, cols
+        Pixels of the bands' own grid, with the meaning of slices of an array (step 1).
+    rasters
+        Where files stay open from one window to the next.
+
+    Returns
+    -------
+    list of ndarray of shape (rows, cols)
+        Of every band, in the data type of its file, without scale and offset.
+
+    Raises
+    ------
+    AcquisitionError
+        If a file cannot be read.
+    """
+    top, bottom, _ = rows.indices(bands[0].grid.height)
+    left, right, _ = cols.indices(bands[0].grid.width)
+    part = slice(top, bottom), slice(left, right)
+    found: list[NDArray[Any]] = []
+    for source, group in groupby(bands, key=lambda band: band.source):
+        of_source = list(group)
+        names = " ".join(band.name for band in of_source)
+        try:
+            found += _read(source, of_source, part, rasters)
+        except AcquisitionError as error:  # of a remote file, which says what to do
+            raise AcquisitionError(f"Band {names}: {error}") from error
+        except (RasterioError, OSError, RuntimeError, ValueError) as error:
+            raise AcquisitionError(
+                f"Band {names} of {source} cannot be read at rows {top}-{bottom}, columns "
+                f"{left}-{right} ({error}). {_DAMAGED}"
+            ) from error
+    return found
+
+
+def _read(
+    source: str, bands: Sequence[Band], part: tuple[slice, slice], rasters: OpenRasters
+) -> list[NDArray[Any]]:
+    """Read a window of bands of one file."""
+    layers = [band.layer for band in bands if isinstance(band.layer, int)]
+    if not layers:
+        return [
+            read_plane(Path(source), band.layer, band.nodata, *part)
+            for band in bands
+            if isinstance(band.layer, Plane)
+        ]
+    with rasters.use(source) as raster:
+        return list(raster.read(layers, window=Window.from_slices(*part)))
+
+
+def block_shape(band: Band) -> tuple[int, int]:
+    """Give the rows and columns of a band's raster that are decoded together.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file has to be opened for it, and does not have the band's grid.
+    """
+    if band.block_shape is not None:
+        return band.block_shape
+    header = read_header(band.source)
+    if not header.grid.matches(band.grid):
+        raise AcquisitionError(
+            f"{band.source} lies on {header.grid}, its catalogue says on {band.grid}: leave it out."
+        )
+    assert isinstance(band.layer, int)  # noqa: S101 (stacks know their blocks)
+    return header.block_shapes[band.layer - 1]
+
+
+def read_coarse(band: Band, side: int) -> NDArray[Any]:
+    """Read raw values of about `side` x `side` pixels that stand for the whole band.
+
+    A raster is read at reduced resolution: JPEG 2000 holds every second one, a Cloud Optimized
+    GeoTIFF its overviews, so that little is decoded. A stack, which has neither, is read in
+    windows that are spread over it evenly, and so is a remote JPEG 2000, of which all would have
+    to be fetched.
+
+    Returns
+    -------
+    ndarray of shape (windows, rows, cols)
+        In the data type of the file; one window of a raster, and of a small band.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file cannot be read.
+    """
+    height, width = band.grid.shape
+    if max(height, width) <= side:
+        return read_window(band, slice(None), slice(None))[np.newaxis]
+    if isinstance(band.layer, Plane) or (band.is_remote and is_jp2(band.source)):
+        rows, cols = (_spread(length, side // _WINDOWS) for length in (height, width))
+        return np.stack([read_window(band, row, col) for row in rows for col in cols])
+    shape = min(height, side), min(width, side)
+    try:
+        with OpenRasters() as rasters, rasters.use(band.source) as raster:
+            values: NDArray[Any] = raster.read(band.layer, out_shape=shape)
+            return values[np.newaxis]
+    except (RasterioError, OSError) as error:
+        raise AcquisitionError(
+            f"Band {band.name} of {band.source} cannot be read ({error}). {_DAMAGED}"
+        ) from error
+
+
+def _spread(length: int, size: int) -> list[slice]:
+    """Spread windows evenly over a length."""
+    size = min(size, length)
+    starts = np.linspace(0, length - size, _WINDOWS).astype(int)
+    return [slice(start, start + size) for start in starts.tolist()]
+
+
+def crs_text(crs: Any) -> str:
+    """Write a coordinate system (of rasterio or pyproj) as EPSG code where it has one, else WKT."""
+    epsg = crs.to_epsg()
+    return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())
+
+
+def _grid(source: str, raster: Any) -> Grid:
+    """Make the grid of an open raster."""
+    if raster.crs is None:
+        raise AcquisitionError(f"{source} has no coordinate system: assign one (gdal_edit -a_srs).")
+    try:
+        return Grid.from_transform(crs_text(raster.crs), raster.transform, *raster.shape)
+    except ValueError as error:
+        raise AcquisitionError(f"{source}: {error}") from error
+
+
+def _end_of_tiff_blocks(raster: Any) -> int:
+    """Give the byte after the last block of each band: writers put blocks in order.
+
+    The directory at a TIFF's start survives a cut download, so that opening it finds nothing.
+    """
+    end = 0
+    for band in range(1, raster.count + 1):
+        block_height, block_width = raster.block_shapes[band - 1]
+        last = f"{(raster.width - 1) // block_width}_{(raster.height - 1) // block_height}"
+        offset = raster.get_tag_item(f"BLOCK_OFFSET_{last}", "TIFF", bidx=band)
+        size = raster.get_tag_item(f"BLOCK_SIZE_{last}", "TIFF", bidx=band)
+        if offset and size:  # a block of nothing but no data may not be stored at all
+            end = max(end, int(offset) + int(size))
+    return end
+
+
+def _check_whole_jp2(path: Path, size: int) -> None:
+    """Check that the codestream of a JP2 file is there to its end.
+
+    Walks the boxes of ISO/IEC 15444-1 (annex I.4: length, type, and a long length where length
+    is 1; 0 means to the end of the file) to the codestream, which closes with the marker FFD9
+    (annex A.4.4). GDAL opens a file that is cut off, and fails only once it decodes the tail.
+    """
+    with path.open("rb") as file:
+        start = 0
+        while start + 8 <= size:
+            length, kind = _read_box(file, start)
+            end = size if length == 0 else start + length
+            if kind == b"jp2c":
+                file.seek(max(min(end, size) - 2, 0))
+                if end > size or file.read(2) != b"\xff\xd9":
+                    missing = f" of {end}" if end > size else ""
+                    raise AcquisitionError(
+                        f"{path} ends at byte {size}{missing}, before its image does. {_DAMAGED}"
+                    )
+                return
+            if length < 8 and length != 0:
+                break
+            start = end
+    raise AcquisitionError(f"{path} holds no JPEG 2000 codestream. {_DAMAGED}")
+
+
+def _read_box(file: BinaryIO, start: int) -> tuple[int, bytes]:
+    """Read length and type of the JP2 box that starts at a byte."""
+    file.seek(start, os.SEEK_SET)
+    head = file.read(16)
+    length = int.from_bytes(head[:4], "big")
+    return (int.from_bytes(head[8:16], "big") if length == 1 else length), head[4:8]

@@ -1,0 +1,187 @@
+"""Ask for files over HTTP and S3, whole or by ranges, again where an answer fails.
+
+Every answer is held against the length that was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from geo.imagery.acquisition import AcquisitionError
+from geo.imagery.signing import authorised
+
+logger = logging.getLogger(__name__)
+
+# Seconds to wait before each new try of a request.
+RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+# A server may ask for more patience (Retry-After), but not for all of it.
+_LONGEST_WAIT_S = 60.0
+TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+Answer = TypeVar("Answer")
+
+
+class RemoteError(AcquisitionError):
+    """A remote file that cannot be read; the message names it without its signature."""
+
+
+class PassingFault(Exception):  # noqa: N818 (not for the user)
+    """A fault after which it is worth trying again, after `patience_s` seconds if not later."""
+
+    patience_s = 0.0
+
+
+def until_answered(what: str, attempt: Callable[[], Answer]) -> Answer:
+    """Try again, after longer and longer waits, for as long as faults may pass.
+
+    Parameters
+    ----------
+    what
+        What is asked for, for the message.
+    attempt
+        Asks once; raises PassingFault.
+
+    Raises
+    ------
+    RemoteError
+        If the last try fails, too.
+    """
+    for delay in (*RETRY_DELAYS_S, None):
+        try:
+            return attempt()
+        except PassingFault as fault:
+            problem = fault
+        if delay is not None:
+            wait = min(max(delay, problem.patience_s), _LONGEST_WAIT_S)
+            logger.debug("%s: %s; again in %g s", what, problem, wait)
+            time.sleep(wait)
+    raise RemoteError(
+        f"{what} cannot be read: {problem}, and so at each of {len(RETRY_DELAYS_S) + 1} tries. Run "
+        "it again when the service answers: what is there already is kept."
+    )
+
+
+def without_signature(source: str) -> str:
+    """Give an address as it may be shown: without query, which may hold a signature, and user."""
+    parts = urlsplit(source)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def read_whole(source: str) -> bytes:
+    """Read a whole file.
+
+    Raises
+    ------
+    RemoteError
+        If it is not there, or still cannot be read after the last try.
+    """
+    return _request(source, None).content
+
+
+def read_range(source: str, start: int, stop: int) -> tuple[bytes, int]:
+    """Read the bytes of a file from `start` up to `stop` or its end, and the length of the file.
+
+    Raises
+    ------
+    RemoteError
+        As `read_whole`; if the server sends whole files only.
+    """
+    answer = _request(source, (start, stop))
+    return answer.content, _length(answer)
+
+
+@lru_cache(maxsize=1)
+def _session() -> requests.Session:
+    """Make the session that keeps connections open."""
+    session = requests.Session()
+    adapter = HTTPAdapter(pool_maxsize=32)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def _request(source: str, extent: tuple[int, int] | None) -> requests.Response:
+    """Ask for a file, or for its bytes from start up to stop, until the answer is whole."""
+    return until_answered(without_signature(source), lambda: _try(source, extent))
+
+
+def _try(source: str, extent: tuple[int, int] | None) -> requests.Response:
+    """Ask once.
+
+    Raises
+    ------
+    RemoteError
+        If it is of no use to ask again.
+    PassingFault
+        If it is.
+    """
+    try:
+        # At every try, as signatures expire. Compressed answers would have other lengths.
+        address, headers = authorised(source)
+        headers["Accept-Encoding"] = "identity"
+        if extent is not None:
+            headers["Range"] = f"bytes={extent[0]}-{extent[1] - 1}"
+        # The body is read only once the status is known: a server may send all of a file that it
+        # was asked a part of.
+        with _session().get(address, headers=headers, timeout=TIMEOUT_S, stream=True) as answer:
+            _check_status(source, extent, answer)
+            content = answer.content
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise PassingFault("the connection failed") from error
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise PassingFault("the answer broke off") from error
+    except requests.RequestException as error:
+        raise RemoteError(
+            f"{without_signature(source)} cannot be asked for ({type(error).__name__})."
+        ) from error
+    if extent is not None and len(content) != min(extent[1], _length(answer)) - extent[0]:
+        raise PassingFault(f"the answer ended after {len(content)} bytes")
+    return answer
+
+
+def _check_status(source: str, extent: tuple[int, int] | None, answer: requests.Response) -> None:
+    """Check that an answer holds what was asked for, by its head."""
+    status = answer.status_code
+    if status in PASSING:
+        fault = PassingFault(f"the server answered {status} {answer.reason}")
+        asked = answer.headers.get("Retry-After", "")
+        fault.patience_s = float(asked) if asked.isdigit() else 0.0
+        raise fault
+    if status in (401, 403):
+        raise RemoteError(
+            f"{without_signature(source)} is not to be read ({status} {answer.reason}). Set "
+            "imagery.sign, or the credentials of its service in the environment (README, STAC). S3 "
+            "says so of what is not there, too."
+        )
+    if status not in (200, 206):
+        raise RemoteError(
+            f"{without_signature(source)} is not there ({status} {answer.reason}). Check its "
+            "address, or look for the imagery again: snakemake -R index."
+        )
+    if extent is None:
+        return
+    if status == 200 and not 0 < _length(answer) <= extent[1]:
+        raise RemoteError(
+            f"{without_signature(source)}: its server sends whole files only, no parts of them "
+            "(HTTP ranges). Copy the imagery to a disk and read it there."
+        )
+    part = answer.headers.get("Content-Range", "")
+    if status == 206 and not part.startswith(f"bytes {extent[0]}-"):
+        raise PassingFault(f"the server sent {part or 'some part'}, not from {extent[0]} on")
+
+
+def _length(answer: requests.Response) -> int:
+    """Give the length of the file that an answer holds, all or in part; 0 where it is not told."""
+    told = answer.headers.get("Content-Length", "")
+    if answer.status_code == 206:
+        told = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(told) if told.isdigit() else 0

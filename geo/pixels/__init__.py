@@ -1,0 +1,1 @@
+"""Parcels' pixels: rasterising, reading, filling, describing."""

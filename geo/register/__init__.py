@@ -1,0 +1,1 @@
+"""Parcel registers: reading, mending, placement on tiles, and writing."""

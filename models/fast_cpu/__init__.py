@@ -1,0 +1,1 @@
+"""The hand-written CPU path of the pixel-set encoder."""

@@ -1,0 +1,133 @@
+"""A model with what changes its weights: optimizer, learning rate over time, precision."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models.classifier import ParcelClassifier
+from models.training.distributed import ALONE, Processes
+from models.training.options import TrainingSettings
+
+
+class Learner:
+    """Take the steps of a training.
+
+    Parameters
+    ----------
+    model
+        On its device.
+    settings
+        How to train.
+    n_steps
+        Of the whole training, which the schedule of the learning rate spans.
+    processes
+        That train the model together.
+
+    Attributes
+    ----------
+    model, optimizer, scheduler
+        The scheduler sets the optimizer's learning rate after every step.
+    """
+
+    def __init__(
+        self,
+        model: ParcelClassifier,
+        settings: TrainingSettings,
+        n_steps: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.optimizer = _optimizer(model, settings)
+        self.scheduler = _scheduler(self.optimizer, settings, n_steps)
+        self._bfloat16 = computes_in_bfloat16(settings.precision, self.device)
+        self._shared = processes.wrap(model)
+        self._average = None
+        if settings.ema_decay > 0:
+            follow = get_ema_multi_avg_fn(settings.ema_decay)
+            self._average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+
+    @property
+    def learned(self) -> ParcelClassifier:
+        """The model whose weights count: `model`, or an average of it over the steps.
+
+        The average, where the settings ask for one, is exponential (as of the mean teacher, arXiv
+        1703.01780) and takes in the BatchNorm statistics.
+        """
+        if self._average is None:
+            return self.model
+        return cast(ParcelClassifier, self._average.module)
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Compute logits, whose gradients are averaged over the processes."""
+        logits: Tensor = self._shared(*inputs)
+        return logits
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Change the weights by the gradient of a loss; return the norm of that gradient."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self.optimizer.step()
+        self.scheduler.step()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        return norm
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """Give the context to compute a loss in; gradients and weights are float32 in any case."""
+        if not self._bfloat16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the states of model, optimizer, scheduler and average."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to the states that `state_dict` gave."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return parts if self._average is None else {**parts, "average": self._average}
+
+
+def computes_in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Tell whether a training with this precision setting computes in bfloat16 on a device."""
+    if device.type != "cuda" or precision == "float32":
+        return False
+    # Before capability 8.0, bfloat16 is emulated and slower than float32.
+    return precision == "bfloat16" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _optimizer(model: ParcelClassifier, settings: TrainingSettings) -> torch.optim.Optimizer:
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    # One pass over all parameters, on the devices that have it.
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return kind(
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=fused,
+    )
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
+) -> LRScheduler:
+    if settings.schedule == "onecycle":
+        # One more than are used: the rate is set once more behind the last step, and ends there.
+        return OneCycleLR(optimizer, max_lr=settings.learning_rate, total_steps=n_steps + 1)
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=n_steps)
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)

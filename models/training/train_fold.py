@@ -1,0 +1,257 @@
+"""Train a parcel classifier on one fold."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.classifier import ParcelClassifier
+from models.fast_cpu.memory_allocator import keep_freed_memory
+from models.fast_cpu.thread_pool import in_parallel, prefetched, workers
+from models.focal_loss import focal_loss
+from models.hyperparameters import Hyperparameters
+from models.inference import evaluation_mode
+from models.metrics import balanced_weights
+from models.pixel_sets import PixelSets
+from models.standardisation import FeatureScaling, Normalisation
+from models.training.batches import Batch, Batches, training_batch_starts
+from models.training.distributed import ALONE, Processes
+from models.training.divergence import DivergedError, StepWatch
+from models.training.epoch_metrics import Tally
+from models.training.learner import Learner
+from models.training.options import TrainingSettings
+from models.training.resume import TrainingState
+
+_logger = logging.getLogger(__name__)
+
+# Validation parcels in a batch.
+_VALIDATED_TOGETHER = 128
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedFold:
+    """Hold the epoch of the best validation mIoU.
+
+    Attributes
+    ----------
+    epoch
+        1 for the first.
+    state_dict, optimizer_state
+        Of model and optimizer after that epoch.
+    trainlog
+        By epoch: train_loss, train_accuracy (percent), train_IoU, val_loss, val_accuracy, val_IoU.
+    """
+
+    epoch: int
+    state_dict: dict[str, Tensor]
+    optimizer_state: dict[str, Any]
+    trainlog: dict[int, dict[str, float]]
+
+
+def train_fold(
+    data: PixelSets,
+    train: NDArray[np.int64],
+    validation: NDArray[np.int64],
+    hyperparameters: Hyperparameters,
+    normalisation: Normalisation,
+    feature_scaling: FeatureScaling | None,
+    settings: TrainingSettings,
+    device: torch.device,
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    state: TrainingState | None = None,
+    processes: Processes = ALONE,
+) -> TrainedFold:
+    """Train a model and keep its best epoch.
+
+    Parameters
+    ----------
+    data
+        All parcels.
+    train, validation
+        int64 indices of the labelled parcels to learn from and to choose the epoch by.
+    hyperparameters
+        The model.
+    normalisation, feature_scaling
+        Of pixels and of parcel features (fitted on training parcels only; None for no features).
+    settings
+        How to train.
+    device
+        Where to train. On a CPU, one seed gives the same result bit for bit, with any number of
+        threads.
+    on_epoch
+        Called after every epoch with its number ("epoch") and the trainlog's metrics.
+    state
+        Where the state is kept every few epochs. If one is there, the training goes on from it, and
+        ends with the same weights as if it had never been interrupted.
+    processes
+        That train this model together; batches are divided among them. BatchNorm statistics are
+        those of each process's share.
+
+    Returns
+    -------
+    TrainedFold
+        Of the epoch with the highest validation mIoU, the latest of equals. An epoch whose
+        validation loss is not finite is logged and passed over: its model cannot tell the classes
+        of some parcels.
+
+    Raises
+    ------
+    DivergedError
+        If the loss, a gradient or the weights are not finite, or the validation loss in no epoch.
+        A CPU stops at that step, a GPU and several processes at the end of that epoch.
+    ValueError
+        If a parcel has no label or one that the model has no class for, if a parcel is in both
+        parts, or if either part is too small.
+    """
+    _check_parts(data, train, validation, hyperparameters)
+    keep_freed_memory()
+    batches = Batches(data, normalisation, feature_scaling, settings.n_pixels, device, keep=True)
+    loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
+    n_batches = len(training_batch_starts(len(train), settings.batch_size, 2 * processes.count))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        initial = torch.Generator().manual_seed(settings.seed)
+        model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
+        learner = Learner(model, settings, n_batches * settings.epochs, processes)
+        epoch, trainlog = 0, dict[int, dict[str, float]]()
+        best = TrainedFold(0, {}, {}, trainlog)
+        if state is not None and (saved := state.read()) is not None:
+            learner.load_state_dict(saved["learner"])
+            epoch, trainlog = saved["epoch"], saved["trainlog"]
+            best = TrainedFold(**saved["best"], trainlog=trainlog)
+            _logger.info("going on after epoch %d, from %s", epoch, state.path)
+
+        while not _has_ended(epoch, best, settings):
+            epoch += 1
+            rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
+            parcels = batches.training(
+                train, settings.batch_size, settings.augmentation, rng, noise, processes
+            )
+            watch = StepWatch(data.ids, epoch, n_batches, device, processes)
+            with workers(device):
+                metrics = _learn(learner, prefetched(parcels), loss_of, watch).metrics(processes)
+                watch.end(learner.state_dict())
+                seen = _validate(learner.learned, batches, validation[processes.share], loss_of)
+                metrics |= seen.metrics(processes)
+            trainlog[epoch] = metrics
+            if not math.isfinite(metrics["val_loss"]):
+                if processes.first:
+                    _logger.warning("epoch %d: the validation loss is not finite", epoch)
+            elif best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
+                states = copy.deepcopy(
+                    (learner.learned.state_dict(), learner.optimizer.state_dict())
+                )
+                best = TrainedFold(epoch, *states, trainlog)
+            ended = _has_ended(epoch, best, settings)
+            if ended and best.epoch == 0:
+                raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
+            if state is not None and processes.first and (ended or epoch % state.every == 0):
+                state.write(
+                    epoch=epoch, trainlog=trainlog, best=_kept(best), learner=learner.state_dict()
+                )
+            if on_epoch is not None and processes.first:
+                on_epoch({"epoch": epoch, **metrics})
+    _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, trainlog[best.epoch])
+    return best
+
+
+def _learn(learner: Learner, batches: Iterable[Batch], loss_of: Loss, watch: StepWatch) -> Tally:
+    model = learner.model
+    tally = Tally("train", model.hyperparameters.n_classes, learner.device)
+    model.train()
+    for batch in batches:
+        with learner.arithmetic():
+            logits = learner.forward(*batch.inputs)
+            loss = loss_of(logits, batch.labels)
+        watch.add(loss, learner.step(loss), batch.parcels)
+        tally.add(loss, logits, batch.labels)
+    return tally
+
+
+def _validate(
+    model: ParcelClassifier, batches: Batches, parcels: NDArray[np.int64], loss_of: Loss
+) -> Tally:
+    @torch.inference_mode()
+    def predict(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        batch = batches.of(chosen)
+        logits = model(*batch.inputs)
+        return loss_of(logits, batch.labels), logits, batch.labels
+
+    tally = Tally("val", model.hyperparameters.n_classes, batches.device)
+    starts = range(0, len(parcels), _VALIDATED_TOGETHER)
+    parts = [parcels[start : start + _VALIDATED_TOGETHER] for start in starts]
+    with evaluation_mode(model):
+        for outcome in in_parallel(predict, parts):
+            tally.add(*outcome)
+    return tally
+
+
+def _loss(
+    settings: TrainingSettings,
+    labels: NDArray[np.int64],
+    n_classes: int,
+    device: torch.device,
+) -> Loss:
+    class_weights = None
+    if settings.class_weighting == "balanced":
+        class_weights = torch.from_numpy(balanced_weights(labels, n_classes)).float().to(device)
+    return partial(focal_loss, gamma=settings.gamma, class_weights=class_weights)
+
+
+def _seed_epoch(
+    seed: int, epoch: int, processes: Processes, device: torch.device
+) -> tuple[np.random.Generator, torch.Generator]:
+    """Seed all that is random in an epoch, so that a training can go on from any of them.
+
+    Returns
+    -------
+    rng
+        The same in every process.
+    noise
+        On the device, another one in every process, like that of dropout.
+    """
+    own = np.random.SeedSequence([seed, epoch, processes.rank]).generate_state(2)
+    torch.manual_seed(int(own[0]))  # dropout draws from the global generator only
+    return np.random.default_rng([seed, epoch]), torch.Generator(device).manual_seed(int(own[1]))
+
+
+def _has_ended(epoch: int, best: TrainedFold, settings: TrainingSettings) -> bool:
+    if epoch >= settings.epochs:
+        return True
+    return settings.patience is not None and 0 < best.epoch <= epoch - settings.patience
+
+
+def _kept(best: TrainedFold) -> dict[str, Any]:
+    return {name: getattr(best, name) for name in ("epoch", "state_dict", "optimizer_state")}
+
+
+def _check_parts(
+    data: PixelSets,
+    train: NDArray[np.int64],
+    validation: NDArray[np.int64],
+    hyperparameters: Hyperparameters,
+) -> None:
+    for name, part, least in (("training", train, 2), ("validation", validation, 1)):
+        if len(part) < least:
+            raise ValueError(f"{name}: expected {least} parcels or more, found {len(part)}")
+        labels = data.labels[part]
+        if (wrong := part[(labels < 0) | (labels >= hyperparameters.n_classes)]).size:
+            first = ", ".join(f"{data.ids[i]} ({data.labels[i]})" for i in wrong[:5])
+            raise ValueError(
+                f"{name}: {len(wrong)} parcels have no label in 0 .. "
+                f"{hyperparameters.n_classes - 1}, such as {first}"
+            )
+    if (shared := np.intersect1d(train, validation)).size:
+        first = ", ".join(data.ids[i] for i in shared[:5])
+        raise ValueError(f"{len(shared)} parcels are in training and validation, such as {first}")

@@ -1,0 +1,1 @@
+"""The acquisitions of a run: which are used, and why the others are not."""

@@ -1,0 +1,1 @@
+"""Classes of parcels, and the account of every parcel."""

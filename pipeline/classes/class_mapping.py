@@ -1,0 +1,177 @@
+"""From the codes of a register to the classes of nomenclatures, by tables of codes."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline.classes.ids_as_text import as_text
+from pipeline.classes.nomenclature import NomenclatureError, read_codes
+from pipeline.workflow.settings import Code, Label
+
+# HCAT codes have ten digits: level 2 is the first two, each further level two more (EuroCrops).
+HCAT_DIGITS = 10
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The classes that parcels declare in one nomenclature.
+
+    Attributes
+    ----------
+    codes
+        Class codes (P,) as `read_codes` gives them, missing where there is none.
+    names
+        Names of class codes written as text, as far as they are known.
+    """
+
+    codes: pd.Series[Any]
+    names: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of codes: {code: class code}, and the names of the class codes."""
+
+    classes: dict[str, str]
+    names: dict[str, str]
+
+
+def read_declared(
+    columns: pd.DataFrame,
+    label: Label,
+    nomenclature: str,
+    usable: pd.Series[bool],
+    unknown: Literal["refuse", "unlabelled", "other"] = "refuse",
+    other: Code | None = None,
+) -> Declared:
+    """Read the classes that parcels declare in a nomenclature.
+
+    Parameters
+    ----------
+    columns
+        The register's columns, P rows.
+    label
+        Which column has the codes, and which table says what classes they are.
+    nomenclature
+        Its name, for the messages.
+    usable
+        Which parcels matter: codes of others may be unknown to the table.
+    unknown
+        What becomes of codes that the table does not know: they are refused, or the parcels count
+        as not labelled, or as of the class `other`.
+
+    Raises
+    ------
+    NomenclatureError
+        If the table cannot be used, or does not know a code.
+    """
+    if label.table is None:
+        codes = read_codes(columns[label.column])
+        names = _names_in(columns, label, codes)
+    else:
+        table = _read_table(label, nomenclature)
+        texts = pd.Series(as_text(columns[label.column]), index=columns.index)
+        strange = usable & (texts != "") & ~texts.isin(list(table.classes))
+        if unknown == "refuse":
+            _refuse_unknown(texts[strange], table.classes, label, nomenclature)
+        classes = texts.map(table.classes).astype(object)
+        if unknown == "other":
+            classes[strange] = str(other)
+        codes, names = read_codes(classes), table.names
+    if label.hcat_level is not None:
+        codes = _at_level(codes, label.hcat_level, nomenclature)
+    return Declared(codes, names)
+
+
+def _names_in(columns: pd.DataFrame, label: Label, codes: pd.Series[Any]) -> dict[str, str]:
+    """Read the names of codes from the register itself: the first that stands beside each."""
+    if label.class_name is None:
+        return {}
+    names = pd.Series(as_text(columns[label.class_name]), index=columns.index)
+    named = names[codes.notna() & (names != "")]
+    return dict(zip(codes[named.index][::-1].astype(str), named[::-1], strict=True))
+
+
+def _read_table(label: Label, nomenclature: str) -> _Table:
+    """Read a table of codes, a CSV with columns as the label says.
+
+    A row without a class says that its code is none: parcels of it are not labelled.
+    """
+    path, key = label.table, f"parcels.labels.{nomenclature}"
+    if path is None or not path.is_file():
+        raise NomenclatureError(f"There is no table of codes {path}. Check {key}.table.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        found = list(table.fieldnames or [])
+        class_code = label.class_code or ("class" if "class" in found else label.code)
+        plain = "name" if class_code == label.code else "class_name"
+        class_name = label.class_name or (plain if plain in found else class_code)
+        wanted = {"code": label.code, "class_code": class_code, "class_name": class_name}
+        for setting, column in wanted.items():
+            if column not in found:
+                raise NomenclatureError(
+                    f"{path} has no column {column!r}, which is {key}.{setting}. Its columns, "
+                    f"separated by commas, are: {', '.join(found) or 'none'}."
+                )
+        rows = [tuple((row[c] or "").strip() for c in wanted.values()) for row in table]
+    # EuroCrops names classes that have no code of their own.
+    rows = [row for row in rows if row[0]]
+    classes: dict[str, str] = {}
+    several = set()
+    for code, own_class, _ in rows:
+        if classes.setdefault(code, own_class) != own_class:
+            several.add(code)
+    if several:
+        raise NomenclatureError(
+            f"{path} gives {len(several)} codes more than one class: {_list(several)}. Let a code "
+            f"have one, or read another column: {key}.column and {key}.code."
+        )
+    names = {own_class: name for _, own_class, name in reversed(rows) if own_class and name}
+    return _Table(classes, names)
+
+
+def _refuse_unknown(
+    codes: pd.Series[Any], known: Mapping[str, str], label: Label, nomenclature: str
+) -> None:
+    """Refuse codes that the table does not know, with the parcels behind each."""
+    if codes.empty:
+        return
+    counts = Counter(codes.tolist()).most_common()
+    most = ", ".join(f"{code!r} ({n} parcels)" for code, n in counts[:10])
+    more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
+    bare = {code.lstrip("0"): code for code in known}
+    alike = next((bare[c.lstrip("0")] for c, _ in counts if c.lstrip("0") in bare), None)
+    hint = f" It has {alike!r}: write codes alike." if alike is not None else ""
+    raise NomenclatureError(
+        f"{label.table} lacks {len(counts)} codes of column {label.column!r} in its column "
+        f"{label.code!r}: {most}{more}.{hint} Add them, or set parcels.unknown_codes to "
+        f"unlabelled or other (nomenclature {nomenclature})."
+    )
+
+
+def _at_level(codes: pd.Series[Any], level: int, nomenclature: str) -> pd.Series[Any]:
+    """Truncate HCAT codes to a level of their hierarchy; the digits below become 0."""
+    texts = codes.dropna().astype(str)
+    wrong = texts[~texts.str.fullmatch(rf"\d{{{HCAT_DIGITS}}}")]
+    if len(wrong):
+        raise NomenclatureError(
+            f"parcels.labels.{nomenclature}.hcat_level is set, but {wrong.nunique()} classes are "
+            f"no HCAT codes of {HCAT_DIGITS} digits: {_list(set(wrong))}."
+        )
+    digits = 2 * (level - 1)
+    truncated = texts.str.slice(0, digits).str.pad(HCAT_DIGITS, side="right", fillchar="0")
+    if pd.api.types.is_integer_dtype(codes.dtype):
+        return truncated.astype(np.int64).astype("Int64").reindex(codes.index)
+    return truncated.astype("string").reindex(codes.index)
+
+
+def _list(codes: set[str]) -> str:
+    """List the first five codes."""
+    return ", ".join(repr(c) for c in sorted(codes)[:5]) + (", ..." if len(codes) > 5 else "")

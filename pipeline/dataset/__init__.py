@@ -1,0 +1,1 @@
+"""The Pixel-Set dataset on disk."""

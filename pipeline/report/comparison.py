@@ -1,0 +1,54 @@
+"""The scores of the run beside those of others, such as one with folds of another kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.workflow.paths import RunPaths
+
+METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
+
+
+class ComparisonError(ValueError):
+    """A run that cannot be compared with."""
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Scores of a run: {metric: (mean, standard deviation) over its folds}."""
+
+    run: str
+    divided_by: str
+    n_folds: int
+    spread: dict[str, tuple[float, float]]
+
+
+def read_comparison(paths: RunPaths, others: Sequence[str]) -> list[RunScores]:
+    """Read the scores of a run and of others beside it; empty where there are no others.
+
+    Raises
+    ------
+    ComparisonError
+        If one has no scores.
+    """
+    if not others:
+        return []
+    return [_read_run(paths), *(_read_run(RunPaths(paths.root.parent / name)) for name in others)]
+
+
+def _read_run(paths: RunPaths) -> RunScores:
+    if not (paths.spread.is_file() and paths.folds.is_file()):
+        raise ComparisonError(
+            f"report.compare: the run {paths.root.name} has no {paths.spread}. Evaluate it first, "
+            "or leave it out."
+        )
+    folds = json.loads(paths.folds.read_text(encoding="utf-8"))
+    model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
+    return RunScores(
+        run=paths.root.name,
+        divided_by=folds["by"],
+        n_folds=len(folds["folds"]),
+        spread={key: (model[key]["mean"], model[key]["std"]) for key in METRICS},
+    )

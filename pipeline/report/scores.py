@@ -1,0 +1,231 @@
+"""What the report says of the scores: all classes, each class, folds, epochs and confidence."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from models.metrics import confusion_matrix
+from pipeline.workflow.paths import RunPaths
+
+METHODS = {
+    "model": "This model",
+    "random_forest": "Random forest",
+    "logistic_regression": "Logistic regression",
+    "majority": "Majority guess",
+}
+TEXTS = [
+    *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
+    "pred_source",
+]
+
+# {epoch: {name of a measure: value}}; a loss that was not finite is NaN.
+TrainLog = dict[int, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Scores of one class over the out-of-fold parcels; support counts those declared as it."""
+
+    code: str
+    name: str
+    support: int
+    precision: float
+    recall: float
+    f1: float
+    iou: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Parcels declared as one class and predicted as another; `share` is of the declared ones."""
+
+    declared: str
+    predicted: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """One fold: parcels of its parts, scores on its test part, and the epoch that was kept."""
+
+    number: int
+    n_train: int
+    n_validation: int
+    n_test: int
+    accuracy: float
+    iou: float
+    loss: float
+    epoch: int
+    n_epochs: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores on parcels that the models had not seen; `classes` and `matrix` by falling support."""
+
+    overall: dict[str, dict[str, float]]
+    classes: list[ClassScore]
+    matrix: NDArray[np.int64]
+    folds: list[FoldScore]
+    divided_by: str
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The baseline that is right on most parcels; None where none was scored."""
+        baselines = [method for method in self.overall if method != "model"]
+        return max(baselines, key=lambda m: self.overall[m]["Accuracy"], default=None)
+
+    def better_than_model(self, metric: str) -> list[str]:
+        """List the baselines with a better score than the model, the best first."""
+        scores = {method: values[metric] for method, values in self.overall.items()}
+        better = [method for method in scores if scores[method] > scores["model"]]
+        return sorted(better, key=lambda method: -scores[method])
+
+    @property
+    def confusions(self) -> list[Confusion]:
+        """The most frequent confusions."""
+        return frequent_confusions(self.matrix, [line.name for line in self.classes])
+
+    def spread(self, name: str) -> tuple[float, float]:
+        """Give mean and standard deviation (ddof 1; 0 for one fold) of a score over the folds."""
+        values = [getattr(fold, name) for fold in self.folds]
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read the predictions of every input parcel: codes as text, "" where there is none."""
+    table = pd.read_parquet(path, columns=[*TEXTS, "confidence"])
+    for column in TEXTS:
+        table[column] = table[column].astype("string").fillna("").astype(object)
+    return table
+
+
+def predicted_classes(predictions: pd.DataFrame) -> dict[str, str]:
+    """Give {code: name} of the classes that are predicted."""
+    classes = dict(zip(predictions["pred_code"], predictions["pred_name"], strict=True))
+    return {code: name for code, name in classes.items() if code}
+
+
+def out_of_fold(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Give the parcels that were predicted by a model that had not seen them."""
+    return predictions[predictions["pred_source"] == "out_of_fold"]
+
+
+def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
+    """Read all scores; None where there are none, as without labels."""
+    if not paths.overall.is_file():
+        return None
+    baselines = _read_json(paths.baselines) if paths.baselines.is_file() else {}
+    found = {"model": _read_json(paths.overall), **baselines}
+    classes = _read_class_scores(paths.per_class)
+    return Scores(
+        {method: found[method] for method in METHODS if method in found},
+        classes,
+        confusions(out_of_fold(predictions), [line.code for line in classes]),
+        _read_fold_scores(paths),
+        _read_json(paths.folds)["by"],
+    )
+
+
+def confusions(parcels: pd.DataFrame, codes: Sequence[str]) -> NDArray[np.int64]:
+    """Count out-of-fold parcels by declared (rows) and predicted class (columns).
+
+    Returns
+    -------
+    int64 (K, K), in the order of `codes`.
+    """
+    index = {code: i for i, code in enumerate(codes)}
+    declared, predicted = (
+        parcels[column].map(index).to_numpy(np.int64) for column in ("declared_code", "pred_code")
+    )
+    return confusion_matrix(declared, predicted, len(codes))
+
+
+def frequent_confusions(
+    matrix: NDArray[np.int64], names: Sequence[str], n: int = 6
+) -> list[Confusion]:
+    """List the most frequent confusions of a confusion matrix (K, K), most frequent first."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:n]
+    pairs = [divmod(int(place), len(matrix)) for place in order]
+    totals = matrix.sum(axis=1)
+    return [
+        Confusion(names[i], names[j], int(wrong[i, j]), float(wrong[i, j] / totals[i]))
+        for i, j in pairs
+        if wrong[i, j] > 0
+    ]
+
+
+def read_trainlogs(paths: RunPaths) -> dict[int, TrainLog]:
+    """Read what every fold logged while training, by number of the fold."""
+    logs = {}
+    for path in paths.models.glob("Fold_*/trainlog.json"):
+        epochs = {int(epoch): _null_as_nan(values) for epoch, values in _read_json(path).items()}
+        logs[int(path.parent.name.removeprefix("Fold_"))] = dict(sorted(epochs.items()))
+    return dict(sorted(logs.items()))
+
+
+def best_epoch(log: TrainLog) -> int:
+    """Return the epoch whose model was kept: best validation mIoU, the later one among equals.
+
+    Training passes over an epoch whose validation loss is not finite.
+    """
+    usable = [epoch for epoch in log if math.isfinite(log[epoch].get("val_loss", 0.0))]
+    return max(usable, key=lambda epoch: (log[epoch]["val_IoU"], epoch))
+
+
+def _read_class_scores(path: Path) -> list[ClassScore]:
+    """Read the scores of every class, the most frequent class first."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [
+            ClassScore(
+                row["code"],
+                row["name"],
+                int(row["support"]),
+                *(float(row[key]) for key in ("precision", "recall", "f1", "iou")),
+            )
+            for row in csv.DictReader(file)
+        ]
+    return sorted(rows, key=lambda row: -row.support)
+
+
+def _read_fold_scores(paths: RunPaths) -> list[FoldScore]:
+    """Read the scores of every fold on its test part."""
+    parts = _read_json(paths.folds)["folds"]
+    scores = []
+    for number, log in read_trainlogs(paths).items():
+        metrics = _null_as_nan(_read_json(paths.fold(number) / "test_metrics.json"))
+        fold = parts[number - 1]
+        scores.append(
+            FoldScore(
+                number=number,
+                n_train=len(fold["train"]),
+                n_validation=len(fold["validation"]),
+                n_test=len(fold["test"]),
+                accuracy=metrics["test_accuracy"] / 100,
+                iou=metrics["test_IoU"],
+                loss=metrics["test_loss"],
+                epoch=best_epoch(log),
+                n_epochs=len(log),
+            )
+        )
+    return scores
+
+
+def _null_as_nan(values: dict[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

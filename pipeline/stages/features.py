@@ -1,0 +1,79 @@
+"""Stage features: geometric features and positions of the parcels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import shapely
+
+from geo.pixels.pixel_index import PixelIndex
+from geo.pixels.shape_features import shape_features
+from pipeline.acquisitions.tiles import main_crs
+from pipeline.dataset.pixel_set_store import read_ids
+from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.writing import write_json
+
+logger = logging.getLogger(__name__)
+
+
+def features(
+    parcels: Path, pixel_index: list[Path], dataset: Path, features: Path, positions: Path
+) -> None:
+    """Compute the geometric features of the parcels.
+
+    They describe the outline: all its pixels count, be they observed or not.
+
+    Parameters
+    ----------
+    parcels
+        Folder of the accepted parcels of every tile.
+    pixel_index
+        Their pixels, a file a tile.
+    dataset
+        Pixel-Set dataset, whose parcels are taken.
+    features
+        Written: {id: [perimeter in m, pixels, cover ratio, perimeter over surface in 1/m]}.
+    positions
+        Written: {id: [x, y]} of a point within the parcel, in metres of one coordinate system, for
+        spatial splits and maps: that of the imagery with most parcels.
+
+    Raises
+    ------
+    ValueError
+        If parcels and pixel index do not belong together.
+    """
+    values: dict[str, list[float]] = {}
+    points: list[tuple[str, gpd.GeoSeries]] = []
+    for path in pixel_index:
+        index = PixelIndex.load(path)
+        source = parcels / f"{index.tile}.parquet"
+        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
+        ids = table["parcel_id"].tolist()
+        if ids != index.parcel_ids or (index.sizes == 0).any():
+            raise ValueError(
+                f"{path} was not made from {source}: it has {len(index.parcel_ids)} parcels "
+                f"({(index.sizes > 0).sum()} with pixels), expected the {len(ids)} parcels there. "
+                "Run rasterise again: snakemake -R rasterise."
+            )
+        polygons = table.geometry.to_numpy()
+        values |= dict(zip(ids, shape_features(polygons, index).tolist(), strict=True))
+        inside = gpd.GeoSeries(shapely.point_on_surface(polygons), index=ids, crs=index.grid.crs)
+        points.append((index.grid.crs, inside))
+    where, held = _in_one_system(points), read_ids(DatasetPaths(dataset))
+    write_json(features, {i: values[i] for i in held})
+    write_json(positions, {i: where[i] for i in held})
+    logger.info("%d parcels", len(held))
+
+
+def _in_one_system(points: list[tuple[str, gpd.GeoSeries]]) -> dict[str, list[float]]:
+    """Bring the points of all tiles to the coordinate system of most parcels: {id: [x, y]}."""
+    crs = main_crs((own, len(tile)) for own, tile in points)
+    positions: dict[str, list[float]] = {}
+    for _, tile in points:
+        # A centimetre is enough for a point that stands for a parcel.
+        xy = np.round(shapely.get_coordinates(tile.to_crs(crs).to_numpy()), 2)
+        positions |= dict(zip(tile.index, xy.tolist(), strict=True))
+    return positions

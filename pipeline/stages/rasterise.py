@@ -1,0 +1,96 @@
+"""Stage rasterise: the pixels of the parcels of one tile on its grid."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+from geo.pixels.pixel_index import PixelIndex
+from geo.pixels.rasterising import index_pixels
+from geo.register.mending import buffered
+from pipeline.acquisitions.tiles import read_grids
+from pipeline.workflow.settings import Settings
+from pipeline.workflow.writing import replacing
+
+logger = logging.getLogger(__name__)
+
+# Side of a tile of the label image, in pixels.
+BLOCK = 256
+
+
+def rasterise(
+    parcels: Path,
+    grids: Path,
+    tile: str,
+    pixel_index: Path,
+    label_image: Path,
+    settings: Settings,
+) -> None:
+    """Index the pixels of a tile's parcels on its grid.
+
+    Parameters
+    ----------
+    parcels
+        Folder of the accepted parcels of every tile.
+    grids
+        Grids of the tiles.
+    tile
+        The tile.
+    pixel_index
+        Written: rows and columns of every parcel's pixels.
+    label_image
+        Written: GeoTIFF uint32 to look at, 1 for the first parcel, 0 where there is none. Of
+        overlapping parcels it shows the last; the pixel index has all of them.
+    settings
+        parcels.all_touched, min_covered_fraction and buffer_m.
+    """
+    grid = read_grids(grids)[tile]
+    table = gpd.read_parquet(parcels / f"{tile}.parquet", columns=["parcel_id", "geometry"])
+    index = index_pixels(
+        buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
+        table["parcel_id"].tolist(),
+        grid,
+        tile,
+        all_touched=settings.parcels.all_touched,
+        min_covered_fraction=settings.parcels.min_covered_fraction,
+    )
+    with replacing(pixel_index) as temporary:
+        index.save(temporary)
+    with replacing(label_image) as temporary:
+        _draw(temporary, index)
+    logger.info("%d parcels, %d pixels of tile %s", len(table), len(index.rows), tile)
+
+
+def _draw(path: Path, index: PixelIndex) -> None:
+    """Write the label image, one row of its tiles at a time."""
+    grid = index.grid
+    labels = np.repeat(np.arange(1, len(index.parcel_ids) + 1, dtype=np.uint32), index.sizes)
+    order = np.argsort(index.rows, kind="stable")
+    tops = range(0, grid.height, BLOCK)
+    starts = [*np.searchsorted(index.rows, tops, sorter=order), len(order)]
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint32",
+        "count": 1,
+        "height": grid.height,
+        "width": grid.width,
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "nodata": 0,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "compress": "deflate",
+        "sparse_ok": True,
+    }
+    with rasterio.open(path, "w", **profile) as image:
+        for top, first, last in zip(tops, starts, starts[1:], strict=False):
+            here = order[first:last]
+            strip = np.zeros((min(BLOCK, grid.height - top), grid.width), np.uint32)
+            strip[index.rows[here] - top, index.cols[here]] = labels[here]
+            image.write(strip, 1, window=Window(0, top, grid.width, len(strip)))

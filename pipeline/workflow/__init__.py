@@ -1,0 +1,1 @@
+"""What the Snakefile and all stages share: settings, paths, inputs, progress."""

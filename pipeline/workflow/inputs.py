@@ -1,0 +1,164 @@
+"""The inputs of a run on disk: whether they are there, and which files tell that they changed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.settings import Settings, SettingsError
+
+
+def check_inputs(settings: Settings) -> None:
+    """Check that the inputs are named and there, unless the run simulates them.
+
+    Raises
+    ------
+    SettingsError
+        If a path is not set, does not exist, or is an empty folder.
+    """
+    inputs: dict[str, tuple[Path | str | None, str]] = {}
+    if settings.dataset.path is not None:
+        inputs["dataset.path"] = settings.dataset.path, "a Pixel-Set dataset: a folder with DATA"
+    elif settings.simulate is None:
+        imagery = "a folder of products, GeoTIFFs or stacks, or STAC (file or address)"
+        if settings.imagery.path is None and settings.parcels.path is None:
+            imagery += "; or set dataset.path, to start from a Pixel-Set dataset"
+        inputs["imagery.path"] = settings.imagery.path, imagery
+        inputs["parcels.path"] = settings.parcels.path, "the parcel register"
+    if settings.predict.weights is not None:
+        weights = "the folder of Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
+        inputs["predict.weights"] = settings.predict.weights, weights
+    if settings.clouds.files is not None:
+        inputs["clouds.files"] = settings.clouds.files, "the folder of your cloud masks"
+    for key, table in settings.parcels.tables.items():
+        inputs[key] = table, "a CSV of codes"
+    for key, (path, what) in inputs.items():
+        if path is None:
+            raise SettingsError(f"{key} is not set: give the path of {what}.")
+        if isinstance(path, str):  # an address, which is asked once the work has begun
+            continue
+        if not path.exists():
+            raise SettingsError(f"{key}: there is no {path}. Give the path of {what}.")
+        if path.is_dir() and not any(path.iterdir()):
+            raise SettingsError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+    if settings.simulate is not None:
+        for key in ("imagery", "parcels"):
+            path = getattr(settings, key).path
+            if "{" in str(path):
+                raise SettingsError(
+                    f"{key}.path: {path} has braces, and a simulated scene is written there by "
+                    "Snakemake, which takes them for wildcards. Name another path."
+                )
+    _check_dataset(settings)
+    _check_weights(settings)
+
+
+def check_cluster_paths(paths: Iterable[Path | str]) -> None:
+    """Check the paths that a cluster's executor puts into commands without quoting them.
+
+    Raises
+    ------
+    SettingsError
+        If a shell would read more than a name in one of them.
+    """
+    for path in paths:
+        if found := set(str(path)) & set("$`\\\"'{}!\n"):
+            raise SettingsError(
+                f"{str(path)!r} holds {' '.join(sorted(found))}: on a cluster, Snakemake hands "
+                "this path to a shell as it is. Use one of letters, digits, blanks, '_', '-', '.'."
+            )
+
+
+def _check_dataset(settings: Settings) -> None:
+    """Check that an existing dataset has what the settings ask of it."""
+    path = settings.dataset.path
+    if path is None:
+        return
+    if not (path / "DATA").is_dir():
+        raise SettingsError(
+            f"dataset.path: {path} has no folder DATA. Give the folder of a Pixel-Set dataset, "
+            "with DATA and META in it."
+        )
+    blocks = settings.split.by == "block" and settings.predict.weights is None
+    if blocks and not (path / "META" / "positions.json").is_file():
+        raise SettingsError(
+            f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
+            "which says where the parcels are. Add it, or set split.by to random or stratified."
+        )
+
+
+def _check_weights(settings: Settings) -> None:
+    """Check that there are models in place of training, and that ours take the bands of the run."""
+    folder = settings.predict.weights
+    if folder is None:
+        return
+    if not weights(folder):
+        raise SettingsError(
+            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
+            "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
+        )
+    # Imported here, as they need numpy and most runs have no given weights.
+    from models.checkpoint_archive import read_archive
+    from models.model_metadata import CheckpointError, check_alike, load_metadata
+
+    folds = sorted(p for p in folder.glob("Fold_*") if re.fullmatch(r"Fold_\d+", p.name))
+    try:
+        for fold in folds:
+            for file in [fold / "model.pth.tar", *sorted(fold.glob("model_*.pth.tar"))]:
+                read_archive(file)
+        metadata = {fold: load_metadata(fold) for fold in folds if (fold / "model.json").is_file()}
+        check_alike(metadata)
+    except CheckpointError as error:
+        raise SettingsError(f"predict.weights: {error}") from None
+    for fold, trained in metadata.items():
+        if settings.dataset.path is None and trained.bands != settings.imagery.bands:
+            raise SettingsError(
+                f"predict.weights: the model of {fold} was trained on the bands "
+                f"{', '.join(trained.bands)}, imagery.bands are "
+                f"{', '.join(settings.imagery.bands)}. Set imagery.bands to those of the model."
+            )
+
+
+def watched(path: Path | str) -> list[Path]:
+    """List the files whose change means that the imagery changed: a folder and what it holds.
+
+    An address has none: `snakemake -R index` looks there again.
+    """
+    if isinstance(path, str):
+        return []
+    if not path.is_dir():
+        return [path]
+    return [path, *sorted(p for p in path.iterdir() if not p.name.startswith("."))]
+
+
+def watched_dataset(path: Path) -> list[Path]:
+    """List the files whose change means that an existing dataset changed, and its array folders."""
+    meta = sorted((path / "META").glob("*.json"))
+    return [path / "DATA", *path.glob("VALID"), *meta, *sorted(path.glob("*.pkl"))]
+
+
+def is_masked(settings: Settings) -> bool:
+    """Tell whether clouds of the run's dataset are kept, so that pixels come with validity."""
+    if settings.dataset.path is None:
+        return settings.clouds.fill == "none"
+    description = DatasetPaths(settings.dataset.path).description
+    if not description.is_file():
+        return False
+    try:
+        told = json.loads(description.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SettingsError(f"dataset.path: {description} is not valid JSON: {error}") from None
+    return isinstance(told, dict) and told.get("fill") == "none"
+
+
+def weights(folder: Path) -> list[Path]:
+    """List the files of models that were trained elsewhere."""
+    return sorted(p for p in folder.glob("Fold_*/model*") if p.is_file())
+
+
+def has_gpu() -> bool:
+    """Tell whether an NVIDIA GPU is there, without importing torch."""
+    return Path("/dev/nvidia0").exists()

@@ -1,0 +1,47 @@
+# From an existing Pixel-Set dataset to that of the run.
+
+from pipeline.workflow.inputs import watched_dataset
+from pipeline.workflow.paths import DatasetPaths
+
+given = DatasetPaths(settings.dataset.path)
+# Files that a dataset need not have.
+MORE = [f for f in ("features", "positions", "parcel_dates") if getattr(given, f).is_file()]
+
+
+rule ingest:
+    message:
+        "Check the dataset {params.source} and complete it."
+    input:
+        without_braces(watched_dataset(settings.dataset.path)),
+    output:
+        meta=paths.dataset.assembled,
+        normalisation=paths.dataset.normalisation if given.given_normalisation else [],
+        more=[getattr(paths.dataset, file) for file in MORE],
+        ledger=paths.ledger,
+        classes=paths.classes,
+    params:
+        source=settings.dataset.path,
+        unwatched=verbatim(states_of_others(watched_dataset(settings.dataset.path))),
+        settings=settings_of("ingest"),
+        record=paths.record("ingest"),
+        dataset=paths.dataset.root,
+    resources:
+        mem_mb=2000,
+    log:
+        paths.log("ingest"),
+    benchmark:
+        paths.benchmark("ingest")
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m pipeline ingest --settings {params.settings:q} --record {params.record:q}"
+        " --source {params.source:q}"
+        " --dataset {params.dataset:q} --ledger {output.ledger:q} --classes {output.classes:q}"
+        " --log {log:q}"
+
+
+# DATA is linked to: what changes in it shows in the given folder.
+ASSEMBLED = [rules.ingest.output, without_braces([given.pixels])]
+DATASET = [rules.ingest.output]
+# The jobs whose settings make the run what it is: those that the report tells of.
+JOBS = ["ingest"]

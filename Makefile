@@ -30,16 +30,18 @@ format: .venv/ready
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m snakefmt Snakefile rules
 
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 # An environment of its own, as the peers are no part of the project.
-benchmarks/.venv/ready: requirements.txt benchmarks/requirements.txt
+benchmarks/.venv/ready: requirements.txt benchmarks/requirements.txt pyproject.toml
 	$(PYTHON) -m venv benchmarks/.venv
-	benchmarks/.venv/bin/python -m pip install --quiet $(^:%=--requirement %)
+	benchmarks/.venv/bin/python -m pip install --quiet $(patsubst %,--requirement %,$(filter %.txt,$^))
+	benchmarks/.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 # Pin every package, those that others need included, after an edit of pyproject.toml. What only a
@@ -52,6 +54,7 @@ lock:
 	(echo '# Written by `make lock` from pyproject.toml: every package, pinned.'; \
 	 $(BIN)/python -m pip freeze \
 	 | grep -vE '^(nvidia|cuda|triton)' | sed -E 's/\+(cpu|cu[0-9]+)$$//') > requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch .venv/ready
 
 clean:

@@ -2,14 +2,18 @@
 #
 #     snakemake --cores 4 [dataset | models | predictions | report] --configfile configs/mine.yaml
 #
-# Every rule is one call of `python -m pipeline <stage>`; `snakemake -p` prints the calls.
+# Every rule is one call of `parcelwise <stage>`; `snakemake -p` prints the calls.
 
 import sys
 from pathlib import Path
-from shlex import quote
 
-sys.path.insert(0, workflow.basedir)
-
+try:
+    from pipeline.workflow.installation import check_installation
+except ModuleNotFoundError:
+    sys.exit(
+        f"\nParcelwise is not installed for {sys.executable}. From {workflow.basedir}, run "
+        "`python -m pip install --editable .`, or `make .venv/ready` and activate .venv."
+    )
 from pipeline.workflow.braces import escaped, states_of_others, verbatim, without_braces
 from pipeline.workflow.config import as_json, for_stage, load, read_json
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, has_gpu, weights
@@ -23,6 +27,7 @@ configfile: Path(workflow.basedir) / "configs" / "default.yaml"
 
 
 try:
+    check_installation(workflow.basedir)
     settings = load(config)
     check_inputs(settings)
 except SettingsError as error:
@@ -54,9 +59,13 @@ gpus = lambda wildcards: int(
     device.startswith("cuda") or (device == "auto" and has_gpu() and not on_cluster())
 )
 
-SOURCE = escaped(quote(str(workflow.basedir)))
-shell.prefix(f"set -euo pipefail; export PYTHONPATH={SOURCE}; ")
-ENVIRONMENT = escaped(Path(workflow.basedir) / "environment.yml")
+# With --use-conda, jobs run in the environment that `conda env create -f environment.yml` made. Without,
+# its file is named, as Snakemake asks conda about every environment that is named by its name.
+ENVIRONMENT = (
+    "parcelwise"
+    if "conda" in map(str, workflow.deployment_settings.deployment_method)
+    else escaped(Path(workflow.basedir) / "environment.yml")
+)
 # A stage is passed its own settings: what it runs with, and what triggers its rerun.
 settings_of = lambda stage: verbatim(as_json(for_stage(settings, stage)))
 
@@ -126,7 +135,7 @@ rule split:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline split --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise split --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --folds {output:q} --log {log:q}"
 
@@ -160,7 +169,7 @@ rule train:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline train --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise train --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --folds {input.folds:q} --fold {wildcards.fold:q} --model {params.folder:q}"
         " --state {params.state:q} --tensorboard {params.tensorboard:q} --threads {threads} --log {log:q}"
@@ -199,7 +208,7 @@ rule evaluate:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline evaluate --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise evaluate --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --folds {input.folds:q} --models {params.models:q} --threads {threads} --log {log:q}"
 
@@ -250,7 +259,7 @@ rule predict:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline predict --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise predict --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --models {params.models:q} {params.folds:q} --ledger {input.ledger:q} {params.register:q}"
         " --predictions {params.predictions:q} --threads {threads} --log {log:q}"
@@ -290,5 +299,5 @@ rule report:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline report --settings {params.settings:q} --records {params.records:q}"
+        "parcelwise report --settings {params.settings:q} --records {params.records:q}"
         " --run {params.run:q} --report {output.report:q} --log {log:q}"

@@ -35,7 +35,7 @@ def contests(work: Path, quick: bool) -> list[Contest]:
         runs=_RUNS,
     )
     explain = Contest(
-        "python -m pipeline --help",
+        "parcelwise --help",
         [
             Contestant(OURS, [sys.executable, "-m", "pipeline", "--help"]),
             Contestant("python alone", [sys.executable, "-c", ""]),

@@ -1,4 +1,4 @@
-"""Command line: `python -m pipeline <stage> --…`, one subcommand a stage."""
+"""Command line: `parcelwise <stage> --…`, one subcommand a stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.workflow.config import read, read_json, view
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.settings_record import write_record
 
-PACKAGES = ("geo", "models", "pipeline")
+PACKAGES = ("geo", "models", "pipeline", "demo")
 
 STAGES = {
     "simulate": "write the simulated raw scene of the demo",
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for commands in (STAGES, CHECKS)
     )
     top = argparse.ArgumentParser(
-        prog="python -m pipeline",
+        prog="parcelwise",
         usage="%(prog)s stage [--help] [--log LOG] ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
         epilog=f"stages:\n{stages}\n\nbefore all stages:\n{checks}\n\n"
-        "`python -m pipeline <stage> --help` explains one.",
+        "`parcelwise <stage> --help` explains one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("stage", choices=[*STAGES, *CHECKS], metavar="stage", help="what to do")
@@ -94,7 +94,7 @@ def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParse
     """Make the arguments of a stage from the signature of its function."""
     text = inspect.getdoc(function)
     parser = argparse.ArgumentParser(
-        prog=f"python -m pipeline {stage}",
+        prog=f"parcelwise {stage}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -164,7 +164,12 @@ def _start_logging(log: Path | None) -> None:
         logging.getLogger(package).setLevel(logging.DEBUG)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the command of the terminal, and end the process with its exit code."""
     # Stages name their threads themselves; libraries that spin up one per core would compete.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

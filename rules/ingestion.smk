@@ -34,7 +34,7 @@ rule ingest:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline ingest --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise ingest --settings {params.settings:q} --record {params.record:q}"
         " --source {params.source:q}"
         " --dataset {params.dataset:q} --ledger {output.ledger:q} --classes {output.classes:q}"
         " --log {log:q}"

@@ -25,7 +25,7 @@ rule pack:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline pack --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise pack --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --threads {threads} --log {log:q}"
 
@@ -53,7 +53,7 @@ if not (settings.dataset.path and given.given_normalisation):
         conda:
             ENVIRONMENT
         shell:
-            "python -m pipeline normalise --settings {params.settings:q} --record {params.record:q}"
+            "parcelwise normalise --settings {params.settings:q} --record {params.record:q}"
             " --dataset {params.dataset:q}"
             " --normalisation {output:q} --log {log:q}"
 

@@ -30,7 +30,7 @@ if settings.simulate:
         conda:
             ENVIRONMENT
         shell:
-            "python -m pipeline simulate --settings {params.settings:q} --record {params.record:q}"
+            "parcelwise simulate --settings {params.settings:q} --record {params.record:q}"
             " --imagery {output.imagery:q}"
             " --register {output.register:q} --log {log:q}"
 
@@ -72,7 +72,7 @@ checkpoint index:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline index --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise index --settings {params.settings:q} --record {params.record:q}"
         " --imagery {params.imagery:q}"
         " --acquisitions {output.acquisitions:q} --grids {output.grids:q} {params.stac:q}"
         " --threads {threads} --log {log:q}"
@@ -104,7 +104,7 @@ rule clean:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline clean --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise clean --settings {params.settings:q} --record {params.record:q}"
         " --register {params.register:q}"
         " --grids {input.grids:q} --ledger {output.cleaned:q} --parcels {output.parcels:q}"
         " --classes {output.classes:q} --log {log:q}"
@@ -131,7 +131,7 @@ rule rasterise:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline rasterise --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise rasterise --settings {params.settings:q} --record {params.record:q}"
         " --parcels {input.parcels:q}"
         " --grids {input.grids:q} --tile {wildcards.tile:q} --pixel-index {output.pixel_index:q}"
         " --label-image {output.label_image:q} --log {log:q}"
@@ -163,7 +163,7 @@ rule extract:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline extract --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise extract --settings {params.settings:q} --record {params.record:q}"
         " --product {params.product:q}"
         " --acquisition {wildcards.acquisition:q} --pixel-index {input.pixel_index:q}"
         " --pixels {output.pixels:q} --valid {output.valid:q} --threads {threads} --log {log:q}"
@@ -201,7 +201,7 @@ rule assemble:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline assemble --settings {params.settings:q} --record {params.record:q}"
+        "parcelwise assemble --settings {params.settings:q} --record {params.record:q}"
         " --acquisitions {input.acquisitions:q}"
         " --extracted {params.extracted:q}"
         " --pixel-index {input.pixel_index:q} --parcels {input.parcels:q} --classes {input.classes:q}"
@@ -230,7 +230,7 @@ rule features:
     conda:
         ENVIRONMENT
     shell:
-        "python -m pipeline features --parcels {input.parcels:q} --pixel-index {input.pixel_index:q}"
+        "parcelwise features --parcels {input.parcels:q} --pixel-index {input.pixel_index:q}"
         " --dataset {params.dataset:q} --features {output.features:q}"
         " --positions {output.positions:q} --log {log:q}"
 

@@ -37,7 +37,7 @@ def snakemake(folder, *options, check=True, configfile=None, source=ROOT, **sett
     ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PATH": path}
+        command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PATH": path}
     )
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result

@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,7 @@ def test_a_stage_gets_the_same_settings_from_its_command(stage, values):
 
 
 @pytest.mark.parametrize("name", ["p$(touch EXECUTED)", "my 'own' {acquisition} project (1)"])
-def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, name):
+def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, monkeypatch, name):
     """The checkout, the working folder and the imagery's folders are called so."""
     from demo import simulate
 
@@ -117,11 +119,21 @@ def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, name):
     )
     metadata.write_text(text)
     checkout = folder / "checkout"
-    for part in ("Snakefile", "rules", "pipeline", "geo", "models", "configs", "environment.yml"):
+    for part in (
+        "Snakefile",
+        "rules",
+        "pipeline",
+        "geo",
+        "models",
+        "demo",
+        "configs",
+        "environment.yml",
+    ):
         source = ROOT / part
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         checkout.mkdir(exist_ok=True)
         copy(source, checkout / part)
+    monkeypatch.setenv("PYTHONPATH", str(checkout))  # as if it was installed from there
     register = folder / f"{name}.gpkg"
     (folder / "register.gpkg").rename(register)
     settings = {
@@ -143,6 +155,34 @@ def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, name):
     manifest = next(imagery.iterdir())
     (manifest / "added").touch()
     assert "index" in again(folder, checkout)
+
+
+def test_another_checkout_than_the_installed_one_is_refused(tmp_path):
+    (tmp_path / "configs").mkdir()
+    for part in ("Snakefile", "configs/default.yaml"):
+        shutil.copy2(ROOT / part, tmp_path / part)
+    (tmp_path / "settings.yaml").write_text("run: other")
+    result = snakemake(tmp_path, "-n", "--cores", "1", check=False, source=tmp_path)
+    assert result.returncode == 1
+    assert f"installed from {ROOT}" in result.stderr
+    assert f"workflow is that of {tmp_path}" in result.stderr
+    assert "pip install --editable ." in result.stderr
+
+
+def test_without_an_installation_the_workflow_says_how_to_install(tmp_path):
+    (tmp_path / "settings.yaml").write_text("run: other")
+    # Isolated: neither the folder nor the environment's packages, but those that Snakemake needs.
+    hide = "import sys; sys.modules['pipeline'] = None; from snakemake.cli import main; main()"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-c", hide, "-n", "--cores", "1"),
+            *("--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)),
+            *("--configfile", str(tmp_path / "settings.yaml")),
+        ],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "Parcelwise is not installed" in result.stderr
 
 
 def again(folder, checkout):

@@ -142,7 +142,8 @@ def test_conda_and_pip_hold_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pip = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    python, *packages = conda
+    python, *packages, pip_itself, by_pip = conda
+    assert (pip_itself, by_pip) == ("pip", {"pip": ["--editable ."]})
     assert python == f"python{project['project']['requires-python']}"
     assert pins(packages) == pip
 
@@ -210,7 +211,7 @@ def test_every_rule_says_what_it_does_needs_and_leaves():
         if name in STAGES:
             for directive in ("message", "resources", "log", "benchmark", "conda", "shell"):
                 assert f"{directive}:" in part, (name, directive)
-            assert f"python -m pipeline {name} " in part
+            assert f"parcelwise {name} " in part
 
 
 @pytest.mark.parametrize("stage", [*STAGES, *CHECKS])

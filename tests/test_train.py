@@ -394,7 +394,6 @@ class TestDivergence:
         script = tmp_path / "spoilt.py"
         script.write_text(
             "import os, sys\n"
-            f"sys.path.insert(0, {str(ROOT)!r})\n"
             "from models.training import train_fold as training\n"
             "from pipeline.__main__ import main\n"
             "plain = training.focal_loss\n"

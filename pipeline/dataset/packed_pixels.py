@@ -126,13 +126,13 @@ def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[An
     except FileNotFoundError:
         raise DatasetError(
             f"The dataset lacks {path}, its arrays in one file: "
-            f"python -m pipeline pack --dataset {path.parent} --config ..."
+            f"parcelwise pack --dataset {path.parent} --config ..."
         ) from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} is not a readable array: {error}") from error
     if array.shape != shape or array.dtype != dtype:
         raise DatasetError(
             f"{path} is {array.dtype} of shape {array.shape}, the dataset's META says {dtype} of "
-            f"{shape}. Pack it anew: python -m pipeline pack --dataset {path.parent} --config ..."
+            f"{shape}. Pack it anew: parcelwise pack --dataset {path.parent} --config ..."
         )
     return array

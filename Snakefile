@@ -4,6 +4,7 @@
 #
 # Every rule is one call of `parcelwise <stage>`; `snakemake -p` prints the calls.
 
+from geo.errors import InputError
 import sys
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from pipeline.workflow.braces import escaped, states_of_others, verbatim, withou
 from pipeline.workflow.config import as_json, for_stage, load, read_json
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, has_gpu, weights
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import SettingsError
 from pipeline.workflow.summary import summary
 from pipeline.workflow.writing import write_json
 
@@ -30,7 +30,7 @@ try:
     check_installation(workflow.basedir)
     settings = load(config)
     check_inputs(settings)
-except SettingsError as error:
+except InputError as error:
     sys.exit(f"\n{error}")
 paths = RunPaths(Path("results") / settings.run)
 # A job on another machine parses this file again: its settings are those that the run started with.
@@ -87,7 +87,7 @@ onstart:
     try:
         if on_cluster():
             check_cluster_paths([workflow.basedir, Path.cwd(), *workflow.overwrite_configfiles])
-    except SettingsError as error:
+    except InputError as error:
         sys.exit(f"\n{error}")
     write_json(paths.started, settings.model_dump(mode="json"))
 

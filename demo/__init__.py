@@ -18,6 +18,7 @@ import numpy as np
 from demo.products import write_product
 from demo.register import DAMAGED_PARCELS, write_register
 from demo.scene import draw_scene, observe, plan_acquisitions
+from geo.errors import InputError
 
 __all__ = ["simulate"]
 
@@ -28,7 +29,7 @@ NOTICE_TEXT = """\
 SIMULATED DATA
 
 Everything in this folder is simulated: no satellite took these images. They were computed by
-Parcelwise (geo/simulation) with seed {seed}, in the format of Sentinel-2 Level-2A products, so that
+Parcelwise (demo) with seed {seed}, in the format of Sentinel-2 Level-2A products, so that
 the demo runs on raw products without a download. The parcel register that goes with them is
 simulated too. Metadata say so in SPACECRAFT_NAME. Draw no conclusion about any real place.
 """
@@ -74,7 +75,7 @@ def simulate(
         holds anything but an earlier simulation.
     """
     if size_m < 1280 or size_m % 20 or not 3 <= acquisitions <= 49 or parcels < 50:
-        raise ValueError(
+        raise InputError(
             "A simulated scene needs a side of at least 1280 m that is a multiple of 20, 3 to 49 "
             f"acquisitions and at least 50 parcels; found size_m = {size_m}, acquisitions = "
             f"{acquisitions}, parcels = {parcels}."
@@ -100,7 +101,7 @@ def simulate(
 def _refuse_foreign(imagery: Path) -> None:
     """Refuse to write where there is anything but an earlier simulation."""
     if imagery.exists() and any(imagery.iterdir()) and not (imagery / NOTICE).exists():
-        raise ValueError(
+        raise InputError(
             f"{imagery} is not empty and was not simulated: it holds no {NOTICE}. Name another "
             "folder for the simulated imagery."
         )

@@ -15,6 +15,8 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import split
 
+from geo.errors import InputError
+
 Extent = tuple[float, float, float, float]
 
 # The landscape goes on past the imagery, so that parcels are cut by its edge as in reality.
@@ -169,7 +171,7 @@ def _split_fields(
                 inside += prepared.contains(part)
                 heapq.heappush(heap, entry(part))
         if not heap:
-            raise ValueError(
+            raise InputError(
                 f"{parcels} parcels of {SMALLEST_PARCEL_M2 / 1e4} ha or more do not fit into a "
                 f"scene of {imagery.area / 1e4:.0f} ha: ask for fewer, or for a larger scene."
             )

@@ -6,7 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
-from models.model_metadata import CheckpointError
+from models.errors import InputError
 
 _ZIP = b"PK\3\4"
 # Start of a file of torch before 1.6, which is not an archive and has no checksums.
@@ -18,21 +18,21 @@ def read_archive(path: Path) -> bytes:
 
     Raises
     ------
-    CheckpointError
+    InputError
         If the file is not there, is something else, or differs from its checksums.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there")
+        raise InputError(f"{path} is not there")
     content = path.read_bytes()
     if content.startswith(_ZIP):
         try:
             _check(content)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
+            raise InputError(
                 f"{path} is damaged: {error}. Copy it again from where it came from."
             ) from None
     elif not content.startswith(_BEFORE_1_6):
-        raise CheckpointError(f"{path} is not a file that torch.save wrote")
+        raise InputError(f"{path} is not a file that torch.save wrote")
     return content
 
 

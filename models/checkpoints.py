@@ -20,8 +20,9 @@ from torch import Tensor
 
 from models.checkpoint_archive import read_archive
 from models.classifier import ParcelClassifier
+from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import CheckpointError, write_bytes
+from models.model_metadata import write_bytes
 from models.positional_encoding import sinusoid_encoding
 
 WEIGHTS_FILE = "model.pth.tar"
@@ -96,7 +97,7 @@ def load_model(
 
     Raises
     ------
-    CheckpointError
+    InputError
         If the file is not there, is no such checkpoint, or has other weights than the
         hyper-parameters say.
     """
@@ -110,7 +111,7 @@ def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
 
     Raises
     ------
-    CheckpointError
+    InputError
         If the file is not there, is damaged, or is not a checkpoint of the reference.
     """
     path = folder / member_file(WEIGHTS_FILE, member)
@@ -120,18 +121,18 @@ def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file can make torch raise anything
         # Leave out torch's advice on how to execute code from the file.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or repr(error)
-        raise CheckpointError(
+        raise InputError(
             f"{path} is not a file that torch.save wrote: {reason.splitlines()[0][:200]}"
         ) from error
     state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict):
-        raise CheckpointError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' in it")
+        raise InputError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' in it")
     if wrong := [str(k) for k, v in state_dict.items() if not _is_weight(k, v)]:
-        raise CheckpointError(f"{path}: not weights: {', '.join(wrong[:5])[:200]}")
+        raise InputError(f"{path}: not weights: {', '.join(wrong[:5])[:200]}")
     state_dict = {k: v for k, v in state_dict.items() if k != _POSITION_TABLE}
     # A tensor with stride 0 repeats one stored number any number of times.
     if sum(value.nbytes for value in state_dict.values()) > len(content):
-        raise CheckpointError(f"{path}: its weights are larger than the file")
+        raise InputError(f"{path}: its weights are larger than the file")
     return state_dict
 
 
@@ -153,7 +154,7 @@ def build_model(
 
     Raises
     ------
-    CheckpointError
+    InputError
         If they are not those of the hyper-parameters, or not all are finite.
     """
     try:
@@ -161,7 +162,7 @@ def build_model(
         with torch.device("meta"):
             model = ParcelClassifier(hyperparameters)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: no such model can be built: {error}") from None
+        raise InputError(f"{path}: no such model can be built: {error}") from None
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state_dict.items()}
     if expected != found:
@@ -171,7 +172,7 @@ def build_model(
         listed = "; ".join(
             f"{name}: expected {expected.get(name)}, found {found.get(name)}" for name in names[:5]
         )
-        raise CheckpointError(
+        raise InputError(
             f"{path}: {len(names)} weights are not those of the hyper-parameters: {listed}"
         )
     model = ParcelClassifier(hyperparameters)
@@ -179,12 +180,12 @@ def build_model(
     # Check after loading: a finite float64 may be infinite as float32.
     for name, value in model.state_dict().items():
         if wrong := int((~value.isfinite()).sum()):
-            raise CheckpointError(
+            raise InputError(
                 f"{path}: {wrong} of the {value.numel()} numbers of {name} are not finite. "
                 "Take weights of a training that did not diverge."
             )
         if name.endswith("running_var") and bool((value < 0).any()):
-            raise CheckpointError(f"{path}: {name} has negative variances")
+            raise InputError(f"{path}: {name} has negative variances")
     return model.eval()
 
 
@@ -193,7 +194,7 @@ def fold_folders(folder: Path) -> dict[int, Path]:
 
     Raises
     ------
-    CheckpointError
+    InputError
         If there is none, or one has no model in it.
     """
     numbered = {
@@ -202,10 +203,10 @@ def fold_folders(folder: Path) -> dict[int, Path]:
         if (match := re.fullmatch(r"Fold_(\d+)", path.name)) and path.is_dir()
     }
     if not numbered:
-        raise CheckpointError(f"{folder}: expected folders Fold_1, Fold_2, ...; found none")
+        raise InputError(f"{folder}: expected folders Fold_1, Fold_2, ...; found none")
     folds = dict(sorted(numbered.items()))
     if missing := [path.name for path in folds.values() if not (path / WEIGHTS_FILE).is_file()]:
-        raise CheckpointError(f"{folder}: no {WEIGHTS_FILE} in {', '.join(missing[:5])}")
+        raise InputError(f"{folder}: no {WEIGHTS_FILE} in {', '.join(missing[:5])}")
     return folds
 
 

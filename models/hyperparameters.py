@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from models.errors import InputError
+
 MODEL_NAMES = ("psetae", "pseltae")
 POOLINGS = ("mean", "std", "max", "min")
 POSITIONS = ("days", "order")
-
-
-class HyperparameterError(ValueError):
-    """Hyper-parameters that no model can be built from."""
 
 
 @dataclass(frozen=True)
@@ -110,24 +108,24 @@ class Hyperparameters:
 
         Raises
         ------
-        HyperparameterError
+        InputError
             If the result is inconsistent, or a name in `others` is unknown.
         """
         known = {field.name for field in fields(cls)} - {"name", "input_dim", "extra_size"}
         if unknown := sorted(set(others) - known):
-            raise HyperparameterError(
+            raise InputError(
                 f"unknown hyper-parameters: {', '.join(unknown[:5])}; known are: "
                 f"{', '.join(sorted(known))}"
             )
         papers = _PAPER_DEFAULTS.get(name)
         if papers is None:
-            raise HyperparameterError(f"name: expected one of {MODEL_NAMES}, found {name!r}")
+            raise InputError(f"name: expected one of {MODEL_NAMES}, found {name!r}")
         defaults = {field.name: field.default for field in fields(cls)}
         values: dict[str, Any] = {**defaults, **papers, **others}
         for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
             values[mlp] = tuple(values[mlp])
             if not values[mlp]:
-                raise HyperparameterError(f"{mlp}: expected at least one width, found none")
+                raise InputError(f"{mlp}: expected at least one width, found none")
         pooled = values["mlp1"][-1] * len(values["pooling"].split("_"))
         width = values["mlp2"][-1] if values["d_model"] is None else values["d_model"]
         values |= {
@@ -147,7 +145,7 @@ class Hyperparameters:
         _expect(isinstance(values, dict), "hyperparameters", "names and values", values)
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise HyperparameterError(f"unknown hyper-parameters: {', '.join(unknown[:5])}")
+            raise InputError(f"unknown hyper-parameters: {', '.join(unknown[:5])}")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -231,4 +229,4 @@ def is_size(value: object) -> bool:
 
 def _expect(holds: bool, name: str, expected: str, found: object) -> None:
     if not holds:
-        raise HyperparameterError(f"{name}: expected {expected}; found {repr(found)[:100]}")
+        raise InputError(f"{name}: expected {expected}; found {repr(found)[:100]}")

@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from models.errors import InputError
 from models.hyperparameters import Hyperparameters, is_size
 from models.standardisation import FeatureScaling, Normalisation
 
 METADATA_FILE = "model.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not there, or not what it should be."""
 
 
 def _versions() -> dict[str, str]:
@@ -77,28 +74,28 @@ class ModelMetadata:
             _check_texts(name, getattr(self, name))
         for name, n in (("bands", h.input_dim), ("class_codes", h.n_classes)):
             if len(getattr(self, name)) != n:
-                raise CheckpointError(f"{name}: expected {n}, found {len(getattr(self, name))}")
+                raise InputError(f"{name}: expected {n}, found {len(getattr(self, name))}")
         if len(self.class_names) != len(self.class_codes):
-            raise CheckpointError(
+            raise InputError(
                 f"class_names: expected {len(self.class_codes)}, found {len(self.class_names)}"
             )
         if self.normalisation.means.shape[-1:] not in {(), (h.input_dim,)}:
-            raise CheckpointError(
+            raise InputError(
                 f"normalisation: expected values of {h.input_dim} channels, found the shape "
                 f"{self.normalisation.means.shape}"
             )
         n_features = 0 if self.feature_scaling is None else len(self.feature_scaling.means)
         if n_features != h.extra_size:
-            raise CheckpointError(
+            raise InputError(
                 f"feature_scaling: expected {h.extra_size} features, found {n_features}"
             )
         for name in ("n_pixels", "members"):
             if not is_size(value := getattr(self, name)):
-                raise CheckpointError(f"{name}: expected a positive whole number, found {value!r}")
+                raise InputError(f"{name}: expected a positive whole number, found {value!r}")
         try:
             date.fromisoformat(self.first_date)
         except (TypeError, ValueError):
-            raise CheckpointError(
+            raise InputError(
                 f"first_date: expected YYYY-MM-DD, found {self.first_date!r}"
             ) from None
 
@@ -118,7 +115,7 @@ class ModelMetadata:
         expected = set(cls.__dataclass_fields__)
         if not isinstance(values, dict) or values.keys() != expected:
             found = ", ".join(sorted(values)) if isinstance(values, dict) else repr(values)
-            raise CheckpointError(
+            raise InputError(
                 f"expected the keys {', '.join(sorted(expected))}; found {found[:200] or 'none'}"
             )
         scaling = values["feature_scaling"]
@@ -143,12 +140,12 @@ def load_metadata(folder: Path) -> ModelMetadata:
 
     Raises
     ------
-    CheckpointError
+    InputError
         If it is not there, or does not say what a model expects.
     """
     path = folder / METADATA_FILE
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there: it says what the model beside it expects")
+        raise InputError(f"{path} is not there: it says what the model beside it expects")
     return parse_metadata(path.read_bytes(), path)
 
 
@@ -157,13 +154,13 @@ def parse_metadata(text: str | bytes, path: Path) -> ModelMetadata:
 
     Raises
     ------
-    CheckpointError
+    InputError
         If it is something else.
     """
     try:
         return ModelMetadata.from_json(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
+        raise InputError(
             f"{path} does not describe a model: {error}. Take the file that lay beside the weights "
             "when they were trained."
         ) from None
@@ -174,7 +171,7 @@ def check_alike(models: Mapping[Path, ModelMetadata]) -> None:
 
     Raises
     ------
-    CheckpointError
+    InputError
         If one has other bands, classes or day 0 than the first.
     """
     if not models:
@@ -184,7 +181,7 @@ def check_alike(models: Mapping[Path, ModelMetadata]) -> None:
         for what, name in (("bands", "bands"), ("classes", "class_codes"), ("day 0", "first_date")):
             found, expected = (getattr(model, name) for model in (metadata, models[first]))
             if found != expected:
-                raise CheckpointError(
+                raise InputError(
                     f"{path} was trained with other {what} than {first}: {_shown(found)} instead "
                     f"of {_shown(expected)}. Use models of one training together."
                 )
@@ -192,7 +189,7 @@ def check_alike(models: Mapping[Path, ModelMetadata]) -> None:
 
 def _check_texts(name: str, values: object) -> None:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise CheckpointError(f"{name}: expected a list of texts, found {str(values)[:100]}")
+        raise InputError(f"{name}: expected a list of texts, found {str(values)[:100]}")
 
 
 def _shown(value: list[str] | str) -> str:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-
-class PixelSetsError(ValueError):
-    """Pixel sets whose parts do not fit together."""
+from models.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +49,7 @@ class PixelSets:
     def __post_init__(self) -> None:
         n = len(self.ids)
         if self.pixels.ndim != 3:
-            raise PixelSetsError(
-                f"pixels: expected shape (pixels, T, C), found {self.pixels.shape}"
-            )
+            raise InputError(f"pixels: expected shape (pixels, T, C), found {self.pixels.shape}")
         n_pixels, n_dates, _ = self.pixels.shape
         for name, dtype, shape in (
             ("pixels", np.uint16, self.pixels.shape),
@@ -66,14 +62,14 @@ class PixelSets:
         ):
             array = getattr(self, name)
             if array is not None and (array.dtype != dtype or array.shape != shape):
-                raise PixelSetsError(
+                raise InputError(
                     f"{name}: expected {np.dtype(dtype)} of shape {shape} for {n} parcels; found "
                     f"{array.dtype} of shape {array.shape}"
                 )
         if repeated := [i for i, count in Counter(self.ids).items() if count > 1]:
-            raise PixelSetsError(f"ids: found more than once: {', '.join(repeated[:5])}")
+            raise InputError(f"ids: found more than once: {', '.join(repeated[:5])}")
         if self.offsets[0] != 0 or self.offsets[-1] != n_pixels or (self.sizes < 0).any():
-            raise PixelSetsError(
+            raise InputError(
                 f"offsets: expected to rise from 0 to the number of pixels, {n_pixels}; found "
                 f"{self.offsets[0]} to {self.offsets[-1]}"
             )
@@ -86,7 +82,7 @@ class PixelSets:
     def _refuse_parcels(self, refused: NDArray[np.bool_], message: str) -> None:
         if refused.any():
             first = ", ".join(self.ids[i] for i in np.flatnonzero(refused)[:5])
-            raise PixelSetsError(f"{message}; {refused.sum()} parcels are not, such as {first}")
+            raise InputError(f"{message}; {refused.sum()} parcels are not, such as {first}")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,12 +16,8 @@ from torch import Tensor
 
 from models.checkpoints import build_model
 from models.classifier import ParcelClassifier
-from models.model_metadata import (
-    CheckpointError,
-    ModelMetadata,
-    parse_metadata,
-    write_bytes,
-)
+from models.errors import InputError
+from models.model_metadata import ModelMetadata, parse_metadata, write_bytes
 
 PORTABLE_FILE = "model.safetensors"
 _KEY = "parcelwise"
@@ -39,19 +35,19 @@ def load_safetensors(path: Path, device: torch.device) -> tuple[ParcelClassifier
 
     Raises
     ------
-    CheckpointError
+    InputError
         If the file is not there, is something else, or its weights are not finite or not those of
         its hyper-parameters.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there")
+        raise InputError(f"{path} is not there")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}") from error
+        raise InputError(f"{path} is no safetensors file: {error}") from error
     if _KEY not in header:
-        raise CheckpointError(f"{path}: expected the key {_KEY!r} in its header")
+        raise InputError(f"{path}: expected the key {_KEY!r} in its header")
     metadata = parse_metadata(header[_KEY], path)
     return build_model(metadata.hyperparameters, state_dict, path).to(device), metadata

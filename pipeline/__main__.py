@@ -8,12 +8,13 @@ import inspect
 import logging
 import os
 import sys
-import traceback
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from geo.errors import InputError
+from models.errors import InputError as ModelInputError
 from pipeline.workflow.config import read, read_json, view
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.settings_record import write_record
@@ -75,19 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         function(**values)
         if record is not None and settings is not None:
             write_record(record, settings, stage)
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not _raised_by_us(error):
-            raise
+    except (InputError, ModelInputError, OSError) as error:
         logger.error("%s", error)
         return 1
+    except Exception:
+        where = f", which is also in {log}" if log else ""
+        logger.exception("This is a bug in Parcelwise. Please report it with this text%s.", where)
+        return 1
     return 0
-
-
-def _raised_by_us(error: BaseException) -> bool:
-    """Tell whether our own code raised an error, for the user to read, or a library did."""
-    place = traceback.extract_tb(error.__traceback__)[-1].filename
-    packages = Path(__file__).parents[1]
-    return any(Path(place).is_relative_to(packages / name) for name in PACKAGES)
 
 
 def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import shapely
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.classes.ledger import write_ledger
@@ -155,5 +156,5 @@ def test_pixels_of_another_index_are_refused(extracted):
     index = PixelIndex.load(extracted.pixel_index(TILE))
     fewer = replace(index, rows=index.rows[:-1], cols=index.cols[:-1])
     row = AcquisitionRow("a00", TILE, DAYS[0], extracted.root, "", "", "", "", None, True, "")
-    with pytest.raises(ValueError, match=r"a00\.npy has \d+ pixels .*snakemake -R extract"):
+    with pytest.raises(InputError, match=r"a00\.npy has \d+ pixels .*snakemake -R extract"):
         tile_series.TileSeries.open(fewer, [row], extracted.extractions)

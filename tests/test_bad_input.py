@@ -24,6 +24,7 @@ from safe_fixture import write_safe, zip_product
 from shapely import Point, box
 from test_theia import write_product
 
+from geo.errors import InputError
 from geo.imagery import remote
 from geo.imagery.acquisition import Damaged
 from pipeline.__main__ import _raised_by_us
@@ -309,7 +310,7 @@ def test_bad_settings(inputs, case, monkeypatch):
 
 def refuse(inputs, *words):
     """Check that the work does not start, with one message for the user that has the words."""
-    with pytest.raises(ValueError, match=f"(?s){words[0]}") as error:
+    with pytest.raises(InputError, match=f"(?s){words[0]}") as error:
         inputs.start()
     message = str(error.value)
     assert _raised_by_us(error.value), "a library's own error: the user sees a traceback"

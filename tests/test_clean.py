@@ -12,11 +12,11 @@ import pytest
 import rasterio
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex
-from geo.register.reading import RegisterError
 from pipeline.acquisitions.tiles import read_grids
-from pipeline.classes.nomenclature import NomenclatureError, read_codes
+from pipeline.classes.nomenclature import read_codes
 from pipeline.stages.clean import clean
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.config import load, view
@@ -236,7 +236,7 @@ def test_parcels_across_the_edge(run):
     assert run(register).column("reason") == ["no_label", "partly_outside"]
     assert run.column("n_pixels") == ["2", "2"]
     assert run(register, partly_outside="keep").column("reason") == ["no_label", "no_label"]
-    with pytest.raises(RegisterError, match=r"None of the 2 parcels.*2 partly_outside"):
+    with pytest.raises(InputError, match=r"None of the 2 parcels.*2 partly_outside"):
         run(register, all_touched=True)
 
 
@@ -313,18 +313,18 @@ REFUSED = [
 @pytest.mark.parametrize(("parcels", "words"), REFUSED, ids=range(len(REFUSED)))
 def test_refused_settings(run, parcels, words):
     register = simple(list("AABBA"), GROUP=list("11221"))
-    with pytest.raises((RegisterError, NomenclatureError), match=words):
+    with pytest.raises((InputError, InputError), match=words):
         run(register, **parcels)
     assert not (run.folder / "ledger.csv").exists()
 
 
 def test_refused_registers(run):
-    with pytest.raises(RegisterError, match="has no rows"):
+    with pytest.raises(InputError, match="has no rows"):
         run(simple(["A"])[:0])
     # The grid lies on the meridian of 3 degrees east; the parcels lie 1 km further east.
     away = simple(["A"]).translate(1000, 0).to_frame("geometry").assign(ID_PARCEL=["p"])
     with pytest.raises(
-        RegisterError,
+        InputError,
         match=r"No parcel of .* lies on the imagery.*\(3\.0111, 36\.14.*imagery over \(3\.0, 36",
     ):
         run(away)
@@ -332,10 +332,10 @@ def test_refused_registers(run):
 
 def test_refused_names(run, tmp_path):
     options = {"labels": {"crop": "CODE"}, "classes": ["A", "B"], "names": tmp_path / "names.csv"}
-    with pytest.raises(NomenclatureError, match=r"no table of class names.*names\.csv"):
+    with pytest.raises(InputError, match=r"no table of class names.*names\.csv"):
         run(simple(list("ABAB")), **options)
     (tmp_path / "names.csv").write_text("code;name\nA;wheat\n")
-    with pytest.raises(NomenclatureError, match="columns code;name, expected code and name"):
+    with pytest.raises(InputError, match="columns code;name, expected code and name"):
         run(simple(list("ABAB")), **options)
 
 

@@ -55,15 +55,22 @@ def test_a_user_error_is_one_line_and_exit_code_1(tmp_path, config):
 def test_an_error_of_a_library_shows_where_it_comes_from(tmp_path, config):
     grids = tmp_path / "g.json"
     grids.write_text("{")
-    with pytest.raises(ValueError, match="Expecting property name"):
-        main(
-            [
-                *("rasterise", "--config", str(config), "--parcels", str(tmp_path)),
-                *("--grids", str(grids), "--tile", "31UDS"),
-                *("--pixel-index", str(tmp_path / "i.npz")),
-                *("--label-image", str(tmp_path / "l.tif")),
-            ]
-        )
+    log = tmp_path / "rasterise.log"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipeline", "rasterise", "--config", config, "--log", log),
+            *("--parcels", tmp_path, "--grids", grids, "--tile", "31UDS"),
+            *("--pixel-index", tmp_path / "i.npz", "--label-image", tmp_path / "l.tif"),
+        ],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr == log.read_text()
+    assert f"a bug in Parcelwise. Please report it with this text, which is also in {log}" in (
+        result.stderr
+    )
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "JSONDecodeError: Expecting property name" in result.stderr
 
 
 def test_a_stage_sees_only_the_settings_that_it_names():

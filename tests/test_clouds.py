@@ -13,9 +13,10 @@ from safe_fixture import write_safe
 
 import geo.imagery.cloud_fraction
 import geo.pixels.parcel_pixels
+from geo.errors import InputError
 from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
-from geo.imagery.acquisition import Acquisition, AcquisitionError, Band
+from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.cloud_fraction import cloud_fraction
 from geo.imagery.cloud_masks import CloudRules, is_within
 from geo.imagery.discovery import find_acquisitions
@@ -23,7 +24,6 @@ from geo.pixels.parcel_pixels import gather_clear
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules
 from pipeline.workflow.config import load
-from pipeline.workflow.settings import SettingsError
 
 GRID = Grid("EPSG:32631", 500_000.0, 5_600_000.0, 10.0, 10.0, 60, 60)
 
@@ -218,10 +218,10 @@ def test_own_masks_are_matched_by_date_and_tile(tmp_path):
     ]  # fmt: skip
     assert found[0].masks["MASK"].grid == GRID
     write_raster(tmp_path / "cloud_20180410_v2.tif", mask, GRID)
-    with pytest.raises(AcquisitionError, match=r"d has 2 masks: .*20180410.*, .*v2.tif"):
+    with pytest.raises(InputError, match=r"d has 2 masks: .*20180410.*, .*v2.tif"):
         with_mask_files(items, tmp_path)
     write_raster(tmp_path / "second.tif", mask, GRID)
-    with pytest.raises(AcquisitionError, match=r"1 masks of .* have no date .*: second.tif"):
+    with pytest.raises(InputError, match=r"1 masks of .* have no date .*: second.tif"):
         with_mask_files(items, tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_masks_in_another_coordinate_system_are_refused(tmp_path, masked):
     grid = replace(GRID, crs="EPSG:32632")
     path = write_raster(tmp_path / "20180405.tif", np.zeros((60, 60), np.uint8), grid)
     (item,) = with_mask_files([masked[0]], path.parent)
-    with pytest.raises(AcquisitionError, match=r"MASK of .*20180405.tif is in EPSG:32632, the p"):
+    with pytest.raises(InputError, match=r"MASK of .*20180405.tif is in EPSG:32632, the p"):
         gather_clear(item, every_pixel(GRID), CloudRules())
 
 
@@ -262,14 +262,14 @@ def test_what_the_settings_ask_for(clouds, masks, required):
     ],
 )
 def test_settings_that_are_refused(clouds, words):
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(InputError, match=words):
         load({"clouds": clouds})
 
 
 def test_masks_that_are_asked_for_and_not_there_are_named():
     items = [acquisition(id_=f"2018040{n}") for n in range(7)]
     rules = cloud_rules(load({"clouds": {"max_probability": 30}}).clouds)
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         check_masks(items, rules)
     assert "7 of 7 acquisitions have no cloud mask CLDPRB: 20180400, " in str(error.value)
     assert "20180404, ... and 2 more. Download MSK_CLDPRB, or set clouds.max_pro" in str(

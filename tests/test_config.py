@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
+from geo.errors import InputError
 from pipeline.workflow.config import for_stage, load, read
 from pipeline.workflow.inputs import check_inputs, watched
-from pipeline.workflow.settings import Settings, SettingsError
+from pipeline.workflow.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -32,12 +33,12 @@ from pipeline.workflow.settings import Settings, SettingsError
     ],
 )
 def test_bad_settings_are_refused(values, message):
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(InputError, match=message):
         load(values)
 
 
 def test_every_error_is_named_at_once():
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(InputError) as error:
         load({"train": {"epochs": 0, "gamma": -1}, "runn": "x"})
     assert len(str(error.value).splitlines()) == 4
 
@@ -53,15 +54,15 @@ def test_inputs_are_checked_before_any_work(tmp_path):
         (empty, r"the folder .*empty is empty"),
     ):
         settings = load({"imagery": {"path": imagery}, "parcels": {"path": parcels}})
-        with pytest.raises(SettingsError, match=message):
+        with pytest.raises(InputError, match=message):
             check_inputs(settings)
     (empty / "20180101.tif").touch()
-    with pytest.raises(SettingsError, match=r"parcels\.path is not set"):
+    with pytest.raises(InputError, match=r"parcels\.path is not set"):
         check_inputs(load({"imagery": {"path": empty}}))
 
 
 def test_a_missing_settings_file_says_how_to_get_one(tmp_path):
-    with pytest.raises(SettingsError, match=r"no settings file .*results/<run>/config"):
+    with pytest.raises(InputError, match=r"no settings file .*results/<run>/config"):
         read(tmp_path / "config.yaml")
 
 

@@ -26,11 +26,10 @@ from pixel_set_fixture import (
 )
 from preparation import example
 
-from pipeline.classes.nomenclature import NomenclatureError
+from geo.errors import InputError
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
 from pipeline.dataset.pixel_set_store import (
-    DatasetError,
     read_all_features,
     read_classes,
     read_dates,
@@ -45,7 +44,7 @@ from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import PAPER, SettingsError
+from pipeline.workflow.settings import PAPER
 
 ROOT = Path(__file__).parents[1]
 PARITY = ROOT.parent / "shared" / "parity"
@@ -330,19 +329,19 @@ def spoil_data(source):
 def test_what_cannot_be_read_is_refused(source, tmp_path, spoil, message):
     make(source)
     spoil(source)
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(InputError, match=message):
         ingested(source, tmp_path / "run")
 
 
 def test_settings_that_do_not_fit_are_refused(source, tmp_path):
     make(source)
-    with pytest.raises(DatasetError, match=r"'soil', but labels\.json has crop"):
+    with pytest.raises(InputError, match=r"'soil', but labels\.json has crop"):
         ingested(source, tmp_path / "run", nomenclature="soil")
-    with pytest.raises(DatasetError, match=r"4 channels, but 2 bands are named: B02, B03"):
+    with pytest.raises(InputError, match=r"4 channels, but 2 bands are named: B02, B03"):
         ingested(source, tmp_path / "run", bands=["B02", "B03"])
-    with pytest.raises(NomenclatureError, match=r"Lower dataset\.classes\.min_parcels"):
+    with pytest.raises(InputError, match=r"Lower dataset\.classes\.min_parcels"):
         ingested(source, tmp_path / "run", classes={"min_parcels": 40})
-    with pytest.raises(NomenclatureError, match=r"dataset\.classes lists \['rye'\]"):
+    with pytest.raises(InputError, match=r"dataset\.classes lists \['rye'\]"):
         ingested(source, tmp_path / "run", classes=["wheat", "rye"])
 
 
@@ -356,10 +355,10 @@ def test_without_training_classes_need_no_parcels(source, tmp_path):
 def test_blocks_need_positions(source, tmp_path):
     make(source)
     settings = load({"dataset": {"path": source, **OPTIONS}, "split": {"by": "block"}})
-    with pytest.raises(SettingsError, match=r"no META/positions\.json.*split\.by to random"):
+    with pytest.raises(InputError, match=r"no META/positions\.json.*split\.by to random"):
         check_inputs(settings)
     run = ingested(source, tmp_path / "run")
-    with pytest.raises(DatasetError, match=r"positions\.json.*split\.by to random"):
+    with pytest.raises(InputError, match=r"positions\.json.*split\.by to random"):
         split(run.dataset.root, run.folds, view(settings, "split"))
     write(source / "META" / "positions.json", {str(100 + 3 * i): [i * 900, 0] for i in range(60)})
     check_inputs(settings)
@@ -372,7 +371,7 @@ def test_features_that_are_missing_are_named(source, tmp_path):
     make(source, features=False)
     run = ingested(source, tmp_path / "run")
     assert read_pixel_sets(run.dataset, with_features=False).features is None
-    with pytest.raises(DatasetError, match=r"model\.geometric_features to false"):
+    with pytest.raises(InputError, match=r"model\.geometric_features to false"):
         read_pixel_sets(run.dataset, with_features=True)
     every = {str(i): [i, 2, 3, 4] for i in range(100, 280)}
     write(source / "META" / "geomfeat.json", every)
@@ -381,14 +380,14 @@ def test_features_that_are_missing_are_named(source, tmp_path):
     assert read_pixel_sets(run.dataset, with_features=True).features[1].tolist() == [103, 2, 3, 4]
     write(source / "META" / "geomfeat.json", {"100": [1, 2, 3, 4]})
     run = ingested(source, tmp_path / "run")
-    with pytest.raises(DatasetError, match=r"lacks 59 parcels, such as 103"):
+    with pytest.raises(InputError, match=r"lacks 59 parcels, such as 103"):
         read_pixel_sets(run.dataset, with_features=True)
 
 
 def test_the_runs_own_dataset_is_refused(source, tmp_path):
     make(source)
     run = ingested(source, tmp_path / "run")
-    with pytest.raises(DatasetError, match=r"of this very run.*another name"):
+    with pytest.raises(InputError, match=r"of this very run.*another name"):
         ingested(run.dataset.root, tmp_path / "run")
     assert len(read_ids(run.dataset)) == len(list(run.dataset.pixels.iterdir())) == 60
 
@@ -466,10 +465,10 @@ def test_pixels_that_are_never_clear_are_left_out(source, tmp_path, fill):
 def test_validity_of_other_pixels_is_refused(source, tmp_path):
     parcels = make(source)
     write_arrays(source / "VALID", {i: np.ones((7, 1), bool) for i in parcels})
-    with pytest.raises(DatasetError, match=r"VALID/\d+.npy: expected bool of shape \(T, S\), \(7,"):
+    with pytest.raises(InputError, match=r"VALID/\d+.npy: expected bool of shape \(T, S\), \(7,"):
         ingested(source, tmp_path / "run")
     (source / "VALID" / "100.npy").unlink()
-    with pytest.raises(DatasetError, match=r"VALID/100.npy is not a readable array"):
+    with pytest.raises(InputError, match=r"VALID/100.npy is not a readable array"):
         ingested(source, tmp_path / "run")
 
 
@@ -494,7 +493,7 @@ def test_another_dataset_leaves_nothing_of_the_first(source, tmp_path):
     ],
 )
 def test_bad_settings_are_refused(values, message):
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(InputError, match=message):
         check_inputs(load(values))
 
 

@@ -9,7 +9,7 @@ import pytest
 import shapely
 import xarray as xr
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import gather
@@ -75,7 +75,7 @@ def write_product(folder, rng, name=NAME, version=2, consolidated=True, add_offs
 
 
 def refusal(path, **options):
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
     return str(error.value)
 

@@ -15,8 +15,9 @@ from rasterio.warp import reproject
 from safe_fixture import write_image, write_safe
 
 import geo.pixels.parcel_pixels
+from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.acquisition import Acquisition, AcquisitionError, Band
+from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.open_rasters import OpenRasters
 from geo.pixels.parcel_pixels import gather
@@ -295,14 +296,12 @@ def test_bands_too_fine_or_in_another_zone_are_refused(tmp_path):
     fine = Grid(CRS, 300_000, 9_100_000, 5, 5, 160, 180)
     acquisition, values = write_bands(tmp_path, {"B02": fine})
     index = some_parcels(TILE)
-    with pytest.raises(AcquisitionError, match=r"has pixels of 5 x 5 m, smaller than the 10 x 10"):
+    with pytest.raises(InputError, match=r"has pixels of 5 x 5 m, smaller than the 10 x 10"):
         gather(acquisition, index, ["B02"])
     pixels, _ = gather(acquisition, index, ["B02"], resampling="nearest")
     assert np.array_equal(pixels[0], values["B02"][index.rows * 2 + 1, index.cols * 2 + 1])
     acquisition, _ = write_bands(tmp_path, {"B02": replace(TILE, crs="EPSG:32735")})
-    with pytest.raises(
-        AcquisitionError, match=r"is in EPSG:32735, the parcels' pixels are in EPSG"
-    ):
+    with pytest.raises(InputError, match=r"is in EPSG:32735, the parcels' pixels are in EPSG"):
         gather(acquisition, index, ["B02"])
 
 
@@ -335,11 +334,11 @@ def test_a_block_that_cannot_be_read_ends_the_work(tmp_path, monkeypatch, thread
 
     def fail(bands, *window):
         read.append(window)
-        raise AcquisitionError("this one is damaged")
+        raise InputError("this one is damaged")
 
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     monkeypatch.setattr(geo.pixels.parcel_pixels, "read_windows", fail)
-    with pytest.raises(AcquisitionError, match="this one is damaged"):
+    with pytest.raises(InputError, match="this one is damaged"):
         gather(acquisition, some_parcels(TILE, 40), ["B02"], threads=threads)
     assert len(read) <= threads
 

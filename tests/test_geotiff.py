@@ -10,8 +10,8 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
+from geo.errors import InputError
 from geo.formats.conventions import band_name, tile_name
-from geo.imagery.acquisition import AcquisitionError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 
@@ -47,7 +47,7 @@ def numbers(rng, count=2, dtype="uint16"):
 
 
 def refusal(path, **options):
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
     return str(error.value)
 

@@ -13,22 +13,21 @@ import torch
 from models_fixture import FOLDS, save_models
 from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
 
+from geo.errors import InputError
 from models.checkpoints import load_state_dict, member_file, save_checkpoint
 from models.classifier import ParcelClassifier
+from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import CheckpointError, load_metadata, save_metadata
+from models.model_metadata import load_metadata, save_metadata
 from models.safetensors_file import load_safetensors, save_safetensors
 from models.standardisation import FeatureScaling, Normalisation
-from pipeline.evaluation.model_inputs import ModelInputsError
-from pipeline.evaluation.trained import OutputError
-from pipeline.predictions.existing_weights import WeightsError, load_given
+from pipeline.predictions.existing_weights import load_given
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import SettingsError
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 CODES = [1, 3, 4, 5, 6, 8, 9, 12, 13, 14, 16, 18, 19, 23, 28, 31, 33, 34, 36, 39]
@@ -73,7 +72,7 @@ class Case:
 
     def refused_at_once(self, *words):
         """Check that the workflow does not even start."""
-        with pytest.raises(SettingsError) as refusal:
+        with pytest.raises(InputError) as refusal:
             check_inputs(self.settings)
         for word in ("predict.weights: ", *words):
             assert word in str(refusal.value)
@@ -176,14 +175,14 @@ def test_a_flipped_byte_is_refused(case, position):
     for at in middles(file, 8):
         file.write_bytes(whole)
         flip(file, at)
-        case.refused(CheckpointError, f"{file} is damaged", "Copy it again")
+        case.refused(ModelError, f"{file} is damaged", "Copy it again")
         case.refused_at_once(f"{file} is damaged")
 
 
 def test_the_second_member_is_checked_too(ours):
     file = ours.fold("last") / "model_2.pth.tar"
     flip(file, middles(file, 8)[4])
-    ours.refused(CheckpointError, f"{file} is damaged")
+    ours.refused(ModelError, f"{file} is damaged")
     ours.refused_at_once(f"{file} is damaged")
 
 
@@ -198,7 +197,7 @@ def test_any_flipped_byte_is_refused_or_changes_nothing(ours):
         flip(file, at)
         try:
             after = load_state_dict(file.parent)
-        except CheckpointError as error:
+        except ModelError as error:
             assert str(file) in str(error)
             refused += 1
             continue
@@ -211,7 +210,7 @@ def test_a_truncated_checkpoint_is_refused(case, share):
     file = case.fold("middle") / "model.pth.tar"
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    case.refused(CheckpointError, str(file))
+    case.refused(ModelError, str(file))
     case.refused_at_once(str(file))
 
 
@@ -230,7 +229,7 @@ def test_a_truncated_checkpoint_is_refused(case, share):
 def test_weights_that_are_not_finite_are_refused(case, position, name, value):
     file = case.fold(position) / "model.pth.tar"
     change(file, name, value)
-    case.refused(CheckpointError, f"{file}: ", name)
+    case.refused(ModelError, f"{file}: ", name)
 
 
 def test_weights_that_are_finite_in_float64_only_are_refused(ours):
@@ -240,7 +239,7 @@ def test_weights_that_are_finite_in_float64_only_are_refused(ours):
     weight[0, 0] = 1e60
     checkpoint["state_dict"]["decoder.0.weight"] = weight
     torch.save(checkpoint, file)
-    ours.refused(CheckpointError, f"{file}: 1 of the 128 numbers of decoder.0.weight")
+    ours.refused(ModelError, f"{file}: 1 of the 128 numbers of decoder.0.weight")
 
 
 def test_a_safetensors_file_with_nan_is_refused(ours, tmp_path):
@@ -248,7 +247,7 @@ def test_a_safetensors_file_with_nan_is_refused(ours, tmp_path):
     state, metadata = load_state_dict(folder), load_metadata(folder)
     state["decoder.1.running_mean"][0] = np.nan
     save_safetensors(tmp_path / "model.safetensors", state, metadata)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: 1 of the 8 numbers of decod"):
+    with pytest.raises(ModelError, match=r"model\.safetensors: 1 of the 8 numbers of decod"):
         load_safetensors(tmp_path / "model.safetensors", CPU)
 
 
@@ -260,7 +259,7 @@ def test_outputs_that_are_not_finite_stop_the_prediction(case, position):
         if name.startswith("decoder") and name.endswith("weight"):
             value[:] = value * 1e20
     torch.save(checkpoint, file)
-    told = case.refused(OutputError, str(file), "not finite")
+    told = case.refused(InputError, str(file), "not finite")
     ids = [path.stem for path in (case.source / "DATA").iterdir()]
     assert told.split("such as ")[1].split(". ")[0].split(", ")[0] in ids
 
@@ -272,7 +271,7 @@ def test_evaluate_refuses_them_too(ours):
     evaluate(run.dataset.root, folds, ours.folder, view(settings, "evaluate"))
     (ours.folder / "overall.json").unlink()
     change(ours.fold("middle") / "model.pth.tar", "decoder.1.running_mean", np.nan)
-    with pytest.raises(CheckpointError, match=r"Fold_2/model\.pth\.tar: 1 of the 8 numbers of"):
+    with pytest.raises(ModelError, match=r"Fold_2/model\.pth\.tar: 1 of the 8 numbers of"):
         evaluate(run.dataset.root, folds, ours.folder, view(settings, "evaluate"))
     assert not (ours.folder / "overall.json").exists()
 
@@ -283,7 +282,7 @@ def test_a_runs_own_models_are_those_of_its_classes(ours):
     split(run.dataset.root, folds, view(settings, "split"))
     for position in POSITIONS:
         described(ours.fold(position), class_codes=[*reversed(CLASSES)])
-    with pytest.raises(ModelInputsError, match=r"classes wheat, maize, barley; the dataset has"):
+    with pytest.raises(InputError, match=r"classes wheat, maize, barley; the dataset has"):
         evaluate(run.dataset.root, folds, ours.folder, view(settings, "evaluate"))
 
 
@@ -305,7 +304,7 @@ def test_every_fold_is_compared(ours, what, position):
     described(ours.fold(position), **OTHERS[what])
     odd = ours.fold("middle" if position == "first" else position)
     words = f"{odd} was trained with other {what} than {ours.fold('first')}"
-    ours.refused(CheckpointError, words)
+    ours.refused(ModelError, words)
     ours.refused_at_once(words)
 
 
@@ -324,7 +323,7 @@ def test_features_of_every_fold_are_compared_with_the_dataset(ours, position):
         hyperparameters=h,
         days=np.arange(7),
     )
-    ours.refused(ModelInputsError, f"{folder} was trained with 5 geometric features", "has 4")
+    ours.refused(InputError, f"{folder} was trained with 5 geometric features", "has 4")
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -333,7 +332,7 @@ def test_dates_of_every_fold_are_compared_with_the_dataset(ours, position):
     folder = ours.fold(position)
     metadata = load_metadata(folder)
     save_metadata(folder, replace(metadata, normalisation=Normalisation(means, stds)))
-    ours.refused(ModelInputsError, f"{folder} does not fit the dataset", "(5, 4)", "7 dates")
+    ours.refused(InputError, f"{folder} does not fit the dataset", "(5, 4)", "7 dates")
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -348,7 +347,7 @@ def test_every_fold_of_the_reference_is_compared_with_the_dataset(references, po
     file = references.fold(position) / "model.pth.tar"
     torch.save({"epoch": 1, "state_dict": state, "optimizer": {}}, file)
     number = {"channels": 11, "classes": 19, "features": 5}[what]
-    references.refused(WeightsError, f"{file} ", f" {number} ", what)
+    references.refused(InputError, f"{file} ", f" {number} ", what)
 
 
 def metadata_with(**changes):
@@ -457,7 +456,7 @@ def test_a_description_that_makes_no_sense_is_refused(ours, what):
     path = folder / "model.json"
     text = spoil(json.loads(path.read_text()))
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(CheckpointError, match=words) as refusal:
+    with pytest.raises(ModelError, match=words) as refusal:
         load_given(folder, ours.run.dataset, ours.settings, CPU)
     assert str(folder) in str(refusal.value)
     assert len(str(refusal.value)) < len(str(folder)) + 1500
@@ -469,7 +468,7 @@ def test_a_description_that_makes_no_sense_is_refused(ours, what):
 
 def test_a_missing_member_is_named(ours):
     (ours.fold("middle") / "model_2.pth.tar").unlink()
-    ours.refused(CheckpointError, f"{ours.fold('middle') / 'model_2.pth.tar'} is not there")
+    ours.refused(ModelError, f"{ours.fold('middle') / 'model_2.pth.tar'} is not there")
 
 
 def test_a_fold_without_weights_is_named_at_once(ours):
@@ -525,8 +524,8 @@ def test_a_checkpoint_of_something_else_is_refused(ours, what):
     spoil, words = ODD[what]
     folder = ours.fold("middle")
     spoil(folder / "model.pth.tar", load_state_dict(folder))
-    ours.refused(CheckpointError, str(folder / "model.pth.tar"))
-    with pytest.raises(CheckpointError, match=words):
+    ours.refused(ModelError, str(folder / "model.pth.tar"))
+    with pytest.raises(ModelError, match=words):
         load_given(folder, ours.run.dataset, ours.settings, CPU)
 
 
@@ -542,5 +541,5 @@ def test_checkpoints_of_torch_before_1_6_are_read(ours):
     content = file.read_bytes()
     for n in (20, 300, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:n])
-        with pytest.raises(CheckpointError, match=f"{file} is not a file that torch.save wrote"):
+        with pytest.raises(ModelError, match=f"{file} is not a file that torch.save wrote"):
             ours.predict()

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from safe_fixture import write_image, write_safe
 
+from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.acquisition import Acquisition, AcquisitionError, Band
+from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
 from pipeline.acquisitions.duplicates import same_day_reasons
 from pipeline.acquisitions.tiles import most_seen_first
 from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
-    AcquisitionTableError,
     read_acquisitions,
     read_used,
     write_acquisitions,
@@ -47,7 +47,7 @@ class Run:
         return read_acquisitions(self.table)
 
     def refusal(self, **settings):
-        with pytest.raises(AcquisitionError) as error:
+        with pytest.raises(InputError) as error:
             self(**settings)
         assert not self.table.exists()
         assert not self.grids.exists()
@@ -274,7 +274,7 @@ def test_a_failure_leaves_the_former_table_as_it_was(run, rng):
     write(run, rng)
     run()
     before = run.table.read_text()
-    with pytest.raises(AcquisitionError):
+    with pytest.raises(InputError):
         run(start="2030-01-01")
     assert run.table.read_text() == before
 
@@ -353,12 +353,12 @@ def test_the_table_survives_a_round_trip(tmp_path):
 def test_broken_tables_are_refused(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("acquisition,tile\nx,y\n")
-    with pytest.raises(AcquisitionTableError, match="no column date, product"):
+    with pytest.raises(InputError, match="no column date, product"):
         read_acquisitions(path)
     header = ",".join(AcquisitionRow._fields)
     path.write_text(f"{header}\nx,31UDS,2018-04-05,p,safe,,,0,0.1,perhaps,\n")
-    with pytest.raises(AcquisitionTableError, match=r"line 2: 'perhaps' cannot be read"):
+    with pytest.raises(InputError, match=r"line 2: 'perhaps' cannot be read"):
         read_acquisitions(path)
     path.write_text(f"{header}\nx,31UDS\n")
-    with pytest.raises(AcquisitionTableError, match="line 2"):
+    with pytest.raises(InputError, match="line 2"):
         read_acquisitions(path)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.pixel_sets import PixelSets, PixelSetsError
+from models.errors import InputError
+from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training import pixel_rows
 from models.training.augmentation import Augmentation, drop_dates
@@ -300,7 +301,7 @@ class TestTraining:
 
     def test_refuses_too_few_parcels(self):
         rng, noise = np.random.default_rng(1), torch.Generator()
-        with pytest.raises(ValueError, match=r"two or more parcels .*found 1 parcels"):
+        with pytest.raises(InputError, match=r"two or more parcels .*found 1 parcels"):
             next(make_batches(make_data()).training(np.array([0]), 8, UNCHANGED, rng, noise))
 
 
@@ -353,7 +354,7 @@ class TestStandardisation:
             FeatureScaling.fit(np.empty((0, 3)))
         with pytest.raises(ValueError, match="expected 3 features, found 2"):
             FeatureScaling.fit(np.ones((4, 3))).apply(np.ones((4, 2)))
-        with pytest.raises(ValueError, match="the data have none"):
+        with pytest.raises(InputError, match="the data have none"):
             Batches(
                 make_data(features=None),
                 Normalisation(0.0, 1.0),
@@ -395,5 +396,5 @@ class TestPixelSets:
         ],
     )
     def test_refuses(self, changes, message):
-        with pytest.raises(PixelSetsError, match=message):
+        with pytest.raises(InputError, match=message):
             make_data(**changes)

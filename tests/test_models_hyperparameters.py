@@ -3,7 +3,8 @@ import json
 import pytest
 
 from models.classifier import ParcelClassifier
-from models.hyperparameters import HyperparameterError, Hyperparameters
+from models.errors import InputError
+from models.hyperparameters import Hyperparameters
 
 
 def test_defaults_are_the_papers():
@@ -74,14 +75,14 @@ def test_round_trip_through_json():
     ],
 )
 def test_refuses(changes, message):
-    with pytest.raises(HyperparameterError, match=message):
+    with pytest.raises(InputError, match=message):
         Hyperparameters(**changes)
 
 
 def test_refuses_unknown_names():
-    with pytest.raises(HyperparameterError, match="unknown hyper-parameters: heads"):
+    with pytest.raises(InputError, match="unknown hyper-parameters: heads"):
         Hyperparameters.for_data("psetae", n_channels=3, n_classes=3, heads=4)
-    with pytest.raises(HyperparameterError, match=r"expected one of .*found 'tae'"):
+    with pytest.raises(InputError, match=r"expected one of .*found 'tae'"):
         Hyperparameters.for_data("tae", n_channels=3, n_classes=3)
-    with pytest.raises(HyperparameterError, match="unknown hyper-parameters: colour"):
+    with pytest.raises(InputError, match="unknown hyper-parameters: colour"):
         Hyperparameters.from_json({"colour": 1})

@@ -10,8 +10,9 @@ import torch
 
 from models.checkpoints import load_model, member_file, save_checkpoint
 from models.classifier import ParcelClassifier
+from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import CheckpointError, ModelMetadata
+from models.model_metadata import ModelMetadata
 from models.safetensors_file import load_safetensors, save_safetensors
 from models.standardisation import FeatureScaling, Normalisation
 
@@ -64,18 +65,18 @@ def test_the_header_is_plain_json(metadata, tmp_path):
 
 def test_refuses_other_files(metadata, tmp_path):
     path = tmp_path / "model.safetensors"
-    with pytest.raises(CheckpointError, match="is not there"):
+    with pytest.raises(InputError, match="is not there"):
         load_safetensors(path, CPU)
     path.write_bytes(b"half a file")
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(InputError, match="no safetensors file"):
         load_safetensors(path, CPU)
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="expected the key 'parcelwise'"):
+    with pytest.raises(InputError, match="expected the key 'parcelwise'"):
         load_safetensors(path, CPU)
     save_safetensors(path, {"a": torch.zeros(1)}, metadata)
-    with pytest.raises(CheckpointError, match="weights are not those of the hyper-parameters"):
+    with pytest.raises(InputError, match="weights are not those of the hyper-parameters"):
         load_safetensors(path, CPU)
 
 
@@ -88,10 +89,10 @@ def test_reading_a_checkpoint_executes_nothing(metadata, tmp_path):
     torch.save({"epoch": 1, "state_dict": Malicious()}, tmp_path / "model.pth.tar")
     with pytest.raises(SystemExit):
         torch.load(tmp_path / "model.pth.tar", weights_only=False)
-    with pytest.raises(CheckpointError, match=r"not a file that torch.save wrote"):
+    with pytest.raises(InputError, match=r"not a file that torch.save wrote"):
         load_model(tmp_path, metadata.hyperparameters, CPU)
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Malicious()))
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(InputError, match="no safetensors file"):
         load_safetensors(tmp_path / "model.safetensors", CPU)
 
 

@@ -7,12 +7,13 @@ import torch
 
 from models.checkpoints import fold_folders, load_model, save_checkpoint
 from models.classifier import ParcelClassifier
+from models.errors import InputError
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
 from models.metrics import confusion_matrix, mean_iou
-from models.model_metadata import CheckpointError, ModelMetadata, load_metadata, save_metadata
+from models.model_metadata import ModelMetadata, load_metadata, save_metadata
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches
@@ -188,17 +189,17 @@ class TestTraining:
         assert train(data, parts=(np.arange(n), PARTS[1]), epochs=1).epoch == 1
 
     def test_refuses_parts_that_cannot_be_trained_on(self, data):
-        with pytest.raises(ValueError, match="training: expected 2 parcels or more, found 1"):
+        with pytest.raises(InputError, match="training: expected 2 parcels or more, found 1"):
             train(data, parts=(np.array([1]), PARTS[1]))
-        with pytest.raises(ValueError, match="validation: expected 1 parcels or more, found 0"):
+        with pytest.raises(InputError, match="validation: expected 1 parcels or more, found 0"):
             train(data, parts=(PARTS[0], np.array([], dtype=np.int64)))
-        with pytest.raises(ValueError, match="2 parcels are in training and validation, such as 2"):
+        with pytest.raises(InputError, match="2 parcels are in training and validation, such as 2"):
             train(data, parts=(PARTS[0], np.array([2, 3, 25])))
         labels = data.labels.copy()
         labels[[4, 5]] = [-1, 3]
         unlabelled = dataclasses.replace(data, labels=labels)
         with pytest.raises(
-            ValueError, match=r"training: 2 parcels have no label .*4 \(-1\), 5 \(3\)"
+            InputError, match=r"training: 2 parcels have no label .*4 \(-1\), 5 \(3\)"
         ):
             train(unlabelled)
 
@@ -218,7 +219,7 @@ class TestTraining:
         ],
     )
     def test_refuses_settings(self, changes, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InputError, match=message):
             TrainingSettings(**changes)
 
 
@@ -344,10 +345,10 @@ class TestCheckpoints:
         assert ModelMetadata.from_json(without.to_json()).feature_scaling is None
 
     def test_metadata_that_is_missing_or_incomplete(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"model.json is not there"):
+        with pytest.raises(InputError, match=r"model.json is not there"):
             load_metadata(tmp_path)
         (tmp_path / "model.json").write_text(json.dumps({"bands": []}))
-        with pytest.raises(CheckpointError, match=r"expected the keys .*found bands"):
+        with pytest.raises(InputError, match=r"expected the keys .*found bands"):
             load_metadata(tmp_path)
 
     def test_refuses_weights_of_another_model(self, data, tmp_path):
@@ -356,17 +357,17 @@ class TestCheckpoints:
         other = make_hyperparameters(dropout=0.1)
         load_model(tmp_path, other, CPU)
         wider = Hyperparameters.for_data("psetae", n_channels=2, n_classes=3, n_extra=2)
-        with pytest.raises(CheckpointError, match=r"weights are not those .*expected \(64, 128\)"):
+        with pytest.raises(InputError, match=r"weights are not those .*expected \(64, 128\)"):
             load_model(tmp_path, wider, CPU)
 
     def test_refuses_what_is_no_checkpoint(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"model.pth.tar is not there"):
+        with pytest.raises(InputError, match=r"model.pth.tar is not there"):
             load_model(tmp_path, make_hyperparameters(), CPU)
         (tmp_path / "model.pth.tar").write_bytes(b"half a file")
-        with pytest.raises(CheckpointError, match=r"not a file that torch.save wrote"):
+        with pytest.raises(InputError, match=r"not a file that torch.save wrote"):
             load_model(tmp_path, make_hyperparameters(), CPU)
         torch.save([1, 2], tmp_path / "model.pth.tar")
-        with pytest.raises(CheckpointError, match="expected 'epoch', 'state_dict'"):
+        with pytest.raises(InputError, match="expected 'epoch', 'state_dict'"):
             load_model(tmp_path, make_hyperparameters(), CPU)
 
     def test_folds_come_in_numeric_order_without_strays(self, tmp_path):
@@ -376,9 +377,9 @@ class TestCheckpoints:
         (tmp_path / "Fold_4").touch()
         assert list(fold_folders(tmp_path)) == [1, 2, 10]
         (tmp_path / "Fold_2" / "model.pth.tar").unlink()
-        with pytest.raises(CheckpointError, match=r"no model.pth.tar in Fold_2"):
+        with pytest.raises(InputError, match=r"no model.pth.tar in Fold_2"):
             fold_folders(tmp_path)
-        with pytest.raises(CheckpointError, match="expected folders Fold_1"):
+        with pytest.raises(InputError, match="expected folders Fold_1"):
             fold_folders(tmp_path / "notes")
 
 

@@ -8,14 +8,14 @@ import pytest
 from pixel_set_fixture import BANDS, CLASSES, make
 from test_clean import Run, declared, simple
 
+from geo.errors import InputError
 from pipeline.classes.class_mapping import read_declared
-from pipeline.classes.nomenclature import NomenclatureError
 from pipeline.dataset.pixel_set_store import read_classes, read_description
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Label, SettingsError
+from pipeline.workflow.settings import Label
 
 ROOT = Path(__file__).parents[1]
 REGISTERS = ROOT.parent / "shared" / "data" / "registers"
@@ -103,7 +103,7 @@ def test_unknown_codes_are_refused_with_their_parcels(run):
         r"crops\.csv lacks 3 codes of column 'CODE'.*'x' \(2 parcels\), 'y' \(1 parcels\), "
         r"'2' \(1 parcels\)\. It has '02': write codes alike.*parcels\.unknown_codes"
     )
-    with pytest.raises(NomenclatureError, match=words):
+    with pytest.raises(InputError, match=words):
         run(simple(UNKNOWN), labels={"crop": label(run)})
 
 
@@ -153,7 +153,7 @@ def test_other_beside_listed_classes(run):
     assert set(declared(run.accepted, "c").values()) == {"12", "3", "other"}
     run(simple(codes[:4]), classes=[12, 3], other_class=0, **options)
     assert [c["code"] for c in run.classes] == ["12", "3"]
-    with pytest.raises(NomenclatureError, match=r"write them like that"):
+    with pytest.raises(InputError, match=r"write them like that"):
         run(simple(list("1122")), classes=[1, 2], other_class="other", **options)
 
 
@@ -172,7 +172,7 @@ REFUSED = [
 @pytest.mark.parametrize(("over", "text", "words"), REFUSED, ids=range(len(REFUSED)))
 def test_refused_tables(run, over, text, words):
     (run.folder / "crops.csv").write_text(text)
-    with pytest.raises(NomenclatureError, match=words):
+    with pytest.raises(InputError, match=words):
         run(simple(CODES), labels={"crop": label(run, **over)})
 
 
@@ -190,7 +190,7 @@ REFUSED_SETTINGS = [
 
 @pytest.mark.parametrize(("parcels", "words"), REFUSED_SETTINGS, ids=range(len(REFUSED_SETTINGS)))
 def test_refused_settings(parcels, words):
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(InputError, match=words):
         load({"parcels": parcels})
 
 
@@ -205,7 +205,7 @@ def test_tables_are_looked_for_before_any_work(tmp_path):
             "parcels": {"path": str(tmp_path / "register.gpkg"), "labels": {"crop": crop}},
         }
     )
-    with pytest.raises(SettingsError, match=r"parcels\.labels\.crop\.table: there is no .*crops"):
+    with pytest.raises(InputError, match=r"parcels\.labels\.crop\.table: there is no .*crops"):
         check_inputs(settings)
 
 

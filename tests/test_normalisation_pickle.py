@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from pixel_set_fixture import BANDS, make
 
+from geo.errors import InputError
 from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
-from pipeline.dataset.pixel_set_store import DatasetError
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import NORMALISATIONS, RunPaths
@@ -160,7 +160,6 @@ import json, resource, sys, time, tracemalloc, warnings
 from pathlib import Path
 import numpy as np
 from pipeline.dataset.normalisation_pickle import read_normalisation
-from pipeline.dataset.pixel_set_store import DatasetError
 
 warnings.simplefilter("error")
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
@@ -170,7 +169,7 @@ for path in map(Path, sys.stdin.read().split("\\0")):
     try:
         means, stds = read_normalisation(path)
         assert means.shape == stds.shape and np.isfinite([means, stds]).all()
-    except DatasetError as error:
+    except InputError as error:
         told = str(error)
     seconds = time.perf_counter() - start
     print(json.dumps([path.name, told, seconds, tracemalloc.get_traced_memory()[1] / 1e6]))
@@ -499,7 +498,7 @@ def test_the_dataset_is_refused_before_anything_is_written(tmp_path, file, case,
     (source / file).write_bytes(content)
     dataset = {"path": source, "bands": BANDS, "classes": {"min_parcels": 3}}
     values = {"dataset": dataset, "split": {"folds": 2}, "predict": {"weights": weights}}
-    with pytest.raises(DatasetError, match=words) as refusal:
+    with pytest.raises(InputError, match=words) as refusal:
         ingest(source, run.dataset.root, run.ledger, run.classes, view(load(values), "ingest"))
     assert str(source / file) in str(refusal.value)
     assert not run.root.exists()

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from pixel_set_fixture import BANDS, ingest_and_pack, make, write, write_arrays
 
+from geo.errors import InputError
 from pipeline.dataset.npy_files import read_array, read_shape, write_array
 from pipeline.dataset.packed_pixels import PackedLayout
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import DatasetError, read_ids
+from pipeline.dataset.pixel_set_store import read_ids
 from pipeline.stages import pack as stage
 from pipeline.stages.pack import pack
 from pipeline.workflow.config import load, view
@@ -84,7 +85,7 @@ def test_an_array_that_is_not_what_meta_says_is_named_and_nothing_is_left(tmp_pa
     before = dataset.packed_pixels.read_bytes()
     first = next(iter(parcels))
     np.save(tmp_path / "given" / "DATA" / f"{first}.npy", np.zeros((7, 4, 99), np.uint16))
-    with pytest.raises(DatasetError, match=rf"{first}\.npy is uint16 of shape \(7, 4, 99\), exp"):
+    with pytest.raises(InputError, match=rf"{first}\.npy is uint16 of shape \(7, 4, 99\), exp"):
         pack(dataset.root, PACK, 2)
     assert dataset.packed_pixels.read_bytes() == before
     assert not list(dataset.root.glob(".*"))
@@ -94,10 +95,10 @@ def test_what_was_packed_of_another_dataset_is_refused(tmp_path):
     make(tmp_path / "given", 40)
     dataset = ingested(tmp_path / "given", tmp_path / "run")
     np.save(dataset.packed_pixels, np.load(dataset.packed_pixels)[1:])
-    with pytest.raises(DatasetError, match=r"META says uint16 of .* Pack it anew"):
+    with pytest.raises(InputError, match=r"META says uint16 of .* Pack it anew"):
         read_pixel_sets(dataset, with_features=False)
     dataset.packed_pixels.unlink()
-    with pytest.raises(DatasetError, match=r"lacks .*pixels\.npy, its arrays in one file: python"):
+    with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its arrays in one file: python"):
         read_pixel_sets(dataset, with_features=False)
 
 

@@ -17,9 +17,10 @@ from shapely import (
     box,
 )
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.register.mending import is_outside, lon_lat_bounds, mend, reaches_beyond, reproject
-from geo.register.reading import RegisterError, read_feature_ids, read_register
+from geo.register.reading import read_feature_ids, read_register
 from pipeline.classes.ids_as_text import as_text
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -71,9 +72,9 @@ def test_layers(tmp_path, squares):
     path = tmp_path / "register.gpkg"
     squares.to_file(path, layer="parcels")
     squares[:1].to_file(path, layer="blocks")
-    with pytest.raises(RegisterError, match=r"2 layers.*parcels, blocks.*parcels\.layer"):
+    with pytest.raises(InputError, match=r"2 layers.*parcels, blocks.*parcels\.layer"):
         read_register(path)
-    with pytest.raises(RegisterError, match=r"no layer 'fields'.*parcels, blocks"):
+    with pytest.raises(InputError, match=r"no layer 'fields'.*parcels, blocks"):
         read_register(path, "fields")
     assert len(read_register(path, "blocks")) == 1
 
@@ -88,22 +89,22 @@ def test_feature_ids(tmp_path, squares):
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
 def test_unreadable_registers(tmp_path, squares):
-    with pytest.raises(RegisterError, match=r"no parcel register.*nowhere\.gpkg"):
+    with pytest.raises(InputError, match=r"no parcel register.*nowhere\.gpkg"):
         read_register(tmp_path / "nowhere.gpkg")
     for name in ("text.gpkg", "text.zip", "text.parquet"):
         (tmp_path / name).write_text("This is no register.")
-        with pytest.raises(RegisterError, match=rf"{name} cannot be read.*GeoP"):
+        with pytest.raises(InputError, match=rf"{name} cannot be read.*GeoP"):
             read_register(tmp_path / name)
     (tmp_path / "table.csv").write_text("ID_PARCEL,CODE\n1,A\n")
-    with pytest.raises(RegisterError, match="no layer with geometries"):
+    with pytest.raises(InputError, match="no layer with geometries"):
         read_register(tmp_path / "table.csv")
     for name in ("lost.gpkg", "lost.parquet"):
         lost = squares.set_crs(None, allow_override=True)
         lost.to_parquet(tmp_path / name) if "parquet" in name else lost.to_file(tmp_path / name)
-        with pytest.raises(RegisterError, match=rf"{name} has no coordinate system"):
+        with pytest.raises(InputError, match=rf"{name} has no coordinate system"):
             read_register(tmp_path / name)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "plain.parquet")
-    with pytest.raises(RegisterError, match=r"plain\.parquet cannot be read as GeoParquet"):
+    with pytest.raises(InputError, match=r"plain\.parquet cannot be read as GeoParquet"):
         read_register(tmp_path / "plain.parquet")
 
 

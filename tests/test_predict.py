@@ -24,10 +24,11 @@ from pixel_set_fixture import (
 )
 from preparation import recorded
 
+from geo.errors import InputError
 from models.hyperparameters import Hyperparameters
 from pipeline.dataset.pixel_set_store import read_classes, read_labels
-from pipeline.evaluation.model_inputs import ModelInputsError, nearest_anniversary, read_inputs
-from pipeline.predictions.existing_weights import WeightsError, hyperparameters_of, load_given
+from pipeline.evaluation.model_inputs import nearest_anniversary, read_inputs
+from pipeline.predictions.existing_weights import hyperparameters_of, load_given
 from pipeline.stages.predict import predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
@@ -130,12 +131,12 @@ def test_other_weights_than_the_settings_say_are_refused(reference):
         update={"dataset": settings.dataset.model_copy(update={"classes": CODES[:3]})}
     )
     other = ingested(few, run.root.parent / "few_classes")
-    with pytest.raises(WeightsError, match=r"tells 20 classes apart, the settings name 3"):
+    with pytest.raises(InputError, match=r"tells 20 classes apart, the settings name 3"):
         load_given(folder, other.dataset, few, CPU)
     pooling = settings.model_copy(
         update={"model": settings.model.model_copy(update={"pooling": "mean_std_min"})}
     )
-    with pytest.raises(WeightsError, match=r"takes 132 values.*Set model\.pooling"):
+    with pytest.raises(InputError, match=r"takes 132 values.*Set model\.pooling"):
         load_given(folder, run.dataset, pooling, CPU)
 
 
@@ -174,7 +175,7 @@ def test_the_references_ltae_takes_the_dates_of_its_training_only(reference, tmp
     folder.mkdir(parents=True)
     torch.save({"epoch": 1, "state_dict": state, "optimizer": {}}, folder / "model.pth.tar")
     if n_dates != 24:
-        with pytest.raises(WeightsError, match=r"normalises 20 dates together.*dataset has 24"):
+        with pytest.raises(InputError, match=r"normalises 20 dates together.*dataset has 24"):
             load_given(folder, run.dataset, settings, CPU)
         return
     table = predicted(run, settings, tmp_path / "weights")
@@ -182,7 +183,7 @@ def test_the_references_ltae_takes_the_dates_of_its_training_only(reference, tmp
 
 
 def test_weights_of_something_else_are_refused():
-    with pytest.raises(WeightsError, match=r"not of PSE\+TAE or PSE\+L-TAE"):
+    with pytest.raises(InputError, match=r"not of PSE\+TAE or PSE\+L-TAE"):
         hyperparameters_of({"layer.weight": torch.zeros(2, 2)}, load({}).model)
 
 
@@ -263,7 +264,7 @@ def test_other_bands_are_refused(ours, tmp_path):
     dataset = {"path": folder / "given", "bands": ["B08", "B04", "B03", "B02"]}
     settings = settings_of(None, run.models, dataset=dataset)
     other = ingested(settings, tmp_path / "run")
-    with pytest.raises(ModelInputsError, match=r"bands B02, B03, B04, B08; the dataset has B08"):
+    with pytest.raises(InputError, match=r"bands B02, B03, B04, B08; the dataset has B08"):
         predicted(other, settings, run.models)
 
 

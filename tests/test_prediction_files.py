@@ -14,6 +14,7 @@ from geopandas.testing import assert_geodataframe_equal
 from pixel_set_fixture import ledger_of, make
 from test_predict import ingested, settings_of
 
+from geo.errors import InputError
 from geo.register.parts import read_register_parts
 from geo.register.reading import read_register
 from models.inference import ensemble
@@ -23,7 +24,6 @@ from pipeline.dataset.pixel_set_loading import in_order, read_pixel_sets
 from pipeline.dataset.pixel_set_store import LandClass
 from pipeline.evaluation.trained import Trained
 from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices, choose
-from pipeline.predictions.register_rows import PredictionError
 from pipeline.stages import predict as stage
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
@@ -168,7 +168,7 @@ def test_another_register_than_was_cleaned_is_refused(trained, tmp_path, monkeyp
         other = pd.concat([table, table])[:n].reset_index(drop=True)
         path = tmp_path / f"{n}.gpkg"
         other.to_file(path)
-        with pytest.raises(PredictionError, match=r"has not the rows of .* snakemake -R clean"):
+        with pytest.raises(InputError, match=r"has not the rows of .* snakemake -R clean"):
             written(
                 trained, tmp_path / "out", path, monkeypatch, 20, 10**9, tmp_path / "register.gpkg"
             )

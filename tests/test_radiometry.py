@@ -13,7 +13,7 @@ import rasterio
 from affine import Affine
 from safe_fixture import write_image, write_safe
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.radiometry import DarkPixels, can_lie, judge, measure
 from geo.imagery.raster_reading import read_coarse
@@ -125,7 +125,7 @@ def test_true_flags_pass(tmp_path, rng, write, flags):
 def test_lying_flags_stop_the_run(tmp_path, rng, write, flags):
     for day, (announced, in_pixels) in zip(DAYS, flags, strict=False):
         write(tmp_path / "i", day, land(rng), announced, in_pixels)
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         run_index(tmp_path / "i")
     message = str(error.value)
     lying = [day for day, flag in zip(DAYS, flags, strict=False) if flag[0] != flag[1]]

@@ -10,10 +10,11 @@ from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
 from preparation import recorded
 from test_dataset_input import ingested
 
+from geo.errors import InputError
 from models.pixel_sets import PixelSets
 from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
 from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
-from pipeline.dataset.pixel_set_store import DatasetError, read_dates, read_n_dates
+from pipeline.dataset.pixel_set_store import read_dates, read_n_dates
 from pipeline.evaluation.baselines import STEP_DAYS, parcel_means, resample
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
@@ -92,7 +93,7 @@ def test_a_value_per_date_is_refused(tmp_path):
     source = tmp_path / "given"
     make(source, 30, own_dates=True)
     write_normalisation(source / "normalisation_values.pkl", np.ones((7, 4)), np.ones((7, 4)))
-    with pytest.raises(DatasetError, match=r"one value per date, but the parcels have dates of"):
+    with pytest.raises(InputError, match=r"one value per date, but the parcels have dates of"):
         ingested(source, tmp_path / "run")
 
 
@@ -100,7 +101,7 @@ def test_dates_that_are_missing_are_named(tmp_path):
     source = tmp_path / "given"
     make(source, 30, own_dates=True)
     write(source / "META" / "parcel_dates.json", {"100": [20180301]})
-    with pytest.raises(DatasetError, match=r"lacks parcels of DATA.*: 29, such as 103"):
+    with pytest.raises(InputError, match=r"lacks parcels of DATA.*: 29, such as 103"):
         ingested(source, tmp_path / "run")
 
 

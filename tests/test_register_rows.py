@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import shapely
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.register.parts import read_register_parts
 from pipeline.predictions import register_rows
-from pipeline.predictions.register_rows import PredictionError, match_rows
+from pipeline.predictions.register_rows import match_rows
 from pipeline.stages.clean import clean
 from pipeline.workflow.config import load, view
 
@@ -92,7 +93,7 @@ def test_feature_ids_tell_rows_apart_and_a_reversed_register(cleaned, tmp_path):
     for n_rows in (1, 5, N):
         assert match_rows(register, ledger, options, n_rows).places.tolist() == list(range(N))
     reverse = write(table[::-1], tmp_path / "reversed.gpkg")
-    with pytest.raises(PredictionError, match=r"Rows with another outline.*: 14 \(1, 2, 3, 4, 5"):
+    with pytest.raises(InputError, match=r"Rows with another outline.*: 14 \(1, 2, 3, 4, 5"):
         match_rows(reverse, ledger, options, 5)
 
 
@@ -156,7 +157,7 @@ def test_a_register_that_differs_is_refused_and_how_is_said(cleaned, tmp_path, c
     _, ledger, options = cleaned(table, suffix, id="ID")
     alter, words = CHANGES[change]
     other = write(alter(table), tmp_path / f"other{suffix}")
-    with pytest.raises(PredictionError, match=rf"has not the rows of .*{words}.*-R clean") as error:
+    with pytest.raises(InputError, match=rf"has not the rows of .*{words}.*-R clean") as error:
         match_rows(other, ledger, options, 4)
     assert str(other) in str(error.value)
 
@@ -176,14 +177,14 @@ def test_a_register_that_changes_while_it_is_read_is_refused(cleaned):
         rows = match_rows(register, ledger, options, 4)
         register.unlink()
         write(other, register)
-        with pytest.raises(PredictionError, match="was changed while it was read"):
+        with pytest.raises(InputError, match="was changed while it was read"):
             list(rows.parts(4))
 
 
 def test_a_ledger_without_checksums_is_refused(cleaned, tmp_path):
     register, ledger, options = cleaned(make_register(IDS["text"]), ".gpkg", id="ID")
     pd.read_csv(ledger).drop(columns="checksum").to_csv(ledger, index=False)
-    with pytest.raises(PredictionError, match=r"does not tell which rows.*snakemake -R clean"):
+    with pytest.raises(InputError, match=r"does not tell which rows.*snakemake -R clean"):
         match_rows(register, ledger, options, 4)
 
 

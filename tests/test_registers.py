@@ -13,9 +13,10 @@ import shapely
 from shapely import MultiPolygon, box
 from test_clean import GRID, Run, frame, pixels, simple
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.register.parts import read_register_parts
-from geo.register.reading import RegisterError, read_register
+from geo.register.reading import read_register
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.register_columns import numbered
 
@@ -120,7 +121,7 @@ def test_curves_and_measures(run, tmp_path):
 def test_surfaces_of_triangles_are_refused(tmp_path):
     triangles = wkb(16, [wkb(17, [ring([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)])])])
     write_wkb(tmp_path / "register.gpkg", [triangles])
-    with pytest.raises(RegisterError, match=r"gpkg cannot be read.*type 16.*MULTIPOLYGON"):
+    with pytest.raises(InputError, match=r"gpkg cannot be read.*type 16.*MULTIPOLYGON"):
         read_register(tmp_path / "register.gpkg")
 
 
@@ -133,10 +134,10 @@ def test_a_zip_of_several_registers(tmp_path):
             for path in tmp_path.iterdir():
                 if (path.suffix == ".gpkg") == (suffix == "gpkg") and path.suffix != ".zip":
                     archive.write(path, f"year/{path.name}")
-    with pytest.raises(RegisterError, match=r"2 layers.*(fields|blocks).*parcels\.layer"):
+    with pytest.raises(InputError, match=r"2 layers.*(fields|blocks).*parcels\.layer"):
         read_register(tmp_path / "shp.zip")
     assert len(read_register(tmp_path / "shp.zip", "fields")) == 1
-    with pytest.raises(RegisterError, match=r"2 files: year/.*\.gpkg.*Unpack it"):
+    with pytest.raises(InputError, match=r"2 files: year/.*\.gpkg.*Unpack it"):
         read_register(tmp_path / "gpkg.zip")
 
 

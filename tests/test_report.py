@@ -24,11 +24,12 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score
 
 import pipeline.report.map
+from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.dataset.pixel_set_store import LandClass, file_name, write_metadata
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
-from pipeline.report.comparison import METRICS, ComparisonError
+from pipeline.report.comparison import METRICS
 from pipeline.report.confidence import (
     confidence_groups,
     confidence_thresholds,
@@ -361,12 +362,12 @@ def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
     paths, other = make_run(tmp_path / "mine"), RunPaths(tmp_path / "blocks")
     assert "Beside other runs" not in page_of(paths)
     compare = {"report": {"compare": ["blocks"]}}
-    with pytest.raises(ComparisonError, match=r"the run mine has no .*spread\.json"):
+    with pytest.raises(InputError, match=r"the run mine has no .*spread\.json"):
         page_of(paths, **compare)
     spread = {key: {"mean": 0.5, "std": 0.125} for key in METRICS}
     write_json(paths.spread, {"model": spread})
     write_json(other.spread, {"model": {key: {"mean": 0.25, "std": 0.0625} for key in METRICS}})
-    with pytest.raises(ComparisonError, match=r"the run blocks has no"):
+    with pytest.raises(InputError, match=r"the run blocks has no"):
         page_of(paths, **compare)
     write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
     text = text_of(page_of(paths, **compare))
@@ -543,7 +544,7 @@ def test_many_parcels_become_an_image_of_the_same_map(run, monkeypatch):
 def test_a_layer_that_differs_from_its_table_is_refused(tmp_path):
     paths = make_run(tmp_path / "run")
     geopandas.read_file(paths.predictions).iloc[:5].to_file(paths.predictions, layer="parcels")
-    with pytest.raises(ValueError, match="has 5 rows and the table beside it 65"):
+    with pytest.raises(InputError, match="has 5 rows and the table beside it 65"):
         page_of(paths)
 
 

@@ -13,9 +13,9 @@ import pytest
 import rasterio
 from safe_fixture import BAND_IDS, write_safe
 
+from geo.errors import InputError
 from geo.formats.safe_files import find_products
 from geo.formats.safe_metadata import NATIVE_RESOLUTION_M, read_metadata
-from geo.imagery.acquisition import AcquisitionError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 
@@ -188,7 +188,7 @@ def image(product, band):
 
 
 def refusal(path, **options):
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
     return str(error.value)
 
@@ -240,12 +240,10 @@ def test_an_image_damaged_after_indexing_is_named(tmp_path, rng):
     (found,) = find_acquisitions(tmp_path)
     path = image(product, "B02")
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(
-        AcquisitionError, match=r"B02 of .*B02_10m\.jp2 cannot be read at rows 0-60"
-    ):
+    with pytest.raises(InputError, match=r"B02 of .*B02_10m\.jp2 cannot be read at rows 0-60"):
         read_window(found.bands["B02"], WHOLE, WHOLE)
     path.unlink()
-    with pytest.raises(AcquisitionError, match=r"B02 of .*B02_10m\.jp2 cannot be read"):
+    with pytest.raises(InputError, match=r"B02 of .*B02_10m\.jp2 cannot be read"):
         read_window(found.bands["B02"], WHOLE, WHOLE)
 
 

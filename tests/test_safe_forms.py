@@ -11,7 +11,7 @@ import rasterio
 from affine import Affine
 from safe_fixture import SafeProduct, write_image, write_safe, zip_product
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 
@@ -25,7 +25,7 @@ def rng():
 
 
 def refusal(path, **options):
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
     return str(error.value)
 

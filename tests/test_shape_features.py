@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import shapely
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.pixels.rasterising import index_pixels
 from geo.pixels.shape_features import shape_features
@@ -86,9 +87,9 @@ def test_an_index_of_other_parcels(tmp_path):
     table.to_parquet(parcels)
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
     with pytest.raises(
-        ValueError, match=r"was not made from.*2 parcels.*expected the 1.*rasterise"
+        InputError, match=r"was not made from.*2 parcels.*expected the 1.*rasterise"
     ):
         features(tmp_path, [tmp_path / "index.npz"], tmp_path, *[tmp_path / "a.json"] * 2)
     index([shapely.box(0, 0, 1, 1)]).save(tmp_path / "index.npz")
-    with pytest.raises(ValueError, match=r"1 parcels \(0 with pixels\)"):
+    with pytest.raises(InputError, match=r"1 parcels \(0 with pixels\)"):
         features(tmp_path, [tmp_path / "index.npz"], tmp_path, *[tmp_path / "a.json"] * 2)

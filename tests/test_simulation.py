@@ -32,6 +32,7 @@ from demo.scene import (
     plan_acquisitions,
 )
 from demo.spectra import BANDS, BANDS_10M, BANDS_20M
+from geo.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 REAL_METADATA = Path(__file__).parents[2] / "shared" / "data" / "safe-metadata"
@@ -399,7 +400,7 @@ def test_parcels_do_not_overlap_and_are_sized_like_fields():
 
 
 def test_more_parcels_than_fit_are_refused():
-    with pytest.raises(ValueError, match="do not fit into a scene of 164 ha"):
+    with pytest.raises(InputError, match="do not fit into a scene of 164 ha"):
         draw_landscape((0.0, 0.0, 1280.0, 1280.0), 2_000, np.random.default_rng(0))
 
 
@@ -506,7 +507,7 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(raw, tmp_path):
 def test_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "imagery").mkdir()
     (tmp_path / "imagery" / "holiday.jpg").touch()
-    with pytest.raises(ValueError, match="is not empty and was not simulated"):
+    with pytest.raises(InputError, match="is not empty and was not simulated"):
         simulate(tmp_path / "imagery", tmp_path / "parcels.gpkg", **SMALL)
     assert (tmp_path / "imagery" / "holiday.jpg").exists()
 
@@ -515,5 +516,5 @@ def test_folder_with_something_else_in_it_is_refused(tmp_path):
     "wrong", [{"size_m": 1000}, {"size_m": 1290}, {"acquisitions": 2}, {"parcels": 10}]
 )
 def test_impossible_scenes_are_refused(wrong, tmp_path):
-    with pytest.raises(ValueError, match="at least 50 parcels; found size_m"):
+    with pytest.raises(InputError, match="at least 50 parcels; found size_m"):
         simulate(tmp_path / "imagery", tmp_path / "parcels.gpkg", **{**SMALL, **wrong})

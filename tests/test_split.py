@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stages.split import SplitError, _blocks, _roles, divide
+from geo.errors import InputError
+from pipeline.stages.split import _blocks, _roles, divide
 
 
 @given(st.integers(2, 6), st.integers(0, 1000), st.sampled_from(["random", "stratified", "block"]))
@@ -49,5 +50,5 @@ def test_blocks_are_squares_of_land():
 
 
 def test_too_few_blocks_are_refused():
-    with pytest.raises(SplitError, match=r"2 blocks, fewer than the 3 folds.*block_m"):
+    with pytest.raises(InputError, match=r"2 blocks, fewer than the 3 folds.*block_m"):
         divide(np.zeros(9, np.int64), 3, by="block", blocks=np.array([0, 1] * 4 + [0]), seed=0)

@@ -13,9 +13,9 @@ import requests
 import shapely
 from stac_fixture import BLOCK, ORIGIN, SIZE, Server, item_of, write_scene
 
+from geo.errors import InputError
 from geo.formats.stac_search import Search, save_items
 from geo.imagery import remote
-from geo.imagery.acquisition import AcquisitionError
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_coarse, read_header, read_window
@@ -103,7 +103,7 @@ def test_a_fault_that_lasts_ends_with_its_name(server, index, tmp_path, ending, 
     started = time.monotonic()
     # The heads of the files arrive, the pixels never do.
     server.faults = lambda number, _: fault if number > 3 else None
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         gather(far, index, BANDS)
     assert time.monotonic() - started < 5
     message = str(error.value)
@@ -161,24 +161,24 @@ def test_windows_stand_for_a_jpeg_2000(server, tmp_path):
 def test_a_missing_file_and_a_refused_one_are_not_asked_for_again(server, tmp_path):
     band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
     gone = replace(band, source=f"{server.url}/nowhere.tif")
-    with pytest.raises(AcquisitionError, match=r"nowhere\.tif is not there \(404"):
+    with pytest.raises(InputError, match=r"nowhere\.tif is not there \(404"):
         read_window(gone, slice(0, 1), slice(0, 1))
     server.needs_query = True
-    with pytest.raises(AcquisitionError, match=r"is not to be read \(403 .*imagery\.sign"):
+    with pytest.raises(InputError, match=r"is not to be read \(403 .*imagery\.sign"):
         read_window(band, slice(0, 1), slice(0, 1))
 
 
 def test_a_server_that_knows_no_ranges_is_refused(server, tmp_path, monkeypatch):
     band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
     monkeypatch.setattr(server, "knows_ranges", False)
-    with pytest.raises(AcquisitionError, match=r"sends whole files only"):
+    with pytest.raises(InputError, match=r"sends whole files only"):
         read_window(band, slice(0, 1), slice(0, 1))
 
 
 def test_an_answer_from_elsewhere_in_the_file_is_not_taken(server, tmp_path, monkeypatch):
     band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
     monkeypatch.setattr(server, "shift", 1)
-    with pytest.raises(AcquisitionError, match=r"the server sent bytes 1-\d+/\d+, not from 0 on"):
+    with pytest.raises(InputError, match=r"the server sent bytes 1-\d+/\d+, not from 0 on"):
         read_window(band, slice(0, 1), slice(0, 1))
 
 
@@ -195,7 +195,7 @@ def test_an_item_that_lies_about_its_grid_is_refused(server, index, tmp_path):
     far = acquisition_at(tmp_path / "far", server.url)
     band = far.bands["B02"]
     moved = replace(band, grid=replace(band.grid, x_min=band.grid.x_min + 10))
-    with pytest.raises(AcquisitionError, match="its catalogue says on"):
+    with pytest.raises(InputError, match="its catalogue says on"):
         gather(replace(far, bands={"B02": moved}), index, ["B02"])
 
 
@@ -239,19 +239,19 @@ def test_dates_and_area_limit_the_search(server, tmp_path):
     search = replace(search, end=date(2018, 5, 20))
     assert saved(f"{server.url}/api", tmp_path / "a", search) == names([DAYS[1], DAYS[3]])
     nothing = replace(search, bbox=[-10, 0, -9, 1])
-    with pytest.raises(AcquisitionError, match="no STAC item for"):
+    with pytest.raises(InputError, match="no STAC item for"):
         saved(f"{server.url}/api", tmp_path / "b", nothing)
 
 
 def test_an_api_without_collection_names_those_it_has(server, tmp_path):
-    with pytest.raises(AcquisitionError, match=r"imagery\.collections. It has: landsat, sentinel"):
+    with pytest.raises(InputError, match=r"imagery\.collections. It has: landsat, sentinel"):
         saved(f"{server.url}/api", tmp_path / "a", replace(EVERYTHING, collections=[]))
 
 
 def test_an_api_that_does_not_answer_ends_with_its_name(server, tmp_path):
     server.items = [item_of(DAYS[0], server.url)]
     server.faults = lambda number, _: "503" if number > 1 else None
-    with pytest.raises(AcquisitionError, match=r"/api/search cannot be read: .*503"):
+    with pytest.raises(InputError, match=r"/api/search cannot be read: .*503"):
         saved(f"{server.url}/api", tmp_path / "a")
 
 
@@ -339,7 +339,7 @@ def test_items_stay_as_long_as_they_are_found_unchanged(scenes, tmp_path):
 def test_what_is_no_stac_is_refused(tmp_path, content, message):
     path = tmp_path / "some.json"
     path.write_text(content)
-    with pytest.raises(AcquisitionError, match=message):
+    with pytest.raises(InputError, match=message):
         saved(path, tmp_path / "items")
 
 
@@ -367,7 +367,7 @@ def test_s3_is_read_from_the_store_that_the_environment_names(
     near = acquisition_at(tmp_path / "near", str(scenes))
     store = scenes.name
     far = acquisition_at(tmp_path / "far", f"s3://{store}")
-    with pytest.raises(AcquisitionError, match="set AWS_S3_ENDPOINT"):
+    with pytest.raises(InputError, match="set AWS_S3_ENDPOINT"):
         gather(far, index, BANDS)
     server.root = scenes.parent
     monkeypatch.setenv("AWS_S3_ENDPOINT", server.url)
@@ -377,7 +377,7 @@ def test_s3_is_read_from_the_store_that_the_environment_names(
     np.testing.assert_array_equal(gather(far, index, BANDS)[0], gather(near, index, BANDS)[0])
     assert "Credential=KEY/" in server.log[0]["headers"]["Authorization"]
     assert server.log[0]["path"].startswith(f"{store}/{DAYS[0]}/B")
-    with pytest.raises(AcquisitionError, match="that start with ftp:// are not read"):
+    with pytest.raises(InputError, match="that start with ftp:// are not read"):
         authorised("ftp://somewhere/B02.tif")
 
 
@@ -393,13 +393,13 @@ def test_addresses_are_signed_as_they_are_read(server, scenes, index, tmp_path, 
     item = item_of(DAYS[0], f"http://account.blob.core.windows.net/{scenes.name}")
     (folder / "item.json").write_text(json.dumps(item))
     (plain,) = find_acquisitions(folder, bands=BANDS)
-    with pytest.raises(AcquisitionError, match="403"):
+    with pytest.raises(InputError, match="403"):
         gather(plain, index, BANDS)
     (far,) = find_acquisitions(folder, bands=BANDS, signed_by="planetary_computer")
     np.testing.assert_array_equal(gather(far, index, BANDS)[0], gather(near, index, BANDS)[0])
     assert "sas/token/account/" + scenes.name in {entry["path"] for entry in server.log}
     lost = replace(far.bands["B02"], source=far.bands["B02"].source.replace("B02", "B77"))
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         read_window(lost, slice(0, 1), slice(0, 1))
     assert "SECRET" not in str(error.value)
     assert requests.utils.getproxies()["http"] == server.url

@@ -6,7 +6,7 @@ from datetime import date, datetime
 import pytest
 from stac_fixture import item_of
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 
 TEN = ("B02", "B03", "B04", "B08")
@@ -317,15 +317,15 @@ def test_tiles(read, properties, tile):
 def test_items_that_cannot_be_used_are_refused(read, change, message):
     item = item_of("20180405", "https://somewhere")
     change(item)
-    with pytest.raises(AcquisitionError, match=message):
+    with pytest.raises(InputError, match=message):
         read(item, bands=["B02"])
 
 
 def test_missing_bands_are_named(read):
-    with pytest.raises(AcquisitionError, match=r"_L2A\.json: no B11 \(it has B02\)"):
+    with pytest.raises(InputError, match=r"_L2A\.json: no B11 \(it has B02\)"):
         read(item_of("20180405", "https://somewhere"), bands=["B02", "B11"])
 
 
 def test_a_scale_of_ones_own_is_refused(read):
-    with pytest.raises(AcquisitionError, match="leave out reflectance_scale"):
+    with pytest.raises(InputError, match="leave out reflectance_scale"):
         read(item_of("20180405", "https://somewhere"), reflectance_scale=1e-4)

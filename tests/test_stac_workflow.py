@@ -12,10 +12,10 @@ import yaml
 from preparation import snakemake
 from stac_fixture import ORIGIN, Server, item_of, write_scene
 
-from geo.register.reading import RegisterError, read_bounds
+from geo.errors import InputError
+from geo.register.reading import read_bounds
 from pipeline.workflow.config import load
 from pipeline.workflow.inputs import check_inputs, watched
-from pipeline.workflow.settings import SettingsError
 
 DAYS = ["20180405", "20180420", "20180505"]
 BANDS = ["B02", "B8A"]
@@ -127,7 +127,7 @@ def test_the_registers_bounds_are_in_degrees(tmp_path, ending):
 def test_a_register_without_geometry_has_no_bounds(tmp_path):
     path = tmp_path / "register.gpkg"
     geopandas.GeoDataFrame({"id": [1]}, geometry=[None], crs=2154).to_file(path)
-    with pytest.raises(RegisterError, match=r"no area to search imagery for. Set imagery\.bbox"):
+    with pytest.raises(InputError, match=r"no area to search imagery for. Set imagery\.bbox"):
         read_bounds(path)
 
 
@@ -141,7 +141,7 @@ def test_a_register_without_geometry_has_no_bounds(tmp_path):
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(imagery, message):
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(InputError, match=message):
         load({"imagery": imagery})
 
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from pyproj import CRS
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 
@@ -54,7 +54,7 @@ def write(data, path, **encoding):
 
 
 def refusal(path, **options):
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
     return str(error.value)
 
@@ -262,7 +262,7 @@ def test_damaged_files_are_refused(tmp_path, rng):
     found = find_acquisitions(path)
     path.write_bytes(path.read_bytes()[:-2000])
     assert f"{path} cannot be opened as NetCDF" in refusal(path)
-    with pytest.raises(AcquisitionError, match=r"Band B02 of .*stack\.nc cannot be read"):
+    with pytest.raises(InputError, match=r"Band B02 of .*stack\.nc cannot be read"):
         read_window(found[0].bands["B02"], WHOLE, WHOLE)
     path.write_text("not a stack")
     assert f"{path} cannot be opened as NetCDF" in refusal(path)

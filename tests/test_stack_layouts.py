@@ -10,7 +10,7 @@ import pytest
 import shapely
 import xarray as xr
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import gather
@@ -74,7 +74,7 @@ def assert_equal(found, data, bands=("B02", "B8A")):
 
 
 def refusal(path, **options):
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
     return str(error.value)
 
@@ -211,7 +211,7 @@ def test_only_the_chunks_below_a_window_are_read(tmp_path, rng):
             chunk.write_bytes(b"damaged")
     values = read_window(band, slice(0, 4), slice(0, 3))
     np.testing.assert_array_equal(values, data["B02"].values[0, :4, :3])
-    with pytest.raises(AcquisitionError, match=r"Band B02 of .*stack\.zarr cannot be read at rows"):
+    with pytest.raises(InputError, match=r"Band B02 of .*stack\.zarr cannot be read at rows"):
         read_window(band, slice(0, 4), slice(0, 4))
 
 

@@ -6,7 +6,7 @@ import rasterio
 import shapely
 from affine import Affine
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import gather
@@ -72,7 +72,7 @@ def write_product(folder, rng, name=NAME, kinds=("FRE", "SRE"), quantification=1
 
 
 def refusal(path, **options):
-    with pytest.raises(AcquisitionError) as error:
+    with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
     return str(error.value)
 

@@ -17,6 +17,7 @@ from rasterio.features import geometry_mask
 from shapely import box
 from tiles_fixture import COLUMNS, EAST, WEST, X_MIN, parcels, write_day, write_scene
 
+from geo.errors import InputError
 from geo.grid import Grid
 from pipeline.acquisitions.tiles import read_grids
 from pipeline.dataset.observations import read_observations
@@ -256,7 +257,7 @@ def test_filling_takes_the_dates_of_the_tile(run, scene, tmp_path):
 
 
 def test_too_much_is_asked_of_the_sky(scene, tmp_path):
-    with pytest.raises(ValueError, match=r"min_clear_fraction is 1, and no date of any.*Lower it"):
+    with pytest.raises(InputError, match=r"min_clear_fraction is 1, and no date of any.*Lower it"):
         prepared(scene, tmp_path, clouds={"min_clear_fraction": 1.0})
     assert not (tmp_path / "dataset" / "DATA").exists()
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 from pixel_set_fixture import write_arrays
 
+from geo.errors import InputError
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
@@ -34,7 +35,7 @@ from pipeline.stages.train import choose_hyperparameters, choose_training, membe
 from pipeline.workflow.config import load, read, view
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import show_progress
-from pipeline.workflow.settings import PAPER, SettingsError
+from pipeline.workflow.settings import PAPER
 from pipeline.workflow.writing import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -301,10 +302,10 @@ class TestRecipes:
         assert load(dumped) == settings
 
     def test_unknown_recipes_and_days_are_refused(self):
-        with pytest.raises(SettingsError, match=r"train\.recipe: .*found 'mine'"):
+        with pytest.raises(InputError, match=r"train\.recipe: .*found 'mine'"):
             load({"train": {"recipe": "mine"}})
         for day in ("02-30", "13-01", "0901"):
-            with pytest.raises(SettingsError, match=r"season_start|model: "):
+            with pytest.raises(InputError, match=r"season_start|model: "):
                 load({"model": {"season_start": day}})
 
 

@@ -18,7 +18,8 @@ from pixel_set_fixture import ingest_and_pack, write_arrays
 from preparation import merged, prepare_dataset
 from safe_fixture import write_safe
 
-from pipeline.classes.ledger import LedgerError, Observed, complete
+from geo.errors import InputError
+from pipeline.classes.ledger import Observed, complete
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.pixel_set_store import (
     read_classes,
@@ -31,7 +32,6 @@ from pipeline.dataset.pixel_set_store import (
 )
 from pipeline.evaluation.model_inputs import read_inputs
 from pipeline.evaluation.trained import Trained
-from pipeline.stages.assemble import AssembleError
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -407,7 +407,7 @@ def test_nothing_left_is_refused(whole, tmp_path):
         "linear", clouds={"classes": [4, 9]}, imagery={"max_cloud_fraction": 1.0}
     )
     match = r"None of the 200 parcels has parcels.min_pixels, 3, .* the most that one has is 0\. "
-    with pytest.raises(AssembleError, match=match):
+    with pytest.raises(InputError, match=match):
         prepare_dataset(settings, tmp_path)
     assert not (tmp_path / "dataset" / "DATA").exists()
 
@@ -426,5 +426,5 @@ def test_a_ledger_of_other_parcels_is_refused():
     assert found["reason"].tolist() == ["duplicate_id", "", "too_few_pixels_observed"]
     assert found["n_pixels"].tolist() == [pd.NA, 9, 2]
     assert found["n_pixels_never_clear"].tolist() == [pd.NA, 0, 5]
-    with pytest.raises(LedgerError, match=r"1 accepted parcels have no pixels indexed, such as b"):
+    with pytest.raises(InputError, match=r"1 accepted parcels have no pixels indexed, such as b"):
         complete(rows, {"a": Observed(9, 2)}, 3)

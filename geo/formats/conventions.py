@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from geo.errors import InputError
 from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
-from geo.imagery.acquisition import BANDS, MASKS, SCENE_CLASSIFICATION, AcquisitionError, Band
+from geo.imagery.acquisition import BANDS, MASKS, SCENE_CLASSIFICATION, Band
 from geo.imagery.array_reading import is_zarr
 
 _Found = TypeVar("_Found")
@@ -148,7 +149,7 @@ def finest(bands: Iterable[Band]) -> dict[str, Band]:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If two of them are equally fine.
     """
 
@@ -161,7 +162,7 @@ def finest(bands: Iterable[Band]) -> dict[str, Band]:
     for band in bands:
         other = chosen.setdefault(band.name, band)
         if band is not other and order(band) == order(other):
-            raise AcquisitionError(
+            raise InputError(
                 f"{band.name} of one acquisition is twice there, in {_place(other)} and in "
                 f"{_place(band)}: keep one of them."
             )

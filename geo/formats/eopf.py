@@ -15,17 +15,10 @@ from typing import Any
 import xarray as xr
 import zarr
 
+from geo.errors import InputError
 from geo.formats.conventions import bands_and_masks, finest, tile_name
 from geo.formats.stack_file import describe
-from geo.imagery.acquisition import (
-    UNNAMED_TILE,
-    Acquisition,
-    AcquisitionError,
-    Band,
-    Damaged,
-    first_five,
-    read_each,
-)
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Damaged, first_five, read_each
 from geo.imagery.array_reading import is_consolidated
 
 _REFLECTANCE = "measurements/reflectance"
@@ -50,13 +43,13 @@ def read_products(
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If level 1C and 2A are mixed, or a product cannot be read.
     """
     level_2a = [path for path in products if (path / _CLASSIFICATION).is_dir()]
     if 0 < len(level_2a) < len(products):
         level_1c = [str(path) for path in products if path not in level_2a]
-        raise AcquisitionError(
+        raise InputError(
             f"{len(level_2a)} products of level 2A are mixed with {len(level_1c)} of level 1C, "
             f"whose reflectances differ: keep one level. Level 1C: {first_five(level_1c)}."
         )
@@ -72,7 +65,7 @@ def _read_product(
         properties = attributes["stac_discovery"]["properties"]
         sensed = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise AcquisitionError(
+        raise InputError(
             f"{path} is no product of EOPF: its attributes have no stac_discovery with "
             f"properties and start_datetime ({error}): {_AGAIN}"
         ) from error
@@ -132,4 +125,4 @@ def _open(path: Path, group: str) -> xr.Dataset:
             chunks=None,
         )
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise AcquisitionError(f"{path}: {group} cannot be opened ({error}): {_AGAIN}") from error
+        raise InputError(f"{path}: {group} cannot be opened ({error}): {_AGAIN}") from error

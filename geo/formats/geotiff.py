@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geo.errors import InputError
 from geo.formats.conventions import (
     Encoding,
     band_name,
@@ -21,15 +22,7 @@ from geo.formats.conventions import (
     tiff_files,
     tile_name,
 )
-from geo.imagery.acquisition import (
-    UNNAMED_TILE,
-    Acquisition,
-    AcquisitionError,
-    Band,
-    Damaged,
-    first_five,
-    read_each,
-)
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Damaged, first_five, read_each
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
@@ -72,10 +65,10 @@ def find(
         logger.info("%d GeoTIFFs hold no band: %s.", len(left_out), first_five(left_out))
     files = [file for file in files if not _NO_BAND.search(file.stem)]
     if not files:
-        raise AcquisitionError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
+        raise InputError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
     undated = [file.name for file in files if _date_of(file) is None]
     if undated:
-        raise AcquisitionError(
+        raise InputError(
             f"{len(undated)} of {len(files)} GeoTIFFs of {path} have no date (YYYYMMDD or "
             f"YYYY-MM-DD) in their names: {first_five(undated)}. Rename or move them."
         )
@@ -125,7 +118,7 @@ def _date_of(file: Path) -> date | None:
     try:
         return next((day for name in _names(file) if (day := date_in(name))), None)
     except ValueError as error:
-        raise AcquisitionError(f"The name of {file} holds no date ({error}). Rename it.") from error
+        raise InputError(f"The name of {file} holds no date ({error}). Rename it.") from error
 
 
 def _read(
@@ -169,12 +162,12 @@ def _layer_names(
     if len(described) == 1 and in_name is not None:
         return [band_name(in_name["band"])]
     if file_bands is None:
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: none of its {len(described)} bands is described as B01 to B12, B8A or SCL. "
             "Set file_bands to their names in order, or describe them in the file."
         )
     if len(file_bands) != len(described):
-        raise AcquisitionError(
+        raise InputError(
             f"{path} has {len(described)} bands, file_bands names {len(file_bands)}: "
             f"{', '.join(file_bands)}. Name every band of the file, in order."
         )
@@ -195,6 +188,6 @@ def _band(
     try:
         scale, offset, nodata = decoding(name, encoding, reflectance_scale)
     except ValueError as error:
-        raise AcquisitionError(f"{path}: {error}.") from error
+        raise InputError(f"{path}: {error}.") from error
     grid, block_shape = header.grid, header.block_shapes[at]
     return Band(name, str(path), layer, grid, block_shape, scale, offset, nodata)

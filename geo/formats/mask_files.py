@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from geo.errors import InputError
 from geo.formats.conventions import TIFF_ENDINGS, date_in, files_ending, tile_name
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, AcquisitionError, Band, first_five
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
 from geo.imagery.raster_reading import read_header
 
 MASK_ENDINGS = (*TIFF_ENDINGS, ".jp2")
@@ -29,7 +30,7 @@ def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisit
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If a name has no date, an acquisition has two files, or a file cannot be read.
     """
     files: dict[date, list[Path]] = {}
@@ -44,7 +45,7 @@ def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisit
         else:
             files.setdefault(day, []).append(path)
     if undated:
-        raise AcquisitionError(
+        raise InputError(
             f"{len(undated)} masks of {folder} have no date (YYYYMMDD or YYYY-MM-DD) in their "
             f"names: {first_five(undated)}. Rename or move them."
         )
@@ -58,7 +59,7 @@ def _choose(item: Acquisition, of_the_day: Sequence[Path]) -> Path | None:
     of_any = [p for p, tile in tiles.items() if tile is None or item.tile == UNNAMED_TILE]
     candidates = of_tile or of_any
     if len(candidates) > 1:
-        raise AcquisitionError(
+        raise InputError(
             f"{item.id} has {len(candidates)} masks: {first_five([str(p) for p in candidates])}. "
             "Keep one, or write the tile into their names."
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from geo.errors import InputError
 from geo.formats.safe_files import SafeFiles, find_products
 from geo.formats.safe_metadata import (
     NATIVE_RESOLUTION_M,
@@ -21,7 +22,6 @@ from geo.imagery.acquisition import (
     MASKS,
     SCENE_CLASSIFICATION,
     Acquisition,
-    AcquisitionError,
     Band,
     Damaged,
     first_five,
@@ -54,13 +54,13 @@ def find(
     products = sorted(found, key=lambda product: (product.path, product.root))
     n_products = len(products) + len(failed)
     if not n_products:
-        raise AcquisitionError(
+        raise InputError(
             f"There is no SAFE product in {path}: a product is a folder or a zip archive with "
             "MTD_MSIL2A.xml or MTD_MSIL1C.xml in it (S2A_OPER_MTD_SAFL1C_... before 2017)."
         )
     by_level = {level: [p for p in products if p.level == level] for level in ("2A", "1C")}
     if all(by_level.values()):
-        raise AcquisitionError(
+        raise InputError(
             f"{path} mixes {len(by_level['2A'])} products of level 2A with {len(by_level['1C'])} "
             "of level 1C, whose reflectances differ: keep one level. "
             f"Level 1C: {first_five([str(product.path) for product in by_level['1C']])}."
@@ -178,7 +178,7 @@ def _check_size(name: str, file: str, product: SafeFiles, header: RasterHeader) 
     if expected is None or not file.endswith(".jp2") or header.grid.shape != (side, side):
         return
     if product.sizes[file] != expected:
-        raise AcquisitionError(
+        raise InputError(
             f"{product.place(file)} has {product.sizes[file]} bytes, by manifest.safe it should "
             f"have {expected}: download it again. If it was changed on purpose, remove "
             "manifest.safe."

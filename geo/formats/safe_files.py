@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from geo.imagery.acquisition import AcquisitionError, Damaged, refuse_damaged
+from geo.errors import InputError
+from geo.imagery.acquisition import Damaged, refuse_damaged
 
 # MTD_MSIL2A.xml, and before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_<times>.xml; what Sen2Cor wrote
 # from those begins with S2A_USER. The product's level is in either.
@@ -102,7 +103,7 @@ class SafeFiles:
 
         Raises
         ------
-        AcquisitionError
+        InputError
             If the file is damaged.
         """
         try:
@@ -113,7 +114,7 @@ class SafeFiles:
                 content = (self.path / name).read_bytes()
             return ElementTree.fromstring(content)  # noqa: S314 (the user's own product)
         except _DAMAGES as error:
-            raise AcquisitionError(
+            raise InputError(
                 f"{self.place(name)} is damaged or incomplete ({error}). {_AGAIN}"
             ) from error
 
@@ -130,7 +131,7 @@ def find_products(path: Path, damaged: list[Damaged] | None = None) -> Iterator[
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If a zip archive is damaged, or a .SAFE folder holds no product.
     """
     damages: list[Damaged] = []
@@ -169,7 +170,7 @@ def _products_in(archive: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
         return
     try:
         members = _members(archive)
-    except AcquisitionError as error:
+    except InputError as error:
         damaged.append(Damaged(archive, str(error)))
         return
     for member in members:
@@ -184,6 +185,6 @@ def _members(archive: Path) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(archive) as content:
             return content.infolist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise AcquisitionError(
+        raise InputError(
             f"{archive} is no zip archive, or was cut off ({error}). {_AGAIN}"
         ) from error

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
-from geo.imagery.acquisition import BANDS, SCENE_CLASSIFICATION, AcquisitionError
+from geo.errors import InputError
+from geo.imagery.acquisition import BANDS, SCENE_CLASSIFICATION
 
 # Metres at which the instrument senses a band; level 2A adds coarser and finer copies of some.
 NATIVE_RESOLUTION_M = {
@@ -97,7 +98,7 @@ def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If an element is lacking or cannot be read, or only some of the bands have an offset.
     """
     texts = _texts(root)
@@ -106,7 +107,7 @@ def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
         for tag in tags:
             if tag in texts:
                 return texts[tag]
-        raise AcquisitionError(f"{place} has no {' or '.join(tags)}: {_AGAIN}")
+        raise InputError(f"{place} has no {' or '.join(tags)}: {_AGAIN}")
 
     try:
         granules = _granules(root, place)
@@ -130,12 +131,10 @@ def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
             offsets=offsets,
             granules=granules,
         )
-    except AcquisitionError:
+    except InputError:
         raise
     except (KeyError, IndexError, ValueError) as error:
-        raise AcquisitionError(
-            f"{place} is not the metadata of a product ({error}): {_AGAIN}"
-        ) from error
+        raise InputError(f"{place} is not the metadata of a product ({error}): {_AGAIN}") from error
 
 
 def read_quality(root: ElementTree.Element) -> tuple[float | None, float | None]:
@@ -184,7 +183,7 @@ def _check_offsets(offsets: Mapping[str, float], granules: Iterable[Granule], pl
     there = {band for granule in granules for band in granule.images if band in BANDS}
     missing = sorted(there - set(offsets))
     if offsets and missing:
-        raise AcquisitionError(
+        raise InputError(
             f"{place} gives additive offsets, but none for {', '.join(missing)}, whose reflectance "
             f"cannot be known then: {_AGAIN}"
         )
@@ -205,12 +204,12 @@ def _granules(root: ElementTree.Element, place: str) -> tuple[Granule, ...]:
     for name, names in images.items():
         tiles = {match[1] for image in names if (match := _TILE.search(PurePosixPath(image).name))}
         if len(tiles) != 1:
-            raise AcquisitionError(
+            raise InputError(
                 f"{place} lists images of {len(tiles)} tiles in one granule, expected one: {_AGAIN}"
             )
         granules.append(Granule(tiles.pop(), datastrips[name], _native_images(names)))
     if not granules or not all(granule.images for granule in granules):
-        raise AcquisitionError(f"{place} lists no images: {_AGAIN}")
+        raise InputError(f"{place} lists no images: {_AGAIN}")
     return tuple(granules)
 
 

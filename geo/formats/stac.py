@@ -10,17 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from geo.errors import InputError
 from geo.formats.conventions import ITEM_ENDINGS, files_ending, tile_name
 from geo.formats.stac_assets import band_of, best_assets
-from geo.imagery.acquisition import (
-    BANDS,
-    MASKS,
-    UNNAMED_TILE,
-    Acquisition,
-    AcquisitionError,
-    Damaged,
-    read_each,
-)
+from geo.imagery.acquisition import BANDS, MASKS, UNNAMED_TILE, Acquisition, Damaged, read_each
 
 Item = Mapping[str, Any]
 
@@ -46,7 +39,7 @@ def find(
     """
     files = list(files_ending(path, ITEM_ENDINGS))
     if not files:
-        raise AcquisitionError(f"There is no STAC item (.json) in {path}.")
+        raise InputError(f"There is no STAC item (.json) in {path}.")
     return read_each(files, partial(_read_file, bands=bands, signed_by=signed_by), damaged)
 
 
@@ -68,14 +61,14 @@ def _read_file(path: Path, bands: Sequence[str] | None, signed_by: str | None) -
     try:
         item = json.loads(path.read_text(encoding="utf-8"))
         if item.get("type") != "Feature":
-            raise AcquisitionError(
+            raise InputError(
                 f"{path} is a STAC {item.get('type')}, expected an item (type Feature)."
             )
         return _acquisition(item, path, bands, signed_by)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, AcquisitionError):
+        if isinstance(error, InputError):
             raise
-        raise AcquisitionError(f"{path} is not a STAC item ({error!r}).") from error
+        raise InputError(f"{path} is not a STAC item ({error!r}).") from error
 
 
 def _acquisition(
@@ -85,7 +78,7 @@ def _acquisition(
     properties = item["properties"]
     sensed = _time(_first(properties, "datetime", "start_datetime"))
     if sensed is None:
-        raise AcquisitionError(f"{path}: item {item['id']} has no datetime.")
+        raise InputError(f"{path}: item {item['id']} has no datetime.")
     version = baseline(item)
     wanted = {*(BANDS if bands is None else bands), *MASKS}
     found = {

@@ -13,10 +13,11 @@ from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from geo.errors import InputError
 from geo.formats.conventions import band_name, scale_and_offset
 from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
 from geo.grid import Grid
-from geo.imagery.acquisition import BANDS, AcquisitionError, Band, is_address
+from geo.imagery.acquisition import BANDS, Band, is_address
 from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
 from geo.imagery.signing import PLANETARY_COMPUTER
 
@@ -223,4 +224,4 @@ def _grid(asset: Asset, item: Mapping[str, Any]) -> Grid | None:
         name = crs_text(CRS.from_user_input(crs))
         return Grid.from_transform(name, Affine(*transform[:6]), int(shape[0]), int(shape[1]))
     except (CRSError, ValueError, TypeError) as error:
-        raise AcquisitionError(f"Asset {asset.key} of {item['id']}: {error}") from error
+        raise InputError(f"Asset {asset.key} of {item['id']}: {error}") from error

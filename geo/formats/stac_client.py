@@ -9,7 +9,7 @@ from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.remote import PASSING, TIMEOUT_S, PassingFault, until_answered, without_signature
 
 _ITEMS_A_PAGE = 100
@@ -61,7 +61,7 @@ def search_api(
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the API refuses the search, or still does not answer after the last try.
     """
     try:
@@ -74,7 +74,7 @@ def search_api(
         )
         yield from found.items_as_dicts()
     except APIError as error:
-        raise AcquisitionError(
+        raise InputError(
             f"{without_signature(address)} refuses the search for {', '.join(collections)} "
             f"({error}). Check imagery.collections and imagery.bbox."
         ) from error

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from geo.imagery.acquisition import AcquisitionError, first_five, is_address, safe_name
+from geo.errors import InputError
+from geo.imagery.acquisition import first_five, is_address, safe_name
 from geo.imagery.remote import read_whole, without_signature
 
 logger = logging.getLogger(__name__)
@@ -61,13 +62,13 @@ def save_items(source: str | Path, folder: Path, search: Search) -> None:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the source cannot be read, is no STAC, or holds no item.
     """
     shown = without_signature(str(source)) if is_address(source) else str(source)
     items = [_kept(item, base) for item, base in find_items(source, search)]
     if not items:
-        raise AcquisitionError(
+        raise InputError(
             f"{shown} has no STAC item for {search}. Check the dates, the area and the collections."
         )
     items.sort(key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
@@ -111,7 +112,7 @@ def find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, s
         else:
             yield from _walk(document, address)
     else:
-        raise AcquisitionError(
+        raise InputError(
             f"{without_signature(address)} is no STAC: its type is {kind!r}, expected an item "
             "collection (FeatureCollection), an item (Feature), a Catalog or a Collection."
         )
@@ -136,7 +137,7 @@ def _ask(address: str, search: Search) -> Iterator[Document]:
 
     if not search.collections:
         known = _read(f"{address.rstrip('/')}/collections").get("collections", [])
-        raise AcquisitionError(
+        raise InputError(
             f"{address} has several collections: name those to search as imagery.collections. "
             f"It has: {first_five(sorted(str(entry['id']) for entry in known))}."
         )
@@ -152,11 +153,11 @@ def _read(address: str) -> Document:
         content = read_whole(address) if is_address(address) else Path(address).read_bytes()
         document = json.loads(content)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AcquisitionError(
+        raise InputError(
             f"{without_signature(address)} cannot be read as STAC ({error})."
         ) from error
     if not isinstance(document, dict):
-        raise AcquisitionError(f"{without_signature(address)} is no STAC: it holds no object.")
+        raise InputError(f"{without_signature(address)} is no STAC: it holds no object.")
     return document
 
 
@@ -164,7 +165,7 @@ def _kept(item: Mapping[str, Any], base: str) -> Document:
     """Give what is kept of an item, with whole addresses."""
     missing = [name for name in ("id", "properties", "assets") if name not in item]
     if missing:
-        raise AcquisitionError(f"{base}: item {item.get('id')} has no {', '.join(missing)}.")
+        raise InputError(f"{base}: item {item.get('id')} has no {', '.join(missing)}.")
     kept = {name: item[name] for name in _KEPT if name in item}
     kept["assets"] = {
         key: {**asset, "href": _join(base, asset["href"])}

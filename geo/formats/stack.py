@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from geo.errors import InputError
 from geo.formats import eopf
 from geo.formats.conventions import bands_and_masks, finest, stack_files
 from geo.formats.stack_file import StackPart, read_parts
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, AcquisitionError, Damaged, first_five
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Damaged, first_five
 
 # Parts with the same times.
 Stack = list[StackPart]
@@ -34,14 +35,14 @@ def find(
     if len(products) == len(files) > 0:
         return eopf.read_products(products, bands, reflectance_scale, damaged)
     if products:
-        raise AcquisitionError(
+        raise InputError(
             f"{path} mixes {len(products)} products of EOPF with {len(files) - len(products)} "
             f"other stacks: keep one kind in a folder. Products: "
             f"{first_five([product.name for product in products])}."
         )
     parts = [part for file in files for part in read_parts(file, reflectance_scale)]
     if not parts:
-        raise AcquisitionError(
+        raise InputError(
             f"There is no stack in {path}: none of {len(files)} NetCDF files and Zarr folders has "
             "a variable B01 to B12, B8A or SCL, nor one with a band axis labelled so."
         )
@@ -61,7 +62,7 @@ def _join(parts: Sequence[StackPart]) -> list[Stack]:
             other = owners.setdefault((tile, time), part)
             if not np.array_equal(part.times, other.times):
                 differing = np.setxor1d(part.times, other.times)[:5]
-                raise AcquisitionError(
+                raise InputError(
                     f"The files of a stack must hold the same times: {other.path} has "
                     f"{len(other.times)}, {part.path} {len(part.times)}; only in one of them: "
                     f"{', '.join(map(str, differing))}. Keep one stack a folder."

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from geo.errors import InputError
 from geo.formats.conventions import band_name
-from geo.imagery.acquisition import AcquisitionError
 
 Kind = Literal["time", "band", "y", "x"]
 
@@ -57,7 +57,7 @@ def axes_of(path: Path, data: xr.Dataset, variable: xr.DataArray) -> Axes | None
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If it holds bands, but on axes that are not understood.
     """
     kinds = [_kind(data, axis) for axis in variable.dims]
@@ -71,13 +71,13 @@ def axes_of(path: Path, data: xr.Dataset, variable: xr.DataArray) -> Axes | None
         if variable.sizes[axis] == 1 and (kind is None or (kind == "band" and is_band)):
             kinds[at] = None
         elif kind is None or (kind == "band" and is_band) or kinds.count(kind) > 1:
-            raise AcquisitionError(
+            raise InputError(
                 f"{path}: {variable.name} has the axes ({_listed(variable)}), and {axis} is none "
                 "of time, y and x, each of which may be there once. Select one place on it "
                 f"(`data.isel({axis}=0)`) or name it as what it is."
             )
     if not {"y", "x"} <= set(kinds):
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: {variable.name} has the axes ({_listed(variable)}), expected y and x among "
             'them: `data.rename(rows="y", cols="x")`.'
         )
@@ -106,13 +106,13 @@ def _labels(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable
     for place, text in enumerate(texts):
         name = band_name(text)
         if name in found:
-            raise AcquisitionError(
+            raise InputError(
                 f"{path}: {name} is twice on the axis {axis} of {variable.name}: keep one."
             )
         if name is not None:
             found[name] = place
     if not found:
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: none of the labels of the axis {axis} of {variable.name} is B01 to B12, B8A "
             f"or SCL, found {', '.join(texts[:5])}. Label it: "
             f'`data.assign_coords({axis}=["B02", "B03", ...])`.'

@@ -13,11 +13,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from geo.formats.conventions import Encoding, band_name, decoding, finest, tile_name
 from geo.formats.stack_axes import Axes, Kind, axes_of
 from geo.formats.stack_grid import grid_of
 from geo.formats.stack_times import times_of
-from geo.imagery.acquisition import UNNAMED_TILE, AcquisitionError, Band, Plane
+from geo.imagery.acquisition import UNNAMED_TILE, Band, Plane
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def read_parts(path: Path, reflectance_scale: float | None) -> list[StackPart]:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the file is damaged or does not say what it must.
     """
     with nullcontext() if path.is_dir() else NETCDF_LOCK:
@@ -120,7 +121,7 @@ def describe(
         try:
             scale, offset, nodata = decoding(name, encoding, reflectance_scale)
         except ValueError as error:
-            raise AcquisitionError(f"{path}: {variable.name}: {error}.") from error
+            raise InputError(f"{path}: {variable.name}: {error}.") from error
         where: dict[Kind | None, int | Literal["y", "x"]]
         where = {"y": "y", "x": "x", "band": place, "time": 0, None: 0}
         plane = Plane(
@@ -145,11 +146,11 @@ def _open(path: Path) -> dict[str, xr.Dataset]:
         return xr.open_groups(path, engine="netcdf4", **options)
     except (OSError, RuntimeError, KeyError) as error:
         kind = "Zarr" if path.is_dir() else "NetCDF"
-        raise AcquisitionError(
+        raise InputError(
             f"{path} cannot be opened as {kind} ({error}): download or copy it again."
         ) from error
     except ValueError as error:  # times that cannot be decoded
-        raise AcquisitionError(f"{path} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _read_part(

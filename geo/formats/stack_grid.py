@@ -12,8 +12,8 @@ import xarray as xr
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.acquisition import AcquisitionError
 from geo.imagery.raster_reading import crs_text
 
 # Of grid mappings, of the projection extension of STAC (as EOPF writes it), and common ones.
@@ -52,14 +52,14 @@ def grid_of(
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the coordinates are missing, uneven or not pixel centres, or their system is not known.
     """
     y_axis, x_axis = axes
     width, x_first = _spacing(path, data, x_axis)
     y_step, y_first = _spacing(path, data, y_axis)
     if width < 0:
-        raise AcquisitionError(f'{path}: {x_axis} must ascend. Sort it: `data.sortby("{x_axis}")`.')
+        raise InputError(f'{path}: {x_axis} must ascend. Sort it: `data.sortby("{x_axis}")`.')
     height, n_rows = abs(y_step), variable.sizes[y_axis]
     y_top = y_first if y_step < 0 else y_first + (n_rows - 1) * height
     mapping = _mapping(data, variable)
@@ -79,11 +79,11 @@ def grid_of(
 def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float]:
     """Give the signed distance of an axis' coordinates, and the first of them."""
     if axis not in data.coords or data.sizes[axis] < 2:
-        raise AcquisitionError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
+        raise InputError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
     values = data.coords[axis].values.astype(np.float64)
     step = (values[-1] - values[0]) / (len(values) - 1)
     if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
-        raise AcquisitionError(f"{path}: the coordinates of {axis} are not evenly spaced.")
+        raise InputError(f"{path}: the coordinates of {axis} are not evenly spaced.")
     return float(step), float(values[0])
 
 
@@ -112,7 +112,7 @@ def _check_centres(
         return
     offsets = (first[0] - numbers[0]) / size[0], (numbers[3] - first[1]) / size[1]
     if any(abs(offset - round(offset)) < 0.1 for offset in offsets):
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: by its GeoTransform, x and y are corners of pixels, expected their centres. "
             "Add half a pixel to x, and subtract it from y."
         )
@@ -131,10 +131,10 @@ def _crs(path: Path, data: xr.Dataset, places: Sequence[Mapping[str, Any]]) -> s
         try:
             return crs_text(CRS.from_cf(dict(places[0])))
         except (CRSError, KeyError) as error:
-            raise AcquisitionError(
+            raise InputError(
                 f"{path}: its grid mapping is no coordinate system ({error}): give it crs_wkt."
             ) from error
-    raise AcquisitionError(
+    raise InputError(
         f"{path} has no coordinate system: neither a grid mapping (spatial_ref with crs_wkt) nor "
         "an attribute crs or epsg. Write it with `rioxarray`: `data.rio.write_crs(32631)`."
     )
@@ -146,4 +146,4 @@ def _parse_crs(path: Path, text: str) -> str:
     try:
         return crs_text(CRS.from_epsg(code[1]) if code else CRS(text))
     except CRSError as error:
-        raise AcquisitionError(f"{path}: {text!r} is no coordinate system ({error}).") from error
+        raise InputError(f"{path}: {text!r} is no coordinate system ({error}).") from error

@@ -10,15 +10,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from geo.formats.conventions import date_in
-from geo.imagery.acquisition import AcquisitionError
 
 
 def times_of(path: Path, data: xr.Dataset, axes: set[Hashable | None]) -> NDArray[np.datetime64]:
     """Read the times of the bands, to the second, in the order of the file."""
     if len(axes) > 1:
         names = ", ".join(sorted(str(axis or "none") for axis in axes))
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: its bands have different time axes ({names}): put them on one, or into "
             "files of their own."
         )
@@ -27,13 +27,13 @@ def times_of(path: Path, data: xr.Dataset, axes: set[Hashable | None]) -> NDArra
     if coordinate is None and axis is None:
         return np.array([_date_of_name(path)], "datetime64[s]")
     if coordinate is None:
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: the time axis {axis} has no coordinate: give it one "
             f"(`data.assign_coords({axis}=times)`)."
         )
     values = np.atleast_1d(coordinate.values)
     if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: {coordinate.name} holds {values.dtype}, expected times: give it units "
             '("days since 2018-01-01"), a standard calendar and no missing value.'
         )
@@ -58,9 +58,9 @@ def _date_of_name(path: Path) -> datetime.date:
     try:
         found = date_in(path.stem)
     except ValueError as error:
-        raise AcquisitionError(f"{path}: its name holds no date ({error}). Rename it.") from error
+        raise InputError(f"{path}: its name holds no date ({error}). Rename it.") from error
     if found is None:
-        raise AcquisitionError(
+        raise InputError(
             f"{path}: its bands have no time. Add a time axis (`data.expand_dims(time=[...])`), a "
             "scalar coordinate time, or the date (YYYYMMDD or YYYY-MM-DD) to the file's name."
         )

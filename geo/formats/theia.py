@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+from geo.errors import InputError
 from geo.formats.conventions import band_name, bands_and_masks
-from geo.imagery.acquisition import MASKS, Acquisition, AcquisitionError, Band, Damaged, read_each
+from geo.imagery.acquisition import MASKS, Acquisition, Band, Damaged, read_each
 from geo.imagery.raster_reading import read_header
 
 # SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2_FRE_B2.tif
@@ -60,7 +61,7 @@ def find(
     """Find the products at a path and below; see `geo.imagery.discovery.find_acquisitions`."""
     products = product_folders(path)
     if not products:
-        raise AcquisitionError(
+        raise InputError(
             f"There is no product of THEIA in {path}: a product is a folder with "
             "SENTINEL2..._L2A_..._MTD_ALL.xml in it. Unpack zipped ones."
         )
@@ -83,13 +84,13 @@ def read_metadata(path: Path) -> TheiaMetadata:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the file is damaged or lacks an element.
     """
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314 (the user's own product)
     except ElementTree.ParseError as error:
-        raise AcquisitionError(f"{path} is damaged ({error}): {_AGAIN}") from error
+        raise InputError(f"{path} is damaged ({error}): {_AGAIN}") from error
 
     def text(place: str) -> str | None:
         return (root.findtext(f".//{place}") or "").strip() or None
@@ -97,7 +98,7 @@ def read_metadata(path: Path) -> TheiaMetadata:
     def required(place: str) -> str:
         found = text(place)
         if found is None:
-            raise AcquisitionError(f"{path} has no {place}: {_AGAIN}")
+            raise InputError(f"{path} has no {place}: {_AGAIN}")
         return found
 
     cloudy = text("QUALITY_INDEX[@name='CloudPercent']")
@@ -111,10 +112,10 @@ def read_metadata(path: Path) -> TheiaMetadata:
             quantification=float(required("REFLECTANCE_QUANTIFICATION_VALUE")),
             nodata=float(required("SPECIAL_VALUE[@name='nodata']")),
         )
-    except AcquisitionError:
+    except InputError:
         raise
     except ValueError as error:
-        raise AcquisitionError(f"{path}: {error}: {_AGAIN}") from error
+        raise InputError(f"{path}: {error}: {_AGAIN}") from error
 
 
 def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:

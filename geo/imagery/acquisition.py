@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from geo.errors import InputError
 from geo.grid import Grid
 
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
@@ -27,10 +28,6 @@ _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
 
 Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
-
-
-class AcquisitionError(ValueError):
-    """Imagery that cannot be used; the message says which file, why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -224,14 +221,14 @@ def read_each(
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If any fails; the message gives the first five.
     """
     found, failed = [], []
     for item in items:
         try:
             found.append(read(item))
-        except AcquisitionError as error:
+        except InputError as error:
             failed.append(Damaged(product(item), str(error)))
     if damaged is None:
         refuse_damaged(failed, len(found) + len(failed))
@@ -245,7 +242,7 @@ def refuse_damaged(damaged: Sequence[Damaged], total: int) -> None:
     if damaged:
         text = f"{len(damaged)} of {total} acquisitions cannot be read:\n  "
         problems = [item.problem for item in damaged]
-        raise AcquisitionError((text if total > 1 else "") + first_five(problems, "\n  "))
+        raise InputError((text if total > 1 else "") + first_five(problems, "\n  "))
 
 
 def first_five(items: Sequence[str], separator: str = ", ") -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from rasterio.crs import CRS
 
+from geo.errors import InputError
 from geo.formats.conventions import (
     ITEM_ENDINGS,
     TIFF_ENDINGS,
@@ -18,14 +19,7 @@ from geo.formats.conventions import (
 )
 from geo.formats.safe_files import find_products
 from geo.formats.theia import product_folders
-from geo.imagery.acquisition import (
-    Acquisition,
-    AcquisitionError,
-    Damaged,
-    Format,
-    first_five,
-    refuse_damaged,
-)
+from geo.imagery.acquisition import Acquisition, Damaged, Format, first_five, refuse_damaged
 
 
 def find_acquisitions(
@@ -66,19 +60,17 @@ def find_acquisitions(
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If nothing is found, a file is damaged or says too little, or a band is missing.
     """
     if not path.exists():
-        raise AcquisitionError(f"There is no {path}. Give the path of the imagery.")
+        raise InputError(f"There is no {path}. Give the path of the imagery.")
     if format == "auto":
         format = detect_format(path)  # noqa: A001
     if format != "geotiff" and file_bands is not None:
-        raise AcquisitionError(
-            f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out."
-        )
+        raise InputError(f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out.")
     if format in ("safe", "theia", "stac") and reflectance_scale is not None:
-        raise AcquisitionError(
+        raise InputError(
             f"The {format} products of {path} state their scale: leave out reflectance_scale."
         )
 
@@ -119,7 +111,7 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If nothing is recognised, or more than one format is there.
     """
     found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
@@ -142,11 +134,11 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
     if len(found) == 1:
         return found[0]
     if found:
-        raise AcquisitionError(
+        raise InputError(
             f"{path} holds imagery of several formats: {', '.join(found)}. "
             "Name the one to read as the format, or keep one in a folder of its own."
         )
-    raise AcquisitionError(
+    raise InputError(
         f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
         "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif), nor "
         "stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
@@ -168,7 +160,7 @@ def _with_bands(
             lacking.append(Damaged(item.product, problem))
     if lacking and damaged is None:
         problems = first_five([item.problem for item in lacking], "\n  ")
-        raise AcquisitionError(
+        raise InputError(
             f"{len(lacking)} of {len(found)} acquisitions lack bands:\n  {problems}\n"
             "Complete them, or ask for fewer bands."
         )
@@ -183,7 +175,7 @@ def _check_metres(found: Sequence[Acquisition]) -> None:
         unit, _ = CRS.from_user_input(crs).units_factor
         if unit not in ("metre", "meter"):
             products = [str(item.product) for item in found if item.grid.crs == crs]
-            raise AcquisitionError(
+            raise InputError(
                 f"{len(products)} of {len(found)} acquisitions have pixels in units of {unit}, not "
                 f"metres: {first_five(products)}. Warp them to the UTM zone of the tile: gdalwarp "
                 "-t_srs EPSG:326.. -tr 10 10."

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from geo.imagery.acquisition import Acquisition, AcquisitionError, Band
+from geo.errors import InputError
+from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.raster_reading import read_window
 
 # Above what clouds and snow reflect, below what percent and counts of land are.
@@ -22,7 +23,7 @@ def check_float_scale(found: Sequence[Acquisition]) -> None:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If half of the pixels are brighter than anything on land.
     """
     plain = [item for item in found if any(band.scale == 10_000 for band in item.bands.values())]
@@ -32,7 +33,7 @@ def check_float_scale(found: Sequence[Acquisition]) -> None:
         band = next(band for band in item.bands.values() if band.scale == 10_000)
         median = _median(band)
         if median > _GREATEST_REFLECTANCE:
-            raise AcquisitionError(
+            raise InputError(
                 f"{band.name} of {band.source} would be taken as reflectance (0 to 1), and half of "
                 f"its pixels are above {median:.4g}. Set reflectance_scale to the reflectance of "
                 "1: 0.0001 for counts, 0.01 for percent."

@@ -91,7 +91,7 @@ def measure(acquisition: Acquisition) -> DarkPixels | None:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If a file cannot be read.
     """
     announced = _announced(acquisition)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.acquisition import AcquisitionError, Band, Plane, is_address
+from geo.imagery.acquisition import Band, Plane, is_address
 from geo.imagery.array_reading import read_plane
 from geo.imagery.open_rasters import OpenRasters, is_jp2
 
@@ -53,7 +54,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the file cannot be opened, is cut off, or has no coordinate system.
     """
     source = str(source)
@@ -72,13 +73,11 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
                 nodata=tuple(raster.nodatavals),
             )
     except (RasterioError, OSError) as error:
-        raise AcquisitionError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
+        raise InputError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
     if is_local:
         size = Path(source).stat().st_size
     if size is not None and end > size:
-        raise AcquisitionError(
-            f"{source} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}"
-        )
+        raise InputError(f"{source} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}")
     if is_local and size is not None and is_jp2(source):
         _check_whole_jp2(Path(source), size)
     return header
@@ -115,7 +114,7 @@ def read_windows(
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If a file cannot be read.
     """
     top, bottom, _ = rows.indices(bands[0].grid.height)
@@ -127,10 +126,10 @@ def read_windows(
         names = " ".join(band.name for band in of_source)
         try:
             found += _read(source, of_source, part, rasters)
-        except AcquisitionError as error:  # of a remote file, which says what to do
-            raise AcquisitionError(f"Band {names}: {error}") from error
+        except InputError as error:  # of a remote file, which says what to do
+            raise InputError(f"Band {names}: {error}") from error
         except (RasterioError, OSError, RuntimeError, ValueError) as error:
-            raise AcquisitionError(
+            raise InputError(
                 f"Band {names} of {source} cannot be read at rows {top}-{bottom}, columns "
                 f"{left}-{right} ({error}). {_DAMAGED}"
             ) from error
@@ -157,14 +156,14 @@ def block_shape(band: Band) -> tuple[int, int]:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the file has to be opened for it, and does not have the band's grid.
     """
     if band.block_shape is not None:
         return band.block_shape
     header = read_header(band.source)
     if not header.grid.matches(band.grid):
-        raise AcquisitionError(
+        raise InputError(
             f"{band.source} lies on {header.grid}, its catalogue says on {band.grid}: leave it out."
         )
     assert isinstance(band.layer, int)  # noqa: S101 (stacks know their blocks)
@@ -186,7 +185,7 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the file cannot be read.
     """
     height, width = band.grid.shape
@@ -201,7 +200,7 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
             values: NDArray[Any] = raster.read(band.layer, out_shape=shape)
             return values[np.newaxis]
     except (RasterioError, OSError) as error:
-        raise AcquisitionError(
+        raise InputError(
             f"Band {band.name} of {band.source} cannot be read ({error}). {_DAMAGED}"
         ) from error
 
@@ -222,11 +221,11 @@ def crs_text(crs: Any) -> str:
 def _grid(source: str, raster: Any) -> Grid:
     """Make the grid of an open raster."""
     if raster.crs is None:
-        raise AcquisitionError(f"{source} has no coordinate system: assign one (gdal_edit -a_srs).")
+        raise InputError(f"{source} has no coordinate system: assign one (gdal_edit -a_srs).")
     try:
         return Grid.from_transform(crs_text(raster.crs), raster.transform, *raster.shape)
     except ValueError as error:
-        raise AcquisitionError(f"{source}: {error}") from error
+        raise InputError(f"{source}: {error}") from error
 
 
 def _end_of_tiff_blocks(raster: Any) -> int:
@@ -261,14 +260,14 @@ def _check_whole_jp2(path: Path, size: int) -> None:
                 file.seek(max(min(end, size) - 2, 0))
                 if end > size or file.read(2) != b"\xff\xd9":
                     missing = f" of {end}" if end > size else ""
-                    raise AcquisitionError(
+                    raise InputError(
                         f"{path} ends at byte {size}{missing}, before its image does. {_DAMAGED}"
                     )
                 return
             if length < 8 and length != 0:
                 break
             start = end
-    raise AcquisitionError(f"{path} holds no JPEG 2000 codestream. {_DAMAGED}")
+    raise InputError(f"{path} holds no JPEG 2000 codestream. {_DAMAGED}")
 
 
 def _read_box(file: BinaryIO, start: int) -> tuple[int, bytes]:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 from geo.imagery.signing import authorised
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 Answer = TypeVar("Answer")
 
 
-class RemoteError(AcquisitionError):
+class RemoteError(InputError):
     """A remote file that cannot be read; the message names it without its signature."""
 
 

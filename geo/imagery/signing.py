@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
-from geo.imagery.acquisition import AcquisitionError
+from geo.errors import InputError
 
 # Prefix of the addresses that the Planetary Computer signs: planetary-computer+https://...
 PLANETARY_COMPUTER = "planetary-computer+"
@@ -33,7 +33,7 @@ def authorised(source: str) -> tuple[str, dict[str, str]]:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If a service is not known or not named.
     """
     if source.startswith(PLANETARY_COMPUTER):
@@ -47,7 +47,7 @@ def authorised(source: str) -> tuple[str, dict[str, str]]:
     if scheme in ("http", "https"):
         return source, {}
     if scheme != "s3":
-        raise AcquisitionError(
+        raise InputError(
             f"{source}: addresses that start with {scheme}:// are not read, but https://, http:// "
             "and s3://. Copy the imagery to a disk and read it there."
         )
@@ -58,7 +58,7 @@ def _s3(source: str, environment: Mapping[str, str], now: datetime) -> tuple[str
     """Give the address and the headers of an object in S3, signed if there is a key."""
     endpoint = environment.get("AWS_S3_ENDPOINT", "").rpartition("://")[2].strip("/")
     if not endpoint:
-        raise AcquisitionError(
+        raise InputError(
             f"{source} lies in an S3 store, and the environment does not say in which: set "
             "AWS_S3_ENDPOINT to its host, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to your "
             "key."

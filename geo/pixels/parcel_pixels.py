@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.imagery.acquisition import Acquisition, AcquisitionError, Band, Plane
+from geo.errors import InputError
+from geo.imagery.acquisition import Acquisition, Band, Plane
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.open_rasters import OpenRasters
 from geo.imagery.raster_reading import block_shape, read_windows
@@ -76,7 +77,7 @@ def gather(
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If a file cannot be read, or a band's grid cannot be sampled at the index's.
     """
     sources = [acquisition.bands[name] for name in bands]
@@ -169,7 +170,7 @@ def _parts(channels: Sequence[int], n_blocks: int, workers: int) -> list[Sequenc
 def _plan(band: Band, index: PixelIndex, resampling: str) -> Plan:
     """Plan which blocks of a band, and of others like it, are read for which pixels."""
     if not band.grid.has_crs(index.grid.crs):
-        raise AcquisitionError(
+        raise InputError(
             f"{band.name} of {band.source} is in {band.grid.crs}, the parcels' pixels are in "
             f"{index.grid.crs}: warp it to that (gdalwarp -t_srs)."
         )
@@ -188,7 +189,7 @@ def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
     """Check that a band is not to be averaged."""
     if method != "nearest" and is_too_fine(band.grid, index.grid):
         sizes = [f"{g.pixel_width:g} x {g.pixel_height:g}" for g in (band.grid, index.grid)]
-        raise AcquisitionError(
+        raise InputError(
             f"{band.name} of {band.source} has pixels of {sizes[0]} m, smaller than the {sizes[1]} "
             f"m that the parcels are indexed on, and {method} resampling does not average: set "
             "imagery.resampling to nearest, or resample the band (gdalwarp -r average)."

@@ -35,7 +35,7 @@ def read_register_parts(path: Path, layer: str | None, n_rows: int) -> Iterator[
 
     Raises
     ------
-    RegisterError
+    InputError
         As `read_register`.
     """
     if path.suffix.lower() in PARQUET_SUFFIXES:

@@ -18,6 +18,8 @@ import pyogrio
 import shapely
 from pyproj import Transformer
 
+from geo.errors import InputError
+
 PARQUET_SUFFIXES = (".parquet", ".geoparquet")
 # What a file inside of a zip ends on, if it is one that holds parcels.
 ZIPPED_SUFFIXES = (".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json")
@@ -28,10 +30,6 @@ UNREADABLE = (
     pyogrio.errors.GeometryError,
     shapely.errors.GEOSException,
 )
-
-
-class RegisterError(ValueError):
-    """A parcel register that cannot be read; the message says which and what to do."""
 
 
 def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
@@ -54,12 +52,12 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
 
     Raises
     ------
-    RegisterError
+    InputError
         If the file is missing or unreadable, holds several layers or none, or has no coordinate
         system.
     """
     if not path.exists():
-        raise RegisterError(f"There is no parcel register {path}. Check parcels.path.")
+        raise InputError(f"There is no parcel register {path}. Check parcels.path.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
         register = read_geoparquet(path, path)
     else:
@@ -70,7 +68,7 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
 def in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     """Drop heights and measures; refuse a register without a coordinate system."""
     if register.crs is None:
-        raise RegisterError(
+        raise InputError(
             f"{path} has no coordinate system, so its parcels cannot be placed on the imagery. "
             "Add the one that it was made in, for example with "
             "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
@@ -106,7 +104,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
 
     Raises
     ------
-    RegisterError
+    InputError
         As `read_register`; if no row has a geometry.
     """
     if path.suffix.lower() in PARQUET_SUFFIXES:
@@ -117,7 +115,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
         info = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
         crs, bounds = info["crs"], info["total_bounds"]
     if crs is None or bounds is None or not np.isfinite(bounds).all():
-        raise RegisterError(
+        raise InputError(
             f"{path} has no coordinate system or no geometry, so that there is no area to search "
             "imagery for. Set imagery.bbox."
         )
@@ -132,7 +130,7 @@ def read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
         rows = gpd.read_parquet(source)
         types = {field.name: field.type for field in pq.read_schema(path)}
     except (ValueError, pa.ArrowException) as error:
-        raise RegisterError(
+        raise InputError(
             f"{path} cannot be read as GeoParquet: {error} Write it with geopandas' to_parquet."
         ) from error
     # Other formats have no lists, which fiboa's `category` is.
@@ -153,9 +151,9 @@ def read_with_gdal(path: Path, source: str, layer: str, **part: Any) -> gpd.GeoD
     return _with_whole_numbers(rows, source, layer, **part)
 
 
-def _unreadable(path: Path, error: Exception) -> RegisterError:
+def _unreadable(path: Path, error: Exception) -> InputError:
     """Say that GDAL reads the file, but not what it holds."""
-    return RegisterError(
+    return InputError(
         f"{path} cannot be read: {error} Have GDAL make polygons of it, for example with "
         "`ogr2ogr -nlt MULTIPOLYGON register.gpkg` and the path."
     )
@@ -185,17 +183,17 @@ def find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     spatial = [name for name, geometry in layers if geometry is not None]
     if layer is not None:
         if layer not in spatial:
-            raise RegisterError(
+            raise InputError(
                 f"{path} has no layer {layer!r} with geometries, but: {_join(spatial)}. "
                 "Change parcels.layer."
             )
         return source, layer
     if not spatial:
-        raise RegisterError(
+        raise InputError(
             f"{path} has no layer with geometries. Give the register's own file, not a table of it."
         )
     if len(spatial) > 1:
-        raise RegisterError(
+        raise InputError(
             f"{path} has {len(spatial)} layers with geometries: {_join(spatial)}. "
             "Say which one holds the parcels: parcels.layer."
         )
@@ -215,7 +213,7 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
             failures.append(str(error))
         except pyogrio.errors.GeometryError as error:
             raise _unreadable(path, error) from error
-    raise RegisterError(
+    raise InputError(
         f"{path} cannot be read: {failures[0]} Give a file that GDAL opens (GeoPackage, shapefile, "
         "GML, GeoJSON, FlatGeobuf; zipped or not) or GeoParquet."
     )
@@ -239,7 +237,7 @@ def _sources(path: Path) -> Iterator[str]:
     }:
         found = [found[0].parent]
     if len(found) > 1:
-        raise RegisterError(
+        raise InputError(
             f"{path} holds {len(found)} files: {_join([str(n) for n in found])}. Unpack it, and "
             "give the one with the parcels as parcels.path."
         )

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from models.errors import InputError
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.augmentation import Augmentation, Jitter, drop_dates, shift_season
@@ -94,9 +95,9 @@ class Batches:
     ) -> None:
         normalisation.check_fits(data.n_dates, data.n_channels)
         if n_pixels < 1:
-            raise ValueError(f"n_pixels: expected 1 or more, found {n_pixels}")
+            raise InputError(f"n_pixels: expected 1 or more, found {n_pixels}")
         if feature_scaling is not None and data.features is None:
-            raise ValueError("the model uses parcel features, but the data have none")
+            raise InputError("the model uses parcel features, but the data have none")
         self._data = data
         self._n_pixels = n_pixels
         self.device = device
@@ -148,7 +149,7 @@ class Batches:
         """
         least = 2 * processes.count
         if len(indices) < least or batch_size < least:
-            raise ValueError(
+            raise InputError(
                 "training needs batches of two or more parcels for each process, found "
                 f"{len(indices)} parcels, a batch size of {batch_size} and {processes.count} "
                 "processes"

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.errors import InputError
 from models.training.distributed import ALONE, Processes
 
 
-class DivergedError(ValueError):
+class DivergedError(InputError):
     """A training that cannot go on; the message says where it diverged."""
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.classifier import ParcelClassifier
+from models.errors import InputError
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.fast_cpu.thread_pool import in_parallel, prefetched, workers
 from models.focal_loss import focal_loss
@@ -244,14 +245,14 @@ def _check_parts(
 ) -> None:
     for name, part, least in (("training", train, 2), ("validation", validation, 1)):
         if len(part) < least:
-            raise ValueError(f"{name}: expected {least} parcels or more, found {len(part)}")
+            raise InputError(f"{name}: expected {least} parcels or more, found {len(part)}")
         labels = data.labels[part]
         if (wrong := part[(labels < 0) | (labels >= hyperparameters.n_classes)]).size:
             first = ", ".join(f"{data.ids[i]} ({data.labels[i]})" for i in wrong[:5])
-            raise ValueError(
+            raise InputError(
                 f"{name}: {len(wrong)} parcels have no label in 0 .. "
                 f"{hyperparameters.n_classes - 1}, such as {first}"
             )
     if (shared := np.intersect1d(train, validation)).size:
         first = ", ".join(data.ids[i] for i in shared[:5])
-        raise ValueError(f"{len(shared)} parcels are in training and validation, such as {first}")
+        raise InputError(f"{len(shared)} parcels are in training and validation, such as {first}")

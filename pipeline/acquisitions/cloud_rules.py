@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from geo.errors import InputError
 from geo.formats.mask_files import with_mask_files
-from geo.imagery.acquisition import MASKS, Acquisition, AcquisitionError, first_five
+from geo.imagery.acquisition import MASKS, Acquisition, first_five
 from geo.imagery.cloud_masks import CloudRules
 from pipeline.workflow.settings import Clouds, Settings
 
@@ -49,13 +50,13 @@ def check_masks(used: Sequence[Acquisition], rules: CloudRules) -> None:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If some lack one; the message names them.
     """
     for name in rules.required:
         lacking = [item.id for item in used if name in rules.missing(item)]
         if lacking:
-            raise AcquisitionError(
+            raise InputError(
                 f"{len(lacking)} of {len(used)} acquisitions have no cloud mask {name}: "
                 f"{first_five(lacking)}. {_REMEDY[name]}, or set them aside by imagery.start, "
                 "imagery.end or imagery.max_cloud_fraction."

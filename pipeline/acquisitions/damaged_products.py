@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
+from geo.errors import InputError
 from geo.formats.conventions import date_in, tile_name
-from geo.imagery.acquisition import AcquisitionError, Damaged
+from geo.imagery.acquisition import Damaged
 from pipeline.workflow.acquisition_table import AcquisitionRow
 
 # Names of before December 2016 put the date of sensing after that of processing:
@@ -21,7 +22,7 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If the name of one tells no date: there is no place for it in a time series.
     """
     problems = {item.product: item.problem for item in damaged}
@@ -51,7 +52,7 @@ def _date_of(product: Path, problem: str) -> date:
     except ValueError:
         day = None
     if day is None:
-        raise AcquisitionError(
+        raise InputError(
             f"{problem}\nIt cannot be set aside, as its name tells no date: remove it, or write "
             "its date into its name."
         )

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from geo.imagery.acquisition import Acquisition, AcquisitionError, first_five
+from geo.errors import InputError
+from geo.imagery.acquisition import Acquisition, first_five
 from geo.imagery.radiometry import OFFSET, DarkPixels, can_lie, judge, measure
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def check_radiometry(used: Sequence[Acquisition], threads: int) -> Mapping[str, 
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If some contradict, or a file cannot be read.
     """
     doubtful = [item for item in used if can_lie(item)]
@@ -37,7 +38,7 @@ def check_radiometry(used: Sequence[Acquisition], threads: int) -> Mapping[str, 
     verdicts = {item.id: judged.get(item.id, "undecided") for item in doubtful}
     lying = [item for item in dark if verdicts.get(item.acquisition.id) == "contradicts"]
     if lying:
-        raise AcquisitionError(
+        raise InputError(
             f"Metadata and pixels of {len(lying)} of {len(used)} acquisitions disagree about the "
             f"additive offset of processing baseline 04.00, {OFFSET / 10_000} in reflectance:\n  "
             f"{first_five([_explain(item) for item in lying], chr(10) + '  ')}\n"

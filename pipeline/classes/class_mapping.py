@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from geo.errors import InputError
 from pipeline.classes.ids_as_text import as_text
-from pipeline.classes.nomenclature import NomenclatureError, read_codes
+from pipeline.classes.nomenclature import read_codes
 from pipeline.workflow.settings import Code, Label
 
 # HCAT codes have ten digits: level 2 is the first two, each further level two more (EuroCrops).
@@ -69,7 +70,7 @@ def read_declared(
 
     Raises
     ------
-    NomenclatureError
+    InputError
         If the table cannot be used, or does not know a code.
     """
     if label.table is None:
@@ -106,7 +107,7 @@ def _read_table(label: Label, nomenclature: str) -> _Table:
     """
     path, key = label.table, f"parcels.labels.{nomenclature}"
     if path is None or not path.is_file():
-        raise NomenclatureError(f"There is no table of codes {path}. Check {key}.table.")
+        raise InputError(f"There is no table of codes {path}. Check {key}.table.")
     with path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         found = list(table.fieldnames or [])
@@ -116,7 +117,7 @@ def _read_table(label: Label, nomenclature: str) -> _Table:
         wanted = {"code": label.code, "class_code": class_code, "class_name": class_name}
         for setting, column in wanted.items():
             if column not in found:
-                raise NomenclatureError(
+                raise InputError(
                     f"{path} has no column {column!r}, which is {key}.{setting}. Its columns, "
                     f"separated by commas, are: {', '.join(found) or 'none'}."
                 )
@@ -129,7 +130,7 @@ def _read_table(label: Label, nomenclature: str) -> _Table:
         if classes.setdefault(code, own_class) != own_class:
             several.add(code)
     if several:
-        raise NomenclatureError(
+        raise InputError(
             f"{path} gives {len(several)} codes more than one class: {_list(several)}. Let a code "
             f"have one, or read another column: {key}.column and {key}.code."
         )
@@ -149,7 +150,7 @@ def _refuse_unknown(
     bare = {code.lstrip("0"): code for code in known}
     alike = next((bare[c.lstrip("0")] for c, _ in counts if c.lstrip("0") in bare), None)
     hint = f" It has {alike!r}: write codes alike." if alike is not None else ""
-    raise NomenclatureError(
+    raise InputError(
         f"{label.table} lacks {len(counts)} codes of column {label.column!r} in its column "
         f"{label.code!r}: {most}{more}.{hint} Add them, or set parcels.unknown_codes to "
         f"unlabelled or other (nomenclature {nomenclature})."
@@ -161,7 +162,7 @@ def _at_level(codes: pd.Series[Any], level: int, nomenclature: str) -> pd.Series
     texts = codes.dropna().astype(str)
     wrong = texts[~texts.str.fullmatch(rf"\d{{{HCAT_DIGITS}}}")]
     if len(wrong):
-        raise NomenclatureError(
+        raise InputError(
             f"parcels.labels.{nomenclature}.hcat_level is set, but {wrong.nunique()} classes are "
             f"no HCAT codes of {HCAT_DIGITS} digits: {_list(set(wrong))}."
         )

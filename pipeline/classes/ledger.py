@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from geo.errors import InputError
 from pipeline.classes.nomenclature import CropClass
 from pipeline.workflow.writing import replacing
 
@@ -22,10 +23,6 @@ PREDICT_ONLY = ("no_label", "class_too_rare", "class_not_listed")
 
 # A parcel is rejected for one of these where its outline is fine, but too little of it was seen.
 UNOBSERVED = ("never_seen_clearly", "too_few_pixels_observed")
-
-
-class LedgerError(ValueError):
-    """A ledger and a dataset that do not belong together."""
 
 
 class Observed(NamedTuple):
@@ -86,7 +83,7 @@ def complete(rows: pd.DataFrame, observed: Mapping[str, Observed], min_pixels: i
 
     Raises
     ------
-    LedgerError
+    InputError
         If a parcel that is not rejected was not looked at.
     """
     rows = rows.copy()
@@ -94,7 +91,7 @@ def complete(rows: pd.DataFrame, observed: Mapping[str, Observed], min_pixels: i
     accepted = rows["status"] != "rejected"
     ids = rows.loc[accepted, "parcel_id"]
     if lacking := [i for i in ids if i not in observed]:
-        raise LedgerError(
+        raise InputError(
             f"{len(lacking)} accepted parcels have no pixels indexed, such as "
             f"{', '.join(lacking[:5])}. Run clean again: snakemake -R clean."
         )

@@ -15,15 +15,12 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
+from geo.errors import InputError
 from pipeline.classes.ids_as_text import LARGEST_EXACT, as_text
 from pipeline.workflow.settings import Code, FrequentClasses
 from pipeline.workflow.writing import write_text
 
 COLUMNS = ("class_index", "code", "name", "n_parcels", "used", "reason")
-
-
-class NomenclatureError(ValueError):
-    """Classes that cannot be trained on; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +67,16 @@ def read_names(path: Path) -> dict[str, str]:
 
     Raises
     ------
-    NomenclatureError
+    InputError
         If the file is missing or lacks one of the columns.
     """
     if not path.is_file():
-        raise NomenclatureError(f"There is no table of class names {path}. Check parcels.names.")
+        raise InputError(f"There is no table of class names {path}. Check parcels.names.")
     with path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         found = list(table.fieldnames or [])
         if not {"code", "name"} <= set(found):
-            raise NomenclatureError(
+            raise InputError(
                 f"{path} has the columns {', '.join(found) or 'none'}, expected code and name, "
                 "separated by commas. Rename the columns, or leave parcels.names unset."
             )
@@ -159,7 +156,7 @@ def choose_classes(
 
     Raises
     ------
-    NomenclatureError
+    InputError
         If a listed class does not occur or has fewer parcels than folds, or if fewer than two
         classes are left.
     """
@@ -168,7 +165,7 @@ def choose_classes(
         used = sorted(code for code, n in counts.items() if n >= chosen.min_parcels)
         reason = "too_rare"
         if len(used) < 2 and folds is not None:
-            raise NomenclatureError(
+            raise InputError(
                 f"{len(used)} classes have at least {chosen.min_parcels} parcels, and a model "
                 f"needs two: {_list(counts)}. Lower {section}.classes.min_parcels."
             )
@@ -202,7 +199,7 @@ def _check_listed(
     """Refuse listed classes that are doubled, do not occur, or cannot be in every fold."""
     doubled = [code for code, n in Counter(listed).items() if n > 1]
     if doubled:
-        raise NomenclatureError(f"{key} lists {doubled[:5]} twice. List a class once.")
+        raise InputError(f"{key} lists {doubled[:5]} twice. List a class once.")
     if folds is None:
         return
     absent = [code for code in listed if code not in counts]
@@ -210,13 +207,13 @@ def _check_listed(
         texts = {str(code): code for code in counts}
         same = [texts[str(code)] for code in absent if str(code) in texts]
         hint = f" The parcels have {same[:5]!r}: write them like that." if same else ""
-        raise NomenclatureError(
+        raise InputError(
             f"{key} lists {absent[:5]!r}, which no usable parcel declares; declared are "
             f"{_list(counts)}.{hint} Change {key}."
         )
     few = {code: counts[code] for code in listed if counts[code] < folds}
     if few:
-        raise NomenclatureError(
+        raise InputError(
             f"{key} lists classes with fewer parcels than split.folds ({folds}): "
             f"{_list(few)}. Leave them out or use fewer folds."
         )

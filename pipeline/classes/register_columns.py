@@ -14,9 +14,10 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from geo.register.fiboa import fiboa_columns
 from geo.register.parts import read_register_parts
-from geo.register.reading import RegisterError, read_feature_ids, read_register
+from geo.register.reading import read_feature_ids, read_register
 from pipeline.classes.ids_as_text import as_text
 from pipeline.workflow.settings import Label, Parcels
 
@@ -46,19 +47,19 @@ def read_named(register: Path, options: Parcels) -> gpd.GeoDataFrame:
 
     Raises
     ------
-    RegisterError
+    InputError
         Also if a nomenclature is called as a column of the accepted parcels.
     """
     table = read_register(register, options.layer)
     if table.empty:
-        raise RegisterError(f"{register} has no rows. Check parcels.path and parcels.layer.")
+        raise InputError(f"{register} has no rows. Check parcels.path and parcels.layer.")
     feature_ids = _feature_ids(register, table, options)
     if feature_ids is not None:
         table[feature_ids.name] = feature_ids
     _refuse_missing(register, table, options)
     taken = sorted(set(options.labels) & set(PARCEL_COLUMNS))
     if taken:
-        raise RegisterError(
+        raise InputError(
             f"parcels.labels has a nomenclature called {', '.join(taken)}, which is the name of "
             "another column of the accepted parcels. Give it another name."
         )
@@ -83,7 +84,7 @@ def read_named_parts(
 
     Raises
     ------
-    RegisterError
+    InputError
         As `read_named`.
     """
     feature_ids = None
@@ -147,7 +148,7 @@ def _refuse_missing(register: Path, table: pd.DataFrame, options: Parcels) -> No
             lower = {name.lower(): name for name in known}
             near = difflib.get_close_matches(column.lower(), lower, n=1)
             hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
-            raise RegisterError(
+            raise InputError(
                 f"{key} is {column!r}, which is not a column of {register}.{hint} "
                 f"Its columns are: {', '.join(known)}."
             )

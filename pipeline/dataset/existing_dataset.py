@@ -14,8 +14,9 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from pipeline.dataset.npy_files import read_array, read_shape, write_array
-from pipeline.dataset.pixel_set_store import DatasetError, file_name
+from pipeline.dataset.pixel_set_store import file_name
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.writing import replacing_folder
 
@@ -61,7 +62,7 @@ class GivenParcel:
         """Read the pixels, uint16 (T, C, S), in order of time."""
         pixels = self._chosen(read_array(self.path))
         if pixels.size and (pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max):
-            raise DatasetError(
+            raise InputError(
                 f"{self.path} has values from {pixels.min()} to {pixels.max()}, expected 0 to "
                 "65535: reflectance x 10,000."
             )
@@ -83,13 +84,13 @@ def read_parcels(dataset: DatasetPaths) -> dict[str, GivenParcel]:
 
     Raises
     ------
-    DatasetError
+    InputError
         If there are none, if they do not have the dates that the dataset states, if they disagree
         on the number of channels, or if VALID does not fit them.
     """
     paths = {_id_of(path): path for path in dataset.pixels.glob("*.npy")}
     if not paths:
-        raise DatasetError(f"{dataset.pixels} has no <id>.npy files. Check dataset.path.")
+        raise InputError(f"{dataset.pixels} has no <id>.npy files. Check dataset.path.")
     numeric = all(parcel_id.isascii() and parcel_id.isdecimal() for parcel_id in paths)
     ids = sorted(paths, key=(lambda i: (int(i), i)) if numeric else None)
     own = _read_parcel_dates(dataset)
@@ -168,9 +169,9 @@ def _shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         shape, dtype = read_shape(path)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not a readable array: {error}") from error
+        raise InputError(f"{path} is not a readable array: {error}") from error
     if len(shape) != 3 or dtype.kind not in "iu":
-        raise DatasetError(
+        raise InputError(
             f"{path}: expected whole numbers of shape (T, C, S), found {dtype} of shape {shape}."
         )
     return shape, dtype
@@ -181,10 +182,10 @@ def _ever_clear(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     try:
         valid = read_array(path)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not a readable array: {error}") from error
+        raise InputError(f"{path} is not a readable array: {error}") from error
     expected = (shape[0], shape[2])
     if valid.shape != expected or valid.dtype != bool:
-        raise DatasetError(
+        raise InputError(
             f"{path}: expected bool of shape (T, S), {expected}, as the parcel's array in DATA; "
             f"found {valid.dtype} of shape {valid.shape}."
         )
@@ -213,7 +214,7 @@ def _read_dates(dataset: DatasetPaths) -> list[date]:
     _refuse(wrong, f'{dataset.dates}: expected {{"0": YYYYMMDD, "1": ...}}; other keys')
     keys = sorted(values, key=int)
     if not keys:
-        raise DatasetError(f"{dataset.dates} has no dates.")
+        raise InputError(f"{dataset.dates} has no dates.")
     return [_parse_date(values[key], dataset.dates) for key in keys]
 
 
@@ -230,18 +231,18 @@ def _parse_date(value: Any, path: Path) -> date:
     try:
         return datetime.fromisoformat(str(value)).date()
     except ValueError:
-        raise DatasetError(f"{path}: {value!r} is no date. Write YYYYMMDD or YYYY-MM-DD.") from None
+        raise InputError(f"{path}: {value!r} is no date. Write YYYYMMDD or YYYY-MM-DD.") from None
 
 
 def _read_json(path: Path) -> Any:
     if not path.is_file():
-        raise DatasetError(f"The dataset lacks {path}.")
+        raise InputError(f"The dataset lacks {path}.")
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}") from None
+        raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
 def _refuse(items: Sequence[str], message: str) -> None:
     if items:
-        raise DatasetError(f"{message}: {len(items)}, such as {', '.join(items[:5])}.")
+        raise InputError(f"{message}: {len(items)}, such as {', '.join(items[:5])}.")

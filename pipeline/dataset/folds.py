@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
+
 Indices = NDArray[np.int64]
 
 
@@ -45,7 +47,7 @@ def read_fold(path: Path, fold: int, ids: Sequence[str]) -> Fold:
     """Read one fold, by its number from 1."""
     folds = _read(path)
     if not 1 <= fold <= len(folds):
-        raise ValueError(f"{path} holds folds 1 to {len(folds)}, not {fold}.")
+        raise InputError(f"{path} holds folds 1 to {len(folds)}, not {fold}.")
     return _fold(path, folds[fold - 1], _positions(ids))
 
 
@@ -68,7 +70,7 @@ def _fold(path: Path, parts: Mapping[str, list[str]], position: Mapping[str, int
         if place < 0
     ]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{path} names {len(unknown)} parcels that the dataset lacks: "
             f"{', '.join(unknown[:5])}. Run split again: snakemake -R split."
         )

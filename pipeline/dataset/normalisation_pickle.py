@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from models.standardisation import Normalisation
-from pipeline.dataset.pixel_set_store import DatasetError
 from pipeline.workflow.writing import replacing
 
 # A real file holds two numbers per date and channel: some kilobytes.
@@ -50,7 +50,7 @@ def read_normalisation(path: Path) -> Values:
 
     Raises
     ------
-    DatasetError
+    InputError
         If the file is anything else, or a value is not finite or a deviation is negative.
     """
     size = path.stat().st_size
@@ -59,7 +59,7 @@ def read_normalisation(path: Path) -> Values:
             _refuse(f"it has {size:,} bytes, expected at most {MAX_BYTES:,}")
         found = Normalisation(*_pair(_Machine(path.read_bytes()).run()))
     except ValueError as error:
-        raise DatasetError(
+        raise InputError(
             f"{path} cannot be used as normalisation values: {error}. Expected a pickle of (means, "
             "stds), two arrays of shape (), (C,) or (T, C). Write it again, or remove it: then "
             "the values are computed from the dataset."

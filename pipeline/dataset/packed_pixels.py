@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from pipeline.dataset.pixel_set_store import (
-    DatasetError,
     read_dates,
     read_description,
     read_ids,
@@ -97,7 +97,7 @@ def map_pixels(dataset: DatasetPaths, layout: PackedLayout) -> NDArray[np.uint16
 
     Raises
     ------
-    DatasetError
+    InputError
         If they are missing or of other parcels, dates or bands than the dataset.
     """
     return _map(dataset.packed_pixels, layout.shape, np.dtype(np.uint16))
@@ -124,14 +124,14 @@ def _map(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[An
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise DatasetError(
+        raise InputError(
             f"The dataset lacks {path}, its arrays in one file: "
             f"parcelwise pack --dataset {path.parent} --config ..."
         ) from None
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not a readable array: {error}") from error
+        raise InputError(f"{path} is not a readable array: {error}") from error
     if array.shape != shape or array.dtype != dtype:
-        raise DatasetError(
+        raise InputError(
             f"{path} is {array.dtype} of shape {array.shape}, the dataset's META says {dtype} of "
             f"{shape}. Pack it anew: parcelwise pack --dataset {path.parent} --config ..."
         )

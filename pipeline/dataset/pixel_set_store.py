@@ -13,15 +13,12 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from pipeline.dataset.npy_files import read_array
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.writing import write_json
 
 Code = int | str
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be read; the message says which file and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def read_n_dates(dataset: DatasetPaths) -> dict[str, int]:
 def read_positions(dataset: DatasetPaths) -> NDArray[np.float64]:
     """Read a point on every parcel, float64 (N, 2), metres."""
     if not dataset.positions.is_file():
-        raise DatasetError(
+        raise InputError(
             f"The dataset has no {dataset.positions}, which says where the parcels are. "
             "Set split.by to random or stratified."
         )
@@ -134,12 +131,12 @@ def read_all_features(dataset: DatasetPaths) -> NDArray[np.float64]:
 
 def _features_of(dataset: DatasetPaths, ids: Sequence[str]) -> NDArray[np.float64]:
     if not dataset.features.is_file():
-        raise DatasetError(
+        raise InputError(
             f"The dataset has no {dataset.features}: set model.geometric_features to false."
         )
     features = _read_json(dataset.features)
     if lacking := [i for i in ids if i not in features]:
-        raise DatasetError(
+        raise InputError(
             f"{dataset.features} lacks {len(lacking)} parcels, such as {', '.join(lacking[:5])}. "
             "Set model.geometric_features to false, or add them."
         )
@@ -181,7 +178,7 @@ def _read_array(path: Path) -> NDArray[Any]:
     try:
         return read_array(path)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not a readable array: {error}") from error
+        raise InputError(f"{path} is not a readable array: {error}") from error
 
 
 def _as_number(day: date) -> int:
@@ -193,6 +190,6 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise DatasetError(f"The dataset lacks {path}.") from None
+        raise InputError(f"The dataset lacks {path}.") from None
     except json.JSONDecodeError as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}") from None
+        raise InputError(f"{path} is not valid JSON: {error}") from None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.workflow.acquisition_table import AcquisitionRow
 
@@ -19,10 +20,6 @@ from pipeline.workflow.acquisition_table import AcquisitionRow
 MASKS = 4
 # Larger blocks are no faster.
 LARGEST_BLOCK = 64_000_000
-
-
-class ExtractionError(ValueError):
-    """Pixels that were extracted for other parcels."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def _map(path: Path, index: PixelIndex) -> NDArray[Any]:
     """Map an extracted file; refuse one of another number of pixels than the index has."""
     array: NDArray[Any] = np.load(path, mmap_mode="r")
     if array.shape[-1] != len(index.rows):
-        raise ExtractionError(
+        raise InputError(
             f"{path} has {array.shape[-1]} pixels and the index of tile {index.tile} "
             f"{len(index.rows)}: it was extracted with another. Extract again: "
             "snakemake -R extract."

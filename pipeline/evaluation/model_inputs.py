@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
+from geo.errors import InputError
 from models.model_metadata import check_alike
 from models.pixel_sets import PixelSets
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
 from pipeline.dataset.pixel_set_store import LandClass, read_dates, read_description
 from pipeline.evaluation.trained import Trained
 from pipeline.workflow.paths import DatasetPaths
-
-
-class ModelInputsError(ValueError):
-    """A dataset that models cannot be applied to; the message says how they differ."""
 
 
 def read_inputs(
@@ -33,21 +30,21 @@ def read_inputs(
 
     Raises
     ------
-    CheckpointError
+    ModelError
         If the models are not of one training.
-    ModelInputsError
+    InputError
         If one was trained with other bands, classes, features or dates than the dataset has.
     """
     check_alike({model.folder: model.metadata for model in trained})
     metadata = trained[0].metadata
     bands, codes = read_description(dataset)["bands"], [str(land.code) for land in classes]
     if metadata.bands != bands:
-        raise ModelInputsError(
+        raise InputError(
             f"The models were trained with the bands {', '.join(metadata.bands)}; the dataset has "
             f"{', '.join(bands)}. Prepare it with the models' bands, in their order."
         )
     if metadata.class_codes != codes:
-        raise ModelInputsError(
+        raise InputError(
             f"{trained[0].folder} was trained for the classes {', '.join(metadata.class_codes)}; "
             f"the dataset has {', '.join(codes)}. Train again: snakemake -R split."
         )
@@ -67,19 +64,17 @@ def _check_fits(model: Trained, data: PixelSets) -> None:
     """Refuse a model that takes other features or a fixed number of other dates."""
     scaling = model.metadata.feature_scaling
     if scaling is not None and len(scaling.means) != data.n_features:
-        raise ModelInputsError(
+        raise InputError(
             f"{model.folder} was trained with {len(scaling.means)} geometric features of each "
             f"parcel, the dataset has {data.n_features}."
         )
     try:
         model.metadata.normalisation.check_fits(data.n_dates, data.n_channels)
     except ValueError as error:
-        raise ModelInputsError(f"{model.folder} does not fit the dataset: {error}.") from None
+        raise InputError(f"{model.folder} does not fit the dataset: {error}.") from None
     n_dates = model.metadata.hyperparameters.n_dates
     if n_dates not in (None, data.n_dates):
-        raise ModelInputsError(
-            f"{model.folder} takes {n_dates} dates, the dataset has {data.n_dates}."
-        )
+        raise InputError(f"{model.folder} takes {n_dates} dates, the dataset has {data.n_dates}.")
 
 
 def nearest_anniversary(day: date, target: date) -> date:

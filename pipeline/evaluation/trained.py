@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from models.checkpoints import WEIGHTS_FILE, load_model, member_file
 from models.classifier import ParcelClassifier
 from models.inference import ensemble, log_probabilities
 from models.model_metadata import ModelMetadata, load_metadata
 from models.pixel_sets import PixelSets
-
-
-class OutputError(ValueError):
-    """A model whose outputs are not finite; the message says which model and parcels."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Trained:
 
         Raises
         ------
-        CheckpointError
+        ModelError
             If a file is missing or does not fit the other.
         """
         metadata = load_metadata(folder)
@@ -57,7 +54,7 @@ class Trained:
 
         Raises
         ------
-        OutputError
+        InputError
             If a number is not finite.
         """
         scores = []
@@ -74,7 +71,7 @@ class Trained:
             )
             wrong = indices[~np.isfinite(own).all(axis=1)]
             if len(wrong):
-                raise OutputError(
+                raise InputError(
                     f"{self.folder / member_file(WEIGHTS_FILE, number)} gives probabilities that "
                     f"are not finite to {len(wrong)} of {len(indices)} parcels, such as "
                     f"{', '.join(data.ids[i] for i in wrong[:5])}. Its weights, or the parcels' "

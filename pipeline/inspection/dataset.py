@@ -19,7 +19,7 @@ def say_dataset(source: Path, settings: Settings) -> str:
 
     Raises
     ------
-    DatasetError, NomenclatureError
+    InputError, InputError
         As the stage ingest.
     """
     found = examine(source, settings)

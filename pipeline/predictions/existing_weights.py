@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geo.errors import InputError
 from models.checkpoints import WEIGHTS_FILE, build_model, load_state_dict
 from models.hyperparameters import Hyperparameters
 from models.model_metadata import METADATA_FILE, ModelMetadata
@@ -25,10 +26,6 @@ from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 
 StateDict = dict[str, Tensor]
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be used with the settings and the dataset; the message says why."""
 
 
 def load_given(
@@ -54,7 +51,7 @@ def load_given(
 
     Raises
     ------
-    WeightsError
+    InputError
         If the weights do not fit the settings or the dataset.
     """
     if (folder / METADATA_FILE).is_file():
@@ -64,14 +61,14 @@ def load_given(
     try:
         hyperparameters = hyperparameters_of(state, settings.model)
     except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     if hyperparameters.n_classes != len(classes):
-        raise WeightsError(
+        raise InputError(
             f"{path} tells {hyperparameters.n_classes} classes apart, the settings name "
             f"{len(classes)}. List their codes in dataset.classes, in the order of its training."
         )
     if hyperparameters.input_dim != len(bands):
-        raise WeightsError(
+        raise InputError(
             f"{path} takes {hyperparameters.input_dim} channels, the dataset has {len(bands)}: "
             f"{', '.join(bands)}."
         )
@@ -79,7 +76,7 @@ def load_given(
     if hyperparameters.n_dates not in (None, n_dates) or (
         hyperparameters.n_dates is not None and read_parcel_dates(dataset) is not None
     ):
-        raise WeightsError(
+        raise InputError(
             f"{path} normalises {hyperparameters.n_dates} dates together, as the reference's "
             "L-TAE does, so it takes no other number of dates than that, the same for all "
             f"parcels. The dataset has {n_dates}."
@@ -88,7 +85,7 @@ def load_given(
     if hyperparameters.extra_size:
         features = read_all_features(dataset)
         if features.shape[1] != hyperparameters.extra_size:
-            raise WeightsError(
+            raise InputError(
                 f"{path} takes {hyperparameters.extra_size} geometric features, {dataset.features} "
                 f"has {features.shape[1]} for each parcel."
             )
@@ -120,7 +117,7 @@ def hyperparameters_of(state: StateDict, model: Any) -> Hyperparameters:
 
     Raises
     ------
-    WeightsError
+    InputError
         If these are no weights of PSE+TAE or PSE+L-TAE, or if the pooling does not fit them.
     """
     mlp1 = _widths(state, "spatial_encoder.mlp1.{}.lin.weight", step=1)
@@ -129,14 +126,14 @@ def hyperparameters_of(state: StateDict, model: Any) -> Hyperparameters:
     mlp4 = _widths(state, "decoder.{}.weight", step=3)
     extra_size = mlp2[0] - mlp1[-1] * len(model.pooling.split("_"))
     if extra_size < 0:
-        raise WeightsError(
+        raise InputError(
             f"The second MLP of the weights takes {mlp2[0]} values, fewer than the pooling "
             f"{model.pooling} of {mlp1[-1]} gives. Set model.pooling to that of the training."
         )
     query = state.get("temporal_encoder.attention_heads.Q")
     keys = state.get("temporal_encoder.attention_heads.fc1_k.weight")
     if keys is None or keys.ndim != 2:
-        raise WeightsError("The weights have no attention heads: they are not of PSE+(L-)TAE.")
+        raise InputError("The weights have no attention heads: they are not of PSE+(L-)TAE.")
     projection = state.get("temporal_encoder.inconv.0.weight")
     norm = state.get("temporal_encoder.inconv.1.weight")
     # In the TAE every head hands on the whole width, in the L-TAE its share.
@@ -168,7 +165,7 @@ def _widths(state: StateDict, name: str, step: int) -> list[int]:
             break
         widths = [*(widths or [weight.shape[1]]), weight.shape[0]]
     if not widths:
-        raise WeightsError(
+        raise InputError(
             f"The weights have no {name.format(0)}: they are not of PSE+TAE or PSE+L-TAE as the "
             "reference saves them."
         )

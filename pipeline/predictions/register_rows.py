@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.ledger import read_ledger
 from pipeline.workflow.settings import Parcels
@@ -22,10 +23,6 @@ logger = logging.getLogger(__name__)
 Checksums = NDArray[np.uint64]
 # How many ids an error names.
 NAMED = 5
-
-
-class PredictionError(ValueError):
-    """Models or a register that do not fit the dataset; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class RegisterRows:
 
         Raises
         ------
-        PredictionError
+        InputError
             If it has changed since.
         """
         first = 0
@@ -68,8 +65,8 @@ class RegisterRows:
         if first != len(self.checksums):
             raise self._changed()
 
-    def _changed(self) -> PredictionError:
-        return PredictionError(
+    def _changed(self) -> InputError:
+        return InputError(
             f"{self.path} was changed while it was read. Run again once it stays as it is."
         )
 
@@ -92,7 +89,7 @@ def match_rows(register: Path, ledger: Path, options: Parcels, n_rows: int) -> R
 
     Raises
     ------
-    PredictionError
+    InputError
         If they are not the same rows: the register is not the one that was cleaned.
     """
     # GDAL is needed only here: a machine without it can still train and evaluate.
@@ -110,7 +107,7 @@ def match_rows(register: Path, ledger: Path, options: Parcels, n_rows: int) -> R
     # Equal ones stay in their order.
     ours, theirs = np.argsort(checksums, kind="stable"), np.argsort(known, kind="stable")
     if not np.array_equal(checksums[ours], known[theirs]):
-        raise PredictionError(
+        raise InputError(
             f"{register} has not the rows of {ledger}, one for one: it is not the register that "
             f"was cleaned. {_differences(register, ledger, options, checksums, known, n_rows)} "
             "Give that register, or clean this one: snakemake -R clean."
@@ -136,7 +133,7 @@ def _read_parts(
 def _read_checksums(register: Path, ledger: Path) -> Checksums:
     texts = read_ledger(ledger, ["parcel_id", "checksum"])["checksum"]
     if (texts == "").any():
-        raise PredictionError(
+        raise InputError(
             f"{ledger} does not tell which rows of {register} it was made from. "
             "Clean it again: snakemake -R clean."
         )

@@ -6,13 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from geo.errors import InputError
 from pipeline.workflow.paths import RunPaths
 
 METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
-
-
-class ComparisonError(ValueError):
-    """A run that cannot be compared with."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ def read_comparison(paths: RunPaths, others: Sequence[str]) -> list[RunScores]:
 
     Raises
     ------
-    ComparisonError
+    InputError
         If one has no scores.
     """
     if not others:
@@ -40,7 +37,7 @@ def read_comparison(paths: RunPaths, others: Sequence[str]) -> list[RunScores]:
 
 def _read_run(paths: RunPaths) -> RunScores:
     if not (paths.spread.is_file() and paths.folds.is_file()):
-        raise ComparisonError(
+        raise InputError(
             f"report.compare: the run {paths.root.name} has no {paths.spread}. Evaluate it first, "
             "or leave it out."
         )

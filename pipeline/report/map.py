@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.transform import from_bounds
 
+from geo.errors import InputError
 from pipeline.classes.ids_as_text import as_text
 from pipeline.report.charts import score
 from pipeline.report.class_colours import UNPREDICTED
@@ -34,10 +35,6 @@ AGREEMENT = {
     "uncompared": ("predicted, no declared class to compare with", "#e3c75f"),
     "unpredicted": ("no prediction", UNPREDICTED),
 }
-
-
-class ReportError(ValueError):
-    """Artefacts that contradict each other."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +86,13 @@ def draw_map(
 
     Raises
     ------
-    ReportError
+    InputError
         If the GeoPackage and the table have not the same number of rows.
     """
     names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
     n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
     if n_rows != len(predictions):
-        raise ReportError(
+        raise InputError(
             f"{layer} has {n_rows} rows and the table beside it {len(predictions)}. "
             "Write them anew: snakemake -R predict."
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from geo.errors import InputError
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.acquisitions.tiles import main_crs
 from pipeline.classes.ledger import UNOBSERVED, Observed, complete, read_ledger, write_ledger
@@ -74,7 +75,7 @@ def assemble(
 
     Raises
     ------
-    AssembleError
+    InputError
         If clouds, or clouds.min_clear_fraction, leave no parcel enough pixels.
     """
     used = list(read_used(acquisitions).values())
@@ -128,10 +129,6 @@ def _write_tile(
         yield from pool.map(write, blocks)
 
 
-class AssembleError(ValueError):
-    """Settings that leave nothing of the dataset."""
-
-
 @dataclass
 class _Contents:
     """Contents of the dataset, collected while it is written.
@@ -179,12 +176,12 @@ class _Contents:
             return
         n, limit = len(self.observed), settings.clouds.min_clear_fraction
         if self.n_dropped and not any(o.n_dates for o in self.observed.values()):
-            raise AssembleError(
+            raise InputError(
                 f"clouds.min_clear_fraction is {limit:g}, and no date of any of the "
                 f"{n} parcels has so large a share of clear pixels. Lower it."
             )
         most = max((o.n_pixels for o in self.observed.values()), default=0)
-        raise AssembleError(
+        raise InputError(
             f"None of the {n} parcels has parcels.min_pixels, {settings.parcels.min_pixels}, "
             f"pixels that are clear on at least one date: the most that one has is {most}. Check "
             "clouds.mask, clouds.classes, clouds.min_clear_fraction, imagery.max_cloud_fraction "

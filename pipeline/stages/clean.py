@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.pixels.rasterising import index_pixels
 from geo.register.mending import buffered, lon_lat_bounds, mend
 from geo.register.overlaps import find_overlaps, first_alike
 from geo.register.placement import Placement, in_one_system, place
-from geo.register.reading import RegisterError
 from pipeline.acquisitions.tiles import main_crs, read_grids
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.ledger import set_aside, status_of, write_ledger
@@ -75,9 +75,9 @@ def clean(
 
     Raises
     ------
-    RegisterError
+    InputError
         If the register cannot be read, lacks a column, or has no parcel on the imagery.
-    NomenclatureError
+    InputError
         If the classes cannot be trained on.
     """
     tiles = read_grids(grids)
@@ -251,7 +251,7 @@ def _refuse_no_overlap(
     parcels = lon_lat_bounds(tuple(table.geometry[usable].total_bounds), table.crs)
     outlines = np.array([lon_lat_bounds(grid.bounds, grid.crs) for grid in tiles.values()])
     imagery = (*outlines[:, :2].min(axis=0).tolist(), *outlines[:, 2:].max(axis=0).tolist())
-    raise RegisterError(
+    raise InputError(
         f"No parcel of {register} lies on the imagery. In degrees (west, south, east, north) the "
         f"parcels reach over {parcels} and the imagery over {imagery}. Check "
         "parcels.path, imagery.path and the coordinate system that the register names."
@@ -262,7 +262,7 @@ def _refuse_none_left(rows: pd.DataFrame, register: Path) -> None:
     """Raise if every parcel was rejected."""
     if (rows["reason"] == "").any():
         return
-    raise RegisterError(
+    raise InputError(
         f"None of the {len(rows)} parcels of {register} can be used: {_counts(rows['reason'])}. "
         "Check parcels.id, parcels.buffer_m, parcels.min_area_m2, parcels.min_pixels and "
         "parcels.partly_outside."

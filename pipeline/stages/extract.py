@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.imagery.acquisition import Acquisition, AcquisitionError
+from geo.errors import InputError
+from geo.imagery.acquisition import Acquisition
 from geo.imagery.discovery import find_acquisitions
 from geo.pixels.parcel_pixels import gather, gather_clear
 from geo.pixels.pixel_index import PixelIndex
@@ -74,7 +75,7 @@ def _read(
     imagery = settings.imagery
     source = _find(product, acquisition, settings)
     if not source.grid.is_aligned(index.grid):
-        raise AcquisitionError(
+        raise InputError(
             f"{acquisition} lies on another grid than the one that the parcels were indexed on: "
             f"{source.grid} instead of {index.grid}. Index them again: snakemake -R clean."
         )
@@ -86,8 +87,8 @@ def _read(
             source, index, imagery.bands, resampling=imagery.resampling, threads=threads
         )
         clear &= gather_clear(source, index, rules, threads=threads)
-    except AcquisitionError as error:
-        raise AcquisitionError(f"{acquisition}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{acquisition}: {error}") from error
     return values, clear
 
 
@@ -109,7 +110,7 @@ def _find(product: Path, acquisition: str, settings: Settings) -> Acquisition:
         for item in found:
             if item.id == name:
                 return item
-    raise AcquisitionError(
+    raise InputError(
         f"{product} no longer holds acquisition {acquisition}, but "
         f"{', '.join(a.id for a in found[:5])}. Run index again: snakemake -R index."
     )

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
+from geo.errors import InputError
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.shape_features import shape_features
 from pipeline.acquisitions.tiles import main_crs
@@ -53,7 +54,7 @@ def features(
         table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
         ids = table["parcel_id"].tolist()
         if ids != index.parcel_ids or (index.sizes == 0).any():
-            raise ValueError(
+            raise InputError(
                 f"{path} was not made from {source}: it has {len(index.parcel_ids)} parcels "
                 f"({(index.sizes > 0).sum()} with pixels), expected the {len(ids)} parcels there. "
                 "Run rasterise again: snakemake -R rasterise."

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
+from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.acquisition import Acquisition, AcquisitionError, Damaged, first_five
+from geo.imagery.acquisition import Acquisition, Damaged, first_five
 from geo.imagery.cloud_fraction import cloud_fraction, stated_cloud_fraction
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
@@ -145,7 +146,7 @@ def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | Non
 
     Raises
     ------
-    AcquisitionError
+    InputError
         If a wanted tile is not there.
     """
     counts = Counter(item.tile for item in found)
@@ -156,7 +157,7 @@ def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | Non
     unknown = [name for name, tile in tiles.items() if tile not in counts]
     if unknown:
         listing = first_five([f"{tile} ({count})" for tile, count in sorted(counts.items())])
-        raise AcquisitionError(
+        raise InputError(
             f"imagery.tile asks for {first_five(unknown)}, which the imagery does not have. "
             f"It has: {listing}."
         )
@@ -207,7 +208,7 @@ def _check_any_left(found: Sequence[Acquisition], reasons: dict[str, str]) -> No
     if len(reasons) == len(found):
         counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common())
         dates = [item.date for item in found]
-        raise AcquisitionError(
+        raise InputError(
             f"None of the {len(found)} acquisitions from {min(dates)} to {max(dates)} is left to "
             f"use: {counts}. Change imagery.start, imagery.end or imagery.max_cloud_fraction."
         )

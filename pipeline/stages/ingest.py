@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geo.errors import InputError
 from pipeline.classes.ledger import class_reasons, set_aside, status_of, write_ledger
 from pipeline.classes.nomenclature import (
     CropClass,
@@ -28,7 +29,7 @@ from pipeline.dataset.existing_dataset import (
     read_parcels,
 )
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
-from pipeline.dataset.pixel_set_store import Code, DatasetError, LandClass, write_metadata
+from pipeline.dataset.pixel_set_store import Code, LandClass, write_metadata
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Dataset, Settings
 from pipeline.workflow.writing import write_json
@@ -62,13 +63,13 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
 
     Raises
     ------
-    DatasetError
+    InputError
         If files are missing, unreadable or contradict each other.
-    NomenclatureError
+    InputError
         If the classes cannot be trained on.
     """
     if source.resolve() == dataset.resolve():
-        raise DatasetError(
+        raise InputError(
             f"dataset.path is {source}, the dataset of this very run, which would be overwritten. "
             "Give the run another name."
         )
@@ -145,7 +146,7 @@ def examine(source: Path, settings: Settings) -> Examined:
         labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
     usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}
     if not usable:
-        raise DatasetError(f"No parcel of {source} has a pixel that is clear on a date.")
+        raise InputError(f"No parcel of {source} has a pixel that is clear on a date.")
     bands = _bands(next(iter(usable.values())).shape[1], settings, told)
     normalisation = _read_normalisation(given, next(iter(usable.values())))
     return Examined(usable, labels, nomenclature, bands, rows, classes, normalisation)
@@ -158,7 +159,7 @@ def _labels(
     labels = read_labels(given)
     strangers = [name for name, codes in labels.items() if codes and not codes.keys() & parcels]
     if strangers:
-        raise DatasetError(
+        raise InputError(
             f"{given.labels}: no id under {strangers[0]!r} is that of a file in DATA: it has "
             f"{', '.join(list(labels[strangers[0]])[:5])}, DATA has {', '.join(list(parcels)[:5])}."
         )
@@ -178,7 +179,7 @@ def _nomenclature(labels: Mapping[str, Any], options: Dataset) -> str | None:
     """Choose the nomenclature: the one asked for, else the first; None without labels."""
     name = options.nomenclature
     if name is not None and labels and name not in labels:
-        raise DatasetError(
+        raise InputError(
             f"dataset.nomenclature is {name!r}, but labels.json has {', '.join(labels)}."
         )
     return name or next(iter(labels), None)
@@ -265,13 +266,13 @@ def _check_features(given: DatasetPaths) -> None:
     try:
         values = np.array(list(features.values()), np.float64)
     except (TypeError, ValueError):
-        raise DatasetError(
+        raise InputError(
             f"{given.features}: expected {{id: [number, ...]}}, as many numbers for each parcel."
         ) from None
     # The first axis is the parcel; there is a second one unless each has a single number.
     wrong_rows = np.unique(np.argwhere(~np.isfinite(values))[:, :1])
     if wrong := [list(features)[row] for row in wrong_rows[:5]]:
-        raise DatasetError(
+        raise InputError(
             f"{given.features}: the features of {len(wrong_rows)} parcels are not finite, such as "
             f"those of {', '.join(wrong)}. Compute them again, or remove the file and set "
             "model.geometric_features to false."
@@ -282,7 +283,7 @@ def _bands(n_channels: int, settings: Settings, told: Mapping[str, Any]) -> list
     """Name the channels."""
     bands = settings.dataset.bands or told.get("bands") or settings.imagery.bands
     if len(bands) != n_channels:
-        raise DatasetError(
+        raise InputError(
             f"DATA/<id>.npy have {n_channels} channels, but {len(bands)} bands are named: "
             f"{', '.join(bands)}. List their names, in order, in dataset.bands."
         )
@@ -304,13 +305,13 @@ def _read_normalisation(given: DatasetPaths, parcel: GivenParcel) -> Values | No
         return None
     means, stds = read_normalisation(file)
     if means.ndim == 2 and given.parcel_dates.is_file():
-        raise DatasetError(
+        raise InputError(
             f"{file} has one value per date, but the parcels have dates of their own "
             "(parcel_dates.json). Give one of values per channel, or none: they are computed."
         )
     n_dates, n_channels, _ = parcel.shape
     if means.shape not in {(), (n_channels,), (n_dates, n_channels)}:
-        raise DatasetError(
+        raise InputError(
             f"{file} has values of shape {means.shape}, but the dataset has {n_channels} channels "
             f"and {n_dates} dates: expected (), ({n_channels},) or ({n_dates}, {n_channels}). Give "
             "that of this dataset, or remove it: then the values are computed."

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import shapely
 
+from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
 from pipeline.inspection.dataset import say_dataset
@@ -27,7 +28,7 @@ from pipeline.stages.clean import Located, account, locate
 from pipeline.stages.index import Decision, decide
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings, SettingsError
+from pipeline.workflow.settings import Settings
 
 
 def inspect(settings: Settings, picture: Path | None = None) -> None:
@@ -58,7 +59,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     paths = RunPaths(Path("results") / settings.run)
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
-        raise SettingsError("imagery.path and parcels.path are not set: give both.")
+        raise InputError("imagery.path and parcels.path are not set: give both.")
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None
         decision = decide(imagery, settings, items, register, read_pixels=False)
@@ -94,7 +95,7 @@ def _check_simulated(settings: Settings) -> None:
     needed = settings.imagery.path, settings.parcels.path
     absent = [path for path in needed if isinstance(path, Path) and not path.exists()]
     if settings.simulate is not None and absent:
-        raise SettingsError(
+        raise InputError(
             f"The run simulates its scene, and there is no {absent[0]} yet. Make it first: "
             "snakemake --cores 1 simulate --configfile ..."
         )

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from geo.pixels.band_statistics import RunningStatistics
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.packed_pixels import PackedLayout, map_pixels, map_valid
-from pipeline.dataset.pixel_set_store import DatasetError, read_parcel_dates
+from pipeline.dataset.pixel_set_store import read_parcel_dates
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
@@ -61,12 +62,12 @@ def statistics_of(
 
     Raises
     ------
-    DatasetError
+    InputError
         If parcels have dates of their own and `by` is date_channel.
     """
     own_dates = read_parcel_dates(dataset) is not None
     if own_dates and by == "date_channel":
-        raise DatasetError(
+        raise InputError(
             "normalise.by is date_channel, but the parcels have dates of their own: there is no "
             "mean of a date. Set it to channel or all."
         )

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from pipeline.dataset.npy_files import header, write_at
 from pipeline.dataset.packed_pixels import PackedLayout
-from pipeline.dataset.pixel_set_store import DatasetError, file_name, read_pixels, read_valid
+from pipeline.dataset.pixel_set_store import file_name, read_pixels, read_valid
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
@@ -42,7 +43,7 @@ def pack(dataset: Path, settings: Settings, threads: int = 1) -> None:
 
     Raises
     ------
-    DatasetError
+    InputError
         If an array is not what META says of it.
     """
     paths = DatasetPaths(dataset)
@@ -123,7 +124,7 @@ def _read_valid(
 def _check(path: Path, array: NDArray[np.generic], shape: tuple[int, ...]) -> None:
     dtype = bool if len(shape) == 2 else np.uint16
     if array.shape != shape or array.dtype != dtype:
-        raise DatasetError(
+        raise InputError(
             f"{path} is {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of "
             f"{shape} by META of the dataset."
         )

@@ -82,7 +82,7 @@ def predict(
 
     Raises
     ------
-    PredictionError
+    InputError
         If the register is not the one that was cleaned: before anything is predicted.
     """
     rows = None

@@ -174,7 +174,7 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
 def _template() -> jinja2.Template:
     """Load the page's template with its filters."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"),
+        loader=jinja2.PackageLoader("pipeline", "report"),
         autoescape=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

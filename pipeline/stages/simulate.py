@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from demo import simulate as simulate_scene
+from geo.errors import InputError
 from pipeline.workflow.settings import Settings
 
 
@@ -22,7 +23,7 @@ def simulate(imagery: Path, register: Path, settings: Settings) -> None:
     """
     scene = settings.simulate
     if scene is None:
-        raise ValueError("The settings have no section simulate: see configs/demo.yaml.")
+        raise InputError("The settings have no section simulate: see configs/demo.yaml.")
     simulate_scene(
         imagery,
         register,

@@ -9,16 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
+from geo.errors import InputError
 from pipeline.dataset.pixel_set_store import read_ids, read_labels, read_positions
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
-
-
-class SplitError(ValueError):
-    """A dataset that cannot be divided as the settings ask."""
 
 
 def split(dataset: Path, folds: Path, settings: Settings) -> None:
@@ -38,7 +35,7 @@ def split(dataset: Path, folds: Path, settings: Settings) -> None:
 
     Raises
     ------
-    SplitError
+    InputError
         If there are fewer labelled parcels, or fewer blocks with parcels, than folds.
     """
     paths = DatasetPaths(dataset)
@@ -46,7 +43,7 @@ def split(dataset: Path, folds: Path, settings: Settings) -> None:
     chosen = np.flatnonzero(labels >= 0)
     how = settings.split
     if len(chosen) < how.folds:
-        raise SplitError(
+        raise InputError(
             f"{len(chosen)} labelled parcels cannot be divided into {how.folds} folds. "
             "Check parcels.labels and parcels.classes, or lower split.folds."
         )
@@ -99,7 +96,7 @@ def divide(
     if blocks is not None and by == "block":
         n_blocks = len(np.unique(blocks))
         if n_blocks < n_folds:
-            raise SplitError(
+            raise InputError(
                 f"The parcels lie in {n_blocks} blocks, fewer than the {n_folds} folds. "
                 "Lower split.block_m or split.folds."
             )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from models.checkpoints import WEIGHTS_FILE, member_file, save_checkpoint
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.hyperparameters import Hyperparameters
@@ -203,7 +204,7 @@ def choose_device(name: str, threads: int) -> torch.device:
         torch.set_num_threads(threads)
         keep_freed_memory()
     elif not torch.cuda.is_available():
-        raise ValueError(f"train.device is {name}, but torch finds no GPU. Set it to auto or cpu.")
+        raise InputError(f"train.device is {name}, but torch finds no GPU. Set it to auto or cpu.")
     return torch.device(name)
 
 

@@ -12,11 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from geo.errors import InputError
 from pipeline.workflow.writing import replacing
-
-
-class AcquisitionTableError(ValueError):
-    """A table of acquisitions that cannot be read."""
 
 
 class AcquisitionRow(NamedTuple):
@@ -63,14 +60,14 @@ def read_acquisitions(path: Path) -> list[AcquisitionRow]:
 
     Raises
     ------
-    AcquisitionTableError
+    InputError
         If a column is missing or a value cannot be read.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [name for name in AcquisitionRow._fields if name not in (reader.fieldnames or ())]
         if missing:
-            raise AcquisitionTableError(
+            raise InputError(
                 f"{path} has no column {', '.join(missing)}: delete it and rerun the stage index."
             )
         return [_parse(path, reader.line_num, values) for values in reader]
@@ -96,7 +93,7 @@ def _parse(path: Path, line: int, values: dict[str, str]) -> AcquisitionRow:
             radiometry=values["radiometry"],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise AcquisitionTableError(
+        raise InputError(
             f"{path}, line {line}: {error} cannot be read. Delete it and rerun the stage index."
         ) from error
 

@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.workflow.settings import Settings, SettingsError
+from geo.errors import InputError
+from pipeline.workflow.settings import Settings
 
 _MASKS = tuple(
     f"clouds.{key}"
@@ -59,14 +60,14 @@ def load(values: Mapping[str, Any]) -> Settings:
 
     Raises
     ------
-    SettingsError
+    InputError
         If a key is unknown or a value out of range; the message names every one.
     """
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
-        raise SettingsError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
+        raise InputError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
 def read(*paths: Path) -> Settings:
@@ -76,22 +77,22 @@ def read(*paths: Path) -> Settings:
 
     Raises
     ------
-    SettingsError
+    InputError
         If a file is missing or no YAML, or its settings cannot be used.
     """
     values: dict[str, Any] = {}
     for path in paths:
         if not path.is_file():
-            raise SettingsError(
+            raise InputError(
                 f"There is no settings file {path}. Give your own, or that of a finished run, "
                 "results/<run>/config.yaml."
             )
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is no YAML: {error}") from None
+            raise InputError(f"{path} is no YAML: {error}") from None
         if not isinstance(found, dict):
-            raise SettingsError(
+            raise InputError(
                 f"{path} holds no settings but {str(found)[:50]!r}: write them as `section:`, and "
                 "below it `  key: value`, as in configs/default.yaml."
             )
@@ -148,15 +149,15 @@ def read_json(text: str) -> Settings:
 
     Raises
     ------
-    SettingsError
+    InputError
         If the text is not a JSON object, or its settings cannot be used.
     """
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise SettingsError(f"--settings is not JSON ({error}): {text[:50]!r}") from None
+        raise InputError(f"--settings is not JSON ({error}): {text[:50]!r}") from None
     if not isinstance(values, dict):
-        raise SettingsError(f"--settings is not a JSON object: {text[:50]!r}")
+        raise InputError(f"--settings is not a JSON object: {text[:50]!r}")
     return load(values)
 
 

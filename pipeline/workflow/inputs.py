@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from geo.errors import InputError
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Settings, SettingsError
+from pipeline.workflow.settings import Settings
 
 
 def check_inputs(settings: Settings) -> None:
@@ -16,7 +17,7 @@ def check_inputs(settings: Settings) -> None:
 
     Raises
     ------
-    SettingsError
+    InputError
         If a path is not set, does not exist, or is an empty folder.
     """
     inputs: dict[str, tuple[Path | str | None, str]] = {}
@@ -37,18 +38,18 @@ def check_inputs(settings: Settings) -> None:
         inputs[key] = table, "a CSV of codes"
     for key, (path, what) in inputs.items():
         if path is None:
-            raise SettingsError(f"{key} is not set: give the path of {what}.")
+            raise InputError(f"{key} is not set: give the path of {what}.")
         if isinstance(path, str):  # an address, which is asked once the work has begun
             continue
         if not path.exists():
-            raise SettingsError(f"{key}: there is no {path}. Give the path of {what}.")
+            raise InputError(f"{key}: there is no {path}. Give the path of {what}.")
         if path.is_dir() and not any(path.iterdir()):
-            raise SettingsError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+            raise InputError(f"{key}: the folder {path} is empty. Give the path of {what}.")
     if settings.simulate is not None:
         for key in ("imagery", "parcels"):
             path = getattr(settings, key).path
             if "{" in str(path):
-                raise SettingsError(
+                raise InputError(
                     f"{key}.path: {path} has braces, and a simulated scene is written there by "
                     "Snakemake, which takes them for wildcards. Name another path."
                 )
@@ -61,12 +62,12 @@ def check_cluster_paths(paths: Iterable[Path | str]) -> None:
 
     Raises
     ------
-    SettingsError
+    InputError
         If a shell would read more than a name in one of them.
     """
     for path in paths:
         if found := set(str(path)) & set("$`\\\"'{}!\n"):
-            raise SettingsError(
+            raise InputError(
                 f"{str(path)!r} holds {' '.join(sorted(found))}: on a cluster, Snakemake hands "
                 "this path to a shell as it is. Use one of letters, digits, blanks, '_', '-', '.'."
             )
@@ -78,13 +79,13 @@ def _check_dataset(settings: Settings) -> None:
     if path is None:
         return
     if not (path / "DATA").is_dir():
-        raise SettingsError(
+        raise InputError(
             f"dataset.path: {path} has no folder DATA. Give the folder of a Pixel-Set dataset, "
             "with DATA and META in it."
         )
     blocks = settings.split.by == "block" and settings.predict.weights is None
     if blocks and not (path / "META" / "positions.json").is_file():
-        raise SettingsError(
+        raise InputError(
             f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
             "which says where the parcels are. Add it, or set split.by to random or stratified."
         )
@@ -96,13 +97,14 @@ def _check_weights(settings: Settings) -> None:
     if folder is None:
         return
     if not weights(folder):
-        raise SettingsError(
+        raise InputError(
             f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         )
     # Imported here, as they need numpy and most runs have no given weights.
     from models.checkpoint_archive import read_archive
-    from models.model_metadata import CheckpointError, check_alike, load_metadata
+    from models.errors import InputError as ModelError
+    from models.model_metadata import check_alike, load_metadata
 
     folds = sorted(p for p in folder.glob("Fold_*") if re.fullmatch(r"Fold_\d+", p.name))
     try:
@@ -111,11 +113,11 @@ def _check_weights(settings: Settings) -> None:
                 read_archive(file)
         metadata = {fold: load_metadata(fold) for fold in folds if (fold / "model.json").is_file()}
         check_alike(metadata)
-    except CheckpointError as error:
-        raise SettingsError(f"predict.weights: {error}") from None
+    except ModelError as error:
+        raise InputError(f"predict.weights: {error}") from None
     for fold, trained in metadata.items():
         if settings.dataset.path is None and trained.bands != settings.imagery.bands:
-            raise SettingsError(
+            raise InputError(
                 f"predict.weights: the model of {fold} was trained on the bands "
                 f"{', '.join(trained.bands)}, imagery.bands are "
                 f"{', '.join(settings.imagery.bands)}. Set imagery.bands to those of the model."
@@ -150,7 +152,7 @@ def is_masked(settings: Settings) -> bool:
     try:
         told = json.loads(description.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SettingsError(f"dataset.path: {description} is not valid JSON: {error}") from None
+        raise InputError(f"dataset.path: {description} is not valid JSON: {error}") from None
     return isinstance(told, dict) and told.get("fill") == "none"
 
 

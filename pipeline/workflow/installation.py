@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.workflow.settings import SettingsError
+from geo.errors import InputError
 
 # Resolved once: where this module was imported from.
 SOURCE = Path(__file__).resolve().parents[2]
@@ -18,11 +18,11 @@ def check_installation(checkout: str | Path) -> None:
 
     Raises
     ------
-    SettingsError
+    InputError
         If they are imported from elsewhere.
     """
     if Path(checkout).resolve() != SOURCE:
-        raise SettingsError(
+        raise InputError(
             f"Parcelwise is installed from {SOURCE}, and this workflow is that of {checkout}. From "
             "there, run `python -m pip install --editable .`."
         )

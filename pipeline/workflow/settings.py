@@ -31,10 +31,6 @@ def _location(value: object) -> object:
 Location = Annotated[Path | str, BeforeValidator(_location)]
 
 
-class SettingsError(ValueError):
-    """Settings that cannot be used; the message says which, and what to write instead."""
-
-
 class Section(BaseModel):
     """A part of the settings: unknown keys, NaN and infinity are refused."""
 

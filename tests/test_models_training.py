@@ -396,5 +396,5 @@ def test_malloc_is_left_alone_elsewhere(monkeypatch):
 
 
 def test_refuses_no_pixels(data):
-    with pytest.raises(ValueError, match="n_pixels: expected 1 or more, found 0"):
+    with pytest.raises(InputError, match="n_pixels: expected 1 or more, found 0"):
         Batches(data, NORMALISATION, None, 0, CPU)

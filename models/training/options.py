@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.errors import InputError
 from models.training.augmentation import Augmentation
 
 OPTIMIZERS = ("adam", "adamw")
@@ -74,20 +75,20 @@ class TrainingSettings:
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(
+                raise InputError(
                     f"{name}: expected one of {allowed}, found {getattr(self, name)!r}"
                 )
         for name, least in (("epochs", 1), ("batch_size", 2), ("n_pixels", 1), ("patience", 1)):
             if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name}: expected {least} or more, found {value}")
+                raise InputError(f"{name}: expected {least} or more, found {value}")
         if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate: expected above 0, found {self.learning_rate}")
+            raise InputError(f"learning_rate: expected above 0, found {self.learning_rate}")
         for name in ("weight_decay", "gamma", "jitter_sigma", "jitter_clip", "shift_days"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+                raise InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         for name in ("date_dropping", "ema_decay"):
             if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}: expected 0 to below 1, found {value}")
+                raise InputError(f"{name}: expected 0 to below 1, found {value}")
 
     @property
     def augmentation(self) -> Augmentation:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import rasterio
 from rasterio.abc import FileContainer
 
+from geo.errors import InputError
 from geo.imagery.remote import read_range
 
 # Headers and the heads of JPEG 2000 tiles are read in pieces of this size and kept (64 MiB at
@@ -92,7 +93,7 @@ class _Container(FileContainer):  # type: ignore[misc]
         """Give its length in bytes, 0 where it cannot be had."""
         try:
             return _first_piece(self.source)[1]
-        except (ValueError, OSError) as error:
+        except (InputError, ValueError, OSError) as error:
             self.failures.append(error)
             return 0
 
@@ -134,7 +135,7 @@ class _RangeFile(io.RawIOBase):
             end = _first_piece(self.container.source)[1]
             stop = end if size < 0 else min(self.position + size, end)
             content = _read(self.container.source, self.position, stop)
-        except (ValueError, OSError) as error:
+        except (InputError, ValueError, OSError) as error:
             self.container.failures.append(error)
             return b""
         self.position += len(content)

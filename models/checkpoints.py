@@ -8,6 +8,7 @@ fold has several members, the others are `model_2.pth.tar` and so on.
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from models.checkpoint_archive import read_archive
 from models.classifier import ParcelClassifier
 from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import write_bytes
+from models.model_files import ModelMetadata, parse_metadata, read_archive, write_bytes
 from models.positional_encoding import sinusoid_encoding
 
 WEIGHTS_FILE = "model.pth.tar"
@@ -236,3 +238,37 @@ def _interned(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_interned(item) for item in value)
     return value
+
+
+PORTABLE_FILE = "model.safetensors"
+_KEY = "parcelwise"
+
+
+def save_safetensors(path: Path, state_dict: dict[str, Tensor], metadata: ModelMetadata) -> None:
+    """Write weights and metadata, whole or not at all."""
+    text = json.dumps(metadata.to_json(), ensure_ascii=False, allow_nan=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    write_bytes(path, save(tensors, {_KEY: text}))
+
+
+def load_safetensors(path: Path, device: torch.device) -> tuple[ParcelClassifier, ModelMetadata]:
+    """Read a model, in evaluation mode, and its metadata.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, is something else, or its weights are not finite or not those of
+        its hyper-parameters.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is no safetensors file: {error}") from error
+    if _KEY not in header:
+        raise InputError(f"{path}: expected the key {_KEY!r} in its header")
+    metadata = parse_metadata(header[_KEY], path)
+    return build_model(metadata.hyperparameters, state_dict, path).to(device), metadata

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from models.fast_cpu.batch_statistics import RowMoments, row_moments
 from models.fast_cpu.masked_batch_norm import batch_norm, update_running_statistics
+from models.fast_cpu.masked_pooling import all_true
 from models.fast_cpu.pixel_layers import Affine, hidden_layer, linear_relu, pooled_layer
-from models.masks import all_true
 
 # Rows (pixels x dates) that a worker takes through the layers at once on a CPU: 64 float32 channels
 # of them are 2 MiB, of which two are needed at a time.

@@ -7,7 +7,7 @@ from pixel_set_fixture import BANDS, CLASSES, SEASON
 from models.checkpoints import save_checkpoint
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import ModelMetadata, save_metadata
+from models.model_files import ModelMetadata, save_metadata
 from models.standardisation import FeatureScaling, Normalisation
 
 FOLDS = 3

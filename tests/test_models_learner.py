@@ -14,10 +14,9 @@ from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from models.training.divergence import StepWatch
-from models.training.epoch_metrics import Tally
 from models.training.learner import Learner, computes_in_bfloat16
 from models.training.options import TrainingSettings
-from models.training.train_fold import train_fold
+from models.training.train_fold import Tally, train_fold
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from models.metrics import (
     mean_iou,
     overall_metrics,
 )
-from models.training.epoch_metrics import Tally
+from models.training.train_fold import Tally
 
 
 @pytest.fixture(params=range(4))

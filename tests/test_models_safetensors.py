@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoints import load_model, member_file, save_checkpoint
+from models.checkpoints import (
+    load_model,
+    load_safetensors,
+    member_file,
+    save_checkpoint,
+    save_safetensors,
+)
 from models.classifier import ParcelClassifier
 from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import ModelMetadata
-from models.safetensors_file import load_safetensors, save_safetensors
+from models.model_files import ModelMetadata
 from models.standardisation import FeatureScaling, Normalisation
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
 from models.metrics import confusion_matrix, mean_iou
-from models.model_metadata import ModelMetadata, load_metadata, save_metadata
+from models.model_files import ModelMetadata, load_metadata, save_metadata
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches

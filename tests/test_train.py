@@ -18,10 +18,10 @@ import yaml
 from pixel_set_fixture import write_arrays
 
 from geo.errors import InputError
+from models.checkpoints import load_safetensors
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
 from models.inference import ensemble, log_probabilities
-from models.safetensors_file import load_safetensors
 from models.training import train_fold as training
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import write_bytes
+from models.model_files import write_bytes
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.divergence import all_finite

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from geo.errors import InputError
-from models.model_metadata import check_alike
+from models.model_files import check_alike
 from models.pixel_sets import PixelSets
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
 from pipeline.dataset.pixel_set_store import LandClass, read_dates, read_description

@@ -13,7 +13,7 @@ from geo.errors import InputError
 from models.checkpoints import WEIGHTS_FILE, load_model, member_file
 from models.classifier import ParcelClassifier
 from models.inference import ensemble, log_probabilities
-from models.model_metadata import ModelMetadata, load_metadata
+from models.model_files import ModelMetadata, load_metadata
 from models.pixel_sets import PixelSets
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from geo.errors import InputError
 from models.checkpoints import WEIGHTS_FILE, build_model, load_state_dict
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import METADATA_FILE, ModelMetadata
+from models.model_files import METADATA_FILE, ModelMetadata
 from models.standardisation import FeatureScaling, Normalisation
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.pixel_set_store import (

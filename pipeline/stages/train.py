@@ -14,11 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from geo.errors import InputError
-from models.checkpoints import WEIGHTS_FILE, member_file, save_checkpoint
+from models.checkpoints import (
+    PORTABLE_FILE,
+    WEIGHTS_FILE,
+    member_file,
+    save_checkpoint,
+    save_safetensors,
+)
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import ModelMetadata, save_metadata
-from models.safetensors_file import PORTABLE_FILE, save_safetensors
+from models.model_files import ModelMetadata, save_metadata
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.distributed import joined
 from models.training.divergence import DivergedError

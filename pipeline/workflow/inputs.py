@@ -102,9 +102,8 @@ def _check_weights(settings: Settings) -> None:
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         )
     # Imported here, as they need numpy and most runs have no given weights.
-    from models.checkpoint_archive import read_archive
     from models.errors import InputError as ModelError
-    from models.model_metadata import check_alike, load_metadata
+    from models.model_files import check_alike, load_metadata, read_archive
 
     folds = sorted(p for p in folder.glob("Fold_*") if re.fullmatch(r"Fold_\d+", p.name))
     try:

@@ -14,12 +14,17 @@ from models_fixture import FOLDS, save_models
 from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
 
 from geo.errors import InputError
-from models.checkpoints import load_state_dict, member_file, save_checkpoint
+from models.checkpoints import (
+    load_safetensors,
+    load_state_dict,
+    member_file,
+    save_checkpoint,
+    save_safetensors,
+)
 from models.classifier import ParcelClassifier
 from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import load_metadata, save_metadata
-from models.safetensors_file import load_safetensors, save_safetensors
+from models.model_files import load_metadata, save_metadata
 from models.standardisation import FeatureScaling, Normalisation
 from pipeline.predictions.existing_weights import load_given
 from pipeline.stages.evaluate import evaluate

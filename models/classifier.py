@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -91,6 +92,17 @@ class ParcelClassifier(nn.Module):
         embeddings = self.spatial_encoder(pixels, pixel_mask, extra)
         series = self.temporal_encoder(embeddings, positions, None if all_true(seen) else seen)
         return self.decoder(series)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and back in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _decoder(widths: Sequence[int]) -> nn.Sequential:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from models.positional_encoding import sinusoid_encoding
 
-# Of both papers' code, whatever their `dropout` says.
+# The value in both papers' code, whatever their `dropout` says.
 _ATTENTION_DROPOUT = 0.1
 
 
@@ -47,7 +47,7 @@ class MasterQueryAttention(nn.Module):
         self.dropout = nn.Dropout(_ATTENTION_DROPOUT)
 
     def forward(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Give the heads' outputs (B, n_head, D) and attention (B, n_head, T) of x (B, T, D)."""
+        """Return the heads' outputs (B, n_head, D) and attention (B, n_head, T) of x (B, T, D)."""
         if observed is None:
             mean = x.mean(1)
         else:
@@ -73,7 +73,7 @@ class LearntQueryAttention(nn.Module):
         self.dropout = nn.Dropout(_ATTENTION_DROPOUT)
 
     def forward(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Give outputs (B, n_head, D / n_head) and attention (B, n_head, T) of x (B, T, D)."""
+        """Return outputs (B, n_head, D / n_head) and attention (B, n_head, T) of x (B, T, D)."""
         keys = self.fc1_k(x).view(*x.shape[:2], self.n_head, self.d_k)
         scores = torch.einsum("hk,bthk->bht", self.Q, keys) / self.d_k**0.5
         attention = self.dropout(attend(scores, observed))
@@ -171,7 +171,7 @@ class TemporalAttentionEncoder(nn.Module):
     def forward_with_attention(
         self, x: Tensor, positions: Tensor, observed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Give also the attention (B, n_head, T)."""
+        """Return the embedding and the attention (B, n_head, T)."""
         x = self.inlayernorm(_hide(x, observed))
         x = x + sinusoid_encoding(positions, x.shape[2], self.period).to(x.dtype)
         if self.inconv is not None:
@@ -221,7 +221,7 @@ class LightweightTemporalAttentionEncoder(nn.Module):
     def forward_with_attention(
         self, x: Tensor, positions: Tensor, observed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Give also the attention (B, n_head, T)."""
+        """Return the embedding and the attention (B, n_head, T)."""
         x = self.inlayernorm(_hide(x, observed))
         if self.inconv is not None:
             x = _project(x, self.inconv, observed)

@@ -159,6 +159,7 @@ READ = """
 import json, resource, sys, time, tracemalloc, warnings
 from pathlib import Path
 import numpy as np
+from geo.errors import InputError
 from pipeline.dataset.normalisation_pickle import read_normalisation
 
 warnings.simplefilter("error")

@@ -26,8 +26,8 @@ from preparation import recorded
 
 from geo.errors import InputError
 from models.hyperparameters import Hyperparameters
+from pipeline.dataset.model_inputs import nearest_anniversary, read_inputs
 from pipeline.dataset.pixel_set_store import read_classes, read_labels
-from pipeline.evaluation.model_inputs import nearest_anniversary, read_inputs
 from pipeline.predictions.existing_weights import hyperparameters_of, load_given
 from pipeline.stages.predict import predict
 from pipeline.stages.report import report

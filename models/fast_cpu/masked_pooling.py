@@ -94,7 +94,7 @@ def pool_gradient(
 
 
 def _weights(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Give 1 for a true pixel and 0 for another, (B, S, T, 1); None where all are true."""
+    """Return 1 for a true pixel and 0 for another, (B, S, T, 1); None where all are true."""
     return None if all_true(mask) else mask.to(dtype)[..., None]
 
 

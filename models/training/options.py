@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.errors import InputError
 from models.training.augmentation import Augmentation
 
 OPTIMIZERS = ("adam", "adamw")
@@ -15,14 +16,16 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Say how to train; the defaults are the PSE+TAE paper's.
+    """Say how to train. There are no defaults here: who trains decides.
 
     Attributes
     ----------
     epochs, batch_size
         Passes over the training parcels, and parcels in a batch.
     n_pixels
-        Pixels drawn of every parcel.
+        Pixels drawn of every parcel, at most.
+    always_pad
+        Whether to pad every parcel to n_pixels where none has so many, as the reference does.
     learning_rate, weight_decay, optimizer
         Of "adam" or "adamw".
     schedule
@@ -44,26 +47,32 @@ class TrainingSettings:
         GPU computes in it. A CPU always computes in float32.
     seed
         Of initial weights, order, pixel draws, jitter and dropout.
+
+    Raises
+    ------
+    InputError
+        If a value is outside its range.
     """
 
-    epochs: int = 100
-    batch_size: int = 128
-    n_pixels: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    optimizer: str = "adam"
-    schedule: str = "constant"
-    gamma: float = 1.0
-    class_weighting: str = "none"
-    initialisation: str = "paper"
-    jitter_sigma: float = 0.01
-    jitter_clip: float = 0.05
-    date_dropping: float = 0.0
-    shift_days: int = 0
-    ema_decay: float = 0.0
-    patience: int | None = None
-    precision: str = "auto"
-    seed: int = 1
+    epochs: int
+    batch_size: int
+    n_pixels: int
+    always_pad: bool
+    learning_rate: float
+    weight_decay: float
+    optimizer: str
+    schedule: str
+    gamma: float
+    class_weighting: str
+    initialisation: str
+    jitter_sigma: float
+    jitter_clip: float
+    date_dropping: float
+    shift_days: int
+    ema_decay: float
+    patience: int | None
+    precision: str
+    seed: int
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -74,20 +83,20 @@ class TrainingSettings:
             ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(
+                raise InputError(
                     f"{name}: expected one of {allowed}, found {getattr(self, name)!r}"
                 )
         for name, least in (("epochs", 1), ("batch_size", 2), ("n_pixels", 1), ("patience", 1)):
             if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name}: expected {least} or more, found {value}")
+                raise InputError(f"{name}: expected {least} or more, found {value}")
         if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate: expected above 0, found {self.learning_rate}")
+            raise InputError(f"learning_rate: expected above 0, found {self.learning_rate}")
         for name in ("weight_decay", "gamma", "jitter_sigma", "jitter_clip", "shift_days"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+                raise InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         for name in ("date_dropping", "ema_decay"):
             if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}: expected 0 to below 1, found {value}")
+                raise InputError(f"{name}: expected 0 to below 1, found {value}")
 
     @property
     def augmentation(self) -> Augmentation:

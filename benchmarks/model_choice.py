@@ -22,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from models.crop_model import CropModel, DataDescription, ensemble
+from models.crop_model import CropModel, ensemble
 from models.hyperparameters import MODEL_NAMES
 from models.metrics import confusion_matrix, overall_metrics
+from models.model_description import DataDescription
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.dataset.folds import Fold

@@ -120,7 +120,7 @@ class _Setting:
     def __init__(self, options: argparse.Namespace) -> None:
         import numpy as np
 
-        from models.crop_model import choose_device
+        from models.training.distributed import choose_device
         from pipeline.dataset.pixel_set_loading import read_pixel_sets
         from pipeline.workflow.config import load
         from pipeline.workflow.paths import DatasetPaths

@@ -18,7 +18,8 @@ from torch import Tensor
 from models.classifier import ParcelClassifier
 from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.model_files import ModelDescription, parse_description, read_archive, write_bytes
+from models.model_description import ModelDescription
+from models.model_files import parse_description, read_archive, write_bytes
 from models.positional_encoding import sinusoid_encoding
 
 _POSITION_TABLE = "temporal_encoder.position_enc.weight"

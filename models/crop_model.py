@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +33,11 @@ from models.classifier import ParcelClassifier, evaluation_mode
 from models.errors import InputError
 from models.fast_cpu.thread_pool import in_parallel, thread_pool
 from models.hyperparameters import Hyperparameters
+from models.model_description import DataDescription, ModelDescription
 from models.model_files import (
     PORTABLE_FILE,
     TRAINLOG_FILE,
     WEIGHTS_FILE,
-    ModelDescription,
     member_file,
     read_description,
     replacing_models,
@@ -47,7 +45,7 @@ from models.model_files import (
     write_description,
 )
 from models.pixel_sets import PixelSets
-from models.standardisation import FeatureScaling, Normalisation
+from models.standardisation import FeatureScaling
 from models.training.batches import Batches
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError
@@ -57,29 +55,6 @@ from models.training.train_fold import FoldResult, OnEpoch, train_fold
 
 # Parcels among which a batch is chosen.
 _NEIGHBOURS = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class DataDescription:
-    """Say what the numbers of a dataset mean, for a model that is to be used on other data.
-
-    Attributes
-    ----------
-    bands
-        Names of the channels, in order.
-    class_codes, class_names
-        Of the class indices, in order.
-    first_date
-        Day 0.
-    normalisation
-        Of the pixels.
-    """
-
-    bands: list[str]
-    class_codes: list[str]
-    class_names: list[str]
-    first_date: date
-    normalisation: Normalisation
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +135,24 @@ class CropModel:
         InputError
             If the data cannot be trained on.
         """
-        description = _describe(data, train, about, architecture, training, members)
-        drawn = replace(training, n_pixels=pixels_to_draw(training, data.sizes_of(train)))
+        hyperparameters = Hyperparameters.for_data(
+            n_channels=data.n_channels,
+            n_classes=len(about.class_codes),
+            n_extra=data.n_features,
+            **architecture,
+        )
+        # By the training parcels alone: the others are not known when a model is used.
+        features = None if data.features is None else data.features[train]
+        description = ModelDescription.of(
+            *(about, hyperparameters, None if features is None else FeatureScaling.fit(features)),
+            n_pixels=training.n_pixels,
+            seed=training.seed,
+            members=members,
+            versions=_versions(),
+        )
         results = []
         for member in range(1, members + 1):
-            own = replace(drawn, seed=member_seed(training.seed, member))
+            own = replace(training, seed=member_seed(training.seed, member))
             kept = None
             if state is not None:
                 digest = training_digest(data, train, validation, description, own, device)
@@ -243,10 +231,7 @@ class CropModel:
         *,
         about: DataDescription,
         features: NDArray[np.float64] | None,
-        n_pixels: int,
-        pooling: str,
-        T: int,  # noqa: N803 - the papers' name
-        positions: str,
+        **told: Any,
     ) -> CropModel:
         """Load Fold_<k>/model.pth.tar of the reference, which keeps nothing beside its weights.
 
@@ -257,16 +242,9 @@ class CropModel:
         ----------
         folder, device
             As for `load`.
-        about
-            What the model is taken to have been trained on: that of the dataset that it is to
-            predict.
-        features
-            float64 (N, F), of all parcels, by which features are standardised (ddof 1); None where
-            the dataset has none.
-        n_pixels
-            Pixels to draw of a parcel, at most.
-        pooling, T, positions
-            Hyper-parameters that no shape tells.
+        about, features, **told
+            As `ModelDescription.of_reference` takes them: the dataset that the model is to predict,
+            and n_pixels, pooling, T and positions, which no shape tells.
 
         Raises
         ------
@@ -277,43 +255,11 @@ class CropModel:
         weights = load_state_dict(path)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         try:
-            h = Hyperparameters.of_weights(shapes, pooling=pooling, T=T, positions=positions)
+            description = ModelDescription.of_reference(shapes, about, features, **told)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        if h.n_classes != len(about.class_codes):
-            raise InputError(
-                f"{path} tells {h.n_classes} classes apart, the settings name "
-                f"{len(about.class_codes)}. List their codes in dataset.classes, in the order of "
-                "its training."
-            )
-        if h.input_dim != len(about.bands):
-            raise InputError(
-                f"{path} takes {h.input_dim} channels, the dataset has {len(about.bands)}: "
-                f"{', '.join(about.bands)}."
-            )
-        scaling = None
-        if h.extra_size:
-            if features is None or features.shape[1] != h.extra_size:
-                found = "none" if features is None else features.shape[1]
-                raise InputError(
-                    f"{path} takes {h.extra_size} geometric features, META/geomfeat.json of the "
-                    f"dataset has {found} for each parcel."
-                )
-            scaling = FeatureScaling.fit(features)
-        description = ModelDescription(
-            hyperparameters=h,
-            normalisation=about.normalisation,
-            feature_scaling=scaling,
-            n_pixels=n_pixels,
-            bands=about.bands,
-            class_codes=about.class_codes,
-            class_names=about.class_names,
-            first_date=about.first_date.isoformat(),
-            seed=0,
-            members=1,
-            versions=_versions(),
-        )
-        return cls(description, (build_model(h, weights, path).to(device),), device, folder)
+        model = build_model(description.hyperparameters, weights, path).to(device)
+        return cls(description, (model,), device, folder)
 
     @property
     def name(self) -> str:
@@ -331,34 +277,11 @@ class CropModel:
         return self.description.feature_scaling is not None
 
     def check_fits(self, data: PixelSets) -> None:
-        """Check that the parcels can be predicted.
-
-        Raises
-        ------
-        InputError
-            If they have other channels or features than the model takes, or other dates where it
-            takes a fixed number of them.
-        """
-        h, name = self.description.hyperparameters, self.name
-        if data.n_channels != h.input_dim:
-            raise InputError(
-                f"{name} takes {h.input_dim} channels, the dataset has {data.n_channels}."
-            )
-        if self.uses_features and data.n_features != h.extra_size:
-            raise InputError(
-                f"{name} was trained with {h.extra_size} geometric features of each parcel, the "
-                f"dataset has {data.n_features}."
-            )
+        """Check that the parcels can be predicted, as `ModelDescription.check_fits` does."""
         try:
-            self.description.normalisation.check_fits(data.n_dates, data.n_channels)
+            self.description.check_fits(data)
         except InputError as error:
-            raise InputError(f"{name} does not fit the dataset: {error}.") from None
-        if h.n_dates is not None and (h.n_dates != data.n_dates or data.observed is not None):
-            raise InputError(
-                f"{name} normalises {h.n_dates} dates together, as the reference's L-TAE does, so "
-                "it takes no other number of dates than that, the same for all parcels. The "
-                f"dataset has {data.n_dates}."
-            )
+            raise InputError(f"{self.name} {error}") from None
 
     def log_probabilities(
         self, data: PixelSets, indices: NDArray[np.int64], batch_size: int
@@ -442,81 +365,9 @@ def batches_of_like_size(sizes: NDArray[np.int64], batch_size: int) -> list[NDAr
     return batches
 
 
-def choose_device(name: str, threads: int) -> torch.device:
-    """Choose the device: the GPU if `auto` and there is one; set torch's threads on a CPU.
-
-    Raises
-    ------
-    InputError
-        If a GPU is named and there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        # torchrun gives every process a GPU of its own.
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    if name == "cpu":
-        torch.set_num_threads(threads)
-    elif not torch.cuda.is_available():
-        raise InputError(f"train.device is {name}, but torch finds no GPU. Set it to auto or cpu.")
-    return torch.device(name)
-
-
 def member_seed(seed: int, member: int) -> int:
     """Derive the seed of a fold's member; the first has the seed itself."""
     return seed if member == 1 else int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
-
-
-def pixels_to_draw(training: TrainingSettings, sizes: NDArray[np.int64]) -> int:
-    """Return how many pixels a training draws of every parcel, padding included.
-
-    It is the size of the largest parcel where none has n_pixels: the rest would be padding in every
-    parcel. `always_pad` keeps it: the reference pads to n_pixels whatever the parcels' sizes, and
-    its batch statistics count padding.
-
-    Parameters
-    ----------
-    training
-        How to train.
-    sizes
-        int64 (n,), number of pixels of the parcels that are trained on.
-    """
-    if training.always_pad:
-        return training.n_pixels
-    return min(training.n_pixels, max(int(sizes.max(initial=0)), 1))
-
-
-def _describe(
-    data: PixelSets,
-    train: NDArray[np.int64],
-    about: DataDescription,
-    architecture: Mapping[str, Any],
-    training: TrainingSettings,
-    members: int,
-) -> ModelDescription:
-    """Complete the architecture by what the data fix, and say what the models will expect."""
-    hyperparameters = Hyperparameters.for_data(
-        n_channels=data.n_channels,
-        n_classes=len(about.class_codes),
-        n_extra=data.n_features,
-        **architecture,
-    )
-    return ModelDescription(
-        hyperparameters=hyperparameters,
-        normalisation=about.normalisation,
-        # Of the training parcels alone: the others are not known when a model is used.
-        feature_scaling=(
-            None if data.features is None else FeatureScaling.fit(data.features[train])
-        ),
-        n_pixels=training.n_pixels,
-        bands=about.bands,
-        class_codes=about.class_codes,
-        class_names=about.class_names,
-        first_date=about.first_date.isoformat(),
-        seed=training.seed,
-        members=members,
-        versions=_versions(),
-    )
 
 
 def _log_softmax(

@@ -14,16 +14,12 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 from models.errors import InputError
-from models.hyperparameters import Hyperparameters, is_size
-from models.standardisation import FeatureScaling, Normalisation
+from models.model_description import ModelDescription, check_alike
 
 WEIGHTS_FILE = "model.pth.tar"
 DESCRIPTION_FILE = "model.json"
@@ -33,109 +29,6 @@ TRAINLOG_FILE = "trainlog.json"
 _ZIP = b"PK\3\4"
 # Start of a file of torch before 1.6, which is not an archive and has no checksums.
 _BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-
-
-@dataclass(frozen=True, eq=False)
-class ModelDescription:
-    """Say what the models of a fold expect and what they predict: the content of `model.json`.
-
-    Attributes
-    ----------
-    hyperparameters, normalisation, feature_scaling
-        To build and to feed the models with; no scaling where they use no features.
-    n_pixels
-        Pixels to draw of a parcel, at most. The parcels trained on may all have had fewer: more of
-        a larger one make its prediction better.
-    bands
-        Names of the channels, in order.
-    class_codes, class_names
-        Of the class indices, in order.
-    first_date
-        ISO date of day 0.
-    seed
-        Of the training.
-    members
-        Number of models of the fold.
-    versions
-        Of the software that trained them.
-
-    Raises
-    ------
-    InputError
-        If the parts contradict each other.
-    """
-
-    hyperparameters: Hyperparameters
-    normalisation: Normalisation
-    feature_scaling: FeatureScaling | None
-    n_pixels: int
-    bands: list[str]
-    class_codes: list[str]
-    class_names: list[str]
-    first_date: str
-    seed: int
-    members: int
-    versions: dict[str, str]
-
-    def __post_init__(self) -> None:
-        h = self.hyperparameters
-        for name in ("bands", "class_codes", "class_names"):
-            _check_texts(name, getattr(self, name))
-        for name, n in (("bands", h.input_dim), ("class_codes", h.n_classes)):
-            if len(getattr(self, name)) != n:
-                raise InputError(f"{name}: expected {n}, found {len(getattr(self, name))}")
-        if len(self.class_names) != len(self.class_codes):
-            raise InputError(
-                f"class_names: expected {len(self.class_codes)}, found {len(self.class_names)}"
-            )
-        if self.normalisation.means.shape[-1:] not in {(), (h.input_dim,)}:
-            raise InputError(
-                f"normalisation: expected values of {h.input_dim} channels, found the shape "
-                f"{self.normalisation.means.shape}"
-            )
-        n_features = 0 if self.feature_scaling is None else len(self.feature_scaling.means)
-        if n_features != h.extra_size:
-            raise InputError(
-                f"feature_scaling: expected {h.extra_size} features, found {n_features}"
-            )
-        for name in ("n_pixels", "members"):
-            if not is_size(value := getattr(self, name)):
-                raise InputError(f"{name}: expected a positive whole number, found {value!r}")
-        try:
-            date.fromisoformat(self.first_date)
-        except (TypeError, ValueError):
-            raise InputError(
-                f"first_date: expected YYYY-MM-DD, found {self.first_date!r}"
-            ) from None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        scaling = self.feature_scaling
-        return values | {
-            "hyperparameters": self.hyperparameters.to_json(),
-            "normalisation": self.normalisation.to_json(),
-            "feature_scaling": None if scaling is None else scaling.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, values: object) -> ModelDescription:
-        """Read back what `to_json` returned."""
-        expected = set(cls.__dataclass_fields__)
-        if not isinstance(values, dict) or values.keys() != expected:
-            found = ", ".join(sorted(values)) if isinstance(values, dict) else repr(values)
-            raise InputError(
-                f"expected the keys {', '.join(sorted(expected))}; found {found[:200] or 'none'}"
-            )
-        scaling = values["feature_scaling"]
-        return cls(
-            **values
-            | {
-                "hyperparameters": Hyperparameters.from_json(values["hyperparameters"]),
-                "normalisation": Normalisation.from_json(values["normalisation"]),
-                "feature_scaling": None if scaling is None else FeatureScaling.from_json(scaling),
-            }
-        )
 
 
 def write_description(folder: Path, description: ModelDescription) -> None:
@@ -223,27 +116,6 @@ def check_folds(folder: Path) -> dict[str, ModelDescription]:
     return described
 
 
-def check_alike(models: Mapping[str, ModelDescription]) -> None:
-    """Check that models, by their folders, take and predict the same.
-
-    Raises
-    ------
-    InputError
-        If one has other bands, classes or day 0 than the first.
-    """
-    if not models:
-        return
-    first = next(iter(models))
-    for name, description in models.items():
-        for what, key in (("bands", "bands"), ("classes", "class_codes"), ("day 0", "first_date")):
-            found, expected = (getattr(model, key) for model in (description, models[first]))
-            if found != expected:
-                raise InputError(
-                    f"{name} was trained with other {what} than {first}: {_shown(found)} instead "
-                    f"of {_shown(expected)}. Use models of one training together."
-                )
-
-
 def read_archive(path: Path) -> bytes:
     """Return the content of a file that torch.save wrote, if it is whole by its own checksums.
 
@@ -328,12 +200,3 @@ def _damage(content: bytes) -> str | None:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
         return str(error)
     return None
-
-
-def _check_texts(name: str, values: object) -> None:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InputError(f"{name}: expected a list of texts, found {str(values)[:100]}")
-
-
-def _shown(value: list[str] | str) -> str:
-    return value if isinstance(value, str) else ", ".join(value)

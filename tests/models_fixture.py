@@ -6,7 +6,7 @@ import torch
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel
 from models.hyperparameters import Hyperparameters
-from models.model_files import ModelDescription
+from models.model_description import ModelDescription
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.options import TrainingSettings
 from models.training.train_fold import FoldResult

@@ -338,7 +338,7 @@ def test_every_fold_of_the_reference_is_compared_with_the_dataset(references, po
     file = references.fold(position) / "model.pth.tar"
     torch.save({"epoch": 1, "state_dict": state, "optimizer": {}}, file)
     number = {"channels": 11, "classes": 19, "features": 5}[what]
-    references.refused(ModelError, f"{file} ", f" {number} ", what)
+    references.refused(ModelError, f"{file}: ", f" {number} ", what)
 
 
 def metadata_with(**changes):

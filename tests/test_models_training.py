@@ -14,8 +14,8 @@ from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.metrics import confusion_matrix, mean_iou
+from models.model_description import ModelDescription
 from models.model_files import (
-    ModelDescription,
     fold_folders,
     read_description,
     write_description,

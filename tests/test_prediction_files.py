@@ -11,14 +11,13 @@ import pyogrio
 import pytest
 import shapely
 from geopandas.testing import assert_geodataframe_equal
-from models.inference import ensemble
 from pixel_set_fixture import ledger_of, make
 from test_predict import ingested, settings_of
 
 from geo.errors import InputError
 from geo.register.parts import read_register_parts
 from geo.register.reading import read_register
-from models.crop_model import CropModel
+from models.crop_model import CropModel, ensemble
 from pipeline.dataset import pixel_set_loading
 from pipeline.dataset.folds import read_folds
 from pipeline.dataset.pixel_set_loading import in_order, read_pixel_sets

@@ -591,7 +591,7 @@ class TestPadding:
         clamped = train_in(one, tmp_path / "clamped", settings_of(**quiet))
         assert {shape[3] for shape in drawn} == {1}
         drawn.clear()
-        monkeypatch.setattr(crop_model, "pixels_to_draw", lambda *_: 16)
+        monkeypatch.setattr(training, "pixels_to_draw", lambda *_: 16)
         padded = train_in(one, tmp_path / "padded", settings_of(**quiet))
         assert {shape[3] for shape in drawn} == {16}
         found, expected = (json.loads(run["trainlog.json"]) for run in (clamped, padded))

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.model_files import ModelDescription, write_bytes
+from models.model_description import ModelDescription
+from models.model_files import write_bytes
 from models.pixel_sets import PixelSets
 from models.training.divergence import all_finite
 from models.training.options import TrainingSettings

@@ -20,7 +20,7 @@ from models.errors import InputError
 from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
 from models.focal_loss import focal_loss
 from models.metrics import balanced_weights, mean_iou
-from models.model_files import ModelDescription
+from models.model_description import ModelDescription
 from models.pixel_sets import PixelSets
 from models.training.batches import Batch, Batches, training_batch_starts
 from models.training.distributed import ALONE, Processes
@@ -112,8 +112,9 @@ def train_fold(
     """
     hyperparameters = description.hyperparameters
     _check_parts(data, train, validation, hyperparameters.n_classes)
+    n_pixels = pixels_to_draw(settings, data.sizes_of(train))
     batches = Batches(
-        *(data, description.normalisation, description.feature_scaling, settings.n_pixels, device),
+        *(data, description.normalisation, description.feature_scaling, n_pixels, device),
         keep=True,
     )
     loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
@@ -164,6 +165,25 @@ def train_fold(
                 on_epoch({"epoch": epoch, **metrics})
     _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, trainlog[best.epoch])
     return best
+
+
+def pixels_to_draw(training: TrainingSettings, sizes: NDArray[np.int64]) -> int:
+    """Return how many pixels a training draws of every parcel, padding included.
+
+    It is the size of the largest parcel where none has n_pixels: the rest would be padding in every
+    parcel. `always_pad` keeps it: the reference pads to n_pixels whatever the parcels' sizes, and
+    its batch statistics count padding.
+
+    Parameters
+    ----------
+    training
+        How to train.
+    sizes
+        int64 (n,), number of pixels of the parcels that are trained on.
+    """
+    if training.always_pad:
+        return training.n_pixels
+    return min(training.n_pixels, max(int(sizes.max(initial=0)), 1))
 
 
 def _learn(

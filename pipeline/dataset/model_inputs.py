@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import date
 
 from geo.errors import InputError
-from models.crop_model import CropModel, DataDescription
-from models.model_files import check_alike
+from models.crop_model import CropModel
+from models.model_description import DataDescription, check_alike
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.dataset.normalisation_pickle import read_normalisation

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crop_model import CropModel, choose_device
+from models.crop_model import CropModel
 from models.metrics import confusion_matrix, mean_iou, overall_metrics
+from models.training.distributed import choose_device
 from pipeline.dataset.folds import read_folds
 from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.pixel_set_store import read_classes, read_ids

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crop_model import CropModel, choose_device, ensemble
+from models.crop_model import CropModel, ensemble
 from models.pixel_sets import PixelSets
+from models.training.distributed import choose_device
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.folds import Fold, read_folds
 from pipeline.dataset.model_inputs import read_inputs

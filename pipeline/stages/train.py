@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.crop_model import CropModel, choose_device
-from models.training.distributed import joined
+from models.crop_model import CropModel
+from models.training.distributed import choose_device, joined
 from models.training.divergence import DivergedError
 from models.training.options import TrainingSettings
 from models.training.train_fold import OnEpoch

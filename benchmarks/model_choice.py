@@ -13,6 +13,7 @@ import argparse
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,18 @@ import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from models.classifier import ParcelClassifier
-from models.hyperparameters import MODEL_NAMES, Hyperparameters
-from models.inference import ensemble, log_probabilities
+from models.crop_model import CropModel, ensemble
+from models.hyperparameters import MODEL_NAMES
 from models.metrics import confusion_matrix, overall_metrics
+from models.model_description import DataDescription
 from models.pixel_sets import PixelSets
-from models.standardisation import FeatureScaling, Normalisation
-from models.training.train_fold import train_fold
+from models.standardisation import Normalisation
 from pipeline.dataset.folds import Fold
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
 from pipeline.evaluation.baselines import Matrix, classify_series, fill_gaps, majority
 from pipeline.evaluation.score_tables import add_up
 from pipeline.stages.split import divide
-from pipeline.stages.train import choose_training, pixels_to_draw
+from pipeline.stages.train import training_settings
 from pipeline.workflow.config import load
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
@@ -78,10 +78,16 @@ class Task:
         return [Fold(np.concatenate(rest), validation, test) for test, validation, *rest in rotated]
 
     @property
-    def normalisation(self) -> Normalisation:
-        """Of the channels, over all pixels and dates."""
+    def about(self) -> DataDescription:
+        """Numbers for names; the normalisation is that of the channels, over pixels and dates."""
         pixels = self.data.pixels.astype(np.float64)
-        return Normalisation(pixels.mean((0, 1)), pixels.std((0, 1)))
+        return DataDescription(
+            bands=[str(i) for i in range(self.data.n_channels)],
+            class_codes=[str(i) for i in range(self.n_classes)],
+            class_names=[str(i) for i in range(self.n_classes)],
+            first_date=date(2017, 1, 1),
+            normalisation=Normalisation(pixels.mean((0, 1)), pixels.std((0, 1))),
+        )
 
 
 def main() -> None:
@@ -163,24 +169,14 @@ def _scores(task: Task, name: str, fold: int, seed: int, folder: Path) -> NDArra
     if kept.is_file():
         return np.asarray(np.load(kept), np.float32)
     data, parts, settings = task.data, task.folds[fold], task.settings
-    scaling = None if data.features is None else FeatureScaling.fit(data.features[parts.train])
-    hyperparameters = Hyperparameters.for_data(
-        name, n_channels=data.n_channels, n_classes=task.n_classes, n_extra=data.n_features
-    )
-    n_pixels = pixels_to_draw(settings, data.sizes_of(parts.train))
-    training = replace(choose_training(settings), n_pixels=n_pixels, seed=seed)
-    trained = train_fold(
-        *(data, parts.train, parts.validation, hyperparameters, task.normalisation, scaling),
-        *(training, CPU),
-    )
-    model = ParcelClassifier(hyperparameters)
-    model.load_state_dict(trained.state_dict)
-    scores = log_probabilities(
-        *(model, data, parts.test, task.normalisation, scaling),
-        n_pixels=settings.train.pixels,
-        batch_size=256,
+    model = CropModel.fit(
+        *(data, parts.train, parts.validation),
+        about=task.about,
+        architecture={"name": name},
+        training=replace(training_settings(settings), seed=seed),
         device=CPU,
     )
+    scores = model.log_probabilities(data, parts.test, batch_size=256)
     kept.parent.mkdir(parents=True, exist_ok=True)
     np.save(kept, scores)
     return scores

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.pixel_set_data import ingested
 
@@ -35,8 +36,9 @@ def main() -> None:
 
 def training(options: argparse.Namespace) -> None:
     """Train by the paper's recipe and time the epochs after the first."""
-    from models.training.train_fold import train_fold
-    from pipeline.stages.train import choose_training
+    from models.crop_model import CropModel
+    from pipeline.dataset.model_inputs import describe_data
+    from pipeline.stages.train import architecture, training_settings
 
     setting = _Setting(options)
     ends: list[float] = []
@@ -48,16 +50,15 @@ def training(options: argparse.Namespace) -> None:
 
     # One parcel is the least that can be validated on: what is timed is training.
     n = len(setting.data) - 1
-    train_fold(
+    CropModel.fit(
         setting.data,
         setting.parcels[:n],
         setting.parcels[n:],
-        setting.hyperparameters,
-        setting.normalisation,
-        setting.scaling,
-        choose_training(setting.settings),
-        setting.device,
-        on_epoch=note,
+        about=describe_data(setting.paths),
+        architecture=architecture(setting.settings),
+        training=training_settings(setting.settings),
+        device=setting.device,
+        progress=lambda _: note,
     )
     print_figures(n * (len(ends) - 1), ends[-1] - ends[0], loss=losses[-1])
 
@@ -66,28 +67,16 @@ def inference(options: argparse.Namespace) -> None:
     """Predict every parcel; keep the scores of the first small ones, to compare them."""
     import numpy as np
 
-    from models.checkpoints import load_model
-    from models.inference import log_probabilities
+    from models.crop_model import CropModel
 
     setting = _Setting(options)
-    model = load_model(options.folder / WEIGHTS / "Fold_1", setting.hyperparameters, setting.device)
+    model = CropModel.load_reference(
+        options.folder / WEIGHTS / "Fold_1", setting.device, **setting.of_reference
+    )
     batch_size = setting.settings.predict.batch_size
-
-    def predict(which: np.ndarray) -> np.ndarray:
-        return log_probabilities(
-            model,
-            setting.data,
-            which,
-            setting.normalisation,
-            setting.scaling,
-            n_pixels=options.pixels,
-            batch_size=batch_size,
-            device=setting.device,
-        )
-
-    predict(setting.parcels[:batch_size])
+    model.log_probabilities(setting.data, setting.parcels[:batch_size], batch_size)
     start = time.perf_counter()
-    scores = predict(setting.parcels)
+    scores = model.log_probabilities(setting.data, setting.parcels, batch_size)
     seconds = time.perf_counter() - start
     if options.out is not None:
         small = setting.parcels[setting.data.sizes <= options.pixels][:N_COMPARED]
@@ -102,15 +91,25 @@ def weights(options: argparse.Namespace) -> None:
 
     from models.checkpoints import save_checkpoint
     from models.classifier import ParcelClassifier
+    from models.hyperparameters import Hyperparameters
+    from models.model_files import WEIGHTS_FILE
+    from pipeline.dataset.model_inputs import describe_data
+    from pipeline.stages.train import architecture
 
     setting = _Setting(options)
-    model = ParcelClassifier(setting.hyperparameters, torch.Generator().manual_seed(1), "torch")
+    hyperparameters = Hyperparameters.for_data(
+        n_channels=setting.data.n_channels,
+        n_classes=len(describe_data(setting.paths).class_codes),
+        n_extra=setting.data.n_features,
+        **architecture(setting.settings),
+    )
+    model = ParcelClassifier(hyperparameters, torch.Generator().manual_seed(1), "torch")
     save_checkpoint(
-        options.folder / WEIGHTS / "Fold_1",
+        options.folder / WEIGHTS / "Fold_1" / WEIGHTS_FILE,
         epoch=1,
         state_dict=model.state_dict(),
         optimizer_state={},
-        hyperparameters=setting.hyperparameters,
+        hyperparameters=hyperparameters,
         days=setting.data.days[0],
     )
 
@@ -121,24 +120,32 @@ class _Setting:
     def __init__(self, options: argparse.Namespace) -> None:
         import numpy as np
 
-        from models.standardisation import FeatureScaling, Normalisation
-        from pipeline.dataset.normalisation_pickle import read_normalisation
+        from models.training.distributed import choose_device
         from pipeline.dataset.pixel_set_loading import read_pixel_sets
-        from pipeline.stages.train import choose_device, choose_hyperparameters
         from pipeline.workflow.config import load
         from pipeline.workflow.paths import DatasetPaths
 
         train = {"recipe": "paper", "epochs": options.epochs, "pixels": options.pixels}
         self.settings = load({"train": {**train, "device": options.device}})
         self.device = choose_device(options.device, options.threads)
-        paths = DatasetPaths(ingested(options.folder))
-        self.data = read_pixel_sets(paths, with_features=True)
+        self.paths = DatasetPaths(ingested(options.folder))
+        self.data = read_pixel_sets(self.paths, with_features=True)
         self.parcels = np.arange(len(self.data))
-        self.normalisation = Normalisation(*read_normalisation(paths.normalisation))
-        self.scaling = None
-        if self.data.features is not None:
-            self.scaling = FeatureScaling.fit(self.data.features)
-        self.hyperparameters = choose_hyperparameters(self.settings, paths, self.data.n_features)
+
+    @property
+    def of_reference(self) -> dict[str, Any]:
+        """What the weights of the reference do not tell."""
+        from pipeline.dataset.model_inputs import describe_data
+
+        model = self.settings.model
+        return {
+            "about": describe_data(self.paths),
+            "features": self.data.features,
+            "n_pixels": self.settings.train.pixels,
+            "pooling": model.pooling,
+            "T": model.T,
+            "positions": model.positions,
+        }
 
 
 def print_figures(parcels: int, seconds: float, **others: float) -> None:

@@ -1,14 +1,9 @@
-"""Trained models on disk, in the reference's format.
-
-A model is a folder `Fold_<k>` with `model.pth.tar`, the reference's {'epoch', 'state_dict',
-'optimizer'}, and `model.json` beside it: all that is needed to run the model on new data. Where a
-fold has several members, the others are `model_2.pth.tar` and so on.
-"""
+"""Weights on disk: the reference's `model.pth.tar`, and safetensors. Reading executes nothing."""
 
 from __future__ import annotations
 
 import io
-import re
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,41 +11,37 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from models.checkpoint_archive import read_archive
 from models.classifier import ParcelClassifier
 from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import write_bytes
+from models.model_description import ModelDescription
+from models.model_files import parse_description, read_archive, write_bytes
 from models.positional_encoding import sinusoid_encoding
 
-WEIGHTS_FILE = "model.pth.tar"
 _POSITION_TABLE = "temporal_encoder.position_enc.weight"
-
-
-def member_file(name: str, member: int) -> str:
-    """Name a file of a fold's member: model.json is model_2.json for the second."""
-    stem, dot, suffix = name.partition(".")
-    return name if member == 1 else f"{stem}_{member}{dot}{suffix}"
+# Key of the text of `model.json` in the header of a safetensors file.
+_DESCRIPTION_KEY = "parcelwise"
 
 
 def save_checkpoint(
-    folder: Path,
+    path: Path,
     *,
     epoch: int,
     state_dict: dict[str, Tensor],
     optimizer_state: dict[str, Any],
     hyperparameters: Hyperparameters,
     days: NDArray[np.int64],
-    member: int = 1,
-) -> Path:
-    """Write `model.pth.tar`, so that the reference can read it too.
+) -> None:
+    """Write a checkpoint that the reference can read too: {'epoch', 'state_dict', 'optimizer'}.
 
     Parameters
     ----------
-    folder
-        Created where it is not there.
+    path
+        The file; its folder is created where it is not there.
     epoch, state_dict, optimizer_state
         Of the training.
     hyperparameters
@@ -58,13 +49,6 @@ def save_checkpoint(
     days
         int64 (T,), the dates of the training data, from which the reference's table of positions
         is made; ours has none.
-    member
-        Number of the model in its fold, from 1.
-
-    Returns
-    -------
-    Path
-        The file.
     """
     table = _position_table(hyperparameters, days)
     checkpoint = {
@@ -76,45 +60,31 @@ def save_checkpoint(
     # same whatever the file's name.
     buffer = io.BytesIO()
     torch.save(_interned(checkpoint), buffer)
-    return write_bytes(folder / member_file(WEIGHTS_FILE, member), buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
-def load_model(
-    folder: Path, hyperparameters: Hyperparameters, device: torch.device, member: int = 1
+def load_checkpoint(
+    path: Path, hyperparameters: Hyperparameters, device: torch.device
 ) -> ParcelClassifier:
-    """Read `model.pth.tar`, ours or the reference's, into a model in evaluation mode.
-
-    Parameters
-    ----------
-    folder
-        Fold_<k>.
-    hyperparameters
-        What to build.
-    device
-        Where to put the model.
-    member
-        Number of the model in its fold, from 1.
+    """Read a checkpoint, ours or the reference's, into a model in evaluation mode on a device.
 
     Raises
     ------
     InputError
-        If the file is not there, is no such checkpoint, or has other weights than the
+        If the file is not there, is not a checkpoint, or has other weights than the
         hyper-parameters say.
     """
-    state_dict = load_state_dict(folder, member)
-    path = folder / member_file(WEIGHTS_FILE, member)
-    return build_model(hyperparameters, state_dict, path).to(device)
+    return build_model(hyperparameters, load_state_dict(path), path).to(device)
 
 
-def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
-    """Read the weights of `model.pth.tar`, ours or the reference's.
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint, ours or the reference's.
 
     Raises
     ------
     InputError
         If the file is not there, is damaged, or is not a checkpoint of the reference.
     """
-    path = folder / member_file(WEIGHTS_FILE, member)
     content = read_archive(path)
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -136,15 +106,36 @@ def load_state_dict(folder: Path, member: int = 1) -> dict[str, Tensor]:
     return state_dict
 
 
-def _is_weight(name: object, value: object) -> bool:
-    return (
-        isinstance(name, str)
-        and isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_complex()
-        and not value.is_quantized
-    )
+def save_safetensors(
+    path: Path, state_dict: dict[str, Tensor], description: ModelDescription
+) -> None:
+    """Write weights, and in the header their description as plain JSON, whole or not at all."""
+    text = json.dumps(description.to_json(), ensure_ascii=False, allow_nan=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    write_bytes(path, save(tensors, {_DESCRIPTION_KEY: text}))
+
+
+def load_safetensors(path: Path, device: torch.device) -> tuple[ParcelClassifier, ModelDescription]:
+    """Read a model, in evaluation mode on a device, and its description.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, is something else, or its weights are not finite or not those of
+        its hyper-parameters.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
+    if _DESCRIPTION_KEY not in header:
+        raise InputError(f"{path}: expected the key {_DESCRIPTION_KEY!r} in its header")
+    description = parse_description(header[_DESCRIPTION_KEY], path)
+    return build_model(description.hyperparameters, state_dict, path).to(device), description
 
 
 def build_model(
@@ -162,7 +153,7 @@ def build_model(
         with torch.device("meta"):
             model = ParcelClassifier(hyperparameters)
     except RuntimeError as error:
-        raise InputError(f"{path}: no such model can be built: {error}") from None
+        raise InputError(f"{path}: such a model cannot be built: {error}") from None
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state_dict.items()}
     if expected != found:
@@ -189,25 +180,15 @@ def build_model(
     return model.eval()
 
 
-def fold_folders(folder: Path) -> dict[int, Path]:
-    """Find the folders `Fold_<k>`, in order of k; anything else beside them is ignored.
-
-    Raises
-    ------
-    InputError
-        If there is none, or one has no model in it.
-    """
-    numbered = {
-        int(match[1]): path
-        for path in folder.glob("Fold_*")
-        if (match := re.fullmatch(r"Fold_(\d+)", path.name)) and path.is_dir()
-    }
-    if not numbered:
-        raise InputError(f"{folder}: expected folders Fold_1, Fold_2, ...; found none")
-    folds = dict(sorted(numbered.items()))
-    if missing := [path.name for path in folds.values() if not (path / WEIGHTS_FILE).is_file()]:
-        raise InputError(f"{folder}: no {WEIGHTS_FILE} in {', '.join(missing[:5])}")
-    return folds
+def _is_weight(name: object, value: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+    )
 
 
 def _position_table(hyperparameters: Hyperparameters, days: NDArray[np.int64]) -> Tensor:

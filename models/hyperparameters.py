@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -140,8 +141,67 @@ class Hyperparameters:
         return cls(**values)
 
     @classmethod
+    def of_weights(
+        cls,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        pooling: str,
+        T: int,  # noqa: N803 - the papers' name
+        positions: str,
+    ) -> Hyperparameters:
+        """Read the widths off the shapes of a checkpoint's weights.
+
+        Parameters
+        ----------
+        shapes
+            {name of a weight in the reference's state dict: its shape}.
+        pooling, T, positions
+            What no shape tells.
+
+        Raises
+        ------
+        InputError
+            If these are not weights of PSE+TAE or PSE+L-TAE, or if the pooling does not fit them.
+        """
+        mlp1 = _widths(shapes, "spatial_encoder.mlp1.{}.lin.weight", step=1)
+        mlp2 = _widths(shapes, "spatial_encoder.mlp2.{}.weight", step=3)
+        mlp3 = _widths(shapes, "temporal_encoder.mlp.{}.weight", step=3)
+        mlp4 = _widths(shapes, "decoder.{}.weight", step=3)
+        extra_size = mlp2[0] - mlp1[-1] * len(pooling.split("_"))
+        if extra_size < 0:
+            raise InputError(
+                f"The second MLP of the weights takes {mlp2[0]} values, fewer than the pooling "
+                f"{pooling} of {mlp1[-1]} gives. Set model.pooling to that of the training."
+            )
+        query = shapes.get("temporal_encoder.attention_heads.Q")
+        keys = shapes.get("temporal_encoder.attention_heads.fc1_k.weight")
+        projection = shapes.get("temporal_encoder.inconv.0.weight")
+        if keys is None or len(keys) != 2 or () in (query, projection):
+            raise InputError("The weights have no attention heads: they are not of PSE+(L-)TAE.")
+        norm = shapes.get("temporal_encoder.inconv.1.weight")
+        # In the TAE every head hands on the whole width, in the L-TAE its share.
+        n_head = mlp3[0] // max(keys[1], 1) if query is None else query[0]
+        return cls(
+            name="psetae" if query is None else "pseltae",
+            input_dim=mlp1[0],
+            mlp1=mlp1,
+            pooling=pooling,
+            mlp2=mlp2,
+            extra_size=extra_size,
+            n_head=n_head,
+            d_k=keys[0] // max(n_head, 1),
+            d_model=None if projection is None else projection[0],
+            mlp3=mlp3,
+            T=T,
+            mlp4=mlp4,
+            positions=positions,
+            # The reference normalises channels and dates together where its L-TAE projects.
+            n_dates=norm[1] if norm is not None and len(norm) == 2 else None,
+        )
+
+    @classmethod
     def from_json(cls, values: dict[str, Any]) -> Hyperparameters:
-        """Read back what `to_json` gave."""
+        """Read back what `to_json` returned."""
         _expect(isinstance(values, dict), "hyperparameters", "names and values", values)
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -149,7 +209,7 @@ class Hyperparameters:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the attributes as plain JSON values."""
+        """Return the attributes as plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def _check_values(self) -> None:
@@ -220,6 +280,21 @@ _PAPER_DEFAULTS: dict[str, dict[str, Any]] = {
     "psetae": {},
     "pseltae": {"n_head": 16, "d_k": 8, "d_model": 256, "mlp3": (256, 128)},
 }
+
+
+def _widths(shapes: Mapping[str, tuple[int, ...]], name: str, step: int) -> tuple[int, ...]:
+    """Return the widths of an MLP whose linear layers are so many places apart."""
+    widths: list[int] = []
+    while (shape := shapes.get(name.format(len(widths[1:]) * step))) is not None:
+        if len(shape) != 2:
+            break
+        widths = [*(widths or [shape[1]]), shape[0]]
+    if not widths:
+        raise InputError(
+            f"The weights have no {name.format(0)}: they are not of PSE+TAE or PSE+L-TAE as the "
+            "reference saves them."
+        )
+    return tuple(widths)
 
 
 def is_size(value: object) -> bool:

@@ -22,10 +22,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.fast_cpu.batch_statistics import RowMoments, row_moments
-from models.fast_cpu.masked_batch_norm import batch_norm, update_running_statistics
+from models.fast_cpu.batch_statistics import BatchStatistics, compute_batch_statistics
+from models.fast_cpu.masked_batch_norm import masked_batch_norm, update_running_statistics
+from models.fast_cpu.masked_pooling import all_true
 from models.fast_cpu.pixel_layers import Affine, hidden_layer, linear_relu, pooled_layer
-from models.masks import all_true
 
 # Rows (pixels x dates) that a worker takes through the layers at once on a CPU: 64 float32 channels
 # of them are 2 MiB, of which two are needed at a time.
@@ -40,23 +40,23 @@ class PixelLayer(nn.Module):
         self.lin = nn.Linear(n_in, n_out)
         self.bn = nn.BatchNorm1d(n_out)
 
-    def fold(self, moments: RowMoments | None) -> Affine:
+    def fold(self, statistics: BatchStatistics | None) -> Affine:
         """Merge the two into one linear layer.
 
         Parameters
         ----------
-        moments
+        statistics
             Of the rows that enter the layer, to normalise with and to update the running statistics
             with; None to normalise with the running statistics.
         """
         weight, bias = self.lin.weight.double(), self.lin.bias.double()
-        if moments is None:
+        if statistics is None:
             mean = self.bn.get_buffer("running_mean").double()
             variance = self.bn.get_buffer("running_var").double()
         else:
-            mean = weight @ moments.mean + bias
-            variance = ((weight @ moments.covariance) * weight).sum(1)
-            update_running_statistics(self.bn, mean, variance, moments.n_rows)
+            mean = weight @ statistics.mean + bias
+            variance = ((weight @ statistics.covariance) * weight).sum(1)
+            update_running_statistics(self.bn, mean, variance, statistics.n_rows)
         scale = self.bn.weight.double() * torch.rsqrt(variance + self.bn.eps)
         folded_bias = self.bn.bias.double() + (bias - mean) * scale
         dtype = self.lin.weight.dtype
@@ -133,7 +133,7 @@ class PixelSetEncoder(nn.Module):
         rows = pooled.flatten(0, 1)
         for layer in self.mlp2:
             if isinstance(layer, nn.BatchNorm1d):
-                rows = batch_norm(layer, rows, counted)
+                rows = masked_batch_norm(layer, rows, counted)
             else:
                 rows = layer(rows)
         embeddings = rows.view(*filled.shape, -1)
@@ -158,14 +158,14 @@ class PixelSetEncoder(nn.Module):
                 pooled.append(pooled_layer([rows], folded, [part], self.poolings))
             return torch.cat(pooled)
         counted = [_of_filled_sets(part, pixels.dtype) for part in masks]
-        moments = row_moments(chunks, counted)
+        statistics = compute_batch_statistics(chunks, counted)
         for layer in hidden:
-            chunks, moments = hidden_layer(chunks, layer.fold(moments), counted)
-        return pooled_layer(chunks, last.fold(moments), masks, self.poolings)
+            chunks, statistics = hidden_layer(chunks, layer.fold(statistics), counted)
+        return pooled_layer(chunks, last.fold(statistics), masks, self.poolings)
 
 
 def _of_filled_sets(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Give 1 for the rows (B x S x T, 1) of sets (B, T) that have a true pixel; None for all."""
+    """Return 1 for the rows (B x S x T, 1) of sets (B, T) that have a true pixel; None for all."""
     filled = mask.bool().any(1, keepdim=True)
     if all_true(filled):
         return None

@@ -15,6 +15,7 @@ from typing import Any
 
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
+from models.fast_cpu.memory_allocator import keep_freed_memory
 from pipeline.workflow.config import read, read_json, view
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.settings_record import write_record
@@ -164,6 +165,8 @@ def command() -> None:
     """Run the command of the terminal, and end the process with its exit code."""
     # Stages name their threads themselves; libraries that spin up one per core would compete.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Every stage works in blocks, each as large as the one before.
+    keep_freed_memory()
     sys.exit(main())
 
 

@@ -1,28 +1,75 @@
-"""Models on disk with weights drawn at random, in place of trained ones."""
+"""Trainings with small values, and models on disk with random weights in place of trained ones."""
 
 import numpy as np
 import torch
-from pixel_set_fixture import BANDS, CLASSES, SEASON
 
-from models.checkpoints import save_checkpoint
 from models.classifier import ParcelClassifier
+from models.crop_model import CropModel
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import ModelMetadata, save_metadata
+from models.model_description import ModelDescription
 from models.standardisation import FeatureScaling, Normalisation
+from models.training.options import TrainingSettings
+from models.training.train_fold import FoldResult
 
 FOLDS = 3
+CPU = torch.device("cpu")
+
+
+def training_settings(**changes):
+    """Settings of a training: the paper's, but few epochs, and what a test changes."""
+    values = {
+        "epochs": 2, "batch_size": 8, "n_pixels": 6, "always_pad": True,
+        "optimizer": "adam", "learning_rate": 1e-3, "schedule": "constant", "weight_decay": 0.0,
+        "gamma": 1.0, "class_weighting": "none", "initialisation": "paper",
+        "jitter_sigma": 0.01, "jitter_clip": 0.05, "date_dropping": 0.0, "shift_days": 0,
+        "ema_decay": 0.0, "patience": None, "precision": "auto", "seed": 1,
+    }  # fmt: skip
+    return TrainingSettings(**values | changes)
+
+
+def describe(hyperparameters, normalisation, feature_scaling=None, **changes):
+    """Describe a model: what it takes, with made-up names."""
+    h = hyperparameters
+    values = {
+        "n_pixels": 6,
+        "bands": [f"B{i}" for i in range(h.input_dim)],
+        "class_codes": [str(i) for i in range(h.n_classes)],
+        "class_names": [f"class {i}" for i in range(h.n_classes)],
+        "first_date": "2018-03-01",
+        "seed": 1,
+        "members": 1,
+        "versions": {},
+    }
+    return ModelDescription(h, normalisation, feature_scaling, **values | changes)
+
+
+def random_model(description, days=7, seed=1):
+    """Make a crop model with random weights, as if it had been fitted."""
+    results = [
+        FoldResult(1, random_weights(description.hyperparameters, seed + member), {}, {})
+        for member in range(description.members)
+    ]
+    return CropModel.of_results(description, results, np.arange(days), CPU)
+
+
+def random_weights(hyperparameters, seed=1):
+    """Draw a state dict."""
+    return ParcelClassifier(hyperparameters, torch.Generator().manual_seed(seed)).state_dict()
 
 
 def save_models(folder, members=2):
     """Write Fold_1 to Fold_3, for the bands, classes and features of the made dataset."""
+    # Not above: the tests of models alone run without the libraries that it needs.
+    from pixel_set_fixture import BANDS, CLASSES, SEASON
+
     hyperparameters = Hyperparameters.for_data(
         "psetae", n_channels=4, n_classes=3, n_extra=4,
         mlp1=(4, 8, 8), mlp2=(20, 16), n_head=2, d_k=4, mlp3=(32, 16), mlp4=(16, 8, 3),
     )  # fmt: skip
-    metadata = ModelMetadata(
-        hyperparameters=hyperparameters,
-        normalisation=Normalisation(np.full(4, 3000.0), np.full(4, 1500.0)),
-        feature_scaling=FeatureScaling(np.full(4, 0.5), np.full(4, 0.3)),
+    description = describe(
+        hyperparameters,
+        Normalisation(np.full(4, 3000.0), np.full(4, 1500.0)),
+        FeatureScaling(np.full(4, 0.5), np.full(4, 0.3)),
         n_pixels=8,
         bands=BANDS,
         class_codes=CLASSES,
@@ -32,15 +79,4 @@ def save_models(folder, members=2):
         members=members,
     )
     for fold in range(1, FOLDS + 1):
-        save_metadata(folder / f"Fold_{fold}", metadata)
-        for member in range(1, members + 1):
-            generator = torch.Generator().manual_seed(10 * fold + member)
-            save_checkpoint(
-                folder / f"Fold_{fold}",
-                epoch=1,
-                state_dict=ParcelClassifier(hyperparameters, generator).state_dict(),
-                optimizer_state={},
-                hyperparameters=hyperparameters,
-                days=np.arange(7),
-                member=member,
-            )
+        random_model(description, seed=10 * fold + 1).save(folder / f"Fold_{fold}")

@@ -324,16 +324,16 @@ class TestStandardisation:
 
     def test_refuses_other_shapes(self):
         with pytest.raises(
-            ValueError, match=r"values of shape \(3,\) do not fit pixels of 4 dates"
+            InputError, match=r"values of shape \(3,\) do not fit pixels of 4 dates"
         ):
             make_batches(make_data(), normalisation=Normalisation([1.0] * 3, [1.0] * 3))
-        with pytest.raises(ValueError, match=r"one shape, .* found \(2,\) and \(\)"):
+        with pytest.raises(InputError, match=r"one shape, .* found \(2,\) and \(\)"):
             Normalisation([1.0, 2.0], 3.0)
-        with pytest.raises(ValueError, match="1 of 1 stds are negative or smaller than 1e-38"):
+        with pytest.raises(InputError, match="1 of 1 stds are negative or smaller than 1e-38"):
             Normalisation(1.0, -3.0)
-        with pytest.raises(ValueError, match="1 of 2 stds are negative or smaller than 1e-38"):
+        with pytest.raises(InputError, match="1 of 2 stds are negative or smaller than 1e-38"):
             Normalisation([1.0, 1.0], [1.0, 1e-60])
-        with pytest.raises(ValueError, match="2 of 3 means are not finite numbers"):
+        with pytest.raises(InputError, match="2 of 3 means are not finite numbers"):
             Normalisation([1.0, 1e60, np.nan], [1.0, 1.0, 1.0])
 
     def test_feature_scaling_equals_pandas_and_keeps_constants_finite(self):
@@ -350,9 +350,9 @@ class TestStandardisation:
         assert (one.apply(features) == 0).all()
 
     def test_feature_scaling_refuses(self):
-        with pytest.raises(ValueError, match="no parcel to compute it from"):
+        with pytest.raises(InputError, match="no parcel to compute it from"):
             FeatureScaling.fit(np.empty((0, 3)))
-        with pytest.raises(ValueError, match="expected 3 features, found 2"):
+        with pytest.raises(InputError, match="expected 3 features, found 2"):
             FeatureScaling.fit(np.ones((4, 3))).apply(np.ones((4, 2)))
         with pytest.raises(InputError, match="the data have none"):
             Batches(

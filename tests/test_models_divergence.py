@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from models_fixture import describe, training_settings
 
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
@@ -12,7 +13,6 @@ from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.distributed import Processes
 from models.training.divergence import DivergedError, StepWatch, all_finite
-from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
 from models.training.train_fold import train_fold
 
@@ -41,7 +41,7 @@ class Trained:
     def __init__(self, data, state=None, **settings):
         self.data, self.state = data, state
         values = {"epochs": 4, "batch_size": 4, "n_pixels": 2}
-        self.settings = TrainingSettings(**values | settings)
+        self.settings = training_settings(**values | settings)
         self.epoch, self.batches = 1, []
 
     def run(self):
@@ -49,9 +49,11 @@ class Trained:
             "psetae", n_channels=3, n_classes=3, n_extra=1, mlp1=(0, 8), mlp2=(0, 8),
             mlp3=(0, 8), mlp4=(0, 8, 0), n_head=2, d_k=4,
         )  # fmt: skip
+        scaling = FeatureScaling(np.zeros(1), np.ones(1))
+        description = describe(hyperparameters, Normalisation(2000.0, 1000.0), scaling)
         return train_fold(
-            self.data, TRAIN, VALIDATION, hyperparameters, Normalisation(2000.0, 1000.0),
-            FeatureScaling(np.zeros(1), np.ones(1)), self.settings, CPU, self.log, self.state,
+            self.data, TRAIN, VALIDATION, description, self.settings, CPU,
+            on_epoch=self.log, state=self.state,
         )  # fmt: skip
 
     def log(self, metrics):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from models_fixture import describe, training_settings
 from torch import nn
 
 from models.classifier import ParcelClassifier
@@ -14,10 +15,8 @@ from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from models.training.divergence import StepWatch
-from models.training.epoch_metrics import Tally
 from models.training.learner import Learner, computes_in_bfloat16
-from models.training.options import TrainingSettings
-from models.training.train_fold import train_fold
+from models.training.train_fold import EpochMetrics, train_fold
 
 CPU = torch.device("cpu")
 
@@ -33,7 +32,7 @@ def make_model(name="psetae", **others):
 def rates(schedule, n_steps):
     """Learning rate of every step, as the optimizer has it."""
     model = make_model()
-    learner = Learner(model, TrainingSettings(schedule=schedule, learning_rate=0.1), n_steps)
+    learner = Learner(model, training_settings(schedule=schedule, learning_rate=0.1), n_steps)
     found = []
     for _ in range(n_steps):
         found.append(learner.optimizer.param_groups[0]["lr"])
@@ -67,14 +66,11 @@ def noise():
 
 def test_patience_stops_behind_the_best_epoch(noise):
     def train(patience):
-        settings = TrainingSettings(
+        settings = training_settings(
             epochs=30, batch_size=16, n_pixels=2, patience=patience, learning_rate=0.01
         )
-        hyperparameters = make_model().hyperparameters
-        return train_fold(
-            noise, np.arange(24), np.arange(24, 40), hyperparameters, Normalisation(2000.0, 1000.0),
-            None, settings, CPU,
-        )  # fmt: skip
+        description = describe(make_model().hyperparameters, Normalisation(2000.0, 1000.0))
+        return train_fold(noise, np.arange(24), np.arange(24, 40), description, settings, CPU)
 
     endless, stopped = train(None), train(3)
     scores = [log["val_IoU"] for log in endless.trainlog.values()]
@@ -147,7 +143,7 @@ def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
 
 def test_the_average_follows_weights_and_batch_statistics():
     model = make_model()
-    learner = Learner(model, TrainingSettings(ema_decay=0.75, learning_rate=0.1), n_steps=4)
+    learner = Learner(model, training_settings(ema_decay=0.75, learning_rate=0.1), n_steps=4)
     expected = None
     for step in range(4):
         pixels = torch.rand(6, 5, 3, 7, generator=torch.Generator().manual_seed(step))
@@ -157,18 +153,18 @@ def test_the_average_follows_weights_and_batch_statistics():
         if expected is not None:
             state = {name: 0.75 * expected[name] + 0.25 * state[name] for name in state}
         expected = state
-    learned = learner.learned.state_dict()
-    assert learned.keys() == model.state_dict().keys()
+    average = learner.averaged_model.state_dict()
+    assert average.keys() == model.state_dict().keys()
     for name, value in expected.items():
-        if learned[name].is_floating_point():
-            torch.testing.assert_close(learned[name], value)
+        if average[name].is_floating_point():
+            torch.testing.assert_close(average[name], value)
     for moved in ("decoder.0.weight", "spatial_encoder.mlp1.0.bn.running_mean"):
-        assert not torch.allclose(learned[moved], model.state_dict()[moved])
+        assert not torch.allclose(average[moved], model.state_dict()[moved])
 
 
 def test_without_an_average_the_model_itself_is_kept():
     model = make_model()
-    assert Learner(model, TrainingSettings(), n_steps=1).learned is model
+    assert Learner(model, training_settings(), n_steps=1).averaged_model is model
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
@@ -178,8 +174,8 @@ def test_a_step_asks_nothing_of_the_device(name, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     meta = torch.device("meta")
     model = make_model(name).to(meta).train()
-    learner = Learner(model, TrainingSettings(ema_decay=0.9), 10)
-    tally, watch = Tally("train", 4, meta), StepWatch([], 1, 2, meta)
+    learner = Learner(model, training_settings(ema_decay=0.9), 10)
+    totals, watch = EpochMetrics("train", 4, meta), StepWatch([], 1, 2, meta)
     pixels = torch.empty(6, 5, 3, 8, device=meta)
     mask = torch.empty(6, 5, 8, dtype=torch.bool, device=meta)
     days = torch.empty(6, 5, dtype=torch.int64, device=meta)
@@ -187,7 +183,7 @@ def test_a_step_asks_nothing_of_the_device(name, monkeypatch):
         logits = learner.forward(pixels, mask, days, None, mask.any(2))
         loss = focal_loss(logits, days[:, 0], gamma=1.0)
         watch.add(loss, learner.step(loss), np.arange(6))
-        tally.add(loss, logits, days[:, 0])
+        totals.add(loss, logits, days[:, 0])
     assert learner.model.decoder[0].weight.grad.is_meta
     with pytest.raises(RuntimeError, match=r"item\(\)"):
         bool(mask.all())

@@ -12,7 +12,7 @@ from models.metrics import (
     mean_iou,
     overall_metrics,
 )
-from models.training.epoch_metrics import Tally
+from models.training.train_fold import EpochMetrics
 
 
 @pytest.fixture(params=range(4))
@@ -76,7 +76,7 @@ def test_refuses_classes_out_of_range():
 def test_tally_of_batches_equals_that_of_all(classes):
     reference, predicted = classes
     logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), 9).float()
-    tally = Tally("val", 9, torch.device("cpu"))
+    tally = EpochMetrics("val", 9, torch.device("cpu"))
     for part in (slice(0, 45), slice(45, 60)):
         loss = torch.tensor(2.0 if part.start else 1.0)
         tally.add(loss, logits[part], torch.from_numpy(reference[part]))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from models.checkpoints import fold_folders, load_model
+from models.checkpoints import load_checkpoint
 from models.classifier import ParcelClassifier
+from models.crop_model import CropModel, ensemble
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
-from models.inference import ensemble, log_probabilities
 from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
+from models.model_description import DataDescription
+from models.model_files import fold_folders
 from models.pixel_set_encoder import PixelSetEncoder
 from models.pixel_sets import PixelSets
 from models.positional_encoding import sinusoid_encoding
@@ -233,31 +236,30 @@ def small_pixel_sets():
         labels=np.array([CLASSES.index(labels[i]) for i in ids]),
         features=np.array([features[i] for i in ids], dtype=np.float64),
     )
-    scaling = FeatureScaling.fit(np.array(list(features.values()), dtype=np.float64))
+    every = np.array(list(features.values()), dtype=np.float64)
     with (folder / "S2-2017-T31TFM-meanstd.pkl").open("rb") as file:
         normalisation = Normalisation(*pickle.load(file))  # noqa: S301 - the format's
-    return data, normalisation, scaling, expected
+    return data, normalisation, every, expected
 
 
 def test_inference_with_the_reference_weights(small_pixel_sets):
-    data, normalisation, scaling, expected = small_pixel_sets
+    data, normalisation, features, expected = small_pixel_sets
+    about = DataDescription(
+        [f"B{i}" for i in range(10)], [str(c) for c in CLASSES], [str(c) for c in CLASSES],
+        date(2017, 1, 10), normalisation,
+    )  # fmt: skip
     assert data.ids == [str(i) for i in expected["ids"].tolist()]
-    np.testing.assert_allclose(scaling.means, expected["extra_mean"], rtol=1e-12)
-    np.testing.assert_allclose(scaling.stds, expected["extra_std"], rtol=1e-12)
-
     by_fold = []
     for fold, folder in fold_folders(PARITY / "weights").items():
-        model = load_model(folder, MODELS["psetae_default"], torch.device("cpu"))
-        scores = log_probabilities(
-            model,
-            data,
-            np.arange(len(data)),
-            normalisation,
-            scaling,
-            n_pixels=64,
-            batch_size=50,
-            device=torch.device("cpu"),
-        )
+        model = CropModel.load_reference(
+            folder, torch.device("cpu"), about=about, features=features,
+            n_pixels=64, pooling="mean_std", T=1000, positions="days",
+        )  # fmt: skip
+        assert model.description.hyperparameters == MODELS["psetae_default"]
+        scaling = model.description.feature_scaling
+        np.testing.assert_allclose(scaling.means, expected["extra_mean"], rtol=1e-12)
+        np.testing.assert_allclose(scaling.stds, expected["extra_std"], rtol=1e-12)
+        scores = model.log_probabilities(data, np.arange(len(data)), batch_size=50)
         logits = expected[f"eval_logits_fold{fold}"].double()
         np.testing.assert_allclose(scores, torch.log_softmax(logits, 1), atol=1e-5, rtol=0)
         by_fold.append(scores)
@@ -268,14 +270,16 @@ def test_inference_with_the_reference_weights(small_pixel_sets):
 
 
 def test_logits_and_batches_with_the_reference_weights(small_pixel_sets):
-    data, normalisation, scaling, expected = small_pixel_sets
+    data, normalisation, features, expected = small_pixel_sets
+    scaling = FeatureScaling.fit(features)
     batches = Batches(data, normalisation, scaling, 64, torch.device("cpu"))
     [batch] = batches.evaluation(np.arange(len(data)), len(data))
     assert largest_difference(batch.pixels[:16], expected["x_norm"]) < 1e-5
     assert (batch.pixel_mask[:16] == expected["mask"].bool()).all()
     assert largest_difference(batch.extra, expected["extra_norm"]) < 1e-6
     for fold, folder in fold_folders(PARITY / "weights").items():
-        model = load_model(folder, MODELS["psetae_default"], torch.device("cpu"))
+        weights = folder / "model.pth.tar"
+        model = load_checkpoint(weights, MODELS["psetae_default"], torch.device("cpu"))
         with torch.inference_mode():
             logits = model(*batch.inputs)
         assert largest_difference(logits, expected[f"eval_logits_fold{fold}"]) < 1e-5

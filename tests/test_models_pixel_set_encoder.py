@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from models import pixel_set_encoder
-from models.fast_cpu.batch_statistics import row_moments
+from models.fast_cpu.batch_statistics import compute_batch_statistics
 from models.fast_cpu.masked_pooling import pool, pool_gradient
 from models.fast_cpu.pixel_layers import hidden_layer, pooled_layer
 from models.pixel_set_encoder import PixelSetEncoder
@@ -195,8 +195,8 @@ def test_gradients_of_the_hidden_layer_and_its_moments(which):
     counted = [None, None] if which == "all" else counts.split((4, 5))
 
     def hidden(rows, weight, bias):
-        outputs, moments = hidden_layer(rows.split((4, 5)), (weight, bias), counted)
-        return *outputs, moments.mean, moments.covariance
+        outputs, statistics = hidden_layer(rows.split((4, 5)), (weight, bias), counted)
+        return *outputs, statistics.mean, statistics.covariance
 
     assert torch.autograd.gradcheck(hidden, (rows, weight, bias))
 
@@ -204,7 +204,7 @@ def test_gradients_of_the_hidden_layer_and_its_moments(which):
 def test_moments_of_rows_that_count_equal_numpy():
     rows = torch.randn(50, 3, dtype=torch.float64)
     counts = torch.arange(50)[:, None] % 3 != 0
-    found = row_moments(rows.split(20), counts.double().split(20))
+    found = compute_batch_statistics(rows.split(20), counts.double().split(20))
     exact = rows.numpy()[counts[:, 0]]
     assert found.n_rows == len(exact)
     np.testing.assert_allclose(found.mean, exact.mean(0), atol=1e-14)
@@ -214,7 +214,7 @@ def test_moments_of_rows_that_count_equal_numpy():
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_moments_of_many_float32_rows_equal_numpy(offset):
     rows = torch.randn(150_000, 6, generator=torch.Generator().manual_seed(4)) + offset
-    found = row_moments(rows.split(7_000), [None] * 22)
+    found = compute_batch_statistics(rows.split(7_000), [None] * 22)
     exact = rows.double().numpy()
     assert found.n_rows == len(rows)
     np.testing.assert_allclose(found.mean, exact.mean(0), rtol=0, atol=5e-8)
@@ -222,7 +222,7 @@ def test_moments_of_many_float32_rows_equal_numpy(offset):
 
 
 def test_moments_of_no_rows_are_zero():
-    found = row_moments([torch.empty(0, 3)], [None])
+    found = compute_batch_statistics([torch.empty(0, 3)], [None])
     assert found.n_rows == 0
     assert (found.covariance == 0).all()
 

@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from models_fixture import describe, training_settings
 
 from models.classifier import ParcelClassifier
+from models.crop_model import CropModel
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
-from models.inference import log_probabilities
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from models.training.augmentation import Augmentation
 from models.training.batches import Batches
-from models.training.options import TrainingSettings
 from models.training.train_fold import train_fold
 
 N, LONGEST = 240, 14
@@ -60,21 +60,16 @@ def make_hyperparameters(name):
 
 
 def train_and_predict(name, data, indices):
-    hyperparameters, normalisation = make_hyperparameters(name), Normalisation(2000.0, 1000.0)
-    settings = TrainingSettings(
+    cpu = torch.device("cpu")
+    description = describe(make_hyperparameters(name), Normalisation(2000.0, 1000.0))
+    settings = training_settings(
         epochs=30, batch_size=16, n_pixels=6, learning_rate=0.01, optimizer="adamw",
         schedule="onecycle", initialisation="torch",
     )  # fmt: skip
-    result = train_fold(
-        data, np.arange(96), np.arange(96, N // 2), hyperparameters, normalisation, None,
-        settings, torch.device("cpu"),
-    )  # fmt: skip
-    model = ParcelClassifier(hyperparameters)
-    model.load_state_dict(result.state_dict)
-    return log_probabilities(
-        model, data, indices, normalisation, None, n_pixels=6, batch_size=16,
-        device=torch.device("cpu"),
-    )  # fmt: skip
+    parts = np.arange(96), np.arange(96, N // 2)
+    result = train_fold(data, *parts, description, settings, cpu)
+    model = CropModel.of_results(description, [result], data.days[0], cpu)
+    return model.log_probabilities(data, indices, batch_size=16)
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])

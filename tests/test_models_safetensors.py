@@ -4,28 +4,27 @@ import json
 import pickle
 import struct
 
-import numpy as np
 import pytest
 import torch
+from models_fixture import describe, random_model
 
-from models.checkpoints import load_model, member_file, save_checkpoint
+from models.checkpoints import load_checkpoint, load_safetensors, save_safetensors
 from models.classifier import ParcelClassifier
+from models.crop_model import CropModel, member_seed
 from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import ModelMetadata
-from models.safetensors_file import load_safetensors, save_safetensors
+from models.model_files import member_file
 from models.standardisation import FeatureScaling, Normalisation
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def metadata():
-    return ModelMetadata(
-        hyperparameters=Hyperparameters.for_data("pseltae", n_channels=2, n_classes=3, n_extra=2),
-        normalisation=Normalisation([1000.0, 1 / 3], [2.0, 0.1]),
-        feature_scaling=FeatureScaling([1.0, 0.1], [2.0, 1 / 3]),
-        n_pixels=64,
+def description():
+    return describe(
+        Hyperparameters.for_data("pseltae", n_channels=2, n_classes=3, n_extra=2),
+        Normalisation([1000.0, 1 / 3], [2.0, 0.1]),
+        FeatureScaling([1.0, 0.1], [2.0, 1 / 3]),
         bands=["B02", "B03"],
         class_codes=["01", "B", "c"],
         class_names=["blé", "maïs", "other"],
@@ -35,23 +34,23 @@ def metadata():
     )
 
 
-def test_round_trip(metadata, tmp_path):
-    model = ParcelClassifier(metadata.hyperparameters, torch.Generator().manual_seed(1))
+def test_round_trip(description, tmp_path):
+    model = ParcelClassifier(description.hyperparameters, torch.Generator().manual_seed(1))
     path = tmp_path / "Fold_1" / "model.safetensors"
-    save_safetensors(path, model.state_dict(), metadata)
+    save_safetensors(path, model.state_dict(), description)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     found, read = load_safetensors(path, CPU)
     assert not found.training
     expected = model.state_dict()
     assert found.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
-    assert read.to_json() == metadata.to_json()
+    assert read.to_json() == description.to_json()
 
 
-def test_the_header_is_plain_json(metadata, tmp_path):
-    model = ParcelClassifier(metadata.hyperparameters)
+def test_the_header_is_plain_json(description, tmp_path):
+    model = ParcelClassifier(description.hyperparameters)
     path = tmp_path / "model.safetensors"
-    save_safetensors(path, model.state_dict(), metadata)
+    save_safetensors(path, model.state_dict(), description)
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -63,19 +62,19 @@ def test_the_header_is_plain_json(metadata, tmp_path):
     )
 
 
-def test_refuses_other_files(metadata, tmp_path):
+def test_refuses_other_files(description, tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(InputError, match="is not there"):
         load_safetensors(path, CPU)
     path.write_bytes(b"half a file")
-    with pytest.raises(InputError, match="no safetensors file"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         load_safetensors(path, CPU)
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="expected the key 'parcelwise'"):
         load_safetensors(path, CPU)
-    save_safetensors(path, {"a": torch.zeros(1)}, metadata)
+    save_safetensors(path, {"a": torch.zeros(1)}, description)
     with pytest.raises(InputError, match="weights are not those of the hyper-parameters"):
         load_safetensors(path, CPU)
 
@@ -85,33 +84,33 @@ class Malicious:
         return exec, ("raise SystemExit('executed')",)
 
 
-def test_reading_a_checkpoint_executes_nothing(metadata, tmp_path):
+def test_reading_a_checkpoint_executes_nothing(description, tmp_path):
     torch.save({"epoch": 1, "state_dict": Malicious()}, tmp_path / "model.pth.tar")
     with pytest.raises(SystemExit):
         torch.load(tmp_path / "model.pth.tar", weights_only=False)
     with pytest.raises(InputError, match=r"not a file that torch.save wrote"):
-        load_model(tmp_path, metadata.hyperparameters, CPU)
+        load_checkpoint(tmp_path / "model.pth.tar", description.hyperparameters, CPU)
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Malicious()))
-    with pytest.raises(InputError, match="no safetensors file"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         load_safetensors(tmp_path / "model.safetensors", CPU)
 
 
-def test_members_have_files_of_their_own(metadata, tmp_path):
-    models = [
-        ParcelClassifier(metadata.hyperparameters, torch.Generator().manual_seed(k)) for k in (1, 2)
-    ]
-    for member, model in enumerate(models, 1):
-        save_checkpoint(
-            tmp_path,
-            epoch=1,
-            state_dict=model.state_dict(),
-            optimizer_state={},
-            hyperparameters=metadata.hyperparameters,
-            days=np.arange(3),
-            member=member,
-        )
-    assert {p.name for p in tmp_path.iterdir()} == {"model.pth.tar", "model_2.pth.tar"}
+def test_members_have_files_of_their_own(description, tmp_path):
+    fitted = random_model(description)
+    fitted.save(tmp_path / "Fold_1")
+    assert {p.name for p in (tmp_path / "Fold_1").iterdir()} == {
+        "model.json",
+        *("model.pth.tar", "model.safetensors", "trainlog.json"),
+        *("model_2.pth.tar", "model_2.safetensors", "trainlog_2.json"),
+    }
     assert member_file("trainlog.json", 10) == "trainlog_10.json"
-    for member, model in enumerate(models, 1):
-        found = load_model(tmp_path, metadata.hyperparameters, CPU, member)
-        assert torch.equal(found.decoder[0].weight, model.decoder[0].weight)
+    found = CropModel.load(tmp_path / "Fold_1", CPU)
+    weights = [[m.decoder[0].weight for m in model.members] for model in (fitted, found)]
+    assert not torch.equal(*weights[0])
+    for number, (one, other) in enumerate(zip(*weights, strict=True), 1):
+        assert torch.equal(one, other)
+        file = tmp_path / "Fold_1" / member_file("model.safetensors", number)
+        portable, own = load_safetensors(file, CPU)
+        assert torch.equal(portable.decoder[0].weight, one)
+        # Each file says the seed of its own member.
+        assert own.seed == member_seed(description.seed, number)

@@ -4,20 +4,25 @@ import json
 import numpy as np
 import pytest
 import torch
+from models_fixture import describe, training_settings
 
-from models.checkpoints import fold_folders, load_model, save_checkpoint
+from models.checkpoints import load_checkpoint
 from models.classifier import ParcelClassifier
+from models.crop_model import CropModel, ensemble
 from models.errors import InputError
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
-from models.inference import ensemble, log_probabilities
 from models.metrics import confusion_matrix, mean_iou
-from models.model_metadata import ModelMetadata, load_metadata, save_metadata
+from models.model_description import ModelDescription
+from models.model_files import (
+    fold_folders,
+    read_description,
+    write_description,
+)
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches
-from models.training.options import TrainingSettings
 from models.training.train_fold import train_fold
 
 CPU = torch.device("cpu")
@@ -63,31 +68,22 @@ def data():
 
 
 def train(data, hyperparameters=None, on_epoch=None, parts=PARTS, **settings):
-    defaults = {"epochs": 2, "batch_size": 7, "n_pixels": 6}
-    return train_fold(
-        data,
-        *parts,
-        hyperparameters or make_hyperparameters(),
-        NORMALISATION,
-        FeatureScaling.fit(data.features[parts[0]]),
-        TrainingSettings(**defaults | settings),
-        CPU,
-        on_epoch,
-    )
+    description = describe_for(data, hyperparameters or make_hyperparameters(), parts[0])
+    own = training_settings(**{"batch_size": 7, **settings})
+    return train_fold(data, *parts, description, own, CPU, on_epoch=on_epoch)
+
+
+def describe_for(data, hyperparameters, train=PARTS[0]):
+    return describe(hyperparameters, NORMALISATION, FeatureScaling.fit(data.features[train]))
+
+
+def crop_model(data, result, hyperparameters=None):
+    description = describe_for(data, hyperparameters or make_hyperparameters())
+    return CropModel.of_results(description, [result], data.days[0], CPU)
 
 
 def predict(model, data, indices, batch_size=8):
-    scaling = FeatureScaling.fit(data.features[:20])
-    return log_probabilities(
-        model,
-        data,
-        np.asarray(indices),
-        NORMALISATION,
-        scaling,
-        n_pixels=6,
-        batch_size=batch_size,
-        device=CPU,
-    )
+    return model.log_probabilities(data, np.asarray(indices), batch_size)
 
 
 def same_weights(one, other):
@@ -116,8 +112,7 @@ class TestTraining:
     def test_learns_twenty_parcels_by_heart(self, data, name):
         hyperparameters = make_hyperparameters(name, dropout=0.0)
         result = train(data, hyperparameters, epochs=60, learning_rate=0.01)
-        model = ParcelClassifier(hyperparameters)
-        model.load_state_dict(result.state_dict)
+        model = crop_model(data, result, hyperparameters)
         predicted = predict(model, data, PARTS[0]).argmax(1)
         assert (predicted == data.labels[:20]).all()
 
@@ -160,9 +155,7 @@ class TestTraining:
             f"{part}_{name}" for part in ("train", "val") for name in ("loss", "accuracy", "IoU")
         }
 
-        model = ParcelClassifier(make_hyperparameters())
-        model.load_state_dict(result.state_dict)
-        scores = predict(model, data, PARTS[1])
+        scores = predict(crop_model(data, result), data, PARTS[1])
         best = result.trainlog[result.epoch]
         labels = data.labels[20:]
         matrix = confusion_matrix(labels, scores.argmax(1), 3)
@@ -220,23 +213,24 @@ class TestTraining:
     )
     def test_refuses_settings(self, changes, message):
         with pytest.raises(InputError, match=message):
-            TrainingSettings(**changes)
+            training_settings(**changes)
 
 
 class TestInference:
     @pytest.fixture
     def model(self, data):
-        model = ParcelClassifier(make_hyperparameters())
-        model.load_state_dict(train(data).state_dict)
-        return model
+        return crop_model(data, train(data))
 
     def test_evaluation_mode_whatever_the_mode_before(self, model, data):
-        expected = predict(model.eval(), data, range(30))
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        found = predict(model.train(), data, range(30))
+        [member] = model.members
+        assert not member.training
+        expected = predict(model, data, range(30))
+        before = {key: value.clone() for key, value in member.state_dict().items()}
+        member.train()
+        found = predict(model, data, range(30))
         np.testing.assert_array_equal(found, expected)
-        assert model.training
-        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        assert member.training
+        assert all(torch.equal(before[key], value) for key, value in member.state_dict().items())
 
     def test_a_parcel_s_prediction_depends_on_the_parcel_alone(self, model, data):
         expected = predict(model, data, range(30), batch_size=30)
@@ -275,35 +269,46 @@ class TestInference:
 
     def test_refuses_data_of_other_bands(self, model, data):
         other = dataclasses.replace(data, pixels=np.repeat(data.pixels, 2, axis=2))
-        with pytest.raises(ValueError, match="expected pixels of 2 channels, found 4"):
+        with pytest.raises(InputError, match="takes 2 channels, the dataset has 4"):
             predict(model, other, range(3))
+
+    def test_refuses_data_without_the_features_or_with_other_dates(self, model, data):
+        with pytest.raises(InputError, match=r"trained with 2 geometric features .*dataset has 0"):
+            predict(model, dataclasses.replace(data, features=None), range(3))
+        by_date = Normalisation(np.full((5, 2), 2000.0), np.full((5, 2), 1000.0))
+        description = dataclasses.replace(model.description, normalisation=by_date)
+        other = dataclasses.replace(model, description=description)
+        with pytest.raises(InputError, match=r"does not fit the dataset: .*\(5, 2\).*6 dates"):
+            predict(other, data, range(3))
 
 
 class TestCheckpoints:
     def save(self, folder, result, hyperparameters, data):
-        return save_checkpoint(
-            folder,
-            epoch=result.epoch,
-            state_dict=result.state_dict,
-            optimizer_state=result.optimizer_state,
-            hyperparameters=hyperparameters,
-            days=data.days[0],
-        )
+        crop_model(data, result, hyperparameters).save(folder)
+        return folder / "model.pth.tar"
 
     @pytest.mark.parametrize("name", ["psetae", "pseltae"])
     def test_round_trip(self, data, tmp_path, name):
         hyperparameters = make_hyperparameters(name)
         result = train(data, hyperparameters)
         path = self.save(tmp_path / "Fold_1", result, hyperparameters, data)
-        assert path == tmp_path / "Fold_1" / "model.pth.tar"
-        assert [p.name for p in path.parent.iterdir()] == ["model.pth.tar"]
+        assert {p.name for p in path.parent.iterdir()} == {
+            "model.json", "model.pth.tar", "model.safetensors", "trainlog.json"
+        }  # fmt: skip
+        assert [p.name for p in tmp_path.iterdir()] == ["Fold_1"]
         saved = torch.load(path, weights_only=True)
         assert set(saved) == {"epoch", "state_dict", "optimizer"}
         assert saved["state_dict"]["temporal_encoder.position_enc.weight"].shape == (6, 16)
 
-        model = load_model(path.parent, hyperparameters, CPU)
-        assert not model.training
-        assert all(torch.equal(model.state_dict()[k], v) for k, v in result.state_dict.items())
+        model = CropModel.load(path.parent, CPU)
+        [member] = model.members
+        assert not member.training
+        assert all(torch.equal(member.state_dict()[k], v) for k, v in result.state_dict.items())
+        fitted = crop_model(data, result, hyperparameters)
+        assert model.description.to_json() == fitted.description.to_json()
+        np.testing.assert_array_equal(predict(model, data, [3]), predict(fitted, data, [3]))
+        with pytest.raises(ValueError, match="only a model that was fitted"):
+            model.save(tmp_path / "Fold_2")
 
     def test_positions_by_order_have_a_row_more(self, data, tmp_path):
         hyperparameters = make_hyperparameters(positions="order")
@@ -322,53 +327,49 @@ class TestCheckpoints:
         )
         assert one == other
 
-    def test_metadata_round_trip(self, tmp_path):
-        metadata = ModelMetadata(
-            hyperparameters=make_hyperparameters(),
-            normalisation=NORMALISATION,
-            feature_scaling=FeatureScaling(np.array([1.0, 0.1]), np.array([2.0, 1 / 3])),
-            n_pixels=64,
-            bands=["B02", "B03"],
+    def test_description_round_trip(self, tmp_path):
+        description = describe(
+            make_hyperparameters(),
+            NORMALISATION,
+            FeatureScaling(np.array([1.0, 0.1]), np.array([2.0, 1 / 3])),
             class_codes=["01", "B", "c"],
             class_names=["blé", "maïs", "other"],
-            first_date="2017-01-10",
-            seed=1,
+            versions={"torch": "2"},
         )
-        save_metadata(tmp_path / "Fold_1", metadata)
-        found = load_metadata(tmp_path / "Fold_1")
-        assert found.to_json() == metadata.to_json()
-        assert found.hyperparameters == metadata.hyperparameters
-        assert set(found.versions) == {"python", "numpy", "torch"}
-        h = metadata.hyperparameters
+        write_description(tmp_path / "Fold_1", description)
+        found = read_description(tmp_path / "Fold_1")
+        assert found.to_json() == description.to_json()
+        assert found.hyperparameters == description.hyperparameters
+        h = description.hyperparameters
         own = dataclasses.replace(h, extra_size=0, mlp2=(h.mlp2[0] - 2, *h.mlp2[1:]))
-        without = dataclasses.replace(metadata, hyperparameters=own, feature_scaling=None)
-        assert ModelMetadata.from_json(without.to_json()).feature_scaling is None
+        without = dataclasses.replace(description, hyperparameters=own, feature_scaling=None)
+        assert ModelDescription.from_json(without.to_json()).feature_scaling is None
 
-    def test_metadata_that_is_missing_or_incomplete(self, tmp_path):
+    def test_description_that_is_missing_or_incomplete(self, tmp_path):
         with pytest.raises(InputError, match=r"model.json is not there"):
-            load_metadata(tmp_path)
+            read_description(tmp_path)
         (tmp_path / "model.json").write_text(json.dumps({"bands": []}))
         with pytest.raises(InputError, match=r"expected the keys .*found bands"):
-            load_metadata(tmp_path)
+            read_description(tmp_path)
 
     def test_refuses_weights_of_another_model(self, data, tmp_path):
         hyperparameters = make_hyperparameters()
         self.save(tmp_path, train(data), hyperparameters, data)
         other = make_hyperparameters(dropout=0.1)
-        load_model(tmp_path, other, CPU)
+        load_checkpoint(tmp_path / "model.pth.tar", other, CPU)
         wider = Hyperparameters.for_data("psetae", n_channels=2, n_classes=3, n_extra=2)
         with pytest.raises(InputError, match=r"weights are not those .*expected \(64, 128\)"):
-            load_model(tmp_path, wider, CPU)
+            load_checkpoint(tmp_path / "model.pth.tar", wider, CPU)
 
     def test_refuses_what_is_no_checkpoint(self, tmp_path):
         with pytest.raises(InputError, match=r"model.pth.tar is not there"):
-            load_model(tmp_path, make_hyperparameters(), CPU)
+            load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
         (tmp_path / "model.pth.tar").write_bytes(b"half a file")
         with pytest.raises(InputError, match=r"not a file that torch.save wrote"):
-            load_model(tmp_path, make_hyperparameters(), CPU)
+            load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
         torch.save([1, 2], tmp_path / "model.pth.tar")
         with pytest.raises(InputError, match="expected 'epoch', 'state_dict'"):
-            load_model(tmp_path, make_hyperparameters(), CPU)
+            load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
 
     def test_folds_come_in_numeric_order_without_strays(self, tmp_path):
         for name in ("Fold_10", "Fold_2", "Fold_1", "Fold_old", "notes", "Fold_3b"):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 import torch
+from models_fixture import random_weights
 from pixel_set_fixture import (
     BANDS,
     CLASSES,
@@ -25,10 +26,11 @@ from pixel_set_fixture import (
 from preparation import recorded
 
 from geo.errors import InputError
+from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
+from pipeline.dataset.model_inputs import nearest_anniversary, read_inputs
 from pipeline.dataset.pixel_set_store import read_classes, read_labels
-from pipeline.evaluation.model_inputs import nearest_anniversary, read_inputs
-from pipeline.predictions.existing_weights import hyperparameters_of, load_given
+from pipeline.predictions.existing_weights import load_existing
 from pipeline.stages.predict import predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
@@ -91,9 +93,7 @@ def reference(tmp_path_factory):
 def test_the_references_weights_give_the_references_numbers(reference):
     run, settings = reference
     expected = np.load(PARITY / "inference_clean_small.npz")
-    trained = [
-        load_given(PARITY / "weights" / f"Fold_{k}", run.dataset, settings, CPU) for k in (1, 2)
-    ]
+    trained = load_existing(PARITY / "weights", run.dataset, settings, CPU)
     data = read_inputs(run.dataset, trained, read_classes(run.dataset))
     places = [data.ids.index(str(i)) for i in expected["ids"]]
     for k, model in enumerate(trained, 1):
@@ -126,28 +126,26 @@ def test_the_stage_writes_the_references_classes(reference):
 
 def test_other_weights_than_the_settings_say_are_refused(reference):
     run, settings = reference
-    folder = PARITY / "weights" / "Fold_1"
+    folder = PARITY / "weights"
     few = settings.model_copy(
         update={"dataset": settings.dataset.model_copy(update={"classes": CODES[:3]})}
     )
     other = ingested(few, run.root.parent / "few_classes")
-    with pytest.raises(InputError, match=r"tells 20 classes apart, the settings name 3"):
-        load_given(folder, other.dataset, few, CPU)
+    with pytest.raises(ModelError, match=r"tells 20 classes apart, the settings name 3"):
+        load_existing(folder, other.dataset, few, CPU)
     pooling = settings.model_copy(
         update={"model": settings.model.model_copy(update={"pooling": "mean_std_min"})}
     )
-    with pytest.raises(InputError, match=r"takes 132 values.*Set model\.pooling"):
-        load_given(folder, run.dataset, pooling, CPU)
+    with pytest.raises(ModelError, match=r"takes 132 values.*Set model\.pooling"):
+        load_existing(folder, run.dataset, pooling, CPU)
 
 
 @needs_parity
 @pytest.mark.parametrize("name", ["psetae_default", "psetae_noextra", "pseltae_default"])
 def test_widths_are_read_off_the_weights(name):
     archive = np.load(PARITY / f"{name}.npz")
-    state = {
-        k.removeprefix("state/"): torch.from_numpy(archive[k])
-        for k in archive.files
-        if k.startswith("state/")
+    shapes = {
+        k.removeprefix("state/"): archive[k].shape for k in archive.files if k.startswith("state/")
     }
     expected = {
         "psetae_default": Hyperparameters(),
@@ -156,7 +154,8 @@ def test_widths_are_read_off_the_weights(name):
             name="pseltae", n_head=16, d_k=8, d_model=256, mlp3=(256, 128), n_dates=24
         ),
     }[name]
-    assert hyperparameters_of(state, load({}).model) == expected
+    found = Hyperparameters.of_weights(shapes, pooling="mean_std", T=1000, positions="days")
+    assert found == expected
 
 
 @pytest.mark.parametrize("n_dates", [24, 20])
@@ -175,16 +174,21 @@ def test_the_references_ltae_takes_the_dates_of_its_training_only(reference, tmp
     folder.mkdir(parents=True)
     torch.save({"epoch": 1, "state_dict": state, "optimizer": {}}, folder / "model.pth.tar")
     if n_dates != 24:
-        with pytest.raises(InputError, match=r"normalises 20 dates together.*dataset has 24"):
-            load_given(folder, run.dataset, settings, CPU)
+        with pytest.raises(ModelError, match=r"normalises 20 dates together.*dataset has 24"):
+            predicted(run, settings, tmp_path / "weights")
         return
     table = predicted(run, settings, tmp_path / "weights")
     assert table["pred_code"].isin(CODES).all()
 
 
 def test_weights_of_something_else_are_refused():
-    with pytest.raises(InputError, match=r"not of PSE\+TAE or PSE\+L-TAE"):
-        hyperparameters_of({"layer.weight": torch.zeros(2, 2)}, load({}).model)
+    told = {"pooling": "mean_std", "T": 1000, "positions": "days"}
+    with pytest.raises(ModelError, match=r"not of PSE\+TAE or PSE\+L-TAE"):
+        Hyperparameters.of_weights({"layer.weight": (2, 2)}, **told)
+    shapes = {name: tuple(w.shape) for name, w in random_weights(Hyperparameters()).items()}
+    for name in ("temporal_encoder.attention_heads.Q", "temporal_encoder.inconv.0.weight"):
+        with pytest.raises(ModelError, match="no attention heads"):
+            Hyperparameters.of_weights(shapes | {name: ()}, **told)
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +238,7 @@ def test_a_season_is_counted_from_the_same_day_of_the_year(ours, tmp_path, days,
     folder, run = ours
     settings = settings_of(moved(folder / "given", tmp_path / "given", days), run.models)
     other = ingested(settings, tmp_path / "run")
-    trained = [load_given(run.fold(k), other.dataset, settings, CPU) for k in (1, 2)]
+    trained = load_existing(run.models, other.dataset, settings, CPU)
     data = read_inputs(other.dataset, trained, read_classes(run.dataset))
     assert data.days[0, 0] == (0 if equal else 40)
     new = predicted(other, settings, run.models)

@@ -17,12 +17,11 @@ from test_predict import ingested, settings_of
 from geo.errors import InputError
 from geo.register.parts import read_register_parts
 from geo.register.reading import read_register
-from models.inference import ensemble
+from models.crop_model import CropModel, ensemble
 from pipeline.dataset import pixel_set_loading
 from pipeline.dataset.folds import read_folds
 from pipeline.dataset.pixel_set_loading import in_order, read_pixel_sets
 from pipeline.dataset.pixel_set_store import LandClass
-from pipeline.evaluation.trained import Trained
 from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
 from pipeline.stages.predict import predict
@@ -121,7 +120,7 @@ def test_what_is_written_is_what_the_models_say(trained, tmp_path, monkeypatch):
     path = written(trained, tmp_path / "out", tmp_path / "register.gpkg", monkeypatch, 7, 9000)
     table = pd.read_parquet(path.with_suffix(".parquet")).set_index("parcel_id")
     data = read_pixel_sets(run.dataset, with_features=True)
-    models = [Trained.load(run.fold(k), stage.choose_device("cpu", 1)) for k in (1, 2)]
+    models = [CropModel.load(run.fold(k), stage.choose_device("cpu", 1)) for k in (1, 2)]
     by_model = [model.log_probabilities(data, np.arange(N), 512) for model in models]
     source, scores = np.full(N, "ensemble", object), ensemble(by_model)
     for fold, own in zip(read_folds(run.folds, data.ids), by_model, strict=True):
@@ -163,7 +162,7 @@ def test_another_register_than_was_cleaned_is_refused(trained, tmp_path, monkeyp
     """Before anything is read of the models, or written."""
     table = register_of(trained[0])
     table.to_file(tmp_path / "register.gpkg")
-    monkeypatch.setattr(stage.Trained, "load", None)
+    monkeypatch.setattr(stage.CropModel, "load", None)
     for n in (N - 1, N + 1):
         other = pd.concat([table, table])[:n].reset_index(drop=True)
         path = tmp_path / f"{n}.gpkg"

@@ -15,23 +15,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from models_fixture import describe
 from pixel_set_fixture import write_arrays
 
 from geo.errors import InputError
+from models import crop_model
+from models.checkpoints import load_safetensors
 from models.classifier import ParcelClassifier
+from models.crop_model import CropModel, ensemble, member_seed
 from models.hyperparameters import Hyperparameters
-from models.inference import ensemble, log_probabilities
-from models.safetensors_file import load_safetensors
 from models.training import train_fold as training
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
 from pipeline.dataset.pixel_set_store import LandClass, write_metadata
-from pipeline.evaluation.trained import Trained
 from pipeline.stages import train as stage
 from pipeline.stages.pack import pack
-from pipeline.stages.train import choose_hyperparameters, choose_training, member_seed, train
+from pipeline.stages.train import architecture, train, training_settings
 from pipeline.workflow.config import load, read, view
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import show_progress
@@ -197,9 +198,10 @@ def test_a_state_of_other_data_has_another_digest(run):
     from models.training.resume import training_digest
 
     data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+    hyperparameters = Hyperparameters(extra_size=0, mlp2=(128, 128))
     others = (
-        *(np.arange(9), np.arange(9, 12)),
-        *(Hyperparameters(), Normalisation(1.0, 2.0), None, choose_training(settings_of()), CPU),
+        *(np.arange(9), np.arange(9, 12), describe(hyperparameters, Normalisation(1.0, 2.0))),
+        *(training_settings(settings_of()), CPU),
     )
     digest = training_digest(data, *others)
     assert digest == training_digest(data, *others)
@@ -215,18 +217,14 @@ class TestMembers:
     def test_a_fold_predicts_the_mean_of_its_members(self, run, tmp_path):
         train_in(run, tmp_path, settings_of(members=3))
         folder = tmp_path / "Fold_1"
-        trained = Trained.load(folder, CPU)
+        trained = CropModel.load(folder, CPU)
         data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
         chosen = np.arange(40, 48)
         scores = []
         for name in ("model", "model_2", "model_3"):
-            model, metadata = load_safetensors(folder / f"{name}.safetensors", CPU)
-            scores.append(
-                log_probabilities(
-                    model, data, chosen, metadata.normalisation, metadata.feature_scaling,
-                    n_pixels=6, batch_size=3, device=CPU,
-                )
-            )  # fmt: skip
+            model, description = load_safetensors(folder / f"{name}.safetensors", CPU)
+            alone = CropModel(description, (model,), CPU)
+            scores.append(alone.log_probabilities(data, chosen, 3))
         assert not np.allclose(scores[0], scores[1], atol=1e-3)
         found = trained.log_probabilities(data, chosen, 3)
         np.testing.assert_array_equal(found, ensemble(scores))
@@ -245,12 +243,12 @@ class TestMembers:
     def test_members_of_an_earlier_training_do_not_stay(self, run, tmp_path):
         train_in(run, tmp_path, settings_of(members=2))
         assert set(train_in(run, tmp_path, settings_of())) == FILES
-        assert len(Trained.load(tmp_path / "Fold_1", CPU).members) == 1
+        assert len(CropModel.load(tmp_path / "Fold_1", CPU).members) == 1
 
 
 class TestRecipes:
     def test_paper_is_the_protocol_of_the_paper(self):
-        training = choose_training(load({"train": {"recipe": "paper"}}))
+        training = training_settings(load({"train": {"recipe": "paper"}}))
         found = dataclasses.asdict(training)
         assert {key: found[key] for key in ("epochs", "batch_size", "n_pixels")} == {
             "epochs": 100, "batch_size": 128, "n_pixels": 64
@@ -259,6 +257,8 @@ class TestRecipes:
         assert (training.schedule, training.weight_decay) == ("constant", 0.0)
         assert (training.jitter_sigma, training.jitter_clip) == (0.01, 0.05)
         assert (training.initialisation, training.date_dropping) == ("paper", 0.0)
+        assert training.always_pad
+        assert not training_settings(load({})).always_pad
         assert load({"train": {"recipe": "paper"}}).train.members == 1
 
     def test_what_is_set_overrides_the_recipe_and_null_does_not(self):
@@ -289,10 +289,11 @@ class TestRecipes:
             assert load(settings.model_dump(mode="json")) == settings
 
     @pytest.mark.parametrize(("recipe", "name"), [("default", "pseltae"), ("paper", "psetae")])
-    def test_the_model_has_the_widths_of_its_paper(self, run, recipe, name):
+    def test_the_model_has_the_widths_of_its_paper(self, recipe, name):
         settings = load({"train": {"recipe": recipe}})
-        found = choose_hyperparameters(settings, DatasetPaths(run / "dataset"), 4)
-        expected = Hyperparameters.for_data(name, n_channels=2, n_classes=3, n_extra=4)
+        data = {"n_channels": 2, "n_classes": 3, "n_extra": 4}
+        found = Hyperparameters.for_data(**architecture(settings), **data)
+        expected = Hyperparameters.for_data(name, **data)
         assert found == expected
 
     def test_resolved_settings_say_every_number(self):
@@ -357,7 +358,7 @@ class TestDivergence:
     def test_one_validation_loss_that_is_not_finite_is_null_in_the_log(
         self, run, tmp_path, monkeypatch
     ):
-        original = training.Tally.metrics
+        original = training.EpochMetrics.metrics
 
         def metrics(tally, processes):
             found = original(tally, processes)
@@ -365,7 +366,7 @@ class TestDivergence:
             return {**found, "val_loss": math.inf} if len(seen) == 4 else found
 
         seen = []
-        monkeypatch.setattr(training.Tally, "metrics", metrics)
+        monkeypatch.setattr(training.EpochMetrics, "metrics", metrics)
         train_in(run, tmp_path, settings_of())
         log = strict_json(tmp_path / "Fold_1" / "trainlog.json")
         assert [epoch for epoch, values in log.items() if values["val_loss"] is None] == ["2"]
@@ -375,14 +376,14 @@ class TestDivergence:
         self, run, tmp_path, monkeypatch
     ):
         before = train_in(run, tmp_path, settings_of())
-        original = stage.save_checkpoint
+        original = crop_model.save_checkpoint
 
-        def save(folder, **others):
-            if others["member"] == 2:
+        def save(path, **others):
+            if path.name == "model_2.pth.tar":
                 raise OSError("no space left on device")
-            return original(folder, **others)
+            return original(path, **others)
 
-        monkeypatch.setattr(stage, "save_checkpoint", save)
+        monkeypatch.setattr(crop_model, "save_checkpoint", save)
         with pytest.raises(OSError, match="no space"):
             train_in(run, tmp_path, settings_of(members=2, seed=2))
         assert contents(tmp_path / "Fold_1") == before
@@ -441,11 +442,11 @@ def spoil_loss(monkeypatch, seeds):
 def test_metadata_says_what_day_0_is(run, tmp_path):
     settings = settings_of(epochs=1, model={"season_start": "01-01"})
     train_in(run, tmp_path, settings)
-    metadata = Trained.load(tmp_path / "Fold_1", CPU).metadata
+    metadata = CropModel.load(tmp_path / "Fold_1", CPU).description
     assert metadata.first_date == "2018-01-01"
     other = settings_of(epochs=1)
     train_in(run, tmp_path, other)
-    assert Trained.load(tmp_path / "Fold_1", CPU).metadata.first_date == "2018-03-10"
+    assert CropModel.load(tmp_path / "Fold_1", CPU).description.first_date == "2018-03-10"
 
 
 def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
@@ -590,7 +591,7 @@ class TestPadding:
         clamped = train_in(one, tmp_path / "clamped", settings_of(**quiet))
         assert {shape[3] for shape in drawn} == {1}
         drawn.clear()
-        monkeypatch.setattr(stage, "pixels_to_draw", lambda *_: 16)
+        monkeypatch.setattr(training, "pixels_to_draw", lambda *_: 16)
         padded = train_in(one, tmp_path / "padded", settings_of(**quiet))
         assert {shape[3] for shape in drawn} == {16}
         found, expected = (json.loads(run["trainlog.json"]) for run in (clamped, padded))
@@ -602,8 +603,8 @@ class TestPadding:
     def test_does_not_cut_larger_parcels_that_are_predicted(self, run, tmp_path, monkeypatch):
         one = cut_to_one_pixel(run, tmp_path / "run")
         train_in(one, tmp_path, settings_of(epochs=1, pixels=6))
-        trained = Trained.load(tmp_path / "Fold_1", CPU)
-        assert trained.metadata.n_pixels == 6
+        trained = CropModel.load(tmp_path / "Fold_1", CPU)
+        assert trained.description.n_pixels == 6
         data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
         seen = []
         original = ParcelClassifier.forward

@@ -19,7 +19,9 @@ from preparation import merged, prepare_dataset
 from safe_fixture import write_safe
 
 from geo.errors import InputError
+from models.crop_model import CropModel
 from pipeline.classes.ledger import Observed, complete
+from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.pixel_set_store import (
     read_classes,
@@ -30,8 +32,6 @@ from pipeline.dataset.pixel_set_store import (
     read_pixels,
     read_valid,
 )
-from pipeline.evaluation.model_inputs import read_inputs
-from pipeline.evaluation.trained import Trained
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -349,7 +349,7 @@ def cut(source, target, expected, whole):
 
 def probabilities(dataset, models, settings):
     """Compute the log-probabilities of every parcel by both models, {id: (2, K)}."""
-    own = [Trained.load(models / f"Fold_{k}", torch.device("cpu")) for k in (1, 2)]
+    own = [CropModel.load(models / f"Fold_{k}", torch.device("cpu")) for k in (1, 2)]
     data = read_inputs(dataset, own, read_classes(dataset))
     every = np.arange(len(data.ids))
     scores = [model.log_probabilities(data, every, settings.predict.batch_size) for model in own]

@@ -144,17 +144,17 @@ def test_no_parcel_is_judged_by_a_model_that_saw_it(finished):
 def test_predictions_are_those_of_the_fold_and_scores_those_of_the_predictions(finished):
     import torch
 
+    from models.crop_model import CropModel
     from pipeline.dataset.folds import read_folds
+    from pipeline.dataset.model_inputs import read_inputs
     from pipeline.dataset.pixel_set_store import read_classes, read_ids
-    from pipeline.evaluation.model_inputs import read_inputs
-    from pipeline.evaluation.trained import Trained
     from pipeline.workflow.paths import RunPaths
 
     run = RunPaths(finished / RUN)
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
     table = table[table["status"] == "used"].set_index("parcel_id")
     for number, fold in enumerate(read_folds(run.folds, read_ids(run.dataset)), 1):
-        trained = Trained.load(run.fold(number), torch.device("cpu"))
+        trained = CropModel.load(run.fold(number), torch.device("cpu"))
         data = read_inputs(run.dataset, [trained], read_classes(run.dataset))
         # The members' mean log-probabilities do not add up to 1; the confidences do.
         odds = np.exp(trained.log_probabilities(data, fold.test, 512))

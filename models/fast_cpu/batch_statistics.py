@@ -14,8 +14,8 @@ _BLOCK = 128  # rows that are summed in their own precision
 
 
 @dataclass(frozen=True, eq=False)
-class RowMoments:
-    """Hold moments of N rows of D channels.
+class BatchStatistics:
+    """Hold statistics of N rows of D channels.
 
     Attributes
     ----------
@@ -30,12 +30,14 @@ class RowMoments:
     n_rows: Tensor
 
 
-def row_moments(chunks: Sequence[Tensor], counted: Sequence[Tensor | None]) -> RowMoments:
-    """Compute the moments of all rows together.
+def compute_batch_statistics(
+    chunks: Sequence[Tensor], counted: Sequence[Tensor | None]
+) -> BatchStatistics:
+    """Compute the statistics of all rows together.
 
     Sums over very many float32 rows lose digits (2e-3 of a gradient, measured on 200,000 rows), so
     only short blocks of them are summed in their own precision, around a common point near their
-    mean, and added up in float64. It has no gradient: see `moments_gradient`.
+    mean, and added up in float64. It has no gradient: see `batch_statistics_gradient`.
 
     Parameters
     ----------
@@ -43,7 +45,7 @@ def row_moments(chunks: Sequence[Tensor], counted: Sequence[Tensor | None]) -> R
         Float tensors (N_i, D), N in all.
     counted
         For each chunk a tensor (N_i, 1), 1 for a row that counts and 0 for another; None for all
-        rows. Without a row that counts, the moments are 0.
+        rows. Without a row that counts, the statistics are 0.
     """
     # Under autocast, a product of the rows would be rounded to the digits of bfloat16.
     with torch.autocast(chunks[0].device.type, enabled=False):
@@ -54,11 +56,13 @@ def row_moments(chunks: Sequence[Tensor], counted: Sequence[Tensor | None]) -> R
     )
     n = n_rows.clamp(min=1)
     shift = total / n
-    return RowMoments(centre.double() + shift, products / n - torch.outer(shift, shift), n_rows)
+    return BatchStatistics(
+        centre.double() + shift, products / n - torch.outer(shift, shift), n_rows
+    )
 
 
-def moments_gradient(
-    moments: RowMoments, mean: Tensor, covariance: Tensor
+def batch_statistics_gradient(
+    statistics: BatchStatistics, mean: Tensor, covariance: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Turn gradients of mean and covariance into that of the rows: rows @ slope + offset.
 
@@ -67,13 +71,13 @@ def moments_gradient(
     slope, offset
         float64 (D, D) and (D,).
     """
-    n = moments.n_rows.clamp(min=1)
+    n = statistics.n_rows.clamp(min=1)
     slope = (covariance + covariance.T) / n
-    return slope, mean / n - moments.mean @ slope
+    return slope, mean / n - statistics.mean @ slope
 
 
 def _centre(rows: Tensor, counts: Tensor | None) -> Tensor:
-    """Give a point (D,) near the mean of the rows that count; 0 where none does."""
+    """Return a point (D,) near the mean of the rows that count; 0 where none does."""
     if counts is None:
         return rows.mean(0)
     return (rows * counts).sum(0) / counts.sum().clamp(min=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def batch_norm(norm: nn.BatchNorm1d, x: Tensor, counted: Tensor | None) -> Tensor:
+def masked_batch_norm(norm: nn.BatchNorm1d, x: Tensor, counted: Tensor | None) -> Tensor:
     """Normalise rows (N, D); the statistics are of those that count.
 
     Parameters

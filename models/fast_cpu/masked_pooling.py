@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.masks import all_true
-
 # Added to a variance in front of the square root, whose slope is infinite at 0. The reference's
 # value: a set of one pixel has a deviation of about 3e-16.
 _TINY_VARIANCE = 1e-31
@@ -96,7 +94,7 @@ def pool_gradient(
 
 
 def _weights(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Give 1 for a true pixel and 0 for another, (B, S, T, 1); None where all are true."""
+    """Return 1 for a true pixel and 0 for another, (B, S, T, 1); None where all are true."""
     return None if all_true(mask) else mask.to(dtype)[..., None]
 
 
@@ -113,3 +111,12 @@ def _maximum(values: Tensor, mask: Tensor) -> Tensor:
     true = mask.bool()[..., None]
     largest = values.masked_fill(~true, torch.finfo(values.dtype).min).amax(1)
     return largest.masked_fill(~true.any(1), 0.0)
+
+
+def all_true(mask: Tensor) -> bool:
+    """Tell whether a mask is known to be True everywhere, so that it can be done without.
+
+    On a GPU it is not known before the GPU has come to it, and the computation goes on with the
+    mask, to the same result.
+    """
+    return mask.device.type == "cpu" and bool(mask.all())

@@ -14,7 +14,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from models.fast_cpu.batch_statistics import RowMoments, moments_gradient, row_moments
+from models.fast_cpu.batch_statistics import (
+    BatchStatistics,
+    batch_statistics_gradient,
+    compute_batch_statistics,
+)
 from models.fast_cpu.masked_pooling import pool, pool_gradient
 from models.fast_cpu.thread_pool import in_parallel
 
@@ -31,8 +35,8 @@ def _relu_gradient(gradient: Tensor, output: Tensor) -> Tensor:
 
 def hidden_layer(
     chunks: Sequence[Tensor], affine: Affine, counted: Sequence[Tensor | None]
-) -> tuple[list[Tensor], RowMoments]:
-    """Apply a linear layer and a ReLU; give the moments of the result with it.
+) -> tuple[list[Tensor], BatchStatistics]:
+    """Apply a linear layer and a ReLU; return the statistics of the result with it.
 
     Parameters
     ----------
@@ -41,17 +45,17 @@ def hidden_layer(
     affine
         The layer.
     counted
-        Which rows the moments count, see `row_moments`.
+        Which rows the statistics count, see `compute_batch_statistics`.
 
     Returns
     -------
     chunks
         Float tensors (N_i, out).
-    moments
+    statistics
         Of all of them.
     """
     mean, covariance, n_rows, *outputs = _HiddenLayer.apply(*affine, counted, *chunks)  # type: ignore[no-untyped-call]
-    return outputs, RowMoments(mean, covariance, n_rows)
+    return outputs, BatchStatistics(mean, covariance, n_rows)
 
 
 def pooled_layer(
@@ -85,18 +89,18 @@ class _HiddenLayer(torch.autograd.Function):
         ctx: Any, weight: Tensor, bias: Tensor, counted: Sequence[Tensor | None], *chunks: Tensor
     ) -> tuple[Tensor, ...]:
         outputs = in_parallel(lambda rows: linear_relu(rows, weight, bias), chunks)
-        moments = row_moments(outputs, counted)
+        statistics = compute_batch_statistics(outputs, counted)
         ctx.save_for_backward(weight, *chunks, *outputs)
-        ctx.counted, ctx.moments = counted, moments
-        ctx.mark_non_differentiable(moments.n_rows)
-        return moments.mean, moments.covariance, moments.n_rows, *outputs
+        ctx.counted, ctx.statistics = counted, statistics
+        ctx.mark_non_differentiable(statistics.n_rows)
+        return statistics.mean, statistics.covariance, statistics.n_rows, *outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, mean: Tensor, covariance: Tensor, _: None, *gradients: Tensor) -> Any:
         weight, *saved = ctx.saved_tensors
         chunks, outputs = saved[: len(gradients)], saved[len(gradients) :]
-        slope, offset = moments_gradient(ctx.moments, mean, covariance)
+        slope, offset = batch_statistics_gradient(ctx.statistics, mean, covariance)
         slope, offset = slope.to(weight.dtype), offset.to(weight.dtype)
 
         def of_chunk(

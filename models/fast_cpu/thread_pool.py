@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import torch
 
+from models.fast_cpu.memory_allocator import keep_freed_memory
+
 Result = TypeVar("Result")
 
 # The pool of the thread at hand. Workers have none: what they call in parallel, they do themselves.
@@ -23,7 +25,7 @@ _pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
 
 
 @contextmanager
-def workers(device: torch.device) -> Iterator[None]:
+def thread_pool(device: torch.device) -> Iterator[None]:
     """Make workers of torch's threads, as many as there are, for as long as the context lasts.
 
     Only for a CPU: a GPU is given its work by one thread.
@@ -31,6 +33,8 @@ def workers(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
+    # Each chunk is as large as the one before: without this, its pages are zeroed anew every time.
+    keep_freed_memory()
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(n_threads, "worker", _become_worker)
@@ -46,7 +50,7 @@ def workers(device: torch.device) -> Iterator[None]:
 def in_parallel(function: Callable[..., Result], *arguments: Iterable[object]) -> list[Result]:
     """Call a function, which must need no gradient, on every set of arguments; in their order.
 
-    Outside of `workers`, and in a worker, one after the other.
+    Outside of `thread_pool`, and in one of its threads, one after the other.
     """
     pool = _pool.get()
     call = map if pool is None else pool.map

@@ -1,4 +1,4 @@
-"""The processes that train one model together, a GPU each, as torchrun starts them."""
+"""The device of a process, and the processes that train one model together on a GPU each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
+
+from models.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,23 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), count)
     finally:
         distributed.destroy_process_group()
+
+
+def choose_device(name: str, threads: int) -> torch.device:
+    """Choose the device: the GPU if `auto` and there is one; set torch's threads on a CPU.
+
+    Raises
+    ------
+    InputError
+        If a GPU is named and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        # torchrun gives every process a GPU of its own.
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cpu":
+        torch.set_num_threads(threads)
+    elif not torch.cuda.is_available():
+        raise InputError(f"train.device is {name}, but torch finds no GPU. Set it to auto or cpu.")
+    return torch.device(name)

@@ -55,8 +55,8 @@ class Learner:
             self._average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
 
     @property
-    def learned(self) -> ParcelClassifier:
-        """The model whose weights count: `model`, or an average of it over the steps.
+    def averaged_model(self) -> ParcelClassifier:
+        """The model that is kept: an average of `model` over the steps, or `model` itself.
 
         The average, where the settings ask for one, is exponential (as of the mean teacher, arXiv
         1703.01780) and takes in the BatchNorm statistics.
@@ -82,18 +82,18 @@ class Learner:
             self._average.update_parameters(self.model)
         return norm
 
-    def arithmetic(self) -> AbstractContextManager[object]:
-        """Give the context to compute a loss in; gradients and weights are float32 in any case."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context to compute a loss in; gradients and weights are always float32."""
         if not self._bfloat16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the states of model, optimizer, scheduler and average."""
+        """Return the states of model, optimizer, scheduler and average."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to the states that `state_dict` gave."""
+        """Return to the states of `state_dict`."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
@@ -103,7 +103,7 @@ class Learner:
 
 
 def computes_in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Tell whether a training with this precision setting computes in bfloat16 on a device."""
+    """Return whether a training with this precision setting computes in bfloat16 on a device."""
     if device.type != "cuda" or precision == "float32":
         return False
     # Before capability 8.0, bfloat16 is emulated and slower than float32.

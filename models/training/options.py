@@ -16,14 +16,16 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Say how to train; the defaults are the PSE+TAE paper's.
+    """Say how to train. There are no defaults here: who trains decides.
 
     Attributes
     ----------
     epochs, batch_size
         Passes over the training parcels, and parcels in a batch.
     n_pixels
-        Pixels drawn of every parcel.
+        Pixels drawn of every parcel, at most.
+    always_pad
+        Whether to pad every parcel to n_pixels where none has so many, as the reference does.
     learning_rate, weight_decay, optimizer
         Of "adam" or "adamw".
     schedule
@@ -45,26 +47,32 @@ class TrainingSettings:
         GPU computes in it. A CPU always computes in float32.
     seed
         Of initial weights, order, pixel draws, jitter and dropout.
+
+    Raises
+    ------
+    InputError
+        If a value is outside its range.
     """
 
-    epochs: int = 100
-    batch_size: int = 128
-    n_pixels: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    optimizer: str = "adam"
-    schedule: str = "constant"
-    gamma: float = 1.0
-    class_weighting: str = "none"
-    initialisation: str = "paper"
-    jitter_sigma: float = 0.01
-    jitter_clip: float = 0.05
-    date_dropping: float = 0.0
-    shift_days: int = 0
-    ema_decay: float = 0.0
-    patience: int | None = None
-    precision: str = "auto"
-    seed: int = 1
+    epochs: int
+    batch_size: int
+    n_pixels: int
+    always_pad: bool
+    learning_rate: float
+    weight_decay: float
+    optimizer: str
+    schedule: str
+    gamma: float
+    class_weighting: str
+    initialisation: str
+    jitter_sigma: float
+    jitter_clip: float
+    date_dropping: float
+    shift_days: int
+    ema_decay: float
+    patience: int | None
+    precision: str
+    seed: int
 
     def __post_init__(self) -> None:
         for name, allowed in (

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.hyperparameters import Hyperparameters
-from models.model_metadata import write_bytes
+from models.model_description import ModelDescription
+from models.model_files import write_bytes
 from models.pixel_sets import PixelSets
-from models.standardisation import FeatureScaling, Normalisation
 from models.training.divergence import all_finite
 from models.training.options import TrainingSettings
 
@@ -56,7 +55,7 @@ class TrainingState:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
-            _logger.warning("%s is no training state that can be read: it is ignored", self.path)
+            _logger.warning("%s cannot be read as a training state: it is ignored", self.path)
             return None
         if state.get("digest") != self._digest:
             _logger.info("%s is of other settings or data: it is ignored", self.path)
@@ -81,21 +80,19 @@ def training_digest(
     data: PixelSets,
     train: NDArray[np.int64],
     validation: NDArray[np.int64],
-    hyperparameters: Hyperparameters,
-    normalisation: Normalisation,
-    feature_scaling: FeatureScaling | None,
+    description: ModelDescription,
     settings: TrainingSettings,
     device: torch.device,
 ) -> str:
-    """Digest all that decides the result of `train_fold`: its arguments, and the software.
+    """Compute a digest of all that decides the result of `train_fold`: its arguments, the software.
 
     Of arrays that are mapped from a file, the file's name, size and time stand for the content.
     """
     digest = hashlib.blake2b(digest_size=16)
-    scaling = None if feature_scaling is None else feature_scaling.to_json()
+    told = description.to_json()
     described = (
-        *(asdict(hyperparameters), asdict(settings), normalisation.to_json(), scaling),
-        *(data.ids, device.type, torch.__version__, np.__version__),
+        *(told[name] for name in ("hyperparameters", "normalisation", "feature_scaling")),
+        *(asdict(settings), data.ids, device.type, torch.__version__, np.__version__),
     )
     digest.update(repr(described).encode())
     arrays = (data.offsets, data.days, data.labels, data.valid, data.observed, data.features)

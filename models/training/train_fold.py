@@ -15,20 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.classifier import ParcelClassifier
+from models.classifier import ParcelClassifier, evaluation_mode
 from models.errors import InputError
-from models.fast_cpu.memory_allocator import keep_freed_memory
-from models.fast_cpu.thread_pool import in_parallel, prefetched, workers
+from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
 from models.focal_loss import focal_loss
-from models.hyperparameters import Hyperparameters
-from models.inference import evaluation_mode
-from models.metrics import balanced_weights
+from models.metrics import balanced_weights, mean_iou
+from models.model_description import ModelDescription
 from models.pixel_sets import PixelSets
-from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batch, Batches, training_batch_starts
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
-from models.training.epoch_metrics import Tally
 from models.training.learner import Learner
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
@@ -39,11 +35,12 @@ _logger = logging.getLogger(__name__)
 _VALIDATED_TOGETHER = 128
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+OnEpoch = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedFold:
-    """Hold the epoch of the best validation mIoU.
+class FoldResult:
+    """Hold what a training on a fold leaves: its epoch of the best validation mIoU.
 
     Attributes
     ----------
@@ -65,15 +62,14 @@ def train_fold(
     data: PixelSets,
     train: NDArray[np.int64],
     validation: NDArray[np.int64],
-    hyperparameters: Hyperparameters,
-    normalisation: Normalisation,
-    feature_scaling: FeatureScaling | None,
+    description: ModelDescription,
     settings: TrainingSettings,
     device: torch.device,
-    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    *,
+    on_epoch: OnEpoch | None = None,
     state: TrainingState | None = None,
     processes: Processes = ALONE,
-) -> TrainedFold:
+) -> FoldResult:
     """Train a model and keep its best epoch.
 
     Parameters
@@ -82,10 +78,8 @@ def train_fold(
         All parcels.
     train, validation
         int64 indices of the labelled parcels to learn from and to choose the epoch by.
-    hyperparameters
-        The model.
-    normalisation, feature_scaling
-        Of pixels and of parcel features (fitted on training parcels only; None for no features).
+    description
+        The model, and how pixels and features are scaled (features by the training parcels alone).
     settings
         How to train.
     device
@@ -102,7 +96,7 @@ def train_fold(
 
     Returns
     -------
-    TrainedFold
+    FoldResult
         Of the epoch with the highest validation mIoU, the latest of equals. An epoch whose
         validation loss is not finite is logged and passed over: its model cannot tell the classes
         of some parcels.
@@ -112,13 +106,17 @@ def train_fold(
     DivergedError
         If the loss, a gradient or the weights are not finite, or the validation loss in no epoch.
         A CPU stops at that step, a GPU and several processes at the end of that epoch.
-    ValueError
+    InputError
         If a parcel has no label or one that the model has no class for, if a parcel is in both
         parts, or if either part is too small.
     """
-    _check_parts(data, train, validation, hyperparameters)
-    keep_freed_memory()
-    batches = Batches(data, normalisation, feature_scaling, settings.n_pixels, device, keep=True)
+    hyperparameters = description.hyperparameters
+    _check_parts(data, train, validation, hyperparameters.n_classes)
+    n_pixels = pixels_to_draw(settings, data.sizes_of(train))
+    batches = Batches(
+        *(data, description.normalisation, description.feature_scaling, n_pixels, device),
+        keep=True,
+    )
     loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
     n_batches = len(training_batch_starts(len(train), settings.batch_size, 2 * processes.count))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -126,11 +124,11 @@ def train_fold(
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
         learner = Learner(model, settings, n_batches * settings.epochs, processes)
         epoch, trainlog = 0, dict[int, dict[str, float]]()
-        best = TrainedFold(0, {}, {}, trainlog)
+        best = FoldResult(0, {}, {}, trainlog)
         if state is not None and (saved := state.read()) is not None:
             learner.load_state_dict(saved["learner"])
             epoch, trainlog = saved["epoch"], saved["trainlog"]
-            best = TrainedFold(**saved["best"], trainlog=trainlog)
+            best = FoldResult(**saved["best"], trainlog=trainlog)
             _logger.info("going on after epoch %d, from %s", epoch, state.path)
 
         while not _has_ended(epoch, best, settings):
@@ -140,10 +138,12 @@ def train_fold(
                 train, settings.batch_size, settings.augmentation, rng, noise, processes
             )
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
-            with workers(device):
+            with thread_pool(device):
                 metrics = _learn(learner, prefetched(parcels), loss_of, watch).metrics(processes)
                 watch.end(learner.state_dict())
-                seen = _validate(learner.learned, batches, validation[processes.share], loss_of)
+                seen = _validate(
+                    learner.averaged_model, batches, validation[processes.share], loss_of
+                )
                 metrics |= seen.metrics(processes)
             trainlog[epoch] = metrics
             if not math.isfinite(metrics["val_loss"]):
@@ -151,9 +151,9 @@ def train_fold(
                     _logger.warning("epoch %d: the validation loss is not finite", epoch)
             elif best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
                 states = copy.deepcopy(
-                    (learner.learned.state_dict(), learner.optimizer.state_dict())
+                    (learner.averaged_model.state_dict(), learner.optimizer.state_dict())
                 )
-                best = TrainedFold(epoch, *states, trainlog)
+                best = FoldResult(epoch, *states, trainlog)
             ended = _has_ended(epoch, best, settings)
             if ended and best.epoch == 0:
                 raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
@@ -167,35 +167,56 @@ def train_fold(
     return best
 
 
-def _learn(learner: Learner, batches: Iterable[Batch], loss_of: Loss, watch: StepWatch) -> Tally:
+def pixels_to_draw(training: TrainingSettings, sizes: NDArray[np.int64]) -> int:
+    """Return how many pixels a training draws of every parcel, padding included.
+
+    It is the size of the largest parcel where none has n_pixels: the rest would be padding in every
+    parcel. `always_pad` keeps it: the reference pads to n_pixels whatever the parcels' sizes, and
+    its batch statistics count padding.
+
+    Parameters
+    ----------
+    training
+        How to train.
+    sizes
+        int64 (n,), number of pixels of the parcels that are trained on.
+    """
+    if training.always_pad:
+        return training.n_pixels
+    return min(training.n_pixels, max(int(sizes.max(initial=0)), 1))
+
+
+def _learn(
+    learner: Learner, batches: Iterable[Batch], loss_of: Loss, watch: StepWatch
+) -> EpochMetrics:
     model = learner.model
-    tally = Tally("train", model.hyperparameters.n_classes, learner.device)
+    totals = EpochMetrics("train", model.hyperparameters.n_classes, learner.device)
     model.train()
     for batch in batches:
-        with learner.arithmetic():
+        with learner.autocast():
             logits = learner.forward(*batch.inputs)
             loss = loss_of(logits, batch.labels)
         watch.add(loss, learner.step(loss), batch.parcels)
-        tally.add(loss, logits, batch.labels)
-    return tally
+        totals.add(loss, logits, batch.labels)
+    return totals
 
 
 def _validate(
     model: ParcelClassifier, batches: Batches, parcels: NDArray[np.int64], loss_of: Loss
-) -> Tally:
+) -> EpochMetrics:
     @torch.inference_mode()
     def predict(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         batch = batches.of(chosen)
         logits = model(*batch.inputs)
         return loss_of(logits, batch.labels), logits, batch.labels
 
-    tally = Tally("val", model.hyperparameters.n_classes, batches.device)
+    totals = EpochMetrics("val", model.hyperparameters.n_classes, batches.device)
     starts = range(0, len(parcels), _VALIDATED_TOGETHER)
     parts = [parcels[start : start + _VALIDATED_TOGETHER] for start in starts]
     with evaluation_mode(model):
         for outcome in in_parallel(predict, parts):
-            tally.add(*outcome)
-    return tally
+            totals.add(*outcome)
+    return totals
 
 
 def _loss(
@@ -227,13 +248,13 @@ def _seed_epoch(
     return np.random.default_rng([seed, epoch]), torch.Generator(device).manual_seed(int(own[1]))
 
 
-def _has_ended(epoch: int, best: TrainedFold, settings: TrainingSettings) -> bool:
+def _has_ended(epoch: int, best: FoldResult, settings: TrainingSettings) -> bool:
     if epoch >= settings.epochs:
         return True
     return settings.patience is not None and 0 < best.epoch <= epoch - settings.patience
 
 
-def _kept(best: TrainedFold) -> dict[str, Any]:
+def _kept(best: FoldResult) -> dict[str, Any]:
     return {name: getattr(best, name) for name in ("epoch", "state_dict", "optimizer_state")}
 
 
@@ -241,18 +262,61 @@ def _check_parts(
     data: PixelSets,
     train: NDArray[np.int64],
     validation: NDArray[np.int64],
-    hyperparameters: Hyperparameters,
+    n_classes: int,
 ) -> None:
     for name, part, least in (("training", train, 2), ("validation", validation, 1)):
         if len(part) < least:
             raise InputError(f"{name}: expected {least} parcels or more, found {len(part)}")
         labels = data.labels[part]
-        if (wrong := part[(labels < 0) | (labels >= hyperparameters.n_classes)]).size:
+        if (wrong := part[(labels < 0) | (labels >= n_classes)]).size:
             first = ", ".join(f"{data.ids[i]} ({data.labels[i]})" for i in wrong[:5])
             raise InputError(
                 f"{name}: {len(wrong)} parcels have no label in 0 .. "
-                f"{hyperparameters.n_classes - 1}, such as {first}"
+                f"{n_classes - 1}, such as {first}"
             )
     if (shared := np.intersect1d(train, validation)).size:
         first = ", ".join(data.ids[i] for i in shared[:5])
         raise InputError(f"{len(shared)} parcels are in training and validation, such as {first}")
+
+
+class EpochMetrics:
+    """Add up the loss and the confusion matrix of an epoch's batches.
+
+    The sums stay on the device until `metrics` is asked for, so that a GPU need not stop.
+
+    Parameters
+    ----------
+    prefix
+        "train" or "val", in front of the metrics' names.
+    n_classes
+        Number of classes.
+    device
+        Where the batches are.
+    """
+
+    def __init__(self, prefix: str, n_classes: int, device: torch.device) -> None:
+        self._prefix = prefix
+        self._n_classes = n_classes
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._matrix = torch.zeros(n_classes**2, dtype=torch.int64, device=device)
+
+    def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss, its logits (B, n_classes), its class indices (B,)."""
+        self._loss += mean_loss.detach().double() * len(labels)
+        cells = labels * self._n_classes + logits.detach().argmax(1)
+        self._matrix.index_add_(0, cells, torch.ones_like(cells))
+
+    def metrics(self, processes: Processes = ALONE) -> dict[str, float]:
+        """Return the mean loss, the accuracy in percent and the mean IoU, as the reference logs.
+
+        They are those of the batches of all processes.
+        """
+        processes.add_up(self._loss)
+        processes.add_up(self._matrix)
+        matrix = self._matrix.view(self._n_classes, self._n_classes).cpu().numpy()
+        total = int(matrix.sum())
+        return {
+            f"{self._prefix}_loss": self._loss.item() / total,
+            f"{self._prefix}_accuracy": 100.0 * float(np.trace(matrix)) / total,
+            f"{self._prefix}_IoU": mean_iou(matrix),
+        }

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
+from models.errors import InputError as ModelInputError
 from models.standardisation import Normalisation
 from pipeline.workflow.writing import replacing
 
@@ -58,7 +59,7 @@ def read_normalisation(path: Path) -> Values:
         if size > MAX_BYTES:
             _refuse(f"it has {size:,} bytes, expected at most {MAX_BYTES:,}")
         found = Normalisation(*_pair(_Machine(path.read_bytes()).run()))
-    except ValueError as error:
+    except (InputError, ModelInputError) as error:
         raise InputError(
             f"{path} cannot be used as normalisation values: {error}. Expected a pickle of (means, "
             "stds), two arrays of shape (), (C,) or (T, C). Write it again, or remove it: then "
@@ -68,7 +69,7 @@ def read_normalisation(path: Path) -> Values:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ValueError(message)
+    raise InputError(message)
 
 
 class _Mark:

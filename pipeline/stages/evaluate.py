@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.crop_model import CropModel
 from models.metrics import confusion_matrix, mean_iou, overall_metrics
+from models.training.distributed import choose_device
 from pipeline.dataset.folds import read_folds
+from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.pixel_set_store import read_classes, read_ids
 from pipeline.evaluation.baselines import Matrix, classify_series, majority
-from pipeline.evaluation.model_inputs import read_inputs
 from pipeline.evaluation.score_tables import (
     add_up,
     spread_over_folds,
     write_per_class,
     write_scores,
 )
-from pipeline.evaluation.trained import Trained
-from pipeline.stages.train import choose_device
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import finite_or_null, replacing, write_json
@@ -57,10 +57,10 @@ def evaluate(
     paths = DatasetPaths(dataset)
     classes = read_classes(paths)
     parts = read_folds(folds, read_ids(paths))
-    trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-    data = read_inputs(paths, trained, classes)
+    fitted = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
+    data = read_inputs(paths, fitted, classes)
     matrices: dict[str, list[Matrix]] = {"model": []}
-    for number, (fold, model) in enumerate(zip(parts, trained, strict=True), 1):
+    for number, (fold, model) in enumerate(zip(parts, fitted, strict=True), 1):
         scores = model.log_probabilities(data, fold.test, settings.predict.batch_size)
         matrices["model"].append(
             _write_fold(models / f"Fold_{number}", scores, data.labels[fold.test])

@@ -13,7 +13,6 @@ from geo.imagery.acquisition import Acquisition
 from geo.imagery.discovery import find_acquisitions
 from geo.pixels.parcel_pixels import gather, gather_clear
 from geo.pixels.pixel_index import PixelIndex
-from models.fast_cpu.memory_allocator import keep_freed_memory
 from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules, with_own_masks
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import replacing
@@ -51,7 +50,6 @@ def extract(
     threads
         Blocks read at the same time.
     """
-    keep_freed_memory()  # every block is as large as the one before
     index = PixelIndex.load(pixel_index)
     if len(index.parcel_ids) == 0:
         logger.info("%s is not read: no parcel lies on tile %s", acquisition, index.tile)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.checkpoints import fold_folders
-from models.inference import ensemble
+from models.crop_model import CropModel, ensemble
 from models.pixel_sets import PixelSets
+from models.training.distributed import choose_device
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.folds import Fold, read_folds
+from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.pixel_set_loading import in_order
 from pipeline.dataset.pixel_set_store import (
     LandClass,
@@ -23,15 +24,12 @@ from pipeline.dataset.pixel_set_store import (
     read_description,
     read_ids,
 )
-from pipeline.evaluation.model_inputs import read_inputs
-from pipeline.evaluation.trained import Trained
 from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices
-from pipeline.predictions.existing_weights import load_given
+from pipeline.predictions.existing_weights import load_existing
 from pipeline.predictions.files import PredictionFiles
 from pipeline.predictions.register_rows import RegisterRows, match_rows
 from pipeline.predictions.table import LEDGER_COLUMNS, PredictionTable, with_register
 from pipeline.report.class_colours import read_class_colours
-from pipeline.stages.train import choose_device
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
@@ -92,12 +90,11 @@ def predict(
     paths = DatasetPaths(dataset)
     if folds is None:
         parts: list[Fold] = []
-        given = fold_folders(models).values()
-        trained = [load_given(folder, paths, settings, device) for folder in given]
+        trained = load_existing(models, paths, settings, device)
         classes = _classes_of(trained)
     else:
         parts = read_folds(folds, read_ids(paths))
-        trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
+        trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
         classes = read_classes(paths)
     data = read_inputs(paths, trained, classes)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
@@ -118,7 +115,7 @@ def predict(
 def choose_classes(
     data: PixelSets,
     folds: Sequence[Fold],
-    trained: Sequence[Trained],
+    trained: Sequence[CropModel],
     classes: list[LandClass],
     batch_size: int,
 ) -> Choices:
@@ -191,9 +188,9 @@ def _parts(n: int) -> Iterator[tuple[None, NDArray[np.int64]]]:
         yield None, np.arange(first, min(first + ROWS_AT_A_TIME, n))
 
 
-def _classes_of(trained: Sequence[Trained]) -> list[LandClass]:
+def _classes_of(trained: Sequence[CropModel]) -> list[LandClass]:
     """Give the classes of models from elsewhere."""
-    codes, names = trained[0].metadata.class_codes, trained[0].metadata.class_names
+    codes, names = trained[0].description.class_codes, trained[0].description.class_names
     # model.json has codes as text: whole numbers become numbers again, if all of them are.
     whole = all(code.lstrip("-").isdecimal() and str(int(code)) == code for code in codes)
     return [

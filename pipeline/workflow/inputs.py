@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -101,21 +100,15 @@ def _check_weights(settings: Settings) -> None:
             f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         )
-    # Imported here, as they need numpy and most runs have no given weights.
-    from models.checkpoint_archive import read_archive
+    # Imported here, as they need numpy and most runs have no existing weights.
     from models.errors import InputError as ModelError
-    from models.model_metadata import check_alike, load_metadata
+    from models.model_files import check_folds
 
-    folds = sorted(p for p in folder.glob("Fold_*") if re.fullmatch(r"Fold_\d+", p.name))
     try:
-        for fold in folds:
-            for file in [fold / "model.pth.tar", *sorted(fold.glob("model_*.pth.tar"))]:
-                read_archive(file)
-        metadata = {fold: load_metadata(fold) for fold in folds if (fold / "model.json").is_file()}
-        check_alike(metadata)
+        described = check_folds(folder)
     except ModelError as error:
         raise InputError(f"predict.weights: {error}") from None
-    for fold, trained in metadata.items():
+    for fold, trained in described.items():
         if settings.dataset.path is None and trained.bands != settings.imagery.bands:
             raise InputError(
                 f"predict.weights: the model of {fold} was trained on the bands "

@@ -10,18 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from models_fixture import FOLDS, save_models
+from models_fixture import FOLDS, random_model, random_weights, save_models
 from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
 
 from geo.errors import InputError
-from models.checkpoints import load_state_dict, member_file, save_checkpoint
-from models.classifier import ParcelClassifier
+from models.checkpoints import load_safetensors, load_state_dict, save_safetensors
 from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
-from models.model_metadata import load_metadata, save_metadata
-from models.safetensors_file import load_safetensors, save_safetensors
+from models.model_files import member_file, read_description, write_description
 from models.standardisation import FeatureScaling, Normalisation
-from pipeline.predictions.existing_weights import load_given
+from pipeline.predictions.existing_weights import load_existing
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
@@ -189,14 +187,14 @@ def test_the_second_member_is_checked_too(ours):
 def test_any_flipped_byte_is_refused_or_changes_nothing(ours):
     """Padding and dates of the archive's entries have no checksum, and no meaning."""
     file = ours.fold("first") / "model.pth.tar"
-    whole, before = file.read_bytes(), load_state_dict(file.parent)
+    whole, before = file.read_bytes(), load_state_dict(file)
     rng = np.random.default_rng(3)
     refused = 0
     for at in rng.integers(0, len(whole), 100):
         file.write_bytes(whole)
         flip(file, at)
         try:
-            after = load_state_dict(file.parent)
+            after = load_state_dict(file)
         except ModelError as error:
             assert str(file) in str(error)
             refused += 1
@@ -244,9 +242,9 @@ def test_weights_that_are_finite_in_float64_only_are_refused(ours):
 
 def test_a_safetensors_file_with_nan_is_refused(ours, tmp_path):
     folder = ours.fold("first")
-    state, metadata = load_state_dict(folder), load_metadata(folder)
+    state, description = load_state_dict(folder / "model.pth.tar"), read_description(folder)
     state["decoder.1.running_mean"][0] = np.nan
-    save_safetensors(tmp_path / "model.safetensors", state, metadata)
+    save_safetensors(tmp_path / "model.safetensors", state, description)
     with pytest.raises(ModelError, match=r"model\.safetensors: 1 of the 8 numbers of decod"):
         load_safetensors(tmp_path / "model.safetensors", CPU)
 
@@ -259,7 +257,7 @@ def test_outputs_that_are_not_finite_stop_the_prediction(case, position):
         if name.startswith("decoder") and name.endswith("weight"):
             value[:] = value * 1e20
     torch.save(checkpoint, file)
-    told = case.refused(InputError, str(file), "not finite")
+    told = case.refused(ModelError, str(file), "not finite")
     ids = [path.stem for path in (case.source / "DATA").iterdir()]
     assert told.split("such as ")[1].split(". ")[0].split(", ")[0] in ids
 
@@ -311,28 +309,21 @@ def test_every_fold_is_compared(ours, what, position):
 @pytest.mark.parametrize("position", POSITIONS)
 def test_features_of_every_fold_are_compared_with_the_dataset(ours, position):
     folder = ours.fold(position)
-    metadata = load_metadata(folder)
-    h = replace(metadata.hyperparameters, mlp2=(21, 16), extra_size=5)
+    description = read_description(folder)
+    h = replace(description.hyperparameters, mlp2=(21, 16), extra_size=5)
     scaling = FeatureScaling(np.zeros(5), np.ones(5))
-    save_metadata(folder, replace(metadata, hyperparameters=h, feature_scaling=scaling, members=1))
-    save_checkpoint(
-        folder,
-        epoch=1,
-        state_dict=ParcelClassifier(h, torch.Generator().manual_seed(1)).state_dict(),
-        optimizer_state={},
-        hyperparameters=h,
-        days=np.arange(7),
-    )
-    ours.refused(InputError, f"{folder} was trained with 5 geometric features", "has 4")
+    other = replace(description, hyperparameters=h, feature_scaling=scaling)
+    random_model(other).save(folder)
+    ours.refused(ModelError, f"{folder} was trained with 5 geometric features", "has 4")
 
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_dates_of_every_fold_are_compared_with_the_dataset(ours, position):
     means, stds = np.full((5, 4), 3000.0), np.full((5, 4), 1500.0)
     folder = ours.fold(position)
-    metadata = load_metadata(folder)
-    save_metadata(folder, replace(metadata, normalisation=Normalisation(means, stds)))
-    ours.refused(InputError, f"{folder} does not fit the dataset", "(5, 4)", "7 dates")
+    description = read_description(folder)
+    write_description(folder, replace(description, normalisation=Normalisation(means, stds)))
+    ours.refused(ModelError, f"{folder} does not fit the dataset", "(5, 4)", "7 dates")
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -343,11 +334,11 @@ def test_every_fold_of_the_reference_is_compared_with_the_dataset(references, po
         5 if what == "features" else 4,
     )  # fmt: skip
     h = Hyperparameters.for_data("psetae", n_channels=channels, n_classes=classes, n_extra=features)
-    state = ParcelClassifier(h, torch.Generator().manual_seed(1)).state_dict()
+    state = random_weights(h)
     file = references.fold(position) / "model.pth.tar"
     torch.save({"epoch": 1, "state_dict": state, "optimizer": {}}, file)
     number = {"channels": 11, "classes": 19, "features": 5}[what]
-    references.refused(InputError, f"{file} ", f" {number} ", what)
+    references.refused(ModelError, f"{file}: ", f" {number} ", what)
 
 
 def metadata_with(**changes):
@@ -416,10 +407,13 @@ HOSTILE = {
     "width of 40 GB": (hyper(mlp4=[16, 10**9, 3]), "weights are not those of the hyper-parameters"),
     "widths beyond memory": (
         hyper(mlp4=[16, 2**31 - 1, 2**31 - 1, 2**31 - 1, 3]),
-        "weights are not those of the hyper-parameters|no such model can be built",
+        "weights are not those of the hyper-parameters|such a model cannot be built",
     ),
     "heads as text": (hyper(n_head="2"), "n_head: expected a positive whole number"),
-    "huge keys": (hyper(d_k=10**9), "no such model can be built|not those of the hyper-parameters"),
+    "huge keys": (
+        hyper(d_k=10**9),
+        "such a model cannot be built|weights are not those of the hyper-parameters",
+    ),
     "period of NaN": (hyper(T=float("nan")), "T: expected a positive whole number"),
     "huge period": (hyper(T=HUGE), "T: expected a positive whole number"),
     "NaN dropout": (hyper(dropout=float("nan")), "dropout: expected a rate"),
@@ -457,7 +451,7 @@ def test_a_description_that_makes_no_sense_is_refused(ours, what):
     text = spoil(json.loads(path.read_text()))
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ModelError, match=words) as refusal:
-        load_given(folder, ours.run.dataset, ours.settings, CPU)
+        load_existing(ours.folder, ours.run.dataset, ours.settings, CPU)
     assert str(folder) in str(refusal.value)
     assert len(str(refusal.value)) < len(str(folder)) + 1500
     if what in LATER:
@@ -523,10 +517,10 @@ ODD = {
 def test_a_checkpoint_of_something_else_is_refused(ours, what):
     spoil, words = ODD[what]
     folder = ours.fold("middle")
-    spoil(folder / "model.pth.tar", load_state_dict(folder))
+    spoil(folder / "model.pth.tar", load_state_dict(folder / "model.pth.tar"))
     ours.refused(ModelError, str(folder / "model.pth.tar"))
     with pytest.raises(ModelError, match=words):
-        load_given(folder, ours.run.dataset, ours.settings, CPU)
+        load_existing(ours.folder, ours.run.dataset, ours.settings, CPU)
 
 
 def test_checkpoints_of_torch_before_1_6_are_read(ours):

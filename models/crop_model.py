@@ -1,0 +1,413 @@
+"""The crop model of a fold: fitted, saved, loaded, and used to predict.
+
+model = CropModel.fit(data, train, validation, about=..., architecture=..., training=..., ...)
+model.save(folder)
+model = CropModel.load(folder, device)
+scores = model.log_probabilities(data, indices, batch_size=256)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from models.checkpoints import (
+    build_model,
+    load_checkpoint,
+    load_state_dict,
+    save_checkpoint,
+    save_safetensors,
+)
+from models.classifier import ParcelClassifier, evaluation_mode
+from models.errors import InputError
+from models.fast_cpu.thread_pool import in_parallel, thread_pool
+from models.hyperparameters import Hyperparameters
+from models.model_description import DataDescription, ModelDescription
+from models.model_files import (
+    PORTABLE_FILE,
+    TRAINLOG_FILE,
+    WEIGHTS_FILE,
+    member_file,
+    read_description,
+    replacing_models,
+    write_bytes,
+    write_description,
+)
+from models.pixel_sets import PixelSets
+from models.standardisation import FeatureScaling
+from models.training.batches import Batches
+from models.training.distributed import ALONE, Processes
+from models.training.divergence import DivergedError
+from models.training.options import TrainingSettings
+from models.training.resume import TrainingState, training_digest
+from models.training.train_fold import FoldResult, OnEpoch, train_fold
+
+# Parcels among which a batch is chosen.
+_NEIGHBOURS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class CropModel:
+    """Hold the models of one fold (its members) and all that is needed to use them.
+
+    Attributes
+    ----------
+    description
+        What the members expect and predict.
+    members
+        In evaluation mode, on the device.
+    device
+        Where they compute.
+    folder
+        Where they were read from; None where they were fitted.
+    results, days
+        Of a fit, which `save` writes: one result a member, and int64 (T,), the days of the dates
+        that they were trained on.
+    """
+
+    description: ModelDescription
+    members: tuple[ParcelClassifier, ...]
+    device: torch.device
+    folder: Path | None = None
+    results: tuple[FoldResult, ...] = ()
+    days: NDArray[np.int64] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        data: PixelSets,
+        train: NDArray[np.int64],
+        validation: NDArray[np.int64],
+        *,
+        about: DataDescription,
+        architecture: Mapping[str, Any],
+        training: TrainingSettings,
+        device: torch.device,
+        members: int = 1,
+        progress: Callable[[int], OnEpoch] | None = None,
+        state: Path | None = None,
+        processes: Processes = ALONE,
+    ) -> CropModel:
+        """Train the members of a fold; of each, the epoch with the best validation mIoU is kept.
+
+        Parameters
+        ----------
+        data
+            All parcels.
+        train, validation
+            int64 indices of the labelled parcels to learn from and to choose the epoch by.
+        about
+            What the data are.
+        architecture
+            Arguments of `Hyperparameters.for_data`: the name of the model, and whatever differs
+            from its paper; the rest follows from the data.
+        training
+            How to train; the members differ in the seed.
+        device
+            Where to train. On a CPU, one seed gives the same result bit for bit, with any number of
+            threads.
+        members
+            How many models to train.
+        progress
+            Called with the number of each member; what it returns is called after every epoch.
+        state
+            Folder that keeps each member's state every few epochs. A training that finds its state
+            there goes on from it, to the same weights as if it had never been interrupted. Remove
+            the folder's files once the result is saved.
+        processes
+            That train together.
+
+        Raises
+        ------
+        DivergedError
+            If a member cannot be trained; the message names it.
+        InputError
+            If the data cannot be trained on.
+        """
+        hyperparameters = Hyperparameters.for_data(
+            n_channels=data.n_channels,
+            n_classes=len(about.class_codes),
+            n_extra=data.n_features,
+            **architecture,
+        )
+        # By the training parcels alone: the others are not known when a model is used.
+        features = None if data.features is None else data.features[train]
+        description = ModelDescription.of(
+            *(about, hyperparameters, None if features is None else FeatureScaling.fit(features)),
+            n_pixels=training.n_pixels,
+            seed=training.seed,
+            members=members,
+            versions=_versions(),
+        )
+        results = []
+        for member in range(1, members + 1):
+            own = replace(training, seed=member_seed(training.seed, member))
+            kept = None
+            if state is not None:
+                digest = training_digest(data, train, validation, description, own, device)
+                kept = TrainingState(state / f"member_{member}.pt", digest)
+            try:
+                result = train_fold(
+                    *(data, train, validation, description, own, device),
+                    on_epoch=None if progress is None else progress(member),
+                    state=kept,
+                    processes=processes,
+                )
+            except DivergedError as error:
+                raise DivergedError(f"member {member}, {error}") from error
+            results.append(result)
+        processes.wait()
+        return cls.of_results(description, results, data.days[0], device)
+
+    @classmethod
+    def of_results(
+        cls,
+        description: ModelDescription,
+        results: Sequence[FoldResult],
+        days: NDArray[np.int64],
+        device: torch.device,
+    ) -> CropModel:
+        """Make the model of what was trained: one result a member."""
+        h, made_by = description.hyperparameters, Path("the training")
+        members = (build_model(h, result.state_dict, made_by).to(device) for result in results)
+        return cls(description, tuple(members), device, results=tuple(results), days=days)
+
+    def save(self, folder: Path) -> None:
+        """Write a fitted model to Fold_<k>; the files of an earlier one go once all is written.
+
+        Of each member: model.pth.tar, the checkpoint in the reference's format; model.safetensors,
+        weights and description in one file; trainlog.json. For all of them: model.json.
+        """
+        if not self.results or self.days is None:
+            raise ValueError("only a model that was fitted has an optimizer and a log to save")
+        description = self.description
+        with replacing_models(folder) as new:
+            write_description(new, description)
+            for member, result in enumerate(self.results, 1):
+                own = replace(description, seed=member_seed(description.seed, member))
+                save_safetensors(new / member_file(PORTABLE_FILE, member), result.state_dict, own)
+                log = {e: _finite_or_null(metrics) for e, metrics in result.trainlog.items()}
+                text = json.dumps(log, ensure_ascii=False, allow_nan=False)
+                write_bytes(new / member_file(TRAINLOG_FILE, member), text.encode())
+                save_checkpoint(
+                    new / member_file(WEIGHTS_FILE, member),
+                    epoch=result.epoch,
+                    state_dict=result.state_dict,
+                    optimizer_state=result.optimizer_state,
+                    hyperparameters=description.hyperparameters,
+                    days=self.days,
+                )
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> CropModel:
+        """Load Fold_<k>/model.json and the members beside it: model.pth.tar, model_2.pth.tar, ...
+
+        Raises
+        ------
+        InputError
+            If a file is missing or does not fit the other.
+        """
+        description = read_description(folder)
+        files = (folder / member_file(WEIGHTS_FILE, n + 1) for n in range(description.members))
+        members = (load_checkpoint(f, description.hyperparameters, device) for f in files)
+        return cls(description, tuple(members), device, folder)
+
+    @classmethod
+    def load_reference(
+        cls,
+        folder: Path,
+        device: torch.device,
+        *,
+        about: DataDescription,
+        features: NDArray[np.float64] | None,
+        **told: Any,
+    ) -> CropModel:
+        """Load Fold_<k>/model.pth.tar of the reference, which keeps nothing beside its weights.
+
+        The widths come from the shapes of the weights, and everything else is as the reference's
+        own inference has it.
+
+        Parameters
+        ----------
+        folder, device
+            As for `load`.
+        about, features, **told
+            As `ModelDescription.of_reference` takes them: the dataset that the model is to predict,
+            and n_pixels, pooling, T and positions, which no shape tells.
+
+        Raises
+        ------
+        InputError
+            If the weights are not of PSE+TAE or PSE+L-TAE, or do not fit the dataset.
+        """
+        path = folder / WEIGHTS_FILE
+        weights = load_state_dict(path)
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        try:
+            description = ModelDescription.of_reference(shapes, about, features, **told)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        model = build_model(description.hyperparameters, weights, path).to(device)
+        return cls(description, (model,), device, folder)
+
+    @property
+    def name(self) -> str:
+        """The folder that the model was read from, for messages."""
+        return "The model" if self.folder is None else str(self.folder)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.description.hyperparameters.n_classes
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether the members take features of the parcels."""
+        return self.description.feature_scaling is not None
+
+    def check_fits(self, data: PixelSets) -> None:
+        """Check that the parcels can be predicted, as `ModelDescription.check_fits` does."""
+        try:
+            self.description.check_fits(data)
+        except InputError as error:
+            raise InputError(f"{self.name} {error}") from None
+
+    def log_probabilities(
+        self, data: PixelSets, indices: NDArray[np.int64], batch_size: int
+    ) -> NDArray[np.float32]:
+        """Compute the log-probability of every class for every parcel; the mean over the members.
+
+        A parcel's result depends on nothing but the parcel: not on its batch, a seed or the other
+        parcels.
+
+        Parameters
+        ----------
+        data, indices
+            The parcels, and int64 (n,) which of them to predict; labels are not needed.
+        batch_size
+            Parcels at a time.
+
+        Returns
+        -------
+        NDArray
+            float32 (n, n_classes).
+
+        Raises
+        ------
+        InputError
+            If the model does not fit the data, or a number is not finite.
+        """
+        self.check_fits(data)
+        d = self.description
+        batches = Batches(data, d.normalisation, d.feature_scaling, d.n_pixels, self.device)
+        parts = batches_of_like_size(np.minimum(data.sizes_of(indices), d.n_pixels), batch_size)
+        by_member = []
+        for number, member in enumerate(self.members, 1):
+            scores = _log_softmax(member, batches, indices, parts)
+            wrong = indices[~np.isfinite(scores).all(axis=1)]
+            if len(wrong):
+                file = (self.folder or Path()) / member_file(WEIGHTS_FILE, number)
+                raise InputError(
+                    f"{file} gives probabilities that are not finite to {len(wrong)} of "
+                    f"{len(indices)} parcels, such as "
+                    f"{', '.join(data.ids[i] for i in wrong[:5])}. Its weights, or the parcels' "
+                    "geometric features, are too large. Take weights of a training that did not "
+                    "diverge, or check META/geomfeat.json."
+                )
+            by_member.append(scores)
+        return ensemble(by_member)
+
+
+def ensemble(log_probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Average the log-probabilities (n, n_classes) of several models, as the reference does.
+
+    The result ranks classes by the geometric mean of the models' probabilities; its exponentials
+    need not sum to 1.
+    """
+    if not log_probabilities:
+        raise ValueError("ensemble: expected the predictions of one model or more, found none")
+    mean: NDArray[np.float64] = np.stack(log_probabilities).mean(axis=0, dtype=np.float64)
+    return mean.astype(np.float32)
+
+
+def batches_of_like_size(sizes: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Divide parcels into batches of like size, in which little is padded.
+
+    Parcels change places with near neighbours only, so that files are read nearly in order.
+
+    Parameters
+    ----------
+    sizes
+        int64 (n,).
+    batch_size
+        Parcels in a batch.
+
+    Returns
+    -------
+    list
+        Positions in `sizes`, int64, up to batch_size in each.
+    """
+    batches = []
+    for start in range(0, len(sizes), _NEIGHBOURS):
+        order = start + np.argsort(sizes[start : start + _NEIGHBOURS], kind="stable")
+        batches += np.split(order, range(batch_size, len(order), batch_size))
+    return batches
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Derive the seed of a fold's member; the first has the seed itself."""
+    return seed if member == 1 else int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
+
+
+def _log_softmax(
+    model: ParcelClassifier,
+    batches: Batches,
+    indices: NDArray[np.int64],
+    parts: Sequence[NDArray[np.int64]],
+) -> NDArray[np.float32]:
+    """Compute the log-softmax (n, n_classes) of a model's logits, batch by batch.
+
+    Parameters
+    ----------
+    model, batches
+        On one device.
+    indices
+        int64 (n,), parcels.
+    parts
+        The batches: each the positions in `indices` of its parcels.
+    """
+
+    @torch.inference_mode()
+    def predict(chosen: NDArray[np.int64]) -> Tensor:
+        return functional.log_softmax(model(*batches.of(indices[chosen]).inputs), 1)
+
+    result = np.empty((len(indices), model.hyperparameters.n_classes), dtype=np.float32)
+    with evaluation_mode(model), thread_pool(batches.device):
+        # On a GPU nothing is waited for before the last batch is on its way.
+        for chosen, scores in zip(parts, in_parallel(predict, parts), strict=True):
+            result[chosen] = scores.cpu().numpy()
+    return result
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def _finite_or_null(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the metrics with None, JSON's null, for those that are not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

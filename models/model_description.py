@@ -1,0 +1,283 @@
+"""What a dataset means, and what a model expects and predicts: all of it without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import InputError
+from models.hyperparameters import Hyperparameters, is_size
+from models.pixel_sets import PixelSets
+from models.standardisation import FeatureScaling, Normalisation
+
+
+@dataclass(frozen=True, eq=False)
+class DataDescription:
+    """Say what the numbers of a dataset mean, for a model that is to be used on other data.
+
+    Attributes
+    ----------
+    bands
+        Names of the channels, in order.
+    class_codes, class_names
+        Of the class indices, in order.
+    first_date
+        Day 0.
+    normalisation
+        Of the pixels.
+    """
+
+    bands: list[str]
+    class_codes: list[str]
+    class_names: list[str]
+    first_date: date
+    normalisation: Normalisation
+
+
+@dataclass(frozen=True, eq=False)
+class ModelDescription:
+    """Say what the models of a fold expect and what they predict: the content of `model.json`.
+
+    Attributes
+    ----------
+    hyperparameters, normalisation, feature_scaling
+        To build and to feed the models with; no scaling where they use no features.
+    n_pixels
+        Pixels to draw of a parcel, at most. The parcels trained on may all have had fewer: more of
+        a larger one make its prediction better.
+    bands
+        Names of the channels, in order.
+    class_codes, class_names
+        Of the class indices, in order.
+    first_date
+        ISO date of day 0.
+    seed
+        Of the training.
+    members
+        Number of models of the fold.
+    versions
+        Of the software that trained them.
+
+    Raises
+    ------
+    InputError
+        If the parts contradict each other.
+    """
+
+    hyperparameters: Hyperparameters
+    normalisation: Normalisation
+    feature_scaling: FeatureScaling | None
+    n_pixels: int
+    bands: list[str]
+    class_codes: list[str]
+    class_names: list[str]
+    first_date: str
+    seed: int
+    members: int
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        h = self.hyperparameters
+        for name in ("bands", "class_codes", "class_names"):
+            _check_texts(name, getattr(self, name))
+        for name, n in (("bands", h.input_dim), ("class_codes", h.n_classes)):
+            if len(getattr(self, name)) != n:
+                raise InputError(f"{name}: expected {n}, found {len(getattr(self, name))}")
+        if len(self.class_names) != len(self.class_codes):
+            raise InputError(
+                f"class_names: expected {len(self.class_codes)}, found {len(self.class_names)}"
+            )
+        if self.normalisation.means.shape[-1:] not in {(), (h.input_dim,)}:
+            raise InputError(
+                f"normalisation: expected values of {h.input_dim} channels, found the shape "
+                f"{self.normalisation.means.shape}"
+            )
+        n_features = 0 if self.feature_scaling is None else len(self.feature_scaling.means)
+        if n_features != h.extra_size:
+            raise InputError(
+                f"feature_scaling: expected {h.extra_size} features, found {n_features}"
+            )
+        for name in ("n_pixels", "members"):
+            if not is_size(value := getattr(self, name)):
+                raise InputError(f"{name}: expected a positive whole number, found {value!r}")
+        try:
+            date.fromisoformat(self.first_date)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"first_date: expected YYYY-MM-DD, found {self.first_date!r}"
+            ) from None
+
+    @classmethod
+    def of(
+        cls,
+        about: DataDescription,
+        hyperparameters: Hyperparameters,
+        feature_scaling: FeatureScaling | None,
+        *,
+        n_pixels: int,
+        seed: int,
+        members: int,
+        versions: dict[str, str],
+    ) -> ModelDescription:
+        """Describe models that are, or were, trained on data of this description."""
+        return cls(
+            hyperparameters=hyperparameters,
+            normalisation=about.normalisation,
+            feature_scaling=feature_scaling,
+            n_pixels=n_pixels,
+            bands=about.bands,
+            class_codes=about.class_codes,
+            class_names=about.class_names,
+            first_date=about.first_date.isoformat(),
+            seed=seed,
+            members=members,
+            versions=versions,
+        )
+
+    @classmethod
+    def of_reference(
+        cls,
+        weights: Mapping[str, tuple[int, ...]],
+        about: DataDescription,
+        features: NDArray[np.float64] | None,
+        *,
+        n_pixels: int,
+        pooling: str,
+        T: int,  # noqa: N803 - the papers' name
+        positions: str,
+    ) -> ModelDescription:
+        """Describe a model of the reference by its weights, as its own inference takes it.
+
+        Parameters
+        ----------
+        weights
+            {name: shape}.
+        about
+            The dataset that the model is to predict, and is taken to have been trained on.
+        features
+            float64 (N, F), of all parcels, by which features are standardised (ddof 1); None where
+            the dataset has none.
+        n_pixels
+            Pixels to draw of a parcel, at most.
+        pooling, T, positions
+            Hyper-parameters that no shape tells.
+
+        Raises
+        ------
+        InputError
+            If the weights are not of PSE+TAE or PSE+L-TAE, or do not fit the dataset.
+        """
+        h = Hyperparameters.of_weights(weights, pooling=pooling, T=T, positions=positions)
+        if h.n_classes != len(about.class_codes):
+            raise InputError(
+                f"it tells {h.n_classes} classes apart, the settings name "
+                f"{len(about.class_codes)}. List their codes in dataset.classes, in the order of "
+                "its training."
+            )
+        if h.input_dim != len(about.bands):
+            raise InputError(
+                f"it takes {h.input_dim} channels, the dataset has {len(about.bands)}: "
+                f"{', '.join(about.bands)}."
+            )
+        scaling = None
+        if h.extra_size:
+            if features is None or features.shape[1] != h.extra_size:
+                found = "none" if features is None else features.shape[1]
+                raise InputError(
+                    f"it takes {h.extra_size} geometric features, META/geomfeat.json of the "
+                    f"dataset has {found} for each parcel."
+                )
+            scaling = FeatureScaling.fit(features)
+        return cls.of(about, h, scaling, n_pixels=n_pixels, seed=0, members=1, versions={})
+
+    def check_fits(self, data: PixelSets) -> None:
+        """Check that the models can predict these parcels.
+
+        Raises
+        ------
+        InputError
+            If they have other channels or features than the models take, or other dates where
+            these take a fixed number of them. The message goes behind a name of the models.
+        """
+        h = self.hyperparameters
+        if data.n_channels != h.input_dim:
+            raise InputError(f"takes {h.input_dim} channels, the dataset has {data.n_channels}.")
+        if self.feature_scaling is not None and data.n_features != h.extra_size:
+            raise InputError(
+                f"was trained with {h.extra_size} geometric features of each parcel, the dataset "
+                f"has {data.n_features}."
+            )
+        try:
+            self.normalisation.check_fits(data.n_dates, data.n_channels)
+        except InputError as error:
+            raise InputError(f"does not fit the dataset: {error}.") from None
+        if h.n_dates is not None and (h.n_dates != data.n_dates or data.observed is not None):
+            raise InputError(
+                f"normalises {h.n_dates} dates together, as the reference's L-TAE does, so it "
+                "takes no other number of dates than that, the same for all parcels. The dataset "
+                f"has {data.n_dates}."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        scaling = self.feature_scaling
+        return values | {
+            "hyperparameters": self.hyperparameters.to_json(),
+            "normalisation": self.normalisation.to_json(),
+            "feature_scaling": None if scaling is None else scaling.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, values: object) -> ModelDescription:
+        """Read back what `to_json` returned."""
+        expected = set(cls.__dataclass_fields__)
+        if not isinstance(values, dict) or values.keys() != expected:
+            found = ", ".join(sorted(values)) if isinstance(values, dict) else repr(values)
+            raise InputError(
+                f"expected the keys {', '.join(sorted(expected))}; found {found[:200] or 'none'}"
+            )
+        scaling = values["feature_scaling"]
+        return cls(
+            **values
+            | {
+                "hyperparameters": Hyperparameters.from_json(values["hyperparameters"]),
+                "normalisation": Normalisation.from_json(values["normalisation"]),
+                "feature_scaling": None if scaling is None else FeatureScaling.from_json(scaling),
+            }
+        )
+
+
+def check_alike(models: Mapping[str, ModelDescription]) -> None:
+    """Check that models, by their folders, take and predict the same.
+
+    Raises
+    ------
+    InputError
+        If one has other bands, classes or day 0 than the first.
+    """
+    if not models:
+        return
+    first = next(iter(models))
+    for name, description in models.items():
+        for what, key in (("bands", "bands"), ("classes", "class_codes"), ("day 0", "first_date")):
+            found, expected = (getattr(model, key) for model in (description, models[first]))
+            if found != expected:
+                raise InputError(
+                    f"{name} was trained with other {what} than {first}: {_shown(found)} instead "
+                    f"of {_shown(expected)}. Use models of one training together."
+                )
+
+
+def _check_texts(name: str, values: object) -> None:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"{name}: expected a list of texts, found {str(values)[:100]}")
+
+
+def _shown(value: list[str] | str) -> str:
+    return value if isinstance(value, str) else ", ".join(value)

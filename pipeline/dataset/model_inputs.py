@@ -1,0 +1,96 @@
+"""The dataset as models take it: what it is, and its pixels with their features and day 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+from geo.errors import InputError
+from models.crop_model import CropModel
+from models.model_description import DataDescription, check_alike
+from models.pixel_sets import PixelSets
+from models.standardisation import Normalisation
+from pipeline.dataset.normalisation_pickle import read_normalisation
+from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
+from pipeline.dataset.pixel_set_store import (
+    LandClass,
+    read_classes,
+    read_dates,
+    read_description,
+)
+from pipeline.workflow.paths import DatasetPaths
+
+
+def describe_data(dataset: DatasetPaths, season_start: str | date | None = None) -> DataDescription:
+    """Read what a model must know of the dataset that it is trained on.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    season_start
+        Day 0, as `day_zero` takes it.
+    """
+    classes = read_classes(dataset)
+    return DataDescription(
+        bands=read_description(dataset)["bands"],
+        class_codes=[str(land.code) for land in classes],
+        class_names=[land.name for land in classes],
+        first_date=day_zero(read_dates(dataset)[0], season_start),
+        normalisation=Normalisation(*read_normalisation(dataset.normalisation)),
+    )
+
+
+def read_inputs(
+    dataset: DatasetPaths, models: Sequence[CropModel], classes: Sequence[LandClass]
+) -> PixelSets:
+    """Read the dataset as these models take it: features if they use any, days as theirs.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    models
+        All are applied to it.
+    classes
+        The classes that the models are to predict, in order of the class index.
+
+    Raises
+    ------
+    InputError
+        If the models are not of one training, or were trained with other bands, classes, features
+        or dates than the dataset has.
+    """
+    check_alike({model.name: model.description for model in models})
+    expected = models[0].description
+    bands, codes = read_description(dataset)["bands"], [str(land.code) for land in classes]
+    if expected.bands != bands:
+        raise InputError(
+            f"The models were trained with the bands {', '.join(expected.bands)}; the dataset has "
+            f"{', '.join(bands)}. Prepare it with the models' bands, in their order."
+        )
+    if expected.class_codes != codes:
+        raise InputError(
+            f"{models[0].name} was trained for the classes {', '.join(expected.class_codes)}; "
+            f"the dataset has {', '.join(codes)}. Train again: snakemake -R split."
+        )
+    data = read_pixel_sets(
+        dataset,
+        with_features=any(model.uses_features for model in models),
+        season_start=nearest_anniversary(
+            date.fromisoformat(expected.first_date), read_dates(dataset)[0]
+        ),
+    )
+    for model in models:
+        model.check_fits(data)
+    return data
+
+
+def nearest_anniversary(day: date, target: date) -> date:
+    """Return the anniversary of `day` nearest to `target`: day 0 of a model in another season."""
+    years = range(target.year - 1, target.year + 2)
+    # 29 February has anniversaries in leap years only; the day before stands for it.
+    leap = (day.month, day.day) == (2, 29)
+    days = [day.replace(year=y, day=28) if leap and y != day.year else day.replace(year=y)
+            for y in years]  # fmt: skip
+    return min(days, key=lambda d: abs(d - target))

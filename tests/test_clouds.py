@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safe_fixture import write_safe
 
-import geo.imagery.cloud_fraction
+import geo.imagery.cloud_masks
 import geo.pixels.parcel_pixels
 from geo.errors import InputError
 from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.cloud_fraction import cloud_fraction
-from geo.imagery.cloud_masks import CloudRules, is_within
+from geo.imagery.cloud_masks import CloudRules, cloud_fraction, is_within
 from geo.imagery.discovery import find_acquisitions
 from geo.pixels.parcel_pixels import gather_clear
 from geo.pixels.pixel_index import PixelIndex
@@ -170,7 +169,7 @@ def test_masks_on_their_own_grids_whatever_the_blocks(
 @pytest.mark.parametrize("distance", [0, 30])
 @pytest.mark.parametrize("rows", [512, 1])
 def test_the_cloud_fraction_is_that_of_the_masks(monkeypatch, masked, distance, rows):
-    monkeypatch.setattr(geo.imagery.cloud_fraction, "_ROWS", rows)
+    monkeypatch.setattr(geo.imagery.cloud_masks, "_ROWS", rows)
     item, scl, own = masked
     masks = {n: replace(b, block_shape=(1, 30)) for n, b in item.masks.items()}
     any_band = {"B02": replace(masks["SCL"], name="B02")}

@@ -19,7 +19,7 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.open_rasters import OpenRasters
+from geo.imagery.raster_reading import OpenRasters
 from geo.pixels.parcel_pixels import gather
 from geo.pixels.rasterising import index_pixels
 

@@ -17,7 +17,7 @@ import zarr
 
 from geo.errors import InputError
 from geo.formats.conventions import bands_and_masks, finest, tile_name
-from geo.formats.stack_file import describe
+from geo.formats.stack import describe
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Damaged, first_five, read_each
 from geo.imagery.array_reading import is_consolidated
 

@@ -17,7 +17,7 @@ from geo.formats.conventions import (
     stack_files,
     tiff_files,
 )
-from geo.formats.safe_files import find_products
+from geo.formats.safe import find_products
 from geo.formats.theia import product_folders
 from geo.imagery.acquisition import Acquisition, Damaged, Format, first_five, refuse_damaged
 
@@ -100,7 +100,7 @@ def find_acquisitions(
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack") and reflectance_scale is None:
-        from geo.imagery.float_scale import check_float_scale
+        from geo.imagery.radiometry import check_float_scale
 
         check_float_scale(found)
     return sorted(_with_unique_ids(found, path), key=lambda item: (item.date, item.tile, item.id))

@@ -1,4 +1,4 @@
-"""Whether the pixels of acquisitions hold the additive offset that their metadata announce.
+"""What raw numbers mean: reflectance, and whether pixels and metadata agree about its offset.
 
 Since processing baseline 04.00 (25 January 2022, and everything reprocessed since) the digital
 numbers of Sentinel-2 are reflectance x 10,000 + 1,000, and the metadata announce -1,000 to be
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.raster_reading import read_coarse
+from geo.imagery.raster_reading import read_coarse, read_window
 
 # Added to reflectance x 10,000 since baseline 04.00, in all bands.
 OFFSET = 1000.0
@@ -222,3 +224,76 @@ def _known_beside_others(
         if (np.abs(lighter - OFFSET * could_be_in_pixels) < _TOLERANCE).all():
             found[item.acquisition.id] = could_be_in_pixels
     return found
+
+
+def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which raw values are data."""
+    known = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
+    if raw.dtype.kind == "f":
+        known &= np.isfinite(raw)
+    return known
+
+
+def reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint16]:
+    """Turn samples of raw values of a type into reflectance x 10,000."""
+    if dtype.kind != "f" and values.dtype != dtype:
+        # Raw integers are resampled to raw integers first, as a warp of the band would give.
+        limits = np.iinfo(dtype)
+        values = np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(dtype)
+    if dtype == np.uint16 and (band.scale, band.offset) == (1.0, 0.0):
+        return values
+    if dtype.kind != "f" and dtype.itemsize <= 2:
+        table = _reflectance_table(band.scale, band.offset, dtype)
+        return table.take(values.view(f"u{dtype.itemsize}"))
+    return _scaled(band.scale, band.offset, values)
+
+
+@lru_cache(maxsize=16)
+def _reflectance_table(scale: float, offset: float, dtype: np.dtype[Any]) -> NDArray[np.uint16]:
+    """Tabulate the reflectance of all integers of 8 or 16 bits, by their bits."""
+    bits = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
+    return _scaled(scale, offset, bits.view(dtype))
+
+
+def _scaled(scale: float, offset: float, raw: NDArray[Any]) -> NDArray[np.uint16]:
+    """Compute reflectance x 10,000 of raw values."""
+    rounded = np.floor((raw.astype(np.float64) + offset) * scale + 0.5)
+    return np.clip(rounded, 0, 65535).astype(np.uint16)
+
+
+# Above what clouds and snow reflect, below what percent and counts of land are.
+_GREATEST_REFLECTANCE = 2.0
+_WINDOW = 256
+
+
+def check_float_scale(found: Sequence[Acquisition]) -> None:
+    """Check a window of the first, the middle and the last acquisition with floats.
+
+    Processing turns counts (x 10,000) into floats as often as into reflectance, and files seldom
+    say which they hold.
+
+    Raises
+    ------
+    InputError
+        If half of the pixels are brighter than anything on land.
+    """
+    plain = [item for item in found if any(band.scale == 10_000 for band in item.bands.values())]
+    for item in {
+        id(i): i for i in (plain[:1] + plain[len(plain) // 2 :][:1] + plain[-1:])
+    }.values():
+        band = next(band for band in item.bands.values() if band.scale == 10_000)
+        median = _median(band)
+        if median > _GREATEST_REFLECTANCE:
+            raise InputError(
+                f"{band.name} of {band.source} would be taken as reflectance (0 to 1), and half of "
+                f"its pixels are above {median:.4g}. Set reflectance_scale to the reflectance of "
+                "1: 0.0001 for counts, 0.01 for percent."
+            )
+
+
+def _median(band: Band) -> float:
+    """Give the median raw value of a window in the middle of a band; 0 if it has no data."""
+    top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
+    raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
+    known = raw[np.isfinite(raw) & (raw != band.nodata)]
+    return float(np.median(known)) if known.size else 0.0

@@ -12,8 +12,7 @@ from pathlib import Path
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Damaged, first_five
-from geo.imagery.cloud_fraction import cloud_fraction, stated_cloud_fraction
-from geo.imagery.cloud_masks import CloudRules
+from geo.imagery.cloud_masks import CloudRules, cloud_fraction, stated_cloud_fraction
 from geo.imagery.discovery import find_acquisitions
 from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules, with_own_masks
 from pipeline.acquisitions.damaged_products import damaged_rows

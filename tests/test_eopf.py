@@ -12,7 +12,7 @@ import xarray as xr
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from geo.pixels.parcel_pixels import gather
+from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 WHOLE = slice(None)
@@ -125,7 +125,7 @@ def test_reflectance_at_the_parcels_has_scale_and_offset(tmp_path, rng, add_offs
     (item,) = find_acquisitions(tmp_path, bands=["B03", "B02"])
     circle = shapely.Point(LEFT + 240, TOP - 240).buffer(200)
     index = index_pixels(np.array([circle]), ["a"], item.grid, "32TQM")
-    pixels, valid = gather(item, index, ["B03", "B02"])
+    pixels, valid = read_parcel_pixels(item, index, ["B03", "B02"])
     counts = [
         raw["measurements/reflectance/r10m"][n][index.rows, index.cols] for n in ("b03", "b02")
     ]

@@ -13,7 +13,7 @@ import xarray as xr
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from geo.pixels.parcel_pixels import gather
+from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
@@ -177,7 +177,7 @@ def test_values_at_the_parcels_are_those_of_the_arrays(tmp_path, rng, form):
         shapely.Point(500_000 + c, 5_600_000 - c).buffer(r) for c, r in ((0, 90), (300, 150))
     ]
     index = index_pixels(np.array(circles), ["a", "b"], item.grid, "31UDS")
-    pixels, valid = gather(item, index, ["B02", "B8A"])
+    pixels, valid = read_parcel_pixels(item, index, ["B02", "B8A"])
     known = np.ones(len(index.rows), bool)
     for name in ("B02", "B8A"):
         raw = data[name].values[1][index.rows, index.cols]

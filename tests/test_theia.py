@@ -9,7 +9,7 @@ from affine import Affine
 from geo.errors import InputError
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.raster_reading import read_window
-from geo.pixels.parcel_pixels import gather
+from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 WHOLE = slice(None)
@@ -112,7 +112,7 @@ def test_reflectance_at_the_parcels(tmp_path, rng, quantification):
     (item,) = find_acquisitions(tmp_path)
     circle = shapely.Point(500_100, 5_699_800).buffer(120)
     index = index_pixels(np.array([circle]), ["a"], item.grid, "31UDS")
-    pixels, valid = gather(item, index, ["B04", "B02"])
+    pixels, valid = read_parcel_pixels(item, index, ["B04", "B02"])
     raw = np.array([arrays[f"FRE_{b}"][index.rows, index.cols] for b in ("B4", "B2")], int)
     assert 0 < valid.sum() < len(valid)
     np.testing.assert_array_equal(valid, index.cols >= 5)

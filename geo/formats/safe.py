@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import zipfile
 import zlib
@@ -27,11 +26,9 @@ from geo.imagery.acquisition import (
     SCENE_CLASSIFICATION,
     Acquisition,
     Band,
-    Damaged,
     first_five,
-    read_each,
-    refuse_damaged,
 )
+from geo.imagery.discovery import Damaged, read_each, refuse_damaged, walk
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 # MTD_MSIL2A.xml, and before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_<times>.xml; what Sen2Cor wrote
@@ -158,19 +155,18 @@ def find_products(path: Path, damaged: list[Damaged] | None = None) -> Iterator[
         yield from _products_in(path, damages)
     bare: list[Path] = []
     found: list[Path] = []
-    for folder, subfolders, files in os.walk(path, followlinks=True):
-        metadata = sorted(filter(_METADATA.fullmatch, files))
+    for folder, subfolders, files in walk(path):
+        metadata = next(filter(_METADATA.fullmatch, files), None)
         if metadata:
-            found.append(Path(folder))
-            yield SafeFiles(found[-1], "", metadata[0])
+            found.append(folder)
+            yield SafeFiles(folder, "", metadata)
             subfolders.clear()
             continue
-        if folder.upper().endswith(".SAFE"):
-            bare.append(Path(folder))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(files):
+        if folder.name.upper().endswith(".SAFE"):
+            bare.append(folder)
+        for name in files:
             if not name.startswith("."):
-                yield from _products_in(Path(folder, name), damages)
+                yield from _products_in(folder / name, damages)
     damages += [
         Damaged(folder, f"{folder} has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it. {_AGAIN}")
         for folder in bare

@@ -18,9 +18,7 @@ from pyproj.exceptions import CRSError
 
 from geo.errors import InputError
 from geo.formats.conventions import (
-    ITEM_ENDINGS,
     band_name,
-    files_ending,
     scale_and_offset,
     tile_name,
 )
@@ -28,14 +26,14 @@ from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
+    COMMON_NAMES,
     MASKS,
     UNNAMED_TILE,
     Acquisition,
     Band,
-    Damaged,
     is_address,
-    read_each,
 )
+from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
 from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
 from geo.imagery.signing import PLANETARY_COMPUTER
 
@@ -180,20 +178,9 @@ def _time(text: object) -> datetime | None:
 
 # Common names of the extension eo, and what Earth Search calls its assets. "rededge" alone is left
 # out: catalogues call three bands so.
-COMMON_NAMES = {
-    "coastal": "B01",
-    "blue": "B02",
-    "green": "B03",
-    "red": "B04",
-    **{"rededge1": "B05", "rededge071": "B05"},
-    **{"rededge2": "B06", "rededge075": "B06"},
-    **{"rededge3": "B07", "rededge078": "B07"},
-    "nir": "B08",
-    "nir08": "B8A",
-    "nir09": "B09",
-    "cirrus": "B10",
-    "swir16": "B11",
-    "swir22": "B12",
+_BAND_OF = {
+    **{common: band for band, common in COMMON_NAMES.items()},
+    **{"rededge1": "B05", "rededge2": "B06", "rededge3": "B07"},
 }
 _CLOUD_PROBABILITY = re.compile(r"(MSK_)?CLD(PRB)?(_\d\dm)?", re.IGNORECASE)
 _IMAGE = re.compile(r"image/(tiff|jp2|jpeg2000|x\.geotiff|vnd\.stac\.geotiff)")
@@ -275,7 +262,7 @@ def _band_name(asset: Asset) -> str | None:
         file = asset.fields["href"].partition("?")[0].rpartition("/")[2]
         texts = [asset.key, *texts, file.rpartition(".")[0]]
     for text in filter(None, texts):
-        name = band_name(text) or COMMON_NAMES.get(text.lower())
+        name = band_name(text) or _BAND_OF.get(text.lower())
         if name is None and _CLOUD_PROBABILITY.fullmatch(text):
             name = "CLDPRB"
         if name is not None:

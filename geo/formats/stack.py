@@ -25,12 +25,12 @@ from geo.formats.conventions import (
     bands_and_masks,
     decoding,
     finest,
-    stack_files,
     tile_name,
 )
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Damaged, Plane, first_five
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, first_five
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
+from geo.imagery.discovery import Damaged, is_eopf, stack_files
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +86,11 @@ def find(
     damaged: list[Damaged] | None,
 ) -> list[Acquisition]:
     """Find the times of stacks; see `geo.imagery.discovery.find_acquisitions`."""
-    from geo.formats import eopf  # which describes the bands of its groups with this module
-
     files = stack_files(path)
-    products = [file for file in files if eopf.is_product(file)]
+    products = [file for file in files if is_eopf(file)]
     if len(products) == len(files) > 0:
+        from geo.formats import eopf  # which describes the bands of its groups with this module
+
         return eopf.read_products(products, bands, reflectance_scale, damaged)
     if products:
         raise InputError(

@@ -4,17 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.imagery.acquisition import MASKS, SCENE_CLASSIFICATION, Acquisition, Band
+from geo.errors import InputError
+from geo.imagery.acquisition import MASKS, SCENE_CLASSIFICATION, Acquisition, Band, first_five
 from geo.imagery.raster_reading import block_shape, read_window
 from geo.pixels.resampling import axes
 
 # What sharing of a mask by distance may err in, metres: pixel sizes are not exact in decimals.
 _TOLERANCE_M = 1e-6
+_MASK_OF = {"scl": "SCL", "cldprb": "CLDPRB", "theia": "CLM", "files": "MASK"}
+_REMEDY = {
+    "SCL": "Leave scl out of clouds.mask",
+    "CLDPRB": "Download MSK_CLDPRB, or set clouds.max_probability to null",
+    "CLM": "Leave theia out of clouds.mask",
+    "MASK": "Add a file for each to the folder clouds.files, with its date in the name",
+}
+
+
+class CloudSettings(Protocol):
+    """The settings that say which masks count, as the section `clouds` of a run's settings."""
+
+    @property
+    def mask(self) -> str | Sequence[str]:
+        """auto, none, or names: scl, cldprb, theia, files."""
+
+    @property
+    def files(self) -> Path | None:
+        """Folder of the user's own masks."""
+
+    @property
+    def classes(self) -> Sequence[int]:
+        """As in `CloudRules`."""
+
+    @property
+    def theia_bits(self) -> Sequence[int]:
+        """As in `CloudRules`."""
+
+    @property
+    def max_probability(self) -> float | None:
+        """As in `CloudRules`."""
+
+    @property
+    def dilation_m(self) -> float:
+        """As in `CloudRules`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +138,44 @@ class CloudRules:
         if 0 in self.classes:
             hidden |= no_data
         return ~hidden
+
+
+def cloud_rules(clouds: CloudSettings) -> CloudRules:
+    """Make the rules of settings; what these ask for by name, every acquisition must have."""
+    if clouds.mask == "none":
+        masks, required = [], []
+    elif clouds.mask == "auto":
+        asked = {"CLDPRB": clouds.max_probability is not None, "MASK": clouds.files is not None}
+        required = [name for name, wanted in asked.items() if wanted]
+        masks = [name for name in MASKS if name != "CLDPRB" or name in required]
+    else:
+        masks = required = [_MASK_OF[name] for name in clouds.mask]
+    return CloudRules(
+        masks=tuple(masks),
+        required=tuple(required),
+        classes=tuple(clouds.classes),
+        theia_bits=tuple(clouds.theia_bits),
+        max_probability=clouds.max_probability,
+        dilation_m=clouds.dilation_m,
+    )
+
+
+def check_masks(used: Sequence[Acquisition], rules: CloudRules) -> None:
+    """Check that the acquisitions have the masks that the settings ask for.
+
+    Raises
+    ------
+    InputError
+        If some lack one; the message names them.
+    """
+    for name in rules.required:
+        lacking = [item.id for item in used if name in rules.missing(item)]
+        if lacking:
+            raise InputError(
+                f"{len(lacking)} of {len(used)} acquisitions have no cloud mask {name}: "
+                f"{first_five(lacking)}. {_REMEDY[name]}, or set them aside by imagery.start, "
+                "imagery.end or imagery.max_cloud_fraction."
+            )
 
 
 def is_sensed(classification: NDArray[Any], band: Band) -> NDArray[np.bool_]:

@@ -9,7 +9,10 @@ it come without any word of it (torchgeo issue 3224). Either is an error of 0.1 
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
-from geo.imagery.acquisition import Acquisition, Band
+from geo.imagery.acquisition import Acquisition, Band, first_five
 from geo.imagery.raster_reading import read_coarse, read_window
+
+logger = logging.getLogger(__name__)
 
 # Added to reflectance x 10,000 since baseline 04.00, in all bands.
 OFFSET = 1000.0
@@ -138,6 +143,54 @@ def judge(measured: Sequence[DarkPixels]) -> Mapping[str, Verdict]:
         else ("agrees" if known[item.acquisition.id] == item.announced else "contradicts")
         for item in measured
     }
+
+
+def check_radiometry(used: Sequence[Acquisition], threads: int) -> Mapping[str, str]:
+    """Check that the pixels of acquisitions agree with the additive offset that is announced.
+
+    Returns
+    -------
+    dict of str
+        By acquisition id: agrees or undecided; those of before the offset are left out.
+
+    Raises
+    ------
+    InputError
+        If some contradict, or a file cannot be read.
+    """
+    doubtful = [item for item in used if can_lie(item)]
+    tiles = sorted({item.tile for item in doubtful})
+    with ThreadPoolExecutor(threads) as pool:
+        measured = pool.map(measure, [item for item in used if item.tile in tiles])
+        dark = [item for item in measured if item is not None]
+    judged: dict[str, str] = {}
+    for tile in tiles:
+        judged |= judge([item for item in dark if item.acquisition.tile == tile])
+    verdicts = {item.id: judged.get(item.id, "undecided") for item in doubtful}
+    lying = [item for item in dark if verdicts.get(item.acquisition.id) == "contradicts"]
+    if lying:
+        raise InputError(
+            f"Metadata and pixels of {len(lying)} of {len(used)} acquisitions disagree about the "
+            f"additive offset of processing baseline 04.00, {OFFSET / 10_000} in reflectance:\n  "
+            f"{first_five([_explain(item) for item in lying], chr(10) + '  ')}\n"
+            "Get these acquisitions from elsewhere, correct their metadata (of GeoTIFFs: "
+            "gdal_edit -scale and -offset), or set imagery.radiometry to trust, to read them as "
+            "their metadata say."
+        )
+    for verdict, count in Counter(verdicts.values()).most_common():
+        logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, verdict)
+    return verdicts
+
+
+def _explain(item: DarkPixels) -> str:
+    """Say what the metadata and the pixels of an acquisition say."""
+    band, level = item.bands[0], item.levels[0, 0]
+    metadata = f"announces {-OFFSET:.0f}" if item.announced else "announces no offset"
+    pixels = "are without it" if item.announced else f"hold {OFFSET:.0f}"
+    return (
+        f"{item.acquisition.id} {metadata}, but its pixels {pixels}: its darkest, such as 5 % of "
+        f"{band} below {level:.0f}, show it"
+    )
 
 
 def _announced(acquisition: Acquisition) -> bool | None:

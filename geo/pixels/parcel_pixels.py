@@ -179,7 +179,7 @@ SAMPLED_AT_ONCE = 65_536
 Sample = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
 
-def gather(
+def read_parcel_pixels(
     acquisition: Acquisition,
     index: PixelIndex,
     bands: Sequence[str],
@@ -224,24 +224,24 @@ def gather(
     valid = np.ones(len(index.rows), bool)
     with OpenRasters() as rasters:
         tasks: list[Callable[[], None]] = []
-        gatherings = []
+        readings = []
         for channels in _by_grid(sources):
             group = [sources[channel] for channel in channels]
             plan = _plan(group[0], index, resampling)
             valid[plan.outside.positions] = False
             for part in _parts(channels, len(plan.blocks), workers):
                 read = {channel: sources[channel] for channel in part}
-                gathering = _Gathering(read, plan, pixels, valid)
-                gatherings.append(gathering)
-                tasks += [partial(gathering.read, block, rasters) for block in plan.blocks]
+                reading = _GridReading(read, plan, pixels, valid)
+                readings.append(reading)
+                tasks += [partial(reading.read, block, rasters) for block in plan.blocks]
         _run(tasks, workers)
-    _run([gathering.sample_seams for gathering in gatherings], threads)
+    _run([reading.sample_seams for reading in readings], threads)
     if not valid.all():
         pixels[:, ~valid] = 0
     return pixels, valid
 
 
-def gather_clear(
+def read_clear_mask(
     acquisition: Acquisition, index: PixelIndex, rules: CloudRules, *, threads: int = 1
 ) -> NDArray[np.bool_]:
     """Tell at the parcels' pixels what the masks of an acquisition show clear.
@@ -333,8 +333,8 @@ def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
         )
 
 
-class _Gathering:
-    """The gathering of bands on one grid, each by its channel, into the pixels of an acquisition.
+class _GridReading:
+    """The reading of bands on one grid, each by its channel, into the pixels of an acquisition.
 
     Every block writes what no other does: threads need no lock.
     """

@@ -54,7 +54,7 @@ checkpoint index:
         imagery=verbatim(settings.imagery.path),
         # What it reads there, and tens of thousands of files as inputs would take Snakemake long.
         state=imagery_state(settings),
-        items=paths.items,
+        folder=paths.items,
         stac=verbatim(
             ["--source-items", paths.source_items, "--register", settings.parcels.path]
             if settings.imagery.is_stac
@@ -74,7 +74,7 @@ checkpoint index:
     shell:
         "parcelwise index --settings {params.settings:q} --record {params.record:q}"
         " --imagery {params.imagery:q}"
-        " --acquisitions {output.acquisitions:q} --table {output.view:q} --items {params.items:q}"
+        " --acquisitions {output.acquisitions:q} --table {output.view:q} --items {params.folder:q}"
         " --grids {output.grids:q} {params.stac:q}"
         " --threads {threads} --log {log:q}"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
+from item_fixture import assert_survive
 
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
@@ -174,3 +175,16 @@ def test_products_are_not_mixed_with_other_stacks(tmp_path, rng):
     write_product(tmp_path, rng)
     xr.Dataset().to_netcdf(tmp_path / "other.nc")
     assert "mixes 1 products of EOPF with 1 other stacks" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_products_survive_their_items(tmp_path, rng, version):
+    write_product(tmp_path / "imagery", rng, version=version)
+    assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")
+
+
+def test_products_in_folders_by_year_are_seen(tmp_path, rng):
+    write_product(tmp_path, rng)
+    later = NAME.replace("20251008", "20251018")
+    write_product(tmp_path / "by year" / "2025", rng, name=later)
+    assert [item.id for item in find_acquisitions(tmp_path)] == sorted([NAME, later])

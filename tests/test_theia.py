@@ -5,6 +5,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from item_fixture import assert_survive
 
 from geo.errors import InputError
 from geo.imagery.discovery import detect_format, find_acquisitions
@@ -152,3 +153,8 @@ def test_other_refusals(tmp_path, rng):
     next(tmp_path.glob("*/*_FRE_B8A.tif")).unlink()
     assert "no B8A (it has B02)" in refusal(tmp_path, bands=["B02", "B8A"])
     assert "state their scale" in refusal(tmp_path, reflectance_scale=1e-4)
+
+
+def test_products_survive_their_items(tmp_path, rng):
+    write_product(tmp_path / "imagery", rng)
+    assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")

@@ -150,11 +150,6 @@ def stack_files(path: Path) -> list[Path]:
     return sorted(found if all(map(is_eopf, direct)) else direct)
 
 
-def is_zarr(path: Path) -> bool:
-    """Tell whether a path is the root of a Zarr store, of version 3 or 2."""
-    return any((path / name).is_file() for name in _ZARR_ROOT)
-
-
 def is_eopf(path: Path) -> bool:
     """Tell whether a Zarr folder is a Sentinel-2 product of EOPF."""
     return (path / "measurements" / "reflectance").is_dir()

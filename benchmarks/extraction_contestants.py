@@ -23,14 +23,20 @@ from benchmarks.extraction_scene import TILE, Scene, image_files
 
 def ours(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> None:
     """Run stage extract on one acquisition after the other, in one process."""
+    _extract(scene, scene.pixel_index, out, products, threads)
+
+
+def _extract(
+    scene: Scene, pixel_index: Path, out: Path, products: Sequence[Path], threads: int
+) -> None:
+    """Run stage extract on every product."""
     from pipeline.stages.extract import extract
     from pipeline.workflow.config import read, view
 
     settings = view(read(scene.settings), "extract")
     for product in products:
         pixels, valid = out / f"{product.stem}.npy", out / f"{product.stem}_valid.npy"
-        acquisition = _acquisition(product)
-        extract(product, acquisition, scene.pixel_index, pixels, valid, settings, threads)
+        extract(scene.item(product), pixel_index, pixels, valid, settings, threads)
 
 
 def indexed(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> None:
@@ -43,9 +49,9 @@ def indexed(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> 
     table = gpd.read_parquet(scene.parcels)
     grid = read_header(image_files(products[0])[0]).grid
     index = index_pixels(table.geometry.to_numpy(), table["parcel_id"].tolist(), grid, TILE)
-    index.save(out / scene.pixel_index.name)
-    (out / scene.settings.name).write_text(scene.settings.read_text())
-    ours(Scene(out), out, products, threads)
+    pixel_index = out / scene.pixel_index.name
+    index.save(pixel_index)
+    _extract(scene, pixel_index, out, products, threads)
 
 
 def processes(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> None:
@@ -54,21 +60,13 @@ def processes(scene: Scene, out: Path, products: Sequence[Path], threads: int) -
         subprocess.run(
             [
                 *(sys.executable, "-m", "pipeline", "extract", "--config", str(scene.settings)),
-                *("--product", str(product), "--acquisition", _acquisition(product)),
-                *("--pixel-index", str(scene.pixel_index), "--threads", str(threads)),
+                *("--item", str(scene.item(product)), "--pixel-index", str(scene.pixel_index)),
+                *("--threads", str(threads)),
                 *("--pixels", str(out / f"{product.stem}.npy")),
                 *("--valid", str(out / f"{product.stem}_valid.npy")),
             ],
             check=True,
         )
-
-
-def _acquisition(product: Path) -> str:
-    """Give the id under which the stages know the acquisition of a product."""
-    if product.suffix == ".tif":
-        return f"{product.stem[:8]}_{TILE}"
-    _, _, sensed, baseline, *_ = product.stem.split("_")
-    return f"{sensed}_{TILE}_{baseline}"
 
 
 def decode(_scene: Scene, _out: Path, products: Sequence[Path], threads: int) -> None:
@@ -165,8 +163,6 @@ IMPORTED = {
     "ours": (
         "pipeline.workflow.config",
         "pipeline.stages.extract",
-        "geo.formats.geotiff",
-        "geo.formats.safe",
     ),
     "decode": ("rasterio",),
 }

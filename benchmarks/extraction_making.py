@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from benchmarks.extraction_scene import BANDS, RESOLUTION_M, TILE, Scene
 from demo.clouds import CLOUD_HIGH
 from geo.grid import Grid
+from geo.imagery.acquisition import to_item
+from geo.imagery.discovery import find_acquisitions
 from geo.pixels.rasterising import index_pixels
 
 CRS = "EPSG:32631"
@@ -75,7 +78,7 @@ def geotiff_scene(
             for n in range(dates):
                 day = date(2018, 1, 5) + timedelta(days=5 * n)
                 _write_geotiff(part / f"{day:%Y%m%d}_T{TILE}.tif", numbers, interleave)
-    return Scene(folder)
+    return _with_items(Scene(folder))
 
 
 def with_other_parcels(
@@ -88,7 +91,7 @@ def with_other_parcels(
             shutil.copy(scene.settings, part / scene.settings.name)
             for product in scene.products:
                 (part / product.name).symlink_to(product)
-    return Scene(folder)
+    return _with_items(Scene(folder))
 
 
 def safe_scene(folder: Path, *, side: int, parcels: int, median: float = 83) -> Scene:
@@ -99,7 +102,18 @@ def safe_scene(folder: Path, *, side: int, parcels: int, median: float = 83) -> 
             _write_parcels(part, side, parcels, median)
             (part / "settings.yaml").write_text("imagery: {format: safe}\n")
             _write_safe(part / name, side)
-    return Scene(folder)
+    return _with_items(Scene(folder))
+
+
+def _with_items(scene: Scene) -> Scene:
+    """Write every product down as stage index does, once: what stage extract starts from."""
+    for product in scene.products:
+        item = scene.item(product)
+        if not item.is_file():
+            item.parent.mkdir(exist_ok=True)
+            (acquisition,) = find_acquisitions(product, bands=BANDS)
+            item.write_text(json.dumps(to_item(acquisition, item.parent, "")))
+    return scene
 
 
 @contextmanager

@@ -38,6 +38,10 @@ class Scene:
         """Index of the parcels' pixels."""
         return self.folder / "pixel_index.npz"
 
+    def item(self, product: Path) -> Path:
+        """Return the file in which stage index would have written a product down."""
+        return self.folder / "items" / f"{product.stem}.json"
+
     @property
     def settings(self) -> Path:
         """YAML file that tells the stages about the products."""

@@ -1,14 +1,20 @@
-"""The pixel grid that imagery, label image and pixel index share."""
+"""The pixel grid that imagery, label image and pixel index share; those of the tiles of a run.
+
+Only the standard library is imported at once: the Snakefile reaches this module.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from affine import Affine
+if TYPE_CHECKING:
+    from affine import Affine
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Grid:
     @cached_property
     def transform(self) -> Affine:
         """Affine transform from (column, row) to (x, y)."""
+        from affine import Affine
+
         return Affine(self.pixel_width, 0.0, self.x_min, 0.0, -self.pixel_height, self.y_max)
 
     @property
@@ -111,18 +119,18 @@ class Grid:
         tolerance
             Share of a pixel by which its corners may lie beside corners of these pixels.
         """
-        places = np.array(_corners(self, other))
-        whole = np.round(places)
-        same_size = whole[2] - whole[0] == other.width and whole[3] - whole[1] == other.height
-        return bool(
-            same_size and np.abs(places - whole).max() <= tolerance and self.has_crs(other.crs)
-        )
+        places = _corners(self, other)
+        left, top, right, bottom = (round(place) for place in places)
+        same_size = (right - left, bottom - top) == (other.width, other.height)
+        distance = max(abs(place - round(place)) for place in places)
+        return same_size and distance <= tolerance and self.has_crs(other.crs)
 
     def union(self, others: Iterable[Grid]) -> Grid:
         """Widen this grid to hold aligned ones, too; one that it holds already changes nothing."""
-        corners = np.round([(0, 0, self.width, self.height), *(_corners(self, o) for o in others)])
-        left, top = corners[:, :2].min(axis=0).astype(int).tolist()
-        right, bottom = corners[:, 2:].max(axis=0).astype(int).tolist()
+        corners = [(0.0, 0.0, self.width, self.height), *(_corners(self, o) for o in others)]
+        lefts, tops, rights, bottoms = zip(*corners, strict=True)
+        left, top = round(min(lefts)), round(min(tops))
+        right, bottom = round(max(rights)), round(max(bottoms))
         return replace(
             self,
             x_min=self.x_min + left * self.pixel_width,
@@ -141,3 +149,23 @@ def _corners(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
         (x_max - grid.x_min) / grid.pixel_width,
         (grid.y_max - y_min) / grid.pixel_height,
     )
+
+
+def read_grids(grids: Path) -> dict[str, Grid]:
+    """Read the grid of every tile from grids.json, in the order in which they are preferred."""
+    table = json.loads(grids.read_text(encoding="utf-8"))
+    return {tile: Grid.from_dict(values) for tile, values in table.items()}
+
+
+def main_crs(parcels: Iterable[tuple[str, int]]) -> str:
+    """Return the coordinate system with most parcels, among equals the first by name.
+
+    Parameters
+    ----------
+    parcels
+        Coordinate system of every tile, and its number of parcels.
+    """
+    counts: Counter[str] = Counter()
+    for crs, count in parcels:
+        counts[crs] += count
+    return max(sorted(counts), key=lambda crs: counts[crs])

@@ -1,7 +1,7 @@
 # From imagery and a parcel register to the Pixel-Set dataset.
 
 from pipeline.workflow.acquisition_table import read_used
-from pipeline.workflow.inputs import watched
+from pipeline.workflow.inputs import imagery_state
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
@@ -35,9 +35,7 @@ if settings.simulate:
             " --register {output.register:q} --log {log:q}"
 
 
-# The files that index and clean read. A simulated scene is watched as the output of its rule.
-imagery = [] if settings.simulate else watched(settings.imagery.path)
-masks = watched(settings.clouds.files) if settings.clouds.files else []
+# The files that clean reads.
 register = [settings.parcels.path, *settings.parcels.tables.values()]
 
 
@@ -45,18 +43,20 @@ checkpoint index:
     message:
         "List the acquisitions of {params.imagery} and say which are used."
     input:
-        imagery=settings.imagery.path if settings.simulate else without_braces(imagery),
-        masks=without_braces(masks),
+        imagery=settings.imagery.path if settings.simulate else [],
         # Whose bounds a STAC source is searched for.
         register=without_braces(register[:1] if settings.imagery.is_stac else []),
     output:
         acquisitions=paths.acquisitions,
+        view=paths.acquisitions_view,
         grids=paths.grids,
     params:
         imagery=verbatim(settings.imagery.path),
-        unwatched=verbatim(states_of_others([*imagery, *masks])),
+        # What it reads there, and tens of thousands of files as inputs would take Snakemake long.
+        state=imagery_state(settings),
+        folder=paths.items,
         stac=verbatim(
-            ["--items", paths.items, "--register", settings.parcels.path]
+            ["--source-items", paths.source_items, "--register", settings.parcels.path]
             if settings.imagery.is_stac
             else []
         ),
@@ -74,7 +74,8 @@ checkpoint index:
     shell:
         "parcelwise index --settings {params.settings:q} --record {params.record:q}"
         " --imagery {params.imagery:q}"
-        " --acquisitions {output.acquisitions:q} --grids {output.grids:q} {params.stac:q}"
+        " --acquisitions {output.acquisitions:q} --table {output.view:q} --items {params.folder:q}"
+        " --grids {output.grids:q} {params.stac:q}"
         " --threads {threads} --log {log:q}"
 
 
@@ -141,8 +142,8 @@ rule extract:
     message:
         "Read the parcels' pixels of {wildcards.acquisition}."
     input:
-        product=lambda wildcards: without_braces([extracted(wildcards).product]),
-        mask=lambda wildcards: without_braces(filter(None, [extracted(wildcards).mask_file])),
+        # Written by index, and only where something of the acquisition has changed.
+        item=lambda wildcards: paths.item(extracted(wildcards).acquisition),
         pixel_index=lambda wildcards: paths.pixel_index(extracted(wildcards).tile),
     output:
         pixels=paths.extracted("{acquisition}"),
@@ -150,10 +151,6 @@ rule extract:
     params:
         settings=settings_of("extract"),
         record=paths.record("extract"),
-        product=lambda wildcards: extracted(wildcards).product,
-        unwatched=lambda wildcards: states_of_others(
-            filter(None, [extracted(wildcards).product, extracted(wildcards).mask_file])
-        ),
     resources:
         mem_mb=2000,
     log:
@@ -164,8 +161,7 @@ rule extract:
         ENVIRONMENT
     shell:
         "parcelwise extract --settings {params.settings:q} --record {params.record:q}"
-        " --product {params.product:q}"
-        " --acquisition {wildcards.acquisition:q} --pixel-index {input.pixel_index:q}"
+        " --item {input.item:q} --pixel-index {input.pixel_index:q}"
         " --pixels {output.pixels:q} --valid {output.valid:q} --threads {threads} --log {log:q}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.acquisitions.tiles import read_grids
+from geo.grid import read_grids
 from pipeline.stages.assemble import assemble
 from pipeline.stages.clean import clean
 from pipeline.stages.extract import extract
@@ -67,7 +67,10 @@ def recorded(settings: Settings, run: RunPaths) -> list[Path]:
 def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     """Run index, clean and rasterise."""
     run = RunPaths(root)
-    index(settings.imagery.path, run.acquisitions, run.grids, view(settings, "index"))
+    index(
+        settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
+        view(settings, "index"),
+    )  # fmt: skip
     clean(
         settings.parcels.path, run.grids, run.cleaned, run.parcels, run.classes,
         view(settings, "clean"),
@@ -86,7 +89,7 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
     used = read_used(run.acquisitions)
     for name, row in used.items():
         extract(
-            row.product, name, run.pixel_index(row.tile),
+            run.item(name), run.pixel_index(row.tile),
             run.extracted(name), run.extracted_valid(name), view(settings, "extract"), threads,
         )  # fmt: skip
     pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]

@@ -26,10 +26,9 @@ from test_theia import write_product
 
 from geo.errors import InputError
 from geo.imagery import remote
-from geo.imagery.acquisition import Damaged
-from pipeline.acquisitions.damaged_products import damaged_rows
+from geo.imagery.discovery import Damaged
 from pipeline.stages.clean import clean
-from pipeline.stages.index import index
+from pipeline.stages.index import damaged_rows, index
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
@@ -156,10 +155,12 @@ class Inputs:
                 view(settings, "ingest"),
             )  # fmt: skip
             return
-        items = run.items if settings.imagery.is_stac else None
-        seen = view(settings, "index")
+        source_items = run.source_items if settings.imagery.is_stac else None
         register = settings.parcels.path
-        index(settings.imagery.path, run.acquisitions, run.grids, seen, items, register)
+        index(
+            settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
+            view(settings, "index"), source_items, register,
+        )  # fmt: skip
         seen = view(settings, "clean")
         clean(register, run.grids, run.ledger, run.parcels, run.classes, seen)
 
@@ -315,9 +316,10 @@ def refuse(inputs, *words):
     assert len(message) < 2000
     for more in words[1:]:
         assert more in message
-    left = {path.name for path in inputs.run.root.rglob("*") if path.is_file()}
+    items = inputs.run.items
+    left = {p.name for p in inputs.run.root.rglob("*") if p.is_file() and p.parent != items}
     # What precedes the stage that refuses may be there, but none of its own and no pixels.
-    assert left <= {"acquisitions.csv", "grids.json"}
+    assert left <= {"acquisitions.json", "acquisitions.csv", "grids.json"}
     assert not any(name.startswith(".") for name in left)
 
 

@@ -13,9 +13,8 @@ import rasterio
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
 from geo.errors import InputError
-from geo.grid import Grid
+from geo.grid import Grid, read_grids
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.acquisitions.tiles import read_grids
 from pipeline.classes.nomenclature import read_codes
 from pipeline.stages.clean import clean
 from pipeline.stages.rasterise import rasterise

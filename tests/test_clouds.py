@@ -11,18 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safe_fixture import write_safe
 
-import geo.imagery.cloud_fraction
+import geo.imagery.cloud_masks
 import geo.pixels.parcel_pixels
 from geo.errors import InputError
 from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.cloud_fraction import cloud_fraction
-from geo.imagery.cloud_masks import CloudRules, is_within
+from geo.imagery.cloud_masks import CloudRules, check_masks, cloud_fraction, cloud_rules, is_within
 from geo.imagery.discovery import find_acquisitions
-from geo.pixels.parcel_pixels import gather_clear
+from geo.pixels.parcel_pixels import read_clear_mask
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules
 from pipeline.workflow.config import load
 
 GRID = Grid("EPSG:32631", 500_000.0, 5_600_000.0, 10.0, 10.0, 60, 60)
@@ -157,12 +155,12 @@ def test_masks_on_their_own_grids_whatever_the_blocks(
     item = replace(item, masks={n: replace(b, block_shape=block) for n, b in item.masks.items()})
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", read_size)
     index = every_pixel(GRID)
-    clear = gather_clear(item, index, CloudRules(dilation_m=distance), threads=threads)
+    clear = read_clear_mask(item, index, CloudRules(dilation_m=distance), threads=threads)
     expected = expected_clear(scl, own, distance)
     assert 0 < expected.sum() < expected.size
     assert np.array_equal(clear.reshape(GRID.shape), expected)
     rules = CloudRules(masks=("SCL",), dilation_m=distance)
-    alone = gather_clear(item, index, rules).reshape(GRID.shape)
+    alone = read_clear_mask(item, index, rules).reshape(GRID.shape)
     far = far_from(scl == 9, (20, 20), distance) & (scl != 0)
     assert np.array_equal(alone, np.kron(far, np.ones((2, 2), bool)))
 
@@ -170,7 +168,7 @@ def test_masks_on_their_own_grids_whatever_the_blocks(
 @pytest.mark.parametrize("distance", [0, 30])
 @pytest.mark.parametrize("rows", [512, 1])
 def test_the_cloud_fraction_is_that_of_the_masks(monkeypatch, masked, distance, rows):
-    monkeypatch.setattr(geo.imagery.cloud_fraction, "_ROWS", rows)
+    monkeypatch.setattr(geo.imagery.cloud_masks, "_ROWS", rows)
     item, scl, own = masked
     masks = {n: replace(b, block_shape=(1, 30)) for n, b in item.masks.items()}
     any_band = {"B02": replace(masks["SCL"], name="B02")}
@@ -230,7 +228,7 @@ def test_masks_in_another_coordinate_system_are_refused(tmp_path, masked):
     path = write_raster(tmp_path / "20180405.tif", np.zeros((60, 60), np.uint8), grid)
     (item,) = with_mask_files([masked[0]], path.parent)
     with pytest.raises(InputError, match=r"MASK of .*20180405.tif is in EPSG:32632, the p"):
-        gather_clear(item, every_pixel(GRID), CloudRules())
+        read_clear_mask(item, every_pixel(GRID), CloudRules())
 
 
 @pytest.mark.parametrize(
@@ -281,7 +279,7 @@ def test_the_classification_of_a_product_is_that_of_the_20_m_pixel(tmp_path):
     product = write_safe(tmp_path, np.random.default_rng(0))
     (item,) = find_acquisitions(tmp_path)
     index = every_pixel(item.grid)
-    clear = gather_clear(item, index, CloudRules(classes=(3, 8)))
+    clear = read_clear_mask(item, index, CloudRules(classes=(3, 8)))
     scl = np.kron(product.pixels["SCL"], np.ones((2, 2), np.uint8))
     assert np.array_equal(clear.reshape(scl.shape), ~np.isin(scl, [3, 8]))
-    assert gather_clear(item, index, CloudRules(masks=())).all()
+    assert read_clear_mask(item, index, CloudRules(masks=())).all()

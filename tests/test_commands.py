@@ -152,8 +152,7 @@ def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, monkeypatch, na
     assert len(sizes) > 20
     # Nothing has changed, and then one product has.
     assert "Nothing to be done" in again(folder, checkout)
-    manifest = next(imagery.iterdir())
-    (manifest / "added").touch()
+    next(imagery.rglob("MTD_MSIL2A.xml")).touch()
     assert "index" in again(folder, checkout)
 
 

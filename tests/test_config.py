@@ -1,11 +1,13 @@
 """Settings are refused with the key, what was found, and what to write instead."""
 
+import os
+
 import pytest
 import yaml
 
 from geo.errors import InputError
 from pipeline.workflow.config import for_stage, load, read
-from pipeline.workflow.inputs import check_inputs, watched
+from pipeline.workflow.inputs import check_inputs, imagery_state
 from pipeline.workflow.settings import Settings
 
 
@@ -81,7 +83,20 @@ def test_only_what_a_stage_uses_triggers_it():
 
 
 def test_a_new_product_is_noticed(tmp_path):
-    (tmp_path / "a.SAFE").mkdir()
-    (tmp_path / ".snakemake_timestamp").touch()
-    assert watched(tmp_path) == [tmp_path, tmp_path / "a.SAFE"]
-    assert watched(tmp_path / "stack.nc") == [tmp_path / "stack.nc"]
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    values = {"imagery": {"path": str(tmp_path / "in")}, "clouds": {"files": str(masks)}}
+    settings = load(values)
+    states = [imagery_state(settings)]
+    for path in ("in/2018/a.SAFE/MTD_MSIL2A.xml", "in/a/b.tif", "masks/20180405.tif", "in/c.nc"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"1")
+        states.append(imagery_state(settings))
+    (tmp_path / path).write_bytes(b"12")
+    states.append(imagery_state(settings))
+    os.utime(tmp_path / path, (1, 1))
+    states.append(imagery_state(settings))
+    assert len(set(states)) == len(states)
+    (tmp_path / "in" / ".snakemake_timestamp").touch()
+    (tmp_path / "masks" / "notes.txt").touch()
+    assert imagery_state(settings) == states[-1]

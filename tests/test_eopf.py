@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
+from item_fixture import assert_survive
 
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from geo.pixels.parcel_pixels import gather
+from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 WHOLE = slice(None)
@@ -125,7 +126,7 @@ def test_reflectance_at_the_parcels_has_scale_and_offset(tmp_path, rng, add_offs
     (item,) = find_acquisitions(tmp_path, bands=["B03", "B02"])
     circle = shapely.Point(LEFT + 240, TOP - 240).buffer(200)
     index = index_pixels(np.array([circle]), ["a"], item.grid, "32TQM")
-    pixels, valid = gather(item, index, ["B03", "B02"])
+    pixels, valid = read_parcel_pixels(item, index, ["B03", "B02"])
     counts = [
         raw["measurements/reflectance/r10m"][n][index.rows, index.cols] for n in ("b03", "b02")
     ]
@@ -174,3 +175,16 @@ def test_products_are_not_mixed_with_other_stacks(tmp_path, rng):
     write_product(tmp_path, rng)
     xr.Dataset().to_netcdf(tmp_path / "other.nc")
     assert "mixes 1 products of EOPF with 1 other stacks" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_products_survive_their_items(tmp_path, rng, version):
+    write_product(tmp_path / "imagery", rng, version=version)
+    assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")
+
+
+def test_products_in_folders_by_year_are_seen(tmp_path, rng):
+    write_product(tmp_path, rng)
+    later = NAME.replace("20251008", "20251018")
+    write_product(tmp_path / "by year" / "2025", rng, name=later)
+    assert [item.id for item in find_acquisitions(tmp_path)] == sorted([NAME, later])

@@ -19,8 +19,8 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.open_rasters import OpenRasters
-from geo.pixels.parcel_pixels import gather
+from geo.imagery.raster_reading import OpenRasters
+from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 BANDS = ["B03", "B8A", "B02", "B11"]
@@ -75,7 +75,7 @@ def brute_force(product, acquisition, index):
 
 
 def test_equals_gdals_warp_of_the_whole_bands(product, acquisition, index):
-    pixels, valid = gather(acquisition, index, BANDS)
+    pixels, valid = read_parcel_pixels(acquisition, index, BANDS)
     expected, known = brute_force(product, acquisition, index)
     assert pixels.dtype == np.uint16
     assert np.array_equal(valid, known)
@@ -87,10 +87,10 @@ def test_equals_gdals_warp_of_the_whole_bands(product, acquisition, index):
 
 
 def test_blocks_and_threads_change_nothing(monkeypatch, acquisition, index):
-    whole = gather(acquisition, index, BANDS)
+    whole = read_parcel_pixels(acquisition, index, BANDS)
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     bands = {name: replace(b, block_shape=(7, 5)) for name, b in acquisition.bands.items()}
-    parts = gather(replace(acquisition, bands=bands), index, BANDS, threads=4)
+    parts = read_parcel_pixels(replace(acquisition, bands=bands), index, BANDS, threads=4)
     assert np.array_equal(whole[0], parts[0])
     assert np.array_equal(whole[1], parts[1])
 
@@ -103,7 +103,7 @@ def test_a_pixel_that_one_band_lacks_is_missing_in_all(tmp_path, index):
     for name in ("B02", "B03"):
         holes[name] = np.where(generator.random((60, 60)) < 0.2, 0, product.pixels[name])
         write_image(Path(found.bands[name].source), holes[name], "31UDS", 10, 500_000)
-    pixels, valid = gather(found, index, ["B02", "B03"])
+    pixels, valid = read_parcel_pixels(found, index, ["B02", "B03"])
     values = np.array([holes[name][index.rows, index.cols] for name in ("B02", "B03")])
     missing = (values == 0).any(axis=0)
     assert 0 < missing.sum() < len(missing)
@@ -178,7 +178,9 @@ def test_grids_that_lie_anyhow_equal_gdals_warp(tmp_path, monkeypatch, layout, m
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", read_size)
     acquisition, values = write_bands(tmp_path, LAYOUTS[layout])
     index = some_parcels(TILE)
-    pixels, valid = gather(acquisition, index, list(values), resampling=method, threads=2)
+    pixels, valid = read_parcel_pixels(
+        acquisition, index, list(values), resampling=method, threads=2
+    )
     expected = np.zeros((len(values), *TILE.shape), np.uint16)
     for channel, (name, data) in enumerate(values.items()):
         grid = acquisition.bands[name].grid
@@ -214,7 +216,7 @@ def test_only_blocks_with_parcels_are_read_each_once_and_sampled_there_alone(tmp
     monkeypatch.setattr(
         geo.pixels.parcel_pixels, "sample", lambda *a: sampled.append(len(a[2])) or read_sample(*a)
     )
-    gather(acquisition, index, ["B02", "B05", "B09"], resampling="cubic")
+    read_parcel_pixels(acquisition, index, ["B02", "B05", "B09"], resampling="cubic")
     # Rows 46 to 48 and columns 11 to 13 of 10 m, in blocks of 16 pixels.
     assert len(index.rows) == 9
     assert sorted(read) == [
@@ -240,7 +242,7 @@ def test_no_pixel_is_read_twice_for_those_of_the_next_block(tmp_path, monkeypatc
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     monkeypatch.setattr(geo.pixels.parcel_pixels, "read_windows", note)
     index = index_pixels([shapely.box(*TILE.bounds)], ["a"], TILE, "36MZE")
-    gather(acquisition, index, list(read), resampling=method)
+    read_parcel_pixels(acquisition, index, list(read), resampling=method)
     assert all((times == 1).all() for times in read.values())
 
 
@@ -261,7 +263,7 @@ def test_bands_in_one_file_are_read_with_it_open_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         rasterio, "open", lambda *a, **k: opened.append(a) or rasterio_open(*a, **k)
     )
-    pixels, valid = gather(found, index, ["B08", "B02", "B03"])
+    pixels, valid = read_parcel_pixels(found, index, ["B08", "B02", "B03"])
     n_blocks = len(np.unique(index.rows // 16 * 100 + index.cols // 16))
     assert n_blocks > 4
     assert len(opened) == 1
@@ -273,7 +275,7 @@ def test_bands_in_one_file_are_read_with_it_open_once(tmp_path, monkeypatch):
 def test_float_bands_keep_their_nodata(tmp_path, nodata):
     acquisition, values = write_bands(tmp_path, {"B02": TILE}, "float32", nodata)
     index = some_parcels(TILE)
-    pixels, valid = gather(acquisition, index, ["B02"])
+    pixels, valid = read_parcel_pixels(acquisition, index, ["B02"])
     expected = values["B02"][index.rows, index.cols]
     assert np.array_equal(valid, expected > 0)
     assert 0 < valid.sum() < len(valid)
@@ -287,8 +289,9 @@ def test_cubic_overshoot_ends_where_the_raw_type_does(tmp_path):
     with rasterio.open(acquisition.bands["B05"].source, "r+") as raster:
         raster.write(np.tile(stripes, (40, 1)), 1)
     band = replace(acquisition.bands["B05"], offset=-1000.0)
-    pixels, _ = gather(replace(acquisition, bands={"B05": band}), some_parcels(TILE), ["B05"],
-                       resampling="cubic")  # fmt: skip
+    shifted = replace(acquisition, bands={"B05": band})
+    index = some_parcels(TILE)
+    pixels, _ = read_parcel_pixels(shifted, index, ["B05"], resampling="cubic")
     assert (pixels.min(), pixels.max()) == (0, 64_535)
 
 
@@ -297,12 +300,12 @@ def test_bands_too_fine_or_in_another_zone_are_refused(tmp_path):
     acquisition, values = write_bands(tmp_path, {"B02": fine})
     index = some_parcels(TILE)
     with pytest.raises(InputError, match=r"has pixels of 5 x 5 m, smaller than the 10 x 10"):
-        gather(acquisition, index, ["B02"])
-    pixels, _ = gather(acquisition, index, ["B02"], resampling="nearest")
+        read_parcel_pixels(acquisition, index, ["B02"])
+    pixels, _ = read_parcel_pixels(acquisition, index, ["B02"], resampling="nearest")
     assert np.array_equal(pixels[0], values["B02"][index.rows * 2 + 1, index.cols * 2 + 1])
     acquisition, _ = write_bands(tmp_path, {"B02": replace(TILE, crs="EPSG:32735")})
     with pytest.raises(InputError, match=r"is in EPSG:32735, the parcels' pixels are in EPSG"):
-        gather(acquisition, index, ["B02"])
+        read_parcel_pixels(acquisition, index, ["B02"])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
@@ -320,7 +323,7 @@ def test_every_type_of_raw_values_becomes_reflectance(tmp_path, dtype, scale, of
         raster.write(values, 1)
     band = replace(acquisition.bands["B02"], source=str(path), scale=scale, offset=offset)
     index = some_parcels(TILE)
-    pixels, valid = gather(replace(acquisition, bands={"B02": band}), index, ["B02"])
+    pixels, valid = read_parcel_pixels(replace(acquisition, bands={"B02": band}), index, ["B02"])
     raw = values[index.rows, index.cols].astype(np.float64)
     expected = np.where(raw == 0, 0, np.clip(np.floor((raw + offset) * scale + 0.5), 0, 65_535))
     assert np.array_equal(pixels[0], expected)
@@ -339,7 +342,7 @@ def test_a_block_that_cannot_be_read_ends_the_work(tmp_path, monkeypatch, thread
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     monkeypatch.setattr(geo.pixels.parcel_pixels, "read_windows", fail)
     with pytest.raises(InputError, match="this one is damaged"):
-        gather(acquisition, some_parcels(TILE, 40), ["B02"], threads=threads)
+        read_parcel_pixels(acquisition, some_parcels(TILE, 40), ["B02"], threads=threads)
     assert len(read) <= threads
 
 

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from item_fixture import assert_survive
 
 from geo.errors import InputError
 from geo.formats.conventions import band_name, tile_name
@@ -384,3 +385,20 @@ def test_missing_bands_are_named(tmp_path, rng):
 
 def test_a_folder_without_geotiffs_is_refused(tmp_path):
     assert "There is no GeoTIFF" in refusal(tmp_path, format="geotiff")
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_files_survive_their_items(tmp_path, rng, dtype):
+    folder = tmp_path / "imagery"
+    values = numbers(rng, dtype=dtype) / (1 if dtype == "uint16" else 10_000)
+    options = {"scales": (1e-4, 1e-4), "offsets": (-0.1, -0.1)} if dtype == "uint16" else {}
+    write_tiff(folder / "20180405.tif", values.astype(dtype), ("B02", "B03"), **options)
+    found = find_acquisitions(folder)
+    assert np.isnan(found[0].bands["B02"].nodata) == (dtype == "float32")
+    assert_survive(found, tmp_path / "items")
+
+
+def test_a_system_without_a_code_survives_its_item(tmp_path, rng):
+    crs = "+proj=laea +lat_0=50 +lon_0=9 +units=m +ellps=GRS80"
+    write_tiff(tmp_path / "imagery" / "20180405.tif", numbers(rng), ("B02", "B03"), crs=crs)
+    assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")

@@ -12,15 +12,14 @@ from safe_fixture import write_image, write_safe
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.discovery import find_acquisitions
-from pipeline.acquisitions.duplicates import same_day_reasons
-from pipeline.acquisitions.tiles import most_seen_first
-from pipeline.stages.index import index
+from geo.imagery.discovery import find_acquisitions, same_day_reasons
+from pipeline.stages.index import index, most_seen_first
 from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
     read_acquisitions,
     read_used,
     write_acquisitions,
+    write_view,
 )
 from pipeline.workflow.config import load, view
 
@@ -38,17 +37,22 @@ class Run:
 
     def __init__(self, root):
         self.imagery = root / "imagery"
-        self.table = root / "out" / "acquisitions.csv"
+        self.table = root / "out" / "acquisitions.json"
+        self.items = root / "out" / "acquisitions"
         self.grids = root / "out" / "grids.json"
 
     def __call__(self, imagery=None, clouds=None, **settings):
         values = {"imagery": {"bands": BANDS, **settings}, "clouds": clouds or {}}
-        index(imagery or self.imagery, self.table, self.grids, view(load(values), "index"))
+        index(
+            imagery or self.imagery, self.table, self.table.with_suffix(".csv"), self.items,
+            self.grids, view(load(values), "index"),
+        )  # fmt: skip
         return read_acquisitions(self.table)
 
     def refusal(self, **settings):
         with pytest.raises(InputError) as error:
             self(**settings)
+        assert not self.items.exists()
         assert not self.table.exists()
         assert not self.grids.exists()
         return str(error.value)
@@ -85,7 +89,10 @@ def test_every_acquisition_has_a_row(run, rng):
     (grid,) = json.loads(run.grids.read_text()).items()
     assert grid[0] == "31UDS"
     assert Grid.from_dict(grid[1]).bounds == (500_000, 5_599_400, 500_600, 5_600_000)
-    assert {path.name for path in run.table.parent.iterdir()} == {"acquisitions.csv", "grids.json"}
+    assert {path.name for path in run.table.parent.iterdir()} == {
+        "acquisitions", "acquisitions.json", "acquisitions.csv", "grids.json",
+    }  # fmt: skip
+    assert {path.stem for path in run.items.iterdir()} == {row.acquisition for row in rows}
 
 
 def test_offsets_that_differ_are_listed_by_band(run, rng):
@@ -341,24 +348,27 @@ def test_the_table_survives_a_round_trip(tmp_path):
         ),
         AcquisitionRow(
             *("20180410_scene", "scene", date(2018, 4, 10), Path('"q"/c.tif'), "geotiff", "04.00"),
-            *("Simulated", "-1000", 0.25, False, "too_cloudy"),
+            *("Simulated", "-1000", 1 / 3, False, "too_cloudy"),
             *("SCL MASK", Path("a/20180410.tif")),
         ),
     ]
-    write_acquisitions(tmp_path / "new" / "table.csv", rows)
-    assert read_acquisitions(tmp_path / "new" / "table.csv") == rows
-    assert read_used(tmp_path / "new" / "table.csv") == {"20180405_scene": rows[0]}
+    table = tmp_path / "new" / "table.json"
+    write_acquisitions(table, rows)
+    assert read_acquisitions(table) == rows
+    assert read_used(table) == {"20180405_scene": rows[0]}
+    found = json.loads(table.read_text())
+    assert [item["id"] for item in found] == ["20180405_scene", "20180410_scene"]
+    assert [item["used"] for item in found] == [True, False]
+    write_view(tmp_path / "table.csv", rows)
+    assert (tmp_path / "table.csv").read_text().splitlines()[2] == (
+        '20180410_scene,scene,2018-04-10,"""q""/c.tif",geotiff,04.00,Simulated,-1000,0.333333,no,'
+        "too_cloudy,SCL MASK,a/20180410.tif,"
+    )
 
 
 def test_broken_tables_are_refused(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("acquisition,tile\nx,y\n")
-    with pytest.raises(InputError, match="no column date, product"):
-        read_acquisitions(path)
-    header = ",".join(AcquisitionRow._fields)
-    path.write_text(f"{header}\nx,31UDS,2018-04-05,p,safe,,,0,0.1,perhaps,\n")
-    with pytest.raises(InputError, match=r"line 2: 'perhaps' cannot be read"):
-        read_acquisitions(path)
-    path.write_text(f"{header}\nx,31UDS\n")
-    with pytest.raises(InputError, match="line 2"):
-        read_acquisitions(path)
+    path = tmp_path / "table.json"
+    for text in ("acquisition,tile\nx,y\n", '[{"id": "x", "tile": "31UDS"}]', "[3]"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="does not hold the decisions of the stage index"):
+            read_acquisitions(path)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from preparation import example, prepare_dataset
 
+from geo.grid import read_grids
 from geo.pixels.gap_filling import fill_linear
-from pipeline.acquisitions.tiles import read_grids
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
 from pipeline.dataset.pixel_set_store import (

@@ -20,6 +20,7 @@ from geo.imagery.raster_reading import read_coarse
 from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FLANDERS = DATA / "flanders-2018"
@@ -84,10 +85,13 @@ def write_as_reflectance(folder, day, scene, announced, in_pixels):
 
 
 def run_index(folder, **settings):
-    table = folder.parent / "out.csv"
+    run = RunPaths(folder.parent / "run")
     values = load({"imagery": {"bands": BANDS, **settings}})
-    index(folder, table, folder.parent / "grids.json", view(values, "index"), threads=2)
-    return read_acquisitions(table)
+    index(
+        folder, run.acquisitions, run.acquisitions_view, run.items, run.grids,
+        view(values, "index"), threads=2,
+    )  # fmt: skip
+    return read_acquisitions(run.acquisitions)
 
 
 TRUE = {True: [(True, True)] * 7, False: [(False, False)] * 7}

@@ -14,7 +14,7 @@ import rasterio
 from safe_fixture import BAND_IDS, write_safe
 
 from geo.errors import InputError
-from geo.formats.safe_files import find_products
+from geo.formats.safe import find_products
 from geo.formats.safe_metadata import NATIVE_RESOLUTION_M, read_metadata
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window

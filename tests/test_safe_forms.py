@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from item_fixture import assert_survive
 from safe_fixture import SafeProduct, write_image, write_safe, zip_product
 
 from geo.errors import InputError
@@ -289,3 +290,14 @@ def test_whole_images_have_the_size_that_the_manifest_states(tmp_path, rng, zipp
     assert "remove manifest.safe" in message
     monkeypatch.setattr("geo.formats.safe._TILE_M", 109_800)
     assert len(find_acquisitions(tmp_path)) == 1, "a clip keeps the manifest of the whole"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("strip", [None, "20220413T105029"])
+def test_products_survive_their_items(tmp_path, rng, monkeypatch, zipped, strip):
+    product = write_safe(tmp_path / "imagery", rng, offsets=-1000, datastrip=strip, no_data=30)
+    if zipped:
+        zip_product(product, top="x {a}.SAFE")
+    assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")
+    monkeypatch.chdir(tmp_path)
+    assert_survive(find_acquisitions(Path("imagery")), Path("items"))

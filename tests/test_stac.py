@@ -20,7 +20,7 @@ from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_coarse, read_header, read_window
 from geo.imagery.signing import authorised, signature_v4
-from geo.pixels.parcel_pixels import gather, gather_clear
+from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 BANDS = ["B02", "B03", "B8A"]
@@ -83,12 +83,14 @@ def test_pixels_are_those_of_the_files(server, scenes, index, tmp_path, ending, 
     assert not server.log  # the items say enough
     # Every other request fails, and fails again.
     server.faults = lambda number, time: fault if time < 2 and number % 2 else None
-    expected = gather(near, index, BANDS)
-    pixels, valid = gather(far, index, BANDS)
+    expected = read_parcel_pixels(near, index, BANDS)
+    pixels, valid = read_parcel_pixels(far, index, BANDS)
     np.testing.assert_array_equal(pixels, expected[0])
     np.testing.assert_array_equal(valid, expected[1])
     rules = CloudRules()
-    np.testing.assert_array_equal(gather_clear(far, index, rules), gather_clear(near, index, rules))
+    np.testing.assert_array_equal(
+        read_clear_mask(far, index, rules), read_clear_mask(near, index, rules)
+    )
     assert fault is None or sum(entry["fault"] == fault for entry in server.log) > 5
 
 
@@ -104,7 +106,7 @@ def test_a_fault_that_lasts_ends_with_its_name(server, index, tmp_path, ending, 
     # The heads of the files arrive, the pixels never do.
     server.faults = lambda number, _: fault if number > 3 else None
     with pytest.raises(InputError) as error:
-        gather(far, index, BANDS)
+        read_parcel_pixels(far, index, BANDS)
     assert time.monotonic() - started < 5
     message = str(error.value)
     assert message.startswith("Band B")
@@ -118,7 +120,7 @@ def test_a_fault_that_lasts_ends_with_its_name(server, index, tmp_path, ending, 
 
 def test_only_blocks_with_parcels_are_fetched(server, scenes, index, tmp_path):
     far = acquisition_at(tmp_path / "far", server.url)
-    gather(far, index, ["B02"])
+    read_parcel_pixels(far, index, ["B02"])
     blocks = set(zip(index.rows // BLOCK, index.cols // BLOCK, strict=True))
     assert len(blocks) == 3
     expected = 0
@@ -196,7 +198,7 @@ def test_an_item_that_lies_about_its_grid_is_refused(server, index, tmp_path):
     band = far.bands["B02"]
     moved = replace(band, grid=replace(band.grid, x_min=band.grid.x_min + 10))
     with pytest.raises(InputError, match="its catalogue says on"):
-        gather(replace(far, bands={"B02": moved}), index, ["B02"])
+        read_parcel_pixels(replace(far, bands={"B02": moved}), index, ["B02"])
 
 
 def test_without_projection_the_file_says_where_it_lies(server, scenes, tmp_path):
@@ -368,13 +370,15 @@ def test_s3_is_read_from_the_store_that_the_environment_names(
     store = scenes.name
     far = acquisition_at(tmp_path / "far", f"s3://{store}")
     with pytest.raises(InputError, match="set AWS_S3_ENDPOINT"):
-        gather(far, index, BANDS)
+        read_parcel_pixels(far, index, BANDS)
     server.root = scenes.parent
     monkeypatch.setenv("AWS_S3_ENDPOINT", server.url)
     monkeypatch.setenv("AWS_HTTPS", "NO")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
-    np.testing.assert_array_equal(gather(far, index, BANDS)[0], gather(near, index, BANDS)[0])
+    np.testing.assert_array_equal(
+        read_parcel_pixels(far, index, BANDS)[0], read_parcel_pixels(near, index, BANDS)[0]
+    )
     assert "Credential=KEY/" in server.log[0]["headers"]["Authorization"]
     assert server.log[0]["path"].startswith(f"{store}/{DAYS[0]}/B")
     with pytest.raises(InputError, match="that start with ftp:// are not read"):
@@ -394,9 +398,11 @@ def test_addresses_are_signed_as_they_are_read(server, scenes, index, tmp_path, 
     (folder / "item.json").write_text(json.dumps(item))
     (plain,) = find_acquisitions(folder, bands=BANDS)
     with pytest.raises(InputError, match="403"):
-        gather(plain, index, BANDS)
+        read_parcel_pixels(plain, index, BANDS)
     (far,) = find_acquisitions(folder, bands=BANDS, signed_by="planetary_computer")
-    np.testing.assert_array_equal(gather(far, index, BANDS)[0], gather(near, index, BANDS)[0])
+    np.testing.assert_array_equal(
+        read_parcel_pixels(far, index, BANDS)[0], read_parcel_pixels(near, index, BANDS)[0]
+    )
     assert "sas/token/account/" + scenes.name in {entry["path"] for entry in server.log}
     lost = replace(far.bands["B02"], source=far.bands["B02"].source.replace("B02", "B77"))
     with pytest.raises(InputError) as error:

@@ -4,6 +4,7 @@ import json
 from datetime import date, datetime
 
 import pytest
+from item_fixture import assert_survive
 from stac_fixture import item_of
 
 from geo.errors import InputError
@@ -329,3 +330,16 @@ def test_missing_bands_are_named(read):
 def test_a_scale_of_ones_own_is_refused(read):
     with pytest.raises(InputError, match="leave out reflectance_scale"):
         read(item_of("20180405", "https://somewhere"), reflectance_scale=1e-4)
+
+
+@pytest.mark.parametrize("service", [earth_search, planetary_computer, copernicus])
+@pytest.mark.parametrize("signed_by", [None, "planetary_computer"])
+def test_items_of_services_survive_ours(tmp_path, service, signed_by):
+    """Addresses are signed when they are read: the item has them without a signature."""
+    (tmp_path / "item.json").write_text(json.dumps(service()))
+    found = find_acquisitions(tmp_path / "item.json", signed_by=signed_by)
+    assert_survive(found, tmp_path / "ours")
+    (path,) = (tmp_path / "ours").iterdir()
+    for asset in json.loads(path.read_text())["assets"].values():
+        assert asset["href"].startswith(("https://", "s3://"))
+        assert asset.get("parcelwise:signed_by") == signed_by

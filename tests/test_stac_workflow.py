@@ -15,7 +15,7 @@ from stac_fixture import ORIGIN, Server, item_of, write_scene
 from geo.errors import InputError
 from geo.register.reading import read_bounds
 from pipeline.workflow.config import load
-from pipeline.workflow.inputs import check_inputs, watched
+from pipeline.workflow.inputs import check_inputs, imagery_state
 
 DAYS = ["20180405", "20180420", "20180505"]
 BANDS = ["B02", "B8A"]
@@ -168,5 +168,5 @@ def test_an_address_is_kept_and_has_no_files_to_watch(tmp_path):
     settings = load(values)
     assert settings.imagery.path == "https://somewhere//v1"
     assert load(settings.model_dump(mode="json")) == settings
-    assert watched(settings.imagery.path) == []
+    assert imagery_state(settings) == imagery_state(load({}))
     check_inputs(settings)

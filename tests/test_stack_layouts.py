@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
+from item_fixture import assert_survive
 
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from geo.pixels.parcel_pixels import gather
+from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
@@ -177,7 +178,7 @@ def test_values_at_the_parcels_are_those_of_the_arrays(tmp_path, rng, form):
         shapely.Point(500_000 + c, 5_600_000 - c).buffer(r) for c, r in ((0, 90), (300, 150))
     ]
     index = index_pixels(np.array(circles), ["a", "b"], item.grid, "31UDS")
-    pixels, valid = gather(item, index, ["B02", "B8A"])
+    pixels, valid = read_parcel_pixels(item, index, ["B02", "B8A"])
     known = np.ones(len(index.rows), bool)
     for name in ("B02", "B8A"):
         raw = data[name].values[1][index.rows, index.cols]
@@ -444,3 +445,25 @@ def test_the_flemish_stack_in_other_layouts(tmp_path, flanders, form, change):
             )
             window = slice(3, 30), slice(2, 29)
             np.testing.assert_array_equal(read_window(other, *window), read_window(band, *window))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_times_survive_their_items(tmp_path, rng, form):
+    """South up, times last, with values that are missing and a range of those that are not."""
+    data = (cube(rng) / 10_000).astype("float32").transpose("y", "x", "time").sortby("y")
+    data["B02"].attrs |= {"missing_value": np.float32(-1), "valid_min": np.float32(0)}
+    folder = tmp_path / "imagery"
+    folder.mkdir()
+    path = write(data.assign_attrs(crs="EPSG:32631"), folder, form)
+    found = find_acquisitions(path)
+    assert found[0].bands["B02"].layer.south_up
+    assert found[0].bands["B02"].layer.valid_range == (0, np.inf)
+    assert_survive(found, tmp_path / "items")
+
+
+def test_stacks_below_a_folder_are_seen_if_it_has_none(tmp_path, rng):
+    (tmp_path / "2018").mkdir()
+    write(cube(rng), tmp_path / "2018", "netcdf")
+    assert len(find_acquisitions(tmp_path)) == len(DAYS)
+    write(cube(rng, days=("2019-04-05",)), tmp_path, "netcdf")
+    assert len(find_acquisitions(tmp_path)) == 1

@@ -5,11 +5,12 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from item_fixture import assert_survive
 
 from geo.errors import InputError
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.raster_reading import read_window
-from geo.pixels.parcel_pixels import gather
+from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
 
 WHOLE = slice(None)
@@ -112,7 +113,7 @@ def test_reflectance_at_the_parcels(tmp_path, rng, quantification):
     (item,) = find_acquisitions(tmp_path)
     circle = shapely.Point(500_100, 5_699_800).buffer(120)
     index = index_pixels(np.array([circle]), ["a"], item.grid, "31UDS")
-    pixels, valid = gather(item, index, ["B04", "B02"])
+    pixels, valid = read_parcel_pixels(item, index, ["B04", "B02"])
     raw = np.array([arrays[f"FRE_{b}"][index.rows, index.cols] for b in ("B4", "B2")], int)
     assert 0 < valid.sum() < len(valid)
     np.testing.assert_array_equal(valid, index.cols >= 5)
@@ -152,3 +153,8 @@ def test_other_refusals(tmp_path, rng):
     next(tmp_path.glob("*/*_FRE_B8A.tif")).unlink()
     assert "no B8A (it has B02)" in refusal(tmp_path, bands=["B02", "B8A"])
     assert "state their scale" in refusal(tmp_path, reflectance_scale=1e-4)
+
+
+def test_products_survive_their_items(tmp_path, rng):
+    write_product(tmp_path / "imagery", rng)
+    assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")

@@ -18,8 +18,7 @@ from shapely import box
 from tiles_fixture import COLUMNS, EAST, WEST, X_MIN, parcels, write_day, write_scene
 
 from geo.errors import InputError
-from geo.grid import Grid
-from pipeline.acquisitions.tiles import read_grids
+from geo.grid import Grid, read_grids
 from pipeline.dataset.observations import read_observations
 from pipeline.dataset.pixel_set_store import (
     read_dates,

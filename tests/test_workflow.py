@@ -256,7 +256,7 @@ def test_bad_input_ends_before_any_work_and_loses_no_result(finished, tmp_path):
     assert result.returncode != 0
     assert band.name in result.stdout + result.stderr
     # What index itself had written no longer holds, and goes; all that followed stays.
-    gone = {RUN / "acquisitions.csv", RUN / "grids.json"}
+    gone = {RUN / name for name in ("acquisitions.json", "acquisitions.csv", "grids.json")}
     after = artefacts(folder)
     assert after == {path: content for path, content in before.items() if path not in gone}
     band.write_bytes(whole)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,13 +13,8 @@ import numpy as np
 from geo.errors import InputError
 from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
 from geo.imagery.acquisition import BANDS, MASKS, SCENE_CLASSIFICATION, Band
-from geo.imagery.array_reading import is_zarr
 
 _Found = TypeVar("_Found")
-
-TIFF_ENDINGS = (".tif", ".tiff")
-NETCDF_ENDINGS = (".nc", ".nc4")
-ITEM_ENDINGS = (".json", ".geojson")
 
 # Of masks, those whose names mean one thing: a layer called "mask" may as well show what is clear.
 _BAND_NAME = re.compile(r"(?:B0?([1-9]|1[0-2]|8A)|(SCL|CLDPRB|CLD|CLM))(?![0-9A-Z])", re.IGNORECASE)
@@ -179,31 +172,6 @@ def bands_and_masks(
         {name: found[name] for name in BANDS if name in found and name in names},
         {name: found[name] for name in MASKS if name in found},
     )
-
-
-def files_ending(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:
-    """Give the files with one of the endings: the path itself, or those in the folder, sorted."""
-    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-    for file in candidates:
-        if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file():
-            yield file
-
-
-def tiff_files(path: Path) -> list[Path]:
-    """List GeoTIFFs: the path itself, or those in the folder; if it has none, those below it."""
-    files = list(files_ending(path, TIFF_ENDINGS))
-    if files:
-        return files
-    folders = sorted(Path(folder) for folder, _, _ in os.walk(path, followlinks=True))
-    return [file for folder in folders for file in files_ending(folder, TIFF_ENDINGS)]
-
-
-def stack_files(path: Path) -> list[Path]:
-    """List NetCDF files and Zarr folders: the path itself, or those in the folder, sorted."""
-    if is_zarr(path):
-        return [path]
-    zarrs = [folder for folder in path.iterdir() if is_zarr(folder)] if path.is_dir() else []
-    return sorted([*files_ending(path, NETCDF_ENDINGS), *zarrs])
 
 
 def _reflectance_of(units: str) -> float:

@@ -17,20 +17,16 @@ import zarr
 
 from geo.errors import InputError
 from geo.formats.conventions import bands_and_masks, finest, tile_name
-from geo.formats.stack_file import describe
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Damaged, first_five, read_each
+from geo.formats.stack import describe
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
 from geo.imagery.array_reading import is_consolidated
+from geo.imagery.discovery import Damaged, read_each
 
 _REFLECTANCE = "measurements/reflectance"
 _CLASSIFICATION = "conditions/mask/l2a_classification"
 _PROBABILITY = "quality/probability"
 
 _AGAIN = "download the product again."
-
-
-def is_product(path: Path) -> bool:
-    """Tell whether a Zarr folder is a Sentinel-2 product of EOPF."""
-    return (path / _REFLECTANCE).is_dir()
 
 
 def read_products(

@@ -19,10 +19,10 @@ from geo.formats.conventions import (
     date_in,
     decoding,
     finest,
-    tiff_files,
     tile_name,
 )
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Damaged, first_five, read_each
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
+from geo.imagery.discovery import NO_BAND, Damaged, read_each, tiff_files
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ _BAND_PART = re.compile(
     r"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|CLDPRB|CLD|CLM)(?:[-_. ](?:\d\dm|R[12]))?(?=[-_. ]|$)",
     re.IGNORECASE,
 )
-# What products hold besides bands: true colour, aerosol, water vapour, preview, snow probability.
-_NO_BAND = re.compile(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,10 @@ def find(
     the folder itself has no GeoTIFF.
     """
     files = tiff_files(path)
-    left_out = [file.name for file in files if _NO_BAND.search(file.stem)]
+    left_out = [file.name for file in files if NO_BAND.search(file.stem)]
     if left_out:
         logger.info("%d GeoTIFFs hold no band: %s.", len(left_out), first_five(left_out))
-    files = [file for file in files if not _NO_BAND.search(file.stem)]
+    files = [file for file in files if not NO_BAND.search(file.stem)]
     if not files:
         raise InputError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
     undated = [file.name for file in files if _date_of(file) is None]
@@ -85,7 +83,7 @@ def _group(files: Sequence[Path]) -> list[_FileGroup]:
     """Group files by acquisition; only their names and their folders' are looked at."""
     by_name: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
-        if _date_of(file) is not None and not _NO_BAND.search(file.stem):
+        if _date_of(file) is not None and not NO_BAND.search(file.stem):
             name = _BAND_PART.sub("", file.stem).strip("-_. ")
             by_name.setdefault((file.parent, name), []).append(file)
     groups: list[_FileGroup] = []

@@ -8,11 +8,10 @@ from datetime import date
 from pathlib import Path
 
 from geo.errors import InputError
-from geo.formats.conventions import TIFF_ENDINGS, date_in, files_ending, tile_name
+from geo.formats.conventions import date_in, tile_name
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
+from geo.imagery.discovery import IMAGE_ENDINGS, files_ending
 from geo.imagery.raster_reading import read_header
-
-MASK_ENDINGS = (*TIFF_ENDINGS, ".jp2")
 
 
 def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisition]:
@@ -35,7 +34,7 @@ def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisit
     """
     files: dict[date, list[Path]] = {}
     undated = []
-    for path in files_ending(folder, MASK_ENDINGS):
+    for path in files_ending(folder, IMAGE_ENDINGS):
         try:
             day = date_in(path.stem)
         except ValueError:

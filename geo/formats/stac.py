@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from affine import Affine
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
 from geo.errors import InputError
-from geo.formats.conventions import ITEM_ENDINGS, files_ending, tile_name
-from geo.formats.stac_assets import band_of, best_assets
-from geo.imagery.acquisition import BANDS, MASKS, UNNAMED_TILE, Acquisition, Damaged, read_each
+from geo.formats.conventions import (
+    band_name,
+    scale_and_offset,
+    tile_name,
+)
+from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
+from geo.grid import Grid
+from geo.imagery.acquisition import (
+    BANDS,
+    COMMON_NAMES,
+    MASKS,
+    UNNAMED_TILE,
+    Acquisition,
+    Band,
+    is_address,
+)
+from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
+from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
+from geo.imagery.signing import PLANETARY_COMPUTER
 
 Item = Mapping[str, Any]
 
@@ -152,3 +174,198 @@ def _time(text: object) -> datetime | None:
         return None
     time = datetime.fromisoformat(text)
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+# Common names of the extension eo, and what Earth Search calls its assets. "rededge" alone is left
+# out: catalogues call three bands so.
+_BAND_OF = {
+    **{common: band for band, common in COMMON_NAMES.items()},
+    **{"rededge1": "B05", "rededge2": "B06", "rededge3": "B07"},
+}
+_CLOUD_PROBABILITY = re.compile(r"(MSK_)?CLD(PRB)?(_\d\dm)?", re.IGNORECASE)
+_IMAGE = re.compile(r"image/(tiff|jp2|jpeg2000|x\.geotiff|vnd\.stac\.geotiff)")
+_IMAGE_ENDINGS = (".tif", ".tiff", ".jp2")
+# Pictures, and what is no picture.
+_OTHER_ROLES = frozenset({"visual", "overview", "thumbnail", "metadata"})
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One layer of one asset.
+
+    Parameters
+    ----------
+    key
+        Its name in the item.
+    fields
+        What the item says of it.
+    layer
+        Band of the file, counted from 1.
+    layers
+        How many the file has, as far as the item says.
+    """
+
+    key: str
+    fields: Mapping[str, Any]
+    layer: int
+    layers: int
+
+    def get(self, name: str, *older: str) -> Any:
+        """Give a field of the layer, else of the asset; `older` names it in earlier versions.
+
+        Versions 1.0 hold layers in eo:bands and raster:bands, 1.1 in bands.
+        """
+        places = [
+            self.fields[group][self.layer - 1]
+            for group in ("bands", "raster:bands", "eo:bands")
+            if len(self.fields.get(group) or ()) >= self.layer
+        ]
+        for place in (*places, self.fields):
+            for spelling in (name, *older):
+                if place.get(spelling) is not None:
+                    return place[spelling]
+        return None
+
+
+def best_assets(item: Mapping[str, Any]) -> dict[str, Asset]:
+    """Choose an asset for every band and mask.
+
+    Files of one band go before composites of several, native resolution before copies at another,
+    GeoTIFF before JPEG 2000, of which more has to be read for the same pixels.
+    """
+    best: dict[str, Asset] = {}
+    for name, asset in _images(item):
+        if name not in best or _merit(name, asset) > _merit(name, best[name]):
+            best[name] = asset
+    return best
+
+
+def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
+    """Give the layers that are bands or masks, with their names."""
+    for key, fields in item["assets"].items():
+        href = fields["href"].partition("?")[0].lower()
+        is_image = _IMAGE.match(fields.get("type") or "") or href.endswith(_IMAGE_ENDINGS)
+        if not is_image or not _OTHER_ROLES.isdisjoint(fields.get("roles") or ()):
+            continue
+        layers = max(len(fields.get(g) or ()) for g in ("bands", "raster:bands", "eo:bands"))
+        for layer in range(1, max(layers, 1) + 1):
+            asset = Asset(key, fields, layer, max(layers, 1))
+            name = _band_name(asset)
+            if name is not None:
+                yield name, asset
+
+
+def _band_name(asset: Asset) -> str | None:
+    """Tell which band or mask a layer is: by the asset's key, its names, or the file's."""
+    texts = [asset.get("name"), asset.get("eo:common_name", "common_name")]
+    if asset.layers == 1:
+        file = asset.fields["href"].partition("?")[0].rpartition("/")[2]
+        texts = [asset.key, *texts, file.rpartition(".")[0]]
+    for text in filter(None, texts):
+        name = band_name(text) or _BAND_OF.get(text.lower())
+        if name is None and _CLOUD_PROBABILITY.fullmatch(text):
+            name = "CLDPRB"
+        if name is not None:
+            return name
+    return None
+
+
+def _merit(name: str, asset: Asset) -> tuple[bool, float, bool]:
+    """Rank the assets of one band."""
+    transform = asset.get("proj:transform")
+    metres = abs(transform[0]) if transform else asset.get("gsd") or 0
+    is_jp2 = asset.fields["href"].partition("?")[0].lower().endswith(".jp2")
+    return asset.layers == 1, -abs(metres - NATIVE_RESOLUTION_M.get(name, 20)), not is_jp2
+
+
+def band_of(
+    name: str,
+    asset: Asset,
+    item: Mapping[str, Any],
+    folder: Path,
+    signed_by: str | None,
+    unstated_offset: float,
+) -> Band:
+    """Describe a band; its file is opened only if the item does not say where its pixels lie.
+
+    Parameters
+    ----------
+    name
+        Of the band or mask.
+    asset
+        Where it is.
+    item
+        The item that the asset belongs to.
+    folder
+        What relative paths start from.
+    signed_by
+        planetary_computer, or None.
+    unstated_offset
+        Digital numbers to add where the asset states no offset.
+    """
+    source = asset.fields["href"]
+    if not is_address(source):
+        source = str(folder / source)
+    elif signed_by == "planetary_computer":
+        source = PLANETARY_COMPUTER + source
+    grid = _grid(asset, item)
+    header = None
+    if grid is None:
+        header = read_header(source)
+        grid = header.grid
+    scale, offset = 1.0, 0.0
+    if name in BANDS:
+        scale, offset = _radiometry(asset, item, header, unstated_offset)
+    nodata = asset.get("nodata")
+    return Band(
+        name=name,
+        source=source,
+        layer=asset.layer,
+        grid=grid,
+        block_shape=None,
+        scale=scale,
+        offset=offset,
+        nodata=0.0 if nodata is None else float(nodata),  # 0 in every Sentinel-2 product
+    )
+
+
+def _radiometry(
+    asset: Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
+) -> tuple[float, float]:
+    """Give scale and offset, as in `geo.imagery.acquisition.Band`, by what the item states.
+
+    Earth Search takes the offset out of the pixels of its sentinel-2-l2a and says so in
+    earthsearch:boa_offset_applied (sentinel:boa_offset_applied before), while its assets go on
+    stating it: cirrus-geo/cirrus-earth-search, issues 21 and 33.
+    """
+    kind = asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
+    is_integer = bool(np.issubdtype(np.dtype(kind), np.integer))
+    scale = asset.get("scale", "raster:scale")
+    if scale is None:
+        scale = 0.0001 if is_integer else 1.0
+    offset = asset.get("offset", "raster:offset")
+    if offset is None:
+        offset = scale * unstated_offset if is_integer else 0.0
+    applied = (f"{prefix}:boa_offset_applied" for prefix in ("earthsearch", "sentinel"))
+    if any(item["properties"].get(flag) is True for flag in applied):
+        offset = 0.0
+    return scale_and_offset(float(scale), float(offset), is_integer, None)
+
+
+def _grid(asset: Asset, item: Mapping[str, Any]) -> Grid | None:
+    """Make the grid that the item states by the extension projection, or None."""
+    properties = item["properties"]
+
+    def stated(name: str) -> Any:
+        value = asset.get(name)
+        return properties.get(name) if value is None else value
+
+    transform, shape = stated("proj:transform"), stated("proj:shape")
+    crs = stated("proj:code") or stated("proj:epsg") or stated("proj:wkt2")
+    if transform is None or shape is None or crs is None:
+        return None
+    try:
+        name = crs_text(CRS.from_user_input(crs))
+        return Grid.from_transform(name, Affine(*transform[:6]), int(shape[0]), int(shape[1]))
+    except (CRSError, ValueError, TypeError) as error:
+        raise InputError(f"Asset {asset.key} of {item['id']}: {error}") from error

@@ -7,17 +7,73 @@ of other times are other stacks.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
 
 from geo.errors import InputError
-from geo.formats import eopf
-from geo.formats.conventions import bands_and_masks, finest, stack_files
-from geo.formats.stack_file import StackPart, read_parts
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Damaged, first_five
+from geo.formats.conventions import (
+    Encoding,
+    band_name,
+    bands_and_masks,
+    decoding,
+    finest,
+    tile_name,
+)
+from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, first_five
+from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
+from geo.imagery.discovery import Damaged, is_eopf, stack_files
+
+logger = logging.getLogger(__name__)
+
+# Contiguous variables decode row by row: windows of so many rows.
+_ROWS_OF_CONTIGUOUS = 512
+
+
+@dataclass(frozen=True)
+class StackPart:
+    """The bands of a file, or of one group of it, that share their times.
+
+    Parameters
+    ----------
+    path
+        The file.
+    tile
+        As its attributes or its name tell.
+    times
+        datetime64[s] (T,), in the order of the file.
+    bands
+        At time 0.
+    time_axes
+        By band, the place of the time axis in its array; None where it has none.
+    """
+
+    path: Path
+    tile: str
+    times: NDArray[np.datetime64]
+    bands: Mapping[str, Band]
+    time_axes: Mapping[str, int | None]
+
+    def at(self, index: int) -> dict[str, Band]:
+        """Give the bands at a time."""
+        return {name: self._at(band, index) for name, band in self.bands.items()}
+
+    def _at(self, band: Band, index: int) -> Band:
+        """Give one band at a time."""
+        axis, plane = self.time_axes[band.name], band.layer
+        if axis is None or not isinstance(plane, Plane):
+            return band
+        axes = (*plane.axes[:axis], index, *plane.axes[axis + 1 :])
+        return replace(band, layer=replace(plane, axes=axes))
+
 
 # Parts with the same times.
 Stack = list[StackPart]
@@ -31,8 +87,10 @@ def find(
 ) -> list[Acquisition]:
     """Find the times of stacks; see `geo.imagery.discovery.find_acquisitions`."""
     files = stack_files(path)
-    products = [file for file in files if eopf.is_product(file)]
+    products = [file for file in files if is_eopf(file)]
     if len(products) == len(files) > 0:
+        from geo.formats import eopf  # which describes the bands of its groups with this module
+
         return eopf.read_products(products, bands, reflectance_scale, damaged)
     if products:
         raise InputError(
@@ -90,3 +148,173 @@ def _acquisitions(path: Path, stack: Stack, wanted: Sequence[str] | None) -> Ite
             masks=masks,
             sensed=sensed,
         )
+
+
+def read_parts(path: Path, reflectance_scale: float | None) -> list[StackPart]:
+    """Read the headers of a file; groups without a band give no part.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged or does not say what it must.
+    """
+    with nullcontext() if path.is_dir() else NETCDF_LOCK:
+        groups = _open(path)
+        try:
+            outer = groups["/"].attrs
+            parts = [
+                _read_part(path, group, data, outer, reflectance_scale)
+                for group, data in groups.items()
+            ]
+        finally:
+            for data in groups.values():
+                data.close()
+    found = [part for part in parts if part is not None]
+    if not found:
+        logger.info("%s is left out: it has no band.", path)
+    return found
+
+
+def describe(
+    path: Path,
+    group: str,
+    data: xr.Dataset,
+    variable: xr.DataArray,
+    outer: Mapping[str, Any],
+    reflectance_scale: float | None,
+) -> Iterator[tuple[Band, Axes]]:
+    """Describe every band that a variable holds, at the first time.
+
+    Parameters
+    ----------
+    path, group
+        File, and the group in it ("/" or "/measurements/...").
+    data, variable
+        The group, with raw values and decoded times, and its variable.
+    outer
+        Attributes of the file.
+    reflectance_scale
+        Reflectance of one raw unit, in place of what the file says.
+    """
+    axes = axes_of(path, data, variable)
+    if axes is None:
+        return
+    grid, south_up = grid_of(path, data, variable, (axes.y, axes.x), outer)
+    block = _block_shape(variable, axes, grid.shape)
+    single = band_name(str(variable.name))
+    encoding, missing, valid_range = _encoding(variable)
+    for name, place in {single: 0}.items() if single else axes.bands.items():
+        try:
+            scale, offset, nodata = decoding(name, encoding, reflectance_scale)
+        except ValueError as error:
+            raise InputError(f"{path}: {variable.name}: {error}.") from error
+        where: dict[Kind | None, int | Literal["y", "x"]]
+        where = {"y": "y", "x": "x", "band": place, "time": 0, None: 0}
+        plane = Plane(
+            variable=f"{group.strip('/')}/{variable.name}".lstrip("/"),
+            axes=tuple(where[kind] for kind in axes.kinds),
+            height=grid.height,
+            south_up=south_up,
+            missing=tuple(value for value in missing if value != nodata),
+            valid_range=valid_range,
+        )
+        yield Band(name, str(path), plane, grid, block, scale, offset, nodata), axes
+
+
+def _open(path: Path) -> dict[str, xr.Dataset]:
+    """Open every group of a file, with decoded times and raw values."""
+    options: dict[str, Any] = {"mask_and_scale": False, "decode_timedelta": False, "chunks": None}
+    try:
+        if path.is_dir():
+            return xr.open_groups(
+                path, engine="zarr", consolidated=is_consolidated(path), **options
+            )
+        return xr.open_groups(path, engine="netcdf4", **options)
+    except (OSError, RuntimeError, KeyError) as error:
+        kind = "Zarr" if path.is_dir() else "NetCDF"
+        raise InputError(
+            f"{path} cannot be opened as {kind} ({error}): download or copy it again."
+        ) from error
+    except ValueError as error:  # times that cannot be decoded
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _read_part(
+    path: Path,
+    group: str,
+    data: xr.Dataset,
+    outer: Mapping[str, Any],
+    reflectance_scale: float | None,
+) -> StackPart | None:
+    """Read the bands of one group; None if it has none."""
+    described = [
+        item
+        for variable in data.data_vars.values()
+        for item in describe(path, group, data, variable, outer, reflectance_scale)
+    ]
+    if not described:
+        return None
+    bands = finest(band for band, _ in described)
+    axes = {band.name: axes for band, axes in described if band is bands[band.name]}
+    time_axes = {
+        name: item.kinds.index("time") if "time" in item.kinds else None
+        for name, item in axes.items()
+    }
+    tile = tile_name(str(data.attrs.get("tile", outer.get("tile", "")))) or tile_name(path.stem)
+    times = times_of(path, data, {item.time for item in axes.values()})
+    return StackPart(path, tile or UNNAMED_TILE, times, bands, time_axes)
+
+
+def _block_shape(variable: xr.DataArray, axes: Axes, shape: tuple[int, int]) -> tuple[int, int]:
+    """Give rows and columns that are decoded together."""
+    chunks = variable.encoding.get("chunksizes") or variable.encoding.get("chunks")
+    if not chunks:
+        return min(_ROWS_OF_CONTIGUOUS, shape[0]), shape[1]
+    rows, cols = (int(chunks[axes.kinds.index(kind)]) for kind in ("y", "x"))
+    return min(rows, shape[0]), min(cols, shape[1])
+
+
+def _encoding(
+    variable: xr.DataArray,
+) -> tuple[Encoding, tuple[float, ...], tuple[float, float] | None]:
+    """Read what attributes say of the raw numbers: how to decode, what is missing, what is valid.
+
+    `fill_value` is EOPF's; the others are of the CF conventions, 2.5.1 and 8.1.
+    """
+    attributes = variable.attrs
+    missing = [
+        float(value)
+        for key in ("_FillValue", "missing_value", "fill_value")
+        if key in attributes
+        for value in np.atleast_1d(attributes[key])
+    ]
+    scale, offset = (
+        float(attributes.get(k, d)) for k, d in (("scale_factor", 1), ("add_offset", 0))
+    )
+    encoding = Encoding(
+        dtype=variable.dtype,
+        scale=scale,
+        offset=offset,
+        nodata=missing[0] if missing else None,
+        units=str(attributes.get("units", "")),
+    )
+    return encoding, tuple(missing), _valid_range(variable, scale, offset)
+
+
+def _valid_range(variable: xr.DataArray, scale: float, offset: float) -> tuple[float, float] | None:
+    """Read least and greatest raw value that are data; None where any is."""
+    attributes = variable.attrs
+    limits = np.ravel(attributes.get("valid_range", ())).tolist()
+    if not limits:
+        limits = [attributes.get("valid_min"), attributes.get("valid_max")]
+    if limits == [None, None]:
+        return None
+    # Limits of another type than the raw numbers' are of the decoded ones (CF, 8.1).
+    is_decoded = np.issubdtype(variable.dtype, np.integer) and any(
+        isinstance(limit, float | np.floating) for limit in limits
+    )
+    least, greatest = (
+        default if limit is None else round((limit - offset) / scale, 6) if is_decoded else limit
+        for limit, default in zip(limits, (-np.inf, np.inf), strict=True)
+    )
+    return float(least), float(greatest)

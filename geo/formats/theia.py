@@ -7,7 +7,6 @@ cloud mask CLM at 10 m (R1) and 20 m (R2).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from xml.etree import ElementTree
 
 from geo.errors import InputError
 from geo.formats.conventions import band_name, bands_and_masks
-from geo.imagery.acquisition import MASKS, Acquisition, Band, Damaged, read_each
+from geo.imagery.acquisition import MASKS, Acquisition, Band
+from geo.imagery.discovery import Damaged, read_each, walk
 from geo.imagery.raster_reading import read_header
 
 # SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2_FRE_B2.tif
@@ -71,11 +71,10 @@ def find(
 def product_folders(path: Path) -> list[Path]:
     """List the products at a path and below it, sorted."""
     found = []
-    for folder, subfolders, files in os.walk(path, followlinks=True):
+    for folder, subfolders, files in walk(path):
         if any(map(_METADATA.fullmatch, files)):
-            found.append(Path(folder))
+            found.append(folder)
             subfolders.clear()
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
     return sorted(found)
 
 

@@ -1,17 +1,26 @@
-"""Acquisitions: what was sensed of a tile on one day, and where each of its bands lies."""
+"""Acquisitions: what was sensed of a tile on one day, and where each of its bands lies.
+
+The stage index finds them once and writes each down as a STAC item, with all that reading its
+pixels needs; the later stages read that.
+"""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import json
+import math
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 from geo.errors import InputError
 from geo.grid import Grid
+from geo.imagery.signing import PLANETARY_COMPUTER
 
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -23,11 +32,28 @@ MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
 UNNAMED_TILE = "scene"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+# A member of a zip archive as GDAL names it; braces end the archive's name, whatever its ending:
+# https://gdal.org/user/virtual_file_systems.html
+_IN_ARCHIVE = re.compile(r"/vsizip/\{(.*)\}/(.*)", re.DOTALL)
 
-_Item = TypeVar("_Item")
-_Read = TypeVar("_Read")
-
-Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
+# By band, the common names of the STAC extension eo.
+COMMON_NAMES = {
+    **{"B01": "coastal", "B02": "blue", "B03": "green", "B04": "red"},
+    **{"B05": "rededge071", "B06": "rededge075", "B07": "rededge078"},
+    **{"B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus"},
+    **{"B11": "swir16", "B12": "swir22"},
+}
+_EXTENSIONS = (
+    "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+)
+_MEDIA_TYPES = {
+    **dict.fromkeys((".tif", ".tiff"), "image/tiff; application=geotiff"),
+    ".jp2": "image/jp2",
+    **dict.fromkeys((".nc", ".nc4"), "application/x-netcdf"),
+    ".zarr": "application/vnd.zarr",
+}
 
 
 @dataclass(frozen=True)
@@ -192,60 +218,230 @@ def is_address(source: object) -> bool:
     return isinstance(source, str) and "://" in source
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """A product that cannot be used, and why."""
-
-    product: Path
-    problem: str
-
-
-def read_each(
-    items: Iterable[_Item],
-    read: Callable[[_Item], _Read],
-    damaged: list[Damaged] | None = None,
-    product: Callable[[_Item], Path] = Path,  # type: ignore[assignment]
-) -> list[_Read]:
-    """Read every item, and report all that fail in one error, or set them aside.
-
-    Parameters
-    ----------
-    items
-        What to read.
-    read
-        Reads one of them.
-    damaged
-        Those that fail are added here; None: they are refused.
-    product
-        Gives the product of an item, which is a path if not told otherwise.
-
-    Raises
-    ------
-    InputError
-        If any fails; the message gives the first five.
-    """
-    found, failed = [], []
-    for item in items:
-        try:
-            found.append(read(item))
-        except InputError as error:
-            failed.append(Damaged(product(item), str(error)))
-    if damaged is None:
-        refuse_damaged(failed, len(found) + len(failed))
-    else:
-        damaged += failed
-    return found
-
-
-def refuse_damaged(damaged: Sequence[Damaged], total: int) -> None:
-    """Raise an error of all the products that cannot be used, if there are any."""
-    if damaged:
-        text = f"{len(damaged)} of {total} acquisitions cannot be read:\n  "
-        problems = [item.problem for item in damaged]
-        raise InputError((text if total > 1 else "") + first_five(problems, "\n  "))
-
-
 def first_five(items: Sequence[str], separator: str = ", ") -> str:
     """List the first five items, and how many more there are."""
     rest = [f"... and {len(items) - 5} more"] if len(items) > 5 else []
     return separator.join([*items[:5], *rest])
+
+
+def local_file(source: str) -> Path:
+    """Return the file of a local source: of a member of an archive, the archive."""
+    in_archive = _IN_ARCHIVE.fullmatch(source)
+    return Path(in_archive[1] if in_archive else source)
+
+
+def to_item(acquisition: Acquisition, folder: Path, digest: str) -> dict[str, Any]:
+    """Describe an acquisition as a STAC item, with all that reading its pixels needs.
+
+    Fields that no extension has begin with `parcelwise:`. `from_item` makes the same acquisition
+    of the item again.
+
+    Parameters
+    ----------
+    acquisition
+        What to describe.
+    folder
+        Where the item will lie: relative paths count from there.
+    digest
+        Of the files that it names, as `geo.imagery.discovery.digests` gives it.
+    """
+    first, last = datetime.time.min, datetime.time(23, 59, 59)
+    sensed = acquisition.sensed
+    cloudy = acquisition.cloud_fraction
+    footprint = _footprint(acquisition.grid)
+    properties = {
+        "datetime": None if sensed is None else f"{sensed.isoformat()}Z",
+        # The day alone is known of some.
+        "start_datetime": f"{sensed or datetime.datetime.combine(acquisition.date, first):%FT%TZ}",
+        "end_datetime": f"{sensed or datetime.datetime.combine(acquisition.date, last):%FT%TZ}",
+        "platform": acquisition.platform,
+        "eo:cloud_cover": None if cloudy is None else round(100 * cloudy, 10),
+        "parcelwise:tile": acquisition.tile,
+        "parcelwise:format": acquisition.format,
+        "parcelwise:product": _href(str(acquisition.product), folder),
+        "parcelwise:baseline": acquisition.baseline,
+        "parcelwise:valid_fraction": acquisition.valid_fraction,
+        "parcelwise:generated": acquisition.generated,
+        "parcelwise:datastrip": acquisition.datastrip,
+        "parcelwise:digest": digest,
+    }
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": list(_EXTENSIONS),
+        "id": acquisition.id,
+        "geometry": {"type": "Polygon", "coordinates": [footprint]},
+        "bbox": [f(place[i] for place in footprint) for f in (min, max) for i in (0, 1)],
+        "properties": {
+            name: value
+            for name, value in properties.items()
+            if value is not None or name == "datetime"
+        },
+        "links": [],
+        "assets": {
+            name: _asset(band, folder)
+            for group in (acquisition.bands, acquisition.masks)
+            for name, band in group.items()
+        },
+    }
+
+
+def from_item(item: Mapping[str, Any], folder: Path) -> Acquisition:
+    """Make the acquisition that `to_item` described; nothing it names is opened."""
+    properties = item["properties"]
+    sensed, cloudy = properties["datetime"], properties.get("eo:cloud_cover")
+    layers = {name: _band(name, asset, folder) for name, asset in item["assets"].items()}
+    return Acquisition(
+        id=item["id"],
+        tile=properties["parcelwise:tile"],
+        date=datetime.date.fromisoformat(properties["start_datetime"][:10]),
+        product=Path(_source(properties["parcelwise:product"], folder)),
+        format=properties["parcelwise:format"],
+        baseline=properties.get("parcelwise:baseline"),
+        platform=properties.get("platform"),
+        cloud_fraction=None if cloudy is None else cloudy / 100,
+        bands={name: band for name, band in layers.items() if name not in MASKS},
+        masks={name: band for name, band in layers.items() if name in MASKS},
+        sensed=None if sensed is None else datetime.datetime.fromisoformat(sensed[:-1]),
+        valid_fraction=properties.get("parcelwise:valid_fraction"),
+        generated=properties.get("parcelwise:generated"),
+        datastrip=properties.get("parcelwise:datastrip"),
+    )
+
+
+def read_item(path: Path) -> Acquisition:
+    """Read the file of an acquisition, which the stage index wrote.
+
+    Raises
+    ------
+    InputError
+        If it is not such a file.
+    """
+    try:
+        return from_item(json.loads(path.read_text(encoding="utf-8")), path.parent)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not an acquisition as the stage index writes it ({error!r}): run "
+            "`snakemake -R index`."
+        ) from error
+
+
+def _asset(band: Band, folder: Path) -> dict[str, Any]:
+    """Describe a band or mask as an asset.
+
+    `raster:scale` and `raster:offset` are for other readers: they are rounded, as those of a `Band`
+    count in another unit.
+    """
+    in_archive = _IN_ARCHIVE.fullmatch(band.source)
+    is_mask = band.name in MASKS
+    grid = band.grid
+    asset = {
+        "href": _href(in_archive[1] if in_archive else band.source, folder),
+        "type": _MEDIA_TYPES.get(Path(band.source).suffix.lower()),
+        "roles": ["data-mask" if is_mask else "reflectance"],
+        "bands": [{"name": band.name}],
+        "nodata": _as_json(band.nodata),
+        "raster:scale": None if is_mask else float(f"{band.scale / 10_000:.12g}"),
+        "raster:offset": None if is_mask else float(f"{band.offset * band.scale / 10_000:.12g}"),
+        "proj:code" if grid.crs.startswith("EPSG:") else "proj:wkt2": grid.crs,
+        "proj:shape": list(grid.shape),
+        "proj:transform": [
+            *(grid.pixel_width, 0.0, grid.x_min),
+            *(0.0, -grid.pixel_height, grid.y_max),
+        ],
+        "parcelwise:member": in_archive[2] if in_archive else None,
+        "parcelwise:signed_by": "planetary_computer" if _is_signed(band.source) else None,
+        "parcelwise:block_shape": None if band.block_shape is None else list(band.block_shape),
+        "parcelwise:scale": band.scale,
+        "parcelwise:offset": band.offset,
+    }
+    if band.name in COMMON_NAMES:
+        asset["bands"] = [{"name": band.name, "eo:common_name": COMMON_NAMES[band.name]}]
+    if isinstance(band.layer, Plane):
+        asset |= _plane_fields(band.layer)
+    else:
+        asset["parcelwise:layer"] = band.layer
+    return {name: value for name, value in asset.items() if value is not None}
+
+
+def _plane_fields(plane: Plane) -> dict[str, Any]:
+    """Describe where in a stack a band lies."""
+    limits = plane.valid_range
+    return {
+        "parcelwise:variable": plane.variable,
+        "parcelwise:axes": list(plane.axes),
+        "parcelwise:south_up": plane.south_up,
+        "parcelwise:missing": [_as_json(value) for value in plane.missing],
+        "parcelwise:valid_range": None if limits is None else [_as_json(v) for v in limits],
+    }
+
+
+def _band(name: str, asset: Mapping[str, Any], folder: Path) -> Band:
+    """Make the band or mask that an asset describes."""
+    source = _source(asset["href"], folder)
+    if "parcelwise:member" in asset:
+        source = f"/vsizip/{{{source}}}/{asset['parcelwise:member']}"
+    if "parcelwise:signed_by" in asset:
+        source = PLANETARY_COMPUTER + source
+    (width, _, left, _, down, top), shape = asset["proj:transform"], asset["proj:shape"]
+    crs = asset.get("proj:code") or asset["proj:wkt2"]
+    block, nodata = asset.get("parcelwise:block_shape"), asset.get("nodata")
+    return Band(
+        name=name,
+        source=source,
+        layer=asset["parcelwise:layer"] if "parcelwise:layer" in asset else _plane(asset),
+        grid=Grid(crs, left, top, width, -down, *shape),
+        block_shape=None if block is None else (block[0], block[1]),
+        scale=asset["parcelwise:scale"],
+        offset=asset["parcelwise:offset"],
+        nodata=None if nodata is None else float(nodata),
+    )
+
+
+def _plane(asset: Mapping[str, Any]) -> Plane:
+    """Make the plane of a stack that an asset describes."""
+    limits = asset.get("parcelwise:valid_range")
+    return Plane(
+        variable=asset["parcelwise:variable"],
+        axes=tuple(asset["parcelwise:axes"]),
+        height=asset["proj:shape"][0],
+        south_up=asset["parcelwise:south_up"],
+        missing=tuple(map(float, asset["parcelwise:missing"])),
+        valid_range=None if limits is None else (float(limits[0]), float(limits[1])),
+    )
+
+
+def _is_signed(source: str) -> bool:
+    """Tell whether an address is signed when it is read: its signature would not last."""
+    return source.startswith(PLANETARY_COMPUTER)
+
+
+def _href(source: str, folder: Path) -> str:
+    """Return a path as an item in a folder names it; addresses stay without a signature."""
+    if is_address(source):
+        return source.removeprefix(PLANETARY_COMPUTER)
+    return source if Path(source).is_absolute() else os.path.relpath(source, folder)
+
+
+def _source(href: str, folder: Path) -> str:
+    """Return the path or address that an item in a folder names."""
+    if is_address(href) or Path(href).is_absolute():
+        return href
+    return os.path.normpath(folder / href)
+
+
+def _as_json(value: float | None) -> float | str | None:
+    """Return a number as STAC has it: those that JSON lacks are "nan", "inf" and "-inf"."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+@lru_cache(maxsize=64)
+def _footprint(grid: Grid) -> list[list[float]]:
+    """Return the outline of a grid in degrees, counter-clockwise and closed."""
+    from rasterio.warp import transform
+
+    x_min, y_min, x_max, y_max = grid.bounds
+    x, y = [x_min, x_max, x_max, x_min], [y_min, y_min, y_max, y_max]
+    longitudes, latitudes = transform(grid.crs, "OGC:CRS84", x, y)
+    ring = [[round(lon, 7), round(lat, 7)] for lon, lat in zip(longitudes, latitudes, strict=True)]
+    return [*ring, ring[0]]

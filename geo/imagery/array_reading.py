@@ -16,11 +16,6 @@ from geo.imagery.acquisition import Plane
 NETCDF_LOCK = threading.Lock()
 
 
-def is_zarr(path: Path) -> bool:
-    """Tell whether a path is the root of a Zarr store, of version 3 or 2."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata"))
-
-
 def is_consolidated(path: Path) -> bool:
     """Tell whether a Zarr store repeats the metadata of all its arrays in one place."""
     root = path / "zarr.json"

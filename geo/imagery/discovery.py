@@ -1,25 +1,235 @@
-"""Finding of acquisitions, whatever the format of the imagery."""
+"""Discover acquisitions in any supported format: the files that count, their format, duplicates.
+
+Only the standard library is imported at once: the Snakefile reaches this module, to watch the files
+that a discovery would read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-from rasterio.crs import CRS
+from typing import Literal, TypeVar
 
 from geo.errors import InputError
-from geo.formats.conventions import (
-    ITEM_ENDINGS,
-    TIFF_ENDINGS,
-    files_ending,
-    stack_files,
-    tiff_files,
+from geo.imagery.acquisition import Acquisition, Band, Plane, first_five, local_file
+
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
+
+Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
+
+TIFF_ENDINGS = (".tif", ".tiff")
+IMAGE_ENDINGS = (*TIFF_ENDINGS, ".jp2")
+ITEM_ENDINGS = (".json", ".geojson")
+_NETCDF_ENDINGS = (".nc", ".nc4")
+
+# What products hold besides bands: true colour, aerosol, water vapour, preview, snow probability.
+NO_BAND = re.compile(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)", re.IGNORECASE)
+
+# What readers look into: images, stacks, archives, and the metadata of SAFE and of THEIA. The notes
+# of GDAL beside either (.aux.xml) are not among them.
+_READ = re.compile(
+    r".*\.(?:tiff?|jp2|nc4?|zip)|manifest\.safe|.*MTD.*(?<!\.aux)\.xml", re.IGNORECASE
 )
-from geo.formats.safe_files import find_products
-from geo.formats.theia import product_folders
-from geo.imagery.acquisition import Acquisition, Damaged, Format, first_five, refuse_damaged
+_ZARR_ROOT = frozenset({"zarr.json", ".zgroup", ".zmetadata"})
+# Metadata of versions 3 and 2, and chunks: c/0/1, c.0.1, 0.1, and c of an array without axes.
+_IN_ZARR = re.compile(r"zarr\.json|\.z(?:group|array|attrs|metadata)|c|(?:c\.)?\d+(?:\.\d+)*")
+
+# Shares of sensed pixels of two halves of a tile add up to 1; so much more is taken for rounding
+# and for the lines that both data strips hold.
+OVERLAP = 0.02
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A product that cannot be used, and why."""
+
+    product: Path
+    problem: str
+
+
+def read_each(
+    items: Iterable[_Item],
+    read: Callable[[_Item], _Read],
+    damaged: list[Damaged] | None = None,
+    product: Callable[[_Item], Path] = Path,  # type: ignore[assignment]
+) -> list[_Read]:
+    """Read every item, and report all that fail in one error, or set them aside.
+
+    Parameters
+    ----------
+    items
+        What to read.
+    read
+        Reads one of them.
+    damaged
+        Those that fail are added here; None: they are refused.
+    product
+        Gives the product of an item, which is a path if not told otherwise.
+
+    Raises
+    ------
+    InputError
+        If any fails; the message gives the first five.
+    """
+    found, failed = [], []
+    for item in items:
+        try:
+            found.append(read(item))
+        except InputError as error:
+            failed.append(Damaged(product(item), str(error)))
+    if damaged is None:
+        refuse_damaged(failed, len(found) + len(failed))
+    else:
+        damaged += failed
+    return found
+
+
+def refuse_damaged(damaged: Sequence[Damaged], total: int) -> None:
+    """Raise an error of all the products that cannot be used, if there are any."""
+    if damaged:
+        text = f"{len(damaged)} of {total} acquisitions cannot be read:\n  "
+        problems = [item.problem for item in damaged]
+        raise InputError((text if total > 1 else "") + first_five(problems, "\n  "))
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield a folder and every one below it, with the sorted names of its folders and files.
+
+    Hidden folders are left out. Links are followed, but no folder is entered twice: a link to a
+    folder above does not lead around for ever. Names that the caller removes from the list of
+    folders are not entered.
+    """
+    entered: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(path, followlinks=True):
+        state = Path(folder).stat()
+        if (state.st_dev, state.st_ino) in entered:
+            subfolders.clear()
+            continue
+        entered.add((state.st_dev, state.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield Path(folder), subfolders, sorted(files)
+
+
+def files_ending(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files with one of the endings: the path itself, or those in the folder, sorted."""
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in candidates:
+        if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file():
+            yield file
+
+
+def tiff_files(path: Path) -> list[Path]:
+    """List GeoTIFFs: the path itself, or those in the folder; if it has none, those below it."""
+    files = list(files_ending(path, TIFF_ENDINGS))
+    if files:
+        return files
+    return [file for folder, _, _ in walk(path) for file in files_ending(folder, TIFF_ENDINGS)]
+
+
+def stack_files(path: Path) -> list[Path]:
+    """List NetCDF files and Zarr folders: the path itself, or those in it and below, sorted.
+
+    Products of EOPF are taken at any depth. Other stacks are the times of one scene: where the
+    folder itself has some, those below it are something else.
+    """
+    if not path.is_dir():
+        return list(files_ending(path, _NETCDF_ENDINGS))
+    found: list[Path] = []
+    for folder, subfolders, files in walk(path):
+        if not _ZARR_ROOT.isdisjoint(files):
+            found.append(folder)
+            subfolders.clear()
+            continue
+        found += files_ending(folder, _NETCDF_ENDINGS)
+    direct = [file for file in found if file.parent == path]
+    return sorted(found if all(map(is_eopf, direct)) else direct)
+
+
+def is_eopf(path: Path) -> bool:
+    """Tell whether a Zarr folder is a Sentinel-2 product of EOPF."""
+    return (path / "measurements" / "reflectance").is_dir()
+
+
+def watched_files(path: Path, format: Format = "auto") -> list[Path]:  # noqa: A002
+    """List the files at a path, at any depth, whose change may change what is found there.
+
+    Parameters
+    ----------
+    path
+        As in `find_acquisitions`.
+    format
+        Of "auto", files that only STAC reads count where nothing else is there.
+    """
+    if not path.is_dir():
+        if path.suffix.lower() in TIFF_ENDINGS:  # files beside it may hold its other bands
+            return list(files_ending(path.parent, TIFF_ENDINGS))
+        if path.suffix.lower() not in ITEM_ENDINGS or path.stem not in ("catalog", "collection"):
+            return [path]
+        path = path.parent  # where the items that it links to are, by custom
+    found: list[Path] = []
+    items: list[Path] = []
+    for folder, subfolders, files in walk(path):
+        if not _ZARR_ROOT.isdisjoint(files):
+            found += zarr_files(folder)
+            subfolders.clear()
+            continue
+        visible = [name for name in files if not name.startswith(".")]
+        found += [folder / n for n in visible if _READ.fullmatch(n) and not NO_BAND.search(n)]
+        items += [folder / n for n in visible if n.lower().endswith(ITEM_ENDINGS)]
+    if format == "stac" or (format == "auto" and not found):
+        found += items
+    return found
+
+
+def zarr_files(folder: Path) -> Iterator[Path]:
+    """Yield the metadata and the chunks of a Zarr store, or of a group or an array in it."""
+    for below, _, files in walk(folder):
+        yield from (below / name for name in files if _IN_ZARR.fullmatch(name))
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Compute a digest of the names, sizes and times of files, which tells when one was replaced.
+
+    The times count to the nanosecond, and older ones as well as newer ones. Files that are not
+    there count by their names.
+    """
+    found = hashlib.sha256()
+    for file in sorted(files):
+        try:
+            state = file.stat()
+        except FileNotFoundError:
+            found.update(f"{file}\0".encode("utf-8", "surrogateescape"))
+            continue
+        line = f"{file}\0{state.st_size}\0{state.st_mtime_ns}\0"
+        found.update(line.encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
+    """Compute, by id, the digest of the local files that an acquisition's bands and masks name."""
+    arrays: dict[Path, list[Path]] = {}  # files of an array, which all times of a stack share
+
+    def files_of(band: Band) -> list[Path]:
+        if band.is_remote:
+            return []
+        path = local_file(band.source)
+        if not isinstance(band.layer, Plane) or not path.is_dir():
+            return [path]
+        array = path / band.layer.variable
+        if array not in arrays:
+            arrays[array] = list(zarr_files(array))
+        return arrays[array]
+
+    found: dict[str, str] = {}
+    for item in acquisitions:
+        layers = (*item.bands.values(), *item.masks.values())
+        found[item.id] = digest_of({file for layer in layers for file in files_of(layer)})
+    return found
 
 
 def find_acquisitions(
@@ -100,10 +310,10 @@ def find_acquisitions(
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack") and reflectance_scale is None:
-        from geo.imagery.float_scale import check_float_scale
+        from geo.imagery.radiometry import check_float_scale
 
         check_float_scale(found)
-    return sorted(_with_unique_ids(found, path), key=lambda item: (item.date, item.tile, item.id))
+    return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 
 
 def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "stac"]:
@@ -114,6 +324,9 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
     InputError
         If nothing is recognised, or more than one format is there.
     """
+    from geo.formats.safe import find_products
+    from geo.formats.theia import product_folders
+
     found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
     damaged: list[Damaged] = []
     if any(find_products(path, damaged)) or damaged:
@@ -121,14 +334,17 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
     of_theia = product_folders(path)
     if of_theia:
         found.append("theia")
-    if stack_files(path):
+    stacks = stack_files(path)
+    if any(file in (path, path / file.name) for file in stacks):
         found.append("stack")
     if path not in of_theia and any(files_ending(path, TIFF_ENDINGS)):
         found.append("geotiff")
-    # Beside imagery of another format, JSON files are something else; and GeoTIFFs in folders below
-    # may belong to products.
+    # Beside imagery of another format, JSON files are something else; and stacks and GeoTIFFs in
+    # folders below may belong to products.
     if not found and any(files_ending(path, ITEM_ENDINGS)):
         found.append("stac")
+    if not found and stacks:
+        found.append("stack")
     if not found and tiff_files(path):
         found.append("geotiff")
     if len(found) == 1:
@@ -171,6 +387,8 @@ def _with_bands(
 
 def _check_metres(found: Sequence[Acquisition]) -> None:
     """Check that grids are in metres, as sizes, buffers and resolutions are."""
+    from rasterio.crs import CRS
+
     for crs in {item.grid.crs for item in found}:
         unit, _ = CRS.from_user_input(crs).units_factor
         if unit not in ("metre", "meter"):
@@ -182,23 +400,66 @@ def _check_metres(found: Sequence[Acquisition]) -> None:
             )
 
 
-def _with_unique_ids(found: Sequence[Acquisition], path: Path) -> list[Acquisition]:
-    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is.
-
-    Where they lie in products of their own, each is found again there, without its number. Numbered
-    ones that share a product are found again in the whole path only.
-    """
-    products: dict[str, list[Path]] = {}
-    for item in found:
-        products.setdefault(item.id, []).append(item.product)
+def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
+    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is."""
     unique, times = [], dict[str, int]()
     # Stable, so that equals keep their order.
     for item in sorted(found, key=lambda item: item.preference, reverse=True):
-        times[item.id] = times.get(item.id, 0) + 1
-        number = times[item.id]
-        is_apart = len(set(products[item.id])) == len(products[item.id])
-        numbered = replace(
-            item, id=f"{item.id}_{number}", product=item.product if is_apart else path
-        )
-        unique.append(item if number == 1 else numbered)
+        number = times[item.id] = times.get(item.id, 0) + 1
+        unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
     return unique
+
+
+def in_order_of_use(found: Iterable[Acquisition]) -> list[Acquisition]:
+    """Sort acquisitions by date and tile; those of one day in the order in which they are merged.
+
+    The one with most sensed pixels comes first, among equals the newest processing.
+    """
+    by_preference = sorted(found, key=lambda item: (item.preference, item.id), reverse=True)
+    return sorted(by_preference, key=lambda item: (item.date, item.tile))
+
+
+def same_day_reasons(same_day: Sequence[Acquisition]) -> dict[str, str]:
+    """Give, by id, why acquisitions of one tile and day are not used; parts of the tile all are.
+
+    Of one sensing processed several times the preferred one stays, the others are `superseded`.
+    What is sensed at another time of the day, and is no other part of the tile, is set aside as
+    `same_day`. Clouds do not take part: what stays must not depend on settings.
+    """
+    reasons: dict[str, str] = {}
+    kept: list[Acquisition] = []
+    for item in in_order_of_use(same_day):
+        if any(is_reprocessing(item, other) for other in kept):
+            reasons[item.id] = "superseded"
+        elif all(is_other_part(item, other) for other in kept):
+            kept.append(item)
+        else:
+            reasons[item.id] = "same_day"
+    return reasons
+
+
+def is_reprocessing(item: Acquisition, other: Acquisition) -> bool:
+    """Tell whether two acquisitions of one tile and day are the same sensing, processed twice.
+
+    A data strip is sensed once. Where it is not known, the same time of sensing and the same share
+    of sensed pixels tell: the two halves of a tile that a change of data strip cuts apart share
+    their time, too, but not that share.
+    """
+    if item.datastrip is not None and other.datastrip is not None:
+        return item.datastrip == other.datastrip
+    is_same_time = item.sensed is not None and item.sensed == other.sensed
+    return is_same_time and item.preference[0] == other.preference[0]
+
+
+def is_other_part(item: Acquisition, other: Acquisition) -> bool:
+    """Tell whether two acquisitions of one tile and day, no reprocessings, complete each other.
+
+    Those of different data strips do; where these are not known, those of different extent, and
+    those whose shares of sensed pixels add up to no more than the tile.
+    """
+    if item.datastrip is not None and other.datastrip is not None:
+        return True
+    if not item.grid.matches(other.grid):
+        return True
+    shares = [1.0 if a.valid_fraction is None else a.valid_fraction for a in (item, other)]
+    return sum(shares) <= 1 + OVERLAP

@@ -1,4 +1,4 @@
-"""Whether the pixels of acquisitions hold the additive offset that their metadata announce.
+"""What raw numbers mean: reflectance, and whether pixels and metadata agree about its offset.
 
 Since processing baseline 04.00 (25 January 2022, and everything reprocessed since) the digital
 numbers of Sentinel-2 are reflectance x 10,000 + 1,000, and the metadata announce -1,000 to be
@@ -9,15 +9,22 @@ it come without any word of it (torchgeo issue 3224). Either is an error of 0.1 
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.raster_reading import read_coarse
+from geo.errors import InputError
+from geo.imagery.acquisition import Acquisition, Band, first_five
+from geo.imagery.raster_reading import read_coarse, read_window
+
+logger = logging.getLogger(__name__)
 
 # Added to reflectance x 10,000 since baseline 04.00, in all bands.
 OFFSET = 1000.0
@@ -138,6 +145,54 @@ def judge(measured: Sequence[DarkPixels]) -> Mapping[str, Verdict]:
     }
 
 
+def check_radiometry(used: Sequence[Acquisition], threads: int) -> Mapping[str, str]:
+    """Check that the pixels of acquisitions agree with the additive offset that is announced.
+
+    Returns
+    -------
+    dict of str
+        By acquisition id: agrees or undecided; those of before the offset are left out.
+
+    Raises
+    ------
+    InputError
+        If some contradict, or a file cannot be read.
+    """
+    doubtful = [item for item in used if can_lie(item)]
+    tiles = sorted({item.tile for item in doubtful})
+    with ThreadPoolExecutor(threads) as pool:
+        measured = pool.map(measure, [item for item in used if item.tile in tiles])
+        dark = [item for item in measured if item is not None]
+    judged: dict[str, str] = {}
+    for tile in tiles:
+        judged |= judge([item for item in dark if item.acquisition.tile == tile])
+    verdicts = {item.id: judged.get(item.id, "undecided") for item in doubtful}
+    lying = [item for item in dark if verdicts.get(item.acquisition.id) == "contradicts"]
+    if lying:
+        raise InputError(
+            f"Metadata and pixels of {len(lying)} of {len(used)} acquisitions disagree about the "
+            f"additive offset of processing baseline 04.00, {OFFSET / 10_000} in reflectance:\n  "
+            f"{first_five([_explain(item) for item in lying], chr(10) + '  ')}\n"
+            "Get these acquisitions from elsewhere, correct their metadata (of GeoTIFFs: "
+            "gdal_edit -scale and -offset), or set imagery.radiometry to trust, to read them as "
+            "their metadata say."
+        )
+    for verdict, count in Counter(verdicts.values()).most_common():
+        logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, verdict)
+    return verdicts
+
+
+def _explain(item: DarkPixels) -> str:
+    """Say what the metadata and the pixels of an acquisition say."""
+    band, level = item.bands[0], item.levels[0, 0]
+    metadata = f"announces {-OFFSET:.0f}" if item.announced else "announces no offset"
+    pixels = "are without it" if item.announced else f"hold {OFFSET:.0f}"
+    return (
+        f"{item.acquisition.id} {metadata}, but its pixels {pixels}: its darkest, such as 5 % of "
+        f"{band} below {level:.0f}, show it"
+    )
+
+
 def _announced(acquisition: Acquisition) -> bool | None:
     """Tell whether the offset is announced; None where something else is, which is not judged."""
     offsets = {band.offset * band.scale for band in acquisition.bands.values()}
@@ -222,3 +277,76 @@ def _known_beside_others(
         if (np.abs(lighter - OFFSET * could_be_in_pixels) < _TOLERANCE).all():
             found[item.acquisition.id] = could_be_in_pixels
     return found
+
+
+def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which raw values are data."""
+    known = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
+    if raw.dtype.kind == "f":
+        known &= np.isfinite(raw)
+    return known
+
+
+def reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint16]:
+    """Turn samples of raw values of a type into reflectance x 10,000."""
+    if dtype.kind != "f" and values.dtype != dtype:
+        # Raw integers are resampled to raw integers first, as a warp of the band would give.
+        limits = np.iinfo(dtype)
+        values = np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(dtype)
+    if dtype == np.uint16 and (band.scale, band.offset) == (1.0, 0.0):
+        return values
+    if dtype.kind != "f" and dtype.itemsize <= 2:
+        table = _reflectance_table(band.scale, band.offset, dtype)
+        return table.take(values.view(f"u{dtype.itemsize}"))
+    return _scaled(band.scale, band.offset, values)
+
+
+@lru_cache(maxsize=16)
+def _reflectance_table(scale: float, offset: float, dtype: np.dtype[Any]) -> NDArray[np.uint16]:
+    """Tabulate the reflectance of all integers of 8 or 16 bits, by their bits."""
+    bits = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
+    return _scaled(scale, offset, bits.view(dtype))
+
+
+def _scaled(scale: float, offset: float, raw: NDArray[Any]) -> NDArray[np.uint16]:
+    """Compute reflectance x 10,000 of raw values."""
+    rounded = np.floor((raw.astype(np.float64) + offset) * scale + 0.5)
+    return np.clip(rounded, 0, 65535).astype(np.uint16)
+
+
+# Above what clouds and snow reflect, below what percent and counts of land are.
+_GREATEST_REFLECTANCE = 2.0
+_WINDOW = 256
+
+
+def check_float_scale(found: Sequence[Acquisition]) -> None:
+    """Check a window of the first, the middle and the last acquisition with floats.
+
+    Processing turns counts (x 10,000) into floats as often as into reflectance, and files seldom
+    say which they hold.
+
+    Raises
+    ------
+    InputError
+        If half of the pixels are brighter than anything on land.
+    """
+    plain = [item for item in found if any(band.scale == 10_000 for band in item.bands.values())]
+    for item in {
+        id(i): i for i in (plain[:1] + plain[len(plain) // 2 :][:1] + plain[-1:])
+    }.values():
+        band = next(band for band in item.bands.values() if band.scale == 10_000)
+        median = _median(band)
+        if median > _GREATEST_REFLECTANCE:
+            raise InputError(
+                f"{band.name} of {band.source} would be taken as reflectance (0 to 1), and half of "
+                f"its pixels are above {median:.4g}. Set reflectance_scale to the reflectance of "
+                "1: 0.0001 for counts, 0.01 for percent."
+            )
+
+
+def _median(band: Band) -> float:
+    """Give the median raw value of a window in the middle of a band; 0 if it has no data."""
+    top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
+    raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
+    known = raw[np.isfinite(raw) & (raw != band.nodata)]
+    return float(np.median(known)) if known.size else 0.0

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
+from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.acquisitions.tiles import main_crs
 from pipeline.classes.ledger import UNOBSERVED, Observed, complete, read_ledger, write_ledger
 from pipeline.classes.register_columns import PARCEL_COLUMNS
 from pipeline.dataset.observations import ObservationWriter

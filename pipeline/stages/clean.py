@@ -17,12 +17,11 @@ import pandas as pd
 import shapely
 
 from geo.errors import InputError
-from geo.grid import Grid
+from geo.grid import Grid, main_crs, read_grids
 from geo.pixels.rasterising import index_pixels
 from geo.register.mending import buffered, lon_lat_bounds, mend
 from geo.register.overlaps import find_overlaps, first_alike
 from geo.register.placement import Placement, in_one_system, place
-from pipeline.acquisitions.tiles import main_crs, read_grids
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.ledger import set_aside, status_of, write_ledger
 from pipeline.classes.nomenclature import CropClass, write_classes

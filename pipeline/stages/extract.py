@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
-from geo.imagery.acquisition import Acquisition
-from geo.imagery.discovery import find_acquisitions
-from geo.pixels.parcel_pixels import gather, gather_clear
+from geo.imagery.acquisition import Acquisition, read_item
+from geo.imagery.cloud_masks import cloud_rules
+from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules, with_own_masks
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import replacing
 
@@ -21,8 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def extract(
-    product: Path,
-    acquisition: str,
+    item: Path,
     pixel_index: Path,
     pixels: Path,
     valid: Path,
@@ -35,10 +33,8 @@ def extract(
 
     Parameters
     ----------
-    product
-        Product that holds the acquisition: SAFE folder, GeoTIFF, stack or STAC item.
-    acquisition
-        Its id in acquisitions.csv.
+    item
+        The acquisition, as index wrote it: where its bands and masks lie, and how they are read.
     pixel_index
         Pixels of the parcels on its tile, P in all.
     pixels
@@ -46,20 +42,21 @@ def extract(
     valid
         Written: bool (P,), True where observed clearly.
     settings
-        imagery and clouds.
+        imagery.bands, imagery.resampling and clouds.
     threads
         Blocks read at the same time.
     """
+    acquisition = read_item(item)
     index = PixelIndex.load(pixel_index)
     if len(index.parcel_ids) == 0:
-        logger.info("%s is not read: no parcel lies on tile %s", acquisition, index.tile)
+        logger.info("%s is not read: no parcel lies on tile %s", acquisition.id, index.tile)
         values = np.zeros((len(settings.imagery.bands), 0), np.uint16)
         clear = np.zeros(0, bool)
     else:
-        values, clear = _read(product, acquisition, index, settings, threads)
+        values, clear = _read(acquisition, index, settings, threads)
         share = 100 * clear.mean() if len(clear) else 0.0
         text = "%s: %d pixels of %d parcels, %.0f %% clear"
-        logger.info(text, acquisition, len(clear), len(index.parcel_ids), share)
+        logger.info(text, acquisition.id, len(clear), len(index.parcel_ids), share)
     with replacing(pixels) as temporary:
         np.save(temporary, values)
     with replacing(valid) as temporary:
@@ -67,48 +64,21 @@ def extract(
 
 
 def _read(
-    product: Path, acquisition: str, index: PixelIndex, settings: Settings, threads: int
+    acquisition: Acquisition, index: PixelIndex, settings: Settings, threads: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """Read reflectance and clearness of an acquisition at the pixels of the index."""
     imagery = settings.imagery
-    source = _find(product, acquisition, settings)
-    if not source.grid.is_aligned(index.grid):
+    if not acquisition.grid.is_aligned(index.grid):
         raise InputError(
-            f"{acquisition} lies on another grid than the one that the parcels were indexed on: "
-            f"{source.grid} instead of {index.grid}. Index them again: snakemake -R clean."
+            f"{acquisition.id} lies on another grid than the one that the parcels were indexed on: "
+            f"{acquisition.grid} instead of {index.grid}. Index them again: snakemake -R clean."
         )
-    rules = cloud_rules(settings.clouds)
-    (source,) = with_own_masks([source], settings)
-    check_masks([source], rules)
     try:
-        values, clear = gather(
-            source, index, imagery.bands, resampling=imagery.resampling, threads=threads
+        values, clear = read_parcel_pixels(
+            acquisition, index, imagery.bands, resampling=imagery.resampling, threads=threads
         )
-        clear &= gather_clear(source, index, rules, threads=threads)
+        rules = cloud_rules(settings.clouds)
+        clear &= read_clear_mask(acquisition, index, rules, threads=threads)
     except InputError as error:
-        raise InputError(f"{acquisition}: {error}") from error
+        raise InputError(f"{acquisition.id}: {error}") from error
     return values, clear
-
-
-def _find(product: Path, acquisition: str, settings: Settings) -> Acquisition:
-    """Find an acquisition of the index in its product again."""
-    imagery = settings.imagery
-    found = find_acquisitions(
-        product,
-        imagery.format,
-        bands=imagery.bands,
-        file_bands=imagery.file_bands,
-        reflectance_scale=imagery.reflectance_scale,
-        signed_by=imagery.sign,
-        # Others of the same folder may be: the index set them aside, or refused them.
-        damaged=[],
-    )
-    # Acquisitions that share an id, halves of a tile, are numbered where they are seen together.
-    for name in (acquisition, acquisition.rpartition("_")[0]):
-        for item in found:
-            if item.id == name:
-                return item
-    raise InputError(
-        f"{product} no longer holds acquisition {acquisition}, but "
-        f"{', '.join(a.id for a in found[:5])}. Run index again: snakemake -R index."
-    )

@@ -10,9 +10,9 @@ import numpy as np
 import shapely
 
 from geo.errors import InputError
+from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.shape_features import shape_features
-from pipeline.acquisitions.tiles import main_crs
 from pipeline.dataset.pixel_set_store import read_ids
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.writing import write_json

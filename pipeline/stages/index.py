@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.acquisition import Acquisition, Damaged, first_five
-from geo.imagery.cloud_fraction import cloud_fraction, stated_cloud_fraction
-from geo.imagery.cloud_masks import CloudRules
-from geo.imagery.discovery import find_acquisitions
-from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules, with_own_masks
-from pipeline.acquisitions.damaged_products import damaged_rows
-from pipeline.acquisitions.duplicates import in_order_of_use, mark_merged, same_day_reasons
-from pipeline.acquisitions.radiometry import check_radiometry
-from pipeline.acquisitions.tiles import most_seen_first
-from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from geo.imagery.acquisition import Acquisition, first_five, is_address, to_item
+from geo.imagery.cloud_masks import (
+    CloudRules,
+    check_masks,
+    cloud_fraction,
+    cloud_rules,
+    stated_cloud_fraction,
+)
+from geo.imagery.discovery import (
+    Damaged,
+    digests,
+    find_acquisitions,
+    in_order_of_use,
+    same_day_reasons,
+)
+from geo.imagery.radiometry import check_radiometry
+from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.writing import write_json
+from pipeline.workflow.writing import write_json, write_text
 
 logger = logging.getLogger(__name__)
+
+# Tiles whose numbers of dates differ by less than this share count as equally often seen.
+TENTH = 0.1
+
+# Names of before December 2016 put the date of sensing after that of processing:
+# S2A_OPER_PRD_MSIL1C_PDMC_20160607T183552_R094_V20160607T105031_20160607T105031
+_LONG_NAME = re.compile(r"_V(20\d{6})T\d{6}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class Decision:
     found
         Every acquisition that was found.
     rows
-        Their rows of acquisitions.csv.
+        What is decided on each of them.
     grids
         Grid of every tile that is used, the most often seen first.
     """
@@ -49,9 +65,11 @@ class Decision:
 def index(
     imagery: str | Path,
     acquisitions: Path,
+    table: Path,
+    items: Path,
     grids: Path,
     settings: Settings,
-    items: Path | None = None,
+    source_items: Path | None = None,
     register: Path | None = None,
     threads: int = 1,
 ) -> None:
@@ -60,23 +78,30 @@ def index(
     Parameters
     ----------
     imagery
-        Folder of SAFE products or GeoTIFFs, or a NetCDF stack; path or address of a STAC source.
+        Folder of products, GeoTIFFs or stacks, or one of them; path or address of a STAC source.
     acquisitions
-        Written: one row for every acquisition found.
+        Written: the decision on every acquisition found.
+    table
+        Written: the same, for people.
+    items
+        Folder, written: <id>.json, a STAC item for every acquisition found, with all that reading
+        its pixels needs. An item that has not changed is not written again, and keeps its time.
     grids
         Written: {tile: pixel grid of the finest bands}, the most often seen tile first.
     settings
         imagery, parcels.layer, and clouds but for fill.
-    items
-        Written: the items of a STAC source, one file each, which the later stages read. None:
+    source_items
+        Folder, written: the items of a STAC source as they are found there, one file each. None:
         the imagery is no STAC source.
     register
         Parcels whose bounds a STAC API is searched for where imagery.bbox is not set.
     threads
         Acquisitions looked at at the same time.
     """
-    decision = decide(imagery, settings, items, register, threads)
+    decision = decide(imagery, settings, source_items, register, threads)
+    write_items(items, decision.found)
     write_acquisitions(acquisitions, decision.rows)
+    write_view(table, decision.rows)
     write_json(grids, {tile: asdict(grid) for tile, grid in decision.grids.items()})
     _log_counts(decision.rows)
     _warn_of_unmasked(decision.rows, settings)
@@ -85,7 +110,7 @@ def index(
 def decide(
     imagery: str | Path,
     settings: Settings,
-    items: Path | None = None,
+    source_items: Path | None = None,
     register: Path | None = None,
     threads: int = 1,
     *,
@@ -95,20 +120,18 @@ def decide(
 
     Parameters
     ----------
-    imagery, settings, items, register, threads
+    imagery, settings, source_items, register, threads
         As in `index`.
     read_pixels
         False: only what metadata and file headers tell. Acquisitions whose clouds only their
         masks tell are used, whatever these say, and the radiometry is not checked.
     """
-    if items is not None:
-        from pipeline.acquisitions.stac_items import fetch_items  # local imagery does without HTTP
-
-        fetch_items(imagery, items, register, settings)
+    if source_items is not None:
+        _fetch_items(imagery, source_items, register, settings)
     damaged: list[Damaged] = []
     found = find_acquisitions(
-        items or Path(imagery),
-        "stac" if items else settings.imagery.format,
+        source_items or Path(imagery),
+        "stac" if source_items else settings.imagery.format,
         bands=settings.imagery.bands,
         file_bands=settings.imagery.file_bands,
         reflectance_scale=settings.imagery.reflectance_scale,
@@ -117,7 +140,10 @@ def decide(
     )
     for item in damaged:
         logger.warning("Set aside: %s", item.problem)
-    found = with_own_masks(found, settings)
+    if settings.clouds.files is not None:
+        from geo.formats.mask_files import with_mask_files  # few runs have any
+
+        found = with_mask_files(found, settings.clouds.files)
     tiles = choose_tiles(found, settings.imagery.tile)
     tile_grids = {tile: tile_grid([item for item in found if item.tile == tile]) for tile in tiles}
     reasons = reasons_not_to_use(found, tile_grids, settings)
@@ -139,6 +165,43 @@ def decide(
     rows = sorted([*rows, *damaged_rows(damaged)], key=lambda row: (row.date, row.tile))
     seen = most_seen_first({(row.tile, row.date) for row in rows if row.used})
     return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in seen})
+
+
+def _fetch_items(
+    imagery: str | Path, folder: Path, register: Path | None, settings: Settings
+) -> None:
+    """Write the items of a collection, catalogue or API as files, so that all stages see the same.
+
+    Where imagery.bbox is not set, an API is searched for the bounds of the register.
+    """
+    from geo.formats.stac_search import Search, save_items  # local imagery does without HTTP
+    from geo.register.reading import read_bounds
+
+    wanted = settings.imagery
+    bbox = wanted.bbox
+    if bbox is None and register is not None and is_address(imagery):  # which may be an API
+        bbox = list(read_bounds(register, settings.parcels.layer))
+    source = imagery if is_address(imagery) else Path(imagery)
+    save_items(source, folder, Search(wanted.collections, bbox, wanted.start, wanted.end))
+
+
+def write_items(folder: Path, found: Sequence[Acquisition]) -> None:
+    """Write the item of every acquisition, and remove those of acquisitions that are gone.
+
+    Snakemake extracts an acquisition again if the file of its item is newer than the extraction:
+    files whose content stays are left alone.
+    """
+    digest = digests(found)
+    texts = {
+        folder / f"{item.id}.json": json.dumps(to_item(item, folder, digest[item.id]), indent=1)
+        for item in found
+    }
+    for path in folder.glob("*.json"):
+        if path not in texts:
+            path.unlink()
+    for path, text in texts.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
 
 
 def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | None) -> list[str]:
@@ -203,6 +266,28 @@ def reasons_not_to_use(
     return reasons
 
 
+def most_seen_first(used: Iterable[tuple[str, date]]) -> list[str]:
+    """Order tiles by how often they were seen, in steps of a tenth; equals by name.
+
+    The order decides which of overlapping tiles has a parcel. Tiles of one orbit are seen equally
+    often but for an acquisition here and there, that clouds took or that has not arrived yet: were
+    these counted, every new acquisition could move parcels from tile to tile, and all of their
+    pixels would be read anew.
+
+    Parameters
+    ----------
+    used
+        Tile and date of the used acquisitions, each once.
+    """
+    counts = dict(Counter(tile for tile, _ in used))
+    order = []
+    while counts:
+        least = (1 - TENTH) * max(counts.values())
+        order.append(min(tile for tile, count in counts.items() if count >= least))
+        del counts[order[-1]]
+    return order
+
+
 def _check_any_left(found: Sequence[Acquisition], reasons: dict[str, str]) -> None:
     """Check that some acquisition is used."""
     if len(reasons) == len(found):
@@ -237,6 +322,64 @@ def _row(
         masks=" ".join(masks),
         mask_file=_mask_file(item, rules),
     )
+
+
+def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
+    """Make the rows of products that are set aside as `damaged`, one a product.
+
+    Raises
+    ------
+    InputError
+        If the name of one tells no date: there is no place for it in a time series.
+    """
+    from geo.formats.conventions import tile_name
+
+    problems = {item.product: item.problem for item in damaged}
+    return [
+        AcquisitionRow(
+            acquisition=product.stem,
+            tile=tile_name(product.stem) or "",
+            date=_date_of(product, problem),
+            product=product,
+            format="",
+            baseline="",
+            platform="",
+            offset="",
+            cloud_fraction=None,
+            used=False,
+            reason="damaged",
+        )
+        for product, problem in problems.items()
+    ]
+
+
+def _date_of(product: Path, problem: str) -> date:
+    """Give the date of sensing that a name holds."""
+    from geo.formats.conventions import date_in
+
+    long_name = _LONG_NAME.search(product.stem)
+    try:
+        day = date_in(long_name[1] if long_name else product.stem)
+    except ValueError:
+        day = None
+    if day is None:
+        raise InputError(
+            f"{problem}\nIt cannot be set aside, as its name tells no date: remove it, or write "
+            "its date into its name."
+        )
+    return day
+
+
+def mark_merged(rows: Sequence[AcquisitionRow]) -> list[AcquisitionRow]:
+    """Give the reason `merged` to used acquisitions that complete an earlier row's tile and day."""
+    seen: set[tuple[str, object]] = set()
+    marked = []
+    for row in rows:
+        is_later_part = row.used and (row.tile, row.date) in seen
+        marked.append(row._replace(reason="merged") if is_later_part else row)
+        if row.used:
+            seen.add((row.tile, row.date))
+    return marked
 
 
 def _mask_file(item: Acquisition, rules: CloudRules) -> Path | None:

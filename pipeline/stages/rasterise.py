@@ -10,10 +10,10 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from geo.grid import read_grids
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.rasterising import index_pixels
 from geo.register.mending import buffered
-from pipeline.acquisitions.tiles import read_grids
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import replacing
 

@@ -1,19 +1,21 @@
-"""The table of acquisitions, acquisitions.csv: one row for every one found, used or not.
+"""The decisions on the acquisitions of a run: one row for every one found, used or not.
 
-Only the standard library is imported: the Snakefile reads this table.
+acquisitions.json is what the later stages read; acquisitions.csv, beside it, is for people. Only
+the standard library is imported: the Snakefile reads the table.
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from geo.errors import InputError
-from pipeline.workflow.writing import replacing
+from pipeline.workflow.writing import replacing, write_text
 
 
 class AcquisitionRow(NamedTuple):
@@ -45,7 +47,26 @@ class AcquisitionRow(NamedTuple):
 
 
 def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
-    """Write the table, whole or not at all."""
+    """Write the decisions as JSON, one object a line, whole or not at all."""
+    lines = (
+        json.dumps(
+            {
+                "id": row.acquisition,
+                **{k: v for k, v in row._asdict().items() if k != "acquisition"},
+                "date": row.date.isoformat(),
+                "product": str(row.product),
+                "mask_file": None if row.mask_file is None else str(row.mask_file),
+            },
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        for row in rows
+    )
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def write_view(path: Path, rows: Iterable[AcquisitionRow]) -> None:
+    """Write the decisions as CSV, for people: no stage reads it."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(AcquisitionRow._fields)
@@ -56,46 +77,30 @@ def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
 
 
 def read_acquisitions(path: Path) -> list[AcquisitionRow]:
-    """Read the table, in its order: by date and tile, those to merge in the order of merging.
+    """Read the decisions, in order of date and tile, those to merge in the order of merging.
 
     Raises
     ------
     InputError
-        If a column is missing or a value cannot be read.
+        If the file is not what `write_acquisitions` writes.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in AcquisitionRow._fields if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(
-                f"{path} has no column {', '.join(missing)}: delete it and rerun the stage index."
-            )
-        return [_parse(path, reader.line_num, values) for values in reader]
-
-
-def _parse(path: Path, line: int, values: dict[str, str]) -> AcquisitionRow:
-    """Read one row."""
     try:
-        return AcquisitionRow(
-            acquisition=values["acquisition"],
-            tile=values["tile"],
-            date=datetime.date.fromisoformat(values["date"]),
-            product=Path(values["product"]),
-            format=values["format"],
-            baseline=values["baseline"],
-            platform=values["platform"],
-            offset=values["offset"],
-            cloud_fraction=float(values["cloud_fraction"]) if values["cloud_fraction"] else None,
-            used={"yes": True, "no": False}[values["used"]],
-            reason=values["reason"],
-            masks=values["masks"],
-            mask_file=Path(values["mask_file"]) if values["mask_file"] else None,
-            radiometry=values["radiometry"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        return [_parse(values) for values in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}, line {line}: {error} cannot be read. Delete it and rerun the stage index."
+            f"{path} does not hold the decisions of the stage index ({error!r}). Delete it and "
+            "rerun that stage."
         ) from error
+
+
+def _parse(values: Mapping[str, Any]) -> AcquisitionRow:
+    """Make the row of one object."""
+    fields = {**values, "acquisition": values["id"]}
+    del fields["id"]
+    fields["date"] = datetime.date.fromisoformat(values["date"])
+    fields["product"] = Path(values["product"])
+    fields["mask_file"] = None if values["mask_file"] is None else Path(values["mask_file"])
+    return AcquisitionRow(**fields)
 
 
 def read_used(path: Path) -> dict[str, AcquisitionRow]:

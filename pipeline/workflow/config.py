@@ -32,11 +32,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "index": ("imagery", "parcels.layer", *_MASKS),
     "clean": ("parcels", "split.folds", "predict.weights"),
     "rasterise": ("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
-    "extract": (
-        *(f"imagery.{key}" for key in ("format", "bands", "resampling")),
-        *("imagery.file_bands", "imagery.reflectance_scale", "imagery.sign"),
-        *_MASKS,
-    ),
+    "extract": ("imagery.bands", "imagery.resampling", *_MASKS),
     "assemble": (
         *("imagery.bands", "clouds", "assemble"),
         *("parcels.labels", "parcels.nomenclature", "parcels.min_pixels"),

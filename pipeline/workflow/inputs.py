@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from geo.errors import InputError
+from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 
@@ -117,16 +118,18 @@ def _check_weights(settings: Settings) -> None:
             )
 
 
-def watched(path: Path | str) -> list[Path]:
-    """List the files whose change means that the imagery changed: a folder and what it holds.
+def imagery_state(settings: Settings) -> str:
+    """Compute a digest of the files that the index would read, at any depth: its rerun trigger.
 
-    An address has none: `snakemake -R index` looks there again.
+    A product that was replaced changes it, whatever the time of its files; a thumbnail beside it
+    does not. Addresses have no state: `snakemake -R index` looks there again.
     """
-    if isinstance(path, str):
-        return []
-    if not path.is_dir():
-        return [path]
-    return [path, *sorted(p for p in path.iterdir() if not p.name.startswith("."))]
+    imagery, masks = settings.imagery.path, settings.clouds.files
+    files = [] if masks is None else list(files_ending(masks, IMAGE_ENDINGS))
+    # A simulated scene is watched as the output of its rule.
+    if isinstance(imagery, Path) and settings.simulate is None:
+        files += watched_files(imagery, settings.imagery.format)
+    return digest_of(files)
 
 
 def watched_dataset(path: Path) -> list[Path]:

@@ -148,8 +148,26 @@ class RunPaths:
 
     @property
     def acquisitions(self) -> Path:
-        """Every acquisition found, used or not, and why not."""
+        """Every acquisition found, used or not, and why not: what the later stages read."""
+        return self.root / "acquisitions.json"
+
+    @property
+    def acquisitions_view(self) -> Path:
+        """The same for people, as CSV."""
         return self.root / "acquisitions.csv"
+
+    @property
+    def items(self) -> Path:
+        """Folder of the acquisitions that were found, one STAC item each.
+
+        No output of the index, of which Snakemake would remove it first: an item that stays the
+        same keeps its file and its time, and its acquisition is not extracted again.
+        """
+        return self.root / "acquisitions"
+
+    def item(self, acquisition: str) -> Path:
+        """File of one acquisition: its bands and masks, where they lie, how they are read."""
+        return self.items / f"{acquisition}.json"
 
     @property
     def grids(self) -> Path:
@@ -157,8 +175,8 @@ class RunPaths:
         return self.root / "grids.json"
 
     @property
-    def items(self) -> Path:
-        """Folder of the STAC items that the imagery comes from, one file each."""
+    def source_items(self) -> Path:
+        """Folder of the items of the STAC source that the imagery comes from, one file each."""
         return self.root / "items"
 
     @property
@@ -188,7 +206,14 @@ class RunPaths:
     @property
     def tables(self) -> list[Path]:
         """What says which acquisitions and parcels there are."""
-        return [self.acquisitions, self.grids, self.ledger, self.parcels, self.classes]
+        return [
+            self.acquisitions,
+            self.acquisitions_view,
+            self.grids,
+            self.ledger,
+            self.parcels,
+            self.classes,
+        ]
 
     def pixel_index(self, tile: str) -> Path:
         """Rows and columns of the pixels of a tile's parcels."""

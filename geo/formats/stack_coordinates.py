@@ -1,0 +1,317 @@
+"""The coordinates of a stack's variables: axes in any order, the pixel grid, the times."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from geo.errors import InputError
+from geo.formats.conventions import band_name, date_in
+from geo.grid import Grid
+from geo.imagery.raster_reading import crs_text
+
+Kind = Literal["time", "band", "y", "x"]
+
+# By name, with the resolution behind it where several lie side by side: x, x_20m, x_r20m, y20.
+_NAMES: dict[Kind, re.Pattern[str]] = {
+    "time": re.compile(r"t|times?|timestamps?|dates?", re.IGNORECASE),
+    "band": re.compile(r"bands?|channels?|variables?", re.IGNORECASE),
+    "y": re.compile(r"(y|northing|lat(itude)?)(_?r?\d+m?)?", re.IGNORECASE),
+    "x": re.compile(r"(x|easting|lon(gitude)?)(_?r?\d+m?)?", re.IGNORECASE),
+}
+# By attributes of the CF conventions.
+_AXIS_ATTRIBUTES: dict[str, Kind] = {"T": "time", "Y": "y", "X": "x"}
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of a variable.
+
+    Parameters
+    ----------
+    kinds
+        One item an axis; None is an axis of one place that means nothing.
+    y, x
+        Names of the two axes.
+    time
+        Name of the time axis, None where there is none.
+    bands
+        By name, the places on the band axis; empty where the variable is one band.
+    """
+
+    kinds: tuple[Kind | None, ...]
+    y: Hashable
+    x: Hashable
+    time: Hashable | None
+    bands: dict[str, int]
+
+
+def axes_of(path: Path, data: xr.Dataset, variable: xr.DataArray) -> Axes | None:
+    """Tell which axis of a variable is which; None where it holds no band.
+
+    A variable holds a band by its own name (B02), or several by the labels of its band axis.
+
+    Raises
+    ------
+    InputError
+        If it holds bands, but on axes that are not understood.
+    """
+    kinds = [_kind(data, axis) for axis in variable.dims]
+    is_band = band_name(str(variable.name)) is not None
+    labels: dict[str, int] = {}
+    if not is_band:
+        if not {"band", "y", "x"} <= set(kinds):
+            return None
+        labels = _labels(path, data, variable, variable.dims[kinds.index("band")])
+    for at, (axis, kind) in enumerate(zip(variable.dims, kinds, strict=True)):
+        if variable.sizes[axis] == 1 and (kind is None or (kind == "band" and is_band)):
+            kinds[at] = None
+        elif kind is None or (kind == "band" and is_band) or kinds.count(kind) > 1:
+            raise InputError(
+                f"{path}: {variable.name} has the axes ({_listed(variable)}), and {axis} is none "
+                "of time, y and x, each of which may be there once. Select one place on it "
+                f"(`data.isel({axis}=0)`) or name it as what it is."
+            )
+    if not {"y", "x"} <= set(kinds):
+        raise InputError(
+            f"{path}: {variable.name} has the axes ({_listed(variable)}), expected y and x among "
+            'them: `data.rename(rows="y", cols="x")`.'
+        )
+    by_kind = dict(zip(kinds, variable.dims, strict=True))
+    return Axes(tuple(kinds), by_kind["y"], by_kind["x"], by_kind.get("time"), labels)
+
+
+def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
+    """Tell what an axis is, by its name, else by what its coordinate says of itself."""
+    for kind, pattern in _NAMES.items():
+        if pattern.fullmatch(str(axis)):
+            return kind
+    if axis not in data.coords:
+        return None
+    coordinate = data.coords[axis]
+    if np.issubdtype(coordinate.dtype, np.datetime64):
+        return "time"
+    return _AXIS_ATTRIBUTES.get(str(coordinate.attrs.get("axis", "")).upper())
+
+
+def _labels(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable) -> dict[str, int]:
+    """Find the bands on a band axis; labels of anything else (indices, masks) are left out."""
+    values = data.coords[axis].values if axis in data.coords else np.arange(variable.sizes[axis])
+    texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    found: dict[str, int] = {}
+    for place, text in enumerate(texts):
+        name = band_name(text)
+        if name in found:
+            raise InputError(
+                f"{path}: {name} is twice on the axis {axis} of {variable.name}: keep one."
+            )
+        if name is not None:
+            found[name] = place
+    if not found:
+        raise InputError(
+            f"{path}: none of the labels of the axis {axis} of {variable.name} is B01 to B12, B8A "
+            f"or SCL, found {', '.join(texts[:5])}. Label it: "
+            f'`data.assign_coords({axis}=["B02", "B03", ...])`.'
+        )
+    return found
+
+
+def _listed(variable: xr.DataArray) -> str:
+    """List the axes of a variable."""
+    return ", ".join(str(axis) for axis in variable.dims)
+
+
+# Of grid mappings, of the projection extension of STAC (as EOPF writes it), and common ones.
+_CRS_KEYS = (
+    *("crs_wkt", "spatial_ref", "proj:epsg", "proj:code", "proj:wkt2"),
+    *("epsg", "crs", "horizontal_CRS_code"),
+)
+
+
+def grid_of(
+    path: Path,
+    data: xr.Dataset,
+    variable: xr.DataArray,
+    axes: tuple[Hashable, Hashable],
+    outer: Mapping[str, Any],
+) -> tuple[Grid, bool]:
+    """Make the grid of a variable from its coordinates, the centres of the pixels.
+
+    Parameters
+    ----------
+    path
+        For messages.
+    data, variable
+        The variable, and the dataset (or group) that it lies in.
+    axes
+        Its y and x axis.
+    outer
+        Attributes of the file, which hold for its groups, too.
+
+    Returns
+    -------
+    grid
+        North up.
+    south_up
+        Whether y ascends, so that the first row is the southernmost.
+
+    Raises
+    ------
+    InputError
+        If the coordinates are missing, uneven or not pixel centres, or their system is not known.
+    """
+    y_axis, x_axis = axes
+    width, x_first = _spacing(path, data, x_axis)
+    y_step, y_first = _spacing(path, data, y_axis)
+    if width < 0:
+        raise InputError(f'{path}: {x_axis} must ascend. Sort it: `data.sortby("{x_axis}")`.')
+    height, n_rows = abs(y_step), variable.sizes[y_axis]
+    y_top = y_first if y_step < 0 else y_first + (n_rows - 1) * height
+    mapping = _mapping(data, variable)
+    _check_centres(path, mapping, (x_first, y_top), (width, height))
+    grid = Grid(
+        crs=_crs(path, data, [mapping, variable.attrs, data.attrs, outer]),
+        x_min=x_first - width / 2,
+        y_max=y_top + height / 2,
+        pixel_width=width,
+        pixel_height=height,
+        height=n_rows,
+        width=variable.sizes[x_axis],
+    )
+    return grid, y_step > 0
+
+
+def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float]:
+    """Give the signed distance of an axis' coordinates, and the first of them."""
+    if axis not in data.coords or data.sizes[axis] < 2:
+        raise InputError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
+    values = data.coords[axis].values.astype(np.float64)
+    step = (values[-1] - values[0]) / (len(values) - 1)
+    if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
+        raise InputError(f"{path}: the coordinates of {axis} are not evenly spaced.")
+    return float(step), float(values[0])
+
+
+def _mapping(data: xr.Dataset, variable: xr.DataArray) -> Mapping[str, Any]:
+    """Give the attributes of a variable's grid mapping (CF conventions, 5.6), or none."""
+    named = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping", ""))
+    # In its long form, "name: coordinate coordinate".
+    for name in (str(named).split(":")[0], "spatial_ref", "crs"):
+        if name in data.variables:
+            return data[name].attrs
+    return {}
+
+
+def _check_centres(
+    path: Path,
+    mapping: Mapping[str, Any],
+    first: tuple[float, float],
+    size: tuple[float, float],
+) -> None:
+    """Check that coordinates are pixel centres, where GDAL's GeoTransform tells the corners.
+
+    Cut-outs may carry the GeoTransform of the whole: only fractions of pixels are compared.
+    """
+    numbers = [float(text) for text in str(mapping.get("GeoTransform", "")).split()]
+    if len(numbers) != 6 or not np.allclose((numbers[1], -numbers[5]), size, rtol=1e-3):
+        return
+    offsets = (first[0] - numbers[0]) / size[0], (numbers[3] - first[1]) / size[1]
+    if any(abs(offset - round(offset)) < 0.1 for offset in offsets):
+        raise InputError(
+            f"{path}: by its GeoTransform, x and y are corners of pixels, expected their centres. "
+            "Add half a pixel to x, and subtract it from y."
+        )
+
+
+def _crs(path: Path, data: xr.Dataset, places: Sequence[Mapping[str, Any]]) -> str:
+    """Find the coordinate system, as attribute or scalar coordinate, else by CF parameters."""
+    for attributes in places:
+        for key in _CRS_KEYS:
+            if key in attributes:
+                return _parse_crs(path, str(attributes[key]))
+    for key in _CRS_KEYS:
+        if key in data.coords and data.coords[key].ndim == 0 and key != "spatial_ref":
+            return _parse_crs(path, str(data.coords[key].item()))
+    if "grid_mapping_name" in places[0]:
+        try:
+            return crs_text(CRS.from_cf(dict(places[0])))
+        except (CRSError, KeyError) as error:
+            raise InputError(
+                f"{path}: its grid mapping is no coordinate system ({error}): give it crs_wkt."
+            ) from error
+    raise InputError(
+        f"{path} has no coordinate system: neither a grid mapping (spatial_ref with crs_wkt) nor "
+        "an attribute crs or epsg. Write it with `rioxarray`: `data.rio.write_crs(32631)`."
+    )
+
+
+def _parse_crs(path: Path, text: str) -> str:
+    """Read a coordinate system from WKT, "EPSG:32631", "32631" or "+init=epsg:32631"."""
+    code = re.fullmatch(r"(?:(?:\+init=)?epsg:)?(\d+)", text.strip(), re.IGNORECASE)
+    try:
+        return crs_text(CRS.from_epsg(code[1]) if code else CRS(text))
+    except CRSError as error:
+        raise InputError(f"{path}: {text!r} is no coordinate system ({error}).") from error
+
+
+def times_of(path: Path, data: xr.Dataset, axes: set[Hashable | None]) -> NDArray[np.datetime64]:
+    """Read the times of the bands, to the second, in the order of the file."""
+    if len(axes) > 1:
+        names = ", ".join(sorted(str(axis or "none") for axis in axes))
+        raise InputError(
+            f"{path}: its bands have different time axes ({names}): put them on one, or into "
+            "files of their own."
+        )
+    axis = axes.pop()
+    coordinate = _time_coordinate(data, axis)
+    if coordinate is None and axis is None:
+        return np.array([_date_of_name(path)], "datetime64[s]")
+    if coordinate is None:
+        raise InputError(
+            f"{path}: the time axis {axis} has no coordinate: give it one "
+            f"(`data.assign_coords({axis}=times)`)."
+        )
+    values = np.atleast_1d(coordinate.values)
+    if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
+        raise InputError(
+            f"{path}: {coordinate.name} holds {values.dtype}, expected times: give it units "
+            '("days since 2018-01-01"), a standard calendar and no missing value.'
+        )
+    return values.astype("datetime64[s]")
+
+
+def _time_coordinate(data: xr.Dataset, axis: Hashable | None) -> xr.DataArray | None:
+    """Find the times along an axis, or the one time of a file without a time axis."""
+    if axis in data.coords:
+        return data.coords[axis]
+    dims = () if axis is None else (axis,)
+    candidates = [
+        variable
+        for variable in data.variables.values()
+        if variable.dims == dims and np.issubdtype(variable.dtype, np.datetime64)
+    ]
+    return xr.DataArray(candidates[0]) if len(candidates) == 1 else None
+
+
+def _date_of_name(path: Path) -> datetime.date:
+    """Give the date in a file's name, the last resort of a file without a time."""
+    try:
+        found = date_in(path.stem)
+    except ValueError as error:
+        raise InputError(f"{path}: its name holds no date ({error}). Rename it.") from error
+    if found is None:
+        raise InputError(
+            f"{path}: its bands have no time. Add a time axis (`data.expand_dims(time=[...])`), a "
+            "scalar coordinate time, or the date (YYYYMMDD or YYYY-MM-DD) to the file's name."
+        )
+    return found

@@ -14,7 +14,7 @@ from test_clean import GRID, Run, declared, pixels, simple
 from geo.register.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
 from geo.register.geopackage import write_layer
 from geo.register.reading import read_register
-from pipeline.predictions.fiboa import COLUMNS, FiboaPredictions
+from pipeline.predictions.files import COLUMNS, FiboaPredictions
 
 OLD = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
 NEW = {"schemas": {"x": [VECOREL, FIBOA, CROP]}, "collection": "x"}

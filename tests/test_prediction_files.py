@@ -15,15 +15,14 @@ from pixel_set_fixture import ledger_of, make
 from test_predict import ingested, settings_of
 
 from geo.errors import InputError
-from geo.register.parts import read_register_parts
-from geo.register.reading import read_register
+from geo.register.reading import read_register, read_register_parts
 from models.inference import ensemble
 from pipeline.dataset import pixel_set_loading
 from pipeline.dataset.folds import read_folds
 from pipeline.dataset.pixel_set_loading import in_order, read_pixel_sets
 from pipeline.dataset.pixel_set_store import LandClass
 from pipeline.evaluation.trained import Trained
-from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices, choose
+from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split

@@ -11,7 +11,7 @@ import shapely
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.register.parts import read_register_parts
+from geo.register.reading import read_register_parts
 from pipeline.predictions import register_rows
 from pipeline.predictions.register_rows import match_rows
 from pipeline.stages.clean import clean

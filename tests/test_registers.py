@@ -15,8 +15,7 @@ from test_clean import GRID, Run, frame, pixels, simple
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.register.parts import read_register_parts
-from geo.register.reading import read_register
+from geo.register.reading import read_register, read_register_parts
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.register_columns import numbered
 

@@ -1,4 +1,4 @@
-"""From the codes of a register to the classes of nomenclatures, by tables of codes."""
+"""The classes that parcels declare, by tables of codes, and those that are trained on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
 from pipeline.classes.ids_as_text import as_text
-from pipeline.classes.nomenclature import read_codes
-from pipeline.workflow.settings import Code, Label
+from pipeline.classes.ledger import class_reasons, set_aside
+from pipeline.classes.nomenclature import (
+    CropClass,
+    choose_classes,
+    read_codes,
+    read_names,
+    with_other,
+)
+from pipeline.workflow.settings import Code, Label, Parcels
 
 # HCAT codes have ten digits: level 2 is the first two, each further level two more (EuroCrops).
 HCAT_DIGITS = 10
@@ -176,3 +184,47 @@ def _at_level(codes: pd.Series[Any], level: int, nomenclature: str) -> pd.Series
 def _list(codes: set[str]) -> str:
     """List the first five codes."""
     return ", ".join(repr(c) for c in sorted(codes)[:5]) + (", ..." if len(codes) > 5 else "")
+
+
+def classify(
+    rows: pd.DataFrame, table: gpd.GeoDataFrame, options: Parcels, folds: int | None
+) -> tuple[pd.DataFrame, list[CropClass]]:
+    """Choose the classes, and set parcels of other classes and of none aside for prediction.
+
+    Parameters
+    ----------
+    rows
+        Rows of the ledger, completed: code, declared and reason.
+    table
+        The register.
+    folds
+        Number of folds; None where nothing is trained.
+
+    Returns
+    -------
+    labels
+        Class codes of the parcels, a column a nomenclature.
+    chosen
+        Classes of the nomenclature to train on.
+    """
+    usable = rows["reason"] == ""
+    strange = options.unknown_codes, options.other_class
+    declared = {
+        name: read_declared(table, label, name, usable, *strange)
+        for name, label in options.labels.items()
+    }
+    labels = pd.DataFrame({name: d.codes for name, d in declared.items()}, index=rows.index)
+    trained = options.trained_nomenclature
+    if trained is None:
+        rows["code"] = ""
+        set_aside(rows, rows.index >= 0, "no_label")
+        return labels, []
+    classes = options.classes
+    if options.other_class is not None:
+        labels[trained], classes = with_other(labels[trained], usable, classes, options.other_class)
+    rows["code"] = labels[trained]
+    rows["declared"] = as_text(table[options.labels[trained].column])
+    names = declared[trained].names | (read_names(options.names) if options.names else {})
+    chosen = choose_classes(rows["code"].where(usable), classes, names, folds)
+    rows["reason"] = rows["reason"].where(~usable, class_reasons(rows["code"], chosen))
+    return labels, chosen

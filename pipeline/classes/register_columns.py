@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.register.fiboa import fiboa_columns
-from geo.register.parts import read_register_parts
-from geo.register.reading import read_feature_ids, read_register
+from geo.register.reading import read_feature_ids, read_register, read_register_parts
 from pipeline.classes.ids_as_text import as_text
 from pipeline.workflow.settings import Label, Parcels
 

@@ -23,10 +23,10 @@ from geo.register.mending import buffered, lon_lat_bounds, mend
 from geo.register.overlaps import find_overlaps, first_alike
 from geo.register.placement import Placement, in_one_system, place
 from pipeline.acquisitions.tiles import main_crs, read_grids
+from pipeline.classes.class_mapping import classify
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.ledger import set_aside, status_of, write_ledger
 from pipeline.classes.nomenclature import CropClass, write_classes
-from pipeline.classes.parcel_classes import classify
 from pipeline.classes.register_columns import (
     PARCEL_COLUMNS,
     numbered,

@@ -25,11 +25,17 @@ from pipeline.dataset.pixel_set_store import (
 )
 from pipeline.evaluation.model_inputs import read_inputs
 from pipeline.evaluation.trained import Trained
-from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices
+from pipeline.predictions.columns import (
+    ENSEMBLE,
+    LEDGER_COLUMNS,
+    OUT_OF_FOLD,
+    Choices,
+    PredictionTable,
+    with_register,
+)
 from pipeline.predictions.existing_weights import load_given
 from pipeline.predictions.files import PredictionFiles
 from pipeline.predictions.register_rows import RegisterRows, match_rows
-from pipeline.predictions.table import LEDGER_COLUMNS, PredictionTable, with_register
 from pipeline.report.class_colours import read_class_colours
 from pipeline.stages.train import choose_device
 from pipeline.workflow.paths import DatasetPaths

@@ -14,6 +14,8 @@ from pipeline.stages.clean import clean
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
 from pipeline.stages.index import index
+from pipeline.stages.label import label
+from pipeline.stages.names import names
 from pipeline.stages.normalise import normalise
 from pipeline.stages.pack import pack
 from pipeline.stages.rasterise import rasterise
@@ -69,15 +71,26 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     run = RunPaths(root)
     index(settings.imagery.path, run.acquisitions, run.grids, view(settings, "index"))
     clean(
-        settings.parcels.path, run.grids, run.cleaned, run.parcels, run.classes,
+        settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,
         view(settings, "clean"),
     )  # fmt: skip
     for tile in read_grids(run.grids):
         rasterise(
-            run.parcels, run.grids, tile, run.pixel_index(tile), run.label_image(tile),
-            view(settings, "rasterise"),
+            run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
+            run.label_image(tile), view(settings, "rasterise"),
         )  # fmt: skip
     return run
+
+
+def label_parcels(settings: Settings, run: RunPaths) -> None:
+    """Run label and names, once the dataset is assembled."""
+    tiles = sorted(read_grids(run.grids))
+    label(
+        run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
+        list(map(run.dataset.tile_parcels, tiles)), run.ledger, run.classes, run.dataset.root,
+        view(settings, "label"),
+    )  # fmt: skip
+    names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
 
 
 def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPaths:
@@ -91,9 +104,10 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
         )  # fmt: skip
     pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
     assemble(
-        run.acquisitions, run.extractions, pixel_index, run.parcels, run.classes, run.cleaned,
-        run.dataset.root, run.ledger, view(settings, "assemble"), threads,
+        run.acquisitions, run.extractions, pixel_index, run.dataset.root,
+        view(settings, "assemble"), threads,
     )  # fmt: skip
+    label_parcels(settings, run)
     pack(run.dataset.root, view(settings, "pack"), threads)
     normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
     features(

@@ -19,9 +19,9 @@ from shapely import (
 
 from geo.errors import InputError
 from geo.grid import Grid
+from geo.register.columns import as_text
 from geo.register.mending import is_outside, lon_lat_bounds, mend, reaches_beyond, reproject
 from geo.register.reading import read_feature_ids, read_register
-from pipeline.classes.ids_as_text import as_text
 
 SHARED = Path(__file__).parents[2] / "shared"
 GRID = Grid("EPSG:32631", 500000.0, 4000040.0, 10.0, 10.0, 4, 4)

@@ -17,10 +17,10 @@ from test_predict import ingested, settings_of
 from geo.errors import InputError
 from geo.register.reading import read_register, read_register_parts
 from models.inference import ensemble
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset import pixel_set_loading
 from pipeline.dataset.folds import read_folds
 from pipeline.dataset.pixel_set_loading import in_order, read_pixel_sets
-from pipeline.dataset.pixel_set_store import LandClass
 from pipeline.evaluation.trained import Trained
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
@@ -209,7 +209,7 @@ def test_runs_of_parcels_are_the_parcels(trained, n_bytes):
 
 
 def test_choices_are_named_and_gaps_stay_gaps():
-    classes = [LandClass(12, "wheat"), LandClass(3, "rape"), LandClass(7, "maize")]
+    classes = [CropClass(12, "wheat"), CropClass(3, "rape"), CropClass(7, "maize")]
     choices = Choices.empty(4, classes)
     scores = np.log(np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]], np.float32))
     choices.put(1, scores, np.array([OUT_OF_FOLD, ENSEMBLE, ENSEMBLE], np.int8))

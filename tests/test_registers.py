@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from pipeline.classes.register_columns import numbered
 from shapely import MultiPolygon, box
 from test_clean import GRID, Run, frame, pixels, simple
 
 from geo.errors import InputError
 from geo.grid import Grid
+from geo.register.columns import as_text
 from geo.register.reading import read_register, read_register_parts
-from pipeline.classes.ids_as_text import as_text
-from pipeline.classes.register_columns import numbered
 
 REGISTERS = Path(__file__).parents[2] / "shared" / "data" / "registers"
 

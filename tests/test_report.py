@@ -26,7 +26,8 @@ from sklearn.metrics import jaccard_score
 import pipeline.report.map
 from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
-from pipeline.dataset.pixel_set_store import LandClass, file_name, write_metadata
+from pipeline.classes.crop_class import CropClass
+from pipeline.dataset.pixel_set_store import file_name, write_metadata
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.comparison import METRICS
@@ -54,9 +55,9 @@ from pipeline.workflow.summary import summary
 from pipeline.workflow.writing import write_json
 
 CLASSES = [
-    LandClass("BTH", "winter wheat"),
-    LandClass("MIS", "maize"),
-    LandClass("PPH", "grass <&>"),
+    CropClass("BTH", "winter wheat"),
+    CropClass("MIS", "maize"),
+    CropClass("PPH", "grass <&>"),
 ]
 DATES = [date(2018, 3, 1), date(2018, 5, 10), date(2018, 7, 2), date(2018, 9, 20)]
 N = 60

@@ -25,9 +25,10 @@ from models.safetensors_file import load_safetensors
 from models.training import train_fold as training
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import LandClass, write_metadata
+from pipeline.dataset.pixel_set_store import write_metadata
 from pipeline.evaluation.trained import Trained
 from pipeline.stages import train as stage
 from pipeline.stages.pack import pack
@@ -71,7 +72,7 @@ def run(tmp_path_factory):
         labels={"crop": {i: k % 3 for k, i in enumerate(ids)}},
         sizes={i: int(size) for i, size in zip(ids, sizes, strict=True)},
         n_dates=dict.fromkeys(ids, N_DATES),
-        classes=[LandClass(k, f"class {k}") for k in range(3)],
+        classes=[CropClass(k, f"class {k}") for k in range(3)],
         description={"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
     )
     pack(dataset.root, view(load({}), "pack"))

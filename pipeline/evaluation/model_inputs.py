@@ -8,14 +8,15 @@ from datetime import date
 from geo.errors import InputError
 from models.model_metadata import check_alike
 from models.pixel_sets import PixelSets
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import LandClass, read_dates, read_description
+from pipeline.dataset.pixel_set_store import read_dates, read_description
 from pipeline.evaluation.trained import Trained
 from pipeline.workflow.paths import DatasetPaths
 
 
 def read_inputs(
-    dataset: DatasetPaths, trained: Sequence[Trained], classes: Sequence[LandClass]
+    dataset: DatasetPaths, trained: Sequence[Trained], classes: Sequence[CropClass]
 ) -> PixelSets:
     """Read the dataset as these models take it: features if they use any, days as theirs.
 
@@ -37,7 +38,7 @@ def read_inputs(
     """
     check_alike({model.folder: model.metadata for model in trained})
     metadata = trained[0].metadata
-    bands, codes = read_description(dataset)["bands"], [str(land.code) for land in classes]
+    bands, codes = read_description(dataset)["bands"], [land.code for land in classes]
     if metadata.bands != bands:
         raise InputError(
             f"The models were trained with the bands {', '.join(metadata.bands)}; the dataset has "
@@ -45,8 +46,9 @@ def read_inputs(
         )
     if metadata.class_codes != codes:
         raise InputError(
-            f"{trained[0].folder} was trained for the classes {', '.join(metadata.class_codes)}; "
-            f"the dataset has {', '.join(codes)}. Train again: snakemake -R split."
+            f"{trained[0].folder} was trained for the classes "
+            f"{', '.join(map(str, metadata.class_codes))}; the dataset has "
+            f"{', '.join(map(str, codes))}. Train again: snakemake -R split."
         )
     data = read_pixel_sets(
         dataset,

@@ -10,7 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_integer_dtype
 
-from pipeline.dataset.pixel_set_store import LandClass, read_codes, read_description, read_ids
+from geo.register.columns import as_text
+from pipeline.classes.crop_class import CropClass
+from pipeline.classes.reasons import Reason, Status
+from pipeline.dataset.pixel_set_store import read_ids, read_names
 from pipeline.workflow.paths import DatasetPaths
 
 # What stands before the register's own columns.
@@ -21,8 +24,10 @@ COLUMNS = [
 ]
 
 
-# The columns of the ledger that are read.
-LEDGER_COLUMNS = ["parcel_id", "status", "reason", "n_pixels", "n_dates", "code"]
+# The columns of the ledger that are read; the last two only where there is a register.
+LEDGER_COLUMNS = [
+    *("parcel_id", "status", "reason", "n_pixels", "n_dates", "code", "checksum", "geometry_type")
+]
 
 
 class PredictionTable:
@@ -42,26 +47,24 @@ class PredictionTable:
         self._choices = choices
         self._given_weights = given_weights
         self._ids = pd.Index(read_ids(dataset), dtype=object)
-        self._names = read_description(dataset)["names"]
-        codes = read_codes(dataset).values()
-        self._whole = all(isinstance(code, int) for code in codes if code is not None)
+        self._names = read_names(dataset)
 
     def join(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Add what is known of the parcels to rows of the ledger, LEDGER_COLUMNS as text."""
+        """Add what is known of the parcels to rows of the ledger."""
         rows = rows.copy()
         # An id can stand in the register twice; the prediction is that of the accepted row.
-        keys = rows["parcel_id"].astype(object).where(rows["status"] != "rejected")
+        keys = rows["parcel_id"].astype(object).where(rows["status"] != Status.REJECTED)
         places = self._ids.get_indexer(pd.Index(keys))
-        for column in ("n_pixels", "n_dates"):
-            rows[column] = pd.to_numeric(rows[column]).astype("Int64")
         if self._given_weights:
-            used = rows["status"] == "used"
-            rows.loc[used, ["status", "reason"]] = ["predict_only", "given_weights"]
-        rows["declared_name"] = rows["code"].map(self._names).astype("str")
-        rows["declared_code"] = rows["code"].where(rows["code"] != "")
-        if self._whole:
-            # The ledger, which is a CSV, has them as text.
-            rows["declared_code"] = pd.to_numeric(rows["declared_code"]).astype("Int64")
+            used = rows["status"] == Status.USED
+            rows.loc[used, ["status", "reason"]] = [
+                str(Status.PREDICT_ONLY),
+                str(Reason.GIVEN_WEIGHTS),
+            ]
+        is_whole = is_integer_dtype(rows["code"].dtype)
+        rows["declared_code"] = rows["code"].astype("Int64" if is_whole else "str")
+        names = pd.Series(as_text(rows["code"]), index=rows.index).map(self._names)
+        rows["declared_name"] = names.astype("str")
         chosen = self._choices.table(places).set_axis(rows.index)
         return pd.DataFrame(pd.concat([rows, chosen], axis=1)[COLUMNS])
 
@@ -104,13 +107,13 @@ class Choices:
         int8 (N,), place in SOURCES: which models predicted the parcel; NONE for no prediction.
     """
 
-    classes: list[LandClass]
+    classes: list[CropClass]
     chosen: NDArray[np.int16]
     confidence: NDArray[np.float64]
     source: NDArray[np.int8]
 
     @classmethod
-    def empty(cls, n: int, classes: list[LandClass]) -> Choices:
+    def empty(cls, n: int, classes: list[CropClass]) -> Choices:
         """Make room for those of n parcels, none of which is predicted yet."""
         return cls(classes, np.zeros((n, 2), np.int16), np.zeros((n, 2)), np.full(n, NONE, np.int8))
 
@@ -121,7 +124,7 @@ class Choices:
         self.source[part] = source
 
     @property
-    def predicted(self) -> list[LandClass]:
+    def predicted(self) -> list[CropClass]:
         """The classes that are the first choice of any parcel."""
         return [self.classes[i] for i in np.unique(self.chosen[self.source != NONE, 0])]
 

@@ -96,7 +96,7 @@ def load_given(
         feature_scaling=scaling,
         n_pixels=settings.train.pixels,
         bands=bands,
-        class_codes=[str(land.code) for land in classes],
+        class_codes=[land.code for land in classes],
         class_names=[land.name for land in classes],
         first_date=read_dates(dataset)[0].isoformat(),
         seed=0,

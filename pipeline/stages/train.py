@@ -186,7 +186,7 @@ def describe(
         n_pixels=settings.train.pixels,
         members=settings.train.members,
         bands=read_description(dataset)["bands"],
-        class_codes=[str(land.code) for land in classes],
+        class_codes=[land.code for land in classes],
         class_names=[land.name for land in classes],
         first_date=day_zero(read_dates(dataset)[0], settings.model.season_start).isoformat(),
         seed=settings.train.seed,

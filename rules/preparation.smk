@@ -225,7 +225,7 @@ rule label:
         settings=settings_of("label"),
         record=paths.record("label"),
         unwatched=verbatim(states_of_others(settings.parcels.code_tables.values())),
-        observed=lambda wildcards: map(paths.dataset.tile_parcels, tiles(wildcards)),
+        observed=lambda wildcards: list(map(paths.dataset.tile_parcels, tiles(wildcards))),
         ledger=paths.ledger,
         dataset=paths.dataset.root,
     resources:

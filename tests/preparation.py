@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
+from geo.pixels.pixel_index import PixelIndex
 from pipeline.acquisitions.tiles import read_grids
 from pipeline.stages.assemble import assemble
 from pipeline.stages.clean import clean
@@ -80,6 +82,14 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
             run.label_image(tile), view(settings, "rasterise"),
         )  # fmt: skip
     return run
+
+
+def observe(run: RunPaths, tile: str) -> None:
+    """Observe all pixels of a tile's parcels on three dates, as assemble would."""
+    index = PixelIndex.load(run.pixel_index(tile))
+    table = {"parcel_id": index.parcel_ids, "n_pixels": index.sizes, "n_dates": 3, "held": True}
+    run.dataset.tile_parcels(tile).parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(table).astype({"parcel_id": "str"}).to_parquet(run.dataset.tile_parcels(tile))
 
 
 def label_parcels(settings: Settings, run: RunPaths) -> None:

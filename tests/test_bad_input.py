@@ -18,7 +18,7 @@ import rasterio
 import xarray as xr
 from models_fixture import save_models
 from pixel_set_fixture import BANDS, make
-from preparation import merged
+from preparation import label_parcels, merged, observe
 from rasterio.transform import Affine
 from safe_fixture import write_safe, zip_product
 from shapely import Point, box
@@ -28,9 +28,11 @@ from geo.errors import InputError
 from geo.imagery import remote
 from geo.imagery.acquisition import Damaged
 from pipeline.acquisitions.damaged_products import damaged_rows
+from pipeline.acquisitions.tiles import read_grids
 from pipeline.stages.clean import clean
 from pipeline.stages.index import index
 from pipeline.stages.ingest import ingest
+from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
@@ -146,7 +148,7 @@ class Inputs:
         return self
 
     def start(self):
-        """Do what comes before any pixel is read."""
+        """Do what needs no pixel to be read."""
         settings = load(self.values)
         check_inputs(settings)
         run = self.run
@@ -161,7 +163,14 @@ class Inputs:
         register = settings.parcels.path
         index(settings.imagery.path, run.acquisitions, run.grids, seen, items, register)
         seen = view(settings, "clean")
-        clean(register, run.grids, run.ledger, run.parcels, run.classes, seen)
+        clean(register, run.grids, run.register, run.overlaps, run.parcels, seen)
+        for tile in read_grids(run.grids):
+            rasterise(
+                run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
+                run.label_image(tile), view(settings, "rasterise"),
+            )  # fmt: skip
+            observe(run, tile)
+        label_parcels(settings, run)
 
 
 @pytest.fixture
@@ -797,7 +806,7 @@ def test_doubled_ids_are_set_aside(inputs):
     inputs.geotiffs()
     write_register(inputs.register, ID=[0, 0, 1, 2, 3, 4, 5, 6])
     inputs.start()
-    reasons = pd.read_csv(inputs.run.ledger, keep_default_na=False)["reason"]
+    reasons = pd.read_csv(inputs.run.ledger.with_suffix(".csv"), keep_default_na=False)["reason"]
     assert reasons.tolist() == ["", "duplicate_id", *[""] * 6]
 
 

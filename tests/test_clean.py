@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-from preparation import label_parcels
+from preparation import label_parcels, observe
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
 from geo.errors import InputError
@@ -61,7 +61,7 @@ class Run:
                 paths.parcels, self.grids, tile, paths.pixel_index(tile), paths.pixel_counts(tile),
                 paths.label_image(tile), view(self.settings, "rasterise"),
             )  # fmt: skip
-            self.observe(tile)
+            observe(paths, tile)
         label_parcels(self.settings, paths)
         with paths.ledger.with_suffix(".csv").open(newline="") as file:
             self.ledger = list(csv.DictReader(file))
@@ -70,15 +70,6 @@ class Run:
         with paths.class_table.open(newline="") as file:
             self.classes = list(csv.DictReader(file))
         return self
-
-    def observe(self, tile):
-        """Observe all pixels of all parcels on three dates, as assemble would."""
-        index = PixelIndex.load(self.paths.pixel_index(tile))
-        observed = self.paths.dataset.tile_parcels(tile)
-        observed.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(
-            {"parcel_id": index.parcel_ids, "n_pixels": index.sizes, "n_dates": 3, "held": True}
-        ).to_parquet(observed)
 
     def column(self, name):
         return [row[name] for row in self.ledger]

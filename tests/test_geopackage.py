@@ -68,7 +68,7 @@ def write(folder, rows, n_rows=100, classes=CLASSES, simulated=False):
     path = folder / "parcels.gpkg"
     with PredictionFiles(path) as files:
         files.add_layers(
-            Counter(outline_types(rows.geometry)),
+            Counter(filter(None, outline_types(rows.geometry))),
             classes=classes,
             collection="run",
             code_list=None,

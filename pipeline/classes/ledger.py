@@ -93,7 +93,7 @@ def _refuse_lacking(rows: pd.DataFrame, lacks: Any, what: str, stage: str) -> No
         )
 
 
-def compare_outlines(rows: pd.DataFrame, overlaps: pd.DataFrame) -> float:
+def compare_outlines(rows: pd.DataFrame, overlaps: pd.DataFrame) -> pd.DataFrame:
     """Say which accepted parcels overlap, and which are drawn twice; all of them stay accepted.
 
     Parameters
@@ -108,7 +108,7 @@ def compare_outlines(rows: pd.DataFrame, overlaps: pd.DataFrame) -> float:
 
     Returns
     -------
-    Area that accepted parcels share, in m2, each pair once.
+    The pairs of accepted parcels.
     """
     accepted = rows["reason"] == ""
     ids = rows.loc[accepted, "parcel_id"]
@@ -120,7 +120,7 @@ def compare_outlines(rows: pd.DataFrame, overlaps: pd.DataFrame) -> float:
     rows["overlap_m2"] = area.reindex(rows.index)
     first = ids.groupby(rows.loc[accepted, "same_outline"]).transform("first")
     rows["same_as"] = first.where(first != ids, "").reindex(rows.index, fill_value="")
-    return float(both["area_m2"].sum())
+    return both
 
 
 def class_reasons(codes: pd.Series[Any], classes: Sequence[CropClass]) -> pd.Series[Any]:

@@ -113,7 +113,7 @@ class _Matcher:
 
 def _differences(more: Counter[str], lacking: Counter[str]) -> str:
     """Say which rows the register has more, which it lacks, and which are others."""
-    changed = more & lacking
+    changed = lacking & more
     told = {
         "not in the ledger": more - changed,
         "of the ledger missing": lacking - changed,

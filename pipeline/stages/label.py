@@ -66,7 +66,7 @@ def label(
     account = pd.read_parquet(rows)
     assembled = pd.concat(map(pd.read_parquet, observed), ignore_index=True)
     count_pixels(account, pd.concat(map(pd.read_parquet, counts), ignore_index=True))
-    shared_m2 = compare_outlines(account, pd.read_parquet(overlaps))
+    pairs = compare_outlines(account, pd.read_parquet(overlaps))
     count_observed(account, assembled)
     _refuse_none_left(account)
     folds = settings.split.folds if settings.predict.weights is None else None
@@ -76,7 +76,7 @@ def label(
     write_labels(DatasetPaths(dataset), _of_parcels(held, account, labels))
     write_classes(classes, table)
     write_ledger(ledger, account)
-    _log(account, table, shared_m2)
+    _log(account, table, pairs)
 
 
 def _declared(rows: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def _refuse_none_left(rows: pd.DataFrame) -> None:
     )
 
 
-def _log(rows: pd.DataFrame, table: Classes, shared_m2: float) -> None:
+def _log(rows: pd.DataFrame, table: Classes, pairs: pd.DataFrame) -> None:
     """Log how many parcels and classes are used, and why the others are not."""
     logger.info("%d rows: %s", len(rows), say_counts(rows["status"]))
     for status in (Status.REJECTED, Status.PREDICT_ONLY):
@@ -120,9 +120,10 @@ def _log(rows: pd.DataFrame, table: Classes, shared_m2: float) -> None:
     overlapping, again = (rows["overlap_m2"] > 0).sum(), (rows["same_as"] != "").sum()
     if overlapping:
         logger.warning(
-            "%d parcels overlap others, by %.2f ha; each keeps the pixels they share",
+            "%d parcels overlap others, by %.2f ha in %d pairs; each keeps the pixels they share",
             overlapping,
-            shared_m2 / 10_000,
+            pairs["area_m2"].sum() / 10_000,
+            len(pairs),
         )
     if again:
         logger.warning("%d parcels have the same outline as an earlier one", again)

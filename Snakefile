@@ -44,7 +44,7 @@ REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
 # Snakemake does not miss what only later rules read: the targets name the tables themselves.
-TABLES = [paths.ledger, paths.classes] if settings.dataset.path else paths.tables
+TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
 # A cluster plans each job a second time on its node, whose cores and GPUs may differ from those here.
 # There, a job asks for --max-threads cores, and for a GPU only if train.device is cuda.
 on_cluster = lambda: workflow.remote_exec or workflow.non_local_exec
@@ -119,6 +119,9 @@ rule split:
         "Divide the labelled parcels into {settings.split.folds} folds."
     input:
         dataset=paths.dataset.assembled,
+        labels=LABELS,
+        # What a class is called changes no fold and no model.
+        names=ancient(NAMES),
         positions=paths.dataset.positions if settings.split.by == "block" else [],
     output:
         paths.folds,
@@ -145,6 +148,8 @@ rule train:
         "Train fold {wildcards.fold}."
     input:
         dataset=DATASET,
+        labels=LABELS,
+        names=ancient(NAMES),
         folds=rules.split.output,
     output:
         # The model's files are not outputs: Snakemake removes outputs before a job starts and after
@@ -179,7 +184,7 @@ rule evaluate:
     message:
         "Score every fold on its test parcels, beside the baselines."
     input:
-        dataset=DATASET,
+        dataset=[DATASET, LABELS, NAMES],
         folds=rules.split.output,
         models=expand(rules.train.output, fold=FOLDS),
     output:
@@ -225,7 +230,7 @@ rule predict:
     message:
         "Predict a class for every usable parcel."
     input:
-        dataset=DATASET,
+        dataset=[DATASET, LABELS, NAMES],
         models=(
             expand(rules.train.output, fold=FOLDS)
             if TRAINED
@@ -279,8 +284,8 @@ rule report:
     input:
         ancient([] if settings.dataset.path else [paths.acquisitions]),
         ledger=paths.ledger,
-        classes=paths.classes,
-        dataset=DATASET,
+        classes=paths.class_table,
+        dataset=[DATASET, LABELS, NAMES],
         models=rules.evaluate.output if TRAINED else [],
         predictions=rules.predict.output,
     output:

@@ -18,13 +18,14 @@ import pandas as pd
 import pyogrio
 import shapely
 import yaml
+from pipeline.classes.register_columns import row_checksums
 
 from benchmarks.measuring import ROOT
 from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, ingested
-from pipeline.classes.register_columns import row_checksums
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.npy_files import header
-from pipeline.dataset.pixel_set_store import LandClass, write_metadata
+from pipeline.dataset.pixel_set_store import write_metadata
 from pipeline.workflow.config import load
 from pipeline.workflow.paths import DatasetPaths
 
@@ -56,7 +57,7 @@ def make_many(folder: Path, n_parcels: int) -> Path:
         labels={NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))},
         sizes=dict.fromkeys(ids, MEDIAN_PIXELS),
         n_dates=dict.fromkeys(ids, N_DATES),
-        classes=[LandClass(code, f"class {code}") for code in CODES],
+        classes=[CropClass(code, f"class {code}") for code in CODES],
         description={
             "bands": ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"],
             "nomenclature": NOMENCLATURE,

@@ -65,7 +65,7 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
     import pandas as pd
 
     from pipeline.classes.ledger import read_ledger
-    from pipeline.predictions.table import LEDGER_COLUMNS, with_register
+    from pipeline.predictions.columns import LEDGER_COLUMNS, with_register
 
     seconds: dict[str, float] = {}
 
@@ -94,8 +94,7 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
 
 def _table(folder: Path) -> Any:
     from pipeline.dataset.pixel_set_store import read_classes, read_ids
-    from pipeline.predictions.choices import ENSEMBLE, Choices
-    from pipeline.predictions.table import PredictionTable
+    from pipeline.predictions.columns import ENSEMBLE, Choices, PredictionTable
     from pipeline.workflow.paths import DatasetPaths
 
     paths = DatasetPaths(ingested(folder))

@@ -33,7 +33,7 @@ class DataDescription:
     """
 
     bands: list[str]
-    class_codes: list[str]
+    class_codes: list[int | str]
     class_names: list[str]
     first_date: date
     normalisation: Normalisation
@@ -74,7 +74,7 @@ class ModelDescription:
     feature_scaling: FeatureScaling | None
     n_pixels: int
     bands: list[str]
-    class_codes: list[str]
+    class_codes: list[int | str]
     class_names: list[str]
     first_date: str
     seed: int
@@ -83,8 +83,10 @@ class ModelDescription:
 
     def __post_init__(self) -> None:
         h = self.hyperparameters
-        for name in ("bands", "class_codes", "class_names"):
+        for name in ("bands", "class_names"):
             _check_texts(name, getattr(self, name))
+        # A code keeps its type: 12 is not "12".
+        _check_texts("class_codes", self.class_codes, or_numbers=True)
         for name, n in (("bands", h.input_dim), ("class_codes", h.n_classes)):
             if len(getattr(self, name)) != n:
                 raise InputError(f"{name}: expected {n}, found {len(getattr(self, name))}")
@@ -274,10 +276,13 @@ def check_alike(models: Mapping[str, ModelDescription]) -> None:
                 )
 
 
-def _check_texts(name: str, values: object) -> None:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InputError(f"{name}: expected a list of texts, found {str(values)[:100]}")
+def _check_texts(name: str, values: object, *, or_numbers: bool = False) -> None:
+    kinds: tuple[type, ...] = (str, int) if or_numbers else (str,)
+    # type, as True is an int.
+    if not isinstance(values, list) or not all(type(value) in kinds for value in values):
+        what = "texts or whole numbers" if or_numbers else "texts"
+        raise InputError(f"{name}: expected a list of {what}, found {str(values)[:100]}")
 
 
-def _shown(value: list[str] | str) -> str:
-    return value if isinstance(value, str) else ", ".join(value)
+def _shown(value: list[int | str] | str) -> str:
+    return value if isinstance(value, str) else ", ".join(map(str, value))

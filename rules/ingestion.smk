@@ -17,14 +17,18 @@ rule ingest:
         meta=paths.dataset.assembled,
         normalisation=paths.dataset.normalisation if given.given_normalisation else [],
         more=[getattr(paths.dataset, file) for file in MORE],
-        ledger=paths.ledger,
-        classes=paths.classes,
+        labels=paths.dataset.labels,
+        named=paths.dataset.named,
+        ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
+        classes=[paths.classes, paths.class_table],
     params:
         source=settings.dataset.path,
         unwatched=verbatim(states_of_others(watched_dataset(settings.dataset.path))),
         settings=settings_of("ingest"),
         record=paths.record("ingest"),
         dataset=paths.dataset.root,
+        ledger=paths.ledger,
+        classes=paths.classes,
     resources:
         mem_mb=2000,
     log:
@@ -36,12 +40,13 @@ rule ingest:
     shell:
         "parcelwise ingest --settings {params.settings:q} --record {params.record:q}"
         " --source {params.source:q}"
-        " --dataset {params.dataset:q} --ledger {output.ledger:q} --classes {output.classes:q}"
+        " --dataset {params.dataset:q} --ledger {params.ledger:q} --classes {params.classes:q}"
         " --log {log:q}"
 
 
 # DATA is linked to: what changes in it shows in the given folder.
 ASSEMBLED = [rules.ingest.output, without_braces([given.pixels])]
 DATASET = [rules.ingest.output]
+LABELS, NAMES = rules.ingest.output.labels, rules.ingest.output.named
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = ["ingest"]

@@ -71,3 +71,5 @@ rule dataset:
     input:
         [] if settings.dataset.path else TABLES,
         DATASET,
+        LABELS,
+        NAMES,

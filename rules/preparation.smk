@@ -35,17 +35,13 @@ if settings.simulate:
             " --register {output.register:q} --log {log:q}"
 
 
-# The files that clean reads.
-register = [settings.parcels.path, *settings.parcels.tables.values()]
-
-
 checkpoint index:
     message:
         "List the acquisitions of {params.imagery} and say which are used."
     input:
         imagery=settings.imagery.path if settings.simulate else [],
         # Whose bounds a STAC source is searched for.
-        register=without_braces(register[:1] if settings.imagery.is_stac else []),
+        register=without_braces([settings.parcels.path] if settings.imagery.is_stac else []),
     output:
         acquisitions=paths.acquisitions,
         view=paths.acquisitions_view,
@@ -79,22 +75,23 @@ checkpoint index:
         " --threads {threads} --log {log:q}"
 
 
-rule clean:
+# A checkpoint: only once it has run is it known of which tiles the parcels changed.
+checkpoint clean:
     message:
-        "Check and mend the parcels of {params.register}."
+        "Mend and place the parcels of {params.register}, and check every row."
     input:
         # Ancient, as every new acquisition rewrites it: what it says counts, see params.
         grids=ancient(paths.grids),
-        register=without_braces(register),
+        register=without_braces([settings.parcels.path]),
     output:
-        cleaned=paths.cleaned,
+        rows=paths.register,
+        overlaps=paths.overlaps,
         parcels=directory(paths.parcels),
-        classes=paths.classes,
     params:
         settings=settings_of("clean"),
         record=paths.record("clean"),
         register=settings.parcels.path,
-        unwatched=verbatim(states_of_others(register)),
+        unwatched=verbatim(states_of_others([settings.parcels.path])),
         grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
@@ -107,22 +104,25 @@ rule clean:
     shell:
         "parcelwise clean --settings {params.settings:q} --record {params.record:q}"
         " --register {params.register:q}"
-        " --grids {input.grids:q} --ledger {output.cleaned:q} --parcels {output.parcels:q}"
-        " --classes {output.classes:q} --log {log:q}"
+        " --grids {input.grids:q} --rows {output.rows:q} --overlaps {output.overlaps:q}"
+        " --parcels {output.parcels:q} --log {log:q}"
 
 
 rule rasterise:
     message:
-        "Index the pixels of the accepted parcels of tile {wildcards.tile}."
+        "Find the pixels of the parcels of tile {wildcards.tile}."
     input:
-        parcels=rules.clean.output.parcels,
+        # Ancient, as clean writes it anew for every column that it is to keep: see params.
+        parcels=lambda wildcards: ancient(checkpoints.clean.get().output.parcels),
         grids=ancient(paths.grids),
     output:
         pixel_index=paths.pixel_index("{tile}"),
+        counts=paths.pixel_counts("{tile}"),
         label_image=paths.label_image("{tile}"),
     params:
         settings=settings_of("rasterise"),
         record=paths.record("rasterise"),
+        contents=lambda wildcards: paths.parcels_digest(wildcards.tile),
     resources:
         mem_mb=4000,
     log:
@@ -135,7 +135,7 @@ rule rasterise:
         "parcelwise rasterise --settings {params.settings:q} --record {params.record:q}"
         " --parcels {input.parcels:q}"
         " --grids {input.grids:q} --tile {wildcards.tile:q} --pixel-index {output.pixel_index:q}"
-        " --label-image {output.label_image:q} --log {log:q}"
+        " --counts {output.counts:q} --label-image {output.label_image:q} --log {log:q}"
 
 
 rule extract:
@@ -167,21 +167,18 @@ rule extract:
 
 rule assemble:
     message:
-        "Join the acquisitions into the Pixel-Set dataset; account for every parcel."
+        "Join the acquisitions into the Pixel-Set dataset."
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
         acquisitions=ancient(paths.acquisitions),
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
-        parcels=rules.clean.output.parcels,
-        classes=rules.clean.output.classes,
-        cleaned=rules.clean.output.cleaned,
     output:
         data=directory(paths.dataset.pixels),
         valid=directory(paths.dataset.valid),
         meta=paths.dataset.assembled,
         observations=paths.dataset.observations,
-        ledger=paths.ledger,
+        tiles=directory(paths.dataset.tiles),
     params:
         settings=settings_of("assemble"),
         record=paths.record("assemble"),
@@ -200,16 +197,79 @@ rule assemble:
         "parcelwise assemble --settings {params.settings:q} --record {params.record:q}"
         " --acquisitions {input.acquisitions:q}"
         " --extracted {params.extracted:q}"
-        " --pixel-index {input.pixel_index:q} --parcels {input.parcels:q} --classes {input.classes:q}"
-        " --cleaned {input.cleaned:q} --dataset {params.dataset:q} --ledger {output.ledger:q}"
+        " --pixel-index {input.pixel_index:q} --dataset {params.dataset:q}"
         " --threads {threads} --log {log:q}"
+
+
+rule label:
+    message:
+        "Choose the classes, label the parcels, and account for every row of the register."
+    input:
+        rows=rules.clean.output.rows,
+        overlaps=rules.clean.output.overlaps,
+        counts=lambda wildcards: map(paths.pixel_counts, tiles(wildcards)),
+        assembled=rules.assemble.output.tiles,
+        codes=without_braces(settings.parcels.code_tables.values()),
+    output:
+        ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
+        classes=paths.classes,
+        labels=paths.dataset.labels,
+    params:
+        settings=settings_of("label"),
+        record=paths.record("label"),
+        unwatched=verbatim(states_of_others(settings.parcels.code_tables.values())),
+        observed=lambda wildcards: list(map(paths.dataset.tile_parcels, tiles(wildcards))),
+        ledger=paths.ledger,
+        dataset=paths.dataset.root,
+    resources:
+        mem_mb=4000,
+    log:
+        paths.log("label"),
+    benchmark:
+        paths.benchmark("label")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise label --settings {params.settings:q} --record {params.record:q}"
+        " --rows {input.rows:q} --overlaps {input.overlaps:q} --counts {input.counts:q}"
+        " --observed {params.observed:q} --ledger {params.ledger:q} --classes {output.classes:q}"
+        " --dataset {params.dataset:q} --log {log:q}"
+
+
+rule names:
+    message:
+        "Name the classes."
+    input:
+        classes=rules.label.output.classes,
+        names=without_braces(filter(None, [settings.parcels.names])),
+    output:
+        named=paths.dataset.named,
+        table=paths.class_table,
+    params:
+        settings=settings_of("names"),
+        record=paths.record("names"),
+        unwatched=verbatim(states_of_others(filter(None, [settings.parcels.names]))),
+        dataset=paths.dataset.root,
+    resources:
+        mem_mb=1000,
+    log:
+        paths.log("names"),
+    benchmark:
+        paths.benchmark("names")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise names --settings {params.settings:q} --record {params.record:q}"
+        " --classes {input.classes:q}"
+        " --dataset {params.dataset:q} --table {output.table:q} --log {log:q}"
 
 
 rule features:
     message:
         "Compute the geometric features of the parcels."
     input:
-        parcels=rules.clean.output.parcels,
+        # Ancient, as for rasterise: the pixel index tells that the parcels changed.
+        parcels=ancient(paths.parcels),
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         dataset=paths.dataset.sizes,
     output:
@@ -233,8 +293,11 @@ rule features:
 
 ASSEMBLED = rules.assemble.output
 DATASET = [rules.assemble.output, rules.features.output]
+# What says which parcels are of which class, and what the classes are called.
+LABELS = [rules.label.output.labels, rules.label.output.classes]
+NAMES = rules.names.output.named
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),
-    *("index", "clean", "rasterise", "extract", "assemble"),
+    *("index", "clean", "rasterise", "extract", "assemble", "label", "names"),
 ]

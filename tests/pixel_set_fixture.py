@@ -5,16 +5,16 @@ import pickle
 from datetime import date, timedelta
 
 import numpy as np
-import pandas as pd
 
+from geo.register.columns import row_checksums
+from geo.register.geopackage import outline_types
 from geo.register.reading import read_register
-from pipeline.classes.ledger import write_ledger
-from pipeline.classes.register_columns import row_checksums
+from pipeline.classes.ledger import read_ledger, write_ledger
 from pipeline.dataset.pixel_set_store import file_name
 from pipeline.stages.ingest import ingest
 from pipeline.stages.normalise import normalise
 from pipeline.stages.pack import pack
-from pipeline.workflow.config import load, view
+from pipeline.workflow.config import view
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]
@@ -83,12 +83,12 @@ def write_arrays(folder, arrays):
 def ledger_of(run, register, folder):
     """Write the ledger of an ingested dataset as clean would have of a register with its rows."""
     table = read_register(register)
-    options = load({"parcels": {"id": "ID"}}).parcels
-    rows = pd.read_csv(run.ledger, dtype=str, keep_default_na=False)
-    checksums = row_checksums(table.geometry, table, options)
+    rows = read_ledger(run.ledger)
+    rows["checksum"] = row_checksums(table.geometry, [table["ID"]])
+    rows["geometry_type"] = outline_types(table.geometry)
     folder.mkdir(exist_ok=True)
-    write_ledger(folder / "ledger.csv", rows.assign(checksum=[f"{c:016x}" for c in checksums]))
-    return folder / "ledger.csv"
+    write_ledger(folder / "ledger.parquet", rows)
+    return folder / "ledger.parquet"
 
 
 def ingest_and_pack(settings, run):

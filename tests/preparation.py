@@ -6,14 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from geo.grid import read_grids
+from geo.pixels.pixel_index import PixelIndex
 from pipeline.stages.assemble import assemble
 from pipeline.stages.clean import clean
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
 from pipeline.stages.index import index
+from pipeline.stages.label import label
+from pipeline.stages.names import names
 from pipeline.stages.normalise import normalise
 from pipeline.stages.pack import pack
 from pipeline.stages.rasterise import rasterise
@@ -72,15 +76,34 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
         view(settings, "index"),
     )  # fmt: skip
     clean(
-        settings.parcels.path, run.grids, run.cleaned, run.parcels, run.classes,
+        settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,
         view(settings, "clean"),
     )  # fmt: skip
     for tile in read_grids(run.grids):
         rasterise(
-            run.parcels, run.grids, tile, run.pixel_index(tile), run.label_image(tile),
-            view(settings, "rasterise"),
+            run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
+            run.label_image(tile), view(settings, "rasterise"),
         )  # fmt: skip
     return run
+
+
+def observe(run: RunPaths, tile: str) -> None:
+    """Observe all pixels of a tile's parcels on three dates, as assemble would."""
+    index = PixelIndex.load(run.pixel_index(tile))
+    table = {"parcel_id": index.parcel_ids, "n_pixels": index.sizes, "n_dates": 3, "held": True}
+    run.dataset.tile_parcels(tile).parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(table).astype({"parcel_id": "str"}).to_parquet(run.dataset.tile_parcels(tile))
+
+
+def label_parcels(settings: Settings, run: RunPaths) -> None:
+    """Run label and names, once the dataset is assembled."""
+    tiles = sorted(read_grids(run.grids))
+    label(
+        run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
+        list(map(run.dataset.tile_parcels, tiles)), run.ledger, run.classes, run.dataset.root,
+        view(settings, "label"),
+    )  # fmt: skip
+    names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
 
 
 def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPaths:
@@ -94,9 +117,10 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
         )  # fmt: skip
     pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
     assemble(
-        run.acquisitions, run.extractions, pixel_index, run.parcels, run.classes, run.cleaned,
-        run.dataset.root, run.ledger, view(settings, "assemble"), threads,
+        run.acquisitions, run.extractions, pixel_index, run.dataset.root,
+        view(settings, "assemble"), threads,
     )  # fmt: skip
+    label_parcels(settings, run)
     pack(run.dataset.root, view(settings, "pack"), threads)
     normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
     features(

@@ -5,16 +5,13 @@ import tracemalloc
 from dataclasses import replace
 from datetime import date, timedelta
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-import shapely
 
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.classes.ledger import write_ledger
 from pipeline.dataset import parcel_block, tile_series
 from pipeline.dataset.observations import read_observations
 from pipeline.dataset.pixel_set_store import read_sizes
@@ -49,18 +46,13 @@ def extracted(tmp_path_factory):
         clear = np.repeat(rng.random(N) < 0.8, sizes) & (rng.random(offsets[-1]) < 0.8)
         np.save(run.extracted_valid(row.acquisition), clear)
     write_acquisitions(run.acquisitions, rows)
-    columns = {"row": range(N), "parcel_id": ids, "status": "used", "crop": "wheat"}
-    table = gpd.GeoDataFrame(columns, geometry=shapely.points(np.zeros((N, 2))), crs=grid.crs)
-    table.to_parquet(run.parcels / f"{TILE}.parquet")
-    write_ledger(run.cleaned, pd.DataFrame(columns).assign(reason="", n_pixels=sizes))
-    run.classes.write_text("code,name,class_index\nwheat,wheat,0\n")
     return run
 
 
 def assembled(run, root, memory_mb, threads=1, **clouds):
     settings = view(load({"assemble": {"memory_mb": memory_mb}, "clouds": clouds}), "assemble")
-    paths = run.acquisitions, run.extractions, [run.pixel_index(TILE)], run.parcels, run.classes
-    assemble(*paths, run.cleaned, root, root / "ledger.csv", settings, threads)
+    paths = run.acquisitions, run.extractions, [run.pixel_index(TILE)]
+    assemble(*paths, root, settings, threads)
     return DatasetPaths(root)
 
 

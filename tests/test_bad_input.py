@@ -18,18 +18,20 @@ import rasterio
 import xarray as xr
 from models_fixture import save_models
 from pixel_set_fixture import BANDS, make
-from preparation import merged
+from preparation import label_parcels, merged, observe
 from rasterio.transform import Affine
 from safe_fixture import write_safe, zip_product
 from shapely import Point, box
 from test_theia import write_product
 
 from geo.errors import InputError
+from geo.grid import read_grids
 from geo.imagery import remote
 from geo.imagery.discovery import Damaged
 from pipeline.stages.clean import clean
 from pipeline.stages.index import damaged_rows, index
 from pipeline.stages.ingest import ingest
+from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
@@ -145,7 +147,7 @@ class Inputs:
         return self
 
     def start(self):
-        """Do what comes before any pixel is read."""
+        """Do what needs no pixel to be read."""
         settings = load(self.values)
         check_inputs(settings)
         run = self.run
@@ -162,7 +164,14 @@ class Inputs:
             view(settings, "index"), source_items, register,
         )  # fmt: skip
         seen = view(settings, "clean")
-        clean(register, run.grids, run.ledger, run.parcels, run.classes, seen)
+        clean(register, run.grids, run.register, run.overlaps, run.parcels, seen)
+        for tile in read_grids(run.grids):
+            rasterise(
+                run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
+                run.label_image(tile), view(settings, "rasterise"),
+            )  # fmt: skip
+            observe(run, tile)
+        label_parcels(settings, run)
 
 
 @pytest.fixture
@@ -799,7 +808,7 @@ def test_doubled_ids_are_set_aside(inputs):
     inputs.geotiffs()
     write_register(inputs.register, ID=[0, 0, 1, 2, 3, 4, 5, 6])
     inputs.start()
-    reasons = pd.read_csv(inputs.run.ledger, keep_default_na=False)["reason"]
+    reasons = pd.read_csv(inputs.run.ledger.with_suffix(".csv"), keep_default_na=False)["reason"]
     assert reasons.tolist() == ["", "duplicate_id", *[""] * 6]
 
 

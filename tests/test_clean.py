@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+from preparation import label_parcels, observe
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
 from geo.errors import InputError
@@ -19,6 +20,7 @@ from pipeline.classes.nomenclature import read_codes
 from pipeline.stages.clean import clean
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings
 
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)
@@ -31,12 +33,13 @@ def pixels(left, top, right, bottom):
 
 
 class Run:
-    """The stage clean in a folder, with what it wrote."""
+    """The stages clean, rasterise and label in a folder, with what they wrote."""
 
-    def __init__(self, folder, grid=GRID):
+    def __init__(self, folder, **grids):
         self.folder = folder
         self.grids = folder / "grids.json"
-        self.grids.write_text(json.dumps({"31TFM": asdict(grid)}))
+        tiles = {tile: asdict(grid) for tile, grid in (grids or {"31TFM": GRID}).items()}
+        self.grids.write_text(json.dumps(tiles))
 
     def __call__(self, register, folds=2, weights=None, **parcels):
         path = register
@@ -46,12 +49,24 @@ class Run:
         self.settings: Settings = load(
             {"split": {"folds": folds}, "parcels": parcels, "predict": {"weights": weights}}
         )
-        outputs = [self.folder / name for name in ("ledger.csv", "accepted", "classes.csv")]
-        clean(path, self.grids, *outputs, view(self.settings, "clean"))
-        with outputs[0].open(newline="") as file:
+        paths = self.paths = RunPaths(self.folder)
+        clean(
+            path, self.grids, paths.register, paths.overlaps, paths.parcels,
+            view(self.settings, "clean"),
+        )  # fmt: skip
+        tiles = list(read_grids(self.grids))
+        for tile in tiles:
+            rasterise(
+                paths.parcels, self.grids, tile, paths.pixel_index(tile), paths.pixel_counts(tile),
+                paths.label_image(tile), view(self.settings, "rasterise"),
+            )  # fmt: skip
+            observe(paths, tile)
+        label_parcels(self.settings, paths)
+        with paths.ledger.with_suffix(".csv").open(newline="") as file:
             self.ledger = list(csv.DictReader(file))
-        self.accepted = gpd.read_parquet(outputs[1] / "31TFM.parquet")
-        with outputs[2].open(newline="") as file:
+        self.usable = gpd.read_parquet(paths.parcels / f"{tiles[0]}.parquet")
+        self.labels = json.loads(paths.dataset.labels.read_text())
+        with paths.class_table.open(newline="") as file:
             self.classes = list(csv.DictReader(file))
         return self
 
@@ -66,12 +81,6 @@ def run(tmp_path):
 
 def frame(geometries, crs=GRID.crs, **columns):
     return gpd.GeoDataFrame(columns, geometry=list(geometries), crs=crs)
-
-
-def declared(accepted, nomenclature):
-    """Give the codes of the accepted parcels, None where there is none."""
-    codes = accepted[nomenclature].astype(object)
-    return dict(zip(accepted["parcel_id"], codes.where(codes.notna(), None), strict=True))
 
 
 def simple(codes, **columns):
@@ -145,18 +154,23 @@ def test_every_reason(run, crs):
 
 def test_accepted_parcels(run):
     run(every_reason("EPSG:2154"), labels={"crop": "CODE"}, classes={"min_parcels": 2})
-    found = run.accepted
-    assert found.columns.tolist() == ["row", "parcel_id", "status", "crop", "geometry"]
+    found = run.usable
+    assert found.columns.tolist() == ["row", "parcel_id", "geometry"]
     assert found.crs == GRID.crs
+    reasons = run.column("reason")
     accepted = [i for i, row in enumerate(run.ledger) if row["status"] != "rejected"]
-    assert found["row"].tolist() == accepted
+    # Only rasterise knows which parcels have too few pixels.
+    small = [i for i, reason in enumerate(reasons) if reason == "too_few_pixels"]
+    assert small
+    assert found["row"].tolist() == sorted([*accepted, *small])
+    found = found[found["row"].isin(accepted)]
     assert found["parcel_id"].tolist() == [run.ledger[i]["parcel_id"] for i in accepted]
-    assert found["status"].tolist() == [run.ledger[i]["status"] for i in accepted]
     assert found.geometry.is_valid.all()
     areas = [2.0 * 100 if i == 4 else int(run.ledger[i]["n_pixels"]) * 100.0 for i in accepted]
     np.testing.assert_allclose(found.geometry.area, areas, rtol=1e-3)
-    assert declared(found, "crop")["1"] == "A"
-    assert declared(found, "crop")["16"] is None
+    assert list(run.labels["crop"]) == found["parcel_id"].tolist()
+    assert run.labels["crop"]["1"] == "A"
+    assert run.labels["crop"]["16"] is None
 
 
 def test_classes(run, tmp_path):
@@ -193,7 +207,7 @@ def test_whole_numbers_stay_numbers(run):
     run(register, labels={"crop": "CODE", "group": "GROUP"}, classes={"min_parcels": 2})
     assert run.column("code") == ["12", "3", "", "12", "3"]
     assert [c["code"] for c in run.classes] == ["3", "12"]  # in order of number, not of text
-    crops, groups = declared(run.accepted, "crop"), declared(run.accepted, "group")
+    crops, groups = run.labels["crop"], run.labels["group"]
     assert list(crops.values()) == [12, 3, None, 12, 3]
     assert json.dumps(crops) == '{"p0": 12, "p1": 3, "p2": null, "p3": 12, "p4": 3}'
     assert list(groups.values()) == ["01", "2", None, None, "2"]
@@ -213,7 +227,7 @@ def test_no_labels_at_all(run):
     assert run.column("reason") == ["no_label"] * 2
     assert run.column("code") == ["", ""]
     assert run.classes == []
-    assert run.accepted.columns.tolist() == ["row", "parcel_id", "status", "geometry"]
+    assert run.labels == {}
 
 
 def test_ids_keep_leading_zeros(run):
@@ -244,7 +258,7 @@ def test_the_buffer_and_the_smallest_size(run):
     run(register, buffer_m=-6.0, min_pixels=4)
     assert run.column("n_pixels") == ["4", "0"]
     assert run.column("reason") == ["no_label", "too_few_pixels"]
-    assert run.accepted.geometry.area.tolist() == [1600.0]  # not narrowed
+    assert run.usable.geometry.area.tolist() == [1600.0, 400.0]  # not narrowed
     register.loc[2] = {"ID_PARCEL": 3, "geometry": pixels(8, 4, 9, 5)}
     # Widened corners are round: they leave out the pixels at the corners.
     run(register, buffer_m=6.0)
@@ -252,18 +266,15 @@ def test_the_buffer_and_the_smallest_size(run):
     assert run.column("n_pixels") == ["32", "10", "0"]
 
 
-def test_rasterise_finds_the_counted_pixels(run, tmp_path):
+def test_rasterise_finds_the_counted_pixels(run):
     run(every_reason(), labels={"crop": "CODE"}, classes={"min_parcels": 2})
-    outputs = tmp_path / "index.npz", tmp_path / "labels.tif"
-    settings = view(run.settings, "rasterise")
-    rasterise(tmp_path / "accepted", run.grids, "31TFM", *outputs, settings)
-    index = PixelIndex.load(outputs[0])
+    index = PixelIndex.load(run.paths.pixel_index("31TFM"))
     counted = {
         row["parcel_id"]: int(row["n_pixels"]) for row in run.ledger if row["status"] != "rejected"
     }
     assert dict(zip(index.parcel_ids, index.sizes.tolist(), strict=True)) == counted
     assert {index.tile: index.grid} == read_grids(run.grids)
-    with rasterio.open(outputs[1]) as image:
+    with rasterio.open(run.paths.label_image("31TFM")) as image:
         assert (image.dtypes, image.crs, image.transform) == (("uint32",), GRID.crs, GRID.transform)
         assert (image.profile["tiled"], image.compression.name) == (True, "deflate")
         labels = image.read(1)
@@ -277,7 +288,7 @@ def test_rasterise_finds_the_counted_pixels(run, tmp_path):
 
 
 def test_log(run, caplog):
-    with caplog.at_level(logging.INFO, logger="pipeline.stages.clean"):
+    with caplog.at_level(logging.INFO, logger="pipeline.stages"):
         run(every_reason(), labels={"crop": "CODE"}, classes={"min_parcels": 2})
     assert "21 rows: 9 used, 9 rejected, 3 predict_only" in caplog.text
     assert "predict_only: 2 no_label, 1 class_too_rare" in caplog.text
@@ -289,7 +300,6 @@ REFUSED = [
     ({"id": "id_parcel"}, r"Did you mean 'ID_PARCEL'\?"),
     ({"labels": {"crop": "COD"}}, r"parcels\.labels\.crop is 'COD'.*Did you mean 'CODE'\?"),
     ({"labels": {"crop": "geometry"}}, "not a column"),
-    ({"labels": {"status": "CODE"}}, "nomenclature called status.*another name"),
     ({"min_pixels": 3}, r"None of the 5 parcels.*5 too_few_pixels.*parcels\.min_pixels"),
     ({"labels": {"crop": "CODE"}}, r"0 classes have at least 30 parcels.*'A' \(3\), 'B' \(2\)"),
     (
@@ -312,9 +322,10 @@ REFUSED = [
 @pytest.mark.parametrize(("parcels", "words"), REFUSED, ids=range(len(REFUSED)))
 def test_refused_settings(run, parcels, words):
     register = simple(list("AABBA"), GROUP=list("11221"))
-    with pytest.raises((InputError, InputError), match=words):
+    with pytest.raises(InputError, match=words):
         run(register, **parcels)
-    assert not (run.folder / "ledger.csv").exists()
+    assert not run.paths.ledger.exists()
+    assert not run.paths.ledger.with_suffix(".csv").exists()
 
 
 def test_refused_registers(run):

@@ -78,7 +78,7 @@ def source(tmp_path):
 
 
 def ledger_of(run):
-    table = pd.read_csv(run.ledger, dtype=str, keep_default_na=False)
+    table = pd.read_csv(run.ledger.with_suffix(".csv"), dtype=str, keep_default_na=False)
     return table.set_index("parcel_id")
 
 
@@ -111,7 +111,9 @@ def test_a_dataset_of_this_project_is_taken_over_whole(source, tmp_path):
     second = ingested(first.dataset.root, tmp_path / "second", bands=None)
     for path in (first.dataset.root / "META").iterdir():
         assert (second.dataset.root / "META" / path.name).read_text() == path.read_text()
-    assert second.ledger.read_text() == first.ledger.read_text()
+    for table in (Path.with_suffix(first.ledger, ".csv"), first.ledger, first.classes):
+        other = second.root / table.relative_to(first.root)
+        assert other.read_bytes() == table.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from test_predict import ingested, settings_of
 
 from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.folds import Fold, read_folds
-from pipeline.dataset.pixel_set_store import LandClass, read_ids, read_labels
+from pipeline.dataset.pixel_set_store import read_ids, read_labels
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
 from pipeline.evaluation.score_tables import spread_over_folds, write_scores
 from pipeline.stages.evaluate import _write_fold, evaluate
@@ -56,7 +57,7 @@ def drawn():
 
 def test_every_score_is_a_row(tmp_path, drawn):
     truth, guess = drawn
-    classes = [LandClass(code, "") for code in ("a", "b", "c")]
+    classes = [CropClass(code, "") for code in ("a", "b", "c")]
     matrices = [confusion_matrix(t, g, 3) for t, g in zip(truth, guess, strict=True)]
     write_scores(tmp_path / "scores.csv", classes, {"model": matrices})
     rows = rows_of(tmp_path / "scores.csv")

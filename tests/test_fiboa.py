@@ -9,12 +9,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from geopandas.testing import assert_geodataframe_equal
-from test_clean import GRID, Run, declared, pixels, simple
+from test_clean import GRID, Run, pixels, simple
 
 from geo.register.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
 from geo.register.geopackage import write_layer
 from geo.register.reading import read_register
-from pipeline.predictions.fiboa import COLUMNS, FiboaPredictions
+from pipeline.predictions.files import COLUMNS, FiboaPredictions
 
 OLD = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
 NEW = {"schemas": {"x": [VECOREL, FIBOA, CROP]}, "collection": "x"}
@@ -51,7 +51,7 @@ def test_ids_and_crops_need_no_settings(run, key, about):
     assert run.column("parcel_id") == ["p0", "p1", "p2", "p3", "p4"]
     assert run.column("code") == ["110", "110", "0220", "0220", ""]
     assert [(c["code"], c["name"]) for c in run.classes] == [("0220", "rape"), ("110", "wheat")]
-    assert list(declared(run.accepted, "crop").values()) == CODES
+    assert list(run.labels["crop"].values()) == CODES
 
 
 def test_settings_go_before(run):

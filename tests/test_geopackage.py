@@ -19,8 +19,7 @@ import pytest
 import shapely
 
 from geo.register.geopackage import outline_types
-from pipeline.predictions.files import PredictionFiles
-from pipeline.predictions.layer_styles import VIRIDIS, style_by_class, style_by_confidence
+from pipeline.predictions.files import VIRIDIS, PredictionFiles, style_by_class, style_by_confidence
 from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
 
 SQUARE = shapely.box(0, 0, 30, 30)
@@ -69,7 +68,7 @@ def write(folder, rows, n_rows=100, classes=CLASSES, simulated=False):
     path = folder / "parcels.gpkg"
     with PredictionFiles(path) as files:
         files.add_layers(
-            Counter(outline_types(rows.geometry)),
+            Counter(filter(None, outline_types(rows.geometry))),
             classes=classes,
             collection="run",
             code_list=None,

@@ -16,7 +16,7 @@ from safe_fixture import write_safe
 from shapely import box
 
 from pipeline.__main__ import main
-from pipeline.classes.ledger import PREDICT_ONLY
+from pipeline.classes.reasons import Reason, Status
 from pipeline.inspection.sizes import say_bytes
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read
@@ -84,12 +84,14 @@ def test_it_says_what_the_run_does(folder, capsys):
     assert "Sentinel-2A, 04.00, offset -1000 (1)" in said
     assert "10 m B02 B03; 20 m B11 (2)" in said
 
-    ledger = list(map(str.split, run.ledger.read_text().replace(",", " , ").splitlines()))
+    text = run.ledger.with_suffix(".csv").read_text()
+    ledger = list(map(str.split, text.replace(",", " , ").splitlines()))
     status = [" ".join(words) for words in ledger]
     for name in ("used", "predict_only", "rejected"):
         assert re.search(rf"\b{sum(f' {name} ' in line for line in status)} {name}\n", said)
     assert "7 of 8 outlines (87.5 %) lie on the imagery, 1 of them across its edge" in said
-    assert set(PREDICT_ONLY) >= {"no_label", "class_too_rare"}
+    for reason in (Reason.NO_LABEL, Reason.CLASS_TOO_RARE):
+        assert reason.status == Status.PREDICT_ONLY
     assert "1 no declared class" in said
     assert "1 its class has too few parcels to learn from" in said
     assert re.search(r"0 +maize +maize +2\n +1 +wheat +wheat +2\n +- +hemp +hemp +1\n", said)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from pixel_set_fixture import BANDS, CLASSES, make
-from test_clean import Run, declared, simple
+from test_clean import Run, simple
 
 from geo.errors import InputError
 from pipeline.classes.class_mapping import read_declared
-from pipeline.dataset.pixel_set_store import read_classes, read_description
+from pipeline.dataset.pixel_set_store import read_classes
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
@@ -77,7 +77,7 @@ def test_several_nomenclatures_side_by_side(run):
         (wheat, "common_soft_wheat"),
         (rape, "rapeseed_rape"),
     ]
-    by_name = {name: list(declared(run.accepted, name).values()) for name in labels}
+    by_name = {name: list(run.labels[name].values()) for name in labels}
     assert by_name["code"] == ["1", "02", "3", "3", "9", None, "1"]
     assert by_name["crop"] == by_name["code"]
     assert by_name["group"] == ["10", "10", "20", "20", None, None, "10"]
@@ -135,7 +135,7 @@ def test_rare_classes_become_other(run):
         ("B", "2"),
         ("X", "2"),
     ]
-    assert list(declared(run.accepted, "c").values()) == list("AABBXX")
+    assert list(run.labels["c"].values()) == list("AABBXX")
     # It is a class like any other, and may be too rare itself.
     run(simple(list("AABBC")), labels={"c": "CODE"}, classes={"min_parcels": 2}, other_class="X")
     assert run.column("reason") == ["", "", "", "", "class_too_rare"]
@@ -150,7 +150,7 @@ def test_other_beside_listed_classes(run):
     assert [c["code"] for c in run.classes] == ["0", "12", "3"]
     run(simple(codes), classes=[12, 3], other_class="other", **options)
     assert [c["code"] for c in run.classes] == ["12", "3", "other"]
-    assert set(declared(run.accepted, "c").values()) == {"12", "3", "other"}
+    assert set(run.labels["c"].values()) == {"12", "3", "other"}
     run(simple(codes[:4]), classes=[12, 3], other_class=0, **options)
     assert [c["code"] for c in run.classes] == ["12", "3"]
     with pytest.raises(InputError, match=r"write them like that"):
@@ -225,7 +225,7 @@ def test_other_in_a_given_dataset(tmp_path):
     source = settings.dataset.path
     ingest(source, run.dataset.root, run.ledger, run.classes, view(settings, "ingest"))
     assert [c.code for c in read_classes(run.dataset)] == [*listed, "other"]
-    nomenclature = read_description(run.dataset)["nomenclature"]
+    nomenclature = json.loads(run.dataset.names.read_text())["nomenclature"]
     labels = json.loads(run.dataset.labels.read_text())[nomenclature]
     given = json.loads((source / "META" / "labels.json").read_text())[nomenclature]
     assert labels == {i: c if c in listed else "other" for i, c in given.items()}

@@ -19,9 +19,9 @@ from shapely import (
 
 from geo.errors import InputError
 from geo.grid import Grid
+from geo.register.columns import RegisterColumns, as_text
 from geo.register.mending import is_outside, lon_lat_bounds, mend, reaches_beyond, reproject
-from geo.register.reading import read_feature_ids, read_register
-from pipeline.classes.ids_as_text import as_text
+from geo.register.reading import read_named, read_register
 
 SHARED = Path(__file__).parents[2] / "shared"
 GRID = Grid("EPSG:32631", 500000.0, 4000040.0, 10.0, 10.0, 4, 4)
@@ -81,10 +81,13 @@ def test_layers(tmp_path, squares):
 
 def test_feature_ids(tmp_path, squares):
     squares.to_file(tmp_path / "register.gpkg", FID="number")
-    found = read_feature_ids(tmp_path / "register.gpkg")
+    columns = RegisterColumns("number", {})
+    table, found = read_named(tmp_path / "register.gpkg", None, columns)
+    assert "number" not in table
     assert (found.name, found.tolist()) == ("number", [1, 2, 3])
     squares.to_parquet(tmp_path / "register.parquet")
-    assert read_feature_ids(tmp_path / "register.parquet") is None
+    with pytest.raises(InputError, match=r"parcels\.id is 'number', which is not a column"):
+        read_named(tmp_path / "register.parquet", None, columns)
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")

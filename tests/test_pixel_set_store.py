@@ -92,17 +92,11 @@ def test_memory_and_filling(run, settings, tmp_path):
     indices = [run.pixel_index(tile) for tile in read_grids(run.grids)]
     small = view(settings, "assemble")
     small.assemble = replace_memory(settings, 1)
-    assemble(
-        run.acquisitions, run.extractions, indices, run.parcels, run.classes, run.cleaned,
-        tmp_path, tmp_path / "ledger.csv", small, 2,
-    )  # fmt: skip
+    assemble(run.acquisitions, run.extractions, indices, tmp_path, small, 2)
     kept = view(settings, "assemble")
     kept.clouds = settings.clouds.model_copy(update={"fill": "none"})
     raw = tmp_path / "raw"
-    assemble(
-        run.acquisitions, run.extractions, indices, run.parcels, run.classes, run.cleaned,
-        raw, raw / "ledger.csv", kept,
-    )  # fmt: skip
+    assemble(run.acquisitions, run.extractions, indices, raw, kept)
     whole, parts, unfilled = run.dataset, DatasetPaths(tmp_path), DatasetPaths(raw)
     dates = json.loads(whole.dates.read_text()).values()
     days = pd.to_datetime([str(d) for d in dates])

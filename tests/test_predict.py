@@ -28,6 +28,7 @@ from preparation import recorded
 from geo.errors import InputError
 from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
+from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import nearest_anniversary, read_inputs
 from pipeline.dataset.pixel_set_store import read_classes, read_labels
 from pipeline.predictions.existing_weights import load_existing
@@ -287,7 +288,7 @@ def test_status_and_declared_class_of_every_parcel(ours):
 def test_a_register_gives_a_geopackage_and_fiboa(ours, tmp_path):
     folder, run = ours
     settings = settings_of(folder / "given", run="named")
-    ids = pd.read_csv(run.ledger, dtype=str)["parcel_id"]
+    ids = read_ledger(run.ledger)["parcel_id"]
     outlines = shapely.box(np.arange(len(ids)) * 10.0, 0, np.arange(len(ids)) * 10.0 + 5, 5)
     register = geopandas.GeoDataFrame({"ID": ids}, geometry=outlines, crs="EPSG:32631")
     register.to_file(tmp_path / "register.gpkg")

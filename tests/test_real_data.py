@@ -28,7 +28,7 @@ def needs(folder):
 
 
 def read_ledger(run):
-    with run.ledger.open(newline="") as file:
+    with run.ledger.with_suffix(".csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 

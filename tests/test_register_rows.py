@@ -1,6 +1,7 @@
 """Rows of the register meet their own rows of the ledger, in whatever order they stand."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 
 import geopandas as gpd
@@ -11,11 +12,11 @@ import shapely
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.register.parts import read_register_parts
-from pipeline.predictions import register_rows
-from pipeline.predictions.register_rows import match_rows
+from geo.register.reading import read_register_parts
+from pipeline.predictions.register_rows import matched_parts
 from pipeline.stages.clean import clean
 from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
 
 GRID = Grid("EPSG:32631", 500000.0, 4000000.0, 10.0, 10.0, 60, 60)
 # Gaps, zeros in front, ids that several rows share, and rows that are wholly the same.
@@ -50,11 +51,16 @@ def cleaned(tmp_path):
         grids = tmp_path / "grids.json"
         grids.write_text(json.dumps({"31TFM": asdict(GRID)}))
         settings = load({"split": {"folds": 2}, "parcels": OPTIONS | parcels})
-        outputs = [tmp_path / name for name in ("ledger.csv", "accepted", "classes.csv")]
-        clean(register, grids, *outputs, view(settings, "clean"))
-        return register, outputs[0], settings.parcels
+        run = RunPaths(tmp_path)
+        clean(register, grids, run.register, run.overlaps, run.parcels, view(settings, "clean"))
+        return register, pd.read_parquet(run.register), settings.parcels
 
     return run
+
+
+def places_of(*arguments):
+    """Rows of the ledger of all rows of a register."""
+    return np.concatenate([places for _, places in matched_parts(*arguments)]).tolist()
 
 
 IDS = {
@@ -75,15 +81,14 @@ def test_every_row_finds_its_own_wherever_it_stands(cleaned, tmp_path, suffix, i
     for order in orders:
         register = write(table.iloc[order], tmp_path / f"other{suffix}")
         for n_rows in (1, 5, N):
-            rows = match_rows(register, ledger, options, n_rows)
-            marks = np.concatenate([part["mark"] for part, _ in rows.parts(n_rows)])
-            assert np.concatenate([p for _, p in rows.parts(n_rows)]).tolist() == list(rows.places)
+            parts = list(matched_parts(register, ledger, options, n_rows))
+            marks = np.concatenate([part["mark"] for part, _ in parts])
+            places = np.concatenate([own for _, own in parts])
             # Of the two rows that are the same, the first has the first.
-            twins = [place for place in rows.places if place in (9, 10)]
-            assert twins == [9, 10]
+            assert [place for place in places if place in (9, 10)] == [9, 10]
             expected = [place for place in marks if place not in (9, 10)]
-            assert [place for place in rows.places if place not in (9, 10)] == expected
-    assert rows.outlines == {"Polygon": N - 2, "Point": 1}
+            assert [place for place in places if place not in (9, 10)] == expected
+    assert Counter(ledger["geometry_type"]) == {"Polygon": N - 2, "Point": 1, "": 1}
 
 
 def test_feature_ids_tell_rows_apart_and_a_reversed_register(cleaned, tmp_path):
@@ -91,10 +96,10 @@ def test_feature_ids_tell_rows_apart_and_a_reversed_register(cleaned, tmp_path):
     table = make_register(None)
     register, ledger, options = cleaned(table, ".gpkg", id="fid")
     for n_rows in (1, 5, N):
-        assert match_rows(register, ledger, options, n_rows).places.tolist() == list(range(N))
+        assert places_of(register, ledger, options, n_rows) == list(range(N))
     reverse = write(table[::-1], tmp_path / "reversed.gpkg")
     with pytest.raises(InputError, match=r"Rows with another outline.*: 14 \(1, 2, 3, 4, 5"):
-        match_rows(reverse, ledger, options, 5)
+        places_of(reverse, ledger, options, 5)
 
 
 def test_fiboa_ids_are_found(cleaned, tmp_path):
@@ -102,7 +107,7 @@ def test_fiboa_ids_are_found(cleaned, tmp_path):
     table = make_register(None).assign(id=[f"f{i}" for i in range(N)])
     _, ledger, options = cleaned(table, ".parquet", id="id")
     reverse = write(table[::-1], tmp_path / "reversed.parquet")
-    assert match_rows(reverse, ledger, options, 4).places.tolist() == list(range(N))[::-1]
+    assert places_of(reverse, ledger, options, 4) == list(range(N))[::-1]
 
 
 def moved(table, *marks):
@@ -157,8 +162,9 @@ def test_a_register_that_differs_is_refused_and_how_is_said(cleaned, tmp_path, c
     _, ledger, options = cleaned(table, suffix, id="ID")
     alter, words = CHANGES[change]
     other = write(alter(table), tmp_path / f"other{suffix}")
-    with pytest.raises(InputError, match=rf"has not the rows of .*{words}.*-R clean") as error:
-        match_rows(other, ledger, options, 4)
+    words = rf"has not the rows of the ledger.*{words}.*-R clean"
+    with pytest.raises(InputError, match=words) as error:
+        places_of(other, ledger, options, 4)
     assert str(other) in str(error.value)
 
 
@@ -166,26 +172,7 @@ def test_what_no_stage_reads_may_change(cleaned, tmp_path):
     table = make_register(IDS["text"])
     _, ledger, options = cleaned(table, ".gpkg", id="ID")
     other = write(table.assign(mark="x", more=1), tmp_path / "other.gpkg")
-    assert match_rows(other, ledger, options, 4).places.tolist() == list(range(N))
-
-
-def test_a_register_that_changes_while_it_is_read_is_refused(cleaned):
-    table = make_register(IDS["text"])
-    register, ledger, options = cleaned(table, ".gpkg", id="ID")
-    for other in (table[::-1], table[:-1], pd.concat([table, table[:1]]), moved(table, N - 1)):
-        write(table, register)
-        rows = match_rows(register, ledger, options, 4)
-        register.unlink()
-        write(other, register)
-        with pytest.raises(InputError, match="was changed while it was read"):
-            list(rows.parts(4))
-
-
-def test_a_ledger_without_checksums_is_refused(cleaned, tmp_path):
-    register, ledger, options = cleaned(make_register(IDS["text"]), ".gpkg", id="ID")
-    pd.read_csv(ledger).drop(columns="checksum").to_csv(ledger, index=False)
-    with pytest.raises(InputError, match=r"does not tell which rows.*snakemake -R clean"):
-        match_rows(register, ledger, options, 4)
+    assert places_of(other, ledger, options, 4) == list(range(N))
 
 
 def test_no_more_rows_are_read_at_once_than_asked_for(cleaned, monkeypatch):
@@ -194,9 +181,10 @@ def test_no_more_rows_are_read_at_once_than_asked_for(cleaned, monkeypatch):
 
     def read(*arguments):
         for part in read_register_parts(*arguments):
-            seen.append(len(part))
+            seen.append(len(part[0]))
             yield part
 
-    monkeypatch.setattr("pipeline.classes.register_columns.read_register_parts", read)
-    list(register_rows.match_rows(register, ledger, options, 4).parts(3))
-    assert seen == [4, 4, 4, 2, 3, 3, 3, 3, 2]
+    monkeypatch.setattr("geo.register.reading.read_register_parts", read)
+    places_of(register, ledger, options, 4)
+    # Once: no row is read twice.
+    assert seen == [4, 4, 4, 2]

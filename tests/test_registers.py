@@ -15,10 +15,8 @@ from test_clean import GRID, Run, frame, pixels, simple
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.register.parts import read_register_parts
-from geo.register.reading import read_register
-from pipeline.classes.ids_as_text import as_text
-from pipeline.classes.register_columns import numbered
+from geo.register.columns import RegisterColumns, as_text, numbered
+from geo.register.reading import read_register, read_register_parts
 
 REGISTERS = Path(__file__).parents[2] / "shared" / "data" / "registers"
 
@@ -71,9 +69,9 @@ def test_every_format(run, tmp_path, name):
     # FlatGeobuf stores its rows by place.
     found = sorted((row["parcel_id"], row["n_pixels"], row["code"]) for row in run.ledger)
     assert found == [("007", "4", "blé"), ("8", "8", ""), ("é 8", "3", "maïs")]
-    areas = run.accepted.set_index("parcel_id").geometry.area
+    areas = run.usable.set_index("parcel_id").geometry.area
     np.testing.assert_allclose(areas[["007", "8", "é 8"]], [400, 800, 300], rtol=1e-3)
-    assert not shapely.has_z(run.accepted.geometry).any()
+    assert not shapely.has_z(run.usable.geometry).any()
 
 
 def write_wkb(path, geometries):
@@ -112,10 +110,10 @@ def test_curves_and_measures(run, tmp_path):
     assert run.column("reason") == ["no_label"] * 4
     disc = np.pi * 25**2
     # An arc is cut every 4 degrees: the lines enclose 0.08 % less.
-    np.testing.assert_allclose(run.accepted.geometry.area, [disc, disc + 50, 50, 50], rtol=1e-3)
-    assert run.accepted.geometry.area[0] < disc
-    assert not (shapely.has_z(run.accepted.geometry) | shapely.has_m(run.accepted.geometry)).any()
-    assert run.column("overlap_m2")[0] == str(round(run.accepted.geometry.area[0]))
+    np.testing.assert_allclose(run.usable.geometry.area, [disc, disc + 50, 50, 50], rtol=1e-3)
+    assert run.usable.geometry.area[0] < disc
+    assert not (shapely.has_z(run.usable.geometry) | shapely.has_m(run.usable.geometry)).any()
+    assert run.column("overlap_m2")[0] == str(round(run.usable.geometry.area[0]))
 
 
 def test_surfaces_of_triangles_are_refused(tmp_path):
@@ -172,7 +170,7 @@ def test_double_ids(run):
     ]  # fmt: skip
     run(register, duplicate_ids="number")
     assert run.column("parcel_id") == ["1", "1", "1-2", "1-3", "", "1-2-2"]
-    assert run.accepted["parcel_id"].is_unique
+    assert run.usable["parcel_id"].is_unique
 
 
 def test_numbered_ids_are_unique():
@@ -196,7 +194,7 @@ def test_overlaps_and_doubles_are_reported(run, caplog):
     assert run.column("same_as") == ["", "", "a", "", ""]
     assert run.column("reason") == ["no_label"] * 4 + ["null_geometry"]
     assert "3 parcels overlap others, by 0.06 ha in 3 pairs" in caplog.text
-    assert "1 parcels have the very outline of an earlier one" in caplog.text
+    assert "1 parcels have the same outline as an earlier one" in caplog.text
 
 
 def test_the_smallest_area(run):
@@ -258,15 +256,15 @@ def test_real_registers_lose_no_row(tmp_path, folder):
     (path,) = [p for p in (REGISTERS / folder).iterdir() if p.suffix in (".gpkg", ".zip")]
     options, n_rows = EXCERPTS[folder]
     register = read_register(path, options.get("layer"))
-    run = Run(tmp_path, utm_grid(register))
+    run = Run(tmp_path, T=utm_grid(register))
     run(path, **options, classes={"min_parcels": 2}, all_touched=True)
     assert run.column("row") == [str(i) for i in range(n_rows)]
     assert len(register) == n_rows
     assert set(run.column("reason")) <= {"", "no_label", "class_too_rare"}, run.column("reason")
     assert len(set(run.column("parcel_id"))) == n_rows
-    assert len(run.accepted) == n_rows
-    metric = register.to_crs(run.accepted.crs).geometry
-    np.testing.assert_allclose(run.accepted.geometry.area, metric.make_valid().area, rtol=1e-6)
+    assert len(run.usable) == n_rows
+    metric = register.to_crs(run.usable.crs).geometry
+    np.testing.assert_allclose(run.usable.geometry.area, metric.make_valid().area, rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])
@@ -279,5 +277,6 @@ def test_ids_beyond_the_exact_floats_stay_apart_beside_a_gap(tmp_path, suffix):
     expected = ["9007199254740993", "", "9007199254740992", "4611686018427387905"]
     assert as_text(read_register(path)["ID"]).tolist() == expected
     for n_rows in (1, 2, 4):
-        parts = [as_text(part["ID"]) for part in read_register_parts(path, None, n_rows)]
+        columns = RegisterColumns("ID", {})
+        parts = [as_text(ids) for _, ids in read_register_parts(path, None, columns, n_rows)]
         assert np.concatenate(parts).tolist() == expected

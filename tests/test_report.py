@@ -26,7 +26,9 @@ from sklearn.metrics import jaccard_score
 import pipeline.report.map
 from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
-from pipeline.dataset.pixel_set_store import LandClass, file_name, write_metadata
+from pipeline.classes.crop_class import Classes, CropClass, write_classes
+from pipeline.classes.ledger import read_ledger, write_ledger
+from pipeline.dataset.pixel_set_store import file_name, write_labels, write_metadata, write_names
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.comparison import METRICS
@@ -36,7 +38,7 @@ from pipeline.report.confidence import (
     doubtful_parcels,
     wilson_interval,
 )
-from pipeline.report.inputs import read_ledger
+from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
 from pipeline.report.scores import (
     best_epoch,
@@ -54,9 +56,9 @@ from pipeline.workflow.summary import summary
 from pipeline.workflow.writing import write_json
 
 CLASSES = [
-    LandClass("BTH", "winter wheat"),
-    LandClass("MIS", "maize"),
-    LandClass("PPH", "grass <&>"),
+    CropClass("BTH", "winter wheat"),
+    CropClass("MIS", "maize"),
+    CropClass("PPH", "grass <&>"),
 ]
 DATES = [date(2018, 3, 1), date(2018, 5, 10), date(2018, 7, 2), date(2018, 9, 20)]
 N = 60
@@ -86,12 +88,10 @@ def make_dataset(paths, *, simulated, labelled=True):
     write_metadata(
         paths,
         dates=DATES,
-        labels={"crop": labels | {"060": None, "061": "LUZ" if labelled else None}},
         sizes=dict.fromkeys(ids, 5),
         n_dates={i: int(valid[i].any(axis=1).sum()) for i in ids},
-        classes=CLASSES if labelled else [],
         description={
-            **{"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
+            **{"bands": ["B04", "B08"], "fill": "linear"},
             **{
                 "tiles": {"31TFM": "EPSG:32631"},
                 "crs": "EPSG:32631",
@@ -99,9 +99,17 @@ def make_dataset(paths, *, simulated, labelled=True):
                 "mask": "auto",
                 "acquisitions": [],
             },
-            "names": {c.code: c.name for c in CLASSES} | {"LUZ": "alfalfa"},
         },
     )
+    write_labels(paths, {"crop": labels | {"060": None, "061": "LUZ" if labelled else None}})
+    write_names(paths, table_of_classes(labelled=labelled))
+
+
+def table_of_classes(*, labelled):
+    counts = zip(CLASSES, (30, 20, 10), strict=True)
+    learnt = [CropClass(c.code, c.name, n, i) for i, (c, n) in enumerate(counts)]
+    others = [CropClass("LUZ", "alfalfa", 1, None, "too_rare")]
+    return Classes("crop", learnt + others if labelled else [])
 
 
 def make_inputs(paths, *, labelled=True):
@@ -127,18 +135,9 @@ def make_inputs(paths, *, labelled=True):
         ("000", "rejected", "duplicate_id"),
         ("9", "rejected", "null_geometry"),
     ]
-    write_csv(
-        paths.ledger,
-        ("row", "parcel_id", "status", "reason", "mended", "tile", "n_pixels", "code"),
-        [(i, *row, i == 7, "31TFM", 5, "") for i, row in enumerate(ledger)],
-    )
-    classes = [
-        (i, c.code, c.name, n, True, "")
-        for i, (c, n) in enumerate(zip(CLASSES, (30, 20, 10), strict=True))
-    ]
-    classes.append(("", "LUZ", "alfalfa", 1, False, "too_rare"))
-    columns = ("class_index", "code", "name", "n_parcels", "used", "reason")
-    write_csv(paths.classes, columns, classes if labelled else [])
+    rows = pd.DataFrame(ledger, columns=["parcel_id", "status", "reason"])
+    write_ledger(paths.ledger, rows.assign(row=rows.index, mended=rows.index == 7, n_pixels=5))
+    write_classes(paths.classes, table_of_classes(labelled=labelled))
     return ledger
 
 
@@ -401,7 +400,7 @@ def test_simulated_imagery_is_said_at_the_top_and_beside_every_score(run, tmp_pa
 
 def test_every_row_of_the_register_is_accounted_for(tmp_path):
     paths = make_run(tmp_path / "run")
-    ledger = read_ledger(paths)
+    ledger = read_account(paths)
     assert ledger.n_rows == 65
     assert ledger.n_mended == 1
     assert {(line.status, line.reason): line.count for line in ledger.lines} == {
@@ -417,9 +416,11 @@ def test_every_row_of_the_register_is_accounted_for(tmp_path):
     assert examples["an id that an earlier row has already"] == ["000"]
 
     # Parcels that were observed too little have no prediction.
-    text = paths.ledger.read_text().replace("000,used,", "000,rejected,never_seen_clearly", 1)
-    paths.ledger.write_text(text.replace("001,used,", "001,rejected,too_few_pixels_observed", 1))
-    hidden = {line.reason: line.count for line in read_ledger(paths).lines}
+    rows = read_ledger(paths.ledger)
+    rows.loc[:1, "status"] = "rejected"
+    rows.loc[:1, "reason"] = ["never_seen_clearly", "too_few_pixels_observed"]
+    write_ledger(paths.ledger, rows)
+    hidden = {line.reason: line.count for line in read_account(paths).lines}
     assert hidden[""] == 58
     assert hidden["under cloud or without data on every date"] == 1
     assert hidden["fewer pixels seen clearly on any date than asked for"] == 1

@@ -69,7 +69,13 @@ def run(scene, tmp_path_factory):
 
 
 def read_ledger(run):
-    return read_rows(run.ledger)
+    return read_rows(run.ledger.with_suffix(".csv"))
+
+
+def outline_pixels(run):
+    """Number of pixels of every parcel's outline, seen clearly or not."""
+    counts = pd.concat(pd.read_parquet(run.pixel_counts(tile)) for tile in read_grids(run.grids))
+    return counts.set_index("parcel_id")["n_pixels"]
 
 
 def read_rows(table):
@@ -194,7 +200,7 @@ def test_positions_and_dates_of_both_zones(scene, run):
 
 
 def test_clear_shares_are_recorded(run):
-    n_pixels = read_rows(run.cleaned)["n_pixels"].replace("", "0").astype(int)
+    n_pixels = outline_pixels(run)
     table = read_observations(run.dataset.observations)
     dates = read_parcel_dates(run.dataset)
     assert len(table) == sum(map(len, dates.values()))
@@ -211,7 +217,7 @@ def test_clear_shares_are_recorded(run):
 def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
     limit = 0.5
     found = prepared(scene, tmp_path, clouds={"min_clear_fraction": limit, "drop": drop})
-    sizes = read_rows(run.cleaned)["n_pixels"].replace("", "0").astype(int)
+    sizes = outline_pixels(run)
     tile_of, ledger = read_ledger(run)["tile"], read_ledger(found)
     own, kept_dates = read_parcel_dates(run.dataset), read_parcel_dates(found.dataset)
     n_clear, n_all, n_dropped = Counter(), Counter(), 0
@@ -263,10 +269,11 @@ def test_too_much_is_asked_of_the_sky(scene, tmp_path):
 
 def test_parcels_that_no_tile_holds_are_kept_where_most_of_them_lies(scene, tmp_path):
     run = prepare_parcels(load(settings_of(scene, parcels={"partly_outside": "keep"})), tmp_path)
-    ledger, grids = read_rows(run.cleaned), read_grids(run.grids)
+    grids = read_grids(run.grids)
+    ledger = pd.read_parquet(run.register).set_index("parcel_id")
     places = {tile: outlines(grid.crs) for tile, grid in grids.items()}
     n_partial = 0
-    for parcel_id, row in ledger[ledger["status"] == "used"].iterrows():
+    for parcel_id, row in ledger[ledger["reason"] == ""].iterrows():
         shares = {
             t: box(*g.bounds).intersection(places[t][parcel_id]).area / places[t][parcel_id].area
             for t, g in grids.items()
@@ -331,7 +338,7 @@ def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene,
 
 def test_tiles_can_be_left_out(scene, tmp_path):
     run = prepare_parcels(load(settings_of(scene, imagery={"tile": "T31UGS"})), tmp_path)
-    assert set(read_rows(run.cleaned)["tile"]) == {"", WEST}
+    assert set(pd.read_parquet(run.register)["tile"]) == {"", WEST}
     assert {row.reason for row in read_acquisitions(run.acquisitions) if row.tile == EAST} == {
         "other_tile"
     }

@@ -27,9 +27,10 @@ from models.hyperparameters import Hyperparameters
 from models.training import train_fold as training
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState
+from pipeline.classes.crop_class import Classes, CropClass
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import LandClass, write_metadata
+from pipeline.dataset.pixel_set_store import write_labels, write_metadata, write_names
 from pipeline.stages import train as stage
 from pipeline.stages.pack import pack
 from pipeline.stages.train import architecture, train, training_settings
@@ -69,12 +70,13 @@ def run(tmp_path_factory):
     write_metadata(
         dataset,
         dates=[date(2018, 3, 10) + timedelta(30 * t) for t in range(N_DATES)],
-        labels={"crop": {i: k % 3 for k, i in enumerate(ids)}},
         sizes={i: int(size) for i, size in zip(ids, sizes, strict=True)},
         n_dates=dict.fromkeys(ids, N_DATES),
-        classes=[LandClass(k, f"class {k}") for k in range(3)],
-        description={"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
+        description={"bands": ["B04", "B08"], "fill": "linear"},
     )
+    write_labels(dataset, {"crop": {i: k % 3 for k, i in enumerate(ids)}})
+    classes = [CropClass(k, f"class {k}", class_index=k) for k in range(3)]
+    write_names(dataset, Classes("crop", classes))
     pack(dataset.root, view(load({}), "pack"))
     write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})
     write_normalisation(dataset.normalisation, np.array([2500.0] * 2), np.array([900.0] * 2))

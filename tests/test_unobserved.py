@@ -20,7 +20,7 @@ from safe_fixture import write_safe
 
 from geo.errors import InputError
 from models.crop_model import CropModel
-from pipeline.classes.ledger import Observed, complete
+from pipeline.classes.ledger import count_observed, count_pixels
 from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.pixel_set_store import (
@@ -224,9 +224,9 @@ def expected(holed, fill):
 
 
 def ledger_of(run):
-    return pd.read_csv(run.ledger, keep_default_na=False, dtype={"parcel_id": str}).set_index(
-        "parcel_id"
-    )
+    table = run.ledger.with_suffix(".csv")
+    rows = pd.read_csv(table, keep_default_na=False, dtype={"parcel_id": str})
+    return rows.set_index("parcel_id")
 
 
 def test_the_scene_has_every_kind_of_hole(expected):
@@ -412,19 +412,34 @@ def test_nothing_left_is_refused(whole, tmp_path):
     assert not (tmp_path / "dataset" / "DATA").exists()
 
 
-def test_a_ledger_of_other_parcels_is_refused():
-    rows = pd.DataFrame(
-        {
-            "parcel_id": ["a", "a", "b"],
-            "status": ["rejected", "used", "predict_only"],
-            "reason": ["duplicate_id", "", "no_label"],
-            "n_pixels": ["", "9", "7"],
-        }
+def test_rows_meet_their_parcels_by_id():
+    def rows():
+        return pd.DataFrame(
+            {
+                "row": [0, 1, 2, 3],
+                "parcel_id": ["a", "a", "b", "c"],
+                "reason": ["duplicate_id", "", "", ""],
+            }
+        )
+
+    counts = pd.DataFrame(
+        {"row": [2, 1, 0, 3], "n_pixels": [7, 9, 4, 2], "indexed": [True, True, False, False]}
     )
-    found = complete(rows, {"a": Observed(9, 2), "b": Observed(2, 1)}, 3)
-    assert found["status"].tolist() == ["rejected", "used", "rejected"]
-    assert found["reason"].tolist() == ["duplicate_id", "", "too_few_pixels_observed"]
-    assert found["n_pixels"].tolist() == [pd.NA, 9, 2]
-    assert found["n_pixels_never_clear"].tolist() == [pd.NA, 0, 5]
-    with pytest.raises(InputError, match=r"1 accepted parcels have no pixels indexed, such as b"):
-        complete(rows, {"a": Observed(9, 2)}, 3)
+    observed = pd.DataFrame(
+        {"parcel_id": ["b", "a"], "n_pixels": [2, 9], "n_dates": [1, 2], "held": [False, True]}
+    )
+    found = rows()
+    count_pixels(found, counts)
+    count_observed(found, observed)
+    assert found["reason"].tolist() == [
+        "duplicate_id", "", "too_few_pixels_observed", "too_few_pixels",
+    ]  # fmt: skip
+    assert found["n_pixels"].tolist() == [4, 9, 2, 2]
+    assert found["n_pixels_never_clear"].tolist() == [pd.NA, 0, 5, pd.NA]
+    assert found["n_dates"].tolist() == [pd.NA, 2, 1, pd.NA]
+    with pytest.raises(InputError, match=r"1 usable parcels were not rasterised, such as b\. .*-R"):
+        count_pixels(rows(), counts[1:])
+    found = rows()
+    count_pixels(found, counts)
+    with pytest.raises(InputError, match=r"1 usable parcels were not assembled, such as a\. .*-R"):
+        count_observed(found, observed[:1])

@@ -44,6 +44,18 @@ class PixelIndex:
         """Number of pixels of every parcel, int64 (P,)."""
         return np.diff(self.offsets)
 
+    def select(self, chosen: NDArray[np.bool_]) -> PixelIndex:
+        """Keep some of the parcels, bool (P,), in their order."""
+        pixels = np.repeat(chosen, self.sizes)
+        return PixelIndex(
+            [parcel_id for parcel_id, keep in zip(self.parcel_ids, chosen, strict=True) if keep],
+            np.concatenate([[0], np.cumsum(self.sizes[chosen])]).astype(np.int64),
+            self.rows[pixels],
+            self.cols[pixels],
+            self.tile,
+            self.grid,
+        )
+
     def save(self, path: Path) -> None:
         """Write the index as .npz; equal indices give equal bytes."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -138,11 +138,11 @@ class _Layer:
 
 def write_layer(layer: geopandas.GeoDataFrame, path: Path, *, name: str, description: str) -> None:
     """Write a GeoPackage at once; see `LayerWriter`."""
-    outlines = Counter(outline_types(layer.geometry))
+    outlines = Counter(filter(None, outline_types(layer.geometry)))
     LayerWriter(path, name=name, description=description, outlines=outlines).add(layer)
 
 
 def outline_types(outlines: geopandas.GeoSeries) -> list[str]:
-    """List the types of geometry as `LayerWriter` writes them; rows without any do not count."""
+    """List the types of geometry as `LayerWriter` writes them; "" for rows without any."""
     written = geopandas.GeoSeries(with_polygons(outlines.to_numpy()), crs=outlines.crs)
-    return list(written.geom_type.dropna())
+    return [kind or "" for kind in written.geom_type.astype(object).where(lambda k: k.notna(), "")]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ import shapely
 from pyproj import Transformer
 
 from geo.errors import InputError
+from geo.register.columns import RegisterColumns, refuse_missing
 
 PARQUET_SUFFIXES = (".parquet", ".geoparquet")
 # What a file inside of a zip ends on, if it is one that holds parcels.
@@ -56,13 +58,57 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
         If the file is missing or unreadable, holds several layers or none, or has no coordinate
         system.
     """
+    return _read_whole(path, layer)[0]
+
+
+def read_named(
+    path: Path, layer: str | None, columns: RegisterColumns
+) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
+    """Read every row of a register, and its ids.
+
+    Some registers number their parcels nowhere but in the feature ids, which GDAL keeps apart from
+    the columns: the Dutch one calls them `id`, the Swiss one `t_id`, others have no name for them
+    (`fid`).
+
+    Returns
+    -------
+    table, ids
+        As `read_register` gives it; and the column, or else the feature ids, that hold the ids.
+
+    Raises
+    ------
+    InputError
+        As `read_register`; if there are no rows, or a column is missing.
+    """
+    table, feature_ids = _read_whole(path, layer)
+    if table.empty:
+        raise InputError(f"{path} has no rows. Check parcels.path and parcels.layer.")
+    return table, _ids(path, table, feature_ids, columns)
+
+
+def _read_whole(path: Path, layer: str | None) -> tuple[gpd.GeoDataFrame, pd.Series[Any] | None]:
+    """Read a register, and its feature ids; GeoParquet has none."""
     if not path.exists():
         raise InputError(f"There is no parcel register {path}. Check parcels.path.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        register = read_geoparquet(path, path)
+        rows, feature_ids = read_geoparquet(path, path).reset_index(drop=True), None
     else:
-        register = read_with_gdal(path, *find_layer(path, layer))
-    return in_two_dimensions(register.reset_index(drop=True), path)
+        rows, feature_ids = read_with_gdal(path, *find_layer(path, layer))
+    return in_two_dimensions(rows, path), feature_ids
+
+
+def _ids(
+    path: Path,
+    table: gpd.GeoDataFrame,
+    feature_ids: pd.Series[Any] | None,
+    columns: RegisterColumns,
+) -> pd.Series[Any]:
+    """Find the ids of rows; refuse a register that lacks a column."""
+    known = [str(c) for c in table.columns if c != table.geometry.name]
+    if columns.id not in known and feature_ids is not None:
+        known.append(str(feature_ids.name))
+    refuse_missing(path, known, columns.named)
+    return table[columns.id] if columns.id in table or feature_ids is None else feature_ids
 
 
 def in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
@@ -75,28 +121,6 @@ def in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFram
         )
     register.geometry = gpd.GeoSeries(shapely.force_2d(register.geometry.values), crs=register.crs)
     return register
-
-
-def read_feature_ids(path: Path, layer: str | None = None) -> pd.Series[int] | None:
-    """Read the feature ids of a register, which GDAL keeps apart from its columns.
-
-    Some registers number their parcels nowhere else: the Dutch one calls its feature ids `id`, the
-    Swiss one `t_id`.
-
-    Returns
-    -------
-    Series or None
-        int64, one a row, under the name that the file gives them, else `fid`; None for GeoParquet,
-        which has none.
-    """
-    if path.suffix.lower() in PARQUET_SUFFIXES:
-        return None
-    source, layer = find_layer(path, layer)
-    name = pyogrio.read_info(source, layer=layer)["fid_column"] or "fid"
-    rows = pyogrio.read_dataframe(
-        source, layer=layer, columns=[], read_geometry=False, fid_as_index=True
-    )
-    return pd.Series(rows.index.to_numpy(np.int64), name=name)
 
 
 def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, float, float]:
@@ -139,16 +163,22 @@ def read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
     return rows
 
 
-def read_with_gdal(path: Path, source: str, layer: str, **part: Any) -> gpd.GeoDataFrame:
-    """Read a layer that `find_layer` found, or a part of it, as pyogrio takes it."""
+def read_with_gdal(
+    path: Path, source: str, layer: str, **part: Any
+) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
+    """Read a layer that `find_layer` found, or a part of it, and its feature ids."""
+    info = pyogrio.read_info(source, layer=layer)
     with warnings.catch_warnings():
         # It says that measures are dropped, which is what is wanted.
         warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
         try:
-            rows = pyogrio.read_dataframe(source, layer=layer, **part)
+            rows = pyogrio.read_dataframe(source, layer=layer, fid_as_index=True, **part)
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
-    return _with_whole_numbers(rows, source, layer, **part)
+    feature_ids = pd.Series(rows.index.to_numpy(np.int64), name=info["fid_column"] or "fid")
+    kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
+    rows = rows.reset_index(drop=True)
+    return _with_whole_numbers(rows, kinds, source, layer, **part), feature_ids
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -160,11 +190,9 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _with_whole_numbers(
-    rows: gpd.GeoDataFrame, source: str, layer: str, **part: Any
+    rows: gpd.GeoDataFrame, kinds: Mapping[str, str], source: str, layer: str, **part: Any
 ) -> gpd.GeoDataFrame:
     """Keep whole numbers whole where some are missing, which pandas would make floats."""
-    info = pyogrio.read_info(source, layer=layer)
-    kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
     read = [n for n in kinds if n in rows]
     whole = [n for n in read if kinds[n].startswith("int") and rows[n].dtype == "float64"]
     # Floats are not exact beyond that: such ids would become those of other rows.
@@ -248,3 +276,91 @@ def _sources(path: Path) -> Iterator[str]:
 def _join(names: list[str]) -> str:
     """Join the first five names."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+# Types that can be missing, by the kind of those that cannot.
+WITH_MISSING = {"i": "Int64", "u": "UInt64", "b": "boolean"}
+# The lists and structures of GeoParquet are read as text.
+WRITTEN_AS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_nested)
+
+
+def read_register_parts(
+    path: Path, layer: str | None, columns: RegisterColumns, n_rows: int
+) -> Iterator[tuple[gpd.GeoDataFrame, pd.Series[Any]]]:
+    """Read what `read_named` reads, no more than `n_rows` at once.
+
+    Whole numbers and truth values are of types that can be missing, so that they are the same in
+    all parts; the index goes on from one part to the next.
+
+    Yields
+    ------
+    part, ids
+        Rows, and their ids with the same index.
+
+    Raises
+    ------
+    InputError
+        As `read_register`; if a column is missing.
+    """
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        types, parts = _parts_of_parquet(path, n_rows)
+    else:
+        types, parts = _parts_with_gdal(path, layer, n_rows)
+    first = 0
+    for rows, feature_ids in parts:
+        own = {name: kind for name, kind in types.items() if name in rows}
+        part = in_two_dimensions(rows.astype(own), path)
+        part.index = pd.RangeIndex(first, first + len(part))
+        first += len(part)
+        yield part, _ids(path, part, feature_ids, columns).set_axis(part.index)
+
+
+Parts = Iterator[tuple[gpd.GeoDataFrame, "pd.Series[Any] | None"]]
+
+
+def _parts_with_gdal(path: Path, layer: str | None, n_rows: int) -> tuple[dict[str, str], Parts]:
+    """Give the types of the columns, and the parts of a layer that GDAL reads."""
+    source, layer = find_layer(path, layer)
+    info = pyogrio.read_info(source, layer=layer, force_feature_count=True)
+    types = {}
+    for name, kind, form in zip(info["fields"], info["dtypes"], info["ogr_types"], strict=True):
+        if np.dtype(kind).kind in WITH_MISSING:
+            types[str(name)] = WITH_MISSING[np.dtype(kind).kind]
+        elif form == "OFTString":
+            types[str(name)] = "str"
+    parts = (
+        read_with_gdal(path, source, layer, skip_features=first, max_features=n_rows)
+        for first in range(0, max(info["features"], 1), n_rows)
+    )
+    return types, parts
+
+
+def _parts_of_parquet(path: Path, n_rows: int) -> tuple[dict[str, str], Parts]:
+    """Give the types of the columns, and the parts of GeoParquet."""
+    # What is no GeoParquet is refused as a whole, by its own words.
+    schema = pq.read_schema(path)
+    read_geoparquet(path, _as_file(schema.empty_table()))
+    types = {}
+    for field in schema:
+        if pa.types.is_integer(field.type):
+            types[field.name] = "UInt64" if pa.types.is_unsigned_integer(field.type) else "Int64"
+        elif pa.types.is_boolean(field.type):
+            types[field.name] = "boolean"
+        elif any(is_text(field.type) for is_text in WRITTEN_AS_TEXT):
+            types[field.name] = "str"
+
+    def parts() -> Parts:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=n_rows):
+                part = _as_file(pa.Table.from_batches([batch], schema))
+                yield read_geoparquet(path, part), None
+
+    return types, parts()
+
+
+def _as_file(table: pa.Table) -> io.BytesIO:
+    """Write a table to memory: geopandas reads files, not tables."""
+    written = io.BytesIO()
+    pq.write_table(table, written)
+    written.seek(0)
+    return written

@@ -1,10 +1,10 @@
-"""From the codes of a register to the classes of nomenclatures, by tables of codes."""
+"""The classes that parcels declare, by tables of codes, and those that are trained on."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
-from pipeline.classes.ids_as_text import as_text
-from pipeline.classes.nomenclature import read_codes
-from pipeline.workflow.settings import Code, Label
+from geo.register.columns import as_text
+from pipeline.classes.crop_class import Classes
+from pipeline.classes.ledger import class_reasons, set_aside
+from pipeline.classes.nomenclature import choose_classes, read_codes, with_other
+from pipeline.classes.reasons import Reason
+from pipeline.workflow.settings import Code, Label, Parcels
 
 # HCAT codes have ten digits: level 2 is the first two, each further level two more (EuroCrops).
 HCAT_DIGITS = 10
@@ -176,3 +179,65 @@ def _at_level(codes: pd.Series[Any], level: int, nomenclature: str) -> pd.Series
 def _list(codes: set[str]) -> str:
     """List the first five codes."""
     return ", ".join(repr(c) for c in sorted(codes)[:5]) + (", ..." if len(codes) > 5 else "")
+
+
+def nomenclatures(options: Parcels, columns: Collection[str]) -> dict[str, Label]:
+    """Return the nomenclatures of a register: those of the settings, else the crop of fiboa.
+
+    Parameters
+    ----------
+    options
+        labels.
+    columns
+        Columns of a register that follows fiboa; none for other registers.
+    """
+    if options.labels or "crop:code" not in columns:
+        return dict(options.labels)
+    name = "crop:name" if "crop:name" in columns else None
+    return {"crop": Label(column="crop:code", class_name=name)}
+
+
+def classify(
+    rows: pd.DataFrame, columns: pd.DataFrame, options: Parcels, folds: int | None
+) -> tuple[pd.DataFrame, Classes]:
+    """Choose the classes, and set parcels of other classes and of none aside for prediction.
+
+    Parameters
+    ----------
+    rows
+        Rows of the ledger. Completed: code, declared and reason.
+    columns
+        Columns of declared codes and names that clean kept of the register, of the same rows.
+    options
+        labels, nomenclature, classes, other_class, unknown_codes.
+    folds
+        Number of folds; None where nothing is trained.
+
+    Returns
+    -------
+    labels
+        Class codes of the parcels, a column a nomenclature.
+    classes
+        Of the nomenclature to train on.
+    """
+    usable = rows["reason"] == ""
+    strange = options.unknown_codes, options.other_class
+    found = nomenclatures(options, list(map(str, columns)))
+    declared = {
+        name: read_declared(columns, label, name, usable, *strange) for name, label in found.items()
+    }
+    labels = pd.DataFrame({name: d.codes for name, d in declared.items()}, index=rows.index)
+    trained = options.nomenclature or next(iter(found), None)
+    if trained is None:
+        rows["code"], rows["declared"] = pd.Series(pd.NA, rows.index, "string"), ""
+        set_aside(rows, rows.index >= 0, Reason.NO_LABEL)
+        return labels, Classes(None, [])
+    chosen = options.classes
+    if options.other_class is not None:
+        labels[trained], chosen = with_other(labels[trained], usable, chosen, options.other_class)
+    rows["code"] = labels[trained]
+    rows["declared"] = as_text(columns[found[trained].column])
+    names = declared[trained].names
+    classes = choose_classes(rows["code"].where(usable), chosen, names, folds)
+    rows["reason"] = rows["reason"].where(~usable, class_reasons(rows["code"], classes))
+    return labels, Classes(trained, classes)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import numbers
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,34 +12,10 @@ import pandas as pd
 from pandas.api.types import is_integer_dtype
 
 from geo.errors import InputError
-from pipeline.classes.ids_as_text import LARGEST_EXACT, as_text
+from geo.register.columns import LARGEST_EXACT, as_text
+from pipeline.classes.crop_class import CropClass
+from pipeline.classes.reasons import ClassReason
 from pipeline.workflow.settings import Code, FrequentClasses
-from pipeline.workflow.writing import write_text
-
-COLUMNS = ("class_index", "code", "name", "n_parcels", "used", "reason")
-
-
-@dataclass(frozen=True)
-class CropClass:
-    """A class of the nomenclature.
-
-    Parameters
-    ----------
-    code, name
-        As the register and the table of names have them.
-    n_parcels
-        Accepted parcels that declare it.
-    class_index
-        Place among the classes that are trained on; None if it is not one.
-    reason
-        Why it is not: too_rare or not_listed; "" if it is one.
-    """
-
-    code: Code
-    name: str
-    n_parcels: int
-    class_index: int | None
-    reason: str
 
 
 def read_codes(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -60,27 +32,6 @@ def read_codes(column: pd.Series[Any]) -> pd.Series[Any]:
         return present.astype(float).astype("Int64").reindex(column.index)
     texts = pd.Series(as_text(column), index=column.index, dtype="string")
     return texts.where(texts != "")
-
-
-def read_names(path: Path) -> dict[str, str]:
-    """Read the names of class codes, written as text, from a CSV with columns code and name.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or lacks one of the columns.
-    """
-    if not path.is_file():
-        raise InputError(f"There is no table of class names {path}. Check parcels.names.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        found = list(table.fieldnames or [])
-        if not {"code", "name"} <= set(found):
-            raise InputError(
-                f"{path} has the columns {', '.join(found) or 'none'}, expected code and name, "
-                "separated by commas. Rename the columns, or leave parcels.names unset."
-            )
-        return {row["code"].strip(): (row["name"] or "").strip() for row in table}
 
 
 def with_other(
@@ -163,34 +114,23 @@ def choose_classes(
     counts: Counter[Code] = Counter(codes.dropna().astype(object))
     if isinstance(chosen, FrequentClasses):
         used = sorted(code for code, n in counts.items() if n >= chosen.min_parcels)
-        reason = "too_rare"
+        reason = ClassReason.TOO_RARE
         if len(used) < 2 and folds is not None:
             raise InputError(
                 f"{len(used)} classes have at least {chosen.min_parcels} parcels, and a model "
                 f"needs two: {_list(counts)}. Lower {section}.classes.min_parcels."
             )
     else:
-        used, reason = list(chosen), "not_listed"
+        used, reason = list(chosen), ClassReason.NOT_LISTED
         _check_listed(used, counts, folds, f"{section}.classes")
     unused = sorted(set(counts) - set(used))
     return [
         CropClass(code, names.get(str(code)) or str(code), counts[code], index, "")
         for index, code in enumerate(used)
     ] + [
-        CropClass(code, names.get(str(code)) or str(code), counts[code], None, reason)
+        CropClass(code, names.get(str(code)) or str(code), counts[code], None, str(reason))
         for code in unused
     ]
-
-
-def write_classes(path: Path, classes: Sequence[CropClass]) -> None:
-    """Write the table of classes."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for c in classes:
-        index = "" if c.class_index is None else c.class_index
-        table.writerow([index, c.code, c.name, c.n_parcels, c.class_index is not None, c.reason])
-    write_text(path, text.getvalue())
 
 
 def _check_listed(

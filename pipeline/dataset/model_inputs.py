@@ -10,10 +10,10 @@ from models.crop_model import CropModel
 from models.model_description import DataDescription, check_alike
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
 from pipeline.dataset.pixel_set_store import (
-    LandClass,
     read_classes,
     read_dates,
     read_description,
@@ -34,7 +34,7 @@ def describe_data(dataset: DatasetPaths, season_start: str | date | None = None)
     classes = read_classes(dataset)
     return DataDescription(
         bands=read_description(dataset)["bands"],
-        class_codes=[str(land.code) for land in classes],
+        class_codes=[land.code for land in classes],
         class_names=[land.name for land in classes],
         first_date=day_zero(read_dates(dataset)[0], season_start),
         normalisation=Normalisation(*read_normalisation(dataset.normalisation)),
@@ -42,7 +42,7 @@ def describe_data(dataset: DatasetPaths, season_start: str | date | None = None)
 
 
 def read_inputs(
-    dataset: DatasetPaths, models: Sequence[CropModel], classes: Sequence[LandClass]
+    dataset: DatasetPaths, models: Sequence[CropModel], classes: Sequence[CropClass]
 ) -> PixelSets:
     """Read the dataset as these models take it: features if they use any, days as theirs.
 
@@ -63,7 +63,7 @@ def read_inputs(
     """
     check_alike({model.name: model.description for model in models})
     expected = models[0].description
-    bands, codes = read_description(dataset)["bands"], [str(land.code) for land in classes]
+    bands, codes = read_description(dataset)["bands"], [land.code for land in classes]
     if expected.bands != bands:
         raise InputError(
             f"The models were trained with the bands {', '.join(expected.bands)}; the dataset has "
@@ -71,8 +71,9 @@ def read_inputs(
         )
     if expected.class_codes != codes:
         raise InputError(
-            f"{models[0].name} was trained for the classes {', '.join(expected.class_codes)}; "
-            f"the dataset has {', '.join(codes)}. Train again: snakemake -R split."
+            f"{models[0].name} was trained for the classes "
+            f"{', '.join(map(str, expected.class_codes))}; the dataset has "
+            f"{', '.join(map(str, codes))}. Train again: snakemake -R split."
         )
     data = read_pixel_sets(
         dataset,

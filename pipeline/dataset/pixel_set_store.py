@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
+from pipeline.classes.crop_class import Classes, Code, CropClass
 from pipeline.dataset.npy_files import read_array
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.writing import write_json
-
-Code = int | str
-
-
-@dataclass(frozen=True)
-class LandClass:
-    """A class of the nomenclature; its place in the list is the class index."""
-
-    code: Code
-    name: str
 
 
 def file_name(parcel_id: str) -> str:
@@ -38,14 +28,12 @@ def write_metadata(
     dataset: DatasetPaths,
     *,
     dates: Sequence[date],
-    labels: Mapping[str, Mapping[str, Code | None]],
     sizes: Mapping[str, int],
     n_dates: Mapping[str, int],
-    classes: Sequence[LandClass],
     description: Mapping[str, Any],
     parcel_dates: Mapping[str, tuple[date, ...]] | None = None,
 ) -> None:
-    """Write META/: the reference's files, and additions in files of their own.
+    """Write META/ but for labels and classes: the reference's files, and additions beside them.
 
     Where parcels have dates of their own, `dates` are all of them together.
     """
@@ -57,21 +45,36 @@ def write_metadata(
         numbers = {own: [_as_number(d) for d in own] for own in set(parcel_dates.values())}
         own_dates = {parcel: numbers[own] for parcel, own in parcel_dates.items()}
         write_json(dataset.parcel_dates, own_dates)
-    write_json(dataset.labels, labels)
     write_json(dataset.sizes, sizes)
     write_json(dataset.n_dates, n_dates)
-    write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in classes])
     write_json(dataset.description, description)
 
 
+def write_labels(dataset: DatasetPaths, labels: Mapping[str, Mapping[str, Code | None]]) -> None:
+    """Write the codes that the parcels declare, {nomenclature: {id: code, or None}}."""
+    write_json(dataset.labels, labels)
+
+
+def write_names(dataset: DatasetPaths, table: Classes) -> None:
+    """Write the classes that are trained on, and how all that are declared are called."""
+    write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in table.trained])
+    names = {str(c.code): c.name for c in table.classes}
+    write_json(dataset.names, {"nomenclature": table.nomenclature, "names": names})
+
+
 def read_description(dataset: DatasetPaths) -> dict[str, Any]:
-    """Read what the dataset says of itself: bands, nomenclature, whether it is simulated."""
+    """Read what the dataset says of itself: bands, tiles, whether it is simulated."""
     return dict(_read_json(dataset.description))
 
 
-def read_classes(dataset: DatasetPaths) -> list[LandClass]:
+def read_classes(dataset: DatasetPaths) -> list[CropClass]:
     """Read the classes in order of the class index."""
-    return [LandClass(c["code"], c["name"]) for c in _read_json(dataset.classes)]
+    return [CropClass(c["code"], c["name"]) for c in _read_json(dataset.classes)]
+
+
+def read_names(dataset: DatasetPaths) -> dict[str, str]:
+    """Read the name of every declared code, trained on or not: {code as text: name}."""
+    return dict(_read_json(dataset.names)["names"])
 
 
 def read_ids(dataset: DatasetPaths) -> list[str]:
@@ -98,7 +101,7 @@ def read_labels(dataset: DatasetPaths) -> NDArray[np.int64]:
 
 def read_codes(dataset: DatasetPaths) -> dict[str, Code | None]:
     """Read the class code that each parcel declares, None where it declares none."""
-    nomenclature = read_description(dataset)["nomenclature"]
+    nomenclature = _read_json(dataset.names)["nomenclature"]
     return dict(_read_json(dataset.labels).get(nomenclature, {}))
 
 

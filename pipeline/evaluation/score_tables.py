@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from models.metrics import class_metrics, overall_metrics
-from pipeline.dataset.pixel_set_store import LandClass
+from pipeline.classes.crop_class import CropClass
 from pipeline.evaluation.baselines import Matrix
 from pipeline.workflow.writing import replacing
 
@@ -45,7 +45,7 @@ def spread_over_folds(matrices: Sequence[Matrix]) -> dict[str, dict[str, float]]
     }
 
 
-def write_per_class(path: Path, classes: Sequence[LandClass], matrix: Matrix) -> None:
+def write_per_class(path: Path, classes: Sequence[CropClass], matrix: Matrix) -> None:
     """Write one row of scores a class."""
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -58,7 +58,7 @@ def write_per_class(path: Path, classes: Sequence[LandClass], matrix: Matrix) ->
 
 
 def write_scores(
-    path: Path, classes: Sequence[LandClass], matrices: Mapping[str, Sequence[Matrix]]
+    path: Path, classes: Sequence[CropClass], matrices: Mapping[str, Sequence[Matrix]]
 ) -> None:
     """Write every score as a row of its own.
 
@@ -80,7 +80,7 @@ def write_scores(
                 writer.writerows((method, fold, *row) for row in _rows(classes, matrix))
 
 
-def _rows(classes: Sequence[LandClass], matrix: Matrix) -> Iterator[tuple[str, str, float | int]]:
+def _rows(classes: Sequence[CropClass], matrix: Matrix) -> Iterator[tuple[str, str, float | int]]:
     """Give (class, metric, value) of all classes together and of each."""
     overall = {"support": int(matrix.sum()), **overall_metrics(matrix)}
     yield from (("overall", metric, _rounded(value)) for metric, value in overall.items())

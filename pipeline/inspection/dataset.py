@@ -28,7 +28,7 @@ def say_dataset(source: Path, settings: Settings) -> str:
         *_say_arrays(found, len(found.bands)),
         f"{'files':12}{'; '.join(_say_files(source))}",
     ]
-    return section("Dataset", lines) + say_classes(found.nomenclature, found.classes)
+    return section("Dataset", lines) + say_classes(*found.classes)
 
 
 def _say_arrays(found: Examined, n_bands: int) -> list[str]:

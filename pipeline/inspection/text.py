@@ -10,16 +10,10 @@ import pandas as pd
 
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five
-from pipeline.classes.nomenclature import CropClass
+from pipeline.classes.crop_class import CropClass
+from pipeline.classes.reasons import AcquisitionReason, ClassReason, Reason, Status
 from pipeline.inspection.sizes import Sizes, say_bytes
 from pipeline.report.charts import rounded
-from pipeline.report.inputs import (
-    ACQUISITION_REASONS,
-    CLASS_REASONS,
-    PARCEL_REASONS,
-    STATUSES,
-    explain,
-)
 from pipeline.workflow.acquisition_table import AcquisitionRow
 
 # Classes that are not trained on are listed up to here.
@@ -63,7 +57,7 @@ def say_parcels(register: object, rows: pd.DataFrame, crs: Any) -> str:
     """
     lines = [f"{register}, {len(rows):,} rows, {_short(crs)}", *say_statuses(rows)]
     lines += ["", *_say_overlap(rows), ""]
-    accepted = rows[rows["status"] != "rejected"]
+    accepted = rows[rows["status"] != Status.REJECTED]
     table = [("tile", "parcels", "pixels", "pixels a parcel, median")]
     for tile, its in accepted.groupby("tile"):
         sizes = its["n_pixels"]
@@ -78,7 +72,7 @@ def say_classes(nomenclature: str | None, classes: Sequence[CropClass]) -> str:
         return section("Classes", ["none: parcels.labels names no column"])
     used = [c for c in classes if c.class_index is not None]
     others = sorted((c for c in classes if c.class_index is None), key=lambda c: -c.n_parcels)
-    reasons = Counter(explain(c.reason, CLASS_REASONS) for c in others)
+    reasons = Counter(ClassReason(c.reason).words for c in others)
     why = "; ".join(f"{n} {reason}" for reason, n in reasons.items())
     lines = [f"{nomenclature}: {len(used)} to train on, {len(others)} not ({why or 'none'})"]
     table = [("index", "code", "name", "parcels")]
@@ -108,11 +102,11 @@ def say_sizes(sizes: Sizes, free_bytes: int, *, at_most: bool) -> str:
 def say_statuses(rows: pd.DataFrame) -> list[str]:
     """Count the parcels by status, and say why: rows of the ledger."""
     lines = []
-    for status in STATUSES:
+    for status in Status:
         chosen = rows[rows["status"] == status]
         lines.append(f"{len(chosen):9,} {status}")
         reasons = chosen.loc[chosen["reason"] != "", "reason"].value_counts()
-        lines += [f"{n:17,} {explain(str(r), PARCEL_REASONS)}" for r, n in reasons.items()]
+        lines += [f"{n:17,} {Reason(str(r)).words}" for r, n in reasons.items()]
     return lines
 
 
@@ -121,7 +115,7 @@ def _say_set_aside(rows: Sequence[AcquisitionRow]) -> list[str]:
     ids: dict[str, list[str]] = {}
     for row in rows:
         if not row.used:
-            ids.setdefault(explain(row.reason, ACQUISITION_REASONS), []).append(row.acquisition)
+            ids.setdefault(AcquisitionReason(row.reason).words, []).append(row.acquisition)
     return [
         f"{len(names):9} set aside, {reason}: {first_five(names)}" for reason, names in ids.items()
     ]
@@ -178,7 +172,7 @@ def _say_overlap(rows: pd.DataFrame) -> list[str]:
     if placed.empty:
         return []
     on = (placed["tile"] != "").sum()
-    across = (placed["reason"] == "partly_outside").sum()
+    across = (placed["reason"] == Reason.PARTLY_OUTSIDE).sum()
     share = rounded(100 * on / len(placed), 1, 100)
     lines = f"{on:,} of {len(placed):,} outlines ({share} %) lie on the imagery"
     return [f"{lines}, {across:,} of them across its edge and set aside" if across else lines]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,164 +13,113 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from geo.errors import InputError
-from pipeline.classes.ids_as_text import as_text
-from pipeline.classes.ledger import read_ledger
+from geo.register.columns import Checksums, as_text, row_checksums
 from pipeline.workflow.settings import Parcels
 
 logger = logging.getLogger(__name__)
 
-Checksums = NDArray[np.uint64]
 # How many ids an error names.
 NAMED = 5
 
 
-@dataclass(frozen=True)
-class RegisterRows:
-    """The rows of a register, each with its row of the ledger.
+def matched_parts(
+    register: Path, ledger: pd.DataFrame, options: Parcels, n_rows: int
+) -> Iterator[tuple[Any, NDArray[np.int64]]]:
+    """Read a register once, part by part, with the row of the ledger of every row.
 
-    Attributes
-    ----------
-    path, options
-        The register, and the settings to read it by.
-    checksums
-        uint64 (N,), of its rows.
-    places
-        int64 (N,), row of the ledger that was made from each.
-    outlines
-        {type of geometry: number of rows}, as `outline_types` gives them.
-    """
-
-    path: Path
-    options: Parcels
-    checksums: Checksums
-    places: NDArray[np.int64]
-    outlines: Mapping[str, int]
-
-    def parts(self, n_rows: int) -> Iterator[tuple[Any, NDArray[np.int64]]]:
-        """Read the register again: GeoDataFrames of at most `n_rows`, and the rows' places.
-
-        Raises
-        ------
-        InputError
-            If it has changed since.
-        """
-        first = 0
-        for part, checksums, _ in _read_parts(self.path, self.options, n_rows):
-            rows = slice(first, first + len(part))
-            if not np.array_equal(checksums, self.checksums[rows]):
-                raise self._changed()
-            yield part, self.places[rows]
-            first = rows.stop
-        if first != len(self.checksums):
-            raise self._changed()
-
-    def _changed(self) -> InputError:
-        return InputError(
-            f"{self.path} was changed while it was read. Run again once it stays as it is."
-        )
-
-
-def match_rows(register: Path, ledger: Path, options: Parcels, n_rows: int) -> RegisterRows:
-    """Find the row of the ledger of every row of the register, by its id, codes and outline.
-
-    Where rows are equal in all of these, they are matched in their order.
+    Rows are known again by their id, declared codes and outline. Where rows are equal in all of
+    these, they are matched in their order.
 
     Parameters
     ----------
     register
-        Read part by part.
+        The register that was cleaned, its rows in any order.
     ledger
-        What clean wrote of it.
+        parcel_id and checksum of every row that was cleaned.
     options
-        The settings that clean had.
+        layer, id and labels.
     n_rows
         Rows to read at once.
+
+    Yields
+    ------
+    part, places
+        GeoDataFrame of at most `n_rows`; and the row of the ledger that was made from each, int64.
 
     Raises
     ------
     InputError
-        If they are not the same rows: the register is not the one that was cleaned.
+        If they are not the same rows: the register is not the one that was cleaned. Rows that were
+        yielded before it are then not to be used.
     """
     # GDAL is needed only here: a machine without it can still train and evaluate.
-    from geo.register.geopackage import outline_types
-    from pipeline.classes.register_columns import with_defaults
+    from geo.register.reading import read_register_parts
+    from pipeline.classes.register import columns_of
 
-    options = with_defaults(register, options)
-    known = _read_checksums(register, ledger)
-    outlines: Counter[str] = Counter()
-    found = [np.empty(0, np.uint64)]
-    for part, checksums, _ in _read_parts(register, options, n_rows):
-        outlines.update(outline_types(part.geometry))
-        found.append(checksums)
-    checksums = np.concatenate(found)
-    # Equal ones stay in their order.
-    ours, theirs = np.argsort(checksums, kind="stable"), np.argsort(known, kind="stable")
-    if not np.array_equal(checksums[ours], known[theirs]):
+    columns = columns_of(register, options)
+    matcher = _Matcher(ledger["checksum"].to_numpy(np.uint64))
+    # Ids of the rows that the ledger lacks.
+    more: Counter[str] = Counter()
+    moved, first = False, 0
+    for part, ids in read_register_parts(register, options.layer, columns, n_rows):
+        declared = [part[column] for column in columns.declared]
+        places = matcher.find(row_checksums(part.geometry, [ids, *declared]))
+        more.update(_named(as_text(ids)[places < 0]))
+        moved = moved or not np.array_equal(places, np.arange(first, first + len(part)))
+        first += len(part)
+        # What cannot be written is read on, to say how the two differ.
+        if not more:
+            yield part, places
+    lacking = _named(ledger["parcel_id"].to_numpy(object)[~matcher.is_found])
+    if more or lacking:
         raise InputError(
-            f"{register} has not the rows of {ledger}, one for one: it is not the register that "
-            f"was cleaned. {_differences(register, ledger, options, checksums, known, n_rows)} "
+            f"{register} has not the rows of the ledger, one for one: it is not the register that "
+            f"was cleaned. {_differences(more, lacking)} "
             "Give that register, or clean this one: snakemake -R clean."
         )
-    places = np.empty(len(known), np.int64)
-    places[ours] = theirs
-    if not np.array_equal(ours, theirs):
+    if moved:
         logger.info("the rows of %s stand in another order than when it was cleaned", register)
-    return RegisterRows(register, options, checksums, places, outlines)
 
 
-def _read_parts(
-    register: Path, options: Parcels, n_rows: int
-) -> Iterator[tuple[Any, Checksums, pd.DataFrame]]:
-    """Read parts of the register with their checksums and the columns that the settings name."""
-    # GDAL is needed only here: a machine without it can still train and evaluate.
-    from pipeline.classes.register_columns import read_named_parts, row_checksums
+class _Matcher:
+    """Find rows of the ledger by their checksums, each row once.
 
-    for part, named in read_named_parts(register, options, n_rows):
-        yield part, row_checksums(part.geometry, named, options), named
+    Parameters
+    ----------
+    known
+        Checksums of the rows of the ledger, uint64 (N,).
+    """
+
+    def __init__(self, known: Checksums) -> None:
+        # Equal ones stay in their order.
+        self._order = np.argsort(known, kind="stable")
+        self._sorted = known[self._order]
+        self.is_found = np.zeros(len(known), bool)
+
+    def find(self, checksums: Checksums) -> NDArray[np.int64]:
+        """Return the row of each, the next one of equal rows; -1 where there is none left."""
+        series = pd.Series(checksums)
+        nth = series.groupby(series).cumcount().to_numpy()
+        low, high = (np.searchsorted(self._sorted, checksums, side) for side in ("left", "right"))
+        # Those of equal rows that were found before stand first.
+        found = np.concatenate([[0], np.cumsum(self.is_found[self._order])])
+        places = low + found[high] - found[low] + nth
+        rows = np.full(len(checksums), -1, np.int64)
+        exists = places < high
+        rows[exists] = self._order[places[exists]]
+        self.is_found[rows[exists]] = True
+        return rows
 
 
-def _read_checksums(register: Path, ledger: Path) -> Checksums:
-    texts = read_ledger(ledger, ["parcel_id", "checksum"])["checksum"]
-    if (texts == "").any():
-        raise InputError(
-            f"{ledger} does not tell which rows of {register} it was made from. "
-            "Clean it again: snakemake -R clean."
-        )
-    return np.array([int(text, 16) for text in texts], np.uint64)
-
-
-def _differences(
-    register: Path,
-    ledger: Path,
-    options: Parcels,
-    checksums: Checksums,
-    known: Checksums,
-    n_rows: int,
-) -> str:
+def _differences(more: Counter[str], lacking: Counter[str]) -> str:
     """Say which rows the register has more, which it lacks, and which are others."""
-    rows = read_ledger(ledger, ["parcel_id"])
-    of_ledger = _named(rows["parcel_id"].to_numpy(object)[~_is_in(known, checksums)])
-    parts = _read_parts(register, options, n_rows)
-    ids = np.concatenate([as_text(named[str(options.id)]) for _, _, named in parts])
-    of_register = _named(ids[~_is_in(checksums, known)])
-    changed = of_ledger & of_register
+    changed = lacking & more
     told = {
-        "not in the ledger": of_register - changed,
-        "of the ledger missing": of_ledger - changed,
+        "not in the ledger": more - changed,
+        "of the ledger missing": lacking - changed,
         "with another outline, coordinate system or declared code": changed,
     }
     return " ".join(f"Rows {what}: {_count(ids)}." for what, ids in told.items() if ids)
-
-
-def _is_in(these: Checksums, those: Checksums) -> NDArray[np.bool_]:
-    """Return which of `these` are in `those`, where equal values count one for one."""
-
-    def numbered(checksums: Checksums) -> pd.MultiIndex:
-        series = pd.Series(checksums)
-        return pd.MultiIndex.from_arrays([series, series.groupby(series).cumcount()])
-
-    found: NDArray[np.bool_] = numbered(these).isin(numbered(those))
-    return found
 
 
 def _named(ids: NDArray[Any]) -> Counter[str]:

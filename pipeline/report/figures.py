@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pipeline.classes.crop_class import CropClass
 from pipeline.report.charts import (
     Bar,
     Chart,
@@ -24,7 +25,6 @@ from pipeline.report.charts import (
     say_day,
 )
 from pipeline.report.confidence import Group
-from pipeline.report.inputs import ClassLine
 from pipeline.report.scores import TrainLog, best_epoch
 from pipeline.workflow.acquisition_table import AcquisitionRow
 
@@ -80,7 +80,8 @@ def training_charts(logs: Mapping[int, TrainLog]) -> list[Chart]:
 def season_charts(
     series: Mapping[str, NDArray[np.float64]],
     dates: Sequence[date],
-    classes: Sequence[ClassLine],
+    classes: Sequence[CropClass],
+    colours: Mapping[str, str],
 ) -> list[Chart]:
     """Draw NDVI over time, a small chart a class.
 
@@ -92,12 +93,17 @@ def season_charts(
         The T dates.
     classes
         Classes to draw, in order; those without a series are left out.
+    colours
+        {code: colour} of the classes.
     """
-    drawn = [land for land in classes if land.code in series]
-    lowest = min((np.nanmin(series[c.code], initial=0) for c in drawn), default=0)
+    drawn = {str(c.code): c.name for c in classes if str(c.code) in series}
+    lowest = min((np.nanmin(series[code], initial=0) for code in drawn), default=0)
     days = Scale(dates[0].toordinal(), dates[-1].toordinal(), 38, 286)
     ndvi = Scale(np.floor(lowest * 5) / 5, 1, 128, 8)
-    return [_season_chart(land, series[land.code], dates, days, ndvi) for land in drawn]
+    return [
+        _season_chart(name, colours[code], series[code], dates, days, ndvi)
+        for code, name in drawn.items()
+    ]
 
 
 def calibration_chart(groups: Sequence[Group]) -> Chart:
@@ -138,7 +144,12 @@ def calibration_chart(groups: Sequence[Group]) -> Chart:
 
 
 def _season_chart(
-    land: ClassLine, quartiles: NDArray[np.float64], dates: Sequence[date], x: Scale, y: Scale
+    name: str,
+    colour: str,
+    quartiles: NDArray[np.float64],
+    dates: Sequence[date],
+    x: Scale,
+    y: Scale,
 ) -> Chart:
     """Draw the NDVI of one class."""
     seen = [(d, q) for d, q in zip(dates, quartiles, strict=True) if np.isfinite(q).all()]
@@ -147,7 +158,7 @@ def _season_chart(
         [(px, y(q[rank])) for px, (_, q) in zip(places, seen, strict=True)] for rank in range(3)
     )
     return Chart(
-        f"NDVI of {land.name} over time: median and quartiles.",
+        f"NDVI of {name} over time: median and quartiles.",
         *(300, 150),
         month_ticks(dates[0], dates[-1], x, at_most=5),
         [Tick(y(v), f"{v:g}") for v in (0, 0.5, 1)],
@@ -159,8 +170,8 @@ def _season_chart(
             Dot(*place, "median", f"{say_day(d)}: NDVI {q[1]:.2f}")
             for place, (d, q) in zip(middle, seen, strict=True)
         ],
-        title=land.name,
-        colour=land.colour,
+        title=name,
+        colour=colour,
         left=34,
         right=10,
         bottom=22,

@@ -2,65 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
-from pathlib import Path
 
+from pipeline.classes.crop_class import CropClass, read_classes
+from pipeline.classes.ledger import read_ledger
+from pipeline.classes.reasons import AcquisitionReason, Reason, Status
+from pipeline.dataset.pixel_set_store import read_classes as read_dataset_classes
 from pipeline.dataset.pixel_set_store import (
-    read_classes,
     read_dates,
     read_description,
     read_labels,
     read_n_dates,
+    read_names,
     read_parcel_dates,
 )
-from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_acquisitions
 from pipeline.workflow.paths import RunPaths
-
-# Reasons as the stages write them, in the words of somebody who has not read their code.
-ACQUISITION_REASONS = {
-    "too_cloudy": "too cloudy",
-    "before_start": "before the first date asked for",
-    "after_end": "after the last date asked for",
-    "other_tile": "of another tile",
-    "other_grid": "on another pixel grid",
-    "same_day": "less complete than another of the same day",
-    "damaged": "damaged, or without a band",
-    "superseded": "processed anew, and used as such",
-    "no_parcels": "of a tile without parcels",
-    "merged": "completes another of the same day",
-}
-PARCEL_REASONS = {
-    "null_geometry": "no geometry",
-    "empty_geometry": "an empty geometry",
-    "not_a_polygon": "a point or a line, not a polygon",
-    "invalid_geometry": "an outline that encloses no area, even when mended",
-    "missing_id": "no parcel id",
-    "duplicate_id": "an id that an earlier row has already",
-    "outside_imagery": "outside the imagery",
-    "partly_outside": "across the edge of the imagery",
-    "too_small": "too small: less area than asked for",
-    "too_few_pixels": "too small: fewer pixels than asked for",
-    "never_seen_clearly": "under cloud or without data on every date",
-    "too_few_pixels_observed": "fewer pixels seen clearly on any date than asked for",
-    "no_pixels": "without pixels or dates in the dataset",
-    "given_weights": "by models that were trained elsewhere",
-    "no_label": "no declared class",
-    "class_too_rare": "its class has too few parcels to learn from",
-    "class_not_listed": "its class is not among those asked for",
-}
-CLASS_REASONS = {"too_rare": "too few parcels", "not_listed": "not among those asked for"}
-STATUSES = {
-    "used": "Learnt from, and predicted by a model that had not seen it",
-    "predict_only": "Not learnt from, but predicted",
-    "rejected": "Set aside: no prediction",
-}
 
 
 @dataclass(frozen=True)
@@ -117,30 +79,18 @@ class Ledger:
         return sum(line.count for line in self.lines)
 
 
-@dataclass(frozen=True)
-class ClassLine:
-    """A declared class: `index` is its class index, None where it is not learnt."""
-
-    code: str
-    name: str
-    n_parcels: int
-    index: int | None
-    reason: str
-    colour: str
-
-
 def read_imagery(paths: RunPaths) -> Imagery:
     """Read the acquisitions, and on how many dates the parcels were seen clearly."""
     rows = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
     with_parcels = read_description(paths.dataset).get("tiles") or {row.tile for row in rows}
     rows = [
-        row._replace(used=False, reason="no_parcels")
+        row._replace(used=False, reason=str(AcquisitionReason.NO_PARCELS))
         if row.used and row.tile not in with_parcels
         else row
         for row in rows
     ]
     dates = read_dates(paths.dataset)
-    reasons = Counter(explain(r.reason, ACQUISITION_REASONS) for r in rows if not r.used)
+    reasons = Counter(AcquisitionReason(r.reason).words for r in rows if not r.used)
     products = Counter((r.platform, r.baseline, r.offset) for r in rows if r.used)
     gaps = list(pairwise(dates))
     n_clear = list(read_n_dates(paths.dataset).values())
@@ -155,7 +105,7 @@ def read_imagery(paths: RunPaths) -> Imagery:
     )
 
 
-def read_ledger(paths: RunPaths, *, trained: bool = True) -> Ledger:
+def read_account(paths: RunPaths, *, trained: bool = True) -> Ledger:
     """Read what became of every input parcel, the frequent fates first.
 
     Parameters
@@ -165,23 +115,23 @@ def read_ledger(paths: RunPaths, *, trained: bool = True) -> Ledger:
     trained
         Whether the run trained models: with those from elsewhere it learns from no parcel.
     """
-    fates: dict[tuple[str, str], list[str]] = {}
-    n_mended = 0
-    for row in _read_csv(paths.ledger):
-        status, reason = row["status"], row["reason"]
-        if status == "used" and not trained:
-            status, reason = "predict_only", "given_weights"
-        fates.setdefault((status, reason), []).append(row["parcel_id"] or f"row {row['row']}")
-        n_mended += row["mended"].lower() in ("true", "yes", "1")
-    order = list(STATUSES)
-    lines = [
-        LedgerLine(status, explain(reason, PARCEL_REASONS), len(ids), ids[:5])
-        for (status, reason), ids in fates.items()
-    ]
-    return Ledger(sorted(lines, key=lambda a: (order.index(a.status), -a.count)), n_mended)
+    rows = read_ledger(paths.ledger, ["row", "parcel_id", "status", "reason", "mended"])
+    if not trained:
+        used = rows["status"] == Status.USED
+        rows.loc[used, ["status", "reason"]] = [str(Status.PREDICT_ONLY), str(Reason.GIVEN_WEIGHTS)]
+    numbers = "row " + rows["row"].astype(str)
+    names = rows["parcel_id"].where(rows["parcel_id"] != "", numbers)
+    fates = names.groupby([rows["status"], rows["reason"]], sort=False)
+    lines = []
+    for (status, reason), ids in fates:
+        words = Reason(str(reason)).words if reason else ""
+        lines.append(LedgerLine(str(status), words, len(ids), ids[:5].tolist()))
+    order = list(Status)
+    lines.sort(key=lambda line: (order.index(Status(line.status)), -line.count))
+    return Ledger(lines, int(rows["mended"].sum()))
 
 
-def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[ClassLine]:
+def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[CropClass]:
     """Read the classes: those that are learnt, in order of the class index, then the others.
 
     Parameters
@@ -194,46 +144,29 @@ def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[Clas
 
     Returns
     -------
-    list of ClassLine
-        Their codes are texts, as only their equality matters.
+    list of CropClass
+        Their codes are texts, as only their equality matters; their names are those to show.
     """
     if paths.classes.is_file():
-        rows = _read_csv(paths.classes)
+        names = read_names(paths.dataset)
+        rows = [
+            replace(c, code=str(c.code), name=names.get(str(c.code), c.name))
+            for c in read_classes(paths.classes).classes
+        ]
     else:
         labels = Counter(read_labels(paths.dataset).tolist())
         rows = [
-            {
-                "class_index": str(i),
-                "code": str(c.code),
-                "name": c.name,
-                "n_parcels": str(labels[i]),
-            }
-            for i, c in enumerate(read_classes(paths.dataset))
+            CropClass(str(c.code), c.name, labels[i], i)
+            for i, c in enumerate(read_dataset_classes(paths.dataset))
         ]
-    declared = {row["code"]: row for row in rows}
-    used = sorted((r for r in rows if r["class_index"]), key=lambda r: int(r["class_index"]))
-    learnt = {r["code"]: r["name"] for r in used} | dict(sorted(predicted.items()))
-    counts = {c: int(declared[c]["n_parcels"]) if c in declared else 0 for c in learnt}
-    colours = read_class_colours(paths.dataset, predicted)
-    others = [row for row in rows if row["code"] not in learnt]
+    used = [c for c in rows if c.class_index is not None]
+    learnt = {str(c.code): c.name for c in used} | dict(sorted(predicted.items()))
+    counts = {c.code: c.n_parcels for c in rows}
+    others = [c for c in rows if c.code not in learnt]
     return [
         *(
-            ClassLine(code, name, counts[code], index, "", colours[code])
+            CropClass(code, name, counts.get(code, 0), index)
             for index, (code, name) in enumerate(learnt.items())
         ),
-        *(
-            ClassLine(r["code"], r["name"], int(r["n_parcels"]), None, reason, "")
-            for r in sorted(others, key=lambda r: -int(r["n_parcels"]))
-            for reason in [explain(r["reason"], CLASS_REASONS)]
-        ),
+        *sorted(others, key=lambda c: -c.n_parcels),
     ]
-
-
-def explain(reason: str, words: dict[str, str]) -> str:
-    """Say a reason in words; one that has none here is shown as it is written."""
-    return words.get(reason, reason.replace("_", " "))
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -20,7 +20,7 @@ from rasterio.features import rasterize
 from rasterio.transform import from_bounds
 
 from geo.errors import InputError
-from pipeline.classes.ids_as_text import as_text
+from geo.register.columns import as_text
 from pipeline.report.charts import score
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import TEXTS

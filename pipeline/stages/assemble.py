@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import compress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,9 @@ import pandas as pd
 from geo.errors import InputError
 from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.classes.ledger import UNOBSERVED, Observed, complete, read_ledger, write_ledger
-from pipeline.classes.register_columns import PARCEL_COLUMNS
 from pipeline.dataset.observations import ObservationWriter
 from pipeline.dataset.parcel_block import ObservedParcels, kept_dates, read_block
-from pipeline.dataset.pixel_set_store import Code, LandClass, write_metadata
+from pipeline.dataset.pixel_set_store import write_metadata
 from pipeline.dataset.tile_series import TileSeries
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_used
 from pipeline.workflow.paths import DatasetPaths
@@ -36,18 +34,14 @@ def assemble(
     acquisitions: Path,
     extracted: Path,
     pixel_index: list[Path],
-    parcels: Path,
-    classes: Path,
-    cleaned: Path,
     dataset: Path,
-    ledger: Path,
     settings: Settings,
     threads: int = 1,
 ) -> None:
-    """Join the extracted acquisitions into the Pixel-Set dataset, and complete the ledger.
+    """Join the extracted acquisitions into the Pixel-Set dataset.
 
     A parcel has the dates of its tile. Acquisitions of one tile and date are merged. Pixels that
-    are clear on no date are left out, and so are parcels that keep too few: the ledger says so.
+    are clear on no date are left out, and so are parcels that keep too few.
 
     Parameters
     ----------
@@ -57,18 +51,11 @@ def assemble(
         Folder of what extract wrote for each of them.
     pixel_index
         Pixels of the parcels, a file a tile.
-    parcels
-        Folder of the accepted parcels of every tile, for their labels.
-    classes
-        Classes of the nomenclature.
-    cleaned
-        What clean found of every row of the register.
     dataset
-        Written: DATA, VALID, META and observations.parquet of the Pixel-Set dataset.
-    ledger
-        Written: one row per row of the register, with its status and the reason for it.
+        Written: DATA, VALID, META and observations.parquet of the Pixel-Set dataset, without
+        labels; and what was observed of the parcels of every tile, for label.
     settings
-        clouds, imagery.bands, parcels.nomenclature, parcels.min_pixels, assemble.memory_mb.
+        clouds, imagery.bands, parcels.min_pixels, assemble.memory_mb.
     threads
         Blocks of parcels that are read, filled and written at the same time; the memory is that of
         all of them together.
@@ -90,7 +77,9 @@ def assemble(
             for path in pixel_index:
                 index = PixelIndex.load(path)
                 rows = [row for row in used if row.tile == index.tile]
+                observed_before = len(contents.observed)
                 if not index.parcel_ids:
+                    _write_observed(paths, index.tile, contents, observed_before)
                     logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
                     continue
                 series = TileSeries.open(index, rows, extracted)
@@ -100,11 +89,26 @@ def assemble(
                     table.add(index.tile, block.ids, block.dates, block.clear_fraction, block.kept)
                     contents.add_block(block)
                     progress.add(len(block.ids))
+                _write_observed(paths, index.tile, contents, observed_before)
         contents.refuse_none_left(settings)
-    _write_metadata(paths, contents, parcels, classes, settings)
-    account = complete(read_ledger(cleaned), contents.observed, settings.parcels.min_pixels)
-    write_ledger(ledger, account)
-    _log_unobserved(account)
+    _write_metadata(paths, contents, settings)
+
+
+class Observed(NamedTuple):
+    """How much of a parcel was seen: pixels clear at least once, dates with a clear pixel."""
+
+    n_pixels: int
+    n_dates: int
+
+
+def _write_observed(paths: DatasetPaths, tile: str, contents: _Contents, first: int) -> None:
+    """Write what was observed of the parcels of one tile."""
+    ids = list(contents.observed)[first:]
+    rows = [(i, *contents.observed[i], i in contents.dates) for i in ids]
+    table = pd.DataFrame(rows, columns=["parcel_id", "n_pixels", "n_dates", "held"])
+    kinds = {"parcel_id": "str", "n_pixels": "int64", "n_dates": "int64", "held": "bool"}
+    with replacing(paths.tile_parcels(tile)) as temporary:
+        table.astype(kinds).to_parquet(temporary, index=False)
 
 
 def _write_tile(
@@ -189,25 +193,17 @@ class _Contents:
         )
 
 
-def _write_metadata(
-    paths: DatasetPaths, contents: _Contents, parcels: Path, classes: Path, settings: Settings
-) -> None:
+def _write_metadata(paths: DatasetPaths, contents: _Contents, settings: Settings) -> None:
     """Write META/ of the dataset."""
-    accepted = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles])
-    labels = {name: {i: codes[i] for i in contents.dates} for name, codes in accepted.items()}
-    nomenclature = settings.parcels.nomenclature or next(iter(labels), None)
     different = set(contents.dates.values())
     write_metadata(
         paths,
         dates=sorted(set().union(*different)),
         parcel_dates=contents.dates if len(different) > 1 else None,
-        labels=labels,
         sizes=contents.sizes,
         n_dates=contents.n_dates,
-        classes=_classes(classes, accepted.get(nomenclature or "", {})),
         description={
             "bands": list(settings.imagery.bands),
-            "nomenclature": nomenclature,
             "tiles": contents.tiles,
             "crs": main_crs(contents.parcels),
             "fill": settings.clouds.fill,
@@ -215,48 +211,5 @@ def _write_metadata(
             "dropped_observations": contents.n_dropped,
             "acquisitions": [row.acquisition for row in contents.rows],
             "simulated": any(row.platform == "Simulated" for row in contents.rows),
-            "names": _names(classes),
         },
     )
-
-
-def _log_unobserved(rows: pd.DataFrame) -> None:
-    """Log how many pixels and parcels were never clear."""
-    missing = rows["n_pixels_never_clear"].fillna(0)
-    if missing.any():
-        logger.warning(
-            "%d pixels of %d parcels are clear on no date and left out",
-            missing.sum(),
-            (missing > 0).sum(),
-        )
-    for reason in UNOBSERVED:
-        ids = rows.loc[rows["reason"] == reason, "parcel_id"].tolist()
-        if ids:
-            logger.warning("rejected: %d %s, such as %s", len(ids), reason, ", ".join(ids[:5]))
-
-
-def _labels(parcels: Sequence[Path]) -> dict[str, dict[str, Code | None]]:
-    """Read the declared codes of every nomenclature: {nomenclature: {id: code or None}}."""
-    table = pd.concat([pd.read_parquet(p) for p in parcels])
-    names = [c for c in table.columns if c not in PARCEL_COLUMNS]
-    return {name: dict(zip(table["parcel_id"], _plain(table[name]), strict=True)) for name in names}
-
-
-def _plain(codes: pd.Series) -> list[Code | None]:
-    """Give codes as Python's own values, None where there is none."""
-    return list(codes.astype(object).where(codes.notna(), None))
-
-
-def _names(table: Path) -> dict[str, str]:
-    """Read the name of every code that is declared, trained on or not: {code: name}."""
-    with table.open(newline="") as file:
-        return {row["code"]: row["name"] for row in csv.DictReader(file)}
-
-
-def _classes(table: Path, labels: Mapping[str, Code | None]) -> list[LandClass]:
-    """Read the classes that are trained on, in order of the class index."""
-    # A CSV does not tell 12 from "12": the labels do.
-    codes = {str(code): code for code in labels.values() if code is not None}
-    with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["class_index"] != ""]
-    return [LandClass(codes[row["code"]], row["name"]) for row in rows]

@@ -30,9 +30,9 @@ def features(
     Parameters
     ----------
     parcels
-        Folder of the accepted parcels of every tile.
+        Folder of the usable parcels of every tile.
     pixel_index
-        Their pixels, a file a tile.
+        Pixels of those that are indexed, a file a tile.
     dataset
         Pixel-Set dataset, whose parcels are taken.
     features
@@ -43,7 +43,7 @@ def features(
 
     Raises
     ------
-    ValueError
+    InputError
         If parcels and pixel index do not belong together.
     """
     values: dict[str, list[float]] = {}
@@ -51,15 +51,16 @@ def features(
     for path in pixel_index:
         index = PixelIndex.load(path)
         source = parcels / f"{index.tile}.parquet"
-        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
-        ids = table["parcel_id"].tolist()
-        if ids != index.parcel_ids or (index.sizes == 0).any():
+        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"]).set_index("parcel_id")
+        ids = index.parcel_ids
+        lacking = [i for i in ids if i not in table.index]
+        if lacking or (index.sizes == 0).any():
             raise InputError(
-                f"{path} was not made from {source}: it has {len(index.parcel_ids)} parcels "
-                f"({(index.sizes > 0).sum()} with pixels), expected the {len(ids)} parcels there. "
-                "Run rasterise again: snakemake -R rasterise."
+                f"{path} was not made from {source}: it has {len(ids)} parcels "
+                f"({(index.sizes > 0).sum()} with pixels), of which {len(lacking)} are not there "
+                f"({', '.join(lacking[:5])}). Run rasterise again: snakemake -R rasterise."
             )
-        polygons = table.geometry.to_numpy()
+        polygons = table.geometry.loc[ids].to_numpy()
         values |= dict(zip(ids, shape_features(polygons, index).tolist(), strict=True))
         inside = gpd.GeoSeries(shapely.point_on_surface(polygons), index=ids, crs=index.grid.crs)
         points.append((index.grid.crs, inside))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,17 @@ import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
-from pipeline.classes.ledger import class_reasons, set_aside, status_of, write_ledger
-from pipeline.classes.nomenclature import (
+from pipeline.classes.crop_class import (
+    Classes,
+    Code,
     CropClass,
-    choose_classes,
-    read_codes,
     read_names,
-    with_other,
     write_classes,
+    write_classes_csv,
 )
+from pipeline.classes.ledger import class_reasons, set_aside, status_of, write_ledger
+from pipeline.classes.nomenclature import choose_classes, read_codes, with_other
+from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.existing_dataset import (
     GivenParcel,
     place_arrays,
@@ -29,7 +31,7 @@ from pipeline.dataset.existing_dataset import (
     read_parcels,
 )
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
-from pipeline.dataset.pixel_set_store import Code, LandClass, write_metadata
+from pipeline.dataset.pixel_set_store import write_labels, write_metadata, write_names
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Dataset, Settings
 from pipeline.workflow.writing import write_json
@@ -81,21 +83,21 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
         given,
         paths,
         usable,
-        found.labels,
-        chosen,
         {
             **{"tiles": {}, "crs": None, "fill": None, "mask": None, "simulated": False},
             **_read_own(given.description),
             "bands": found.bands,
-            "nomenclature": found.nomenclature,
-            "names": {str(c.code): c.name for c in chosen},
         },
     )
+    labels = {name: {i: codes[i] for i in usable} for name, codes in found.labels.items()}
+    write_labels(paths, labels)
+    write_names(paths, chosen)
     _copy_json(given.features, paths.features)
     _copy_json(given.positions, paths.positions)
     if found.normalisation is not None:
         write_normalisation(paths.normalisation, *found.normalisation)
     write_classes(classes, chosen)
+    write_classes_csv(classes.with_suffix(".csv"), chosen.classes)
     write_ledger(ledger, rows)
     counts = rows["status"].value_counts()
     logger.info("%d parcels: %s", len(rows), ", ".join(f"{n} {s}" for s, n in counts.items()))
@@ -128,7 +130,7 @@ class Examined:
     nomenclature: str | None
     bands: list[str]
     rows: pd.DataFrame
-    classes: list[CropClass]
+    classes: Classes
     normalisation: Values | None
 
 
@@ -141,10 +143,10 @@ def examine(source: Path, settings: Settings) -> Examined:
     told = _read_own(given.description)
     _check_features(given)
     rows = _account(parcels, given, labels.get(nomenclature or "", {}))
-    classes = _choose(rows, settings, told.get("names", {}))
+    classes = Classes(nomenclature, _choose(rows, settings, _read_own(given.names)))
     if nomenclature in labels:
         labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
-    usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}
+    usable = {i: parcels[i] for i in rows.loc[rows["status"] != Status.REJECTED, "parcel_id"]}
     if not usable:
         raise InputError(f"No parcel of {source} has a pixel that is clear on a date.")
     bands = _bands(next(iter(usable.values())).shape[1], settings, told)
@@ -202,18 +204,18 @@ def _account(
     rows["code"] = read_codes(pd.Series([codes.get(i) for i in ids], dtype=object))
     rows["mended"], rows["tile"], rows["reason"] = False, "", ""
     empty = [i not in parcels or 0 in parcels[i].shape for i in ids]
-    rows.loc[empty, "reason"] = "no_pixels"
-    set_aside(rows, rows["n_dates"] == 0, "never_seen_clearly")
+    set_aside(rows, empty, Reason.NO_PIXELS)
+    set_aside(rows, rows["n_dates"] == 0, Reason.NEVER_SEEN_CLEARLY)
     return rows
 
 
 def _choose(
-    rows: pd.DataFrame, settings: Settings, known_names: Mapping[str, str]
+    rows: pd.DataFrame, settings: Settings, known_names: Mapping[str, Any]
 ) -> list[CropClass]:
     """Choose the classes, and complete the ledger: who is used, predicted only or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
     codes = rows["code"].where(usable)
-    names = read_names(options.names) if options.names else known_names
+    names = read_names(options.names) if options.names else known_names.get("names", {})
     trained = settings.predict.weights is None
     classes, chosen = options.classes, list[CropClass]()
     if options.other_class is not None:
@@ -231,8 +233,6 @@ def _write_meta(
     given: DatasetPaths,
     paths: DatasetPaths,
     parcels: Mapping[str, GivenParcel],
-    labels: Mapping[str, Mapping[str, Code | None]],
-    classes: Sequence[CropClass],
     description: Mapping[str, Any],
 ) -> None:
     """Write META, with what follows from the arrays."""
@@ -244,10 +244,8 @@ def _write_meta(
     write_metadata(
         paths,
         dates=dates,
-        labels={name: {i: codes[i] for i in parcels} for name, codes in labels.items()},
         sizes={i: p.n_pixels for i, p in parcels.items()},
         n_dates={i: seen.get(i, len(p.dates)) for i, p in parcels.items()},
-        classes=[LandClass(c.code, c.name) for c in classes if c.class_index is not None],
         description=description,
         parcel_dates={i: p.dates for i, p in parcels.items()} if own else None,
     )

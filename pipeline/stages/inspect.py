@@ -9,11 +9,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 import shapely
 
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
+from geo.pixels.rasterising import index_pixels
+from geo.register.mending import buffered
+from pipeline.classes.class_mapping import classify
+from pipeline.classes.crop_class import Classes, with_names
+from pipeline.classes.ledger import count_pixels, status_of
+from pipeline.classes.reasons import Status
+from pipeline.classes.register import CheckedRegister, check_register, refuse_none_left
 from pipeline.inspection.dataset import say_dataset
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.sizes import Parcels, expected_sizes
@@ -24,7 +32,6 @@ from pipeline.inspection.text import (
     say_parcels,
     say_sizes,
 )
-from pipeline.stages.clean import Located, account, locate
 from pipeline.stages.index import Decision, decide
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
@@ -64,18 +71,18 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None
         decision = decide(imagery, settings, items, register, read_pixels=False)
     _say(say_imagery(imagery, decision.found, decision.rows, decision.grids))
-    located = locate(register, decision.grids, settings.parcels)
+    checked = check_register(register, decision.grids, settings.parcels)
     try:
-        _, classes = account(located, register, decision.grids, settings)
+        classes = _account(checked, decision.grids, settings)
     finally:
         # An error is understood best with the picture at hand.
         place = picture or paths.inspection / "inputs.png"
-        _draw(place, settings.run, decision, located)
-    _say(say_parcels(register, located.rows, located.table.crs))
-    _say(say_classes(settings.parcels.trained_nomenclature, classes))
+        _draw(place, settings.run, decision, checked)
+    _say(say_parcels(register, checked.rows, checked.table.crs))
+    _say(say_classes(*classes))
     sizes = expected_sizes(
         decision.rows,
-        _accepted(located),
+        _accepted(checked),
         len(settings.imagery.bands),
         masked=settings.clouds.fill == "none",
     )
@@ -101,9 +108,34 @@ def _check_simulated(settings: Settings) -> None:
         )
 
 
-def _draw(place: Path, run: str, decision: Decision, located: Located) -> None:
+def _account(checked: CheckedRegister, tiles: Mapping[str, Grid], settings: Settings) -> Classes:
+    """Complete the rows as far as they can be without pixels, and choose the classes."""
+    checked.refuse_unusable(tiles)
+    options, rows = settings.parcels, checked.rows
+    counts = [pd.DataFrame({"row": [], "n_pixels": [], "indexed": []})]
+    for tile, grid in tiles.items():
+        here = np.flatnonzero(checked.placed.tiles == tile)
+        index = index_pixels(
+            buffered(checked.placed.polygons[here], options.buffer_m),
+            rows["parcel_id"].iloc[here].tolist(),
+            grid,
+            tile,
+            all_touched=options.all_touched,
+            min_covered_fraction=options.min_covered_fraction,
+        )
+        enough = index.sizes >= options.min_pixels
+        counts.append(pd.DataFrame({"row": here, "n_pixels": index.sizes, "indexed": enough}))
+    count_pixels(rows, pd.concat(counts[1:] or counts, ignore_index=True))
+    refuse_none_left(rows, str(checked.path))
+    folds = settings.split.folds if settings.predict.weights is None else None
+    _, classes = classify(rows, checked.table, options, folds)
+    rows["status"] = status_of(rows["reason"])
+    return with_names(classes, options.names)
+
+
+def _draw(place: Path, run: str, decision: Decision, checked: CheckedRegister) -> None:
     """Draw the footprints of the acquisitions over the outlines of the register."""
-    table, rows = located.table, located.rows
+    table, rows = checked.table, checked.rows
     outlines = to_degrees(table.geometry.to_numpy(), table.crs)
     outlines[~np.isin(shapely.get_type_id(outlines), (3, 6))] = None
     status = rows["status"] if "status" in rows else rows["reason"].map(_status_so_far)
@@ -119,7 +151,7 @@ def _draw(place: Path, run: str, decision: Decision, located: Located) -> None:
 
 def _status_so_far(reason: str) -> str:
     """Give the status of a parcel whose class was not looked at."""
-    return "rejected" if reason else "used"
+    return str(Status.REJECTED if reason else Status.USED)
 
 
 def _footprints(found: list[Acquisition], grids: Mapping[str, Grid]) -> dict[str, list[Grid]]:
@@ -132,9 +164,9 @@ def _footprints(found: list[Acquisition], grids: Mapping[str, Grid]) -> dict[str
     return footprints
 
 
-def _accepted(located: Located) -> dict[str, Parcels]:
+def _accepted(checked: CheckedRegister) -> dict[str, Parcels]:
     """Count the parcels that are used or predicted, and their pixels, by tile."""
-    rows = located.rows[located.rows["status"] != "rejected"]
+    rows = checked.rows[checked.rows["status"] != Status.REJECTED]
     return {
         str(tile): Parcels(len(its), int(its["n_pixels"].sum()))
         for tile, its in rows.groupby("tile")

@@ -6,29 +6,33 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from geo.errors import InputError
 from models.crop_model import CropModel, ensemble
 from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
+from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.folds import Fold, read_folds
 from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.pixel_set_loading import in_order
-from pipeline.dataset.pixel_set_store import (
-    LandClass,
-    read_classes,
-    read_dates,
-    read_description,
-    read_ids,
+from pipeline.dataset.pixel_set_store import read_classes, read_dates, read_description, read_ids
+from pipeline.predictions.columns import (
+    ENSEMBLE,
+    LEDGER_COLUMNS,
+    OUT_OF_FOLD,
+    Choices,
+    PredictionTable,
+    with_register,
 )
-from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices
 from pipeline.predictions.existing_weights import load_existing
 from pipeline.predictions.files import PredictionFiles
-from pipeline.predictions.register_rows import RegisterRows, match_rows
-from pipeline.predictions.table import LEDGER_COLUMNS, PredictionTable, with_register
+from pipeline.predictions.register_rows import matched_parts
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
@@ -63,7 +67,7 @@ def predict(
     models
         Folder of Fold_<k>/.
     ledger
-        Status of every input parcel.
+        Status of every input parcel, Parquet.
     predictions
         Written, with the suffixes .csv and .parquet: a row for every row of the ledger. As .gpkg
         only with a register, and beside it <name>_fiboa.parquet with the predicted parcels.
@@ -81,11 +85,14 @@ def predict(
     Raises
     ------
     InputError
-        If the register is not the one that was cleaned: before anything is predicted.
+        If the register is not the one that was cleaned; nothing is written then.
     """
-    rows = None
-    if register is not None:
-        rows = match_rows(register, ledger, settings.parcels, ROWS_AT_A_TIME)
+    rows = read_ledger(ledger, LEDGER_COLUMNS)
+    if register is not None and rows["checksum"].isna().any():
+        raise InputError(
+            f"{ledger} does not tell which rows of {register} it was made from. "
+            "Clean it again: snakemake -R clean."
+        )
     device = choose_device(settings.train.device, threads)
     paths = DatasetPaths(dataset)
     if folds is None:
@@ -100,23 +107,25 @@ def predict(
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
     table = PredictionTable(paths, choices, given_weights=folds is None)
     with PredictionFiles(predictions) as files:
-        if rows is not None:
+        read = _parts(len(rows))
+        if register is not None:
+            read = matched_parts(register, rows, settings.parcels, ROWS_AT_A_TIME)
             files.add_layers(
-                rows.outlines,
+                Counter(filter(None, rows["geometry_type"])),
                 classes=_coloured(paths, choices),
                 collection=settings.run,
                 code_list=settings.predict.code_list,
                 last_date=read_dates(paths)[-1],
                 simulated=read_description(paths)["simulated"],
             )
-        write_rows(table, ledger, files, rows)
+        write_rows(table, rows, files, read)
 
 
 def choose_classes(
     data: PixelSets,
     folds: Sequence[Fold],
     trained: Sequence[CropModel],
-    classes: list[LandClass],
+    classes: list[CropClass],
     batch_size: int,
 ) -> Choices:
     """Choose the classes of all parcels, none by a model that saw the parcel.
@@ -147,23 +156,31 @@ def choose_classes(
 
 def write_rows(
     table: PredictionTable,
-    ledger: Path,
+    ledger: pd.DataFrame,
     files: PredictionFiles,
-    register: RegisterRows | None = None,
+    parts: Iterator[tuple[Any, NDArray[np.int64]]],
 ) -> int:
-    """Write every input parcel, in the register's order; log how fast; count them."""
-    with files.timed("joining"):
-        rows = read_ledger(ledger, LEDGER_COLUMNS)
+    """Write every input parcel, in the register's order; log how fast; count them.
+
+    Parameters
+    ----------
+    table
+        What is known of the parcels.
+    ledger
+        Its rows.
+    files
+        Written.
+    parts
+        Rows of the register, or None without one, and the places of their rows in the ledger.
+    """
     counts: Counter[str] = Counter()
-    parts = _parts(len(rows)) if register is None else register.parts(ROWS_AT_A_TIME)
-    step = "joining" if register is None else "register"
     while True:
-        with files.timed(step):
+        with files.timed("register"):
             own, places = next(parts, (None, None))
         if places is None:
             break
         with files.timed("joining"):
-            part = table.join(rows.iloc[places])
+            part = table.join(ledger.iloc[places])
             counts.update(part["pred_source"].replace("", "not predicted"))
             if own is not None:
                 part = with_register(part.set_axis(own.index), own)
@@ -182,18 +199,13 @@ def _coloured(dataset: DatasetPaths, choices: Choices) -> dict[str, tuple[str, s
     return {code: (names[code], colour) for code, colour in colours.items()}
 
 
-def _parts(n: int) -> Iterator[tuple[None, NDArray[np.int64]]]:
+def _parts(n: int) -> Iterator[tuple[Any, NDArray[np.int64]]]:
     """Cut the rows of a ledger without a register into parts: none at all is one, too."""
     for first in range(0, max(n, 1), ROWS_AT_A_TIME):
         yield None, np.arange(first, min(first + ROWS_AT_A_TIME, n))
 
 
-def _classes_of(trained: Sequence[CropModel]) -> list[LandClass]:
-    """Give the classes of models from elsewhere."""
-    codes, names = trained[0].description.class_codes, trained[0].description.class_names
-    # model.json has codes as text: whole numbers become numbers again, if all of them are.
-    whole = all(code.lstrip("-").isdecimal() and str(int(code)) == code for code in codes)
-    return [
-        LandClass(int(code) if whole else code, name)
-        for code, name in zip(codes, names, strict=True)
-    ]
+def _classes_of(trained: Sequence[CropModel]) -> list[CropClass]:
+    """Return the classes of models from elsewhere."""
+    about = trained[0].description
+    return [CropClass(*both) for both in zip(about.class_codes, about.class_names, strict=True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
@@ -28,30 +29,37 @@ def rasterise(
     grids: Path,
     tile: str,
     pixel_index: Path,
+    counts: Path,
     label_image: Path,
     settings: Settings,
 ) -> None:
-    """Index the pixels of a tile's parcels on its grid.
+    """Find the pixels of a tile's parcels on its grid; each polygon is rasterised here, once.
 
     Parameters
     ----------
     parcels
-        Folder of the accepted parcels of every tile.
+        Folder of the polygons of every tile, as clean wrote it.
     grids
         Grids of the tiles.
     tile
         The tile.
     pixel_index
-        Written: rows and columns of every parcel's pixels.
+        Written: rows and columns of the pixels of every parcel that can be used and has at least
+        parcels.min_pixels of them.
+    counts
+        Written: Parquet, one row for every parcel that lies on the tile: row of the register,
+        parcel_id, n_pixels, and whether it is indexed.
     label_image
-        Written: GeoTIFF uint32 to look at, 1 for the first parcel, 0 where there is none. Of
-        overlapping parcels it shows the last; the pixel index has all of them.
+        Written: GeoTIFF uint32 to look at, 1 for the first indexed parcel, 0 where there is none.
+        Of overlapping parcels it shows the last; the pixel index has all of them.
     settings
-        parcels.all_touched, min_covered_fraction and buffer_m.
+        parcels.all_touched, min_covered_fraction, buffer_m and min_pixels.
     """
     grid = read_grids(grids)[tile]
-    table = gpd.read_parquet(parcels / f"{tile}.parquet", columns=["parcel_id", "geometry"])
-    index = index_pixels(
+    files = [parcels / f"{tile}.parquet", parcels / f"{tile}.rejected.parquet"]
+    tables = [gpd.read_parquet(path) for path in files]
+    table = pd.concat(tables, ignore_index=True)
+    found = index_pixels(
         buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
         table["parcel_id"].tolist(),
         grid,
@@ -59,11 +67,17 @@ def rasterise(
         all_touched=settings.parcels.all_touched,
         min_covered_fraction=settings.parcels.min_covered_fraction,
     )
+    is_indexed = found.sizes >= settings.parcels.min_pixels
+    is_indexed[len(tables[0]) :] = False
+    index = found.select(is_indexed)
     with replacing(pixel_index) as temporary:
         index.save(temporary)
+    with replacing(counts) as temporary:
+        counted = table[["row", "parcel_id"]].assign(n_pixels=found.sizes, indexed=is_indexed)
+        pd.DataFrame(counted).to_parquet(temporary, index=False)
     with replacing(label_image) as temporary:
         _draw(temporary, index)
-    logger.info("%d parcels, %d pixels of tile %s", len(table), len(index.rows), tile)
+    logger.info("%d parcels, %d pixels of tile %s", len(index.parcel_ids), len(index.rows), tile)
 
 
 def _draw(path: Path, index: PixelIndex) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
 
+from pipeline.classes.crop_class import CropClass
+from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.pixel_set_store import read_dates, read_description, read_ids
 from pipeline.report.charts import Chart, percent, rounded, say_day, score
+from pipeline.report.class_colours import read_class_colours
 from pipeline.report.comparison import read_comparison
 from pipeline.report.confidence import (
     confidence_groups,
@@ -25,13 +29,9 @@ from pipeline.report.figures import (
     training_charts,
 )
 from pipeline.report.inputs import (
-    ACQUISITION_REASONS,
-    STATUSES,
-    ClassLine,
-    explain,
+    read_account,
     read_class_lines,
     read_imagery,
-    read_ledger,
 )
 from pipeline.report.scores import (
     METHODS,
@@ -78,7 +78,9 @@ def report(run: Path, report: Path, records: list[Path], settings: Settings) -> 
     imagery = read_imagery(paths)
     table = paths.predictions.with_suffix(".parquet")
     predictions = read_predictions(table) if table.is_file() else None
-    classes = read_class_lines(paths, {} if predictions is None else predicted_classes(predictions))
+    predicted = {} if predictions is None else predicted_classes(predictions)
+    classes = read_class_lines(paths, predicted)
+    colours = read_class_colours(paths.dataset, predicted)
     trained = used["predict"]["weights"] is None
     scores = None if predictions is None or not trained else read_scores(paths, predictions)
     dataset = read_description(paths.dataset)
@@ -88,25 +90,25 @@ def report(run: Path, report: Path, records: list[Path], settings: Settings) -> 
         settings=used,
         imagery=imagery,
         clouds=cloud_chart(imagery.rows, used["imagery"]["max_cloud_fraction"]),
-        ledger=read_ledger(paths, trained=trained) if paths.ledger.is_file() else None,
-        statuses=STATUSES,
+        ledger=read_account(paths, trained=trained) if paths.ledger.is_file() else None,
+        statuses={str(status): status.words for status in Status},
         classes=classes,
-        learnt=[c for c in classes if c.index is not None],
-        colours={c.code: c.colour for c in classes},
-        index={c.code: c.index for c in classes},
+        learnt=[c for c in classes if c.class_index is not None],
+        colours=colours,
+        index={c.code: c.class_index for c in classes},
         n_dataset=len(read_ids(paths.dataset)),
         predictions=predictions,
         scores=scores,
         comparison=read_comparison(paths, settings.report.compare) if scores else [],
         methods=METHODS,
         training=training_charts(read_trainlogs(paths) if trained else {}),
-        seasons=_seasons(paths, classes),
+        seasons=_seasons(paths, classes, colours),
         most_parcels=MOST_PARCELS,
         map=(
             None
             # A run from a dataset has no outlines; its folder may hold those of an earlier run.
             if predictions is None or used["dataset"]["path"] or not paths.predictions.is_file()
-            else _map(paths, predictions, classes)
+            else _map(paths, predictions, colours)
         ),
         confidence=None if predictions is None else _confidence(predictions),
         versions=_versions(paths) if trained else [],
@@ -131,19 +133,20 @@ def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _seasons(paths: RunPaths, classes: list[ClassLine]) -> list[Chart]:
+def _seasons(paths: RunPaths, classes: list[CropClass], colours: Mapping[str, str]) -> list[Chart]:
     """Draw NDVI over time of the classes that are learnt, the most frequent first."""
-    learnt = sorted((c for c in classes if c.index is not None), key=lambda c: -c.n_parcels)
-    return season_charts(ndvi_by_class(paths.dataset), read_dates(paths.dataset), learnt)
+    learnt = sorted((c for c in classes if c.class_index is not None), key=lambda c: -c.n_parcels)
+    dates = read_dates(paths.dataset)
+    return season_charts(ndvi_by_class(paths.dataset), dates, learnt, colours)
 
 
-def _map(paths: RunPaths, predictions: pd.DataFrame, classes: list[ClassLine]) -> Map | None:
+def _map(paths: RunPaths, predictions: pd.DataFrame, colours: Mapping[str, str]) -> Map | None:
     """Draw the map of the parcels' outlines."""
     # Imported late: a run from a finished dataset needs no GDAL.
     from pipeline.report.map import draw_map
 
     crs = read_description(paths.dataset)["crs"]
-    return draw_map(paths.predictions, predictions, crs, {c.code: c.colour for c in classes})
+    return draw_map(paths.predictions, predictions, crs, colours)
 
 
 def _versions(paths: RunPaths) -> list[str]:
@@ -159,9 +162,10 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
-        paths.ledger: "what became of every parcel",
+        paths.ledger.with_suffix(".csv"): "what became of every parcel",
+        paths.ledger: "the same table, with types",
         paths.acquisitions: "every acquisition found, used or not, and why",
-        paths.classes: "declared classes",
+        paths.class_table: "declared classes",
         paths.dataset.root: "Pixel-Set dataset",
         paths.folds: "parcels of every fold",
         paths.models: "trained models, training logs and scores",
@@ -187,6 +191,7 @@ def _template() -> jinja2.Template:
         "loss": lambda value: rounded(value, 3),
         "day": say_day,
         "plain": lambda value: f"{value:g}",
-        "in_words": lambda reason: explain(reason, ACQUISITION_REASONS),
+        "in_words": lambda reason: AcquisitionReason(reason).words,
+        "class_in_words": lambda reason: ClassReason(reason).words,
     }
     return environment.get_template("report.html.jinja")

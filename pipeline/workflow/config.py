@@ -30,13 +30,22 @@ _MASKS = tuple(
 USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "parcels.layer", *_MASKS),
-    "clean": ("parcels", "split.folds", "predict.weights"),
-    "rasterise": ("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
-    "extract": ("imagery.bands", "imagery.resampling", *_MASKS),
-    "assemble": (
-        *("imagery.bands", "clouds", "assemble"),
-        *("parcels.labels", "parcels.nomenclature", "parcels.min_pixels"),
+    "clean": (
+        *(f"parcels.{key}" for key in ("layer", "id", "labels", "duplicate_ids", "all_touched")),
+        *(f"parcels.{key}" for key in ("min_covered_fraction", "buffer_m", "min_area_m2")),
+        "parcels.partly_outside",
     ),
+    "rasterise": (
+        *("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
+        "parcels.min_pixels",
+    ),
+    "extract": ("imagery.bands", "imagery.resampling", *_MASKS),
+    "assemble": (*("imagery.bands", "clouds", "assemble", "parcels.min_pixels"),),
+    "label": (
+        *("parcels.labels", "parcels.nomenclature", "parcels.classes", "parcels.other_class"),
+        *("parcels.unknown_codes", "split.folds", "predict.weights"),
+    ),
+    "names": ("parcels.names",),
     "features": (),
     "ingest": ("dataset", "imagery.bands", "split.folds", "predict.weights"),
     "pack": ("assemble.memory_mb",),
@@ -45,7 +54,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "train": ("model", "train"),
     "evaluate": ("train.device", "predict.batch_size", "split.seed"),
     "predict": (
-        *("run", "model", "train.device", "train.pixels", "predict", "parcels", "split.folds"),
+        *("run", "model", "train.device", "train.pixels", "predict", "split.folds"),
+        *("parcels.layer", "parcels.id", "parcels.labels"),
     ),
     "report": ("report",),
 }
@@ -109,7 +119,7 @@ def _laid_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
 
 def for_stage(settings: Settings, stage: str) -> dict[str, Any]:
     """Cut settings to what a stage may see, as plain values: its rerun trigger."""
-    values = settings.model_dump(mode="json")
+    values = _narrowed(settings, stage).model_dump(mode="json")
     cut: dict[str, Any] = {}
     for key in USED_BY[stage]:
         section, _, name = key.partition(".")
@@ -122,7 +132,7 @@ def for_stage(settings: Settings, stage: str) -> dict[str, Any]:
 
 def view(settings: Settings, stage: str) -> Settings:
     """Give only the settings that a stage may see; any other raises AttributeError on access."""
-    visible = SimpleNamespace()
+    visible, settings = SimpleNamespace(), _narrowed(settings, stage)
     for key in USED_BY[stage]:
         section, _, name = key.partition(".")
         whole = getattr(settings, section)
@@ -133,6 +143,17 @@ def view(settings: Settings, stage: str) -> Settings:
             setattr(visible, section, SimpleNamespace())
         setattr(getattr(visible, section), name, getattr(whole, name))
     return cast(Settings, visible)
+
+
+def _narrowed(settings: Settings, stage: str) -> Settings:
+    """Leave of the nomenclatures only the columns of the register, for those that read these.
+
+    What a table of codes makes of a column concerns label alone.
+    """
+    if stage not in ("clean", "predict"):
+        return settings
+    parcels = settings.parcels.model_copy(update={"labels": settings.parcels.register_labels})
+    return settings.model_copy(update={"parcels": parcels})
 
 
 def as_json(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class DatasetPaths:
 
     @property
     def description(self) -> Path:
-        """Bands, nomenclature, tiles, cloud treatment, and whether the imagery is simulated.
+        """Bands, tiles, cloud treatment, and whether the imagery is simulated.
 
         `crs` is the coordinate system of positions and map: of the tiles', that of most parcels.
         """
@@ -105,9 +106,28 @@ class DatasetPaths:
         return self.root / "observations.parquet"
 
     @property
+    def names(self) -> Path:
+        """The nomenclature that is trained on, and {code as text: name} of all declared classes."""
+        return self.root / "META" / "names.json"
+
+    @property
+    def tiles(self) -> Path:
+        """Folder of what was assembled of every tile."""
+        return self.root / "tiles"
+
+    def tile_parcels(self, tile: str) -> Path:
+        """Parquet: how much of every indexed parcel of a tile was observed."""
+        return self.tiles / tile / "parcels.parquet"
+
+    @property
     def assembled(self) -> list[Path]:
         """What assemble writes under META."""
-        return [self.labels, self.dates, self.sizes, self.n_dates, self.classes, self.description]
+        return [self.dates, self.sizes, self.n_dates, self.description]
+
+    @property
+    def named(self) -> list[Path]:
+        """What names writes under META: no model depends on what a class is called."""
+        return [self.classes, self.names]
 
     @property
     def normalisation(self) -> Path:
@@ -180,39 +200,58 @@ class RunPaths:
         return self.root / "items"
 
     @property
-    def cleaned(self) -> Path:
-        """The ledger before any pixel was read: what is wrong with every input parcel."""
-        return self.root / "parcels" / "cleaned.csv"
+    def register(self) -> Path:
+        """Parquet: every row of the register, what is wrong with it, and its declared codes."""
+        return self.root / "parcels" / "register.parquet"
+
+    @property
+    def overlaps(self) -> Path:
+        """Parquet: the pairs of usable parcels that share area."""
+        return self.root / "parcels" / "overlaps.parquet"
+
+    @property
+    def parcels(self) -> Path:
+        """Folder of <tile>.parquet: usable parcels, mended, in the tile's coordinate system.
+
+        <tile>.rejected.parquet holds others that lie on the tile; digests.json tells whether the
+        two are as they were.
+        """
+        return self.root / "parcels" / "tiles"
+
+    def parcels_digest(self, tile: str) -> str:
+        """Read the digest of a tile's parcels; "" where they are not written yet."""
+        digests = self.parcels / "digests.json"
+        return str(json.loads(digests.read_text())[tile]) if digests.is_file() else ""
+
+    def pixel_counts(self, tile: str) -> Path:
+        """Parquet: number of pixels of every parcel that lies on a tile."""
+        return self.root / "parcels" / "pixel_index" / f"{tile}.counts.parquet"
 
     @property
     def ledger(self) -> Path:
-        """Every input parcel: status, reason, tile, pixel count.
+        """Parquet: every input parcel: status, reason, tile, pixel count; .csv for people.
 
         `n_pixels` is what the dataset holds of the parcel; `n_pixels_never_clear` is how many more
         its outline has, which were clear on no date.
         """
-        return self.root / "parcels" / "ledger.csv"
-
-    @property
-    def parcels(self) -> Path:
-        """Folder of <tile>.parquet: accepted parcels with mended geometry, in the tile's system."""
-        return self.root / "parcels" / "accepted"
+        return self.root / "parcels" / "ledger.parquet"
 
     @property
     def classes(self) -> Path:
-        """Classes of the nomenclature in order of the class index, with counts."""
-        return self.root / "parcels" / "classes.csv"
+        """Classes of the nomenclature in order of the class index, with counts; .csv for people."""
+        return self.root / "parcels" / "classes.json"
+
+    @property
+    def class_table(self) -> Path:
+        """The same classes with the names that are shown."""
+        return self.classes.with_suffix(".csv")
 
     @property
     def tables(self) -> list[Path]:
         """What says which acquisitions and parcels there are."""
         return [
-            self.acquisitions,
-            self.acquisitions_view,
-            self.grids,
-            self.ledger,
-            self.parcels,
-            self.classes,
+            *(self.acquisitions, self.acquisitions_view, self.grids),
+            *(self.ledger, self.parcels, self.class_table),
         ]
 
     def pixel_index(self, tile: str) -> Path:

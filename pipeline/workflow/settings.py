@@ -167,14 +167,31 @@ class Parcels(Section):
         return self
 
     @property
-    def tables(self) -> dict[str, Path]:
-        """The tables of codes and names that are read: {key of the setting: path}."""
-        tables = {
+    def code_tables(self) -> dict[str, Path]:
+        """The tables of codes that are read: {key of the setting: path}."""
+        return {
             f"parcels.labels.{name}.table": label.table
             for name, label in self.labels.items()
             if label.table is not None
         }
-        return tables | ({"parcels.names": self.names} if self.names is not None else {})
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """The tables of codes and names that are read: {key of the setting: path}."""
+        names = {"parcels.names": self.names} if self.names is not None else {}
+        return self.code_tables | names
+
+    @property
+    def register_labels(self) -> dict[str, Label]:
+        """The labels as far as they name columns of the register, each column once."""
+        found: dict[str, Label] = {}
+        columns: set[str | None] = {None}
+        for name, label in self.labels.items():
+            class_name = label.class_name if label.table is None else None
+            if not {label.column, class_name} <= columns:
+                found[name] = Label(column=label.column, class_name=class_name)
+                columns |= {label.column, class_name}
+        return found
 
     @property
     def trained_nomenclature(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The classes that the models choose for every parcel."""
+"""The columns of the predictions: where each comes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,81 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_integer_dtype
 
-from pipeline.dataset.pixel_set_store import LandClass
+from geo.register.columns import as_text
+from pipeline.classes.crop_class import CropClass
+from pipeline.classes.reasons import Reason, Status
+from pipeline.dataset.pixel_set_store import read_ids, read_names
+from pipeline.workflow.paths import DatasetPaths
+
+# What stands before the register's own columns.
+COLUMNS = [
+    *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
+    *("confidence", "pred2_code", "pred2_name", "confidence2", "n_pixels", "n_dates"),
+    *("pred_source", "reason"),
+]
+
+
+# The columns of the ledger that are read; the last two only where there is a register.
+LEDGER_COLUMNS = [
+    *("parcel_id", "status", "reason", "n_pixels", "n_dates", "code", "checksum", "geometry_type")
+]
+
+
+class PredictionTable:
+    """Join the predictions to rows of the ledger.
+
+    Parameters
+    ----------
+    dataset
+        Pixel-Set dataset.
+    choices
+        Of its parcels, in its order.
+    given_weights
+        Whether the models are from elsewhere, so that no parcel was used to train them.
+    """
+
+    def __init__(self, dataset: DatasetPaths, choices: Choices, *, given_weights: bool) -> None:
+        self._choices = choices
+        self._given_weights = given_weights
+        self._ids = pd.Index(read_ids(dataset), dtype=object)
+        self._names = read_names(dataset)
+
+    def join(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Add what is known of the parcels to rows of the ledger."""
+        rows = rows.copy()
+        # An id can stand in the register twice; the prediction is that of the accepted row.
+        keys = rows["parcel_id"].astype(object).where(rows["status"] != Status.REJECTED)
+        places = self._ids.get_indexer(pd.Index(keys))
+        if self._given_weights:
+            used = rows["status"] == Status.USED
+            rows.loc[used, ["status", "reason"]] = [
+                str(Status.PREDICT_ONLY),
+                str(Reason.GIVEN_WEIGHTS),
+            ]
+        is_whole = is_integer_dtype(rows["code"].dtype)
+        rows["declared_code"] = rows["code"].astype("Int64" if is_whole else "str")
+        names = pd.Series(as_text(rows["code"]), index=rows.index).map(self._names)
+        rows["declared_name"] = names.astype("str")
+        chosen = self._choices.table(places).set_axis(rows.index)
+        return pd.DataFrame(pd.concat([rows, chosen], axis=1)[COLUMNS])
+
+
+def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
+    """Give rows the register's own columns and outlines: a GeoDataFrame.
+
+    Parameters
+    ----------
+    rows
+        As `PredictionTable` gives them.
+    parcels
+        The same rows of the register, a GeoDataFrame of the same index.
+    """
+    taken = {column.lower() for column in rows.columns}
+    renamed = {c: f"register_{c}" for c in parcels.columns if c.lower() in taken | {"fid"}}
+    parcels = parcels.rename(columns=renamed)
+    own = parcels.drop(columns=parcels.geometry.name)
+    return parcels[[parcels.geometry.name]].join(pd.concat([rows, own], axis=1))
+
 
 Scores = NDArray[np.float32]
 SOURCES = ("", "out_of_fold", "ensemble")
@@ -33,13 +107,13 @@ class Choices:
         int8 (N,), place in SOURCES: which models predicted the parcel; NONE for no prediction.
     """
 
-    classes: list[LandClass]
+    classes: list[CropClass]
     chosen: NDArray[np.int16]
     confidence: NDArray[np.float64]
     source: NDArray[np.int8]
 
     @classmethod
-    def empty(cls, n: int, classes: list[LandClass]) -> Choices:
+    def empty(cls, n: int, classes: list[CropClass]) -> Choices:
         """Make room for those of n parcels, none of which is predicted yet."""
         return cls(classes, np.zeros((n, 2), np.int16), np.zeros((n, 2)), np.full(n, NONE, np.int8))
 
@@ -50,7 +124,7 @@ class Choices:
         self.source[part] = source
 
     @property
-    def predicted(self) -> list[LandClass]:
+    def predicted(self) -> list[CropClass]:
         """The classes that are the first choice of any parcel."""
         return [self.classes[i] for i in np.unique(self.chosen[self.source != NONE, 0])]
 

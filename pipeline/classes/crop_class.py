@@ -1,0 +1,110 @@
+"""A class of the nomenclature, and the table of classes that `label` writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from geo.errors import InputError
+from pipeline.workflow.writing import write_json, write_text
+
+Code = int | str
+COLUMNS = ("class_index", "code", "name", "n_parcels", "used", "reason")
+
+
+@dataclass(frozen=True)
+class CropClass:
+    """A class of the nomenclature.
+
+    Parameters
+    ----------
+    code, name
+        The code has the type that the register or the table of codes gives it: 12 is not "12".
+    n_parcels
+        Parcels that declare it, of those that can be trained on.
+    class_index
+        Place among the classes that are trained on; None if it is not one.
+    reason
+        Why it is not, a `ClassReason`; "" if it is one.
+    """
+
+    code: Code
+    name: str
+    n_parcels: int = 0
+    class_index: int | None = None
+    reason: str = ""
+
+
+class Classes(NamedTuple):
+    """The declared classes: those trained on in order of the class index, then the others.
+
+    `nomenclature` is the one that they are of; None where the parcels have no labels.
+    """
+
+    nomenclature: str | None
+    classes: list[CropClass]
+
+    @property
+    def trained(self) -> list[CropClass]:
+        """The classes that are trained on, in order of the class index."""
+        return [c for c in self.classes if c.class_index is not None]
+
+
+def write_classes(path: Path, table: Classes) -> None:
+    """Write the table of classes, JSON: codes keep their type."""
+    write_json(
+        path,
+        {"nomenclature": table.nomenclature, "classes": [asdict(c) for c in table.classes]},
+    )
+
+
+def read_classes(path: Path) -> Classes:
+    """Read the table of classes that `write_classes` wrote."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return Classes(table["nomenclature"], [CropClass(**values) for values in table["classes"]])
+
+
+def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:
+    """Write the classes as CSV, for people: it is not read again."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for c in classes:
+        index = "" if c.class_index is None else c.class_index
+        table.writerow([index, c.code, c.name, c.n_parcels, c.class_index is not None, c.reason])
+    write_text(path, text.getvalue())
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Read the names of class codes, written as text, from a CSV with columns code and name.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or lacks one of the columns.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no table of class names {path}. Check parcels.names.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        found = list(table.fieldnames or [])
+        if not {"code", "name"} <= set(found):
+            raise InputError(
+                f"{path} has the columns {', '.join(found) or 'none'}, expected code and name, "
+                "separated by commas. Rename the columns, or leave parcels.names unset."
+            )
+        return {row["code"].strip(): (row["name"] or "").strip() for row in table}
+
+
+def with_names(table: Classes, names: Path | None) -> Classes:
+    """Replace the names of classes by those of a table of names, where it has one."""
+    if names is None:
+        return table
+    shown = read_names(names)
+    named = [replace(c, name=shown.get(str(c.code)) or c.name) for c in table.classes]
+    return table._replace(classes=named)

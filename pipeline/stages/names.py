@@ -1,0 +1,40 @@
+"""Stage names: what the classes are called where they are shown; no model depends on it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pipeline.classes.crop_class import read_classes, with_names, write_classes_csv
+from pipeline.dataset.pixel_set_store import write_names
+from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def names(classes: Path, dataset: Path, table: Path, settings: Settings) -> None:
+    """Name the classes.
+
+    Parameters
+    ----------
+    classes
+        The declared classes, as label wrote them.
+    dataset
+        Pixel-Set dataset. Written into it: the classes that are trained on, and the names of all
+        that are declared.
+    table
+        Written: CSV of the declared classes, for people.
+    settings
+        parcels.names: a table of names, which go before those of the register and the tables of
+        codes.
+
+    Raises
+    ------
+    InputError
+        If the table of names is missing or lacks a column.
+    """
+    named = with_names(read_classes(classes), settings.parcels.names)
+    write_names(DatasetPaths(dataset), named)
+    write_classes_csv(table, named.classes)
+    logger.info("%d classes named", len(named.classes))

@@ -34,7 +34,7 @@ class TrainingState:
     path
         The file; its folder is created.
     digest
-        Of everything that the training depends on: a state with another one is ignored.
+        Digest of everything that the training depends on: a state with another one is ignored.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ def training_digest(
 ) -> str:
     """Compute a digest of all that decides the result of `train_fold`: its arguments, the software.
 
-    Of arrays that are mapped from a file, the file's name, size and time stand for the content.
+    For an array that is mapped from a file, the file's name, size and time stand for the content.
     """
     digest = hashlib.blake2b(digest_size=16)
     told = description.to_json()

@@ -76,7 +76,7 @@ def predict(
         The register, for its geometry and its own columns; none where the run started from a
         dataset.
     threads
-        Of torch, where it runs on the CPU.
+        Threads of torch on a CPU.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def _parts(n: int) -> Iterator[tuple[None, NDArray[np.int64]]]:
 
 
 def _classes_of(trained: Sequence[CropModel]) -> list[LandClass]:
-    """Give the classes of models from elsewhere."""
+    """Return the classes of existing models."""
     codes, names = trained[0].description.class_codes, trained[0].description.class_names
     # model.json has codes as text: whole numbers become numbers again, if all of them are.
     whole = all(code.lstrip("-").isdecimal() and str(int(code)) == code for code in codes)

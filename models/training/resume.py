@@ -54,6 +54,7 @@ class TrainingState:
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
+        # What torch raises of a file that is cut off or damaged. The training begins anew.
         except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
             _logger.warning("%s cannot be read as a training state: it is ignored", self.path)
             return None

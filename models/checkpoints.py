@@ -43,9 +43,9 @@ def save_checkpoint(
     path
         The file; its folder is created where it is not there.
     epoch, state_dict, optimizer_state
-        Of the training.
+        State of the training.
     hyperparameters
-        Of the model.
+        Hyper-parameters of the model.
     days
         int64 (T,), the dates of the training data, from which the reference's table of positions
         is made; ours has none.

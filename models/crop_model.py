@@ -72,8 +72,8 @@ class CropModel:
     folder
         Where they were read from; None where they were fitted.
     results, days
-        Of a fit, which `save` writes: one result a member, and int64 (T,), the days of the dates
-        that they were trained on.
+        Only after a fit; `save` writes them. One result per member, and int64 (T,), the days of
+        the training dates.
     """
 
     description: ModelDescription
@@ -186,8 +186,8 @@ class CropModel:
     def save(self, folder: Path) -> None:
         """Write a fitted model to Fold_<k>; the files of an earlier one go once all is written.
 
-        Of each member: model.pth.tar, the checkpoint in the reference's format; model.safetensors,
-        weights and description in one file; trainlog.json. For all of them: model.json.
+        Each member has model.pth.tar, the checkpoint in the reference's format; model.safetensors,
+        weights and description in one file; and trainlog.json. All share model.json.
         """
         if not self.results or self.days is None:
             raise ValueError("only a model that was fitted has an optimizer and a log to save")

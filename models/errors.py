@@ -1,4 +1,4 @@
-"""What a user can mend: the one error of models and their training."""
+"""The one error of models and their training for what a user can mend."""
 
 from __future__ import annotations
 

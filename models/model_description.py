@@ -1,4 +1,4 @@
-"""What a dataset means, and what a model expects and predicts: all of it without torch."""
+"""Descriptions, without torch: of a dataset, and of what a model expects and predicts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class DataDescription:
     bands
         Names of the channels, in order.
     class_codes, class_names
-        Of the class indices, in order.
+        Codes and names of the classes, in order of the class index.
     first_date
         Day 0.
     normalisation
-        Of the pixels.
+        Normalisation of the pixels.
     """
 
     bands: list[str]
@@ -53,15 +53,15 @@ class ModelDescription:
     bands
         Names of the channels, in order.
     class_codes, class_names
-        Of the class indices, in order.
+        Codes and names of the classes, in order of the class index.
     first_date
         ISO date of day 0.
     seed
-        Of the training.
+        Seed of the training.
     members
         Number of models of the fold.
     versions
-        Of the software that trained them.
+        Versions of the software that trained them.
 
     Raises
     ------

@@ -46,8 +46,8 @@ class PixelLayer(nn.Module):
         Parameters
         ----------
         statistics
-            Of the rows that enter the layer, to normalise with and to update the running statistics
-            with; None to normalise with the running statistics.
+            Statistics of the rows that enter the layer, to normalise with and to update the running
+            statistics with; None to normalise with the running statistics.
         """
         weight, bias = self.lin.weight.double(), self.lin.bias.double()
         if statistics is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline import __main__ as command_line
 from pipeline.__main__ import STAGES, main
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import Settings
@@ -80,3 +81,13 @@ def test_a_stage_sees_only_the_settings_that_it_names():
         _ = seen.imagery.max_cloud_fraction
     with pytest.raises(AttributeError):
         _ = seen.train
+
+
+def test_the_command_keeps_freed_memory_whatever_the_stage(monkeypatch):
+    done = []
+    monkeypatch.setattr(command_line, "keep_freed_memory", lambda: done.append("memory"))
+    monkeypatch.setattr(command_line, "main", lambda: done.append("stage") or 0)
+    with pytest.raises(SystemExit) as end:
+        command_line.command()
+    assert end.value.code == 0
+    assert done == ["memory", "stage"]

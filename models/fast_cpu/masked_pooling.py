@@ -58,7 +58,7 @@ def pool_gradient(
 ) -> Tensor:
     """Compute the gradient of the values from those of what `pool` gave.
 
-    Of several pixels that are the largest, or the smallest, each takes an equal share.
+    Where several pixels are the largest, or the smallest, each takes an equal share.
 
     Parameters
     ----------

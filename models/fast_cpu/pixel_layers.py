@@ -52,7 +52,7 @@ def hidden_layer(
     chunks
         Float tensors (N_i, out).
     statistics
-        Of all of them.
+        Statistics of all output rows.
     """
     mean, covariance, n_rows, *outputs = _HiddenLayer.apply(*affine, counted, *chunks)  # type: ignore[no-untyped-call]
     return outputs, BatchStatistics(mean, covariance, n_rows)
@@ -162,7 +162,7 @@ class _PooledLayer(torch.autograd.Function):
 
 
 _Gradients = tuple[Tensor, Tensor, Tensor | None]
-"""Of the weight and the bias of a linear layer, and of its rows if they need it."""
+"""Gradients of the weight and the bias of a linear layer, and of its rows if they need it."""
 
 
 def _of_linear(rows: Tensor, weight: Tensor, of_output: Tensor, rows_need_it: bool) -> _Gradients:

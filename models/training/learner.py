@@ -26,7 +26,7 @@ class Learner:
     settings
         How to train.
     n_steps
-        Of the whole training, which the schedule of the learning rate spans.
+        Steps of the whole training, which the schedule of the learning rate spans.
     processes
         That train the model together.
 

@@ -27,7 +27,7 @@ class TrainingSettings:
     always_pad
         Whether to pad every parcel to n_pixels where none has so many, as the reference does.
     learning_rate, weight_decay, optimizer
-        Of "adam" or "adamw".
+        The optimizer is "adam" or "adamw".
     schedule
         "constant" learning rate, "onecycle" up to it and down again, or "cosine" down from it.
     gamma
@@ -39,14 +39,15 @@ class TrainingSettings:
     jitter_sigma, jitter_clip, date_dropping, shift_days
         Random changes of training parcels, see `Augmentation`.
     ema_decay
-        Of the exponential moving average of the weights that is kept in their place; 0 for none.
+        Decay of the exponential moving average of the weights, which is kept in their place; 0 for
+        none.
     patience
         Stop after so many epochs without a better validation mIoU; None to run them all.
     precision
         On a GPU: "float32", "bfloat16" where it is precise enough, or "auto": the latter where the
         GPU computes in it. A CPU always computes in float32.
     seed
-        Of initial weights, order, pixel draws, jitter and dropout.
+        Seed of initial weights, order, pixel draws, jitter and dropout.
 
     Raises
     ------

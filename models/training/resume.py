@@ -34,7 +34,7 @@ class TrainingState:
     path
         The file; its folder is created.
     digest
-        Of everything that the training depends on: a state with another one is ignored.
+        Digest of everything that the training depends on: a state with another one is ignored.
 
     Attributes
     ----------
@@ -54,6 +54,7 @@ class TrainingState:
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
+        # What torch raises of a file that is cut off or damaged. The training begins anew.
         except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
             _logger.warning("%s cannot be read as a training state: it is ignored", self.path)
             return None
@@ -86,7 +87,7 @@ def training_digest(
 ) -> str:
     """Compute a digest of all that decides the result of `train_fold`: its arguments, the software.
 
-    Of arrays that are mapped from a file, the file's name, size and time stand for the content.
+    For an array that is mapped from a file, the file's name, size and time stand for the content.
     """
     digest = hashlib.blake2b(digest_size=16)
     told = description.to_json()

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ class FoldResult:
     epoch
         1 for the first.
     state_dict, optimizer_state
-        Of model and optimizer after that epoch.
+        States of model and optimizer after that epoch.
     trainlog
         By epoch: train_loss, train_accuracy (percent), train_IoU, val_loss, val_accuracy, val_IoU.
     """
@@ -97,7 +97,7 @@ def train_fold(
     Returns
     -------
     FoldResult
-        Of the epoch with the highest validation mIoU, the latest of equals. An epoch whose
+        Result of the epoch with the highest validation mIoU, the latest of equals. An epoch whose
         validation loss is not finite is logged and passed over: its model cannot tell the classes
         of some parcels.
 
@@ -123,14 +123,7 @@ def train_fold(
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
         learner = Learner(model, settings, n_batches * settings.epochs, processes)
-        epoch, trainlog = 0, dict[int, dict[str, float]]()
-        best = FoldResult(0, {}, {}, trainlog)
-        if state is not None and (saved := state.read()) is not None:
-            learner.load_state_dict(saved["learner"])
-            epoch, trainlog = saved["epoch"], saved["trainlog"]
-            best = FoldResult(**saved["best"], trainlog=trainlog)
-            _logger.info("going on after epoch %d, from %s", epoch, state.path)
-
+        epoch, best = _resume(state, learner)
         while not _has_ended(epoch, best, settings):
             epoch += 1
             rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
@@ -139,31 +132,24 @@ def train_fold(
             )
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with thread_pool(device):
-                metrics = _learn(learner, prefetched(parcels), loss_of, watch).metrics(processes)
+                learnt = _learn(learner, prefetched(parcels), loss_of, watch)
+                metrics = learnt.metrics(processes)
                 watch.end(learner.state_dict())
-                seen = _validate(
-                    learner.averaged_model, batches, validation[processes.share], loss_of
-                )
-                metrics |= seen.metrics(processes)
-            trainlog[epoch] = metrics
-            if not math.isfinite(metrics["val_loss"]):
-                if processes.first:
-                    _logger.warning("epoch %d: the validation loss is not finite", epoch)
-            elif best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]:
-                states = copy.deepcopy(
-                    (learner.averaged_model.state_dict(), learner.optimizer.state_dict())
-                )
-                best = FoldResult(epoch, *states, trainlog)
+                own = validation[processes.share]
+                validated = _validate(learner.averaged_model, batches, own, loss_of)
+                metrics |= validated.metrics(processes)
+            best = _better(best, epoch, metrics, learner)
             ended = _has_ended(epoch, best, settings)
             if ended and best.epoch == 0:
                 raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
-            if state is not None and processes.first and (ended or epoch % state.every == 0):
-                state.write(
-                    epoch=epoch, trainlog=trainlog, best=_kept(best), learner=learner.state_dict()
-                )
-            if on_epoch is not None and processes.first:
-                on_epoch({"epoch": epoch, **metrics})
-    _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, trainlog[best.epoch])
+            if processes.first:
+                if not math.isfinite(metrics["val_loss"]):
+                    _logger.warning("epoch %d: the validation loss is not finite", epoch)
+                if state is not None and (ended or epoch % state.every == 0):
+                    _keep(state, epoch, best, learner)
+                if on_epoch is not None:
+                    on_epoch({"epoch": epoch, **metrics})
+    _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, best.trainlog[best.epoch])
     return best
 
 
@@ -254,8 +240,32 @@ def _has_ended(epoch: int, best: FoldResult, settings: TrainingSettings) -> bool
     return settings.patience is not None and 0 < best.epoch <= epoch - settings.patience
 
 
-def _kept(best: FoldResult) -> dict[str, Any]:
-    return {name: getattr(best, name) for name in ("epoch", "state_dict", "optimizer_state")}
+def _better(
+    best: FoldResult, epoch: int, metrics: dict[str, float], learner: Learner
+) -> FoldResult:
+    """Log an epoch; return it if it is at least as good as the best before it, or else that one."""
+    trainlog = best.trainlog | {epoch: metrics}
+    finite = math.isfinite(metrics["val_loss"])
+    if finite and (best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]):
+        states = learner.averaged_model.state_dict(), learner.optimizer.state_dict()
+        return FoldResult(epoch, *copy.deepcopy(states), trainlog)
+    return replace(best, trainlog=trainlog)
+
+
+def _keep(state: TrainingState, epoch: int, best: FoldResult, learner: Learner) -> None:
+    """Write what `_resume` reads."""
+    result = {name: getattr(best, name) for name in ("epoch", "state_dict", "optimizer_state")}
+    state.write(epoch=epoch, trainlog=best.trainlog, best=result, learner=learner.state_dict())
+
+
+def _resume(state: TrainingState | None, learner: Learner) -> tuple[int, FoldResult]:
+    """Return the last epoch and the best result of an interrupted training; 0 and none without."""
+    saved = None if state is None else state.read()
+    if state is None or saved is None:
+        return 0, FoldResult(0, {}, {}, {})
+    learner.load_state_dict(saved["learner"])
+    _logger.info("going on after epoch %d, from %s", saved["epoch"], state.path)
+    return saved["epoch"], FoldResult(**saved["best"], trainlog=saved["trainlog"])
 
 
 def _check_parts(

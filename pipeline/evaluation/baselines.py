@@ -52,7 +52,7 @@ def classify_series(
     n_classes
         Number of classes.
     seed, threads
-        Of the forest.
+        Seed and threads of the forest.
 
     Returns
     -------

@@ -81,7 +81,7 @@ def write_scores(
 
 
 def _rows(classes: Sequence[CropClass], matrix: Matrix) -> Iterator[tuple[str, str, float | int]]:
-    """Give (class, metric, value) of all classes together and of each."""
+    """Yield (class, metric, value) of all classes together and of each."""
     overall = {"support": int(matrix.sum()), **overall_metrics(matrix)}
     yield from (("overall", metric, _rounded(value)) for metric, value in overall.items())
     for land, values, support in zip(

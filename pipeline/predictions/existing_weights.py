@@ -19,17 +19,17 @@ def load_existing(
 ) -> list[CropModel]:
     """Load the models of all folds, of this project or of the reference.
 
-    A model of this project says all of itself. The reference keeps nothing beside its weights: what
-    no shape of a weight tells is taken from the settings, and everything else is as its own
+    A model of this project brings its description. The reference keeps nothing beside its weights:
+    what no shape of a weight tells comes from the settings, and everything else is as its own
     inference has it: the normalisation of the dataset, features standardised over all parcels,
     days since the first date, the classes of the settings.
 
     Parameters
     ----------
     folder
-        Of Fold_1, Fold_2, ...
+        Folder of Fold_1, Fold_2, ...
     dataset
-        Of the parcels to predict.
+        Dataset of the parcels to predict.
     settings
         model and train.pixels.
     device

@@ -51,7 +51,7 @@ def evaluate(
     settings
         train.device, predict.batch_size, split.seed.
     threads
-        Of torch, where it runs on the CPU, and of the random forest.
+        Threads of torch on a CPU, and of the random forest.
     """
     device = choose_device(settings.train.device, threads)
     paths = DatasetPaths(dataset)

@@ -80,7 +80,7 @@ def predict(
         The register, for its geometry and its own columns; none where the run started from a
         dataset.
     threads
-        Of torch, where it runs on the CPU.
+        Threads of torch on a CPU.
 
     Raises
     ------

@@ -57,7 +57,7 @@ def train(
     tensorboard
         Folder for TensorBoard, written where train.tensorboard is set.
     threads
-        Of torch, where it runs on the CPU.
+        Threads of torch on a CPU.
     """
     paths = DatasetPaths(dataset)
     device = choose_device(settings.train.device, threads)

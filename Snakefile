@@ -106,7 +106,7 @@ rule all:
 
 # What comes before the folds: imagery and parcels become a Pixel-Set dataset, or one is there.
 include: "rules/ingestion.smk" if settings.dataset.path else "rules/preparation.smk"
-include: "rules/packing.smk"
+include: "rules/dataset.smk"
 
 
 if TRAINED:
@@ -118,7 +118,8 @@ rule split:
     message:
         "Divide the labelled parcels into {settings.split.folds} folds."
     input:
-        dataset=paths.dataset.assembled,
+        dataset=PACKED,
+        labels=paths.dataset.labelled,
         positions=paths.dataset.positions if settings.split.by == "block" else [],
     output:
         paths.folds,

@@ -22,11 +22,11 @@ import yaml
 from benchmarks.measuring import ROOT
 from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, ingested
 from pipeline.classes.register_columns import row_checksums
+from pipeline.dataset.metadata import LandClass, write_labels, write_metadata
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.npy_files import header
-from pipeline.dataset.pixel_set_store import LandClass, write_metadata
 from pipeline.workflow.config import load
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import INGESTED, DatasetPaths
 
 N_DATES = 24
 DIFFERENT = 2000
@@ -52,23 +52,30 @@ def make_many(folder: Path, n_parcels: int) -> Path:
     codes = np.resize(CODES, n_parcels)
     write_metadata(
         paths,
+        tiles=[INGESTED],
         dates=[date(2018, 1, 10) + timedelta(11 * t) for t in range(N_DATES)],
-        labels={NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))},
         sizes=dict.fromkeys(ids, MEDIAN_PIXELS),
         n_dates=dict.fromkeys(ids, N_DATES),
-        classes=[LandClass(code, f"class {code}") for code in CODES],
         description={
             "bands": ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"],
-            "nomenclature": NOMENCLATURE,
-            "names": {str(code): f"class {code}" for code in CODES},
             "fill": "linear",
             "simulated": True,
         },
     )
+    write_labels(
+        paths,
+        labels={NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))},
+        classes=[LandClass(code, f"class {code}") for code in CODES],
+        nomenclature=NOMENCLATURE,
+        names={str(code): f"class {code}" for code in CODES},
+    )
     features = rng.random((n_parcels, 4)).round(6).tolist()
     paths.features.write_text(json.dumps(dict(zip(ids, features, strict=True))))
     write_normalisation(paths.normalisation, np.full(BANDS, 5000.0), np.full(BANDS, 2900.0))
-    _write_pixels(paths.packed_pixels, n_parcels, rng)
+    tile = paths.tile(INGESTED)
+    tile.root.mkdir(parents=True, exist_ok=True)
+    _write_pixels(tile.pixels, n_parcels, rng)
+    np.save(tile.clear, np.ones((n_parcels * MEDIAN_PIXELS, N_DATES), bool))
     _write_tables(folder, ids, codes, rng)
     (folder / "config.yaml").write_text(
         yaml.safe_dump(

@@ -123,22 +123,21 @@ class _Setting:
 
         from models.standardisation import FeatureScaling, Normalisation
         from pipeline.dataset.normalisation_pickle import read_normalisation
-        from pipeline.dataset.pixel_set_loading import read_pixel_sets
+        from pipeline.dataset.pixel_set_dataset import PixelSetDataset
         from pipeline.stages.train import choose_device, choose_hyperparameters
         from pipeline.workflow.config import load
-        from pipeline.workflow.paths import DatasetPaths
 
         train = {"recipe": "paper", "epochs": options.epochs, "pixels": options.pixels}
         self.settings = load({"train": {**train, "device": options.device}})
         self.device = choose_device(options.device, options.threads)
-        paths = DatasetPaths(ingested(options.folder))
-        self.data = read_pixel_sets(paths, with_features=True)
+        opened = PixelSetDataset.open(ingested(options.folder))
+        self.data = opened.pixel_sets(with_features=True)
         self.parcels = np.arange(len(self.data))
-        self.normalisation = Normalisation(*read_normalisation(paths.normalisation))
+        self.normalisation = Normalisation(*read_normalisation(opened.paths.normalisation))
         self.scaling = None
         if self.data.features is not None:
             self.scaling = FeatureScaling.fit(self.data.features)
-        self.hyperparameters = choose_hyperparameters(self.settings, paths, self.data.n_features)
+        self.hyperparameters = choose_hyperparameters(self.settings, opened, self.data.n_features)
 
 
 def print_figures(parcels: int, seconds: float, **others: float) -> None:

@@ -93,18 +93,17 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
 
 
 def _table(folder: Path) -> Any:
-    from pipeline.dataset.pixel_set_store import read_classes, read_ids
+    from pipeline.dataset.pixel_set_dataset import PixelSetDataset
     from pipeline.predictions.choices import ENSEMBLE, Choices
     from pipeline.predictions.table import PredictionTable
-    from pipeline.workflow.paths import DatasetPaths
 
-    paths = DatasetPaths(ingested(folder))
-    n, classes = len(read_ids(paths)), read_classes(paths)
+    dataset = PixelSetDataset.open(ingested(folder))
+    n, classes = len(dataset), dataset.classes
     choices = Choices.empty(n, classes)
     rng = np.random.default_rng(0)
     scores = np.log(rng.dirichlet(np.ones(len(classes)), n)).astype(np.float32)
     choices.put(0, scores, np.full(n, ENSEMBLE, np.int8))
-    return PredictionTable(paths, choices, given_weights=True)
+    return PredictionTable(dataset, choices, given_weights=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,12 @@ from pipeline.workflow.inputs import watched
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
 # The one that a job extracts.
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
-# Their tiles.
+# Those of the tile that a job assembles, in the order in which they are merged.
+of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
+# The tiles of all, and where each has its packed pixels.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
+tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
+packed = lambda wildcards: [f for t in tiles(wildcards) for f in paths.dataset.tile(t).packed]
 
 if settings.simulate:
 
@@ -171,42 +175,94 @@ rule extract:
 
 rule assemble:
     message:
-        "Join the acquisitions into the Pixel-Set dataset; account for every parcel."
+        "Pack the pixels of the parcels of tile {wildcards.tile}."
     input:
-        pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
-        valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
+        pixels=lambda wildcards: [paths.extracted(a) for a in of_tile(wildcards)],
+        valid=lambda wildcards: [paths.extracted_valid(a) for a in of_tile(wildcards)],
+        # Ancient, as every new acquisition of any tile rewrites it: what it says counts, see params.
         acquisitions=ancient(paths.acquisitions),
-        pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
-        parcels=rules.clean.output.parcels,
-        classes=rules.clean.output.classes,
-        cleaned=rules.clean.output.cleaned,
+        pixel_index=paths.pixel_index("{tile}"),
     output:
-        data=directory(paths.dataset.pixels),
-        valid=directory(paths.dataset.valid),
-        meta=paths.dataset.assembled,
-        observations=paths.dataset.observations,
-        ledger=paths.ledger,
+        paths.dataset.tile("{tile}").packed,
+        observations=paths.dataset.tile("{tile}").observations,
     params:
         settings=settings_of("assemble"),
         record=paths.record("assemble"),
+        acquisitions=of_tile,
         extracted=paths.extractions,
-        dataset=paths.dataset.root,
+        tile=lambda wildcards: paths.dataset.tile(wildcards.tile).root,
     threads: 2
     resources:
         mem_mb=1000 + settings.assemble.memory_mb,
     log:
-        paths.log("assemble"),
+        paths.log("assemble/{tile}"),
     benchmark:
-        paths.benchmark("assemble")
+        paths.benchmark("assemble/{tile}")
     conda:
         ENVIRONMENT
     shell:
         "parcelwise assemble --settings {params.settings:q} --record {params.record:q}"
         " --acquisitions {input.acquisitions:q}"
-        " --extracted {params.extracted:q}"
-        " --pixel-index {input.pixel_index:q} --parcels {input.parcels:q} --classes {input.classes:q}"
+        " --extracted {params.extracted:q} --pixel-index {input.pixel_index:q}"
+        " --tile {params.tile:q} --threads {threads} --log {log:q}"
+
+
+rule label:
+    message:
+        "Choose the classes, and account for every parcel."
+    input:
+        tiles=packed,
+        parcels=rules.clean.output.parcels,
+        classes=rules.clean.output.classes,
+        cleaned=rules.clean.output.cleaned,
+    output:
+        paths.dataset.labelled,
+        ledger=paths.ledger,
+    params:
+        settings=settings_of("label"),
+        record=paths.record("label"),
+        tiles=tile_folders,
+        dataset=paths.dataset.root,
+    resources:
+        mem_mb=2000,
+    log:
+        paths.log("label"),
+    benchmark:
+        paths.benchmark("label")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise label --settings {params.settings:q} --record {params.record:q}"
+        " --tiles {params.tiles:q} --parcels {input.parcels:q} --classes {input.classes:q}"
         " --cleaned {input.cleaned:q} --dataset {params.dataset:q} --ledger {output.ledger:q}"
-        " --threads {threads} --log {log:q}"
+        " --log {log:q}"
+
+
+rule export:
+    message:
+        "Write the dataset as other software reads it."
+    input:
+        tiles=packed,
+    output:
+        paths.dataset.metadata,
+        files=[directory(f) for f in paths.dataset.npy_files] if settings.dataset.npy_files else [],
+    params:
+        settings=settings_of("export"),
+        record=paths.record("export"),
+        tiles=tile_folders,
+        dataset=paths.dataset.root,
+    threads: 2
+    resources:
+        mem_mb=1000 + settings.assemble.memory_mb,
+    log:
+        paths.log("export"),
+    benchmark:
+        paths.benchmark("export")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise export --settings {params.settings:q} --record {params.record:q}"
+        " --tiles {params.tiles:q} --dataset {params.dataset:q} --threads {threads} --log {log:q}"
 
 
 rule features:
@@ -215,7 +271,9 @@ rule features:
     input:
         parcels=rules.clean.output.parcels,
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
-        dataset=paths.dataset.sizes,
+        tiles=packed,
+        # Ancient, as they follow from the tiles.
+        dataset=ancient(paths.dataset.metadata),
     output:
         features=paths.dataset.features,
         positions=paths.dataset.positions,
@@ -235,10 +293,11 @@ rule features:
         " --positions {output.positions:q} --log {log:q}"
 
 
-ASSEMBLED = rules.assemble.output
-DATASET = [rules.assemble.output, rules.features.output]
+# META of the tiles is ancient: it follows from them, and whether DATA is written changes none of it.
+PACKED = [packed, ancient(paths.dataset.metadata)]
+DATASET = [*PACKED, paths.dataset.labelled, rules.features.output]
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),
-    *("index", "clean", "rasterise", "extract", "assemble"),
+    *("index", "clean", "rasterise", "extract", "assemble", "label", "export"),
 ]

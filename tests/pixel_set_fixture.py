@@ -10,10 +10,9 @@ import pandas as pd
 from geo.register.reading import read_register
 from pipeline.classes.ledger import write_ledger
 from pipeline.classes.register_columns import row_checksums
-from pipeline.dataset.pixel_set_store import file_name
+from pipeline.dataset.npy_files import file_name
 from pipeline.stages.ingest import ingest
 from pipeline.stages.normalise import normalise
-from pipeline.stages.pack import pack
 from pipeline.workflow.config import load, view
 
 BANDS = ["B02", "B03", "B04", "B08"]
@@ -91,10 +90,9 @@ def ledger_of(run, register, folder):
     return folder / "ledger.csv"
 
 
-def ingest_and_pack(settings, run):
+def ingest_dataset(settings, run):
     """Make an existing dataset that of a run, as the workflow does."""
     source, dataset = settings.dataset.path, run.dataset
-    ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"))
-    pack(dataset.root, view(settings, "pack"), 2)
+    ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"), 2)
     if dataset.given_normalisation is None:
         normalise(dataset.root, dataset.normalisation, view(settings, "normalise"))

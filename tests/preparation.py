@@ -11,15 +11,16 @@ import yaml
 from pipeline.acquisitions.tiles import read_grids
 from pipeline.stages.assemble import assemble
 from pipeline.stages.clean import clean
+from pipeline.stages.export import export
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
 from pipeline.stages.index import index
+from pipeline.stages.label import label
 from pipeline.stages.normalise import normalise
-from pipeline.stages.pack import pack
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.config import USED_BY, load, view
-from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.settings_record import write_record
 
@@ -90,13 +91,25 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
             run.extracted(name), run.extracted_valid(name), view(settings, "extract"), threads,
         )  # fmt: skip
     pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
-    assemble(
-        run.acquisitions, run.extractions, pixel_index, run.parcels, run.classes, run.cleaned,
-        run.dataset.root, run.ledger, view(settings, "assemble"), threads,
+    tiles = assemble_tiles(run, sorted(read_grids(run.grids)), settings, threads)
+    export(tiles, run.dataset.root, view(settings, "export"), threads)
+    label(
+        tiles, run.parcels, run.classes, run.cleaned, run.dataset.root, run.ledger,
+        view(settings, "label"),
     )  # fmt: skip
-    pack(run.dataset.root, view(settings, "pack"), threads)
     normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
     features(
         run.parcels, pixel_index, run.dataset.root, run.dataset.features, run.dataset.positions
     )
     return run
+
+
+def assemble_tiles(run: RunPaths, tiles, settings, threads=2, root=None) -> list[Path]:
+    """Pack the pixels of tiles; return their folders, below the dataset of the run or `root`."""
+    dataset = DatasetPaths(root) if root else run.dataset
+    for tile in tiles:
+        assemble(
+            run.acquisitions, run.extractions, run.pixel_index(tile), dataset.tile(tile).root,
+            view(settings, "assemble"), threads,
+        )  # fmt: skip
+    return [dataset.tile(tile).root for tile in tiles]

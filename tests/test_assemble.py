@@ -16,8 +16,7 @@ from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.classes.ledger import write_ledger
 from pipeline.dataset import parcel_block, tile_series
-from pipeline.dataset.observations import read_observations
-from pipeline.dataset.pixel_set_store import read_sizes
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.stages.assemble import assemble
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.config import load, view
@@ -110,7 +109,7 @@ def test_memory_and_the_parcels_held_at_once_stay_below_the_limit(
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    n_bytes = int(read_sizes(dataset).sum()) * N_DATES * N_BANDS * 2
+    n_bytes = int(PixelSetDataset.open(dataset.root).sizes.sum()) * N_DATES * N_BANDS * 2
     assert n_bytes > 10 * limit_mb * 1_000_000
     assert held[0] == 0
     # Blocks of whole parcels, of which the largest takes a fourteenth of a thread's share.

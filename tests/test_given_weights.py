@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from models_fixture import FOLDS, save_models
-from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
+from pixel_set_fixture import BANDS, CLASSES, ingest_dataset, make, write
 
 from geo.errors import InputError
 from models.checkpoints import load_state_dict, member_file, save_checkpoint
@@ -84,7 +84,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     make(folder / "given", n=30)
     run = RunPaths(folder / "run")
-    ingest_and_pack(settings_of(folder / "given"), run)
+    ingest_dataset(settings_of(folder / "given"), run)
     save_models(folder / "ours")
     return folder, run
 
@@ -104,7 +104,7 @@ def ingested_reference(tmp_path_factory):
     root = tmp_path_factory.mktemp("reference")
     settings = reference_settings(PARITY / "weights")
     run = RunPaths(root / "run")
-    ingest_and_pack(settings, run)
+    ingest_dataset(settings, run)
     return run
 
 

@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-from pixel_set_fixture import BANDS, ingest_and_pack, make, write, write_arrays
+from pipeline.stages.pack import pack
+from pixel_set_fixture import BANDS, ingest_dataset, make, write, write_arrays
 
 from geo.errors import InputError
 from pipeline.dataset.npy_files import read_array, read_shape, write_array
-from pipeline.dataset.packed_pixels import PackedLayout
-from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import read_ids
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.stages import pack as stage
-from pipeline.stages.pack import pack
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
 
@@ -20,14 +18,14 @@ PACK = view(load({}), "pack")
 def ingested(source, root):
     settings = load({"dataset": {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}}})
     run = RunPaths(root)
-    ingest_and_pack(settings, run)
+    ingest_dataset(settings, run)
     return run.dataset
 
 
 def by_hand(dataset, folder, width):
     """Stack the files of all parcels, (sum of S, width, ...), with 0 where dates are lacking."""
     rows = []
-    for parcel_id in read_ids(dataset):
+    for parcel_id in PixelSetDataset.open(dataset.root).ids:
         own = np.moveaxis(np.load(folder / f"{parcel_id}.npy"), -1, 0)
         rows += [
             np.concatenate([r, np.zeros((width - len(r), *r.shape[1:]), r.dtype)]) for r in own
@@ -66,7 +64,9 @@ def test_equals_the_files_stacked_by_hand(tmp_path, monkeypatch, own_dates, mask
 
 def test_pixels_are_mapped_not_read(tmp_path):
     make(tmp_path / "given", 40)
-    data = read_pixel_sets(ingested(tmp_path / "given", tmp_path / "run"), with_features=False)
+    data = PixelSetDataset.open(ingested(tmp_path / "given", tmp_path / "run").root).pixel_sets(
+        with_features=False
+    )
     assert isinstance(data.pixels, np.memmap)
     assert not data.pixels.flags.writeable
 
@@ -96,10 +96,10 @@ def test_what_was_packed_of_another_dataset_is_refused(tmp_path):
     dataset = ingested(tmp_path / "given", tmp_path / "run")
     np.save(dataset.packed_pixels, np.load(dataset.packed_pixels)[1:])
     with pytest.raises(InputError, match=r"META says uint16 of .* Pack it anew"):
-        read_pixel_sets(dataset, with_features=False)
+        PixelSetDataset.open(dataset.root).pixel_sets(with_features=False)
     dataset.packed_pixels.unlink()
     with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its arrays in one file: python"):
-        read_pixel_sets(dataset, with_features=False)
+        PixelSetDataset.open(dataset.root).pixel_sets(with_features=False)
 
 
 def test_blocks_cover_all_parcels_and_fit_but_for_parcels_that_are_larger():

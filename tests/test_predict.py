@@ -16,7 +16,7 @@ from pixel_set_fixture import (
     BANDS,
     CLASSES,
     SEASON,
-    ingest_and_pack,
+    ingest_dataset,
     ledger_of,
     make,
     number,
@@ -26,7 +26,7 @@ from preparation import recorded
 
 from geo.errors import InputError
 from models.hyperparameters import Hyperparameters
-from pipeline.dataset.pixel_set_store import read_classes, read_labels
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.model_inputs import nearest_anniversary, read_inputs
 from pipeline.predictions.existing_weights import hyperparameters_of, load_given
 from pipeline.stages.predict import predict
@@ -57,7 +57,7 @@ def settings_of(source, weights=None, **over):
 
 def ingested(settings, root):
     run = RunPaths(root)
-    ingest_and_pack(settings, run)
+    ingest_dataset(settings, run)
     return run
 
 
@@ -94,7 +94,7 @@ def test_the_references_weights_give_the_references_numbers(reference):
     trained = [
         load_given(PARITY / "weights" / f"Fold_{k}", run.dataset, settings, CPU) for k in (1, 2)
     ]
-    data = read_inputs(run.dataset, trained, read_classes(run.dataset))
+    data = read_inputs(run.dataset, trained, PixelSetDataset.open(run.dataset.root).classes)
     places = [data.ids.index(str(i)) for i in expected["ids"]]
     for k, model in enumerate(trained, 1):
         logits = torch.from_numpy(expected[f"eval_logits_fold{k}"]).double()
@@ -235,7 +235,7 @@ def test_a_season_is_counted_from_the_same_day_of_the_year(ours, tmp_path, days,
     settings = settings_of(moved(folder / "given", tmp_path / "given", days), run.models)
     other = ingested(settings, tmp_path / "run")
     trained = [load_given(run.fold(k), other.dataset, settings, CPU) for k in (1, 2)]
-    data = read_inputs(other.dataset, trained, read_classes(run.dataset))
+    data = read_inputs(other.dataset, trained, PixelSetDataset.open(run.dataset.root).classes)
     assert data.days[0, 0] == (0 if equal else 40)
     new = predicted(other, settings, run.models)
     old = predicted(run, settings, run.models)
@@ -276,7 +276,9 @@ def test_status_and_declared_class_of_every_parcel(ours):
     table = pd.read_csv(run.predictions.with_suffix(".csv"))
     assert (table["status"] == "used").all()
     assert (table["pred_source"] == "out_of_fold").all()
-    assert table["declared_code"].tolist() == [CLASSES[i] for i in read_labels(run.dataset)]
+    assert table["declared_code"].tolist() == [
+        CLASSES[i] for i in PixelSetDataset.open(run.dataset.root).labels
+    ]
     assert (table["n_dates"] == len(SEASON)).all()
 
 

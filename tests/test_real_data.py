@@ -16,7 +16,6 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.pixel_set_store import read_pixels, read_valid
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FLANDERS, SLOVENIA = DATA / "flanders-2018", DATA / "slovenia-l1c"

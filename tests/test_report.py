@@ -26,7 +26,8 @@ from sklearn.metrics import jaccard_score
 import pipeline.report.map
 from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
-from pipeline.dataset.pixel_set_store import LandClass, file_name, write_metadata
+from pipeline.dataset.metadata import LandClass, write_metadata
+from pipeline.dataset.npy_files import file_name
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.comparison import METRICS

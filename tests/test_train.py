@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pipeline.stages.pack import pack
 from pixel_set_fixture import write_arrays
 
 from geo.errors import InputError
@@ -25,12 +26,11 @@ from models.safetensors_file import load_safetensors
 from models.training import train_fold as training
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState
+from pipeline.dataset.metadata import LandClass, write_metadata
 from pipeline.dataset.normalisation_pickle import write_normalisation
-from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import LandClass, write_metadata
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.trained import Trained
 from pipeline.stages import train as stage
-from pipeline.stages.pack import pack
 from pipeline.stages.train import choose_hyperparameters, choose_training, member_seed, train
 from pipeline.workflow.config import load, read, view
 from pipeline.workflow.paths import DatasetPaths
@@ -196,7 +196,7 @@ def test_a_state_of_other_data_has_another_digest(run):
     from models.standardisation import Normalisation
     from models.training.resume import training_digest
 
-    data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+    data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
     others = (
         *(np.arange(9), np.arange(9, 12)),
         *(Hyperparameters(), Normalisation(1.0, 2.0), None, choose_training(settings_of()), CPU),
@@ -216,7 +216,7 @@ class TestMembers:
         train_in(run, tmp_path, settings_of(members=3))
         folder = tmp_path / "Fold_1"
         trained = Trained.load(folder, CPU)
-        data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+        data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
         chosen = np.arange(40, 48)
         scores = []
         for name in ("model", "model_2", "model_3"):
@@ -604,7 +604,7 @@ class TestPadding:
         train_in(one, tmp_path, settings_of(epochs=1, pixels=6))
         trained = Trained.load(tmp_path / "Fold_1", CPU)
         assert trained.metadata.n_pixels == 6
-        data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+        data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
         seen = []
         original = ParcelClassifier.forward
 

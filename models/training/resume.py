@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.hyperparameters import Hyperparameters
 from models.model_metadata import write_bytes
-from models.pixel_sets import PixelSets
+from models.pixel_sets import PixelSets, arrays_of
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.divergence import all_finite
 from models.training.options import TrainingSettings
@@ -98,8 +98,9 @@ def training_digest(
         *(data.ids, device.type, torch.__version__, np.__version__),
     )
     digest.update(repr(described).encode())
-    arrays = (data.offsets, data.days, data.labels, data.valid, data.observed, data.features)
-    for array in (train, validation, data.pixels, *arrays):
+    valid = (None,) if data.valid is None else arrays_of(data.valid)
+    arrays = (data.offsets, data.days, data.labels, *valid, data.observed, data.features)
+    for array in (train, validation, *arrays_of(data.pixels), *arrays):
         if array is None:
             digest.update(b"none")
             continue

@@ -8,14 +8,13 @@ from datetime import date
 from geo.errors import InputError
 from models.model_metadata import check_alike
 from models.pixel_sets import PixelSets
-from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import LandClass, read_dates, read_description
+from pipeline.dataset.metadata import LandClass
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.trained import Trained
-from pipeline.workflow.paths import DatasetPaths
 
 
 def read_inputs(
-    dataset: DatasetPaths, trained: Sequence[Trained], classes: Sequence[LandClass]
+    dataset: PixelSetDataset, trained: Sequence[Trained], classes: Sequence[LandClass]
 ) -> PixelSets:
     """Read the dataset as these models take it: features if they use any, days as theirs.
 
@@ -37,7 +36,7 @@ def read_inputs(
     """
     check_alike({model.folder: model.metadata for model in trained})
     metadata = trained[0].metadata
-    bands, codes = read_description(dataset)["bands"], [str(land.code) for land in classes]
+    bands, codes = dataset.bands, [str(land.code) for land in classes]
     if metadata.bands != bands:
         raise InputError(
             f"The models were trained with the bands {', '.join(metadata.bands)}; the dataset has "
@@ -48,12 +47,9 @@ def read_inputs(
             f"{trained[0].folder} was trained for the classes {', '.join(metadata.class_codes)}; "
             f"the dataset has {', '.join(codes)}. Train again: snakemake -R split."
         )
-    data = read_pixel_sets(
-        dataset,
+    data = dataset.pixel_sets(
         with_features=any(model.metadata.feature_scaling is not None for model in trained),
-        season_start=nearest_anniversary(
-            date.fromisoformat(metadata.first_date), read_dates(dataset)[0]
-        ),
+        season_start=nearest_anniversary(date.fromisoformat(metadata.first_date), dataset.dates[0]),
     )
     for model in trained:
         _check_fits(model, data)

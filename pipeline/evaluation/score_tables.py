@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from models.metrics import class_metrics, overall_metrics
-from pipeline.dataset.pixel_set_store import LandClass
+from pipeline.dataset.metadata import LandClass
 from pipeline.evaluation.baselines import Matrix
 from pipeline.workflow.writing import replacing
 

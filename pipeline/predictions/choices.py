@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_integer_dtype
 
-from pipeline.dataset.pixel_set_store import LandClass
+from pipeline.dataset.metadata import LandClass
 
 Scores = NDArray[np.float32]
 SOURCES = ("", "out_of_fold", "ensemble")

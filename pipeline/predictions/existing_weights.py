@@ -14,22 +14,15 @@ from models.hyperparameters import Hyperparameters
 from models.model_metadata import METADATA_FILE, ModelMetadata
 from models.standardisation import FeatureScaling, Normalisation
 from pipeline.dataset.normalisation_pickle import read_normalisation
-from pipeline.dataset.pixel_set_store import (
-    read_all_features,
-    read_classes,
-    read_dates,
-    read_description,
-    read_parcel_dates,
-)
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.trained import Trained
-from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 
 StateDict = dict[str, Tensor]
 
 
 def load_given(
-    folder: Path, dataset: DatasetPaths, settings: Settings, device: torch.device
+    folder: Path, dataset: PixelSetDataset, settings: Settings, device: torch.device
 ) -> Trained:
     """Load a model of this project, which says all of itself, or one of the reference.
 
@@ -57,7 +50,7 @@ def load_given(
     if (folder / METADATA_FILE).is_file():
         return Trained.load(folder, device)
     path, state = folder / WEIGHTS_FILE, load_state_dict(folder)
-    classes, bands = read_classes(dataset), read_description(dataset)["bands"]
+    classes, bands = dataset.classes, dataset.bands
     try:
         hyperparameters = hyperparameters_of(state, settings.model)
     except ValueError as error:
@@ -72,9 +65,9 @@ def load_given(
             f"{path} takes {hyperparameters.input_dim} channels, the dataset has {len(bands)}: "
             f"{', '.join(bands)}."
         )
-    n_dates = len(read_dates(dataset))
+    n_dates = len(dataset.dates)
     if hyperparameters.n_dates not in (None, n_dates) or (
-        hyperparameters.n_dates is not None and read_parcel_dates(dataset) is not None
+        hyperparameters.n_dates is not None and dataset.parcel_dates is not None
     ):
         raise InputError(
             f"{path} normalises {hyperparameters.n_dates} dates together, as the reference's "
@@ -83,22 +76,22 @@ def load_given(
         )
     scaling = None
     if hyperparameters.extra_size:
-        features = read_all_features(dataset)
+        features = dataset.all_features
         if features.shape[1] != hyperparameters.extra_size:
             raise InputError(
-                f"{path} takes {hyperparameters.extra_size} geometric features, {dataset.features} "
+                f"{path} takes {hyperparameters.extra_size} geometric features, {dataset.paths.features} "
                 f"has {features.shape[1]} for each parcel."
             )
         scaling = FeatureScaling.fit(features)
     metadata = ModelMetadata(
         hyperparameters=hyperparameters,
-        normalisation=Normalisation(*read_normalisation(dataset.normalisation)),
+        normalisation=Normalisation(*read_normalisation(dataset.paths.normalisation)),
         feature_scaling=scaling,
         n_pixels=settings.train.pixels,
         bands=bands,
         class_codes=[str(land.code) for land in classes],
         class_names=[land.name for land in classes],
-        first_date=read_dates(dataset)[0].isoformat(),
+        first_date=dataset.dates[0].isoformat(),
         seed=0,
     )
     model = build_model(hyperparameters, state, path).to(device)

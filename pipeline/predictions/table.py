@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.dataset.pixel_set_store import read_codes, read_description, read_ids
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.predictions.choices import Choices
-from pipeline.workflow.paths import DatasetPaths
 
 # What stands before the register's own columns.
 COLUMNS = [
@@ -35,12 +34,12 @@ class PredictionTable:
         Whether the models are from elsewhere, so that no parcel was used to train them.
     """
 
-    def __init__(self, dataset: DatasetPaths, choices: Choices, *, given_weights: bool) -> None:
+    def __init__(self, dataset: PixelSetDataset, choices: Choices, *, given_weights: bool) -> None:
         self._choices = choices
         self._given_weights = given_weights
-        self._ids = pd.Index(read_ids(dataset), dtype=object)
-        self._names = read_description(dataset)["names"]
-        codes = read_codes(dataset).values()
+        self._ids = pd.Index(dataset.ids, dtype=object)
+        self._names = dataset.names
+        codes = dataset.codes.values()
         self._whole = all(isinstance(code, int) for code in codes if code is not None)
 
     def join(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,14 +11,7 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.dataset.pixel_set_store import (
-    read_classes,
-    read_dates,
-    read_description,
-    read_labels,
-    read_n_dates,
-    read_parcel_dates,
-)
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_acquisitions
 from pipeline.workflow.paths import RunPaths
@@ -129,28 +122,28 @@ class ClassLine:
     colour: str
 
 
-def read_imagery(paths: RunPaths) -> Imagery:
+def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
     """Read the acquisitions, and on how many dates the parcels were seen clearly."""
     rows = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
-    with_parcels = read_description(paths.dataset).get("tiles") or {row.tile for row in rows}
+    with_parcels = dataset.description.get("tiles") or {row.tile for row in rows}
     rows = [
         row._replace(used=False, reason="no_parcels")
         if row.used and row.tile not in with_parcels
         else row
         for row in rows
     ]
-    dates = read_dates(paths.dataset)
+    dates = dataset.dates
     reasons = Counter(explain(r.reason, ACQUISITION_REASONS) for r in rows if not r.used)
     products = Counter((r.platform, r.baseline, r.offset) for r in rows if r.used)
     gaps = list(pairwise(dates))
-    n_clear = list(read_n_dates(paths.dataset).values())
+    n_clear = list(dataset.n_dates.values())
     return Imagery(
         rows=rows,
         dates=dates,
         set_aside=reasons.most_common(),
         products=sorted(products.items()),
         longest_gap=max(gaps, key=lambda gap: gap[1] - gap[0], default=None),
-        own_dates=read_parcel_dates(paths.dataset) is not None,
+        own_dates=dataset.parcel_dates is not None,
         clear_dates=(min(n_clear), statistics.median(n_clear), max(n_clear)) if n_clear else None,
     )
 
@@ -181,13 +174,17 @@ def read_ledger(paths: RunPaths, *, trained: bool = True) -> Ledger:
     return Ledger(sorted(lines, key=lambda a: (order.index(a.status), -a.count)), n_mended)
 
 
-def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[ClassLine]:
+def read_class_lines(
+    paths: RunPaths, dataset: PixelSetDataset, predicted: Mapping[str, str]
+) -> list[ClassLine]:
     """Read the classes: those that are learnt, in order of the class index, then the others.
 
     Parameters
     ----------
     paths
         The run; without a table of classes, those of its dataset are taken.
+    dataset
+        Its dataset.
     predicted
         {code: name} of the predicted classes: models from elsewhere may have learnt others than
         those that are declared here.
@@ -200,7 +197,7 @@ def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[Clas
     if paths.classes.is_file():
         rows = _read_csv(paths.classes)
     else:
-        labels = Counter(read_labels(paths.dataset).tolist())
+        labels = Counter(dataset.labels.tolist())
         rows = [
             {
                 "class_index": str(i),
@@ -208,13 +205,13 @@ def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[Clas
                 "name": c.name,
                 "n_parcels": str(labels[i]),
             }
-            for i, c in enumerate(read_classes(paths.dataset))
+            for i, c in enumerate(dataset.classes)
         ]
     declared = {row["code"]: row for row in rows}
     used = sorted((r for r in rows if r["class_index"]), key=lambda r: int(r["class_index"]))
     learnt = {r["code"]: r["name"] for r in used} | dict(sorted(predicted.items()))
     counts = {c: int(declared[c]["n_parcels"]) if c in declared else 0 for c in learnt}
-    colours = read_class_colours(paths.dataset, predicted)
+    colours = read_class_colours(dataset, predicted)
     others = [row for row in rows if row["code"] not in learnt]
     return [
         *(

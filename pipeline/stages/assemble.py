@@ -1,33 +1,32 @@
-"""Stage assemble: all extracted acquisitions become the Pixel-Set dataset."""
+"""Stage assemble: the extracted acquisitions of one tile become its packed pixels."""
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
-from geo.errors import InputError
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.acquisitions.tiles import main_crs
-from pipeline.classes.ledger import UNOBSERVED, Observed, complete, read_ledger, write_ledger
-from pipeline.classes.register_columns import PARCEL_COLUMNS
-from pipeline.dataset.observations import ObservationWriter
-from pipeline.dataset.parcel_block import ObservedParcels, kept_dates, read_block
-from pipeline.dataset.pixel_set_store import Code, LandClass, write_metadata
-from pipeline.dataset.tile_series import TileSeries
+from pipeline.dataset.npy_files import new_rows
+from pipeline.dataset.packed_tiles import PackedTile, write_tile
+from pipeline.dataset.tile_assembly import (
+    ObservationWriter,
+    TileSeries,
+    kept_dates,
+    observe,
+    packed,
+)
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_used
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.writing import replacing, replacing_folder
+from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +34,17 @@ logger = logging.getLogger(__name__)
 def assemble(
     acquisitions: Path,
     extracted: Path,
-    pixel_index: list[Path],
-    parcels: Path,
-    classes: Path,
-    cleaned: Path,
-    dataset: Path,
-    ledger: Path,
+    pixel_index: Path,
+    tile: Path,
     settings: Settings,
     threads: int = 1,
 ) -> None:
-    """Join the extracted acquisitions into the Pixel-Set dataset, and complete the ledger.
+    """Pack the pixels of a tile's parcels into one file that is mapped into memory.
 
-    A parcel has the dates of its tile. Acquisitions of one tile and date are merged. Pixels that
-    are clear on no date are left out, and so are parcels that keep too few: the ledger says so.
+    Training draws a few pixels of many parcels: in the packed pixels, a pixel's series is
+    contiguous, and the pixels of a parcel lie together. A parcel has the dates of its tile.
+    Acquisitions of one date are merged. Pixels that are clear on no date are left out, and so are
+    parcels that keep too few: parcels.parquet says how many each has.
 
     Parameters
     ----------
@@ -56,207 +53,129 @@ def assemble(
     extracted
         Folder of what extract wrote for each of them.
     pixel_index
-        Pixels of the parcels, a file a tile.
-    parcels
-        Folder of the accepted parcels of every tile, for their labels.
-    classes
-        Classes of the nomenclature.
-    cleaned
-        What clean found of every row of the register.
-    dataset
-        Written: DATA, VALID, META and observations.parquet of the Pixel-Set dataset.
-    ledger
-        Written: one row per row of the register, with its status and the reason for it.
+        Pixels of the tile's parcels.
+    tile
+        Folder of the tile. Written into it: pixels.npy, clear.npy, parcels.parquet, tile.json and
+        observations.parquet.
     settings
-        clouds, imagery.bands, parcels.nomenclature, parcels.min_pixels, assemble.memory_mb.
+        clouds, imagery.bands, parcels.min_pixels, assemble.memory_mb.
     threads
-        Blocks of parcels that are read, filled and written at the same time; the memory is that of
-        all of them together.
-
-    Raises
-    ------
-    InputError
-        If clouds, or clouds.min_clear_fraction, leave no parcel enough pixels.
+        Batches of parcels that are read, filled and written at the same time; the memory is that
+        of all of them together.
     """
-    used = list(read_used(acquisitions).values())
-    paths = DatasetPaths(dataset)
-    contents = _Contents()
+    paths, index = TilePaths(tile), PixelIndex.load(pixel_index)
+    rows = [row for row in read_used(acquisitions).values() if row.tile == index.tile]
+    paths.root.mkdir(parents=True, exist_ok=True)
+    # Extractions of a tile without parcels are empty, which cannot be mapped.
+    series = TileSeries.open(index, rows if index.parcel_ids else [], extracted)
+    if not index.parcel_ids:
+        logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
+    observed = _observe(series, paths, settings, threads)
+    _write_pixels(series, observed, paths, settings, threads)
+    write_tile(paths, _described(series, observed, rows, settings))
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What is known of the N parcels of a tile on its T dates before their pixels are read.
+
+    `kept` is bool (N, T), n_pixels and n_dates int64 (N,), held bool (N,).
+    """
+
+    kept: NDArray[np.bool_]
+    n_pixels: NDArray[np.int64]
+    n_dates: NDArray[np.int64]
+    held: NDArray[np.bool_]
+
+    @property
+    def width(self) -> int:
+        """Number of dates of the held parcel that has most of them."""
+        return int(self.kept[self.held].sum(axis=1).max(initial=0))
+
+
+def _observe(series: TileSeries, paths: TilePaths, settings: Settings, threads: int) -> _Observed:
+    """Count what is clear of every parcel, and write the table of observations."""
+    clouds, ids = settings.clouds, series.index.parcel_ids
+    n, n_dates = len(ids), len(series.dates)
+    tile_kept = kept_dates(series, clouds)
+    kept = np.broadcast_to(tile_kept, (n, n_dates))
+    if clouds.drop == "parcel":
+        kept = np.empty((n, n_dates), bool)
+    counts = np.zeros((2, n), np.int64)
+    parcels = _batches(series, settings, threads)
     with (
-        replacing_folder(paths.pixels) as data,
-        replacing_folder(paths.valid) as validity,
-        replacing(paths.observations) as observations,
+        replacing(paths.observations) as temporary,
+        ObservationWriter(temporary, series.index.tile, series.dates) as table,
+        ThreadPoolExecutor(threads) as pool,
     ):
-        with ObservationWriter(observations) as table:
-            for path in pixel_index:
-                index = PixelIndex.load(path)
-                rows = [row for row in used if row.tile == index.tile]
-                if not index.parcel_ids:
-                    logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
-                    continue
-                series = TileSeries.open(index, rows, extracted)
-                contents.add_tile(index, rows)
-                progress = ProgressLog(f"tile {index.tile}:", len(index.parcel_ids), "parcels")
-                for block in _write_tile(series, data, validity, settings, threads):
-                    table.add(index.tile, block.ids, block.dates, block.clear_fraction, block.kept)
-                    contents.add_block(block)
-                    progress.add(len(block.ids))
-        contents.refuse_none_left(settings)
-    _write_metadata(paths, contents, parcels, classes, settings)
-    account = complete(read_ledger(cleaned), contents.observed, settings.parcels.min_pixels)
-    write_ledger(ledger, account)
-    _log_unobserved(account)
+        found = pool.map(lambda batch: observe(series, clouds, tile_kept, *batch), parcels)
+        for (first, last), own in zip(parcels, found, strict=True):
+            table.add(ids[first:last], own)
+            counts[:, first:last] = own.n_pixels, own.n_dates
+            if clouds.drop == "parcel":
+                kept[first:last] = own.kept
+    return _Observed(kept, counts[0], counts[1], counts[0] >= settings.parcels.min_pixels)
 
 
-def _write_tile(
-    series: TileSeries, data: Path, validity: Path, settings: Settings, threads: int
-) -> Iterator[ObservedParcels]:
-    """Write the files of a tile's parcels; every thread reads, fills and writes blocks of its own.
-
-    Yields
-    ------
-    What is known of every block, in the order of the parcels.
-    """
-    clouds, min_pixels = settings.clouds, settings.parcels.min_pixels
-    kept = kept_dates(series, clouds)
-
-    def write(block: tuple[int, int]) -> ObservedParcels:
-        parcels = read_block(series, clouds, min_pixels, kept, *block)
-        parcels.write(data, validity)
-        return parcels.observed
-
-    blocks = list(series.blocks(settings.assemble.memory_mb * 1_000_000 // threads))
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(write, blocks)
-
-
-@dataclass
-class _Contents:
-    """Contents of the dataset, collected while it is written.
-
-    `observed` is what is known of all accepted parcels, `dates` of those that the dataset holds.
-    """
-
-    rows: list[AcquisitionRow] = field(default_factory=list)
-    tiles: dict[str, str] = field(default_factory=dict)
-    parcels: list[tuple[str, int]] = field(default_factory=list)
-    observed: dict[str, Observed] = field(default_factory=dict)
-    dates: dict[str, tuple[date, ...]] = field(default_factory=dict)
-    n_dropped: int = 0
-
-    def add_tile(self, index: PixelIndex, rows: list[AcquisitionRow]) -> None:
-        """Add a tile and the acquisitions that are used of it."""
-        self.rows += rows
-        self.tiles[index.tile] = index.grid.crs
-        self.parcels.append((index.grid.crs, len(index.parcel_ids)))
-
-    def add_block(self, block: ObservedParcels) -> None:
-        """Add parcels."""
-        counts = map(Observed, block.n_pixels.tolist(), block.n_dates.tolist())
-        self.observed |= dict(zip(block.ids, counts, strict=True))
-        # Parcels share their dates with many others: one tuple for all of them.
-        choices, which = np.unique(block.kept, axis=0, return_inverse=True)
-        own = [tuple(compress(block.dates, choice)) for choice in choices]
-        held = compress(zip(block.ids, which.ravel().tolist(), strict=True), block.enough)
-        self.dates |= {parcel_id: own[w] for parcel_id, w in held}
-        self.n_dropped += int((~block.kept).sum())
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Number of pixels of the parcels that the dataset holds."""
-        return {i: self.observed[i].n_pixels for i in self.dates}
-
-    @property
-    def n_dates(self) -> dict[str, int]:
-        """Number of dates on which these were seen clearly."""
-        return {i: self.observed[i].n_dates for i in self.dates}
-
-    def refuse_none_left(self, settings: Settings) -> None:
-        """Refuse imagery and settings that leave no parcel enough pixels."""
-        if self.dates:
-            return
-        n, limit = len(self.observed), settings.clouds.min_clear_fraction
-        if self.n_dropped and not any(o.n_dates for o in self.observed.values()):
-            raise InputError(
-                f"clouds.min_clear_fraction is {limit:g}, and no date of any of the "
-                f"{n} parcels has so large a share of clear pixels. Lower it."
-            )
-        most = max((o.n_pixels for o in self.observed.values()), default=0)
-        raise InputError(
-            f"None of the {n} parcels has parcels.min_pixels, {settings.parcels.min_pixels}, "
-            f"pixels that are clear on at least one date: the most that one has is {most}. Check "
-            "clouds.mask, clouds.classes, clouds.min_clear_fraction, imagery.max_cloud_fraction "
-            "and parcels.min_pixels."
-        )
-
-
-def _write_metadata(
-    paths: DatasetPaths, contents: _Contents, parcels: Path, classes: Path, settings: Settings
+def _write_pixels(
+    series: TileSeries, observed: _Observed, paths: TilePaths, settings: Settings, threads: int
 ) -> None:
-    """Write META/ of the dataset."""
-    accepted = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles])
-    labels = {name: {i: codes[i] for i in contents.dates} for name, codes in accepted.items()}
-    nomenclature = settings.parcels.nomenclature or next(iter(labels), None)
-    different = set(contents.dates.values())
-    write_metadata(
-        paths,
-        dates=sorted(set().union(*different)),
-        parcel_dates=contents.dates if len(different) > 1 else None,
-        labels=labels,
-        sizes=contents.sizes,
-        n_dates=contents.n_dates,
-        classes=_classes(classes, accepted.get(nomenclature or "", {})),
-        description={
-            "bands": list(settings.imagery.bands),
-            "nomenclature": nomenclature,
-            "tiles": contents.tiles,
-            "crs": main_crs(contents.parcels),
-            "fill": settings.clouds.fill,
-            "mask": settings.clouds.mask,
-            "dropped_observations": contents.n_dropped,
-            "acquisitions": [row.acquisition for row in contents.rows],
-            "simulated": any(row.platform == "Simulated" for row in contents.rows),
-            "names": _names(classes),
-        },
+    """Write the packed pixels; every thread reads, fills and writes batches of its own."""
+    held, width = observed.held, observed.width
+    places = np.concatenate([[0], np.cumsum(np.where(held, observed.n_pixels, 0))])
+    shape = (int(places[-1]), width, len(settings.imagery.bands))
+    progress = ProgressLog(f"tile {series.index.tile}:", len(held), "parcels")
+    with (
+        new_rows(paths.pixels, shape, np.uint16) as pixels,
+        new_rows(paths.clear, shape[:2], bool) as clear,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+
+        def write(batch: tuple[int, int]) -> int:
+            first, last = batch
+            place, own = int(places[first]), slice(first, last)
+            kept, chosen = observed.kept[own], held[own]
+            for values, is_clear in packed(series, settings.clouds, kept, chosen, width, *batch):
+                pixels.write(values, place)
+                clear.write(is_clear, place)
+                place += len(values)
+            return last - first
+
+        for n in pool.map(write, _batches(series, settings, threads)):
+            progress.add(n)
+
+
+def _batches(series: TileSeries, settings: Settings, threads: int) -> list[tuple[int, int]]:
+    if not series.index.parcel_ids:
+        return []
+    return series.batches(settings.assemble.memory_mb * 1_000_000 // threads)
+
+
+def _described(
+    series: TileSeries, observed: _Observed, rows: Sequence[AcquisitionRow], settings: Settings
+) -> PackedTile:
+    """Say what the packed pixels are."""
+    index, clouds = series.index, settings.clouds
+    ids = list(compress(index.parcel_ids, observed.held))
+    # Parcels share their dates with many others: one tuple for all of them.
+    choices, which = np.unique(observed.kept[observed.held], axis=0, return_inverse=True)
+    own = [tuple(compress(series.dates, choice)) for choice in choices]
+    parcel_dates = dict(zip(ids, (own[w] for w in which.ravel()), strict=True))
+    return PackedTile(
+        tile=index.tile,
+        crs=index.grid.crs,
+        parcel_ids=index.parcel_ids,
+        n_pixels=observed.n_pixels,
+        n_dates=observed.n_dates,
+        held=observed.held,
+        dates=tuple(sorted(set().union(*own))),
+        parcel_dates=parcel_dates if len(own) > 1 else None,
+        bands=list(settings.imagery.bands),
+        fill=clouds.fill,
+        mask=clouds.mask,
+        acquisitions=[row.acquisition for row in rows],
+        simulated=any(row.platform == "Simulated" for row in rows),
+        dropped_observations=int((~observed.kept).sum()),
+        min_clear_fraction=clouds.min_clear_fraction,
+        min_pixels=settings.parcels.min_pixels,
     )
-
-
-def _log_unobserved(rows: pd.DataFrame) -> None:
-    """Log how many pixels and parcels were never clear."""
-    missing = rows["n_pixels_never_clear"].fillna(0)
-    if missing.any():
-        logger.warning(
-            "%d pixels of %d parcels are clear on no date and left out",
-            missing.sum(),
-            (missing > 0).sum(),
-        )
-    for reason in UNOBSERVED:
-        ids = rows.loc[rows["reason"] == reason, "parcel_id"].tolist()
-        if ids:
-            logger.warning("rejected: %d %s, such as %s", len(ids), reason, ", ".join(ids[:5]))
-
-
-def _labels(parcels: Sequence[Path]) -> dict[str, dict[str, Code | None]]:
-    """Read the declared codes of every nomenclature: {nomenclature: {id: code or None}}."""
-    table = pd.concat([pd.read_parquet(p) for p in parcels])
-    names = [c for c in table.columns if c not in PARCEL_COLUMNS]
-    return {name: dict(zip(table["parcel_id"], _plain(table[name]), strict=True)) for name in names}
-
-
-def _plain(codes: pd.Series) -> list[Code | None]:
-    """Give codes as Python's own values, None where there is none."""
-    return list(codes.astype(object).where(codes.notna(), None))
-
-
-def _names(table: Path) -> dict[str, str]:
-    """Read the name of every code that is declared, trained on or not: {code: name}."""
-    with table.open(newline="") as file:
-        return {row["code"]: row["name"] for row in csv.DictReader(file)}
-
-
-def _classes(table: Path, labels: Mapping[str, Code | None]) -> list[LandClass]:
-    """Read the classes that are trained on, in order of the class index."""
-    # A CSV does not tell 12 from "12": the labels do.
-    codes = {str(code): code for code in labels.values() if code is not None}
-    with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["class_index"] != ""]
-    return [LandClass(codes[row["code"]], row["name"]) for row in rows]

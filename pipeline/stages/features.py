@@ -13,8 +13,7 @@ from geo.errors import InputError
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.shape_features import shape_features
 from pipeline.acquisitions.tiles import main_crs
-from pipeline.dataset.pixel_set_store import read_ids
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ def features(
 
     Raises
     ------
-    ValueError
+    InputError
         If parcels and pixel index do not belong together.
     """
     values: dict[str, list[float]] = {}
@@ -52,18 +51,19 @@ def features(
         index = PixelIndex.load(path)
         source = parcels / f"{index.tile}.parquet"
         table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
-        ids = table["parcel_id"].tolist()
-        if ids != index.parcel_ids or (index.sizes == 0).any():
+        ids, geometries = index.parcel_ids, table.set_index("parcel_id").geometry
+        if (lacking := [i for i in ids if i not in geometries.index]) or (index.sizes == 0).any():
             raise InputError(
-                f"{path} was not made from {source}: it has {len(index.parcel_ids)} parcels "
-                f"({(index.sizes > 0).sum()} with pixels), expected the {len(ids)} parcels there. "
-                "Run rasterise again: snakemake -R rasterise."
+                f"{path} was not made from {source}: of its {len(ids)} parcels "
+                f"({(index.sizes > 0).sum()} with pixels) {len(lacking)} are not there"
+                f"{', such as ' * bool(lacking)}{', '.join(lacking[:5])}. Run rasterise again: "
+                "snakemake -R rasterise."
             )
-        polygons = table.geometry.to_numpy()
+        polygons = geometries.loc[ids].to_numpy()
         values |= dict(zip(ids, shape_features(polygons, index).tolist(), strict=True))
         inside = gpd.GeoSeries(shapely.point_on_surface(polygons), index=ids, crs=index.grid.crs)
         points.append((index.grid.crs, inside))
-    where, held = _in_one_system(points), read_ids(DatasetPaths(dataset))
+    where, held = _in_one_system(points), PixelSetDataset.open(dataset).ids
     write_json(features, {i: values[i] for i in held})
     write_json(positions, {i: where[i] for i in held})
     logger.info("%d parcels", len(held))

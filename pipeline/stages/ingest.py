@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,32 @@ from pipeline.classes.nomenclature import (
 )
 from pipeline.dataset.existing_dataset import (
     GivenParcel,
+    pack_arrays,
     place_arrays,
     read_labels,
     read_parcels,
+    remove_arrays,
 )
+from pipeline.dataset.metadata import Code, LandClass, write_labels, write_metadata
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
-from pipeline.dataset.pixel_set_store import Code, LandClass, write_metadata
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.settings import Dataset, Settings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Settings) -> None:
-    """Check an existing Pixel-Set dataset and complete it, without touching it.
+def ingest(
+    source: Path,
+    dataset: Path,
+    ledger: Path,
+    classes: Path,
+    settings: Settings,
+    threads: int = 1,
+) -> None:
+    """Check an existing Pixel-Set dataset and make it that of the run, without touching it.
 
-    The arrays are linked to. They are written anew only where they could not be used as they are:
+    Its pixels are packed as assemble packs those of a tile. Its arrays are linked to. They are written anew only where they could not be used as they are:
     dates out of order, another integer type, other file names, pixels that VALID shows clear on no
     date. Such pixels are left out; a parcel that has no other is rejected.
 
@@ -49,10 +58,10 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
     source
         The dataset: DATA/<id>.npy and META/dates.json; META/labels.json, geomfeat.json and the
         normalisation pickle where there are any; likewise what this project adds: VALID,
-        positions.json, parcel_dates.json, n_dates.json, dataset.json.
+        positions.json, parcel_dates.json, n_dates.json, nomenclature.json, dataset.json.
     dataset
-        Written: the dataset of the run, with all metadata that the other stages need, and the
-        normalisation where the given one has it.
+        Written: the dataset of the run, with the packed pixels and all metadata that the other
+        stages need, and the normalisation where the given one has it.
     ledger
         Written: one row a parcel, with its status and the reason for it.
     classes
@@ -60,6 +69,8 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
     settings
         dataset, imagery.bands, split.folds; predict.weights: with weights, nothing is trained, so
         classes need no parcels.
+    threads
+        Parcels that are read and packed at the same time.
 
     Raises
     ------
@@ -76,20 +87,29 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
     given, paths = DatasetPaths(source), DatasetPaths(dataset)
     found = examine(source, settings)
     usable, rows, chosen = found.usable, found.rows, found.classes
-    place_arrays(usable, given, paths)
+    tile = paths.tile(INGESTED)
+    tile.root.mkdir(parents=True, exist_ok=True)
+    pack_arrays(usable, given, tile, threads)
+    if settings.dataset.npy_files:
+        place_arrays(usable, given, paths)
+    else:
+        remove_arrays(paths)
     _write_meta(
         given,
         paths,
         usable,
-        found.labels,
-        chosen,
         {
             **{"tiles": {}, "crs": None, "fill": None, "mask": None, "simulated": False},
             **_read_own(given.description),
             "bands": found.bands,
-            "nomenclature": found.nomenclature,
-            "names": {str(c.code): c.name for c in chosen},
         },
+    )
+    write_labels(
+        paths,
+        labels={name: {i: codes[i] for i in usable} for name, codes in found.labels.items()},
+        classes=[LandClass(c.code, c.name) for c in chosen if c.class_index is not None],
+        nomenclature=found.nomenclature,
+        names={str(c.code): c.name for c in chosen},
     )
     _copy_json(given.features, paths.features)
     _copy_json(given.positions, paths.positions)
@@ -141,7 +161,7 @@ def examine(source: Path, settings: Settings) -> Examined:
     told = _read_own(given.description)
     _check_features(given)
     rows = _account(parcels, given, labels.get(nomenclature or "", {}))
-    classes = _choose(rows, settings, told.get("names", {}))
+    classes = _choose(rows, settings, _read_own(given.nomenclature).get("names", {}))
     if nomenclature in labels:
         labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
     usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}
@@ -171,7 +191,7 @@ def _labels(
 
 
 def _plain(codes: pd.Series[Any]) -> list[Code | None]:
-    """Give codes as Python's own values, None where there is none."""
+    """Return codes as Python's own values, None where there is none."""
     return list(codes.astype(object).where(codes.notna(), None))
 
 
@@ -231,11 +251,9 @@ def _write_meta(
     given: DatasetPaths,
     paths: DatasetPaths,
     parcels: Mapping[str, GivenParcel],
-    labels: Mapping[str, Mapping[str, Code | None]],
-    classes: Sequence[CropClass],
     description: Mapping[str, Any],
 ) -> None:
-    """Write META, with what follows from the arrays."""
+    """Write META but for the labels, with what follows from the arrays."""
     seen = _read_own(given.n_dates)
     own = given.parcel_dates.is_file()
     dates = sorted({d for p in parcels.values() for d in p.dates}) if own else (
@@ -243,11 +261,10 @@ def _write_meta(
     )  # fmt: skip
     write_metadata(
         paths,
+        tiles=[INGESTED],
         dates=dates,
-        labels={name: {i: codes[i] for i in parcels} for name, codes in labels.items()},
         sizes={i: p.n_pixels for i, p in parcels.items()},
         n_dates={i: seen.get(i, len(p.dates)) for i, p in parcels.items()},
-        classes=[LandClass(c.code, c.name) for c in classes if c.class_index is not None],
         description=description,
         parcel_dates={i: p.dates for i, p in parcels.items()} if own else None,
     )

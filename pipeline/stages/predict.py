@@ -14,15 +14,9 @@ from models.checkpoints import fold_folders
 from models.inference import ensemble
 from models.pixel_sets import PixelSets
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.folds import Fold, read_folds
-from pipeline.dataset.pixel_set_loading import in_order
-from pipeline.dataset.pixel_set_store import (
-    LandClass,
-    read_classes,
-    read_dates,
-    read_description,
-    read_ids,
-)
+from pipeline.dataset.folds import Fold
+from pipeline.dataset.metadata import LandClass
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset, in_order
 from pipeline.evaluation.model_inputs import read_inputs
 from pipeline.evaluation.trained import Trained
 from pipeline.predictions.choices import ENSEMBLE, OUT_OF_FOLD, Choices
@@ -32,7 +26,6 @@ from pipeline.predictions.register_rows import RegisterRows, match_rows
 from pipeline.predictions.table import LEDGER_COLUMNS, PredictionTable, with_register
 from pipeline.report.class_colours import read_class_colours
 from pipeline.stages.train import choose_device
-from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
 
@@ -89,28 +82,28 @@ def predict(
     if register is not None:
         rows = match_rows(register, ledger, settings.parcels, ROWS_AT_A_TIME)
     device = choose_device(settings.train.device, threads)
-    paths = DatasetPaths(dataset)
+    opened = PixelSetDataset.open(dataset)
     if folds is None:
         parts: list[Fold] = []
         given = fold_folders(models).values()
-        trained = [load_given(folder, paths, settings, device) for folder in given]
+        trained = [load_given(folder, opened, settings, device) for folder in given]
         classes = _classes_of(trained)
     else:
-        parts = read_folds(folds, read_ids(paths))
+        parts = opened.folds(folds)
         trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-        classes = read_classes(paths)
-    data = read_inputs(paths, trained, classes)
+        classes = opened.classes
+    data = read_inputs(opened, trained, classes)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
-    table = PredictionTable(paths, choices, given_weights=folds is None)
+    table = PredictionTable(opened, choices, given_weights=folds is None)
     with PredictionFiles(predictions) as files:
         if rows is not None:
             files.add_layers(
                 rows.outlines,
-                classes=_coloured(paths, choices),
+                classes=_coloured(opened, choices),
                 collection=settings.run,
                 code_list=settings.predict.code_list,
-                last_date=read_dates(paths)[-1],
-                simulated=read_description(paths)["simulated"],
+                last_date=opened.dates[-1],
+                simulated=opened.description["simulated"],
             )
         write_rows(table, ledger, files, rows)
 
@@ -178,9 +171,9 @@ def write_rows(
     return n
 
 
-def _coloured(dataset: DatasetPaths, choices: Choices) -> dict[str, tuple[str, str]]:
+def _coloured(dataset: PixelSetDataset, choices: Choices) -> dict[str, tuple[str, str]]:
     """Return names and colours of the classes that can be predicted: {code: (name, colour)}."""
-    names = {str(land.code): land.name for land in (*read_classes(dataset), *choices.predicted)}
+    names = {str(land.code): land.name for land in (*dataset.classes, *choices.predicted)}
     colours = read_class_colours(dataset, [str(land.code) for land in choices.predicted])
     return {code: (names[code], colour) for code, colour in colours.items()}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import pandas as pd
 
-from pipeline.dataset.pixel_set_store import read_dates, read_description, read_ids
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.charts import Chart, percent, rounded, say_day, score
 from pipeline.report.comparison import read_comparison
 from pipeline.report.confidence import (
@@ -75,16 +75,17 @@ def report(run: Path, report: Path, records: list[Path], settings: Settings) -> 
     record = read_record(records)
     used = record.completed()
     write_text(paths.config, record.text)
-    imagery = read_imagery(paths)
+    dataset = PixelSetDataset.open(paths.dataset.root)
+    imagery = read_imagery(paths, dataset)
     table = paths.predictions.with_suffix(".parquet")
     predictions = read_predictions(table) if table.is_file() else None
-    classes = read_class_lines(paths, {} if predictions is None else predicted_classes(predictions))
+    predicted = {} if predictions is None else predicted_classes(predictions)
+    classes = read_class_lines(paths, dataset, predicted)
     trained = used["predict"]["weights"] is None
     scores = None if predictions is None or not trained else read_scores(paths, predictions)
-    dataset = read_description(paths.dataset)
     page = _template().render(
         run=run.name,
-        dataset=dataset,
+        dataset=dataset.description,
         settings=used,
         imagery=imagery,
         clouds=cloud_chart(imagery.rows, used["imagery"]["max_cloud_fraction"]),
@@ -94,19 +95,19 @@ def report(run: Path, report: Path, records: list[Path], settings: Settings) -> 
         learnt=[c for c in classes if c.index is not None],
         colours={c.code: c.colour for c in classes},
         index={c.code: c.index for c in classes},
-        n_dataset=len(read_ids(paths.dataset)),
+        n_dataset=len(dataset),
         predictions=predictions,
         scores=scores,
         comparison=read_comparison(paths, settings.report.compare) if scores else [],
         methods=METHODS,
         training=training_charts(read_trainlogs(paths) if trained else {}),
-        seasons=_seasons(paths, classes),
+        seasons=_seasons(dataset, classes),
         most_parcels=MOST_PARCELS,
         map=(
             None
             # A run from a dataset has no outlines; its folder may hold those of an earlier run.
             if predictions is None or used["dataset"]["path"] or not paths.predictions.is_file()
-            else _map(paths, predictions, classes)
+            else _map(paths, dataset, predictions, classes)
         ),
         confidence=None if predictions is None else _confidence(predictions),
         versions=_versions(paths) if trained else [],
@@ -131,18 +132,23 @@ def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _seasons(paths: RunPaths, classes: list[ClassLine]) -> list[Chart]:
+def _seasons(dataset: PixelSetDataset, classes: list[ClassLine]) -> list[Chart]:
     """Draw NDVI over time of the classes that are learnt, the most frequent first."""
     learnt = sorted((c for c in classes if c.index is not None), key=lambda c: -c.n_parcels)
-    return season_charts(ndvi_by_class(paths.dataset), read_dates(paths.dataset), learnt)
+    return season_charts(ndvi_by_class(dataset), dataset.dates, learnt)
 
 
-def _map(paths: RunPaths, predictions: pd.DataFrame, classes: list[ClassLine]) -> Map | None:
+def _map(
+    paths: RunPaths,
+    dataset: PixelSetDataset,
+    predictions: pd.DataFrame,
+    classes: list[ClassLine],
+) -> Map | None:
     """Draw the map of the parcels' outlines."""
     # Imported late: a run from a finished dataset needs no GDAL.
     from pipeline.report.map import draw_map
 
-    crs = read_description(paths.dataset)["crs"]
+    crs = dataset.description["crs"]
     return draw_map(paths.predictions, predictions, crs, {c.code: c.colour for c in classes})
 
 

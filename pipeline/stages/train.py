@@ -27,9 +27,7 @@ from models.training.resume import TrainingState, training_digest
 from models.training.train_fold import TrainedFold, train_fold
 from pipeline.dataset.folds import read_fold
 from pipeline.dataset.normalisation_pickle import read_normalisation
-from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
-from pipeline.dataset.pixel_set_store import read_classes, read_dates, read_description
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
 from pipeline.workflow.progress import Metrics, TensorBoardLog, each_of, show_progress
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import finite_or_null, replacing_files, write_json
@@ -75,20 +73,19 @@ def train(
     threads
         Of torch, where it runs on the CPU.
     """
-    paths = DatasetPaths(dataset)
+    opened = PixelSetDataset.open(dataset)
     device = choose_device(settings.train.device, threads)
-    data = read_pixel_sets(
-        paths,
+    data = opened.pixel_sets(
         with_features=settings.model.geometric_features,
         season_start=settings.model.season_start,
     )
     parts = read_fold(folds, fold, data.ids)
-    normalisation = Normalisation(*read_normalisation(paths.normalisation))
+    normalisation = Normalisation(*read_normalisation(opened.paths.normalisation))
     scaling = None if data.features is None else FeatureScaling.fit(data.features[parts.train])
-    hyperparameters = choose_hyperparameters(settings, paths, data.n_features)
+    hyperparameters = choose_hyperparameters(settings, opened, data.n_features)
     n_pixels = pixels_to_draw(settings, data.sizes_of(parts.train))
     training = replace(choose_training(settings), n_pixels=n_pixels)
-    metadata = describe(settings, paths, hyperparameters, normalisation, scaling)
+    metadata = describe(settings, opened, hyperparameters, normalisation, scaling)
     inputs = (data, parts.train, parts.validation, hyperparameters, normalisation, scaling)
 
     with joined(device) as processes:
@@ -172,23 +169,23 @@ def member_seed(seed: int, member: int) -> int:
 
 def describe(
     settings: Settings,
-    dataset: DatasetPaths,
+    dataset: PixelSetDataset,
     hyperparameters: Hyperparameters,
     normalisation: Normalisation,
     scaling: FeatureScaling | None,
 ) -> ModelMetadata:
     """Gather what the models of a fold expect and predict."""
-    classes = read_classes(dataset)
+    classes = dataset.classes
     return ModelMetadata(
         hyperparameters=hyperparameters,
         normalisation=normalisation,
         feature_scaling=scaling,
         n_pixels=settings.train.pixels,
         members=settings.train.members,
-        bands=read_description(dataset)["bands"],
+        bands=dataset.bands,
         class_codes=[str(land.code) for land in classes],
         class_names=[land.name for land in classes],
-        first_date=day_zero(read_dates(dataset)[0], settings.model.season_start).isoformat(),
+        first_date=day_zero(dataset.dates[0], settings.model.season_start).isoformat(),
         seed=settings.train.seed,
     )
 
@@ -239,7 +236,7 @@ def pixels_to_draw(settings: Settings, sizes: NDArray[np.int64]) -> int:
 
 
 def choose_hyperparameters(
-    settings: Settings, dataset: DatasetPaths, n_features: int
+    settings: Settings, dataset: PixelSetDataset, n_features: int
 ) -> Hyperparameters:
     """Complete the model's settings by what the dataset fixes: channels, classes, features."""
     chosen = settings.model.model_dump(
@@ -247,8 +244,8 @@ def choose_hyperparameters(
     )
     return Hyperparameters.for_data(
         settings.model.name,
-        n_channels=len(read_description(dataset)["bands"]),
-        n_classes=len(read_classes(dataset)),
+        n_channels=len(dataset.bands),
+        n_classes=len(dataset.classes),
         n_extra=n_features,
         **chosen,
     )

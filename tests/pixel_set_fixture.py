@@ -14,6 +14,7 @@ from pipeline.dataset.npy_files import file_name
 from pipeline.stages.ingest import ingest
 from pipeline.stages.normalise import normalise
 from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import INGESTED
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]
@@ -77,6 +78,20 @@ def write_arrays(folder, arrays):
     folder.mkdir(parents=True, exist_ok=True)
     for parcel_id, array in arrays.items():
         np.save(folder / file_name(parcel_id), array)
+
+
+def pack_files(dataset):
+    """Pack what lies in DATA and VALID, in the order of sizes.json, as one tile; by hand."""
+    ids = json.loads(dataset.sizes.read_text())
+    tile = dataset.tile(INGESTED)
+    tile.root.mkdir(parents=True, exist_ok=True)
+    for folder, path in ((dataset.pixels, tile.pixels), (dataset.valid, tile.clear)):
+        if folder.is_dir():
+            arrays = [np.load(folder / file_name(i)) for i in ids]
+        else:
+            arrays = [np.ones((len(p), p.shape[2]), bool) for p in arrays]
+        path.unlink(missing_ok=True)
+        np.save(path, np.concatenate([np.moveaxis(a, -1, 0) for a in arrays]))
 
 
 def ledger_of(run, register, folder):

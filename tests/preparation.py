@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from pipeline.acquisitions.tiles import read_grids
+from pipeline.dataset.npy_files import file_name
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.stages.assemble import assemble
 from pipeline.stages.clean import clean
 from pipeline.stages.export import export
@@ -113,3 +116,18 @@ def assemble_tiles(run: RunPaths, tiles, settings, threads=2, root=None) -> list
             view(settings, "assemble"), threads,
         )  # fmt: skip
     return [dataset.tile(tile).root for tile in tiles]
+
+
+def read_pixels(dataset: DatasetPaths, parcel_id: str):
+    """Pixels of a parcel in DATA, uint16 (T, C, S)."""
+    return np.load(dataset.pixels / file_name(parcel_id))
+
+
+def read_valid(dataset: DatasetPaths, parcel_id: str):
+    """Which observations of a parcel are clear, in VALID: bool (T, S)."""
+    return np.load(dataset.valid / file_name(parcel_id))
+
+
+def opened(run: RunPaths) -> PixelSetDataset:
+    """Open the dataset of a run anew."""
+    return PixelSetDataset.open(run.dataset.root)

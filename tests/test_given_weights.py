@@ -12,6 +12,7 @@ import pytest
 import torch
 from models_fixture import FOLDS, save_models
 from pixel_set_fixture import BANDS, CLASSES, ingest_dataset, make, write
+from preparation import opened
 
 from geo.errors import InputError
 from models.checkpoints import load_state_dict, member_file, save_checkpoint
@@ -457,7 +458,7 @@ def test_a_description_that_makes_no_sense_is_refused(ours, what):
     text = spoil(json.loads(path.read_text()))
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ModelError, match=words) as refusal:
-        load_given(folder, ours.run.dataset, ours.settings, CPU)
+        load_given(folder, opened(ours.run), ours.settings, CPU)
     assert str(folder) in str(refusal.value)
     assert len(str(refusal.value)) < len(str(folder)) + 1500
     if what in LATER:
@@ -526,7 +527,7 @@ def test_a_checkpoint_of_something_else_is_refused(ours, what):
     spoil(folder / "model.pth.tar", load_state_dict(folder))
     ours.refused(ModelError, str(folder / "model.pth.tar"))
     with pytest.raises(ModelError, match=words):
-        load_given(folder, ours.run.dataset, ours.settings, CPU)
+        load_given(folder, opened(ours.run), ours.settings, CPU)
 
 
 def test_checkpoints_of_torch_before_1_6_are_read(ours):

@@ -22,11 +22,10 @@ from pixel_set_fixture import (
     number,
     write,
 )
-from preparation import recorded
+from preparation import opened, recorded
 
 from geo.errors import InputError
 from models.hyperparameters import Hyperparameters
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.model_inputs import nearest_anniversary, read_inputs
 from pipeline.predictions.existing_weights import hyperparameters_of, load_given
 from pipeline.stages.predict import predict
@@ -92,9 +91,9 @@ def test_the_references_weights_give_the_references_numbers(reference):
     run, settings = reference
     expected = np.load(PARITY / "inference_clean_small.npz")
     trained = [
-        load_given(PARITY / "weights" / f"Fold_{k}", run.dataset, settings, CPU) for k in (1, 2)
+        load_given(PARITY / "weights" / f"Fold_{k}", opened(run), settings, CPU) for k in (1, 2)
     ]
-    data = read_inputs(run.dataset, trained, PixelSetDataset.open(run.dataset.root).classes)
+    data = read_inputs(opened(run), trained, opened(run).classes)
     places = [data.ids.index(str(i)) for i in expected["ids"]]
     for k, model in enumerate(trained, 1):
         logits = torch.from_numpy(expected[f"eval_logits_fold{k}"]).double()
@@ -132,12 +131,12 @@ def test_other_weights_than_the_settings_say_are_refused(reference):
     )
     other = ingested(few, run.root.parent / "few_classes")
     with pytest.raises(InputError, match=r"tells 20 classes apart, the settings name 3"):
-        load_given(folder, other.dataset, few, CPU)
+        load_given(folder, opened(other), few, CPU)
     pooling = settings.model_copy(
         update={"model": settings.model.model_copy(update={"pooling": "mean_std_min"})}
     )
     with pytest.raises(InputError, match=r"takes 132 values.*Set model\.pooling"):
-        load_given(folder, run.dataset, pooling, CPU)
+        load_given(folder, opened(run), pooling, CPU)
 
 
 @needs_parity
@@ -176,7 +175,7 @@ def test_the_references_ltae_takes_the_dates_of_its_training_only(reference, tmp
     torch.save({"epoch": 1, "state_dict": state, "optimizer": {}}, folder / "model.pth.tar")
     if n_dates != 24:
         with pytest.raises(InputError, match=r"normalises 20 dates together.*dataset has 24"):
-            load_given(folder, run.dataset, settings, CPU)
+            load_given(folder, opened(run), settings, CPU)
         return
     table = predicted(run, settings, tmp_path / "weights")
     assert table["pred_code"].isin(CODES).all()
@@ -234,8 +233,8 @@ def test_a_season_is_counted_from_the_same_day_of_the_year(ours, tmp_path, days,
     folder, run = ours
     settings = settings_of(moved(folder / "given", tmp_path / "given", days), run.models)
     other = ingested(settings, tmp_path / "run")
-    trained = [load_given(run.fold(k), other.dataset, settings, CPU) for k in (1, 2)]
-    data = read_inputs(other.dataset, trained, PixelSetDataset.open(run.dataset.root).classes)
+    trained = [load_given(run.fold(k), opened(other), settings, CPU) for k in (1, 2)]
+    data = read_inputs(opened(other), trained, opened(run).classes)
     assert data.days[0, 0] == (0 if equal else 40)
     new = predicted(other, settings, run.models)
     old = predicted(run, settings, run.models)
@@ -276,9 +275,7 @@ def test_status_and_declared_class_of_every_parcel(ours):
     table = pd.read_csv(run.predictions.with_suffix(".csv"))
     assert (table["status"] == "used").all()
     assert (table["pred_source"] == "out_of_fold").all()
-    assert table["declared_code"].tolist() == [
-        CLASSES[i] for i in PixelSetDataset.open(run.dataset.root).labels
-    ]
+    assert table["declared_code"].tolist() == [CLASSES[i] for i in opened(run).labels]
     assert (table["n_dates"] == len(SEASON)).all()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pixel_set_fixture import BANDS, CLASSES, ingest_dataset, make, write
-from preparation import recorded
+from preparation import opened, recorded
 from test_dataset_input import ingested
 
 from geo.errors import InputError
@@ -34,9 +34,9 @@ def ragged(tmp_path_factory):
 def test_parcels_are_padded_to_the_longest(ragged, tmp_path):
     source, parcels = ragged
     run = ingested(source, tmp_path)
-    data = PixelSetDataset.open(run.dataset.root).pixel_sets(with_features=True)
+    data = opened(run).pixel_sets(with_features=True)
     first = min(d for _, _, dates in parcels.values() for d in dates)
-    assert PixelSetDataset.open(run.dataset.root).dates[0] == first
+    assert opened(run).dates[0] == first
     assert data.n_dates == max(len(dates) for _, _, dates in parcels.values())
     for i, (_, pixels, dates) in enumerate(parcels.values()):
         n = len(dates)
@@ -46,7 +46,7 @@ def test_parcels_are_padded_to_the_longest(ragged, tmp_path):
         assert np.array_equal(own[:, :n].transpose(1, 2, 0), pixels)
         assert not own[:, n:].any()
     lengths = {i: len(dates) for i, (_, _, dates) in parcels.items()}
-    assert PixelSetDataset.open(run.dataset.root).n_dates == lengths
+    assert opened(run).n_dates == lengths
 
 
 def test_the_order_in_the_file_does_not_matter(ragged, tmp_path):
@@ -60,14 +60,10 @@ def test_the_order_in_the_file_does_not_matter(ragged, tmp_path):
             ::-1
         ]
     write(mixed / "META" / "parcel_dates.json", own)
-    first = PixelSetDataset.open(ingested(source, tmp_path / "a").dataset.root).pixel_sets(
-        with_features=False
-    )
+    first = opened(ingested(source, tmp_path / "a")).pixel_sets(with_features=False)
     labels = json.loads((source / "META" / "labels.json").read_text())
     write(mixed / "META" / "labels.json", labels)
-    second = PixelSetDataset.open(ingested(mixed, tmp_path / "b").dataset.root).pixel_sets(
-        with_features=False
-    )
+    second = opened(ingested(mixed, tmp_path / "b")).pixel_sets(with_features=False)
     assert np.array_equal(first.pixels, second.pixels)
     assert np.array_equal(first.days, second.days)
 
@@ -78,9 +74,7 @@ def test_parcels_that_name_no_dates_have_those_of_the_dataset(tmp_path):
     first = next(iter(parcels))
     np.save(source / "DATA" / f"{first}.npy", parcels[first][1][:2])
     write(source / "META" / "parcel_dates.json", {first: [20180215, 20180301]})
-    data = PixelSetDataset.open(ingested(source, tmp_path / "run").dataset.root).pixel_sets(
-        with_features=True
-    )
+    data = opened(ingested(source, tmp_path / "run")).pixel_sets(with_features=True)
     assert data.days[0, :2].tolist() == [0, 14]
     assert data.observed.sum(1).tolist() == [2] + [7] * 29
     assert data.days[1, 0] == 14

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import rasterio.mask
 import yaml
-from preparation import CONFIGS, example, prepare_dataset, snakemake
+from preparation import CONFIGS, example, prepare_dataset, read_pixels, read_valid, snakemake
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.image import imread
-from pixel_set_fixture import write_arrays
-from preparation import recorded
+from pixel_set_fixture import pack_files, write_arrays
+from preparation import opened, recorded
 from scipy.stats import binomtest
 from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
@@ -26,7 +26,7 @@ from sklearn.metrics import jaccard_score
 import pipeline.report.map
 from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
-from pipeline.dataset.metadata import LandClass, write_metadata
+from pipeline.dataset.metadata import LandClass, write_labels, write_metadata
 from pipeline.dataset.npy_files import file_name
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
@@ -50,7 +50,7 @@ from pipeline.report.seasons import ndvi_by_class
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.config import load, view
-from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.paths import INGESTED, RunPaths
 from pipeline.workflow.summary import summary
 from pipeline.workflow.writing import write_json
 
@@ -86,13 +86,12 @@ def make_dataset(paths, *, simulated, labelled=True):
         write_arrays(folder, arrays)
     write_metadata(
         paths,
+        tiles=[INGESTED],
         dates=DATES,
-        labels={"crop": labels | {"060": None, "061": "LUZ" if labelled else None}},
         sizes=dict.fromkeys(ids, 5),
         n_dates={i: int(valid[i].any(axis=1).sum()) for i in ids},
-        classes=CLASSES if labelled else [],
         description={
-            **{"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
+            **{"bands": ["B04", "B08"], "fill": "linear"},
             **{
                 "tiles": {"31TFM": "EPSG:32631"},
                 "crs": "EPSG:32631",
@@ -100,9 +99,16 @@ def make_dataset(paths, *, simulated, labelled=True):
                 "mask": "auto",
                 "acquisitions": [],
             },
-            "names": {c.code: c.name for c in CLASSES} | {"LUZ": "alfalfa"},
         },
     )
+    write_labels(
+        paths,
+        labels={"crop": labels | {"060": None, "061": "LUZ" if labelled else None}},
+        classes=CLASSES if labelled else [],
+        nomenclature="crop",
+        names={c.code: c.name for c in CLASSES} | {"LUZ": "alfalfa"},
+    )
+    pack_files(paths)
 
 
 def make_inputs(paths, *, labelled=True):
@@ -474,7 +480,7 @@ def test_intervals_are_wilsons(n_right, n):
 
 def test_ndvi_is_that_of_clear_pixels_only(tmp_path):
     paths = make_run(tmp_path / "run", models=False)
-    series = ndvi_by_class(paths.dataset)
+    series = ndvi_by_class(opened(paths))
     assert list(series) == ["BTH", "MIS", "PPH"]
     medians = np.full((10, len(DATES)), np.nan)
     for row, i in enumerate(range(50, 60)):
@@ -492,7 +498,7 @@ def test_ndvi_needs_its_bands(tmp_path):
     paths = make_run(tmp_path / "run", models=False)
     description = yaml.safe_load(paths.dataset.description.read_text())
     write_json(paths.dataset.description, description | {"bands": ["B04", "B11"]})
-    assert ndvi_by_class(paths.dataset) == {}
+    assert ndvi_by_class(opened(paths)) == {}
     assert 'id="seasons"' not in page_of(paths)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import rasterio
 import yaml
-from preparation import prepare_dataset, prepare_parcels, snakemake
+from preparation import opened, prepare_dataset, prepare_parcels, read_pixels, read_valid, snakemake
 from rasterio.features import geometry_mask
 from shapely import box
 from tiles_fixture import COLUMNS, EAST, WEST, X_MIN, parcels, write_day, write_scene
@@ -20,7 +20,6 @@ from tiles_fixture import COLUMNS, EAST, WEST, X_MIN, parcels, write_day, write_
 from geo.errors import InputError
 from geo.grid import Grid
 from pipeline.acquisitions.tiles import read_grids
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load
 
@@ -66,6 +65,11 @@ def read_ledger(run):
 
 def read_rows(table):
     return pd.read_csv(table, dtype=str, keep_default_na=False).set_index("parcel_id")
+
+
+def observations(run):
+    files = [run.dataset.tile(tile).observations for tile in (WEST, EAST)]
+    return pd.concat(map(pd.read_parquet, files), ignore_index=True)
 
 
 def outlines(crs):
@@ -123,14 +127,14 @@ def test_parcels_belong_to_the_tile_that_holds_them_whole(run):
     assert set(fates) == {(2, True), (1, True), (0, True), (0, False)}
     accepted = ledger[ledger["status"] == "used"]
     assert set(accepted["tile"]) == {EAST, WEST}
-    assert sorted(PixelSetDataset.open(run.dataset.root).ids) == sorted(accepted.index)
+    assert sorted(opened(run).ids) == sorted(accepted.index)
     both = sum(len(gpd.read_parquet(run.parcels / f"{tile}.parquet")) for tile in grids)
     assert both == len(accepted)
 
 
 def test_arrays_equal_a_reader_of_single_pixels(scene, run):
     ledger, grids = read_ledger(run), read_grids(run.grids)
-    dates = PixelSetDataset.open(run.dataset.root).parcel_dates
+    dates = opened(run).parcel_dates
     tried = Counter()
     for tile, grid in grids.items():
         places = outlines(grid.crs)
@@ -173,29 +177,22 @@ def test_every_acquisition_has_its_decision(scene, run):
 
 
 def test_positions_and_dates_of_both_zones(scene, run):
-    description = PixelSetDataset.open(run.dataset.root).description
+    description = opened(run).description
     assert description["tiles"] == {WEST: "EPSG:32631", EAST: "EPSG:32632"}
-    tiles = read_ledger(run).loc[PixelSetDataset.open(run.dataset.root).ids, "tile"].value_counts()
+    tiles = read_ledger(run).loc[opened(run).ids, "tile"].value_counts()
     assert description["crs"] == description["tiles"][tiles.idxmax()]
-    points = gpd.points_from_xy(
-        *PixelSetDataset.open(run.dataset.root).positions.T, crs=description["crs"]
-    )
+    points = gpd.points_from_xy(*opened(run).positions.T, crs=description["crs"])
     places = outlines(description["crs"])
-    assert all(
-        places[i].contains(p)
-        for i, p in zip(PixelSetDataset.open(run.dataset.root).ids, points, strict=True)
-    )
+    assert all(places[i].contains(p) for i, p in zip(opened(run).ids, points, strict=True))
     every = sorted({date for _, date in scene.used})
-    assert [
-        int(day.strftime("%Y%m%d")) for day in PixelSetDataset.open(run.dataset.root).dates
-    ] == every
+    assert [int(day.strftime("%Y%m%d")) for day in opened(run).dates] == every
     assert len(description["acquisitions"]) == 9
 
 
 def test_clear_shares_are_recorded(run):
     n_pixels = read_rows(run.cleaned)["n_pixels"].replace("", "0").astype(int)
-    table = read_observations(run.dataset.observations)
-    dates = PixelSetDataset.open(run.dataset.root).parcel_dates
+    table = observations(run)
+    dates = opened(run).parcel_dates
     assert len(table) == sum(map(len, dates.values()))
     assert table["kept"].all()
     for parcel_id, rows in table.groupby("parcel_id"):
@@ -213,22 +210,22 @@ def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
     sizes = read_rows(run.cleaned)["n_pixels"].replace("", "0").astype(int)
     tile_of, ledger = read_ledger(run)["tile"], read_ledger(found)
     own, kept_dates = (
-        PixelSetDataset.open(run.dataset.root).parcel_dates,
-        PixelSetDataset.open(found.dataset.root).parcel_dates,
+        opened(run).parcel_dates,
+        opened(found).parcel_dates,
     )
     n_clear, n_all, n_dropped = Counter(), Counter(), 0
-    for i in PixelSetDataset.open(run.dataset.root).ids:
+    for i in opened(run).ids:
         for day, clear in zip(own[i], read_valid(run.dataset, i), strict=True):
             n_clear[tile_of[i], day] += clear.sum()
             n_all[tile_of[i], day] += sizes[i]
-    for i in PixelSetDataset.open(run.dataset.root).ids:
+    for i in opened(run).ids:
         valid = read_valid(run.dataset, i)
         of_tile = [n_clear[tile_of[i], day] / n_all[tile_of[i], day] for day in own[i]]
         kept = np.array(of_tile if drop == "run" else valid.sum(axis=1) / sizes[i]) >= limit
         n_dropped += int((~kept).sum())
         seen = valid[kept].any(axis=0)
         assert int(ledger.loc[i, "n_pixels"]) == seen.sum()
-        assert (i in PixelSetDataset.open(found.dataset.root).ids) == seen.any()
+        assert (i in opened(found).ids) == seen.any()
         if not seen.any():
             assert ledger.loc[i, ["status", "reason"]].tolist() == [
                 "rejected", "never_seen_clearly",
@@ -238,19 +235,15 @@ def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
         assert np.array_equal(read_valid(found.dataset, i), valid[kept][:, seen])
         pixels = read_pixels(run.dataset, i)[kept][:, :, seen]
         assert np.array_equal(read_pixels(found.dataset, i), pixels)
-    assert (
-        0
-        < n_dropped
-        == PixelSetDataset.open(found.dataset.root).description["dropped_observations"]
-    )
-    table = read_observations(found.dataset.observations)
+    assert 0 < n_dropped == opened(found).description["dropped_observations"]
+    table = observations(found)
     assert (~table["kept"]).sum() == n_dropped
     assert len(table) == sum(map(len, own.values()))
 
 
 def test_filling_takes_the_dates_of_the_tile(run, scene, tmp_path):
     found = prepared(scene, tmp_path, clouds={"fill": "linear"})
-    for i, days in PixelSetDataset.open(run.dataset.root).parcel_dates.items():
+    for i, days in opened(run).parcel_dates.items():
         at = np.array([day.toordinal() for day in days])
         pixels, valid = read_pixels(run.dataset, i), read_valid(run.dataset, i)
         filled = read_pixels(found.dataset, i)

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pipeline.stages.pack import pack
-from pixel_set_fixture import write_arrays
+from pixel_set_fixture import pack_files, write_arrays
 
 from geo.errors import InputError
 from models.classifier import ParcelClassifier
@@ -26,14 +25,14 @@ from models.safetensors_file import load_safetensors
 from models.training import train_fold as training
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState
-from pipeline.dataset.metadata import LandClass, write_metadata
+from pipeline.dataset.metadata import LandClass, write_labels, write_metadata
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.trained import Trained
 from pipeline.stages import train as stage
 from pipeline.stages.train import choose_hyperparameters, choose_training, member_seed, train
 from pipeline.workflow.config import load, read, view
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.progress import show_progress
 from pipeline.workflow.settings import PAPER
 from pipeline.workflow.writing import write_json
@@ -67,14 +66,20 @@ def run(tmp_path_factory):
     )
     write_metadata(
         dataset,
+        tiles=[INGESTED],
         dates=[date(2018, 3, 10) + timedelta(30 * t) for t in range(N_DATES)],
-        labels={"crop": {i: k % 3 for k, i in enumerate(ids)}},
         sizes={i: int(size) for i, size in zip(ids, sizes, strict=True)},
         n_dates=dict.fromkeys(ids, N_DATES),
-        classes=[LandClass(k, f"class {k}") for k in range(3)],
-        description={"bands": ["B04", "B08"], "nomenclature": "crop", "fill": "linear"},
+        description={"bands": ["B04", "B08"], "fill": "linear"},
     )
-    pack(dataset.root, view(load({}), "pack"))
+    write_labels(
+        dataset,
+        labels={"crop": {i: k % 3 for k, i in enumerate(ids)}},
+        classes=[LandClass(k, f"class {k}") for k in range(3)],
+        nomenclature="crop",
+        names={},
+    )
+    pack_files(dataset)
     write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})
     write_normalisation(dataset.normalisation, np.array([2500.0] * 2), np.array([900.0] * 2))
     fold = {"train": ids[:32], "validation": ids[32:40], "test": ids[40:]}
@@ -542,7 +547,7 @@ def cut_to_one_pixel(run, folder):
     for path in dataset.pixels.glob("*.npy"):
         np.save(path, np.load(path)[:, :, :1])
     write_json(dataset.sizes, dict.fromkeys(json.loads(dataset.sizes.read_text()), 1))
-    pack(dataset.root, view(load({}), "pack"))
+    pack_files(dataset)
     return run
 
 

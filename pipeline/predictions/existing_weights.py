@@ -79,8 +79,8 @@ def load_given(
         features = dataset.all_features
         if features.shape[1] != hyperparameters.extra_size:
             raise InputError(
-                f"{path} takes {hyperparameters.extra_size} geometric features, {dataset.paths.features} "
-                f"has {features.shape[1]} for each parcel."
+                f"{path} takes {hyperparameters.extra_size} geometric features, "
+                f"{dataset.paths.features} has {features.shape[1]} for each parcel."
             )
         scaling = FeatureScaling.fit(features)
     metadata = ModelMetadata(

@@ -49,7 +49,8 @@ def ingest(
 ) -> None:
     """Check an existing Pixel-Set dataset and make it that of the run, without touching it.
 
-    Its pixels are packed as assemble packs those of a tile. Its arrays are linked to. They are written anew only where they could not be used as they are:
+    Its pixels are packed as assemble packs those of a tile. Its arrays are linked to, unless
+    dataset.npy_files is false; they are written anew where they could not be used as they are:
     dates out of order, another integer type, other file names, pixels that VALID shows clear on no
     date. Such pixels are left out; a parcel that has no other is rejected.
 

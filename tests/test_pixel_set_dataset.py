@@ -6,13 +6,12 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from preparation import example, prepare_dataset
+from preparation import example, opened, prepare_dataset, read_pixels, read_valid
 
 from geo.pixels.gap_filling import fill_linear
 from pipeline.acquisitions.tiles import read_grids
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.npy_files import file_name
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.stages.assemble import assemble
 from pipeline.workflow.config import view
 from pipeline.workflow.paths import DatasetPaths
@@ -118,15 +117,13 @@ def replace_memory(settings, memory_mb):
 
 
 def test_loading_gives_every_parcel_back(run):
-    data = PixelSetDataset.open(run.dataset.root).pixel_sets(with_features=True)
+    data = opened(run).pixel_sets(with_features=True)
     for i, parcel_id in enumerate(data.ids):
         pixels = data.pixels[data.offsets[i] : data.offsets[i + 1]]
         assert np.array_equal(pixels.transpose(1, 2, 0), read_pixels(run.dataset, parcel_id))
     labels = json.loads(run.dataset.labels.read_text())["crop"]
-    codes = [land.code for land in PixelSetDataset.open(run.dataset.root).classes]
-    for parcel_id, label in zip(
-        data.ids, PixelSetDataset.open(run.dataset.root).labels, strict=True
-    ):
+    codes = [land.code for land in opened(run).classes]
+    for parcel_id, label in zip(data.ids, opened(run).labels, strict=True):
         assert label == (codes.index(labels[parcel_id]) if labels[parcel_id] in codes else -1)
 
 

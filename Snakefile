@@ -118,7 +118,7 @@ rule split:
     message:
         "Divide the labelled parcels into {settings.split.folds} folds."
     input:
-        dataset=PACKED,
+        packed=PACKED,
         labels=paths.dataset.labelled,
         positions=paths.dataset.positions if settings.split.by == "block" else [],
     output:
@@ -145,6 +145,7 @@ rule train:
     message:
         "Train fold {wildcards.fold}."
     input:
+        packed=PACKED,
         dataset=DATASET,
         folds=rules.split.output,
     output:
@@ -180,6 +181,7 @@ rule evaluate:
     message:
         "Score every fold on its test parcels, beside the baselines."
     input:
+        packed=PACKED,
         dataset=DATASET,
         folds=rules.split.output,
         models=expand(rules.train.output, fold=FOLDS),
@@ -226,6 +228,7 @@ rule predict:
     message:
         "Predict a class for every usable parcel."
     input:
+        packed=PACKED,
         dataset=DATASET,
         models=(
             expand(rules.train.output, fold=FOLDS)
@@ -281,6 +284,7 @@ rule report:
         ancient([] if settings.dataset.path else [paths.acquisitions]),
         ledger=paths.ledger,
         classes=paths.classes,
+        packed=PACKED,
         dataset=DATASET,
         models=rules.evaluate.output if TRAINED else [],
         predictions=rules.predict.output,

@@ -86,8 +86,8 @@ def ours(folder: Path, packed: np.ndarray, n: int) -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, pairwise([*range(0, n, 500), n])))
-    for made in opened:
-        os.close(made)
+    for descriptor in opened:
+        os.close(descriptor)
 
 
 def bare(folder: Path, values: np.ndarray, n: int) -> None:

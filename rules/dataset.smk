@@ -37,4 +37,5 @@ rule dataset:
     input:
         [] if settings.dataset.path else TABLES,
         [] if settings.dataset.path else rules.export.output,
+        PACKED,
         DATASET,

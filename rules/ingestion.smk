@@ -43,6 +43,7 @@ rule ingest:
 
 
 PACKED = [rules.ingest.output]
-DATASET = [rules.ingest.output]
+# All of it comes from there.
+DATASET = []
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = ["ingest"]

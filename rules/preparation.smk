@@ -294,8 +294,9 @@ rule features:
 
 
 # META of the tiles is ancient: it follows from them, and whether DATA is written changes none of it.
-PACKED = [packed, ancient(paths.dataset.metadata)]
-DATASET = [*PACKED, paths.dataset.labelled, rules.features.output]
+PACKED = lambda wildcards: [*packed(wildcards), *ancient(paths.dataset.metadata)]
+# What is known of the parcels beside their pixels.
+DATASET = [paths.dataset.labelled, rules.features.output]
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),

@@ -99,9 +99,7 @@ def test_what_was_packed_of_another_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"pixels\.npy is not a readable array"):
         _ = opened(run).pixels
     path.unlink()
-    with pytest.raises(
-        InputError, match=r"lacks .*pixels\.npy, its packed pixels\. Make them"
-    ):
+    with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its packed pixels\. Make them"):
         _ = opened(run).pixels
 
 

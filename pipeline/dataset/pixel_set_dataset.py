@@ -93,6 +93,11 @@ class PixelSetDataset:
             "features": features.copy(),
         }
 
+    @cached_property
+    def tiles(self) -> list[str]:
+        """The tiles whose parcels the dataset holds, in its order."""
+        return list(_read_json(self.paths.tiles))
+
     # Parcels
 
     @cached_property
@@ -274,7 +279,7 @@ class PixelSetDataset:
 
     def _mapped(self, name: str, dtype: type, behind: tuple[int, ...]) -> Any:
         """Map an array of every tile; refuse those of other parcels, dates or bands than META."""
-        files = [getattr(self.paths.tile(tile), name) for tile in _read_json(self.paths.tiles)]
+        files = [getattr(self.paths.tile(tile), name) for tile in self.tiles]
         arrays = [map_array(file, dtype, 2 + len(behind)) for file in files]
         rows = stacked(arrays)
         expected = (int(self.offsets[-1]), int(self.lengths.max(initial=0)), *behind)

@@ -106,7 +106,7 @@ rule all:
 
 # What comes before the folds: imagery and parcels become a Pixel-Set dataset, or one is there.
 include: "rules/ingestion.smk" if settings.dataset.path else "rules/preparation.smk"
-include: "rules/packing.smk"
+include: "rules/dataset.smk"
 
 
 if TRAINED:
@@ -118,7 +118,7 @@ rule split:
     message:
         "Divide the labelled parcels into {settings.split.folds} folds."
     input:
-        dataset=paths.dataset.assembled,
+        packed=PACKED,
         labels=LABELS,
         # What a class is called changes no fold and no model.
         names=ancient(NAMES),
@@ -147,6 +147,7 @@ rule train:
     message:
         "Train fold {wildcards.fold}."
     input:
+        packed=PACKED,
         dataset=DATASET,
         labels=LABELS,
         names=ancient(NAMES),
@@ -184,6 +185,7 @@ rule evaluate:
     message:
         "Score every fold on its test parcels, beside the baselines."
     input:
+        packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         folds=rules.split.output,
         models=expand(rules.train.output, fold=FOLDS),
@@ -230,6 +232,7 @@ rule predict:
     message:
         "Predict a class for every usable parcel."
     input:
+        packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         models=(
             expand(rules.train.output, fold=FOLDS)
@@ -285,6 +288,7 @@ rule report:
         ancient([] if settings.dataset.path else [paths.acquisitions]),
         ledger=paths.ledger,
         classes=paths.class_table,
+        packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         models=rules.evaluate.output if TRAINED else [],
         predictions=rules.predict.output,

@@ -1,4 +1,4 @@
-"""Benchmark: the acquisitions become the Pixel-Set dataset, and this one file."""
+"""Benchmark: the acquisitions become packed pixels, and these files; and files are packed."""
 
 from __future__ import annotations
 
@@ -71,21 +71,20 @@ def _growth(runs: dict[int, RunPaths], few: int, many: int) -> Contest:
     )
 
 
-def _assemble(run: RunPaths, dataset: str) -> list[str]:
+def _assemble(run: RunPaths, tile: str) -> list[str]:
     return [
         *(sys.executable, "-m", "pipeline", "assemble", "--config", str(run.config)),
         *("--acquisitions", str(run.acquisitions), "--extracted", str(run.extractions)),
-        *("--pixel-index", str(run.pixel_index(TILE)), "--parcels", str(run.parcels)),
-        *("--classes", str(run.classes), "--cleaned", str(run.cleaned), "--dataset", dataset),
-        *("--ledger", f"{dataset}/ledger.csv", "--threads", "2"),
+        *("--pixel-index", str(run.pixel_index(TILE)), "--tile", tile, "--threads", "2"),
     ]
 
 
 def _complete(run: RunPaths) -> None:
-    """Assemble and pack once, for the contest of packing."""
-    if run.dataset.packed_pixels.is_file():
+    """Assemble and export once, for the contest of packing."""
+    tile = run.dataset.tile(TILE)
+    if run.dataset.tiles.is_file():
         return
-    dataset = str(run.dataset.root)
-    pack = ["pack", "--config", str(run.config), "--dataset", dataset]
-    for command in (_assemble(run, dataset), [sys.executable, "-m", "pipeline", *pack]):
+    words = ["export", "--config", str(run.config), "--tiles", str(tile.root)]
+    export = [sys.executable, "-m", "pipeline", *words, "--dataset", str(run.dataset.root)]
+    for command in (_assemble(run, str(tile.root)), export):
         subprocess.run(command, check=True, cwd=ROOT, capture_output=True)

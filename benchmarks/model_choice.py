@@ -29,13 +29,12 @@ from models.model_description import DataDescription
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.dataset.folds import Fold
-from pipeline.dataset.pixel_set_loading import read_pixel_sets
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.baselines import Matrix, classify_series, fill_gaps, majority
 from pipeline.evaluation.score_tables import add_up
 from pipeline.stages.split import divide
 from pipeline.stages.train import training_settings
 from pipeline.workflow.config import load
-from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 
 SEEDS = (1, 2, 3)
@@ -80,7 +79,7 @@ class Task:
     @property
     def about(self) -> DataDescription:
         """Numbers for names; the normalisation is that of the channels, over pixels and dates."""
-        pixels = self.data.pixels.astype(np.float64)
+        pixels = self.data.pixels[:].astype(np.float64)
         return DataDescription(
             bands=[str(i) for i in range(self.data.n_channels)],
             class_codes=[str(i) for i in range(self.n_classes)],
@@ -113,7 +112,7 @@ def tasks(data: Path, work: Path) -> Iterator[Task]:
         yield Task("Canada, at random", points, _divided(points), {"epochs": 40})
         yield Task("Canada, whole cells", points, _divided(points, cells), {"epochs": 40})
     if (folder := work / "flanders").is_dir():
-        pieces = read_pixel_sets(DatasetPaths(folder), with_features=True)
+        pieces = PixelSetDataset.open(folder).pixel_sets(with_features=True)
         train = {"epochs": 60, "batch_size": 32}
         yield Task("Flanders, at random", pieces, _divided(pieces), train)
         # Half of the maize is two fields, so the classes must be looked at, too.
@@ -123,7 +122,7 @@ def tasks(data: Path, work: Path) -> Iterator[Task]:
         parts = [labelled[p] for _, p in whole.split(labelled, pieces.labels[labelled], fields)]
         yield Task("Flanders, whole fields", pieces, parts, train)
     if (folder := work / "demo").is_dir():
-        parcels = read_pixel_sets(DatasetPaths(folder), with_features=True)
+        parcels = PixelSetDataset.open(folder).pixel_sets(with_features=True)
         train = {"epochs": 30, "pixels": 32}
         yield Task("demo, SIMULATED", parcels, _divided(parcels), train)
 

@@ -54,7 +54,7 @@ def training(options: argparse.Namespace) -> None:
         setting.data,
         setting.parcels[:n],
         setting.parcels[n:],
-        about=describe_data(setting.paths),
+        about=describe_data(setting.opened),
         architecture=architecture(setting.settings),
         training=training_settings(setting.settings),
         device=setting.device,
@@ -99,7 +99,7 @@ def weights(options: argparse.Namespace) -> None:
     setting = _Setting(options)
     hyperparameters = Hyperparameters.for_data(
         n_channels=setting.data.n_channels,
-        n_classes=len(describe_data(setting.paths).class_codes),
+        n_classes=len(describe_data(setting.opened).class_codes),
         n_extra=setting.data.n_features,
         **architecture(setting.settings),
     )
@@ -121,15 +121,14 @@ class _Setting:
         import numpy as np
 
         from models.training.distributed import choose_device
-        from pipeline.dataset.pixel_set_loading import read_pixel_sets
+        from pipeline.dataset.pixel_set_dataset import PixelSetDataset
         from pipeline.workflow.config import load
-        from pipeline.workflow.paths import DatasetPaths
 
         train = {"recipe": "paper", "epochs": options.epochs, "pixels": options.pixels}
         self.settings = load({"train": {**train, "device": options.device}})
         self.device = choose_device(options.device, options.threads)
-        self.paths = DatasetPaths(ingested(options.folder))
-        self.data = read_pixel_sets(self.paths, with_features=True)
+        self.opened = PixelSetDataset.open(ingested(options.folder))
+        self.data = self.opened.pixel_sets(with_features=True)
         self.parcels = np.arange(len(self.data))
 
     @property
@@ -139,7 +138,7 @@ class _Setting:
 
         model = self.settings.model
         return {
-            "about": describe_data(self.paths),
+            "about": describe_data(self.opened),
             "features": self.data.features,
             "n_pixels": self.settings.train.pixels,
             "pooling": model.pooling,

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.extracted_data import TILE
 from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
-from pipeline.dataset.parcel_block import ObservedParcels, ParcelBlock
+from pipeline.stages.export import write_parcel
 
 N_DATES = 24
 THREADS = 2
@@ -56,39 +57,37 @@ def write_files(way: str, n_parcels: int) -> None:
     rng = np.random.default_rng(0)
     shape = (N_DATES, BANDS, n_parcels * MEDIAN_PIXELS)
     values = rng.integers(0, 10_000, shape, np.uint16)
+    # The stage export starts from packed pixels.
+    given = np.ascontiguousarray(values.transpose(2, 0, 1)) if way == "ours" else values
     n = n_parcels // SHARE_OF_REWRITTEN if way == "rewritten" else n_parcels
     parent = IN_MEMORY if IN_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=parent) as temporary:
         folder = Path(temporary)
         start = time.perf_counter()
-        WAYS[way](folder, values, n)
+        WAYS[way](folder, given, n)
         seconds = time.perf_counter() - start
         last = np.load(min(folder.rglob(f"{n}.npy")))
     np.testing.assert_array_equal(last, values[:, :, MEDIAN_PIXELS * (n - 1) : MEDIAN_PIXELS * n])
     print(json.dumps({"microseconds_per_parcel": seconds / n * 1e6}))
 
 
-def ours(folder: Path, values: np.ndarray, n: int) -> None:
-    """Write pixels and validity as the stage assemble does, by two threads."""
-    data, validity = folder / "DATA", folder / "VALID"
-    data.mkdir()
-    validity.mkdir()
+def ours(folder: Path, packed: np.ndarray, n: int) -> None:
+    """Write pixels and validity as the stage export does, by two threads."""
+    opened = []
+    for made in (folder / "DATA", folder / "VALID"):
+        made.mkdir()
+        opened.append(os.open(made, os.O_RDONLY))
+    clear = np.ones(packed.shape[:2], bool)
 
-    def write(block: tuple[int, int]) -> None:
-        first, last = block
-        n_block = last - first
-        seen = np.ones((n_block, N_DATES))
-        ids = [str(i + 1) for i in range(first, last)]
-        offsets = np.arange(n_block + 1) * MEDIAN_PIXELS
-        sizes, kept = np.diff(offsets), seen.astype(bool)
-        parcels = ObservedParcels(ids, [], seen, kept, sizes, sizes > 0)
-        pixels = slice(first * MEDIAN_PIXELS, last * MEDIAN_PIXELS)
-        clear = np.ones((N_DATES, n_block * MEDIAN_PIXELS), bool)
-        made = ParcelBlock(parcels, offsets, values[:, :, pixels], clear, clear[0])
-        made.write(data, validity)
+    def write(batch: tuple[int, int]) -> None:
+        for i in range(*batch):
+            rows = slice(MEDIAN_PIXELS * i, MEDIAN_PIXELS * (i + 1))
+            write_parcel(str(i + 1), packed[rows], clear[rows], opened)
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, pairwise([*range(0, n, 500), n])))
+    for descriptor in opened:
+        os.close(descriptor)
 
 
 def bare(folder: Path, values: np.ndarray, n: int) -> None:
@@ -133,20 +132,18 @@ WAYS: dict[str, Callable[..., None]] = {
 
 def copy_all(work: str, dataset: Path, out: Path) -> None:
     """Pack the files of a dataset, or copy what was packed; time it."""
-    from pipeline.stages.pack import pack
-    from pipeline.workflow.config import load, view
-    from pipeline.workflow.paths import DatasetPaths
+    from pipeline.dataset.existing_dataset import pack_arrays, read_parcels
+    from pipeline.workflow.paths import DatasetPaths, TilePaths
 
-    given, written = DatasetPaths(dataset), DatasetPaths(out)
-    written.pixels.symlink_to(given.pixels, target_is_directory=True)
-    shutil.copytree(dataset / "META", out / "META")
+    given, written = DatasetPaths(dataset), TilePaths(out)
+    packed, parcels = given.tile(TILE).pixels, read_parcels(given)
     start = time.perf_counter()
     if work == "pack":
-        pack(out, view(load({}), "pack"), THREADS)
+        pack_arrays(parcels, given, written, THREADS)
     else:
-        shutil.copyfile(given.packed_pixels, written.packed_pixels)
+        shutil.copyfile(packed, written.pixels)
     seconds = time.perf_counter() - start
-    size = written.packed_pixels.stat().st_size
+    size = written.pixels.stat().st_size
     print(json.dumps({"mb_per_second": size / seconds / 1e6}))
 
 

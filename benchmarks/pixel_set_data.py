@@ -102,17 +102,14 @@ def _courses(rng: np.random.Generator, n_dates: int) -> np.ndarray:
 
 
 def _ingest(folder: Path) -> None:
-    """Let this project take the dataset over and pack it, as a run does."""
+    """Let this project take the dataset over, as a run does."""
     config = folder / "config.yaml"
     dataset = {"path": str(given(folder)), "nomenclature": NOMENCLATURE, "classes": list(CODES)}
     config.write_text(yaml.safe_dump({"dataset": dataset}))
-    for stage in (
-        [
-            *("ingest", "--source", str(given(folder)), "--dataset", str(ingested(folder))),
-            *("--ledger", str(folder / "ledger.csv"), "--classes", str(folder / "classes.csv")),
-        ],
-        ["pack", "--dataset", str(ingested(folder)), "--threads", "2"],
-    ):
-        command = [sys.executable, "-m", "pipeline", *stage, "--config", str(config)]
-        log = ["--log", str(folder / f"{stage[0]}.log")]
-        subprocess.run([*command, *log], check=True, cwd=ROOT, capture_output=True)
+    command = [
+        *(sys.executable, "-m", "pipeline", "ingest", "--config", str(config)),
+        *("--source", str(given(folder)), "--dataset", str(ingested(folder))),
+        *("--ledger", str(folder / "ledger.parquet"), "--classes", str(folder / "classes.json")),
+        *("--threads", "2", "--log", str(folder / "ingest.log")),
+    ]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)

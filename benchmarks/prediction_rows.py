@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import time
+from collections import Counter
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -39,23 +40,26 @@ def main() -> None:
 
 def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     """Write by the code of the stage predict."""
+    from pipeline.classes.ledger import read_ledger
+    from pipeline.predictions.columns import LEDGER_COLUMNS
     from pipeline.predictions.files import PredictionFiles
-    from pipeline.predictions.register_rows import match_rows
+    from pipeline.predictions.register_rows import matched_parts
     from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.workflow.config import load
 
-    ledger, options = folder / "ledger.csv", load({}).parcels
-    rows = match_rows(register_of(folder), ledger, options, ROWS_AT_A_TIME)
+    rows = read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS)
+    options = load({"parcels": {"id": "ID_PARCEL"}}).parcels
     with PredictionFiles(out / "parcels.gpkg") as files:
         files.add_layers(
-            rows.outlines,
+            Counter(rows["geometry_type"]),
             classes={str(code): (f"class {code}", "#e69f00") for code in CODES},
             collection="made",
             code_list=None,
             last_date=date(2018, 9, 30),
             simulated=True,
         )
-        n = write_rows(table, ledger, files, rows)
+        read = matched_parts(register_of(folder), rows, options, ROWS_AT_A_TIME)
+        n = write_rows(table, rows, files, read)
     return n, files.seconds
 
 
@@ -78,7 +82,7 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
     with timed("register"):
         register = geopandas.read_file(register_of(folder))
     with timed("joining"):
-        rows = table.join(read_ledger(folder / "ledger.csv", LEDGER_COLUMNS))
+        rows = table.join(read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS))
         parcels = with_register(rows, register)
     with timed("GeoPackage"):
         parcels.to_file(out / "parcels.gpkg", layer="parcels")
@@ -93,17 +97,16 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
 
 
 def _table(folder: Path) -> Any:
-    from pipeline.dataset.pixel_set_store import read_classes, read_ids
+    from pipeline.dataset.pixel_set_dataset import PixelSetDataset
     from pipeline.predictions.columns import ENSEMBLE, Choices, PredictionTable
-    from pipeline.workflow.paths import DatasetPaths
 
-    paths = DatasetPaths(ingested(folder))
-    n, classes = len(read_ids(paths)), read_classes(paths)
+    dataset = PixelSetDataset.open(ingested(folder))
+    n, classes = len(dataset), dataset.classes
     choices = Choices.empty(n, classes)
     rng = np.random.default_rng(0)
     scores = np.log(rng.dirichlet(np.ones(len(classes)), n)).astype(np.float32)
     choices.put(0, scores, np.full(n, ENSEMBLE, np.int8))
-    return PredictionTable(paths, choices, given_weights=True)
+    return PredictionTable(dataset, choices, given_weights=True)
 
 
 if __name__ == "__main__":

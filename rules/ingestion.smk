@@ -1,7 +1,7 @@
 # From an existing Pixel-Set dataset to that of the run.
 
 from pipeline.workflow.inputs import watched_dataset
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import INGESTED, DatasetPaths
 
 given = DatasetPaths(settings.dataset.path)
 # Files that a dataset need not have.
@@ -10,11 +10,12 @@ MORE = [f for f in ("features", "positions", "parcel_dates") if getattr(given, f
 
 rule ingest:
     message:
-        "Check the dataset {params.source} and complete it."
+        "Check the dataset {params.source} and pack its pixels."
     input:
         without_braces(watched_dataset(settings.dataset.path)),
     output:
-        meta=paths.dataset.assembled,
+        packed=paths.dataset.tile(INGESTED).arrays,
+        meta=paths.dataset.metadata,
         normalisation=paths.dataset.normalisation if given.given_normalisation else [],
         more=[getattr(paths.dataset, file) for file in MORE],
         labels=paths.dataset.labels,
@@ -29,6 +30,7 @@ rule ingest:
         dataset=paths.dataset.root,
         ledger=paths.ledger,
         classes=paths.classes,
+    threads: 2
     resources:
         mem_mb=2000,
     log:
@@ -41,12 +43,12 @@ rule ingest:
         "parcelwise ingest --settings {params.settings:q} --record {params.record:q}"
         " --source {params.source:q}"
         " --dataset {params.dataset:q} --ledger {params.ledger:q} --classes {params.classes:q}"
-        " --log {log:q}"
+        " --threads {threads} --log {log:q}"
 
 
-# DATA is linked to: what changes in it shows in the given folder.
-ASSEMBLED = [rules.ingest.output, without_braces([given.pixels])]
-DATASET = [rules.ingest.output]
+PACKED = [rules.ingest.output]
+# All of it comes from there.
+DATASET = []
 LABELS, NAMES = rules.ingest.output.labels, rules.ingest.output.named
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = ["ingest"]

@@ -7,8 +7,12 @@ from pipeline.workflow.inputs import imagery_state
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
 # The one that a job extracts.
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
-# Their tiles.
+# Those of the tile that a job assembles, in the order in which they are merged.
+of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
+# The tiles of all, and where each has its packed pixels.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
+tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
+packed = lambda wildcards: [f for t in tiles(wildcards) for f in paths.dataset.tile(t).packed]
 
 if settings.simulate:
 
@@ -167,38 +171,63 @@ rule extract:
 
 rule assemble:
     message:
-        "Join the acquisitions into the Pixel-Set dataset."
+        "Pack the pixels of the parcels of tile {wildcards.tile}."
     input:
-        pixels=lambda wildcards: [paths.extracted(a) for a in used(wildcards)],
-        valid=lambda wildcards: [paths.extracted_valid(a) for a in used(wildcards)],
+        pixels=lambda wildcards: [paths.extracted(a) for a in of_tile(wildcards)],
+        valid=lambda wildcards: [paths.extracted_valid(a) for a in of_tile(wildcards)],
+        # Ancient, as every new acquisition of any tile rewrites it: what it says counts, see params.
         acquisitions=ancient(paths.acquisitions),
-        pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
+        pixel_index=paths.pixel_index("{tile}"),
     output:
-        data=directory(paths.dataset.pixels),
-        valid=directory(paths.dataset.valid),
-        meta=paths.dataset.assembled,
-        observations=paths.dataset.observations,
-        tiles=directory(paths.dataset.tiles),
+        paths.dataset.tile("{tile}").packed,
+        observations=paths.dataset.tile("{tile}").observations,
     params:
         settings=settings_of("assemble"),
         record=paths.record("assemble"),
+        acquisitions=of_tile,
         extracted=paths.extractions,
-        dataset=paths.dataset.root,
+        tile=lambda wildcards: paths.dataset.tile(wildcards.tile).root,
     threads: 2
     resources:
         mem_mb=1000 + settings.assemble.memory_mb,
     log:
-        paths.log("assemble"),
+        paths.log("assemble/{tile}"),
     benchmark:
-        paths.benchmark("assemble")
+        paths.benchmark("assemble/{tile}")
     conda:
         ENVIRONMENT
     shell:
         "parcelwise assemble --settings {params.settings:q} --record {params.record:q}"
         " --acquisitions {input.acquisitions:q}"
-        " --extracted {params.extracted:q}"
-        " --pixel-index {input.pixel_index:q} --dataset {params.dataset:q}"
-        " --threads {threads} --log {log:q}"
+        " --extracted {params.extracted:q} --pixel-index {input.pixel_index:q}"
+        " --tile {params.tile:q} --threads {threads} --log {log:q}"
+
+
+rule export:
+    message:
+        "Write the dataset as other software reads it."
+    input:
+        tiles=packed,
+    output:
+        paths.dataset.metadata,
+        files=[directory(f) for f in paths.dataset.npy_files] if settings.dataset.npy_files else [],
+    params:
+        settings=settings_of("export"),
+        record=paths.record("export"),
+        tiles=tile_folders,
+        dataset=paths.dataset.root,
+    threads: 2
+    resources:
+        mem_mb=1000 + settings.assemble.memory_mb,
+    log:
+        paths.log("export"),
+    benchmark:
+        paths.benchmark("export")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise export --settings {params.settings:q} --record {params.record:q}"
+        " --tiles {params.tiles:q} --dataset {params.dataset:q} --threads {threads} --log {log:q}"
 
 
 rule label:
@@ -208,7 +237,7 @@ rule label:
         rows=rules.clean.output.rows,
         overlaps=rules.clean.output.overlaps,
         counts=lambda wildcards: map(paths.pixel_counts, tiles(wildcards)),
-        assembled=rules.assemble.output.tiles,
+        assembled=packed,
         codes=without_braces(settings.parcels.code_tables.values()),
     output:
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
@@ -218,7 +247,7 @@ rule label:
         settings=settings_of("label"),
         record=paths.record("label"),
         unwatched=verbatim(states_of_others(settings.parcels.code_tables.values())),
-        observed=lambda wildcards: list(map(paths.dataset.tile_parcels, tiles(wildcards))),
+        observed=lambda wildcards: [paths.dataset.tile(t).parcels for t in tiles(wildcards)],
         ledger=paths.ledger,
         dataset=paths.dataset.root,
     resources:
@@ -271,7 +300,9 @@ rule features:
         # Ancient, as for rasterise: the pixel index tells that the parcels changed.
         parcels=ancient(paths.parcels),
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
-        dataset=paths.dataset.sizes,
+        tiles=packed,
+        # Ancient, as they follow from the tiles.
+        dataset=ancient(paths.dataset.metadata),
     output:
         features=paths.dataset.features,
         positions=paths.dataset.positions,
@@ -291,13 +322,15 @@ rule features:
         " --positions {output.positions:q} --log {log:q}"
 
 
-ASSEMBLED = rules.assemble.output
-DATASET = [rules.assemble.output, rules.features.output]
+# META of the tiles is ancient: it follows from them, and whether DATA is written changes none of it.
+PACKED = lambda wildcards: [*packed(wildcards), *ancient(paths.dataset.metadata)]
+# What is known of the parcels beside their pixels.
+DATASET = [rules.features.output]
 # What says which parcels are of which class, and what the classes are called.
 LABELS = [rules.label.output.labels, rules.label.output.classes]
 NAMES = rules.names.output.named
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),
-    *("index", "clean", "rasterise", "extract", "assemble", "label", "names"),
+    *("index", "clean", "rasterise", "extract", "assemble", "export", "label", "names"),
 ]

@@ -10,11 +10,11 @@ from geo.register.columns import row_checksums
 from geo.register.geopackage import outline_types
 from geo.register.reading import read_register
 from pipeline.classes.ledger import read_ledger, write_ledger
-from pipeline.dataset.pixel_set_store import file_name
+from pipeline.dataset.npy_files import file_name
 from pipeline.stages.ingest import ingest
 from pipeline.stages.normalise import normalise
-from pipeline.stages.pack import pack
 from pipeline.workflow.config import view
+from pipeline.workflow.paths import INGESTED
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]
@@ -80,6 +80,20 @@ def write_arrays(folder, arrays):
         np.save(folder / file_name(parcel_id), array)
 
 
+def pack_files(dataset):
+    """Pack what lies in DATA and VALID, in the order of sizes.json, as one tile; by hand."""
+    ids = json.loads(dataset.sizes.read_text())
+    tile = dataset.tile(INGESTED)
+    tile.root.mkdir(parents=True, exist_ok=True)
+    for folder, path in ((dataset.pixels, tile.pixels), (dataset.valid, tile.clear)):
+        if folder.is_dir():
+            arrays = [np.load(folder / file_name(i)) for i in ids]
+        else:
+            arrays = [np.ones((len(p), p.shape[2]), bool) for p in arrays]
+        path.unlink(missing_ok=True)
+        np.save(path, np.concatenate([np.moveaxis(a, -1, 0) for a in arrays]))
+
+
 def ledger_of(run, register, folder):
     """Write the ledger of an ingested dataset as clean would have of a register with its rows."""
     table = read_register(register)
@@ -91,10 +105,9 @@ def ledger_of(run, register, folder):
     return folder / "ledger.parquet"
 
 
-def ingest_and_pack(settings, run):
+def ingest_dataset(settings, run):
     """Make an existing dataset that of a run, as the workflow does."""
     source, dataset = settings.dataset.path, run.dataset
-    ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"))
-    pack(dataset.root, view(settings, "pack"), 2)
+    ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"), 2)
     if dataset.given_normalisation is None:
         normalise(dataset.root, dataset.normalisation, view(settings, "normalise"))

@@ -6,24 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from geo.grid import read_grids
 from geo.pixels.pixel_index import PixelIndex
+from pipeline.dataset.npy_files import file_name
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.stages.assemble import assemble
 from pipeline.stages.clean import clean
+from pipeline.stages.export import export
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
 from pipeline.stages.index import index
 from pipeline.stages.label import label
 from pipeline.stages.names import names
 from pipeline.stages.normalise import normalise
-from pipeline.stages.pack import pack
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.config import USED_BY, load, view
-from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.settings_record import write_record
 
@@ -91,8 +94,8 @@ def observe(run: RunPaths, tile: str) -> None:
     """Observe all pixels of a tile's parcels on three dates, as assemble would."""
     index = PixelIndex.load(run.pixel_index(tile))
     table = {"parcel_id": index.parcel_ids, "n_pixels": index.sizes, "n_dates": 3, "held": True}
-    run.dataset.tile_parcels(tile).parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(table).astype({"parcel_id": "str"}).to_parquet(run.dataset.tile_parcels(tile))
+    run.dataset.tile(tile).parcels.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(table).astype({"parcel_id": "str"}).to_parquet(run.dataset.tile(tile).parcels)
 
 
 def label_parcels(settings: Settings, run: RunPaths) -> None:
@@ -100,7 +103,7 @@ def label_parcels(settings: Settings, run: RunPaths) -> None:
     tiles = sorted(read_grids(run.grids))
     label(
         run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
-        list(map(run.dataset.tile_parcels, tiles)), run.ledger, run.classes, run.dataset.root,
+        [run.dataset.tile(tile).parcels for tile in tiles], run.ledger, run.classes, run.dataset.root,
         view(settings, "label"),
     )  # fmt: skip
     names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
@@ -116,14 +119,37 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
             run.extracted(name), run.extracted_valid(name), view(settings, "extract"), threads,
         )  # fmt: skip
     pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
-    assemble(
-        run.acquisitions, run.extractions, pixel_index, run.dataset.root,
-        view(settings, "assemble"), threads,
-    )  # fmt: skip
+    tiles = assemble_tiles(run, sorted(read_grids(run.grids)), settings, threads)
+    export(tiles, run.dataset.root, view(settings, "export"), threads)
     label_parcels(settings, run)
-    pack(run.dataset.root, view(settings, "pack"), threads)
     normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
     features(
         run.parcels, pixel_index, run.dataset.root, run.dataset.features, run.dataset.positions
     )
     return run
+
+
+def assemble_tiles(run: RunPaths, tiles, settings, threads=2, root=None) -> list[Path]:
+    """Pack the pixels of tiles; return their folders, below the dataset of the run or `root`."""
+    dataset = DatasetPaths(root) if root else run.dataset
+    for tile in tiles:
+        assemble(
+            run.acquisitions, run.extractions, run.pixel_index(tile), dataset.tile(tile).root,
+            view(settings, "assemble"), threads,
+        )  # fmt: skip
+    return [dataset.tile(tile).root for tile in tiles]
+
+
+def read_pixels(dataset: DatasetPaths, parcel_id: str):
+    """Pixels of a parcel in DATA, uint16 (T, C, S)."""
+    return np.load(dataset.pixels / file_name(parcel_id))
+
+
+def read_valid(dataset: DatasetPaths, parcel_id: str):
+    """Which observations of a parcel are clear, in VALID: bool (T, S)."""
+    return np.load(dataset.valid / file_name(parcel_id))
+
+
+def opened(run: RunPaths) -> PixelSetDataset:
+    """Open the dataset of a run anew."""
+    return PixelSetDataset.open(run.dataset.root)

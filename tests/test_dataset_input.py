@@ -18,28 +18,16 @@ from pixel_set_fixture import (
     BANDS,
     CLASSES,
     SEASON,
-    ingest_and_pack,
+    ingest_dataset,
     make,
     number,
     write,
     write_arrays,
 )
-from preparation import example
+from preparation import example, opened, read_pixels, read_valid
 
 from geo.errors import InputError
 from pipeline.dataset.normalisation_pickle import read_normalisation
-from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import (
-    read_all_features,
-    read_classes,
-    read_dates,
-    read_description,
-    read_ids,
-    read_labels,
-    read_n_dates,
-    read_pixels,
-    read_valid,
-)
 from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
@@ -57,7 +45,7 @@ def ingested(source, root, *, weights=None, **options):
         {"dataset": {"path": source, **OPTIONS, **options}, "predict": {"weights": weights}}
     )
     run = RunPaths(root)
-    ingest_and_pack(settings, run)
+    ingest_dataset(settings, run)
     return run
 
 
@@ -87,7 +75,7 @@ def test_a_plain_dataset_gets_all_that_the_stages_need(source, tmp_path):
     before = content(source)
     run = ingested(source, tmp_path / "run")
     assert content(source) == before
-    data = read_pixel_sets(run.dataset, with_features=True)
+    data = opened(run).pixel_sets(with_features=True)
     assert data.ids == list(parcels)
     assert data.observed is None
     for i, (label, pixels, _) in enumerate(parcels.values()):
@@ -95,9 +83,9 @@ def test_a_plain_dataset_gets_all_that_the_stages_need(source, tmp_path):
         assert np.array_equal(own.transpose(1, 2, 0), pixels)
         assert data.labels[i] == label
     assert data.days[0].tolist() == [(d - SEASON[0]).days for d in SEASON]
-    assert [c.code for c in read_classes(run.dataset)] == CLASSES
-    assert read_description(run.dataset)["bands"] == BANDS
-    assert set(read_n_dates(run.dataset).values()) == {len(SEASON)}
+    assert [c.code for c in opened(run).classes] == CLASSES
+    assert opened(run).description["bands"] == BANDS
+    assert set(opened(run).n_dates.values()) == {len(SEASON)}
     assert run.dataset.pixels.is_symlink()
     given = pickle.loads((source / "normalisation_values.pkl").read_bytes())  # noqa: S301
     for a, b in zip(read_normalisation(run.dataset.normalisation), given, strict=True):
@@ -130,8 +118,8 @@ def test_a_dataset_of_this_project_is_taken_over_whole(source, tmp_path):
 def test_ids_are_texts(source, tmp_path, ids):
     parcels = make(source, ids=ids)
     run = ingested(source, tmp_path / "run")
-    assert sorted(read_ids(run.dataset)) == sorted(ids)
-    data = read_pixel_sets(run.dataset, with_features=True)
+    assert sorted(opened(run).ids) == sorted(ids)
+    data = opened(run).pixel_sets(with_features=True)
     for i, parcel_id in enumerate(data.ids):
         label, pixels, _ = parcels[parcel_id]
         assert data.labels[i] == label
@@ -141,7 +129,12 @@ def test_ids_are_texts(source, tmp_path, ids):
 def test_numbers_are_in_order_of_number(source, tmp_path):
     ids = [str(i) for i in (5, 40, 7, 300, *range(1000, 1026))]
     make(source, ids=ids)
-    assert read_ids(ingested(source, tmp_path / "run").dataset)[:4] == ["5", "7", "40", "300"]
+    assert opened(ingested(source, tmp_path / "run")).ids[:4] == [
+        "5",
+        "7",
+        "40",
+        "300",
+    ]
 
 
 @pytest.mark.parametrize("codes", [[3, 1, 20], ["003", "abc", "x y"], [3.0, 1.0, 20.0]])
@@ -149,9 +142,9 @@ def test_codes_are_numbers_or_texts(source, tmp_path, codes):
     parcels = make(source)
     write(source / "META" / "labels.json", {"crop": {i: codes[p[0]] for i, p in parcels.items()}})
     run = ingested(source, tmp_path / "run")
-    assert [c.code for c in read_classes(run.dataset)] == sorted(codes)
-    assert all(type(c.code) is (str if "abc" in codes else int) for c in read_classes(run.dataset))
-    assert (read_labels(run.dataset) >= 0).all()
+    assert [c.code for c in opened(run).classes] == sorted(codes)
+    assert all(type(c.code) is (str if "abc" in codes else int) for c in opened(run).classes)
+    assert (opened(run).labels >= 0).all()
 
 
 def test_parcels_without_label_are_kept(source, tmp_path):
@@ -162,8 +155,8 @@ def test_parcels_without_label_are_kept(source, tmp_path):
     labels |= {ids[1]: None, ids[2]: "", ids[3]: "rare", "elsewhere": "wheat"}
     write(source / "META" / "labels.json", {"crop": labels})
     run = ingested(source, tmp_path / "run")
-    assert read_labels(run.dataset)[:4].tolist() == [-1] * 4
-    assert read_ids(run.dataset) == ids
+    assert opened(run).labels[:4].tolist() == [-1] * 4
+    assert opened(run).ids == ids
     ledger = ledger_of(run)
     assert ledger.loc[ids[:4], "reason"].tolist() == [*["no_label"] * 3, "class_too_rare"]
     assert ledger.loc["elsewhere", ["status", "reason"]].tolist() == ["rejected", "no_pixels"]
@@ -178,7 +171,7 @@ def test_dates_in_every_spelling(source, tmp_path, spelling, first):
     make(source)
     dates = {str(i): spelling(d) for i, d in enumerate(SEASON, first)}
     write(source / "META" / "dates.json", dates)
-    assert read_dates(ingested(source, tmp_path / "run").dataset) == SEASON
+    assert opened(ingested(source, tmp_path / "run")).dates == SEASON
 
 
 @pytest.mark.parametrize("by_key", [True, False])
@@ -201,7 +194,7 @@ def test_unsorted_dates_are_sorted_with_the_arrays(source, tmp_path, by_key):
     before = content(source)
     run = ingested(source, tmp_path / "run")
     assert content(source) == before
-    assert read_dates(run.dataset) == SEASON
+    assert opened(run).dates == SEASON
     for parcel_id, (_, pixels, _) in parcels.items():
         assert np.array_equal(read_pixels(run.dataset, parcel_id), pixels)
     found, stds = read_normalisation(run.dataset.normalisation)
@@ -235,7 +228,7 @@ def test_parcels_without_pixels_are_accounted_for(source, tmp_path):
     first = next(iter(parcels))
     np.save(source / "DATA" / f"{first}.npy", np.zeros((7, 4, 0), np.uint16))
     run = ingested(source, tmp_path / "run")
-    assert first not in read_ids(run.dataset)
+    assert first not in opened(run).ids
     assert ledger_of(run).loc[first, "reason"] == "no_pixels"
 
 
@@ -244,7 +237,7 @@ def test_listed_classes_keep_their_order_and_names(source, tmp_path):
     names = tmp_path / "names.csv"
     names.write_text("code,name\nwheat,winter wheat\n")
     run = ingested(source, tmp_path / "run", classes=["wheat", "barley"], names=names)
-    assert [(c.code, c.name) for c in read_classes(run.dataset)] == [
+    assert [(c.code, c.name) for c in opened(run).classes] == [
         ("wheat", "winter wheat"), ("barley", "barley"),
     ]  # fmt: skip
     assert set(ledger_of(run)["reason"]) == {"", "class_not_listed"}
@@ -313,7 +306,7 @@ def spoil_data(source):
     ("spoil", "message"),
     [
         (spoil_dates, r"not the dates of .*: 60, such as 100 \(7 instead of 1\)"),
-        (spoil_date, r"dates\.json: 'May' is no date"),
+        (spoil_date, r"dates\.json: 'May' is not a date"),
         (spoil_keys, r"other keys: 1, such as first"),
         (spoil_array, r"is not a readable array"),
         (spoil_channels, r"have 4 channels, others not: 1, such as 100 \(3\)"),
@@ -350,8 +343,8 @@ def test_settings_that_do_not_fit_are_refused(source, tmp_path):
 def test_without_training_classes_need_no_parcels(source, tmp_path):
     make(source, labelled=0)
     run = ingested(source, tmp_path / "run", weights=tmp_path, classes=["wheat", "rye"])
-    assert [c.code for c in read_classes(run.dataset)] == ["wheat", "rye"]
-    assert (read_labels(run.dataset) == -1).all()
+    assert [c.code for c in opened(run).classes] == ["wheat", "rye"]
+    assert (opened(run).labels == -1).all()
 
 
 def test_blocks_need_positions(source, tmp_path):
@@ -372,18 +365,18 @@ def test_blocks_need_positions(source, tmp_path):
 def test_features_that_are_missing_are_named(source, tmp_path):
     make(source, features=False)
     run = ingested(source, tmp_path / "run")
-    assert read_pixel_sets(run.dataset, with_features=False).features is None
+    assert opened(run).pixel_sets(with_features=False).features is None
     with pytest.raises(InputError, match=r"model\.geometric_features to false"):
-        read_pixel_sets(run.dataset, with_features=True)
+        opened(run).pixel_sets(with_features=True)
     every = {str(i): [i, 2, 3, 4] for i in range(100, 280)}
     write(source / "META" / "geomfeat.json", every)
     run = ingested(source, tmp_path / "run")
-    assert read_all_features(run.dataset)[:, 0].tolist() == list(range(100, 280))
-    assert read_pixel_sets(run.dataset, with_features=True).features[1].tolist() == [103, 2, 3, 4]
+    assert opened(run).all_features[:, 0].tolist() == list(range(100, 280))
+    assert opened(run).pixel_sets(with_features=True).features[1].tolist() == [103, 2, 3, 4]
     write(source / "META" / "geomfeat.json", {"100": [1, 2, 3, 4]})
     run = ingested(source, tmp_path / "run")
     with pytest.raises(InputError, match=r"lacks 59 parcels, such as 103"):
-        read_pixel_sets(run.dataset, with_features=True)
+        opened(run).pixel_sets(with_features=True)
 
 
 def test_the_runs_own_dataset_is_refused(source, tmp_path):
@@ -391,7 +384,7 @@ def test_the_runs_own_dataset_is_refused(source, tmp_path):
     run = ingested(source, tmp_path / "run")
     with pytest.raises(InputError, match=r"of this very run.*another name"):
         ingested(run.dataset.root, tmp_path / "run")
-    assert len(read_ids(run.dataset)) == len(list(run.dataset.pixels.iterdir())) == 60
+    assert len(opened(run).ids) == len(list(run.dataset.pixels.iterdir())) == 60
 
 
 def test_arrays_that_were_written_anew_make_way_for_a_link(source, tmp_path):
@@ -417,7 +410,7 @@ def test_validity_comes_along_in_order_of_time(source, tmp_path):
     write(source / "META" / "dataset.json", {"fill": "none", "bands": BANDS})
     dates = {str(i): number(SEASON[place]) for i, place in enumerate(order)}
     write(source / "META" / "dates.json", dates)
-    data = read_pixel_sets(ingested(source, tmp_path / "run").dataset, with_features=False)
+    data = opened(ingested(source, tmp_path / "run")).pixel_sets(with_features=False)
     together = np.concatenate([valid[i].T for i in data.ids])
     assert np.array_equal(data.valid, together[together.any(axis=1)])
 
@@ -441,7 +434,7 @@ def test_pixels_that_are_never_clear_are_left_out(source, tmp_path, fill):
 
     ledger = ledger_of(run)
     held = [i for i in parcels if valid[i].any() and i != said_hidden]
-    assert read_ids(run.dataset) == held
+    assert opened(run).ids == held
     ever = {i: valid[i].any(axis=0) for i in held}
     assert sum((~e).sum() for e in ever.values()) > 10
     for parcel_id, seen in ever.items():
@@ -453,7 +446,7 @@ def test_pixels_that_are_never_clear_are_left_out(source, tmp_path, fill):
     for parcel_id in set(parcels) - set(held):
         fate = ledger.loc[parcel_id, ["status", "reason", "n_dates"]].tolist()
         assert fate == ["rejected", "never_seen_clearly", "0"]
-    assert len(np.load(run.dataset.packed_pixels)) == sum(e.sum() for e in ever.values())
+    assert len(opened(run).pixels) == sum(e.sum() for e in ever.values())
 
     if fill != "none":
         together = np.concatenate(
@@ -480,7 +473,7 @@ def test_another_dataset_leaves_nothing_of_the_first(source, tmp_path):
     other = tmp_path / "other"
     make(other, 30, features=False)
     run = ingested(other, tmp_path / "run")
-    assert len(read_ids(run.dataset)) == 30
+    assert len(opened(run).ids) == 30
     assert not run.dataset.features.exists()
     assert len(list((source / "DATA").iterdir())) == 60
 

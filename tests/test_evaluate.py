@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from pixel_set_fixture import make
+from preparation import opened
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 from test_predict import ingested, settings_of
@@ -15,7 +16,6 @@ from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.folds import Fold, read_folds
-from pipeline.dataset.pixel_set_store import read_ids, read_labels
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
 from pipeline.evaluation.score_tables import spread_over_folds, write_scores
 from pipeline.stages.evaluate import _write_fold, evaluate
@@ -199,8 +199,8 @@ def test_the_files_are_the_references_and_more(scored: RunPaths):
         assert metrics["test_accuracy"] == pytest.approx(100 * accuracy, abs=1e-3)
         assert np.trace(matrix) / matrix.sum() == pytest.approx(accuracy, abs=1e-6)
         total += matrix
-    labels = read_labels(scored.dataset)
-    parts = read_folds(scored.folds, read_ids(scored.dataset))
+    labels = opened(scored).labels
+    parts = read_folds(scored.folds, opened(scored).ids)
     assert (
         total.sum(1).tolist()
         == np.bincount(labels[np.concatenate([p.test for p in parts])]).tolist()

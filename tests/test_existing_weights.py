@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from models_fixture import FOLDS, random_model, random_weights, save_models
-from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
+from pixel_set_fixture import BANDS, CLASSES, ingest_dataset, make, write
+from preparation import opened
 
 from geo.errors import InputError
 from models.checkpoints import load_safetensors, load_state_dict, save_safetensors
@@ -82,7 +83,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     make(folder / "given", n=30)
     run = RunPaths(folder / "run")
-    ingest_and_pack(settings_of(folder / "given"), run)
+    ingest_dataset(settings_of(folder / "given"), run)
     save_models(folder / "ours")
     return folder, run
 
@@ -102,7 +103,7 @@ def ingested_reference(tmp_path_factory):
     root = tmp_path_factory.mktemp("reference")
     settings = reference_settings(PARITY / "weights")
     run = RunPaths(root / "run")
-    ingest_and_pack(settings, run)
+    ingest_dataset(settings, run)
     return run
 
 
@@ -451,7 +452,7 @@ def test_a_description_that_makes_no_sense_is_refused(ours, what):
     text = spoil(json.loads(path.read_text()))
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ModelError, match=words) as refusal:
-        load_existing(ours.folder, ours.run.dataset, ours.settings, CPU)
+        load_existing(ours.folder, opened(ours.run), ours.settings, CPU)
     assert str(folder) in str(refusal.value)
     assert len(str(refusal.value)) < len(str(folder)) + 1500
     if what in LATER:
@@ -520,7 +521,7 @@ def test_a_checkpoint_of_something_else_is_refused(ours, what):
     spoil(folder / "model.pth.tar", load_state_dict(folder / "model.pth.tar"))
     ours.refused(ModelError, str(folder / "model.pth.tar"))
     with pytest.raises(ModelError, match=words):
-        load_existing(ours.folder, ours.run.dataset, ours.settings, CPU)
+        load_existing(ours.folder, opened(ours.run), ours.settings, CPU)
 
 
 def test_checkpoints_of_torch_before_1_6_are_read(ours):

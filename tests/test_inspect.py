@@ -102,7 +102,7 @@ def test_it_says_what_the_run_does(folder, capsys):
         ("pixels by acquisition", run.extractions),
         ("dataset/DATA", run.dataset.pixels),
         ("dataset/VALID", run.dataset.valid),
-        ("dataset/pixels.npy", run.dataset.packed_pixels),
+        ("dataset/tiles", run.dataset.root / "tiles"),
     ):
         size = root.stat().st_size if root.is_file() else 0
         size += sum(path.stat().st_size for path in root.rglob("*.npy"))

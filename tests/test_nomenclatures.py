@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from pixel_set_fixture import BANDS, CLASSES, make
+from preparation import opened
 from test_clean import Run, simple
 
 from geo.errors import InputError
 from pipeline.classes.class_mapping import read_declared
-from pipeline.dataset.pixel_set_store import read_classes
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
@@ -224,8 +224,8 @@ def test_other_in_a_given_dataset(tmp_path):
     run = RunPaths(tmp_path / "run")
     source = settings.dataset.path
     ingest(source, run.dataset.root, run.ledger, run.classes, view(settings, "ingest"))
-    assert [c.code for c in read_classes(run.dataset)] == [*listed, "other"]
-    nomenclature = json.loads(run.dataset.names.read_text())["nomenclature"]
+    assert [c.code for c in opened(run).classes] == [*listed, "other"]
+    nomenclature = opened(run).nomenclature
     labels = json.loads(run.dataset.labels.read_text())[nomenclature]
     given = json.loads((source / "META" / "labels.json").read_text())[nomenclature]
     assert labels == {i: c if c in listed else "other" for i, c in given.items()}

@@ -17,20 +17,19 @@ from pixel_set_fixture import (
     BANDS,
     CLASSES,
     SEASON,
-    ingest_and_pack,
+    ingest_dataset,
     ledger_of,
     make,
     number,
     write,
 )
-from preparation import recorded
+from preparation import opened, recorded
 
 from geo.errors import InputError
 from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import nearest_anniversary, read_inputs
-from pipeline.dataset.pixel_set_store import read_classes, read_labels
 from pipeline.predictions.existing_weights import load_existing
 from pipeline.stages.predict import predict
 from pipeline.stages.report import report
@@ -60,7 +59,7 @@ def settings_of(source, weights=None, **over):
 
 def ingested(settings, root):
     run = RunPaths(root)
-    ingest_and_pack(settings, run)
+    ingest_dataset(settings, run)
     return run
 
 
@@ -94,8 +93,8 @@ def reference(tmp_path_factory):
 def test_the_references_weights_give_the_references_numbers(reference):
     run, settings = reference
     expected = np.load(PARITY / "inference_clean_small.npz")
-    trained = load_existing(PARITY / "weights", run.dataset, settings, CPU)
-    data = read_inputs(run.dataset, trained, read_classes(run.dataset))
+    trained = load_existing(PARITY / "weights", opened(run), settings, CPU)
+    data = read_inputs(opened(run), trained, opened(run).classes)
     places = [data.ids.index(str(i)) for i in expected["ids"]]
     for k, model in enumerate(trained, 1):
         logits = torch.from_numpy(expected[f"eval_logits_fold{k}"]).double()
@@ -133,12 +132,12 @@ def test_other_weights_than_the_settings_say_are_refused(reference):
     )
     other = ingested(few, run.root.parent / "few_classes")
     with pytest.raises(ModelError, match=r"tells 20 classes apart, the settings name 3"):
-        load_existing(folder, other.dataset, few, CPU)
+        load_existing(folder, opened(other), few, CPU)
     pooling = settings.model_copy(
         update={"model": settings.model.model_copy(update={"pooling": "mean_std_min"})}
     )
     with pytest.raises(ModelError, match=r"takes 132 values.*Set model\.pooling"):
-        load_existing(folder, run.dataset, pooling, CPU)
+        load_existing(folder, opened(run), pooling, CPU)
 
 
 @needs_parity
@@ -239,8 +238,8 @@ def test_a_season_is_counted_from_the_same_day_of_the_year(ours, tmp_path, days,
     folder, run = ours
     settings = settings_of(moved(folder / "given", tmp_path / "given", days), run.models)
     other = ingested(settings, tmp_path / "run")
-    trained = load_existing(run.models, other.dataset, settings, CPU)
-    data = read_inputs(other.dataset, trained, read_classes(run.dataset))
+    trained = load_existing(run.models, opened(other), settings, CPU)
+    data = read_inputs(opened(other), trained, opened(run).classes)
     assert data.days[0, 0] == (0 if equal else 40)
     new = predicted(other, settings, run.models)
     old = predicted(run, settings, run.models)
@@ -281,7 +280,7 @@ def test_status_and_declared_class_of_every_parcel(ours):
     table = pd.read_csv(run.predictions.with_suffix(".csv"))
     assert (table["status"] == "used").all()
     assert (table["pred_source"] == "out_of_fold").all()
-    assert table["declared_code"].tolist() == [CLASSES[i] for i in read_labels(run.dataset)]
+    assert table["declared_code"].tolist() == [CLASSES[i] for i in opened(run).labels]
     assert (table["n_dates"] == len(SEASON)).all()
 
 

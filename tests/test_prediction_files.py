@@ -12,6 +12,7 @@ import pytest
 import shapely
 from geopandas.testing import assert_geodataframe_equal
 from pixel_set_fixture import ledger_of, make
+from preparation import opened
 from test_predict import ingested, settings_of
 
 from geo.errors import InputError
@@ -20,9 +21,8 @@ from geo.register.reading import read_register, read_register_parts
 from models.crop_model import CropModel, ensemble
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset import pixel_set_loading
 from pipeline.dataset.folds import read_folds
-from pipeline.dataset.pixel_set_loading import in_order, read_pixel_sets
+from pipeline.dataset.pixel_set_dataset import in_order
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
 from pipeline.stages.predict import predict
@@ -77,7 +77,7 @@ def written(trained, folder, register, monkeypatch, rows, n_bytes, cleaned=None)
     run, settings = trained
     ledger = ledger_of(run, cleaned or register, folder.with_name(f"{folder.name}_ledger"))
     monkeypatch.setattr(stage, "ROWS_AT_A_TIME", rows)
-    monkeypatch.setattr(stage, "in_order", lambda data: pixel_set_loading.in_order(data, n_bytes))
+    monkeypatch.setattr(stage, "in_order", lambda data: in_order(data, n_bytes))
     path = folder / "parcels.gpkg"
     options = {"folds": run.folds, "register": register}
     predict(run.dataset.root, run.models, ledger, path, view(settings, "predict"), **options)
@@ -120,7 +120,7 @@ def test_what_is_written_is_what_the_models_say(trained, tmp_path, monkeypatch):
     register_of(run).to_file(tmp_path / "register.gpkg")
     path = written(trained, tmp_path / "out", tmp_path / "register.gpkg", monkeypatch, 7, 9000)
     table = pd.read_parquet(path.with_suffix(".parquet")).set_index("parcel_id")
-    data = read_pixel_sets(run.dataset, with_features=True)
+    data = opened(run).pixel_sets(with_features=True)
     models = [CropModel.load(run.fold(k), stage.choose_device("cpu", 1)) for k in (1, 2)]
     by_model = [model.log_probabilities(data, np.arange(N), 512) for model in models]
     source, scores = np.full(N, "ensemble", object), ensemble(by_model)
@@ -194,7 +194,7 @@ def test_parts_of_a_register_are_the_register(trained, tmp_path, suffix, n_rows)
 
 @pytest.mark.parametrize("n_bytes", [1, 5000, 10**9])
 def test_runs_of_parcels_are_the_parcels(trained, n_bytes):
-    data = read_pixel_sets(trained[0].dataset, with_features=True)
+    data = opened(trained[0]).pixel_sets(with_features=True)
     seen = 0
     for start, part in in_order(data, n_bytes):
         assert start == seen

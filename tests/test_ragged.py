@@ -6,15 +6,14 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from pixel_set_fixture import BANDS, CLASSES, ingest_and_pack, make, write
-from preparation import recorded
+from pixel_set_fixture import BANDS, CLASSES, ingest_dataset, make, write
+from preparation import opened, recorded
 from test_dataset_input import ingested
 
 from geo.errors import InputError
 from models.pixel_sets import PixelSets
 from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
-from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
-from pipeline.dataset.pixel_set_store import read_dates, read_n_dates
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
 from pipeline.evaluation.baselines import STEP_DAYS, parcel_means, resample
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
@@ -35,9 +34,9 @@ def ragged(tmp_path_factory):
 def test_parcels_are_padded_to_the_longest(ragged, tmp_path):
     source, parcels = ragged
     run = ingested(source, tmp_path)
-    data = read_pixel_sets(run.dataset, with_features=True)
+    data = opened(run).pixel_sets(with_features=True)
     first = min(d for _, _, dates in parcels.values() for d in dates)
-    assert read_dates(run.dataset)[0] == first
+    assert opened(run).dates[0] == first
     assert data.n_dates == max(len(dates) for _, _, dates in parcels.values())
     for i, (_, pixels, dates) in enumerate(parcels.values()):
         n = len(dates)
@@ -47,7 +46,7 @@ def test_parcels_are_padded_to_the_longest(ragged, tmp_path):
         assert np.array_equal(own[:, :n].transpose(1, 2, 0), pixels)
         assert not own[:, n:].any()
     lengths = {i: len(dates) for i, (_, _, dates) in parcels.items()}
-    assert read_n_dates(run.dataset) == lengths
+    assert opened(run).n_dates == lengths
 
 
 def test_the_order_in_the_file_does_not_matter(ragged, tmp_path):
@@ -61,10 +60,10 @@ def test_the_order_in_the_file_does_not_matter(ragged, tmp_path):
             ::-1
         ]
     write(mixed / "META" / "parcel_dates.json", own)
-    first = read_pixel_sets(ingested(source, tmp_path / "a").dataset, with_features=False)
+    first = opened(ingested(source, tmp_path / "a")).pixel_sets(with_features=False)
     labels = json.loads((source / "META" / "labels.json").read_text())
     write(mixed / "META" / "labels.json", labels)
-    second = read_pixel_sets(ingested(mixed, tmp_path / "b").dataset, with_features=False)
+    second = opened(ingested(mixed, tmp_path / "b")).pixel_sets(with_features=False)
     assert np.array_equal(first.pixels, second.pixels)
     assert np.array_equal(first.days, second.days)
 
@@ -75,7 +74,7 @@ def test_parcels_that_name_no_dates_have_those_of_the_dataset(tmp_path):
     first = next(iter(parcels))
     np.save(source / "DATA" / f"{first}.npy", parcels[first][1][:2])
     write(source / "META" / "parcel_dates.json", {first: [20180215, 20180301]})
-    data = read_pixel_sets(ingested(source, tmp_path / "run").dataset, with_features=True)
+    data = opened(ingested(source, tmp_path / "run")).pixel_sets(with_features=True)
     assert data.days[0, :2].tolist() == [0, 14]
     assert data.observed.sum(1).tolist() == [2] + [7] * 29
     assert data.days[1, 0] == 14
@@ -111,7 +110,11 @@ def test_days_are_counted_from_the_start_of_the_season(tmp_path):
     dataset = ingested(source, tmp_path / "run").dataset
 
     def first(start):
-        return read_pixel_sets(dataset, with_features=False, season_start=start).days[0, 0]
+        return (
+            PixelSetDataset.open(dataset.root)
+            .pixel_sets(with_features=False, season_start=start)
+            .days[0, 0]
+        )
 
     assert first(None) == 0
     assert first("01-01") == 59
@@ -175,7 +178,7 @@ def test_200_ragged_parcels_half_of_them_unlabelled_go_through(tmp_path):
     )
     run = RunPaths(tmp_path / "run")
     dataset, seen = run.dataset.root, {stage: view(settings, stage) for stage in USED_BY}
-    ingest_and_pack(settings, run)
+    ingest_dataset(settings, run)
     split(dataset, run.folds, seen["split"])
     for fold in (1, 2):
         train(dataset, run.folds, fold, run.fold(fold), seen["train"])

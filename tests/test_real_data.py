@@ -11,12 +11,11 @@ import pytest
 import rasterio
 import rasterio.mask
 import yaml
-from preparation import CONFIGS, example, prepare_dataset, snakemake
+from preparation import CONFIGS, example, prepare_dataset, read_pixels, read_valid, snakemake
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.pixel_set_store import read_pixels, read_valid
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FLANDERS, SLOVENIA = DATA / "flanders-2018", DATA / "slovenia-l1c"

@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.image import imread
-from pixel_set_fixture import write_arrays
-from preparation import recorded
+from pixel_set_fixture import pack_files, write_arrays
+from preparation import opened, recorded
 from scipy.stats import binomtest
 from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
@@ -28,7 +28,8 @@ from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.classes.crop_class import Classes, CropClass, write_classes
 from pipeline.classes.ledger import read_ledger, write_ledger
-from pipeline.dataset.pixel_set_store import file_name, write_labels, write_metadata, write_names
+from pipeline.dataset.metadata import write_labels, write_metadata, write_names
+from pipeline.dataset.npy_files import file_name
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.comparison import METRICS
@@ -51,7 +52,7 @@ from pipeline.report.seasons import ndvi_by_class
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.config import load, view
-from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.paths import INGESTED, RunPaths
 from pipeline.workflow.summary import summary
 from pipeline.workflow.writing import write_json
 
@@ -87,6 +88,7 @@ def make_dataset(paths, *, simulated, labelled=True):
         write_arrays(folder, arrays)
     write_metadata(
         paths,
+        tiles=[INGESTED],
         dates=DATES,
         sizes=dict.fromkeys(ids, 5),
         n_dates={i: int(valid[i].any(axis=1).sum()) for i in ids},
@@ -103,6 +105,7 @@ def make_dataset(paths, *, simulated, labelled=True):
     )
     write_labels(paths, {"crop": labels | {"060": None, "061": "LUZ" if labelled else None}})
     write_names(paths, table_of_classes(labelled=labelled))
+    pack_files(paths)
 
 
 def table_of_classes(*, labelled):
@@ -474,7 +477,7 @@ def test_intervals_are_wilsons(n_right, n):
 
 def test_ndvi_is_that_of_clear_pixels_only(tmp_path):
     paths = make_run(tmp_path / "run", models=False)
-    series = ndvi_by_class(paths.dataset)
+    series = ndvi_by_class(opened(paths))
     assert list(series) == ["BTH", "MIS", "PPH"]
     medians = np.full((10, len(DATES)), np.nan)
     for row, i in enumerate(range(50, 60)):
@@ -492,7 +495,7 @@ def test_ndvi_needs_its_bands(tmp_path):
     paths = make_run(tmp_path / "run", models=False)
     description = yaml.safe_load(paths.dataset.description.read_text())
     write_json(paths.dataset.description, description | {"bands": ["B04", "B11"]})
-    assert ndvi_by_class(paths.dataset) == {}
+    assert ndvi_by_class(opened(paths)) == {}
     assert 'id="seasons"' not in page_of(paths)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pixel_set_fixture import BANDS, ingest_and_pack, make
+from pixel_set_fixture import BANDS, ingest_dataset, make
 
 from pipeline.stages.split import split
 from pipeline.workflow.config import USED_BY, load, view
@@ -106,7 +106,7 @@ def folder(tmp_path):
     }
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     run = RunPaths(tmp_path / "results" / "small")
-    ingest_and_pack(load(settings), run)
+    ingest_dataset(load(settings), run)
     split(run.dataset.root, run.folds, view(load(settings), "split"))
     return tmp_path
 

@@ -12,23 +12,13 @@ import pandas as pd
 import pytest
 import rasterio
 import yaml
-from preparation import prepare_dataset, prepare_parcels, snakemake
+from preparation import opened, prepare_dataset, prepare_parcels, read_pixels, read_valid, snakemake
 from rasterio.features import geometry_mask
 from shapely import box
 from tiles_fixture import COLUMNS, EAST, WEST, X_MIN, parcels, write_day, write_scene
 
 from geo.errors import InputError
 from geo.grid import Grid, read_grids
-from pipeline.dataset.observations import read_observations
-from pipeline.dataset.pixel_set_store import (
-    read_dates,
-    read_description,
-    read_ids,
-    read_parcel_dates,
-    read_pixels,
-    read_positions,
-    read_valid,
-)
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load
 
@@ -80,6 +70,11 @@ def outline_pixels(run):
 
 def read_rows(table):
     return pd.read_csv(table, dtype=str, keep_default_na=False).set_index("parcel_id")
+
+
+def observations(run):
+    files = [run.dataset.tile(tile).observations for tile in (WEST, EAST)]
+    return pd.concat(map(pd.read_parquet, files), ignore_index=True)
 
 
 def outlines(crs):
@@ -137,14 +132,14 @@ def test_parcels_belong_to_the_tile_that_holds_them_whole(run):
     assert set(fates) == {(2, True), (1, True), (0, True), (0, False)}
     accepted = ledger[ledger["status"] == "used"]
     assert set(accepted["tile"]) == {EAST, WEST}
-    assert sorted(read_ids(run.dataset)) == sorted(accepted.index)
+    assert sorted(opened(run).ids) == sorted(accepted.index)
     both = sum(len(gpd.read_parquet(run.parcels / f"{tile}.parquet")) for tile in grids)
     assert both == len(accepted)
 
 
 def test_arrays_equal_a_reader_of_single_pixels(scene, run):
     ledger, grids = read_ledger(run), read_grids(run.grids)
-    dates = read_parcel_dates(run.dataset)
+    dates = opened(run).parcel_dates
     tried = Counter()
     for tile, grid in grids.items():
         places = outlines(grid.crs)
@@ -187,22 +182,22 @@ def test_every_acquisition_has_its_decision(scene, run):
 
 
 def test_positions_and_dates_of_both_zones(scene, run):
-    description = read_description(run.dataset)
+    description = opened(run).description
     assert description["tiles"] == {WEST: "EPSG:32631", EAST: "EPSG:32632"}
-    tiles = read_ledger(run).loc[read_ids(run.dataset), "tile"].value_counts()
+    tiles = read_ledger(run).loc[opened(run).ids, "tile"].value_counts()
     assert description["crs"] == description["tiles"][tiles.idxmax()]
-    points = gpd.points_from_xy(*read_positions(run.dataset).T, crs=description["crs"])
+    points = gpd.points_from_xy(*opened(run).positions.T, crs=description["crs"])
     places = outlines(description["crs"])
-    assert all(places[i].contains(p) for i, p in zip(read_ids(run.dataset), points, strict=True))
+    assert all(places[i].contains(p) for i, p in zip(opened(run).ids, points, strict=True))
     every = sorted({date for _, date in scene.used})
-    assert [int(day.strftime("%Y%m%d")) for day in read_dates(run.dataset)] == every
+    assert [int(day.strftime("%Y%m%d")) for day in opened(run).dates] == every
     assert len(description["acquisitions"]) == 9
 
 
 def test_clear_shares_are_recorded(run):
     n_pixels = outline_pixels(run)
-    table = read_observations(run.dataset.observations)
-    dates = read_parcel_dates(run.dataset)
+    table = observations(run)
+    dates = opened(run).parcel_dates
     assert len(table) == sum(map(len, dates.values()))
     assert table["kept"].all()
     for parcel_id, rows in table.groupby("parcel_id"):
@@ -219,20 +214,23 @@ def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
     found = prepared(scene, tmp_path, clouds={"min_clear_fraction": limit, "drop": drop})
     sizes = outline_pixels(run)
     tile_of, ledger = read_ledger(run)["tile"], read_ledger(found)
-    own, kept_dates = read_parcel_dates(run.dataset), read_parcel_dates(found.dataset)
+    own, kept_dates = (
+        opened(run).parcel_dates,
+        opened(found).parcel_dates,
+    )
     n_clear, n_all, n_dropped = Counter(), Counter(), 0
-    for i in read_ids(run.dataset):
+    for i in opened(run).ids:
         for day, clear in zip(own[i], read_valid(run.dataset, i), strict=True):
             n_clear[tile_of[i], day] += clear.sum()
             n_all[tile_of[i], day] += sizes[i]
-    for i in read_ids(run.dataset):
+    for i in opened(run).ids:
         valid = read_valid(run.dataset, i)
         of_tile = [n_clear[tile_of[i], day] / n_all[tile_of[i], day] for day in own[i]]
         kept = np.array(of_tile if drop == "run" else valid.sum(axis=1) / sizes[i]) >= limit
         n_dropped += int((~kept).sum())
         seen = valid[kept].any(axis=0)
         assert int(ledger.loc[i, "n_pixels"]) == seen.sum()
-        assert (i in read_ids(found.dataset)) == seen.any()
+        assert (i in opened(found).ids) == seen.any()
         if not seen.any():
             assert ledger.loc[i, ["status", "reason"]].tolist() == [
                 "rejected", "never_seen_clearly",
@@ -242,15 +240,15 @@ def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
         assert np.array_equal(read_valid(found.dataset, i), valid[kept][:, seen])
         pixels = read_pixels(run.dataset, i)[kept][:, :, seen]
         assert np.array_equal(read_pixels(found.dataset, i), pixels)
-    assert 0 < n_dropped == read_description(found.dataset)["dropped_observations"]
-    table = read_observations(found.dataset.observations)
+    assert 0 < n_dropped == opened(found).description["dropped_observations"]
+    table = observations(found)
     assert (~table["kept"]).sum() == n_dropped
     assert len(table) == sum(map(len, own.values()))
 
 
 def test_filling_takes_the_dates_of_the_tile(run, scene, tmp_path):
     found = prepared(scene, tmp_path, clouds={"fill": "linear"})
-    for i, days in read_parcel_dates(run.dataset).items():
+    for i, days in opened(run).parcel_dates.items():
         at = np.array([day.toordinal() for day in days])
         pixels, valid = read_pixels(run.dataset, i), read_valid(run.dataset, i)
         filled = read_pixels(found.dataset, i)

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from models_fixture import describe
-from pixel_set_fixture import write_arrays
+from pixel_set_fixture import pack_files, write_arrays
 
 from geo.errors import InputError
 from models import crop_model
@@ -28,14 +28,17 @@ from models.training import train_fold as training
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState
 from pipeline.classes.crop_class import Classes, CropClass
+from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import write_normalisation
-from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.dataset.pixel_set_store import write_labels, write_metadata, write_names
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.stages import train as stage
-from pipeline.stages.pack import pack
-from pipeline.stages.train import architecture, train, training_settings
+from pipeline.stages.train import (
+    architecture,
+    train,
+    training_settings,
+)
 from pipeline.workflow.config import load, read, view
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.progress import show_progress
 from pipeline.workflow.settings import PAPER
 from pipeline.workflow.writing import write_json
@@ -69,6 +72,7 @@ def run(tmp_path_factory):
     )
     write_metadata(
         dataset,
+        tiles=[INGESTED],
         dates=[date(2018, 3, 10) + timedelta(30 * t) for t in range(N_DATES)],
         sizes={i: int(size) for i, size in zip(ids, sizes, strict=True)},
         n_dates=dict.fromkeys(ids, N_DATES),
@@ -77,7 +81,7 @@ def run(tmp_path_factory):
     write_labels(dataset, {"crop": {i: k % 3 for k, i in enumerate(ids)}})
     classes = [CropClass(k, f"class {k}", class_index=k) for k in range(3)]
     write_names(dataset, Classes("crop", classes))
-    pack(dataset.root, view(load({}), "pack"))
+    pack_files(dataset)
     write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})
     write_normalisation(dataset.normalisation, np.array([2500.0] * 2), np.array([900.0] * 2))
     fold = {"train": ids[:32], "validation": ids[32:40], "test": ids[40:]}
@@ -199,7 +203,7 @@ def test_a_state_of_other_data_has_another_digest(run):
     from models.standardisation import Normalisation
     from models.training.resume import training_digest
 
-    data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+    data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
     hyperparameters = Hyperparameters(extra_size=0, mlp2=(128, 128))
     others = (
         *(np.arange(9), np.arange(9, 12), describe(hyperparameters, Normalisation(1.0, 2.0))),
@@ -220,7 +224,7 @@ class TestMembers:
         train_in(run, tmp_path, settings_of(members=3))
         folder = tmp_path / "Fold_1"
         trained = CropModel.load(folder, CPU)
-        data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+        data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
         chosen = np.arange(40, 48)
         scores = []
         for name in ("model", "model_2", "model_3"):
@@ -545,7 +549,7 @@ def cut_to_one_pixel(run, folder):
     for path in dataset.pixels.glob("*.npy"):
         np.save(path, np.load(path)[:, :, :1])
     write_json(dataset.sizes, dict.fromkeys(json.loads(dataset.sizes.read_text()), 1))
-    pack(dataset.root, view(load({}), "pack"))
+    pack_files(dataset)
     return run
 
 
@@ -607,7 +611,7 @@ class TestPadding:
         train_in(one, tmp_path, settings_of(epochs=1, pixels=6))
         trained = CropModel.load(tmp_path / "Fold_1", CPU)
         assert trained.description.n_pixels == 6
-        data = read_pixel_sets(DatasetPaths(run / "dataset"), with_features=True)
+        data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
         seen = []
         original = ParcelClassifier.forward
 

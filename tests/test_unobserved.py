@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import shapely
 import torch
-from pixel_set_fixture import ingest_and_pack, write_arrays
-from preparation import merged, prepare_dataset
+from pixel_set_fixture import ingest_dataset, write_arrays
+from preparation import merged, opened, prepare_dataset, read_pixels, read_valid
 from safe_fixture import write_safe
 
 from geo.errors import InputError
@@ -23,15 +23,6 @@ from models.crop_model import CropModel
 from pipeline.classes.ledger import count_observed, count_pixels
 from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.normalisation_pickle import read_normalisation
-from pipeline.dataset.pixel_set_store import (
-    read_classes,
-    read_features,
-    read_ids,
-    read_n_dates,
-    read_parcel_dates,
-    read_pixels,
-    read_valid,
-)
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -242,7 +233,7 @@ def test_the_scene_has_every_kind_of_hole(expected):
 
 def test_the_arrays_hold_the_pixels_that_were_ever_clear(run, expected, fill):
     held = [i for i, (pixels, _) in expected.items() if pixels.shape[2] >= MIN_PIXELS]
-    assert read_ids(run.dataset) == held
+    assert opened(run).ids == held
     for parcel_id in held:
         pixels, clear = expected[parcel_id]
         found, valid = read_pixels(run.dataset, parcel_id), read_valid(run.dataset, parcel_id)
@@ -265,12 +256,12 @@ def test_every_file_names_the_same_parcels(run, expected):
     assert json.loads(dataset.sizes.read_text()) == sizes
     for folder in (dataset.pixels, dataset.valid):
         assert {path.stem for path in folder.iterdir()} == held
-    assert set(read_parcel_dates(dataset)) == held
-    assert len(np.load(dataset.packed_pixels, mmap_mode="r")) == sum(sizes.values())
-    for parcel_id, n_dates in read_n_dates(dataset).items():
+    assert set(opened(run).parcel_dates) == held
+    assert len(opened(run).pixels) == sum(sizes.values())
+    for parcel_id, n_dates in opened(run).n_dates.items():
         assert n_dates == expected[parcel_id][1].any(axis=1).sum()
     # The features describe the outline.
-    assert (read_features(dataset)[:, 1:3] == [SIDE**2, 1]).all()
+    assert (opened(run).features[:, 1:3] == [SIDE**2, 1]).all()
 
 
 def test_the_ledger_accounts_for_pixels_and_parcels(run, expected):
@@ -347,10 +338,11 @@ def cut(source, target, expected, whole):
         (target / "META" / path.name).write_text(path.read_text())
 
 
-def probabilities(dataset, models, settings):
+def probabilities(run, models, settings):
     """Compute the log-probabilities of every parcel by both models, {id: (2, K)}."""
     own = [CropModel.load(models / f"Fold_{k}", torch.device("cpu")) for k in (1, 2)]
-    data = read_inputs(dataset, own, read_classes(dataset))
+    dataset = opened(run)
+    data = read_inputs(dataset, own, dataset.classes)
     every = np.arange(len(data.ids))
     scores = [model.log_probabilities(data, every, settings.predict.batch_size) for model in own]
     return dict(zip(data.ids, np.stack(scores, axis=1), strict=True))
@@ -363,8 +355,8 @@ def test_predictions_equal_those_of_parcels_cut_to_what_was_seen(
     given = {"path": str(tmp_path / "cut"), "classes": {"min_parcels": 2}}
     settings = load({"dataset": given, **LEARNING, "predict": {"weights": str(trained.models)}})
     other = RunPaths(tmp_path / "run")
-    ingest_and_pack(settings, other)
-    ours, theirs = (probabilities(r.dataset, trained.models, settings) for r in (run, other))
+    ingest_dataset(settings, other)
+    ours, theirs = (probabilities(r, trained.models, settings) for r in (run, other))
     assert set(ours) == set(theirs)
     for parcel_id, scores in theirs.items():
         np.testing.assert_allclose(np.exp(ours[parcel_id]), np.exp(scores), atol=1e-6)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from preparation import snakemake
+from preparation import opened, snakemake
 
 ROOT = Path(__file__).parents[1]
 RUN = Path("results") / "small"
@@ -147,15 +147,14 @@ def test_predictions_are_those_of_the_fold_and_scores_those_of_the_predictions(f
     from models.crop_model import CropModel
     from pipeline.dataset.folds import read_folds
     from pipeline.dataset.model_inputs import read_inputs
-    from pipeline.dataset.pixel_set_store import read_classes, read_ids
     from pipeline.workflow.paths import RunPaths
 
     run = RunPaths(finished / RUN)
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
     table = table[table["status"] == "used"].set_index("parcel_id")
-    for number, fold in enumerate(read_folds(run.folds, read_ids(run.dataset)), 1):
+    for number, fold in enumerate(read_folds(run.folds, opened(run).ids), 1):
         trained = CropModel.load(run.fold(number), torch.device("cpu"))
-        data = read_inputs(run.dataset, [trained], read_classes(run.dataset))
+        data = read_inputs(opened(run), [trained], opened(run).classes)
         # The members' mean log-probabilities do not add up to 1; the confidences do.
         odds = np.exp(trained.log_probabilities(data, fold.test, 512))
         written = table.loc[[data.ids[i] for i in fold.test], "confidence"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.pixel_sets import PixelSets
+from models.pixel_sets import PixelSets, StackedRows
 
 # Of a GPU's free memory, the share that pixels may take: the rest is for the model's own work.
 _LARGEST_SHARE = 0.6
@@ -44,7 +46,7 @@ class PixelRows:
         if self.place.type != "cpu":
             valid = None if data.valid is None else _copied(data.valid, device)
             # Torch gathers few kinds of unsigned integers: the same bits, signed.
-            self._resident = _copied(data.pixels.view(np.int16), device), valid
+            self._resident = _copied(data.pixels, device, view=np.int16), valid
 
     def beside(self, array: NDArray[np.int64]) -> Tensor:
         """Put indices (or what they are drawn from) where the pixels are."""
@@ -87,11 +89,20 @@ def _fits(data: PixelSets, device: torch.device) -> bool:
     return needed <= _LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
-def _copied(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """Copy an array to a device, piece by piece."""
-    first = torch.from_numpy(np.array(array[:1]))
+def _copied(
+    array: NDArray[Any] | StackedRows[Any], device: torch.device, view: type | None = None
+) -> Tensor:
+    """Copy an array to a device, piece by piece, its values as those of another type."""
+    first = torch.from_numpy(_piece(array, 0, 1, view))
     copy = torch.empty(array.shape, dtype=first.dtype, device=device)
     for start in range(0, len(array), _COPIED_TOGETHER):
-        piece = np.array(array[start : start + _COPIED_TOGETHER])
+        piece = _piece(array, start, start + _COPIED_TOGETHER, view)
         copy[start : start + len(piece)] = torch.from_numpy(piece)
     return copy
+
+
+def _piece(
+    array: NDArray[Any] | StackedRows[Any], start: int, stop: int, view: type | None
+) -> NDArray[Any]:
+    piece = np.array(array[start:stop])
+    return piece if view is None else piece.view(view)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.model_description import ModelDescription
 from models.model_files import write_bytes
-from models.pixel_sets import PixelSets
+from models.pixel_sets import PixelSets, arrays_of
 from models.training.divergence import all_finite
 from models.training.options import TrainingSettings
 
@@ -96,8 +96,9 @@ def training_digest(
         *(asdict(settings), data.ids, device.type, torch.__version__, np.__version__),
     )
     digest.update(repr(described).encode())
-    arrays = (data.offsets, data.days, data.labels, data.valid, data.observed, data.features)
-    for array in (train, validation, data.pixels, *arrays):
+    valid = (None,) if data.valid is None else arrays_of(data.valid)
+    arrays = (data.offsets, data.days, data.labels, *valid, data.observed, data.features)
+    for array in (train, validation, *arrays_of(data.pixels), *arrays):
         if array is None:
             digest.update(b"none")
             continue

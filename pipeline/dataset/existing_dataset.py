@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -15,9 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
-from pipeline.dataset.npy_files import read_array, read_shape, write_array
-from pipeline.dataset.pixel_set_store import file_name
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.npy_files import (
+    file_name,
+    new_rows,
+    read_array,
+    read_shape,
+    write_array,
+)
+from pipeline.workflow.paths import DatasetPaths, TilePaths
+from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.writing import replacing_folder
 
 
@@ -60,7 +67,7 @@ class GivenParcel:
 
     def read(self) -> NDArray[np.uint16]:
         """Read the pixels, uint16 (T, C, S), in order of time."""
-        pixels = self._chosen(read_array(self.path))
+        pixels = self._chosen(_read_array(self.path))
         if pixels.size and (pixels.min() < 0 or pixels.max() > np.iinfo(np.uint16).max):
             raise InputError(
                 f"{self.path} has values from {pixels.min()} to {pixels.max()}, expected 0 to "
@@ -70,7 +77,7 @@ class GivenParcel:
 
     def read_valid(self, folder: Path) -> NDArray[np.bool_]:
         """Read which observations are clear, bool (T, S), in order of time."""
-        valid: NDArray[np.bool_] = self._chosen(read_array(folder / self.path.name))
+        valid: NDArray[np.bool_] = self._chosen(_read_array(folder / self.path.name))
         return valid
 
     def _chosen(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -132,11 +139,8 @@ def place_arrays(
         Written: DATA, and VALID where the given dataset has it; what was there before is removed.
     """
     as_stored = all(parcel.is_as_stored(i) for i, parcel in parcels.items())
+    remove_arrays(paths)
     for source, target in ((given.pixels, paths.pixels), (given.valid, paths.valid)):
-        if target.is_symlink():
-            target.unlink()
-        elif target.is_dir():
-            shutil.rmtree(target)
         if not source.is_dir():
             continue
         if as_stored:
@@ -147,6 +151,58 @@ def place_arrays(
             for parcel_id, parcel in parcels.items():
                 array = parcel.read() if source == given.pixels else parcel.read_valid(source)
                 write_array(folder / file_name(parcel_id), array)
+
+
+def remove_arrays(paths: DatasetPaths) -> None:
+    """Remove DATA and VALID of an earlier run, be they links or folders."""
+    for folder in (paths.pixels, paths.valid):
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def pack_arrays(
+    parcels: Mapping[str, GivenParcel], given: DatasetPaths, paths: TilePaths, threads: int
+) -> None:
+    """Pack the arrays pixel-major, as assemble does; each thread holds one parcel at a time.
+
+    Parameters
+    ----------
+    parcels
+        Parcels to pack, in order.
+    given
+        The dataset that they are in.
+    paths
+        Written: pixels and clear; without VALID every observation is clear.
+    threads
+        Parcels that are read and written at the same time.
+    """
+    items = list(parcels.values())
+    places = np.concatenate([[0], np.cumsum([parcel.n_pixels for parcel in items])])
+    width = max(parcel.shape[0] for parcel in items)
+    shape = (int(places[-1]), width, items[0].shape[1])
+    progress = ProgressLog("packed", len(items), "parcels")
+    with (
+        new_rows(paths.pixels, shape, np.uint16) as pixels,
+        new_rows(paths.clear, shape[:2], bool) as clear,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+
+        def write(i: int) -> None:
+            parcel, place = items[i], int(places[i])
+            own = parcel.read()
+            own_clear = np.ones((own.shape[0], own.shape[2]), bool)
+            if given.valid.is_dir():
+                own_clear = parcel.read_valid(given.valid)
+            padding = ((0, 0), (0, width - own.shape[0]))
+            pixels.write(
+                np.ascontiguousarray(np.pad(own.transpose(2, 0, 1), (*padding, (0, 0)))), place
+            )
+            clear.write(np.ascontiguousarray(np.pad(own_clear.T, padding)), place)
+
+        for _ in pool.map(write, range(len(items))):
+            progress.add(1)
 
 
 def read_labels(dataset: DatasetPaths) -> dict[str, dict[str, Any]]:
@@ -160,7 +216,7 @@ def read_labels(dataset: DatasetPaths) -> dict[str, dict[str, Any]]:
 
 
 def _id_of(path: Path) -> str:
-    """Give the id in a file's name; %-encoding is undone only where it is ours."""
+    """Return the id in a file's name; %-encoding is undone only where it is ours."""
     decoded = unquote(path.stem)
     return decoded if file_name(decoded) == path.name else path.stem
 
@@ -177,12 +233,16 @@ def _shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _ever_clear(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Return which pixels are clear on at least one date, bool (S,); None if all are."""
+def _read_array(path: Path) -> NDArray[Any]:
     try:
-        valid = read_array(path)
+        return read_array(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable array: {error}") from error
+
+
+def _ever_clear(path: Path, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return which pixels are clear on at least one date, bool (S,); None if all are."""
+    valid = _read_array(path)
     expected = (shape[0], shape[2])
     if valid.shape != expected or valid.dtype != bool:
         raise InputError(
@@ -231,7 +291,9 @@ def _parse_date(value: Any, path: Path) -> date:
     try:
         return datetime.fromisoformat(str(value)).date()
     except ValueError:
-        raise InputError(f"{path}: {value!r} is no date. Write YYYYMMDD or YYYY-MM-DD.") from None
+        raise InputError(
+            f"{path}: {value!r} is not a date. Write YYYYMMDD or YYYY-MM-DD."
+        ) from None
 
 
 def _read_json(path: Path) -> Any:

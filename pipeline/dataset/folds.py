@@ -36,7 +36,7 @@ def read_folds(path: Path, ids: Sequence[str]) -> list[Fold]:
 
     Raises
     ------
-    ValueError
+    InputError
         If a parcel of the folds is not in the dataset.
     """
     position = _positions(ids)
@@ -60,7 +60,7 @@ def _positions(ids: Sequence[str]) -> dict[str, int]:
 
 
 def _fold(path: Path, parts: Mapping[str, list[str]], position: Mapping[str, int]) -> Fold:
-    """Give the positions of a fold's parcels."""
+    """Return the positions of a fold's parcels."""
     places = {role: [position.get(i, -1) for i in part] for role, part in parts.items()}
     unknown = [
         parcel_id

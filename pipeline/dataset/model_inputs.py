@@ -12,16 +12,12 @@ from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import read_normalisation
-from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
-from pipeline.dataset.pixel_set_store import (
-    read_classes,
-    read_dates,
-    read_description,
-)
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
 
 
-def describe_data(dataset: DatasetPaths, season_start: str | date | None = None) -> DataDescription:
+def describe_data(
+    dataset: PixelSetDataset, season_start: str | date | None = None
+) -> DataDescription:
     """Read what a model must know of the dataset that it is trained on.
 
     Parameters
@@ -31,18 +27,18 @@ def describe_data(dataset: DatasetPaths, season_start: str | date | None = None)
     season_start
         Day 0, as `day_zero` takes it.
     """
-    classes = read_classes(dataset)
+    classes = dataset.classes
     return DataDescription(
-        bands=read_description(dataset)["bands"],
+        bands=dataset.bands,
         class_codes=[land.code for land in classes],
         class_names=[land.name for land in classes],
-        first_date=day_zero(read_dates(dataset)[0], season_start),
-        normalisation=Normalisation(*read_normalisation(dataset.normalisation)),
+        first_date=day_zero(dataset.dates[0], season_start),
+        normalisation=Normalisation(*read_normalisation(dataset.paths.normalisation)),
     )
 
 
 def read_inputs(
-    dataset: DatasetPaths, models: Sequence[CropModel], classes: Sequence[CropClass]
+    dataset: PixelSetDataset, models: Sequence[CropModel], classes: Sequence[CropClass]
 ) -> PixelSets:
     """Read the dataset as these models take it: features if they use any, days as theirs.
 
@@ -63,7 +59,7 @@ def read_inputs(
     """
     check_alike({model.name: model.description for model in models})
     expected = models[0].description
-    bands, codes = read_description(dataset)["bands"], [land.code for land in classes]
+    bands, codes = dataset.bands, [land.code for land in classes]
     if expected.bands != bands:
         raise InputError(
             f"The models were trained with the bands {', '.join(expected.bands)}; the dataset has "
@@ -75,12 +71,9 @@ def read_inputs(
             f"{', '.join(map(str, expected.class_codes))}; the dataset has "
             f"{', '.join(map(str, codes))}. Train again: snakemake -R split."
         )
-    data = read_pixel_sets(
-        dataset,
+    data = dataset.pixel_sets(
         with_features=any(model.uses_features for model in models),
-        season_start=nearest_anniversary(
-            date.fromisoformat(expected.first_date), read_dates(dataset)[0]
-        ),
+        season_start=nearest_anniversary(date.fromisoformat(expected.first_date), dataset.dates[0]),
     )
     for model in models:
         model.check_fits(data)

@@ -30,9 +30,9 @@ class Sizes:
     extracted
         Of the pixels and their validity, an acquisition at a time.
     pixels, valid
-        Of DATA and VALID, a parcel at a time.
+        Of DATA and VALID, a parcel at a time; 0 where they are left out.
     packed
-        Of the same pixels in one file, and of their validity where clouds are kept.
+        Of the same pixels, a tile at a time, and which of them are clear.
     """
 
     extracted: int
@@ -46,7 +46,7 @@ def expected_sizes(
     parcels: Mapping[str, Parcels],
     n_bands: int,
     *,
-    masked: bool,
+    npy_files: bool,
 ) -> Sizes:
     """Compute the sizes of extracted pixels, DATA, VALID and what is packed.
 
@@ -60,8 +60,8 @@ def expected_sizes(
         Those of every tile.
     n_bands
         Channels of the dataset.
-    masked
-        Whether clouds are kept.
+    npy_files
+        Whether DATA and VALID are written.
     """
     used = [row for row in rows if row.used and row.tile in parcels]
     dates = Counter(tile for tile, _ in {(row.tile, row.date) for row in used})
@@ -70,10 +70,10 @@ def expected_sizes(
     )
     headers = HEADER_BYTES * sum(p.n_parcels for p in parcels.values())
     seen = sum(dates[tile] * p.n_pixels for tile, p in parcels.items())
-    # Parcels with fewer dates than others are padded.
-    padded = max(dates.values(), default=0) * sum(p.n_pixels for p in parcels.values())
-    packed = padded * (2 * n_bands + masked) + HEADER_BYTES * (1 + masked)
-    return Sizes(extracted, 2 * n_bands * seen + headers, seen + headers, packed)
+    n_tiles = sum(p.n_parcels > 0 for p in parcels.values())
+    packed = seen * (2 * n_bands + 1) + 2 * HEADER_BYTES * n_tiles
+    files = (2 * n_bands * seen + headers, seen + headers) if npy_files else (0, 0)
+    return Sizes(extracted, *files, packed)
 
 
 def say_bytes(n_bytes: float) -> str:

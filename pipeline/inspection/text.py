@@ -90,7 +90,7 @@ def say_sizes(sizes: Sizes, free_bytes: int, *, at_most: bool) -> str:
         "pixels by acquisition": sizes.extracted,
         "dataset/DATA": sizes.pixels,
         "dataset/VALID": sizes.valid,
-        "dataset/pixels.npy": sizes.packed,
+        "dataset/tiles": sizes.packed,
     }
     lines = [f"{name:24}{say_bytes(size):>9}" for name, size in parts.items()]
     lines.append(f"{'together':24}{say_bytes(sum(parts.values())):>9}")

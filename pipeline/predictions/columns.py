@@ -13,8 +13,7 @@ from pandas.api.types import is_integer_dtype
 from geo.register.columns import as_text
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Reason, Status
-from pipeline.dataset.pixel_set_store import read_ids, read_names
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
 # What stands before the register's own columns.
 COLUMNS = [
@@ -43,11 +42,11 @@ class PredictionTable:
         Whether the models are from elsewhere, so that no parcel was used to train them.
     """
 
-    def __init__(self, dataset: DatasetPaths, choices: Choices, *, given_weights: bool) -> None:
+    def __init__(self, dataset: PixelSetDataset, choices: Choices, *, given_weights: bool) -> None:
         self._choices = choices
         self._given_weights = given_weights
-        self._ids = pd.Index(read_ids(dataset), dtype=object)
-        self._names = read_names(dataset)
+        self._ids = pd.Index(dataset.ids, dtype=object)
+        self._names = dataset.names
 
     def join(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Add what is known of the parcels to rows of the ledger."""

@@ -9,13 +9,12 @@ import torch
 from models.crop_model import CropModel
 from models.model_files import DESCRIPTION_FILE, fold_folders
 from pipeline.dataset.model_inputs import describe_data
-from pipeline.dataset.pixel_set_store import read_all_features
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.settings import Settings
 
 
 def load_existing(
-    folder: Path, dataset: DatasetPaths, settings: Settings, device: torch.device
+    folder: Path, dataset: PixelSetDataset, settings: Settings, device: torch.device
 ) -> list[CropModel]:
     """Load the models of all folds, of this project or of the reference.
 
@@ -44,7 +43,7 @@ def load_existing(
     references = [fold for fold in folds if not (fold / DESCRIPTION_FILE).is_file()]
     # Read once for all of them, and only where one needs it.
     about = describe_data(dataset) if references else None
-    features = read_all_features(dataset) if references and dataset.features.is_file() else None
+    features = dataset.all_features if references and dataset.paths.features.is_file() else None
     return [
         CropModel.load(fold, device)
         if about is None or fold not in references

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from pipeline.dataset.pixel_set_store import read_classes, read_codes
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
 # Okabe and Ito's seven (jfly.uni-koeln.de/color) come first. Each further one is about as far as
 # can be (in OKLab, also as seen with deuteranopia and protanopia) from all before it and from the
@@ -22,7 +21,7 @@ SHARED = "#6f757d"
 UNPREDICTED = "#c3c8cd"
 
 
-def read_class_colours(dataset: DatasetPaths, predicted: Iterable[str]) -> dict[str, str]:
+def read_class_colours(dataset: PixelSetDataset, predicted: Iterable[str]) -> dict[str, str]:
     """Return the colours of the classes of a run.
 
     Parameters
@@ -36,8 +35,8 @@ def read_class_colours(dataset: DatasetPaths, predicted: Iterable[str]) -> dict[
     -------
     {code: #rrggbb}.
     """
-    declared = Counter(str(code) for code in read_codes(dataset).values())
-    codes = [*(str(c.code) for c in read_classes(dataset)), *sorted(predicted)]
+    declared = Counter(str(code) for code in dataset.codes.values())
+    codes = [*(str(c.code) for c in dataset.classes), *sorted(predicted)]
     return class_colours({code: declared[code] for code in codes})
 
 

@@ -12,15 +12,7 @@ from itertools import pairwise
 from pipeline.classes.crop_class import CropClass, read_classes
 from pipeline.classes.ledger import read_ledger
 from pipeline.classes.reasons import AcquisitionReason, Reason, Status
-from pipeline.dataset.pixel_set_store import read_classes as read_dataset_classes
-from pipeline.dataset.pixel_set_store import (
-    read_dates,
-    read_description,
-    read_labels,
-    read_n_dates,
-    read_names,
-    read_parcel_dates,
-)
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_acquisitions
 from pipeline.workflow.paths import RunPaths
 
@@ -79,28 +71,28 @@ class Ledger:
         return sum(line.count for line in self.lines)
 
 
-def read_imagery(paths: RunPaths) -> Imagery:
+def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
     """Read the acquisitions, and on how many dates the parcels were seen clearly."""
     rows = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
-    with_parcels = read_description(paths.dataset).get("tiles") or {row.tile for row in rows}
+    with_parcels = dataset.description.get("tiles") or {row.tile for row in rows}
     rows = [
         row._replace(used=False, reason=str(AcquisitionReason.NO_PARCELS))
         if row.used and row.tile not in with_parcels
         else row
         for row in rows
     ]
-    dates = read_dates(paths.dataset)
+    dates = dataset.dates
     reasons = Counter(AcquisitionReason(r.reason).words for r in rows if not r.used)
     products = Counter((r.platform, r.baseline, r.offset) for r in rows if r.used)
     gaps = list(pairwise(dates))
-    n_clear = list(read_n_dates(paths.dataset).values())
+    n_clear = list(dataset.n_dates.values())
     return Imagery(
         rows=rows,
         dates=dates,
         set_aside=reasons.most_common(),
         products=sorted(products.items()),
         longest_gap=max(gaps, key=lambda gap: gap[1] - gap[0], default=None),
-        own_dates=read_parcel_dates(paths.dataset) is not None,
+        own_dates=dataset.parcel_dates is not None,
         clear_dates=(min(n_clear), statistics.median(n_clear), max(n_clear)) if n_clear else None,
     )
 
@@ -131,13 +123,17 @@ def read_account(paths: RunPaths, *, trained: bool = True) -> Ledger:
     return Ledger(lines, int(rows["mended"].sum()))
 
 
-def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[CropClass]:
+def read_class_lines(
+    paths: RunPaths, dataset: PixelSetDataset, predicted: Mapping[str, str]
+) -> list[CropClass]:
     """Read the classes: those that are learnt, in order of the class index, then the others.
 
     Parameters
     ----------
     paths
         The run; without a table of classes, those of its dataset are taken.
+    dataset
+        Its dataset.
     predicted
         {code: name} of the predicted classes: models from elsewhere may have learnt others than
         those that are declared here.
@@ -148,17 +144,14 @@ def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[Crop
         Their codes are texts, as only their equality matters; their names are those to show.
     """
     if paths.classes.is_file():
-        names = read_names(paths.dataset)
+        names = dataset.names
         rows = [
             replace(c, code=str(c.code), name=names.get(str(c.code), c.name))
             for c in read_classes(paths.classes).classes
         ]
     else:
-        labels = Counter(read_labels(paths.dataset).tolist())
-        rows = [
-            CropClass(str(c.code), c.name, labels[i], i)
-            for i, c in enumerate(read_dataset_classes(paths.dataset))
-        ]
+        labels = Counter(dataset.labels.tolist())
+        rows = [CropClass(str(c.code), c.name, labels[i], i) for i, c in enumerate(dataset.classes)]
     used = [c for c in rows if c.class_index is not None]
     learnt = {str(c.code): c.name for c in used} | dict(sorted(predicted.items()))
     counts = {c.code: c.n_parcels for c in rows}

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset.pixel_set_store import (
-    read_classes,
-    read_dates,
-    read_description,
-    read_ids,
-    read_labels,
-    read_parcel_dates,
-    read_pixels,
-    read_valid,
-)
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
 RED, NEAR_INFRARED = "B04", "B08"
 # So many parcels show how a class behaves; reading all of a large dataset would take minutes.
 MOST_PARCELS = 200
 
 
-def ndvi_by_class(dataset: DatasetPaths) -> dict[str, NDArray[np.float64]]:
+def ndvi_by_class(dataset: PixelSetDataset) -> dict[str, NDArray[np.float64]]:
     """Compute the quartiles of NDVI (Rouse et al. 1974) of every class on every date.
 
     Of a parcel its clear pixels' median counts; of a class at most `MOST_PARCELS` parcels, evenly
@@ -34,33 +26,31 @@ def ndvi_by_class(dataset: DatasetPaths) -> dict[str, NDArray[np.float64]]:
         {code: float64 (T, 3)}: quartiles over the parcels, NaN where none was seen clearly. Empty
         if the dataset lacks a band. Classes without parcels are left out.
     """
-    bands = read_description(dataset)["bands"]
+    bands = dataset.bands
     if not {RED, NEAR_INFRARED} <= set(bands):
         return {}
     channels = bands.index(RED), bands.index(NEAR_INFRARED)
-    ids, labels, own = read_ids(dataset), read_labels(dataset), read_parcel_dates(dataset)
-    place = {day: i for i, day in enumerate(read_dates(dataset))}
+    labels, own = dataset.labels, dataset.parcel_dates
+    place = {day: i for i, day in enumerate(dataset.dates)}
     series = {}
-    for index, land in enumerate(read_classes(dataset)):
+    for index, land in enumerate(dataset.classes):
         members = np.flatnonzero(labels == index)
         if len(members):
             step = -(-len(members) // MOST_PARCELS)
-            shown = [ids[i] for i in members[::step]]
+            shown = members[::step]
             parcels = np.full((len(shown), len(place)), np.nan)
-            for row, parcel_id in zip(parcels, shown, strict=True):
-                dates = list(place) if own is None else own[parcel_id]
-                row[[place[day] for day in dates]] = _parcel_ndvi(dataset, parcel_id, *channels)
+            for row, i in zip(parcels, shown, strict=True):
+                dates = list(place) if own is None else own[dataset.ids[i]]
+                row[[place[day] for day in dates]] = _parcel_ndvi(dataset[i], *channels)
             series[str(land.code)] = _quartiles(parcels)
     return series
 
 
-def _parcel_ndvi(
-    dataset: DatasetPaths, parcel_id: str, red: int, near_infrared: int
-) -> NDArray[np.float64]:
+def _parcel_ndvi(parcel: dict[str, Any], red: int, near_infrared: int) -> NDArray[np.float64]:
     """Compute the median NDVI of a parcel's clear pixels, float64 (T,)."""
-    pixels = read_pixels(dataset, parcel_id)[:, [red, near_infrared]].astype(np.float64)
+    pixels = parcel["pixels"][:, [red, near_infrared]].astype(np.float64)
     total = pixels.sum(axis=1)
-    clear = read_valid(dataset, parcel_id) & (total > 0)
+    clear = parcel["clear"] & (total > 0)
     ndvi = np.divide(
         pixels[:, 1] - pixels[:, 0], total, out=np.full_like(total, np.nan), where=clear
     )

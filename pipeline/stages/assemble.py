@@ -1,31 +1,32 @@
-"""Stage assemble: all extracted acquisitions become the Pixel-Set dataset."""
+"""Stage assemble: the extracted acquisitions of one tile become its packed pixels."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
-from geo.errors import InputError
-from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.observations import ObservationWriter
-from pipeline.dataset.parcel_block import ObservedParcels, kept_dates, read_block
-from pipeline.dataset.pixel_set_store import write_metadata
-from pipeline.dataset.tile_series import TileSeries
+from pipeline.dataset.npy_files import new_rows
+from pipeline.dataset.packed_tiles import PackedTile, write_tile
+from pipeline.dataset.tile_assembly import (
+    ObservationWriter,
+    TileSeries,
+    kept_dates,
+    observe,
+    packed,
+)
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_used
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.writing import replacing, replacing_folder
+from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +34,17 @@ logger = logging.getLogger(__name__)
 def assemble(
     acquisitions: Path,
     extracted: Path,
-    pixel_index: list[Path],
-    dataset: Path,
+    pixel_index: Path,
+    tile: Path,
     settings: Settings,
     threads: int = 1,
 ) -> None:
-    """Join the extracted acquisitions into the Pixel-Set dataset.
+    """Pack the pixels of a tile's parcels into one file that is mapped into memory.
 
-    A parcel has the dates of its tile. Acquisitions of one tile and date are merged. Pixels that
-    are clear on no date are left out, and so are parcels that keep too few.
+    Training draws a few pixels of many parcels: in the packed pixels, a pixel's series is
+    contiguous, and the pixels of a parcel lie together. A parcel has the dates of its tile.
+    Acquisitions of one date are merged. Pixels that are clear on no date are left out, and so are
+    parcels that keep too few: parcels.parquet says how many each has.
 
     Parameters
     ----------
@@ -50,166 +53,129 @@ def assemble(
     extracted
         Folder of what extract wrote for each of them.
     pixel_index
-        Pixels of the parcels, a file a tile.
-    dataset
-        Written: DATA, VALID, META and observations.parquet of the Pixel-Set dataset, without
-        labels; and what was observed of the parcels of every tile, for label.
+        Pixels of the tile's parcels.
+    tile
+        Folder of the tile. Written into it: pixels.npy, clear.npy, parcels.parquet, tile.json and
+        observations.parquet.
     settings
         clouds, imagery.bands, parcels.min_pixels, assemble.memory_mb.
     threads
-        Blocks of parcels that are read, filled and written at the same time; the memory is that of
-        all of them together.
-
-    Raises
-    ------
-    InputError
-        If clouds, or clouds.min_clear_fraction, leave no parcel enough pixels.
+        Batches of parcels that are read, filled and written at the same time; the memory is that
+        of all of them together.
     """
-    used = list(read_used(acquisitions).values())
-    paths = DatasetPaths(dataset)
-    contents = _Contents()
+    paths, index = TilePaths(tile), PixelIndex.load(pixel_index)
+    rows = [row for row in read_used(acquisitions).values() if row.tile == index.tile]
+    paths.root.mkdir(parents=True, exist_ok=True)
+    # Extractions of a tile without parcels are empty, which cannot be mapped.
+    series = TileSeries.open(index, rows if index.parcel_ids else [], extracted)
+    if not index.parcel_ids:
+        logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
+    observed = _observe(series, paths, settings, threads)
+    _write_pixels(series, observed, paths, settings, threads)
+    write_tile(paths, _described(series, observed, rows, settings))
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What is known of the N parcels of a tile on its T dates before their pixels are read.
+
+    `kept` is bool (N, T), n_pixels and n_dates int64 (N,), held bool (N,).
+    """
+
+    kept: NDArray[np.bool_]
+    n_pixels: NDArray[np.int64]
+    n_dates: NDArray[np.int64]
+    held: NDArray[np.bool_]
+
+    @property
+    def width(self) -> int:
+        """Number of dates of the held parcel that has most of them."""
+        return int(self.kept[self.held].sum(axis=1).max(initial=0))
+
+
+def _observe(series: TileSeries, paths: TilePaths, settings: Settings, threads: int) -> _Observed:
+    """Count what is clear of every parcel, and write the table of observations."""
+    clouds, ids = settings.clouds, series.index.parcel_ids
+    n, n_dates = len(ids), len(series.dates)
+    tile_kept = kept_dates(series, clouds)
+    kept = np.broadcast_to(tile_kept, (n, n_dates))
+    if clouds.drop == "parcel":
+        kept = np.empty((n, n_dates), bool)
+    counts = np.zeros((2, n), np.int64)
+    parcels = _batches(series, settings, threads)
     with (
-        replacing_folder(paths.pixels) as data,
-        replacing_folder(paths.valid) as validity,
-        replacing(paths.observations) as observations,
+        replacing(paths.observations) as temporary,
+        ObservationWriter(temporary, series.index.tile, series.dates) as table,
+        ThreadPoolExecutor(threads) as pool,
     ):
-        with ObservationWriter(observations) as table:
-            for path in pixel_index:
-                index = PixelIndex.load(path)
-                rows = [row for row in used if row.tile == index.tile]
-                observed_before = len(contents.observed)
-                if not index.parcel_ids:
-                    _write_observed(paths, index.tile, contents, observed_before)
-                    logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
-                    continue
-                series = TileSeries.open(index, rows, extracted)
-                contents.add_tile(index, rows)
-                progress = ProgressLog(f"tile {index.tile}:", len(index.parcel_ids), "parcels")
-                for block in _write_tile(series, data, validity, settings, threads):
-                    table.add(index.tile, block.ids, block.dates, block.clear_fraction, block.kept)
-                    contents.add_block(block)
-                    progress.add(len(block.ids))
-                _write_observed(paths, index.tile, contents, observed_before)
-        contents.refuse_none_left(settings)
-    _write_metadata(paths, contents, settings)
+        found = pool.map(lambda batch: observe(series, clouds, tile_kept, *batch), parcels)
+        for (first, last), own in zip(parcels, found, strict=True):
+            table.add(ids[first:last], own)
+            counts[:, first:last] = own.n_pixels, own.n_dates
+            if clouds.drop == "parcel":
+                kept[first:last] = own.kept
+    return _Observed(kept, counts[0], counts[1], counts[0] >= settings.parcels.min_pixels)
 
 
-class Observed(NamedTuple):
-    """How much of a parcel was seen: pixels clear at least once, dates with a clear pixel."""
+def _write_pixels(
+    series: TileSeries, observed: _Observed, paths: TilePaths, settings: Settings, threads: int
+) -> None:
+    """Write the packed pixels; every thread reads, fills and writes batches of its own."""
+    held, width = observed.held, observed.width
+    places = np.concatenate([[0], np.cumsum(np.where(held, observed.n_pixels, 0))])
+    shape = (int(places[-1]), width, len(settings.imagery.bands))
+    progress = ProgressLog(f"tile {series.index.tile}:", len(held), "parcels")
+    with (
+        new_rows(paths.pixels, shape, np.uint16) as pixels,
+        new_rows(paths.clear, shape[:2], bool) as clear,
+        ThreadPoolExecutor(threads) as pool,
+    ):
 
-    n_pixels: int
-    n_dates: int
+        def write(batch: tuple[int, int]) -> int:
+            first, last = batch
+            place, own = int(places[first]), slice(first, last)
+            kept, chosen = observed.kept[own], held[own]
+            for values, is_clear in packed(series, settings.clouds, kept, chosen, width, *batch):
+                pixels.write(values, place)
+                clear.write(is_clear, place)
+                place += len(values)
+            return last - first
 
-
-def _write_observed(paths: DatasetPaths, tile: str, contents: _Contents, first: int) -> None:
-    """Write what was observed of the parcels of one tile."""
-    ids = list(contents.observed)[first:]
-    rows = [(i, *contents.observed[i], i in contents.dates) for i in ids]
-    table = pd.DataFrame(rows, columns=["parcel_id", "n_pixels", "n_dates", "held"])
-    kinds = {"parcel_id": "str", "n_pixels": "int64", "n_dates": "int64", "held": "bool"}
-    with replacing(paths.tile_parcels(tile)) as temporary:
-        table.astype(kinds).to_parquet(temporary, index=False)
-
-
-def _write_tile(
-    series: TileSeries, data: Path, validity: Path, settings: Settings, threads: int
-) -> Iterator[ObservedParcels]:
-    """Write the files of a tile's parcels; every thread reads, fills and writes blocks of its own.
-
-    Yields
-    ------
-    What is known of every block, in the order of the parcels.
-    """
-    clouds, min_pixels = settings.clouds, settings.parcels.min_pixels
-    kept = kept_dates(series, clouds)
-
-    def write(block: tuple[int, int]) -> ObservedParcels:
-        parcels = read_block(series, clouds, min_pixels, kept, *block)
-        parcels.write(data, validity)
-        return parcels.observed
-
-    blocks = list(series.blocks(settings.assemble.memory_mb * 1_000_000 // threads))
-    with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(write, blocks)
+        for n in pool.map(write, _batches(series, settings, threads)):
+            progress.add(n)
 
 
-@dataclass
-class _Contents:
-    """Contents of the dataset, collected while it is written.
-
-    `observed` is what is known of all accepted parcels, `dates` of those that the dataset holds.
-    """
-
-    rows: list[AcquisitionRow] = field(default_factory=list)
-    tiles: dict[str, str] = field(default_factory=dict)
-    parcels: list[tuple[str, int]] = field(default_factory=list)
-    observed: dict[str, Observed] = field(default_factory=dict)
-    dates: dict[str, tuple[date, ...]] = field(default_factory=dict)
-    n_dropped: int = 0
-
-    def add_tile(self, index: PixelIndex, rows: list[AcquisitionRow]) -> None:
-        """Add a tile and the acquisitions that are used of it."""
-        self.rows += rows
-        self.tiles[index.tile] = index.grid.crs
-        self.parcels.append((index.grid.crs, len(index.parcel_ids)))
-
-    def add_block(self, block: ObservedParcels) -> None:
-        """Add parcels."""
-        counts = map(Observed, block.n_pixels.tolist(), block.n_dates.tolist())
-        self.observed |= dict(zip(block.ids, counts, strict=True))
-        # Parcels share their dates with many others: one tuple for all of them.
-        choices, which = np.unique(block.kept, axis=0, return_inverse=True)
-        own = [tuple(compress(block.dates, choice)) for choice in choices]
-        held = compress(zip(block.ids, which.ravel().tolist(), strict=True), block.enough)
-        self.dates |= {parcel_id: own[w] for parcel_id, w in held}
-        self.n_dropped += int((~block.kept).sum())
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Number of pixels of the parcels that the dataset holds."""
-        return {i: self.observed[i].n_pixels for i in self.dates}
-
-    @property
-    def n_dates(self) -> dict[str, int]:
-        """Number of dates on which these were seen clearly."""
-        return {i: self.observed[i].n_dates for i in self.dates}
-
-    def refuse_none_left(self, settings: Settings) -> None:
-        """Refuse imagery and settings that leave no parcel enough pixels."""
-        if self.dates:
-            return
-        n, limit = len(self.observed), settings.clouds.min_clear_fraction
-        if self.n_dropped and not any(o.n_dates for o in self.observed.values()):
-            raise InputError(
-                f"clouds.min_clear_fraction is {limit:g}, and no date of any of the "
-                f"{n} parcels has so large a share of clear pixels. Lower it."
-            )
-        most = max((o.n_pixels for o in self.observed.values()), default=0)
-        raise InputError(
-            f"None of the {n} parcels has parcels.min_pixels, {settings.parcels.min_pixels}, "
-            f"pixels that are clear on at least one date: the most that one has is {most}. Check "
-            "clouds.mask, clouds.classes, clouds.min_clear_fraction, imagery.max_cloud_fraction "
-            "and parcels.min_pixels."
-        )
+def _batches(series: TileSeries, settings: Settings, threads: int) -> list[tuple[int, int]]:
+    if not series.index.parcel_ids:
+        return []
+    return series.batches(settings.assemble.memory_mb * 1_000_000 // threads)
 
 
-def _write_metadata(paths: DatasetPaths, contents: _Contents, settings: Settings) -> None:
-    """Write META/ of the dataset."""
-    different = set(contents.dates.values())
-    write_metadata(
-        paths,
-        dates=sorted(set().union(*different)),
-        parcel_dates=contents.dates if len(different) > 1 else None,
-        sizes=contents.sizes,
-        n_dates=contents.n_dates,
-        description={
-            "bands": list(settings.imagery.bands),
-            "tiles": contents.tiles,
-            "crs": main_crs(contents.parcels),
-            "fill": settings.clouds.fill,
-            "mask": settings.clouds.mask,
-            "dropped_observations": contents.n_dropped,
-            "acquisitions": [row.acquisition for row in contents.rows],
-            "simulated": any(row.platform == "Simulated" for row in contents.rows),
-        },
+def _described(
+    series: TileSeries, observed: _Observed, rows: Sequence[AcquisitionRow], settings: Settings
+) -> PackedTile:
+    """Say what the packed pixels are."""
+    index, clouds = series.index, settings.clouds
+    ids = list(compress(index.parcel_ids, observed.held))
+    # Parcels share their dates with many others: one tuple for all of them.
+    choices, which = np.unique(observed.kept[observed.held], axis=0, return_inverse=True)
+    own = [tuple(compress(series.dates, choice)) for choice in choices]
+    parcel_dates = dict(zip(ids, (own[w] for w in which.ravel()), strict=True))
+    return PackedTile(
+        tile=index.tile,
+        crs=index.grid.crs,
+        parcel_ids=index.parcel_ids,
+        n_pixels=observed.n_pixels,
+        n_dates=observed.n_dates,
+        held=observed.held,
+        dates=tuple(sorted(set().union(*own))),
+        parcel_dates=parcel_dates if len(own) > 1 else None,
+        bands=list(settings.imagery.bands),
+        fill=clouds.fill,
+        mask=clouds.mask,
+        acquisitions=[row.acquisition for row in rows],
+        simulated=any(row.platform == "Simulated" for row in rows),
+        dropped_observations=int((~observed.kept).sum()),
+        min_clear_fraction=clouds.min_clear_fraction,
+        min_pixels=settings.parcels.min_pixels,
     )

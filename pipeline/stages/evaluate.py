@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from models.crop_model import CropModel
 from models.metrics import confusion_matrix, mean_iou, overall_metrics
 from models.training.distributed import choose_device
-from pipeline.dataset.folds import read_folds
 from pipeline.dataset.model_inputs import read_inputs
-from pipeline.dataset.pixel_set_store import read_classes, read_ids
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.baselines import Matrix, classify_series, majority
 from pipeline.evaluation.score_tables import (
     add_up,
@@ -22,7 +21,6 @@ from pipeline.evaluation.score_tables import (
     write_per_class,
     write_scores,
 )
-from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import finite_or_null, replacing, write_json
 
@@ -54,11 +52,10 @@ def evaluate(
         Threads of torch on a CPU, and of the random forest.
     """
     device = choose_device(settings.train.device, threads)
-    paths = DatasetPaths(dataset)
-    classes = read_classes(paths)
-    parts = read_folds(folds, read_ids(paths))
+    opened = PixelSetDataset.open(dataset)
+    classes, parts = opened.classes, opened.folds(folds)
     fitted = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-    data = read_inputs(paths, fitted, classes)
+    data = read_inputs(opened, fitted, classes)
     matrices: dict[str, list[Matrix]] = {"model": []}
     for number, (fold, model) in enumerate(zip(parts, fitted, strict=True), 1):
         scores = model.log_probabilities(data, fold.test, settings.predict.batch_size)

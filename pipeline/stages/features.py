@@ -13,8 +13,7 @@ from geo.errors import InputError
 from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.shape_features import shape_features
-from pipeline.dataset.pixel_set_store import read_ids
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
@@ -51,20 +50,20 @@ def features(
     for path in pixel_index:
         index = PixelIndex.load(path)
         source = parcels / f"{index.tile}.parquet"
-        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"]).set_index("parcel_id")
-        ids = index.parcel_ids
-        lacking = [i for i in ids if i not in table.index]
-        if lacking or (index.sizes == 0).any():
+        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
+        ids, geometries = index.parcel_ids, table.set_index("parcel_id").geometry
+        if (lacking := [i for i in ids if i not in geometries.index]) or (index.sizes == 0).any():
             raise InputError(
-                f"{path} was not made from {source}: it has {len(ids)} parcels "
-                f"({(index.sizes > 0).sum()} with pixels), of which {len(lacking)} are not there "
-                f"({', '.join(lacking[:5])}). Run rasterise again: snakemake -R rasterise."
+                f"{path} was not made from {source}: of its {len(ids)} parcels "
+                f"({(index.sizes > 0).sum()} with pixels) {len(lacking)} are not there"
+                f"{', such as ' * bool(lacking)}{', '.join(lacking[:5])}. Run rasterise again: "
+                "snakemake -R rasterise."
             )
-        polygons = table.geometry.loc[ids].to_numpy()
+        polygons = geometries.loc[ids].to_numpy()
         values |= dict(zip(ids, shape_features(polygons, index).tolist(), strict=True))
         inside = gpd.GeoSeries(shapely.point_on_surface(polygons), index=ids, crs=index.grid.crs)
         points.append((index.grid.crs, inside))
-    where, held = _in_one_system(points), read_ids(DatasetPaths(dataset))
+    where, held = _in_one_system(points), PixelSetDataset.open(dataset).ids
     write_json(features, {i: values[i] for i in held})
     write_json(positions, {i: where[i] for i in held})
     logger.info("%d parcels", len(held))

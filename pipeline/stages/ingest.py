@@ -26,23 +26,33 @@ from pipeline.classes.nomenclature import choose_classes, read_codes, with_other
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.existing_dataset import (
     GivenParcel,
+    pack_arrays,
     place_arrays,
     read_labels,
     read_parcels,
+    remove_arrays,
 )
+from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
-from pipeline.dataset.pixel_set_store import write_labels, write_metadata, write_names
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.settings import Dataset, Settings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Settings) -> None:
-    """Check an existing Pixel-Set dataset and complete it, without touching it.
+def ingest(
+    source: Path,
+    dataset: Path,
+    ledger: Path,
+    classes: Path,
+    settings: Settings,
+    threads: int = 1,
+) -> None:
+    """Check an existing Pixel-Set dataset and make it that of the run, without touching it.
 
-    The arrays are linked to. They are written anew only where they could not be used as they are:
+    Its pixels are packed as assemble packs those of a tile. Its arrays are linked to, unless
+    dataset.npy_files is false; they are written anew where they could not be used as they are:
     dates out of order, another integer type, other file names, pixels that VALID shows clear on no
     date. Such pixels are left out; a parcel that has no other is rejected.
 
@@ -51,10 +61,10 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
     source
         The dataset: DATA/<id>.npy and META/dates.json; META/labels.json, geomfeat.json and the
         normalisation pickle where there are any; likewise what this project adds: VALID,
-        positions.json, parcel_dates.json, n_dates.json, dataset.json.
+        positions.json, parcel_dates.json, n_dates.json, nomenclature.json, dataset.json.
     dataset
-        Written: the dataset of the run, with all metadata that the other stages need, and the
-        normalisation where the given one has it.
+        Written: the dataset of the run, with the packed pixels and all metadata that the other
+        stages need, and the normalisation where the given one has it.
     ledger
         Written: one row a parcel, with its status and the reason for it.
     classes
@@ -62,6 +72,8 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
     settings
         dataset, imagery.bands, split.folds; predict.weights: with weights, nothing is trained, so
         classes need no parcels.
+    threads
+        Parcels that are read and packed at the same time.
 
     Raises
     ------
@@ -78,7 +90,13 @@ def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: S
     given, paths = DatasetPaths(source), DatasetPaths(dataset)
     found = examine(source, settings)
     usable, rows, chosen = found.usable, found.rows, found.classes
-    place_arrays(usable, given, paths)
+    tile = paths.tile(INGESTED)
+    tile.root.mkdir(parents=True, exist_ok=True)
+    pack_arrays(usable, given, tile, threads)
+    if settings.dataset.npy_files:
+        place_arrays(usable, given, paths)
+    else:
+        remove_arrays(paths)
     _write_meta(
         given,
         paths,
@@ -173,7 +191,7 @@ def _labels(
 
 
 def _plain(codes: pd.Series[Any]) -> list[Code | None]:
-    """Give codes as Python's own values, None where there is none."""
+    """Return codes as Python's own values, None where there is none."""
     return list(codes.astype(object).where(codes.notna(), None))
 
 
@@ -235,7 +253,7 @@ def _write_meta(
     parcels: Mapping[str, GivenParcel],
     description: Mapping[str, Any],
 ) -> None:
-    """Write META, with what follows from the arrays."""
+    """Write META but for the labels, with what follows from the arrays."""
     seen = _read_own(given.n_dates)
     own = given.parcel_dates.is_file()
     dates = sorted({d for p in parcels.values() for d in p.dates}) if own else (
@@ -243,6 +261,7 @@ def _write_meta(
     )  # fmt: skip
     write_metadata(
         paths,
+        tiles=[INGESTED],
         dates=dates,
         sizes={i: p.n_pixels for i, p in parcels.items()},
         n_dates={i: seen.get(i, len(p.dates)) for i, p in parcels.items()},

@@ -84,7 +84,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         decision.rows,
         _accepted(checked),
         len(settings.imagery.bands),
-        masked=settings.clouds.fill == "none",
+        npy_files=settings.dataset.npy_files,
     )
     unknown = any(map(clouds_unread, decision.rows)) or settings.clouds.min_clear_fraction > 0
     _say(say_sizes(sizes, _free_bytes(paths.root), at_most=unknown))

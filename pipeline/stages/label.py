@@ -20,7 +20,7 @@ from pipeline.classes.ledger import (
     write_ledger,
 )
 from pipeline.classes.reasons import Reason, Status
-from pipeline.dataset.pixel_set_store import write_labels
+from pipeline.dataset.metadata import write_labels
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pipeline.classes.crop_class import read_classes, with_names, write_classes_csv
-from pipeline.dataset.pixel_set_store import write_names
+from pipeline.dataset.metadata import write_names
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.pixels.band_statistics import RunningStatistics
 from pipeline.dataset.normalisation_pickle import write_normalisation
-from pipeline.dataset.packed_pixels import PackedLayout, map_pixels, map_valid
-from pipeline.dataset.pixel_set_store import read_parcel_dates
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.npy_files import batches
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
 
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Axes of (T, C) over which each choice pools.
 POOLED = {"all": (0, 1), "channel": (0,), "date_channel": ()}
-BLOCK_BYTES = 32_000_000
+BATCH_BYTES = 32_000_000
 
 
 def normalise(dataset: Path, normalisation: Path, settings: Settings) -> None:
@@ -32,26 +31,26 @@ def normalise(dataset: Path, normalisation: Path, settings: Settings) -> None:
     Parameters
     ----------
     dataset
-        Pixel-Set dataset, packed.
+        Pixel-Set dataset.
     normalisation
         Written: pickle of (means, stds), each of shape () for `all`, (C,) for `channel`, (T, C)
         for `date_channel`.
     settings
         normalise.by.
     """
-    means, stds = statistics_of(DatasetPaths(dataset), settings.normalise.by)
+    means, stds = statistics_of(PixelSetDataset.open(dataset), settings.normalise.by)
     write_normalisation(normalisation, means, stds)
 
 
 def statistics_of(
-    dataset: DatasetPaths, by: str
+    dataset: PixelSetDataset, by: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the means and standard deviations of a dataset.
 
     Parameters
     ----------
     dataset
-        The dataset, packed.
+        The dataset.
     by
         all, channel or date_channel.
 
@@ -65,24 +64,23 @@ def statistics_of(
     InputError
         If parcels have dates of their own and `by` is date_channel.
     """
-    own_dates = read_parcel_dates(dataset) is not None
-    if own_dates and by == "date_channel":
+    if dataset.observed is not None and by == "date_channel":
         raise InputError(
             "normalise.by is date_channel, but the parcels have dates of their own: there is no "
             "mean of a date. Set it to channel or all."
         )
-    layout = PackedLayout.of(dataset)
-    pixels, valid = map_pixels(dataset, layout), map_valid(dataset, layout)
-    statistics = RunningStatistics(*layout.shape[1:])
-    progress = ProgressLog("averaged", len(layout.ids), "parcels")
-    for first, last in layout.blocks(BLOCK_BYTES):
-        part = slice(layout.offsets[first], layout.offsets[last])
+    pixels, offsets = dataset.pixels, dataset.offsets
+    _, n_dates, n_channels = pixels.shape
+    statistics = RunningStatistics(n_dates, n_channels)
+    progress = ProgressLog("averaged", len(dataset), "parcels")
+    for first, last in batches(offsets, BATCH_BYTES // max(2 * n_dates * n_channels, 1)):
+        rows = slice(int(offsets[first]), int(offsets[last]))
         counted = None
-        if valid is not None:
-            counted = valid[part]
-        elif layout.is_ragged:
-            counted = layout.observed(first, last)
-        statistics.add(pixels[part], counted)
+        if dataset.has_clouds:
+            counted = dataset.clear[rows]
+        elif dataset.observed is not None:
+            counted = np.repeat(dataset.observed[first:last], dataset.sizes[first:last], axis=0)
+        statistics.add(pixels[rows], counted)
         progress.add(last - first)
     means, stds = statistics.over(POOLED[by])
     logger.info("%d pixels, means %s", statistics.count.max(), np.round(means, 1).tolist())

@@ -18,10 +18,9 @@ from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.folds import Fold, read_folds
+from pipeline.dataset.folds import Fold
 from pipeline.dataset.model_inputs import read_inputs
-from pipeline.dataset.pixel_set_loading import in_order
-from pipeline.dataset.pixel_set_store import read_classes, read_dates, read_description, read_ids
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset, in_order
 from pipeline.predictions.columns import (
     ENSEMBLE,
     LEDGER_COLUMNS,
@@ -34,7 +33,6 @@ from pipeline.predictions.existing_weights import load_existing
 from pipeline.predictions.files import PredictionFiles
 from pipeline.predictions.register_rows import matched_parts
 from pipeline.report.class_colours import read_class_colours
-from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import Settings
 
@@ -94,29 +92,29 @@ def predict(
             "Clean it again: snakemake -R clean."
         )
     device = choose_device(settings.train.device, threads)
-    paths = DatasetPaths(dataset)
+    opened = PixelSetDataset.open(dataset)
     if folds is None:
         parts: list[Fold] = []
-        trained = load_existing(models, paths, settings, device)
+        trained = load_existing(models, opened, settings, device)
         classes = _classes_of(trained)
     else:
-        parts = read_folds(folds, read_ids(paths))
+        parts = opened.folds(folds)
         trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-        classes = read_classes(paths)
-    data = read_inputs(paths, trained, classes)
+        classes = opened.classes
+    data = read_inputs(opened, trained, classes)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
-    table = PredictionTable(paths, choices, given_weights=folds is None)
+    table = PredictionTable(opened, choices, given_weights=folds is None)
     with PredictionFiles(predictions) as files:
         read = _parts(len(rows))
         if register is not None:
             read = matched_parts(register, rows, settings.parcels, ROWS_AT_A_TIME)
             files.add_layers(
                 Counter(filter(None, rows["geometry_type"])),
-                classes=_coloured(paths, choices),
+                classes=_coloured(opened, choices),
                 collection=settings.run,
                 code_list=settings.predict.code_list,
-                last_date=read_dates(paths)[-1],
-                simulated=read_description(paths)["simulated"],
+                last_date=opened.dates[-1],
+                simulated=opened.description["simulated"],
             )
         write_rows(table, rows, files, read)
 
@@ -192,9 +190,9 @@ def write_rows(
     return n
 
 
-def _coloured(dataset: DatasetPaths, choices: Choices) -> dict[str, tuple[str, str]]:
+def _coloured(dataset: PixelSetDataset, choices: Choices) -> dict[str, tuple[str, str]]:
     """Return names and colours of the classes that can be predicted: {code: (name, colour)}."""
-    names = {str(land.code): land.name for land in (*read_classes(dataset), *choices.predicted)}
+    names = {str(land.code): land.name for land in (*dataset.classes, *choices.predicted)}
     colours = read_class_colours(dataset, [str(land.code) for land in choices.predicted])
     return {code: (names[code], colour) for code, colour in colours.items()}
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
-from pipeline.dataset.pixel_set_store import read_dates, read_description, read_ids
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.charts import Chart, percent, rounded, say_day, score
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.comparison import read_comparison
@@ -75,18 +75,18 @@ def report(run: Path, report: Path, records: list[Path], settings: Settings) -> 
     record = read_record(records)
     used = record.completed()
     write_text(paths.config, record.text)
-    imagery = read_imagery(paths)
+    dataset = PixelSetDataset.open(paths.dataset.root)
+    imagery = read_imagery(paths, dataset)
     table = paths.predictions.with_suffix(".parquet")
     predictions = read_predictions(table) if table.is_file() else None
     predicted = {} if predictions is None else predicted_classes(predictions)
-    classes = read_class_lines(paths, predicted)
-    colours = read_class_colours(paths.dataset, predicted)
+    classes = read_class_lines(paths, dataset, predicted)
+    colours = read_class_colours(dataset, predicted)
     trained = used["predict"]["weights"] is None
     scores = None if predictions is None or not trained else read_scores(paths, predictions)
-    dataset = read_description(paths.dataset)
     page = _template().render(
         run=run.name,
-        dataset=dataset,
+        dataset=dataset.description,
         settings=used,
         imagery=imagery,
         clouds=cloud_chart(imagery.rows, used["imagery"]["max_cloud_fraction"]),
@@ -96,19 +96,19 @@ def report(run: Path, report: Path, records: list[Path], settings: Settings) -> 
         learnt=[c for c in classes if c.class_index is not None],
         colours=colours,
         index={c.code: c.class_index for c in classes},
-        n_dataset=len(read_ids(paths.dataset)),
+        n_dataset=len(dataset),
         predictions=predictions,
         scores=scores,
         comparison=read_comparison(paths, settings.report.compare) if scores else [],
         methods=METHODS,
         training=training_charts(read_trainlogs(paths) if trained else {}),
-        seasons=_seasons(paths, classes, colours),
+        seasons=_seasons(dataset, classes, colours),
         most_parcels=MOST_PARCELS,
         map=(
             None
             # A run from a dataset has no outlines; its folder may hold those of an earlier run.
             if predictions is None or used["dataset"]["path"] or not paths.predictions.is_file()
-            else _map(paths, predictions, colours)
+            else _map(paths, dataset, predictions, colours)
         ),
         confidence=None if predictions is None else _confidence(predictions),
         versions=_versions(paths) if trained else [],
@@ -133,20 +133,25 @@ def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _seasons(paths: RunPaths, classes: list[CropClass], colours: Mapping[str, str]) -> list[Chart]:
+def _seasons(
+    dataset: PixelSetDataset, classes: list[CropClass], colours: Mapping[str, str]
+) -> list[Chart]:
     """Draw NDVI over time of the classes that are learnt, the most frequent first."""
     learnt = sorted((c for c in classes if c.class_index is not None), key=lambda c: -c.n_parcels)
-    dates = read_dates(paths.dataset)
-    return season_charts(ndvi_by_class(paths.dataset), dates, learnt, colours)
+    return season_charts(ndvi_by_class(dataset), dataset.dates, learnt, colours)
 
 
-def _map(paths: RunPaths, predictions: pd.DataFrame, colours: Mapping[str, str]) -> Map | None:
+def _map(
+    paths: RunPaths,
+    dataset: PixelSetDataset,
+    predictions: pd.DataFrame,
+    colours: Mapping[str, str],
+) -> Map | None:
     """Draw the map of the parcels' outlines."""
     # Imported late: a run from a finished dataset needs no GDAL.
     from pipeline.report.map import draw_map
 
-    crs = read_description(paths.dataset)["crs"]
-    return draw_map(paths.predictions, predictions, crs, colours)
+    return draw_map(paths.predictions, predictions, dataset.description["crs"], colours)
 
 
 def _versions(paths: RunPaths) -> list[str]:

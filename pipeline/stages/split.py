@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from geo.errors import InputError
-from pipeline.dataset.pixel_set_store import read_ids, read_labels, read_positions
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import write_json
 
@@ -38,8 +37,8 @@ def split(dataset: Path, folds: Path, settings: Settings) -> None:
     InputError
         If there are fewer labelled parcels, or fewer blocks with parcels, than folds.
     """
-    paths = DatasetPaths(dataset)
-    labels = read_labels(paths)
+    data = PixelSetDataset.open(dataset)
+    labels = data.labels
     chosen = np.flatnonzero(labels >= 0)
     how = settings.split
     if len(chosen) < how.folds:
@@ -47,9 +46,9 @@ def split(dataset: Path, folds: Path, settings: Settings) -> None:
             f"{len(chosen)} labelled parcels cannot be divided into {how.folds} folds. "
             "Check parcels.labels and parcels.classes, or lower split.folds."
         )
-    blocks = _blocks(read_positions(paths)[chosen], how.block_m) if how.by == "block" else None
+    blocks = _blocks(data.positions[chosen], how.block_m) if how.by == "block" else None
     parts = divide(labels[chosen], how.folds, by=how.by, blocks=blocks, seed=how.seed)
-    ids = np.array(read_ids(paths))[chosen]
+    ids = np.array(data.ids)[chosen]
     rotated = [_roles(parts, fold, how.seed) for fold in range(how.folds)]
     write_json(
         folds,

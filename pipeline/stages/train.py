@@ -15,8 +15,7 @@ from models.training.options import TrainingSettings
 from models.training.train_fold import OnEpoch
 from pipeline.dataset.folds import read_fold
 from pipeline.dataset.model_inputs import describe_data
-from pipeline.dataset.pixel_set_loading import read_pixel_sets
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.progress import TensorBoardLog, each_of, show_progress
 from pipeline.workflow.settings import Settings
 
@@ -59,10 +58,9 @@ def train(
     threads
         Threads of torch on a CPU.
     """
-    paths = DatasetPaths(dataset)
+    opened = PixelSetDataset.open(dataset)
     device = choose_device(settings.train.device, threads)
-    data = read_pixel_sets(
-        paths,
+    data = opened.pixel_sets(
         with_features=settings.model.geometric_features,
         season_start=settings.model.season_start,
     )
@@ -77,7 +75,7 @@ def train(
             data,
             parts.train,
             parts.validation,
-            about=describe_data(paths, settings.model.season_start),
+            about=describe_data(opened, settings.model.season_start),
             architecture=architecture(settings),
             training=training_settings(settings),
             device=device,

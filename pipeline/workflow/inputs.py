@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from geo.errors import InputError
 from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
-from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.settings import Settings
 
 
@@ -136,20 +134,6 @@ def watched_dataset(path: Path) -> list[Path]:
     """List the files whose change means that an existing dataset changed, and its array folders."""
     meta = sorted((path / "META").glob("*.json"))
     return [path / "DATA", *path.glob("VALID"), *meta, *sorted(path.glob("*.pkl"))]
-
-
-def is_masked(settings: Settings) -> bool:
-    """Tell whether clouds of the run's dataset are kept, so that pixels come with validity."""
-    if settings.dataset.path is None:
-        return settings.clouds.fill == "none"
-    description = DatasetPaths(settings.dataset.path).description
-    if not description.is_file():
-        return False
-    try:
-        told = json.loads(description.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"dataset.path: {description} is not valid JSON: {error}") from None
-    return isinstance(told, dict) and told.get("fill") == "none"
 
 
 def weights(folder: Path) -> list[Path]:

@@ -9,14 +9,68 @@ from pathlib import Path
 # Under which names the pickle of (means, stds) is met, the first before the second.
 NORMALISATIONS = ("normalisation_values.pkl", "S2-2017-T31TFM-meanstd.pkl")
 
+# The tile that the parcels of an existing dataset are packed as.
+INGESTED = "ingested"
+
+
+@dataclass(frozen=True)
+class TilePaths:
+    """The packed pixels of one tile's parcels, as assemble writes them."""
+
+    root: Path
+
+    @property
+    def pixels(self) -> Path:
+        """uint16 (sum of S, T, C): a pixel's series is contiguous, a parcel's pixels lie together.
+
+        The parcels lie in the order of the pixel index; a parcel with fewer dates than another one
+        of the tile is padded behind by 0.
+        """
+        return self.root / "pixels.npy"
+
+    @property
+    def clear(self) -> Path:
+        """Which of these observations are clear, bool (sum of S, T); False for padding."""
+        return self.root / "clear.npy"
+
+    @property
+    def parcels(self) -> Path:
+        """Parquet table of all parcels of the pixel index: how much of each was observed."""
+        return self.root / "parcels.parquet"
+
+    @property
+    def description(self) -> Path:
+        """Dates, bands, acquisitions and cloud treatment of the tile."""
+        return self.root / "tile.json"
+
+    @property
+    def observations(self) -> Path:
+        """Parquet table with a row for every parcel and date of the tile.
+
+        Parcels that are not observed enough to be in the dataset are there, too. `clear_fraction`
+        is the share of the pixels of the parcel's outline that are clear; `kept` is False where
+        the date is dropped because that share is too small.
+        """
+        return self.root / "observations.parquet"
+
+    @property
+    def arrays(self) -> list[Path]:
+        """The packed pixels and which of them are clear."""
+        return [self.pixels, self.clear]
+
+    @property
+    def packed(self) -> list[Path]:
+        """The packed pixels, and what says which parcels and dates they are of."""
+        return [*self.arrays, self.parcels, self.description]
+
 
 @dataclass(frozen=True)
 class DatasetPaths:
     """The Pixel-Set dataset, in the layout that the reference's `PixelSetData` reads.
 
-    What the reference does not know lies in files of its own beside it: VALID, pixels.npy,
-    valid.npy, classes.json, n_dates.json, dataset.json, positions.json, parcel_dates.json and
-    observations.parquet.
+    What the reference does not know lies in files of its own beside it: tiles, VALID, and in META
+    classes.json, names.json, n_dates.json, dataset.json, tiles.json, positions.json and
+    parcel_dates.json.
     """
 
     root: Path
@@ -31,21 +85,14 @@ class DatasetPaths:
         """Folder of <id>.npy: bool (T, S), False where the observation was cloudy or missing."""
         return self.root / "VALID"
 
-    @property
-    def packed_pixels(self) -> Path:
-        """The pixels of all parcels: uint16 (sum of S, T, C), a pixel's series contiguous.
-
-        In the order of sizes.json; a parcel with fewer dates than others is padded behind by 0.
-        """
-        return self.root / "pixels.npy"
+    def tile(self, name: str) -> TilePaths:
+        """Return where the packed pixels of a tile lie."""
+        return TilePaths(self.root / "tiles" / name)
 
     @property
-    def packed_valid(self) -> Path:
-        """Which of these observations were clear: bool (sum of S, T); only where clouds are kept.
-
-        False for padding.
-        """
-        return self.root / "valid.npy"
+    def tiles(self) -> Path:
+        """List of the tiles whose parcels the dataset holds, in its order."""
+        return self.root / "META" / "tiles.json"
 
     @property
     def labels(self) -> Path:
@@ -96,14 +143,9 @@ class DatasetPaths:
         return self.root / "META" / "positions.json"
 
     @property
-    def observations(self) -> Path:
-        """Parquet table with a row for every parcel and date of its tile.
-
-        Parcels that the dataset lacks, as they were not observed enough, are there, too.
-        `clear_fraction` is the share of the pixels of the parcel's outline that were clear; `kept`
-        is False where the date was dropped for it.
-        """
-        return self.root / "observations.parquet"
+    def npy_files(self) -> list[Path]:
+        """The folders of a file a parcel."""
+        return [self.pixels, self.valid]
 
     @property
     def names(self) -> Path:
@@ -111,18 +153,9 @@ class DatasetPaths:
         return self.root / "META" / "names.json"
 
     @property
-    def tiles(self) -> Path:
-        """Folder of what was assembled of every tile."""
-        return self.root / "tiles"
-
-    def tile_parcels(self, tile: str) -> Path:
-        """Parquet: how much of every indexed parcel of a tile was observed."""
-        return self.tiles / tile / "parcels.parquet"
-
-    @property
-    def assembled(self) -> list[Path]:
-        """What assemble writes under META."""
-        return [self.dates, self.sizes, self.n_dates, self.description]
+    def metadata(self) -> list[Path]:
+        """What says which parcels, dates and bands the dataset has."""
+        return [self.dates, self.sizes, self.n_dates, self.tiles, self.description]
 
     @property
     def named(self) -> list[Path]:

@@ -200,7 +200,7 @@ class Parcels(Section):
 
 
 class Dataset(Section):
-    """An existing Pixel-Set dataset in place of imagery and parcels."""
+    """An existing Pixel-Set dataset in place of imagery and parcels, and what is written of it."""
 
     path: Path | None = None
     bands: Annotated[list[str], Field(min_length=1)] | None = None
@@ -208,6 +208,7 @@ class Dataset(Section):
     names: Path | None = None
     classes: FrequentClasses | Annotated[list[Code], Field(min_length=2)] = FrequentClasses()
     other_class: Code | None = None
+    npy_files: bool = True
 
 
 class Assemble(Section):

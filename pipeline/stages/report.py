@@ -160,7 +160,7 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
         paths.ledger: "what became of every parcel",
-        paths.acquisitions: "every acquisition found, used or not, and why",
+        paths.acquisitions_view: "every acquisition found, used or not, and why",
         paths.classes: "declared classes",
         paths.dataset.root: "Pixel-Set dataset",
         paths.folds: "parcels of every fold",

@@ -42,8 +42,8 @@ def test_a_user_error_is_one_line_and_exit_code_1(tmp_path, config):
     result = subprocess.run(
         [
             *(sys.executable, "-m", "pipeline", "index", "--config", config, "--log", log),
-            *("--imagery", tmp_path / "nowhere", "--acquisitions", tmp_path / "a.csv"),
-            *("--grids", tmp_path / "g.json"),
+            *("--imagery", tmp_path / "nowhere", "--acquisitions", tmp_path / "a.json"),
+            *("--table", tmp_path / "a.csv", "--items", tmp_path, "--grids", tmp_path / "g.json"),
         ],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip

@@ -23,7 +23,8 @@ from geo.errors import InputError
 from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band, read_item
-from geo.imagery.discovery import digest_of, digests, find_acquisitions, walk, watched_files
+from geo.imagery.discovery import digest_of, digests, find_acquisitions, walk
+from geo.imagery.discovery import watched_files as watched_texts
 from geo.pixels.rasterising import index_pixels
 from pipeline.stages.extract import extract
 from pipeline.stages.index import write_items
@@ -32,6 +33,10 @@ from pipeline.workflow.config import load, view
 ROOT = Path(__file__).parents[1]
 BANDS = ["B02", "B8A"]
 SQUARES = [shapely.box(x, 5_599_500, x + 60, 5_599_560) for x in (500_100, 500_300)]
+
+
+def watched_files(*arguments):
+    return [Path(text) for text in watched_texts(*arguments)]
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Encoding:
 
 
 def band_name(text: str) -> str | None:
-    """Give the band that a text starts with (B02, b2, "B8A - 865 nm", SCL), or None."""
+    """Return the band that a text starts with (B02, b2, "B8A - 865 nm", SCL), or None."""
     match = _BAND_NAME.match(text.strip())
     if match is None:
         return None
@@ -66,13 +66,13 @@ def band_name(text: str) -> str | None:
 
 
 def tile_name(text: str) -> str | None:
-    """Give the MGRS tile that a text holds, without its leading T, or None."""
+    """Return the MGRS tile that a text holds, without its leading T, or None."""
     match = _TILE.search(text)
     return match[1] if match else None
 
 
 def date_in(text: str) -> date | None:
-    """Give the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD) that a text holds, or None.
+    """Return the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD) that a text holds, or None.
 
     Names of Sentinel-2 products put the date of processing after that of sensing.
 
@@ -88,7 +88,7 @@ def date_in(text: str) -> date | None:
 def decoding(
     name: str, encoding: Encoding, reflectance_scale: float | None
 ) -> tuple[float, float, float | None]:
-    """Give scale, offset and nodata of a `Band`, from what a file says and by custom.
+    """Return scale, offset and nodata of a `Band`, from what a file says and by custom.
 
     Where the file says none, no data is 0 in integers, the custom of Sentinel-2, and NaN in floats.
 
@@ -175,7 +175,7 @@ def bands_and_masks(
 
 
 def _reflectance_of(units: str) -> float:
-    """Give the reflectance of one unit: of "1", "percent", "1e-4" and their like."""
+    """Return the reflectance of one unit: of "1", "percent", "1e-4" and their like."""
     text = units.strip().lower()
     if text in _UNITS:
         return _UNITS[text]

@@ -100,7 +100,7 @@ def _layers(
 
 
 def _tile(path: Path, attributes: Mapping[str, Any]) -> str:
-    """Give the tile, which the product's name holds or, where it was renamed, its metadata."""
+    """Return the tile, which the product's name holds or, where it was renamed, its metadata."""
     names = (
         path.stem,
         str(attributes["stac_discovery"].get("id")),

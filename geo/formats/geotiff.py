@@ -102,17 +102,17 @@ def _group(files: Sequence[Path]) -> list[_FileGroup]:
 
 
 def _names(file: Path) -> tuple[str, str, str]:
-    """Give what may name a file's tile and date: its own name, else those of its folders."""
+    """Return what may name a file's tile and date: its own name, else those of its folders."""
     return file.stem, file.parent.name, file.parent.parent.name
 
 
 def _tile_of(file: Path) -> str:
-    """Give the tile that a file's name, or that of a folder it lies in, holds."""
+    """Return the tile that a file's name, or that of a folder it lies in, holds."""
     return next((tile for name in _names(file) if (tile := tile_name(name))), UNNAMED_TILE)
 
 
 def _date_of(file: Path) -> date | None:
-    """Give the date that a file's name, or that of a folder it lies in, holds."""
+    """Return the date that a file's name, or that of a folder it lies in, holds."""
     try:
         return next((day for name in _names(file) if (day := date_in(name))), None)
     except ValueError as error:

@@ -15,7 +15,7 @@ from geo.imagery.raster_reading import read_header
 
 
 def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisition]:
-    """Give acquisitions the masks (MASK) of a folder in place of such of their own.
+    """Return acquisitions with the masks (MASK) of a folder in place of such of their own.
 
     One without a file there has none.
 
@@ -66,7 +66,7 @@ def _choose(item: Acquisition, of_the_day: Sequence[Path]) -> Path | None:
 
 
 def _with(item: Acquisition, path: Path | None) -> Acquisition:
-    """Give an acquisition the mask of a file, or take the one it has."""
+    """Return an acquisition with the mask of a file; without one, it has none."""
     others = {name: band for name, band in item.masks.items() if name != "MASK"}
     if path is None:
         return replace(item, masks=others)

@@ -317,7 +317,7 @@ def _mask_files(product: SafeFiles, granule: Granule) -> dict[str, str]:
 
 
 def _quality(product: SafeFiles, granule: Granule) -> tuple[float | None, float | None]:
-    """Give cloud fraction and valid fraction of one of several granules, where it tells."""
+    """Return cloud fraction and valid fraction of one of several granules, where it tells."""
     folder = PurePosixPath(granule.folder)
     for name in sorted(product.sizes):
         if PurePosixPath(name).parent == folder and name.endswith(".xml"):

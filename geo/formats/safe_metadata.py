@@ -145,12 +145,12 @@ def read_quality(root: ElementTree.Element) -> tuple[float | None, float | None]
 
 
 def _tag(element: ElementTree.Element) -> str:
-    """Give the name of an element without namespace, which differs between versions."""
+    """Return the name of an element without namespace, which differs between versions."""
     return element.tag.rpartition("}")[2]
 
 
 def _texts(root: ElementTree.Element) -> dict[str, str]:
-    """Give the first text of every element, by name."""
+    """Return the first text of every element, by name."""
     texts: dict[str, str] = {}
     for element in root.iter():
         text = (element.text or "").strip()
@@ -165,7 +165,7 @@ def _share(texts: Mapping[str, str], tag: str) -> float | None:
 
 
 def _rest(share: float | None) -> float | None:
-    """Give what is left of 1."""
+    """Return what is left of 1."""
     return None if share is None else 1 - share
 
 

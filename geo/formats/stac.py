@@ -66,7 +66,7 @@ def find(
 
 
 def baseline(item: Item) -> str | None:
-    """Give the processing baseline of an item ("04.00"), where it tells."""
+    """Return the processing baseline of an item ("04.00"), where it tells."""
     value = _first(
         item["properties"],
         "s2:processing_baseline",
@@ -135,7 +135,7 @@ def _acquisition(
 
 
 def _unstated_offset(version: str | None) -> float:
-    """Give the offset, in digital numbers, of assets that state none.
+    """Return the offset, in digital numbers, of assets that state none.
 
     From processing baseline 04.00 on, products hold digital numbers raised by 1000 in every band
     (ESA, "Copernicus Sentinel-2: Major Products Upgrade Upcoming", 2021). A catalogue that copies
@@ -146,7 +146,7 @@ def _unstated_offset(version: str | None) -> float:
 
 
 def _tile(item: Item) -> str:
-    """Give the MGRS tile of an item."""
+    """Return the MGRS tile of an item."""
     properties = item["properties"]
     parts = [properties.get(f"mgrs:{part}") for part in ("utm_zone", "latitude_band")]
     square = properties.get("mgrs:grid_square")
@@ -164,7 +164,7 @@ def _tile(item: Item) -> str:
 
 
 def _first(properties: Mapping[str, Any], *names: str) -> Any:
-    """Give the first of several properties that is there."""
+    """Return the first of several properties that is there."""
     return next((properties[n] for n in names if properties.get(n) is not None), None)
 
 
@@ -211,7 +211,7 @@ class Asset:
     layers: int
 
     def get(self, name: str, *older: str) -> Any:
-        """Give a field of the layer, else of the asset; `older` names it in earlier versions.
+        """Return a field of the layer, else of the asset; `older` names it in earlier versions.
 
         Versions 1.0 hold layers in eo:bands and raster:bands, 1.1 in bands.
         """
@@ -241,7 +241,7 @@ def best_assets(item: Mapping[str, Any]) -> dict[str, Asset]:
 
 
 def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
-    """Give the layers that are bands or masks, with their names."""
+    """Yield the layers that are bands or masks, with their names."""
     for key, fields in item["assets"].items():
         href = fields["href"].partition("?")[0].lower()
         is_image = _IMAGE.match(fields.get("type") or "") or href.endswith(_IMAGE_ENDINGS)
@@ -332,7 +332,7 @@ def band_of(
 def _radiometry(
     asset: Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
 ) -> tuple[float, float]:
-    """Give scale and offset, as in `geo.imagery.acquisition.Band`, by what the item states.
+    """Return scale and offset, as in `geo.imagery.acquisition.Band`, by what the item states.
 
     Earth Search takes the offset out of the pixels of its sentinel-2-l2a and says so in
     earthsearch:boa_offset_applied (sentinel:boa_offset_applied before), while its assets go on

@@ -104,7 +104,7 @@ def save_items(source: str | Path, folder: Path, search: Search) -> None:
 
 
 def find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, str]]:
-    """Give the items of a source, each with what its relative addresses start from."""
+    """Yield the items of a source, each with what its relative addresses start from."""
     if isinstance(source, Path) and source.is_dir():
         source /= "catalog.json"
     address = str(source)
@@ -130,7 +130,7 @@ def find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, s
 
 
 def _walk(document: Document, address: str) -> Iterator[tuple[Document, str]]:
-    """Give the items of a static catalogue and of those below it."""
+    """Yield the items of a static catalogue and of those below it."""
     for link in document.get("links", ()):
         if link.get("rel") in ("item", "child"):
             place = _join(address, link["href"])
@@ -170,7 +170,7 @@ def _read(address: str) -> Document:
 
 
 def _kept(item: Mapping[str, Any], base: str) -> Document:
-    """Give what is kept of an item, with whole addresses."""
+    """Return what is kept of an item, with whole addresses."""
     missing = [name for name in ("id", "properties", "assets") if name not in item]
     if missing:
         raise InputError(f"{base}: item {item.get('id')} has no {', '.join(missing)}.")
@@ -184,7 +184,7 @@ def _kept(item: Mapping[str, Any], base: str) -> Document:
 
 
 def _join(base: str, href: str) -> str:
-    """Give the whole of a relative address, or path."""
+    """Return the whole of a relative address, or path."""
     if is_address(href):
         return href.removeprefix("file://")
     if is_address(base):
@@ -226,7 +226,7 @@ class _PatientIO(StacApiIO):
 def search_api(
     address: str, collections: Sequence[str], bbox: Sequence[float] | None, days: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Give the items that an API finds.
+    """Yield the items that an API finds.
 
     Parameters
     ----------

@@ -63,11 +63,11 @@ class StackPart:
     time_axes: Mapping[str, int | None]
 
     def at(self, index: int) -> dict[str, Band]:
-        """Give the bands at a time."""
+        """Return the bands at a time."""
         return {name: self._at(band, index) for name, band in self.bands.items()}
 
     def _at(self, band: Band, index: int) -> Band:
-        """Give one band at a time."""
+        """Return one band at a time."""
         axis, plane = self.time_axes[band.name], band.layer
         if axis is None or not isinstance(plane, Plane):
             return band
@@ -266,7 +266,7 @@ def _read_part(
 
 
 def _block_shape(variable: xr.DataArray, axes: Axes, shape: tuple[int, int]) -> tuple[int, int]:
-    """Give rows and columns that are decoded together."""
+    """Return rows and columns that are decoded together."""
     chunks = variable.encoding.get("chunksizes") or variable.encoding.get("chunks")
     if not chunks:
         return min(_ROWS_OF_CONTIGUOUS, shape[0]), shape[1]

@@ -192,7 +192,7 @@ def grid_of(
 
 
 def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float]:
-    """Give the signed distance of an axis' coordinates, and the first of them."""
+    """Return the signed distance of an axis' coordinates, and the first of them."""
     if axis not in data.coords or data.sizes[axis] < 2:
         raise InputError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
     values = data.coords[axis].values.astype(np.float64)
@@ -203,7 +203,7 @@ def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float
 
 
 def _mapping(data: xr.Dataset, variable: xr.DataArray) -> Mapping[str, Any]:
-    """Give the attributes of a variable's grid mapping (CF conventions, 5.6), or none."""
+    """Return the attributes of a variable's grid mapping (CF conventions, 5.6), or none."""
     named = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping", ""))
     # In its long form, "name: coordinate coordinate".
     for name in (str(named).split(":")[0], "spatial_ref", "crs"):
@@ -304,7 +304,7 @@ def _time_coordinate(data: xr.Dataset, axis: Hashable | None) -> xr.DataArray | 
 
 
 def _date_of_name(path: Path) -> datetime.date:
-    """Give the date in a file's name, the last resort of a file without a time."""
+    """Return the date in a file's name, the last resort of a file without a time."""
     try:
         found = date_in(path.stem)
     except ValueError as error:

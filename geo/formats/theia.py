@@ -18,12 +18,11 @@ from xml.etree import ElementTree
 from geo.errors import InputError
 from geo.formats.conventions import band_name, bands_and_masks
 from geo.imagery.acquisition import MASKS, Acquisition, Band
-from geo.imagery.discovery import Damaged, read_each, walk
+from geo.imagery.discovery import Damaged, read_each, theia_folders
 from geo.imagery.raster_reading import read_header
 
 # SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2_FRE_B2.tif
 _IMAGE = re.compile(r"_(?P<kind>FRE|SRE)_(?P<band>B\d[\dA]?)\.tif$", re.IGNORECASE)
-_METADATA = re.compile(r"SENTINEL2\w_.*_L2A_.*_MTD_ALL\.xml", re.IGNORECASE)
 
 _AGAIN = "download the product again."
 
@@ -59,23 +58,13 @@ def find(
     path: Path, bands: Sequence[str] | None, damaged: list[Damaged] | None
 ) -> list[Acquisition]:
     """Find the products at a path and below; see `geo.imagery.discovery.find_acquisitions`."""
-    products = product_folders(path)
+    products = theia_folders(path)
     if not products:
         raise InputError(
             f"There is no product of THEIA in {path}: a product is a folder with "
             "SENTINEL2..._L2A_..._MTD_ALL.xml in it. Unpack zipped ones."
         )
     return read_each(products, partial(_read_product, bands=bands), damaged)
-
-
-def product_folders(path: Path) -> list[Path]:
-    """List the products at a path and below it, sorted."""
-    found = []
-    for folder, subfolders, files in walk(path):
-        if any(map(_METADATA.fullmatch, files)):
-            found.append(folder)
-            subfolders.clear()
-    return sorted(found)
 
 
 def read_metadata(path: Path) -> TheiaMetadata:
@@ -145,7 +134,7 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
 
 
 def _images(product: Path) -> dict[str, Path]:
-    """Give the image of every band: flat reflectance (FRE), or SRE if the product has no FRE."""
+    """Return the image of every band: flat reflectance (FRE), or SRE if the product has no FRE."""
     kinds: dict[str, dict[str, Path]] = {"FRE": {}, "SRE": {}}
     for file in sorted(product.iterdir()):
         match = _IMAGE.search(file.name)

@@ -79,7 +79,7 @@ def _read_zarr(path: Path, variable: str, selection: tuple[int | slice, ...]) ->
 
 
 def _with_one_nodata(values: NDArray[Any], plane: Plane, nodata: float | None) -> NDArray[Any]:
-    """Give every value that is no data as the one value that says so."""
+    """Replace every value that is not data by the one value that says so."""
     unknown = np.isin(values, plane.missing)
     if plane.valid_range is not None:
         least, greatest = plane.valid_range

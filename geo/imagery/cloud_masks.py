@@ -88,7 +88,7 @@ class CloudRules:
     dilation_m: float = 0.0
 
     def choose(self, acquisition: Acquisition) -> dict[str, Band]:
-        """Give the masks of an acquisition that count, by name."""
+        """Return the masks of an acquisition that count, by name."""
         return {name: band for name, band in acquisition.masks.items() if name in self.masks}
 
     def missing(self, acquisition: Acquisition) -> list[str]:
@@ -104,7 +104,7 @@ class CloudRules:
         return own and {8, 9, 10} <= set(self.classes) and 1 in self.theia_bits
 
     def margin(self, band: Band) -> tuple[int, int]:
-        """Give the rows and columns around a window that its clouds may come from."""
+        """Return the rows and columns around a window that its clouds may come from."""
         sizes = band.grid.pixel_height, band.grid.pixel_width
         rows, cols = (int((self.dilation_m + _TOLERANCE_M) / size) for size in sizes)
         return rows, cols
@@ -215,7 +215,7 @@ def _is_any_of(values: NDArray[Any], classes: Sequence[int]) -> NDArray[np.bool_
 
 
 def _as_integers(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Give the bytes of a mask whatever type its file has; NaN and what no byte holds are 255."""
+    """Return the bytes of a mask whatever type its file has; NaN and what no byte holds are 255."""
     if values.dtype == np.uint8:
         return values
     fits = (values >= 0) & (values <= 255)
@@ -227,7 +227,7 @@ _ROWS = 512
 
 
 def cloud_fraction(acquisition: Acquisition, rules: CloudRules) -> float | None:
-    """Give the share of an acquisition's sensed pixels that are not clear by its masks.
+    """Return the share of an acquisition's sensed pixels that are not clear by its masks.
 
     The product's own metadata stand for masks that count the same, and where a mask is missing.
 
@@ -247,7 +247,7 @@ def cloud_fraction(acquisition: Acquisition, rules: CloudRules) -> float | None:
 
 
 def stated_cloud_fraction(acquisition: Acquisition, rules: CloudRules) -> float | None:
-    """Give what `cloud_fraction` gives where it needs no pixels for it, else None."""
+    """Return what `cloud_fraction` gives where it needs no pixels for it, else None."""
     if _must_read(acquisition, rules.choose(acquisition), rules):
         return None
     return acquisition.cloud_fraction
@@ -262,7 +262,7 @@ def _must_read(acquisition: Acquisition, masks: dict[str, Band], rules: CloudRul
 def _strips(
     acquisition: Acquisition, masks: dict[str, Band], rules: CloudRules
 ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Give what was sensed and what is clear, by strips of the band that tells what was sensed."""
+    """Yield what was sensed and what is clear, by strips of the band that tells what was sensed."""
     bands = acquisition.bands.values()
     coarsest = max(bands, key=lambda band: band.grid.pixel_width * band.grid.pixel_height)
     base = masks.get(SCENE_CLASSIFICATION, coarsest)

@@ -345,7 +345,7 @@ def check_float_scale(found: Sequence[Acquisition]) -> None:
 
 
 def _median(band: Band) -> float:
-    """Give the median raw value of a window in the middle of a band; 0 if it has no data."""
+    """Return the median raw value of a window in the middle of a band; 0 if it has no data."""
     top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
     raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
     known = raw[np.isfinite(raw) & (raw != band.nodata)]

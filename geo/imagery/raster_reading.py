@@ -213,7 +213,7 @@ def _read(
 
 
 def block_shape(band: Band) -> tuple[int, int]:
-    """Give the rows and columns of a band's raster that are decoded together.
+    """Return the rows and columns of a band's raster that are decoded together.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def _grid(source: str, raster: Any) -> Grid:
 
 
 def _end_of_tiff_blocks(raster: Any) -> int:
-    """Give the byte after the last block of each band: writers put blocks in order.
+    """Return the byte after the last block of each band: writers put blocks in order.
 
     The directory at a TIFF's start survives a cut download, so that opening it finds nothing.
     """

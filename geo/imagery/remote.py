@@ -79,7 +79,7 @@ def until_answered(what: str, attempt: Callable[[], Answer]) -> Answer:
 
 
 def without_signature(source: str) -> str:
-    """Give an address as it may be shown: without query, which may hold a signature, and user."""
+    """Return an address as it may be shown: without query, which may hold a signature, and user."""
     parts = urlsplit(source)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -188,7 +188,7 @@ def _check_status(source: str, extent: tuple[int, int] | None, answer: requests.
 
 
 def _length(answer: requests.Response) -> int:
-    """Give the length of the file that an answer holds, all or in part; 0 where it is not told."""
+    """Return the length of the file that an answer holds, all or in part; 0 if it is not told."""
     told = answer.headers.get("Content-Length", "")
     if answer.status_code == 206:
         told = answer.headers.get("Content-Range", "").rpartition("/")[2]
@@ -256,7 +256,7 @@ class _Container(FileContainer):  # type: ignore[misc]
         return []
 
     def mtime(self, path: str) -> int:  # noqa: ARG002
-        """Give its time of change, which is not asked for."""
+        """Return its time of change, which is not asked for."""
         return 0
 
     def rm(self, path: str) -> None:
@@ -264,7 +264,7 @@ class _Container(FileContainer):  # type: ignore[misc]
         raise PermissionError(f"{path} is only read.")
 
     def size(self, path: str) -> int:  # noqa: ARG002
-        """Give its length in bytes, 0 where it cannot be had."""
+        """Return its length in bytes, 0 where it cannot be had."""
         try:
             return _first_piece(self.source)[1]
         except Exception as error:  # noqa: BLE001 (raised by `open_raster`)
@@ -292,7 +292,7 @@ class _RangeFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Give the position."""
+        """Return the position."""
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

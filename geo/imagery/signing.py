@@ -20,7 +20,7 @@ _NO_BODY = hashlib.sha256(b"").hexdigest()
 
 
 def authorised(source: str) -> tuple[str, dict[str, str]]:
-    """Give the address to ask, and the headers to ask with, for a remote file.
+    """Return the address to ask, and the headers to ask with, for a remote file.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def authorised(source: str) -> tuple[str, dict[str, str]]:
 
 
 def _s3(source: str, environment: Mapping[str, str], now: datetime) -> tuple[str, dict[str, str]]:
-    """Give the address and the headers of an object in S3, signed if there is a key."""
+    """Return the address and the headers of an object in S3, signed if there is a key."""
     endpoint = environment.get("AWS_S3_ENDPOINT", "").rpartition("://")[2].strip("/")
     if not endpoint:
         raise InputError(

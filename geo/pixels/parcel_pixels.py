@@ -112,7 +112,7 @@ class Plan:
         return cls(stencil, blocks, seams, seam_pixels, outside)
 
     def window(self, block: Block, margins: tuple[int, int] = (0, 0)) -> Window:
-        """Give the rows and columns of the source that hold all that is wanted of a block.
+        """Return the rows and columns of the source that hold all that is wanted of a block.
 
         Parameters
         ----------
@@ -139,7 +139,7 @@ class Plan:
 def _block_of(
     extents: Ints, length: int, inside: NDArray[np.bool_], step: int, n: int
 ) -> NDArray[np.integer]:
-    """Give `step` times the row of blocks that holds first and last (2, rows) of each row.
+    """Return `step` times the row of blocks that holds first and last (2, rows) of each row.
 
     n where no one row of blocks holds both, 4 n where the row is outside.
     """
@@ -150,12 +150,12 @@ def _block_of(
 
 
 def _sorted(numbers: NDArray[np.integer], n: int) -> tuple[Ints, Ints]:
-    """Give the places of the numbers 0 to n - 1, ascending, and where those of each end."""
+    """Return the places of the numbers 0 to n - 1, ascending, and where those of each end."""
     return np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers, minlength=n))
 
 
 def _between(ends: Ints) -> list[slice]:
-    """Give what lies between one end and the next."""
+    """Return what lies between one end and the next."""
     return [slice(a, b) for a, b in pairwise([0, *ends.tolist()])]
 
 
@@ -285,7 +285,7 @@ def _run(tasks: Iterable[Callable[[], None]], workers: int) -> None:
 
 
 def _workers(sources: Sequence[Band], threads: int) -> int:
-    """Give how many blocks are read at the same time."""
+    """Return how many blocks are read at the same time."""
     return max(threads, REQUESTS_AT_ONCE) if any(b.is_remote for b in sources) else threads
 
 

@@ -96,7 +96,7 @@ def _to_pixel_coordinates(geometries: NDArray[Any], grid: Grid) -> NDArray[Any]:
 def _burn_strips(
     shapes: NDArray[Any], grid: Grid, height: int, all_touched: bool
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Give the positions of parcels and the flat pixels that they cover, strip by strip."""
+    """Yield the positions of parcels and the flat pixels that they cover, strip by strip."""
     # Imported here: most stages that index burn nothing.
     from rasterio.features import rasterize
 

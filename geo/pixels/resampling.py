@@ -77,7 +77,7 @@ class Axis:
         return (self.nearest >= 0) & (self.nearest < self.size)
 
     def taps(self, method: str) -> tuple[Ints, Floats, Bools]:
-        """Give the source rows that a kernel weights for each row.
+        """Return the source rows that a kernel weights for each row.
 
         Returns
         -------
@@ -181,11 +181,11 @@ class Stencil:
         return down[0][[0, -1]], right[0][[0, -1]]
 
     def centres(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> Ints:
-        """Give the place of the source pixel that holds each centre, int64 (P,)."""
+        """Return the place of the source pixel that holds each centre, int64 (P,)."""
         return flatten(self.down.nearest[rows], self.right.nearest[cols])
 
     def taps(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> list[Taps]:
-        """Give the source pixels that each of the kernels weights for pixels of the grid.
+        """Return the source pixels that each of the kernels weights for pixels of the grid.
 
         Parameters
         ----------

@@ -205,7 +205,7 @@ def write_items(folder: Path, found: Sequence[Acquisition]) -> None:
 
 
 def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | None) -> list[str]:
-    """Give the tiles of a run: those that are wanted, or all there are.
+    """Return the tiles of a run: those that are wanted, or all there are.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | Non
 
 
 def tile_grid(found: Sequence[Acquisition]) -> Grid:
-    """Give the grid of a tile: of the pixels that most of its acquisitions have, the whole extent.
+    """Return the tile's grid: the union of all extents on the most common pixel alignment.
 
     Among equals the earliest acquisition's pixels are taken.
     """
@@ -354,7 +354,7 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
 
 
 def _date_of(product: Path, problem: str) -> date:
-    """Give the date of sensing that a name holds."""
+    """Return the date of sensing that a name holds."""
     from geo.formats.conventions import date_in
 
     long_name = _LONG_NAME.search(product.stem)
@@ -371,7 +371,7 @@ def _date_of(product: Path, problem: str) -> date:
 
 
 def mark_merged(rows: Sequence[AcquisitionRow]) -> list[AcquisitionRow]:
-    """Give the reason `merged` to used acquisitions that complete an earlier row's tile and day."""
+    """Mark used acquisitions that complete an earlier row's tile and day as `merged`."""
     seen: set[tuple[str, object]] = set()
     marked = []
     for row in rows:
@@ -383,7 +383,7 @@ def mark_merged(rows: Sequence[AcquisitionRow]) -> list[AcquisitionRow]:
 
 
 def _mask_file(item: Acquisition, rules: CloudRules) -> Path | None:
-    """Give the user's own mask: of the required ones, which all others are the products'."""
+    """Return the user's own mask: of the required ones, which all others are the products'."""
     own = item.masks.get("MASK") if "MASK" in rules.required else None
     return None if own is None else Path(own.source)
 

@@ -169,7 +169,7 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
         table.with_suffix(".parquet"): "the same table, with types",
         paths.ledger.with_suffix(".csv"): "what became of every parcel",
         paths.ledger: "the same table, with types",
-        paths.acquisitions: "every acquisition found, used or not, and why",
+        paths.acquisitions_view: "every acquisition found, used or not, and why",
         paths.class_table: "declared classes",
         paths.dataset.root: "Pixel-Set dataset",
         paths.folds: "parcels of every fold",

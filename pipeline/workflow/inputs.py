@@ -123,7 +123,9 @@ def imagery_state(settings: Settings) -> str:
     does not. Addresses have no state: `snakemake -R index` looks there again.
     """
     imagery, masks = settings.imagery.path, settings.clouds.files
-    files = [] if masks is None else list(files_ending(masks, IMAGE_ENDINGS))
+    files: list[Path | str] = []
+    if masks is not None:
+        files += files_ending(masks, IMAGE_ENDINGS)
     # A simulated scene is watched as the output of its rule.
     if isinstance(imagery, Path) and settings.simulate is None:
         files += watched_files(imagery, settings.imagery.format)

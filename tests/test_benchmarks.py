@@ -256,7 +256,7 @@ def test_models_are_compared_on_what_they_did_not_see(tmp_path, monkeypatch):
         assert matrix.sum(axis=1).tolist() == [20, 20]
     assert compared["random_forest"][0].tolist() == [[20, 0], [0, 20]]
     # An interrupted comparison goes on with what it has.
-    monkeypatch.setattr(model_choice, "train_fold", None)
+    monkeypatch.setattr(model_choice.CropModel, "fit", None)
     kept = [model_choice._scores(task, "pseltae", k, 2, tmp_path) for k in range(3)]
     pooled = model_choice._pooled(task, kept)
     np.testing.assert_array_equal(pooled, compared["pseltae"][1])

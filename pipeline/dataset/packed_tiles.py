@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,9 +100,10 @@ class PackedTile:
 
 def write_tile(paths: TilePaths, tile: PackedTile) -> None:
     """Write the table of parcels and the description of a tile."""
-    columns = [tile.parcel_ids, tile.n_pixels, tile.n_dates, tile.held]
+    columns: list[Any] = [tile.parcel_ids, tile.n_pixels, tile.n_dates, tile.held]
+    arrays = [arrow(c, kind) for c, kind in zip(columns, PARCELS.types, strict=True)]
     with replacing(paths.parcels) as temporary:
-        pq.write_table(pa.table(columns, schema=PARCELS), temporary)
+        pq.write_table(pa.Table.from_arrays(arrays, schema=PARCELS), temporary)
     own = tile.parcel_dates
     write_json(
         paths.description,
@@ -125,7 +127,8 @@ def write_tile(paths: TilePaths, tile: PackedTile) -> None:
 def read_tile(paths: TilePaths) -> PackedTile:
     """Read what `write_tile` wrote."""
     told = json.loads(paths.description.read_text(encoding="utf-8"))
-    table = pq.read_table(paths.parcels)
+    with pq.ParquetFile(paths.parcels) as file:  # `read_table` would import pandas, too
+        table = file.read()
     own = told.pop("parcel_dates")
     # Parcels share their dates with many others.
     known = {tuple(days): _as_dates(days) for days in (own or {}).values()}
@@ -161,6 +164,25 @@ def refuse_none_held(tiles: Sequence[PackedTile]) -> None:
         "clouds.mask, clouds.classes, clouds.min_clear_fraction, imagery.max_cloud_fraction "
         "and parcels.min_pixels."
     )
+
+
+def arrow(values: Sequence[str] | NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Return a column of texts or numbers as Arrow has it.
+
+    `pyarrow.array` would import pandas first, which takes longer than a small tile.
+    """
+    if kind == pa.string():
+        texts = [text.encode() for text in values]
+        ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
+        return pa.StringArray.from_buffers(
+            len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts))
+        )
+    numbers = np.asarray(values)
+    if kind == pa.bool_():
+        stored = np.packbits(numbers, bitorder="little")
+    else:
+        stored = np.ascontiguousarray(numbers, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(stored)])
 
 
 def _as_dates(numbers: Sequence[int]) -> tuple[date, ...]:

@@ -19,7 +19,6 @@ from geo.errors import InputError
 from geo.register.parts import read_register_parts
 from geo.register.reading import read_register
 from models.inference import ensemble
-from pipeline.dataset import pixel_set_loading
 from pipeline.dataset.folds import read_folds
 from pipeline.dataset.metadata import LandClass
 from pipeline.dataset.pixel_set_dataset import in_order
@@ -78,7 +77,7 @@ def written(trained, folder, register, monkeypatch, rows, n_bytes, cleaned=None)
     run, settings = trained
     ledger = ledger_of(run, cleaned or register, folder.with_name(f"{folder.name}_ledger"))
     monkeypatch.setattr(stage, "ROWS_AT_A_TIME", rows)
-    monkeypatch.setattr(stage, "in_order", lambda data: pixel_set_loading.in_order(data, n_bytes))
+    monkeypatch.setattr(stage, "in_order", lambda data: in_order(data, n_bytes))
     path = folder / "parcels.gpkg"
     options = {"folds": run.folds, "register": register}
     predict(run.dataset.root, run.models, ledger, path, view(settings, "predict"), **options)

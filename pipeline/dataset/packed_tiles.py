@@ -127,16 +127,17 @@ def write_tile(paths: TilePaths, tile: PackedTile) -> None:
 def read_tile(paths: TilePaths) -> PackedTile:
     """Read what `write_tile` wrote."""
     told = json.loads(paths.description.read_text(encoding="utf-8"))
-    with pq.ParquetFile(paths.parcels) as file:  # `read_table` would import pandas, too
-        table = file.read()
+    # Neither `read_table` nor `to_numpy`, which would import pandas, too.
+    with pq.ParquetFile(paths.parcels) as file:
+        table = file.read().to_pydict()
     own = told.pop("parcel_dates")
     # Parcels share their dates with many others.
     known = {tuple(days): _as_dates(days) for days in (own or {}).values()}
     return PackedTile(
-        parcel_ids=table["parcel_id"].to_pylist(),
-        n_pixels=table["n_pixels"].to_numpy(),
-        n_dates=table["n_dates"].to_numpy(),
-        held=table["held"].to_numpy(),
+        parcel_ids=table["parcel_id"],
+        n_pixels=np.array(table["n_pixels"], np.int64),
+        n_dates=np.array(table["n_dates"], np.int64),
+        held=np.array(table["held"], bool),
         dates=_as_dates(told.pop("dates")),
         parcel_dates=None if own is None else {i: known[tuple(days)] for i, days in own.items()},
         **told,

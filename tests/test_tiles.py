@@ -322,16 +322,35 @@ def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene,
     page = (run / "report" / "report.html").read_text()
     assert re.search(r"From 9 of the 10 Sentinel-2 acquisitions found, on 2 tiles", page)
 
-    before = {p: p.stat().st_mtime_ns for p in run.rglob("*.np*") if "dataset" not in p.parts}
+    def times():
+        """Times of what was extracted, and of all that the eastern tile has."""
+        files = [p for p in run.rglob("*.np*") if "dataset" not in p.parts]
+        files += [p for p in (run / "dataset" / "tiles" / EAST).iterdir() if p.is_file()]
+        return {p: p.stat().st_mtime_ns for p in files}
+
+    before, tile = times(), run / "dataset" / "tiles" / WEST / "pixels.npy"
+    n_dates = np.load(tile, mmap_mode="r").shape[1]
     assert sum(p.suffix == ".npz" for p in before) == 2
+    assert sum(EAST in p.parts for p in before) == 5
     scene_here = type(scene)(tmp_path)
     write_day(scene_here, np.random.default_rng(9), WEST, "30")
     snakemake(tmp_path, "dataset", "--cores", "2")
-    after = {p: p.stat().st_mtime_ns for p in run.rglob("*.np*") if "dataset" not in p.parts}
+    after = times()
+    assert np.load(tile, mmap_mode="r").shape[1] == n_dates + 1
     assert {p: after[p] for p in before} == before
     assert {p.name for p in set(after) - set(before)} == {
         "20220430T105031_31UGS_N0400.npy", "20220430T105031_31UGS_N0400.valid.npy",
     }  # fmt: skip
+
+    # Leaving the files out, or writing them again, is the work of export alone.
+    data = run / "dataset" / "DATA"
+    assert data.is_dir()
+    done = snakemake(tmp_path, "dataset", "--cores", "2", dataset={"npy_files": False})
+    jobs = re.findall(r"^(\w+) +\d+$", done.stdout + done.stderr, re.M)
+    assert {*jobs} == {"dataset", "export", "total"}
+    assert not data.exists()
+    again = snakemake(tmp_path, "dataset", "-n", dataset={"npy_files": False})
+    assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def test_tiles_can_be_left_out(scene, tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,9 +100,10 @@ class PackedTile:
 
 def write_tile(paths: TilePaths, tile: PackedTile) -> None:
     """Write the table of parcels and the description of a tile."""
-    columns = [tile.parcel_ids, tile.n_pixels, tile.n_dates, tile.held]
+    columns: list[Any] = [tile.parcel_ids, tile.n_pixels, tile.n_dates, tile.held]
+    arrays = [arrow(c, kind) for c, kind in zip(columns, PARCELS.types, strict=True)]
     with replacing(paths.parcels) as temporary:
-        pq.write_table(pa.table(columns, schema=PARCELS), temporary)
+        pq.write_table(pa.Table.from_arrays(arrays, schema=PARCELS), temporary)
     own = tile.parcel_dates
     write_json(
         paths.description,
@@ -125,15 +127,17 @@ def write_tile(paths: TilePaths, tile: PackedTile) -> None:
 def read_tile(paths: TilePaths) -> PackedTile:
     """Read what `write_tile` wrote."""
     told = json.loads(paths.description.read_text(encoding="utf-8"))
-    table = pq.read_table(paths.parcels)
+    # Neither `read_table` nor `to_numpy`, which would import pandas, too.
+    with pq.ParquetFile(paths.parcels) as file:
+        table = file.read().to_pydict()
     own = told.pop("parcel_dates")
     # Parcels share their dates with many others.
     known = {tuple(days): _as_dates(days) for days in (own or {}).values()}
     return PackedTile(
-        parcel_ids=table["parcel_id"].to_pylist(),
-        n_pixels=table["n_pixels"].to_numpy(),
-        n_dates=table["n_dates"].to_numpy(),
-        held=table["held"].to_numpy(),
+        parcel_ids=table["parcel_id"],
+        n_pixels=np.array(table["n_pixels"], np.int64),
+        n_dates=np.array(table["n_dates"], np.int64),
+        held=np.array(table["held"], bool),
         dates=_as_dates(told.pop("dates")),
         parcel_dates=None if own is None else {i: known[tuple(days)] for i, days in own.items()},
         **told,
@@ -161,6 +165,25 @@ def refuse_none_held(tiles: Sequence[PackedTile]) -> None:
         "clouds.mask, clouds.classes, clouds.min_clear_fraction, imagery.max_cloud_fraction "
         "and parcels.min_pixels."
     )
+
+
+def arrow(values: Sequence[str] | NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Return a column of texts or numbers as Arrow has it.
+
+    `pyarrow.array` would import pandas first, which takes longer than a small tile.
+    """
+    if kind == pa.string():
+        texts = [text.encode() for text in values]
+        ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
+        return pa.StringArray.from_buffers(
+            len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts))
+        )
+    numbers = np.asarray(values)
+    if kind == pa.bool_():
+        stored = np.packbits(numbers, bitorder="little")
+    else:
+        stored = np.ascontiguousarray(numbers, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(stored)])
 
 
 def _as_dates(numbers: Sequence[int]) -> tuple[date, ...]:

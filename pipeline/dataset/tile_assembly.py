@@ -24,6 +24,7 @@ from geo.errors import InputError
 from geo.pixels.gap_filling import fill_linear
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.dataset.npy_files import batches
+from pipeline.dataset.packed_tiles import arrow
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.settings import Clouds
 
@@ -31,8 +32,8 @@ from pipeline.workflow.settings import Clouds
 MASKS = 4
 # Larger batches are no faster.
 LARGEST_BATCH = 64_000_000
-# Pixels whose axes are exchanged at a time: they stay in the cache.
-CHUNK = 512
+# Pixels whose axes are exchanged at a time.
+CHUNK = 2048
 
 OBSERVATIONS = pa.schema(
     {
@@ -227,29 +228,48 @@ def packed(
     if clouds.fill == "linear":
         fill_linear(values, clear, series.days)
     of_parcel = np.repeat(np.arange(last - first), np.diff(offsets))
-    chosen = np.flatnonzero(np.any(clear, axis=0) & held[of_parcel])
+    chosen = np.any(clear, axis=0) & held[of_parcel]
     # Parcels that have the same dates, as nearly always, have them in the same places.
     own = kept[held]
     shared = np.flatnonzero(own[0]) if len(own) and (own == own[0]).all() else None
     for start in range(0, len(chosen), CHUNK):
-        some = chosen[start : start + CHUNK]
-        of_pixel = kept[of_parcel[some]]
-        if shared is not None and len(shared) == width:
-            dates = shared if width < len(kept[0]) else slice(None)
-            yield (
-                np.ascontiguousarray(values.take(some, axis=2)[dates].transpose(2, 0, 1)),
-                np.ascontiguousarray(clear.take(some, axis=1)[dates].T),
-            )
+        some = slice(start, start + CHUNK)
+        if not (mask := chosen[some]).any():
             continue
-        own_pixels = values.take(some, axis=2).transpose(2, 0, 1)
-        # The kept dates first, in order of time.
-        order = np.argsort(~of_pixel, axis=1, kind="stable")[:, :width]
-        padding = np.arange(width) >= of_pixel.sum(axis=1)[:, None]
-        moved = np.take_along_axis(own_pixels, order[:, :, None], axis=1)
-        moved[padding] = 0
-        moved_clear = np.take_along_axis(clear.take(some, axis=1).T, order, axis=1)
-        moved_clear[padding] = False
-        yield moved, moved_clear
+        # Exchanged first and chosen then: copying rows takes least.
+        rows = np.ascontiguousarray(values[:, :, some].transpose(2, 0, 1))
+        rows_clear = np.ascontiguousarray(clear[:, some].T)
+        if not mask.all():
+            rows, rows_clear = rows[mask], rows_clear[mask]
+        if shared is not None:
+            if len(shared) < rows.shape[1]:
+                rows, rows_clear = rows[:, shared], rows_clear[:, shared]
+        else:
+            rows, rows_clear = _kept_first(rows, rows_clear, kept[of_parcel[some][mask]])
+        if rows.shape[1] != width:
+            rows, rows_clear = _of_width(rows, width), _of_width(rows_clear, width)
+        yield rows, rows_clear
+
+
+def _kept_first(
+    rows: NDArray[np.uint16], clear: NDArray[np.bool_], kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """Put the kept dates (P, T) of every pixel first, in order of time, and 0 behind them."""
+    order = np.argsort(~kept, axis=1, kind="stable")
+    rows = np.take_along_axis(rows, order[:, :, None], axis=1)
+    clear = np.take_along_axis(clear, order, axis=1)
+    padding = np.arange(kept.shape[1]) >= kept.sum(axis=1)[:, None]
+    rows[padding] = 0
+    clear[padding] = False
+    return rows, clear
+
+
+def _of_width(rows: NDArray[Any], width: int) -> NDArray[Any]:
+    """Cut or pad rows (P, T, ...) to so many dates; what is cut is padding."""
+    whole: NDArray[Any] = np.zeros((len(rows), width, *rows.shape[2:]), rows.dtype)
+    n_dates = min(width, rows.shape[1])
+    whole[:, :n_dates] = rows[:, :n_dates]
+    return whole
 
 
 def clear_fraction(clear: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -286,7 +306,9 @@ class ObservationWriter:
 
     def __init__(self, path: Path, tile: str, dates: Sequence[date]) -> None:
         self._file = pq.ParquetWriter(path, OBSERVATIONS)
-        self._tile, self._dates = tile, np.asarray(dates, "datetime64[D]")
+        self._tile = tile
+        # As Arrow counts them: days since 1970.
+        self._dates = np.asarray(dates, "datetime64[D]").astype(np.int32)
 
     def __enter__(self) -> ObservationWriter:
         return self
@@ -303,16 +325,16 @@ class ObservationWriter:
         """Add parcels."""
         n, n_dates = observed.kept.shape
         parcel = pa.DictionaryArray.from_arrays(
-            np.repeat(np.arange(n, dtype=np.int32), n_dates), pa.array(parcel_ids, pa.string())
+            arrow(np.repeat(np.arange(n), n_dates), pa.int32()), arrow(parcel_ids, pa.string())
         )
-        columns = {
-            "parcel_id": parcel.cast(pa.string()),
-            "tile": pa.repeat(pa.scalar(self._tile), n * n_dates),
-            "date": np.tile(self._dates, n),
-            "clear_fraction": observed.clear_fraction.ravel().astype(np.float32),
-            "kept": observed.kept.ravel(),
-        }
-        self._file.write_table(pa.table(columns, schema=OBSERVATIONS))
+        columns = [
+            parcel.cast(pa.string()),
+            pa.repeat(arrow([self._tile], pa.string())[0], n * n_dates),
+            arrow(np.tile(self._dates, n), pa.int32()).view(pa.date32()),
+            arrow(observed.clear_fraction.ravel(), pa.float32()),
+            arrow(observed.kept.ravel(), pa.bool_()),
+        ]
+        self._file.write_table(pa.Table.from_arrays(columns, schema=OBSERVATIONS))
 
 
 def _drop(clear: NDArray[np.bool_], kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> None:

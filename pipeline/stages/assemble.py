@@ -157,8 +157,11 @@ def _described(
     """Say what the packed pixels are."""
     index, clouds = series.index, settings.clouds
     ids = list(compress(index.parcel_ids, observed.held))
-    # Parcels share their dates with many others: one tuple for all of them.
-    choices, which = np.unique(observed.kept[observed.held], axis=0, return_inverse=True)
+    # Parcels share their dates with many others, nearly always with all: one tuple for all of them.
+    kept = observed.kept[observed.held]
+    choices, which = kept[:1], np.zeros(len(kept), np.int64)
+    if (kept != choices).any():
+        choices, which = np.unique(kept, axis=0, return_inverse=True)
     own = [tuple(compress(series.dates, choice)) for choice in choices]
     parcel_dates = dict(zip(ids, (own[w] for w in which.ravel()), strict=True))
     return PackedTile(

@@ -128,13 +128,15 @@ def _write_tile(
     """Write the files of a tile's parcels."""
     pixels, clear = map_array(paths.pixels, np.uint16, 3), map_array(paths.clear, bool, 2)
     ids, offsets = tile.held_ids, tile.offsets
+    # Of a memmap every view is one again, which takes its time.
+    values, is_clear = np.asarray(pixels), np.asarray(clear)
     _, n_dates, n_channels = pixels.shape
 
     def write(batch: tuple[int, int]) -> int:
         first, last = batch
         for i in range(first, last):
             rows, own = slice(offsets[i], offsets[i + 1]), len(tile.dates_of(ids[i]))
-            write_parcel(ids[i], pixels[rows, :own], clear[rows, :own], folders)
+            write_parcel(ids[i], values[rows, :own], is_clear[rows, :own], folders)
         return last - first
 
     limit = min(n_bytes // threads, LARGEST_BATCH) // max(n_dates * (2 * n_channels + 1), 1)

@@ -47,6 +47,6 @@ rule ingest:
 # DATA is linked to: what changes in it shows in the given folder.
 ASSEMBLED = [rules.ingest.output, without_braces([given.pixels])]
 DATASET = [rules.ingest.output]
-LABELS, NAMES = rules.ingest.output.labels, rules.ingest.output.named
+LABELS, NAMES = [paths.dataset.labels], paths.dataset.named
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = ["ingest"]

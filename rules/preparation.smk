@@ -77,8 +77,14 @@ checkpoint index:
         " --threads {threads} --log {log:q}"
 
 
-# A checkpoint: only once it has run is it known of which tiles the parcels changed.
-checkpoint clean:
+# What decides which polygons clean writes. The columns of codes that it keeps do not: for another
+# column it runs again, but no pixel of a parcel moves, and nothing is rasterised or extracted again.
+POLYGONS = for_stage(settings, "clean")["parcels"]
+polygons = verbatim(as_json({key: POLYGONS[key] for key in POLYGONS if key != "labels"}))
+grids = lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else ""
+
+
+rule clean:
     message:
         "Mend and place the parcels of {params.register}, and check every row."
     input:
@@ -94,7 +100,7 @@ checkpoint clean:
         record=paths.record("clean"),
         register=settings.parcels.path,
         unwatched=verbatim(states_of_others([settings.parcels.path])),
-        grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
+        grids=grids,
     resources:
         mem_mb=4000,
     log:
@@ -114,9 +120,10 @@ rule rasterise:
     message:
         "Find the pixels of the parcels of tile {wildcards.tile}."
     input:
-        # Ancient, as clean writes it anew for every column that it is to keep: see params.
-        parcels=lambda wildcards: ancient(checkpoints.clean.get().output.parcels),
+        # Ancient: what they are made of counts, see POLYGONS.
+        parcels=ancient(paths.parcels),
         grids=ancient(paths.grids),
+        register=without_braces([settings.parcels.path]),
     output:
         pixel_index=paths.pixel_index("{tile}"),
         counts=paths.pixel_counts("{tile}"),
@@ -124,6 +131,10 @@ rule rasterise:
     params:
         settings=settings_of("rasterise"),
         record=paths.record("rasterise"),
+        made_of=polygons,
+        unwatched=verbatim(states_of_others([settings.parcels.path])),
+        placed_on=grids,
+        # Notices a clean that was forced (-R clean), in the run after it.
         contents=lambda wildcards: paths.parcels_digest(wildcards.tile),
     resources:
         mem_mb=4000,
@@ -301,8 +312,9 @@ rule features:
 ASSEMBLED = rules.assemble.output
 DATASET = [rules.assemble.output, rules.features.output]
 # What says which parcels are of which class, and what the classes are called.
-LABELS = [rules.label.output.labels, rules.label.output.classes]
-NAMES = rules.names.output.named
+# Paths, not the rules' outputs: a rule that takes some as ancient would make them so for all.
+LABELS = [paths.dataset.labels, paths.classes]
+NAMES = paths.dataset.named
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),

@@ -31,9 +31,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "parcels.layer", *_MASKS),
     "clean": (
-        *(f"parcels.{key}" for key in ("layer", "id", "labels", "duplicate_ids", "all_touched")),
-        *(f"parcels.{key}" for key in ("min_covered_fraction", "buffer_m", "min_area_m2")),
-        "parcels.partly_outside",
+        *(f"parcels.{key}" for key in ("path", "layer", "id", "labels", "duplicate_ids")),
+        *(f"parcels.{key}" for key in ("all_touched", "min_covered_fraction", "buffer_m")),
+        *("parcels.min_area_m2", "parcels.partly_outside"),
     ),
     "rasterise": (
         *("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),

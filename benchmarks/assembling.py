@@ -75,9 +75,7 @@ def _assemble(run: RunPaths, dataset: str) -> list[str]:
     return [
         *(sys.executable, "-m", "pipeline", "assemble", "--config", str(run.config)),
         *("--acquisitions", str(run.acquisitions), "--extracted", str(run.extractions)),
-        *("--pixel-index", str(run.pixel_index(TILE)), "--parcels", str(run.parcels)),
-        *("--classes", str(run.classes), "--cleaned", str(run.cleaned), "--dataset", dataset),
-        *("--ledger", f"{dataset}/ledger.csv", "--threads", "2"),
+        *("--pixel-index", str(run.pixel_index(TILE)), "--dataset", dataset, "--threads", "2"),
     ]
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from datetime import date, timedelta
 from pathlib import Path
 
-import geopandas
 import numpy as np
-import pandas as pd
-import shapely
 import yaml
 
 from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
 from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.classes.ledger import write_ledger
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.paths import RunPaths
 
@@ -40,7 +36,7 @@ def make_extracted(folder: Path, n_parcels: int, n_dates: int) -> RunPaths:
     if (folder / "complete").is_file():
         return run
     rng = np.random.default_rng([n_parcels, n_dates])
-    for made in (run.extractions, run.pixel_index(TILE).parent, run.parcels):
+    for made in (run.extractions, run.pixel_index(TILE).parent):
         made.mkdir(parents=True, exist_ok=True)
     ids = [str(i + 1) for i in range(n_parcels)]
     n_pixels = n_parcels * MEDIAN_PIXELS
@@ -59,13 +55,6 @@ def make_extracted(folder: Path, n_parcels: int, n_dates: int) -> RunPaths:
         clear = rng.random(n_parcels) < CLEAR
         np.save(run.extracted_valid(name), np.repeat(clear, MEDIAN_PIXELS))
     write_acquisitions(run.acquisitions, rows)
-    columns = {"row": range(n_parcels), "parcel_id": ids, "status": "used", "crop": "wheat"}
-    outlines = shapely.points(np.zeros((n_parcels, 2)))
-    parcels = geopandas.GeoDataFrame(columns, geometry=outlines, crs=grid.crs)
-    parcels.to_parquet(run.parcels / f"{TILE}.parquet")
-    found = pd.DataFrame(columns).assign(reason="", n_pixels=MEDIAN_PIXELS)
-    write_ledger(run.cleaned, found)
-    run.classes.write_text("code,name,class_index\nwheat,wheat,0\n")
     run.config.write_text(yaml.safe_dump({"assemble": {"memory_mb": 200}}))
     (folder / "complete").touch()
     return run

@@ -18,15 +18,15 @@ import pandas as pd
 import pyogrio
 import shapely
 import yaml
-from pipeline.classes.register_columns import row_checksums
 
 from benchmarks.measuring import ROOT
 from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, ingested
-from pipeline.classes.crop_class import CropClass
+from geo.register.columns import row_checksums, with_codes
+from pipeline.classes.crop_class import Classes, CropClass
+from pipeline.classes.ledger import write_ledger
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.npy_files import header
-from pipeline.dataset.pixel_set_store import write_metadata
-from pipeline.workflow.config import load
+from pipeline.dataset.pixel_set_store import write_labels, write_metadata, write_names
 from pipeline.workflow.paths import DatasetPaths
 
 N_DATES = 24
@@ -54,18 +54,18 @@ def make_many(folder: Path, n_parcels: int) -> Path:
     write_metadata(
         paths,
         dates=[date(2018, 1, 10) + timedelta(11 * t) for t in range(N_DATES)],
-        labels={NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))},
         sizes=dict.fromkeys(ids, MEDIAN_PIXELS),
         n_dates=dict.fromkeys(ids, N_DATES),
-        classes=[CropClass(code, f"class {code}") for code in CODES],
         description={
             "bands": ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"],
-            "nomenclature": NOMENCLATURE,
-            "names": {str(code): f"class {code}" for code in CODES},
             "fill": "linear",
             "simulated": True,
         },
     )
+    classes = [CropClass(code, f"class {code}", class_index=i) for i, code in enumerate(CODES)]
+    table = Classes(NOMENCLATURE, classes)
+    write_labels(paths, {NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))}, table)
+    write_names(paths, table)
     features = rng.random((n_parcels, 4)).round(6).tolist()
     paths.features.write_text(json.dumps(dict(zip(ids, features, strict=True))))
     write_normalisation(paths.normalisation, np.full(BANDS, 5000.0), np.full(BANDS, 2900.0))
@@ -104,9 +104,9 @@ def _write_tables(
     own = {"ID_PARCEL": ids, "CODE_CULTU": codes.astype(str), "SURF_PARC": rng.random(n).round(2)}
     register = geopandas.GeoDataFrame(own, geometry=outlines, crs="EPSG:2154")
     pyogrio.write_dataframe(register, register_of(folder), layer="parcels", driver="GPKG")
-    options = load({"parcels": {"id": "ID_PARCEL"}}).parcels
-    checksums = row_checksums(register.geometry, register, options)
-    ledger = {"parcel_id": ids, "status": "used", "reason": "", "code": codes}
-    ledger["checksum"] = [f"{checksum:016x}" for checksum in checksums]
-    counts = {"n_pixels": MEDIAN_PIXELS, "n_dates": N_DATES}
-    pd.DataFrame({**ledger, **counts}).to_csv(folder / "ledger.csv", index=False)
+    ledger = {
+        **{"parcel_id": ids, "status": "used", "reason": "", "code": codes},
+        "checksum": with_codes(row_checksums(register.geometry, register["ID_PARCEL"]), []),
+        **{"geometry_type": "Polygon", "n_pixels": MEDIAN_PIXELS, "n_dates": N_DATES},
+    }
+    write_ledger(folder / "ledger.parquet", pd.DataFrame(ledger))

@@ -109,7 +109,12 @@ def _ingest(folder: Path) -> None:
     for stage in (
         [
             *("ingest", "--source", str(given(folder)), "--dataset", str(ingested(folder))),
-            *("--ledger", str(folder / "ledger.csv"), "--classes", str(folder / "classes.csv")),
+            *(
+                "--ledger",
+                str(folder / "ledger.parquet"),
+                "--classes",
+                str(folder / "classes.json"),
+            ),
         ],
         ["pack", "--dataset", str(ingested(folder)), "--threads", "2"],
     ):

@@ -41,7 +41,7 @@ def _predict(folder: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "pipeline", "predict", "--config", str(folder / "config.yaml")),
         *("--dataset", str(ingested(folder)), "--models", str(folder / "weights")),
-        *("--ledger", str(folder / "ledger.csv"), "--register", str(register_of(folder))),
+        *("--ledger", str(folder / "ledger.parquet"), "--register", str(register_of(folder))),
         *("--predictions", f"{OUT}/parcels.gpkg", "--threads", "2"),
     ]
 

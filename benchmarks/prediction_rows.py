@@ -39,23 +39,25 @@ def main() -> None:
 
 def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     """Write by the code of the stage predict."""
+    from pipeline.classes.ledger import read_ledger
+    from pipeline.predictions.columns import LEDGER_COLUMNS
     from pipeline.predictions.files import PredictionFiles
-    from pipeline.predictions.register_rows import match_rows
+    from pipeline.predictions.register_rows import matched_parts
     from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.workflow.config import load
 
-    ledger, options = folder / "ledger.csv", load({}).parcels
-    rows = match_rows(register_of(folder), ledger, options, ROWS_AT_A_TIME)
+    ledger = read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS)
+    parts = matched_parts(register_of(folder), ledger, load({}).parcels, ROWS_AT_A_TIME)
     with PredictionFiles(out / "parcels.gpkg") as files:
         files.add_layers(
-            rows.outlines,
+            ledger["geometry_type"].value_counts().to_dict(),
             classes={str(code): (f"class {code}", "#e69f00") for code in CODES},
             collection="made",
             code_list=None,
             last_date=date(2018, 9, 30),
             simulated=True,
         )
-        n = write_rows(table, ledger, files, rows)
+        n = write_rows(table, ledger, files, parts)
     return n, files.seconds
 
 
@@ -78,7 +80,7 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
     with timed("register"):
         register = geopandas.read_file(register_of(folder))
     with timed("joining"):
-        rows = table.join(read_ledger(folder / "ledger.csv", LEDGER_COLUMNS))
+        rows = table.join(read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS))
         parcels = with_register(rows, register)
     with timed("GeoPackage"):
         parcels.to_file(out / "parcels.gpkg", layer="parcels")

@@ -17,8 +17,8 @@ rule ingest:
         meta=paths.dataset.assembled,
         normalisation=paths.dataset.normalisation if given.given_normalisation else [],
         more=[getattr(paths.dataset, file) for file in MORE],
-        labels=paths.dataset.labels,
-        named=paths.dataset.named,
+        labelled=paths.dataset.labelled,
+        names=paths.dataset.names,
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
         classes=[paths.classes, paths.class_table],
     params:
@@ -47,6 +47,6 @@ rule ingest:
 # DATA is linked to: what changes in it shows in the given folder.
 ASSEMBLED = [rules.ingest.output, without_braces([given.pixels])]
 DATASET = [rules.ingest.output]
-LABELS, NAMES = [paths.dataset.labels], paths.dataset.named
+LABELS, NAMES = rules.ingest.output.labelled, rules.ingest.output.names
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = ["ingest"]

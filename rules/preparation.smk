@@ -2,6 +2,7 @@
 
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.inputs import watched
+from pipeline.workflow.settings import named_columns
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
@@ -77,13 +78,6 @@ checkpoint index:
         " --threads {threads} --log {log:q}"
 
 
-# What decides which polygons clean writes. The columns of codes that it keeps do not: for another
-# column it runs again, but no pixel of a parcel moves, and nothing is rasterised or extracted again.
-POLYGONS = for_stage(settings, "clean")["parcels"]
-polygons = verbatim(as_json({key: POLYGONS[key] for key in POLYGONS if key != "labels"}))
-grids = lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else ""
-
-
 rule clean:
     message:
         "Mend and place the parcels of {params.register}, and check every row."
@@ -100,9 +94,11 @@ rule clean:
         record=paths.record("clean"),
         register=settings.parcels.path,
         unwatched=verbatim(states_of_others([settings.parcels.path])),
-        grids=grids,
+        grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
+        # No parameter: all columns are kept, and another one of codes is no reason to run again.
+        codes=as_json(named_columns(settings.parcels.labels)),
     log:
         paths.log("clean"),
     benchmark:
@@ -113,17 +109,15 @@ rule clean:
         "parcelwise clean --settings {params.settings:q} --record {params.record:q}"
         " --register {params.register:q}"
         " --grids {input.grids:q} --rows {output.rows:q} --overlaps {output.overlaps:q}"
-        " --parcels {output.parcels:q} --log {log:q}"
+        " --parcels {output.parcels:q} --codes {resources.codes:q} --log {log:q}"
 
 
 rule rasterise:
     message:
         "Find the pixels of the parcels of tile {wildcards.tile}."
     input:
-        # Ancient: what they are made of counts, see POLYGONS.
-        parcels=ancient(paths.parcels),
+        parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
-        register=without_braces([settings.parcels.path]),
     output:
         pixel_index=paths.pixel_index("{tile}"),
         counts=paths.pixel_counts("{tile}"),
@@ -131,11 +125,6 @@ rule rasterise:
     params:
         settings=settings_of("rasterise"),
         record=paths.record("rasterise"),
-        made_of=polygons,
-        unwatched=verbatim(states_of_others([settings.parcels.path])),
-        placed_on=grids,
-        # Notices a clean that was forced (-R clean), in the run after it.
-        contents=lambda wildcards: paths.parcels_digest(wildcards.tile),
     resources:
         mem_mb=4000,
     log:
@@ -231,7 +220,7 @@ rule label:
     output:
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
         classes=paths.classes,
-        labels=paths.dataset.labels,
+        labelled=paths.dataset.labelled,
     params:
         settings=settings_of("label"),
         record=paths.record("label"),
@@ -241,6 +230,8 @@ rule label:
         dataset=paths.dataset.root,
     resources:
         mem_mb=4000,
+        # No parameter: models keep the names, but are not trained again for others.
+        names=str(settings.parcels.names or ""),
     log:
         paths.log("label"),
     benchmark:
@@ -251,7 +242,7 @@ rule label:
         "parcelwise label --settings {params.settings:q} --record {params.record:q}"
         " --rows {input.rows:q} --overlaps {input.overlaps:q} --counts {input.counts:q}"
         " --observed {params.observed:q} --ledger {params.ledger:q} --classes {output.classes:q}"
-        " --dataset {params.dataset:q} --log {log:q}"
+        " --dataset {params.dataset:q} --names {resources.names:q} --log {log:q}"
 
 
 rule names:
@@ -261,7 +252,7 @@ rule names:
         classes=rules.label.output.classes,
         names=without_braces(filter(None, [settings.parcels.names])),
     output:
-        named=paths.dataset.named,
+        names=paths.dataset.names,
         table=paths.class_table,
     params:
         settings=settings_of("names"),
@@ -286,8 +277,7 @@ rule features:
     message:
         "Compute the geometric features of the parcels."
     input:
-        # Ancient, as for rasterise: the pixel index tells that the parcels changed.
-        parcels=ancient(paths.parcels),
+        parcels=rules.clean.output.parcels,
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         dataset=paths.dataset.sizes,
     output:
@@ -311,10 +301,8 @@ rule features:
 
 ASSEMBLED = rules.assemble.output
 DATASET = [rules.assemble.output, rules.features.output]
-# What says which parcels are of which class, and what the classes are called.
-# Paths, not the rules' outputs: a rule that takes some as ancient would make them so for all.
-LABELS = [paths.dataset.labels, paths.classes]
-NAMES = paths.dataset.named
+# What says which parcels are of which class, and what the classes are called where they are shown.
+LABELS, NAMES = rules.label.output.labelled, rules.names.output.names
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),

@@ -24,7 +24,7 @@ from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.config import USED_BY, load, view
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import Settings, named_columns
 from pipeline.workflow.settings_record import write_record
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     index(settings.imagery.path, run.acquisitions, run.grids, view(settings, "index"))
     clean(
         settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,
-        view(settings, "clean"),
+        view(settings, "clean"), json.dumps(named_columns(settings.parcels.labels)),
     )  # fmt: skip
     for tile in read_grids(run.grids):
         rasterise(
@@ -98,7 +98,7 @@ def label_parcels(settings: Settings, run: RunPaths) -> None:
     label(
         run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
         list(map(run.dataset.tile_parcels, tiles)), run.ledger, run.classes, run.dataset.root,
-        view(settings, "label"),
+        view(settings, "label"), str(settings.parcels.names or ""),
     )  # fmt: skip
     names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
 

@@ -37,6 +37,7 @@ from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import named_columns
 
 X, Y = 500_000, 5_600_000
 DAYS = ("20220403", "20220408", "20220413")
@@ -163,7 +164,7 @@ class Inputs:
         register = settings.parcels.path
         index(settings.imagery.path, run.acquisitions, run.grids, seen, items, register)
         seen = view(settings, "clean")
-        clean(register, run.grids, run.register, run.overlaps, run.parcels, seen)
+        clean(register, run.grids, run.register, run.overlaps, run.parcels, seen, named(settings))
         for tile in read_grids(run.grids):
             rasterise(
                 run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
@@ -171,6 +172,10 @@ class Inputs:
             )  # fmt: skip
             observe(run, tile)
         label_parcels(settings, run)
+
+
+def named(settings):
+    return json.dumps(named_columns(settings.parcels.labels))
 
 
 @pytest.fixture

@@ -225,7 +225,7 @@ def test_other_in_a_given_dataset(tmp_path):
     source = settings.dataset.path
     ingest(source, run.dataset.root, run.ledger, run.classes, view(settings, "ingest"))
     assert [c.code for c in read_classes(run.dataset)] == [*listed, "other"]
-    nomenclature = json.loads(run.dataset.names.read_text())["nomenclature"]
+    nomenclature = json.loads(run.dataset.nomenclature.read_text())
     labels = json.loads(run.dataset.labels.read_text())[nomenclature]
     given = json.loads((source / "META" / "labels.json").read_text())[nomenclature]
     assert labels == {i: c if c in listed else "other" for i, c in given.items()}

@@ -50,16 +50,28 @@ def write_metadata(
     write_json(dataset.description, description)
 
 
-def write_labels(dataset: DatasetPaths, labels: Mapping[str, Mapping[str, Code | None]]) -> None:
-    """Write the codes that the parcels declare, {nomenclature: {id: code, or None}}."""
+def write_labels(
+    dataset: DatasetPaths, labels: Mapping[str, Mapping[str, Code | None]], table: Classes
+) -> None:
+    """Write the codes that the parcels declare, and the classes that are trained on.
+
+    Parameters
+    ----------
+    dataset
+        Where.
+    labels
+        {nomenclature: {id: code, or None}}.
+    table
+        The declared classes, and their nomenclature.
+    """
     write_json(dataset.labels, labels)
+    write_json(dataset.nomenclature, table.nomenclature)
+    write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in table.trained])
 
 
 def write_names(dataset: DatasetPaths, table: Classes) -> None:
-    """Write the classes that are trained on, and how all that are declared are called."""
-    write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in table.trained])
-    names = {str(c.code): c.name for c in table.classes}
-    write_json(dataset.names, {"nomenclature": table.nomenclature, "names": names})
+    """Write what all declared classes are called where they are shown."""
+    write_json(dataset.names, {str(c.code): c.name for c in table.classes})
 
 
 def read_description(dataset: DatasetPaths) -> dict[str, Any]:
@@ -68,13 +80,19 @@ def read_description(dataset: DatasetPaths) -> dict[str, Any]:
 
 
 def read_classes(dataset: DatasetPaths) -> list[CropClass]:
-    """Read the classes in order of the class index."""
+    """Read the classes in order of the class index, with the names that models keep."""
     return [CropClass(c["code"], c["name"]) for c in _read_json(dataset.classes)]
 
 
 def read_names(dataset: DatasetPaths) -> dict[str, str]:
-    """Read the name of every declared code, trained on or not: {code as text: name}."""
-    return dict(_read_json(dataset.names)["names"])
+    """Read what declared classes are called, trained on or not: {code as text: name}."""
+    return dict(_read_json(dataset.names))
+
+
+def read_shown_classes(dataset: DatasetPaths) -> list[CropClass]:
+    """Read the classes in order of the class index, with the names to show."""
+    names = read_names(dataset)
+    return [CropClass(c.code, names.get(str(c.code), c.name)) for c in read_classes(dataset)]
 
 
 def read_ids(dataset: DatasetPaths) -> list[str]:
@@ -101,7 +119,7 @@ def read_labels(dataset: DatasetPaths) -> NDArray[np.int64]:
 
 def read_codes(dataset: DatasetPaths) -> dict[str, Code | None]:
     """Read the class code that each parcel declares, None where it declares none."""
-    nomenclature = _read_json(dataset.names)["nomenclature"]
+    nomenclature = _read_json(dataset.nomenclature)
     return dict(_read_json(dataset.labels).get(nomenclature, {}))
 
 

@@ -12,7 +12,6 @@ from itertools import pairwise
 from pipeline.classes.crop_class import CropClass, read_classes
 from pipeline.classes.ledger import read_ledger
 from pipeline.classes.reasons import AcquisitionReason, Reason, Status
-from pipeline.dataset.pixel_set_store import read_classes as read_dataset_classes
 from pipeline.dataset.pixel_set_store import (
     read_dates,
     read_description,
@@ -20,6 +19,7 @@ from pipeline.dataset.pixel_set_store import (
     read_n_dates,
     read_names,
     read_parcel_dates,
+    read_shown_classes,
 )
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_acquisitions
 from pipeline.workflow.paths import RunPaths
@@ -157,7 +157,7 @@ def read_class_lines(paths: RunPaths, predicted: Mapping[str, str]) -> list[Crop
         labels = Counter(read_labels(paths.dataset).tolist())
         rows = [
             CropClass(str(c.code), c.name, labels[i], i)
-            for i, c in enumerate(read_dataset_classes(paths.dataset))
+            for i, c in enumerate(read_shown_classes(paths.dataset))
         ]
     used = [c for c in rows if c.class_index is not None]
     learnt = {str(c.code): c.name for c in used} | dict(sorted(predicted.items()))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.metrics import confusion_matrix, mean_iou, overall_metrics
 from pipeline.dataset.folds import read_folds
-from pipeline.dataset.pixel_set_store import read_classes, read_ids
+from pipeline.dataset.pixel_set_store import read_ids, read_shown_classes
 from pipeline.evaluation.baselines import Matrix, classify_series, majority
 from pipeline.evaluation.model_inputs import read_inputs
 from pipeline.evaluation.score_tables import (
@@ -55,7 +55,7 @@ def evaluate(
     """
     device = choose_device(settings.train.device, threads)
     paths = DatasetPaths(dataset)
-    classes = read_classes(paths)
+    classes = read_shown_classes(paths)
     parts = read_folds(folds, read_ids(paths))
     trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
     data = read_inputs(paths, trained, classes)

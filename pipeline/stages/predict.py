@@ -20,7 +20,12 @@ from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.folds import Fold, read_folds
 from pipeline.dataset.pixel_set_loading import in_order
-from pipeline.dataset.pixel_set_store import read_classes, read_dates, read_description, read_ids
+from pipeline.dataset.pixel_set_store import (
+    read_dates,
+    read_description,
+    read_ids,
+    read_shown_classes,
+)
 from pipeline.evaluation.model_inputs import read_inputs
 from pipeline.evaluation.trained import Trained
 from pipeline.predictions.columns import (
@@ -105,7 +110,7 @@ def predict(
     else:
         parts = read_folds(folds, read_ids(paths))
         trained = [Trained.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-        classes = read_classes(paths)
+        classes = read_shown_classes(paths)
     data = read_inputs(paths, trained, classes)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
     table = PredictionTable(paths, choices, given_weights=folds is None)
@@ -197,7 +202,8 @@ def write_rows(
 
 def _coloured(dataset: DatasetPaths, choices: Choices) -> dict[str, tuple[str, str]]:
     """Return names and colours of the classes that can be predicted: {code: (name, colour)}."""
-    names = {str(land.code): land.name for land in (*read_classes(dataset), *choices.predicted)}
+    known = (*read_shown_classes(dataset), *choices.predicted)
+    names = {str(land.code): land.name for land in known}
     colours = read_class_colours(dataset, [str(land.code) for land in choices.predicted])
     return {code: (names[code], colour) for code, colour in colours.items()}
 

@@ -31,7 +31,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "parcels.layer", *_MASKS),
     "clean": (
-        *(f"parcels.{key}" for key in ("path", "layer", "id", "labels", "duplicate_ids")),
+        *(f"parcels.{key}" for key in ("path", "layer", "id", "duplicate_ids")),
         *(f"parcels.{key}" for key in ("all_touched", "min_covered_fraction", "buffer_m")),
         *("parcels.min_area_m2", "parcels.partly_outside"),
     ),
@@ -150,11 +150,11 @@ def view(settings: Settings, stage: str) -> Settings:
 
 
 def _narrowed(settings: Settings, stage: str) -> Settings:
-    """Leave of the nomenclatures only the columns of the register, for those that read these.
+    """Leave predict only the columns of the register that the nomenclatures name.
 
     What a table of codes makes of a column concerns label alone.
     """
-    if stage not in ("clean", "predict"):
+    if stage != "predict":
         return settings
     parcels = settings.parcels.model_copy(update={"labels": settings.parcels.register_labels})
     return settings.model_copy(update={"parcels": parcels})

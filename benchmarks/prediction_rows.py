@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import time
+from collections import Counter
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -50,7 +51,7 @@ def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     parts = matched_parts(register_of(folder), ledger, load({}).parcels, ROWS_AT_A_TIME)
     with PredictionFiles(out / "parcels.gpkg") as files:
         files.add_layers(
-            ledger["geometry_type"].value_counts().to_dict(),
+            Counter(ledger["geometry_type"]),
             classes={str(code): (f"class {code}", "#e69f00") for code in CODES},
             collection="made",
             code_list=None,

@@ -231,7 +231,7 @@ rule label:
     resources:
         mem_mb=4000,
         # No parameter: models keep the names, but are not trained again for others.
-        names=str(settings.parcels.names or ""),
+        names=as_json(settings.parcels.names and str(settings.parcels.names)),
     log:
         paths.log("label"),
     benchmark:

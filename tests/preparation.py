@@ -22,7 +22,7 @@ from pipeline.stages.normalise import normalise
 from pipeline.stages.pack import pack
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
-from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.config import USED_BY, as_json, load, view
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings, named_columns
 from pipeline.workflow.settings_record import write_record
@@ -98,7 +98,7 @@ def label_parcels(settings: Settings, run: RunPaths) -> None:
     label(
         run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
         list(map(run.dataset.tile_parcels, tiles)), run.ledger, run.classes, run.dataset.root,
-        view(settings, "label"), str(settings.parcels.names or ""),
+        view(settings, "label"), as_json(settings.parcels.names and str(settings.parcels.names)),
     )  # fmt: skip
     names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
 

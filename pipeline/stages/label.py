@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def label(
     classes: Path,
     dataset: Path,
     settings: Settings,
-    names: str = "",
+    names: str = "null",
 ) -> None:
     """Choose the classes, label the parcels of the dataset, and account for every row.
 
@@ -61,7 +62,8 @@ def label(
         parcels: labels, nomenclature, classes, other_class, unknown_codes; split.folds and
         predict.weights: with weights nothing is trained, so classes need no parcels.
     names
-        Table of names, or "". Models keep these names; what shows classes asks the stage names.
+        JSON: path of a table of names, or null. Models keep these names; what shows classes has
+        those of the stage names.
 
     Raises
     ------
@@ -85,7 +87,8 @@ def label(
     checksums = account["checksum"].to_numpy(np.uint64)
     account["checksum"] = with_codes(checksums, [columns[name] for name in declared])
     held = assembled.loc[assembled["held"], "parcel_id"].tolist()
-    named = with_names(table, Path(names) if names else None)
+    shown = json.loads(names)
+    named = with_names(table, None if shown is None else Path(shown))
     write_labels(DatasetPaths(dataset), _of_parcels(held, account, labels), named)
     write_classes(classes, table)
     write_ledger(ledger, account)

@@ -160,9 +160,9 @@ def _narrowed(settings: Settings, stage: str) -> Settings:
     return settings.model_copy(update={"parcels": parcels})
 
 
-def as_json(values: Mapping[str, Any]) -> str:
-    """Write settings as one line of JSON: how a rule passes them to its stage."""
-    return json.dumps(values, ensure_ascii=False)
+def as_json(value: Any) -> str:
+    """Write settings, or one of them, as one line of JSON: how a rule passes them to its stage."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def read_json(text: str) -> Settings:

@@ -120,8 +120,6 @@ rule split:
     input:
         packed=PACKED,
         labels=LABELS,
-        # What a class is called changes no fold and no model.
-        names=ancient(NAMES),
         positions=paths.dataset.positions if settings.split.by == "block" else [],
     output:
         paths.folds,
@@ -150,7 +148,6 @@ rule train:
         packed=PACKED,
         dataset=DATASET,
         labels=LABELS,
-        names=ancient(NAMES),
         folds=rules.split.output,
     output:
         # The model's files are not outputs: Snakemake removes outputs before a job starts and after

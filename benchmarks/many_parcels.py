@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.measuring import ROOT
 from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, ingested
-from geo.register.columns import row_checksums
+from geo.register.columns import row_checksums, with_codes
 from pipeline.classes.crop_class import Classes, CropClass
 from pipeline.classes.ledger import write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
@@ -63,9 +63,12 @@ def make_many(folder: Path, n_parcels: int) -> Path:
             "simulated": True,
         },
     )
-    write_labels(paths, {NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))})
-    classes = [CropClass(code, f"class {code}", 0, i) for i, code in enumerate(CODES)]
-    write_names(paths, Classes(NOMENCLATURE, classes))
+    table = Classes(
+        NOMENCLATURE,
+        [CropClass(code, f"class {code}", class_index=i) for i, code in enumerate(CODES)],
+    )
+    write_labels(paths, {NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))}, table)
+    write_names(paths, table)
     features = rng.random((n_parcels, 4)).round(6).tolist()
     paths.features.write_text(json.dumps(dict(zip(ids, features, strict=True))))
     write_normalisation(paths.normalisation, np.full(BANDS, 5000.0), np.full(BANDS, 2900.0))
@@ -107,7 +110,9 @@ def _write_tables(
     own = {"ID_PARCEL": ids, "CODE_CULTU": codes.astype(str), "SURF_PARC": rng.random(n).round(2)}
     register = geopandas.GeoDataFrame(own, geometry=outlines, crs="EPSG:2154")
     pyogrio.write_dataframe(register, register_of(folder), layer="parcels", driver="GPKG")
-    ledger = {"row": range(n), "parcel_id": ids, "status": "used", "reason": "", "code": codes}
-    ledger["checksum"] = row_checksums(register.geometry, [register["ID_PARCEL"]])
-    counts = {"n_pixels": MEDIAN_PIXELS, "n_dates": N_DATES, "geometry_type": "Polygon"}
-    write_ledger(folder / "ledger.parquet", pd.DataFrame({**ledger, **counts}))
+    ledger = {
+        **{"parcel_id": ids, "status": "used", "reason": "", "code": codes},
+        "checksum": with_codes(row_checksums(register.geometry, register["ID_PARCEL"]), []),
+        **{"geometry_type": "Polygon", "n_pixels": MEDIAN_PIXELS, "n_dates": N_DATES},
+    }
+    write_ledger(folder / "ledger.parquet", pd.DataFrame(ledger))

@@ -47,19 +47,20 @@ def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.workflow.config import load
 
-    rows = read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS)
-    options = load({"parcels": {"id": "ID_PARCEL"}}).parcels
+    ledger = read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS)
+    parts = matched_parts(
+        register_of(folder), ledger, load({"parcels": {"id": "ID_PARCEL"}}).parcels, ROWS_AT_A_TIME
+    )
     with PredictionFiles(out / "parcels.gpkg") as files:
         files.add_layers(
-            Counter(rows["geometry_type"]),
+            Counter(ledger["geometry_type"]),
             classes={str(code): (f"class {code}", "#e69f00") for code in CODES},
             collection="made",
             code_list=None,
             last_date=date(2018, 9, 30),
             simulated=True,
         )
-        read = matched_parts(register_of(folder), rows, options, ROWS_AT_A_TIME)
-        n = write_rows(table, rows, files, read)
+        n = write_rows(table, ledger, files, parts)
     return n, files.seconds
 
 

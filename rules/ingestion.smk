@@ -18,8 +18,8 @@ rule ingest:
         meta=paths.dataset.metadata,
         normalisation=paths.dataset.normalisation if given.given_normalisation else [],
         more=[getattr(paths.dataset, file) for file in MORE],
-        labels=paths.dataset.labels,
-        named=paths.dataset.named,
+        labelled=paths.dataset.labelled,
+        names=paths.dataset.names,
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
         classes=[paths.classes, paths.class_table],
     params:
@@ -49,6 +49,6 @@ rule ingest:
 PACKED = [rules.ingest.output]
 # All of it comes from there.
 DATASET = []
-LABELS, NAMES = rules.ingest.output.labels, rules.ingest.output.named
+LABELS, NAMES = rules.ingest.output.labelled, rules.ingest.output.names
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = ["ingest"]

@@ -2,6 +2,7 @@
 
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.inputs import imagery_state
+from pipeline.workflow.settings import named_columns
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
@@ -79,8 +80,7 @@ checkpoint index:
         " --threads {threads} --log {log:q}"
 
 
-# A checkpoint: only once it has run is it known of which tiles the parcels changed.
-checkpoint clean:
+rule clean:
     message:
         "Mend and place the parcels of {params.register}, and check every row."
     input:
@@ -99,6 +99,8 @@ checkpoint clean:
         grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
+        # No parameter: all columns are kept, and another one of codes is no reason to run again.
+        codes=as_json(named_columns(settings.parcels.labels)),
     log:
         paths.log("clean"),
     benchmark:
@@ -109,15 +111,14 @@ checkpoint clean:
         "parcelwise clean --settings {params.settings:q} --record {params.record:q}"
         " --register {params.register:q}"
         " --grids {input.grids:q} --rows {output.rows:q} --overlaps {output.overlaps:q}"
-        " --parcels {output.parcels:q} --log {log:q}"
+        " --parcels {output.parcels:q} --codes {resources.codes:q} --log {log:q}"
 
 
 rule rasterise:
     message:
         "Find the pixels of the parcels of tile {wildcards.tile}."
     input:
-        # Ancient, as clean writes it anew for every column that it is to keep: see params.
-        parcels=lambda wildcards: ancient(checkpoints.clean.get().output.parcels),
+        parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
     output:
         pixel_index=paths.pixel_index("{tile}"),
@@ -126,7 +127,6 @@ rule rasterise:
     params:
         settings=settings_of("rasterise"),
         record=paths.record("rasterise"),
-        contents=lambda wildcards: paths.parcels_digest(wildcards.tile),
     resources:
         mem_mb=4000,
     log:
@@ -242,7 +242,7 @@ rule label:
     output:
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
         classes=paths.classes,
-        labels=paths.dataset.labels,
+        labelled=paths.dataset.labelled,
     params:
         settings=settings_of("label"),
         record=paths.record("label"),
@@ -252,6 +252,8 @@ rule label:
         dataset=paths.dataset.root,
     resources:
         mem_mb=4000,
+        # No parameter: models keep the names, but are not trained again for others.
+        names=as_json(settings.parcels.names and str(settings.parcels.names)),
     log:
         paths.log("label"),
     benchmark:
@@ -262,7 +264,7 @@ rule label:
         "parcelwise label --settings {params.settings:q} --record {params.record:q}"
         " --rows {input.rows:q} --overlaps {input.overlaps:q} --counts {input.counts:q}"
         " --observed {params.observed:q} --ledger {params.ledger:q} --classes {output.classes:q}"
-        " --dataset {params.dataset:q} --log {log:q}"
+        " --dataset {params.dataset:q} --names {resources.names:q} --log {log:q}"
 
 
 rule names:
@@ -272,7 +274,7 @@ rule names:
         classes=rules.label.output.classes,
         names=without_braces(filter(None, [settings.parcels.names])),
     output:
-        named=paths.dataset.named,
+        names=paths.dataset.names,
         table=paths.class_table,
     params:
         settings=settings_of("names"),
@@ -297,8 +299,7 @@ rule features:
     message:
         "Compute the geometric features of the parcels."
     input:
-        # Ancient, as for rasterise: the pixel index tells that the parcels changed.
-        parcels=ancient(paths.parcels),
+        parcels=rules.clean.output.parcels,
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         tiles=packed,
         # Ancient, as they follow from the tiles.
@@ -326,9 +327,8 @@ rule features:
 PACKED = lambda wildcards: [*packed(wildcards), *ancient(paths.dataset.metadata)]
 # What is known of the parcels beside their pixels.
 DATASET = [rules.features.output]
-# What says which parcels are of which class, and what the classes are called.
-LABELS = [rules.label.output.labels, rules.label.output.classes]
-NAMES = rules.names.output.named
+# What says which parcels are of which class, and what the classes are called where they are shown.
+LABELS, NAMES = rules.label.output.labelled, rules.names.output.names
 # The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from geo.register.columns import row_checksums
+from geo.register.columns import row_checksums, with_codes
 from geo.register.geopackage import outline_types
 from geo.register.reading import read_register
 from pipeline.classes.ledger import read_ledger, write_ledger
@@ -98,7 +98,7 @@ def ledger_of(run, register, folder):
     """Write the ledger of an ingested dataset as clean would have of a register with its rows."""
     table = read_register(register)
     rows = read_ledger(run.ledger)
-    rows["checksum"] = row_checksums(table.geometry, [table["ID"]])
+    rows["checksum"] = with_codes(row_checksums(table.geometry, table["ID"]), [])
     rows["geometry_type"] = outline_types(table.geometry)
     folder.mkdir(exist_ok=True)
     write_ledger(folder / "ledger.parquet", rows)

@@ -25,9 +25,9 @@ from pipeline.stages.names import names
 from pipeline.stages.normalise import normalise
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
-from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.config import USED_BY, as_json, load, view
 from pipeline.workflow.paths import DatasetPaths, RunPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import Settings, named_columns
 from pipeline.workflow.settings_record import write_record
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     )  # fmt: skip
     clean(
         settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,
-        view(settings, "clean"),
+        view(settings, "clean"), json.dumps(named_columns(settings.parcels.labels)),
     )  # fmt: skip
     for tile in read_grids(run.grids):
         rasterise(
@@ -103,8 +103,9 @@ def label_parcels(settings: Settings, run: RunPaths) -> None:
     tiles = sorted(read_grids(run.grids))
     label(
         run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
-        [run.dataset.tile(tile).parcels for tile in tiles], run.ledger, run.classes, run.dataset.root,
-        view(settings, "label"),
+        [run.dataset.tile(tile).parcels for tile in tiles],
+        run.ledger, run.classes, run.dataset.root,
+        view(settings, "label"), as_json(settings.parcels.names and str(settings.parcels.names)),
     )  # fmt: skip
     names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
 

@@ -36,6 +36,7 @@ from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import named_columns
 
 X, Y = 500_000, 5_600_000
 DAYS = ("20220403", "20220408", "20220413")
@@ -164,7 +165,7 @@ class Inputs:
             view(settings, "index"), source_items, register,
         )  # fmt: skip
         seen = view(settings, "clean")
-        clean(register, run.grids, run.register, run.overlaps, run.parcels, seen)
+        clean(register, run.grids, run.register, run.overlaps, run.parcels, seen, named(settings))
         for tile in read_grids(run.grids):
             rasterise(
                 run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
@@ -172,6 +173,10 @@ class Inputs:
             )  # fmt: skip
             observe(run, tile)
         label_parcels(settings, run)
+
+
+def named(settings):
+    return json.dumps(named_columns(settings.parcels.labels))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pipeline.stages.clean import clean
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import Settings, named_columns
 
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)
 
@@ -52,7 +52,7 @@ class Run:
         paths = self.paths = RunPaths(self.folder)
         clean(
             path, self.grids, paths.register, paths.overlaps, paths.parcels,
-            view(self.settings, "clean"),
+            view(self.settings, "clean"), json.dumps(named_columns(self.settings.parcels.labels)),
         )  # fmt: skip
         tiles = list(read_grids(self.grids))
         for tile in tiles:

@@ -12,6 +12,7 @@ import shapely
 
 from geo.errors import InputError
 from geo.grid import Grid
+from geo.register.columns import with_codes
 from geo.register.reading import read_register_parts
 from pipeline.predictions.register_rows import matched_parts
 from pipeline.stages.clean import clean
@@ -53,7 +54,9 @@ def cleaned(tmp_path):
         settings = load({"split": {"folds": 2}, "parcels": OPTIONS | parcels})
         run = RunPaths(tmp_path)
         clean(register, grids, run.register, run.overlaps, run.parcels, view(settings, "clean"))
-        return register, pd.read_parquet(run.register), settings.parcels
+        rows = pd.read_parquet(run.register)
+        checksums = with_codes(rows["checksum"].to_numpy(), [rows["register:code"]])
+        return register, rows.assign(checksum=checksums), settings.parcels
 
     return run
 

@@ -103,8 +103,10 @@ def make_dataset(paths, *, simulated, labelled=True):
             },
         },
     )
-    write_labels(paths, {"crop": labels | {"060": None, "061": "LUZ" if labelled else None}})
-    write_names(paths, table_of_classes(labelled=labelled))
+    table = table_of_classes(labelled=labelled)
+    labels |= {"060": None, "061": "LUZ" if labelled else None}
+    write_labels(paths, {"crop": labels}, table)
+    write_names(paths, table)
     pack_files(paths)
 
 

@@ -78,8 +78,9 @@ def run(tmp_path_factory):
         n_dates=dict.fromkeys(ids, N_DATES),
         description={"bands": ["B04", "B08"], "fill": "linear"},
     )
-    write_labels(dataset, {"crop": {i: k % 3 for k, i in enumerate(ids)}})
     classes = [CropClass(k, f"class {k}", class_index=k) for k in range(3)]
+    labels = {i: k % 3 for k, i in enumerate(ids)}
+    write_labels(dataset, {"crop": labels}, Classes("crop", classes))
     write_names(dataset, Classes("crop", classes))
     pack_files(dataset)
     write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})

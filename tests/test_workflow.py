@@ -196,6 +196,59 @@ def test_other_bands_rerun_from_extract_on(finished, tmp_path):
     assert np.load(parcel).shape[1] == 2
 
 
+# What shows names, and what is made of classes.
+SHOWING = {"evaluate", "predict", "report", "all", "total"}
+LEARNING = {"label", "names", "split", "train", *SHOWING}
+
+
+@pytest.mark.parametrize(
+    ("parcels", "jobs"),
+    [
+        ({"names": "names.csv"}, {"names", *SHOWING}),
+        ({"classes": {"min_parcels": 5}}, LEARNING),
+        ({"other_class": "other"}, LEARNING),
+        ({"nomenclature": "crop", "labels": {"crop": "CODE_CULTU"}}, LEARNING),
+        ({"labels": {"crop": {"column": "CODE_CULTU", "table": "codes.csv"}}}, LEARNING),
+        ({"labels": {"a": "CODE_CULTU", "b": "CODE_CULTU"}, "nomenclature": "b"}, LEARNING),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_what_a_change_of_the_parcels_reruns(finished, tmp_path, parcels, jobs):
+    folder = copied(finished, tmp_path)
+    for table in ("codes.csv", "names.csv"):
+        (folder / table).write_text("code,name\nBTH,wheat\n")
+    assert set(planned(folder, parcels={**SETTINGS["parcels"], **parcels})) == jobs
+
+
+def test_other_names_rerun_only_what_shows_them(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    names = Path(SETTINGS["parcels"]["names"]).read_text().replace("winter wheat", "renamed wheat")
+    (folder / "names.csv").write_text(names)
+    before = written(folder)
+    parcels = {**SETTINGS["parcels"], "names": "names.csv"}
+    snakemake(folder, "--cores", "2", parcels=parcels)
+    after = written(folder)
+    changed = {p.as_posix() for p in after if after[p] != before.get(p)}
+    kept = ("extracted/", "dataset/DATA", "dataset/pixels", "parcels/tiles", "folds.json")
+    assert not [path for path in changed if path.startswith(kept)]
+    assert not [path for path in changed if path.endswith(("model.json", "model.pth.tar"))]
+    assert "dataset/META/labels.json" not in changed
+    assert {"dataset/META/names.json", "parcels/classes.csv"} <= changed
+    assert "renamed wheat" in (folder / RUN / "report" / "report.html").read_text()
+    assert "renamed wheat" in (folder / RUN / "predictions" / "parcels.csv").read_text()
+    assert planned(folder, parcels=parcels) == {}
+
+
+def test_another_column_reruns_label_and_no_extraction(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    labels = {"crop": "CODE_CULTU", "id": "ID_PARCEL"}
+    parcels = {**SETTINGS["parcels"], "labels": labels}
+    assert set(planned(folder, parcels=parcels)) == LEARNING
+    snakemake(folder, "dataset", "--cores", "2", parcels=parcels)
+    labels = json.loads((folder / RUN / "dataset" / "META" / "labels.json").read_text())
+    assert {i: str(code) for i, code in labels["id"].items()} == {i: i for i in labels["crop"]}
+
+
 def written(folder):
     """When each artefact was written: {path: time}."""
     return {

@@ -92,27 +92,45 @@ def numbered(ids: Iterable[str], usable: NDArray[np.bool_]) -> NDArray[Any]:
     return unique
 
 
-def row_checksums(outlines: gpd.GeoSeries, columns: Sequence[pd.Series[Any]]) -> Checksums:
-    """Compute a checksum of every row: its id, declared codes and outline, uint64 (P,).
+def row_checksums(outlines: gpd.GeoSeries, ids: pd.Series[Any]) -> Checksums:
+    """Compute a checksum of every row: its id and outline, uint64 (P,).
 
-    A row keeps it wherever it stands and however its register is read. Rows of one checksum are
-    the same parcel twice.
+    A row keeps it wherever it stands and however its register is read.
 
     Parameters
     ----------
     outlines
         In two dimensions, with their coordinate system.
-    columns
-        The ids, and the columns of declared codes, of the same rows.
+    ids
+        The ids of the same rows.
     """
     start = hashlib.blake2b(outlines.crs.to_wkt().encode(), digest_size=8)
     shapes = outlines.to_wkb().to_numpy()
-    checksums = np.empty(len(shapes), np.uint64)
-    for i, (shape, *values) in enumerate(zip(shapes, *map(as_text, columns), strict=True)):
-        row = start.copy()
-        row.update("\0".join(values).encode(errors="surrogatepass") + b"\0" + (shape or b""))
-        checksums[i] = int.from_bytes(row.digest())
-    return checksums
+    return _digests(start, [_encoded(as_text(ids)), [shape or b"" for shape in shapes]])
+
+
+def with_codes(checksums: Checksums, columns: Sequence[pd.Series[Any]]) -> Checksums:
+    """Compute the checksum of every row from that of `row_checksums` and its declared codes.
+
+    Rows of one checksum are the same parcel twice.
+    """
+    start = hashlib.blake2b(digest_size=8)
+    parts = [[checksum.tobytes() for checksum in checksums]]
+    return _digests(start, [*parts, *(_encoded(as_text(column)) for column in columns)])
+
+
+def _encoded(texts: NDArray[np.object_]) -> list[bytes]:
+    return [text.encode(errors="surrogatepass") for text in texts]
+
+
+def _digests(start: hashlib.blake2b, parts: Sequence[Sequence[bytes]]) -> Checksums:
+    """Compute the digest of every row's parts, uint64 (P,)."""
+    digests = np.empty(len(parts[0]), np.uint64)
+    for i, row in enumerate(zip(*parts, strict=True)):
+        digest = start.copy()
+        digest.update(b"\0".join(row))
+        digests[i] = int.from_bytes(digest.digest())
+    return digests
 
 
 def refuse_missing(register: Path, known: Sequence[str], named: Mapping[str, str]) -> None:

@@ -198,7 +198,11 @@ def nomenclatures(options: Parcels, columns: Collection[str]) -> dict[str, Label
 
 
 def classify(
-    rows: pd.DataFrame, columns: pd.DataFrame, options: Parcels, folds: int | None
+    rows: pd.DataFrame,
+    columns: pd.DataFrame,
+    labels: Mapping[str, Label],
+    options: Parcels,
+    folds: int | None,
 ) -> tuple[pd.DataFrame, Classes]:
     """Choose the classes, and set parcels of other classes and of none aside for prediction.
 
@@ -207,37 +211,39 @@ def classify(
     rows
         Rows of the ledger. Completed: code, declared and reason.
     columns
-        Columns of declared codes and names that clean kept of the register, of the same rows.
+        The register's own columns, of the same rows.
+    labels
+        As `nomenclatures` gives them.
     options
-        labels, nomenclature, classes, other_class, unknown_codes.
+        nomenclature, classes, other_class, unknown_codes.
     folds
         Number of folds; None where nothing is trained.
 
     Returns
     -------
-    labels
+    codes
         Class codes of the parcels, a column a nomenclature.
     classes
         Of the nomenclature to train on.
     """
     usable = rows["reason"] == ""
     strange = options.unknown_codes, options.other_class
-    found = nomenclatures(options, list(map(str, columns)))
     declared = {
-        name: read_declared(columns, label, name, usable, *strange) for name, label in found.items()
+        name: read_declared(columns, label, name, usable, *strange)
+        for name, label in labels.items()
     }
-    labels = pd.DataFrame({name: d.codes for name, d in declared.items()}, index=rows.index)
-    trained = options.nomenclature or next(iter(found), None)
+    codes = pd.DataFrame({name: d.codes for name, d in declared.items()}, index=rows.index)
+    trained = options.nomenclature or next(iter(labels), None)
     if trained is None:
         rows["code"], rows["declared"] = pd.Series(pd.NA, rows.index, "string"), ""
         set_aside(rows, rows.index >= 0, Reason.NO_LABEL)
-        return labels, Classes(None, [])
+        return codes, Classes(None, [])
     chosen = options.classes
     if options.other_class is not None:
-        labels[trained], chosen = with_other(labels[trained], usable, chosen, options.other_class)
-    rows["code"] = labels[trained]
-    rows["declared"] = as_text(columns[found[trained].column])
+        codes[trained], chosen = with_other(codes[trained], usable, chosen, options.other_class)
+    rows["code"] = codes[trained]
+    rows["declared"] = as_text(columns[labels[trained].column])
     names = declared[trained].names
     classes = choose_classes(rows["code"].where(usable), chosen, names, folds)
     rows["reason"] = rows["reason"].where(~usable, class_reasons(rows["code"], classes))
-    return labels, Classes(trained, classes)
+    return codes, Classes(trained, classes)

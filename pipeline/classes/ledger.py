@@ -19,7 +19,7 @@ COLUMNS = [
     *("row", "parcel_id", "status", "reason", "mended", "tile", "n_pixels"),
     *("n_pixels_never_clear", "n_dates", "code", "declared", "overlap_m2", "same_as", "checksum"),
 ]
-# Columns of the register that clean keeps stand under their names behind this.
+# In clean's table the register's own columns stand under their names behind this.
 FROM_REGISTER = "register:"
 
 

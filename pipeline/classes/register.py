@@ -23,7 +23,7 @@ from geo.register.reading import read_named
 from pipeline.classes.class_mapping import nomenclatures
 from pipeline.classes.ledger import say_counts, set_aside
 from pipeline.classes.reasons import WITHOUT_POLYGON, Reason
-from pipeline.workflow.settings import Parcels
+from pipeline.workflow.settings import Parcels, named_columns
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class CheckedRegister:
     ----------
     path
         Its file.
-    columns
-        The columns that are read by name.
+    follows_fiboa
+        Whether it says so.
     table, ids
         The register, and its column of ids as it is.
     rows
@@ -45,7 +45,7 @@ class CheckedRegister:
     """
 
     path: Path
-    columns: RegisterColumns
+    follows_fiboa: bool
     table: gpd.GeoDataFrame
     ids: pd.Series[Any]
     rows: pd.DataFrame
@@ -60,7 +60,9 @@ class CheckedRegister:
         refuse_none_left(rows, str(self.path))
 
 
-def check_register(path: Path, tiles: Mapping[str, Grid], options: Parcels) -> CheckedRegister:
+def check_register(
+    path: Path, tiles: Mapping[str, Grid], options: Parcels, codes: Mapping[str, str]
+) -> CheckedRegister:
     """Read a register, mend its polygons, place them on the imagery, and check every row.
 
     A row has the first reason that applies. Of usable polygons that share an id the first keeps
@@ -73,15 +75,18 @@ def check_register(path: Path, tiles: Mapping[str, Grid], options: Parcels) -> C
     tiles
         Grid of every tile; earlier ones are preferred.
     options
-        layer, id, labels, duplicate_ids, partly_outside, min_area_m2; all_touched,
+        layer, id, duplicate_ids, partly_outside, min_area_m2; all_touched,
         min_covered_fraction and buffer_m say how far a parcel may reach over the edge of a tile.
+    codes
+        {setting: column}: columns of declared codes, which the register must have.
 
     Raises
     ------
     InputError
         If the register cannot be read, has no rows, or lacks a column.
     """
-    columns = columns_of(path, options)
+    fiboa = fiboa_columns(path)
+    columns = RegisterColumns(_id_column(options, fiboa), codes)
     table, ids = read_named(path, options.layer, columns)
     placed = place(
         mend(table.geometry.to_numpy()),
@@ -101,7 +106,7 @@ def check_register(path: Path, tiles: Mapping[str, Grid], options: Parcels) -> C
     if options.partly_outside == "reject":
         set_aside(rows, placed.partial, Reason.PARTLY_OUTSIDE)
     set_aside(rows, shapely.area(placed.polygons) < options.min_area_m2, Reason.TOO_SMALL)
-    return CheckedRegister(path, columns, table, ids, rows, placed)
+    return CheckedRegister(path, fiboa is not None, table, ids, rows, placed)
 
 
 def columns_of(register: Path, options: Parcels) -> RegisterColumns:
@@ -115,12 +120,13 @@ def columns_of(register: Path, options: Parcels) -> RegisterColumns:
         id and labels: they come first.
     """
     found = fiboa_columns(register)
-    codes = {}
-    for name, label in nomenclatures(options, found or ()).items():
-        codes[f"parcels.labels.{name}"] = label.column
-        if label.table is None and label.class_name is not None:
-            codes[f"parcels.labels.{name}.class_name"] = label.class_name
-    return RegisterColumns(options.id or ("ID_PARCEL" if found is None else "id"), codes)
+    codes = named_columns(nomenclatures(options, found or ()))
+    return RegisterColumns(_id_column(options, found), codes)
+
+
+def _id_column(options: Parcels, fiboa: list[str] | None) -> str:
+    """Return the column of the ids."""
+    return options.id or ("ID_PARCEL" if fiboa is None else "id")
 
 
 def refuse_none_left(rows: pd.DataFrame, register: str) -> None:

@@ -53,16 +53,28 @@ def write_metadata(
     write_json(dataset.description, description)
 
 
-def write_labels(dataset: DatasetPaths, labels: Mapping[str, Mapping[str, Code | None]]) -> None:
-    """Write the codes that the parcels declare, {nomenclature: {id: code, or None}}."""
+def write_labels(
+    dataset: DatasetPaths, labels: Mapping[str, Mapping[str, Code | None]], table: Classes
+) -> None:
+    """Write the codes that the parcels declare, and the classes that are trained on.
+
+    Parameters
+    ----------
+    dataset
+        The dataset.
+    labels
+        {nomenclature: {id: code, or None}}.
+    table
+        The declared classes, and their nomenclature.
+    """
     write_json(dataset.labels, labels)
+    write_json(dataset.nomenclature, table.nomenclature)
+    write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in table.trained])
 
 
 def write_names(dataset: DatasetPaths, table: Classes) -> None:
-    """Write the classes that are trained on, and how all that are declared are called."""
-    write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in table.trained])
-    names = {str(c.code): c.name for c in table.classes}
-    write_json(dataset.names, {"nomenclature": table.nomenclature, "names": names})
+    """Write what all declared classes are called where they are shown."""
+    write_json(dataset.names, {str(c.code): c.name for c in table.classes})
 
 
 def as_number(day: date) -> int:

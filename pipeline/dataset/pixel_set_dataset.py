@@ -147,17 +147,23 @@ class PixelSetDataset:
     @cached_property
     def nomenclature(self) -> str | None:
         """The nomenclature of the classes; None without labels."""
-        return self._nomenclature["nomenclature"]  # type: ignore[no-any-return]
+        found: str | None = _read_json(self.paths.nomenclature)
+        return found
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The name of every declared code, trained on or not: {code as text: name}."""
-        return dict(self._nomenclature["names"])
+        """What declared classes are called, trained on or not: {code as text: name}."""
+        return dict(_read_json(self.paths.names))
 
     @cached_property
     def classes(self) -> list[CropClass]:
-        """The classes that are trained on, in order of the class index."""
+        """The classes in order of the class index, with the names that models keep."""
         return [CropClass(c["code"], c["name"]) for c in _read_json(self.paths.classes)]
+
+    @cached_property
+    def shown_classes(self) -> list[CropClass]:
+        """The classes in order of the class index, with the names to show."""
+        return [CropClass(c.code, self.names.get(str(c.code), c.name)) for c in self.classes]
 
     @cached_property
     def codes(self) -> dict[str, Code | None]:
@@ -298,10 +304,6 @@ class PixelSetDataset:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         return dict(_read_json(self.paths.sizes))
-
-    @cached_property
-    def _nomenclature(self) -> dict[str, Any]:
-        return dict(_read_json(self.paths.names))
 
     @cached_property
     def _features(self) -> dict[str, Any]:

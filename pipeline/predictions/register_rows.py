@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from geo.errors import InputError
-from geo.register.columns import Checksums, as_text, row_checksums
+from geo.register.columns import Checksums, as_text, row_checksums, with_codes
 from pipeline.workflow.settings import Parcels
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def matched_parts(
     moved, first = False, 0
     for part, ids in read_register_parts(register, options.layer, columns, n_rows):
         declared = [part[column] for column in columns.declared]
-        places = matcher.find(row_checksums(part.geometry, [ids, *declared]))
+        places = matcher.find(with_codes(row_checksums(part.geometry, ids), declared))
         more.update(_named(as_text(ids)[places < 0]))
         moved = moved or not np.array_equal(places, np.arange(first, first + len(part)))
         first += len(part)

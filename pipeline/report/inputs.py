@@ -151,7 +151,10 @@ def read_class_lines(
         ]
     else:
         labels = Counter(dataset.labels.tolist())
-        rows = [CropClass(str(c.code), c.name, labels[i], i) for i, c in enumerate(dataset.classes)]
+        rows = [
+            CropClass(str(c.code), c.name, labels[i], i)
+            for i, c in enumerate(dataset.shown_classes)
+        ]
     used = [c for c in rows if c.class_index is not None]
     learnt = {str(c.code): c.name for c in used} | dict(sorted(predicted.items()))
     counts = {c.code: c.n_parcels for c in rows}

@@ -5,7 +5,7 @@ Nothing is rasterised here, and nothing is known of classes: rasterise and label
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from geo.register.placement import in_one_system
 from pipeline.classes.ledger import FROM_REGISTER, say_counts
 from pipeline.classes.register import CheckedRegister, check_register
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.writing import replacing, replacing_folder, write_json
+from pipeline.workflow.writing import replacing, replacing_folder
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,13 @@ LEAST_OVERLAP_M2 = 1.0
 
 
 def clean(
-    register: Path, grids: Path, rows: Path, overlaps: Path, parcels: Path, settings: Settings
+    register: Path,
+    grids: Path,
+    rows: Path,
+    overlaps: Path,
+    parcels: Path,
+    settings: Settings,
+    codes: str = "{}",
 ) -> None:
     """Mend the polygons of the register, place them on the tiles, and check every row.
 
@@ -47,16 +53,19 @@ def clean(
         Grids of the tiles, in the order in which overlapping ones are preferred.
     rows
         Written: Parquet, one row per row of the register: what is wrong with its outline or its
-        id, by what it is known again, and its declared codes, with their types.
+        id, by what it is known again, and its own columns, with their types.
     overlaps
         Written: Parquet, the pairs of usable parcels that share area.
     parcels
         Written: a folder with two files for every tile, polygons in the coordinate system of its
         imagery: <tile>.parquet, the parcels that can be used, and <tile>.rejected.parquet, others
-        that lie on it. Their contents' digests are in digests.json.
+        that lie on it.
     settings
-        parcels: layer, id, labels, duplicate_ids, partly_outside, min_area_m2, all_touched,
+        parcels: layer, id, duplicate_ids, partly_outside, min_area_m2, all_touched,
         min_covered_fraction, buffer_m.
+    codes
+        JSON, {setting: column}: columns of declared codes. They are only looked for, so that one
+        that is not there is refused before any pixel is read.
 
     Raises
     ------
@@ -64,7 +73,7 @@ def clean(
         If the register cannot be read, lacks a column, or has no usable parcel on the imagery.
     """
     tiles = read_grids(grids)
-    checked = check_register(register, tiles, settings.parcels)
+    checked = check_register(register, tiles, settings.parcels, json.loads(codes))
     checked.refuse_unusable(tiles)
     usable = (checked.rows["reason"] == "").to_numpy()
     polygons = _in_one_system(checked, usable, tiles)
@@ -99,15 +108,18 @@ def _pairs(ids: Any, polygons: Any) -> pd.DataFrame:
 
 def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:
     """Make the table of every row of the register."""
-    table, ids = checked.table, checked.ids
-    declared = [table[column] for column in checked.columns.declared]
+    table = checked.table
+    own = table.drop(columns=table.geometry.name)
     first = first_alike(polygons)
-    return checked.rows.assign(
+    rows = checked.rows.assign(
         same_outline=np.where(first >= 0, checked.rows["parcel_id"].to_numpy()[first], ""),
         geometry_type=outline_types(table.geometry),
-        checksum=row_checksums(table.geometry, [ids, *declared]),
-        **{f"{FROM_REGISTER}{column.name}": _storable(column) for column in declared},
+        checksum=row_checksums(table.geometry, checked.ids),
+        **{f"{FROM_REGISTER}{name}": _storable(own[name]) for name in own},
     )
+    # Parquet keeps it beside the table.
+    rows.attrs["follows_fiboa"] = checked.follows_fiboa
+    return rows
 
 
 def _storable(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -122,21 +134,15 @@ def _write_parcels(
     folder: Path, checked: CheckedRegister, usable: Any, tiles: Mapping[str, Grid]
 ) -> None:
     """Write the polygons of every tile: those of usable parcels, and the others."""
-    digests = {}
     with replacing_folder(folder) as temporary:
         for tile, grid in tiles.items():
             here = checked.placed.tiles == tile
-            digest = hashlib.sha256()
             for chosen, ending in ((here & usable, ""), (here & ~usable, ".rejected")):
-                path = temporary / f"{tile}{ending}.parquet"
                 gpd.GeoDataFrame(
                     checked.rows.loc[chosen, ["row", "parcel_id"]],
                     geometry=checked.placed.polygons[chosen],
                     crs=grid.crs,
-                ).reset_index(drop=True).to_parquet(path)
-                digest.update(path.read_bytes())
-            digests[tile] = digest.hexdigest()
-        write_json(temporary / "digests.json", digests)
+                ).reset_index(drop=True).to_parquet(temporary / f"{tile}{ending}.parquet")
 
 
 def _log(rows: pd.DataFrame) -> None:

@@ -53,7 +53,7 @@ def evaluate(
     """
     device = choose_device(settings.train.device, threads)
     opened = PixelSetDataset.open(dataset)
-    classes, parts = opened.classes, opened.folds(folds)
+    classes, parts = opened.shown_classes, opened.folds(folds)
     fitted = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
     data = read_inputs(opened, fitted, classes)
     matrices: dict[str, list[Matrix]] = {"model": []}

@@ -108,7 +108,7 @@ def ingest(
         },
     )
     labels = {name: {i: codes[i] for i in usable} for name, codes in found.labels.items()}
-    write_labels(paths, labels)
+    write_labels(paths, labels, chosen)
     write_names(paths, chosen)
     _copy_json(given.features, paths.features)
     _copy_json(given.positions, paths.positions)
@@ -233,7 +233,7 @@ def _choose(
     """Choose the classes, and complete the ledger: who is used, predicted only or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
     codes = rows["code"].where(usable)
-    names = read_names(options.names) if options.names else known_names.get("names", {})
+    names = read_names(options.names) if options.names else known_names
     trained = settings.predict.weights is None
     classes, chosen = options.classes, list[CropClass]()
     if options.other_class is not None:

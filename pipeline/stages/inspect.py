@@ -17,11 +17,11 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
 from geo.pixels.rasterising import index_pixels
 from geo.register.mending import buffered
-from pipeline.classes.class_mapping import classify
+from pipeline.classes.class_mapping import classify, nomenclatures
 from pipeline.classes.crop_class import Classes, with_names
 from pipeline.classes.ledger import count_pixels, status_of
 from pipeline.classes.reasons import Status
-from pipeline.classes.register import CheckedRegister, check_register, refuse_none_left
+from pipeline.classes.register import CheckedRegister, check_register, columns_of, refuse_none_left
 from pipeline.inspection.dataset import say_dataset
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.sizes import Parcels, expected_sizes
@@ -71,7 +71,9 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None
         decision = decide(imagery, settings, items, register, read_pixels=False)
     _say(say_imagery(imagery, decision.found, decision.rows, decision.grids))
-    checked = check_register(register, decision.grids, settings.parcels)
+    options = settings.parcels
+    codes = columns_of(register, options).codes
+    checked = check_register(register, decision.grids, options, codes)
     try:
         classes = _account(checked, decision.grids, settings)
     finally:
@@ -128,7 +130,9 @@ def _account(checked: CheckedRegister, tiles: Mapping[str, Grid], settings: Sett
     count_pixels(rows, pd.concat(counts[1:] or counts, ignore_index=True))
     refuse_none_left(rows, str(checked.path))
     folds = settings.split.folds if settings.predict.weights is None else None
-    _, classes = classify(rows, checked.table, options, folds)
+    known = list(map(str, checked.table)) if checked.follows_fiboa else []
+    labels = nomenclatures(options, known)
+    _, classes = classify(rows, checked.table, labels, options, folds)
     rows["status"] = status_of(rows["reason"])
     return with_names(classes, options.names)
 

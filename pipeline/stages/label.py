@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
-from pipeline.classes.class_mapping import classify
-from pipeline.classes.crop_class import Classes, Code, write_classes
+from geo.register.columns import with_codes
+from pipeline.classes.class_mapping import classify, nomenclatures
+from pipeline.classes.crop_class import Classes, Code, with_names, write_classes
 from pipeline.classes.ledger import (
     FROM_REGISTER,
     compare_outlines,
@@ -22,7 +25,7 @@ from pipeline.classes.ledger import (
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.metadata import write_labels
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import Settings, named_columns
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ def label(
     classes: Path,
     dataset: Path,
     settings: Settings,
+    names: str = "null",
 ) -> None:
     """Choose the classes, label the parcels of the dataset, and account for every row.
 
@@ -53,10 +57,13 @@ def label(
     classes
         Written: the declared classes, those that are trained on in order of the class index.
     dataset
-        Pixel-Set dataset. Written into it: the labels of its parcels.
+        Pixel-Set dataset. Written into it: the labels of its parcels, and the classes.
     settings
         parcels: labels, nomenclature, classes, other_class, unknown_codes; split.folds and
         predict.weights: with weights nothing is trained, so classes need no parcels.
+    names
+        JSON: path of a table of names, or null. Models keep these names; what shows classes has
+        those of the stage names.
 
     Raises
     ------
@@ -70,17 +77,26 @@ def label(
     count_observed(account, assembled)
     _refuse_none_left(account)
     folds = settings.split.folds if settings.predict.weights is None else None
-    labels, table = classify(account, _declared(account), settings.parcels, folds)
+    columns = _of_register(account)
+    # What follows fiboa says by itself which column holds the crops.
+    known = list(map(str, columns)) if account.attrs["follows_fiboa"] else []
+    nomenclature = nomenclatures(settings.parcels, known)
+    labels, table = classify(account, columns, nomenclature, settings.parcels, folds)
     account["status"] = status_of(account["reason"])
+    declared = dict.fromkeys(named_columns(nomenclature).values())
+    checksums = account["checksum"].to_numpy(np.uint64)
+    account["checksum"] = with_codes(checksums, [columns[name] for name in declared])
     held = assembled.loc[assembled["held"], "parcel_id"].tolist()
-    write_labels(DatasetPaths(dataset), _of_parcels(held, account, labels))
+    shown = json.loads(names)
+    named = with_names(table, None if shown is None else Path(shown))
+    write_labels(DatasetPaths(dataset), _of_parcels(held, account, labels), named)
     write_classes(classes, table)
     write_ledger(ledger, account)
     _log(account, table, pairs)
 
 
-def _declared(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of declared codes that clean kept, under their names in the register."""
+def _of_register(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the register's own columns, under their names there."""
     own = [column for column in map(str, rows) if column.startswith(FROM_REGISTER)]
     return rows[own].rename(columns=lambda column: column.removeprefix(FROM_REGISTER))
 

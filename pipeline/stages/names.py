@@ -21,8 +21,7 @@ def names(classes: Path, dataset: Path, table: Path, settings: Settings) -> None
     classes
         The declared classes, as label wrote them.
     dataset
-        Pixel-Set dataset. Written into it: the classes that are trained on, and the names of all
-        that are declared.
+        Pixel-Set dataset. Written into it: the names of all declared classes.
     table
         Written: CSV of the declared classes, for people.
     settings

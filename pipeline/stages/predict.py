@@ -100,7 +100,7 @@ def predict(
     else:
         parts = opened.folds(folds)
         trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-        classes = opened.classes
+        classes = opened.shown_classes
     data = read_inputs(opened, trained, classes)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
     table = PredictionTable(opened, choices, given_weights=folds is None)
@@ -192,7 +192,7 @@ def write_rows(
 
 def _coloured(dataset: PixelSetDataset, choices: Choices) -> dict[str, tuple[str, str]]:
     """Return names and colours of the classes that can be predicted: {code: (name, colour)}."""
-    names = {str(land.code): land.name for land in (*dataset.classes, *choices.predicted)}
+    names = {str(land.code): land.name for land in (*dataset.shown_classes, *choices.predicted)}
     colours = read_class_colours(dataset, [str(land.code) for land in choices.predicted])
     return {code: (names[code], colour) for code, colour in colours.items()}
 

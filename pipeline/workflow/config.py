@@ -31,9 +31,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "simulate": ("simulate",),
     "index": ("imagery", "parcels.layer", *_MASKS),
     "clean": (
-        *(f"parcels.{key}" for key in ("layer", "id", "labels", "duplicate_ids", "all_touched")),
-        *(f"parcels.{key}" for key in ("min_covered_fraction", "buffer_m", "min_area_m2")),
-        "parcels.partly_outside",
+        *(f"parcels.{key}" for key in ("path", "layer", "id", "duplicate_ids")),
+        *(f"parcels.{key}" for key in ("all_touched", "min_covered_fraction", "buffer_m")),
+        *("parcels.min_area_m2", "parcels.partly_outside"),
     ),
     "rasterise": (
         *("parcels.all_touched", "parcels.min_covered_fraction", "parcels.buffer_m"),
@@ -146,19 +146,19 @@ def view(settings: Settings, stage: str) -> Settings:
 
 
 def _narrowed(settings: Settings, stage: str) -> Settings:
-    """Leave of the nomenclatures only the columns of the register, for those that read these.
+    """Leave predict only the columns of the register that the nomenclatures name.
 
     What a table of codes makes of a column concerns label alone.
     """
-    if stage not in ("clean", "predict"):
+    if stage != "predict":
         return settings
     parcels = settings.parcels.model_copy(update={"labels": settings.parcels.register_labels})
     return settings.model_copy(update={"parcels": parcels})
 
 
-def as_json(values: Mapping[str, Any]) -> str:
-    """Write settings as one line of JSON: how a rule passes them to its stage."""
-    return json.dumps(values, ensure_ascii=False)
+def as_json(value: Any) -> str:
+    """Write settings, or one of them, as one line of JSON: how a rule passes them to its stage."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def read_json(text: str) -> Settings:

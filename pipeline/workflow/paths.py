@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +133,7 @@ class DatasetPaths:
 
     @property
     def classes(self) -> Path:
-        """List of {code, name}, in order of the class index."""
+        """List of {code, name}, in order of the class index; the names are those of labelling."""
         return self.root / "META" / "classes.json"
 
     @property
@@ -148,8 +147,13 @@ class DatasetPaths:
         return [self.pixels, self.valid]
 
     @property
+    def nomenclature(self) -> Path:
+        """The nomenclature of labels.json that is trained on, or null."""
+        return self.root / "META" / "nomenclature.json"
+
+    @property
     def names(self) -> Path:
-        """The nomenclature that is trained on, and {code as text: name} of all declared classes."""
+        """{code as text: name to show} of all declared classes: no model depends on it."""
         return self.root / "META" / "names.json"
 
     @property
@@ -158,9 +162,9 @@ class DatasetPaths:
         return [self.dates, self.sizes, self.n_dates, self.tiles, self.description]
 
     @property
-    def named(self) -> list[Path]:
-        """What names writes under META: no model depends on what a class is called."""
-        return [self.classes, self.names]
+    def labelled(self) -> list[Path]:
+        """What label writes under META."""
+        return [self.labels, self.nomenclature, self.classes]
 
     @property
     def normalisation(self) -> Path:
@@ -246,15 +250,9 @@ class RunPaths:
     def parcels(self) -> Path:
         """Folder of <tile>.parquet: usable parcels, mended, in the tile's coordinate system.
 
-        <tile>.rejected.parquet holds others that lie on the tile; digests.json tells whether the
-        two are as they were.
+        <tile>.rejected.parquet holds others that lie on the tile.
         """
         return self.root / "parcels" / "tiles"
-
-    def parcels_digest(self, tile: str) -> str:
-        """Read the digest of a tile's parcels; "" where they are not written yet."""
-        digests = self.parcels / "digests.json"
-        return str(json.loads(digests.read_text())[tile]) if digests.is_file() else ""
 
     def pixel_counts(self, tile: str) -> Path:
         """Parquet: number of pixels of every parcel that lies on a tile."""

@@ -5,6 +5,7 @@ configs/default.yaml says what each means; a test holds the two equal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -129,6 +130,16 @@ class Label(Section):
         if self.table is None and (self.class_code is not None or self.code != "code"):
             raise ValueError("code and class_code are columns of a table: set table")
         return self
+
+
+def named_columns(labels: Mapping[str, Label]) -> dict[str, str]:
+    """List the columns of the register that labels name: {setting: column}."""
+    columns = {}
+    for name, label in labels.items():
+        columns[f"parcels.labels.{name}"] = label.column
+        if label.table is None and label.class_name is not None:
+            columns[f"parcels.labels.{name}.class_name"] = label.class_name
+    return columns
 
 
 class Parcels(Section):

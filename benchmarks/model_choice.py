@@ -36,7 +36,7 @@ from pipeline.stages.split import divide
 from pipeline.stages.train import choose_training, pixels_to_draw
 from pipeline.workflow.config import load
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import Settings, TrainSettings, part_of
 
 SEEDS = (1, 2, 3)
 NO_DATA = 65535
@@ -167,8 +167,9 @@ def _scores(task: Task, name: str, fold: int, seed: int, folder: Path) -> NDArra
     hyperparameters = Hyperparameters.for_data(
         name, n_channels=data.n_channels, n_classes=task.n_classes, n_extra=data.n_features
     )
-    n_pixels = pixels_to_draw(settings, data.sizes_of(parts.train))
-    training = replace(choose_training(settings), n_pixels=n_pixels, seed=seed)
+    seen = part_of(settings, TrainSettings)
+    n_pixels = pixels_to_draw(seen, data.sizes_of(parts.train))
+    training = replace(choose_training(seen), n_pixels=n_pixels, seed=seed)
     trained = train_fold(
         *(data, parts.train, parts.validation, hyperparameters, task.normalisation, scaling),
         *(training, CPU),

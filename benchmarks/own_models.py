@@ -37,6 +37,7 @@ def training(options: argparse.Namespace) -> None:
     """Train by the paper's recipe and time the epochs after the first."""
     from models.training.train_fold import train_fold
     from pipeline.stages.train import choose_training
+    from pipeline.workflow.settings import TrainSettings, part_of
 
     setting = _Setting(options)
     ends: list[float] = []
@@ -55,7 +56,7 @@ def training(options: argparse.Namespace) -> None:
         setting.hyperparameters,
         setting.normalisation,
         setting.scaling,
-        choose_training(setting.settings),
+        choose_training(part_of(setting.settings, TrainSettings)),
         setting.device,
         on_epoch=note,
     )
@@ -127,6 +128,7 @@ class _Setting:
         from pipeline.stages.train import choose_device, choose_hyperparameters
         from pipeline.workflow.config import load
         from pipeline.workflow.paths import DatasetPaths
+        from pipeline.workflow.settings import TrainSettings, part_of
 
         train = {"recipe": "paper", "epochs": options.epochs, "pixels": options.pixels}
         self.settings = load({"train": {**train, "device": options.device}})
@@ -138,7 +140,9 @@ class _Setting:
         self.scaling = None
         if self.data.features is not None:
             self.scaling = FeatureScaling.fit(self.data.features)
-        self.hyperparameters = choose_hyperparameters(self.settings, paths, self.data.n_features)
+        self.hyperparameters = choose_hyperparameters(
+            part_of(self.settings, TrainSettings), paths, self.data.n_features
+        )
 
 
 def print_figures(parcels: int, seconds: float, **others: float) -> None:

@@ -30,7 +30,7 @@ if settings.simulate:
         conda:
             ENVIRONMENT
         shell:
-            "parcelwise simulate --settings {params.settings:q} --record {params.record:q}"
+            "python -P -m demo --settings {params.settings:q} --record {params.record:q}"
             " --imagery {output.imagery:q}"
             " --register {output.register:q} --log {log:q}"
 

@@ -18,10 +18,10 @@ from pipeline.stages.normalise import normalise
 from pipeline.stages.pack import pack
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
-from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings
-from pipeline.workflow.settings_record import write_record
+from pipeline.workflow.settings import STAGE_SETTINGS, Settings
+from pipeline.workflow.writing import write_text
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -59,9 +59,14 @@ def example(name: str, **over) -> Settings:
 
 def recorded(settings: Settings, run: RunPaths) -> list[Path]:
     """Leave what every stage would of its settings, for the report."""
-    for stage in USED_BY:
+    for stage in STAGE_SETTINGS:
         write_record(run.record(stage), settings, stage)
-    return [run.record(stage) for stage in USED_BY]
+    return [run.record(stage) for stage in STAGE_SETTINGS]
+
+
+def write_record(path: Path, settings: Settings, stage: str) -> None:
+    """Write the settings of a stage as its command does with --record."""
+    write_text(path, view(settings, stage).model_dump_json())
 
 
 def prepare_parcels(settings: Settings, root: Path) -> RunPaths:

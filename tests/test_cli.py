@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.__main__ import STAGES, main
 from pipeline.workflow.config import view
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import ExtractSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +75,7 @@ def test_an_error_of_a_library_shows_where_it_comes_from(tmp_path, config):
 
 def test_a_stage_sees_only_the_settings_that_it_names():
     seen = view(Settings(), "extract")
+    assert isinstance(seen, ExtractSettings)
     assert seen.imagery.resampling == "bilinear"
     with pytest.raises(AttributeError):
         _ = seen.imagery.max_cloud_fraction

@@ -8,7 +8,8 @@ from geo.errors import InputError
 from geo.formats.mask_files import with_mask_files
 from geo.imagery.acquisition import MASKS, Acquisition, first_five
 from geo.imagery.cloud_masks import CloudRules
-from pipeline.workflow.settings import Clouds, Settings
+from pipeline.workflow.sections import CloudMasks
+from pipeline.workflow.settings import ExtractSettings, IndexSettings
 
 _MASK_OF = {"scl": "SCL", "cldprb": "CLDPRB", "theia": "CLM", "files": "MASK"}
 _REMEDY = {
@@ -19,7 +20,7 @@ _REMEDY = {
 }
 
 
-def cloud_rules(clouds: Clouds) -> CloudRules:
+def cloud_rules(clouds: CloudMasks) -> CloudRules:
     """Make the rules of the settings; what these ask for by name, every acquisition must have."""
     if clouds.mask == "none":
         masks, required = [], []
@@ -39,7 +40,9 @@ def cloud_rules(clouds: Clouds) -> CloudRules:
     )
 
 
-def with_own_masks(found: Sequence[Acquisition], settings: Settings) -> list[Acquisition]:
+def with_own_masks(
+    found: Sequence[Acquisition], settings: IndexSettings | ExtractSettings
+) -> list[Acquisition]:
     """Give acquisitions the masks of clouds.files, where that is set."""
     folder = settings.clouds.files
     return list(found) if folder is None else with_mask_files(found, folder)

@@ -7,11 +7,11 @@ from pathlib import Path
 from geo.formats.stac_search import Search, save_items
 from geo.imagery.acquisition import is_address
 from geo.register.reading import read_bounds
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import IndexSettings
 
 
 def fetch_items(
-    imagery: str | Path, items: Path, register: Path | None, settings: Settings
+    imagery: str | Path, items: Path, register: Path | None, settings: IndexSettings
 ) -> None:
     """Write the items of a collection, catalogue or API as files of their own.
 

@@ -14,7 +14,7 @@ import pandas as pd
 from geo.errors import InputError
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.nomenclature import read_codes
-from pipeline.workflow.settings import Code, Label
+from pipeline.workflow.sections import Code, Label
 
 # HCAT codes have ten digits: level 2 is the first two, each further level two more (EuroCrops).
 HCAT_DIGITS = 10

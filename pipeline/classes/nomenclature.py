@@ -17,7 +17,7 @@ from pandas.api.types import is_integer_dtype
 
 from geo.errors import InputError
 from pipeline.classes.ids_as_text import LARGEST_EXACT, as_text
-from pipeline.workflow.settings import Code, FrequentClasses
+from pipeline.workflow.sections import Code, FrequentClasses
 from pipeline.workflow.writing import write_text
 
 COLUMNS = ("class_index", "code", "name", "n_parcels", "used", "reason")

@@ -9,11 +9,11 @@ from pipeline.classes.class_mapping import read_declared
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.ledger import class_reasons, set_aside
 from pipeline.classes.nomenclature import CropClass, choose_classes, read_names, with_other
-from pipeline.workflow.settings import Parcels
+from pipeline.workflow.sections import ParcelClasses
 
 
 def classify(
-    rows: pd.DataFrame, table: gpd.GeoDataFrame, options: Parcels, folds: int | None
+    rows: pd.DataFrame, table: gpd.GeoDataFrame, options: ParcelClasses, folds: int | None
 ) -> tuple[pd.DataFrame, list[CropClass]]:
     """Choose the classes, and set parcels of other classes and of none aside for prediction.
 

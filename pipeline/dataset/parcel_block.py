@@ -19,7 +19,7 @@ from geo.pixels.gap_filling import fill_linear
 from pipeline.dataset.npy_files import write_array
 from pipeline.dataset.pixel_set_store import file_name
 from pipeline.dataset.tile_series import TileSeries
-from pipeline.workflow.settings import Clouds
+from pipeline.workflow.sections import Clouds
 
 
 @dataclass(frozen=True)

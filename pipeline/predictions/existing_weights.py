@@ -23,13 +23,13 @@ from pipeline.dataset.pixel_set_store import (
 )
 from pipeline.evaluation.trained import Trained
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import PredictSettings
 
 StateDict = dict[str, Tensor]
 
 
 def load_given(
-    folder: Path, dataset: DatasetPaths, settings: Settings, device: torch.device
+    folder: Path, dataset: DatasetPaths, settings: PredictSettings, device: torch.device
 ) -> Trained:
     """Load a model of this project, which says all of itself, or one of the reference.
 

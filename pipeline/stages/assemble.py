@@ -26,7 +26,7 @@ from pipeline.dataset.tile_series import TileSeries
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_used
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import AssembleSettings
 from pipeline.workflow.writing import replacing, replacing_folder
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def assemble(
     cleaned: Path,
     dataset: Path,
     ledger: Path,
-    settings: Settings,
+    settings: AssembleSettings,
     threads: int = 1,
 ) -> None:
     """Join the extracted acquisitions into the Pixel-Set dataset, and complete the ledger.
@@ -108,7 +108,7 @@ def assemble(
 
 
 def _write_tile(
-    series: TileSeries, data: Path, validity: Path, settings: Settings, threads: int
+    series: TileSeries, data: Path, validity: Path, settings: AssembleSettings, threads: int
 ) -> Iterator[ObservedParcels]:
     """Write the files of a tile's parcels; every thread reads, fills and writes blocks of its own.
 
@@ -170,7 +170,7 @@ class _Contents:
         """Number of dates on which these were seen clearly."""
         return {i: self.observed[i].n_dates for i in self.dates}
 
-    def refuse_none_left(self, settings: Settings) -> None:
+    def refuse_none_left(self, settings: AssembleSettings) -> None:
         """Refuse imagery and settings that leave no parcel enough pixels."""
         if self.dates:
             return
@@ -190,7 +190,11 @@ class _Contents:
 
 
 def _write_metadata(
-    paths: DatasetPaths, contents: _Contents, parcels: Path, classes: Path, settings: Settings
+    paths: DatasetPaths,
+    contents: _Contents,
+    parcels: Path,
+    classes: Path,
+    settings: AssembleSettings,
 ) -> None:
     """Write META/ of the dataset."""
     accepted = _labels([parcels / f"{tile}.parquet" for tile in contents.tiles])

@@ -34,7 +34,8 @@ from pipeline.classes.register_columns import (
     row_checksums,
     with_defaults,
 )
-from pipeline.workflow.settings import Parcels, Settings
+from pipeline.workflow.sections import Parcels
+from pipeline.workflow.settings import CleanSettings
 from pipeline.workflow.writing import replacing_folder
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ LEAST_OVERLAP_M2 = 1.0
 
 
 def clean(
-    register: Path, grids: Path, ledger: Path, parcels: Path, classes: Path, settings: Settings
+    register: Path, grids: Path, ledger: Path, parcels: Path, classes: Path, settings: CleanSettings
 ) -> None:
     """Check and mend the parcels, and account for every one of them.
 
@@ -128,7 +129,7 @@ def locate(register: Path, tiles: Mapping[str, Grid], options: Parcels) -> Locat
 
 
 def account(
-    located: Located, register: Path, tiles: Mapping[str, Grid], settings: Settings
+    located: Located, register: Path, tiles: Mapping[str, Grid], settings: CleanSettings
 ) -> tuple[pd.DataFrame, list[CropClass]]:
     """Choose the classes, and complete the rows; refuse a register without usable parcels.
 

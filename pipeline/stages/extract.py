@@ -15,7 +15,7 @@ from geo.pixels.parcel_pixels import gather, gather_clear
 from geo.pixels.pixel_index import PixelIndex
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from pipeline.acquisitions.cloud_rules import check_masks, cloud_rules, with_own_masks
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import ExtractSettings
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def extract(
     pixel_index: Path,
     pixels: Path,
     valid: Path,
-    settings: Settings,
+    settings: ExtractSettings,
     threads: int = 1,
 ) -> None:
     """Read the parcels' pixels of one acquisition.
@@ -69,7 +69,7 @@ def extract(
 
 
 def _read(
-    product: Path, acquisition: str, index: PixelIndex, settings: Settings, threads: int
+    product: Path, acquisition: str, index: PixelIndex, settings: ExtractSettings, threads: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """Read reflectance and clearness of an acquisition at the pixels of the index."""
     imagery = settings.imagery
@@ -92,7 +92,7 @@ def _read(
     return values, clear
 
 
-def _find(product: Path, acquisition: str, settings: Settings) -> Acquisition:
+def _find(product: Path, acquisition: str, settings: ExtractSettings) -> Acquisition:
     """Find an acquisition of the index in its product again."""
     imagery = settings.imagery
     found = find_acquisitions(

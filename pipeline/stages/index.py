@@ -21,7 +21,7 @@ from pipeline.acquisitions.duplicates import in_order_of_use, mark_merged, same_
 from pipeline.acquisitions.radiometry import check_radiometry
 from pipeline.acquisitions.tiles import most_seen_first
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import IndexSettings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def index(
     imagery: str | Path,
     acquisitions: Path,
     grids: Path,
-    settings: Settings,
+    settings: IndexSettings,
     items: Path | None = None,
     register: Path | None = None,
     threads: int = 1,
@@ -84,7 +84,7 @@ def index(
 
 def decide(
     imagery: str | Path,
-    settings: Settings,
+    settings: IndexSettings,
     items: Path | None = None,
     register: Path | None = None,
     threads: int = 1,
@@ -181,7 +181,7 @@ def tile_grid(found: Sequence[Acquisition]) -> Grid:
 
 
 def reasons_not_to_use(
-    found: Sequence[Acquisition], grids: Mapping[str, Grid], settings: Settings
+    found: Sequence[Acquisition], grids: Mapping[str, Grid], settings: IndexSettings
 ) -> dict[str, str]:
     """Give, by id, why acquisitions are not used; clouds, which cost reading, are left aside."""
     start, end = settings.imagery.start, settings.imagery.end
@@ -260,7 +260,7 @@ def _log_counts(rows: Sequence[AcquisitionRow]) -> None:
         logger.info("%d not used: %s.", count, reason)
 
 
-def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: Settings) -> None:
+def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: IndexSettings) -> None:
     """Log how many acquisitions have no mask, unless none is wanted."""
     unmasked = [row.acquisition for row in rows if row.used and not row.masks]
     if unmasked and settings.clouds.mask != "none":

@@ -31,13 +31,16 @@ from pipeline.dataset.existing_dataset import (
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
 from pipeline.dataset.pixel_set_store import Code, LandClass, write_metadata
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Dataset, Settings
+from pipeline.workflow.sections import Dataset
+from pipeline.workflow.settings import IngestSettings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def ingest(source: Path, dataset: Path, ledger: Path, classes: Path, settings: Settings) -> None:
+def ingest(
+    source: Path, dataset: Path, ledger: Path, classes: Path, settings: IngestSettings
+) -> None:
     """Check an existing Pixel-Set dataset and complete it, without touching it.
 
     The arrays are linked to. They are written anew only where they could not be used as they are:
@@ -132,7 +135,7 @@ class Examined:
     normalisation: Values | None
 
 
-def examine(source: Path, settings: Settings) -> Examined:
+def examine(source: Path, settings: IngestSettings) -> Examined:
     """Read and check an existing dataset but for the values of its arrays; see `ingest`."""
     given = DatasetPaths(source)
     parcels = read_parcels(given)
@@ -208,7 +211,7 @@ def _account(
 
 
 def _choose(
-    rows: pd.DataFrame, settings: Settings, known_names: Mapping[str, str]
+    rows: pd.DataFrame, settings: IngestSettings, known_names: Mapping[str, str]
 ) -> list[CropClass]:
     """Choose the classes, and complete the ledger: who is used, predicted only or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
@@ -279,7 +282,7 @@ def _check_features(given: DatasetPaths) -> None:
         )
 
 
-def _bands(n_channels: int, settings: Settings, told: Mapping[str, Any]) -> list[str]:
+def _bands(n_channels: int, settings: IngestSettings, told: Mapping[str, Any]) -> list[str]:
     """Name the channels."""
     bands = settings.dataset.bands or told.get("bands") or settings.imagery.bands
     if len(bands) != n_channels:

@@ -28,7 +28,13 @@ from pipeline.stages.clean import Located, account, locate
 from pipeline.stages.index import Decision, decide
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import (
+    CleanSettings,
+    IndexSettings,
+    IngestSettings,
+    Settings,
+    part_of,
+)
 
 
 def inspect(settings: Settings, picture: Path | None = None) -> None:
@@ -53,20 +59,22 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     """
     check_inputs(settings)
     if settings.dataset.path is not None:
-        _say(say_dataset(settings.dataset.path, settings))
+        _say(say_dataset(settings.dataset.path, part_of(settings, IngestSettings)))
         return
     _check_simulated(settings)
-    paths = RunPaths(Path("results") / settings.run)
+    paths = RunPaths.of(settings.run)
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
         raise InputError("imagery.path and parcels.path are not set: give both.")
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None
-        decision = decide(imagery, settings, items, register, read_pixels=False)
+        decision = decide(
+            imagery, part_of(settings, IndexSettings), items, register, read_pixels=False
+        )
     _say(say_imagery(imagery, decision.found, decision.rows, decision.grids))
     located = locate(register, decision.grids, settings.parcels)
     try:
-        _, classes = account(located, register, decision.grids, settings)
+        _, classes = account(located, register, decision.grids, part_of(settings, CleanSettings))
     finally:
         # An error is understood best with the picture at hand.
         place = picture or paths.inspection / "inputs.png"

@@ -15,7 +15,7 @@ from pipeline.dataset.packed_pixels import PackedLayout, map_pixels, map_valid
 from pipeline.dataset.pixel_set_store import read_parcel_dates
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import NormaliseSettings
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ POOLED = {"all": (0, 1), "channel": (0,), "date_channel": ()}
 BLOCK_BYTES = 32_000_000
 
 
-def normalise(dataset: Path, normalisation: Path, settings: Settings) -> None:
+def normalise(dataset: Path, normalisation: Path, settings: NormaliseSettings) -> None:
     """Compute the means and standard deviations of the dataset, streamed over all its pixels.
 
     Observations that are kept and masked (clouds.fill: none) do not count.

@@ -17,14 +17,14 @@ from pipeline.dataset.packed_pixels import PackedLayout
 from pipeline.dataset.pixel_set_store import file_name, read_pixels, read_valid
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import PackSettings
 from pipeline.workflow.writing import replacing
 
 # Blocks beyond this size are no faster.
 LARGEST_BLOCK = 64_000_000
 
 
-def pack(dataset: Path, settings: Settings, threads: int = 1) -> None:
+def pack(dataset: Path, settings: PackSettings, threads: int = 1) -> None:
     """Pack the pixels of all parcels into one file that is mapped into memory.
 
     DATA holds a parcel a file, as other software reads them. Training draws a few pixels of many

@@ -14,7 +14,7 @@ from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.rasterising import index_pixels
 from geo.register.mending import buffered
 from pipeline.acquisitions.tiles import read_grids
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import RasteriseSettings
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def rasterise(
     tile: str,
     pixel_index: Path,
     label_image: Path,
-    settings: Settings,
+    settings: RasteriseSettings,
 ) -> None:
     """Index the pixels of a tile's parcels on its grid.
 

@@ -31,7 +31,7 @@ from pipeline.dataset.pixel_set_loading import day_zero, read_pixel_sets
 from pipeline.dataset.pixel_set_store import read_classes, read_dates, read_description
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import Metrics, TensorBoardLog, each_of, show_progress
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import TrainSettings
 from pipeline.workflow.writing import finite_or_null, replacing_files, write_json
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def train(
     folds: Path,
     fold: int,
     model: Path,
-    settings: Settings,
+    settings: TrainSettings,
     state: Path | None = None,
     tensorboard: Path | None = None,
     threads: int = 1,
@@ -171,7 +171,7 @@ def member_seed(seed: int, member: int) -> int:
 
 
 def describe(
-    settings: Settings,
+    settings: TrainSettings,
     dataset: DatasetPaths,
     hyperparameters: Hyperparameters,
     normalisation: Normalisation,
@@ -208,14 +208,14 @@ def choose_device(name: str, threads: int) -> torch.device:
     return torch.device(name)
 
 
-def choose_training(settings: Settings) -> TrainingSettings:
+def choose_training(settings: TrainSettings) -> TrainingSettings:
     """Give the settings of the training itself."""
     others = {"recipe", "members", "tensorboard", "device", "pixels"}
     values = settings.train.model_dump(exclude=others)
     return TrainingSettings(n_pixels=settings.train.pixels, **values)
 
 
-def pixels_to_draw(settings: Settings, sizes: NDArray[np.int64]) -> int:
+def pixels_to_draw(settings: TrainSettings, sizes: NDArray[np.int64]) -> int:
     """Return how many pixels a training draws of every parcel, padding included.
 
     Parameters
@@ -239,7 +239,7 @@ def pixels_to_draw(settings: Settings, sizes: NDArray[np.int64]) -> int:
 
 
 def choose_hyperparameters(
-    settings: Settings, dataset: DatasetPaths, n_features: int
+    settings: TrainSettings, dataset: DatasetPaths, n_features: int
 ) -> Hyperparameters:
     """Complete the model's settings by what the dataset fixes: channels, classes, features."""
     chosen = settings.model.model_dump(

@@ -159,7 +159,7 @@ def parse_metadata(text: str | bytes, path: Path) -> ModelMetadata:
     """
     try:
         return ModelMetadata.from_json(json.loads(text))
-    except (ValueError, RecursionError) as error:
+    except (InputError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} does not describe a model: {error}. Take the file that lay beside the weights "
             "when they were trained."

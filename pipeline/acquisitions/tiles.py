@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
+from geo.errors import reading
 from geo.grid import Grid
 
 # Tiles whose numbers of dates differ by less than this share count as equally often seen.
@@ -16,8 +17,9 @@ TENTH = 0.1
 
 def read_grids(grids: Path) -> dict[str, Grid]:
     """Read the grid of every tile, in the order in which they are preferred."""
-    table = json.loads(grids.read_text(encoding="utf-8"))
-    return {tile: Grid.from_dict(values) for tile, values in table.items()}
+    with reading(grids, "the grids of tiles", "Make it anew: snakemake -R index."):
+        table = json.loads(grids.read_text(encoding="utf-8"))
+        return {tile: Grid.from_dict(values) for tile, values in table.items()}
 
 
 def most_seen_first(used: Iterable[tuple[str, date]]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.nomenclature import read_codes
 from pipeline.workflow.sections import Code, Label
@@ -108,7 +108,11 @@ def _read_table(label: Label, nomenclature: str) -> _Table:
     path, key = label.table, f"parcels.labels.{nomenclature}"
     if path is None or not path.is_file():
         raise InputError(f"There is no table of codes {path}. Check {key}.table.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    expected, remedy = "a table of codes", "Save it as CSV in UTF-8."
+    with (
+        reading(path, expected, remedy),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
         table = csv.DictReader(file)
         found = list(table.fieldnames or [])
         class_code = label.class_code or ("class" if "class" in found else label.code)

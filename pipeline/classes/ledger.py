@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.classes.nomenclature import CropClass
 from pipeline.workflow.writing import replacing
 
@@ -109,7 +109,8 @@ def complete(rows: pd.DataFrame, observed: Mapping[str, Observed], min_pixels: i
 def read_ledger(path: Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Read columns of the ledger as text, those of COLUMNS that it lacks empty."""
     wanted = set(columns)
-    found = pd.read_csv(path, usecols=wanted.__contains__, dtype=str, keep_default_na=False)
+    with reading(path, "a ledger", "Delete it and run the workflow again."):
+        found = pd.read_csv(path, usecols=wanted.__contains__, dtype=str, keep_default_na=False)
     return found.reindex(columns=list(columns), fill_value="")
 
 

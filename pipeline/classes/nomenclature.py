@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.classes.ids_as_text import LARGEST_EXACT, as_text
 from pipeline.workflow.sections import Code, FrequentClasses
 from pipeline.workflow.writing import write_text
@@ -72,7 +72,11 @@ def read_names(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise InputError(f"There is no table of class names {path}. Check parcels.names.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    expected, remedy = "a table of class names", "Save it as CSV in UTF-8."
+    with (
+        reading(path, expected, remedy),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
         table = csv.DictReader(file)
         found = list(table.fieldnames or [])
         if not {"code", "name"} <= set(found):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from geo.errors import InputError
 from models.checkpoints import WEIGHTS_FILE, build_model, load_state_dict
+from models.errors import InputError as ModelInputError
 from models.hyperparameters import Hyperparameters
 from models.model_metadata import METADATA_FILE, ModelMetadata
 from models.standardisation import FeatureScaling, Normalisation
@@ -60,7 +61,7 @@ def load_given(
     classes, bands = read_classes(dataset), read_description(dataset)["bands"]
     try:
         hyperparameters = hyperparameters_of(state, settings.model)
-    except ValueError as error:
+    except ModelInputError as error:
         raise InputError(f"{path}: {error}") from None
     if hyperparameters.n_classes != len(classes):
         raise InputError(

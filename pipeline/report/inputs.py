@@ -11,6 +11,7 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
+from geo.errors import reading
 from pipeline.dataset.pixel_set_store import (
     read_classes,
     read_dates,
@@ -235,5 +236,6 @@ def explain(reason: str, words: dict[str, str]) -> str:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    expected, remedy = "a table of the run", "Delete it and run the workflow again."
+    with reading(path, expected, remedy), path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

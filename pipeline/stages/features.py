@@ -9,7 +9,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.shape_features import shape_features
 from pipeline.acquisitions.tiles import main_crs
@@ -51,7 +51,8 @@ def features(
     for path in pixel_index:
         index = PixelIndex.load(path)
         source = parcels / f"{index.tile}.parquet"
-        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
+        with reading(source, "a table of parcels", "Make it anew: snakemake -R clean."):
+            table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
         ids = table["parcel_id"].tolist()
         if ids != index.parcel_ids or (index.sizes == 0).any():
             raise InputError(

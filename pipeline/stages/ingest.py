@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.classes.ledger import class_reasons, set_aside, status_of, write_ledger
 from pipeline.classes.nomenclature import (
     CropClass,
@@ -258,7 +258,10 @@ def _write_meta(
 
 def _read_own(path: Path) -> dict[str, Any]:
     """Read a file that only this project's datasets have; {} where it is not there."""
-    return dict(json.loads(path.read_text(encoding="utf-8-sig"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    with reading(path, "a JSON object", "Correct the file, or remove it."):
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
 
 
 def _check_features(given: DatasetPaths) -> None:
@@ -296,7 +299,9 @@ def _bands(n_channels: int, settings: IngestSettings, told: Mapping[str, Any]) -
 def _copy_json(source: Path, target: Path) -> None:
     """Take over a file of the dataset, if it has it; else remove that of an earlier run."""
     if source.is_file():
-        write_json(target, json.loads(source.read_text(encoding="utf-8-sig")))
+        with reading(source, "JSON", "Correct the file, or remove it."):
+            values = json.loads(source.read_text(encoding="utf-8-sig"))
+        write_json(target, values)
     else:
         target.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from geo.errors import reading
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.rasterising import index_pixels
 from geo.register.mending import buffered
@@ -50,7 +51,9 @@ def rasterise(
         parcels.all_touched, min_covered_fraction and buffer_m.
     """
     grid = read_grids(grids)[tile]
-    table = gpd.read_parquet(parcels / f"{tile}.parquet", columns=["parcel_id", "geometry"])
+    source = parcels / f"{tile}.parquet"
+    with reading(source, "a table of parcels", "Make it anew: snakemake -R clean."):
+        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
     index = index_pixels(
         buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
         table["parcel_id"].tolist(),

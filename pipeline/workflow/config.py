@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.workflow.settings import STAGE_SETTINGS, Settings, checked, part_of
 
 
@@ -118,7 +118,9 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
     written = sorted((p for p in jobs if p.is_file()), key=lambda path: path.stat().st_mtime_ns)
     used: dict[str, Any] = {}
     for path in written:
-        for key, value in _flat(json.loads(path.read_text(encoding="utf-8"))):
+        with reading(path, "a record of settings", "Delete it and run the stage again."):
+            record = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
+        for key, value in record.items():
             used[key] = value
             found.setdefault(key, {}).setdefault(json.dumps(value), []).append(path.stem)
     values: dict[str, Any] = {}

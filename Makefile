@@ -6,7 +6,7 @@ BIN := .venv/bin
 CORES ?= all
 # Where the folder is named, it is by the shell's own $$PWD: make's CURDIR would be read as a command.
 
-.PHONY: demo test bench lint format lock clean
+.PHONY: demo test bench lint format configs lock clean
 
 demo: .venv/ready
 	PATH="$$PWD/$(BIN):$$PATH" python -m snakemake --cores $(CORES) --quiet reason host --configfile configs/demo.yaml
@@ -43,6 +43,10 @@ benchmarks/.venv/ready: requirements.txt benchmarks/requirements.txt pyproject.t
 	benchmarks/.venv/bin/python -m pip install --quiet $(patsubst %,--requirement %,$(filter %.txt,$^))
 	benchmarks/.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# default.yaml and schema.json, after an edit of pipeline/workflow/sections.py or a recipe.
+configs: .venv/ready
+	$(BIN)/python -m pipeline.workflow.generate_configs
 
 # Pin every package, those that others need included, after an edit of pyproject.toml. What only a
 # GPU build of torch needs is left to pip.

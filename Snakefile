@@ -4,38 +4,34 @@
 #
 # Every rule is one call of `parcelwise <stage>`; `snakemake -p` prints the calls.
 
-from geo.errors import InputError
 import sys
 from pathlib import Path
 
 try:
-    from pipeline.workflow.installation import check_installation
+    from pipeline.workflow.inputs import has_gpu, weights
 except ModuleNotFoundError:
     sys.exit(
         f"\nParcelwise is not installed for {sys.executable}. From {workflow.basedir}, run "
         "`python -m pip install --editable .`, or `make .venv/ready` and activate .venv."
     )
-from pipeline.workflow.braces import escaped, states_of_others, verbatim, without_braces
-from pipeline.workflow.config import as_json, for_stage, load, read_json
-from pipeline.workflow.inputs import check_cluster_paths, check_inputs, has_gpu, weights
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.summary import summary
-from pipeline.workflow.writing import write_json
+from pipeline.workflow.snakefile import (
+    escaped,
+    freeze,
+    passed,
+    start,
+    states_of_others,
+    summary,
+    verbatim,
+    without_braces,
+)
 
 
 configfile: Path(workflow.basedir) / "configs" / "default.yaml"
 
 
-try:
-    check_installation(workflow.basedir)
-    settings = load(config)
-    check_inputs(settings)
-except InputError as error:
-    sys.exit(f"\n{error}")
-paths = RunPaths(Path("results") / settings.run)
-# A job on another machine parses this file again: its settings are those that the run started with.
-if not workflow.is_main_process and paths.started.is_file():
-    settings = read_json(paths.started.read_text())
+settings = start(config, workflow.basedir, is_main=workflow.is_main_process)
+paths = RunPaths.of(settings.run)
 
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
@@ -67,7 +63,7 @@ ENVIRONMENT = (
     else escaped(Path(workflow.basedir) / "environment.yml")
 )
 # A stage is passed its own settings: what it runs with, and what triggers its rerun.
-settings_of = lambda stage: verbatim(as_json(for_stage(settings, stage)))
+settings_of = lambda stage: passed(settings, stage)
 
 
 wildcard_constraints:
@@ -84,12 +80,8 @@ localrules:
 
 
 onstart:
-    try:
-        if on_cluster():
-            check_cluster_paths([workflow.basedir, Path.cwd(), *workflow.overwrite_configfiles])
-    except InputError as error:
-        sys.exit(f"\n{error}")
-    write_json(paths.started, settings.model_dump(mode="json"))
+    shell_paths = [workflow.basedir, Path.cwd(), *workflow.overwrite_configfiles]
+    freeze(settings, shell_paths if on_cluster() else [])
 
 
 onsuccess:

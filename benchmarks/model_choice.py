@@ -35,7 +35,7 @@ from pipeline.evaluation.score_tables import add_up
 from pipeline.stages.split import divide
 from pipeline.stages.train import training_settings
 from pipeline.workflow.config import load
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import Settings, TrainSettings, part_of
 
 SEEDS = (1, 2, 3)
 NO_DATA = 65535
@@ -172,7 +172,7 @@ def _scores(task: Task, name: str, fold: int, seed: int, folder: Path) -> NDArra
         *(data, parts.train, parts.validation),
         about=task.about,
         architecture={"name": name},
-        training=replace(training_settings(settings), seed=seed),
+        training=replace(training_settings(part_of(settings, TrainSettings)), seed=seed),
         device=CPU,
     )
     scores = model.log_probabilities(data, parts.test, batch_size=256)

@@ -55,8 +55,8 @@ def training(options: argparse.Namespace) -> None:
         setting.parcels[:n],
         setting.parcels[n:],
         about=describe_data(setting.opened),
-        architecture=architecture(setting.settings),
-        training=training_settings(setting.settings),
+        architecture=architecture(setting.training),
+        training=training_settings(setting.training),
         device=setting.device,
         progress=lambda _: note,
     )
@@ -101,7 +101,7 @@ def weights(options: argparse.Namespace) -> None:
         n_channels=setting.data.n_channels,
         n_classes=len(describe_data(setting.opened).class_codes),
         n_extra=setting.data.n_features,
-        **architecture(setting.settings),
+        **architecture(setting.training),
     )
     model = ParcelClassifier(hyperparameters, torch.Generator().manual_seed(1), "torch")
     save_checkpoint(
@@ -123,9 +123,11 @@ class _Setting:
         from models.training.distributed import choose_device
         from pipeline.dataset.pixel_set_dataset import PixelSetDataset
         from pipeline.workflow.config import load
+        from pipeline.workflow.settings import TrainSettings, part_of
 
         train = {"recipe": "paper", "epochs": options.epochs, "pixels": options.pixels}
         self.settings = load({"train": {**train, "device": options.device}})
+        self.training = part_of(self.settings, TrainSettings)
         self.device = choose_device(options.device, options.threads)
         self.opened = PixelSetDataset.open(ingested(options.folder))
         self.data = self.opened.pixel_sets(with_features=True)

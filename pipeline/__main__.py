@@ -9,21 +9,20 @@ import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
 from models.fast_cpu.memory_allocator import keep_freed_memory
-from pipeline.workflow.config import read, read_json, view
-from pipeline.workflow.settings import Settings
-from pipeline.workflow.settings_record import write_record
+from pipeline.workflow.sections import Section
+from pipeline.workflow.settings import from_json, part_of
+from pipeline.workflow.writing import write_text
 
 PACKAGES = ("geo", "models", "pipeline", "demo")
 
 STAGES = {
-    "simulate": "write the simulated raw scene of the demo",
     "index": "list the acquisitions of the imagery and say which are used",
     "clean": "mend the polygons of the register, place them on tiles, check every row",
     "rasterise": "find the pixels of a tile's parcels on its grid",
@@ -66,49 +65,99 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage = top.parse_args(given[:1]).stage
     # Only the stage that is named is imported, so that --help answers at once.
     function = getattr(importlib.import_module(f"pipeline.stages.{stage}"), stage)
-    values = vars(_parser(stage, function).parse_args(given[1:]))
+    return run(
+        function,
+        given[1:],
+        program=f"parcelwise {stage}",
+        logger=f"pipeline.{stage}",
+        leaves_record=stage in STAGES,
+    )
+
+
+def run(
+    function: Callable[..., None],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    logger: str,
+    leaves_record: bool = True,
+) -> int:
+    """Run one function from the command line.
+
+    Parameters
+    ----------
+    function
+        Its signature makes the options: paths, strings, integers, and lists and optional ones of
+        them; `settings`, of the type that is annotated.
+    arguments
+        What follows the program's name on the command line.
+    program, logger
+        Names for the help and for the lines of the log.
+    leaves_record
+        Whether it takes --record.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 1 after an error: what the user can mend is logged as its message alone.
+    """
+    kinds = typing.get_type_hints(function)
+    values = vars(
+        _parser(function, kinds, program, leaves_record=leaves_record).parse_args(arguments)
+    )
     log, record = values.pop("log"), values.pop("record", None)
     config, passed = values.pop("config", None), values.pop("settings", None)
     _start_logging(log)
-    logger = logging.getLogger(f"pipeline.{stage}")
+    log_of = logging.getLogger(logger)
     try:
-        settings: Settings | None = None
-        if config or passed:
-            settings = read(*config) if config else read_json(passed)
-            values["settings"] = settings if stage in CHECKS else view(settings, stage)
+        if "settings" in kinds:
+            kind = kinds["settings"]
+            values["settings"] = _read(config, kind) if config else from_json(passed, kind)
         function(**values)
-        if record is not None and settings is not None:
-            write_record(record, settings, stage)
+        if record is not None:
+            write_text(record, values["settings"].model_dump_json())
     except (InputError, ModelInputError, OSError) as error:
-        logger.error("%s", error)
+        log_of.error("%s", error)
         return 1
     except Exception:
         where = f", which is also in {log}" if log else ""
-        logger.exception("This is a bug in Parcelwise. Please report it with this text%s.", where)
+        log_of.exception("This is a bug in Parcelwise. Please report it with this text%s.", where)
         return 1
     return 0
 
 
-def _parser(stage: str, function: Callable[..., None]) -> argparse.ArgumentParser:
-    """Make the arguments of a stage from the signature of its function."""
-    text = inspect.getdoc(function)
+def _read(config: Sequence[Path], kind: type[Section]) -> Section:
+    """Read settings from YAML files, cut to a type."""
+    # A stage that a rule calls has them as JSON.
+    from pipeline.workflow.config import read
+
+    return part_of(read(*config), kind)
+
+
+def _parser(
+    function: Callable[..., None],
+    kinds: Mapping[str, Any],
+    program: str,
+    *,
+    leaves_record: bool,
+) -> argparse.ArgumentParser:
+    """Make the options of a function from its signature."""
     parser = argparse.ArgumentParser(
-        prog=f"parcelwise {stage}",
-        description=text,
+        prog=program,
+        description=inspect.getdoc(function),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    types = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "settings":
-            _add_settings(parser, is_stage=stage in STAGES)
+            _add_settings(parser, leaves_record=leaves_record)
             continue
-        _add_argument(parser, name, types[name], parameter)
+        _add_argument(parser, name, kinds[name], parameter)
     parser.add_argument("--log", type=Path, help="also write the log to this file")
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser, *, is_stage: bool) -> None:
-    """Add the two ways to give settings, and for a stage where to record those that it used."""
+def _add_settings(parser: argparse.ArgumentParser, *, leaves_record: bool) -> None:
+    """Add the two ways to give settings, and where to record those that were used."""
     ways = parser.add_mutually_exclusive_group(required=True)
     ways.add_argument(
         "--config",
@@ -118,7 +167,7 @@ def _add_settings(parser: argparse.ArgumentParser, *, is_stage: bool) -> None:
         "those before it",
     )
     ways.add_argument("--settings", metavar="JSON", help="the stage's settings, as a rule has them")
-    if is_stage:
+    if leaves_record:
         parser.add_argument(
             "--record", type=Path, help="write the settings used to this file, after success"
         )

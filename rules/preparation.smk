@@ -1,8 +1,10 @@
 # From imagery and a parcel register to the Pixel-Set dataset.
 
+import json
+
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.inputs import imagery_state
-from pipeline.workflow.settings import named_columns
+from pipeline.workflow.sections import named_columns
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
@@ -35,7 +37,7 @@ if settings.simulate:
         conda:
             ENVIRONMENT
         shell:
-            "parcelwise simulate --settings {params.settings:q} --record {params.record:q}"
+            "python -P -m demo --settings {params.settings:q} --record {params.record:q}"
             " --imagery {output.imagery:q}"
             " --register {output.register:q} --log {log:q}"
 
@@ -100,7 +102,7 @@ rule clean:
     resources:
         mem_mb=4000,
         # No parameter: all columns are kept, and another one of codes is no reason to run again.
-        codes=as_json(named_columns(settings.parcels.labels)),
+        codes=json.dumps(named_columns(settings.parcels.labels)),
     log:
         paths.log("clean"),
     benchmark:
@@ -253,7 +255,7 @@ rule label:
     resources:
         mem_mb=4000,
         # No parameter: models keep the names, but are not trained again for others.
-        names=as_json(settings.parcels.names and str(settings.parcels.names)),
+        names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
         paths.log("label"),
     benchmark:

@@ -25,10 +25,11 @@ from pipeline.stages.names import names
 from pipeline.stages.normalise import normalise
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
-from pipeline.workflow.config import USED_BY, as_json, load, view
+from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import DatasetPaths, RunPaths
-from pipeline.workflow.settings import Settings, named_columns
-from pipeline.workflow.settings_record import write_record
+from pipeline.workflow.sections import named_columns
+from pipeline.workflow.settings import STAGE_SETTINGS, Settings
+from pipeline.workflow.writing import write_text
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -66,9 +67,14 @@ def example(name: str, **over) -> Settings:
 
 def recorded(settings: Settings, run: RunPaths) -> list[Path]:
     """Leave what every stage would of its settings, for the report."""
-    for stage in USED_BY:
+    for stage in STAGE_SETTINGS:
         write_record(run.record(stage), settings, stage)
-    return [run.record(stage) for stage in USED_BY]
+    return [run.record(stage) for stage in STAGE_SETTINGS]
+
+
+def write_record(path: Path, settings: Settings, stage: str) -> None:
+    """Write the settings of a stage as its command does with --record."""
+    write_text(path, view(settings, stage).model_dump_json())
 
 
 def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
@@ -105,7 +111,7 @@ def label_parcels(settings: Settings, run: RunPaths) -> None:
         run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
         [run.dataset.tile(tile).parcels for tile in tiles],
         run.ledger, run.classes, run.dataset.root,
-        view(settings, "label"), as_json(settings.parcels.names and str(settings.parcels.names)),
+        view(settings, "label"), json.dumps(settings.parcels.names and str(settings.parcels.names)),
     )  # fmt: skip
     names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
 

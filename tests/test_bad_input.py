@@ -36,7 +36,7 @@ from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import named_columns
+from pipeline.workflow.sections import named_columns
 
 X, Y = 500_000, 5_600_000
 DAYS = ("20220403", "20220408", "20220413")

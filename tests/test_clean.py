@@ -21,7 +21,8 @@ from pipeline.stages.clean import clean
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings, named_columns
+from pipeline.workflow.sections import named_columns
+from pipeline.workflow.settings import Settings
 
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)
 

@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from pipeline import __main__ as command_line
 from pipeline.__main__ import STAGES, main
 from pipeline.workflow.config import view
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,29 +54,67 @@ def test_a_user_error_is_one_line_and_exit_code_1(tmp_path, config):
     assert result.stderr == log.read_text()
 
 
-def test_an_error_of_a_library_shows_where_it_comes_from(tmp_path, config):
-    grids = tmp_path / "g.json"
-    grids.write_text("{")
-    log = tmp_path / "rasterise.log"
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "pipeline", "rasterise", "--config", config, "--log", log),
-            *("--parcels", tmp_path, "--grids", grids, "--tile", "31UDS"),
-            *("--pixel-index", tmp_path / "i.npz", "--label-image", tmp_path / "l.tif"),
-        ],
-        capture_output=True, text=True, cwd=tmp_path,
+def broken(settings: SplitSettings) -> None:
+    """Fail as a stage with a bug does."""
+    np.zeros(2).reshape(3)
+
+
+def idle(settings: SplitSettings) -> None:
+    """Do nothing."""
+
+
+def run_here(function, *arguments):
+    """Run a function of this file as a command does a stage."""
+    code = (
+        f"import sys; from test_cli import {function}; from pipeline.__main__ import run; "
+        f"sys.exit(run({function}, sys.argv[1:], program='x', logger='pipeline.x'))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, cwd=ROOT / "tests",
     )  # fmt: skip
+
+
+SPLIT = view(Settings(), "split").model_dump_json()
+
+
+def test_a_bug_keeps_its_traceback_and_says_where_the_log_is(tmp_path):
+    log = tmp_path / "broken.log"
+    result = run_here("broken", "--settings", SPLIT, "--log", log)
     assert result.returncode == 1
     assert result.stderr == log.read_text()
     assert f"a bug in Parcelwise. Please report it with this text, which is also in {log}" in (
         result.stderr
     )
     assert "Traceback (most recent call last)" in result.stderr
-    assert "JSONDecodeError: Expecting property name" in result.stderr
+    assert "ValueError: cannot reshape array" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{", "--settings is not JSON"),
+        ("[]", "--settings is not a JSON object"),
+        ('{"split": {}, "train": {}}', "train: unknown setting; known here: split"),
+        ("{}", "split: Field required"),
+    ],
+)
+def test_settings_that_are_not_the_stages_own_are_refused(settings, message):
+    result = run_here("idle", "--settings", settings)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_record_is_what_was_passed(tmp_path):
+    record = tmp_path / "settings" / "idle.json"
+    assert run_here("idle", "--settings", SPLIT, "--record", record).returncode == 0
+    assert record.read_text() == SPLIT
 
 
 def test_a_stage_sees_only_the_settings_that_it_names():
     seen = view(Settings(), "extract")
+    assert isinstance(seen, ExtractSettings)
     assert seen.imagery.resampling == "bilinear"
     with pytest.raises(AttributeError):
         _ = seen.imagery.max_cloud_fraction

@@ -13,7 +13,8 @@ import yaml
 from preparation import snakemake
 
 from geo.imagery.acquisition import safe_name
-from pipeline.workflow.config import USED_BY, as_json, for_stage, load, read_json, view
+from pipeline.workflow.config import load, view
+from pipeline.workflow.settings import STAGE_SETTINGS, from_json
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
@@ -92,11 +93,11 @@ EXAMPLES = [yaml.safe_load(p.read_text()) for p in sorted((ROOT / "configs").glo
 
 
 @pytest.mark.parametrize("values", [TOGETHER, *EXAMPLES])
-@pytest.mark.parametrize("stage", USED_BY)
+@pytest.mark.parametrize("stage", STAGE_SETTINGS)
 def test_a_stage_gets_the_same_settings_from_its_command(stage, values):
     settings = load(values)
-    again = read_json(as_json(for_stage(settings, stage)))
-    assert view(again, stage) == view(settings, stage)
+    seen = view(settings, stage)
+    assert from_json(seen.model_dump_json(), type(seen)) == seen
 
 
 @pytest.mark.parametrize("name", ["p$(touch EXECUTED)", "my 'own' {acquisition} project (1)"])

@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 from geo.errors import InputError
-from pipeline.workflow.config import for_stage, load, read
+from pipeline.workflow.config import load, read, view
 from pipeline.workflow.inputs import check_inputs, imagery_state
-from pipeline.workflow.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -77,9 +76,8 @@ def test_only_what_a_stage_uses_triggers_it():
     before = load({})
     after = load({"train": {"epochs": 3}})
     changed = [s for s in ("extract", "clean", "split", "train", "predict")
-               if for_stage(before, s) != for_stage(after, s)]  # fmt: skip
+               if view(before, s) != view(after, s)]  # fmt: skip
     assert changed == ["train"]
-    assert for_stage(Settings(), "features") == {}
 
 
 def test_a_new_product_is_noticed(tmp_path):

@@ -32,7 +32,7 @@ from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import PAPER
+from pipeline.workflow.sections import read_recipe
 
 ROOT = Path(__file__).parents[1]
 PARITY = ROOT.parent / "shared" / "parity"
@@ -509,7 +509,8 @@ def snakemake(folder, *options, config, **settings):
 def test_the_papers_protocol_is_the_papers():
     """All that the recipe says holds, over whatever the defaults are."""
     values = example("default", **yaml.safe_load((ROOT / "configs" / "t31tfm.yaml").read_text()))
-    assert {key: getattr(values.train, key) for key in PAPER} == PAPER
+    paper = read_recipe("paper")["train"]
+    assert {key: getattr(values.train, key) for key in paper} == paper
     assert (values.split.folds, values.split.by, len(values.dataset.classes)) == (5, "random", 20)
     assert (values.model.name, values.model.T, values.model.positions) == ("psetae", 1000, "days")
 

@@ -23,7 +23,7 @@ from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.workflow.config import view
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.summary import summary
+from pipeline.workflow.snakefile import summary
 
 REFERENCE_KEYS = {
     *(f"{kind}_{name}" for kind in ("micro", "MACRO")

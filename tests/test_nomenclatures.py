@@ -15,7 +15,7 @@ from pipeline.stages.ingest import ingest
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Label
+from pipeline.workflow.sections import Label
 
 ROOT = Path(__file__).parents[1]
 REGISTERS = ROOT.parent / "shared" / "data" / "registers"

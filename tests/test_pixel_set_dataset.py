@@ -33,7 +33,8 @@ from pipeline.stages.predict import predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
-from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.config import load, view
+from pipeline.workflow.settings import STAGE_SETTINGS
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 
 
@@ -230,7 +231,7 @@ def test_every_stage_reads_every_table_once(tmp_path, monkeypatch, own_dates):
     train_options = {"epochs": 1, "batch_size": 16, "members": 1, "device": "cpu"}
     settings = load({"dataset": given, "split": {"folds": 2}, "train": train_options})
     ingest_dataset(settings, run)
-    seen = {stage: view(settings, stage) for stage in USED_BY}
+    seen = {stage: view(settings, stage) for stage in STAGE_SETTINGS}
     dataset = run.dataset.root
     reads = Counter()
     read_text = Path.read_text

@@ -20,8 +20,9 @@ from pipeline.stages.predict import predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
-from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import STAGE_SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_200_ragged_parcels_half_of_them_unlabelled_go_through(tmp_path):
         }
     )
     run = RunPaths(tmp_path / "run")
-    dataset, seen = run.dataset.root, {stage: view(settings, stage) for stage in USED_BY}
+    dataset, seen = run.dataset.root, {stage: view(settings, stage) for stage in STAGE_SETTINGS}
     ingest_dataset(settings, run)
     split(dataset, run.folds, seen["split"])
     for fold in (1, 2):

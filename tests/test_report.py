@@ -53,7 +53,7 @@ from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import INGESTED, RunPaths
-from pipeline.workflow.summary import summary
+from pipeline.workflow.snakefile import summary
 from pipeline.workflow.writing import write_json
 
 CLASSES = [

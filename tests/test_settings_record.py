@@ -3,11 +3,10 @@
 import os
 
 import yaml
-from preparation import recorded
+from preparation import recorded, write_record
 
-from pipeline.workflow.config import load
+from pipeline.workflow.config import load, read_record
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings_record import read_record, write_record
 
 OWN = {"run": "mine", "clouds": {"dilation_m": 20}, "train": {"epochs": 7}, "split": {"folds": 3}}
 

@@ -17,8 +17,9 @@ import yaml
 from pixel_set_fixture import BANDS, ingest_dataset, make
 
 from pipeline.stages.split import split
-from pipeline.workflow.config import USED_BY, load, view
+from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import STAGE_SETTINGS
 
 ROOT = Path(__file__).parents[1]
 PROFILE = ROOT / "profiles" / "slurm"
@@ -187,10 +188,11 @@ def test_a_folder_that_a_shell_would_read_is_refused_before_any_job(simulated, f
 
 def test_whatever_uses_a_gpu_asks_for_it():
     text = (ROOT / "Snakefile").read_text()
-    for stage, keys in USED_BY.items():
+    for stage, kind in STAGE_SETTINGS.items():
         rule = re.search(rf"(?s)rule {stage}:\n.*?shell:", text)
-        uses = {"train", "train.device"} & set(keys)
-        assert bool(uses) == bool(rule and "gpu=gpus" in rule[0]), stage
+        train = kind.model_fields.get("train")
+        uses = train is not None and "device" in train.annotation.model_fields
+        assert uses == bool(rule and "gpu=gpus" in rule[0]), stage
 
 
 def test_squeue_is_asked_only_where_it_remembers_longer_than_the_pause():

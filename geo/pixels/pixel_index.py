@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import reading
 from geo.grid import Grid
 
 
@@ -76,7 +77,13 @@ class PixelIndex:
     @classmethod
     def load(cls, path: Path) -> PixelIndex:
         """Read an index that `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
+        remedy = "Make it anew: snakemake -R rasterise."
+        with (
+            reading(path, "a pixel index", remedy),
+            # numpy leaves a file open that it cannot read.
+            path.open("rb") as content,
+            np.load(content, allow_pickle=False) as file,
+        ):
             return cls(
                 json.loads(file["parcel_ids"].tobytes()),
                 file["offsets"],

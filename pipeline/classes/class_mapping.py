@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from geo.register.columns import as_text
 from pipeline.classes.crop_class import Classes
 from pipeline.classes.ledger import class_reasons, set_aside
 from pipeline.classes.nomenclature import choose_classes, read_codes, with_other
 from pipeline.classes.reasons import Reason
-from pipeline.workflow.settings import Code, Label, Parcels
+from pipeline.workflow.sections import Code, Label, LabelColumns, ParcelClasses
 
 # HCAT codes have ten digits: level 2 is the first two, each further level two more (EuroCrops).
 HCAT_DIGITS = 10
@@ -111,7 +111,11 @@ def _read_table(label: Label, nomenclature: str) -> _Table:
     path, key = label.table, f"parcels.labels.{nomenclature}"
     if path is None or not path.is_file():
         raise InputError(f"There is no table of codes {path}. Check {key}.table.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    expected, remedy = "a table of codes", "Save it as CSV in UTF-8."
+    with (
+        reading(path, expected, remedy),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
         table = csv.DictReader(file)
         found = list(table.fieldnames or [])
         class_code = label.class_code or ("class" if "class" in found else label.code)
@@ -181,7 +185,7 @@ def _list(codes: set[str]) -> str:
     return ", ".join(repr(c) for c in sorted(codes)[:5]) + (", ..." if len(codes) > 5 else "")
 
 
-def nomenclatures(options: Parcels, columns: Collection[str]) -> dict[str, Label]:
+def nomenclatures(options: LabelColumns, columns: Collection[str]) -> dict[str, Label]:
     """Return the nomenclatures of a register: those of the settings, else the crop of fiboa.
 
     Parameters
@@ -201,7 +205,7 @@ def classify(
     rows: pd.DataFrame,
     columns: pd.DataFrame,
     labels: Mapping[str, Label],
-    options: Parcels,
+    options: ParcelClasses,
     folds: int | None,
 ) -> tuple[pd.DataFrame, Classes]:
     """Choose the classes, and set parcels of other classes and of none aside for prediction.

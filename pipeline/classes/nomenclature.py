@@ -15,7 +15,7 @@ from geo.errors import InputError
 from geo.register.columns import LARGEST_EXACT, as_text
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import ClassReason
-from pipeline.workflow.settings import Code, FrequentClasses
+from pipeline.workflow.sections import Code, FrequentClasses
 
 
 def read_codes(column: pd.Series[Any]) -> pd.Series[Any]:

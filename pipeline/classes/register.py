@@ -23,7 +23,8 @@ from geo.register.reading import read_named
 from pipeline.classes.class_mapping import nomenclatures
 from pipeline.classes.ledger import say_counts, set_aside
 from pipeline.classes.reasons import WITHOUT_POLYGON, Reason
-from pipeline.workflow.settings import Parcels, named_columns
+from pipeline.workflow.sections import RegisterColumns as ColumnSettings
+from pipeline.workflow.sections import RegisterFile, RegisterParcels, named_columns
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class CheckedRegister:
 
 
 def check_register(
-    path: Path, tiles: Mapping[str, Grid], options: Parcels, codes: Mapping[str, str]
+    path: Path, tiles: Mapping[str, Grid], options: RegisterParcels, codes: Mapping[str, str]
 ) -> CheckedRegister:
     """Read a register, mend its polygons, place them on the imagery, and check every row.
 
@@ -109,7 +110,7 @@ def check_register(
     return CheckedRegister(path, fiboa is not None, table, ids, rows, placed)
 
 
-def columns_of(register: Path, options: Parcels) -> RegisterColumns:
+def columns_of(register: Path, options: ColumnSettings) -> RegisterColumns:
     """Say which columns of a register hold ids and declared codes.
 
     Parameters
@@ -124,7 +125,7 @@ def columns_of(register: Path, options: Parcels) -> RegisterColumns:
     return RegisterColumns(_id_column(options, found), codes)
 
 
-def _id_column(options: Parcels, fiboa: list[str] | None) -> str:
+def _id_column(options: RegisterFile, fiboa: list[str] | None) -> str:
     """Return the column of the ids."""
     return options.id or ("ID_PARCEL" if fiboa is None else "id")
 
@@ -140,7 +141,7 @@ def refuse_none_left(rows: pd.DataFrame, register: str) -> None:
     )
 
 
-def _slack_pixels(options: Parcels) -> float:
+def _slack_pixels(options: RegisterParcels) -> float:
     """Return the share of a pixel by which a parcel may reach over the edge and miss no pixel.
 
     Where pixels are chosen by their centre it is half of one, and likewise for the fraction that a

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 
 Indices = NDArray[np.int64]
 
@@ -52,7 +52,8 @@ def read_fold(path: Path, fold: int, ids: Sequence[str]) -> Fold:
 
 
 def _read(path: Path) -> list[dict[str, list[str]]]:
-    return list(json.loads(path.read_text())["folds"])
+    with reading(path, "the folds of a dataset", "Make it anew: snakemake -R split."):
+        return [dict(fold) for fold in json.loads(path.read_text(encoding="utf-8"))["folds"]]
 
 
 def _positions(ids: Sequence[str]) -> dict[str, int]:

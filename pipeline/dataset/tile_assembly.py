@@ -26,7 +26,7 @@ from geo.pixels.pixel_index import PixelIndex
 from pipeline.dataset.npy_files import batches
 from pipeline.dataset.packed_tiles import arrow
 from pipeline.workflow.acquisition_table import AcquisitionRow
-from pipeline.workflow.settings import Clouds
+from pipeline.workflow.sections import Clouds
 
 # Bytes of every date of a pixel beside its channels: clear, the dates kept, and working space.
 MASKS = 4

@@ -11,10 +11,10 @@ from pipeline.inspection.sizes import say_bytes
 from pipeline.inspection.text import say_classes, say_statuses, section
 from pipeline.stages.ingest import Examined, examine
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import IngestSettings
 
 
-def say_dataset(source: Path, settings: Settings) -> str:
+def say_dataset(source: Path, settings: IngestSettings) -> str:
     """Say which parcels, dates, bands and classes a dataset holds, and what it lacks.
 
     Raises

@@ -10,11 +10,11 @@ from models.crop_model import CropModel
 from models.model_files import DESCRIPTION_FILE, fold_folders
 from pipeline.dataset.model_inputs import describe_data
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import PredictSettings
 
 
 def load_existing(
-    folder: Path, dataset: PixelSetDataset, settings: Settings, device: torch.device
+    folder: Path, dataset: PixelSetDataset, settings: PredictSettings, device: torch.device
 ) -> list[CropModel]:
     """Load the models of all folds, of this project or of the reference.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.register.columns import Checksums, as_text, row_checksums, with_codes
-from pipeline.workflow.settings import Parcels
+from pipeline.workflow.sections import RegisterColumns
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ NAMED = 5
 
 
 def matched_parts(
-    register: Path, ledger: pd.DataFrame, options: Parcels, n_rows: int
+    register: Path, ledger: pd.DataFrame, options: RegisterColumns, n_rows: int
 ) -> Iterator[tuple[Any, NDArray[np.int64]]]:
     """Read a register once, part by part, with the row of the ledger of every row.
 

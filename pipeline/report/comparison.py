@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.workflow.paths import RunPaths
 
 METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
@@ -41,11 +41,11 @@ def _read_run(paths: RunPaths) -> RunScores:
             f"report.compare: the run {paths.root.name} has no {paths.spread}. Evaluate it first, "
             "or leave it out."
         )
-    folds = json.loads(paths.folds.read_text(encoding="utf-8"))
-    model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
-    return RunScores(
-        run=paths.root.name,
-        divided_by=folds["by"],
-        n_folds=len(folds["folds"]),
-        spread={key: (model[key]["mean"], model[key]["std"]) for key in METRICS},
-    )
+    remedy = "Run its workflow again, or leave the run out of report.compare."
+    with reading(paths.folds, "the folds of a run", remedy):
+        folds = json.loads(paths.folds.read_text(encoding="utf-8"))
+        divided_by, n_folds = folds["by"], len(folds["folds"])
+    with reading(paths.spread, "the scores of a run", remedy):
+        model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
+        spread = {key: (model[key]["mean"], model[key]["std"]) for key in METRICS}
+    return RunScores(run=paths.root.name, divided_by=divided_by, n_folds=n_folds, spread=spread)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from geo.errors import reading
 from models.metrics import confusion_matrix
 from pipeline.workflow.paths import RunPaths
 
@@ -105,7 +106,8 @@ class Scores:
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read the predictions of every input parcel: codes as text, "" where there is none."""
-    table = pd.read_parquet(path, columns=[*TEXTS, "confidence"])
+    with reading(path, "a table of predictions", "Make it anew: snakemake -R predict."):
+        table = pd.read_parquet(path, columns=[*TEXTS, "confidence"])
     for column in TEXTS:
         table[column] = table[column].astype("string").fillna("").astype(object)
     return table
@@ -228,4 +230,5 @@ def _null_as_nan(values: dict[str, float | None]) -> dict[str, float]:
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, "JSON", "Delete it and run the workflow again."):
+        return json.loads(path.read_text(encoding="utf-8"))

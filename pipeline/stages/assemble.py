@@ -25,7 +25,7 @@ from pipeline.dataset.tile_assembly import (
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_used
 from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import AssembleSettings
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def assemble(
     extracted: Path,
     pixel_index: Path,
     tile: Path,
-    settings: Settings,
+    settings: AssembleSettings,
     threads: int = 1,
 ) -> None:
     """Pack the pixels of a tile's parcels into one file that is mapped into memory.
@@ -93,7 +93,9 @@ class _Observed:
         return int(self.kept[self.held].sum(axis=1).max(initial=0))
 
 
-def _observe(series: TileSeries, paths: TilePaths, settings: Settings, threads: int) -> _Observed:
+def _observe(
+    series: TileSeries, paths: TilePaths, settings: AssembleSettings, threads: int
+) -> _Observed:
     """Count what is clear of every parcel, and write the table of observations."""
     clouds, ids = settings.clouds, series.index.parcel_ids
     n, n_dates = len(ids), len(series.dates)
@@ -118,7 +120,11 @@ def _observe(series: TileSeries, paths: TilePaths, settings: Settings, threads: 
 
 
 def _write_pixels(
-    series: TileSeries, observed: _Observed, paths: TilePaths, settings: Settings, threads: int
+    series: TileSeries,
+    observed: _Observed,
+    paths: TilePaths,
+    settings: AssembleSettings,
+    threads: int,
 ) -> None:
     """Write the packed pixels; every thread reads, fills and writes batches of its own."""
     held, width = observed.held, observed.width
@@ -145,14 +151,17 @@ def _write_pixels(
             progress.add(n)
 
 
-def _batches(series: TileSeries, settings: Settings, threads: int) -> list[tuple[int, int]]:
+def _batches(series: TileSeries, settings: AssembleSettings, threads: int) -> list[tuple[int, int]]:
     if not series.index.parcel_ids:
         return []
     return series.batches(settings.assemble.memory_mb * 1_000_000 // threads)
 
 
 def _described(
-    series: TileSeries, observed: _Observed, rows: Sequence[AcquisitionRow], settings: Settings
+    series: TileSeries,
+    observed: _Observed,
+    rows: Sequence[AcquisitionRow],
+    settings: AssembleSettings,
 ) -> PackedTile:
     """Say what the packed pixels are."""
     index, clouds = series.index, settings.clouds

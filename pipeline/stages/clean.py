@@ -22,7 +22,7 @@ from geo.register.overlaps import find_overlaps, first_alike
 from geo.register.placement import in_one_system
 from pipeline.classes.ledger import FROM_REGISTER, say_counts
 from pipeline.classes.register import CheckedRegister, check_register
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import CleanSettings
 from pipeline.workflow.writing import replacing, replacing_folder
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def clean(
     rows: Path,
     overlaps: Path,
     parcels: Path,
-    settings: Settings,
+    settings: CleanSettings,
     codes: str = "{}",
 ) -> None:
     """Mend the polygons of the register, place them on the tiles, and check every row.

@@ -21,14 +21,14 @@ from pipeline.evaluation.score_tables import (
     write_per_class,
     write_scores,
 )
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import EvaluateSettings
 from pipeline.workflow.writing import finite_or_null, replacing, write_json
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    dataset: Path, folds: Path, models: Path, settings: Settings, threads: int = 1
+    dataset: Path, folds: Path, models: Path, settings: EvaluateSettings, threads: int = 1
 ) -> None:
     """Score every fold on its test parcels, which its model has never seen.
 

@@ -18,7 +18,7 @@ from pipeline.dataset.npy_files import batches, file_name, map_array, unmap, wri
 from pipeline.dataset.packed_tiles import PackedTile, read_tile, refuse_none_held
 from pipeline.workflow.paths import DatasetPaths, TilePaths
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import ExportSettings
 from pipeline.workflow.writing import replacing_folder
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 LARGEST_BATCH = 16_000_000
 
 
-def export(tiles: list[Path], dataset: Path, settings: Settings, threads: int = 1) -> None:
+def export(tiles: list[Path], dataset: Path, settings: ExportSettings, threads: int = 1) -> None:
     """Write META of the dataset, and a file a parcel, as the reference's PixelSetData reads them.
 
     Parameters

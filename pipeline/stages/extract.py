@@ -13,7 +13,7 @@ from geo.imagery.acquisition import Acquisition, read_item
 from geo.imagery.cloud_masks import cloud_rules
 from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import ExtractSettings
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def extract(
     pixel_index: Path,
     pixels: Path,
     valid: Path,
-    settings: Settings,
+    settings: ExtractSettings,
     threads: int = 1,
 ) -> None:
     """Read the parcels' pixels of one acquisition.
@@ -64,7 +64,7 @@ def extract(
 
 
 def _read(
-    acquisition: Acquisition, index: PixelIndex, settings: Settings, threads: int
+    acquisition: Acquisition, index: PixelIndex, settings: ExtractSettings, threads: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """Read reflectance and clearness of an acquisition at the pixels of the index."""
     imagery = settings.imagery

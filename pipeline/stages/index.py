@@ -30,7 +30,7 @@ from geo.imagery.discovery import (
 )
 from geo.imagery.radiometry import check_radiometry
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import IndexSettings
 from pipeline.workflow.writing import write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def index(
     table: Path,
     items: Path,
     grids: Path,
-    settings: Settings,
+    settings: IndexSettings,
     source_items: Path | None = None,
     register: Path | None = None,
     threads: int = 1,
@@ -109,7 +109,7 @@ def index(
 
 def decide(
     imagery: str | Path,
-    settings: Settings,
+    settings: IndexSettings,
     source_items: Path | None = None,
     register: Path | None = None,
     threads: int = 1,
@@ -168,7 +168,7 @@ def decide(
 
 
 def _fetch_items(
-    imagery: str | Path, folder: Path, register: Path | None, settings: Settings
+    imagery: str | Path, folder: Path, register: Path | None, settings: IndexSettings
 ) -> None:
     """Write the items of a collection, catalogue or API as files, so that all stages see the same.
 
@@ -244,7 +244,7 @@ def tile_grid(found: Sequence[Acquisition]) -> Grid:
 
 
 def reasons_not_to_use(
-    found: Sequence[Acquisition], grids: Mapping[str, Grid], settings: Settings
+    found: Sequence[Acquisition], grids: Mapping[str, Grid], settings: IndexSettings
 ) -> dict[str, str]:
     """Give, by id, why acquisitions are not used; clouds, which cost reading, are left aside."""
     start, end = settings.imagery.start, settings.imagery.end
@@ -403,7 +403,7 @@ def _log_counts(rows: Sequence[AcquisitionRow]) -> None:
         logger.info("%d not used: %s.", count, reason)
 
 
-def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: Settings) -> None:
+def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: IndexSettings) -> None:
     """Log how many acquisitions have no mask, unless none is wanted."""
     unmasked = [row.acquisition for row in rows if row.used and not row.masks]
     if unmasked and settings.clouds.mask != "none":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.classes.crop_class import (
     Classes,
     Code,
@@ -35,7 +35,8 @@ from pipeline.dataset.existing_dataset import (
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
 from pipeline.workflow.paths import INGESTED, DatasetPaths
-from pipeline.workflow.settings import Dataset, Settings
+from pipeline.workflow.sections import Dataset
+from pipeline.workflow.settings import IngestSettings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def ingest(
     dataset: Path,
     ledger: Path,
     classes: Path,
-    settings: Settings,
+    settings: IngestSettings,
     threads: int = 1,
 ) -> None:
     """Check an existing Pixel-Set dataset and make it that of the run, without touching it.
@@ -152,7 +153,7 @@ class Examined:
     normalisation: Values | None
 
 
-def examine(source: Path, settings: Settings) -> Examined:
+def examine(source: Path, settings: IngestSettings) -> Examined:
     """Read and check an existing dataset but for the values of its arrays; see `ingest`."""
     given = DatasetPaths(source)
     parcels = read_parcels(given)
@@ -228,7 +229,7 @@ def _account(
 
 
 def _choose(
-    rows: pd.DataFrame, settings: Settings, known_names: Mapping[str, Any]
+    rows: pd.DataFrame, settings: IngestSettings, known_names: Mapping[str, Any]
 ) -> list[CropClass]:
     """Choose the classes, and complete the ledger: who is used, predicted only or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
@@ -272,7 +273,10 @@ def _write_meta(
 
 def _read_own(path: Path) -> dict[str, Any]:
     """Read a file that only this project's datasets have; {} where it is not there."""
-    return dict(json.loads(path.read_text(encoding="utf-8-sig"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    with reading(path, "a JSON object", "Correct the file, or remove it."):
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
 
 
 def _check_features(given: DatasetPaths) -> None:
@@ -296,7 +300,7 @@ def _check_features(given: DatasetPaths) -> None:
         )
 
 
-def _bands(n_channels: int, settings: Settings, told: Mapping[str, Any]) -> list[str]:
+def _bands(n_channels: int, settings: IngestSettings, told: Mapping[str, Any]) -> list[str]:
     """Name the channels."""
     bands = settings.dataset.bands or told.get("bands") or settings.imagery.bands
     if len(bands) != n_channels:
@@ -310,7 +314,9 @@ def _bands(n_channels: int, settings: Settings, told: Mapping[str, Any]) -> list
 def _copy_json(source: Path, target: Path) -> None:
     """Take over a file of the dataset, if it has it; else remove that of an earlier run."""
     if source.is_file():
-        write_json(target, json.loads(source.read_text(encoding="utf-8-sig")))
+        with reading(source, "JSON", "Correct the file, or remove it."):
+            values = json.loads(source.read_text(encoding="utf-8-sig"))
+        write_json(target, values)
     else:
         target.unlink(missing_ok=True)
 

@@ -35,7 +35,7 @@ from pipeline.inspection.text import (
 from pipeline.stages.index import Decision, decide
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
 
 
 def inspect(settings: Settings, picture: Path | None = None) -> None:
@@ -60,16 +60,18 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     """
     check_inputs(settings)
     if settings.dataset.path is not None:
-        _say(say_dataset(settings.dataset.path, settings))
+        _say(say_dataset(settings.dataset.path, part_of(settings, IngestSettings)))
         return
     _check_simulated(settings)
-    paths = RunPaths(Path("results") / settings.run)
+    paths = RunPaths.of(settings.run)
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
         raise InputError("imagery.path and parcels.path are not set: give both.")
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None
-        decision = decide(imagery, settings, items, register, read_pixels=False)
+        decision = decide(
+            imagery, part_of(settings, IndexSettings), items, register, read_pixels=False
+        )
     _say(say_imagery(imagery, decision.found, decision.rows, decision.grids))
     options = settings.parcels
     codes = columns_of(register, options).codes

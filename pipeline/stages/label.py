@@ -25,7 +25,8 @@ from pipeline.classes.ledger import (
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.metadata import write_labels
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Settings, named_columns
+from pipeline.workflow.sections import named_columns
+from pipeline.workflow.settings import LabelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def label(
     ledger: Path,
     classes: Path,
     dataset: Path,
-    settings: Settings,
+    settings: LabelSettings,
     names: str = "null",
 ) -> None:
     """Choose the classes, label the parcels of the dataset, and account for every row.

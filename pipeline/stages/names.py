@@ -8,12 +8,12 @@ from pathlib import Path
 from pipeline.classes.crop_class import read_classes, with_names, write_classes_csv
 from pipeline.dataset.metadata import write_names
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import NamesSettings
 
 logger = logging.getLogger(__name__)
 
 
-def names(classes: Path, dataset: Path, table: Path, settings: Settings) -> None:
+def names(classes: Path, dataset: Path, table: Path, settings: NamesSettings) -> None:
     """Name the classes.
 
     Parameters

@@ -14,7 +14,7 @@ from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.npy_files import batches
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import NormaliseSettings
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ POOLED = {"all": (0, 1), "channel": (0,), "date_channel": ()}
 BATCH_BYTES = 32_000_000
 
 
-def normalise(dataset: Path, normalisation: Path, settings: Settings) -> None:
+def normalise(dataset: Path, normalisation: Path, settings: NormaliseSettings) -> None:
     """Compute the means and standard deviations of the dataset, streamed over all its pixels.
 
     Observations that are kept and masked (clouds.fill: none) do not count.

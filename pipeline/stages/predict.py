@@ -34,7 +34,7 @@ from pipeline.predictions.files import PredictionFiles
 from pipeline.predictions.register_rows import matched_parts
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import PredictSettings
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def predict(
     models: Path,
     ledger: Path,
     predictions: Path,
-    settings: Settings,
+    settings: PredictSettings,
     folds: Path | None = None,
     register: Path | None = None,
     threads: int = 1,

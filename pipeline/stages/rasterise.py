@@ -15,7 +15,7 @@ from geo.grid import read_grids
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.rasterising import index_pixels
 from geo.register.mending import buffered
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import RasteriseSettings
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def rasterise(
     pixel_index: Path,
     counts: Path,
     label_image: Path,
-    settings: Settings,
+    settings: RasteriseSettings,
 ) -> None:
     """Find the pixels of a tile's parcels on its grid; each polygon is rasterised here, once.
 

@@ -42,9 +42,9 @@ from pipeline.report.scores import (
     read_trainlogs,
 )
 from pipeline.report.seasons import MOST_PARCELS, ndvi_by_class
+from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings
-from pipeline.workflow.settings_record import read_record
+from pipeline.workflow.settings import ReportSettings
 from pipeline.workflow.writing import write_text
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def report(run: Path, report: Path, records: list[Path], settings: Settings) -> None:
+def report(run: Path, report: Path, records: list[Path], settings: ReportSettings) -> None:
     """Write the report of a run.
 
     The page needs no other file and no network, and the same artefacts give the same bytes.

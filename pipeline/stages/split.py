@@ -11,13 +11,13 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from geo.errors import InputError
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import SplitSettings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def split(dataset: Path, folds: Path, settings: Settings) -> None:
+def split(dataset: Path, folds: Path, settings: SplitSettings) -> None:
     """Divide the labelled parcels into folds.
 
     Each parcel is tested in exactly one fold. The validation part of a fold is the test part of

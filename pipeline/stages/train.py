@@ -17,7 +17,7 @@ from pipeline.dataset.folds import read_fold
 from pipeline.dataset.model_inputs import describe_data
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.progress import TensorBoardLog, each_of, show_progress
-from pipeline.workflow.settings import Settings
+from pipeline.workflow.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def train(
     folds: Path,
     fold: int,
     model: Path,
-    settings: Settings,
+    settings: TrainSettings,
     state: Path | None = None,
     tensorboard: Path | None = None,
     threads: int = 1,
@@ -91,7 +91,7 @@ def train(
                 file.unlink()
 
 
-def training_settings(settings: Settings) -> TrainingSettings:
+def training_settings(settings: TrainSettings) -> TrainingSettings:
     """Return how to train, as the models take it."""
     others = {"recipe", "members", "tensorboard", "device", "pixels"}
     return TrainingSettings(
@@ -101,14 +101,14 @@ def training_settings(settings: Settings) -> TrainingSettings:
     )
 
 
-def architecture(settings: Settings) -> dict[str, Any]:
+def architecture(settings: TrainSettings) -> dict[str, Any]:
     """Return the name of the model and what differs from its paper, as the models take it."""
     others = {"geometric_features", "season_start"}
     return settings.model.model_dump(exclude=others, exclude_none=True)
 
 
 @contextmanager
-def naming(fold: int, settings: Settings) -> Iterator[None]:
+def naming(fold: int, settings: TrainSettings) -> Iterator[None]:
     """Complete the message of a training that diverged: where, and what to do."""
     try:
         yield
@@ -120,7 +120,9 @@ def naming(fold: int, settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _progress(fold: int, settings: Settings, tensorboard: Path | None) -> Callable[[int], OnEpoch]:
+def _progress(
+    fold: int, settings: TrainSettings, tensorboard: Path | None
+) -> Callable[[int], OnEpoch]:
     """Return what shows the progress of a member: on the terminal, and for TensorBoard."""
 
     def of_member(member: int) -> OnEpoch:

@@ -184,6 +184,11 @@ class RunPaths:
 
     root: Path
 
+    @classmethod
+    def of(cls, run: str) -> RunPaths:
+        """Return the paths of the run of this name, below the working directory."""
+        return cls(Path("results") / run)
+
     @property
     def config(self) -> Path:
         """Settings that the run was made with, written with the report; a run takes them again."""

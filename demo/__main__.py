@@ -1,15 +1,17 @@
-"""Stage simulate: the raw scene of the demo. It is simulated, and says so everywhere."""
+"""Command line of the simulated scene: `python -m demo --settings … --imagery … --register …`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from demo import simulate as simulate_scene
+from demo import simulate
 from geo.errors import InputError
-from pipeline.workflow.settings import Settings
+from pipeline.__main__ import run
+from pipeline.workflow.settings import SimulateSettings
 
 
-def simulate(imagery: Path, register: Path, settings: Settings) -> None:
+def write_scene(imagery: Path, register: Path, settings: SimulateSettings) -> None:
     """Write a simulated season of Sentinel-2 products and a register of parcels.
 
     Parameters
@@ -24,7 +26,7 @@ def simulate(imagery: Path, register: Path, settings: Settings) -> None:
     scene = settings.simulate
     if scene is None:
         raise InputError("The settings have no section simulate: see configs/demo.yaml.")
-    simulate_scene(
+    simulate(
         imagery,
         register,
         seed=scene.seed,
@@ -32,3 +34,7 @@ def simulate(imagery: Path, register: Path, settings: Settings) -> None:
         acquisitions=scene.acquisitions,
         parcels=scene.parcels,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(run(write_scene, sys.argv[1:], program="python -m demo", logger="demo"))

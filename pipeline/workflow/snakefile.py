@@ -1,0 +1,143 @@
+"""The Snakefile's own functions, so that it holds no logic: start, paths, summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from geo.errors import InputError
+from pipeline.report.charts import rounded, score
+from pipeline.workflow.config import load, view
+from pipeline.workflow.inputs import check_cluster_paths, check_inputs
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.settings import Settings, from_json
+from pipeline.workflow.writing import write_text
+
+# Where this module was imported from; resolved once.
+SOURCE = Path(__file__).resolve().parents[2]
+METHODS = {
+    "random_forest": "random forest on means",
+    "logistic_regression": "regression on means",
+    "majority": "most frequent class",
+}
+SIMULATED = "The scene is SIMULATED: the scores say that the software works, nothing about crops."
+
+
+def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> Settings:
+    """Load and check the settings of a run; end the process with one message if they are wrong.
+
+    Parameters
+    ----------
+    config
+        All settings, as Snakemake has read them.
+    checkout
+        Folder of the Snakefile.
+    is_main
+        False for a job on another machine, which parses the Snakefile again: its settings are those
+        that the run started with.
+    """
+    try:
+        check_installation(checkout)
+        settings = load(config)
+        check_inputs(settings)
+        started = RunPaths.of(settings.run).started
+        if not is_main and started.is_file():
+            settings = from_json(started.read_text(encoding="utf-8"), Settings)
+    except (InputError, OSError) as error:
+        sys.exit(f"\n{error}")
+    return settings
+
+
+def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
+    """Write the settings that a run starts with; end the process if it cannot run on the cluster.
+
+    Parameters
+    ----------
+    passed_to_shell
+        Paths that a cluster's executor hands to a shell; none where the run is local.
+    """
+    try:
+        check_cluster_paths(passed_to_shell)
+    except InputError as error:
+        sys.exit(f"\n{error}")
+    write_text(RunPaths.of(settings.run).started, settings.model_dump_json())
+
+
+def passed(settings: Settings, stage: str) -> Callable[[Any], str]:
+    """Return the settings of a stage as a parameter: what it runs with, and what reruns it."""
+    return verbatim(view(settings, stage).model_dump_json())
+
+
+def check_installation(checkout: str | Path) -> None:
+    """Check that the packages are imported from a checkout, as an editable install makes them.
+
+    A plain `pip install .` copies them: after an edit or a pull, the rules of the checkout would
+    call the stages of the copy.
+
+    Raises
+    ------
+    InputError
+        If they are imported from elsewhere.
+    """
+    if Path(checkout).resolve() != SOURCE:
+        raise InputError(
+            f"Parcelwise is installed from {SOURCE}, and this workflow is that of {checkout}. From "
+            "there, run `python -m pip install --editable .`."
+        )
+
+
+def escaped(text: object) -> str:
+    """Double the braces of a text that Snakemake formats."""
+    return str(text).replace("{", "{{").replace("}", "}}")
+
+
+def verbatim(value: Any) -> Callable[[Any], Any]:
+    """Return a value as a function of wildcards: a parameter that Snakemake takes as it is."""
+    return lambda wildcards: value  # noqa: ARG005 (Snakemake calls it by this name)
+
+
+def without_braces(paths: Iterable[Path | str]) -> list[Path | str]:
+    """Return the files that Snakemake can watch: those without braces."""
+    return [path for path in paths if "{" not in str(path)]
+
+
+def states_of_others(paths: Iterable[Path | str]) -> list[list[str | int]]:
+    """Return path, size and time (ns) of the other files, a parameter that triggers reruns."""
+    states: list[list[str | int]] = []
+    for path in map(Path, paths):
+        if "{" in str(path) and path.exists():
+            stat = path.stat()
+            states.append([str(path), stat.st_size, stat.st_mtime_ns])
+    return states
+
+
+def summary(paths: RunPaths) -> str:
+    """Say where the artefacts of a run lie that are there, and its scores."""
+    lines = []
+    for what, path in (
+        ("dataset", paths.dataset.root),
+        ("predictions", paths.predictions),
+        ("report", paths.report),
+    ):
+        if path == paths.predictions and not path.exists():
+            path = path.with_suffix(".csv")
+        if path.exists():
+            lines.append(f"{what:12} {path}")
+    if paths.overall.is_file() and paths.baselines.is_file():
+        overall, baselines = (
+            json.loads(path.read_text()) for path in (paths.overall, paths.baselines)
+        )
+        lines.append("")
+        lines.append(f"{'out of fold':24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
+        for method, values in {"model": overall, **baselines}.items():
+            name = METHODS.get(method, method)
+            accuracy, iou, f1 = (values[k] for k in ("Accuracy", "MACRO_IoU", "MACRO_F1-score"))
+            right = f"{rounded(100 * accuracy, 1, 100)}%"
+            lines.append(f"{name:24}{right:>18}{score(iou):>10}{score(f1):>10}")
+    description = paths.dataset.description
+    if description.is_file() and json.loads(description.read_text())["simulated"]:
+        lines += ["", SIMULATED]
+    return "\n".join(lines)

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geo.errors import reading
+
 if TYPE_CHECKING:
     from affine import Affine
 
@@ -153,8 +155,9 @@ def _corners(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
 
 def read_grids(grids: Path) -> dict[str, Grid]:
     """Read the grid of every tile from grids.json, in the order in which they are preferred."""
-    table = json.loads(grids.read_text(encoding="utf-8"))
-    return {tile: Grid.from_dict(values) for tile, values in table.items()}
+    with reading(grids, "the grids of tiles", "Make it anew: snakemake -R index."):
+        table = json.loads(grids.read_text(encoding="utf-8"))
+        return {tile: Grid.from_dict(values) for tile, values in table.items()}
 
 
 def main_crs(parcels: Iterable[tuple[str, int]]) -> str:

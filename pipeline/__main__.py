@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     stage = top.parse_args(given[:1]).stage
     # Only the stage that is named is imported, so that --help answers at once.
-    function = getattr(importlib.import_module(f"pipeline.stages.{stage}"), stage)
+    room = "stages" if stage in STAGES else "inspection"
+    function = getattr(importlib.import_module(f"pipeline.{room}.{stage}"), stage)
     return run(
         function,
         given[1:],

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.acquisitions.tiles import read_grids
 
 from geo.errors import InputError, reading
-from geo.grid import Grid
+from geo.grid import Grid, read_grids
+from geo.imagery.acquisition import read_item
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.classes.class_mapping import read_declared
-from pipeline.classes.nomenclature import read_names
+from pipeline.classes.crop_class import read_classes, read_names
+from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.folds import read_fold
 from pipeline.report.comparison import read_comparison
-from pipeline.report.inputs import _read_csv
 from pipeline.report.scores import read_predictions
 from pipeline.stages.ingest import _copy_json, _read_own
+from pipeline.stages.label import _read
+from pipeline.stages.rasterise import _read_parcels
+from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.sections import Label
@@ -57,7 +60,12 @@ READERS = {
     "compared run": (comparison, "folds.json"),
     "META of a dataset": (_read_own, "dataset.json"),
     "META taken over": (lambda path: _copy_json(path, path.with_name("o")), "positions.json"),
-    "table of the run": (_read_csv, "classes.csv"),
+    "classes": (read_classes, "classes.json"),
+    "ledger": (read_ledger, "ledger.parquet"),
+    "parcels": (_read_parcels, "31UDS.parquet"),
+    "table of a stage": (lambda path: _read(path, "clean"), "register.parquet"),
+    "acquisitions": (read_acquisitions, "acquisitions.json"),
+    "acquisition": (read_item, "S2A.json"),
 }
 SPOILED = {
     "empty": b"",
@@ -69,7 +77,6 @@ SPOILED = {
 }
 # What is fine to read: an empty table, or any JSON that is taken over as it is.
 FINE = {
-    *(("table of the run", way) for way in ("empty", "cut JSON", "other JSON", "a list")),
     ("META of a dataset", "other JSON"),
     *(("META taken over", way) for way in ("other JSON", "a list")),
     ("record", "other JSON"),
@@ -97,6 +104,8 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path, reader):
     path.mkdir()
     if reader in ("META of a dataset", "META taken over", "compared run", "record"):
         return  # a file that need not be there
+    if reader in ("ledger", "table of a stage"):
+        return  # a folder is a table of many files to pandas, here of none
     with pytest.raises((InputError, OSError), match=name):
         read(path)
 
@@ -125,12 +134,14 @@ def test_the_command_ends_with_the_message_alone(tmp_path):
     grids = tmp_path / "grids.json"
     grids.write_text(json.dumps({"31UDS": {"crs": "EPSG:32631"}}))
     log = tmp_path / "rasterise.log"
-    settings = '{"parcels": {"all_touched": false, "min_covered_fraction": null, "buffer_m": 0}}'
+    choice = {"all_touched": False, "min_covered_fraction": None, "buffer_m": 0, "min_pixels": 1}
+    settings = json.dumps({"parcels": choice})
     result = subprocess.run(
         [
             *(sys.executable, "-m", "pipeline", "rasterise", "--settings", settings),
             *("--log", log, "--parcels", ROOT / "tests", "--grids", grids, "--tile", "31UDS"),
             *("--pixel-index", tmp_path / "i.npz", "--label-image", tmp_path / "l.tif"),
+            *("--counts", tmp_path / "counts.parquet"),
         ],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip

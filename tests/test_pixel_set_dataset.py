@@ -34,8 +34,8 @@ from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.workflow.config import load, view
-from pipeline.workflow.settings import STAGE_SETTINGS
 from pipeline.workflow.paths import DatasetPaths, RunPaths
+from pipeline.workflow.settings import STAGE_SETTINGS
 
 
 @pytest.fixture(scope="module")

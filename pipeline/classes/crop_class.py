@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.workflow.writing import write_json, write_text
 
 Code = int | str
@@ -65,8 +65,9 @@ def write_classes(path: Path, table: Classes) -> None:
 
 def read_classes(path: Path) -> Classes:
     """Read the table of classes that `write_classes` wrote."""
-    table = json.loads(path.read_text(encoding="utf-8"))
-    return Classes(table["nomenclature"], [CropClass(**values) for values in table["classes"]])
+    with reading(path, "a table of classes", "Make it anew: snakemake -R label."):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return Classes(table["nomenclature"], [CropClass(**values) for values in table["classes"]])
 
 
 def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:
@@ -90,7 +91,8 @@ def read_names(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise InputError(f"There is no table of class names {path}. Check parcels.names.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    expected, remedy = "a table of class names", "Save it as CSV in UTF-8."
+    with reading(path, expected, remedy), path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         found = list(table.fieldnames or [])
         if not {"code", "name"} <= set(found):

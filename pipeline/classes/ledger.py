@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import WITHOUT_POLYGON, ClassReason, Reason, Status
 from pipeline.workflow.writing import replacing
@@ -147,7 +147,8 @@ def say_counts(values: pd.Series[Any]) -> str:
 
 def read_ledger(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read the ledger, or some of its columns: codes have the type of the register's."""
-    return pd.read_parquet(path, columns=None if columns is None else list(columns))
+    with reading(path, "a ledger", "Make it anew: snakemake -R label."):
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
 
 
 def write_ledger(path: Path, rows: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.shape_features import shape_features
@@ -50,7 +50,8 @@ def features(
     for path in pixel_index:
         index = PixelIndex.load(path)
         source = parcels / f"{index.tile}.parquet"
-        table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
+        with reading(source, "a table of parcels", "Make it anew: snakemake -R clean."):
+            table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
         ids, geometries = index.parcel_ids, table.set_index("parcel_id").geometry
         if (lacking := [i for i in ids if i not in geometries.index]) or (index.sizes == 0).any():
             raise InputError(

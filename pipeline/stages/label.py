@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from geo.register.columns import with_codes
 from pipeline.classes.class_mapping import classify, nomenclatures
 from pipeline.classes.crop_class import Classes, Code, with_names, write_classes
@@ -71,10 +71,10 @@ def label(
     InputError
         If no parcel is left, or the classes cannot be trained on.
     """
-    account = pd.read_parquet(rows)
-    assembled = pd.concat(map(pd.read_parquet, observed), ignore_index=True)
-    count_pixels(account, pd.concat(map(pd.read_parquet, counts), ignore_index=True))
-    pairs = compare_outlines(account, pd.read_parquet(overlaps))
+    account = _read(rows, "clean")
+    assembled = pd.concat([_read(path, "assemble") for path in observed], ignore_index=True)
+    count_pixels(account, pd.concat([_read(path, "rasterise") for path in counts]))
+    pairs = compare_outlines(account, _read(overlaps, "clean"))
     count_observed(account, assembled)
     _refuse_none_left(account)
     folds = settings.split.folds if settings.predict.weights is None else None
@@ -94,6 +94,12 @@ def label(
     write_classes(classes, table)
     write_ledger(ledger, account)
     _log(account, table, pairs)
+
+
+def _read(path: Path, stage: str) -> pd.DataFrame:
+    """Read a table that a stage wrote."""
+    with reading(path, f"a table of the stage {stage}", f"Make it anew: snakemake -R {stage}."):
+        return pd.read_parquet(path)
 
 
 def _of_register(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
+from geo.errors import reading
 from geo.grid import read_grids
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.rasterising import index_pixels
@@ -57,7 +58,7 @@ def rasterise(
     """
     grid = read_grids(grids)[tile]
     files = [parcels / f"{tile}.parquet", parcels / f"{tile}.rejected.parquet"]
-    tables = [gpd.read_parquet(path) for path in files]
+    tables = [_read_parcels(path) for path in files]
     table = pd.concat(tables, ignore_index=True)
     found = index_pixels(
         buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
@@ -78,6 +79,12 @@ def rasterise(
     with replacing(label_image) as temporary:
         _draw(temporary, index)
     logger.info("%d parcels, %d pixels of tile %s", len(index.parcel_ids), len(index.rows), tile)
+
+
+def _read_parcels(path: Path) -> gpd.GeoDataFrame:
+    """Read parcels that clean placed on the tile."""
+    with reading(path, "a table of parcels", "Make it anew: snakemake -R clean."):
+        return gpd.read_parquet(path)
 
 
 def _draw(path: Path, index: PixelIndex) -> None:

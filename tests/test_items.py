@@ -15,6 +15,7 @@ import pytest
 import shapely
 import xarray as xr
 import yaml
+import zarr
 from item_fixture import assert_survive
 from preparation import snakemake
 from safe_fixture import write_image, write_safe, zip_product
@@ -179,6 +180,38 @@ def test_an_item_changes_when_a_file_that_it_names_is_replaced(tmp_path, rng, fo
     old, new = (json.loads(state[changed[0]][0]) for state in (before, after))
     assert old["properties"].pop("parcelwise:digest") != new["properties"].pop("parcelwise:digest")
     assert old == new
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("chunks", [(1, 30, 60), (60, 30, 1)])
+def test_a_time_that_is_added_to_a_zarr_changes_no_other_item(tmp_path, rng, version, chunks):
+    order = ("time", "y", "x") if chunks[0] == 1 else ("y", "x", "time")
+    path = tmp_path / "stack.zarr"
+
+    def stack(*days):
+        data = xr.Dataset(
+            {"B02": (("time", "y", "x"), rng.integers(1, 9000, (len(days), 60, 60), "uint16"))},
+            {
+                "time": np.array(days, "datetime64[ns]"),
+                "y": 5_599_995.0 - 10 * np.arange(60), "x": 500_005.0 + 10 * np.arange(60),
+            },
+            {"crs": "EPSG:32631"},
+        )  # fmt: skip
+        return data.transpose(*order)
+
+    first = stack("2018-04-05", "2018-04-15")
+    given = {"B02": {"chunks": chunks}, "time": {"units": "days since 2018-01-01"}}
+    first.to_zarr(path, zarr_format=version, consolidated=version == 2, encoding=given)
+    before = digests(find_acquisitions(path))
+    assert len(set(before.values())) == 2
+    assert digest_of([]) not in before.values()
+    stack("2018-04-25").to_zarr(path, append_dim="time", consolidated=version == 2)
+    after = digests(find_acquisitions(path))
+    assert len(after) == 3
+    assert before.items() <= after.items()
+    zarr.open_array(path, path="B02", mode="r+")[(0,) * 3] = 77
+    again = digests(find_acquisitions(path))
+    assert [id_ for id_ in after if after[id_] != again[id_]] == ["20180405_scene"]
 
 
 def test_items_of_acquisitions_that_are_gone_go(tmp_path, rng):

@@ -183,7 +183,7 @@ class TestPixelRows:
             pixel_rows._copied(data.valid, CPU),
         )
         chosen = torch.tensor([[0, 73, 2], [5, 5, 1]])
-        pixels, valid = resident.read_parcel_pixels(chosen)
+        pixels, valid = resident.gather(chosen)
         assert pixels.dtype == torch.uint16
         assert pixels.is_contiguous()
         np.testing.assert_array_equal(pixels.numpy(), data.pixels[chosen.numpy()])

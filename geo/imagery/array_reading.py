@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,36 @@ def is_consolidated(path: Path) -> bool:
     if root.is_file():
         return bool(json.loads(root.read_bytes()).get("consolidated_metadata"))
     return (path / ".zmetadata").is_file()
+
+
+def chunks_by_place(array: Path, plane: Plane) -> dict[tuple[int, ...], list[Path]]:
+    """Group the files of a Zarr array's chunks by their places on the axes that a plane fixes.
+
+    Chunks of nothing but fill values may have no file. `place_of` gives a plane's own place.
+    """
+    chunks: dict[tuple[int, ...], list[Path]] = {}
+    fixed = [axis for axis, place in enumerate(plane.axes) if isinstance(place, int)]
+    for folder, _, files in os.walk(array):
+        for name in files:
+            file = Path(folder, name)
+            # 4.0.1 or 4/0/1 in version 2; c/4/0/1 or c.4.0.1 in version 3.
+            parts = re.split(r"[./]", file.relative_to(array).as_posix().removeprefix("c"))
+            places = [int(part) for part in parts if part.isdecimal()]
+            if len(places) == len(plane.axes):
+                chunks.setdefault(tuple(places[axis] for axis in fixed), []).append(file)
+    return chunks
+
+
+def place_of(array: Path, plane: Plane) -> tuple[int, ...]:
+    """Return the place of a plane among the chunks of its Zarr array, on the axes that it fixes."""
+    metadata = array / "zarr.json"
+    if metadata.is_file():
+        configuration = json.loads(metadata.read_bytes())["chunk_grid"]["configuration"]
+        shape = configuration["chunk_shape"]
+    else:
+        shape = json.loads((array / ".zarray").read_bytes())["chunks"]
+    places = zip(plane.axes, shape, strict=True)
+    return tuple(place // size for place, size in places if isinstance(place, int))
 
 
 def read_plane(

@@ -227,8 +227,13 @@ def digest_of(files: Iterable[Path | str]) -> str:
 
 
 def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
-    """Compute, by id, the digest of the local files that an acquisition's bands and masks name."""
-    arrays: dict[Path, list[Path]] = {}  # files of an array, which all times of a stack share
+    """Compute, by id, the digest of the local files that an acquisition's bands and masks name.
+
+    Of a Zarr stack these are the chunks that hold its time: one more time does not change others.
+    """
+    from geo.imagery.array_reading import chunks_by_place, place_of
+
+    arrays: dict[Path, dict[tuple[int, ...], list[Path]]] = {}
 
     def files_of(band: Band) -> list[Path]:
         if band.is_remote:
@@ -238,8 +243,8 @@ def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
             return [path]
         array = path / band.layer.variable
         if array not in arrays:
-            arrays[array] = list(zarr_files(array))
-        return arrays[array]
+            arrays[array] = chunks_by_place(array, band.layer)
+        return arrays[array].get(place_of(array, band.layer), [])
 
     found: dict[str, str] = {}
     for item in acquisitions:

@@ -20,6 +20,8 @@ from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
 from models.model_files import member_file, read_description, write_description
 from models.standardisation import FeatureScaling, Normalisation
+from pipeline.dataset.model_inputs import read_inputs
+from pipeline.dataset.pixel_set_store import read_classes
 from pipeline.predictions.existing_weights import load_existing
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
@@ -316,6 +318,10 @@ def test_features_of_every_fold_are_compared_with_the_dataset(ours, position):
     other = replace(description, hyperparameters=h, feature_scaling=scaling)
     random_model(other).save(folder)
     ours.refused(ModelError, f"{folder} was trained with 5 geometric features", "has 4")
+    # Before any fold has predicted.
+    models = load_existing(ours.folder, ours.run.dataset, ours.settings, CPU)
+    with pytest.raises(ModelError, match="was trained with 5 geometric features"):
+        read_inputs(ours.run.dataset, models, read_classes(ours.run.dataset))
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -218,6 +218,18 @@ def test_a_state_of_other_data_has_another_digest(run):
         assert training_digest(dataclasses.replace(data, **{name: changed}), *others) != digest
     seen = np.ones(data.days.shape, bool)
     assert training_digest(dataclasses.replace(data, observed=seen), *others) != digest
+    parts, description, settings, device = others[:2], *others[2:]
+    for changes in (
+        {"hyperparameters": dataclasses.replace(hyperparameters, dropout=0.5)},
+        {"normalisation": Normalisation(1.0, 3.0)},
+    ):
+        other = dataclasses.replace(description, **changes)
+        assert training_digest(data, *parts, other, settings, device) != digest
+    # Names decide nothing of a training.
+    renamed = dataclasses.replace(description, class_names=["x"] * len(description.class_names))
+    assert training_digest(data, *parts, renamed, settings, device) == digest
+    slower = dataclasses.replace(settings, learning_rate=1e-5)
+    assert training_digest(data, *parts, description, slower, device) != digest
 
 
 class TestMembers:

@@ -22,7 +22,7 @@ import yaml
 from benchmarks.measuring import ROOT
 from benchmarks.pixel_set_data import BANDS, CODES, MEDIAN_PIXELS, NOMENCLATURE, ingested
 from pipeline.classes.register_columns import row_checksums
-from pipeline.dataset.metadata import LandClass, write_labels, write_metadata
+from pipeline.dataset.metadata import LandClass, write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.npy_files import header
 from pipeline.workflow.config import load
@@ -67,8 +67,8 @@ def make_many(folder: Path, n_parcels: int) -> Path:
         labels={NOMENCLATURE: dict(zip(ids, codes.tolist(), strict=True))},
         classes=[LandClass(code, f"class {code}") for code in CODES],
         nomenclature=NOMENCLATURE,
-        names={str(code): f"class {code}" for code in CODES},
     )
+    write_names(paths, {str(code): f"class {code}" for code in CODES})
     features = rng.random((n_parcels, 4)).round(6).tolist()
     paths.features.write_text(json.dumps(dict(zip(ids, features, strict=True))))
     write_normalisation(paths.normalisation, np.full(BANDS, 5000.0), np.full(BANDS, 2900.0))

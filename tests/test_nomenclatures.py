@@ -225,7 +225,7 @@ def test_other_in_a_given_dataset(tmp_path):
     source = settings.dataset.path
     ingest(source, run.dataset.root, run.ledger, run.classes, view(settings, "ingest"))
     assert [c.code for c in opened(run).classes] == [*listed, "other"]
-    nomenclature = opened(run).description["nomenclature"]
+    nomenclature = opened(run).nomenclature
     labels = json.loads(run.dataset.labels.read_text())[nomenclature]
     given = json.loads((source / "META" / "labels.json").read_text())[nomenclature]
     assert labels == {i: c if c in listed else "other" for i, c in given.items()}

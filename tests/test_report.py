@@ -26,7 +26,7 @@ from sklearn.metrics import jaccard_score
 import pipeline.report.map
 from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
-from pipeline.dataset.metadata import LandClass, write_labels, write_metadata
+from pipeline.dataset.metadata import LandClass, write_labels, write_metadata, write_names
 from pipeline.dataset.npy_files import file_name
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
@@ -106,8 +106,8 @@ def make_dataset(paths, *, simulated, labelled=True):
         labels={"crop": labels | {"060": None, "061": "LUZ" if labelled else None}},
         classes=CLASSES if labelled else [],
         nomenclature="crop",
-        names={c.code: c.name for c in CLASSES} | {"LUZ": "alfalfa"},
     )
+    write_names(paths, {c.code: c.name for c in CLASSES} | {"LUZ": "alfalfa"})
     pack_files(paths)
 
 

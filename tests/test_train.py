@@ -77,7 +77,6 @@ def run(tmp_path_factory):
         labels={"crop": {i: k % 3 for k, i in enumerate(ids)}},
         classes=[LandClass(k, f"class {k}") for k in range(3)],
         nomenclature="crop",
-        names={},
     )
     pack_files(dataset)
     write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})

@@ -69,7 +69,6 @@ def write_labels(
     labels: Mapping[str, Mapping[str, Code | None]],
     classes: Sequence[LandClass],
     nomenclature: str | None,
-    names: Mapping[str, str],
 ) -> None:
     """Write which classes the parcels have.
 
@@ -83,12 +82,15 @@ def write_labels(
         Classes to train on, in order of the class index.
     nomenclature
         The one that they are of; None without labels.
-    names
-        {code: name} of every declared code, trained on or not.
     """
     write_json(dataset.labels, labels)
     write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in classes])
-    write_json(dataset.nomenclature, {"nomenclature": nomenclature, "names": names})
+    write_json(dataset.nomenclature, nomenclature)
+
+
+def write_names(dataset: DatasetPaths, names: Mapping[str, str]) -> None:
+    """Write {code: name} of every declared code, trained on or not, as they are shown."""
+    write_json(dataset.names, names)
 
 
 def as_number(day: date) -> int:

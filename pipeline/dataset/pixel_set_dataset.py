@@ -147,12 +147,13 @@ class PixelSetDataset:
     @cached_property
     def nomenclature(self) -> str | None:
         """The nomenclature of the classes; None without labels."""
-        return self._nomenclature["nomenclature"]  # type: ignore[no-any-return]
+        name: str | None = _read_json(self.paths.nomenclature)
+        return name
 
     @cached_property
     def names(self) -> dict[str, str]:
         """The name of every declared code, trained on or not: {code as text: name}."""
-        return dict(self._nomenclature["names"])
+        return dict(_read_json(self.paths.names))
 
     @cached_property
     def classes(self) -> list[LandClass]:
@@ -298,10 +299,6 @@ class PixelSetDataset:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         return dict(_read_json(self.paths.sizes))
-
-    @cached_property
-    def _nomenclature(self) -> dict[str, Any]:
-        return dict(_read_json(self.paths.nomenclature))
 
     @cached_property
     def _features(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pipeline.dataset.existing_dataset import (
     read_parcels,
     remove_arrays,
 )
-from pipeline.dataset.metadata import Code, LandClass, write_labels, write_metadata
+from pipeline.dataset.metadata import Code, LandClass, write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.settings import Dataset, Settings
@@ -59,7 +59,7 @@ def ingest(
     source
         The dataset: DATA/<id>.npy and META/dates.json; META/labels.json, geomfeat.json and the
         normalisation pickle where there are any; likewise what this project adds: VALID,
-        positions.json, parcel_dates.json, n_dates.json, nomenclature.json, dataset.json.
+        positions.json, parcel_dates.json, n_dates.json, names.json, dataset.json.
     dataset
         Written: the dataset of the run, with the packed pixels and all metadata that the other
         stages need, and the normalisation where the given one has it.
@@ -110,8 +110,8 @@ def ingest(
         labels={name: {i: codes[i] for i in usable} for name, codes in found.labels.items()},
         classes=[LandClass(c.code, c.name) for c in chosen if c.class_index is not None],
         nomenclature=found.nomenclature,
-        names={str(c.code): c.name for c in chosen},
     )
+    write_names(paths, {str(c.code): c.name for c in chosen})
     _copy_json(given.features, paths.features)
     _copy_json(given.positions, paths.positions)
     if found.normalisation is not None:
@@ -162,7 +162,7 @@ def examine(source: Path, settings: Settings) -> Examined:
     told = _read_own(given.description)
     _check_features(given)
     rows = _account(parcels, given, labels.get(nomenclature or "", {}))
-    classes = _choose(rows, settings, _read_own(given.nomenclature).get("names", {}))
+    classes = _choose(rows, settings, _read_own(given.names))
     if nomenclature in labels:
         labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
     usable = {i: parcels[i] for i in rows.loc[rows["status"] != "rejected", "parcel_id"]}

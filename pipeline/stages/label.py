@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.classes.ledger import UNOBSERVED, Observed, complete, read_ledger, write_ledger
 from pipeline.classes.register_columns import PARCEL_COLUMNS
-from pipeline.dataset.metadata import Code, LandClass, write_labels
+from pipeline.dataset.metadata import Code, LandClass, write_labels, write_names
 from pipeline.dataset.packed_tiles import read_tile
 from pipeline.workflow.paths import DatasetPaths, TilePaths
 from pipeline.workflow.settings import Settings
@@ -64,8 +64,8 @@ def label(
         labels={name: {i: codes[i] for i in held} for name, codes in declared.items()},
         classes=_classes(classes, declared.get(nomenclature or "", {})),
         nomenclature=nomenclature,
-        names=_names(classes),
     )
+    write_names(DatasetPaths(dataset), _names(classes))
     account = complete(read_ledger(cleaned), observed, settings.parcels.min_pixels)
     write_ledger(ledger, account)
     _log_unobserved(account)

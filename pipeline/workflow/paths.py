@@ -68,8 +68,8 @@ class DatasetPaths:
     """The Pixel-Set dataset, in the layout that the reference's `PixelSetData` reads.
 
     What the reference does not know lies in files of its own beside it: tiles, VALID, and in META
-    classes.json, nomenclature.json, n_dates.json, dataset.json, tiles.json, positions.json and
-    parcel_dates.json.
+    classes.json, nomenclature.json, names.json, n_dates.json, dataset.json, tiles.json,
+    positions.json and parcel_dates.json.
     """
 
     root: Path
@@ -138,8 +138,13 @@ class DatasetPaths:
 
     @property
     def nomenclature(self) -> Path:
-        """The nomenclature that the classes are of, and the names of its codes."""
+        """The nomenclature of labels.json that is trained on, or null."""
         return self.root / "META" / "nomenclature.json"
+
+    @property
+    def names(self) -> Path:
+        """{code: name} of every declared code, as they are shown."""
+        return self.root / "META" / "names.json"
 
     @property
     def positions(self) -> Path:
@@ -159,7 +164,7 @@ class DatasetPaths:
     @property
     def labelled(self) -> list[Path]:
         """What says which classes the parcels have."""
-        return [self.labels, self.classes, self.nomenclature]
+        return [self.labels, self.classes, self.nomenclature, self.names]
 
     @property
     def normalisation(self) -> Path:

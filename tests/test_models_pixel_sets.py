@@ -1,6 +1,7 @@
 """Several arrays read as one: padded, in order or gathered, against numpy's own concatenation."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import torch
 from test_models_batches import make_batches, make_data
 
 from models.errors import InputError
+from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets, StackedRows, stacked
+from models.standardisation import Normalisation
 from models.training.augmentation import Augmentation
+from models.training.options import TrainingSettings
 from models.training.pixel_rows import PixelRows
+from models.training.resume import training_digest
 
 SHAPES = [(5, 3, 2), (0, 4, 2), (7, 4, 2), (1, 2, 2)]
 
@@ -116,3 +121,31 @@ def test_gathering_on_a_device_copies_every_array():
     pixels, valid = rows.gather(torch.tensor([[0, 37], [12, 5]]))
     assert np.array_equal(pixels.numpy(), data.pixels[np.array([[0, 37], [12, 5]])])
     assert valid.shape == (2, 2, 4)
+
+
+def test_the_digest_of_a_training_tells_by_every_mapped_file(tmp_path):
+    """A file that was written anew counts as other data, whichever of several it is."""
+    data = make_data()
+    for name, part in zip("ab", np.split(data.pixels, [12]), strict=True):
+        np.save(tmp_path / f"{name}.npy", part)
+
+    def digest():
+        mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "ab"]
+        cut = dataclasses.replace(data, pixels=StackedRows(mapped))
+        return training_digest(cut, *others)
+
+    some = np.arange(3)
+    hyperparameters = Hyperparameters.for_data("psetae", n_channels=2, n_classes=3)
+    others = (
+        some,
+        some,
+        hyperparameters,
+        Normalisation(0.0, 1.0),
+        None,
+        TrainingSettings(),
+        torch.device("cpu"),
+    )
+    first = digest()
+    assert digest() == first
+    os.utime(tmp_path / "b.npy", ns=(0, 0))
+    assert digest() != first

@@ -66,12 +66,19 @@ def test_the_stage(tmp_path):
     paths = tmp_path / "META" / "geomfeat.json", tmp_path / "META" / "positions.json"
     (tmp_path / "META").mkdir()
     (tmp_path / "META" / "sizes.json").write_text('{"p0": 4, "p1": 2}')
+    (tmp_path / "META" / "tiles.json").write_text('["T"]')
     features(tmp_path, [tmp_path / "index.npz"], tmp_path, *paths)
     found, positions = (json.loads(path.read_text()) for path in paths)
     assert found == {"p0": [80.0, 4.0, 1.0, 0.2], "p1": pytest.approx([80, 3, 0.75, 80 / 300])}
     assert list(positions) == ["p0", "p1"]
     assert shapely.Point(positions["p0"]).within(SQUARE)
     assert shapely.Point(positions["p1"]).within(ANGLE)
+
+    # The tile may have parcels that are not in the index, in another order.
+    more = {"parcel_id": ["few", "p1", "p0"]}
+    gpd.GeoDataFrame(more, geometry=[SQUARE, ANGLE, SQUARE], crs=GRID.crs).to_parquet(parcels)
+    features(tmp_path, [tmp_path / "index.npz"], tmp_path, *paths)
+    assert [json.loads(path.read_text()) for path in paths] == [found, positions]
 
     # Of parcels that the dataset lacks there are none; of the others, all pixels still count.
     (tmp_path / "META" / "sizes.json").write_text('{"p1": 2}')
@@ -88,7 +95,7 @@ def test_an_index_of_other_parcels(tmp_path):
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
     with pytest.raises(
         InputError,
-        match=r"was not made from.*2 parcels.*of which 1 are not there \(p1\).*rasterise",
+        match=r"was not made from.*2 parcels.* 1 are not there, such as p1\. .*rasterise",
     ):
         features(tmp_path, [tmp_path / "index.npz"], tmp_path, *[tmp_path / "a.json"] * 2)
     index([shapely.box(0, 0, 1, 1)]).save(tmp_path / "index.npz")

@@ -62,7 +62,7 @@ def ingest(
     source
         The dataset: DATA/<id>.npy and META/dates.json; META/labels.json, geomfeat.json and the
         normalisation pickle where there are any; likewise what this project adds: VALID,
-        positions.json, parcel_dates.json, n_dates.json, nomenclature.json, dataset.json.
+        positions.json, parcel_dates.json, n_dates.json, names.json, dataset.json.
     dataset
         Written: the dataset of the run, with the packed pixels and all metadata that the other
         stages need, and the normalisation where the given one has it.

@@ -68,8 +68,8 @@ class DatasetPaths:
     """The Pixel-Set dataset, in the layout that the reference's `PixelSetData` reads.
 
     What the reference does not know lies in files of its own beside it: tiles, VALID, and in META
-    classes.json, names.json, n_dates.json, dataset.json, tiles.json, positions.json and
-    parcel_dates.json.
+    classes.json, nomenclature.json, names.json, n_dates.json, dataset.json, tiles.json,
+    positions.json and parcel_dates.json.
     """
 
     root: Path

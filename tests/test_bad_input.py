@@ -5,6 +5,7 @@ Each row of the tables: what is wrong, how the inputs are spoiled, and words of 
 
 import json
 import logging
+import re
 import shutil
 import warnings
 import zipfile
@@ -329,10 +330,19 @@ def refuse(inputs, *words):
     assert len(message) < 2000
     for more in words[1:]:
         assert more in message
-    left = {path.name for path in inputs.run.root.rglob("*") if path.is_file()}
+    run = inputs.run
+    left = {path for path in run.root.rglob("*") if path.is_file()}
+    assert not any(path.name.startswith(".") for path in left)
     # What precedes the stage that refuses may be there, but none of its own and no pixels.
-    assert left <= {"acquisitions.csv", "grids.json"}
-    assert not any(name.startswith(".") for name in left)
+    left -= {run.acquisitions, run.grids}
+    if run.register in left:
+        # Only label refuses after clean: classes, codes and names.
+        assert re.search("classes|codes|class names|columns", message), message
+        before = {run.register, run.overlaps}
+        folders = {run.parcels, run.pixel_index("T").parent, run.label_image("T").parent}
+        left -= before | {path for path in left if path.parent in folders}
+        left -= {path for path in left if run.dataset.tiles in path.parents}
+    assert not left
 
 
 def empty_folder(i):

@@ -5,6 +5,7 @@ Each row of the tables: what is wrong, how the inputs are spoiled, and words of 
 
 import json
 import logging
+import re
 import shutil
 import warnings
 import zipfile
@@ -330,11 +331,20 @@ def refuse(inputs, *words):
     assert len(message) < 2000
     for more in words[1:]:
         assert more in message
-    items = inputs.run.items
-    left = {p.name for p in inputs.run.root.rglob("*") if p.is_file() and p.parent != items}
+    run = inputs.run
+    left = {path for path in run.root.rglob("*") if path.is_file()}
+    assert not any(path.name.startswith(".") for path in left)
     # What precedes the stage that refuses may be there, but none of its own and no pixels.
-    assert left <= {"acquisitions.json", "acquisitions.csv", "grids.json"}
-    assert not any(name.startswith(".") for name in left)
+    left -= {run.acquisitions, run.acquisitions_view, run.grids}
+    left -= {path for path in left if path.parent == run.items}
+    if run.register in left:
+        # Only label refuses after clean: classes, codes and names.
+        assert re.search("classes|codes|class names|columns", message), message
+        before = {run.register, run.overlaps}
+        folders = {run.parcels, run.pixel_index("T").parent, run.label_image("T").parent}
+        left -= before | {path for path in left if path.parent in folders}
+        left -= {path for path in left if run.dataset.root / "tiles" in path.parents}
+    assert not left
 
 
 def empty_folder(i):

@@ -19,9 +19,9 @@ from geo.register.fiboa import fiboa_columns
 from geo.register.parts import read_register_parts
 from geo.register.reading import read_feature_ids, read_register
 from pipeline.classes.ids_as_text import as_text
-from pipeline.workflow.sections import Label, RegisterColumns
+from pipeline.workflow.sections import Label, LabelColumns
 
-Options = TypeVar("Options", bound=RegisterColumns)
+Options = TypeVar("Options", bound=LabelColumns)
 
 # Columns of the accepted parcels, beside one per nomenclature.
 PARCEL_COLUMNS = ("row", "parcel_id", "status", "geometry")
@@ -39,7 +39,7 @@ def with_defaults(register: Path, options: Options) -> Options:
     return options.model_copy(update={"id": options.id or "id", "labels": labels})
 
 
-def read_named(register: Path, options: RegisterColumns) -> gpd.GeoDataFrame:
+def read_named(register: Path, options: LabelColumns) -> gpd.GeoDataFrame:
     """Read the register; refuse one without rows or without a column that the settings name.
 
     Parameters
@@ -69,7 +69,7 @@ def read_named(register: Path, options: RegisterColumns) -> gpd.GeoDataFrame:
 
 
 def read_named_parts(
-    register: Path, options: RegisterColumns, n_rows: int
+    register: Path, options: LabelColumns, n_rows: int
 ) -> Iterator[tuple[gpd.GeoDataFrame, pd.DataFrame]]:
     """Read the register part by part, and beside it the columns that the settings name.
 
@@ -100,7 +100,7 @@ def read_named_parts(
         yield part, named[list(dict.fromkeys(named_columns(options).values()))]
 
 
-def named_columns(options: RegisterColumns) -> dict[str, str]:
+def named_columns(options: LabelColumns) -> dict[str, str]:
     """List the columns that the settings name, ids and declared codes: {setting: column}."""
     named = {"parcels.id": str(options.id)}
     for name, label in options.labels.items():
@@ -111,7 +111,7 @@ def named_columns(options: RegisterColumns) -> dict[str, str]:
 
 
 def row_checksums(
-    outlines: gpd.GeoSeries, named: pd.DataFrame, options: RegisterColumns
+    outlines: gpd.GeoSeries, named: pd.DataFrame, options: LabelColumns
 ) -> NDArray[np.uint64]:
     """Compute a checksum of every row: its id, declared codes and outline, uint64 (P,).
 
@@ -137,13 +137,13 @@ def row_checksums(
 
 
 def _feature_ids(
-    register: Path, table: pd.DataFrame, options: RegisterColumns
+    register: Path, table: pd.DataFrame, options: LabelColumns
 ) -> pd.Series[int] | None:
     """Read the feature ids of a register whose columns do not hold the ids; None for any other."""
     return None if options.id in table else read_feature_ids(register, options.layer)
 
 
-def _refuse_missing(register: Path, table: pd.DataFrame, options: RegisterColumns) -> None:
+def _refuse_missing(register: Path, table: pd.DataFrame, options: LabelColumns) -> None:
     """Raise if the register lacks a column that the settings name."""
     outlines = table.geometry.name if isinstance(table, gpd.GeoDataFrame) else None
     known = [str(c) for c in table.columns if c != outlines]

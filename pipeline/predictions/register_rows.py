@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from pipeline.classes.ids_as_text import as_text
 from pipeline.classes.ledger import read_ledger
-from pipeline.workflow.sections import RegisterColumns
+from pipeline.workflow.sections import LabelColumns
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class RegisterRows:
     """
 
     path: Path
-    options: RegisterColumns
+    options: LabelColumns
     checksums: Checksums
     places: NDArray[np.int64]
     outlines: Mapping[str, int]
@@ -71,7 +71,7 @@ class RegisterRows:
         )
 
 
-def match_rows(register: Path, ledger: Path, options: RegisterColumns, n_rows: int) -> RegisterRows:
+def match_rows(register: Path, ledger: Path, options: LabelColumns, n_rows: int) -> RegisterRows:
     """Find the row of the ledger of every row of the register, by its id, codes and outline.
 
     Where rows are equal in all of these, they are matched in their order.
@@ -120,7 +120,7 @@ def match_rows(register: Path, ledger: Path, options: RegisterColumns, n_rows: i
 
 
 def _read_parts(
-    register: Path, options: RegisterColumns, n_rows: int
+    register: Path, options: LabelColumns, n_rows: int
 ) -> Iterator[tuple[Any, Checksums, pd.DataFrame]]:
     """Read parts of the register with their checksums and the columns that the settings name."""
     # GDAL is needed only here: a machine without it can still train and evaluate.
@@ -143,7 +143,7 @@ def _read_checksums(register: Path, ledger: Path) -> Checksums:
 def _differences(
     register: Path,
     ledger: Path,
-    options: RegisterColumns,
+    options: LabelColumns,
     checksums: Checksums,
     known: Checksums,
     n_rows: int,

@@ -252,8 +252,8 @@ class Label(Section):
         return self
 
 
-class RegisterColumns(Section):
-    """The register, and the columns that are read of it."""
+class RegisterFile(Section):
+    """Which file the parcels are read from, and what identifies them."""
 
     path: Path | None = Field(default=None, description="any file that GDAL reads, or GeoParquet")
     layer: str | None = Field(default=None, description="layer, where the file has several")
@@ -261,6 +261,11 @@ class RegisterColumns(Section):
         default=None,
         description="column that identifies a parcel; null: ID_PARCEL, or id in a fiboa file",
     )
+
+
+class LabelColumns(RegisterFile):
+    """The register, with the columns of declared codes."""
+
     labels: dict[str, Label] = Field(
         default={},
         description="""\
@@ -280,7 +285,7 @@ nomenclatures:
     )
 
 
-class ParcelClasses(RegisterColumns):
+class ParcelClasses(LabelColumns):
     """The classes that parcels have, and those that are trained on."""
 
     nomenclature: str | None = Field(
@@ -327,8 +332,8 @@ class ParcelClasses(RegisterColumns):
         return self.nomenclature or next(iter(self.labels), None)
 
 
-class Parcels(ParcelClasses):
-    """The register, its classes, and which pixels belong to a parcel."""
+class ParcelOutlines(RegisterFile):
+    """Which outlines are sound, and which pixels belong to a parcel."""
 
     duplicate_ids: Literal["reject", "number"] = Field(
         default="reject",
@@ -356,24 +361,30 @@ class Parcels(ParcelClasses):
         description="square metres: smaller parcels are set aside; of the outline as it is drawn, "
         "without the buffer",
     )
-    min_pixels: Positive = Field(
-        default=1,
-        description="parcels with fewer pixels are set aside, and those with fewer pixels that are "
-        "clear on at least one date",
-    )
     partly_outside: Literal["reject", "keep"] = Field(
         default="reject",
         description="parcels that cross the edge of the imagery: reject | keep (the part inside)",
     )
 
     @model_validator(mode="after")
-    def _check_pixels(self) -> Parcels:
+    def _check_pixels(self) -> ParcelOutlines:
         if self.all_touched and self.min_covered_fraction is not None:
             raise ValueError(
                 "all_touched takes every pixel that a parcel touches, min_covered_fraction only "
                 "some of these: set one of them"
             )
         return self
+
+
+# Fields come in the order of the bases from right to left.
+class Parcels(ParcelOutlines, ParcelClasses):
+    """The register, its classes, and which pixels belong to a parcel."""
+
+    min_pixels: Positive = Field(
+        default=1,
+        description="parcels with fewer pixels are set aside, and those with fewer pixels that are "
+        "clear on at least one date",
+    )
 
 
 class Dataset(Section):

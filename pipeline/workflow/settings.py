@@ -28,12 +28,12 @@ from pipeline.workflow.sections import (
     Imagery,
     ImageryFormat,
     Label,
+    LabelColumns,
     Model,
     Normalise,
     ParcelClasses,
     Parcels,
     Predict,
-    RegisterColumns,
     Report,
     Resampling,
     Section,
@@ -294,7 +294,7 @@ class PredictSettings(Section):
     """Settings of stage predict."""
 
     run: str
-    parcels: RegisterColumns
+    parcels: LabelColumns
     split: SplitFolds
     model: Model
     train: InferenceOptions

@@ -650,6 +650,18 @@ DATASETS = {
         lambda i: (i.meta / "labels.json").write_text("{"),
         "labels.json is not valid JSON",
     ),
+    "labels that are a list": (
+        lambda i: (i.meta / "labels.json").write_text("[3]"),
+        "labels.json holds '.3.', expected a JSON object",
+    ),
+    "dates of a parcel that are none": (
+        lambda i: (i.meta / "parcel_dates.json").write_text('{"100": 20180301}'),
+        "parcel_dates.json: '100' has no list of dates",
+    ),
+    "a description that is none": (
+        lambda i: (i.meta / "dataset.json").write_text("[3]"),
+        "dataset.json is not a JSON object",
+    ),
     "labels of other parcels": (
         lambda i: (i.meta / "labels.json").write_text('{"crop": {"x1": "wheat"}}'),
         "no id under 'crop' is that of a file in DATA",

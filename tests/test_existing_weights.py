@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from models_fixture import FOLDS, random_model, random_weights, save_models
+from pipeline.dataset.pixel_set_store import read_classes
 from pixel_set_fixture import BANDS, CLASSES, ingest_dataset, make, write
 from preparation import opened
 
@@ -21,7 +22,6 @@ from models.hyperparameters import Hyperparameters
 from models.model_files import member_file, read_description, write_description
 from models.standardisation import FeatureScaling, Normalisation
 from pipeline.dataset.model_inputs import read_inputs
-from pipeline.dataset.pixel_set_store import read_classes
 from pipeline.predictions.existing_weights import load_existing
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict

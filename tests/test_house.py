@@ -107,7 +107,6 @@ def test_models_run_without_gdal(stage):
         "normalise",
         "features",
         "ingest",
-        "names",
         "split",
     ],
 )

@@ -283,6 +283,8 @@ def _read_parcel_dates(dataset: DatasetPaths) -> dict[str, list[date]]:
     if not dataset.parcel_dates.is_file():
         return {}
     values = _read_json(dataset.parcel_dates)
+    if lone := [i for i, own in values.items() if not isinstance(own, list)]:
+        raise InputError(f"{dataset.parcel_dates}: {lone[0]!r} has no list of dates.")
     return {i: [_parse_date(v, dataset.parcel_dates) for v in own] for i, own in values.items()}
 
 
@@ -296,13 +298,16 @@ def _parse_date(value: Any, path: Path) -> date:
         ) from None
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"The dataset lacks {path}.")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds {str(values)[:50]!r}, expected a JSON object: {{...}}.")
+    return values
 
 
 def _refuse(items: Sequence[str], message: str) -> None:

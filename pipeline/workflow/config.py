@@ -50,7 +50,8 @@ def read(*paths: Path) -> Settings:
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is no YAML: {error}") from None
+            told = " ".join(str(error).split())
+            raise InputError(f"{path} is not YAML: {told}") from None
         if not isinstance(found, dict):
             raise InputError(
                 f"{path} holds no settings but {str(found)[:50]!r}: write them as `section:`, and "

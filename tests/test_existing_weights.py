@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 from models_fixture import FOLDS, random_model, random_weights, save_models
-from pipeline.dataset.pixel_set_store import read_classes
 from pixel_set_fixture import BANDS, CLASSES, ingest_dataset, make, write
 from preparation import opened
 
@@ -321,7 +320,7 @@ def test_features_of_every_fold_are_compared_with_the_dataset(ours, position):
     # Before any fold has predicted.
     models = load_existing(ours.folder, ours.run.dataset, ours.settings, CPU)
     with pytest.raises(ModelError, match="was trained with 5 geometric features"):
-        read_inputs(ours.run.dataset, models, read_classes(ours.run.dataset))
+        read_inputs(opened(ours.run), models, opened(ours.run).classes)
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from geo.errors import InputError
 from geo.formats.conventions import date_in, tile_name
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
-from geo.imagery.discovery import IMAGE_ENDINGS, files_ending
+from geo.imagery.listing import IMAGE_ENDINGS, files_ending
 from geo.imagery.raster_reading import read_header
 
 

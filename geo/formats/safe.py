@@ -28,7 +28,7 @@ from geo.imagery.acquisition import (
     Band,
     first_five,
 )
-from geo.imagery.discovery import Damaged, read_each, refuse_damaged, walk
+from geo.imagery.listing import Damaged, read_each, refuse_damaged, walk
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 # MTD_MSIL2A.xml, and before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_<times>.xml; what Sen2Cor wrote

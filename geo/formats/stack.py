@@ -30,7 +30,7 @@ from geo.formats.conventions import (
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, first_five
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
-from geo.imagery.discovery import Damaged, is_eopf, stack_files
+from geo.imagery.listing import Damaged, is_eopf, stack_files
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,8 @@ from geo.imagery.cloud_masks import (
     cloud_rules,
     stated_cloud_fraction,
 )
-from geo.imagery.discovery import (
-    Damaged,
-    digests,
-    find_acquisitions,
-    in_order_of_use,
-    same_day_reasons,
-)
+from geo.imagery.discovery import find_acquisitions, in_order_of_use, same_day_reasons
+from geo.imagery.listing import Damaged, digests
 from geo.imagery.radiometry import check_radiometry
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
 from pipeline.workflow.settings import IndexSettings

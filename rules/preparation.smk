@@ -4,7 +4,6 @@ import json
 
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.inputs import imagery_state
-from pipeline.workflow.sections import named_columns
 
 # Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
@@ -101,8 +100,10 @@ rule clean:
         grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
-        # No parameter: all columns are kept, and another one of codes is no reason to run again.
-        codes=json.dumps(named_columns(settings.parcels.labels)),
+        # No parameters: what label would refuse is refused here, before any pixel is read, but nothing
+        # that is written here depends on it.
+        labels=settings_of("label")(None),
+        names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
         paths.log("clean"),
     benchmark:
@@ -113,7 +114,8 @@ rule clean:
         "parcelwise clean --settings {params.settings:q} --record {params.record:q}"
         " --register {params.register:q}"
         " --grids {input.grids:q} --rows {output.rows:q} --overlaps {output.overlaps:q}"
-        " --parcels {output.parcels:q} --codes {resources.codes:q} --log {log:q}"
+        " --parcels {output.parcels:q} --labels {resources.labels:q} --names {resources.names:q}"
+        " --log {log:q}"
 
 
 rule rasterise:

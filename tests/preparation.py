@@ -27,7 +27,6 @@ from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import DatasetPaths, RunPaths
-from pipeline.workflow.sections import named_columns
 from pipeline.workflow.settings import STAGE_SETTINGS, Settings
 from pipeline.workflow.writing import write_text
 
@@ -77,6 +76,12 @@ def write_record(path: Path, settings: Settings, stage: str) -> None:
     write_text(path, view(settings, stage).model_dump_json())
 
 
+def for_label(settings: Settings) -> tuple[str, str]:
+    """Return what clean is told of label: its settings, and the table of names."""
+    names = settings.parcels.names
+    return view(settings, "label").model_dump_json(), json.dumps(names and str(names))
+
+
 def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     """Run index, clean and rasterise."""
     run = RunPaths(root)
@@ -86,7 +91,7 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     )  # fmt: skip
     clean(
         settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,
-        view(settings, "clean"), json.dumps(named_columns(settings.parcels.labels)),
+        view(settings, "clean"), *for_label(settings),
     )  # fmt: skip
     for tile in read_grids(run.grids):
         rasterise(
@@ -111,7 +116,7 @@ def label_parcels(settings: Settings, run: RunPaths) -> None:
         run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
         [run.dataset.tile(tile).parcels for tile in tiles],
         run.ledger, run.classes, run.dataset.root,
-        view(settings, "label"), json.dumps(settings.parcels.names and str(settings.parcels.names)),
+        view(settings, "label"), for_label(settings)[1],
     )  # fmt: skip
     names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
 

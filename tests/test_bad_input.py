@@ -19,7 +19,7 @@ import rasterio
 import xarray as xr
 from models_fixture import save_models
 from pixel_set_fixture import BANDS, make
-from preparation import label_parcels, merged, observe
+from preparation import for_label, label_parcels, merged, observe
 from rasterio.transform import Affine
 from safe_fixture import write_safe, zip_product
 from shapely import Point, box
@@ -37,7 +37,6 @@ from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.sections import named_columns
 
 X, Y = 500_000, 5_600_000
 DAYS = ("20220403", "20220408", "20220413")
@@ -166,7 +165,9 @@ class Inputs:
             view(settings, "index"), source_items, register,
         )  # fmt: skip
         seen = view(settings, "clean")
-        clean(register, run.grids, run.register, run.overlaps, run.parcels, seen, named(settings))
+        clean(
+            register, run.grids, run.register, run.overlaps, run.parcels, seen, *for_label(settings)
+        )
         for tile in read_grids(run.grids):
             rasterise(
                 run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
@@ -174,10 +175,6 @@ class Inputs:
             )  # fmt: skip
             observe(run, tile)
         label_parcels(settings, run)
-
-
-def named(settings):
-    return json.dumps(named_columns(settings.parcels.labels))
 
 
 @pytest.fixture
@@ -338,11 +335,10 @@ def refuse(inputs, *words):
     left -= {run.acquisitions, run.acquisitions_view, run.grids}
     left -= {path for path in left if path.parent == run.items}
     if run.register in left:
-        # Only label refuses after clean: classes, codes and names.
-        assert re.search("classes|codes|class names|columns", message), message
-        before = {run.register, run.overlaps}
+        # How many pixels a parcel has is known after clean.
+        assert re.search(r"None of the \d+ parcels", message), message
         folders = {run.parcels, run.pixel_index("T").parent, run.label_image("T").parent}
-        left -= before | {path for path in left if path.parent in folders}
+        left -= {run.register, run.overlaps, *(p for p in left if p.parent in folders)}
         left -= {path for path in left if run.dataset.root / "tiles" in path.parents}
     assert not left
 
@@ -640,7 +636,7 @@ DATASETS = {
     "no dates": (lambda i: (i.meta / "dates.json").unlink(), "The dataset lacks .*dates.json"),
     "dates that are none": (
         lambda i: (i.meta / "dates.json").write_text('{"0": "spring"}'),
-        "'spring' is no date",
+        "'spring' is not a date",
     ),
     "too few dates": (
         lambda i: (i.meta / "dates.json").write_text('{"0": 20180301}'),

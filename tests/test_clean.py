@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-from preparation import label_parcels, observe
+from preparation import for_label, label_parcels, observe
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
 from geo.errors import InputError
@@ -21,7 +21,6 @@ from pipeline.stages.clean import clean
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.sections import named_columns
 from pipeline.workflow.settings import Settings
 
 GRID = Grid("EPSG:32631", 500000.0, 4000080.0, 10.0, 10.0, 8, 8)
@@ -53,7 +52,7 @@ class Run:
         paths = self.paths = RunPaths(self.folder)
         clean(
             path, self.grids, paths.register, paths.overlaps, paths.parcels,
-            view(self.settings, "clean"), json.dumps(named_columns(self.settings.parcels.labels)),
+            view(self.settings, "clean"), *for_label(self.settings),
         )  # fmt: skip
         tiles = list(read_grids(self.grids))
         for tile in tiles:

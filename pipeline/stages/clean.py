@@ -20,9 +20,12 @@ from geo.register.columns import as_text, row_checksums
 from geo.register.geopackage import outline_types
 from geo.register.overlaps import find_overlaps, first_alike
 from geo.register.placement import in_one_system
+from pipeline.classes.class_mapping import classify, nomenclatures
+from pipeline.classes.crop_class import with_names
 from pipeline.classes.ledger import FROM_REGISTER, say_counts
 from pipeline.classes.register import CheckedRegister, check_register
-from pipeline.workflow.settings import CleanSettings
+from pipeline.workflow.sections import named_columns
+from pipeline.workflow.settings import CleanSettings, LabelSettings, from_json
 from pipeline.workflow.writing import replacing, replacing_folder
 
 logger = logging.getLogger(__name__)
@@ -38,7 +41,8 @@ def clean(
     overlaps: Path,
     parcels: Path,
     settings: CleanSettings,
-    codes: str = "{}",
+    labels: str | None = None,
+    names: str = "null",
 ) -> None:
     """Mend the polygons of the register, place them on the tiles, and check every row.
 
@@ -63,18 +67,23 @@ def clean(
     settings
         parcels: layer, id, duplicate_ids, partly_outside, min_area_m2, all_touched,
         min_covered_fraction, buffer_m.
-    codes
-        JSON, {setting: column}: columns of declared codes. They are only looked for, so that one
-        that is not there is refused before any pixel is read.
+    labels, names
+        JSON, the settings of the stage label and its table of names. Only what label would refuse
+        depends on them: columns, codes and classes are checked before any pixel is read.
 
     Raises
     ------
     InputError
-        If the register cannot be read, lacks a column, or has no usable parcel on the imagery.
+        If the register cannot be read, lacks a column, or has no usable parcel on the imagery; if
+        its codes and classes cannot be used.
     """
     tiles = read_grids(grids)
-    checked = check_register(register, tiles, settings.parcels, json.loads(codes))
+    later = None if labels is None else from_json(labels, LabelSettings)
+    codes = {} if later is None else named_columns(later.parcels.labels)
+    checked = check_register(register, tiles, settings.parcels, codes)
     checked.refuse_unusable(tiles)
+    if later is not None:
+        _check_classes(checked, later, json.loads(names))
     usable = (checked.rows["reason"] == "").to_numpy()
     polygons = _in_one_system(checked, usable, tiles)
     with replacing(overlaps) as temporary:
@@ -83,6 +92,15 @@ def clean(
     with replacing(rows) as temporary:
         _register_rows(checked, polygons).to_parquet(temporary, index=False)
     _log(checked.rows)
+
+
+def _check_classes(checked: CheckedRegister, later: LabelSettings, names: str | None) -> None:
+    """Check what label will be asked to do, with all parcels that may turn out to have pixels."""
+    known = list(map(str, checked.table)) if checked.follows_fiboa else []
+    labels = nomenclatures(later.parcels, known)
+    folds = later.split.folds if later.predict.weights is None else None
+    _, classes = classify(checked.rows.copy(), checked.table, labels, later.parcels, folds)
+    with_names(classes, None if names is None else Path(names))
 
 
 def _in_one_system(checked: CheckedRegister, usable: Any, tiles: Mapping[str, Grid]) -> Any:

@@ -16,8 +16,7 @@ from pipeline.classes.class_mapping import read_declared
 from pipeline.classes.crop_class import read_classes, read_names
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.folds import read_fold
-from pipeline.report.comparison import read_comparison
-from pipeline.report.scores import read_predictions
+from pipeline.report.scores import read_comparison, read_predictions
 from pipeline.stages.ingest import _copy_json, _read_own
 from pipeline.stages.label import _read
 from pipeline.stages.rasterise import _read_parcels

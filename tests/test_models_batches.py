@@ -5,12 +5,11 @@ import torch
 from models.errors import InputError
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import pixel_rows
+from models.training import sampling
 from models.training.augmentation import Augmentation, drop_dates
 from models.training.batches import Batches, training_batch_starts
 from models.training.distributed import Processes
-from models.training.pixel_rows import PixelRows
-from models.training.sampling import draw_pixels, parcel_seeds
+from models.training.sampling import PixelRows, draw_pixels, parcel_seeds
 
 CPU = torch.device("cpu")
 UNCHANGED = Augmentation()
@@ -176,11 +175,11 @@ class TestPixelRows:
         # What a GPU would hold, held by the CPU; values above 32,767 are negative as int16.
         data = make_data(sizes=(3, 70, 1))
         data.pixels[:3] = [[65_535, 32_768]]
-        monkeypatch.setattr(pixel_rows, "_COPIED_TOGETHER", 10)
+        monkeypatch.setattr(sampling, "_COPIED_TOGETHER", 10)
         resident = PixelRows(data, CPU, keep=True)
         resident._resident = (
-            pixel_rows._copied(data.pixels.view(np.int16), CPU),
-            pixel_rows._copied(data.valid, CPU),
+            sampling._copied(data.pixels.view(np.int16), CPU),
+            sampling._copied(data.valid, CPU),
         )
         chosen = torch.tensor([[0, 73, 2], [5, 5, 1]])
         pixels, valid = resident.gather(chosen)
@@ -194,8 +193,8 @@ class TestPixelRows:
         needed = data.pixels.nbytes + data.valid.nbytes
         free = [needed / 0.59, 100]
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free.pop(), 0))
-        assert not pixel_rows._fits(data, torch.device("cuda"))
-        assert pixel_rows._fits(data, torch.device("cuda"))
+        assert not sampling._fits(data, torch.device("cuda"))
+        assert sampling._fits(data, torch.device("cuda"))
 
 
 class TestTraining:

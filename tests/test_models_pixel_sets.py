@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from models_fixture import describe, training_settings
 from test_models_batches import make_batches, make_data
 
 from models.errors import InputError
@@ -13,9 +14,8 @@ from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets, StackedRows, stacked
 from models.standardisation import Normalisation
 from models.training.augmentation import Augmentation
-from models.training.options import TrainingSettings
-from models.training.pixel_rows import PixelRows
 from models.training.resume import training_digest
+from models.training.sampling import PixelRows
 
 SHAPES = [(5, 3, 2), (0, 4, 2), (7, 4, 2), (1, 2, 2)]
 
@@ -112,7 +112,7 @@ def test_batches_of_several_arrays_are_those_of_one():
 
 def test_gathering_on_a_device_copies_every_array():
     """The piecewise copy that a GPU gets, made on the CPU."""
-    from models.training.pixel_rows import _copied
+    from models.training.sampling import _copied
 
     data = in_tiles(make_data())
     copy = _copied(data.pixels, torch.device("cpu"), view=np.int16)
@@ -136,15 +136,8 @@ def test_the_digest_of_a_training_tells_by_every_mapped_file(tmp_path):
 
     some = np.arange(3)
     hyperparameters = Hyperparameters.for_data("psetae", n_channels=2, n_classes=3)
-    others = (
-        some,
-        some,
-        hyperparameters,
-        Normalisation(0.0, 1.0),
-        None,
-        TrainingSettings(),
-        torch.device("cpu"),
-    )
+    about = describe(hyperparameters, Normalisation(0.0, 1.0))
+    others = (some, some, about, training_settings(), torch.device("cpu"))
     first = digest()
     assert digest() == first
     os.utime(tmp_path / "b.npy", ns=(0, 0))

@@ -32,23 +32,23 @@ from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.npy_files import file_name
 from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
-from pipeline.report.comparison import METRICS
 from pipeline.report.confidence import (
     confidence_groups,
     confidence_thresholds,
     doubtful_parcels,
     wilson_interval,
 )
+from pipeline.report.figures import ndvi_by_class
 from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
 from pipeline.report.scores import (
+    METRICS,
     best_epoch,
     confusions,
     frequent_confusions,
     out_of_fold,
     read_predictions,
 )
-from pipeline.report.seasons import ndvi_by_class
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.config import load, view

@@ -16,8 +16,7 @@ from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.augmentation import Augmentation, Jitter, drop_dates, shift_season
 from models.training.distributed import ALONE, Processes
-from models.training.pixel_rows import PixelRows, moved
-from models.training.sampling import draw_pixels, parcel_seeds
+from models.training.sampling import PixelRows, draw_pixels, moved, parcel_seeds
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geo.errors import reading
+from geo.errors import InputError, reading
 from models.metrics import confusion_matrix
 from pipeline.workflow.paths import RunPaths
 
@@ -232,3 +232,45 @@ def _null_as_nan(values: dict[str, float | None]) -> dict[str, float]:
 def _read_json(path: Path) -> Any:
     with reading(path, "JSON", "Delete it and run the workflow again."):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Scores of a run: {metric: (mean, standard deviation) over its folds}."""
+
+    run: str
+    divided_by: str
+    n_folds: int
+    spread: dict[str, tuple[float, float]]
+
+
+def read_comparison(paths: RunPaths, others: Sequence[str]) -> list[RunScores]:
+    """Read the scores of a run and of others beside it; empty where there are no others.
+
+    Raises
+    ------
+    InputError
+        If one has no scores.
+    """
+    if not others:
+        return []
+    return [_read_run(paths), *(_read_run(RunPaths(paths.root.parent / name)) for name in others)]
+
+
+def _read_run(paths: RunPaths) -> RunScores:
+    if not (paths.spread.is_file() and paths.folds.is_file()):
+        raise InputError(
+            f"report.compare: the run {paths.root.name} has no {paths.spread}. Evaluate it first, "
+            "or leave it out."
+        )
+    remedy = "Run its workflow again, or leave the run out of report.compare."
+    with reading(paths.folds, "the folds of a run", remedy):
+        folds = json.loads(paths.folds.read_text(encoding="utf-8"))
+        divided_by, n_folds = folds["by"], len(folds["folds"])
+    with reading(paths.spread, "the scores of a run", remedy):
+        model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
+        spread = {key: (model[key]["mean"], model[key]["std"]) for key in METRICS}
+    return RunScores(run=paths.root.name, divided_by=divided_by, n_folds=n_folds, spread=spread)

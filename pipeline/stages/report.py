@@ -16,15 +16,16 @@ from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.charts import Chart, percent, rounded, say_day, score
 from pipeline.report.class_colours import read_class_colours
-from pipeline.report.comparison import read_comparison
 from pipeline.report.confidence import (
     confidence_groups,
     confidence_thresholds,
     doubtful_parcels,
 )
 from pipeline.report.figures import (
+    MOST_PARCELS,
     calibration_chart,
     cloud_chart,
+    ndvi_by_class,
     season_charts,
     training_charts,
 )
@@ -37,11 +38,11 @@ from pipeline.report.scores import (
     METHODS,
     out_of_fold,
     predicted_classes,
+    read_comparison,
     read_predictions,
     read_scores,
     read_trainlogs,
 )
-from pipeline.report.seasons import MOST_PARCELS, ndvi_by_class
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import ReportSettings

@@ -12,9 +12,11 @@ import pytest
 import yaml
 from preparation import snakemake
 
+from geo.errors import InputError
 from geo.imagery.acquisition import safe_name
 from pipeline.workflow.config import load, view
 from pipeline.workflow.settings import STAGE_SETTINGS, from_json
+from pipeline.workflow.snakefile import check_installation
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
@@ -167,6 +169,21 @@ def test_another_checkout_than_the_installed_one_is_refused(tmp_path):
     assert f"installed from {ROOT}" in result.stderr
     assert f"workflow is that of {tmp_path}" in result.stderr
     assert "pip install --editable ." in result.stderr
+
+
+@pytest.mark.parametrize("is_editable", [True, False])
+def test_a_copy_of_the_packages_is_refused(tmp_path, is_editable):
+    """As `pip install .` leaves one, and as `pip install --editable .` does."""
+    folder = tmp_path / "parcelwise-0.1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: parcelwise\nVersion: 0.1.0\n")
+    info = {"editable": True} if is_editable else {}
+    (folder / "direct_url.json").write_text(json.dumps({"url": "file:///x", "dir_info": info}))
+    if is_editable:
+        check_installation(ROOT, str(tmp_path))
+    else:
+        with pytest.raises(InputError, match=r"a copy, and .*pip install --editable"):
+            check_installation(ROOT, str(tmp_path))
 
 
 def test_without_an_installation_the_workflow_says_how_to_install(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +73,36 @@ def passed(settings: Settings, stage: str) -> Callable[[Any], str]:
     return verbatim(view(settings, stage).model_dump_json())
 
 
-def check_installation(checkout: str | Path) -> None:
+def check_installation(checkout: str | Path, packages: str | None = None) -> None:
     """Check that the packages are imported from a checkout, as an editable install makes them.
 
     A plain `pip install .` copies them: after an edit or a pull, the rules of the checkout would
-    call the stages of the copy.
+    call the stages of the copy, even where Snakemake itself is started in the checkout and so
+    imports from there.
+
+    Parameters
+    ----------
+    checkout
+        Folder of the Snakefile.
+    packages
+        Folder of installed packages; None: that of this Python.
 
     Raises
     ------
     InputError
-        If they are imported from elsewhere.
+        If they are imported from elsewhere, or a copy of them is installed.
     """
-    if Path(checkout).resolve() != SOURCE:
+    found = str(SOURCE) if Path(checkout).resolve() != SOURCE else None
+    installed = metadata.distributions(
+        name="parcelwise", path=[packages or sysconfig.get_path("purelib")]
+    )
+    for distribution in installed:
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if not origin.get("dir_info", {}).get("editable"):
+            found = f"{distribution.locate_file('')}, a copy"
+    if found is not None:
         raise InputError(
-            f"Parcelwise is installed from {SOURCE}, and this workflow is that of {checkout}. From "
+            f"Parcelwise is installed from {found}, and this workflow is that of {checkout}. From "
             "there, run `python -m pip install --editable .`."
         )
 

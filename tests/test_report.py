@@ -30,7 +30,6 @@ from pipeline.classes.crop_class import Classes, CropClass, write_classes
 from pipeline.classes.ledger import read_ledger, write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.npy_files import file_name
-from pipeline.report.charts import percent, rounded
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.confidence import (
     confidence_groups,
@@ -53,6 +52,7 @@ from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import INGESTED, RunPaths
+from pipeline.workflow.rounding import percent, rounded
 from pipeline.workflow.snakefile import summary
 from pipeline.workflow.writing import write_json
 

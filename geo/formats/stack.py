@@ -28,9 +28,8 @@ from geo.formats.conventions import (
     tile_name,
 )
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, first_five
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
-from geo.imagery.listing import Damaged, is_eopf, stack_files
 
 logger = logging.getLogger(__name__)
 
@@ -80,24 +79,9 @@ Stack = list[StackPart]
 
 
 def find(
-    path: Path,
-    bands: Sequence[str] | None,
-    reflectance_scale: float | None,
-    damaged: list[Damaged] | None,
+    path: Path, files: Sequence[Path], bands: Sequence[str] | None, reflectance_scale: float | None
 ) -> list[Acquisition]:
-    """Find the times of stacks; see `geo.imagery.discovery.find_acquisitions`."""
-    files = stack_files(path)
-    products = [file for file in files if is_eopf(file)]
-    if len(products) == len(files) > 0:
-        from geo.formats import eopf  # which describes the bands of its groups with this module
-
-        return eopf.read_products(products, bands, reflectance_scale, damaged)
-    if products:
-        raise InputError(
-            f"{path} mixes {len(products)} products of EOPF with {len(files) - len(products)} "
-            f"other stacks: keep one kind in a folder. Products: "
-            f"{first_five([product.name for product in products])}."
-        )
+    """Find the times of the stacks at a path; see `geo.imagery.discovery.find_acquisitions`."""
     parts = [part for file in files for part in read_parts(file, reflectance_scale)]
     if not parts:
         raise InputError(

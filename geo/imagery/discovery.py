@@ -15,6 +15,7 @@ from geo.imagery.listing import (
     Damaged,
     Format,
     files_ending,
+    is_eopf,
     refuse_damaged,
     stack_files,
     theia_folders,
@@ -96,9 +97,7 @@ def find_acquisitions(
 
         found = stac.find(path, bands, signed_by, damaged)
     else:
-        from geo.formats import stack
-
-        found = stack.find(path, bands, reflectance_scale, damaged)
+        found = _find_stacks(path, bands, reflectance_scale, damaged)
     found = _with_bands(found, bands, damaged)
     _check_metres(found)
     if not found:
@@ -108,6 +107,28 @@ def find_acquisitions(
 
         check_float_scale(found)
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
+
+
+def _find_stacks(
+    path: Path,
+    bands: Sequence[str] | None,
+    reflectance_scale: float | None,
+    damaged: list[Damaged] | None,
+) -> list[Acquisition]:
+    """Find the products of EOPF, which are Zarr folders, or the times of other stacks."""
+    from geo.formats import eopf, stack
+
+    files = stack_files(path)
+    products = [file for file in files if is_eopf(file)]
+    if not products:
+        return stack.find(path, files, bands, reflectance_scale)
+    if len(products) == len(files):
+        return eopf.read_products(products, bands, reflectance_scale, damaged)
+    raise InputError(
+        f"{path} mixes {len(products)} products of EOPF with {len(files) - len(products)} other "
+        "stacks: keep one kind in a folder. Products: "
+        f"{first_five([product.name for product in products])}."
+    )
 
 
 def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "stac"]:

@@ -13,8 +13,8 @@ from geo.imagery.acquisition import Acquisition, first_five
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Reason, Status
 from pipeline.inspection.sizes import Sizes, say_bytes
-from pipeline.report.charts import rounded
 from pipeline.workflow.acquisition_table import AcquisitionRow
+from pipeline.workflow.rounding import rounded
 
 # Classes that are not trained on are listed up to here.
 MOST_CLASSES = 12

@@ -18,9 +18,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.report.charts import percent
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.confidence import THRESHOLDS
+from pipeline.workflow.rounding import percent
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)

@@ -22,13 +22,12 @@ from pipeline.report.charts import (
     Tick,
     join_points,
     month_ticks,
-    percent,
-    rounded,
     say_day,
 )
 from pipeline.report.confidence import Group
 from pipeline.report.scores import TrainLog, best_epoch
 from pipeline.workflow.acquisition_table import AcquisitionRow
+from pipeline.workflow.rounding import percent, rounded
 
 
 def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:

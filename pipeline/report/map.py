@@ -21,9 +21,9 @@ from rasterio.transform import from_bounds
 
 from geo.errors import InputError
 from geo.register.columns import as_text
-from pipeline.report.charts import score
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import TEXTS
+from pipeline.workflow.rounding import score
 
 # The longer side of the map, in units of the view box or pixels of the image.
 LONGER_SIDE = 1800

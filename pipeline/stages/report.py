@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.charts import Chart, percent, rounded, say_day, score
+from pipeline.report.charts import Chart, say_day
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.confidence import (
     confidence_groups,
@@ -45,6 +45,7 @@ from pipeline.report.scores import (
 )
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.rounding import percent, rounded, score
 from pipeline.workflow.settings import ReportSettings
 from pipeline.workflow.writing import write_text
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from geo.errors import InputError
-from pipeline.report.charts import rounded, score
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs
 from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
 from pipeline.workflow.writing import write_text
 

@@ -12,7 +12,6 @@ from geopandas.testing import assert_geodataframe_equal
 from test_clean import GRID, Run, pixels, simple
 
 from geo.register.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
-from geo.register.geopackage import write_layer
 from geo.register.reading import read_register
 from pipeline.predictions.files import COLUMNS, FiboaPredictions
 
@@ -82,7 +81,7 @@ def test_nested_columns_can_be_written_anywhere(tmp_path):
     register = read_register(fiboa(tmp_path / "fields.parquet"))
     assert register["category"].tolist() == ['["administrative"]'] * 5
     assert "bbox" not in register
-    write_layer(register, tmp_path / "fields.gpkg", name="parcels", description="")
+    register.to_file(tmp_path / "fields.gpkg", layer="parcels")
     assert len(read_register(tmp_path / "fields.gpkg")) == 5
 
 

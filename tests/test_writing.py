@@ -7,7 +7,6 @@ import pytest
 from pipeline.workflow.writing import (
     finite_or_null,
     replacing,
-    replacing_files,
     replacing_folder,
     write_json,
     write_text,
@@ -46,23 +45,6 @@ def test_a_folder_is_replaced_whole(tmp_path):
         raise RuntimeError
     assert [p.name for p in path.iterdir()] == ["fresh"]
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_files_appear_together_beside_others(tmp_path):
-    folder = tmp_path / "Fold_1"
-    for text in ("old", "new"):
-        with replacing_files(folder) as temporary:
-            for name in ("weights", "log"):
-                (temporary / name).write_text(text)
-                assert all(path.read_text() != text for path in folder.glob("*"))
-        (folder / "scores").touch()
-    with pytest.raises(RuntimeError), replacing_files(folder) as temporary:
-        (temporary / "weights").write_text("half")
-        raise RuntimeError
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {
-        "weights": "new", "log": "new", "scores": ""
-    }  # fmt: skip
-    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_json_has_null_for_what_is_not_finite(tmp_path):

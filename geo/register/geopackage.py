@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,12 +133,6 @@ class _Layer:
             **self._made,
         )
         self._made = {}
-
-
-def write_layer(layer: geopandas.GeoDataFrame, path: Path, *, name: str, description: str) -> None:
-    """Write a GeoPackage at once; see `LayerWriter`."""
-    outlines = Counter(filter(None, outline_types(layer.geometry)))
-    LayerWriter(path, name=name, description=description, outlines=outlines).add(layer)
 
 
 def outline_types(outlines: geopandas.GeoSeries) -> list[str]:

@@ -30,11 +30,6 @@ class Overlaps:
     second: NDArray[np.int64]
     area_m2: NDArray[np.float64]
 
-    def per_parcel(self, n_parcels: int) -> NDArray[np.float64]:
-        """Sum the area that every parcel shares with each of the others, float64 (P,)."""
-        shared = np.bincount(self.first, self.area_m2, n_parcels)
-        return np.asarray(shared + np.bincount(self.second, self.area_m2, n_parcels))
-
 
 def find_overlaps(polygons: NDArray[Any], least_m2: float) -> Overlaps:
     """Find the pairs of parcels that share an area.

@@ -327,11 +327,6 @@ class ParcelClasses(LabelColumns):
             if label.table is not None
         }
 
-    @property
-    def trained_nomenclature(self) -> str | None:
-        """The nomenclature to train on: the one named, else the first of labels."""
-        return self.nomenclature or next(iter(self.labels), None)
-
 
 def named_columns(labels: Mapping[str, Label]) -> dict[str, str]:
     """List the columns of the register that labels name: {setting: column}."""

@@ -43,19 +43,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
-@contextmanager
-def replacing_files(folder: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder, whose files are moved into `folder` once all are written.
-
-    Other files of `folder` stay. If the block raises, nothing in `folder` changes.
-    """
-    with _temporary_folder(folder) as temporary:
-        yield temporary
-        folder.mkdir(exist_ok=True)
-        for path in sorted(temporary.iterdir()):
-            path.replace(folder / path.name)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as temporary:

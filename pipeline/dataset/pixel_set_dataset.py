@@ -135,12 +135,20 @@ class PixelSetDataset:
     @cached_property
     def features(self) -> NDArray[np.float64]:
         """Geometric features of every parcel, float64 (N, F)."""
-        return self._features_of(self.ids)
+        known, values = self._features
+        row = {parcel_id: i for i, parcel_id in enumerate(known)}
+        if lacking := [i for i in self.ids if i not in row]:
+            raise InputError(
+                f"{self.paths.features} lacks {len(lacking)} parcels, such as "
+                f"{', '.join(lacking[:5])}. Set model.geometric_features to false, or add them."
+            )
+        own: NDArray[np.float64] = values[[row[i] for i in self.ids]]
+        return own
 
-    @cached_property
+    @property
     def all_features(self) -> NDArray[np.float64]:
         """All features that were computed, also of parcels without pixels, float64 (M, F)."""
-        return self._features_of(list(self._features))
+        return self._features[1]
 
     # Classes
 
@@ -306,23 +314,16 @@ class PixelSetDataset:
         return dict(_read_json(self.paths.sizes))
 
     @cached_property
-    def _features(self) -> dict[str, Any]:
+    def _features(self) -> tuple[list[str], NDArray[np.float64]]:
+        """The ids of geomfeat.json, and an array: the JSON itself takes ten times the memory."""
         if not self.paths.features.is_file():
             raise InputError(
                 f"The dataset has no {self.paths.features}: set model.geometric_features to false."
             )
-        return dict(_read_json(self.paths.features))
-
-    def _features_of(self, ids: Sequence[str]) -> NDArray[np.float64]:
-        features = self._features
-        if lacking := [i for i in ids if i not in features]:
-            raise InputError(
-                f"{self.paths.features} lacks {len(lacking)} parcels, such as "
-                f"{', '.join(lacking[:5])}. Set model.geometric_features to false, or add them."
-            )
+        found = _read_json(self.paths.features)
+        values = np.array(list(found.values()), np.float64)
         # The reference takes a number for a list of one.
-        values = np.array([features[i] for i in ids], np.float64)
-        return values[:, None] if values.ndim == 1 else values
+        return list(found), values[:, None] if values.ndim == 1 else values
 
 
 def pad(parcels: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -85,8 +85,7 @@ def predict(
     InputError
         If the register is not the one that was cleaned; nothing is written then.
     """
-    rows = read_ledger(ledger, LEDGER_COLUMNS)
-    if register is not None and rows["checksum"].isna().any():
+    if register is not None and read_ledger(ledger, ["checksum"])["checksum"].isna().any():
         raise InputError(
             f"{ledger} does not tell which rows of {register} it was made from. "
             "Clean it again: snakemake -R clean."
@@ -104,6 +103,7 @@ def predict(
     data = read_inputs(opened, trained, classes)
     choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
     table = PredictionTable(opened, choices, given_weights=folds is None)
+    rows = read_ledger(ledger, LEDGER_COLUMNS)
     with PredictionFiles(predictions) as files:
         read = _parts(len(rows))
         if register is not None:

@@ -159,6 +159,19 @@ def test_every_row_of_a_reversed_register_has_its_own_class(trained, tmp_path, m
         pd.testing.assert_frame_equal(rows, expected)
 
 
+def test_a_ledger_that_knows_no_rows_of_the_register_is_refused(trained, tmp_path):
+    """As the ledger of an ingested dataset: before anything is predicted."""
+    run, settings = trained
+    register_of(run).to_file(tmp_path / "register.gpkg")
+    out = tmp_path / "out" / "parcels.gpkg"
+    with pytest.raises(InputError, match=r"does not tell which rows of .*snakemake -R clean"):
+        predict(
+            run.dataset.root, run.root / "no models", run.ledger, out, view(settings, "predict"),
+            folds=run.folds, register=tmp_path / "register.gpkg",
+        )  # fmt: skip
+    assert not out.parent.exists()
+
+
 def test_another_register_than_was_cleaned_is_refused(trained, tmp_path, monkeypatch):
     """Nothing is written then."""
     table = register_of(trained[0])

@@ -21,6 +21,7 @@ from rasterio.transform import from_bounds
 
 from geo.errors import InputError
 from geo.register.columns import as_text
+from pipeline.classes.reasons import Status
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import TEXTS
 from pipeline.workflow.rounding import score
@@ -104,7 +105,7 @@ def draw_map(
     )
     is_area = shapely.get_dimensions(shapes.array) == 2
     drawable = is_area & ~shapely.is_empty(shapes.array)
-    accepted = drawable & (parcels["status"] != "rejected").to_numpy()
+    accepted = drawable & (parcels["status"] != Status.REJECTED).to_numpy()
     if not accepted.any():
         return None
     bounds = shapely.total_bounds(shapes.array[accepted])

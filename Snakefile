@@ -182,7 +182,7 @@ rule evaluate:
         metrics=expand(paths.fold("{fold}") / "test_metrics.json", fold=FOLDS),
         matrices=expand(paths.fold("{fold}") / "conf_mat.pkl", fold=FOLDS),
         overall=paths.overall,
-        per_class=paths.per_class,
+        per_class=[paths.per_class, paths.per_class.with_suffix(".csv")],
         baselines=paths.baselines,
         spread=paths.spread,
         scores=paths.scores,

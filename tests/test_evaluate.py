@@ -17,7 +17,7 @@ from models.pixel_sets import PixelSets
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.folds import Fold, read_folds
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
-from pipeline.evaluation.score_tables import spread_over_folds, write_scores
+from pipeline.evaluation.score_tables import spread_over_folds, write_per_class, write_scores
 from pipeline.stages.evaluate import _write_fold, evaluate
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -234,3 +234,17 @@ def test_the_terminal_shows_every_baseline(scored: RunPaths):
     ):
         [line] = [line for line in lines if line.startswith(words)]
         assert f"{baselines[method]['MACRO_F1-score']:.3f}" in line
+
+
+def test_scores_of_classes_are_typed_and_a_class_without_parcels_has_none(tmp_path):
+    classes = [CropClass(12, "twelve"), CropClass(7, "seven"), CropClass(3, "three")]
+    matrix = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+    write_per_class(tmp_path / "per_class.json", classes, matrix)
+    rows = json.loads((tmp_path / "per_class.json").read_text())
+    assert [(row["code"], row["support"]) for row in rows] == [(12, 4), (7, 6), (3, 0)]
+    assert rows[0]["precision"] == pytest.approx(3 / 5)
+    assert rows[0]["recall"] == pytest.approx(3 / 4)
+    assert rows[1]["iou"] == pytest.approx(4 / 7)
+    lines = (tmp_path / "per_class.csv").read_text().splitlines()
+    assert lines[0] == "code,name,support,precision,recall,f1,iou"
+    assert lines[1].startswith("12,twelve,4,0.6000,0.7500,")

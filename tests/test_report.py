@@ -178,11 +178,11 @@ def make_models(paths):
         [m[k] for k in ("Precision", "Recall", "F1-score", "IoU")]
         for m in class_metrics(matrix).values()
     ]
-    write_csv(
+    keys = ("code", "name", "support", "precision", "recall", "f1", "iou")
+    write_json(
         paths.per_class,
-        ("code", "name", "support", "precision", "recall", "f1", "iou"),
         [
-            (c.code, c.name, int(n), *s)
+            dict(zip(keys, (c.code, c.name, int(n), *s), strict=True))
             for c, n, s in zip(CLASSES, matrix.sum(1), scores, strict=True)
         ],
     )

@@ -6,13 +6,14 @@ import csv
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.metrics import class_metrics, overall_metrics
 from pipeline.classes.crop_class import CropClass
 from pipeline.evaluation.baselines import Matrix
-from pipeline.workflow.writing import replacing
+from pipeline.workflow.writing import finite_or_null, replacing, write_json
 
 # Measures of a class by the reference's keys, under the names that stand in tables.
 CLASS_METRICS = {"Precision": "precision", "Recall": "recall", "F1-score": "f1", "IoU": "iou"}
@@ -46,15 +47,19 @@ def spread_over_folds(matrices: Sequence[Matrix]) -> dict[str, dict[str, float]]
 
 
 def write_per_class(path: Path, classes: Sequence[CropClass], matrix: Matrix) -> None:
-    """Write one row of scores a class."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    """Write the scores of every class as JSON, and as CSV beside it, for people."""
+    support = matrix.sum(axis=1)
+    rows: list[tuple[dict[str, Any], dict[str, float]]] = []
+    for i, values in class_metrics(matrix).items():
+        land = classes[int(i)]
+        own = {"code": land.code, "name": land.name, "support": int(support[int(i)])}
+        rows.append((own, {name: values[key] for key, name in CLASS_METRICS.items()}))
+    write_json(path, [own | finite_or_null(scores) for own, scores in rows])
+    with replacing(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["code", "name", "support", *CLASS_METRICS.values()])
-        support = matrix.sum(axis=1)
-        for i, values in class_metrics(matrix).items():
-            scores = (values[key] for key in CLASS_METRICS)
-            land = classes[int(i)]
-            writer.writerow([land.code, land.name, support[int(i)], *(f"{s:.4f}" for s in scores)])
+        for own, scores in rows:
+            writer.writerow([*own.values(), *(f"{score:.4f}" for score in scores.values())])
 
 
 def write_scores(

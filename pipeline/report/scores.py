@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -189,16 +188,12 @@ def best_epoch(log: TrainLog) -> int:
 
 def _read_class_scores(path: Path) -> list[ClassScore]:
     """Read the scores of every class, the most frequent class first."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [
-            ClassScore(
-                row["code"],
-                row["name"],
-                int(row["support"]),
-                *(float(row[key]) for key in ("precision", "recall", "f1", "iou")),
-            )
-            for row in csv.DictReader(file)
-        ]
+    rows = []
+    for row in _read_json(path):
+        own = {key: row.pop(key) for key in ("code", "name", "support")}
+        scores = _null_as_nan(row)
+        metrics = (scores[key] for key in ("precision", "recall", "f1", "iou"))
+        rows.append(ClassScore(str(own["code"]), own["name"], own["support"], *metrics))
     return sorted(rows, key=lambda row: -row.support)
 
 

@@ -43,9 +43,9 @@ def evaluate(
         What split wrote.
     models
         Folder of Fold_<k>/. Written into it, as the reference does: test_metrics.json and
-        conf_mat.pkl of each fold, overall.json. Beside them: per_class.csv; baselines.json;
-        spread.json, mean and standard deviation of the overall scores over the folds; scores.csv,
-        every score of every fold, one a row.
+        conf_mat.pkl of each fold, overall.json. Beside them: per_class.json and .csv;
+        baselines.json; spread.json, mean and standard deviation of the overall scores over the
+        folds; scores.csv, every score of every fold, one a row.
     settings
         train.device, predict.batch_size, split.seed.
     threads
@@ -70,7 +70,7 @@ def evaluate(
     write_json(models / "overall.json", overall["model"])
     write_json(models / "baselines.json", {m: v for m, v in overall.items() if m != "model"})
     write_json(models / "spread.json", {m: spread_over_folds(f) for m, f in matrices.items()})
-    write_per_class(models / "per_class.csv", classes, add_up(matrices["model"]))
+    write_per_class(models / "per_class.json", classes, add_up(matrices["model"]))
     write_scores(models / "scores.csv", classes, matrices)
     for method, values in overall.items():
         logger.info(

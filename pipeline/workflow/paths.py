@@ -354,8 +354,8 @@ class RunPaths:
 
     @property
     def per_class(self) -> Path:
-        """Scores per class, as a table."""
-        return self.models / "per_class.csv"
+        """Scores of every class; .csv beside it for people."""
+        return self.models / "per_class.json"
 
     @property
     def scores(self) -> Path:

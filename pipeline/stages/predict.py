@@ -39,7 +39,7 @@ from pipeline.workflow.settings import PredictSettings
 logger = logging.getLogger(__name__)
 
 # Rows of the ledger and the register that are joined and written at once.
-ROWS_AT_A_TIME = 50_000
+ROWS_AT_A_TIME = 20_000
 
 
 def predict(
@@ -100,8 +100,9 @@ def predict(
         parts = opened.folds(folds)
         trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
         classes = opened.shown_classes
-    data = read_inputs(opened, trained, classes)
-    choices = choose_classes(data, parts, trained, classes, settings.predict.batch_size)
+    inputs = read_inputs(opened, trained, classes)
+    choices = choose_classes(inputs, parts, trained, classes, settings.predict.batch_size)
+    del inputs  # Their days and features are not needed while the rows are written.
     table = PredictionTable(opened, choices, given_weights=folds is None)
     rows = read_ledger(ledger, LEDGER_COLUMNS)
     with PredictionFiles(predictions) as files:

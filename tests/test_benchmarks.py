@@ -5,7 +5,6 @@ import subprocess
 import sys
 import types
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from benchmarks.publish import publish
 from benchmarks.results import Results, read_json, write_json, write_report
 from benchmarks.running import run_contest
 from models.pixel_sets import PixelSets
+from tests.builders.paths import ROOT
 
 PNG = b"\x89PNG"
 
@@ -203,14 +203,13 @@ def test_the_runner_writes_results_and_fails_where_a_contestant_does(
 
 
 def test_every_benchmark_is_found_and_explained():
-    root = Path(__file__).parents[1]
     shown = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--help"],
-        capture_output=True, text=True, check=True, cwd=root,
+        capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     names = runner.find_benchmarks()
     assert all(name in shown.stdout for name in names)
-    explained = (root / "benchmarks" / "README.md").read_text()
+    explained = (ROOT / "benchmarks" / "README.md").read_text()
     assert all(f"**{name}**: " in explained for name in names)
 
 

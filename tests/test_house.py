@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 import typing
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -21,8 +20,8 @@ from pipeline.workflow.config import load
 from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema_json
 from pipeline.workflow.sections import RECIPES, Section, read_recipe
 from pipeline.workflow.settings import STAGE_SETTINGS, ExportSettings, LabelSettings, Settings
+from tests.builders.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 SCHEMA = json.loads((CONFIGS / "schema.json").read_text())
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
@@ -376,3 +375,9 @@ def test_every_stage_explains_itself(stage):
     )  # fmt: skip
     assert "--log" in result.stdout
     assert "Parameters" in result.stdout
+
+
+def test_what_tests_share_is_in_the_builders():
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in imported(path.read_text()):
+            assert not name.rpartition(".")[2].startswith("test_"), (path, name)

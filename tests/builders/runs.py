@@ -1,0 +1,167 @@
+"""Run stages: those up to the dataset in one process, or the workflow as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from geo.grid import read_grids
+from geo.pixels.pixel_index import PixelIndex
+from pipeline.dataset.npy_files import file_name
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.stages.assemble import assemble
+from pipeline.stages.clean import clean
+from pipeline.stages.export import export
+from pipeline.stages.extract import extract
+from pipeline.stages.features import features
+from pipeline.stages.index import index
+from pipeline.stages.label import label
+from pipeline.stages.names import names
+from pipeline.stages.normalise import normalise
+from pipeline.stages.rasterise import rasterise
+from pipeline.workflow.acquisition_table import read_used
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import DatasetPaths, RunPaths
+from pipeline.workflow.settings import STAGE_SETTINGS, Settings
+from pipeline.workflow.writing import write_text
+from tests.builders.paths import ROOT
+
+CONFIGS = ROOT / "configs"
+
+
+def snakemake(folder, *options, check=True, configfile=None, source=ROOT, **settings):
+    """Run the workflow of a checkout in a folder, with settings over those of its file."""
+    over = [f"{section}={json.dumps(values)}" for section, values in settings.items()]
+    command = [
+        *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(source / "Snakefile")),
+        *("--directory", str(folder), "--configfile", str(configfile or folder / "settings.yaml")),
+        *(["--config", *over] if over else []),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PATH": path}
+    )
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def merged(base, over):
+    """Lay nested settings over others, as Snakemake does."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def example(name: str, **over) -> Settings:
+    """Settings of an example in configs/, with sections laid over it."""
+    return load(merged(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), over))
+
+
+def recorded(settings: Settings, run: RunPaths) -> list[Path]:
+    """Leave what every stage would of its settings, for the report."""
+    for stage in STAGE_SETTINGS:
+        write_record(run.record(stage), settings, stage)
+    return [run.record(stage) for stage in STAGE_SETTINGS]
+
+
+def write_record(path: Path, settings: Settings, stage: str) -> None:
+    """Write the settings of a stage as its command does with --record."""
+    write_text(path, view(settings, stage).model_dump_json())
+
+
+def for_label(settings: Settings) -> tuple[str, str]:
+    """Return what clean is told of label: its settings, and the table of names."""
+    names = settings.parcels.names
+    return view(settings, "label").model_dump_json(), json.dumps(names and str(names))
+
+
+def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
+    """Run index, clean and rasterise."""
+    run = RunPaths(root)
+    index(
+        settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
+        view(settings, "index"),
+    )  # fmt: skip
+    clean(
+        settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,
+        view(settings, "clean"), *for_label(settings),
+    )  # fmt: skip
+    for tile in read_grids(run.grids):
+        rasterise(
+            run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
+            run.label_image(tile), view(settings, "rasterise"),
+        )  # fmt: skip
+    return run
+
+
+def observe(run: RunPaths, tile: str) -> None:
+    """Observe all pixels of a tile's parcels on three dates, as assemble would."""
+    index = PixelIndex.load(run.pixel_index(tile))
+    table = {"parcel_id": index.parcel_ids, "n_pixels": index.sizes, "n_dates": 3, "held": True}
+    run.dataset.tile(tile).parcels.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(table).astype({"parcel_id": "str"}).to_parquet(run.dataset.tile(tile).parcels)
+
+
+def label_parcels(settings: Settings, run: RunPaths) -> None:
+    """Run label and names, once the dataset is assembled."""
+    tiles = sorted(read_grids(run.grids))
+    label(
+        run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
+        [run.dataset.tile(tile).parcels for tile in tiles],
+        run.ledger, run.classes, run.dataset.root,
+        view(settings, "label"), for_label(settings)[1],
+    )  # fmt: skip
+    names(run.classes, run.dataset.root, run.class_table, view(settings, "names"))
+
+
+def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPaths:
+    """Run every stage up to the dataset."""
+    run = prepare_parcels(settings, root)
+    used = read_used(run.acquisitions)
+    for name, row in used.items():
+        extract(
+            run.item(name), run.pixel_index(row.tile),
+            run.extracted(name), run.extracted_valid(name), view(settings, "extract"), threads,
+        )  # fmt: skip
+    pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
+    tiles = assemble_tiles(run, sorted(read_grids(run.grids)), settings, threads)
+    export(tiles, run.dataset.root, view(settings, "export"), threads)
+    label_parcels(settings, run)
+    normalise(run.dataset.root, run.dataset.normalisation, view(settings, "normalise"))
+    features(
+        run.parcels, pixel_index, run.dataset.root, run.dataset.features, run.dataset.positions
+    )
+    return run
+
+
+def assemble_tiles(run: RunPaths, tiles, settings, threads=2, root=None) -> list[Path]:
+    """Pack the pixels of tiles; return their folders, below the dataset of the run or `root`."""
+    dataset = DatasetPaths(root) if root else run.dataset
+    for tile in tiles:
+        assemble(
+            run.acquisitions, run.extractions, run.pixel_index(tile), dataset.tile(tile).root,
+            view(settings, "assemble"), threads,
+        )  # fmt: skip
+    return [dataset.tile(tile).root for tile in tiles]
+
+
+def read_pixels(dataset: DatasetPaths, parcel_id: str):
+    """Pixels of a parcel in DATA, uint16 (T, C, S)."""
+    return np.load(dataset.pixels / file_name(parcel_id))
+
+
+def read_valid(dataset: DatasetPaths, parcel_id: str):
+    """Which observations of a parcel are clear, in VALID: bool (T, S)."""
+    return np.load(dataset.valid / file_name(parcel_id))
+
+
+def opened(run: RunPaths) -> PixelSetDataset:
+    """Open the dataset of a run anew."""
+    return PixelSetDataset.open(run.dataset.root)

@@ -1,0 +1,172 @@
+"""fiboa in and out: GeoParquet that says what its columns mean."""
+
+import json
+from datetime import date
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from geopandas.testing import assert_geodataframe_equal
+
+from geo.register.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
+from geo.register.reading import read_register
+from pipeline.predictions.files import COLUMNS, FiboaPredictions
+from tests.builders.registers import GRID, Run, pixels, simple
+
+OLD = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
+NEW = {"schemas": {"x": [VECOREL, FIBOA, CROP]}, "collection": "x"}
+CODES = ["110", "110", "0220", "0220", None]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def fiboa(path, key="collection", about=NEW, **columns):
+    """Write a file as converters do: nested columns, a bounding box, text ids."""
+    register = simple(CODES).rename(columns={"ID_PARCEL": "id", "CODE": "crop:code"})
+    register = register.assign(
+        **{
+            "determination:datetime": pd.Timestamp("2023-05-15", tz="UTC"),
+            "category": [["administrative"]] * 5,
+            **columns,
+        }
+    )
+    register.to_parquet(path, index=False, write_covering_bbox=True)
+    table = pq.read_table(path)
+    metadata = {**table.schema.metadata, key.encode(): json.dumps(about).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+@pytest.mark.parametrize(("key", "about"), [("fiboa", OLD), ("collection", NEW)])
+def test_ids_and_crops_need_no_settings(run, key, about):
+    names = ["wheat", "wheat", "rape", None, None]
+    path = fiboa(run.folder / "fields.parquet", key, about, **{"crop:name": names})
+    run(path, classes={"min_parcels": 2})
+    assert run.column("parcel_id") == ["p0", "p1", "p2", "p3", "p4"]
+    assert run.column("code") == ["110", "110", "0220", "0220", ""]
+    assert [(c["code"], c["name"]) for c in run.classes] == [("0220", "rape"), ("110", "wheat")]
+    assert list(run.labels["crop"].values()) == CODES
+
+
+def test_settings_go_before(run):
+    groups = list("aabbc")
+    path = fiboa(run.folder / "fields.parquet", GROUP=groups, own=["v", "w", "x", "y", "z"])
+    run(path, id="own", labels={"group": "GROUP"}, classes={"min_parcels": 2})
+    assert run.column("parcel_id") == list("vwxyz")
+    assert run.column("code") == groups
+
+
+def test_without_crops_there_are_no_labels(run):
+    path = fiboa(run.folder / "fields.parquet")
+    table = pq.read_table(path).drop_columns(["crop:code"])
+    pq.write_table(table, path)
+    run(path)
+    assert run.column("reason") == ["no_label"] * 5
+
+
+def test_other_files_are_not_taken_for_fiboa(tmp_path):
+    simple(["A"]).to_parquet(tmp_path / "plain.parquet")
+    simple(["A"]).to_file(tmp_path / "plain.gpkg")
+    (tmp_path / "text.parquet").write_text("This is no register.")
+    for name in ("plain.parquet", "plain.gpkg", "text.parquet", "nowhere.parquet"):
+        assert fiboa_columns(tmp_path / name) is None
+
+
+def test_nested_columns_can_be_written_anywhere(tmp_path):
+    register = read_register(fiboa(tmp_path / "fields.parquet"))
+    assert register["category"].tolist() == ['["administrative"]'] * 5
+    assert "bbox" not in register
+    register.to_file(tmp_path / "fields.gpkg", layer="parcels")
+    assert len(read_register(tmp_path / "fields.gpkg")) == 5
+
+
+def predictions():
+    """Make predictions of four parcels: one mended, one without an outline, one not predicted."""
+    bow_tie = simple(["A"]).geometry.iloc[0].reverse()
+    bow_tie = type(bow_tie)([(500000, 4e6), (500020, 4000020), (500020, 4e6), (500000, 4000020)])
+    rows = {
+        "parcel_id": ["007", "b", "c", "d"],
+        "status": ["used", "predict_only", "rejected", "rejected"],
+        "declared_code": pd.array([12, None, 12, 3], "Int64"),
+        "declared_name": ["blé", None, "blé", "maïs"],
+        "pred_code": pd.array([12, 3, None, None], "Int64"),
+        "pred_name": ["blé", "maïs", None, None],
+        "confidence": [0.9, 0.6, np.nan, np.nan],
+        "pred2_code": pd.array([3, 12, None, None], "Int64"),
+        "pred2_name": ["maïs", "blé", None, None],
+        "confidence2": [0.1, 0.4, np.nan, np.nan],
+        "n_pixels": pd.array([4, 2, 0, None], "Int64"),
+        "n_dates": pd.array([5, 5, None, None], "Int64"),
+        "pred_source": ["out_of_fold", "ensemble", "", ""],
+    }
+    outlines = [pixels(0, 0, 2, 2), bow_tie, pixels(20, 0, 22, 2), None]
+    return gpd.GeoDataFrame(rows, geometry=outlines, crs=GRID.crs).to_crs("EPSG:2154")
+
+
+def write_fiboa(path, parts, code_list=None, **options):
+    last = {"last_date": date(2018, 9, 30)}
+    writer = FiboaPredictions(path, collection="demo", code_list=code_list, **last, **options)
+    for part in parts:
+        writer.add(part)
+    writer.close()
+
+
+@pytest.mark.parametrize("code_list", [None, "https://example.org/codes.csv"])
+def test_predictions_as_the_specification_asks(tmp_path, code_list):
+    path = tmp_path / "parcels_fiboa.parquet"
+    given = predictions()
+    write_fiboa(path, [given], code_list=code_list, remark="SIMULATED.")
+    schema = pq.read_schema(path)
+    about = json.loads(schema.metadata[b"collection"])
+    # Vecorel 0.1.0: schemas, id, collection and geometry are required, schemas lists the core one.
+    assert about["collection"] == "demo"
+    assert about["schemas"] == {"demo": [VECOREL, FIBOA] + [CROP] * (code_list is not None)}
+    # The crop extension 0.2.0: crop:code_list and crop:code are required, as text.
+    assert about.get("crop:code_list") == code_list
+    assert about["determination:details"].startswith("SIMULATED. Outlines as in the register")
+    assert json.loads(schema.metadata[b"geo"])["version"] == "1.1.0"
+    kinds = dict(zip(schema.names, map(str, schema.types), strict=True))
+    assert kinds["determination:datetime"] == "timestamp[ms, tz=UTC]"
+    assert {kinds["id"], kinds["crop:code"], kinds["crop:name"]} <= {"string", "large_string"}
+    found = gpd.read_parquet(path)
+    assert found["id"].tolist() == ["007", "b"]
+    assert found["id"].is_unique
+    assert found["crop:code"].tolist() == ["12", "3"]
+    assert found["crop:name"].tolist() == ["blé", "maïs"]
+    assert (found["determination:datetime"] == pd.Timestamp("2018-09-30", tz="UTC")).all()
+    assert found.crs == given.crs
+    assert found.geometry.is_valid.all()
+    assert set(found.geom_type) <= {"Polygon", "MultiPolygon"}
+    assert found.geometry.iloc[0].equals(given.geometry.iloc[0])
+    assert set(COLUMNS) <= set(found.columns)
+
+
+def test_what_is_written_can_be_read(run):
+    path = run.folder / "parcels_fiboa.parquet"
+    write_fiboa(path, [predictions()])
+    run(path, weights=run.folder)
+    assert run.column("parcel_id") == ["007", "b"]
+    assert run.column("code") == ["12", "3"]
+    assert [c["name"] for c in run.classes] == ["blé", "maïs"]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_parts_make_the_same_file(tmp_path, cut):
+    """Also a part without a prediction, and one whose names are all missing."""
+    given = predictions()
+    given.loc[0, "pred_name"] = None
+    write_fiboa(tmp_path / "whole.parquet", [given])
+    write_fiboa(tmp_path / "parts.parquet", [given[:cut], given[cut:]])
+    whole, parts = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    assert parts.schema.remove_metadata() == whole.schema.remove_metadata()
+    assert parts.equals(whole)
+    for key in (b"geo", b"collection"):
+        assert json.loads(parts.schema.metadata[key]) == json.loads(whole.schema.metadata[key])
+    assert_geodataframe_equal(
+        gpd.read_parquet(tmp_path / "parts.parquet"), gpd.read_parquet(tmp_path / "whole.parquet")
+    )

@@ -1,0 +1,189 @@
+"""Learning rates over time, early stopping, initial weights, bfloat16."""
+
+import contextlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.classifier import ParcelClassifier
+from models.focal_loss import focal_loss
+from models.hyperparameters import Hyperparameters
+from models.pixel_sets import PixelSets
+from models.standardisation import Normalisation
+from models.training.divergence import StepWatch
+from models.training.learner import Learner, computes_in_bfloat16
+from models.training.train_fold import EpochMetrics, train_fold
+from tests.builders.models import describe, training_settings
+
+CPU = torch.device("cpu")
+
+
+def make_model(name="psetae", **others):
+    hyperparameters = Hyperparameters.for_data(
+        name, n_channels=3, n_classes=4, mlp1=(0, 8, 16), mlp2=(0, 16), mlp3=(0, 16),
+        mlp4=(0, 8, 0), n_head=2, d_k=4, d_model=None if name == "psetae" else 16,
+    )  # fmt: skip
+    return ParcelClassifier(hyperparameters, torch.Generator().manual_seed(1), **others)
+
+
+def rates(schedule, n_steps):
+    """Learning rate of every step, as the optimizer has it."""
+    model = make_model()
+    learner = Learner(model, training_settings(schedule=schedule, learning_rate=0.1), n_steps)
+    found = []
+    for _ in range(n_steps):
+        found.append(learner.optimizer.param_groups[0]["lr"])
+        learner.step(model.decoder[0].weight.sum())
+    return [*found, learner.optimizer.param_groups[0]["lr"]]
+
+
+def test_schedules_of_the_learning_rate():
+    assert rates("constant", 9) == [0.1] * 10
+    expected = [0.05 * (1 + math.cos(math.pi * step / 9)) for step in range(10)]
+    assert rates("cosine", 9) == pytest.approx(expected, abs=1e-12)
+    onecycle = rates("onecycle", 100)
+    assert onecycle[0] == pytest.approx(0.1 / 25)
+    assert max(onecycle) == pytest.approx(0.1, rel=1e-3)
+    assert onecycle.index(max(onecycle)) in (29, 30)
+    assert onecycle[-1] < 1e-5
+
+
+@pytest.fixture(scope="module")
+def noise():
+    """Parcels without anything to learn: the validation score soon stops getting better."""
+    rng = np.random.default_rng(1)
+    return PixelSets(
+        ids=[str(i) for i in range(40)],
+        pixels=rng.integers(0, 4000, (80, 5, 3), dtype=np.uint16),
+        offsets=np.arange(41) * 2,
+        days=np.tile(np.arange(5) * 20, (40, 1)),
+        labels=rng.integers(0, 4, 40),
+    )
+
+
+def test_patience_stops_behind_the_best_epoch(noise):
+    def train(patience):
+        settings = training_settings(
+            epochs=30, batch_size=16, n_pixels=2, patience=patience, learning_rate=0.01
+        )
+        description = describe(make_model().hyperparameters, Normalisation(2000.0, 1000.0))
+        return train_fold(noise, np.arange(24), np.arange(24, 40), description, settings, CPU)
+
+    endless, stopped = train(None), train(3)
+    scores = [log["val_IoU"] for log in endless.trainlog.values()]
+    best = next(
+        i for i in range(30) if scores[i] == max(scores[: i + 1]) > max(scores[i + 1 : i + 4])
+    )
+    assert len(endless.trainlog) == 30
+    assert len(stopped.trainlog) == stopped.epoch + 3 < 30
+    assert list(stopped.trainlog.values()) == list(endless.trainlog.values())[: stopped.epoch + 3]
+    assert stopped.epoch == best + 1
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_initial_weights(name):
+    paper, torch_s = (make_model(name, initialisation=kind) for kind in ("paper", "torch"))
+    for model in (paper, torch_s):
+        again = make_model(name, initialisation="paper" if model is paper else "torch")
+        for one, other in zip(model.parameters(), again.parameters(), strict=True):
+            assert torch.equal(one, other)
+    norms = [m for m in torch_s.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)
+    assert not all((m.weight == 1).all() for m in paper.modules() if isinstance(m, nn.BatchNorm1d))
+    scaled = torch.cat(
+        [
+            values.flatten() * layer.weight[0].numel() ** 0.5
+            for layer in torch_s.modules()
+            if isinstance(layer, nn.Linear | nn.Conv1d)
+            for values in (layer.weight, layer.bias)
+        ]
+    )
+    assert scaled.abs().max() <= 1
+    assert scaled.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.03)
+
+
+def test_a_cpu_computes_in_float32_whatever_the_setting():
+    for precision in ("auto", "float32", "bfloat16"):
+        assert not computes_in_bfloat16(precision, CPU)
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
+    """As on a GPU, but by the CPU's autocast."""
+    generator = torch.Generator().manual_seed(2)
+    # In a batch of 8 the statistics of the batch are so rough that the cosine is 0.84 to 1.00 over
+    # twelve seeds; of 64, 0.97 to 1.00.
+    pixels = torch.randn(64, 5, 3, 30, generator=generator) + 3
+    mask = torch.rand(64, 5, 30, generator=generator) < 0.7
+    positions = torch.arange(5).expand(64, 5) * 20
+    labels = torch.arange(64) % 4
+    found = {}
+    for bfloat16 in (False, True):
+        model = make_model(name, initialisation="torch").train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            logits = model(pixels, mask, positions)
+            assert logits.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
+            loss = focal_loss(logits, labels, gamma=1.0)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        moments = torch.cat([b.flatten() for n, b in model.named_buffers() if "mlp1.0" in n])
+        found[bfloat16] = loss.detach().double(), gradient, moments
+    (loss, gradient, moments), (rough_loss, rough_gradient, rough_moments) = found.values()
+    assert rough_loss.item() == pytest.approx(loss.item(), rel=0.03)
+    assert torch.cosine_similarity(rough_gradient, gradient, dim=0) > 0.9
+    # The statistics of the pixels are those of float32 to the last digits.
+    torch.testing.assert_close(rough_moments, moments, rtol=1e-6, atol=1e-6)
+
+
+def test_the_average_follows_weights_and_batch_statistics():
+    model = make_model()
+    learner = Learner(model, training_settings(ema_decay=0.75, learning_rate=0.1), n_steps=4)
+    expected = None
+    for step in range(4):
+        pixels = torch.rand(6, 5, 3, 7, generator=torch.Generator().manual_seed(step))
+        logits = learner.forward(pixels, torch.ones(6, 5, 7, dtype=torch.bool), torch.arange(5))
+        learner.step(focal_loss(logits, torch.tensor([0, 1, 2, 3, 0, 1]), gamma=1.0))
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        if expected is not None:
+            state = {name: 0.75 * expected[name] + 0.25 * state[name] for name in state}
+        expected = state
+    average = learner.averaged_model.state_dict()
+    assert average.keys() == model.state_dict().keys()
+    for name, value in expected.items():
+        if average[name].is_floating_point():
+            torch.testing.assert_close(average[name], value)
+    for moved in ("decoder.0.weight", "spatial_encoder.mlp1.0.bn.running_mean"):
+        assert not torch.allclose(average[moved], model.state_dict()[moved])
+
+
+def test_without_an_average_the_model_itself_is_kept():
+    model = make_model()
+    assert Learner(model, training_settings(), n_steps=1).averaged_model is model
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_a_step_asks_nothing_of_the_device(name, monkeypatch):
+    # Tensors on "meta" have no values: whatever asked for one, as bool(), item() or a boolean index
+    # do, would fail. A GPU would have to be waited for there.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    meta = torch.device("meta")
+    model = make_model(name).to(meta).train()
+    learner = Learner(model, training_settings(ema_decay=0.9), 10)
+    totals, watch = EpochMetrics("train", 4, meta), StepWatch([], 1, 2, meta)
+    pixels = torch.empty(6, 5, 3, 8, device=meta)
+    mask = torch.empty(6, 5, 8, dtype=torch.bool, device=meta)
+    days = torch.empty(6, 5, dtype=torch.int64, device=meta)
+    for _ in range(2):
+        logits = learner.forward(pixels, mask, days, None, mask.any(2))
+        loss = focal_loss(logits, days[:, 0], gamma=1.0)
+        watch.add(loss, learner.step(loss), np.arange(6))
+        totals.add(loss, logits, days[:, 0])
+    assert learner.model.decoder[0].weight.grad.is_meta
+    with pytest.raises(RuntimeError, match=r"item\(\)"):
+        bool(mask.all())

@@ -1,0 +1,143 @@
+"""Several arrays read as one: padded, in order or gathered, against numpy's own concatenation."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from models.errors import InputError
+from models.hyperparameters import Hyperparameters
+from models.pixel_sets import PixelSets, StackedRows, stacked
+from models.standardisation import Normalisation
+from models.training.augmentation import Augmentation
+from models.training.resume import training_digest
+from models.training.sampling import PixelRows
+from tests.builders.models import describe, make_batches, make_data, training_settings
+
+SHAPES = [(5, 3, 2), (0, 4, 2), (7, 4, 2), (1, 2, 2)]
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, 9999, shape, np.uint16) for shape in SHAPES]
+
+
+@pytest.fixture
+def whole(arrays):
+    """The same as one array, padded behind by 0."""
+    return np.concatenate([np.pad(a, ((0, 0), (0, 4 - a.shape[1]), (0, 0))) for a in arrays])
+
+
+def test_slices_and_gathered_rows_are_those_of_one_array(arrays, whole):
+    rows = StackedRows(arrays)
+    assert (rows.shape, rows.dtype, rows.ndim, len(rows)) == ((13, 4, 2), np.uint16, 3, 13)
+    assert (rows.itemsize, rows.nbytes) == (2, whole.nbytes)
+    for start in range(14):
+        for stop in range(14):
+            assert np.array_equal(rows[start:stop], whole[start:stop])
+            if start <= stop:
+                part = rows.between(start, stop)
+                assert part.shape == whole[start:stop].shape
+                assert np.array_equal(part[:], whole[start:stop])
+    assert np.array_equal(rows[-4:], whole[-4:])
+    rng = np.random.default_rng(1)
+    for shape in ((20,), (4, 6), (0,)):
+        chosen = rng.integers(0, 13, shape)
+        assert np.array_equal(rows[chosen], whole[chosen])
+    with pytest.raises(IndexError, match="a step of 2"):
+        _ = rows[::2]
+
+
+def test_views_are_no_copies(arrays):
+    rows = StackedRows(arrays)
+    assert np.shares_memory(rows[5:9], arrays[2])
+    assert np.shares_memory(rows.between(6, 12), arrays[2])
+    narrow = rows.between(1, 7)
+    assert all(np.shares_memory(a, b) for a, b in zip(narrow.arrays[:1], arrays[:1], strict=True))
+
+
+def test_a_single_array_stays_as_it_is(arrays):
+    assert stacked(arrays[:1]) is arrays[0]
+
+
+def test_arrays_that_do_not_fit_are_refused(arrays):
+    with pytest.raises(InputError, match=r"found uint16 of \(5, 3, 2\) and uint16 of \(7, 4, 1\)"):
+        StackedRows([arrays[0], arrays[2][:, :, :1]])
+    with pytest.raises(InputError, match=r"found uint16 .* and bool"):
+        StackedRows([arrays[0], arrays[2].astype(bool)])
+
+
+def in_tiles(data, after=(2, 3)):
+    """Cut the pixels of a dataset into three arrays, behind parcels."""
+    cuts = [int(data.offsets[i]) for i in after]
+    return dataclasses.replace(
+        data,
+        pixels=StackedRows(np.split(data.pixels, cuts)),
+        valid=StackedRows(np.split(data.valid, cuts)),
+    )
+
+
+def equal(a, b):
+    return all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else np.array_equal(x, y)
+        for x, y in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True)
+    )
+
+
+def test_batches_of_several_arrays_are_those_of_one():
+    data = make_data()
+    cut = in_tiles(data)
+    one, several = make_batches(data), make_batches(cut)
+    every = np.arange(len(data))
+    assert equal(one.of(every), several.of(every))
+
+    def training(batches):
+        rng, noise = np.random.default_rng(2), torch.Generator().manual_seed(2)
+        return list(batches.training(every, 3, Augmentation(), rng, noise))
+
+    assert all(equal(a, b) for a, b in zip(training(one), training(several), strict=True))
+    for first, last in ((0, 6), (1, 3), (2, 6), (3, 3)):
+        parts = data.between(first, last), cut.between(first, last)
+        for name in ("ids", "offsets", "days", "labels", "observed", "features"):
+            assert np.array_equal(*(getattr(part, name) for part in parts))
+        for name in ("pixels", "valid"):
+            assert np.array_equal(*(getattr(part, name)[:] for part in parts))
+        assert len(parts[0]) == last - first
+        assert isinstance(parts[0], PixelSets)
+
+
+def test_gathering_on_a_device_copies_every_array():
+    """The piecewise copy that a GPU gets, made on the CPU."""
+    from models.training.sampling import _copied
+
+    data = in_tiles(make_data())
+    copy = _copied(data.pixels, torch.device("cpu"), view=np.int16)
+    assert np.array_equal(copy.numpy().view(np.uint16), data.pixels[:])
+    rows = PixelRows(data, torch.device("cpu"), keep=True)
+    pixels, valid = rows.gather(torch.tensor([[0, 37], [12, 5]]))
+    assert np.array_equal(pixels.numpy(), data.pixels[np.array([[0, 37], [12, 5]])])
+    assert valid.shape == (2, 2, 4)
+
+
+def test_the_digest_of_a_training_tells_by_every_mapped_file(tmp_path):
+    """A file that was written anew counts as other data, whichever of several it is."""
+    data = make_data()
+    for name, part in zip("ab", np.split(data.pixels, [12]), strict=True):
+        np.save(tmp_path / f"{name}.npy", part)
+
+    def digest():
+        mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "ab"]
+        cut = dataclasses.replace(data, pixels=StackedRows(mapped))
+        return training_digest(cut, *others)
+
+    some = np.arange(3)
+    hyperparameters = Hyperparameters.for_data("psetae", n_channels=2, n_classes=3)
+    about = describe(hyperparameters, Normalisation(0.0, 1.0))
+    others = (some, some, about, training_settings(), torch.device("cpu"))
+    first = digest()
+    assert digest() == first
+    os.utime(tmp_path / "b.npy", ns=(0, 0))
+    assert digest() != first

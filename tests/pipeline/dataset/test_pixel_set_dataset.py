@@ -1,0 +1,268 @@
+"""The dataset on disk: what the reference's loader expects, and what reads it back."""
+
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from geo.errors import InputError
+from geo.grid import read_grids
+from geo.pixels.gap_filling import fill_linear
+from pipeline.dataset.normalisation_pickle import read_normalisation
+from pipeline.dataset.npy_files import file_name
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset, pad
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.export import export
+from pipeline.stages.normalise import normalise
+from pipeline.stages.predict import predict
+from pipeline.stages.report import report
+from pipeline.stages.split import split
+from pipeline.stages.train import train
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import DatasetPaths, RunPaths
+from pipeline.workflow.settings import STAGE_SETTINGS
+from tests.builders.pixel_sets import BANDS, ingest_dataset, make
+from tests.builders.runs import (
+    assemble_tiles,
+    example,
+    opened,
+    prepare_dataset,
+    read_pixels,
+    read_valid,
+    recorded,
+)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    from demo import simulate
+
+    folder = tmp_path_factory.mktemp("scene")
+    simulate(
+        folder / "imagery",
+        folder / "register.gpkg",
+        seed=5,
+        size_m=1280,
+        acquisitions=4,
+        parcels=60,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(scene):
+    return example(
+        "demo",
+        simulate=None,
+        imagery={"path": scene / "imagery", "max_cloud_fraction": 1.0},
+        parcels={"path": scene / "register.gpkg", "classes": {"min_parcels": 5}},
+    )
+
+
+@pytest.fixture(scope="module")
+def run(scene, settings):
+    return prepare_dataset(settings, scene / "run")
+
+
+def test_the_files_are_those_that_the_reference_reads(run):
+    """Reads as `PixelSetData` does: its keys, its dtypes, its assumptions."""
+    data, meta = run.dataset.pixels, run.dataset.root / "META"
+    ids = sorted(int(path.stem) for path in data.glob("*.npy"))
+    dates = json.loads((meta / "dates.json").read_text())
+    positions = [dates[str(i)] for i in range(len(dates))]
+    assert positions == sorted(positions)
+    assert all(isinstance(date, int) and 20_000_000 < date < 21_000_000 for date in positions)
+    labels = json.loads((meta / "labels.json").read_text())["crop"]
+    features = json.loads((meta / "geomfeat.json").read_text())
+    frame = pd.DataFrame(features).transpose()
+    assert frame.shape == (len(ids), 4)
+    assert np.isfinite(frame.mean(axis=0)).all()
+    sizes = json.loads((meta / "sizes.json").read_text())
+    means, stds = pickle.loads(run.dataset.normalisation.read_bytes())  # noqa: S301 - our own
+    for parcel_id in map(str, ids):
+        pixels = np.load(data / f"{parcel_id}.npy")
+        assert pixels.dtype == np.uint16
+        assert pixels.shape == (len(positions), 10, sizes[parcel_id])
+        assert ((pixels.swapaxes(1, 2) - means) / stds).shape == (*pixels.shape[::2], 10)
+        assert parcel_id in labels
+    assert set(features) == set(labels) == set(sizes) == set(map(str, ids))
+
+
+def test_the_normalisation_is_that_of_all_pixels(run):
+    arrays = [np.load(path) for path in run.dataset.pixels.glob("*.npy")]
+    together = np.concatenate(arrays, axis=2).astype(np.float64)
+    means, stds = read_normalisation(run.dataset.normalisation)
+    np.testing.assert_allclose(means, together.mean(axis=(0, 2)), rtol=1e-12)
+    np.testing.assert_allclose(stds, together.std(axis=(0, 2)), rtol=1e-10)
+
+
+def test_memory_and_filling(run, settings, tmp_path):
+    """A limit far below the dataset's size changes no file; filling is that of a parcel alone."""
+    tiles = list(read_grids(run.grids))
+    small = settings.model_copy(update={"assemble": settings.assemble.model_copy(
+        update={"memory_mb": 1})})  # fmt: skip
+    raw = settings.model_copy(update={"clouds": settings.clouds.model_copy(
+        update={"fill": "none"})})  # fmt: skip
+    whole = run.dataset
+    parts, unfilled = DatasetPaths(tmp_path / "parts"), DatasetPaths(tmp_path / "raw")
+    for dataset, own in ((parts, small), (unfilled, raw)):
+        folders = assemble_tiles(run, tiles, own, 2, dataset.root)
+        export(folders, dataset.root, view(own, "export"))
+    dates = json.loads(whole.dates.read_text()).values()
+    days = pd.to_datetime([str(d) for d in dates])
+    days = np.asarray((days - days[0]).days, np.int64)
+    n_bytes = sum(path.stat().st_size for path in whole.pixels.iterdir())
+    assert n_bytes > 500_000
+    for path in whole.pixels.iterdir():
+        assert (parts.pixels / path.name).read_bytes() == path.read_bytes()
+        parcel_id = path.stem
+        valid = read_valid(whole, parcel_id)
+        assert np.array_equal(valid, read_valid(unfilled, parcel_id))
+        filled = read_pixels(unfilled, parcel_id)
+        fill_linear(filled, valid, days)
+        assert np.array_equal(filled, read_pixels(whole, parcel_id))
+
+
+def test_loading_gives_every_parcel_back(run):
+    data = opened(run).pixel_sets(with_features=True)
+    for i, parcel_id in enumerate(data.ids):
+        pixels = data.pixels[data.offsets[i] : data.offsets[i + 1]]
+        assert np.array_equal(pixels.transpose(1, 2, 0), read_pixels(run.dataset, parcel_id))
+    labels = json.loads(run.dataset.labels.read_text())["crop"]
+    codes = [land.code for land in opened(run).classes]
+    for parcel_id, label in zip(data.ids, opened(run).labels, strict=True):
+        assert label == (codes.index(labels[parcel_id]) if labels[parcel_id] in codes else -1)
+
+
+def test_a_parcel_is_what_its_files_say(run):
+    dataset = opened(run)
+    codes, features = (
+        json.loads(path.read_text()) for path in (run.dataset.labels, run.dataset.features)
+    )
+    for i in (0, 5, len(dataset) - 1, -1):
+        parcel, parcel_id = dataset[i], dataset.ids[i]
+        assert parcel["id"] == parcel_id
+        assert np.array_equal(parcel["pixels"], read_pixels(run.dataset, parcel_id))
+        assert np.array_equal(parcel["clear"], read_valid(run.dataset, parcel_id))
+        assert parcel["days"].tolist() == [(d - dataset.dates[0]).days for d in dataset.dates]
+        assert parcel["features"].tolist() == features[parcel_id]
+        assert dataset.classes[parcel["label"]].code == codes["crop"][parcel_id]
+        assert all(a.flags.writeable for a in parcel.values() if isinstance(a, np.ndarray))
+    with pytest.raises(IndexError, match=f"has {len(dataset)} parcels, found {len(dataset)}"):
+        dataset[len(dataset)]
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_data_loader_takes_it(run, n_workers):
+    from torch.utils.data import DataLoader
+
+    dataset = opened(run)
+    loader = DataLoader(dataset, batch_size=7, collate_fn=pad, num_workers=n_workers)
+    found = {}
+    for batch in loader:
+        assert batch["pixels"].shape[0] == len(batch["id"]) <= 7
+        assert batch["observed"].all()
+        for i, parcel_id in enumerate(batch["id"]):
+            own = read_pixels(run.dataset, parcel_id)
+            pixels, clear = batch["pixels"][i], batch["clear"][i]
+            size = own.shape[2]
+            assert np.array_equal(pixels[..., :size], own)
+            assert np.array_equal(clear[:, :size], read_valid(run.dataset, parcel_id))
+            assert not pixels[..., size:].any()
+            assert not clear[:, size:].any()
+            found[parcel_id] = batch["label"][i]
+    assert list(found) == dataset.ids
+    assert list(found.values()) == dataset.labels.tolist()
+
+
+def test_parcels_by_themselves_become_tensors(run):
+    """What `torch.utils.data` makes of numpy arrays, without a function of ours."""
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    dataset = opened(run)
+    for i, parcel in enumerate(DataLoader(dataset, batch_size=None)):
+        assert isinstance(parcel["pixels"], Tensor)
+        assert np.array_equal(parcel["pixels"].numpy(), dataset[i]["pixels"])
+
+
+def test_its_use_is_as_documented(run, monkeypatch):
+    from doctest import DocTestFinder, DocTestRunner
+
+    (run.root.parent / "results").mkdir(exist_ok=True)
+    link = run.root.parent / "results" / "demo"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run.root, target_is_directory=True)
+    monkeypatch.chdir(run.root.parent)
+    (test,) = [
+        test for test in DocTestFinder().find(PixelSetDataset, "it", globs={
+            "PixelSetDataset": PixelSetDataset, "Path": Path, "pad": pad,
+        }) if test.examples
+    ]  # fmt: skip
+    assert len(test.examples) == 4
+    assert DocTestRunner().run(test) == (0, 4)
+    assert test.globs is not None
+
+
+def test_a_copy_in_another_process_is_opened_anew(run):
+    dataset = opened(run)
+    dataset.pixels  # noqa: B018 - mapped
+    sent = pickle.dumps(dataset)
+    assert len(sent) < 1000
+    assert np.array_equal(pickle.loads(sent)[3]["pixels"], dataset[3]["pixels"])  # noqa: S301
+
+
+def test_a_dataset_made_elsewhere_is_to_be_ingested(tmp_path):
+    make(tmp_path, 10)
+    with pytest.raises(InputError, match=r"META/tiles\.json: no stage.* Set dataset\.path to it"):
+        PixelSetDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("own_dates", [False, True])
+def test_every_stage_reads_every_table_once(tmp_path, monkeypatch, own_dates):
+    source, run = tmp_path / "given", RunPaths(tmp_path / "run")
+    make(source, 40, own_dates=own_dates, pickled=False)
+    given = {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}}
+    train_options = {"epochs": 1, "batch_size": 16, "members": 1, "device": "cpu"}
+    settings = load({"dataset": given, "split": {"folds": 2}, "train": train_options})
+    ingest_dataset(settings, run)
+    seen = {stage: view(settings, stage) for stage in STAGE_SETTINGS}
+    dataset = run.dataset.root
+    reads = Counter()
+    read_text = Path.read_text
+
+    def counted(path, *arguments, **options):
+        reads[path.name] += path.parent.name == "META"
+        return read_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    torch.set_num_threads(1)
+    for stage in (
+        lambda: normalise(dataset, run.dataset.normalisation, seen["normalise"]),
+        lambda: split(dataset, run.folds, seen["split"]),
+        lambda: train(dataset, run.folds, 1, run.fold(1), seen["train"]),
+        lambda: train(dataset, run.folds, 2, run.fold(2), seen["train"]),
+        lambda: evaluate(dataset, run.folds, run.models, seen["evaluate"]),
+        lambda: predict(
+            dataset, run.models, run.ledger, run.predictions, seen["predict"], folds=run.folds
+        ),
+        lambda: report(run.root, run.report, recorded(settings, run), seen["report"]),
+    ):
+        reads.clear()
+        stage()
+        assert set(reads.values()) <= {0, 1}, reads
+        assert reads["sizes.json"] == 1
+
+
+def test_any_id_can_be_a_file_name():
+    ids = ["12", "012", "a/b", "..", "Bröd 4", "x%2Fb", "A:B"]
+    names = [file_name(i) for i in ids]
+    assert len(set(names)) == len(ids)
+    assert names[0] == "12.npy"
+    assert all("/" not in name for name in names)
+    assert file_name("..") == "...npy"

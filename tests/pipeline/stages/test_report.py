@@ -1,0 +1,685 @@
+"""The report: a hand-made run, small enough to count by eye."""
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+from datetime import date
+from decimal import Decimal
+from html.parser import HTMLParser
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from matplotlib.image import imread
+from scipy.stats import binomtest
+from shapely.geometry import Point, box
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics import jaccard_score
+
+import pipeline.report.map
+from geo.errors import InputError
+from models.metrics import class_metrics, confusion_matrix, overall_metrics
+from pipeline.classes.crop_class import Classes, CropClass, write_classes
+from pipeline.classes.ledger import read_ledger, write_ledger
+from pipeline.dataset.metadata import write_labels, write_metadata, write_names
+from pipeline.dataset.npy_files import file_name
+from pipeline.report.class_colours import COLOURS, SHARED, class_colours
+from pipeline.report.confidence import (
+    confidence_groups,
+    confidence_thresholds,
+    doubtful_parcels,
+    wilson_interval,
+)
+from pipeline.report.figures import ndvi_by_class
+from pipeline.report.inputs import read_account
+from pipeline.report.map import draw_map
+from pipeline.report.scores import (
+    METRICS,
+    best_epoch,
+    confusions,
+    frequent_confusions,
+    out_of_fold,
+    read_predictions,
+)
+from pipeline.stages.report import report
+from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import INGESTED, RunPaths
+from pipeline.workflow.rounding import percent, rounded
+from pipeline.workflow.snakefile import summary
+from pipeline.workflow.writing import write_json
+from tests.builders.pixel_sets import pack_files, write_arrays
+from tests.builders.runs import opened, recorded
+
+CLASSES = [
+    CropClass("BTH", "winter wheat"),
+    CropClass("MIS", "maize"),
+    CropClass("PPH", "grass <&>"),
+]
+DATES = [date(2018, 3, 1), date(2018, 5, 10), date(2018, 7, 2), date(2018, 9, 20)]
+N = 60
+# Declared class of the 60 parcels that are learnt, and what was predicted: 50 of 60 are right.
+DECLARED = np.repeat([0, 1, 2], [30, 20, 10])
+PREDICTED = np.concatenate(
+    [np.repeat([0, 1], [26, 4]), np.repeat([1, 2], [17, 3]), np.repeat([2, 0], [7, 3])]
+)
+
+
+def write_csv(path, columns, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def make_dataset(paths, *, simulated, labelled=True):
+    rng = np.random.default_rng(1)
+    ids = [f"{i:03}" for i in range(N + 2)]
+    labels = {
+        i: (CLASSES[c].code if labelled else None) for i, c in zip(ids, DECLARED, strict=False)
+    }
+    pixels = {i: rng.integers(1, 4000, (len(DATES), 2, 5), np.uint16) for i in ids}
+    valid = {i: rng.random((len(DATES), 5)) < 0.8 for i in ids}
+    for folder, arrays in ((paths.pixels, pixels), (paths.valid, valid)):
+        write_arrays(folder, arrays)
+    write_metadata(
+        paths,
+        tiles=[INGESTED],
+        dates=DATES,
+        sizes=dict.fromkeys(ids, 5),
+        n_dates={i: int(valid[i].any(axis=1).sum()) for i in ids},
+        description={
+            **{"bands": ["B04", "B08"], "fill": "linear"},
+            **{
+                "tiles": {"31TFM": "EPSG:32631"},
+                "crs": "EPSG:32631",
+                "simulated": simulated,
+                "mask": "auto",
+                "acquisitions": [],
+            },
+        },
+    )
+    table = table_of_classes(labelled=labelled)
+    labels |= {"060": None, "061": "LUZ" if labelled else None}
+    write_labels(paths, {"crop": labels}, table)
+    write_names(paths, table)
+    pack_files(paths)
+
+
+def table_of_classes(*, labelled):
+    counts = zip(CLASSES, (30, 20, 10), strict=True)
+    learnt = [CropClass(c.code, c.name, n, i) for i, (c, n) in enumerate(counts)]
+    others = [CropClass("LUZ", "alfalfa", 1, None, "too_rare")]
+    return Classes("crop", learnt + others if labelled else [])
+
+
+def make_inputs(paths, *, labelled=True):
+    rows = [
+        AcquisitionRow(
+            f"a{d}", "31TFM", d, f"p{d}", "safe", "02.14", "Sentinel-2A", "0", 0.1, True, ""
+        )
+        for d in DATES
+    ]
+    rows.append(
+        rows[0]._replace(
+            date=date(2018, 4, 4), used=False, reason="too_cloudy", cloud_fraction=0.97
+        )
+    )
+    write_acquisitions(paths.acquisitions, sorted(rows, key=lambda row: row.date))
+    ledger = [
+        (f"{i:03}", "used" if labelled else "predict_only", "" if labelled else "no_label")
+        for i in range(N)
+    ]
+    ledger += [("060", "predict_only", "no_label"), ("061", "predict_only", "class_too_rare")]
+    ledger += [
+        ("", "rejected", "missing_id"),
+        ("000", "rejected", "duplicate_id"),
+        ("9", "rejected", "null_geometry"),
+    ]
+    rows = pd.DataFrame(ledger, columns=["parcel_id", "status", "reason"])
+    write_ledger(paths.ledger, rows.assign(row=rows.index, mended=rows.index == 7, n_pixels=5))
+    write_classes(paths.classes, table_of_classes(labelled=labelled))
+    return ledger
+
+
+def make_models(paths):
+    matrix = confusion_matrix(DECLARED, PREDICTED, 3)
+    folds = []
+    for number, test in enumerate(np.array_split(np.arange(N), 2), 1):
+        rest = [f"{i:03}" for i in range(N) if i not in test]
+        folds.append(
+            {"train": rest[:20], "validation": rest[20:], "test": [f"{i:03}" for i in test]}
+        )
+        epochs = {
+            str(e): {
+                f"{p}_{k}": v
+                for p in ("train", "val")
+                for k, v in (("loss", 1 / e), ("accuracy", 50 + 4 * e), ("IoU", 0.1 * e))
+            }
+            for e in range(1, 6)
+        }
+        write_json(paths.fold(number) / "trainlog.json", epochs)
+        write_json(
+            paths.fold(number) / "test_metrics.json",
+            {"test_accuracy": 80 + number, "test_loss": 0.5, "test_IoU": 0.6},
+        )
+        write_json(paths.fold(number) / "model.json", {"versions": {"torch": "2.13.0"}})
+    write_json(paths.folds, {"by": "stratified", "seed": 1, "folds": folds})
+    write_json(paths.overall, overall_metrics(matrix))
+    majority = overall_metrics(confusion_matrix(DECLARED, np.zeros(N, int), 3))
+    write_json(
+        paths.baselines, {"majority": majority, "random_forest": {**majority, "Accuracy": 0.7}}
+    )
+    scores = [
+        [m[k] for k in ("Precision", "Recall", "F1-score", "IoU")]
+        for m in class_metrics(matrix).values()
+    ]
+    keys = ("code", "name", "support", "precision", "recall", "f1", "iou")
+    write_json(
+        paths.per_class,
+        [
+            dict(zip(keys, (c.code, c.name, int(n), *s), strict=True))
+            for c, n, s in zip(CLASSES, matrix.sum(1), scores, strict=True)
+        ],
+    )
+
+
+def make_predictions(paths, ledger, *, geometry=True, labelled=True):
+    rows = []
+    for i, (parcel_id, status, reason) in enumerate(ledger):
+        row = dict.fromkeys(
+            ("declared_code", "declared_name", "pred_code", "pred_name", "confidence")
+        )
+        if i < N and labelled:
+            row |= {
+                "declared_code": CLASSES[DECLARED[i]].code,
+                "declared_name": CLASSES[DECLARED[i]].name,
+            }
+        if status != "rejected":
+            chosen = CLASSES[PREDICTED[i] if i < N else 0]
+            row |= {"pred_code": chosen.code, "pred_name": chosen.name, "confidence": 0.5 + i / 200}
+        source = "" if status == "rejected" else "out_of_fold" if status == "used" else "ensemble"
+        rows.append(
+            {
+                "parcel_id": parcel_id,
+                "status": status,
+                "reason": reason,
+                **row,
+                "pred_source": source,
+            }
+        )
+    table = pd.DataFrame(rows)
+    paths.predictions.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(paths.predictions.with_suffix(".parquet"))
+    shapes = [
+        box(
+            5e5 + 30 * (i % 10),
+            48e5 + 30 * (i // 10),
+            5e5 + 30 * (i % 10) + 28,
+            48e5 + 30 * (i // 10) + 28,
+        )
+        for i in range(len(rows))
+    ]
+    shapes[-3:] = [Point(5e5, 48e5), shapes[0], None]
+    if geometry:
+        layer = geopandas.GeoDataFrame(table, geometry=shapes, crs="EPSG:32631").to_crs("EPSG:2154")
+        layer.to_file(paths.predictions, layer="parcels")
+
+
+def make_run(root, *, simulated=True, labelled=True, models=True, geometry=True):
+    paths = RunPaths(root)
+    paths.root.mkdir(parents=True)
+    make_dataset(paths.dataset, simulated=simulated, labelled=labelled)
+    ledger = make_inputs(paths, labelled=labelled)
+    if models:
+        make_models(paths)
+        make_predictions(paths, ledger, geometry=geometry, labelled=labelled)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A whole run, for tests that do not change it."""
+    return make_run(tmp_path_factory.mktemp("results") / "hand")
+
+
+def page_of(paths, **settings):
+    settings = load({"run": paths.root.name} | settings)
+    report(paths.root, paths.report, recorded(settings, paths), view(settings, "report"))
+    return paths.report.read_text(encoding="utf-8")
+
+
+def text_of(page):
+    """The page as it reads: without tags, styles and repeated white space."""
+    page = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", page, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)).replace(" %", "%")
+
+
+class Checker(HTMLParser):
+    """Collects open tags, ids and references of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.references = [], [], []
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_starttag(self, tag, attrs):
+        self.references += [v for k, v in attrs if k in ("href", "src")]
+        self.ids += [v for k, v in attrs if k == "id"]
+        if tag not in ("meta", "link", "br", "img"):
+            self.open.append(tag)
+        if tag == "svg":
+            assert dict(attrs)["aria-label"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check_page(page):
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    assert len(set(checker.ids)) == len(checker.ids)
+    inner = {f"#{i}" for i in checker.ids}
+    assert all(r in inner or r.startswith("data:") for r in checker.references)
+    assert "<script" not in page
+    assert "url(" not in page
+    assert "@import" not in page
+    return checker
+
+
+def test_the_page_is_whole_and_needs_nothing_else(run):
+    checker = check_page(page_of(run))
+    for section in ("map", "imagery", "parcels", "classes", "scores", "confidence", "seasons"):
+        assert section in checker.ids
+        assert f"#{section}" in checker.references
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+    other = make_run(tmp_path / run.root.name)
+    assert page_of(run) == page_of(other)
+
+
+def test_it_says_how_many_and_how_good(run):
+    text = text_of(page_of(run))
+    assert "62 of 65 parcels classified, in 3 classes; 83% right" in text
+    assert "Overall accuracy simulated imagery 83.3% This model 83.3%" in text
+    assert f"{jaccard_score(DECLARED, PREDICTED, average='macro'):.3f}" in text
+    assert "winter wheat taken for maize: 4 parcels, 13" in text
+    assert (
+        "From 4 of the 5 Sentinel-2 acquisitions found, 1 March 2018 to 20 September 2018." in text
+    )
+    assert "4 are used and 1 set aside: too cloudy (1)." in text
+    assert "The longest time between two dates is 80 days" in text
+
+
+def scores_of(accuracy, iou, f1):
+    return {"Accuracy": accuracy, "MACRO_IoU": iou, "MACRO_F1-score": f1}
+
+
+@pytest.mark.parametrize(
+    ("forest", "regression", "best", "better"),
+    [
+        # The model of `make_run` is right on 83.3 %; its mean IoU and macro F1 lie in between.
+        ((0.7, 0.5, 0.6), (0.8, 0.6, 0.7), "logistic regression", {}),
+        ((0.7, 0.5, 0.6), (0.6, 0.5, 0.6), "random forest", {}),
+        ((0.9, 0.5, 0.6), (0.8, 0.6, 0.7), "random forest", {"more parcels": "random forest"}),
+        (
+            (0.85, 0.8, 0.6),
+            (0.9, 0.6, 0.9),
+            "logistic regression",
+            {
+                "more parcels": "logistic regression",
+                "the better mean IoU": "random forest",
+                "the better macro F1": "logistic regression",
+            },
+        ),
+        ((0.7, 0.5, 0.9), (0.8, 0.6, 0.7), "logistic regression",
+         {"the better macro F1": "random forest"}),
+    ],
+)  # fmt: skip
+def test_the_model_is_compared_with_the_best_baseline(tmp_path, forest, regression, best, better):
+    paths = make_run(tmp_path / "run")
+    baselines = {"majority": (0.4, 0.1, 0.2), "random_forest": forest}
+    baselines["logistic_regression"] = regression
+    write_json(paths.baselines, {m: scores_of(*values) for m, values in baselines.items()})
+    page = page_of(paths)
+    headline, text = text_of(page.split("<h1>")[1].split("</h1>")[0]), text_of(page)
+    accuracy = f"{100 * baselines[best.replace(' ', '_')][0]:.1f}"
+    assert f"The best baseline, a {best}, is right on {accuracy}" in text
+    # A better baseline stands in the headline.
+    assert (f"a {best} does better: {accuracy}" in headline) == ("more parcels" in better)
+    for words in ("more parcels", "the better mean IoU", "the better macro F1"):
+        found = [method for method in ("random forest", "logistic regression", "majority guess")
+                 if re.search(f"The {method} (is right on|has) {words}", text)]  # fmt: skip
+        assert found == ([better[words]] if words in better else [])
+
+
+def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
+    paths, other = make_run(tmp_path / "mine"), RunPaths(tmp_path / "blocks")
+    assert "Beside other runs" not in page_of(paths)
+    compare = {"report": {"compare": ["blocks"]}}
+    with pytest.raises(InputError, match=r"the run mine has no .*spread\.json"):
+        page_of(paths, **compare)
+    spread = {key: {"mean": 0.5, "std": 0.125} for key in METRICS}
+    write_json(paths.spread, {"model": spread})
+    write_json(other.spread, {"model": {key: {"mean": 0.25, "std": 0.0625} for key in METRICS}})
+    with pytest.raises(InputError, match=r"the run blocks has no"):
+        page_of(paths, **compare)
+    write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
+    text = text_of(page_of(paths, **compare))
+    assert "mine 2, in equal shares of the classes 50.0% ± 12.5 0.500 ± 0.125" in text
+    assert "blocks 3, by squares of land 25.0% ± 6.2 0.250 ± 0.062" in text
+
+
+def test_names_are_escaped(run):
+    page = page_of(run)
+    assert "grass &lt;&amp;&gt;" in page
+    assert "grass <&>" not in page
+
+
+def test_simulated_imagery_is_said_at_the_top_and_beside_every_score(run, tmp_path):
+    page = page_of(run)
+    mark = '<span class="simulated">simulated imagery</span>'
+    assert page.index("The imagery of this run is simulated.") < page.index("<header>")
+    scored = re.findall(
+        r"<h[1-4]>(?:Overall accuracy|Mean IoU|Macro F1|Predicted|Scores|Per class|Which class|"
+        r"Per fold|Confidence|Worth|Training).*?</h\d>",
+        page.replace("<h4>", "<!--"),
+    )
+    assert len(scored) == 12
+    assert all(mark in heading for heading in scored)
+    assert mark in re.search(r"<h1>.*?</h1>", page, re.S)[0]
+
+    real = page_of(make_run(tmp_path / "real", simulated=False))
+    assert "simulated imagery" not in real
+    assert "is simulated" not in real
+
+
+def test_every_row_of_the_register_is_accounted_for(tmp_path):
+    paths = make_run(tmp_path / "run")
+    ledger = read_account(paths)
+    assert ledger.n_rows == 65
+    assert ledger.n_mended == 1
+    assert {(line.status, line.reason): line.count for line in ledger.lines} == {
+        ("used", ""): 60,
+        ("predict_only", "no declared class"): 1,
+        ("predict_only", "its class has too few parcels to learn from"): 1,
+        ("rejected", "no parcel id"): 1,
+        ("rejected", "an id that an earlier row has already"): 1,
+        ("rejected", "no geometry"): 1,
+    }
+    examples = {line.reason: line.examples for line in ledger.lines}
+    assert examples["no parcel id"] == ["row 62"]
+    assert examples["an id that an earlier row has already"] == ["000"]
+
+    # Parcels that were observed too little have no prediction.
+    rows = read_ledger(paths.ledger)
+    rows.loc[:1, "status"] = "rejected"
+    rows.loc[:1, "reason"] = ["never_seen_clearly", "too_few_pixels_observed"]
+    write_ledger(paths.ledger, rows)
+    hidden = {line.reason: line.count for line in read_account(paths).lines}
+    assert hidden[""] == 58
+    assert hidden["under cloud or without data on every date"] == 1
+    assert hidden["fewer pixels seen clearly on any date than asked for"] == 1
+
+
+def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):
+    predictions = read_predictions(run.predictions.with_suffix(".parquet"))
+    matrix = confusions(out_of_fold(predictions), [c.code for c in CLASSES])
+    np.testing.assert_array_equal(matrix, sklearn_confusion_matrix(DECLARED, PREDICTED))
+    found = frequent_confusions(matrix, ["wheat", "maize", "grass"], n=2)
+    assert [(c.declared, c.predicted, c.count) for c in found] == [
+        ("wheat", "maize", 4),
+        ("maize", "grass", 3),
+    ]
+    assert found[0].share == pytest.approx(4 / 30)
+    assert frequent_confusions(np.diag([3, 2]), ["a", "b"]) == []
+
+
+def test_the_epoch_that_was_kept_is_the_later_of_the_best():
+    scores = [0.2, 0.7, 0.5, 0.7, 0.6]
+    log = {epoch: {"val_IoU": iou, "val_loss": 0.1} for epoch, iou in enumerate(scores, 1)}
+    assert best_epoch(log) == 4
+    log[4]["val_loss"] = math.nan
+    assert best_epoch(log) == 2
+
+
+@pytest.mark.parametrize(("n", "n_groups"), [(1, 1), (39, 1), (45, 2), (1000, 10)])
+def test_confidence_groups_hold_every_parcel_once(n, n_groups):
+    rng = np.random.default_rng(n)
+    confidence = rng.permutation(np.linspace(0.3, 1, n))
+    predicted = np.where(rng.random(n) < confidence, "a", "b")
+    parcels = pd.DataFrame({"declared_code": "a", "pred_code": predicted, "confidence": confidence})
+    groups = confidence_groups(parcels)
+    assert len(groups) == n_groups
+    assert sum(g.count for g in groups) == n
+    assert sum(g.count * g.accuracy for g in groups) == pytest.approx((predicted == "a").sum())
+    assert np.all(np.diff([g.confidence for g in groups]) > 0)
+    for line in confidence_thresholds(parcels):
+        kept = parcels[parcels["confidence"] >= line.confidence]
+        assert line.count == len(kept)
+        assert line.accuracy == pytest.approx((kept["pred_code"] == "a").mean())
+    doubtful = doubtful_parcels(parcels, n=3)["confidence"].tolist()
+    assert doubtful == sorted(confidence[predicted == "b"], reverse=True)[:3]
+
+
+@pytest.mark.parametrize(("n_right", "n"), [(0, 5), (3, 20), (20, 20), (870, 1000)])
+def test_intervals_are_wilsons(n_right, n):
+    expected = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(n_right, n) == pytest.approx(tuple(expected), abs=1e-6)
+
+
+def test_ndvi_is_that_of_clear_pixels_only(tmp_path):
+    paths = make_run(tmp_path / "run", models=False)
+    series = ndvi_by_class(opened(paths))
+    assert list(series) == ["BTH", "MIS", "PPH"]
+    medians = np.full((10, len(DATES)), np.nan)
+    for row, i in enumerate(range(50, 60)):
+        pixels = np.load(paths.dataset.pixels / file_name(f"{i:03}")).astype(float)
+        valid = np.load(paths.dataset.valid / file_name(f"{i:03}"))
+        for t in range(len(DATES)):
+            red, infrared = pixels[t][:, valid[t]]
+            if valid[t].any():
+                medians[row, t] = np.median((infrared - red) / (infrared + red))
+    expected = np.nanquantile(medians, [0.25, 0.5, 0.75], axis=0).T
+    np.testing.assert_allclose(series["PPH"], expected, rtol=1e-12)
+
+
+def test_ndvi_needs_its_bands(tmp_path):
+    paths = make_run(tmp_path / "run", models=False)
+    description = yaml.safe_load(paths.dataset.description.read_text())
+    write_json(paths.dataset.description, description | {"bands": ["B04", "B11"]})
+    assert ndvi_by_class(opened(paths)) == {}
+    assert 'id="seasons"' not in page_of(paths)
+
+
+def make_map(paths):
+    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))
+    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
+    return draw_map(paths.predictions, predictions, "EPSG:32631", colours)
+
+
+def test_the_map_shows_every_outline_and_what_is_known_of_it(run):
+    drawn = make_map(run)
+    assert drawn.agreement == {"unpredicted": 1, "same": 50, "differs": 10, "uncompared": 2}
+    assert drawn.predicted == {"": 1, "BTH": 31, "MIS": 21, "PPH": 10}
+    assert drawn.n_beyond == 2  # a point and a missing geometry
+    # The rejected twin of parcel 000 lies below it.
+    assert [s.title for s in drawn.shapes[:2]] == [
+        "Parcel 000: declared nothing, no prediction",
+        "Parcel 000: declared winter wheat, predicted winter wheat (confidence 0.50)",
+    ]
+    # Ten squares of 28 m at every 30 m make 298 m, and a margin of 1 % on either side.
+    scale = drawn.width / (298 * 1.02)
+    first = np.array(re.findall(r"-?\d+", drawn.shapes[1].path), int).reshape(-1, 2)
+    corners = np.vstack([first[0], first[0] + np.cumsum(first[1:], axis=0)])
+    np.testing.assert_allclose(np.ptp(corners, axis=0), 28 * scale, atol=1.1)
+    np.testing.assert_allclose(corners.min(axis=0)[0], 0.01 * 298 * scale, atol=1.1)
+    assert corners.max() <= drawn.height
+    assert drawn.scale_bar[1] == "50 m"
+    assert drawn.scale_bar[0] == pytest.approx(50 * scale, abs=0.5)
+
+
+def test_many_parcels_become_an_image_of_the_same_map(run, monkeypatch):
+    shapes = make_map(run).shapes
+    monkeypatch.setattr(pipeline.report.map, "MOST_SHAPES", 10)
+    drawn = make_map(run)
+    assert drawn.shapes == []
+    image = imread(io.BytesIO(base64.b64decode(drawn.images[0].partition(",")[2])))
+    assert image.shape[:2] == (drawn.height, drawn.width)
+    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
+    for shape in shapes[1:]:
+        numbers = np.array(re.findall(r"-?\d+", shape.path), int).reshape(-1, 2)
+        x, y = (numbers[0] + np.cumsum(numbers[1:], axis=0)[1] / 2).astype(int)
+        found = "#" + bytes((255 * image[y, x, :3]).round().astype(np.uint8)).hex()
+        assert found == colours[shape.code]
+    assert image[0, 0, 3] == 0
+    page = page_of(run)
+    check_page(page)
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_a_layer_that_differs_from_its_table_is_refused(tmp_path):
+    paths = make_run(tmp_path / "run")
+    geopandas.read_file(paths.predictions).iloc[:5].to_file(paths.predictions, layer="parcels")
+    with pytest.raises(InputError, match="has 5 rows and the table beside it 65"):
+        page_of(paths)
+
+
+def test_a_run_without_outlines_has_no_map(tmp_path):
+    page = page_of(make_run(tmp_path / "run", geometry=False))
+    checker = check_page(page)
+    assert "map" not in checker.ids
+    assert "scores" in checker.ids
+
+
+def test_a_run_without_predictions_says_so(tmp_path):
+    page = page_of(make_run(tmp_path / "run", models=False))
+    checker = check_page(page)
+    assert "62 parcels prepared, none classified yet" in text_of(page)
+    assert not {"map", "scores", "confidence", "training"} & set(checker.ids)
+
+
+def test_a_run_from_a_finished_dataset_needs_no_inputs(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    for path in (paths.acquisitions, paths.ledger, paths.classes):
+        path.unlink()
+    page = page_of(paths)
+    checker = check_page(page)
+    assert "parcels" not in checker.ids
+    assert {"imagery", "classes", "scores"} <= set(checker.ids)
+    assert "The run started from a finished dataset of 4 dates" in text_of(page)
+
+
+def test_parcels_without_labels_are_reported_without_scores(tmp_path):
+    paths = make_run(tmp_path / "run", labelled=False)
+    for path in (paths.overall, paths.per_class, paths.baselines, paths.folds, paths.classes):
+        path.unlink()
+    page = page_of(paths)
+    checker = check_page(page)
+    assert not {"scores", "confidence", "seasons"} & set(checker.ids)
+    assert "0 classes are declared on parcels that can be used, and 3 are learnt" in text_of(page)
+    assert "62 of 65 parcels classified" in text_of(page)
+
+
+def test_one_fold_of_one_epoch_is_drawn(tmp_path):
+    paths = make_run(tmp_path / "run")
+    (paths.fold(2) / "trainlog.json").unlink()
+    epoch = {f"{p}_{k}": 0.5 for p in ("train", "val") for k in ("loss", "accuracy", "IoU")}
+    write_json(paths.fold(1) / "trainlog.json", {"1": epoch})
+    page = page_of(paths)
+    check_page(page)
+    assert "Fold 1, epoch 1: 0.500" in page
+    assert "standard deviation" not in page
+
+
+def test_losses_that_were_not_finite_leave_a_gap(tmp_path):
+    paths = make_run(tmp_path / "run")
+    log_file, metrics_file = (paths.fold(1) / f"{n}.json" for n in ("trainlog", "test_metrics"))
+    log = json.loads(log_file.read_text())
+    log["5"]["val_loss"] = None  # the epoch of the best mIoU
+    write_json(log_file, log)
+    write_json(metrics_file, json.loads(metrics_file.read_text()) | {"test_loss": None})
+    page = page_of(paths)
+    check_page(page)
+    assert "Fold 1, epoch 4: 0.250" in page
+    assert "Fold 2, epoch 5: 0.200" in page
+    assert page.count("not finite") == 3  # of the fold, and mean and deviation of both
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_colours_are_fixed_by_class_index_while_there_are_enough():
+    few = class_colours({"a": 1, "b": 5, "c": 3})
+    assert few == dict(zip("abc", COLOURS, strict=False))
+    many = class_colours({str(i): 100 - i for i in range(30)})
+    assert [many[str(i)] for i in range(24)] == list(COLOURS)
+    assert {many[str(i)] for i in range(24, 30)} == {SHARED}
+    rare_first = class_colours({str(i): i for i in range(30)})
+    assert rare_first["0"] == SHARED
+    assert rare_first["6"] == COLOURS[0]
+    assert len(set(COLOURS) | {SHARED}) == 25
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        *((0, 1, "0.0"), (1, 0, "100"), (0.0004, 1, "<0.1"), (0.004, 0, "<1"), (0.005, 0, "<1")),
+        *((0.9996, 1, ">99.9"), (0.996, 0, ">99"), (0.857, 0, "86"), (0.951, 0, "95")),
+    ],
+)
+def test_a_share_is_not_rounded_to_nothing_or_all(share, digits, text):
+    assert percent(share, digits) == f"{text}\N{NARROW NO-BREAK SPACE}%"
+
+
+def test_numbers_are_never_further_off_than_half_of_the_last_digit():
+    """Against exact decimals, over the whole range of every way of writing."""
+    for digits, whole in ((0, 100), (1, 100), (2, 1), (3, 1), (3, math.inf)):
+        step = Decimal(10) ** -digits
+        for value in [*np.linspace(0, min(whole, 2), 4001).tolist(), whole * (1 - 1e-09)]:
+            text = rounded(value, digits, whole)
+            if text[0] in "<>":
+                assert 0 < value < whole
+                bound = step if text[0] == "<" else Decimal(whole) - step
+                assert text[1:] == f"{bound:.{digits}f}"
+                assert (Decimal(value) < bound) == (text[0] == "<")
+            elif math.isfinite(value):
+                assert abs(Decimal(text) - Decimal(value)) <= step / 2
+                assert Decimal(text) != 0 or value == 0
+                assert Decimal(text) != Decimal(whole) or value == whole
+
+
+def test_nearly_all_right_is_nowhere_written_as_all(run, tmp_path):
+    """999.6 of a thousand: in the headline, the measures, the tables, the map and the terminal."""
+    paths = make_run(tmp_path / "run")
+    scores = {"Accuracy": 0.9996, "MACRO_IoU": 0.9996, "MACRO_F1-score": 0.9996}
+    overall = json.loads(paths.overall.read_text()) | scores
+    paths.overall.write_text(json.dumps(overall))
+    metrics = json.loads((paths.fold(1) / "test_metrics.json").read_text())
+    metrics |= {"test_accuracy": 99.96, "test_IoU": 0.9996, "test_loss": 0.0004}
+    for fold in paths.models.glob("Fold_*"):
+        (fold / "test_metrics.json").write_text(json.dumps(metrics))
+    text = text_of(page_of(paths))
+    assert "3 classes; &gt;99% right on parcels that the model had not seen" in text
+    assert "This model &gt;99.9%" in text
+    assert "This model &gt;0.999" in text
+    assert "&gt;99.9% &gt;0.999 &lt;0.001" in text
+    assert ">99.9%" in summary(paths)
+    assert "100" not in re.findall(r"^model.*$", summary(paths), re.M)[0]
+
+
+def test_codes_that_are_numbers_meet_those_of_the_tables(tmp_path):
+    row = {"parcel_id": "1", "status": "used", "declared_name": "x", "pred_name": "x"}
+    table = pd.DataFrame([row | {"pred_source": "ensemble", "confidence": 0.5}] * 2)
+    for column in ("declared_code", "pred_code"):
+        table[column] = pd.Series([12, None], dtype="Int64")
+    table.to_parquet(tmp_path / "parcels.parquet")
+    predictions = read_predictions(tmp_path / "parcels.parquet")
+    assert predictions["pred_code"].tolist() == predictions["declared_code"].tolist() == ["12", ""]

@@ -1,0 +1,638 @@
+"""Training a fold from a dataset on disk: resumed, by several processes, with several members."""
+
+import dataclasses
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from geo.errors import InputError
+from models import crop_model
+from models.checkpoints import load_safetensors
+from models.classifier import ParcelClassifier
+from models.crop_model import CropModel, ensemble, member_seed
+from models.hyperparameters import Hyperparameters
+from models.training import train_fold as training
+from models.training.divergence import DivergedError
+from models.training.resume import TrainingState
+from pipeline.classes.crop_class import Classes, CropClass
+from pipeline.dataset.metadata import write_labels, write_metadata, write_names
+from pipeline.dataset.normalisation_pickle import write_normalisation
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.stages import train as stage
+from pipeline.stages.train import (
+    architecture,
+    train,
+    training_settings,
+)
+from pipeline.workflow.config import load, read, view
+from pipeline.workflow.paths import INGESTED, DatasetPaths
+from pipeline.workflow.progress import show_progress
+from pipeline.workflow.sections import read_recipe
+from pipeline.workflow.writing import write_json
+from tests.builders.models import describe
+from tests.builders.paths import ROOT
+from tests.builders.pixel_sets import pack_files, write_arrays
+
+CPU = torch.device("cpu")
+N_DATES = 6
+MODEL = {
+    "mlp1": [3, 8, 16], "mlp2": [32, 16], "mlp3": [32, 16], "mlp4": [16, 8, 3],
+    "n_head": 2, "d_k": 4,
+}  # fmt: skip
+FILES = {"model.json", "model.pth.tar", "model.safetensors", "trainlog.json"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A dataset of 48 parcels of three classes that peak in different months, and one fold."""
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(1)
+    ids = [f"{i:03}" for i in range(48)]
+    sizes = rng.integers(1, 9, len(ids))
+    peaks = np.exp(-((np.arange(N_DATES) - 1 - 2 * np.arange(3)[:, None]) ** 2))
+    dataset = DatasetPaths(folder / "dataset")
+    curves = 2000 + 2000 * peaks[np.arange(len(ids)) % 3][:, :, None, None]
+    write_arrays(
+        dataset.pixels,
+        {
+            i: (curve + rng.normal(0, 300, (N_DATES, 2, size))).astype(np.uint16)
+            for i, curve, size in zip(ids, curves, sizes, strict=True)
+        },
+    )
+    write_metadata(
+        dataset,
+        tiles=[INGESTED],
+        dates=[date(2018, 3, 10) + timedelta(30 * t) for t in range(N_DATES)],
+        sizes={i: int(size) for i, size in zip(ids, sizes, strict=True)},
+        n_dates=dict.fromkeys(ids, N_DATES),
+        description={"bands": ["B04", "B08"], "fill": "linear"},
+    )
+    classes = [CropClass(k, f"class {k}", class_index=k) for k in range(3)]
+    labels = {i: k % 3 for k, i in enumerate(ids)}
+    write_labels(dataset, {"crop": labels}, Classes("crop", classes))
+    write_names(dataset, Classes("crop", classes))
+    pack_files(dataset)
+    write_json(dataset.features, {i: rng.normal(size=4).tolist() for i in ids})
+    write_normalisation(dataset.normalisation, np.array([2500.0] * 2), np.array([900.0] * 2))
+    fold = {"train": ids[:32], "validation": ids[32:40], "test": ids[40:]}
+    write_json(folder / "folds.json", {"folds": [fold]})
+    return folder
+
+
+def settings_of(**changes):
+    values = {"epochs": 4, "batch_size": 8, "pixels": 6, "members": 1, "device": "cpu"}
+    model = {**MODEL, **changes.pop("model", {})}
+    return load({"model": model, "train": {**values, **changes}})
+
+
+def train_in(run, folder, settings, **others):
+    torch.set_num_threads(1)
+    train(
+        run / "dataset", run / "folds.json", 1, folder / "Fold_1", view(settings, "train"), **others
+    )
+    return contents(folder / "Fold_1")
+
+
+class KilledError(RuntimeError):
+    pass
+
+
+def kill_after(monkeypatch, epoch, member=1):
+    """Stop the training as a kill would, behind an epoch of a member."""
+    original = stage.show_progress
+
+    def show_progress(fold, number, epochs):
+        log = original(fold, number, epochs)
+
+        def killing(metrics):
+            log(metrics)
+            if (number, metrics["epoch"]) == (member, epoch):
+                raise KilledError
+
+        return killing
+
+    monkeypatch.setattr(stage, "show_progress", show_progress)
+
+
+class TestResume:
+    @pytest.fixture(autouse=True)
+    def every_epoch(self, monkeypatch):
+        """Keep the state behind every epoch."""
+        monkeypatch.setattr(TrainingState, "every", 1)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"recipe": "paper"},
+            {"schedule": "onecycle", "date_dropping": 0.3, "shift_days": 5, "ema_decay": 0.8},
+            {"schedule": "cosine", "model": {"name": "pseltae", "d_model": 16, "mlp3": [16, 16]}},
+        ],
+        ids=["paper", "onecycle", "cosine"],
+    )
+    def test_ends_with_the_bytes_of_an_unbroken_run(self, run, tmp_path, monkeypatch, changes):
+        settings, state = settings_of(**changes), tmp_path / "state"
+        unbroken = train_in(run, tmp_path / "unbroken", settings)
+        with monkeypatch.context() as context:
+            kill_after(context, 2)
+            with pytest.raises(KilledError):
+                train_in(run, tmp_path / "resumed", settings, state=state)
+        assert [p.name for p in state.iterdir()] == ["member_1.pt"]
+        assert not (tmp_path / "resumed").exists()
+        epochs = count_epochs(monkeypatch)
+        resumed = train_in(run, tmp_path / "resumed", settings, state=state)
+        assert epochs == [3, 4]
+        assert resumed == unbroken
+        assert set(resumed) == FILES
+        assert list(state.iterdir()) == []
+
+    def test_finished_members_are_not_trained_again(self, run, tmp_path, monkeypatch):
+        settings, state = settings_of(members=2), tmp_path / "state"
+        unbroken = train_in(run, tmp_path / "unbroken", settings)
+        with monkeypatch.context() as context:
+            kill_after(context, 1, member=2)
+            with pytest.raises(KilledError):
+                train_in(run, tmp_path / "resumed", settings, state=state)
+        epochs = count_epochs(monkeypatch)
+        assert train_in(run, tmp_path / "resumed", settings, state=state) == unbroken
+        assert epochs == [2, 3, 4]
+
+    @pytest.mark.parametrize("other", [{"learning_rate": 0.01}, {"seed": 2}])
+    def test_a_state_of_other_settings_is_ignored(self, run, tmp_path, monkeypatch, other):
+        state = tmp_path / "state"
+        with monkeypatch.context() as context:
+            kill_after(context, 2)
+            with pytest.raises(KilledError):
+                train_in(run, tmp_path / "killed", settings_of(), state=state)
+        epochs = count_epochs(monkeypatch)
+        found = train_in(run, tmp_path / "one", settings_of(**other), state=state)
+        assert epochs == [1, 2, 3, 4]
+        assert found == train_in(run, tmp_path / "other", settings_of(**other))
+
+    def test_a_broken_state_is_ignored(self, run, tmp_path):
+        state = tmp_path / "state"
+        state.mkdir()
+        (state / "member_1.pt").write_bytes(b"half a file")
+        found = train_in(run, tmp_path / "one", settings_of(), state=state)
+        assert found == train_in(run, tmp_path / "other", settings_of())
+
+
+def count_epochs(monkeypatch):
+    """List the epochs that are trained from now on."""
+    epochs = []
+    original = stage.show_progress
+
+    def show_progress(fold, member, total):
+        log = original(fold, member, total)
+        return lambda metrics: (epochs.append(metrics["epoch"]), log(metrics))
+
+    monkeypatch.setattr(stage, "show_progress", show_progress)
+    return epochs
+
+
+def test_a_state_of_other_data_has_another_digest(run):
+    from models.standardisation import Normalisation
+    from models.training.resume import training_digest
+
+    data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
+    hyperparameters = Hyperparameters(extra_size=0, mlp2=(128, 128))
+    others = (
+        *(np.arange(9), np.arange(9, 12), describe(hyperparameters, Normalisation(1.0, 2.0))),
+        *(training_settings(settings_of()), CPU),
+    )
+    digest = training_digest(data, *others)
+    assert digest == training_digest(data, *others)
+    for name in ("pixels", "days", "labels"):
+        changed = getattr(data, name).copy()
+        changed.flat[3] += 1
+        assert training_digest(dataclasses.replace(data, **{name: changed}), *others) != digest
+    seen = np.ones(data.days.shape, bool)
+    assert training_digest(dataclasses.replace(data, observed=seen), *others) != digest
+    parts, description, settings, device = others[:2], *others[2:]
+    for changes in (
+        {"hyperparameters": dataclasses.replace(hyperparameters, dropout=0.5)},
+        {"normalisation": Normalisation(1.0, 3.0)},
+    ):
+        other = dataclasses.replace(description, **changes)
+        assert training_digest(data, *parts, other, settings, device) != digest
+    # Names decide nothing of a training.
+    renamed = dataclasses.replace(description, class_names=["x"] * len(description.class_names))
+    assert training_digest(data, *parts, renamed, settings, device) == digest
+    slower = dataclasses.replace(settings, learning_rate=1e-5)
+    assert training_digest(data, *parts, description, slower, device) != digest
+
+
+class TestMembers:
+    def test_a_fold_predicts_the_mean_of_its_members(self, run, tmp_path):
+        train_in(run, tmp_path, settings_of(members=3))
+        folder = tmp_path / "Fold_1"
+        trained = CropModel.load(folder, CPU)
+        data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
+        chosen = np.arange(40, 48)
+        scores = []
+        for name in ("model", "model_2", "model_3"):
+            model, description = load_safetensors(folder / f"{name}.safetensors", CPU)
+            alone = CropModel(description, (model,), CPU)
+            scores.append(alone.log_probabilities(data, chosen, 3))
+        assert not np.allclose(scores[0], scores[1], atol=1e-3)
+        found = trained.log_probabilities(data, chosen, 3)
+        np.testing.assert_array_equal(found, ensemble(scores))
+
+    def test_the_first_member_is_the_model_of_a_fold_of_one(self, run, tmp_path):
+        several = train_in(run, tmp_path / "several", settings_of(members=2))
+        assert set(several) == FILES | {
+            "model_2.pth.tar", "model_2.safetensors", "trainlog_2.json"
+        }  # fmt: skip
+        one = train_in(run, tmp_path / "one", settings_of())
+        assert one["model.pth.tar"] == several["model.pth.tar"]
+        assert member_seed(5, 1) == 5
+        seeds = [member_seed(seed, member) for seed in (1, 2, 3) for member in (1, 2, 3)]
+        assert len(set(seeds)) == 9
+
+    def test_members_of_an_earlier_training_do_not_stay(self, run, tmp_path):
+        train_in(run, tmp_path, settings_of(members=2))
+        assert set(train_in(run, tmp_path, settings_of())) == FILES
+        assert len(CropModel.load(tmp_path / "Fold_1", CPU).members) == 1
+
+
+class TestRecipes:
+    def test_paper_is_the_protocol_of_the_paper(self):
+        training = training_settings(load({"train": {"recipe": "paper"}}))
+        found = dataclasses.asdict(training)
+        assert {key: found[key] for key in ("epochs", "batch_size", "n_pixels")} == {
+            "epochs": 100, "batch_size": 128, "n_pixels": 64
+        }  # fmt: skip
+        assert (training.optimizer, training.learning_rate, training.gamma) == ("adam", 1e-3, 1.0)
+        assert (training.schedule, training.weight_decay) == ("constant", 0.0)
+        assert (training.jitter_sigma, training.jitter_clip) == (0.01, 0.05)
+        assert (training.initialisation, training.date_dropping) == ("paper", 0.0)
+        assert training.always_pad
+        assert not training_settings(load({})).always_pad
+        assert load({"train": {"recipe": "paper"}}).train.members == 1
+
+    def test_what_is_set_overrides_the_recipe_and_null_does_not(self):
+        found = load({"train": {"recipe": "paper", "learning_rate": 0.01, "optimizer": None}}).train
+        assert (found.learning_rate, found.optimizer) == (0.01, "adam")
+        assert load({}).train.optimizer == "adamw"
+        assert load({"train": {"epochs": 7}}).train.epochs == 7
+
+    @pytest.mark.parametrize(
+        ("values", "name"),
+        [
+            ({}, "pseltae"),
+            ({"train": {"recipe": "default"}}, "pseltae"),
+            ({"train": {"recipe": None}, "model": {"name": None}}, "pseltae"),
+            ({"train": {"recipe": "paper"}}, "psetae"),
+            ({"train": {"recipe": "paper"}, "model": {"name": None, "T": 500}}, "psetae"),
+            ({"train": {"recipe": "paper"}, "model": {"name": "pseltae"}}, "pseltae"),
+            ({"model": {"name": "psetae"}}, "psetae"),
+        ],
+    )
+    def test_the_model_is_that_of_the_recipe_unless_it_is_named(self, tmp_path, values, name):
+        mine = tmp_path / "mine.yaml"
+        mine.write_text(yaml.safe_dump(values))
+        # As Snakemake does, a run's own settings are laid over the defaults.
+        for settings in (load(values), read(ROOT / "configs" / "default.yaml", mine)):
+            assert settings.model.name == name
+            assert values.get("model", {}).get("T", 1000) == settings.model.T
+            assert load(settings.model_dump(mode="json")) == settings
+
+    @pytest.mark.parametrize(("recipe", "name"), [("default", "pseltae"), ("paper", "psetae")])
+    def test_the_model_has_the_widths_of_its_paper(self, recipe, name):
+        settings = load({"train": {"recipe": recipe}})
+        data = {"n_channels": 2, "n_classes": 3, "n_extra": 4}
+        found = Hyperparameters.for_data(**architecture(settings), **data)
+        expected = Hyperparameters.for_data(name, **data)
+        assert found == expected
+
+    def test_resolved_settings_say_every_number(self):
+        settings = load({"train": {"recipe": "paper"}})
+        dumped = settings.model_dump(mode="json")
+        paper = read_recipe("paper")["train"]
+        assert {key: dumped["train"][key] for key in paper} == paper
+        assert load(dumped) == settings
+
+    def test_unknown_recipes_and_days_are_refused(self):
+        with pytest.raises(InputError, match=r"train\.recipe: .*found 'mine'"):
+            load({"train": {"recipe": "mine"}})
+        for day in ("02-30", "13-01", "0901"):
+            with pytest.raises(InputError, match=r"season_start|model: "):
+                load({"model": {"season_start": day}})
+
+
+def strict_json(path):
+    """Read JSON, which has neither NaN nor infinity."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+class TestDivergence:
+    """With such a learning rate the weights are too large for float32 after the first step."""
+
+    TOO_HIGH = 1e30
+
+    def test_says_where_and_what_to_do(self, run, tmp_path):
+        with pytest.raises(DivergedError) as error:
+            train_in(run, tmp_path, settings_of(learning_rate=self.TOO_HIGH, epochs=100))
+        parts = json.loads((run / "folds.json").read_text())["folds"][0]
+        found = re.fullmatch(
+            r"The training diverged\. Fold 1, member 1, epoch 1, batch \d of 4: the \w+ is not "
+            r"finite\. The batch holds 8 parcels: (.*), \.\.\.\. Lower train\.learning_rate "
+            r"\(1e\+30\).* kept as it was\.",
+            str(error.value),
+        )
+        named = found[1].split(", ")
+        assert len(set(named)) == 5
+        assert set(named) <= set(parts["train"])
+
+    def test_keeps_the_model_of_before_and_lets_a_lower_rate_begin(self, run, tmp_path):
+        state = tmp_path / "state"
+        before = train_in(run, tmp_path, settings_of(members=2), state=state)
+        for _ in range(2):
+            with pytest.raises(DivergedError, match="epoch 1, batch"):
+                train_in(run, tmp_path, settings_of(learning_rate=self.TOO_HIGH), state=state)
+            assert contents(tmp_path / "Fold_1") == before
+        after = train_in(run, tmp_path, settings_of(learning_rate=1e-3), state=state)
+        assert set(after) == FILES
+        assert after == train_in(run, tmp_path / "other", settings_of(learning_rate=1e-3))
+
+    def test_names_the_member(self, run, tmp_path, monkeypatch):
+        spoil_loss(monkeypatch, [member_seed(1, 2)])
+        with pytest.raises(DivergedError, match="Fold 1, member 2, epoch 1, batch 1 of 4"):
+            train_in(run, tmp_path, settings_of(members=3))
+        assert not (tmp_path / "Fold_1").exists()
+
+    def test_one_validation_loss_that_is_not_finite_is_null_in_the_log(
+        self, run, tmp_path, monkeypatch
+    ):
+        original = training.EpochMetrics.metrics
+
+        def metrics(tally, processes):
+            found = original(tally, processes)
+            seen.append(found)
+            return {**found, "val_loss": math.inf} if len(seen) == 4 else found
+
+        seen = []
+        monkeypatch.setattr(training.EpochMetrics, "metrics", metrics)
+        train_in(run, tmp_path, settings_of())
+        log = strict_json(tmp_path / "Fold_1" / "trainlog.json")
+        assert [epoch for epoch, values in log.items() if values["val_loss"] is None] == ["2"]
+        assert all(math.isfinite(values["train_loss"]) for values in log.values())
+
+    def test_a_model_that_cannot_be_written_costs_none_of_the_files_of_before(
+        self, run, tmp_path, monkeypatch
+    ):
+        before = train_in(run, tmp_path, settings_of())
+        original = crop_model.save_checkpoint
+
+        def save(path, **others):
+            if path.name == "model_2.pth.tar":
+                raise OSError("no space left on device")
+            return original(path, **others)
+
+        monkeypatch.setattr(crop_model, "save_checkpoint", save)
+        with pytest.raises(OSError, match="no space"):
+            train_in(run, tmp_path, settings_of(members=2, seed=2))
+        assert contents(tmp_path / "Fold_1") == before
+        assert [path.name for path in tmp_path.iterdir()] == ["Fold_1"]
+
+    def test_every_process_stops_where_one_diverges(self, run, tmp_path):
+        """The loss of the second becomes infinite, not its gradient: the first sees nothing."""
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump(settings_of(batch_size=16).model_dump(mode="json")))
+        script = tmp_path / "spoilt.py"
+        script.write_text(
+            "import os, sys\n"
+            "from models.training import train_fold as training\n"
+            "from pipeline.__main__ import main\n"
+            "plain = training.focal_loss\n"
+            "def spoilt(logits, labels, **others):\n"
+            "    loss = plain(logits, labels, **others)\n"
+            "    infinite = os.environ['RANK'] == '1' and logits.requires_grad\n"
+            "    return loss + float('inf') if infinite else loss\n"
+            "training.focal_loss = spoilt\n"
+            "sys.exit(main())\n"
+        )
+        result = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc-per-node", "2", str(script), "train", "--config", str(config)),
+                *("--dataset", str(run / "dataset"), "--folds", str(run / "folds.json")),
+                *("--fold", "1", "--model", str(tmp_path / "Fold_1")),
+                *("--state", str(tmp_path / "state")),
+            ],
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode != 0
+        message = "Fold 1, member 1, epoch 1, batch 1 of 2: the loss is not finite"
+        assert result.stderr.count(message) == 2
+        assert "batch holds 16 parcels" in result.stderr
+        assert not (tmp_path / "Fold_1").exists()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def spoil_loss(monkeypatch, seeds):
+    """Make every training loss NaN in the trainings with some seeds."""
+    original = training._loss
+
+    def loss(settings, *others):
+        plain = original(settings, *others)
+        factor = math.nan if settings.seed in seeds else 1.0
+        return lambda logits, labels: factor * plain(logits, labels)
+
+    monkeypatch.setattr(training, "_loss", loss)
+
+
+def test_metadata_says_what_day_0_is(run, tmp_path):
+    settings = settings_of(epochs=1, model={"season_start": "01-01"})
+    train_in(run, tmp_path, settings)
+    metadata = CropModel.load(tmp_path / "Fold_1", CPU).description
+    assert metadata.first_date == "2018-01-01"
+    other = settings_of(epochs=1)
+    train_in(run, tmp_path, other)
+    assert CropModel.load(tmp_path / "Fold_1", CPU).description.first_date == "2018-03-10"
+
+
+def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):
+        train_in(run, tmp_path, settings_of(tensorboard=True), tensorboard=tmp_path / "logs")
+    events = EventAccumulator(str(tmp_path / "logs" / "member_1")).Reload()
+    assert events.Tags()["scalars"] == [
+        f"{name}/{part}" for part in ("train", "val") for name in ("loss", "accuracy", "IoU")
+    ]
+    shown = [(event.step, event.value) for event in events.Scalars("loss/val")]
+    log = json.loads((tmp_path / "Fold_1" / "trainlog.json").read_text())
+    assert shown == [(int(e), pytest.approx(m["val_loss"])) for e, m in log.items()]
+    train_in(run, tmp_path, settings_of(), tensorboard=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_processes_train_as_one_and_one_of_them_writes(run, tmp_path):
+    settings = settings_of(epochs=6, batch_size=16, recipe="paper")
+    alone = train_in(run, tmp_path / "alone", settings)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "pipeline", "train", "--config", str(config)),
+            *("--dataset", str(run / "dataset"), "--folds", str(run / "folds.json")),
+            *("--fold", "1", "--model", str(tmp_path / "two" / "Fold_1")),
+            *("--state", str(tmp_path / "state")),
+        ],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("epoch   6 of 6") == 1
+    folder = tmp_path / "two" / "Fold_1"
+    assert {path.name for path in folder.iterdir()} == set(alone)
+    logs = [
+        json.loads(text)
+        for text in (alone["trainlog.json"], (folder / "trainlog.json").read_text())
+    ]
+    first = [log["1"]["train_loss"] for log in logs]
+    # Dropout and jitter differ: over six seeds the losses of the first epoch are within 15 %.
+    assert first[1] == pytest.approx(first[0], rel=0.4)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+METRICS = {"train_loss": 0.5, "val_accuracy": 87.5, "val_IoU": 0.625}
+
+
+def test_a_terminal_shows_a_bar_with_loss_accuracy_and_time_left(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    show = show_progress(2, 1, epochs=3)
+    for epoch in (1, 2, 3):
+        show({"epoch": epoch, **METRICS})
+    text = terminal.getvalue()
+    assert "fold 2, model 1: 100%" in text
+    assert "3/3 [00:00<00:00" in text
+    assert "loss 0.500, validation accuracy 87.5 %, mIoU 0.625" in text
+
+
+def test_a_file_gets_lines_instead_of_a_bar(monkeypatch, caplog):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    caplog.set_level("INFO", logger="pipeline")
+    show = show_progress(2, 1, epochs=40)
+    for epoch in range(1, 41):
+        show({"epoch": epoch, **METRICS})
+    assert stream.getvalue() == ""
+    assert len(caplog.messages) == 21  # the first, and every second
+    assert caplog.messages[-1].endswith("mIoU 0.625, 0 min 00 s left")
+
+
+def test_as_many_features_as_the_dataset_has(run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    features = DatasetPaths(run / "dataset").features
+    values = json.loads(features.read_text())
+    write_json(features, {i: own[:3] for i, own in values.items()})
+    train_in(run, tmp_path / "three", settings_of(epochs=1))
+    metadata = json.loads((tmp_path / "three" / "Fold_1" / "model.json").read_text())
+    assert metadata["hyperparameters"]["extra_size"] == 3
+
+
+def cut_to_one_pixel(run, folder):
+    """Copy the run with only the first pixel of every parcel."""
+    run = shutil.copytree(run, folder)
+    dataset = DatasetPaths(run / "dataset")
+    for path in dataset.pixels.glob("*.npy"):
+        np.save(path, np.load(path)[:, :, :1])
+    write_json(dataset.sizes, dict.fromkeys(json.loads(dataset.sizes.read_text()), 1))
+    pack_files(dataset)
+    return run
+
+
+class TestPadding:
+    """Where no parcel has train.pixels, the default recipe does not pad beyond the largest."""
+
+    @pytest.fixture
+    def drawn(self, monkeypatch):
+        """Collect the shapes (B, T, C, S) of what the models are trained on."""
+        shapes = []
+        original = ParcelClassifier.forward
+
+        def forward(model, pixels, *others):
+            if model.training:
+                shapes.append(tuple(pixels.shape))
+            return original(model, pixels, *others)
+
+        monkeypatch.setattr(ParcelClassifier, "forward", forward)
+        return shapes
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [({}, 5), ({"pixels": 3}, 3), ({"recipe": "paper"}, 64), ({"members": 2}, 5)],
+    )
+    def test_ends_with_the_largest_parcel_that_is_trained_on(
+        self, run, tmp_path, drawn, changes, expected
+    ):
+        # The other parcels are larger: what is trained must not depend on them.
+        run = shutil.copytree(run, tmp_path / "run")
+        sizes = json.loads(DatasetPaths(run / "dataset").sizes.read_text())
+        small = [i for i, size in sizes.items() if size <= 5]
+        large = [i for i, size in sizes.items() if size > 5]
+        assert max(sizes[i] for i in small) == 5
+        fold = {"train": small, "validation": large[::2], "test": large[1::2]}
+        write_json(run / "folds.json", {"folds": [fold]})
+        train_in(run, tmp_path, settings_of(**{"epochs": 1, "pixels": 64, **changes}))
+        assert {shape[3] for shape in drawn} == {expected}
+
+    def test_leaves_the_loss_of_one_pixel_parcels_as_it_is(self, run, tmp_path, drawn, monkeypatch):
+        # Copies of the only pixel leave means and variances of a batch where they were, so one
+        # and many of them learn the same.
+        one = cut_to_one_pixel(run, tmp_path / "run")
+        # Dropout draws the same whatever the number of pixels; jitter does not.
+        quiet = {"epochs": 3, "pixels": 16, "jitter_sigma": 0.0}
+        clamped = train_in(one, tmp_path / "clamped", settings_of(**quiet))
+        assert {shape[3] for shape in drawn} == {1}
+        drawn.clear()
+        monkeypatch.setattr(training, "pixels_to_draw", lambda *_: 16)
+        padded = train_in(one, tmp_path / "padded", settings_of(**quiet))
+        assert {shape[3] for shape in drawn} == {16}
+        found, expected = (json.loads(run["trainlog.json"]) for run in (clamped, padded))
+        for epoch, metrics in expected.items():
+            assert found[epoch]["train_loss"] == pytest.approx(metrics["train_loss"], rel=1e-3)
+            # Running variances have one degree of freedom less, of more rows.
+            assert found[epoch]["val_loss"] == pytest.approx(metrics["val_loss"], rel=2e-2)
+
+    def test_does_not_cut_larger_parcels_that_are_predicted(self, run, tmp_path, monkeypatch):
+        one = cut_to_one_pixel(run, tmp_path / "run")
+        train_in(one, tmp_path, settings_of(epochs=1, pixels=6))
+        trained = CropModel.load(tmp_path / "Fold_1", CPU)
+        assert trained.description.n_pixels == 6
+        data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
+        seen = []
+        original = ParcelClassifier.forward
+
+        def forward(model, pixels, mask, *others):
+            seen.append(mask.sum(2).max(1).values)
+            return original(model, pixels, mask, *others)
+
+        monkeypatch.setattr(ParcelClassifier, "forward", forward)
+        scores = trained.log_probabilities(data, np.arange(len(data)), 1)
+        assert np.isfinite(scores).all()
+        assert torch.cat(seen).tolist() == np.minimum(np.sort(data.sizes), 6).tolist()

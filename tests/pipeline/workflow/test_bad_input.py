@@ -1,0 +1,842 @@
+"""Every kind of bad input ends with its own message before any work is done.
+
+Each row of the tables: what is wrong, how the inputs are spoiled, and words of the message.
+"""
+
+import json
+import logging
+import re
+import shutil
+import warnings
+import zipfile
+from datetime import date
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import xarray as xr
+from rasterio.transform import Affine
+from shapely import Point, box
+
+from geo.errors import InputError
+from geo.grid import read_grids
+from geo.imagery import remote
+from geo.imagery.listing import Damaged
+from pipeline.stages.clean import clean
+from pipeline.stages.index import damaged_rows, index
+from pipeline.stages.ingest import ingest
+from pipeline.stages.rasterise import rasterise
+from pipeline.workflow.acquisition_table import read_acquisitions
+from pipeline.workflow.config import load, view
+from pipeline.workflow.inputs import check_inputs
+from pipeline.workflow.paths import RunPaths
+from tests.builders.models import save_models
+from tests.builders.pixel_sets import BANDS, make
+from tests.builders.runs import for_label, label_parcels, merged, observe
+from tests.builders.safe import write_safe, zip_product
+from tests.builders.theia import write_product
+
+X, Y = 500_000, 5_600_000
+DAYS = ("20220403", "20220408", "20220413")
+SAFE_DAYS = tuple(f"{day}T105031" for day in DAYS)
+CLOSED_PORT = "http://127.0.0.1:9/"
+
+
+def write_tiff(path, crs="EPSG:32631", x=X, names=("B02", "B03"), side=40, rotation=0.0):
+    """Write a scene of two bands, in strips whose end a cut takes away."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(1).integers(1, 9000, (len(names), side, side)).astype(np.uint16)
+    transform = Affine(10, rotation, x, rotation, -10, Y)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=side, width=side, count=len(names), dtype="uint16",
+        crs=crs, transform=transform,
+    ) as raster:  # fmt: skip
+        raster.write(values)
+        raster.descriptions = names
+
+
+def write_register(path, x=X, y=Y, crs=32631, n=8, outlines=None, **columns):
+    """Write parcels of two crops on the scene; columns in place of or beside its own."""
+    if outlines is None:
+        outlines = [box(x + 20, y - 40 * i - 50, x + 60, y - 40 * i - 20) for i in range(n)]
+    table = {"ID": list(range(n)), "CODE": ["wheat", "maize"] * (n // 2)} | columns
+    kept = {name: values for name, values in table.items() if values is not None}
+    rows = gpd.GeoDataFrame(kept, geometry=outlines, crs=crs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        rows.to_file(path)
+
+
+def write_stack(path, names=("B02", "B03"), time="time", x=("x",)):
+    """Write a NetCDF file or a Zarr folder of 6 x 8 pixels and three dates."""
+    values = np.full((3, 6, 8), 500, np.uint16)
+    data = xr.Dataset(
+        dict.fromkeys(names, ((time, "y", *x), values)),
+        {
+            time: np.array([f"{d[:4]}-{d[4:6]}-{d[6:]}" for d in DAYS], "datetime64[ns]"),
+            "y": Y - 10 * (np.arange(6) + 0.5),
+            x[0]: X + 10 * (np.arange(8) + 0.5),
+        },
+        {"epsg": 32631},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.to_zarr(path, consolidated=False) if path.suffix == ".zarr" else data.to_netcdf(path)
+
+
+class Inputs:
+    """A folder with good inputs, and the settings for them; a case spoils either."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.imagery = folder / "imagery"
+        self.register = folder / "register.gpkg"
+        self.run = RunPaths(folder / "run")
+        self.values = {
+            "imagery": {"path": str(self.imagery), "bands": ["B02", "B03"]},
+            "parcels": {
+                "path": str(self.register),
+                "id": "ID",
+                "labels": {"crop": "CODE"},
+                "classes": {"min_parcels": 2},
+            },
+            "split": {"folds": 2},
+        }
+
+    def geotiffs(self):
+        for day in DAYS:
+            write_tiff(self.imagery / f"{day}_T31UDS.tif")
+        write_register(self.register)
+        return self
+
+    def safe(self, **options):
+        rng = np.random.default_rng(2)
+        self.products = [
+            write_safe(
+                self.imagery, rng, sensed=sensed, **{"bands": ("B02", "B03", "SCL")} | options
+            )
+            for sensed in SAFE_DAYS
+        ]
+        write_register(self.register)
+        return self
+
+    def theia(self):
+        name = "SENTINEL2A_202204{}-105355-460_L2A_T31UDS_C_V2-2"
+        self.products = [self.imagery / name.format(day[-2:]) for day in DAYS]
+        for product in self.products:
+            write_product(self.imagery, np.random.default_rng(3), product.name)
+            file = theia_metadata(product)
+            own = f"2022-04-{product.name[17:19]}T10:53"
+            file.write_text(file.read_text().replace("2018-05-05T10:53", own))
+        # The products' corner is 20 m west and 100 km north of the others'.
+        write_register(self.register, y=Y + 100_000)
+        return self
+
+    def dataset(self, **options):
+        make(self.folder / "given", n=30, **options)
+        self.meta = self.folder / "given" / "META"
+        self.values = {
+            "dataset": {
+                "path": str(self.folder / "given"), "bands": BANDS, "classes": {"min_parcels": 5}
+            }
+        }  # fmt: skip
+        return self
+
+    def set(self, **values):
+        self.values = merged(self.values, values)
+        return self
+
+    def start(self):
+        """Do what needs no pixel to be read."""
+        settings = load(self.values)
+        check_inputs(settings)
+        run = self.run
+        if settings.dataset.path:
+            ingest(
+                settings.dataset.path, run.dataset.root, run.ledger, run.classes,
+                view(settings, "ingest"),
+            )  # fmt: skip
+            return
+        source_items = run.source_items if settings.imagery.is_stac else None
+        register = settings.parcels.path
+        index(
+            settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
+            view(settings, "index"), source_items, register,
+        )  # fmt: skip
+        seen = view(settings, "clean")
+        clean(
+            register, run.grids, run.register, run.overlaps, run.parcels, seen, *for_label(settings)
+        )
+        for tile in read_grids(run.grids):
+            rasterise(
+                run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
+                run.label_image(tile), view(settings, "rasterise"),
+            )  # fmt: skip
+            observe(run, tile)
+        label_parcels(settings, run)
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    return Inputs(tmp_path)
+
+
+def cut(path, share):
+    """Keep the first part of a file, as a download that was broken off."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def second(inputs):
+    return sorted(inputs.imagery.iterdir())[1]
+
+
+def image(product, band):
+    return next(product.path.rglob(f"*_{band}_10m.jp2"))
+
+
+def theia_metadata(product):
+    return next(product.glob("*_MTD_ALL.xml"))
+
+
+def metadata(product):
+    return product.path / "MTD_MSIL2A.xml"
+
+
+SETTINGS = {
+    "unknown key": (
+        {"imagery": {"bandz": ["B02"]}},
+        "imagery.bandz: unknown setting; did you mean 'bands'",
+    ),
+    "unknown section": ({"imagry": {}}, "imagry: unknown setting; did you mean 'imagery'"),
+    "wrong type": ({"train": {"epochs": "many"}}, "train.epochs: .*integer.*found 'many'"),
+    "out of range": (
+        {"imagery": {"max_cloud_fraction": 80}},
+        "max_cloud_fraction: .*equal to 1, found 80",
+    ),
+    "no such choice": (
+        {"clouds": {"fill": "cubic"}},
+        "clouds.fill: .*'linear' or 'none', found 'cubic'",
+    ),
+    "no date": ({"imagery": {"start": "spring"}}, "imagery.start: .*date.*found 'spring'"),
+    "start after end": (
+        {"imagery": {"start": "2022-05-01", "end": "2022-04-01"}},
+        "start 2022-05-01 lies after end 2022-04-01",
+    ),
+    "unknown band": ({"imagery": {"bands": ["B02", "B99"]}}, "imagery.bands.1: .*found 'B99'"),
+    "band twice": ({"imagery": {"bands": ["B02", "B02"]}}, "a band is named twice"),
+    "dataset and imagery": (
+        {"dataset": {"path": "x"}},
+        "dataset.path takes the place of imagery.path",
+    ),
+    "unknown nomenclature": (
+        {"parcels": {"nomenclature": "soil"}},
+        "nomenclature 'soil' is not one of labels",
+    ),
+    "two ways to choose pixels": (
+        {"parcels": {"all_touched": True, "min_covered_fraction": 0.5}},
+        "set one of them",
+    ),
+    "section without keys": ({"imagery": "folder"}, "imagery: .*found 'folder'"),
+    "fewer parcels than folds": (
+        {"parcels": {"classes": {"min_parcels": 2}}, "split": {"folds": 5}},
+        "at least one parcel in every fold",
+    ),
+    "no path": ({"imagery": {"path": None}}, "imagery.path is not set: give the path of"),
+    "no such imagery": (
+        {"imagery": {"path": "/nowhere/s2"}},
+        "imagery.path: there is no /nowhere/s2",
+    ),
+    "no such register": (
+        {"parcels": {"path": "/nowhere/r.gpkg"}},
+        "parcels.path: there is no /nowhere/r.gpkg",
+    ),
+    "no such weights": (
+        {"predict": {"weights": "/nowhere"}},
+        "predict.weights: there is no /nowhere",
+    ),
+    "refused address": ({"imagery": {"path": CLOSED_PORT, "collections": ["s2"]}}, "127.0.0.1:9"),
+    "unknown tile": (
+        {"imagery": {"tile": "33UVP"}},
+        "asks for 33UVP, which the imagery does not have. It has: 31UDS",
+    ),
+    "no date in the range": (
+        {"imagery": {"start": "2023-01-01"}},
+        "None of the 3 acquisitions .* 3 before_start",
+    ),
+    "masks that are not there": (
+        {"clouds": {"mask": ["scl"]}},
+        "3 of 3 acquisitions have no cloud mask SCL",
+    ),
+    "another format": ({"imagery": {"format": "safe"}}, "There is no SAFE product in"),
+    "names without a table": (
+        {"parcels": {"names": "/nowhere.csv"}},
+        "parcels.names: there is no /nowhere.csv",
+    ),
+    "codes without a table": (
+        {"parcels": {"labels": {"crop": {"column": "CODE", "table": "/nowhere.csv"}}}},
+        "parcels.labels.crop.table: there is no /nowhere.csv",
+    ),
+    "too few parcels of all classes": (
+        {"parcels": {"classes": {"min_parcels": 7}}},
+        "0 classes have at least 7 parcels, and a model needs two: 'wheat' .4., 'maize' .4.",
+    ),
+    "a class that does not occur": (
+        {"parcels": {"classes": ["wheat", "rye"]}},
+        "lists .'rye'., which no usable parcel declares",
+    ),
+    "too few parcels for the folds": (
+        {
+            "parcels": {"classes": ["wheat", "maize"]},
+            "split": {"folds": 6},
+            "dataset": {"classes": {"min_parcels": 6}},
+        },
+        "fewer parcels than split.folds .6.",
+    ),
+    "unknown layer": (
+        {"parcels": {"layer": "fields"}},
+        "no layer 'fields' with geometries, but: register",
+    ),
+    "no id column": ({"parcels": {"id": "IDD"}}, "parcels.id is 'IDD', .*Did you mean 'ID'"),
+    "no label column": (
+        {"parcels": {"labels": {"crop": "crops"}}},
+        "parcels.labels.crop.* is 'crops', which is not a column",
+    ),
+    "too small parcels": (
+        {"parcels": {"min_pixels": 1000}},
+        "None of the 8 parcels .*8 too_few_pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_bad_settings(inputs, case, monkeypatch):
+    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01,))
+    over, words = SETTINGS[case]
+    inputs.geotiffs().set(**over)
+    if "classes" in over.get("parcels", {}) and isinstance(over["parcels"]["classes"], list):
+        inputs.values["parcels"]["classes"] = over["parcels"]["classes"]
+    refuse(inputs, words)
+
+
+def refuse(inputs, *words):
+    """Check that the work does not start, with one message for the user that has the words."""
+    with pytest.raises(InputError, match=f"(?s){words[0]}") as error:
+        inputs.start()
+    message = str(error.value)
+    assert len(message) < 2000
+    for more in words[1:]:
+        assert more in message
+    run = inputs.run
+    left = {path for path in run.root.rglob("*") if path.is_file()}
+    assert not any(path.name.startswith(".") for path in left)
+    # What precedes the stage that refuses may be there, but none of its own and no pixels.
+    left -= {run.acquisitions, run.acquisitions_view, run.grids}
+    left -= {path for path in left if path.parent == run.items}
+    if run.register in left:
+        # How many pixels a parcel has is known after clean.
+        assert re.search(r"None of the \d+ parcels", message), message
+        folders = {run.parcels, run.pixel_index("T").parent, run.label_image("T").parent}
+        left -= {run.register, run.overlaps, *(p for p in left if p.parent in folders)}
+        left -= {path for path in left if run.dataset.root / "tiles" in path.parents}
+    assert not left
+
+
+def empty_folder(i):
+    shutil.rmtree(i.imagery)
+    i.imagery.mkdir()
+
+
+def only_text(i):
+    empty_folder(i)
+    (i.imagery / "notes.txt").write_text("clouds")
+
+
+def undated(i):
+    second(i).rename(i.imagery / "scene.tif")
+
+
+def mixed_formats(i):
+    write_stack(i.imagery / "stack.nc")
+
+
+def text_for_tiff(i):
+    second(i).write_text("<html>Not found</html>")
+
+
+def no_band_names(i):
+    for file in i.imagery.iterdir():
+        write_tiff(file, names=(None, None))
+
+
+def miscounted(i):
+    no_band_names(i)
+    i.set(imagery={"file_bands": ["B02", "B03", "B04"]})
+
+
+def no_crs(i):
+    write_tiff(second(i), crs=None)
+
+
+def rotated(i):
+    write_tiff(second(i), rotation=1.0)
+
+
+def degrees(i):
+    for file in i.imagery.iterdir():
+        write_tiff(file, crs="EPSG:4326")
+
+
+IMAGERY = {
+    "empty folder": (empty_folder, "imagery.path: the folder .* is empty"),
+    "nothing recognised": (only_text, "No imagery was recognised"),
+    "mixed formats": (mixed_formats, "holds imagery of several formats: stack, geotiff"),
+    "name without date": (undated, "1 of 3 GeoTIFFs .* have no date .*scene.tif"),
+    "truncated GeoTIFF, no header": (lambda i: cut(second(i), 0.01), "20220408_T31UDS.tif"),
+    "truncated GeoTIFF, no pixels": (lambda i: cut(second(i), 0.5), "20220408_T31UDS.tif"),
+    "text for a GeoTIFF": (text_for_tiff, "20220408_T31UDS.tif"),
+    "GeoTIFF without CRS": (no_crs, "20220408_T31UDS.tif.*coordinate system"),
+    "GeoTIFFs that name no bands": (no_band_names, "20220403_T31UDS.tif.*file_bands"),
+    "bands miscounted": (miscounted, "20220403_T31UDS.tif.*file_bands"),
+    "rotated GeoTIFF": (rotated, "20220408_T31UDS.tif.*[Rr]otated"),
+    "GeoTIFF without the band": (
+        lambda i: write_tiff(second(i), names=("B02", "B08")),
+        "1 of 3 acquisitions lack bands:.*20220408_T31UDS.tif: no B03",
+    ),
+    "GeoTIFF in degrees": (
+        degrees,
+        "3 of 3 acquisitions have pixels in units of degree, not metres: .*20220403",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMAGERY)
+def test_bad_geotiffs(inputs, case):
+    spoil, words = IMAGERY[case]
+    spoil(inputs.geotiffs())
+    refuse(inputs, words)
+
+
+def no_quantification(i):
+    file = metadata(i.products[1])
+    file.write_text(file.read_text().replace("BOA_QUANTIFICATION", "QUANTITY"))
+
+
+def zipped_and_cut(i):
+    cut(zip_product(i.products[1]), 0.7)
+
+
+def mixed_levels(i):
+    write_safe(i.imagery, np.random.default_rng(1), level="1C", bands=("B02", "B03"))
+
+
+PRODUCTS = {
+    "truncated JP2": (lambda i: cut(image(i.products[1], "B03"), 0.4), "_B03_10m.jp2"),
+    "truncated zip": (zipped_and_cut, "20220408T105031.*zip"),
+    "missing band": (
+        lambda i: image(i.products[1], "B03").unlink(),
+        "1 of 3 acquisitions lack bands:.*20220408.*no B03",
+    ),
+    "missing metadata": (
+        lambda i: [metadata(p).unlink() for p in i.products],
+        "3 of 3 acquisitions cannot be read:.*20220403.*SAFE has no MTD_MSIL2A.xml",
+    ),
+    "XML that is no XML": (
+        lambda i: metadata(i.products[1]).write_text("<html>"),
+        "20220408.*MTD_MSIL2A.xml",
+    ),
+    "one without metadata": (
+        lambda i: metadata(i.products[1]).unlink(),
+        "20220408.*SAFE has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it",
+    ),
+    "metadata without scale": (no_quantification, "20220408.*QUANTIFICATION_VALUE"),
+    "mixed levels": (mixed_levels, "mixes 3 products of level 2A with 1 of level 1C"),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_bad_products(inputs, case):
+    spoil, words = PRODUCTS[case]
+    spoil(inputs.safe())
+    refuse(inputs, words)
+
+
+def unknown_zarr(i):
+    write_stack(i.imagery / "stack.zarr", names=("temperature",))
+
+
+def netcdf_cut(i):
+    write_stack(i.imagery / "stack.nc")
+    cut(i.imagery / "stack.nc", 0.5)
+
+
+def broken_item(i):
+    i.imagery.mkdir()
+    (i.imagery / "20220408_T31UDS.json").write_text('{"type": "Feature"')
+
+
+STACKS = {
+    "truncated NetCDF": (netcdf_cut, "stack.nc"),
+    "Zarr of an unknown layout": (unknown_zarr, "There is no stack in"),
+    "NetCDF without bands": (
+        lambda i: write_stack(i.imagery / "s.nc", names=("ndvi",)),
+        "There is no stack in",
+    ),
+    "broken STAC item": (broken_item, "20220408_T31UDS.json is not a STAC item"),
+}
+
+
+@pytest.mark.parametrize("case", STACKS)
+def test_bad_stacks_and_items(inputs, case):
+    spoil, words = STACKS[case]
+    write_register(inputs.register)
+    spoil(inputs)
+    refuse(inputs, words)
+
+
+THEIA = {
+    "no bands": (
+        lambda i: [f.unlink() for f in i.products[1].glob("*.tif")],
+        "1 of 3 acquisitions .*20220408",
+    ),
+    "XML that is no XML": (
+        lambda i: theia_metadata(i.products[1]).write_text("oops"),
+        "20220408.*MTD_ALL.xml is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", THEIA)
+def test_bad_products_of_theia(inputs, case):
+    spoil, words = THEIA[case]
+    spoil(inputs.theia())
+    refuse(inputs, words)
+
+
+def without_crs(i):
+    write_register(i.register, crs=None)
+
+
+def no_rows(i):
+    gpd.GeoDataFrame({"ID": [], "CODE": []}, geometry=[], crs=32631).to_file(i.register)
+
+
+def points(i):
+    write_register(i.register, outlines=[Point(X + 50, Y - 50)] * 8)
+
+
+def two_layers(i):
+    gpd.read_file(i.register).to_file(i.register, layer="fields of 2021")
+
+
+def garbage(i):
+    i.register.write_text("not a register")
+
+
+def table_without_outlines(i):
+    i.register = i.folder / "register.csv"
+    i.register.write_text("ID,CODE\n1,wheat\n")
+    i.set(parcels={"path": str(i.register)})
+
+
+def broken_parquet(i):
+    i.register = i.folder / "register.parquet"
+    i.register.write_bytes(b"PAR1 and no more")
+    i.set(parcels={"path": str(i.register)})
+
+
+def plain_parquet(i):
+    i.register = i.folder / "register.parquet"
+    pd.DataFrame({"ID": [1]}).to_parquet(i.register)
+    i.set(parcels={"path": str(i.register)})
+
+
+def names_without_columns(i):
+    (i.folder / "names.csv").write_text("id;label\n1;wheat\n")
+    i.set(parcels={"names": str(i.folder / "names.csv")})
+
+
+def unknown_codes(i):
+    (i.folder / "codes.csv").write_text("code,class,class_name\nwheat,1,cereals\n")
+    table = {"column": "CODE", "table": str(i.folder / "codes.csv")}
+    i.set(parcels={"labels": {"crop": table}})
+
+
+def zip_of_two(i):
+    path = i.folder / "both.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(i.register, "a/one.gpkg")
+        archive.write(i.register, "b/two.gpkg")
+    i.set(parcels={"path": str(path)})
+
+
+REGISTERS = {
+    "no CRS": (without_crs, "has no coordinate system"),
+    "no rows": (no_rows, "has no rows"),
+    "no polygons": (points, "None of the 8 parcels .* 8 not_a_polygon"),
+    "far from the imagery": (
+        lambda i: write_register(i.register, x=X + 90_000),
+        "No parcel of .* lies on the imagery. In degrees",
+    ),
+    "several layers": (two_layers, "has 2 layers with geometries: .*parcels.layer"),
+    "unreadable file": (garbage, "register.gpkg cannot be read"),
+    "no outlines": (table_without_outlines, "has no layer with geometries"),
+    "broken GeoParquet": (broken_parquet, "cannot be read as GeoParquet"),
+    "Parquet without outlines": (plain_parquet, "cannot be read as GeoParquet"),
+    "several files in a zip": (zip_of_two, "holds 2 files"),
+    "no ids": (
+        lambda i: write_register(i.register, ID=[None] * 8),
+        "None of the 8 parcels .* 8 missing_id",
+    ),
+    "one class": (
+        lambda i: write_register(i.register, CODE=["wheat"] * 8),
+        "1 classes have at least 2 parcels, and a model needs two",
+    ),
+    "no class at all": (
+        lambda i: write_register(i.register, CODE=[None] * 8),
+        "0 classes have at least 2 .*no class at all",
+    ),
+    "names without columns": (
+        names_without_columns,
+        "names.csv has the columns id;label, expected code and name",
+    ),
+    "codes unknown to the table": (
+        unknown_codes,
+        "codes.csv lacks 1 codes of column 'CODE'.*'maize' .4 parcels.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REGISTERS)
+def test_bad_registers(inputs, case):
+    spoil, words = REGISTERS[case]
+    spoil(inputs.geotiffs())
+    refuse(inputs, words)
+
+
+def first_array(i):
+    return sorted((i.folder / "given" / "DATA").iterdir())[0]
+
+
+def replace_array(i, change):
+    np.save(first_array(i), change(np.load(first_array(i))))
+
+
+def nan(array):
+    return np.where(array > array.min(), array.astype(float), np.nan)
+
+
+DATASETS = {
+    "no DATA": (lambda i: shutil.rmtree(i.folder / "given" / "DATA"), "has no folder DATA"),
+    "no arrays": (
+        lambda i: [f.unlink() for f in (i.folder / "given" / "DATA").iterdir()],
+        "has no <id>.npy files",
+    ),
+    "no dates": (lambda i: (i.meta / "dates.json").unlink(), "The dataset lacks .*dates.json"),
+    "dates that are none": (
+        lambda i: (i.meta / "dates.json").write_text('{"0": "spring"}'),
+        "'spring' is not a date",
+    ),
+    "too few dates": (
+        lambda i: (i.meta / "dates.json").write_text('{"0": 20180301}'),
+        "is not the dates of .*100 .7 instead of 1.",
+    ),
+    "JSON that is none": (
+        lambda i: (i.meta / "labels.json").write_text("{"),
+        "labels.json is not valid JSON",
+    ),
+    "labels that are a list": (
+        lambda i: (i.meta / "labels.json").write_text("[3]"),
+        "labels.json holds '.3.', expected a JSON object",
+    ),
+    "dates of a parcel that are none": (
+        lambda i: (i.meta / "parcel_dates.json").write_text('{"100": 20180301}'),
+        "parcel_dates.json: '100' has no list of dates",
+    ),
+    "a description that is none": (
+        lambda i: (i.meta / "dataset.json").write_text("[3]"),
+        "dataset.json is not a JSON object",
+    ),
+    "labels of other parcels": (
+        lambda i: (i.meta / "labels.json").write_text('{"crop": {"x1": "wheat"}}'),
+        "no id under 'crop' is that of a file in DATA",
+    ),
+    "NaN": (
+        lambda i: replace_array(i, nan),
+        "expected whole numbers of shape .T, C, S., found float64",
+    ),
+    "negative values": (
+        lambda i: replace_array(i, lambda a: a.astype(np.int16) - 20_000),
+        "values from .* expected 0 to 65535",
+    ),
+    "reflectance as fractions": (
+        lambda i: replace_array(i, lambda a: a / 10_000),
+        "expected whole numbers of shape .T, C, S., found float64",
+    ),
+    "text for numbers": (
+        lambda i: replace_array(i, lambda a: a.astype("U5")),
+        "expected whole numbers of shape .T, C, S., found <U5",
+    ),
+    "two axes": (
+        lambda i: replace_array(i, lambda a: a[0]),
+        "expected whole numbers of shape .T, C, S., found uint16 of shape .4, 2.",
+    ),
+    "other channels": (
+        lambda i: replace_array(i, lambda a: a[:, :2]),
+        "Most of DATA/<id>.npy have 4 channels",
+    ),
+    "broken array": (lambda i: cut(first_array(i), 0.5), "100.npy is not a readable array"),
+    "other bands": (
+        lambda i: i.set(dataset={"bands": ["B02"]}),
+        "have 4 channels, but 1 bands are named",
+    ),
+    "unknown nomenclature": (
+        lambda i: i.set(dataset={"nomenclature": "soil"}),
+        "nomenclature is 'soil', but labels.json has crop",
+    ),
+    "blocks without positions": (
+        lambda i: i.set(split={"by": "block"}),
+        "has no META/positions.json",
+    ),
+    "one class": (
+        lambda i: i.set(dataset={"classes": {"min_parcels": 11}}),
+        "0 classes have at least 11 parcels",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DATASETS)
+def test_bad_datasets(inputs, case):
+    spoil, words = DATASETS[case]
+    spoil(inputs.dataset())
+    refuse(inputs, words)
+
+
+def weights(i, **metadata):
+    save_models(i.folder / "weights", members=1)
+    path = i.folder / "weights" / "Fold_2" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | metadata))
+
+
+def flipped(i):
+    weights(i)
+    path = i.folder / "weights" / "Fold_3" / "model.pth.tar"
+    content = bytearray(path.read_bytes())
+    content[3000] ^= 255
+    path.write_bytes(content)
+
+
+def no_models(i):
+    (i.folder / "weights").mkdir()
+    (i.folder / "weights" / "notes.txt").write_text("")
+
+
+WEIGHTS = {
+    "empty folder": (
+        lambda i: (i.folder / "weights").mkdir(),
+        "predict.weights: the folder .* is empty",
+    ),
+    "no models": (no_models, "predict.weights: .* has no Fold_1/model.pth.tar"),
+    "of other bands": (
+        weights,
+        "Fold_1 was trained on the bands B02, B03, B04, B08, .* B02, B03",
+    ),
+    "of bands in another order": (
+        lambda i: weights(i, bands=["B03", "B02", "B04", "B08"]),
+        "Fold_2 was trained with other bands than .*Fold_1: B03, B02",
+    ),
+    "of other classes": (
+        lambda i: weights(i, class_codes=["barley", "maize", "rye"]),
+        "Fold_2 was trained with other classes than .*Fold_1: barley, maize, rye instead",
+    ),
+    "NaN for a mean": (
+        lambda i: weights(i, normalisation={"means": [float("nan")], "stds": [1]}),
+        "Fold_2/model.json does not describe a model: normalisation: 1 of 1 means are not finite",
+    ),
+    "no description": (
+        lambda i: weights(i, hyperparameters=None),
+        "Fold_2/model.json does not describe a model: hyperparameters: expected names and values",
+    ),
+    "damaged": (flipped, "Fold_3/model.pth.tar is damaged: Bad CRC-32"),
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_bad_weights(inputs, case):
+    spoil, words = WEIGHTS[case]
+    spoil(inputs.geotiffs().set(predict={"weights": str(inputs.folder / "weights")}))
+    refuse(inputs, words)
+
+
+# Where one acquisition is at fault, a setting says that it is set aside by name.
+DAMAGED = {
+    "truncated GeoTIFF": ("geotiffs", IMAGERY["truncated GeoTIFF, no header"][0]),
+    "text for a GeoTIFF": ("geotiffs", text_for_tiff),
+    "GeoTIFF without CRS": ("geotiffs", no_crs),
+    "GeoTIFF without the band": ("geotiffs", IMAGERY["GeoTIFF without the band"][0]),
+    "truncated JP2": ("safe", PRODUCTS["truncated JP2"][0]),
+    "truncated zip": ("safe", zipped_and_cut),
+    "one without metadata": ("safe", PRODUCTS["one without metadata"][0]),
+    "missing band": ("safe", PRODUCTS["missing band"][0]),
+    "XML that is no XML": ("safe", PRODUCTS["XML that is no XML"][0]),
+    "metadata without scale": ("safe", no_quantification),
+    "THEIA without bands": ("theia", THEIA["no bands"][0]),
+    "THEIA's XML that is no XML": ("theia", THEIA["XML that is no XML"][0]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_one_damaged_acquisition_is_set_aside_by_name(inputs, case, caplog):
+    kind, spoil = DAMAGED[case]
+    spoil(getattr(inputs, kind)().set(imagery={"damaged": "set_aside"}))
+    with caplog.at_level(logging.WARNING):
+        inputs.start()
+    rows = {row.date.day: row for row in read_acquisitions(inputs.run.acquisitions)}
+    assert {day: row.reason for day, row in rows.items()} == {3: "", 8: "damaged", 13: ""}
+    assert not rows[8].used
+    assert rows[8].tile == "31UDS"
+    assert "20220408" in rows[8].acquisition
+    assert "20220408" in rows[8].product.name
+    assert any("Set aside: " in r.message and "20220408" in r.message for r in caplog.records)
+    assert inputs.run.ledger.is_file()
+
+
+def test_a_damaged_acquisition_whose_name_tells_no_date_is_refused(inputs):
+    inputs.safe().set(imagery={"damaged": "set_aside"})
+    metadata(inputs.products[1]).write_text("<html>")
+    inputs.products[1].path.rename(inputs.imagery / "download")
+    refuse(inputs, "MTD_MSIL2A.xml", "its name tells no date")
+
+
+def test_only_damaged_acquisitions_are_refused(inputs):
+    inputs.geotiffs().set(imagery={"damaged": "set_aside"})
+    for file in inputs.imagery.iterdir():
+        file.write_text("<html>")
+    refuse(inputs, "3 of 3 acquisitions cannot be read")
+
+
+def test_an_acquisition_on_another_grid_is_set_aside(inputs):
+    inputs.geotiffs()
+    write_tiff(second(inputs), crs="EPSG:32632")
+    inputs.start()
+    assert [row.reason for row in read_acquisitions(inputs.run.acquisitions)] == [
+        "",
+        "other_grid",
+        "",
+    ]
+
+
+def test_doubled_ids_are_set_aside(inputs):
+    inputs.geotiffs()
+    write_register(inputs.register, ID=[0, 0, 1, 2, 3, 4, 5, 6])
+    inputs.start()
+    reasons = pd.read_csv(inputs.run.ledger.with_suffix(".csv"), keep_default_na=False)["reason"]
+    assert reasons.tolist() == ["", "duplicate_id", *[""] * 6]
+
+
+def test_damaged_products_with_long_names_have_the_date_of_sensing(tmp_path):
+    name = "S2A_OPER_PRD_MSIL1C_PDMC_20160901T183552_R094_V20160607T105031_20160607T105031.SAFE"
+    (row,) = damaged_rows([Damaged(tmp_path / name, "cut off")])
+    assert row.date == date(2016, 6, 7)
+    assert row.reason == "damaged"

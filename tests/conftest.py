@@ -1,0 +1,52 @@
+"""Options of pytest that show whether a test passes by the luck of a seed or of the number of threads."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+TESTS = Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--seed-offset", type=int, default=0,
+        help="add this to the seeds of the tests' random data (default: 0)",
+    )  # fmt: skip
+    parser.addoption("--torch-threads", type=int, help="threads of torch (default: all cores)")
+
+
+def pytest_configure(config):
+    if offset := config.getoption("seed_offset"):
+        shift_seeds(offset)
+    if threads := config.getoption("torch_threads"):
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def shift_seeds(offset):
+    """Add an offset to all seeds that tests and builders pass to numpy and torch.
+
+    Seeds within the code under test stay: they are part of what it computes.
+    """
+    import torch
+
+    default_rng, manual_seed = np.random.default_rng, torch.manual_seed
+
+    class Generator(torch.Generator):
+        def manual_seed(self, seed):
+            return super().manual_seed(seed + offset if called_by_a_test() else seed)
+
+    def called_by_a_test():
+        return Path(sys._getframe(2).f_code.co_filename).is_relative_to(TESTS)
+
+    def shifted_default_rng(seed=None):
+        shift = offset if called_by_a_test() and isinstance(seed, int) else 0
+        return default_rng(seed + shift if shift else seed)
+
+    def shifted_manual_seed(seed):
+        return manual_seed(seed + offset if called_by_a_test() else seed)
+
+    np.random.default_rng = shifted_default_rng
+    torch.manual_seed, torch.Generator = shifted_manual_seed, Generator

@@ -28,6 +28,7 @@ from geo.imagery.acquisition import (
     BANDS,
     COMMON_NAMES,
     MASKS,
+    PLANETARY_COMPUTER,
     UNNAMED_TILE,
     Acquisition,
     Band,
@@ -35,7 +36,6 @@ from geo.imagery.acquisition import (
 )
 from geo.imagery.listing import ITEM_ENDINGS, Damaged, files_ending, read_each
 from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
-from geo.imagery.signing import PLANETARY_COMPUTER
 
 Item = Mapping[str, Any]
 

@@ -1,411 +1,345 @@
-"""STAC over HTTP equals the same files on the disk, whatever the network does meanwhile."""
+"""Items as the public catalogues write them: bands, grids, radiometry, without opening a file."""
 
 import json
-import time
-from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 
-import geopandas
-import numpy as np
 import pytest
-import rasterio
-import requests
-import shapely
 
 from geo.errors import InputError
-from geo.formats.stac_search import Search, save_items
-from geo.imagery import remote
-from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.raster_reading import read_coarse, read_header, read_window
-from geo.imagery.signing import authorised, signature_v4
-from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
-from geo.pixels.rasterising import index_pixels
-from tests.builders.stac import BLOCK, ORIGIN, SIZE, Server, item_of, write_scene
+from tests.builders.items import assert_survive
+from tests.builders.stac import item_of
 
-BANDS = ["B02", "B03", "B8A"]
-DAYS = ["20180405", "20180420", "20180505", "20180520", "20180604"]
-EVERYTHING = Search(["sentinel-2-l2a"], None, None, None)
-FAULTS = ["503", "dropped", "short", "shorter"]
-ENDINGS = [".tif", ".jp2"]
+TEN = ("B02", "B03", "B04", "B08")
+TWENTY = ("B05", "B06", "B07", "B8A", "B11", "B12", "SCL")
+KEYS = {
+    **{"B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1"},
+    **{"B06": "rededge2", "B07": "rededge3", "B08": "nir", "B8A": "nir08", "B09": "nir09"},
+    **{"B11": "swir16", "B12": "swir22", "SCL": "scl"},
+}
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """A folder of COGs and one of JPEG 2000, a subfolder a day."""
-    folder = tmp_path_factory.mktemp("scenes")
-    generator = np.random.default_rng(4)
-    for day in DAYS[:2]:
-        write_scene(folder, generator, day)
-    write_scene(folder / "jp2", generator, DAYS[0], ".jp2")
-    return folder
+def metres_of(name):
+    return 10 if name in TEN else 20 if name in TWENTY else 60
+
+
+def placed(name, west, north, metres=None):
+    """The fields of the extension projection, as all three catalogues write them."""
+    metres = metres or metres_of(name)
+    shape = [109_800 // metres] * 2
+    return {"proj:shape": shape, "proj:transform": [metres, 0, west, 0, -metres, north]}
+
+
+def earth_search(baseline="05.09", applied=True, offset=-0.1):
+    """As Earth Search writes sentinel-2-l2a: STAC 1.0, a JPEG 2000 beside every COG, a picture."""
+    store = "https://cogs.example/sentinel-s2-l2a-cogs/22/M/HD/2023/9/S2B_22MHD_20230912_0_L2A"
+    assets = {}
+    for name, key in KEYS.items():
+        layer = {"nodata": 0, "data_type": "uint16", "bits_per_sample": 15}
+        if name != "SCL":
+            layer |= {"scale": 0.0001, "offset": offset}
+        band = {"name": key, "common_name": "rededge" if "rededge" in key else key}
+        assets[key] = {
+            "href": f"{store}/{name}.tif",
+            "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+            "eo:bands": [] if name == "SCL" else [band],
+            "gsd": metres_of(name),
+            "raster:bands": [layer],
+            "roles": ["data", "reflectance"],
+            **placed(name, 799_980, 9_900_040),
+        }
+        assets[f"{key}-jp2"] = {
+            **assets[key],
+            "href": f"s3://sentinel-s2-l2a/tiles/22/M/HD/2023/9/12/0/R10m/{name}.jp2",
+            "type": "image/jp2",
+        }
+    picture = [{"name": name} for name in ("red", "green", "blue")]
+    assets["visual"] = {**assets["red"], "href": f"{store}/TCI.tif", "eo:bands": picture}
+    assets["visual"] |= {"roles": ["visual"], "raster:bands": [{"data_type": "uint8"}] * 3}
+    assets["thumbnail"] = {"href": f"{store}/thumbnail.jpg", "type": "image/jpeg"}
+    assets["granule_metadata"] = {"href": f"{store}/metadata.xml", "roles": ["metadata"]}
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "S2B_22MHD_20230912_0_L2A",
+        "collection": "sentinel-2-l2a",
+        "bbox": [-48.3, -1.9, -47.3, -0.9],
+        "properties": {
+            "datetime": "2023-09-12T13:42:47.536000Z",
+            "platform": "sentinel-2b",
+            "proj:epsg": 32722,
+            "mgrs:utm_zone": 22,
+            "mgrs:latitude_band": "M",
+            "mgrs:grid_square": "HD",
+            "grid:code": "MGRS-22MHD",
+            "eo:cloud_cover": 1.286568,
+            "s2:nodata_pixel_percentage": 25,
+            "s2:processing_baseline": baseline,
+            "s2:generation_time": "2023-09-12T17:40:59.000000Z",
+            "s2:datastrip_id": "S2B_OPER_MSI_L2A_DS_2BPS_20230912T174059_S20230912T133836_N05.09",
+            "earthsearch:boa_offset_applied": applied,
+        },
+        "assets": assets,
+    }
+
+
+def planetary_computer(baseline="02.12"):
+    """As the Planetary Computer writes sentinel-2-l2a: STAC 1.0, no word on scale and offset."""
+    product = f"S2B_MSIL2A_20190629T212529_N{baseline.replace('.', '')}_R043_T06VVN_20201006T080531"
+    store = f"https://account.blob.core.windows.net/sentinel2-l2/06/V/VN/{product}.SAFE"
+    assets = {
+        name: {
+            "href": f"{store}/T06VVN_20190629T212529_{name}_{metres_of(name)}m.tif",
+            "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+            "gsd": metres_of(name),
+            "eo:bands": [{"name": name, "common_name": key.rstrip("123")}],
+            "roles": ["data"],
+            **placed(name, 399_960, 6_800_040),
+        }
+        for name, key in KEYS.items()
+    }
+    assets["visual"] = {**assets["B02"], "href": f"{store}/TCI.tif"}
+    assets["visual"]["eo:bands"] = [{"name": name} for name in ("B04", "B03", "B02")]
+    assets["AOT"] = {**assets["B02"], "href": f"{store}/AOT.tif", "eo:bands": []}
+    assets["product-metadata"] = {"href": f"{store}/MTD_MSIL2A.xml", "type": "application/xml"}
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": product.replace(f"_N{baseline.replace('.', '')}", ""),
+        "collection": "sentinel-2-l2a",
+        "bbox": [-148.9, 60.3, -146.8, 61.3],
+        "properties": {
+            "datetime": "2019-06-29T21:25:29.024000Z",
+            "platform": "Sentinel-2B",
+            "proj:epsg": 32606,
+            "s2:mgrs_tile": "06VVN",
+            "eo:cloud_cover": 0.314306,
+            "s2:processing_baseline": baseline,
+            "s2:product_uri": f"{product}.SAFE",
+            "s2:generation_time": "2020-10-06T08:05:31.830Z",
+            "s2:datastrip_id": "S2B_OPER_MSI_L2A_DS_ESRI_20201006T080533_S20190629T212530_N02.12",
+            "s2:nodata_pixel_percentage": 0.0,
+        },
+        "assets": assets,
+    }
+
+
+def copernicus(baseline="05.11"):
+    """As the Copernicus Data Space writes sentinel-2-l2a: STAC 1.1, every band at several sizes."""
+    product = "S2C_MSIL2A_20250330T100051_N0511_R122_T33UWP_20250330T145914"
+    assets = {}
+    for name, key in KEYS.items():
+        for metres in (10, 20, 60):
+            if metres < metres_of(name) and name != "B01":
+                continue
+            assets[f"{name}_{metres}m"] = {
+                "href": f"s3://eodata/Sentinel-2/{product}.SAFE/R{metres}m/{name}_{metres}m.jp2",
+                "type": "image/jp2",
+                "bands": [{"name": name, "eo:common_name": key.rstrip("123")}],
+                "gsd": metres,
+                "roles": ["data", "reflectance", f"gsd:{metres}m"],
+                "nodata": 0,
+                "data_type": "uint16",
+                "proj:code": "EPSG:32633",
+                "raster:scale": 0.0001,
+                "raster:offset": -0.1,
+                **placed(name, 499_980, 5_400_000, metres),
+            }
+    assets["AOT_10m"] = {**assets["B02_10m"], "href": "s3://eodata/AOT_10m.jp2"}
+    del assets["AOT_10m"]["bands"]
+    assets["TCI_10m"] = {**assets["B02_10m"], "roles": ["visual", "gsd:10m"]}
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": product,
+        "collection": "sentinel-2-l2a",
+        "bbox": [15.0, 47.7, 16.5, 48.8],
+        "properties": {
+            "datetime": "2025-03-30T10:00:51.025Z",
+            "platform": "sentinel-2c",
+            "grid:code": "MGRS-33UWP",
+            "eo:cloud_cover": 86.041468,
+            "statistics": {"nodata": 2.374249, "water": 0.07},
+            "processing:version": baseline,
+            "processing:datetime": "2025-03-30T14:59:14.000000Z",
+            "eopf:datastrip_id": "S2C_OPER_MSI_L2A_DS_2CPS_20250330T145914_S20250330T100435_N05.11",
+        },
+        "assets": assets,
+    }
 
 
 @pytest.fixture
-def server(scenes, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01, 0.02, 0.04, 0.08))
-    server = Server(scenes)
-    yield server
-    server.close()
+def read(tmp_path):
+    def read(item, **options):
+        path = tmp_path / f"{item['id']}.json"
+        path.write_text(json.dumps(item))
+        (found,) = find_acquisitions(path, **options)
+        return found
+
+    return read
 
 
-@pytest.fixture(scope="module")
-def index(scenes):
-    """Circles in three of the nine blocks of the 10 m bands, in one of those of the 20 m bands."""
-    item = item_of(DAYS[0], str(scenes))
-    path = scenes / "grid.json"
-    path.write_text(json.dumps(item))
-    (acquisition,) = find_acquisitions(path)
-    centres = [(200, -200), (400, -600), (1600, -300), (300, -1700)]
-    circles = [shapely.Point(ORIGIN[0] + x, ORIGIN[1] + y).buffer(150) for x, y in centres]
-    parcels = geopandas.GeoSeries(circles, crs=acquisition.grid.crs)
-    return index_pixels(parcels.values, list("abcd"), acquisition.grid, "31UES")
-
-
-def acquisition_at(folder, base, ending=".tif"):
-    """The acquisition of the first day, whose files lie at `base`."""
-    folder.mkdir(parents=True)
-    path = folder / "item.json"
-    path.write_text(json.dumps(item_of(DAYS[0], base, ending)))
-    (found,) = find_acquisitions(path, bands=BANDS)
-    return found
-
-
-def base_of(root, ending):
-    return f"{root}/jp2" if ending == ".jp2" else str(root)
-
-
-@pytest.mark.parametrize("fault", [None, *FAULTS])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_pixels_are_those_of_the_files(server, scenes, index, tmp_path, ending, fault):
-    near = acquisition_at(tmp_path / "near", base_of(scenes, ending), ending)
-    far = acquisition_at(tmp_path / "far", base_of(server.url, ending), ending)
-    assert not server.log  # the items say enough
-    # Every other request fails, and fails again.
-    server.faults = lambda number, time: fault if time < 2 and number % 2 else None
-    expected = read_parcel_pixels(near, index, BANDS)
-    pixels, valid = read_parcel_pixels(far, index, BANDS)
-    np.testing.assert_array_equal(pixels, expected[0])
-    np.testing.assert_array_equal(valid, expected[1])
-    rules = CloudRules()
-    np.testing.assert_array_equal(
-        read_clear_mask(far, index, rules), read_clear_mask(near, index, rules)
-    )
-    assert fault is None or sum(entry["fault"] == fault for entry in server.log) > 5
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_fault_that_lasts_ends_with_its_name(server, index, tmp_path, ending, fault):
-    far = acquisition_at(tmp_path / "far", base_of(server.url, ending), ending)
-    secret = {
-        name: replace(band, source=f"{band.source}?sig=SECRET") for name, band in far.bands.items()
-    }
-    far = replace(far, bands=secret)
-    started = time.monotonic()
-    # The heads of the files arrive, the pixels never do.
-    server.faults = lambda number, _: fault if number > 3 else None
-    with pytest.raises(InputError) as error:
-        read_parcel_pixels(far, index, BANDS)
-    assert time.monotonic() - started < 5
-    message = str(error.value)
-    assert message.startswith("Band B")
-    assert f"{base_of(server.url, ending)}/{DAYS[0]}/B" in message
-    assert "at each of 5 tries" in message
-    assert {"503": "503", "dropped": "connection", "short": "broke off", "shorter": "ended after"}[
-        fault
-    ] in message
-    assert "SECRET" not in message
-
-
-def test_only_blocks_with_parcels_are_fetched(server, scenes, index, tmp_path):
-    far = acquisition_at(tmp_path / "far", server.url)
-    read_parcel_pixels(far, index, ["B02"])
-    blocks = set(zip(index.rows // BLOCK, index.cols // BLOCK, strict=True))
-    assert len(blocks) == 3
-    expected = 0
-    with rasterio.open(scenes / DAYS[0] / "B02.tif") as raster:
-        assert SIZE // BLOCK == 3
-        for row, col in blocks:
-            expected += int(raster.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=1))
-    head = 16_384
-    assert server.bytes_sent == expected + head
-    assert len(server.log) == len(blocks) + 1
-    whole = (scenes / DAYS[0] / "B02.tif").stat().st_size
-    assert server.bytes_sent < whole / 2
-
-
-def test_small_files_and_ends_are_read(server, tmp_path, scenes):
-    band = acquisition_at(tmp_path / "far", server.url).masks["SCL"]
-    with rasterio.open(scenes / DAYS[0] / "SCL.tif") as raster:
-        expected = raster.read(1)
-    np.testing.assert_array_equal(read_window(band, slice(None), slice(None)), expected)
-    part = read_window(band, slice(150, 400), slice(10, 20))
-    np.testing.assert_array_equal(part, expected[150:, 10:20])
-
-
-def test_overviews_stand_for_a_band(server, scenes, tmp_path):
-    near = acquisition_at(tmp_path / "near", str(scenes)).bands["B02"]
-    far = acquisition_at(tmp_path / "far", server.url).bands["B02"]
-    np.testing.assert_array_equal(read_coarse(far, 100), read_coarse(near, 100))
-    assert server.bytes_sent < (scenes / DAYS[0] / "B02.tif").stat().st_size / 2
-
-
-def test_windows_stand_for_a_jpeg_2000(server, tmp_path):
-    far = acquisition_at(tmp_path / "far", f"{server.url}/jp2", ".jp2").bands["B02"]
-    whole = read_window(far, slice(None), slice(None))
-    parts = read_coarse(far, 100)
-    assert parts.size < whole.size / 10
-    np.testing.assert_array_equal(parts[0], whole[: parts.shape[1], : parts.shape[2]])
-    np.testing.assert_array_equal(parts[-1], whole[-parts.shape[1] :, -parts.shape[2] :])
-
-
-def test_a_missing_file_and_a_refused_one_are_not_asked_for_again(server, tmp_path):
-    band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
-    gone = replace(band, source=f"{server.url}/nowhere.tif")
-    with pytest.raises(InputError, match=r"nowhere\.tif is not there \(404"):
-        read_window(gone, slice(0, 1), slice(0, 1))
-    server.needs_query = True
-    with pytest.raises(InputError, match=r"is not to be read \(403 .*imagery\.sign"):
-        read_window(band, slice(0, 1), slice(0, 1))
-
-
-def test_a_server_that_knows_no_ranges_is_refused(server, tmp_path, monkeypatch):
-    band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
-    monkeypatch.setattr(server, "knows_ranges", False)
-    with pytest.raises(InputError, match=r"sends whole files only"):
-        read_window(band, slice(0, 1), slice(0, 1))
-
-
-def test_an_answer_from_elsewhere_in_the_file_is_not_taken(server, tmp_path, monkeypatch):
-    band = acquisition_at(tmp_path / "far", server.url).bands["B02"]
-    monkeypatch.setattr(server, "shift", 1)
-    with pytest.raises(InputError, match=r"the server sent bytes 1-\d+/\d+, not from 0 on"):
-        read_window(band, slice(0, 1), slice(0, 1))
-
-
-def test_a_server_may_ask_for_patience(server, monkeypatch):
-    waits = []
-    monkeypatch.setattr(remote.time, "sleep", waits.append)
-    monkeypatch.setattr(server, "patience", "7")
-    server.faults = lambda _, time: "503" if time < 3 else None
-    remote.read_whole(f"{server.url}/{DAYS[0]}/B02.tif")
-    assert waits == [7, 7, 7]
-
-
-def test_an_item_that_lies_about_its_grid_is_refused(server, index, tmp_path):
-    far = acquisition_at(tmp_path / "far", server.url)
-    band = far.bands["B02"]
-    moved = replace(band, grid=replace(band.grid, x_min=band.grid.x_min + 10))
-    with pytest.raises(InputError, match="its catalogue says on"):
-        read_parcel_pixels(replace(far, bands={"B02": moved}), index, ["B02"])
-
-
-def test_without_projection_the_file_says_where_it_lies(server, scenes, tmp_path):
-    item = item_of(DAYS[0], server.url)
-    for asset in item["assets"].values():
-        del asset["proj:shape"]
-    (tmp_path / "item.json").write_text(json.dumps(item))
-    (found,) = find_acquisitions(tmp_path / "item.json", bands=BANDS)
-    for name, band in found.bands.items():
-        assert band.grid == read_header(scenes / DAYS[0] / f"{name}.tif").grid
-
-
-# Sources of items
-
-
-def saved(source, folder, search=EVERYTHING):
-    save_items(source, folder, search)
-    return sorted(path.name for path in folder.iterdir())
-
-
-def names(days):
-    return [f"S2A_31UES_{day}_0_L2A.json" for day in days]
-
-
-@pytest.mark.parametrize("fault", [None, "503", "dropped", "short"])
-def test_an_api_is_searched_page_by_page(server, tmp_path, fault):
-    server.items = [item_of(day, server.url) for day in DAYS]
-    server.items.append({**item_of("20180701", server.url), "collection": "landsat"})
-    server.faults = lambda _, time: fault if time < 2 else None
-    assert saved(f"{server.url}/api", tmp_path / "items") == names(DAYS)
-    pages = [entry for entry in server.log if entry["path"] == "api/search"]
-    assert len([entry for entry in pages if entry["fault"] is None]) == 3
-
-
-def test_dates_and_area_limit_the_search(server, tmp_path):
-    server.items = [item_of(day, server.url) for day in DAYS]
-    server.items[2]["bbox"] = [8, 47, 9, 48]
-    search = replace(EVERYTHING, start=date(2018, 4, 20), bbox=[3.05, 50.5, 3.1, 50.6])
-    assert saved(f"{server.url}/api", tmp_path / "a", search) == names([*DAYS[1:2], *DAYS[3:]])
-    search = replace(search, end=date(2018, 5, 20))
-    assert saved(f"{server.url}/api", tmp_path / "a", search) == names([DAYS[1], DAYS[3]])
-    nothing = replace(search, bbox=[-10, 0, -9, 1])
-    with pytest.raises(InputError, match="no STAC item for"):
-        saved(f"{server.url}/api", tmp_path / "b", nothing)
-
-
-def test_an_api_without_collection_names_those_it_has(server, tmp_path):
-    with pytest.raises(InputError, match=r"imagery\.collections. It has: landsat, sentinel"):
-        saved(f"{server.url}/api", tmp_path / "a", replace(EVERYTHING, collections=[]))
-
-
-def test_an_api_that_does_not_answer_ends_with_its_name(server, tmp_path):
-    server.items = [item_of(DAYS[0], server.url)]
-    server.faults = lambda number, _: "503" if number > 1 else None
-    with pytest.raises(InputError, match=r"/api/search cannot be read: .*503"):
-        saved(f"{server.url}/api", tmp_path / "a")
-
-
-def write_catalogue(folder, hrefs):
-    """A catalogue, a collection below it and the items below that, with relative links."""
-    items = []
-    for day in DAYS[:2]:
-        path = folder / "s2" / day / f"{day}.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(item_of(day, hrefs)))
-        items.append({"rel": "item", "href": f"./{day}/{day}.json"})
-    collection = {"type": "Collection", "id": "s2", "links": [{"rel": "root", "href": "../x"}]}
-    collection["links"] += items
-    (folder / "s2" / "collection.json").write_text(json.dumps(collection))
-    root = {"type": "Catalog", "id": "c", "links": [{"rel": "child", "href": "s2/collection.json"}]}
-    (folder / "catalog.json").write_text(json.dumps(root))
-
-
-@pytest.mark.parametrize("place", ["file", "folder", "address"])
-def test_a_static_catalogue_is_walked(server, scenes, tmp_path, place):
-    catalogue = scenes / f"catalogue-{place}"
-    write_catalogue(catalogue, "../../..")
-    source = {
-        "file": catalogue / "catalog.json",
-        "folder": catalogue,
-        "address": f"{server.url}/{catalogue.name}/catalog.json",
-    }[place]
-    server.faults = lambda _, time: "short" if not time else None
-    assert saved(source, tmp_path / "items") == names(DAYS[:2])
-    found = find_acquisitions(tmp_path / "items", bands=BANDS)
-    root = server.url if place == "address" else scenes
-    assert found[1].bands["B02"].source == f"{root}/{DAYS[1]}/B02.tif"
-    assert read_window(found[0].bands["B02"], slice(0, 4), slice(0, 4)).all()
-
-
-def test_an_item_collection_is_read_from_disk(scenes, tmp_path):
-    path = tmp_path / "items.json"
-    items = [item_of(day, str(scenes)) for day in DAYS[:2]]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    assert saved(path, tmp_path / "items") == names(DAYS[:2])
-    found = find_acquisitions(tmp_path / "items", bands=BANDS)
-    assert find_acquisitions(found[1].product, bands=BANDS) == [found[1]]
-
-
-def test_items_of_one_id_in_two_collections_stay_apart(scenes, tmp_path):
-    path = tmp_path / "items.json"
-    items = [item_of(DAYS[0], str(scenes)) for _ in range(3)]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    saved(path, tmp_path / "items")
-    found = find_acquisitions(tmp_path / "items", bands=BANDS)
-    assert [item.id.partition("L2A")[2] for item in found] == ["", "_2", "_3"]
-    for item in found:
-        assert find_acquisitions(item.product, bands=BANDS) == [item]
-
-
-def test_items_stay_as_long_as_they_are_found_unchanged(scenes, tmp_path):
-    path, folder = tmp_path / "items.json", tmp_path / "items"
-
-    def write(items):
-        path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-        saved(path, folder)
-        return {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-
-    items = [item_of(day, str(scenes)) for day in DAYS[:3]]
-    before = write(items)
-    items[1]["properties"]["eo:cloud_cover"] = 30
-    for item in items:
-        item["links"] = [{"rel": "self", "href": "https://elsewhere/?token=2"}]
-    after = write(items[:2])
-    assert after[names(DAYS)[0]] == before[names(DAYS)[0]]
-    assert after[names(DAYS)[1]] > before[names(DAYS)[1]]
-    assert sorted(after) == names(DAYS[:2])
+def test_earth_search(read):
+    found = read(earth_search())
+    assert (found.id, found.tile, found.date) == (
+        "S2B_22MHD_20230912_0_L2A", "22MHD", date(2023, 9, 12),
+    )  # fmt: skip
+    assert (found.baseline, found.platform, found.datastrip) == (
+        "05.09", "sentinel-2b", "20230912T133836",
+    )  # fmt: skip
+    assert found.sensed == datetime(2023, 9, 12, 13, 42, 47, 536000)
+    assert found.cloud_fraction == pytest.approx(0.01286568)
+    assert found.valid_fraction == 0.75
+    assert found.generated == "2023-09-12T17:40:59.000000Z"
+    assert list(found.bands) == [name for name in KEYS if name != "SCL"]
+    assert list(found.masks) == ["SCL"]
+    for name, band in {**found.bands, **found.masks}.items():
+        assert band.source.endswith(f"/S2B_22MHD_20230912_0_L2A/{name}.tif")
+        assert band.grid.crs == "EPSG:32722"
+        assert band.grid.pixel_width == metres_of(name)
+        assert band.grid.bounds == (799_980, 9_790_240, 909_780, 9_900_040)
+        assert (band.scale, band.offset, band.nodata) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("baseline", "applied", "stated", "offset"),
     [
-        ("{", "cannot be read as STAC"),
-        ("[]", "is no STAC: it holds no object"),
-        ('{"type": "Topology"}', r"its type is 'Topology', expected an item collection"),
-        ('{"type": "FeatureCollection", "features": []}', "has no STAC item"),
-        ('{"type": "Feature", "id": "a"}', "item a has no properties, assets"),
+        ("05.09", True, -0.1, 0),  # taken out of the pixels, and stated all the same
+        ("05.09", False, -0.1, -1000),
+        ("05.00", None, -0.1, -1000),  # as sentinel-2-c1-l2a
+        ("03.01", False, 0, 0),
+        ("02.14", None, None, 0),
+        ("04.00", None, None, -1000),
+        ("04.00", True, None, 0),
     ],
 )
-def test_what_is_no_stac_is_refused(tmp_path, content, message):
-    path = tmp_path / "some.json"
-    path.write_text(content)
-    with pytest.raises(InputError, match=message):
-        saved(path, tmp_path / "items")
+def test_the_offset_is_what_the_item_says_is_left(read, baseline, applied, stated, offset):
+    found = read(earth_search(baseline, applied, stated))
+    assert {band.offset for band in found.bands.values()} == {offset}
+    assert found.masks["SCL"].offset == 0
 
 
-# Signatures
+@pytest.mark.parametrize(("baseline", "offset"), [("02.12", 0), ("04.00", -1000), ("05.10", -1000)])
+def test_planetary_computer(read, baseline, offset):
+    found = read(planetary_computer(baseline), signed_by="planetary_computer")
+    assert found.tile == "06VVN"
+    assert found.baseline == baseline
+    assert list(found.bands) == [name for name in KEYS if name != "SCL"]
+    for name, band in {**found.bands, **found.masks}.items():
+        start = "planetary-computer+https://account.blob.core.windows.net/sentinel2-l2/"
+        assert band.source.startswith(start)
+        assert band.source.endswith(f"_{name}_{metres_of(name)}m.tif")
+        assert (band.scale, band.offset) == (1, offset if name in found.bands else 0)
+        assert band.grid.crs == "EPSG:32606"
 
 
-def test_s3_requests_are_signed_as_amazon_shows():
-    # The first example of "Authenticating Requests: Using the Authorization Header".
-    environment = {
-        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+def test_copernicus(read):
+    found = read(copernicus())
+    assert (found.tile, found.baseline, found.datastrip) == ("33UWP", "05.11", "20250330T100435")
+    assert found.valid_fraction == pytest.approx(0.97625751)
+    assert list(found.bands) == [name for name in KEYS if name != "SCL"]
+    for name, band in {**found.bands, **found.masks}.items():
+        # Of several sizes the one that the instrument sees.
+        assert band.source.startswith("s3://eodata/Sentinel-2/S2C_MSIL2A_20250330T100051_")
+        assert band.source.endswith(f"/{name}_{metres_of(name)}m.jp2")
+        assert band.grid.crs == "EPSG:32633"
+        assert (band.scale, band.offset) == (1, -1000 if name in found.bands else 0)
+
+
+def test_layers_of_one_file_are_bands_too(read):
+    item = item_of("20180405", "https://somewhere")
+    names = ("nir", "B03", "blue", "mask")
+    item["assets"] = {
+        "data": {
+            "href": "https://somewhere/all.tif",
+            "bands": [{"name": name, "data_type": "float32"} for name in names],
+            "raster:scale": 0.01,
+            "proj:shape": [5, 6],
+            "proj:transform": [10, 0, 0, 0, -10, 0, 0, 0, 1],
+        },
+        "green": {**item["assets"]["green"], "href": "https://somewhere/green.tif"},
     }
-    headers = signature_v4(
-        "examplebucket.s3.amazonaws.com", "/test.txt", {"range": "bytes=0-9"}, environment,
-        datetime(2013, 5, 24, tzinfo=UTC),
-    )  # fmt: skip
-    assert headers["Authorization"].endswith(
-        "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
-    )
+    found = read(item)
+    assert {name: (band.source[17:], band.layer) for name, band in found.bands.items()} == {
+        "B02": ("/all.tif", 3), "B03": ("/green.tif", 1), "B08": ("/all.tif", 1),
+    }  # fmt: skip
+    assert (found.bands["B02"].scale, found.bands["B02"].offset) == (100, 0)
 
 
-def test_s3_is_read_from_the_store_that_the_environment_names(
-    server, scenes, index, tmp_path, monkeypatch
-):
-    near = acquisition_at(tmp_path / "near", str(scenes))
-    store = scenes.name
-    far = acquisition_at(tmp_path / "far", f"s3://{store}")
-    with pytest.raises(InputError, match="set AWS_S3_ENDPOINT"):
-        read_parcel_pixels(far, index, BANDS)
-    server.root = scenes.parent
-    monkeypatch.setenv("AWS_S3_ENDPOINT", server.url)
-    monkeypatch.setenv("AWS_HTTPS", "NO")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEY")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
-    np.testing.assert_array_equal(
-        read_parcel_pixels(far, index, BANDS)[0], read_parcel_pixels(near, index, BANDS)[0]
-    )
-    assert "Credential=KEY/" in server.log[0]["headers"]["Authorization"]
-    assert server.log[0]["path"].startswith(f"{store}/{DAYS[0]}/B")
-    with pytest.raises(InputError, match="that start with ftp:// are not read"):
-        authorised("ftp://somewhere/B02.tif")
+@pytest.mark.parametrize(
+    ("key", "file", "mask"),
+    [
+        ("cloud", "CLD_20m.tif", "CLDPRB"),  # as sentinel-2-c1-l2a
+        ("CLD_20m", "T31UES_CLD_20m.jp2", "CLDPRB"),
+        ("MSK_CLDPRB_20m", "x.tif", "CLDPRB"),
+        ("cloud", "cloud_mask.tif", None),
+        ("classes", "SCL.tif", "SCL"),
+    ],
+)
+def test_masks(read, key, file, mask):
+    item = item_of("20180405", "https://somewhere")
+    mask_asset = {**item["assets"].pop("scl"), "href": f"https://somewhere/{file}?a=b"}
+    item["assets"][key] = mask_asset
+    assert list(read(item).masks) == ([mask] if mask else [])
 
 
-def test_addresses_are_signed_as_they_are_read(server, scenes, index, tmp_path, monkeypatch):
-    # The service's own hosts, reached through a proxy: the server of the test.
-    monkeypatch.setenv("http_proxy", server.url)
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("PC_SDK_SAS_URL", "http://signatures.example/sas/token")
-    server.root, server.needs_query = scenes.parent, True
-    near = acquisition_at(tmp_path / "near", str(scenes))
-    folder = tmp_path / "far"
-    folder.mkdir()
-    item = item_of(DAYS[0], f"http://account.blob.core.windows.net/{scenes.name}")
-    (folder / "item.json").write_text(json.dumps(item))
-    (plain,) = find_acquisitions(folder, bands=BANDS)
-    with pytest.raises(InputError, match="403"):
-        read_parcel_pixels(plain, index, BANDS)
-    (far,) = find_acquisitions(folder, bands=BANDS, signed_by="planetary_computer")
-    np.testing.assert_array_equal(
-        read_parcel_pixels(far, index, BANDS)[0], read_parcel_pixels(near, index, BANDS)[0]
-    )
-    assert "sas/token/account/" + scenes.name in {entry["path"] for entry in server.log}
-    lost = replace(far.bands["B02"], source=far.bands["B02"].source.replace("B02", "B77"))
-    with pytest.raises(InputError) as error:
-        read_window(lost, slice(0, 1), slice(0, 1))
-    assert "SECRET" not in str(error.value)
-    assert requests.utils.getproxies()["http"] == server.url
+@pytest.mark.parametrize(
+    ("properties", "tile"),
+    [
+        ({"grid:code": "MGRS-6VVN"}, "06VVN"),
+        ({"s2:mgrs_tile": "06VVN"}, "06VVN"),
+        ({"s2:product_uri": "S2B_MSIL2A_20190629T212529_N0212_R043_T06VVN_2020.SAFE"}, "06VVN"),
+        ({"mgrs:utm_zone": 6, "mgrs:latitude_band": "V", "mgrs:grid_square": "VN"}, "06VVN"),
+        ({"grid:code": "WRS2-1"}, "31UES"),  # by its id
+        ({}, "31UES"),
+    ],
+)
+def test_tiles(read, properties, tile):
+    item = item_of("20180405", "https://somewhere")
+    del item["properties"]["grid:code"]
+    item["properties"] |= properties
+    assert read(item).tile == tile
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda item: item["properties"].pop("datetime"), "has no datetime"),
+        (lambda item: item.update(type="Collection"), "is a STAC Collection, expected an item"),
+        (lambda item: item.pop("assets"), r"is not a STAC item \(KeyError\('assets'\)\)"),
+        (lambda item: item["properties"].update({"eo:cloud_cover": "much"}), "is not a STAC item"),
+        (
+            lambda item: item["assets"]["blue"].update({"proj:transform": [9, 1, 0, 1, -9, 0]}),
+            "Asset blue of .*: Rotated rasters",
+        ),
+        (lambda item: item["properties"].update({"proj:epsg": 999_999}), "Asset blue of"),
+    ],
+)
+def test_items_that_cannot_be_used_are_refused(read, change, message):
+    item = item_of("20180405", "https://somewhere")
+    change(item)
+    with pytest.raises(InputError, match=message):
+        read(item, bands=["B02"])
+
+
+def test_missing_bands_are_named(read):
+    with pytest.raises(InputError, match=r"_L2A\.json: no B11 \(it has B02\)"):
+        read(item_of("20180405", "https://somewhere"), bands=["B02", "B11"])
+
+
+def test_a_scale_of_ones_own_is_refused(read):
+    with pytest.raises(InputError, match="leave out reflectance_scale"):
+        read(item_of("20180405", "https://somewhere"), reflectance_scale=1e-4)
+
+
+@pytest.mark.parametrize("service", [earth_search, planetary_computer, copernicus])
+@pytest.mark.parametrize("signed_by", [None, "planetary_computer"])
+def test_items_of_services_survive_ours(tmp_path, service, signed_by):
+    """Addresses are signed when they are read: the item has them without a signature."""
+    (tmp_path / "item.json").write_text(json.dumps(service()))
+    found = find_acquisitions(tmp_path / "item.json", signed_by=signed_by)
+    assert_survive(found, tmp_path / "ours")
+    (path,) = (tmp_path / "ours").iterdir()
+    for asset in json.loads(path.read_text())["assets"].values():
+        assert asset["href"].startswith(("https://", "s3://"))
+        assert asset.get("parcelwise:signed_by") == signed_by

@@ -103,11 +103,30 @@ def until_whole(request: Callable[[], Answer | None]) -> Answer | None:
     return None
 
 
+class _TimedRetry(Retry):
+    """urllib3's retries, but none later than `RETRY_FOR_S` after the start of the first try."""
+
+    def __init__(self, *args: Any, started: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.started = started
+
+    def new(self, **options: Any) -> _TimedRetry:
+        """Return the retries that are left."""
+        return super().new(started=self.started, **options)
+
+    def is_exhausted(self) -> bool:
+        """Return whether no try is left."""
+        return super().is_exhausted() or time.monotonic() > self.started + RETRY_FOR_S
+
+
 class RetryingAdapter(HTTPAdapter):
     """Transport of `requests` for documents and tokens: with timeouts, and whole answers only."""
 
-    def __init__(self) -> None:
-        retry = Retry(
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        """Send a request until its answer is whole."""
+        options["timeout"] = CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+        self.max_retries = _TimedRetry(
+            started=time.monotonic(),
             total=TRIES - 1,
             backoff_factor=FIRST_WAIT_S,
             backoff_max=LONGEST_WAIT_S,
@@ -116,11 +135,6 @@ class RetryingAdapter(HTTPAdapter):
             raise_on_status=False,  # the last answer says more than the number of tries
             retry_after_max=_LONGEST_RETRY_AFTER_S,
         )
-        super().__init__(max_retries=retry)
-
-    def send(self, *args: Any, **options: Any) -> requests.Response:
-        """Send a request until its answer is whole."""
-        options["timeout"] = CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 
         def request() -> requests.Response | None:
             answer = super(RetryingAdapter, self).send(*args, **options)
@@ -132,7 +146,7 @@ class RetryingAdapter(HTTPAdapter):
 
         answer = until_whole(request)
         if answer is None:
-            raise requests.ConnectionError(f"the answer was cut at each of {TRIES} tries")
+            raise requests.ConnectionError("every answer ended too early")
         return answer
 
 

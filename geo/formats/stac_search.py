@@ -20,7 +20,7 @@ from pystac_client.stac_api_io import StacApiIO
 
 from geo.errors import InputError
 from geo.imagery.acquisition import first_five, is_address, safe_name
-from geo.imagery.remote import RetryingAdapter, read_whole, without_signature
+from geo.imagery.remote import RetryingAdapter, read_bytes, without_signature
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _read(address: str, client: StacApiIO) -> Document:
         if address.startswith(("http://", "https://")):
             content: str | bytes = client.request(address)
         else:
-            content = read_whole(address) if is_address(address) else Path(address).read_bytes()
+            content = read_bytes(address)[0] if is_address(address) else Path(address).read_bytes()
         document = json.loads(content)
     except APIError as error:
         raise InputError(f"{shown} cannot be read as STAC ({_reason(error)}).") from None

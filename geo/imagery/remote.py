@@ -6,7 +6,7 @@ was requested, and requests cut answers again.
 
 GDAL could read remote files itself (/vsicurl/), but it takes an answer that ends early for the
 content of the file: its JPEG 2000 driver then decodes wrong pixels without an error, and the cut
-answer stays in its cache. GDAL therefore reads through `read_range`.
+answer stays in its cache. GDAL therefore reads through `read_bytes`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from geo.errors import InputError
 from geo.imagery.acquisition import PLANETARY_COMPUTER
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ObjectStore
 
 # urllib3 warns of every retry, with the whole address and so with its signature.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -150,52 +150,43 @@ class RetryingAdapter(HTTPAdapter):
         return answer
 
 
-def read_whole(source: str) -> bytes:
-    """Read a whole file.
+def read_bytes(source: str, extent: tuple[int, int] | None = None) -> tuple[bytes, int]:
+    """Read a file, or a range of its bytes, and the length of the file.
+
+    Parameters
+    ----------
+    source
+        Address of the file.
+    extent
+        Start and stop of the range; a stop beyond the end of the file means its end.
 
     Raises
     ------
     RemoteError
-        If the file does not exist, or cannot be read after the last try.
+        If the file does not exist, cannot be read after the last try, or the server does not
+        support range requests.
     """
-    return _read_answer(source, None)[0]
-
-
-def read_range(source: str, start: int, stop: int) -> tuple[bytes, int]:
-    """Read the bytes of a file from `start` to `stop` or to its end, and the length of the file.
-
-    Raises
-    ------
-    RemoteError
-        As `read_whole`; also if the server does not support range requests.
-    """
-    return _read_answer(source, (start, stop))
-
-
-def _read_answer(source: str, extent: tuple[int, int] | None) -> tuple[bytes, int]:
-    """Request a file, or its bytes from start to stop, until the answer is whole."""
 
     def request() -> tuple[bytes, int] | None:
         store, path = _locate(source)
-        answer = obstore.get(store, path, options=None if extent is None else {"range": extent})
+        answer = obstore.get(store, path, options={"range": extent} if extent else None)
         size = answer.meta["size"]
-        start, stop = (0, size) if extent is None else (extent[0], min(extent[1], size))
+        start, stop = extent or (0, size)
         try:
             content = answer.bytes().to_bytes()
         except BaseError:
             # obstore resumes an answer that breaks off only if the server sends an ETag.
             return None
-        return (content, size) if len(content) == stop - start else None
+        return (content, size) if len(content) == min(stop, size) - start else None
 
+    shown = without_signature(source)
     try:
         answer = until_whole(request)
     except (BaseError, FileNotFoundError) as error:
         # obstore's messages contain the whole address: the signature must not reach the log.
-        raise RemoteError(_explain(without_signature(source), error)) from None
+        raise RemoteError(_explain(shown, error)) from None
     if answer is None:
-        raise RemoteError(
-            f"{without_signature(source)} cannot be read (every answer ended too early). {_AGAIN}"
-        )
+        raise RemoteError(f"{shown} cannot be read (every answer ended too early). {_AGAIN}")
     return answer
 
 
@@ -284,11 +275,7 @@ def _http_store(address: str) -> HTTPStore:
     headers = {}
     if login:
         headers["Authorization"] = f"Basic {b64encode(':'.join(login).encode()).decode()}"
-    return HTTPStore(
-        address,
-        client_options={**_client_options(), "default_headers": headers},
-        retry_config=_retry_config(),
-    )
+    return HTTPStore(address, **_options(default_headers=headers))
 
 
 @lru_cache(maxsize=256)
@@ -302,12 +289,7 @@ def _azure_store(endpoint: str, container: str) -> AzureStore:
         container_name=container,
         session=session,
     )
-    return AzureStore(
-        credential_provider=provider,
-        endpoint=endpoint,
-        client_options=_client_options(),
-        retry_config=_retry_config(),
-    )
+    return AzureStore(credential_provider=provider, endpoint=endpoint, **_options())
 
 
 @lru_cache(maxsize=256)
@@ -332,38 +314,30 @@ def _s3_store(bucket: str) -> S3Store:
         aws_endpoint_url_s3=f"{'http' if is_plain else 'https'}://{host}",
         virtual_hosted_style_request=False,
         skip_signature=not os.environ.get("AWS_ACCESS_KEY_ID"),
-        client_options=_client_options(),
-        retry_config=_retry_config(),
+        **_options(),
     )
 
 
-def _client_options() -> ClientConfig:
-    """Return the timeouts and certificates of obstore; it takes proxies from the environment."""
-    options: ClientConfig = {
+def _options(**client: Any) -> dict[str, Any]:
+    """Return the options of a store; obstore takes proxies from the environment itself."""
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if bundle and Path(bundle).is_file():
+        client["root_certificate"] = Path(bundle).read_bytes()
+    client |= {
         "allow_http": True,
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
         "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
         "timeout": timedelta(seconds=ANSWER_TIMEOUT_S),
     }
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    if bundle and Path(bundle).is_file():
-        options["root_certificate"] = Path(bundle).read_bytes()
-    return options
-
-
-def _retry_config() -> RetryConfig:
-    """Return how obstore repeats requests."""
-    return {
-        "max_retries": TRIES - 1,
-        "retry_timeout": timedelta(seconds=RETRY_FOR_S),
-        "backoff": {
-            "init_backoff": timedelta(seconds=FIRST_WAIT_S),
-            "max_backoff": timedelta(seconds=LONGEST_WAIT_S),
-            # obstore draws each wait between the first one and `base` times the previous one:
-            # with 4, waits double on average.
-            "base": 4,
-        },
+    backoff = {
+        "init_backoff": timedelta(seconds=FIRST_WAIT_S),
+        "max_backoff": timedelta(seconds=LONGEST_WAIT_S),
+        # obstore draws each wait between the first one and `base` times the previous one: with 4,
+        # waits double on average.
+        "base": 4,
     }
+    retry = {"max_retries": TRIES - 1, "retry_timeout": timedelta(seconds=RETRY_FOR_S)}
+    return {"client_options": client, "retry_config": {**retry, "backoff": backoff}}
 
 
 # GDAL reads the file header and the headers of JPEG 2000 tiles again for every window, because
@@ -447,7 +421,7 @@ class _RangeFile(io.RawIOBase):
 
     def _size(self) -> int:
         """Return the length in bytes, 0 after a failure."""
-        return self._guard(lambda: _first_chunk(self.source)[1], 0)
+        return self._guard(lambda: _chunk(self.source, 0)[1], 0)
 
     def _guard(self, read: Callable[[], Answer], otherwise: Answer) -> Answer:
         """Read, unless a read failed before; note the exception if this one fails."""
@@ -465,22 +439,13 @@ def _read(source: str, start: int, stop: int) -> bytes:
     if start >= stop:
         return b""
     if stop - start > _CHUNK:
-        return read_range(source, start, stop)[0]
-    first = start // _CHUNK
-    chunks = [_chunk(source, number) for number in range(first, (stop - 1) // _CHUNK + 1)]
-    return b"".join(chunks)[start - first * _CHUNK : stop - first * _CHUNK]
+        return read_bytes(source, (start, stop))[0]
+    first, last = start // _CHUNK, (stop - 1) // _CHUNK
+    content = b"".join(_chunk(source, number)[0] for number in range(first, last + 1))
+    return content[start - first * _CHUNK : stop - first * _CHUNK]
 
 
 @lru_cache(maxsize=_CHUNKS_CACHED)
-def _chunk(source: str, number: int) -> bytes:
-    """Read a chunk of a file, cached."""
-    content, end = _first_chunk(source)
-    if number == 0:
-        return content
-    return read_range(source, number * _CHUNK, min((number + 1) * _CHUNK, end))[0]
-
-
-@lru_cache(maxsize=_CHUNKS_CACHED)
-def _first_chunk(source: str) -> tuple[bytes, int]:
-    """Read the first chunk of a file and the length of the file, cached."""
-    return read_range(source, 0, _CHUNK)
+def _chunk(source: str, number: int) -> tuple[bytes, int]:
+    """Read a chunk of a file and the length of the file, cached."""
+    return read_bytes(source, (number * _CHUNK, (number + 1) * _CHUNK))

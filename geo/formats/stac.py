@@ -1,4 +1,4 @@
-"""Sentinel-2 items of SpatioTemporal Asset Catalogs (STAC), one JSON file each."""
+"""Read Sentinel-2 items of SpatioTemporal Asset Catalogs (STAC), one JSON file per item."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def find(
     signed_by: str | None = None,
     damaged: list[Damaged] | None = None,
 ) -> list[Acquisition]:
-    """Find the items of a folder, or one of them; see `geo.imagery.discovery.find_acquisitions`.
+    """Read an item or all items of a folder; see `geo.imagery.discovery.find_acquisitions`.
 
     Parameters
     ----------
     path
         Item, or folder of items, as `geo.formats.stac_search.save_items` writes them.
     bands
-        Bands to look at; None: all there are.
+        Bands to read; None: all bands of the items.
     signed_by
-        Service whose signature the assets' addresses need: planetary_computer.
+        Service that signs the addresses of the assets: planetary_computer.
     damaged
-        Items that cannot be read are added here; None: they are refused.
+        Items that cannot be read are added to this list; None: they are refused.
     """
     files = list(files_ending(path, ITEM_ENDINGS))
     if not files:
@@ -66,7 +66,7 @@ def find(
 
 
 def baseline(item: Item) -> str | None:
-    """Return the processing baseline of an item ("04.00"), where it tells."""
+    """Return the processing baseline of an item ("04.00"), or None if the item states none."""
     value = _first(
         item["properties"],
         "s2:processing_baseline",
@@ -96,51 +96,53 @@ def _read_file(path: Path, bands: Sequence[str] | None, signed_by: str | None) -
 def _acquisition(
     item: Item, path: Path, bands: Sequence[str] | None, signed_by: str | None
 ) -> Acquisition:
-    """Describe what an item holds."""
+    """Convert an item into an acquisition."""
     properties = item["properties"]
     sensed = _time(_first(properties, "datetime", "start_datetime"))
     if sensed is None:
         raise InputError(f"{path}: item {item['id']} has no datetime.")
     version = baseline(item)
-    wanted = {*(BANDS if bands is None else bands), *MASKS}
+    names = {*(BANDS if bands is None else bands), *MASKS}
     found = {
         name: band_of(name, asset, item, path.parent, signed_by, _unstated_offset(version))
         for name, asset in best_assets(item).items()
-        if name in wanted
+        if name in names
     }
-    cloudy = _first(properties, "eo:cloud_cover")
-    empty = _first(properties, "s2:nodata_pixel_percentage")
-    if empty is None:
-        empty = properties.get("statistics", {}).get("nodata")
-    # S2B_OPER_MSI_L2A_DS_2BPS_20230912T174059_S20230912T133836_N05.09: S is the start of sensing.
-    strip = re.search(
+    cloud_percent = _first(properties, "eo:cloud_cover")
+    nodata_percent = _first(properties, "s2:nodata_pixel_percentage")
+    if nodata_percent is None:
+        nodata_percent = properties.get("statistics", {}).get("nodata")
+    # S2B_OPER_MSI_L2A_DS_2BPS_20230912T174059_S20230912T133836_N05.09: the time behind S is the
+    # start of sensing.
+    datastrip = re.search(
         r"_S(\d{8}T\d{6})", str(_first(properties, "s2:datastrip_id", "eopf:datastrip_id"))
     )
     return Acquisition(
-        id=path.stem,  # the item's id; where two collections share it, a number tells them apart
+        id=path.stem,  # the item's id, with a number if two collections use the same id
         tile=_tile(item),
         date=sensed.date(),
         product=path,
         format="stac",
         baseline=version,
         platform=_first(properties, "platform"),
-        cloud_fraction=None if cloudy is None else float(cloudy) / 100,
+        cloud_fraction=None if cloud_percent is None else float(cloud_percent) / 100,
         bands={name: found[name] for name in BANDS if name in found},
         masks={name: found[name] for name in MASKS if name in found},
         sensed=sensed,
-        valid_fraction=None if empty is None else 1 - float(empty) / 100,
+        valid_fraction=None if nodata_percent is None else 1 - float(nodata_percent) / 100,
         generated=_first(properties, "s2:generation_time", "processing:datetime", "created"),
-        datastrip=strip[1] if strip else None,
+        datastrip=datastrip[1] if datastrip else None,
     )
 
 
 def _unstated_offset(version: str | None) -> float:
-    """Return the offset, in digital numbers, of assets that state none.
+    """Return the offset, in digital numbers, of assets that state no offset.
 
-    From processing baseline 04.00 on, products hold digital numbers raised by 1000 in every band
-    (ESA, "Copernicus Sentinel-2: Major Products Upgrade Upcoming", 2021). A catalogue that copies
-    them as they are and says nothing of it leaves it to its readers: so does the Planetary
-    Computer ("Baseline Change" of its sentinel-2-l2a; microsoft/PlanetaryComputer, issue 134).
+    Since processing baseline 04.00, ESA adds 1000 to the digital numbers of every band (ESA,
+    "Copernicus Sentinel-2: Major Products Upgrade Upcoming", 2021). Catalogues that copy the
+    pixels without stating the offset leave it to the reader to subtract 1000. One of them is the
+    Planetary Computer ("Baseline Change" of its sentinel-2-l2a; microsoft/PlanetaryComputer,
+    issue 134).
     """
     return -1000.0 if version is not None and version >= "04.00" else 0.0
 
@@ -164,20 +166,20 @@ def _tile(item: Item) -> str:
 
 
 def _first(properties: Mapping[str, Any], *names: str) -> Any:
-    """Return the first of several properties that is there."""
+    """Return the value of the first property that exists, or None."""
     return next((properties[n] for n in names if properties.get(n) is not None), None)
 
 
 def _time(text: object) -> datetime | None:
-    """Read a time of RFC 3339, to UTC without saying so."""
+    """Convert a time of RFC 3339 to a naive datetime in UTC; return None for anything else."""
     if not isinstance(text, str):
         return None
     time = datetime.fromisoformat(text)
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
-# Common names of the extension eo, and what Earth Search calls its assets. "rededge" alone is left
-# out: catalogues call three bands so.
+# Common names of the extension eo, and names of assets in Earth Search. "rededge" without a number
+# is left out, because catalogues use it for three bands.
 _BAND_OF = {
     **{common: band for band, common in COMMON_NAMES.items()},
     **{"rededge1": "B05", "rededge2": "B06", "rededge3": "B07"},
@@ -185,7 +187,7 @@ _BAND_OF = {
 _CLOUD_PROBABILITY = re.compile(r"(MSK_)?CLD(PRB)?(_\d\dm)?", re.IGNORECASE)
 _IMAGE = re.compile(r"image/(tiff|jp2|jpeg2000|x\.geotiff|vnd\.stac\.geotiff)")
 _IMAGE_ENDINGS = (".tif", ".tiff", ".jp2")
-# Pictures, and what is no picture.
+# Roles of images for people, and of files that are not images.
 _OTHER_ROLES = frozenset({"visual", "overview", "thumbnail", "metadata"})
 
 
@@ -196,13 +198,13 @@ class Asset:
     Parameters
     ----------
     key
-        Its name in the item.
+        Name of the asset in the item.
     fields
-        What the item says of it.
+        The asset's JSON object.
     layer
-        Band of the file, counted from 1.
+        Number of the layer in the file, counted from 1.
     layers
-        How many the file has, as far as the item says.
+        Number of layers in the file according to the item; 1 if it lists none.
     """
 
     key: str
@@ -211,9 +213,9 @@ class Asset:
     layers: int
 
     def get(self, name: str, *older: str) -> Any:
-        """Return a field of the layer, else of the asset; `older` names it in earlier versions.
+        """Return a field of the layer, or else of the asset; `older` are its earlier names.
 
-        Versions 1.0 hold layers in eo:bands and raster:bands, 1.1 in bands.
+        STAC 1.1 describes layers in `bands`, STAC 1.0 in `eo:bands` and `raster:bands`.
         """
         places = [
             self.fields[group][self.layer - 1]
@@ -230,18 +232,18 @@ class Asset:
 def best_assets(item: Mapping[str, Any]) -> dict[str, Asset]:
     """Choose an asset for every band and mask.
 
-    Files of one band go before composites of several, native resolution before copies at another,
-    GeoTIFF before JPEG 2000, of which more has to be read for the same pixels.
+    Files of one band are preferred to files of several bands, the native resolution to others, and
+    GeoTIFF to JPEG 2000, because JPEG 2000 needs more bytes for the same pixels.
     """
     best: dict[str, Asset] = {}
     for name, asset in _images(item):
-        if name not in best or _merit(name, asset) > _merit(name, best[name]):
+        if name not in best or _rank(name, asset) > _rank(name, best[name]):
             best[name] = asset
     return best
 
 
 def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
-    """Yield the layers that are bands or masks, with their names."""
+    """Yield the names and layers of all bands and masks."""
     for key, fields in item["assets"].items():
         href = fields["href"].partition("?")[0].lower()
         is_image = _IMAGE.match(fields.get("type") or "") or href.endswith(_IMAGE_ENDINGS)
@@ -256,7 +258,7 @@ def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
 
 
 def _band_name(asset: Asset) -> str | None:
-    """Tell which band or mask a layer is: by the asset's key, its names, or the file's."""
+    """Return the band or mask that a layer is, by the asset's key, its names or the file's name."""
     texts = [asset.get("name"), asset.get("eo:common_name", "common_name")]
     if asset.layers == 1:
         file = asset.fields["href"].partition("?")[0].rpartition("/")[2]
@@ -270,8 +272,8 @@ def _band_name(asset: Asset) -> str | None:
     return None
 
 
-def _merit(name: str, asset: Asset) -> tuple[bool, float, bool]:
-    """Rank the assets of one band."""
+def _rank(name: str, asset: Asset) -> tuple[bool, float, bool]:
+    """Return the sort key of the assets of one band, the best one last."""
     transform = asset.get("proj:transform")
     metres = abs(transform[0]) if transform else asset.get("gsd") or 0
     is_jp2 = asset.fields["href"].partition("?")[0].lower().endswith(".jp2")
@@ -286,22 +288,22 @@ def band_of(
     signed_by: str | None,
     unstated_offset: float,
 ) -> Band:
-    """Describe a band; its file is opened only if the item does not say where its pixels lie.
+    """Convert an asset into a band. The file is opened only if the item does not state its grid.
 
     Parameters
     ----------
     name
-        Of the band or mask.
+        Name of the band or mask.
     asset
-        Where it is.
+        Asset and layer.
     item
-        The item that the asset belongs to.
+        The item of the asset.
     folder
-        What relative paths start from.
+        Base of relative paths.
     signed_by
         planetary_computer, or None.
     unstated_offset
-        Digital numbers to add where the asset states no offset.
+        Digital numbers to add if the asset states no offset.
     """
     source = asset.fields["href"]
     if not is_address(source):
@@ -332,14 +334,14 @@ def band_of(
 def _radiometry(
     asset: Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
 ) -> tuple[float, float]:
-    """Return scale and offset, as in `geo.imagery.acquisition.Band`, by what the item states.
+    """Return the scale and offset of an asset, as in `geo.imagery.acquisition.Band`.
 
-    Earth Search takes the offset out of the pixels of its sentinel-2-l2a and says so in
-    earthsearch:boa_offset_applied (sentinel:boa_offset_applied before), while its assets go on
-    stating it: cirrus-geo/cirrus-earth-search, issues 21 and 33.
+    Earth Search subtracts the offset from the pixels of its sentinel-2-l2a, and states that in
+    earthsearch:boa_offset_applied (formerly sentinel:boa_offset_applied). Its assets still state
+    the offset (cirrus-geo/cirrus-earth-search, issues 21 and 33), which must then be ignored.
     """
-    kind = asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
-    is_integer = bool(np.issubdtype(np.dtype(kind), np.integer))
+    dtype = asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
+    is_integer = bool(np.issubdtype(np.dtype(dtype), np.integer))
     scale = asset.get("scale", "raster:scale")
     if scale is None:
         scale = 0.0001 if is_integer else 1.0
@@ -353,7 +355,7 @@ def _radiometry(
 
 
 def _grid(asset: Asset, item: Mapping[str, Any]) -> Grid | None:
-    """Make the grid that the item states by the extension projection, or None."""
+    """Return the grid that the item states by the extension projection, or None."""
     properties = item["properties"]
 
     def stated(name: str) -> Any:

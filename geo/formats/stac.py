@@ -65,7 +65,7 @@ def find(
     return read_each(files, partial(_read_file, bands=bands, signed_by=signed_by), damaged)
 
 
-def baseline(item: Item) -> str | None:
+def _baseline(item: Item) -> str | None:
     """Return the processing baseline of an item ("04.00"), or None if the item states none."""
     value = _first(
         item["properties"],
@@ -101,11 +101,11 @@ def _acquisition(
     sensed = _time(_first(properties, "datetime", "start_datetime"))
     if sensed is None:
         raise InputError(f"{path}: item {item['id']} has no datetime.")
-    version = baseline(item)
+    version = _baseline(item)
     names = {*(BANDS if bands is None else bands), *MASKS}
     found = {
-        name: band_of(name, asset, item, path.parent, signed_by, _unstated_offset(version))
-        for name, asset in best_assets(item).items()
+        name: _band(name, asset, item, path.parent, signed_by, _unstated_offset(version))
+        for name, asset in _best_assets(item).items()
         if name in names
     }
     cloud_percent = _first(properties, "eo:cloud_cover")
@@ -192,7 +192,7 @@ _OTHER_ROLES = frozenset({"visual", "overview", "thumbnail", "metadata"})
 
 
 @dataclass(frozen=True)
-class Asset:
+class _Asset:
     """One layer of one asset.
 
     Parameters
@@ -229,20 +229,20 @@ class Asset:
         return None
 
 
-def best_assets(item: Mapping[str, Any]) -> dict[str, Asset]:
+def _best_assets(item: Mapping[str, Any]) -> dict[str, _Asset]:
     """Choose an asset for every band and mask.
 
     Files of one band are preferred to files of several bands, the native resolution to others, and
     GeoTIFF to JPEG 2000, because JPEG 2000 needs more bytes for the same pixels.
     """
-    best: dict[str, Asset] = {}
+    best: dict[str, _Asset] = {}
     for name, asset in _images(item):
         if name not in best or _rank(name, asset) > _rank(name, best[name]):
             best[name] = asset
     return best
 
 
-def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
+def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, _Asset]]:
     """Yield the names and layers of all bands and masks."""
     for key, fields in item["assets"].items():
         href = fields["href"].partition("?")[0].lower()
@@ -251,13 +251,13 @@ def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
             continue
         layers = max(len(fields.get(g) or ()) for g in ("bands", "raster:bands", "eo:bands"))
         for layer in range(1, max(layers, 1) + 1):
-            asset = Asset(key, fields, layer, max(layers, 1))
+            asset = _Asset(key, fields, layer, max(layers, 1))
             name = _band_name(asset)
             if name is not None:
                 yield name, asset
 
 
-def _band_name(asset: Asset) -> str | None:
+def _band_name(asset: _Asset) -> str | None:
     """Return the band or mask that a layer is, by the asset's key, its names or the file's name."""
     texts = [asset.get("name"), asset.get("eo:common_name", "common_name")]
     if asset.layers == 1:
@@ -272,7 +272,7 @@ def _band_name(asset: Asset) -> str | None:
     return None
 
 
-def _rank(name: str, asset: Asset) -> tuple[bool, float, bool]:
+def _rank(name: str, asset: _Asset) -> tuple[bool, float, bool]:
     """Return the sort key of the assets of one band, the best one last."""
     transform = asset.get("proj:transform")
     metres = abs(transform[0]) if transform else asset.get("gsd") or 0
@@ -280,9 +280,9 @@ def _rank(name: str, asset: Asset) -> tuple[bool, float, bool]:
     return asset.layers == 1, -abs(metres - NATIVE_RESOLUTION_M.get(name, 20)), not is_jp2
 
 
-def band_of(
+def _band(
     name: str,
-    asset: Asset,
+    asset: _Asset,
     item: Mapping[str, Any],
     folder: Path,
     signed_by: str | None,
@@ -332,7 +332,7 @@ def band_of(
 
 
 def _radiometry(
-    asset: Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
+    asset: _Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
 ) -> tuple[float, float]:
     """Return the scale and offset of an asset, as in `geo.imagery.acquisition.Band`.
 
@@ -354,7 +354,7 @@ def _radiometry(
     return scale_and_offset(float(scale), float(offset), is_integer, None)
 
 
-def _grid(asset: Asset, item: Mapping[str, Any]) -> Grid | None:
+def _grid(asset: _Asset, item: Mapping[str, Any]) -> Grid | None:
     """Return the grid that the item states by the extension projection, or None."""
     properties = item["properties"]
 

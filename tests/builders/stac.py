@@ -199,38 +199,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         }
 
 
-def write_scene(folder, generator, day, ending=".tif", blocksize=BLOCK):
-    """Write the files of one acquisition, B02.tif and so on, and return {band: array}."""
+def write_scene(folder, generator, day, ending=".tif"):
+    """Write the files of one acquisition, B02.tif and so on, into a folder of the day."""
     target = Path(folder) / day
     target.mkdir(parents=True)
-    pixels = {}
     for name, metres in METRES.items():
         shape = (SIZE * 10 // metres,) * 2
         if name == "SCL":
             values = generator.choice([4, 5, 8, 9], shape, p=[0.5, 0.3, 0.1, 0.1]).astype("uint8")
         else:
             values = generator.integers(1_000, 10_000, shape).astype("uint16")
-        pixels[name] = values
         plain = target / "plain.tif"
         with rasterio.open(
             plain, "w", driver="GTiff", count=1, height=shape[0], width=shape[1],
             dtype=values.dtype, crs="EPSG:32631", nodata=0, transform=transform_of(metres),
         ) as raster:  # fmt: skip
             raster.write(values, 1)
-        options = {"driver": "COG", "blocksize": blocksize, "compress": "deflate"}
+        options = {"driver": "COG", "blocksize": BLOCK, "compress": "deflate"}
         if ending == ".jp2":
             options = {"driver": "JP2OpenJPEG", "quality": 100, "reversible": "YES",
-                       "blockxsize": blocksize, "blockysize": blocksize}  # fmt: skip
+                       "blockxsize": BLOCK, "blockysize": BLOCK}  # fmt: skip
         rasterio.shutil.copy(plain, target / f"{name}{ending}", **options)
         plain.unlink()
-    return pixels
 
 
 def transform_of(metres):
     return Affine(metres, 0, ORIGIN[0], 0, -metres, ORIGIN[1])
 
 
-def item_of(day, base, ending=".tif", *, keys=None, properties=None, assets=None):
+def item_of(day, base, ending=".tif"):
     """Make the item of a scene whose files are in the folder or address `base`."""
     sensed = datetime.strptime(day, "%Y%m%d")
     return {
@@ -247,16 +244,14 @@ def item_of(day, base, ending=".tif", *, keys=None, properties=None, assets=None
             "grid:code": "MGRS-31UES",
             "eo:cloud_cover": 20.0,
             "s2:processing_baseline": "03.01",
-            **(properties or {}),
         },
         "links": [],
         "assets": {
-            (keys or COMMON)[name]: {
+            COMMON[name]: {
                 "href": f"{base}/{day}/{name}{ending}",
                 "type": "image/jp2" if ending == ".jp2" else "image/tiff; application=geotiff",
                 "proj:shape": [SIZE * 10 // metres] * 2,
                 "proj:transform": list(transform_of(metres))[:6],
-                **(assets or {}),
             }
             for name, metres in METRES.items()
         },

@@ -182,7 +182,7 @@ def read_bytes(source: str, extent: tuple[int, int] | None = None) -> tuple[byte
     shown = without_signature(source)
     try:
         answer = until_whole(request)
-    except (BaseError, FileNotFoundError) as error:
+    except (BaseError, FileNotFoundError, ValueError) as error:
         # obstore's messages contain the whole address: the signature must not reach the log.
         raise RemoteError(_explain(shown, error)) from None
     if answer is None:
@@ -204,6 +204,8 @@ def _explain(shown: str, error: Exception) -> str:
         reason = re.sub(r"\?\S*", "", line)
     if retries := re.search(r", after \d+ retries", line):
         reason += retries[0]
+    if isinstance(error, ValueError):
+        return f"{shown} is not a valid address ({reason})."
     if isinstance(error, FileNotFoundError):
         return (
             f"{shown} does not exist ({reason}). Check its address, or search the imagery again: "
@@ -238,9 +240,10 @@ def _locate(source: str) -> tuple[ObjectStore, str]:
         If addresses of this kind are not supported, or the S3 service is not set.
     """
     needs_token = source.startswith(PLANETARY_COMPUTER)
-    parts = urlsplit(source.removeprefix(PLANETARY_COMPUTER))
-    if parts.scheme == "s3":
-        return _s3_store(parts.netloc), source.removeprefix(f"s3://{parts.netloc}/")
+    address = source.removeprefix(PLANETARY_COMPUTER)
+    parts = urlsplit(address)
+    if parts.scheme == "s3":  # a key may contain ? and #
+        return _s3_store(parts.netloc), address.removeprefix(f"s3://{parts.netloc}/")
     if parts.scheme not in ("http", "https"):
         raise InputError(
             f"{source}: addresses that start with {parts.scheme}:// are not supported. Supported "

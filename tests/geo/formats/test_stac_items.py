@@ -1,4 +1,4 @@
-"""Items as the public catalogues write them: their bands, grids and radiometry are read from JSON."""
+"""Items as the public catalogues write them: bands, grids and radiometry are read from JSON."""
 
 import json
 from datetime import date, datetime

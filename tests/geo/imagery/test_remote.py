@@ -225,6 +225,7 @@ REFUSALS = {
     ),
     "other bytes": ({"shift": 1}, "{url}/{day}/B02.tif", r"Requested 0\.\.16384, got 1\.\.16384"),
     "scheme": ({}, "ftp://somewhere/B02.tif", "start with ftp:// are not supported"),
+    "no host": ({}, "https:///B02.tif", r"is not a valid address \(empty host\)"),
     "no S3 service": ({}, "s3://bucket/B02.tif", "set AWS_S3_ENDPOINT"),
 }
 

@@ -16,12 +16,8 @@ from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from geo.errors import InputError
-from geo.formats.conventions import (
-    band_name,
-    scale_and_offset,
-    tile_name,
-)
+from geo.errors import InputError, reading
+from geo.formats.conventions import band_name, scale_and_offset, tile_name
 from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
 from geo.grid import Grid
 from geo.imagery.acquisition import (
@@ -80,17 +76,13 @@ def _baseline(item: Item) -> str | None:
 
 def _read_file(path: Path, bands: Sequence[str] | None, signed_by: str | None) -> Acquisition:
     """Read one item."""
-    try:
+    with reading(path, "a STAC item", "Search the imagery again, or remove the file."):
         item = json.loads(path.read_text(encoding="utf-8"))
         if item.get("type") != "Feature":
             raise InputError(
                 f"{path} is a STAC {item.get('type')}, expected an item (type Feature)."
             )
         return _acquisition(item, path, bands, signed_by)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a STAC item ({error!r}).") from error
 
 
 def _acquisition(

@@ -47,7 +47,7 @@ def find(
     Parameters
     ----------
     path
-        Item, or folder of items, as `geo.formats.stac_search.save_items` writes them.
+        Item, or folder of items, as `geo.formats.stac_search.search_items` returns them.
     bands
         Bands to read; None: all bands of the items.
     signed_by

@@ -1,4 +1,4 @@
-"""Search and save the items of a STAC source: an item collection, a static catalogue or an API."""
+"""Find the items of a STAC source: an item collection, a static catalogue or an API."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Document = dict[str, Any]
 
 _ITEM_SEARCH = "item-search"  # conformance class of APIs
 _ITEMS_A_PAGE = 100
-# The members of an item that are saved. Its links are left out: they differ between searches.
-_SAVED = (
+# The members of an item that are kept. Its links are left out: they differ between searches.
+_MEMBERS = (
     *("type", "stac_version", "stac_extensions", "id", "collection"),
     *("bbox", "geometry", "properties", "assets"),
 )
@@ -55,17 +55,21 @@ class Search:
     end: date | None
 
 
-def save_items(source: str | Path, folder: Path, search: Search) -> None:
-    """Write every item of a source to a file; existing files with the same content stay untouched.
+def search_items(source: str | Path, search: Search) -> dict[str, Document]:
+    """Return the items of a source by id, with absolute addresses, in order of time.
 
     Parameters
     ----------
     source
         Path or address of an item collection, an item, a catalogue or an API.
-    folder
-        Folder of the files <id>.json. Files of items that are no longer found are removed.
     search
         The query for an API.
+
+    Returns
+    -------
+    dict
+        The key is the id of the item, as a safe file name. Items of different collections may have
+        the same id: a number is appended to the keys of all but the first.
 
     Raises
     ------
@@ -73,33 +77,22 @@ def save_items(source: str | Path, folder: Path, search: Search) -> None:
         If the source cannot be read, is not STAC, or has no item.
     """
     shown = without_signature(str(source)) if is_address(source) else str(source)
-    items = [_saved(item, base) for item, base in find_items(source, search)]
+    items = [_normalised(item, base) for item, base in _find_items(source, search)]
     if not items:
         raise InputError(
             f"{shown} has no STAC item for {search}. Check the dates, the area and the collections."
         )
     items.sort(key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
-    folder.mkdir(parents=True, exist_ok=True)
-    texts: dict[str, str] = {}
+    found: dict[str, Document] = {}
     for item in items:
         id_ = safe_name(str(item["id"]))
-        # Items of two collections may have the same id.
         numbered = (f"{id_}_{number}" for number in itertools.count(2))
-        name = next(n for n in itertools.chain([id_], numbered) if f"{n}.json" not in texts)
-        texts[f"{name}.json"] = json.dumps(item, indent=1, ensure_ascii=False)
-    for file in folder.glob("*.json"):
-        if file.name not in texts:
-            file.unlink()
-    for name, text in texts.items():
-        file = folder / name
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            temporary = file.with_suffix(".json.part")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(file)
+        found[next(n for n in itertools.chain([id_], numbered) if n not in found)] = item
     logger.info("%d items of %s", len(items), shown)
+    return found
 
 
-def find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, str]]:
+def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, str]]:
     """Yield the items of a source, each with the base of its relative addresses."""
     if isinstance(source, Path) and source.is_dir():
         source /= "catalog.json"
@@ -190,18 +183,18 @@ def _reason(error: Exception) -> str:
     return answer if status is None else f"the server answered {status}: {answer[:500]}"
 
 
-def _saved(item: Mapping[str, Any], base: str) -> Document:
-    """Return the members of an item that are saved, with absolute addresses."""
+def _normalised(item: Mapping[str, Any], base: str) -> Document:
+    """Return an item without the members that differ between searches, with absolute addresses."""
     missing = [name for name in ("id", "properties", "assets") if name not in item]
     if missing:
         raise InputError(f"{base}: item {item.get('id')} has no {', '.join(missing)}.")
-    saved = {name: item[name] for name in _SAVED if name in item}
-    saved["assets"] = {
+    kept = {name: item[name] for name in _MEMBERS if name in item}
+    kept["assets"] = {
         key: {**asset, "href": _join(base, asset["href"])}
         for key, asset in item["assets"].items()
         if "href" in asset
     }
-    return saved
+    return kept
 
 
 def _join(base: str, href: str) -> str:

@@ -20,7 +20,7 @@ from pystac_client.stac_api_io import StacApiIO
 
 from geo.errors import InputError
 from geo.imagery.acquisition import first_five, is_address, safe_name
-from geo.imagery.remote import RetryingAdapter, read_bytes, without_signature
+from geo.imagery.remote import read_bytes, web_session, without_signature
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, 
         source /= "catalog.json"
     address = str(source)
     client = StacApiIO(max_retries=None)
-    client.session.mount("https://", RetryingAdapter())
-    client.session.mount("http://", RetryingAdapter())
+    client.session = web_session()
     document = _read(address, client)
     kind = document.get("type")
     if kind == "FeatureCollection":
@@ -138,8 +137,8 @@ def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Doc
     if not search.collections:
         found = _read(f"{address.rstrip('/')}/collections", client).get("collections", [])
         raise InputError(
-            f"{address} has several collections: set imagery.collections to those to search. "
-            f"It has: {first_five(sorted(str(entry['id']) for entry in found))}."
+            f"{without_signature(address)} has several collections: set imagery.collections to "
+            f"those to search. It has: {first_five(sorted(str(entry['id']) for entry in found))}."
         )
     days = "/".join(day.isoformat() if day else ".." for day in (search.start, search.end))
     try:
@@ -187,7 +186,9 @@ def _normalised(item: Mapping[str, Any], base: str) -> Document:
     """Return an item without the members that differ between searches, with absolute addresses."""
     missing = [name for name in ("id", "properties", "assets") if name not in item]
     if missing:
-        raise InputError(f"{base}: item {item.get('id')} has no {', '.join(missing)}.")
+        raise InputError(
+            f"{without_signature(base)}: item {item.get('id')} has no {', '.join(missing)}."
+        )
     kept = {name: item[name] for name in _MEMBERS if name in item}
     kept["assets"] = {
         key: {**asset, "href": _join(base, asset["href"])}

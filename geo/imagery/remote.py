@@ -70,17 +70,13 @@ _AGAIN = "Run it again when the service answers: finished files are kept."
 Answer = TypeVar("Answer")
 
 
-class RemoteError(InputError):
-    """A remote file cannot be read. The message contains its address without the signature."""
-
-
 def without_signature(source: str) -> str:
     """Return an address without query and user, which may contain signatures and passwords."""
     parts = urlsplit(source)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def until_whole(request: Callable[[], Answer | None]) -> Answer | None:
+def _until_whole(request: Callable[[], Answer | None]) -> Answer | None:
     """Repeat a request until its answer is whole, at most `TRIES` times and for `RETRY_FOR_S`.
 
     Parameters
@@ -119,8 +115,8 @@ class _TimedRetry(Retry):
         return super().is_exhausted() or time.monotonic() > self.started + RETRY_FOR_S
 
 
-class RetryingAdapter(HTTPAdapter):
-    """Transport of `requests` for documents and tokens: with timeouts, and whole answers only."""
+class _WholeAnswers(HTTPAdapter):
+    """Transport of `requests` with timeouts and retries, which returns whole answers only."""
 
     def send(self, *args: Any, **options: Any) -> requests.Response:
         """Send a request until its answer is whole."""
@@ -137,17 +133,25 @@ class RetryingAdapter(HTTPAdapter):
         )
 
         def request() -> requests.Response | None:
-            answer = super(RetryingAdapter, self).send(*args, **options)
+            answer = super(_WholeAnswers, self).send(*args, **options)
             try:
                 answer.content  # noqa: B018 (reads the body)
             except requests.exceptions.ChunkedEncodingError:
                 return None
             return answer
 
-        answer = until_whole(request)
+        answer = _until_whole(request)
         if answer is None:
             raise requests.ConnectionError("every answer ended too early")
         return answer
+
+
+def web_session() -> requests.Session:
+    """Return a session for documents and tokens, which repeats requests as `read_bytes` does."""
+    session = requests.Session()
+    session.mount("https://", _WholeAnswers())
+    session.mount("http://", _WholeAnswers())
+    return session
 
 
 def read_bytes(source: str, extent: tuple[int, int] | None = None) -> tuple[bytes, int]:
@@ -162,7 +166,7 @@ def read_bytes(source: str, extent: tuple[int, int] | None = None) -> tuple[byte
 
     Raises
     ------
-    RemoteError
+    InputError
         If the file does not exist, cannot be read after the last try, or the server does not
         support range requests.
     """
@@ -181,12 +185,12 @@ def read_bytes(source: str, extent: tuple[int, int] | None = None) -> tuple[byte
 
     shown = without_signature(source)
     try:
-        answer = until_whole(request)
+        answer = _until_whole(request)
     except (BaseError, FileNotFoundError, ValueError) as error:
         # obstore's messages contain the whole address: the signature must not reach the log.
-        raise RemoteError(_explain(shown, error)) from None
+        raise InputError(_explain(shown, error)) from None
     if answer is None:
-        raise RemoteError(f"{shown} cannot be read (every answer ended too early). {_AGAIN}")
+        raise InputError(f"{shown} cannot be read (every answer ended too early). {_AGAIN}")
     return answer
 
 
@@ -284,13 +288,10 @@ def _http_store(address: str) -> HTTPStore:
 @lru_cache(maxsize=256)
 def _azure_store(endpoint: str, container: str) -> AzureStore:
     """Make the store of a container of the Planetary Computer; obstore renews its token."""
-    session = requests.Session()
-    session.mount("https://", RetryingAdapter())
-    session.mount("http://", RetryingAdapter())
     provider = PlanetaryComputerCredentialProvider(
         account_name=urlsplit(endpoint).netloc.partition(".")[0],
         container_name=container,
-        session=session,
+        session=web_session(),
     )
     return AzureStore(credential_provider=provider, endpoint=endpoint, **_options())
 
@@ -365,16 +366,17 @@ def open_raster(source: str, **options: Any) -> Iterator[Any]:
 
     Raises
     ------
-    RemoteError
-        If any read failed, even if GDAL ignored it.
+    InputError
+        If any read failed, even if GDAL ignored the failure.
     """
+    size = _chunk(source, 0)[1]
     failures: list[Exception] = []
     # Threads may read the same file at the same time: each opening has a name and an opener.
     name = f"{next(_names)}/{urlsplit(source).path.rpartition('/')[2]}"
     options |= {"GDAL_NUM_THREADS": "1", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
     def opener(path: str, mode: str = "r", **_: Any) -> _RangeFile:  # noqa: ARG001
-        return _RangeFile(source, failures)
+        return _RangeFile(source, size, failures)
 
     try:
         with rasterio.Env(**options), rasterio.open(name, opener=opener, sharing=False) as raster:
@@ -391,50 +393,29 @@ class _RangeFile(io.RawIOBase):
     added to `failures`, and `open_raster` raises the first one.
     """
 
-    def __init__(self, source: str, failures: list[Exception]) -> None:
+    def __init__(self, source: str, size: int, failures: list[Exception]) -> None:
         self.source = source
+        self.size = size
         self.failures = failures
         self.position = 0
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self.position
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position."""
-        origins = {io.SEEK_SET: lambda: 0, io.SEEK_CUR: self.tell, io.SEEK_END: self._size}
-        self.position = origins[whence]() + offset
+        """Move to a position and return it; `tell` uses it, too."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = origin + offset
         return self.position
 
     def read(self, size: int = -1) -> bytes:
         """Read from the position on; return nothing after a failure."""
-        end = self._size()
-        stop = end if size < 0 else min(self.position + size, end)
-        content = self._guard(lambda: _read(self.source, self.position, stop), b"")
+        stop = self.size if size < 0 else min(self.position + size, self.size)
+        content = b""
+        if not self.failures:
+            try:
+                content = _read(self.source, self.position, stop)
+            except Exception as error:  # noqa: BLE001 (raised by `open_raster`)
+                self.failures.append(error)
         self.position += len(content)
         return content
-
-    def _size(self) -> int:
-        """Return the length in bytes, 0 after a failure."""
-        return self._guard(lambda: _chunk(self.source, 0)[1], 0)
-
-    def _guard(self, read: Callable[[], Answer], otherwise: Answer) -> Answer:
-        """Read, unless a read failed before; note the exception if this one fails."""
-        if self.failures:
-            return otherwise
-        try:
-            return read()
-        except Exception as error:  # noqa: BLE001 (raised by `open_raster`)
-            self.failures.append(error)
-            return otherwise
 
 
 def _read(source: str, start: int, stop: int) -> bytes:

@@ -45,7 +45,7 @@ from geo.errors import InputError
 from geo.imagery.acquisition import PLANETARY_COMPUTER
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ObjectStore, S3Credential
 
 # urllib3 warns of every retry, with the whole address and so with its signature.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -300,24 +300,33 @@ def _azure_store(endpoint: str, container: str) -> AzureStore:
 def _s3_store(bucket: str) -> S3Store:
     """Make the store of a bucket of the S3 service that the environment sets.
 
-    The names of the variables are those of GDAL: AWS_S3_ENDPOINT, AWS_HTTPS, AWS_ACCESS_KEY_ID,
-    AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_REQUEST_PAYER. obstore reads all but
-    the first two itself. Requests are signed if there is a key.
+    The names of the variables are those of GDAL. Requests are signed if there is a key.
     """
-    host = os.environ.get("AWS_S3_ENDPOINT", "").rpartition("://")[2].strip("/")
+    # obstore reads most of these variables itself, but takes an empty one for a value.
+    environment = {name: value for name, value in os.environ.items() if value}
+    host = environment.get("AWS_S3_ENDPOINT", "").rpartition("://")[2].strip("/")
     if not host:
         raise InputError(
             f"s3://{bucket} is a bucket of an S3 service, and the environment does not say which: "
             "set AWS_S3_ENDPOINT to its host, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to "
             "your key."
         )
-    is_plain = os.environ.get("AWS_HTTPS", "YES").upper() in ("NO", "FALSE")
+    is_plain = environment.get("AWS_HTTPS", "").upper() in ("NO", "FALSE")
+    key: S3Credential = {
+        "access_key_id": environment.get("AWS_ACCESS_KEY_ID", ""),
+        "secret_access_key": environment.get("AWS_SECRET_ACCESS_KEY", ""),
+        "token": environment.get("AWS_SESSION_TOKEN"),
+        "expires_at": None,
+    }
     return S3Store(
         bucket,
         # This name goes before every endpoint in the environment.
         aws_endpoint_url_s3=f"{'http' if is_plain else 'https'}://{host}",
+        region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION", "us-east-1"),
+        request_payer="AWS_REQUEST_PAYER" in environment,
         virtual_hosted_style_request=False,
-        skip_signature=not os.environ.get("AWS_ACCESS_KEY_ID"),
+        skip_signature=not key["access_key_id"],
+        credential_provider=lambda: key,
         **_options(),
     )
 

@@ -54,7 +54,7 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 TRIES = 7
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 16.0
-# A request is not repeated later than this after its first try. Neither is one whose answer was cut.
+# No request is repeated later than this after its first try.
 RETRY_FOR_S = 120.0
 
 CONNECT_TIMEOUT_S = 10.0

@@ -116,7 +116,7 @@ def test_everything_before_runs_without_torch(stage):
 # Libraries that take their time to import, and the stages that use them every time that they run.
 SLOW = {
     *("dask", "exactextract", "geopandas", "jinja2", "matplotlib", "netCDF4", "pandas"),
-    *("planetary_computer", "pystac_client", "rasterio", "requests", "scipy", "sklearn"),
+    *("obstore", "pystac_client", "rasterio", "requests", "scipy", "sklearn"),
     *("snakemake", "tensorboard", "torch", "xarray", "zarr"),
 }
 USED = {

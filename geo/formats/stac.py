@@ -1,4 +1,4 @@
-"""Sentinel-2 items of SpatioTemporal Asset Catalogs (STAC), one JSON file each."""
+"""Read Sentinel-2 items of SpatioTemporal Asset Catalogs (STAC), one JSON file per item."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from geo.errors import InputError
-from geo.formats.conventions import (
-    band_name,
-    scale_and_offset,
-    tile_name,
-)
+from geo.errors import InputError, reading
+from geo.formats.conventions import band_name, scale_and_offset, tile_name
 from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
     COMMON_NAMES,
     MASKS,
+    PLANETARY_COMPUTER,
     UNNAMED_TILE,
     Acquisition,
     Band,
@@ -35,7 +32,6 @@ from geo.imagery.acquisition import (
 )
 from geo.imagery.listing import ITEM_ENDINGS, Damaged, files_ending, read_each
 from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
-from geo.imagery.signing import PLANETARY_COMPUTER
 
 Item = Mapping[str, Any]
 
@@ -46,18 +42,18 @@ def find(
     signed_by: str | None = None,
     damaged: list[Damaged] | None = None,
 ) -> list[Acquisition]:
-    """Find the items of a folder, or one of them; see `geo.imagery.discovery.find_acquisitions`.
+    """Read an item or all items of a folder; see `geo.imagery.discovery.find_acquisitions`.
 
     Parameters
     ----------
     path
-        Item, or folder of items, as `geo.formats.stac_search.save_items` writes them.
+        Item, or folder of items, as `geo.formats.stac_search.search_items` returns them.
     bands
-        Bands to look at; None: all there are.
+        Bands to read; None: all bands of the items.
     signed_by
-        Service whose signature the assets' addresses need: planetary_computer.
+        Service that signs the addresses of the assets: planetary_computer.
     damaged
-        Items that cannot be read are added here; None: they are refused.
+        Items that cannot be read are added to this list; None: they are refused.
     """
     files = list(files_ending(path, ITEM_ENDINGS))
     if not files:
@@ -65,8 +61,8 @@ def find(
     return read_each(files, partial(_read_file, bands=bands, signed_by=signed_by), damaged)
 
 
-def baseline(item: Item) -> str | None:
-    """Return the processing baseline of an item ("04.00"), where it tells."""
+def _baseline(item: Item) -> str | None:
+    """Return the processing baseline of an item ("04.00"), or None if the item states none."""
     value = _first(
         item["properties"],
         "s2:processing_baseline",
@@ -80,67 +76,65 @@ def baseline(item: Item) -> str | None:
 
 def _read_file(path: Path, bands: Sequence[str] | None, signed_by: str | None) -> Acquisition:
     """Read one item."""
-    try:
+    with reading(path, "a STAC item", "Search the imagery again, or remove the file."):
         item = json.loads(path.read_text(encoding="utf-8"))
         if item.get("type") != "Feature":
             raise InputError(
                 f"{path} is a STAC {item.get('type')}, expected an item (type Feature)."
             )
         return _acquisition(item, path, bands, signed_by)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a STAC item ({error!r}).") from error
 
 
 def _acquisition(
     item: Item, path: Path, bands: Sequence[str] | None, signed_by: str | None
 ) -> Acquisition:
-    """Describe what an item holds."""
+    """Convert an item into an acquisition."""
     properties = item["properties"]
     sensed = _time(_first(properties, "datetime", "start_datetime"))
     if sensed is None:
         raise InputError(f"{path}: item {item['id']} has no datetime.")
-    version = baseline(item)
-    wanted = {*(BANDS if bands is None else bands), *MASKS}
+    version = _baseline(item)
+    names = {*(BANDS if bands is None else bands), *MASKS}
     found = {
-        name: band_of(name, asset, item, path.parent, signed_by, _unstated_offset(version))
-        for name, asset in best_assets(item).items()
-        if name in wanted
+        name: _band(name, asset, item, path.parent, signed_by, _unstated_offset(version))
+        for name, asset in _best_assets(item).items()
+        if name in names
     }
-    cloudy = _first(properties, "eo:cloud_cover")
-    empty = _first(properties, "s2:nodata_pixel_percentage")
-    if empty is None:
-        empty = properties.get("statistics", {}).get("nodata")
-    # S2B_OPER_MSI_L2A_DS_2BPS_20230912T174059_S20230912T133836_N05.09: S is the start of sensing.
-    strip = re.search(
+    cloud_percent = _first(properties, "eo:cloud_cover")
+    nodata_percent = _first(properties, "s2:nodata_pixel_percentage")
+    if nodata_percent is None:
+        nodata_percent = properties.get("statistics", {}).get("nodata")
+    # S2B_OPER_MSI_L2A_DS_2BPS_20230912T174059_S20230912T133836_N05.09: the time behind S is the
+    # start of sensing.
+    datastrip = re.search(
         r"_S(\d{8}T\d{6})", str(_first(properties, "s2:datastrip_id", "eopf:datastrip_id"))
     )
     return Acquisition(
-        id=path.stem,  # the item's id; where two collections share it, a number tells them apart
+        id=path.stem,  # the item's id, with a number if two collections use the same id
         tile=_tile(item),
         date=sensed.date(),
         product=path,
         format="stac",
         baseline=version,
         platform=_first(properties, "platform"),
-        cloud_fraction=None if cloudy is None else float(cloudy) / 100,
+        cloud_fraction=None if cloud_percent is None else float(cloud_percent) / 100,
         bands={name: found[name] for name in BANDS if name in found},
         masks={name: found[name] for name in MASKS if name in found},
         sensed=sensed,
-        valid_fraction=None if empty is None else 1 - float(empty) / 100,
+        valid_fraction=None if nodata_percent is None else 1 - float(nodata_percent) / 100,
         generated=_first(properties, "s2:generation_time", "processing:datetime", "created"),
-        datastrip=strip[1] if strip else None,
+        datastrip=datastrip[1] if datastrip else None,
     )
 
 
 def _unstated_offset(version: str | None) -> float:
-    """Return the offset, in digital numbers, of assets that state none.
+    """Return the offset, in digital numbers, of assets that state no offset.
 
-    From processing baseline 04.00 on, products hold digital numbers raised by 1000 in every band
-    (ESA, "Copernicus Sentinel-2: Major Products Upgrade Upcoming", 2021). A catalogue that copies
-    them as they are and says nothing of it leaves it to its readers: so does the Planetary
-    Computer ("Baseline Change" of its sentinel-2-l2a; microsoft/PlanetaryComputer, issue 134).
+    Since processing baseline 04.00, ESA adds 1000 to the digital numbers of every band (ESA,
+    "Copernicus Sentinel-2: Major Products Upgrade Upcoming", 2021). Catalogues that copy the
+    pixels without stating the offset leave it to the reader to subtract 1000. One of them is the
+    Planetary Computer ("Baseline Change" of its sentinel-2-l2a; microsoft/PlanetaryComputer,
+    issue 134).
     """
     return -1000.0 if version is not None and version >= "04.00" else 0.0
 
@@ -164,20 +158,20 @@ def _tile(item: Item) -> str:
 
 
 def _first(properties: Mapping[str, Any], *names: str) -> Any:
-    """Return the first of several properties that is there."""
+    """Return the value of the first property that exists, or None."""
     return next((properties[n] for n in names if properties.get(n) is not None), None)
 
 
 def _time(text: object) -> datetime | None:
-    """Read a time of RFC 3339, to UTC without saying so."""
+    """Convert a time of RFC 3339 to a naive datetime in UTC; return None for anything else."""
     if not isinstance(text, str):
         return None
     time = datetime.fromisoformat(text)
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
-# Common names of the extension eo, and what Earth Search calls its assets. "rededge" alone is left
-# out: catalogues call three bands so.
+# Common names of the extension eo, and names of assets in Earth Search. "rededge" without a number
+# is left out, because catalogues use it for three bands.
 _BAND_OF = {
     **{common: band for band, common in COMMON_NAMES.items()},
     **{"rededge1": "B05", "rededge2": "B06", "rededge3": "B07"},
@@ -185,24 +179,24 @@ _BAND_OF = {
 _CLOUD_PROBABILITY = re.compile(r"(MSK_)?CLD(PRB)?(_\d\dm)?", re.IGNORECASE)
 _IMAGE = re.compile(r"image/(tiff|jp2|jpeg2000|x\.geotiff|vnd\.stac\.geotiff)")
 _IMAGE_ENDINGS = (".tif", ".tiff", ".jp2")
-# Pictures, and what is no picture.
+# Roles of images for people, and of files that are not images.
 _OTHER_ROLES = frozenset({"visual", "overview", "thumbnail", "metadata"})
 
 
 @dataclass(frozen=True)
-class Asset:
+class _Asset:
     """One layer of one asset.
 
     Parameters
     ----------
     key
-        Its name in the item.
+        Name of the asset in the item.
     fields
-        What the item says of it.
+        The asset's JSON object.
     layer
-        Band of the file, counted from 1.
+        Number of the layer in the file, counted from 1.
     layers
-        How many the file has, as far as the item says.
+        Number of layers in the file according to the item; 1 if it lists none.
     """
 
     key: str
@@ -211,9 +205,9 @@ class Asset:
     layers: int
 
     def get(self, name: str, *older: str) -> Any:
-        """Return a field of the layer, else of the asset; `older` names it in earlier versions.
+        """Return a field of the layer, or else of the asset; `older` are its earlier names.
 
-        Versions 1.0 hold layers in eo:bands and raster:bands, 1.1 in bands.
+        STAC 1.1 describes layers in `bands`, STAC 1.0 in `eo:bands` and `raster:bands`.
         """
         places = [
             self.fields[group][self.layer - 1]
@@ -227,21 +221,21 @@ class Asset:
         return None
 
 
-def best_assets(item: Mapping[str, Any]) -> dict[str, Asset]:
+def _best_assets(item: Mapping[str, Any]) -> dict[str, _Asset]:
     """Choose an asset for every band and mask.
 
-    Files of one band go before composites of several, native resolution before copies at another,
-    GeoTIFF before JPEG 2000, of which more has to be read for the same pixels.
+    Files of one band are preferred to files of several bands, the native resolution to others, and
+    GeoTIFF to JPEG 2000, because JPEG 2000 needs more bytes for the same pixels.
     """
-    best: dict[str, Asset] = {}
+    best: dict[str, _Asset] = {}
     for name, asset in _images(item):
-        if name not in best or _merit(name, asset) > _merit(name, best[name]):
+        if name not in best or _rank(name, asset) > _rank(name, best[name]):
             best[name] = asset
     return best
 
 
-def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
-    """Yield the layers that are bands or masks, with their names."""
+def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, _Asset]]:
+    """Yield the names and layers of all bands and masks."""
     for key, fields in item["assets"].items():
         href = fields["href"].partition("?")[0].lower()
         is_image = _IMAGE.match(fields.get("type") or "") or href.endswith(_IMAGE_ENDINGS)
@@ -249,14 +243,14 @@ def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, Asset]]:
             continue
         layers = max(len(fields.get(g) or ()) for g in ("bands", "raster:bands", "eo:bands"))
         for layer in range(1, max(layers, 1) + 1):
-            asset = Asset(key, fields, layer, max(layers, 1))
+            asset = _Asset(key, fields, layer, max(layers, 1))
             name = _band_name(asset)
             if name is not None:
                 yield name, asset
 
 
-def _band_name(asset: Asset) -> str | None:
-    """Tell which band or mask a layer is: by the asset's key, its names, or the file's."""
+def _band_name(asset: _Asset) -> str | None:
+    """Return the band or mask that a layer is, by the asset's key, its names or the file's name."""
     texts = [asset.get("name"), asset.get("eo:common_name", "common_name")]
     if asset.layers == 1:
         file = asset.fields["href"].partition("?")[0].rpartition("/")[2]
@@ -270,38 +264,38 @@ def _band_name(asset: Asset) -> str | None:
     return None
 
 
-def _merit(name: str, asset: Asset) -> tuple[bool, float, bool]:
-    """Rank the assets of one band."""
+def _rank(name: str, asset: _Asset) -> tuple[bool, float, bool]:
+    """Return the sort key of the assets of one band, the best one last."""
     transform = asset.get("proj:transform")
     metres = abs(transform[0]) if transform else asset.get("gsd") or 0
     is_jp2 = asset.fields["href"].partition("?")[0].lower().endswith(".jp2")
     return asset.layers == 1, -abs(metres - NATIVE_RESOLUTION_M.get(name, 20)), not is_jp2
 
 
-def band_of(
+def _band(
     name: str,
-    asset: Asset,
+    asset: _Asset,
     item: Mapping[str, Any],
     folder: Path,
     signed_by: str | None,
     unstated_offset: float,
 ) -> Band:
-    """Describe a band; its file is opened only if the item does not say where its pixels lie.
+    """Convert an asset into a band. The file is opened only if the item does not state its grid.
 
     Parameters
     ----------
     name
-        Of the band or mask.
+        Name of the band or mask.
     asset
-        Where it is.
+        Asset and layer.
     item
-        The item that the asset belongs to.
+        The item of the asset.
     folder
-        What relative paths start from.
+        Base of relative paths.
     signed_by
         planetary_computer, or None.
     unstated_offset
-        Digital numbers to add where the asset states no offset.
+        Digital numbers to add if the asset states no offset.
     """
     source = asset.fields["href"]
     if not is_address(source):
@@ -330,16 +324,16 @@ def band_of(
 
 
 def _radiometry(
-    asset: Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
+    asset: _Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
 ) -> tuple[float, float]:
-    """Return scale and offset, as in `geo.imagery.acquisition.Band`, by what the item states.
+    """Return the scale and offset of an asset, as in `geo.imagery.acquisition.Band`.
 
-    Earth Search takes the offset out of the pixels of its sentinel-2-l2a and says so in
-    earthsearch:boa_offset_applied (sentinel:boa_offset_applied before), while its assets go on
-    stating it: cirrus-geo/cirrus-earth-search, issues 21 and 33.
+    Earth Search subtracts the offset from the pixels of its sentinel-2-l2a, and states that in
+    earthsearch:boa_offset_applied (formerly sentinel:boa_offset_applied). Its assets still state
+    the offset (cirrus-geo/cirrus-earth-search, issues 21 and 33), which must then be ignored.
     """
-    kind = asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
-    is_integer = bool(np.issubdtype(np.dtype(kind), np.integer))
+    dtype = asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
+    is_integer = bool(np.issubdtype(np.dtype(dtype), np.integer))
     scale = asset.get("scale", "raster:scale")
     if scale is None:
         scale = 0.0001 if is_integer else 1.0
@@ -352,8 +346,8 @@ def _radiometry(
     return scale_and_offset(float(scale), float(offset), is_integer, None)
 
 
-def _grid(asset: Asset, item: Mapping[str, Any]) -> Grid | None:
-    """Make the grid that the item states by the extension projection, or None."""
+def _grid(asset: _Asset, item: Mapping[str, Any]) -> Grid | None:
+    """Return the grid that the item states by the extension projection, or None."""
     properties = item["properties"]
 
     def stated(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -12,28 +13,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
+from pystac.errors import STACError
 from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
 from geo.errors import InputError
 from geo.imagery.acquisition import first_five, is_address, safe_name
-from geo.imagery.remote import (
-    PASSING,
-    TIMEOUT_S,
-    PassingFault,
-    read_whole,
-    until_answered,
-    without_signature,
-)
+from geo.imagery.remote import read_bytes, web_session, without_signature
 
 logger = logging.getLogger(__name__)
 
 Document = dict[str, Any]
 
-_ITEM_SEARCH = "item-search"
-# What an item is kept with; its links to the service change from search to search.
-_KEPT = (
+_ITEM_SEARCH = "item-search"  # conformance class of APIs
+_ITEMS_A_PAGE = 100
+# The members of an item that are kept. Its links are left out: they differ between searches.
+_MEMBERS = (
     *("type", "stac_version", "stac_extensions", "id", "collection"),
     *("bbox", "geometry", "properties", "assets"),
 )
@@ -41,16 +37,16 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Search:
-    """What an API is asked for; catalogues and item collections are taken whole.
+    """The query for an API. Catalogues and item collections are read completely.
 
     Parameters
     ----------
     collections
-        Names; the service's own.
+        Names of the service's collections.
     bbox
         West, south, east, north in degrees, or None for the whole world.
     start, end
-        First and last day, None: unbounded.
+        First and last day, None: no limit.
     """
 
     collections: Sequence[str]
@@ -59,56 +55,51 @@ class Search:
     end: date | None
 
 
-def save_items(source: str | Path, folder: Path, search: Search) -> None:
-    """Write every item of a source into a file of its own; those that are there and equal stay.
+def search_items(source: str | Path, search: Search) -> dict[str, Document]:
+    """Return the items of a source by id, with absolute addresses, in order of time.
 
     Parameters
     ----------
     source
         Path or address of an item collection, an item, a catalogue or an API.
-    folder
-        Where <id>.json are written; files of items that are no longer found are removed.
     search
-        What to ask an API for.
+        The query for an API.
+
+    Returns
+    -------
+    dict
+        The key is the id of the item, as a safe file name. Items of different collections may have
+        the same id: a number is appended to the keys of all but the first.
 
     Raises
     ------
     InputError
-        If the source cannot be read, is no STAC, or holds no item.
+        If the source cannot be read, is not STAC, or has no item.
     """
     shown = without_signature(str(source)) if is_address(source) else str(source)
-    items = [_kept(item, base) for item, base in find_items(source, search)]
+    items = [_normalised(item, base) for item, base in _find_items(source, search)]
     if not items:
         raise InputError(
             f"{shown} has no STAC item for {search}. Check the dates, the area and the collections."
         )
     items.sort(key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
-    folder.mkdir(parents=True, exist_ok=True)
-    texts: dict[str, str] = {}
+    found: dict[str, Document] = {}
     for item in items:
         id_ = safe_name(str(item["id"]))
-        # Two collections may share an id.
         numbered = (f"{id_}_{number}" for number in itertools.count(2))
-        name = next(n for n in itertools.chain([id_], numbered) if f"{n}.json" not in texts)
-        texts[f"{name}.json"] = json.dumps(item, indent=1, ensure_ascii=False)
-    for file in folder.glob("*.json"):
-        if file.name not in texts:
-            file.unlink()
-    for name, text in texts.items():
-        file = folder / name
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            temporary = file.with_suffix(".json.part")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(file)
+        found[next(n for n in itertools.chain([id_], numbered) if n not in found)] = item
     logger.info("%d items of %s", len(items), shown)
+    return found
 
 
-def find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, str]]:
-    """Yield the items of a source, each with what its relative addresses start from."""
+def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, str]]:
+    """Yield the items of a source, each with the base of its relative addresses."""
     if isinstance(source, Path) and source.is_dir():
         source /= "catalog.json"
     address = str(source)
-    document = _read(address)
+    client = StacApiIO(max_retries=None)
+    client.session = web_session()
+    document = _read(address, client)
     kind = document.get("type")
     if kind == "FeatureCollection":
         for item in document["features"]:
@@ -117,64 +108,88 @@ def find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, s
         yield document, address
     elif kind in ("Catalog", "Collection"):
         if any(_ITEM_SEARCH in str(entry) for entry in document.get("conformsTo") or ()):
-            for item in _ask(address, search):
+            for item in _search_api(address, search, client):
                 links = item.get("links", ())
                 yield item, next((x["href"] for x in links if x.get("rel") == "self"), address)
         else:
-            yield from _walk(document, address)
+            yield from _walk(document, address, client)
     else:
         raise InputError(
-            f"{without_signature(address)} is no STAC: its type is {kind!r}, expected an item "
+            f"{without_signature(address)} is not STAC: its type is {kind!r}, expected an item "
             "collection (FeatureCollection), an item (Feature), a Catalog or a Collection."
         )
 
 
-def _walk(document: Document, address: str) -> Iterator[tuple[Document, str]]:
-    """Yield the items of a static catalogue and of those below it."""
+def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple[Document, str]]:
+    """Yield the items of a static catalogue and of the catalogues below it."""
     for link in document.get("links", ()):
         if link.get("rel") in ("item", "child"):
             place = _join(address, link["href"])
-            linked = _read(place)
+            linked = _read(place, client)
             if linked.get("type") == "Feature":
                 yield linked, place
             else:
-                yield from _walk(linked, place)
+                yield from _walk(linked, place, client)
 
 
-def _ask(address: str, search: Search) -> Iterator[Document]:
-    """Search an API."""
+def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Document]:
+    """Yield the items that an API finds, page by page."""
     if not search.collections:
-        known = _read(f"{address.rstrip('/')}/collections").get("collections", [])
+        found = _read(f"{address.rstrip('/')}/collections", client).get("collections", [])
         raise InputError(
-            f"{address} has several collections: name those to search as imagery.collections. "
-            f"It has: {first_five(sorted(str(entry['id']) for entry in known))}."
+            f"{without_signature(address)} has several collections: set imagery.collections to "
+            f"those to search. It has: {first_five(sorted(str(entry['id']) for entry in found))}."
         )
-    days = [day.isoformat() if day else ".." for day in (search.start, search.end)]
-    yield from search_api(
-        address, search.collections, search.bbox, None if days == ["..", ".."] else "/".join(days)
-    )
-
-
-def _read(address: str) -> Document:
-    """Read a document."""
+    days = "/".join(day.isoformat() if day else ".." for day in (search.start, search.end))
     try:
-        content = read_whole(address) if is_address(address) else Path(address).read_bytes()
-        document = json.loads(content)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        items = Client.open(address, stac_io=client).search(
+            collections=list(search.collections),
+            bbox=None if search.bbox is None else tuple(search.bbox),
+            datetime=None if days == "../.." else days,
+            limit=_ITEMS_A_PAGE,
+        )
+        yield from items.items_as_dicts()
+    except (APIError, STACError) as error:
         raise InputError(
-            f"{without_signature(address)} cannot be read as STAC ({error})."
-        ) from error
+            f"{without_signature(address)} did not answer the search for "
+            f"{', '.join(search.collections)} ({_reason(error)}). Check imagery.collections and "
+            "imagery.bbox, or run it again when the service answers."
+        ) from None  # its text contains the whole address
+
+
+def _read(address: str, client: StacApiIO) -> Document:
+    """Read a document from a disk, an HTTP server or an S3 bucket."""
+    shown = without_signature(address) if is_address(address) else address
+    try:
+        if address.startswith(("http://", "https://")):
+            content: str | bytes = client.request(address)
+        else:
+            content = read_bytes(address)[0] if is_address(address) else Path(address).read_bytes()
+        document = json.loads(content)
+    except APIError as error:
+        raise InputError(f"{shown} cannot be read as STAC ({_reason(error)}).") from None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{shown} cannot be read as STAC ({error}).") from error
     if not isinstance(document, dict):
-        raise InputError(f"{without_signature(address)} is no STAC: it holds no object.")
+        raise InputError(f"{shown} is not STAC: it does not contain a JSON object.")
     return document
 
 
-def _kept(item: Mapping[str, Any], base: str) -> Document:
-    """Return what is kept of an item, with whole addresses."""
+def _reason(error: Exception) -> str:
+    """Return what an HTTP server answered, without the queries of addresses."""
+    status = getattr(error, "status_code", None)  # None: there was no answer
+    answer = re.sub(r"\?\S*", "", str(error))
+    return answer if status is None else f"the server answered {status}: {answer[:500]}"
+
+
+def _normalised(item: Mapping[str, Any], base: str) -> Document:
+    """Return an item without the members that differ between searches, with absolute addresses."""
     missing = [name for name in ("id", "properties", "assets") if name not in item]
     if missing:
-        raise InputError(f"{base}: item {item.get('id')} has no {', '.join(missing)}.")
-    kept = {name: item[name] for name in _KEPT if name in item}
+        raise InputError(
+            f"{without_signature(base)}: item {item.get('id')} has no {', '.join(missing)}."
+        )
+    kept = {name: item[name] for name in _MEMBERS if name in item}
     kept["assets"] = {
         key: {**asset, "href": _join(base, asset["href"])}
         for key, asset in item["assets"].items()
@@ -184,77 +199,9 @@ def _kept(item: Mapping[str, Any], base: str) -> Document:
 
 
 def _join(base: str, href: str) -> str:
-    """Return the whole of a relative address, or path."""
+    """Return a relative address or path as an absolute one."""
     if is_address(href):
         return href.removeprefix("file://")
     if is_address(base):
         return urljoin(base, href)
     return str((Path(base).absolute().parent / href).resolve())
-
-
-_ITEMS_A_PAGE = 100
-
-
-class _PatientIO(StacApiIO):
-    """Requests that are tried again as those for pixels are."""
-
-    def request(
-        self,
-        href: str,
-        method: str | None = None,
-        headers: dict[str, str] | None = None,
-        parameters: dict[str, Any] | None = None,
-    ) -> str:
-        """Ask until there is an answer."""
-        ask = super().request
-
-        def attempt() -> str:
-            try:
-                return ask(href, method, headers, parameters)
-            except APIError as error:
-                # Without a status, the connection failed or the answer broke off.
-                status = getattr(error, "status_code", None)
-                if status is not None and status not in PASSING:
-                    raise
-                raise PassingFault(
-                    f"the server answered {status}" if status else "the connection failed"
-                ) from error
-
-        return until_answered(without_signature(href), attempt)
-
-
-def search_api(
-    address: str, collections: Sequence[str], bbox: Sequence[float] | None, days: str | None
-) -> Iterator[dict[str, Any]]:
-    """Yield the items that an API finds.
-
-    Parameters
-    ----------
-    address
-        Of its landing page.
-    collections
-        Where to look.
-    bbox
-        West, south, east, north in degrees, or None.
-    days
-        "2018-01-01/2018-12-31", either day .. where unbounded; None: any time.
-
-    Raises
-    ------
-    InputError
-        If the API refuses the search, or still does not answer after the last try.
-    """
-    try:
-        client = Client.open(address, stac_io=_PatientIO(timeout=TIMEOUT_S, max_retries=0))
-        found = client.search(
-            collections=list(collections),
-            bbox=None if bbox is None else tuple(bbox),
-            datetime=days,
-            limit=_ITEMS_A_PAGE,
-        )
-        yield from found.items_as_dicts()
-    except APIError as error:
-        raise InputError(
-            f"{without_signature(address)} refuses the search for {', '.join(collections)} "
-            f"({error}). Check imagery.collections and imagery.bbox."
-        ) from error

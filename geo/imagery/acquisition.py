@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.signing import PLANETARY_COMPUTER
 
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -30,6 +29,8 @@ SCENE_CLASSIFICATION = "SCL"
 MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
 # Of imagery whose file names and attributes name no MGRS tile.
 UNNAMED_TILE = "scene"
+# Prefix of addresses that need a token of the Planetary Computer: planetary-computer+https://...
+PLANETARY_COMPUTER = "planetary-computer+"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 # A member of a zip archive as GDAL names it; braces end the archive's name, whatever its ending:

@@ -1,4 +1,4 @@
-"""Read windows of the arrays of NetCDF and Zarr stacks, from any thread."""
+"""Read windows of the arrays of NetCDF and Zarr stacks; safe to call from several threads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Plane
 
-# The HDF5 library below netCDF4 is not safe to use from two threads.
+# The HDF5 library that netCDF4 uses is not thread-safe.
 NETCDF_LOCK = threading.Lock()
 
 
 def is_consolidated(path: Path) -> bool:
-    """Tell whether a Zarr store repeats the metadata of all its arrays in one place."""
+    """Return whether a Zarr store repeats the metadata of all its arrays in one file."""
     root = path / "zarr.json"
     if root.is_file():
         return bool(json.loads(root.read_bytes()).get("consolidated_metadata"))
@@ -27,16 +27,17 @@ def is_consolidated(path: Path) -> bool:
 
 
 def chunks_by_place(array: Path, plane: Plane) -> dict[tuple[int, ...], list[Path]]:
-    """Group the files of a Zarr array's chunks by their places on the axes that a plane fixes.
+    """Group the chunk files of a Zarr array by their chunk numbers on the axes that a plane fixes.
 
-    Chunks of nothing but fill values may have no file. `place_of` gives a plane's own place.
+    A chunk that only contains fill values may have no file. `place_of` returns the chunk numbers
+    of a plane.
     """
     chunks: dict[tuple[int, ...], list[Path]] = {}
     fixed = [axis for axis, place in enumerate(plane.axes) if isinstance(place, int)]
     for folder, _, files in os.walk(array):
         for name in files:
             file = Path(folder, name)
-            # 4.0.1 or 4/0/1 in version 2; c/4/0/1 or c.4.0.1 in version 3.
+            # Zarr version 2 names a chunk 4.0.1 or 4/0/1, version 3 names it c/4/0/1 or c.4.0.1.
             parts = re.split(r"[./]", file.relative_to(array).as_posix().removeprefix("c"))
             places = [int(part) for part in parts if part.isdecimal()]
             if len(places) == len(plane.axes):
@@ -45,7 +46,7 @@ def chunks_by_place(array: Path, plane: Plane) -> dict[tuple[int, ...], list[Pat
 
 
 def place_of(array: Path, plane: Plane) -> tuple[int, ...]:
-    """Return the place of a plane among the chunks of its Zarr array, on the axes that it fixes."""
+    """Return the chunk numbers of a plane on the axes that it fixes."""
     metadata = array / "zarr.json"
     if metadata.is_file():
         configuration = json.loads(metadata.read_bytes())["chunk_grid"]["configuration"]
@@ -59,23 +60,23 @@ def place_of(array: Path, plane: Plane) -> tuple[int, ...]:
 def read_plane(
     path: Path, plane: Plane, nodata: float | None, rows: slice, cols: slice
 ) -> NDArray[Any]:
-    """Read raw values of a window of a plane, north up.
+    """Read the raw values of a window of a plane, north up.
 
     Parameters
     ----------
     path
         NetCDF file or Zarr folder.
     plane
-        Which array, and where on its axes.
+        The array and the position on its axes.
     nodata
-        Given in place of values that are missing or out of the valid range.
+        Replaces values that are missing or outside the valid range; None: they stay.
     rows, cols
-        Start and stop of pixels, counted from the north-western corner.
+        Start and stop of the window, in pixels from the north-western corner.
 
     Returns
     -------
     ndarray of shape (rows, cols)
-        In the data type of the file.
+        Values in the data type of the file.
 
     Raises
     ------
@@ -91,11 +92,11 @@ def read_plane(
         values = values.T
     if plane.south_up:
         values = values[::-1]
-    return _with_one_nodata(values, plane, nodata)
+    return _replace_nodata(values, plane, nodata)
 
 
 def _read_netcdf(path: Path, variable: str, selection: tuple[int | slice, ...]) -> NDArray[Any]:
-    """Read part of a variable as it is stored."""
+    """Read part of a variable without decoding its scale, offset and fill value."""
     import netCDF4
 
     with NETCDF_LOCK, netCDF4.Dataset(path) as stack:
@@ -104,18 +105,18 @@ def _read_netcdf(path: Path, variable: str, selection: tuple[int | slice, ...]) 
 
 
 def _read_zarr(path: Path, variable: str, selection: tuple[int | slice, ...]) -> NDArray[Any]:
-    """Read part of an array as it is stored; only the chunks below the selection are decoded."""
+    """Read part of an array without decoding its scale, offset and fill value."""
     import zarr
 
     return np.asarray(zarr.open_array(path, path=variable, mode="r")[selection])
 
 
-def _with_one_nodata(values: NDArray[Any], plane: Plane, nodata: float | None) -> NDArray[Any]:
-    """Replace every value that is not data by the one value that says so."""
-    unknown = np.isin(values, plane.missing)
+def _replace_nodata(values: NDArray[Any], plane: Plane, nodata: float | None) -> NDArray[Any]:
+    """Replace all values that mean nodata by the band's nodata value."""
+    is_nodata = np.isin(values, plane.missing)
     if plane.valid_range is not None:
         least, greatest = plane.valid_range
-        unknown |= (values < least) | (values > greatest)
-    if nodata is None or not unknown.any():
+        is_nodata |= (values < least) | (values > greatest)
+    if nodata is None or not is_nodata.any():
         return values
-    return np.where(unknown, nodata, values).astype(values.dtype)
+    return np.where(is_nodata, nodata, values).astype(values.dtype)

@@ -169,7 +169,7 @@ def _fetch_items(
 
     Where imagery.bbox is not set, an API is searched for the bounds of the register.
     """
-    from geo.formats.stac_search import Search, save_items  # local imagery does without HTTP
+    from geo.formats.stac_search import Search, search_items  # local imagery does without HTTP
     from geo.register.reading import read_bounds
 
     wanted = settings.imagery
@@ -177,7 +177,14 @@ def _fetch_items(
     if bbox is None and register is not None and is_address(imagery):  # which may be an API
         bbox = list(read_bounds(register, settings.parcels.layer))
     source = imagery if is_address(imagery) else Path(imagery)
-    save_items(source, folder, Search(wanted.collections, bbox, wanted.start, wanted.end))
+    found = search_items(source, Search(wanted.collections, bbox, wanted.start, wanted.end))
+    _write_changed(
+        {
+            folder / f"{name}.json": json.dumps(item, indent=1, ensure_ascii=False)
+            for name, item in found.items()
+        },
+        folder,
+    )
 
 
 def write_items(folder: Path, found: Sequence[Acquisition]) -> None:
@@ -191,6 +198,11 @@ def write_items(folder: Path, found: Sequence[Acquisition]) -> None:
         folder / f"{item.id}.json": json.dumps(to_item(item, folder, digest[item.id]), indent=1)
         for item in found
     }
+    _write_changed(texts, folder)
+
+
+def _write_changed(texts: Mapping[Path, str], folder: Path) -> None:
+    """Write the files of a folder that are new or changed, and remove its other JSON files."""
     for path in folder.glob("*.json"):
         if path not in texts:
             path.unlink()

@@ -1,31 +1,42 @@
-"""A server on the loopback that fails as told, and scenes with their STAC items to put on it."""
+"""A local HTTP server whose answers fail on request, and scenes with their STAC items for it."""
 
 import http.server
 import json
 import re
 import socket
 import threading
+import time
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import rasterio
 import rasterio.shutil
 from affine import Affine
+
+from geo.imagery import remote
 
 METRES = {"B02": 10, "B03": 10, "B8A": 20, "SCL": 20}
 COMMON = {"B02": "blue", "B03": "green", "B8A": "nir08", "SCL": "scl"}
 SIZE = 384
 BLOCK = 128
 ORIGIN = (500_000, 5_600_000)
+SILENCE_S = 5.0
+
+
+def shorten_waits(monkeypatch):
+    """Let failed requests be repeated almost at once."""
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(remote, "LONGEST_WAIT_S", 0.04)
 
 
 class Server:
-    """Serve a folder with range requests, and a STAC API over `items`.
+    """Serve a folder with range requests, tokens below /sas/, and a STAC API over `items`.
 
-    `faults(number, time)` gives the fault of an answer: None, 503, dropped, short (cut off) or
-    shorter (cut off, and says so nowhere). `number` counts the answers, `time` how often the same
-    was asked for before.
+    `faults(number, repeat)` returns the fault of an answer: None, 503, dropped (no answer), silent
+    (no answer for `SILENCE_S`), short (the body is cut), or shorter (the body is cut, and the
+    length in the header agrees). `number` counts the answers, `repeat` the earlier requests for
+    the same.
     """
 
     def __init__(self, root):
@@ -33,10 +44,11 @@ class Server:
         self.items = []
         self.log = []
         self.faults = lambda *_: None
-        self.knows_ranges = True
-        self.patience = None
-        self.shift = 0
-        self.asked = []
+        self.supports_ranges = True
+        self.retry_after = None
+        self.etag = None
+        self.shift = 0  # bytes between the requested start and the sent one
+        self.requests = []
         self.needs_query = False
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"server_": self})
@@ -52,8 +64,8 @@ class Server:
 
     def fault_of(self, request):
         with self.lock:
-            self.asked.append(request)
-            return self.faults(len(self.asked) - 1, self.asked.count(request) - 1)
+            self.requests.append(request)
+            return self.faults(len(self.requests) - 1, self.requests.count(request) - 1)
 
     @property
     def bytes_sent(self):
@@ -68,8 +80,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        parts = urlsplit(self.path)  # a proxy is asked for whole addresses
-        path = parts.path.lstrip("/")
+        parts = urlsplit(self.path)  # a proxy receives absolute addresses
+        path = unquote(parts.path).lstrip("/")
         if path.startswith("api"):
             self.api(path, {name: value[0] for name, value in parse_qs(parts.query).items()})
             return
@@ -91,43 +103,49 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def file(self, file, path):
         content = file.read_bytes()
-        asked = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked is None or not self.server_.knows_ranges:
+        extent = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if extent is None or not self.server_.supports_ranges:
             self.answer(content, path)
             return
-        start, last = int(asked[1]) + self.server_.shift, min(int(asked[2]), len(content) - 1)
+        start, last = int(extent[1]) + self.server_.shift, min(int(extent[2]), len(content) - 1)
         span = f"bytes {start}-{last}/{len(content)}"
         self.answer(content[start : last + 1], path, 206, {"Content-Range": span})
 
     def answer(self, body, path, status=200, headers=None):
-        fault = self.server_.fault_of((path, (headers or {}).get("Content-Range"), len(body)))
+        headers = headers or {}
+        fault = self.server_.fault_of((path, headers.get("Content-Range"), len(body)))
         self.server_.log.append(
             {"path": path, "fault": fault, "bytes": len(body), "headers": dict(self.headers)}
         )
         if fault == "503":
             self.send_response(503)
             self.send_header("Content-Length", "0")
-            if self.server_.patience:
-                self.send_header("Retry-After", self.server_.patience)
+            if self.server_.retry_after:
+                self.send_header("Retry-After", self.server_.retry_after)
             self.end_headers()
             return
-        if fault == "dropped":
+        if fault in ("dropped", "silent"):
             self.close_connection = True
+            if fault == "silent":
+                time.sleep(SILENCE_S)
             self.connection.shutdown(socket.SHUT_RDWR)
             return
+        if self.server_.etag:  # as Azure sends them always
+            date = "Mon, 01 Jan 2018 00:00:00 GMT"
+            headers = {**headers, "ETag": self.server_.etag, "Last-Modified": date}
         whole = len(body)
         if fault in ("short", "shorter"):
             body = body[: whole // 3]
             self.close_connection = True
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if fault == "shorter" else whole))
         self.end_headers()
         self.wfile.write(body)
 
     def api(self, path, query):
-        """A small STAC API: landing page, collections, and search with two items a page."""
+        """Answer as a STAC API: landing page, collections, and search with two items a page."""
         root = f"{self.server_.url}/api"
         if path.rstrip("/") == "api":
             body = {
@@ -181,39 +199,36 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         }
 
 
-def write_scene(folder, generator, day, ending=".tif", blocksize=BLOCK):
-    """Write the files of one acquisition, {band: array}, as B02.tif ... in a folder of the day."""
+def write_scene(folder, generator, day, ending=".tif"):
+    """Write the files of one acquisition, B02.tif and so on, into a folder of the day."""
     target = Path(folder) / day
     target.mkdir(parents=True)
-    pixels = {}
     for name, metres in METRES.items():
         shape = (SIZE * 10 // metres,) * 2
         if name == "SCL":
             values = generator.choice([4, 5, 8, 9], shape, p=[0.5, 0.3, 0.1, 0.1]).astype("uint8")
         else:
             values = generator.integers(1_000, 10_000, shape).astype("uint16")
-        pixels[name] = values
         plain = target / "plain.tif"
         with rasterio.open(
             plain, "w", driver="GTiff", count=1, height=shape[0], width=shape[1],
             dtype=values.dtype, crs="EPSG:32631", nodata=0, transform=transform_of(metres),
         ) as raster:  # fmt: skip
             raster.write(values, 1)
-        options = {"driver": "COG", "blocksize": blocksize, "compress": "deflate"}
+        options = {"driver": "COG", "blocksize": BLOCK, "compress": "deflate"}
         if ending == ".jp2":
             options = {"driver": "JP2OpenJPEG", "quality": 100, "reversible": "YES",
-                       "blockxsize": blocksize, "blockysize": blocksize}  # fmt: skip
+                       "blockxsize": BLOCK, "blockysize": BLOCK}  # fmt: skip
         rasterio.shutil.copy(plain, target / f"{name}{ending}", **options)
         plain.unlink()
-    return pixels
 
 
 def transform_of(metres):
     return Affine(metres, 0, ORIGIN[0], 0, -metres, ORIGIN[1])
 
 
-def item_of(day, base, ending=".tif", *, keys=None, properties=None, assets=None):
-    """Make the item of a scene, whose files lie at `base`."""
+def item_of(day, base, ending=".tif"):
+    """Make the item of a scene whose files are in the folder or address `base`."""
     sensed = datetime.strptime(day, "%Y%m%d")
     return {
         "type": "Feature",
@@ -229,16 +244,14 @@ def item_of(day, base, ending=".tif", *, keys=None, properties=None, assets=None
             "grid:code": "MGRS-31UES",
             "eo:cloud_cover": 20.0,
             "s2:processing_baseline": "03.01",
-            **(properties or {}),
         },
         "links": [],
         "assets": {
-            (keys or COMMON)[name]: {
+            COMMON[name]: {
                 "href": f"{base}/{day}/{name}{ending}",
                 "type": "image/jp2" if ending == ".jp2" else "image/tiff; application=geotiff",
                 "proj:shape": [SIZE * 10 // metres] * 2,
                 "proj:transform": list(transform_of(metres))[:6],
-                **(assets or {}),
             }
             for name, metres in METRES.items()
         },

@@ -22,7 +22,6 @@ from shapely import Point, box
 
 from geo.errors import InputError
 from geo.grid import read_grids
-from geo.imagery import remote
 from geo.imagery.listing import Damaged
 from pipeline.stages.clean import clean
 from pipeline.stages.index import damaged_rows, index
@@ -36,6 +35,7 @@ from tests.builders.models import save_models
 from tests.builders.pixel_sets import BANDS, make
 from tests.builders.runs import for_label, label_parcels, merged, observe
 from tests.builders.safe import write_safe, zip_product
+from tests.builders.stac import shorten_waits
 from tests.builders.theia import write_product
 
 X, Y = 500_000, 5_600_000
@@ -312,7 +312,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("case", SETTINGS)
 def test_bad_settings(inputs, case, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01,))
+    shorten_waits(monkeypatch)
     over, words = SETTINGS[case]
     inputs.geotiffs().set(**over)
     if "classes" in over.get("parcels", {}) and isinstance(over["parcels"]["classes"], list):

@@ -11,8 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from geo.errors import InputError
-from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
-from geo.imagery.acquisition import BANDS, MASKS, SCENE_CLASSIFICATION, Band
+from geo.imagery.acquisition import BANDS, MASKS, NATIVE_RESOLUTION_M, SCENE_CLASSIFICATION, Band
 
 _Found = TypeVar("_Found")
 

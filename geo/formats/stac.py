@@ -22,12 +22,12 @@ from geo.formats.conventions import (
     scale_and_offset,
     tile_name,
 )
-from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
     COMMON_NAMES,
     MASKS,
+    NATIVE_RESOLUTION_M,
     UNNAMED_TILE,
     Acquisition,
     Band,

@@ -25,6 +25,12 @@ from geo.imagery.signing import PLANETARY_COMPUTER
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 SCENE_CLASSIFICATION = "SCL"
+# Metres at which the instrument senses a band; level 2A adds coarser and finer copies of some.
+NATIVE_RESOLUTION_M = {
+    **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
+    **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12", SCENE_CLASSIFICATION), 20),
+    **dict.fromkeys(("B01", "B09", "B10"), 60),
+}
 # What tells clouds: classes, cloud probability in percent, the bits of THEIA's cloud mask, and a
 # mask of the user's own (not 0: not observed).
 MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")

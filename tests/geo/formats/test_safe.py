@@ -13,8 +13,8 @@ import pytest
 import rasterio
 
 from geo.errors import InputError
-from geo.formats.safe import find_products
-from geo.formats.safe_metadata import NATIVE_RESOLUTION_M, read_metadata
+from geo.formats.safe import find_products, read_metadata
+from geo.imagery.acquisition import NATIVE_RESOLUTION_M
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from tests.builders.paths import DATA

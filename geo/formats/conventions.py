@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from geo.errors import InputError
 from geo.imagery.acquisition import BANDS, MASKS, NATIVE_RESOLUTION_M, SCENE_CLASSIFICATION, Band
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _Found = TypeVar("_Found")
 
@@ -96,7 +97,7 @@ def decoding(
     ValueError
         If the units are none of reflectance, or the numbers too small to hold it.
     """
-    is_integer = np.issubdtype(encoding.dtype, np.integer)
+    is_integer = encoding.dtype.kind in "iu"
     nodata = encoding.nodata
     if name in MASKS:
         # 0 is class "no data" of the scene classification, and "clear" in every other mask.

@@ -20,7 +20,7 @@ from geo.formats.conventions import bands_and_masks, finest, tile_name
 from geo.formats.stack import describe
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
 from geo.imagery.array_reading import is_consolidated
-from geo.imagery.listing import Damaged, read_each
+from geo.imagery.discovery import Damaged, read_each
 
 _REFLECTANCE = "measurements/reflectance"
 _CLASSIFICATION = "conditions/mask/l2a_classification"

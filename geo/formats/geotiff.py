@@ -22,7 +22,7 @@ from geo.formats.conventions import (
     tile_name,
 )
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
-from geo.imagery.listing import NO_BAND, Damaged, read_each, tiff_files
+from geo.imagery.discovery import NO_BAND, Damaged, read_each, tiff_files
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from geo.imagery.acquisition import (
     Band,
     first_five,
 )
-from geo.imagery.listing import Damaged, read_each, refuse_damaged, walk
+from geo.imagery.discovery import Damaged, read_each, refuse_damaged, walk
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from geo.imagery.acquisition import (
     Band,
     is_address,
 )
-from geo.imagery.listing import ITEM_ENDINGS, Damaged, files_ending, read_each
+from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
 from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
 from geo.imagery.signing import PLANETARY_COMPUTER
 

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from geo.errors import InputError
 from geo.formats.conventions import band_name, bands_and_masks
 from geo.imagery.acquisition import MASKS, Acquisition, Band
-from geo.imagery.listing import Damaged, read_each, theia_folders
+from geo.imagery.discovery import Damaged, read_each, theia_folders
 from geo.imagery.raster_reading import read_header
 
 # SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2_FRE_B2.tif

@@ -249,7 +249,7 @@ def to_item(acquisition: Acquisition, folder: Path, digest: str) -> dict[str, An
     folder
         Where the item will lie: relative paths count from there.
     digest
-        Of the files that it names, as `geo.imagery.listing.digests` gives it.
+        Of the files that it names, as `geo.imagery.discovery.digests` gives it.
     """
     first, last = datetime.time.min, datetime.time(23, 59, 59)
     sensed = acquisition.sensed

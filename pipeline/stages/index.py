@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from geo.errors import InputError
+from geo.formats.conventions import date_in, tile_name
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address, to_item
 from geo.imagery.cloud_masks import (
@@ -21,8 +22,7 @@ from geo.imagery.cloud_masks import (
     cloud_rules,
     stated_cloud_fraction,
 )
-from geo.imagery.discovery import find_acquisitions, in_order_of_use, same_day_reasons
-from geo.imagery.listing import Damaged, digests
+from geo.imagery.discovery import Damaged, digests, find_acquisitions, with_mask_files
 from geo.imagery.radiometry import check_radiometry
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
 from pipeline.workflow.settings import IndexSettings
@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 # Tiles whose numbers of dates differ by less than this share count as equally often seen.
 TENTH = 0.1
+
+# Shares of sensed pixels of two halves of a tile add up to 1; so much more is taken for rounding
+# and for the lines that both data strips hold.
+OVERLAP = 0.02
 
 # Names of before December 2016 put the date of sensing after that of processing:
 # S2A_OPER_PRD_MSIL1C_PDMC_20160607T183552_R094_V20160607T105031_20160607T105031
@@ -136,8 +140,6 @@ def decide(
     for item in damaged:
         logger.warning("Set aside: %s", item.problem)
     if settings.clouds.files is not None:
-        from geo.formats.mask_files import with_mask_files  # few runs have any
-
         found = with_mask_files(found, settings.clouds.files)
     tiles = choose_tiles(found, settings.imagery.tile)
     tile_grids = {tile: tile_grid([item for item in found if item.tile == tile]) for tile in tiles}
@@ -261,6 +263,61 @@ def reasons_not_to_use(
     return reasons
 
 
+def in_order_of_use(found: Iterable[Acquisition]) -> list[Acquisition]:
+    """Sort acquisitions by date and tile; those of one day in the order in which they are merged.
+
+    The one with most sensed pixels comes first, among equals the newest processing.
+    """
+    by_preference = sorted(found, key=lambda item: (item.preference, item.id), reverse=True)
+    return sorted(by_preference, key=lambda item: (item.date, item.tile))
+
+
+def same_day_reasons(same_day: Sequence[Acquisition]) -> dict[str, str]:
+    """Give, by id, why acquisitions of one tile and day are not used; parts of the tile all are.
+
+    Of one sensing processed several times the preferred one stays, the others are `superseded`.
+    What is sensed at another time of the day, and is no other part of the tile, is set aside as
+    `same_day`. Clouds do not take part: what stays must not depend on settings.
+    """
+    reasons: dict[str, str] = {}
+    kept: list[Acquisition] = []
+    for item in in_order_of_use(same_day):
+        if any(is_reprocessing(item, other) for other in kept):
+            reasons[item.id] = "superseded"
+        elif all(is_other_part(item, other) for other in kept):
+            kept.append(item)
+        else:
+            reasons[item.id] = "same_day"
+    return reasons
+
+
+def is_reprocessing(item: Acquisition, other: Acquisition) -> bool:
+    """Tell whether two acquisitions of one tile and day are the same sensing, processed twice.
+
+    A data strip is sensed once. Where it is not known, the same time of sensing and the same share
+    of sensed pixels tell: the two halves of a tile that a change of data strip cuts apart share
+    their time, too, but not that share.
+    """
+    if item.datastrip is not None and other.datastrip is not None:
+        return item.datastrip == other.datastrip
+    is_same_time = item.sensed is not None and item.sensed == other.sensed
+    return is_same_time and item.preference[0] == other.preference[0]
+
+
+def is_other_part(item: Acquisition, other: Acquisition) -> bool:
+    """Tell whether two acquisitions of one tile and day, no reprocessings, complete each other.
+
+    Those of different data strips do; where these are not known, those of different extent, and
+    those whose shares of sensed pixels add up to no more than the tile.
+    """
+    if item.datastrip is not None and other.datastrip is not None:
+        return True
+    if not item.grid.matches(other.grid):
+        return True
+    shares = [1.0 if a.valid_fraction is None else a.valid_fraction for a in (item, other)]
+    return sum(shares) <= 1 + OVERLAP
+
+
 def most_seen_first(used: Iterable[tuple[str, date]]) -> list[str]:
     """Order tiles by how often they were seen, in steps of a tenth; equals by name.
 
@@ -327,8 +384,6 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
     InputError
         If the name of one tells no date: there is no place for it in a time series.
     """
-    from geo.formats.conventions import tile_name
-
     problems = {item.product: item.problem for item in damaged}
     return [
         AcquisitionRow(
@@ -350,8 +405,6 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
 
 def _date_of(product: Path, problem: str) -> date:
     """Return the date of sensing that a name holds."""
-    from geo.formats.conventions import date_in
-
     long_name = _LONG_NAME.search(product.stem)
     try:
         day = date_in(long_name[1] if long_name else product.stem)

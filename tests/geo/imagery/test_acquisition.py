@@ -18,12 +18,10 @@ import yaml
 import zarr
 
 from geo.errors import InputError
-from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band, read_item
-from geo.imagery.discovery import find_acquisitions
-from geo.imagery.listing import digest_of, digests, walk
-from geo.imagery.listing import watched_files as watched_texts
+from geo.imagery.discovery import digest_of, digests, find_acquisitions, walk, with_mask_files
+from geo.imagery.discovery import watched_files as watched_texts
 from geo.pixels.rasterising import index_pixels
 from pipeline.stages.extract import extract
 from pipeline.stages.index import write_items

@@ -11,8 +11,8 @@ import pytest
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.discovery import find_acquisitions, same_day_reasons
-from pipeline.stages.index import index, most_seen_first
+from geo.imagery.discovery import find_acquisitions
+from pipeline.stages.index import index, most_seen_first, same_day_reasons
 from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
     read_acquisitions,

@@ -23,7 +23,7 @@ from shapely import Point, box
 from geo.errors import InputError
 from geo.grid import read_grids
 from geo.imagery import remote
-from geo.imagery.listing import Damaged
+from geo.imagery.discovery import Damaged
 from pipeline.stages.clean import clean
 from pipeline.stages.index import damaged_rows, index
 from pipeline.stages.ingest import ingest

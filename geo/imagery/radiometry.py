@@ -279,14 +279,6 @@ def _known_beside_others(
     return found
 
 
-def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which raw values are data."""
-    known = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
-    if raw.dtype.kind == "f":
-        known &= np.isfinite(raw)
-    return known
-
-
 def reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint16]:
     """Turn samples of raw values of a type into reflectance x 10,000."""
     if dtype.kind != "f" and values.dtype != dtype:

@@ -212,6 +212,14 @@ def _read(
         return list(raster.read(layers, window=Window.from_slices(*part)))
 
 
+def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which raw values of a band are data: neither its nodata value nor NaN."""
+    with_data = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
+    if raw.dtype.kind == "f":
+        with_data &= np.isfinite(raw)
+    return with_data
+
+
 def block_shape(band: Band) -> tuple[int, int]:
     """Return the rows and columns of a band's raster that are decoded together.
 

@@ -20,7 +20,6 @@ from geo.imagery.cloud_masks import (
     check_masks,
     cloud_fraction,
     cloud_rules,
-    stated_cloud_fraction,
 )
 from geo.imagery.discovery import Damaged, digests, find_acquisitions, with_mask_files
 from geo.imagery.radiometry import check_radiometry
@@ -146,7 +145,7 @@ def decide(
     reasons = reasons_not_to_use(found, tile_grids, settings)
     rules = cloud_rules(settings.clouds)
     clouds = {
-        item.id: cloud_fraction(item, rules) if read_pixels else stated_cloud_fraction(item, rules)
+        item.id: cloud_fraction(item, rules, read_pixels=read_pixels)
         for item in found
         if item.id not in reasons
     }

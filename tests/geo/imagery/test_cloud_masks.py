@@ -15,7 +15,7 @@ import geo.pixels.parcel_pixels
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.cloud_masks import CloudRules, check_masks, cloud_fraction, cloud_rules, is_within
+from geo.imagery.cloud_masks import CloudRules, check_masks, cloud_fraction, cloud_rules, dilate
 from geo.imagery.discovery import find_acquisitions, with_mask_files
 from geo.pixels.parcel_pixels import read_clear_mask
 from geo.pixels.pixel_index import PixelIndex
@@ -109,7 +109,7 @@ def test_a_mask_of_ones_own_hides_what_is_not_0():
        st.sampled_from([0.5, 10, 20, 28.3, 40, 55, 1000]), st.floats(0, 0.1))  # fmt: skip
 def test_surroundings_equal_the_distance_to_every_pixel(seed, size, distance, share):
     hidden = np.random.default_rng(seed).random((12, 9)) < share
-    assert np.array_equal(is_within(hidden, size, distance), ~far_from(hidden, size, distance))
+    assert np.array_equal(dilate(hidden, size, distance), ~far_from(hidden, size, distance))
 
 
 def test_pixels_without_data_have_no_surroundings():

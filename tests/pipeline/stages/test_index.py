@@ -89,7 +89,7 @@ def test_every_acquisition_has_a_row(run, rng):
     assert list(read_used(run.table)) == [row.acquisition for row in rows]
     (grid,) = json.loads(run.grids.read_text()).items()
     assert grid[0] == "31UDS"
-    assert Grid.from_dict(grid[1]).bounds == (500_000, 5_599_400, 500_600, 5_600_000)
+    assert Grid(**grid[1]).bounds == (500_000, 5_599_400, 500_600, 5_600_000)
     assert {path.name for path in run.table.parent.iterdir()} == {
         "acquisitions", "acquisitions.json", "acquisitions.csv", "grids.json",
     }  # fmt: skip
@@ -263,7 +263,7 @@ def test_the_grid_is_the_union_of_those_aligned(run, rng):
     write(run, rng, sensed="20220413T105031", x_min=499_900)
     write(run, rng, sensed="20220418T105031", x_min=500_005)
     assert days(run()) == {3: "used", 8: "used", 13: "used", 18: "other_grid"}
-    grid = Grid.from_dict(json.loads(run.grids.read_text())["31UDS"])
+    grid = Grid(**json.loads(run.grids.read_text())["31UDS"])
     assert grid.bounds == (499_900, 5_599_400, 500_600, 5_600_000)
     assert (grid.pixel_width, grid.shape) == (10.0, (60, 70))
 

@@ -13,7 +13,7 @@ from affine import Affine
 
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.radiometry import DarkPixels, can_lie, judge, measure
+from geo.imagery.radiometry import DarkPixels, can_contradict, compare, measure_dark_pixels
 from geo.imagery.raster_reading import read_coarse
 from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import read_acquisitions
@@ -179,8 +179,8 @@ def test_haze_is_no_offset(rng, clouds):
     scene = land(rng)
     measured = [dark(day, scene, False, False) for day in DAYS[:5]]
     measured.append(dark(DAYS[5], scene, False, False, clouds))
-    assert judge(measured)[DAYS[5]] == "undecided"
-    assert judge([dark(day, scene, False, False, clouds) for day in DAYS[:3]]) == dict.fromkeys(
+    assert compare(measured)[DAYS[5]] == "undecided"
+    assert compare([dark(day, scene, False, False, clouds) for day in DAYS[:3]]) == dict.fromkeys(
         DAYS[:3], "undecided"
     )
 
@@ -195,7 +195,7 @@ def test_deserts_snow_and_clouds_are_no_offset(rng, red, infrared, blue):
         noise = rng.normal(0, 0.01, 3600)
         scene = {band: 10_000 * (level + noise) for band, level in spectrum.items()}
         measured.append(dark(day, scene, False, False))
-    assert "contradicts" not in judge(measured).values()
+    assert "contradicts" not in compare(measured).values()
 
 
 def test_a_few_negative_reflectances_are_no_missing_offset(rng):
@@ -205,7 +205,7 @@ def test_a_few_negative_reflectances_are_no_missing_offset(rng):
         for values in scene.values():
             values.ravel()[:100] = rng.uniform(-900, 0, 100)  # 3 %, over-corrected shadows
         measured.append(dark(day, scene, True, True))
-    assert "contradicts" not in judge(measured).values()
+    assert "contradicts" not in compare(measured).values()
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def flanders():
     if not FLANDERS.is_dir():
         pytest.skip(reason=f"{FLANDERS} is not there")
     found = find_acquisitions(FLANDERS, bands=["B04", "B12", "B02"])
-    measured = [item for item in map(measure, found[::2]) if item is not None]
+    measured = [item for item in map(measure_dark_pixels, found[::2]) if item is not None]
     assert {item.bands for item in measured} == {("B04", "B12", "B02")}
     return measured
 
@@ -232,7 +232,7 @@ def pretend(item, announced, in_pixels):
 
 def verdicts(items, flags):
     pretended = [pretend(item, *flag) for item, flag in zip(items, flags, strict=True)]
-    return Counter(judge(pretended).values())
+    return Counter(compare(pretended).values())
 
 
 def test_real_acquisitions_with_true_flags_pass_clouds_and_all(flanders, rng):
@@ -272,7 +272,7 @@ def test_only_what_can_lie_is_looked_at(tmp_path, rng):
             offsets=offsets,
         )  # fmt: skip
     found = find_acquisitions(tmp_path)
-    assert [can_lie(item) for item in found] == [False, True, True, False]
+    assert [can_contradict(item) for item in found] == [False, True, True, False]
 
 
 def test_the_edge_of_what_was_sensed_is_not_dark(tmp_path, rng):
@@ -294,7 +294,7 @@ def test_the_edge_of_what_was_sensed_is_not_dark(tmp_path, rng):
     assert coarse.shape == (1, 700, 700)
     dark_share = (coarse < 900)[coarse > 0].mean()
     assert dark_share > 0.001, "the mixing that this is about"
-    measured = measure(replace(found, bands={"B04": band}))
+    measured = measure_dark_pixels(replace(found, bands={"B04": band}))
     # An eighth to a twentieth over six seeds.
     assert measured.below_floor.max() < dark_share / 4
     assert measured.announced

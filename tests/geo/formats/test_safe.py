@@ -42,7 +42,7 @@ def test_metadata_of_real_products(name, offset):
     folder = DATA / "safe-metadata" / f"{name}.SAFE"
     if not folder.is_dir():
         pytest.skip(reason=f"{folder} is not there")
-    (product,) = find_products(folder)
+    (product,) = find_products(folder, [])
     metadata = read_metadata(product.parse(product.metadata), str(folder))
     (granule,) = metadata.granules
 
@@ -279,7 +279,7 @@ def edit(product, old, new):
         ("BOA_QUANTIFICATION_VALUE", "BOA", "has no BOA_QUANTIFICATION_VALUE or "),
         (">10000<", ">ten thousand<", "could not convert string to float: 'ten thousand'"),
         ('BOA_ADD_OFFSET band_id="8"', 'BOA_ADD_OFFSET x="8"', "is not the metadata of a product"),
-        ('band_id="8"', 'band_id="0"', "gives additive offsets, but none for B8A"),
+        ('band_id="8"', 'band_id="0"', "states additive offsets, but none for B8A"),
         ('band_id="8"', 'band_id="13"', "is not the metadata of a product"),
         ("T31UDS_20220413T105031_B03", "T31UES_20220413T105031_B03", "images of 2 tiles"),
     ],

@@ -86,7 +86,7 @@ def test_a_cut_archive_is_named(tmp_path, rng, kept):
     content = archive.read_bytes()
     archive.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
     message = refusal(tmp_path)
-    assert f"{archive} is no zip archive, or was cut off" in message
+    assert f"{archive} is not a zip archive, or is truncated" in message
     assert "Download it again" in message
 
 

@@ -158,7 +158,7 @@ def test_a_renamed_product_keeps_its_tile(tmp_path, rng):
 def test_products_that_say_too_little_are_refused(tmp_path, rng):
     write_product(tmp_path, rng, start_datetime="yesterday")
     message = refusal(tmp_path)
-    assert f"{tmp_path / NAME}.zarr is no product of EOPF" in message
+    assert f"{tmp_path / NAME}.zarr is not a product of EOPF" in message
     assert "yesterday" in message
     shutil.rmtree(tmp_path / f"{NAME}.zarr")
     write_product(tmp_path, rng)

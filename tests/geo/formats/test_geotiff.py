@@ -236,7 +236,7 @@ def test_what_products_hold_besides_bands_is_left_out(tmp_path, rng, caplog):
     with caplog.at_level("INFO"):
         (found,) = find_acquisitions(tmp_path)
     assert list(found.bands) == ["B02"]
-    assert "2 GeoTIFFs hold no band: T31UDS_20180505_AOT_10m.tif" in caplog.text
+    assert "2 GeoTIFFs contain no band: T31UDS_20180505_AOT_10m.tif" in caplog.text
 
 
 def test_numbers_whose_size_is_unclear_are_refused(tmp_path, rng):

@@ -236,7 +236,7 @@ def test_windows_read_from_many_threads_are_right(tmp_path, rng):
         (lambda d: d.drop_vars("y"), "the axis y needs coordinates"),
         (lambda d: d.assign_coords(x=np.geomspace(1, 8, 8)), "x are not evenly spaced"),
         (lambda d: d.drop_attrs(), "has no coordinate system"),
-        (lambda d: d.assign_attrs(epsg="Mars"), "'Mars' is no coordinate system"),
+        (lambda d: d.assign_attrs(epsg="Mars"), "'Mars' is not a coordinate system"),
         (lambda d: d.rename(B02="blue", B8A="nir"), "none of 1 NetCDF files and Zarr folders has"),
     ],
 )

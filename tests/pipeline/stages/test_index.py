@@ -12,7 +12,7 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
-from pipeline.stages.index import index, most_seen_first, same_day_reasons
+from pipeline.stages.index import duplicates, index, rank_tiles
 from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
     read_acquisitions,
@@ -162,7 +162,7 @@ def test_the_most_often_seen_tile_comes_first_in_steps_of_a_tenth(run, rng):
 )
 def test_order_of_tiles(counts, order):
     used = {(tile, date.fromordinal(1 + i)) for tile, n in counts.items() for i in range(n)}
-    assert "".join(most_seen_first(used)) == order
+    assert "".join(rank_tiles(used)) == order
 
 
 def test_the_newest_processing_is_used(run, rng):
@@ -254,7 +254,7 @@ PAIRS = {
 def test_two_of_a_day(case):
     first, second, reasons = PAIRS[case]
     a, b = look("a", generated="2022", **first), look("b", generated="2023", **second)
-    assert same_day_reasons([a, b]) == same_day_reasons([b, a]) == reasons
+    assert duplicates([a, b]) == duplicates([b, a]) == reasons
 
 
 def test_the_grid_is_the_union_of_those_aligned(run, rng):
@@ -371,5 +371,7 @@ def test_broken_tables_are_refused(tmp_path):
     path = tmp_path / "table.json"
     for text in ("acquisition,tile\nx,y\n", '[{"id": "x", "tile": "31UDS"}]', "[3]"):
         path.write_text(text)
-        with pytest.raises(InputError, match="does not hold the decisions of the stage index"):
+        with pytest.raises(
+            InputError, match="is not the table of acquisitions as the stage index writes it"
+        ):
             read_acquisitions(path)

@@ -806,7 +806,7 @@ def test_a_damaged_acquisition_whose_name_tells_no_date_is_refused(inputs):
     inputs.safe().set(imagery={"damaged": "set_aside"})
     metadata(inputs.products[1]).write_text("<html>")
     inputs.products[1].path.rename(inputs.imagery / "download")
-    refuse(inputs, "MTD_MSIL2A.xml", "its name tells no date")
+    refuse(inputs, "MTD_MSIL2A.xml", "its name contains no date")
 
 
 def test_only_damaged_acquisitions_are_refused(inputs):

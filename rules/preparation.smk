@@ -5,13 +5,13 @@ import json
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.inputs import imagery_state
 
-# Acquisitions that the index found and uses: {id: row}.
+# The acquisitions that are used: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
-# The one that a job extracts.
+# The acquisition that a job extracts.
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
-# Those of the tile that a job assembles, in the order in which they are merged.
+# The acquisitions of the tile that a job assembles, in the order of merging.
 of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
-# The tiles of all, and where each has its packed pixels.
+# All tiles, and the packed pixels of each.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
 tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
 packed = lambda wildcards: [f for t in tiles(wildcards) for f in paths.dataset.tile(t).packed]
@@ -43,10 +43,10 @@ if settings.simulate:
 
 checkpoint index:
     message:
-        "List the acquisitions of {params.imagery} and say which are used."
+        "List the acquisitions of {params.imagery} and decide which are used."
     input:
         imagery=settings.imagery.path if settings.simulate else [],
-        # Whose bounds a STAC source is searched for.
+        # A STAC API is searched within the bounds of the register.
         register=without_braces([settings.parcels.path] if settings.imagery.is_stac else []),
     output:
         acquisitions=paths.acquisitions,
@@ -54,7 +54,7 @@ checkpoint index:
         grids=paths.grids,
     params:
         imagery=verbatim(settings.imagery.path),
-        # What it reads there, and tens of thousands of files as inputs would take Snakemake long.
+        # A digest of the files. Snakemake would be slow with tens of thousands of input files.
         state=imagery_state(settings),
         folder=paths.items,
         stac=verbatim(
@@ -85,7 +85,7 @@ rule clean:
     message:
         "Mend and place the parcels of {params.register}, and check every row."
     input:
-        # Ancient, as every new acquisition rewrites it: what it says counts, see params.
+        # Ancient, because every new acquisition rewrites it. Its content is a parameter.
         grids=ancient(paths.grids),
         register=without_braces([settings.parcels.path]),
     output:
@@ -100,8 +100,8 @@ rule clean:
         grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
-        # No parameters: what label would refuse is refused here, before any pixel is read, but nothing
-        # that is written here depends on it.
+        # Not parameters: errors in these settings are to be found before any pixel is read, but the
+        # output does not depend on them.
         labels=settings_of("label")(None),
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
@@ -120,7 +120,7 @@ rule clean:
 
 rule rasterise:
     message:
-        "Find the pixels of the parcels of tile {wildcards.tile}."
+        "Rasterise the parcels of tile {wildcards.tile}."
     input:
         parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
@@ -150,7 +150,7 @@ rule extract:
     message:
         "Read the parcels' pixels of {wildcards.acquisition}."
     input:
-        # Written by index, and only where something of the acquisition has changed.
+        # The index writes it only if something of the acquisition has changed.
         item=lambda wildcards: paths.item(extracted(wildcards).acquisition),
         pixel_index=lambda wildcards: paths.pixel_index(extracted(wildcards).tile),
     output:
@@ -179,7 +179,8 @@ rule assemble:
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in of_tile(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in of_tile(wildcards)],
-        # Ancient, as every new acquisition of any tile rewrites it: what it says counts, see params.
+        # Ancient, because every new acquisition of any tile rewrites it. The acquisitions of this
+        # tile are a parameter.
         acquisitions=ancient(paths.acquisitions),
         pixel_index=paths.pixel_index("{tile}"),
     output:
@@ -209,7 +210,7 @@ rule assemble:
 
 rule export:
     message:
-        "Write the dataset as other software reads it."
+        "Export the dataset as .npy and JSON files for other software."
     input:
         tiles=packed,
     output:
@@ -256,7 +257,7 @@ rule label:
         dataset=paths.dataset.root,
     resources:
         mem_mb=4000,
-        # No parameter: models keep the names, but are not trained again for others.
+        # Not a parameter: models contain the names, but are not trained again if these change.
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
         paths.log("label"),
@@ -306,7 +307,7 @@ rule features:
         parcels=rules.clean.output.parcels,
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         tiles=packed,
-        # Ancient, as they follow from the tiles.
+        # Ancient, because it follows from the tiles.
         dataset=ancient(paths.dataset.metadata),
     output:
         features=paths.dataset.features,
@@ -327,13 +328,13 @@ rule features:
         " --positions {output.positions:q} --log {log:q}"
 
 
-# META of the tiles is ancient: it follows from them, and whether DATA is written changes none of it.
+# The metadata are ancient: they follow from the tiles, whether DATA is written or not.
 PACKED = lambda wildcards: [*packed(wildcards), *ancient(paths.dataset.metadata)]
-# What is known of the parcels beside their pixels.
+# Properties of the parcels besides their pixels.
 DATASET = [rules.features.output]
-# What says which parcels are of which class, and what the classes are called where they are shown.
+# The classes of the parcels, and the names of the classes in results.
 LABELS, NAMES = rules.label.output.labelled, rules.names.output.names
-# The jobs whose settings make the run what it is: those that the report tells of.
+# The jobs whose settings the report lists.
 JOBS = [
     *(["simulate"] if settings.simulate else []),
     *("index", "clean", "rasterise", "extract", "assemble", "export", "label", "names"),

@@ -141,9 +141,6 @@ def _read(
         date=group.date,
         product=group.files[0],
         format="geotiff",
-        baseline=None,
-        platform=None,
-        cloud_fraction=None,
         bands=wanted,
         masks=masks,
     )

@@ -51,24 +51,24 @@ class StackPart:
         datetime64[s] (T,), in the order of the file.
     bands
         Bands and masks at time 0, by name.
-    time_axes
-        Position of the time axis in the array of a band, None if it has none; by band.
+    kinds
+        Kinds of the axes of a band's array, by band.
     """
 
     path: Path
     tile: str
     times: NDArray[np.datetime64]
     bands: Mapping[str, Band]
-    time_axes: Mapping[str, int | None]
+    kinds: Mapping[str, Sequence[Kind | None]]
 
     def at(self, index: int) -> Iterator[Band]:
         """Yield the bands and masks at a time."""
         for name, band in self.bands.items():
-            axis, plane = self.time_axes[name], band.layer
-            if axis is not None and isinstance(plane, Plane):
-                axes = (*plane.axes[:axis], index, *plane.axes[axis + 1 :])
-                band = replace(band, layer=replace(plane, axes=axes))
-            yield band
+            plane = band.layer
+            assert isinstance(plane, Plane)  # noqa: S101 (all bands of a stack are planes)
+            axes = zip(self.kinds[name], plane.axes, strict=True)
+            at_index = tuple(index if kind == "time" else axis for kind, axis in axes)
+            yield replace(band, layer=replace(plane, axes=at_index))
 
 
 def find(
@@ -120,9 +120,6 @@ def _acquisitions(
             date=sensed.date(),
             product=product,
             format="stack",
-            baseline=None,
-            platform=None,
-            cloud_fraction=None,
             bands=bands,
             masks=masks,
             sensed=sensed,
@@ -235,13 +232,10 @@ def _read_part(
         return None
     bands = finest(band for band, _ in described)
     axes = {band.name: axes for band, axes in described if band is bands[band.name]}
-    time_axes = {
-        name: item.kinds.index("time") if "time" in item.kinds else None
-        for name, item in axes.items()
-    }
     tile = tile_name(str(data.attrs.get("tile", outer.get("tile", "")))) or tile_name(path.stem)
     times = times_of(path, data, {item.time for item in axes.values()})
-    return StackPart(path, tile or UNNAMED_TILE, times, bands, time_axes)
+    kinds = {name: item.kinds for name, item in axes.items()}
+    return StackPart(path, tile or UNNAMED_TILE, times, bands, kinds)
 
 
 def _block_shape(variable: xr.DataArray, axes: Axes, shape: tuple[int, int]) -> tuple[int, int]:

@@ -78,7 +78,6 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
         date=sensed.date(),
         product=product,
         format="theia",
-        baseline=None,
         platform=required("PLATFORM").replace("SENTINEL", "Sentinel-"),
         cloud_fraction=cloud_fraction,
         bands={name: _band(name, file, scale, nodata) for name, file in images.items()},
@@ -106,13 +105,5 @@ def _images(product: Path) -> dict[str, Path]:
 def _band(name: str, file: Path, scale: float, nodata: float | None) -> Band:
     """Return one band or mask."""
     header = read_header(file)
-    return Band(
-        name=name,
-        source=str(file),
-        layer=1,
-        grid=header.grid,
-        block_shape=header.block_shapes[0],
-        scale=scale,
-        offset=0.0,
-        nodata=nodata,
-    )
+    block_shape = header.block_shapes[0]
+    return Band(name, str(file), 1, header.grid, block_shape, scale, nodata=nodata)

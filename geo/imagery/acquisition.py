@@ -54,6 +54,8 @@ _EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
 )
+# Attributes of an acquisition that an item contains under the same names, if they are not None.
+_STATED = ("baseline", "valid_fraction", "generated", "datastrip")
 _MEDIA_TYPES = {
     **dict.fromkeys((".tif", ".tiff"), "image/tiff; application=geotiff"),
     ".jp2": "image/jp2",
@@ -123,9 +125,9 @@ class Band:
     layer: int | Plane
     grid: Grid
     block_shape: tuple[int, int] | None
-    scale: float
-    offset: float
-    nodata: float | None
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -150,14 +152,14 @@ class Acquisition:
         The SAFE folder, GeoTIFF, stack, ... in which `find_acquisitions` finds it.
     format
         Reader that found it.
-    baseline, platform
-        Processing baseline ("04.00") and spacecraft, None if the product does not state them.
-    cloud_fraction
-        Cloudy fraction of the pixels by the product's metadata, 0 to 1, None if not stated.
     bands
         Bands by name, in order of wavelength.
     masks
         Cloud masks by name, those of `MASKS` that the acquisition has.
+    baseline, platform
+        Processing baseline ("04.00") and spacecraft, None if the product does not state them.
+    cloud_fraction
+        Cloudy fraction of the pixels by the product's metadata, 0 to 1, None if not stated.
     sensed
         Start of sensing, UTC, None if the product does not state the time of day.
     valid_fraction
@@ -174,11 +176,11 @@ class Acquisition:
     date: datetime.date
     product: Path
     format: str
-    baseline: str | None
-    platform: str | None
-    cloud_fraction: float | None
     bands: Mapping[str, Band]
     masks: Mapping[str, Band]
+    baseline: str | None = None
+    platform: str | None = None
+    cloud_fraction: float | None = None
     sensed: datetime.datetime | None = None
     valid_fraction: float | None = None
     generated: str | None = None
@@ -265,10 +267,7 @@ def to_item(acquisition: Acquisition, folder: Path, digest: str) -> dict[str, An
         "parcelwise:tile": acquisition.tile,
         "parcelwise:format": acquisition.format,
         "parcelwise:product": _href(str(acquisition.product), folder),
-        "parcelwise:baseline": acquisition.baseline,
-        "parcelwise:valid_fraction": acquisition.valid_fraction,
-        "parcelwise:generated": acquisition.generated,
-        "parcelwise:datastrip": acquisition.datastrip,
+        **{f"parcelwise:{name}": getattr(acquisition, name) for name in _STATED},
         "parcelwise:digest": digest,
     }
     return {
@@ -312,15 +311,12 @@ def read_item(path: Path) -> Acquisition:
             date=datetime.date.fromisoformat(properties["start_datetime"][:10]),
             product=Path(_source(properties["parcelwise:product"], path.parent)),
             format=properties["parcelwise:format"],
-            baseline=properties.get("parcelwise:baseline"),
-            platform=properties.get("platform"),
-            cloud_fraction=None if cloudy is None else cloudy / 100,
             bands={name: band for name, band in layers.items() if name not in MASKS},
             masks={name: band for name, band in layers.items() if name in MASKS},
+            platform=properties.get("platform"),
+            cloud_fraction=None if cloudy is None else cloudy / 100,
             sensed=None if sensed is None else datetime.datetime.fromisoformat(sensed[:-1]),
-            valid_fraction=properties.get("parcelwise:valid_fraction"),
-            generated=properties.get("parcelwise:generated"),
-            datastrip=properties.get("parcelwise:datastrip"),
+            **{name: properties.get(f"parcelwise:{name}") for name in _STATED},
         )
 
 

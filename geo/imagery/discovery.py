@@ -353,16 +353,8 @@ def _with_mask(item: Acquisition, path: Path | None) -> Acquisition:
         from geo.imagery.raster_reading import read_header  # most runs have no such masks
 
         header = read_header(path)
-        masks["MASK"] = Band(
-            name="MASK",
-            source=str(path),
-            layer=1,
-            grid=header.grid,
-            block_shape=header.block_shapes[0],
-            scale=1.0,
-            offset=0.0,
-            nodata=None,  # the file's nodata would not be 0, and is cloudy therefore
-        )
+        # The nodata value of the file is not needed: like every value but 0, it is cloudy.
+        masks["MASK"] = Band("MASK", str(path), 1, header.grid, header.block_shapes[0])
     return replace(item, masks=masks)
 
 

@@ -101,8 +101,7 @@ def index(
     write_acquisitions(acquisitions, decision.rows)
     write_view(table, decision.rows)
     write_json(grids, {tile: asdict(grid) for tile, grid in decision.grids.items()})
-    _log_counts(decision.rows)
-    _warn_of_unmasked(decision.rows, settings)
+    _log(decision.rows, settings)
 
 
 def decide(
@@ -396,12 +395,6 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
             tile=tile_name(product.stem) or "",
             date=_date_of(product, problem),
             product=product,
-            format="",
-            baseline="",
-            platform="",
-            offset="",
-            cloud_fraction=None,
-            used=False,
             reason="damaged",
         )
         for product, problem in problems.items()
@@ -443,15 +436,11 @@ def _offset_text(item: Acquisition) -> str:
     return " ".join(f"{name}={offset}" for name, offset in offsets.items())
 
 
-def _log_counts(rows: Sequence[AcquisitionRow]) -> None:
-    """Log how many acquisitions were found and used, and why others are not."""
+def _log(rows: Sequence[AcquisitionRow], settings: IndexSettings) -> None:
+    """Log how many acquisitions are used and why others are not; warn of missing cloud masks."""
     logger.info("%d acquisitions found, %d used.", len(rows), sum(row.used for row in rows))
     for reason, count in Counter(row.reason for row in rows if not row.used).most_common():
         logger.info("%d not used: %s.", count, reason)
-
-
-def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: IndexSettings) -> None:
-    """Warn of acquisitions without a cloud mask, unless no mask is wanted."""
     unmasked = [row.acquisition for row in rows if row.used and not row.masks]
     if unmasked and settings.clouds.mask != "none":
         logger.warning(

@@ -43,13 +43,13 @@ class AcquisitionRow(NamedTuple):
     tile: str
     date: datetime.date
     product: Path
-    format: str
-    baseline: str
-    platform: str
-    offset: str
-    cloud_fraction: float | None
-    used: bool
-    reason: str
+    format: str = ""
+    baseline: str = ""
+    platform: str = ""
+    offset: str = ""
+    cloud_fraction: float | None = None
+    used: bool = False
+    reason: str = ""
     masks: str = ""
     mask_file: Path | None = None
     radiometry: str = ""

@@ -225,8 +225,8 @@ def test_items_of_acquisitions_that_are_gone_go(tmp_path, rng):
 def test_addresses_have_no_digest():
     grid = Grid("EPSG:32631", 0.0, 0.0, 10.0, 10.0, 8, 8)
     far = {n: Band(n, f"https://x/{n}.tif", 1, grid, None, 1.0, 0.0, 0.0) for n in BANDS}
-    common = ("31UDS", date(2022, 4, 13), Path("x"), "stac", None, None, None)
-    (digest,) = digests([Acquisition("x", *common, far, {})]).values()
+    item = Acquisition("x", "31UDS", date(2022, 4, 13), Path("x"), "stac", far, {})
+    (digest,) = digests([item]).values()
     assert digest == digest_of([])
 
 

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import warnings
 
 import numpy as np
 import pytest
@@ -14,65 +13,15 @@ from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.rasterising import index_pixels
+from tests.builders.eopf import LEFT, NAME, SIDE, TOP, write_product
 from tests.builders.items import assert_survive
 
 WHOLE = slice(None)
-NAME = "S2A_MSIL2A_20251008T100041_N0511_R122_T32TQM_20251008T122613"
-LEFT, TOP, SIDE = 699_960, 4_700_040, 480
-REFLECTANCE = {
-    10: ("b02", "b03"), 20: ("b01", "b02", "b03", "b05", "b8a"), 60: ("b01", "b02", "b8a"),
-}  # fmt: skip
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(12)
-
-
-def dataset(rng, pixel, names, greatest, attrs):
-    """One group: (y, x) without a time, integer pixel centres, CRS as an attribute."""
-    n = SIDE // pixel
-    values = {
-        name: (("y", "x"), rng.integers(0, greatest, (n, n)).astype(attrs["dtype"]),
-               {**attrs, "proj:epsg": 32632})
-        for name in names
-    }  # fmt: skip
-    x = LEFT + pixel // 2 + pixel * np.arange(n)
-    return xr.Dataset(values, {"x": x, "y": TOP - (x - LEFT)})
-
-
-def write_product(folder, rng, name=NAME, version=2, consolidated=True, add_offset=-0.1, **over):
-    """Write a product, and give its raw arrays by group and name."""
-    scale = {"scale_factor": 1e-4} | ({} if add_offset is None else {"add_offset": add_offset})
-    counts = {"dtype": "<u2", "fill_value": 0, "valid_min": 1, "valid_max": 65535,
-              "units": "digital_counts", **scale}  # fmt: skip
-    groups = {
-        f"measurements/reflectance/r{pixel}m": dataset(rng, pixel, names, 9000, counts)
-        for pixel, names in REFLECTANCE.items()
-    }
-    bytes_ = {"dtype": "|u1"}
-    # What is named as bands are, but is none.
-    groups["conditions/mask/detector_footprint/r10m"] = dataset(rng, 10, ["b02"], 7, bytes_)
-    groups["quality/mask/r10m"] = dataset(rng, 10, ["b02"], 7, bytes_)
-    if "MSIL2A" in name:
-        for pixel in (20, 60):
-            place = f"conditions/mask/l2a_classification/r{pixel}m"
-            groups[place] = dataset(rng, pixel, ["scl"], 12, bytes_)
-        groups["quality/probability/r20m"] = dataset(rng, 20, ["cld", "snw"], 101, bytes_)
-    properties = {
-        "start_datetime": "2025-10-08T10:00:41.024000+00:00", "platform": "sentinel-2a",
-        "created": "2025-10-08T12:26:13+00:00", "eopf:baseline": "05.11",
-        "eo:cloud_cover": 33.5, "datetime": None, **over,
-    }  # fmt: skip
-    attributes = {
-        "stac_discovery": {"id": f"{NAME}.SAFE", "properties": properties},
-        "other_metadata": {"horizontal_CRS_code": "EPSG:32632"},
-    }
-    tree = xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes), **groups})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree.to_zarr(folder / f"{name}.zarr", zarr_format=version, consolidated=consolidated)
-    return {group: {n: v.values for n, v in data.items()} for group, data in groups.items()}
 
 
 def refusal(path, **options):

@@ -12,29 +12,36 @@ REFLECTANCE = {
 }  # fmt: skip
 
 
-def dataset(rng, pixel, names, greatest, attrs):
-    """One group: (y, x) without a time, integer pixel centres, CRS as an attribute."""
+def dataset(rng, pixel, names, greatest, attrs, numbers=None):
+    """Return one group: (y, x) without a time, integer pixel centres, CRS as an attribute."""
     n = SIDE // pixel
-    values = {
-        name: (("y", "x"), rng.integers(0, greatest, (n, n)).astype(attrs["dtype"]),
-               {**attrs, "proj:epsg": 32632})
-        for name in names
-    }  # fmt: skip
+    values = {name: rng.integers(0, greatest, (n, n)).astype(attrs["dtype"]) for name in names}
+    for name, pixel_of in numbers or {}:
+        if pixel_of == pixel:
+            values[name] = numbers[name, pixel]
+    variables = {
+        name: (("y", "x"), array, {**attrs, "proj:epsg": 32632}) for name, array in values.items()
+    }
     x = LEFT + pixel // 2 + pixel * np.arange(n)
-    return xr.Dataset(values, {"x": x, "y": TOP - (x - LEFT)})
+    return xr.Dataset(variables, {"x": x, "y": TOP - (x - LEFT)})
 
 
-def write_product(folder, rng, name=NAME, version=2, consolidated=True, add_offset=-0.1, **over):
-    """Write a product, and give its raw arrays by group and name."""
+def write_product(
+    folder, rng, name=NAME, *, version=2, consolidated=True, add_offset=-0.1, numbers=None, **over
+):
+    """Write a product and return its raw arrays by group and name.
+
+    `numbers` are raw values by name and pixel size, in place of random ones.
+    """
     scale = {"scale_factor": 1e-4} | ({} if add_offset is None else {"add_offset": add_offset})
     counts = {"dtype": "<u2", "fill_value": 0, "valid_min": 1, "valid_max": 65535,
               "units": "digital_counts", **scale}  # fmt: skip
     groups = {
-        f"measurements/reflectance/r{pixel}m": dataset(rng, pixel, names, 9000, counts)
+        f"measurements/reflectance/r{pixel}m": dataset(rng, pixel, names, 9000, counts, numbers)
         for pixel, names in REFLECTANCE.items()
     }
     bytes_ = {"dtype": "|u1"}
-    # What is named as bands are, but is none.
+    # Arrays that have the names of bands, but are none.
     groups["conditions/mask/detector_footprint/r10m"] = dataset(rng, 10, ["b02"], 7, bytes_)
     groups["quality/mask/r10m"] = dataset(rng, 10, ["b02"], 7, bytes_)
     if "MSIL2A" in name:

@@ -31,8 +31,8 @@ def cube(
     return xr.Dataset(variables, coordinates, {"epsg": 32631, "tile": "31UDS"})
 
 
-def write_stack(data, folder, form="netcdf", name="stack", **options):
-    """Write a stack in one of `FORMATS` and return its path; Zarr in chunks of 2 x 3 pixels."""
+def write_stack(data, folder, form="netcdf", name="stack", *, chunk=(2, 3), **options):
+    """Write a stack in one of `FORMATS` and return its path; `chunk` is the size of Zarr chunks."""
     folder.mkdir(parents=True, exist_ok=True)
     if form == "netcdf":
         path = folder / f"{name}.nc"
@@ -42,7 +42,7 @@ def write_stack(data, folder, form="netcdf", name="stack", **options):
     with warnings.catch_warnings():
         # zarr warns that other software may not read consolidated metadata or text of version 3.
         warnings.simplefilter("ignore")
-        data.chunk({axis: 2 if axis.startswith("y") else 3 for axis in data.dims}).to_zarr(
+        data.chunk({axis: chunk[not axis.startswith("y")] for axis in data.dims}).to_zarr(
             path,
             zarr_format=int(form[4]),
             consolidated="unconsolidated" not in form,

@@ -1,4 +1,4 @@
-"""Products of THEIA, made small."""
+"""Small products of THEIA."""
 
 import numpy as np
 from affine import Affine
@@ -33,7 +33,7 @@ def write_image(path, values, pixel):
 
 
 def write_product(folder, rng, name=NAME, kinds=("FRE", "SRE"), quantification=10_000):
-    """Write a product of 40 x 48 fine pixels, and give its arrays by file."""
+    """Write a product of 40 x 48 fine pixels and return its arrays by file."""
     product, arrays = folder / name, {}
     for kind in kinds:
         for band in (*FINE, *COARSE):

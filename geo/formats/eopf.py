@@ -59,7 +59,7 @@ def _read_product(
     try:
         attributes: Mapping[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
         properties = attributes["stac_discovery"]["properties"]
-        sensed = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
+        sensing_start = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is not a product of EOPF: its attributes have no stac_discovery with "
@@ -72,7 +72,7 @@ def _read_product(
         # The name contains tile, times, orbit and baseline.
         id=path.name.removesuffix(".zarr"),
         tile=_tile(path, attributes),
-        date=sensed.date(),
+        date=sensing_start.date(),
         product=path,
         format="stack",
         baseline=properties.get("eopf:baseline"),
@@ -80,7 +80,7 @@ def _read_product(
         cloud_fraction=None if cloud_cover is None else float(cloud_cover) / 100,
         bands=wanted,
         masks=masks,
-        sensed=sensed,
+        sensing_start=sensing_start,
         generated=properties.get("created"),
     )
 

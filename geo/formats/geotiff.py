@@ -91,13 +91,13 @@ def _group(files: Sequence[Path]) -> list[_FileGroup]:
     for (folder, _), members in sorted(by_name.items()):
         # The file without a band in its name comes first.
         members.sort(key=lambda file: (_BAND_PART.search(file.stem) is not None, file))
-        sensed, tile = _date_of(members[0]), _tile_of(members[0])
-        assert sensed is not None  # noqa: S101 (files without a date are left out above)
-        base = f"{sensed:%Y%m%d}_{tile}"
+        day, tile = _date_of(members[0]), _tile_of(members[0])
+        assert day is not None  # noqa: S101 (files without a date are left out above)
+        base = f"{day:%Y%m%d}_{tile}"
         # Numbers are per folder, so that a file has the same number if it is read alone.
         number = taken[folder, base] = taken.get((folder, base), 0) + 1
         id_ = f"{base}_{number}" if number > 1 else base
-        groups.append(_FileGroup(id_, tile, sensed, tuple(members)))
+        groups.append(_FileGroup(id_, tile, day, tuple(members)))
     return groups
 
 

@@ -274,7 +274,7 @@ class SafeMetadata:
 
     Parameters
     ----------
-    sensed, generated, baseline, platform
+    sensing_start, generated, baseline, platform
         As in `geo.imagery.acquisition.Acquisition`.
     cloud_fraction, valid_fraction
         Fractions of all granules together, 0 to 1, None if not stated.
@@ -286,7 +286,7 @@ class SafeMetadata:
         Tiles of the product.
     """
 
-    sensed: datetime
+    sensing_start: datetime
     generated: str
     baseline: str
     platform: str
@@ -329,7 +329,9 @@ def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
         }
         _check_offsets(offsets, granules, place)
         return SafeMetadata(
-            sensed=datetime.fromisoformat(one("DATATAKE_SENSING_START")).replace(tzinfo=None),
+            sensing_start=datetime.fromisoformat(one("DATATAKE_SENSING_START")).replace(
+                tzinfo=None
+            ),
             generated=one("GENERATION_TIME"),
             baseline=one("PROCESSING_BASELINE"),
             platform=one("SPACECRAFT_NAME"),
@@ -457,11 +459,11 @@ def _read_granule(
     if len(metadata.granules) > 1:
         cloud_fraction, valid_fraction = _fractions_of(product, granule)
     # The two halves of a tile that lies across two data strips have the same time of sensing.
-    start = granule.datastrip or f"{metadata.sensed:%Y%m%dT%H%M%S}"
+    start = granule.datastrip or f"{metadata.sensing_start:%Y%m%dT%H%M%S}"
     return Acquisition(
         id=f"{start}_{granule.tile}_N{metadata.baseline.replace('.', '')}",
         tile=granule.tile,
-        date=metadata.sensed.date(),
+        date=metadata.sensing_start.date(),
         product=product.path,
         format="safe",
         baseline=metadata.baseline,
@@ -469,7 +471,7 @@ def _read_granule(
         cloud_fraction=cloud_fraction,
         bands={name: _band(name, file, product, metadata) for name, file in bands.items()},
         masks={name: _band(name, file, product, metadata) for name, file in masks.items()},
-        sensed=metadata.sensed,
+        sensing_start=metadata.sensing_start,
         valid_fraction=valid_fraction,
         generated=metadata.generated,
         datastrip=granule.datastrip,

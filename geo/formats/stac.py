@@ -127,7 +127,7 @@ def _acquisition(
         cloud_fraction=None if cloudy is None else float(cloudy) / 100,
         bands={name: found[name] for name in BANDS if name in found},
         masks={name: found[name] for name in MASKS if name in found},
-        sensed=sensed,
+        sensing_start=sensed,
         valid_fraction=None if empty is None else 1 - float(empty) / 100,
         generated=_first(properties, "s2:generation_time", "processing:datetime", "created"),
         datastrip=strip[1] if strip else None,

@@ -111,18 +111,18 @@ def _acquisitions(
     """Yield the acquisition of every time of a stack."""
     paths = {part.path for part in stack}
     product = stack[0].path if len(paths) == 1 else path
-    for index, sensed in enumerate(stack[0].times.tolist()):
+    for index, sensing_start in enumerate(stack[0].times.tolist()):
         layers = finest(band for part in stack for band in part.at(index))
         bands, masks = bands_and_masks(layers, wanted)
         yield Acquisition(
-            id=f"{sensed:%Y%m%d}_{stack[0].tile}",
+            id=f"{sensing_start:%Y%m%d}_{stack[0].tile}",
             tile=stack[0].tile,
-            date=sensed.date(),
+            date=sensing_start.date(),
             product=product,
             format="stack",
             bands=bands,
             masks=masks,
-            sensed=sensed,
+            sensing_start=sensing_start,
         )
 
 

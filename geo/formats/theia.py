@@ -65,7 +65,7 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
     images, masks = bands_and_masks(_images(product), bands)
     cloud_percent = text("QUALITY_INDEX[@name='CloudPercent']")
     try:
-        sensed = datetime.fromisoformat(required("ACQUISITION_DATE")).replace(tzinfo=None)
+        sensing_start = datetime.fromisoformat(required("ACQUISITION_DATE")).replace(tzinfo=None)
         cloud_fraction = None if cloud_percent is None else float(cloud_percent) / 100
         scale = 10_000 / float(required("REFLECTANCE_QUANTIFICATION_VALUE"))
         nodata = float(required("SPECIAL_VALUE[@name='nodata']"))
@@ -75,14 +75,14 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
         # The name contains satellite, time, tile and version.
         id=product.name,
         tile=required("GEOGRAPHICAL_ZONE").removeprefix("T"),
-        date=sensed.date(),
+        date=sensing_start.date(),
         product=product,
         format="theia",
         platform=required("PLATFORM").replace("SENTINEL", "Sentinel-"),
         cloud_fraction=cloud_fraction,
         bands={name: _band(name, file, scale, nodata) for name, file in images.items()},
         masks={name: _band(name, file, 1.0, None) for name, file in masks.items()},
-        sensed=sensed,
+        sensing_start=sensing_start,
         generated=text("PRODUCTION_DATE"),
     )
 

@@ -160,7 +160,7 @@ class Acquisition:
         Processing baseline ("04.00") and spacecraft, None if the product does not state them.
     cloud_fraction
         Cloudy fraction of the pixels by the product's metadata, 0 to 1, None if not stated.
-    sensed
+    sensing_start
         Start of sensing, UTC, None if the product does not state the time of day.
     valid_fraction
         Fraction of the tile's pixels that are not nodata, None if not stated.
@@ -181,7 +181,7 @@ class Acquisition:
     baseline: str | None = None
     platform: str | None = None
     cloud_fraction: float | None = None
-    sensed: datetime.datetime | None = None
+    sensing_start: datetime.datetime | None = None
     valid_fraction: float | None = None
     generated: str | None = None
     datastrip: str | None = None
@@ -253,15 +253,16 @@ def to_item(acquisition: Acquisition, folder: Path, digest: str) -> dict[str, An
     digest
         Digest of the acquisition's files, from `geo.imagery.discovery.digests`.
     """
-    first, last = datetime.time.min, datetime.time(23, 59, 59)
-    sensed = acquisition.sensed
+    time = acquisition.sensing_start
+    # If only the day is stated, the acquisition lasts from midnight to midnight.
+    first = time or datetime.datetime.combine(acquisition.date, datetime.time.min)
+    last = time or datetime.datetime.combine(acquisition.date, datetime.time(23, 59, 59))
     cloudy = acquisition.cloud_fraction
     footprint = _footprint(acquisition.grid)
     properties = {
-        "datetime": None if sensed is None else f"{sensed.isoformat()}Z",
-        # Some products state the day only.
-        "start_datetime": f"{sensed or datetime.datetime.combine(acquisition.date, first):%FT%TZ}",
-        "end_datetime": f"{sensed or datetime.datetime.combine(acquisition.date, last):%FT%TZ}",
+        "datetime": None if time is None else f"{time.isoformat()}Z",
+        "start_datetime": f"{first:%FT%TZ}",
+        "end_datetime": f"{last:%FT%TZ}",
         "platform": acquisition.platform,
         "eo:cloud_cover": None if cloudy is None else round(100 * cloudy, 10),
         "parcelwise:tile": acquisition.tile,
@@ -303,7 +304,7 @@ def read_item(path: Path) -> Acquisition:
     with reading(path, "an acquisition as the stage index writes it", remedy):
         item = json.loads(path.read_text(encoding="utf-8"))
         properties = item["properties"]
-        sensed, cloudy = properties["datetime"], properties.get("eo:cloud_cover")
+        time, cloudy = properties["datetime"], properties.get("eo:cloud_cover")
         layers = {name: _band(name, asset, path.parent) for name, asset in item["assets"].items()}
         return Acquisition(
             id=item["id"],
@@ -315,7 +316,7 @@ def read_item(path: Path) -> Acquisition:
             masks={name: band for name, band in layers.items() if name in MASKS},
             platform=properties.get("platform"),
             cloud_fraction=None if cloudy is None else cloudy / 100,
-            sensed=None if sensed is None else datetime.datetime.fromisoformat(sensed[:-1]),
+            sensing_start=None if time is None else datetime.datetime.fromisoformat(time[:-1]),
             **{name: properties.get(f"parcelwise:{name}") for name in _STATED},
         )
 

@@ -300,7 +300,7 @@ def _is_reprocessing(item: Acquisition, other: Acquisition) -> bool:
     """
     if item.datastrip is not None and other.datastrip is not None:
         return item.datastrip == other.datastrip
-    is_same_time = item.sensed is not None and item.sensed == other.sensed
+    is_same_time = item.sensing_start is not None and item.sensing_start == other.sensing_start
     return is_same_time and item.preference[0] == other.preference[0]
 
 

@@ -32,7 +32,7 @@ def test_a_product_is_read_by_its_groups(tmp_path, rng, version, consolidated):
     (item,) = find_acquisitions(tmp_path)
     assert item.id == NAME
     assert (item.tile, item.date.isoformat()) == ("32TQM", "2025-10-08")
-    assert f"{item.sensed:%H%M%S}" == "100041"
+    assert f"{item.sensing_start:%H%M%S}" == "100041"
     assert (item.baseline, item.platform, item.cloud_fraction) == ("05.11", "Sentinel-2A", 0.335)
     assert item.grid.crs == "EPSG:32632"
     assert item.grid.bounds == (LEFT, TOP - SIDE, LEFT + SIDE, TOP)

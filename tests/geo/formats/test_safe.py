@@ -55,7 +55,7 @@ def test_metadata_of_real_products(name, offset):
     assert metadata.generated == properties["s2:generation_time"]
     zone, band = properties["mgrs:utm_zone"], properties["mgrs:latitude_band"]
     assert granule.tile == f"{zone:02}{band}{properties['mgrs:grid_square']}"
-    assert f"{metadata.sensed:%Y%m%dT%H%M%S}" == properties["s2:datatake_id"].split("_")[1]
+    assert f"{metadata.sensing_start:%Y%m%dT%H%M%S}" == properties["s2:datatake_id"].split("_")[1]
     if "s2:nodata_pixel_percentage" in properties:
         missing = properties["s2:nodata_pixel_percentage"] / 100
         assert metadata.valid_fraction == pytest.approx(1 - missing, abs=1e-6)

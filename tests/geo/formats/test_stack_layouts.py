@@ -179,7 +179,9 @@ def test_times_may_be_unsorted_and_on_the_same_day(tmp_path, rng, form):
     ids = ["20180405_31UDS", "20180405_31UDS_2", "20180410_31UDS", "20180415_31UDS"]
     assert [item.id for item in found] == ids
     for item in found:
-        place = list(data["time"].values.astype("datetime64[s]")).index(np.datetime64(item.sensed))
+        place = list(data["time"].values.astype("datetime64[s]")).index(
+            np.datetime64(item.sensing_start)
+        )
         read = read_window(item.bands["B02"], WHOLE, WHOLE)
         np.testing.assert_array_equal(read, data["B02"].values[place])
 

@@ -28,7 +28,7 @@ def test_a_product_is_found_with_its_metadata(tmp_path, rng, depth):
     assert detect_format(tmp_path) == "theia"
     (item,) = find_acquisitions(tmp_path)
     assert (item.id, item.tile, item.platform) == (NAME, "31UDS", "Sentinel-2A")
-    assert item.sensed.isoformat() == "2018-05-05T10:53:55.460000"
+    assert item.sensing_start.isoformat() == "2018-05-05T10:53:55.460000"
     assert item.cloud_fraction == 0.42
     assert list(item.bands) == [
         "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12",

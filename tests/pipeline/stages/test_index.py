@@ -228,25 +228,29 @@ PAIRS = {
         {"datastrip": "1", "valid_fraction": 0.5},
         {"b": "superseded"},
     ),
-    "the same time": ({"sensed": NOON}, {"sensed": NOON}, {"a": "superseded"}),
+    "the same time": ({"sensing_start": NOON}, {"sensing_start": NOON}, {"a": "superseded"}),
     "the same time, half each": (
-        {"sensed": NOON, "valid_fraction": 0.39},
-        {"sensed": NOON, "valid_fraction": 0.62},
+        {"sensing_start": NOON, "valid_fraction": 0.39},
+        {"sensing_start": NOON, "valid_fraction": 0.62},
         {},
     ),
     "other times, half each": (
-        {"sensed": NOON, "valid_fraction": 0.4},
-        {"sensed": NOON.replace(hour=13), "valid_fraction": 0.6},
+        {"sensing_start": NOON, "valid_fraction": 0.4},
+        {"sensing_start": NOON.replace(hour=13), "valid_fraction": 0.6},
         {},
     ),
     "other times, overlapping": (
-        {"sensed": NOON, "valid_fraction": 0.8},
-        {"sensed": NOON.replace(hour=13), "valid_fraction": 0.6},
+        {"sensing_start": NOON, "valid_fraction": 0.8},
+        {"sensing_start": NOON.replace(hour=13), "valid_fraction": 0.6},
         {"b": "same_day"},
     ),
     "nothing stated": ({}, {}, {"a": "same_day"}),
     "nothing stated, other extents": ({}, {"grid": EAST}, {}),
-    "one strip stated": ({"datastrip": "1", "sensed": NOON}, {"sensed": NOON}, {"a": "superseded"}),
+    "one strip stated": (
+        {"datastrip": "1", "sensing_start": NOON},
+        {"sensing_start": NOON},
+        {"a": "superseded"},
+    ),
 }
 
 

@@ -18,9 +18,9 @@ import zarr
 from geo.errors import InputError
 from geo.formats.conventions import bands_and_masks, finest, tile_name
 from geo.formats.stack import describe
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band
 from geo.imagery.array_reading import is_consolidated
-from geo.imagery.discovery import Damaged, read_each
+from geo.imagery.discovery import Damaged, read_each, refuse_two_levels
 
 _REFLECTANCE = "measurements/reflectance"
 _CLASSIFICATION = "conditions/mask/l2a_classification"
@@ -43,12 +43,7 @@ def read_products(
         If level 1C and 2A are mixed, or a product cannot be read.
     """
     level_2a = [path for path in products if (path / _CLASSIFICATION).is_dir()]
-    if 0 < len(level_2a) < len(products):
-        level_1c = [str(path) for path in products if path not in level_2a]
-        raise InputError(
-            f"{len(level_2a)} products of level 2A are mixed with {len(level_1c)} of level 1C, "
-            f"whose reflectances differ: keep one level. Level 1C: {first_five(level_1c)}."
-        )
+    refuse_two_levels(level_2a, [path for path in products if path not in level_2a])
     return read_each(products, lambda path: _read_product(path, bands, reflectance_scale), damaged)
 
 

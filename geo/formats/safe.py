@@ -21,9 +21,8 @@ from geo.imagery.acquisition import (
     SCENE_CLASSIFICATION,
     Acquisition,
     Band,
-    first_five,
 )
-from geo.imagery.discovery import Damaged, read_each, refuse_damaged, walk
+from geo.imagery.discovery import Damaged, read_each, refuse_damaged, refuse_two_levels, walk
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
@@ -169,13 +168,8 @@ def find(
             f"There is no SAFE product in {path}. A product is a folder or a zip archive with "
             "MTD_MSIL2A.xml or MTD_MSIL1C.xml in it (S2A_OPER_MTD_SAFL1C_... before 2017)."
         )
-    level_1c = [str(product.path) for product in products if product.level == "1C"]
-    if 0 < len(level_1c) < len(products):
-        raise InputError(
-            f"{path} mixes {len(products) - len(level_1c)} products of level 2A with "
-            f"{len(level_1c)} of level 1C, whose reflectances differ: keep one level. "
-            f"Level 1C: {first_five(level_1c)}."
-        )
+    paths = {level: [p.path for p in products if p.level == level] for level in ("2A", "1C")}
+    refuse_two_levels(paths["2A"], paths["1C"])
     read = partial(_read_product, bands=bands)
     granules = read_each(products, read, failed, lambda product: product.path)
     if damaged is None:

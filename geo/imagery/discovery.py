@@ -297,6 +297,16 @@ def refuse_damaged(damaged: Sequence[Damaged], total: int) -> None:
         raise InputError((text if total > 1 else "") + first_five(problems, "\n  "))
 
 
+def refuse_two_levels(level_2a: Sequence[Path], level_1c: Sequence[Path]) -> None:
+    """Raise an error if there are products of both levels: their reflectances differ."""
+    if level_2a and level_1c:
+        raise InputError(
+            f"{len(level_2a)} products of level 2A are mixed with {len(level_1c)} of level 1C, "
+            "whose reflectances differ: keep one level. "
+            f"Level 1C: {first_five([str(path) for path in level_1c])}."
+        )
+
+
 def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisition]:
     """Return the acquisitions with the user's masks in place of their masks of that name (MASK).
 

@@ -262,7 +262,7 @@ def test_metadata_that_cannot_be_used_are_refused(tmp_path, rng, old, new, words
 def test_products_of_two_levels_are_refused(tmp_path, rng):
     write_safe(tmp_path, rng, bands=("B02",))
     write_safe(tmp_path, rng, bands=("B02",), level="1C")
-    assert "mixes 1 products of level 2A with 1 of level 1C" in refusal(tmp_path)
+    assert "1 products of level 2A are mixed with 1 of level 1C" in refusal(tmp_path)
 
 
 def test_folders_without_products_are_refused(tmp_path):

@@ -451,7 +451,7 @@ PRODUCTS = {
         "20220408.*SAFE has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it",
     ),
     "metadata without scale": (no_quantification, "20220408.*QUANTIFICATION_VALUE"),
-    "mixed levels": (mixed_levels, "mixes 3 products of level 2A with 1 of level 1C"),
+    "mixed levels": (mixed_levels, "3 products of level 2A are mixed with 1 of level 1C"),
 }
 
 

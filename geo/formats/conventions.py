@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from geo.errors import InputError
-from geo.imagery.acquisition import BANDS, MASKS, NATIVE_RESOLUTION_M, SCENE_CLASSIFICATION, Band
+from geo.imagery.acquisition import MASKS, NATIVE_RESOLUTION_M, SCENE_CLASSIFICATION, Band
 
 if TYPE_CHECKING:
     import numpy as np
-
-_Found = TypeVar("_Found")
 
 # MASK is not among the names: in a layer that is called "mask", 1 may mean clear as well as cloudy.
 _BAND_NAME = re.compile(r"(?:B0?([1-9]|1[0-2]|8A)|(SCL|CLDPRB|CLD|CLM))(?![0-9A-Z])", re.IGNORECASE)
@@ -161,17 +159,6 @@ def finest(bands: Iterable[Band]) -> dict[str, Band]:
             )
         chosen[band.name] = min(other, band, key=order)
     return chosen
-
-
-def bands_and_masks(
-    found: Mapping[str, _Found], wanted: Sequence[str] | None
-) -> tuple[dict[str, _Found], dict[str, _Found]]:
-    """Return the wanted bands in order of wavelength (None: all), and the masks."""
-    names = BANDS if wanted is None else wanted
-    return (
-        {name: found[name] for name in BANDS if name in found and name in names},
-        {name: found[name] for name in MASKS if name in found},
-    )
 
 
 def _reflectance_of(units: str) -> float:

@@ -16,9 +16,9 @@ import xarray as xr
 import zarr
 
 from geo.errors import InputError
-from geo.formats.conventions import bands_and_masks, finest, tile_name
+from geo.formats.conventions import finest, tile_name
 from geo.formats.stack import describe
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, bands_and_masks
 from geo.imagery.array_reading import is_consolidated
 from geo.imagery.discovery import Damaged, read_each, refuse_two_levels
 

@@ -19,13 +19,12 @@ from geo.errors import InputError
 from geo.formats.conventions import (
     Encoding,
     band_name,
-    bands_and_masks,
     date_in,
     decoding,
     finest,
     tile_name,
 )
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, bands_and_masks, first_five
 from geo.imagery.discovery import NOT_A_BAND, Damaged, read_each, tiff_files
 from geo.imagery.raster_reading import RasterHeader, read_header
 

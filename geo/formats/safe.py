@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from geo.errors import InputError
-from geo.formats.conventions import bands_and_masks
 from geo.imagery.acquisition import (
     BANDS,
     NATIVE_RESOLUTION_M,
     SCENE_CLASSIFICATION,
     Acquisition,
     Band,
+    bands_and_masks,
 )
 from geo.imagery.discovery import Damaged, read_each, refuse_damaged, refuse_two_levels, walk
 from geo.imagery.raster_reading import RasterHeader, read_header

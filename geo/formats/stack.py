@@ -22,13 +22,12 @@ from geo.errors import InputError
 from geo.formats.conventions import (
     Encoding,
     band_name,
-    bands_and_masks,
     decoding,
     finest,
     tile_name,
 )
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, bands_and_masks
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from geo.errors import InputError
-from geo.formats.conventions import band_name, bands_and_masks
-from geo.imagery.acquisition import Acquisition, Band
+from geo.formats.conventions import band_name
+from geo.imagery.acquisition import Acquisition, Band, bands_and_masks
 from geo.imagery.discovery import Damaged, read_each, theia_folders
 from geo.imagery.raster_reading import read_header
 

@@ -16,11 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from geo.errors import reading
 from geo.grid import Grid
 from geo.imagery.signing import PLANETARY_COMPUTER
+
+_Found = TypeVar("_Found")
 
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
@@ -205,6 +207,17 @@ class Acquisition:
         """
         fraction = 1.0 if self.valid_fraction is None else self.valid_fraction
         return round(fraction, 2), self.baseline or "", self.generated or ""
+
+
+def bands_and_masks(
+    found: Mapping[str, _Found], wanted: Sequence[str] | None
+) -> tuple[dict[str, _Found], dict[str, _Found]]:
+    """Return the wanted bands in order of wavelength (None: all), and the masks."""
+    names = BANDS if wanted is None else wanted
+    return (
+        {name: found[name] for name in BANDS if name in found and name in names},
+        {name: found[name] for name in MASKS if name in found},
+    )
 
 
 def safe_name(text: str) -> str:

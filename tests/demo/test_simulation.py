@@ -362,14 +362,17 @@ def test_mown_cover_grows_back():
     alfalfa = next(crop for crop in CROPS if crop.code == "LUZ")
     stands = draw_stands([alfalfa] * 50, np.random.default_rng(2))
     first = stands.cuts.min(axis=1)
-    assert (first < NEVER).all()
-    grown = 0
-    for i in range(50):
-        before, after, later = (ground_cover(stands, first[i] + d)[0][i] for d in (-1, 1, 18))
-        assert after < 0.75 * before
-        grown += later > after
+    # A cut is left out at random: some stands have none.
+    mown = np.flatnonzero(first < NEVER)
+    assert len(mown) >= 40
+    before, after, later = (
+        np.array([ground_cover(stands, first[i] + days)[0][i] for i in mown])
+        for days in (-1, 1, 18)
+    )
+    assert (after < before).all()
+    assert np.median(after / before) < 0.6
     # A stand may be cut again within these days or ripen: in three of six seeds, about one of 50.
-    assert grown >= 45
+    assert (later > after).mean() >= 0.9
 
 
 def test_the_hard_pair_differs_by_ten_days_of_senescence():
@@ -447,7 +450,7 @@ def test_the_register_has_every_kind_of_defect(register):
     centres = [Point(x + i, y + j) for i in (-5, 5, 15) for j in (-5, 5, 15)]
     assert small.area < 100 and not any(small.contains(c) for c in centres)
     overlap = planted("overlap").geometry.iloc[0]
-    others = register[register["planted"].isin(["", "sown late", "wrongly declared"])]
+    others = register[register.geometry.is_valid & (register["planted"] != "overlap")]
     assert (others.intersection(overlap).area > 100).any()
     assert len(planted("hole").geometry.iloc[0].interiors) == 1
     assert planted("multipolygon").geom_type.tolist() == ["MultiPolygon"]

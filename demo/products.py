@@ -137,7 +137,7 @@ def _product_metadata(
     orbit = f"{_absolute_orbit(acquisition):06d}"
     take = f"G{acquisition.spacecraft}_{sensing:{TIME}}_{orbit}_N{acquisition.baseline}"
     datatake = _add(info, "Datatake", None, datatakeIdentifier=take)
-    # What marks the product as simulated to a machine: no such spacecraft flies.
+    # Software recognises a simulated product by this name: no such spacecraft exists.
     _add(datatake, "SPACECRAFT_NAME", "Simulated")
     _add(datatake, "DATATAKE_TYPE", "INS-NOBS")
     _add(datatake, "DATATAKE_SENSING_START", f"{sensing:%Y-%m-%dT%H:%M:%S}.024Z")

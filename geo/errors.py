@@ -32,9 +32,9 @@ def reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
     path
         The file that is read.
     expected
-        What it should be, such as "a JSON object of grids".
+        Expected content, such as "a JSON object of grids".
     remedy
-        What the user can do about it, one sentence.
+        One sentence about the action that the user can take.
 
     Raises
     ------

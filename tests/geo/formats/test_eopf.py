@@ -20,6 +20,28 @@ def rng():
     return np.random.default_rng(12)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original")
+    write_product(folder, np.random.default_rng(12))
+    return folder / f"{NAME}.zarr"
+
+
+def copy(original, path):
+    return shutil.copytree(original, path)
+
+
+@pytest.fixture
+def product(original, tmp_path):
+    """A copy of a product; it is alone in `tmp_path`."""
+    return copy(original, tmp_path / original.name)
+
+
+def as_level_1c(product):
+    shutil.rmtree(product / "conditions/mask/l2a_classification")
+    shutil.rmtree(product / "quality/probability")
+
+
 def refusal(path, **options):
     with pytest.raises(InputError) as error:
         find_acquisitions(path, **options)
@@ -50,13 +72,10 @@ def test_a_product_is_read_by_its_groups(tmp_path, rng, version, consolidated):
     np.testing.assert_array_equal(read_window(item.masks["CLDPRB"], WHOLE, WHOLE), cloudy)
 
 
-def test_products_of_any_name_have_safe_ids_and_are_found_again(tmp_path, rng):
-    write_product(tmp_path, rng)
-    product = tmp_path / f"{NAME}.zarr"
+def test_products_of_any_name_have_safe_ids_and_are_found_again(original, tmp_path):
     names = ("S2A$(touch EXECUTED).zarr", f"{NAME} (1).zarr", f"{NAME} (2).zarr")
     for name in names:
-        shutil.copytree(product, tmp_path / name)
-    shutil.rmtree(product)
+        copy(original, tmp_path / name)
     found = find_acquisitions(tmp_path)
     assert len({item.id for item in found}) == len(names)
     for item in found:
@@ -64,9 +83,8 @@ def test_products_of_any_name_have_safe_ids_and_are_found_again(tmp_path, rng):
         assert [again.id for again in find_acquisitions(item.product)] == [item.id]
 
 
-def test_products_of_two_levels_are_refused(tmp_path, rng):
-    write_product(tmp_path, rng)
-    write_product(tmp_path, rng, name=NAME.replace("MSIL2A", "MSIL1C"))
+def test_products_of_two_levels_are_refused(original, product, tmp_path):
+    as_level_1c(copy(original, tmp_path / "other.zarr"))
     assert "1 products of level 2A are mixed with 1 of level 1C" in refusal(tmp_path)
 
 
@@ -76,37 +94,33 @@ def test_without_add_offset_the_offset_is_0(tmp_path, rng):
     assert {(band.scale, band.offset) for band in item.bands.values()} == {(1, 0)}
 
 
-def test_level_1c_has_no_masks(tmp_path, rng):
-    write_product(tmp_path, rng, name=NAME.replace("MSIL2A", "MSIL1C"))
-    (item,) = find_acquisitions(tmp_path)
+def test_level_1c_has_no_masks(product):
+    as_level_1c(product)
+    (item,) = find_acquisitions(product)
     assert item.masks == {}
 
 
-def test_a_renamed_product_keeps_its_tile(tmp_path, rng):
-    write_product(tmp_path, rng, name="MSIL2A of autumn")
-    (item,) = find_acquisitions(tmp_path)
+def test_a_renamed_product_keeps_its_tile(original, tmp_path):
+    (item,) = find_acquisitions(copy(original, tmp_path / "MSIL2A of autumn.zarr"))
     assert item.tile == "32TQM"
 
 
-def test_products_without_metadata_are_refused(tmp_path, rng):
-    write_product(tmp_path, rng, start_datetime="yesterday")
-    message = refusal(tmp_path)
-    assert f"{tmp_path / NAME}.zarr is not a product of EOPF" in message
+def test_products_without_metadata_are_refused(product):
+    attributes = product / ".zattrs"
+    attributes.write_text(attributes.read_text().replace("2025-10-08T10:00:41", "yesterday"))
+    message = refusal(product)
+    assert f"{product} is not a product of EOPF" in message
     assert "yesterday" in message
-    shutil.rmtree(tmp_path / f"{NAME}.zarr")
-    write_product(tmp_path, rng)
-    (tmp_path / f"{NAME}.zarr" / ".zattrs").unlink()
-    assert "attributes have no stac_discovery" in refusal(tmp_path)
+    attributes.unlink()
+    assert "attributes have no stac_discovery" in refusal(product)
 
 
-def test_products_beside_other_stacks_are_refused(tmp_path, rng):
-    write_product(tmp_path, rng)
+def test_products_beside_other_stacks_are_refused(product, tmp_path):
     xr.Dataset().to_netcdf(tmp_path / "other.nc")
     assert "mixes 1 products of EOPF with 1 other stacks" in refusal(tmp_path)
 
 
-def test_products_at_any_depth_are_found(tmp_path, rng):
-    write_product(tmp_path, rng)
+def test_products_at_any_depth_are_found(original, product, tmp_path):
     later = NAME.replace("20251008", "20251018")
-    write_product(tmp_path / "by year" / "2025", rng, name=later)
+    copy(original, tmp_path / "by year" / "2025" / f"{later}.zarr")
     assert [item.id for item in find_acquisitions(tmp_path)] == sorted([NAME, later])

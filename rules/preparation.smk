@@ -5,13 +5,13 @@ import json
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.inputs import imagery_state
 
-# The acquisitions that are used: {id: row}.
+# Acquisitions that the index found and uses: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
-# The acquisition that a job extracts.
+# The one that a job extracts.
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
-# The acquisitions of the tile that a job assembles, in the order of merging.
+# Those of the tile that a job assembles, in the order in which they are merged.
 of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
-# All tiles, and the packed pixels of each.
+# The tiles of all, and where each has its packed pixels.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
 tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
 packed = lambda wildcards: [f for t in tiles(wildcards) for f in paths.dataset.tile(t).packed]
@@ -43,10 +43,10 @@ if settings.simulate:
 
 checkpoint index:
     message:
-        "List the acquisitions of {params.imagery} and decide which are used."
+        "List the acquisitions of {params.imagery} and say which are used."
     input:
         imagery=settings.imagery.path if settings.simulate else [],
-        # A STAC API is searched within the bounds of the register.
+        # Whose bounds a STAC source is searched for.
         register=without_braces([settings.parcels.path] if settings.imagery.is_stac else []),
     output:
         acquisitions=paths.acquisitions,
@@ -54,7 +54,7 @@ checkpoint index:
         grids=paths.grids,
     params:
         imagery=verbatim(settings.imagery.path),
-        # A digest of the files. Snakemake would be slow with tens of thousands of input files.
+        # What it reads there, and tens of thousands of files as inputs would take Snakemake long.
         state=imagery_state(settings),
         folder=paths.items,
         stac=verbatim(
@@ -85,7 +85,7 @@ rule clean:
     message:
         "Mend and place the parcels of {params.register}, and check every row."
     input:
-        # Ancient, because every new acquisition rewrites it. Its content is a parameter.
+        # Ancient, as every new acquisition rewrites it: what it says counts, see params.
         grids=ancient(paths.grids),
         register=without_braces([settings.parcels.path]),
     output:
@@ -100,8 +100,8 @@ rule clean:
         grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
-        # Not parameters: errors in these settings are to be found before any pixel is read, but the
-        # output does not depend on them.
+        # No parameters: what label would refuse is refused here, before any pixel is read, but nothing
+        # that is written here depends on it.
         labels=settings_of("label")(None),
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
@@ -120,7 +120,7 @@ rule clean:
 
 rule rasterise:
     message:
-        "Rasterise the parcels of tile {wildcards.tile}."
+        "Find the pixels of the parcels of tile {wildcards.tile}."
     input:
         parcels=rules.clean.output.parcels,
         grids=ancient(paths.grids),
@@ -150,7 +150,7 @@ rule extract:
     message:
         "Read the parcels' pixels of {wildcards.acquisition}."
     input:
-        # The index writes it only if something of the acquisition has changed.
+        # Written by index, and only where something of the acquisition has changed.
         item=lambda wildcards: paths.item(extracted(wildcards).acquisition),
         pixel_index=lambda wildcards: paths.pixel_index(extracted(wildcards).tile),
     output:
@@ -179,8 +179,7 @@ rule assemble:
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in of_tile(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in of_tile(wildcards)],
-        # Ancient, because every new acquisition of any tile rewrites it. The acquisitions of this
-        # tile are a parameter.
+        # Ancient, as every new acquisition of any tile rewrites it: what it says counts, see params.
         acquisitions=ancient(paths.acquisitions),
         pixel_index=paths.pixel_index("{tile}"),
     output:
@@ -210,7 +209,7 @@ rule assemble:
 
 rule export:
     message:
-        "Export the dataset as .npy and JSON files for other software."
+        "Write the dataset as other software reads it."
     input:
         tiles=packed,
     output:
@@ -257,7 +256,7 @@ rule label:
         dataset=paths.dataset.root,
     resources:
         mem_mb=4000,
-        # Not a parameter: models contain the names, but are not trained again if these change.
+        # No parameter: models keep the names, but are not trained again for others.
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
         paths.log("label"),
@@ -307,7 +306,7 @@ rule features:
         parcels=rules.clean.output.parcels,
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         tiles=packed,
-        # Ancient, because it follows from the tiles.
+        # Ancient, as they follow from the tiles.
         dataset=ancient(paths.dataset.metadata),
     output:
         features=paths.dataset.features,
@@ -328,13 +327,13 @@ rule features:
         " --positions {output.positions:q} --log {log:q}"
 
 
-# The metadata are ancient: they follow from the tiles, whether DATA is written or not.
+# META of the tiles is ancient: it follows from them, and whether DATA is written changes none of it.
 PACKED = lambda wildcards: [*packed(wildcards), *ancient(paths.dataset.metadata)]
-# Properties of the parcels besides their pixels.
+# What is known of the parcels beside their pixels.
 DATASET = [rules.features.output]
-# The classes of the parcels, and the names of the classes in results.
+# What says which parcels are of which class, and what the classes are called where they are shown.
 LABELS, NAMES = rules.label.output.labelled, rules.names.output.names
-# The jobs whose settings the report lists.
+# The jobs whose settings make the run what it is: those that the report tells of.
 JOBS = [
     *(["simulate"] if settings.simulate else []),
     *("index", "clean", "rasterise", "extract", "assemble", "export", "label", "names"),

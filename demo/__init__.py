@@ -1,10 +1,10 @@
 """The simulated raw scene of the demo: Sentinel-2 products and a parcel register.
 
-Nothing here was measured. `landscape` draws the parcels, `phenology` and `spectra` what grows and
-how it reflects, `clouds` what hides it, `scene` what the sensor records; `products` and
-`register` write that down in the formats in which real data arrive. How hard the crops are to tell
-apart was chosen, the spread inside parcels included: scores on this scene show that the software
-works, they neither rank methods nor forecast accuracy on real parcels.
+Nothing in this package was measured. `landscape` draws the parcels, `phenology` the growth of the
+crops, `spectra` their reflectance, `clouds` clouds and shadows, and `scene` the images of the
+sensor. `products` and `register` write them in the formats of real data. The difficulty of the
+classification was chosen, including the spread within parcels. Scores on this scene show that the
+software works. They do not rank methods and do not predict the accuracy on real parcels.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def simulate(
 ) -> None:
     """Write a simulated season: a folder of SAFE products and a register of parcels.
 
-    Equal arguments give equal bytes. An earlier simulation at `imagery` is replaced, anything
-    else there is refused.
+    The same arguments produce the same bytes. An earlier simulation at `imagery` is replaced; a
+    folder with anything else is refused.
 
     Parameters
     ----------
@@ -63,16 +63,16 @@ def simulate(
     acquisitions
         Number of dates between March and October, 3 to 49.
     parcels
-        Number of sound parcels entirely inside the imagery, at least 50; defective ones come on
-        top.
+        Number of parcels without defects that are entirely inside the imagery, at least 50.
+        Parcels with defects are added to them.
     year
         Year of the season.
 
     Raises
     ------
-    ValueError
+    InputError
         If a number is out of range, if the parcels do not fit into the scene, or if `imagery`
-        holds anything but an earlier simulation.
+        contains anything but an earlier simulation.
     """
     if size_m < 1280 or size_m % 20 or not 3 <= acquisitions <= 49 or parcels < 50:
         raise InputError(
@@ -99,9 +99,9 @@ def simulate(
 
 
 def _refuse_foreign(imagery: Path) -> None:
-    """Refuse to write where there is anything but an earlier simulation."""
+    """Refuse a folder with anything but an earlier simulation."""
     if imagery.exists() and any(imagery.iterdir()) and not (imagery / NOTICE).exists():
         raise InputError(
-            f"{imagery} is not empty and was not simulated: it holds no {NOTICE}. Name another "
+            f"{imagery} is not empty and was not simulated: it contains no {NOTICE}. Name another "
             "folder for the simulated imagery."
         )

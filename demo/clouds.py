@@ -1,4 +1,4 @@
-"""Clouds and their shadows over the simulated scene, and a scene classification that errs."""
+"""Clouds and shadows over the simulated scene, and a scene classification with errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from demo.spectra import BANDS
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# Clouds are almost white; ice absorbs a little in the short-wave infrared.
+# Clouds are almost white. Ice absorbs some short-wave infrared.
 CLOUD = np.array([0.62, 0.61, 0.61, 0.62, 0.63, 0.64, 0.64, 0.64, 0.50, 0.40], dtype=np.float32)
-# Skylight still falls into a shadow, more of it in the blue.
+# Skylight brightens shadows, most in the blue.
 SHADE = np.array([0.60, 0.52, 0.45, 0.43, 0.40, 0.38, 0.37, 0.36, 0.33, 0.32], dtype=np.float32)
-# From here on an observation counts as disturbed in the truth.
+# Opacity from which on a pixel is truly cloudy or in shadow.
 DISTURBED = 0.12
 
-# Classes of the Level-2A scene classification that occur here (Sentinel-2 product specification).
+# Simulated classes of the Level-2A scene classification (Sentinel-2 product specification).
 NO_DATA, SHADOW, VEGETATION, BARE, WATER = 0, 3, 4, 5, 6
 CLOUD_MEDIUM, CLOUD_HIGH, CIRRUS = 8, 9, 10
 CLOUD_CLASSES = (CLOUD_MEDIUM, CLOUD_HIGH, CIRRUS)
@@ -44,7 +44,7 @@ def draw_sky(
 ) -> Sky:
     """Draw clouds over about `fraction` of the scene, with shadows away from the sun.
 
-    Clouds outside the imagery cast their shadows into it, so the field is drawn larger.
+    Clouds outside the imagery cast shadows into it, so the field is larger than the imagery.
     """
     base_m = rng.uniform(500, 1_100)
     reach = base_m / np.tan(np.radians(sun_elevation_deg)) / pixel_m
@@ -79,21 +79,21 @@ def veil(surface: Floats, sky: Sky) -> Floats:
 
 
 def disturbed(sky: Sky) -> tuple[Mask, Mask]:
-    """Return where there truly is cloud, and where there is shadow without cloud."""
+    """Return the true clouds, and the true shadows without clouds."""
     cloud = sky.cloud > DISTURBED
     return cloud, (sky.shadow > DISTURBED) & ~cloud
 
 
 def classify(image: Floats, sky: Sky, water: Mask, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Classify the scene at 20 m with the errors that a Level-2A classification makes.
+    """Return a scene classification at 20 m with the errors of a Level-2A classification.
 
-    It misses the thin rims of clouds and shadows, overlooks whole patches of both, takes some
-    bright ground for cloud and some dark ground for shadow.
+    It misses the thin edges of clouds and shadows and whole patches of both. It classifies some
+    bright ground as cloud and some dark ground as shadow.
 
     Parameters
     ----------
     image
-        float32 (10, rows, columns), what the sensor sees at 20 m, reflectance.
+        float32 (10, rows, columns), reflectance at the sensor at 20 m.
     sky
         Clouds and shadows at 20 m.
     water
@@ -105,21 +105,21 @@ def classify(image: Floats, sky: Sky, water: Mask, rng: np.random.Generator) -> 
     red, infrared = image[BANDS.index("B04")], image[BANDS.index("B8A")]
     vegetation = (infrared - red) / (infrared + red + 1e-6) > 0.4
     scl = np.where(water, WATER, np.where(vegetation, VEGETATION, BARE)).astype(np.uint8)
-    whim = fractal_field(shape, 0.9, rng)
-    scl[(image[0] > 0.13) & (sky.cloud < 0.05) & (whim > 1.3)] = CLOUD_MEDIUM
-    scl[(infrared < 0.2) & (sky.cloud < 0.05) & (whim < -2.2)] = SHADOW
-    seen_shadow = sky.shadow > 0.30 + 0.12 * whim
-    seen_cloud = sky.cloud > 0.18 + 0.07 * whim
-    overlooked = fractal_field(shape, 1.3, rng) > 1.75
-    seen_cloud &= ~overlooked | (sky.cloud > 0.97)
-    seen_shadow &= ~overlooked
-    scl[seen_shadow] = SHADOW
-    scl[seen_cloud & (sky.cloud <= 0.40)] = CIRRUS
-    scl[seen_cloud & (sky.cloud > 0.40)] = CLOUD_MEDIUM
-    scl[seen_cloud & (sky.cloud > 0.70)] = CLOUD_HIGH
+    noise = fractal_field(shape, 0.9, rng)
+    scl[(image[0] > 0.13) & (sky.cloud < 0.05) & (noise > 1.3)] = CLOUD_MEDIUM
+    scl[(infrared < 0.2) & (sky.cloud < 0.05) & (noise < -2.2)] = SHADOW
+    found_shadow = sky.shadow > 0.30 + 0.12 * noise
+    found_cloud = sky.cloud > 0.18 + 0.07 * noise
+    missed = fractal_field(shape, 1.3, rng) > 1.75
+    found_cloud &= ~missed | (sky.cloud > 0.97)
+    found_shadow &= ~missed
+    scl[found_shadow] = SHADOW
+    scl[found_cloud & (sky.cloud <= 0.40)] = CIRRUS
+    scl[found_cloud & (sky.cloud > 0.40)] = CLOUD_MEDIUM
+    scl[found_cloud & (sky.cloud > 0.70)] = CLOUD_HIGH
     return scl
 
 
 def coarsen(sky: Sky, size: int) -> Sky:
-    """Average a sky over blocks of `size` x `size` pixels."""
+    """Return the mean of a sky over blocks of `size` x `size` pixels."""
     return Sky(block_mean(sky.cloud, size), block_mean(sky.shadow, size))

@@ -1,4 +1,4 @@
-"""A simulated stretch of farmland: parcels, roads, a river, woods and a village, as polygons."""
+"""Simulated farmland: parcels, roads, a river, woods and a village, as polygons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geo.errors import InputError
 
 Extent = tuple[float, float, float, float]
 
-# The landscape goes on past the imagery, so that parcels are cut by its edge as in reality.
+# The landscape is larger than the imagery, so that the imagery's edge cuts parcels, as in reality.
 OVERLAP_M = 150.0
 BLOCK_AREA_M2 = 350_000.0
 SMALLEST_PARCEL_M2 = 2_300.0
@@ -27,7 +27,7 @@ SMALLEST_PARCEL_M2 = 2_300.0
 
 @dataclass(frozen=True)
 class Landscape:
-    """Polygons of a scene in the metres of its grid; no two parcels overlap.
+    """Polygons of a scene in the coordinates of its grid; parcels do not overlap.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Landscape:
     inside
         Indices of the parcels that lie entirely inside the imagery.
     background
-        Cover name (see `phenology`) and geometry, in the order in which they are painted.
+        Cover name (see `phenology`) and geometry, in the order of drawing.
     """
 
     parcels: list[Polygon | MultiPolygon]
@@ -47,15 +47,15 @@ class Landscape:
 def draw_landscape(extent: Extent, parcels: int, rng: np.random.Generator) -> Landscape:
     """Draw farmland with at least `parcels` parcels entirely inside `extent`.
 
-    Regions are split again and again across their longer side; the first cuts become roads, bent
-    by a smooth field, the later ones the borders of parcels, straight within their block.
+    Regions are split repeatedly across their longer side. The first cuts become roads, which a
+    smooth displacement bends. The later cuts become the straight borders of parcels.
 
     Parameters
     ----------
     extent
         x_min, y_min, x_max, y_max of the imagery, in metres.
     parcels
-        Number of parcels that lie entirely inside the imagery, at the least.
+        Minimum number of parcels that are entirely inside the imagery.
     rng
         Source of every random draw.
     """
@@ -95,7 +95,7 @@ def draw_landscape(extent: Extent, parcels: int, rng: np.random.Generator) -> La
 
 
 def _draw_blocks(land: Polygon, rng: np.random.Generator) -> tuple[list[Polygon], BaseGeometry]:
-    """Split the land into blocks of about 35 ha, and return the roads that part them."""
+    """Split the land into blocks of about 35 ha; return the blocks and the roads between them."""
     centre = land.centroid
     reach = 0.75 * (land.bounds[2] - land.bounds[0])
     region = rotate(centre.buffer(reach, cap_style="square"), rng.uniform(15, 40))
@@ -114,7 +114,7 @@ def _draw_blocks(land: Polygon, rng: np.random.Generator) -> tuple[list[Polygon]
 
 
 def _draw_bend(centre: Point, rng: np.random.Generator) -> Callable[[BaseGeometry], BaseGeometry]:
-    """Draw a smooth displacement of about 50 m that bends straight lines into country roads."""
+    """Draw a smooth displacement of about 50 m that bends straight lines into roads."""
     wavelength_m = rng.uniform(1_300, 3_200, (2, 3))
     phase = rng.uniform(0, 2 * np.pi, (2, 3))
     heading = rng.uniform(0, 2 * np.pi, (2, 3))
@@ -146,11 +146,11 @@ def _cut(
 def _split_fields(
     fields: Sequence[Polygon], imagery: Polygon, parcels: int, rng: np.random.Generator
 ) -> list[Polygon]:
-    """Split the fields, the relatively largest first, until enough of them are in the imagery."""
+    """Split fields, relatively large ones first, until enough of them are in the imagery."""
     serial = itertools.count()
 
     def entry(piece: Polygon) -> tuple[float, int, Polygon]:
-        # A piece may be large because its farmer likes it so: that makes sizes log-normal.
+        # Fields differ in the size at which they are split, so that sizes are log-normal.
         return -piece.area / rng.lognormal(0.0, 0.55), next(serial), piece
 
     prepared = imagery.buffer(0)
@@ -161,12 +161,12 @@ def _split_fields(
     while inside < parcels:
         _, _, piece = heapq.heappop(heap)
         inside -= prepared.contains(piece)
-        # One cut in four runs lengthwise and leaves the long strips of old field systems.
+        # One cut in four is lengthwise: it makes the long strips of old field systems.
         pieces, _ = _cut(
             piece, rng.uniform(0.3, 0.7), rng.normal(0, 3), across=bool(rng.random() < 0.75)
         )
         for part in pieces:
-            # What is too small to farm is left to grass.
+            # Pieces that are too small for a parcel become verges.
             if part.area >= SMALLEST_PARCEL_M2:
                 inside += prepared.contains(part)
                 heapq.heappush(heap, entry(part))
@@ -179,7 +179,7 @@ def _split_fields(
 
 
 def _shape_parcel(parcel: Polygon, rng: np.random.Generator) -> Polygon | MultiPolygon:
-    """Draw the margin back, and give a few parcels a copse inside or a track through them."""
+    """Draw the margin of a parcel back, and add a copse or a track to a few parcels."""
     parcel = parcel.buffer(-rng.choice([0.0, 0.0, 1.0, 2.5]), join_style="mitre")
     kind = rng.random()
     if kind < 0.05 and parcel.area > 12_000:

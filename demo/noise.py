@@ -18,16 +18,16 @@ def fractal_field(
     shape
         Rows and columns.
     roughness
-        Exponent of the amplitude: 1 is ragged, 2 is smooth.
+        Exponent of the amplitude: 1 is rough, 2 is smooth.
     rng
         Source of the phases.
     largest
-        Wavelength in pixels beyond which there is no power.
+        Longest wavelength in pixels.
 
     Returns
     -------
     NDArray[np.float32]
-        The field; it wraps around, so draw it larger than needed where that could be seen.
+        The field. It is periodic: draw it larger than needed if that matters.
     """
     rows, columns = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
     frequency = np.hypot(rows, columns)

@@ -1,9 +1,9 @@
-"""What grows in the simulated scene, and how much of the ground it covers on each day.
+"""The crops of the simulated scene, and their cover of the ground on each day.
 
 Green cover follows the double logistic of Fischer (1994, "A model for the seasonal variations of
 vegetation indices in coarse resolution data", Remote Sens. Environ. 48) in the form of Beck et al.
 (2006, "Improved monitoring of vegetation dynamics at very high latitudes", Remote Sens. Environ.
-100, eq. 3), minus what mowing takes. The dates are plausible for eastern France; they were chosen,
+100, eq. 3), reduced by mowing. The dates are plausible for eastern France. They were chosen, and
 not fitted to observations.
 """
 
@@ -38,11 +38,11 @@ class Cover:
     green_up_rate, senescence_rate
         Slopes there, per day.
     straw
-        Share of the lost green that stays as dry matter until the field is tilled.
+        Share of the lost green that remains as dry matter until the field is tilled.
     flower, flower_day
         Cover by blossom at its height, and that day.
     cuts
-        Days of mowing; each takes about `cut_depth` of the green, which grows back in some weeks.
+        Days of mowing. Each removes about `cut_depth` of the green, which grows back in weeks.
     catch_crop
         Probability of a green cover sown after the harvest.
     rows
@@ -52,7 +52,7 @@ class Cover:
     tint
         Gain of the leaf's reflectance in the visible, red edge, near and short-wave infrared.
     ground
-        What is under the plants: soil, asphalt, tiles or water.
+        Ground under the plants: soil, asphalt, tiles or water.
     """
 
     code: str
@@ -76,11 +76,11 @@ class Cover:
     ground: str = "soil"
 
 
-# Codes in the style of the French parcel register. The hard pairs: wheat and barley (eleven days of
-# senescence, and barley lodges in patches), spring barley and both, maize, sunflower and beet
-# (rows, at different times), permanent and temporary grassland (how often they are mown, and how
-# even the sward is), alfalfa and the latter. Part of what tells them apart is thus in the spread
-# inside the parcel, not in its mean.
+# Codes in the style of the French parcel register. Some pairs are difficult. Wheat and winter
+# barley differ by eleven days of senescence, and by patches of lodged barley; spring barley is
+# similar to both. Maize, sunflower and beet have rows at different times. Permanent and temporary
+# grassland differ in mowing and in evenness, and alfalfa is similar to the latter. Part of the
+# difference is therefore in the spread within a parcel, not in its mean.
 CROPS = (
     Cover("BTH", "winter wheat", 0.25, 0.22, 0.90, 86, 0.060, 183, 0.120, straw=0.8,
           catch_crop=0.35, patches=0.03),
@@ -124,7 +124,7 @@ COVERS = BACKGROUND + CROPS + RARE_CROPS
 
 @dataclass(frozen=True)
 class Stands:
-    """What stands on each unit of the scene this season; arrays have one row a unit."""
+    """The cover of each unit of the scene in this season; arrays have one row for each unit."""
 
     covers: list[Cover]
     resting: Floats
@@ -154,7 +154,7 @@ def draw_stands(covers: list[Cover], rng: np.random.Generator) -> Stands:
     n = len(covers)
     is_crop = np.array([bool(cover.code) for cover in covers])
     late = is_crop & (rng.random(n) < LATE_SHARE)
-    # Soil, altitude and sowing shift a whole season; the two ends also move by themselves.
+    # Soil, altitude and sowing shift the whole season; start and end also vary separately.
     shift = np.where(is_crop, rng.normal(0, DATE_SPREAD_DAYS, n), 0) + np.where(late, 18, 0)
     senescence = column("senescence") + 0.6 * shift + rng.normal(0, 3.0, n)
     grows_over = rng.random(n) < column("catch_crop")
@@ -162,7 +162,7 @@ def draw_stands(covers: list[Cover], rng: np.random.Generator) -> Stands:
     cuts = np.full((n, max(most_cuts, 1)), NEVER)
     for i, cover in enumerate(covers):
         cuts[i, : len(cover.cuts)] = cover.cuts
-    # Some farmers mow once less or graze instead, and each mows when the weather lets him.
+    # A cut is left out at random (grazing), and its day varies with the weather.
     cuts = np.where(rng.random(cuts.shape) < 0.2, NEVER, cuts + rng.normal(0, 8, cuts.shape))
     tilled = senescence + rng.uniform(25, 75, n)
     values = {
@@ -199,8 +199,8 @@ def ground_cover(stands: Stands, day: float) -> tuple[Floats, Floats, Floats]:
     """
     rise = _sigmoid(stands.column("green_up_rate") * (day - stands.green_up))
     fall = _sigmoid(stands.column("senescence_rate") * (day - stands.senescence))
-    # Beck et al. (2006), eq. 3, with the second logistic written as 1 - fall; what has ripened
-    # has no green left, whatever stood there in winter.
+    # Beck et al. (2006), eq. 3, with the second logistic written as 1 - fall. A crop that has
+    # ripened has no green left, not even its green cover of winter.
     remains = np.where(stands.column("straw") > 0, 1 - fall, 1)
     green = (stands.resting + (stands.peak - stands.resting) * np.maximum(rise - fall, 0)) * remains
     since = day - stands.cuts

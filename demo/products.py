@@ -63,7 +63,7 @@ def write_product(
 
 
 def product_name(acquisition: Acquisition) -> str:
-    """Return the folder name of the product, in the compact naming convention."""
+    """Return the folder name of the product in the compact naming convention."""
     return (
         f"{acquisition.spacecraft}_MSIL2A_{acquisition.sensing:{TIME}}"
         f"_N{acquisition.baseline.replace('.', '')}_R{RELATIVE_ORBIT:03d}_{TILE}"
@@ -72,7 +72,7 @@ def product_name(acquisition: Acquisition) -> str:
 
 
 def _processed(acquisition: Acquisition) -> datetime:
-    """Return when the product was made: the same day, or years later where reprocessed."""
+    """Return the time of processing: the same day, or years later if reprocessed."""
     reprocessed = acquisition.baseline >= "05.00"
     return acquisition.sensing + timedelta(days=620 if reprocessed else 0, hours=4, minutes=12)
 
@@ -88,7 +88,7 @@ def _granule_name(acquisition: Acquisition) -> str:
 
 
 def _tile_id(acquisition: Acquisition) -> str:
-    """Return the granule's identifier; SIM_ stands where the processing centre does."""
+    """Return the granule's identifier, with SIM_ in place of the processing centre."""
     return (
         f"{acquisition.spacecraft}_OPER_MSI_L2A_TL_SIM__{_processed(acquisition):{TIME}}"
         f"_A{_absolute_orbit(acquisition):06d}_{TILE}_N{acquisition.baseline}"
@@ -98,7 +98,7 @@ def _tile_id(acquisition: Acquisition) -> str:
 def _write_jp2(
     path: Path, numbers: NDArray[np.uint16] | NDArray[np.uint8], grid: Grid, resolution_m: int
 ) -> None:
-    """Write one band without loss; CRS and transform travel in the file (GeoJP2 and GML)."""
+    """Write one band without loss, with CRS and transform in the file (GeoJP2 and GML)."""
     rows, columns = numbers.shape
     with rasterio.open(
         path,
@@ -121,7 +121,7 @@ def _write_jp2(
 def _product_metadata(
     acquisition: Acquisition, scl: NDArray[np.uint8], grid: Grid, files: list[str]
 ) -> ElementTree.Element:
-    """Compose MTD_MSIL2A.xml, in the structure of the product specification (PSD 14)."""
+    """Return MTD_MSIL2A.xml in the structure of the product specification (PSD 14)."""
     schema = f"{NAMESPACE}/User_Product_Level-2A.xsd"
     root = ElementTree.Element(f"{{{schema}}}Level-2A_User_Product")
     general = ElementTree.SubElement(root, f"{{{schema}}}General_Info")
@@ -137,7 +137,7 @@ def _product_metadata(
     orbit = f"{_absolute_orbit(acquisition):06d}"
     take = f"G{acquisition.spacecraft}_{sensing:{TIME}}_{orbit}_N{acquisition.baseline}"
     datatake = _add(info, "Datatake", None, datatakeIdentifier=take)
-    # What marks the product as simulated to a machine: no such spacecraft flies.
+    # Software recognises a simulated product by this name: no such spacecraft exists.
     _add(datatake, "SPACECRAFT_NAME", "Simulated")
     _add(datatake, "DATATAKE_TYPE", "INS-NOBS")
     _add(datatake, "DATATAKE_SENSING_START", f"{sensing:%Y-%m-%dT%H:%M:%S}.024Z")
@@ -158,7 +158,7 @@ def _product_metadata(
 
 
 def _add_image_characteristics(general: ElementTree.Element, acquisition: Acquisition) -> None:
-    """Add special values, quantification, additive offsets (where there are any) and bands."""
+    """Add special values, quantification, additive offsets (if any) and bands."""
     image = ElementTree.SubElement(general, "Product_Image_Characteristics")
     for text, index in (("NODATA", NO_DATA), ("SATURATED", SATURATED)):
         special = ElementTree.SubElement(image, "Special_Values")
@@ -181,8 +181,8 @@ def _add_image_characteristics(general: ElementTree.Element, acquisition: Acquis
 
 def _add_quality(quality: ElementTree.Element, scl: NDArray[np.uint8]) -> None:
     """Add the shares of clouds, shadows and no data, in percent, as the product reports them."""
-    valid = scl[scl != NO_DATA]
-    cloudy = 100 * np.isin(valid, CLOUD_CLASSES).mean()
+    with_data = scl[scl != NO_DATA]
+    cloudy = 100 * np.isin(with_data, CLOUD_CLASSES).mean()
     _add(quality, "Cloud_Coverage_Assessment", f"{cloudy:.6f}")
     content = ElementTree.SubElement(quality, "Image_Content_QI")
     _add(content, "NODATA_PIXEL_PERCENTAGE", f"{100 * (scl == NO_DATA).mean():.6f}")
@@ -192,11 +192,11 @@ def _add_quality(quality: ElementTree.Element, scl: NDArray[np.uint8]) -> None:
         ("HIGH_PROBA_CLOUDS_PERCENTAGE", CLOUD_HIGH),
         ("THIN_CIRRUS_PERCENTAGE", CIRRUS),
     ):
-        _add(content, tag, f"{100 * (valid == value).mean():.6f}")
+        _add(content, tag, f"{100 * (with_data == value).mean():.6f}")
 
 
 def _tile_metadata(acquisition: Acquisition, grid: Grid) -> ElementTree.Element:
-    """Compose MTD_TL.xml: where the granule lies, and where the sun stood."""
+    """Return MTD_TL.xml: the position of the granule and of the sun."""
     schema = f"{NAMESPACE}/S2_PDI_Level-2A_Tile_Metadata.xsd"
     root = ElementTree.Element(f"{{{schema}}}Level-2A_Tile_ID")
     general = ElementTree.SubElement(root, f"{{{schema}}}General_Info")

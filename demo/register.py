@@ -1,4 +1,4 @@
-"""Write the simulated parcel register, with the defects that real registers have."""
+"""Write the simulated parcel register, with defects like those of real registers."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from geo.grid import Grid
 REGISTER_CRS = "EPSG:2154"
 LAYER = "simulated_parcels"
 UNLABELLED_SHARE = 0.06
-# Parcels declared as another crop than the one that grows: no classifier can get them right.
+# Parcels that are declared as another crop than the true one: no classifier can predict them.
 WRONGLY_DECLARED_SHARE = 0.03
 MOST_PARTLY_OUTSIDE = 12
-# Written in place of the time of writing, which GeoPackage records: equal seeds, equal bytes.
+# Written in place of the current time, so that equal seeds produce equal bytes.
 TIMESTAMP = "2021-12-31T00:00:00.000Z"
 
-# Columns while the register is being made; `planted` and `true_code` end up in the truth table.
+# Columns of the rows before they are written; `planted` and `true_code` go to the truth table.
 COLUMNS = ["ID_PARCEL", "CODE_CULTU", "true_code", "planted", "geometry"]
 
 
 def write_register(path: Path, scene: Scene, parcels: int, rng: np.random.Generator) -> None:
-    """Write `parcels` sound parcels, some more with planted defects, and the truth beside them.
+    """Write `parcels` parcels without defects, further ones with defects, and the truth about them.
 
-    The register is a GeoPackage in EPSG:2154. Beside it, ``<stem>.truth.csv`` lists for every
-    row what really grows and what was planted, for whoever wants to check the pipeline.
+    The register is a GeoPackage in EPSG:2154. For every row, ``<stem>.truth.csv`` beside it lists
+    the true crop and the defect, so that the results of the pipeline can be checked.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def write_register(path: Path, scene: Scene, parcels: int, rng: np.random.Genera
     scene
         The ground.
     parcels
-        Number of sound parcels, all of them inside the imagery.
+        Number of parcels without defects, all of them inside the imagery.
     rng
         Source of every random draw.
     """
@@ -70,14 +70,14 @@ def write_register(path: Path, scene: Scene, parcels: int, rng: np.random.Genera
 
 
 def truth_path(register: Path) -> Path:
-    """Return where the truth about a simulated register lies."""
+    """Return the path of the truth table of a simulated register."""
     return register.with_suffix(".truth.csv")
 
 
 def _choose(
     scene: Scene, parcels: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Choose the sound parcels, and plain ones of middling size and a common crop to damage."""
+    """Choose parcels to keep intact, and simple ones of median size and common crops to damage."""
     inside = scene.landscape.inside
     shapes = np.array([scene.landscape.parcels[i] for i in inside], dtype=object)
     areas = shapely.area(shapes)
@@ -88,14 +88,14 @@ def _choose(
     middling = np.argsort(np.where(common & plain, np.abs(areas - np.median(areas)), np.inf))
     hosts = inside[middling[:DAMAGED_PARCELS]]
     sound = np.setdiff1d(inside, hosts)
-    # Rare crops were drawn among the parcels to be registered: keep all of them.
+    # Keep all parcels with rare crops.
     rare = np.array([scene.crops[i].share == 0 for i in sound])
     order = np.argsort(~rare, kind="stable")[:parcels]
     return rng.permutation(sound[order]), hosts
 
 
 def _sound_rows(scene: Scene, chosen: NDArray[np.intp], rng: np.random.Generator) -> pd.DataFrame:
-    """Return the sound parcels; some lack a label, and a few carry a wrong one."""
+    """Return the parcels without geometric defects; some have no label, a few a wrong one."""
     parcels = len(chosen)
     true = [scene.crops[i].code for i in chosen]
     declared: list[str | None] = list(true)
@@ -106,7 +106,7 @@ def _sound_rows(scene: Scene, chosen: NDArray[np.intp], rng: np.random.Generator
             declared[k], planted[k] = None, "no label"
         elif draw < UNLABELLED_SHARE + WRONGLY_DECLARED_SHARE:
             declared[k], planted[k] = true[int(rng.integers(parcels))], "wrongly declared"
-    # The share is a probability: plant one where a small scene drew none.
+    # The share is a probability: if a small scene has no such parcel by chance, make one.
     if None not in declared:
         declared[0], planted[0] = None, "no label"
     ids = 1_000_001 + rng.permutation(3 * parcels)[:parcels]
@@ -115,7 +115,7 @@ def _sound_rows(scene: Scene, chosen: NDArray[np.intp], rng: np.random.Generator
 
 
 def _cut_rows(scene: Scene, rng: np.random.Generator) -> pd.DataFrame:
-    """Return parcels that the edge of the imagery cuts, and some beyond it."""
+    """Return parcels that the edge of the imagery cuts, and some outside the imagery."""
     frame = box(*scene.grid.bounds)
     parcels = np.array(scene.landscape.parcels, dtype=object)
     crossing = np.flatnonzero(shapely.crosses(parcels, frame.boundary))
@@ -128,7 +128,7 @@ def _cut_rows(scene: Scene, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _damaged_rows(scene: Scene, hosts: NDArray[np.intp]) -> pd.DataFrame:
-    """Return one damaged row of each kind, made from parcels of their own."""
+    """Return one row with each kind of defect, made from separate parcels."""
     rows: list[tuple[int | None, str, str, str, BaseGeometry | None]] = []
     for k, (kind, damage) in enumerate(DAMAGES.items()):
         code = scene.crops[hosts[k]].code
@@ -151,13 +151,13 @@ def _bow_tie(parcel: BaseGeometry, _: Grid) -> Polygon:
 
 
 def _collapsed(parcel: BaseGeometry, _: Grid) -> Polygon:
-    """Let a parcel collapse to a line: invalid, and of no area once it is mended."""
+    """Collapse a parcel to a line: invalid, and without an area when it is mended."""
     x_min, y_min, x_max, y_max = parcel.bounds
     return Polygon([(x_min, y_min), (x_max, y_max), (x_min, y_min), (x_min, y_min)])
 
 
 def _too_small(parcel: BaseGeometry, grid: Grid) -> Polygon:
-    """Draw a parcel of 4 m around a corner of the pixels: no pixel centre lies in it."""
+    """Draw a parcel of 4 m around a pixel corner, so that it contains no pixel centre."""
     middle = parcel.representative_point()
     columns = round((middle.x - grid.x_min) / grid.pixel_width)
     rows = round((grid.y_max - middle.y) / grid.pixel_height)
@@ -166,12 +166,12 @@ def _too_small(parcel: BaseGeometry, grid: Grid) -> Polygon:
 
 
 def _pierced(parcel: BaseGeometry, _: Grid) -> BaseGeometry:
-    """Leave a pond of 9 m radius out of the parcel."""
+    """Cut a pond of 9 m radius out of the parcel."""
     return parcel.difference(parcel.representative_point().buffer(9.0))
 
 
 def _parted(parcel: BaseGeometry, _: Grid) -> BaseGeometry:
-    """Let a track of 8 m part the parcel."""
+    """Cut a track of 8 m through the parcel."""
     x_min, y_min, x_max, y_max = parcel.bounds
     middle = parcel.representative_point()
     reach = max(x_max - x_min, y_max - y_min)
@@ -201,14 +201,14 @@ def _rows(
     planted: list[str],
     geometries: list[BaseGeometry],
 ) -> pd.DataFrame:
-    """Return columns as a table with COLUMNS."""
+    """Return a table with COLUMNS."""
     table = pd.DataFrame(dict(zip(COLUMNS[:-1], (ids, declared, true, planted), strict=True)))
     table["geometry"] = geometries
     return table
 
 
 def _write_geopackage(frame: gpd.GeoDataFrame, path: Path) -> None:
-    """Write a layer that holds points, lines and polygons, with a fixed time stamp."""
+    """Write a layer of points, lines and polygons, with a fixed time stamp."""
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": TIMESTAMP})
     try:
         frame.to_file(

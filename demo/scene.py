@@ -1,4 +1,4 @@
-"""A simulated season over a stretch of farmland: what the sensor records at each acquisition."""
+"""A simulated season over farmland: the image of the sensor at each acquisition."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUANTIFICATION = 10_000
 
 @dataclass(frozen=True)
 class Acquisition:
-    """One overpass: when, by which processing baseline, under how much cloud."""
+    """One overpass: its time, processing baseline and cloud fraction."""
 
     sensing: datetime
     spacecraft: str
@@ -50,7 +50,7 @@ class Acquisition:
     def sun_angles_deg(self) -> tuple[float, float]:
         """Azimuth and elevation of the sun at 46.6 degrees north, an hour before noon.
 
-        The declination is that of Cooper (1969), the rest is spherical trigonometry.
+        The declination follows Cooper (1969); the rest is spherical trigonometry.
         """
         latitude, hour = np.radians(46.6), np.radians(-18.0)
         declination = np.radians(23.45) * np.sin(2 * np.pi * (284 + self.day) / 365)
@@ -65,7 +65,7 @@ class Acquisition:
 
 @dataclass(frozen=True)
 class Scene:
-    """The ground of a season: units (background covers, then parcels) and where they are.
+    """The ground of a season: units (background covers, then parcels) and their positions.
 
     Attributes
     ----------
@@ -74,11 +74,11 @@ class Scene:
     landscape
         Parcels and background; parcel i is unit ``len(BACKGROUND) + i``.
     stands, palette
-        What grows on the units, and the spectra of its parts.
+        The cover of the units, and its spectra.
     units
         uint16 (2 rows, 2 columns): the unit of every 5 m cell.
     patches
-        float32 (rows, columns): unevenness of growth, standard deviation 1.
+        float32 (rows, columns): variation of growth, with standard deviation 1.
     """
 
     grid: Grid
@@ -96,14 +96,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the sensor records, and the truth behind it.
+    """The image of the sensor, and the truth.
 
     Attributes
     ----------
     truth
-        float32 (10, rows, columns): reflectance that reaches the sensor at 10 m, before noise.
+        float32 (10, rows, columns): reflectance at the sensor at 10 m, before noise.
     bands
-        Digital numbers by band, uint16 at the band's resolution; 0 is no data.
+        Digital numbers by band, uint16 at the band's resolution; 0 is nodata.
     scl
         uint8 (rows / 2, columns / 2): scene classification, with its errors.
     sky
@@ -133,7 +133,7 @@ def plan_acquisitions(count: int, year: int, rng: np.random.Generator) -> list[A
     """Choose dates from March to October, their clouds and baselines.
 
     Both baselines occur in one season, as in an archive that is being reprocessed. One
-    acquisition is entirely cloudy and one lies at the edge of the swath.
+    acquisition is entirely cloudy, and one is at the edge of the swath.
     """
     overpasses = [datetime(year, 3, 3, 10, 40, 31) + timedelta(days=5 * i) for i in range(49)]
     step = len(overpasses) / count
@@ -156,7 +156,7 @@ def plan_acquisitions(count: int, year: int, rng: np.random.Generator) -> list[A
 
 
 def observe(scene: Scene, acquisition: Acquisition, rng: np.random.Generator) -> Observation:
-    """Record the scene: mixed pixels, atmosphere, clouds, noise, digital numbers."""
+    """Return the image of the scene: mixed pixels, atmosphere, clouds, noise, digital numbers."""
     azimuth, elevation = acquisition.sun_angles_deg
     sky = draw_sky(scene.grid.shape, acquisition.cloud_fraction, azimuth, elevation, rng)
     surface = blur(_surface(scene, acquisition.day, rng), BLUR_SIGMA_PIXELS)
@@ -164,20 +164,24 @@ def observe(scene: Scene, acquisition: Acquisition, rng: np.random.Generator) ->
     truth_20m = block_mean(truth, 2)
     water = block_mean((scene.units == _unit("water")).astype(np.float32), 2 * CELLS_PER_PIXEL)
     scl = classify(truth_20m, coarsen(sky, 2), water > 0.5, rng)
-    seen_20m = _swath(scl.shape, acquisition.at_swath_edge, rng)
-    scl[~seen_20m] = NO_DATA
-    seen_10m = seen_20m.repeat(2, axis=0).repeat(2, axis=1)
+    observed_20m = _swath(scl.shape, acquisition.at_swath_edge, rng)
+    scl[~observed_20m] = NO_DATA
+    observed_10m = observed_20m.repeat(2, axis=0).repeat(2, axis=1)
     bands = {}
     for k, band in enumerate(BANDS):
-        image, seen = (truth[k], seen_10m) if band in BANDS_10M else (truth_20m[k], seen_20m)
-        bands[band] = np.where(seen, _digitise(image, acquisition.offset, rng), 0).astype(np.uint16)
+        image, observed = (
+            (truth[k], observed_10m) if band in BANDS_10M else (truth_20m[k], observed_20m)
+        )
+        bands[band] = np.where(observed, _digitise(image, acquisition.offset, rng), 0).astype(
+            np.uint16
+        )
     return Observation(truth, bands, scl, sky)
 
 
 def _draw_crops(
     parcels: int, registered: NDArray[np.intp], rng: np.random.Generator
 ) -> list[Cover]:
-    """Give every parcel a crop by its share, and a few of the registered ones a rare crop."""
+    """Draw a crop for every parcel by its share, and a rare crop for a few registered parcels."""
     shares = np.array([crop.share for crop in CROPS])
     quota = np.floor(np.cumsum(shares / shares.sum()) * parcels + 1e-9).astype(int)
     order = rng.permutation(np.searchsorted(quota, np.arange(parcels), side="right"))
@@ -195,7 +199,7 @@ def _unit(name: str) -> int:
 
 
 def _paint(landscape: Landscape, grid: Grid) -> NDArray[np.uint16]:
-    """Paint the units on 5 m cells: verges, background in its order, parcels on top."""
+    """Rasterise the units to 5 m cells: verges, then the background in its order, then parcels."""
     shapes = [(geometry, _unit(name)) for name, geometry in landscape.background]
     frame, cell_m = box(*grid.bounds), grid.pixel_width / CELLS_PER_PIXEL
     shapes += [
@@ -229,7 +233,7 @@ def _surface(scene: Scene, day: int, rng: np.random.Generator) -> Floats:
 
 
 def _aerosol(surface: Floats, rng: np.random.Generator) -> Floats:
-    """Add what an imperfect atmospheric correction leaves: a gain, and haze in the blue."""
+    """Add the errors of an atmospheric correction: a gain, and haze in the blue."""
     gain = rng.normal(1, 0.025) * rng.normal(1, 0.008, len(BANDS)).astype(np.float32)
     scatter = np.array([1.0, 0.75, 0.55, 0.45, 0.35, 0.3, 0.25, 0.25, 0.05, 0.03])
     amount = rng.exponential(0.006) - 0.003
@@ -239,14 +243,14 @@ def _aerosol(surface: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _swath(shape: tuple[int, int], at_edge: bool, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which pixels the swath covers: all of them, or those left of a slanted edge."""
+    """Return which pixels the swath covers: all, or those to the left of a slanted edge."""
     rows, columns = np.indices(shape)
     edge = shape[1] * rng.uniform(0.55, 0.75) - 0.2 * rows
     return (columns < edge) if at_edge else np.ones(shape, dtype=np.bool_)
 
 
 def _digitise(image: Floats, offset: int, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Add sensor noise and quantise; 0 stays free for no data.
+    """Add sensor noise and quantise; 0 is reserved for nodata.
 
     DN = reflectance x 10,000 - offset, as reflectance = (DN + offset) / 10,000 in the product
     specification since baseline 04.00.

@@ -15,7 +15,7 @@ BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 BANDS_10M = ("B02", "B03", "B04", "B08")
 BANDS_20M = ("B05", "B06", "B07", "B8A", "B11", "B12")
 
-# Surface reflectance in the order of BANDS: rounded, of the magnitude seen in Sentinel-2 scenes.
+# Surface reflectance in the order of BANDS, rounded; of the magnitude of Sentinel-2 scenes.
 LEAVES = np.array([0.030, 0.070, 0.032, 0.115, 0.340, 0.440, 0.470, 0.490, 0.215, 0.105])
 DRY_MATTER = np.array([0.085, 0.125, 0.165, 0.200, 0.235, 0.260, 0.280, 0.300, 0.355, 0.260])
 BLOSSOM = np.array([0.045, 0.190, 0.180, 0.250, 0.400, 0.450, 0.470, 0.480, 0.240, 0.130])
@@ -31,7 +31,7 @@ TINT_BANDS = np.array([0, 0, 0, 1, 1, 2, 2, 2, 3, 3])
 
 @dataclass(frozen=True)
 class Palette:
-    """Spectra of the parts of every unit, drawn once for the season; float32 (units, 10)."""
+    """Spectra of leaves and ground of every unit for the season; float32 (units, 10)."""
 
     leaves: Floats
     ground: Floats
@@ -54,7 +54,7 @@ def draw_palette(stands: Stands, rng: np.random.Generator) -> Palette:
 def reflectance(
     stands: Stands, palette: Palette, day: float, wetness: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the mean reflectance of every unit on a day, and how texture changes it.
+    """Return the mean reflectance of every unit on a day, and its change with texture.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def reflectance(
     slope
         float32 (units, 10), change of reflectance per unit of green cover.
     openness
-        float32 (units,), 4 g (1 - g) of the cover g by plants: largest where rows half close.
+        float32 (units,), 4 g (1 - g) of the cover g by plants: largest at half cover.
     """
     green, straw, flower = ground_cover(stands, day)
     is_soil = np.array([cover.ground == "soil" for cover in stands.covers])
@@ -84,7 +84,7 @@ def reflectance(
         + flower[:, None] * BLOSSOM
         + bare[:, None] * ground
     )
-    # Where nothing grows, texture is that of the ground: brighter or darker.
+    # Without plants, the ground itself has texture: brighter or darker.
     slope = np.where((green + straw > 0.03)[:, None], palette.leaves - ground, 0.6 * ground)
     cover = np.minimum(green + flower, 1)
     return (

@@ -1,4 +1,4 @@
-"""What a user can mend: the one error of imagery, registers, settings and datasets."""
+"""The error for everything that a user can correct: imagery, registers, settings, datasets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What json, csv, numpy, pandas and pyarrow raise for a file that is damaged or holds something else
+# Errors of json, csv, numpy, pandas and pyarrow for a file that is damaged or has another format
 # (UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors).
-_OF_CONTENT = (
+_CONTENT_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError, EOFError),
     *(csv.Error, zipfile.BadZipFile),
 )
@@ -22,28 +22,28 @@ class InputError(Exception):
 
 @contextmanager
 def reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
-    """Name the file in the error of a library that cannot read it.
+    """Raise an error that names the file if a library cannot read it.
 
-    Only the reading and parsing of the file belongs into the block: any other error there would be
-    taken for the file's.
+    Only the reading and parsing of the file belongs into the block: every other error of these
+    types would be blamed on the file.
 
     Parameters
     ----------
     path
         The file that is read.
     expected
-        What it should be, such as "a JSON object of grids".
+        Expected content, such as "a JSON object of grids".
     remedy
-        What the user can do about it, one sentence.
+        One sentence about the action that the user can take.
 
     Raises
     ------
     InputError
-        If the content of the file is not what is expected.
+        If the file does not have the expected content.
     """
     try:
         yield
-    except _OF_CONTENT as error:
+    except _CONTENT_ERRORS as error:
         found = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, KeyError):
             found = [f"it lacks {error}"]

@@ -1,6 +1,6 @@
-"""The pixel grid that imagery, label image and pixel index share; those of the tiles of a run.
+"""The pixel grid that imagery, label image and pixel index share, and the grids of a run's tiles.
 
-Only the standard library is imported at once: the Snakefile reaches this module.
+At import, this module needs only the standard library, because the Snakefile imports it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geo.errors import reading
 
@@ -23,17 +23,16 @@ if TYPE_CHECKING:
 class Grid:
     """A north-up grid of rectangular pixels in a projected coordinate system.
 
-    Pixels need not be square nor exactly 10 m: clips of Sentinel-2 in circulation often have
-    pixels of 9.99 m.
+    Pixels need not be square or exactly 10 m wide: clips of Sentinel-2 often have pixels of 9.99 m.
 
     Parameters
     ----------
     crs
-        Coordinate system, as anything that pyproj reads ("EPSG:32631", WKT).
+        Coordinate system in any form that pyproj reads ("EPSG:32631", WKT).
     x_min, y_max
         Outer corner of the first pixel, in units of `crs`.
     pixel_width, pixel_height
-        Size of a pixel, both positive, in units of `crs`.
+        Size of a pixel in units of `crs`; both are positive.
     height, width
         Number of rows and columns.
 
@@ -54,22 +53,17 @@ class Grid:
     def __post_init__(self) -> None:
         if min(self.pixel_width, self.pixel_height) <= 0 or min(self.height, self.width) <= 0:
             raise ValueError(
-                f"A grid needs pixels of positive size and at least one of them, found "
-                f"{self.pixel_width} x {self.pixel_height} and {self.height} rows x {self.width} "
-                "columns. Rotated and south-up rasters are not read: warp them first."
+                "A grid needs at least one pixel, and pixels of positive size. Found "
+                f"{self.height} rows x {self.width} columns of {self.pixel_width} x "
+                f"{self.pixel_height}. Rotated and south-up rasters are not read: warp them first."
             )
 
     @classmethod
     def from_transform(cls, crs: str, transform: Affine, height: int, width: int) -> Grid:
-        """Make the grid of a raster from its affine transform; rotation is refused."""
+        """Return the grid of a raster with an affine transform; refuse rotation."""
         if transform.b or transform.d:
             raise ValueError("Rotated rasters are not read: warp them to a north-up grid first.")
         return cls(crs, transform.c, transform.f, transform.a, -transform.e, height, width)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Grid:
-        """Make a grid from what `dataclasses.asdict` gives."""
-        return cls(**values)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,43 +88,43 @@ class Grid:
         )
 
     def matches(self, other: Grid, tolerance: float = 0.01) -> bool:
-        """Tell whether both grids have the same pixels, to a share `tolerance` of a pixel."""
-        slack = tolerance * self.pixel_width
-        corners = zip(self.bounds, other.bounds, strict=True)
+        """Return whether both grids have the same pixels, within `tolerance` of a pixel's width."""
+        distance = tolerance * self.pixel_width
+        edges = zip(self.bounds, other.bounds, strict=True)
         return (
             self.shape == other.shape
-            and all(abs(a - b) <= slack for a, b in corners)
+            and all(abs(a - b) <= distance for a, b in edges)
             and self.has_crs(other.crs)
         )
 
     def has_crs(self, crs: str) -> bool:
-        """Tell whether the grid is in a coordinate system, however that is written."""
+        """Return whether the grid has a coordinate system, in whatever form that is written."""
         if self.crs == crs:
             return True
-        from pyproj import CRS  # takes a while, and is seldom needed
+        from pyproj import CRS  # slow to import, and rarely needed
 
         return bool(CRS(self.crs) == CRS(crs))
 
     def is_aligned(self, other: Grid, tolerance: float = 0.01) -> bool:
-        """Tell whether both grids are cut from one: the same pixels, of another extent perhaps.
+        """Return whether both grids are clips of one larger grid: same pixels, any extent.
 
         Parameters
         ----------
         other
             Grid to compare with.
         tolerance
-            Share of a pixel by which its corners may lie beside corners of these pixels.
+            Fraction of a pixel by which the corners may differ.
         """
-        places = _corners(self, other)
-        left, top, right, bottom = (round(place) for place in places)
+        edges = self._edges_of(other)
+        left, top, right, bottom = (round(edge) for edge in edges)
         same_size = (right - left, bottom - top) == (other.width, other.height)
-        distance = max(abs(place - round(place)) for place in places)
+        distance = max(abs(edge - round(edge)) for edge in edges)
         return same_size and distance <= tolerance and self.has_crs(other.crs)
 
     def union(self, others: Iterable[Grid]) -> Grid:
-        """Widen this grid to hold aligned ones, too; one that it holds already changes nothing."""
-        corners = [(0.0, 0.0, self.width, self.height), *(_corners(self, o) for o in others)]
-        lefts, tops, rights, bottoms = zip(*corners, strict=True)
+        """Return this grid, extended to contain others that are aligned with it."""
+        edges = [self._edges_of(grid) for grid in (self, *others)]
+        lefts, tops, rights, bottoms = zip(*edges, strict=True)
         left, top = round(min(lefts)), round(min(tops))
         right, bottom = round(max(rights)), round(max(bottoms))
         return replace(
@@ -141,32 +135,31 @@ class Grid:
             width=right - left,
         )
 
-
-def _corners(grid: Grid, other: Grid) -> tuple[float, float, float, float]:
-    """Give left, top, right and bottom of another grid, counted in pixels of a grid."""
-    x_min, y_min, x_max, y_max = other.bounds
-    return (
-        (x_min - grid.x_min) / grid.pixel_width,
-        (grid.y_max - y_max) / grid.pixel_height,
-        (x_max - grid.x_min) / grid.pixel_width,
-        (grid.y_max - y_min) / grid.pixel_height,
-    )
+    def _edges_of(self, other: Grid) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom of another grid in pixels of this grid."""
+        x_min, y_min, x_max, y_max = other.bounds
+        return (
+            (x_min - self.x_min) / self.pixel_width,
+            (self.y_max - y_max) / self.pixel_height,
+            (x_max - self.x_min) / self.pixel_width,
+            (self.y_max - y_min) / self.pixel_height,
+        )
 
 
 def read_grids(grids: Path) -> dict[str, Grid]:
-    """Read the grid of every tile from grids.json, in the order in which they are preferred."""
-    with reading(grids, "the grids of tiles", "Make it anew: snakemake -R index."):
+    """Read the grid of every tile from grids.json, the most preferred tile first."""
+    with reading(grids, "the grids of tiles", "Write it again: snakemake -R index."):
         table = json.loads(grids.read_text(encoding="utf-8"))
-        return {tile: Grid.from_dict(values) for tile, values in table.items()}
+        return {tile: Grid(**values) for tile, values in table.items()}
 
 
 def main_crs(parcels: Iterable[tuple[str, int]]) -> str:
-    """Return the coordinate system with most parcels, among equals the first by name.
+    """Return the coordinate system with most parcels; ties are resolved by name.
 
     Parameters
     ----------
     parcels
-        Coordinate system of every tile, and its number of parcels.
+        Coordinate system and number of parcels of every tile.
     """
     counts: Counter[str] = Counter()
     for crs, count in parcels:

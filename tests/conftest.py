@@ -1,4 +1,4 @@
-"""Options of pytest that show whether a test passes by the luck of a seed or of the number of threads."""
+"""Options of pytest that show whether a test passes by the luck of a seed."""
 
 import sys
 from pathlib import Path

@@ -1,29 +1,27 @@
-"""What names and numbers mean by custom, where files do not say it themselves."""
+"""Conventions for names and numbers, for everything that a file does not state itself."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from geo.errors import InputError
-from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
-from geo.imagery.acquisition import BANDS, MASKS, SCENE_CLASSIFICATION, Band
+from geo.imagery.acquisition import MASKS, NATIVE_RESOLUTION_M, SCENE_CLASSIFICATION, Band
 
-_Found = TypeVar("_Found")
+if TYPE_CHECKING:
+    import numpy as np
 
-# Of masks, those whose names mean one thing: a layer called "mask" may as well show what is clear.
+# MASK is not among the names: in a layer that is called "mask", 1 may mean clear as well as cloudy.
 _BAND_NAME = re.compile(r"(?:B0?([1-9]|1[0-2]|8A)|(SCL|CLDPRB|CLD|CLM))(?![0-9A-Z])", re.IGNORECASE)
-# Grid zone and 100 km square of the Military Grid Reference System, which has no I and no O.
+# Grid zone and 100 km square of the Military Grid Reference System, without the letters I and O.
 _TILE = re.compile(r"(?<![A-Za-z0-9])T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![A-Za-z0-9])")
 _DATE = re.compile(r"(?<!\d)(20\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 
-# Reflectance of one unit, by what files write as units. Counts are what is stored, not a unit of
-# what scale and offset make of it.
+# Reflectance of one unit, by the text that files write as units. "Counts" describes the stored
+# numbers, and not the unit after scale and offset are applied: it has the factor 1.
 _UNITS = {
     **dict.fromkeys(("", "1", "-", "none", "unitless", "dimensionless", "reflectance"), 1.0),
     **dict.fromkeys(("dn", "digital_counts", "digital counts", "digital number", "counts"), 1.0),
@@ -33,18 +31,18 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a file says of a band's numbers: reflectance = (raw x scale + offset) of `units`.
+    """The encoding of a band as a file states it: raw x scale + offset is reflectance in `units`.
 
     Parameters
     ----------
     dtype
         Data type of the raw numbers.
     scale, offset
-        1 and 0 where the file is silent.
+        1 and 0 if not stated.
     nodata
-        Raw value that means no data, None where the file is silent.
+        Raw value of pixels without data, None if not stated.
     units
-        As the file writes them, "" where it is silent.
+        As the file writes them, "" if not stated.
     """
 
     dtype: np.dtype[np.generic]
@@ -55,7 +53,7 @@ class Encoding:
 
 
 def band_name(text: str) -> str | None:
-    """Return the band that a text starts with (B02, b2, "B8A - 865 nm", SCL), or None."""
+    """Return the band at the start of a text (B02, b2, "B8A - 865 nm", SCL), or None."""
     match = _BAND_NAME.match(text.strip())
     if match is None:
         return None
@@ -66,15 +64,15 @@ def band_name(text: str) -> str | None:
 
 
 def tile_name(text: str) -> str | None:
-    """Return the MGRS tile that a text holds, without its leading T, or None."""
+    """Return the MGRS tile in a text, without the leading T, or None."""
     match = _TILE.search(text)
     return match[1] if match else None
 
 
 def date_in(text: str) -> date | None:
-    """Return the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD) that a text holds, or None.
+    """Return the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD) in a text, or None.
 
-    Names of Sentinel-2 products put the date of processing after that of sensing.
+    In names of Sentinel-2 products, the date of sensing comes before the date of processing.
 
     Raises
     ------
@@ -88,21 +86,21 @@ def date_in(text: str) -> date | None:
 def decoding(
     name: str, encoding: Encoding, reflectance_scale: float | None
 ) -> tuple[float, float, float | None]:
-    """Return scale, offset and nodata of a `Band`, from what a file says and by custom.
+    """Return scale, offset and nodata of a `Band`, from the statements of a file and conventions.
 
-    Where the file says none, no data is 0 in integers, the custom of Sentinel-2, and NaN in floats.
+    If the file states no nodata value, it is 0 for integers, as in Sentinel-2, and NaN for floats.
 
     Raises
     ------
     ValueError
-        If the units are none of reflectance, or the numbers too small to hold it.
+        If the units are not units of reflectance, or the data type is too small for reflectance.
     """
-    is_integer = np.issubdtype(encoding.dtype, np.integer)
+    is_integer = encoding.dtype.kind in "iu"
     nodata = encoding.nodata
     if name in MASKS:
-        # 0 is class "no data" of the scene classification, and "clear" in every other mask.
-        by_custom = 0.0 if name == SCENE_CLASSIFICATION else None
-        return 1.0, 0.0, by_custom if nodata in (None, 0) else nodata
+        # 0 is the class "no data" of the scene classification, but "clear" in every other mask.
+        default = 0.0 if name == SCENE_CLASSIFICATION else None
+        return 1.0, 0.0, default if nodata in (None, 0) else nodata
     if nodata is None:
         nodata = 0.0 if is_integer else float("nan")
     if reflectance_scale is not None:
@@ -116,7 +114,7 @@ def decoding(
     scale, offset = encoding.scale * unit, encoding.offset * unit
     if scale == 1 and is_integer and encoding.dtype.itemsize == 1:
         raise ValueError(
-            f"{name} holds {encoding.dtype} and says no scale: its values, 255 at most, are not "
+            f"{name} holds {encoding.dtype} and says no scale: values of at most 255 are not "
             "reflectance x 10,000. Set reflectance_scale to the reflectance of 1"
         )
     return *scale_and_offset(scale, offset, is_integer, None), nodata
@@ -125,10 +123,10 @@ def decoding(
 def scale_and_offset(
     scale: float, offset: float, is_integer: bool, reflectance_scale: float | None
 ) -> tuple[float, float]:
-    """Turn a file's scale and offset (reflectance = raw x scale + offset) into those of a band.
+    """Return scale and offset of a band from those of a file (reflectance = raw x scale + offset).
 
-    A scale of 1 is what files say that say nothing: it means 0.0001 for integers, the custom of
-    Sentinel-2, and reflectance as it is for floats.
+    Files without a scale report 1. For integers, this means 0.0001, as in Sentinel-2; floats are
+    reflectance.
     """
     if reflectance_scale is not None:
         return _rounded(reflectance_scale * 10_000), 0.0
@@ -138,17 +136,17 @@ def scale_and_offset(
 
 
 def finest(bands: Iterable[Band]) -> dict[str, Band]:
-    """Take every band once: of several resolutions the finest, but none that is interpolated.
+    """Return every band once, by name, at the finest resolution that is not interpolated.
 
     Raises
     ------
     InputError
-        If two of them are equally fine.
+        If a band exists twice at this resolution.
     """
 
     def order(band: Band) -> tuple[bool, float]:
         native = NATIVE_RESOLUTION_M.get(band.name, 0)
-        # Clips have pixels of 9.99 m.
+        # 0.9, because clips have pixels of 9.99 m.
         return band.grid.pixel_width < 0.9 * native, band.grid.pixel_width
 
     chosen: dict[str, Band] = {}
@@ -163,19 +161,8 @@ def finest(bands: Iterable[Band]) -> dict[str, Band]:
     return chosen
 
 
-def bands_and_masks(
-    found: Mapping[str, _Found], wanted: Sequence[str] | None
-) -> tuple[dict[str, _Found], dict[str, _Found]]:
-    """Part what was found into the wanted bands, in order of wavelength, and the masks."""
-    names = BANDS if wanted is None else wanted
-    return (
-        {name: found[name] for name in BANDS if name in found and name in names},
-        {name: found[name] for name in MASKS if name in found},
-    )
-
-
 def _reflectance_of(units: str) -> float:
-    """Return the reflectance of one unit: of "1", "percent", "1e-4" and their like."""
+    """Return the reflectance of one unit, such as "1", "percent" or "1e-4"."""
     text = units.strip().lower()
     if text in _UNITS:
         return _UNITS[text]
@@ -192,12 +179,12 @@ def _reflectance_of(units: str) -> float:
 
 
 def _rounded(value: float) -> float:
-    """Round to the precision of single floats, as which files may store 0.0001."""
+    """Round to single precision: files may store a scale of 0.0001 as a single float."""
     return float(f"{value:.7g}")
 
 
 def _place(band: Band) -> str:
-    """Say where a band lies."""
+    """Return file and layer of a band for messages."""
     if isinstance(band.layer, int):
         return f"{band.source} layer {band.layer}"
     return f"{band.source} ({band.layer.variable})"

@@ -1,8 +1,8 @@
-"""Sentinel-2 products as the EOPF (Earth Observation Processor Framework) writes them: Zarr groups.
+"""Sentinel-2 products of EOPF (Earth Observation Processor Framework): Zarr folders of groups.
 
-Layout: reflectance in measurements/reflectance/r10m, r20m, r60m; scene classification in
-conditions/mask/l2a_classification; cloud probability in quality/probability. See the EOPF Product
-Structure and Format Definition, and the products of the EOPF Sentinel Zarr Samples Service.
+Reflectance is in measurements/reflectance/r10m, r20m and r60m, the scene classification in
+conditions/mask/l2a_classification, and the cloud probability in quality/probability. See the EOPF
+Product Structure and Format Definition, and the products of the EOPF Sentinel Zarr Samples Service.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import xarray as xr
 import zarr
 
 from geo.errors import InputError
-from geo.formats.conventions import bands_and_masks, finest, tile_name
+from geo.formats.conventions import finest, tile_name
 from geo.formats.stack import describe
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, bands_and_masks
 from geo.imagery.array_reading import is_consolidated
-from geo.imagery.listing import Damaged, read_each
+from geo.imagery.discovery import Damaged, read_each, refuse_two_levels
 
 _REFLECTANCE = "measurements/reflectance"
 _CLASSIFICATION = "conditions/mask/l2a_classification"
 _PROBABILITY = "quality/probability"
 
-_AGAIN = "download the product again."
+_AGAIN = "download it again."
 
 
 def read_products(
@@ -35,7 +35,7 @@ def read_products(
     reflectance_scale: float | None,
     damaged: list[Damaged] | None,
 ) -> list[Acquisition]:
-    """Read products of one level.
+    """Read the products, which must be of one level.
 
     Raises
     ------
@@ -43,37 +43,31 @@ def read_products(
         If level 1C and 2A are mixed, or a product cannot be read.
     """
     level_2a = [path for path in products if (path / _CLASSIFICATION).is_dir()]
-    if 0 < len(level_2a) < len(products):
-        level_1c = [str(path) for path in products if path not in level_2a]
-        raise InputError(
-            f"{len(level_2a)} products of level 2A are mixed with {len(level_1c)} of level 1C, "
-            f"whose reflectances differ: keep one level. Level 1C: {first_five(level_1c)}."
-        )
+    refuse_two_levels(level_2a, [path for path in products if path not in level_2a])
     return read_each(products, lambda path: _read_product(path, bands, reflectance_scale), damaged)
 
 
 def _read_product(
     path: Path, bands: Sequence[str] | None, reflectance_scale: float | None
 ) -> Acquisition:
-    """Read the metadata of one product; of bands at several resolutions the finest is taken."""
+    """Read the metadata of one product; see `finest` for bands at several resolutions."""
     try:
         attributes: Mapping[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
         properties = attributes["stac_discovery"]["properties"]
-        sensed = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
+        sensing_start = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is no product of EOPF: its attributes have no stac_discovery with "
+            f"{path} is not a product of EOPF: its attributes have no stac_discovery with "
             f"properties and start_datetime ({error}): {_AGAIN}"
         ) from error
     outer = {**attributes.get("other_metadata", {}), **properties}
-    found = finest(_layers(path, outer, reflectance_scale))
-    wanted, masks = bands_and_masks(found, bands)
+    wanted, masks = bands_and_masks(finest(_layers(path, outer, reflectance_scale)), bands)
     cloud_cover = properties.get("eo:cloud_cover")
     return Acquisition(
-        # Its name, which tells tile, times, orbit and baseline.
+        # The name contains tile, times, orbit and baseline.
         id=path.name.removesuffix(".zarr"),
         tile=_tile(path, attributes),
-        date=sensed.date(),
+        date=sensing_start.date(),
         product=path,
         format="stack",
         baseline=properties.get("eopf:baseline"),
@@ -81,7 +75,7 @@ def _read_product(
         cloud_fraction=None if cloud_cover is None else float(cloud_cover) / 100,
         bands=wanted,
         masks=masks,
-        sensed=sensed,
+        sensing_start=sensing_start,
         generated=properties.get("created"),
     )
 
@@ -89,7 +83,7 @@ def _read_product(
 def _layers(
     path: Path, outer: Mapping[str, Any], reflectance_scale: float | None
 ) -> Iterator[Band]:
-    """Describe the bands and masks of every resolution."""
+    """Yield the bands and masks of every resolution."""
     for place in (_REFLECTANCE, _CLASSIFICATION, _PROBABILITY):
         for folder in sorted((path / place).glob("r*m")):
             group = f"{place}/{folder.name}"
@@ -100,7 +94,7 @@ def _layers(
 
 
 def _tile(path: Path, attributes: Mapping[str, Any]) -> str:
-    """Return the tile, which the product's name holds or, where it was renamed, its metadata."""
+    """Return the tile in the product's name or, if the product was renamed, in its metadata."""
     names = (
         path.stem,
         str(attributes["stac_discovery"].get("id")),
@@ -110,7 +104,7 @@ def _tile(path: Path, attributes: Mapping[str, Any]) -> str:
 
 
 def _open(path: Path, group: str) -> xr.Dataset:
-    """Open one group with raw values."""
+    """Open one group; values are not decoded."""
     try:
         return xr.open_dataset(
             path,

@@ -1,4 +1,7 @@
-"""GeoTIFFs: one file a date, or one a band and date; names of files or folders give the date."""
+"""GeoTIFFs: one file for each date, or for each band and date.
+
+The dates are in the names of the files or of their folders.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +19,18 @@ from geo.errors import InputError
 from geo.formats.conventions import (
     Encoding,
     band_name,
-    bands_and_masks,
     date_in,
     decoding,
     finest,
     tile_name,
 )
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
-from geo.imagery.listing import NO_BAND, Damaged, read_each, tiff_files
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, bands_and_masks, first_five
+from geo.imagery.discovery import NOT_A_BAND, Damaged, read_each, tiff_files
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
 
-# The part of a name that tells files of one acquisition apart: _B02, -SCL, _B05_20m.
+# The part of a name in which the files of one acquisition differ: _B02, -SCL, _B05_20m.
 _BAND_PART = re.compile(
     r"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|CLDPRB|CLD|CLM)(?:[-_. ](?:\d\dm|R[12]))?(?=[-_. ]|$)",
     re.IGNORECASE,
@@ -36,7 +39,7 @@ _BAND_PART = re.compile(
 
 @dataclass(frozen=True)
 class _FileGroup:
-    """The files of one acquisition: in one folder, with names that differ by the band at most."""
+    """The files of one acquisition: in one folder, with names that differ only by the band."""
 
     id: str
     tile: str
@@ -53,15 +56,14 @@ def find(
 ) -> list[Acquisition]:
     """Find the GeoTIFFs of a folder; see `geo.imagery.discovery.find_acquisitions`.
 
-    A single file stands for its acquisition: files beside it that differ from it by the band in
-    the name alone (20180405.tif, 20180405_SCL.tif) belong to it. Folders below are looked at where
-    the folder itself has no GeoTIFF.
+    Files whose names differ only by the band (20180405.tif, 20180405_SCL.tif) are one acquisition,
+    also if `path` is one of them. Subfolders are searched if the folder itself has no GeoTIFF.
     """
     files = tiff_files(path)
-    left_out = [file.name for file in files if NO_BAND.search(file.stem)]
-    if left_out:
-        logger.info("%d GeoTIFFs hold no band: %s.", len(left_out), first_five(left_out))
-    files = [file for file in files if not NO_BAND.search(file.stem)]
+    others = [file.name for file in files if NOT_A_BAND.search(file.stem)]
+    if others:
+        logger.info("%d GeoTIFFs contain no band: %s.", len(others), first_five(others))
+    files = [file for file in files if not NOT_A_BAND.search(file.stem)]
     if not files:
         raise InputError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
     undated = [file.name for file in files if _date_of(file) is None]
@@ -71,48 +73,45 @@ def find(
             f"YYYY-MM-DD) in their names: {first_five(undated)}. Rename or move them."
         )
     groups = _group(files if path.is_dir() else tiff_files(path.parent))
-    by_product = {g.files[0]: g for g in groups if not set(g.files).isdisjoint(files)}
-
-    def read(product: Path) -> Acquisition:
-        return _read(by_product[product], bands, file_bands, reflectance_scale)
-
-    return read_each(by_product, read, damaged)
+    groups = [group for group in groups if not set(group.files).isdisjoint(files)]
+    read = partial(_read, bands=bands, file_bands=file_bands, reflectance_scale=reflectance_scale)
+    return read_each(groups, read, damaged, lambda group: group.files[0])
 
 
 def _group(files: Sequence[Path]) -> list[_FileGroup]:
-    """Group files by acquisition; only their names and their folders' are looked at."""
+    """Group files by acquisition, by the names of files and folders."""
     by_name: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
-        if _date_of(file) is not None and not NO_BAND.search(file.stem):
+        if _date_of(file) is not None and not NOT_A_BAND.search(file.stem):
             name = _BAND_PART.sub("", file.stem).strip("-_. ")
             by_name.setdefault((file.parent, name), []).append(file)
     groups: list[_FileGroup] = []
     taken: dict[tuple[Path, str], int] = {}
     for (folder, _), members in sorted(by_name.items()):
-        # The image first, then what lies beside it.
+        # The file without a band in its name comes first.
         members.sort(key=lambda file: (_BAND_PART.search(file.stem) is not None, file))
-        sensed, tile = _date_of(members[0]), _tile_of(members[0])
-        assert sensed is not None  # noqa: S101 (files without a date are left out above)
-        base = f"{sensed:%Y%m%d}_{tile}"
-        # Counted by folder, which is all that is seen of a single file.
+        day, tile = _date_of(members[0]), _tile_of(members[0])
+        assert day is not None  # noqa: S101 (files without a date are left out above)
+        base = f"{day:%Y%m%d}_{tile}"
+        # Numbers are per folder, so that a file has the same number if it is read alone.
         number = taken[folder, base] = taken.get((folder, base), 0) + 1
         id_ = f"{base}_{number}" if number > 1 else base
-        groups.append(_FileGroup(id_, tile, sensed, tuple(members)))
+        groups.append(_FileGroup(id_, tile, day, tuple(members)))
     return groups
 
 
 def _names(file: Path) -> tuple[str, str, str]:
-    """Return what may name a file's tile and date: its own name, else those of its folders."""
+    """Return the names that may contain tile and date: of the file, and of its two folders."""
     return file.stem, file.parent.name, file.parent.parent.name
 
 
 def _tile_of(file: Path) -> str:
-    """Return the tile that a file's name, or that of a folder it lies in, holds."""
+    """Return the tile in the name of a file or its folders."""
     return next((tile for name in _names(file) if (tile := tile_name(name))), UNNAMED_TILE)
 
 
 def _date_of(file: Path) -> date | None:
-    """Return the date that a file's name, or that of a folder it lies in, holds."""
+    """Return the date in the name of a file or its folders, None if there is none."""
     try:
         return next((day for name in _names(file) if (day := date_in(name))), None)
     except ValueError as error:
@@ -125,7 +124,7 @@ def _read(
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
 ) -> Acquisition:
-    """Read the headers of one acquisition's files."""
+    """Read the headers of the files of one acquisition."""
     layers: list[Band] = []
     for path in group.files:
         header = read_header(path)
@@ -141,9 +140,6 @@ def _read(
         date=group.date,
         product=group.files[0],
         format="geotiff",
-        baseline=None,
-        platform=None,
-        cloud_fraction=None,
         bands=wanted,
         masks=masks,
     )
@@ -152,7 +148,7 @@ def _read(
 def _layer_names(
     path: Path, header: RasterHeader, file_bands: Sequence[str] | None
 ) -> list[str | None]:
-    """Name the layers of a file: by its band descriptions, else its own name, else as told."""
+    """Return the bands of a file's layers, by its descriptions, its name, or else `file_bands`."""
     described = [band_name(text) for text in header.descriptions]
     if any(described):
         return described
@@ -175,7 +171,7 @@ def _layer_names(
 def _band(
     name: str, path: Path, layer: int, header: RasterHeader, reflectance_scale: float | None
 ) -> Band:
-    """Describe one layer of a file."""
+    """Return one layer of a file."""
     at = layer - 1
     encoding = Encoding(
         dtype=np.dtype(header.dtypes[at]),

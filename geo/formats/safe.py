@@ -6,36 +6,57 @@ import logging
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from geo.errors import InputError
-from geo.formats.safe_metadata import (
-    NATIVE_RESOLUTION_M,
-    Granule,
-    SafeMetadata,
-    read_metadata,
-    read_quality,
-)
 from geo.imagery.acquisition import (
     BANDS,
-    MASKS,
+    NATIVE_RESOLUTION_M,
     SCENE_CLASSIFICATION,
     Acquisition,
     Band,
-    first_five,
+    bands_and_masks,
 )
-from geo.imagery.listing import Damaged, read_each, refuse_damaged, walk
+from geo.imagery.discovery import Damaged, read_each, refuse_damaged, refuse_two_levels, walk
 from geo.imagery.raster_reading import RasterHeader, read_header
 
-# MTD_MSIL2A.xml, and before December 2016 S2A_OPER_MTD_SAFL1C_PDMC_<times>.xml; what Sen2Cor wrote
-# from those begins with S2A_USER. The product's level is in either.
+logger = logging.getLogger(__name__)
+
+# The metadata file: MTD_MSIL2A.xml, and before December 2016
+# S2A_OPER_MTD_SAFL1C_PDMC_<times>.xml. Sen2Cor wrote S2A_USER_... from the latter. Both contain the
+# level of the product.
 _METADATA = re.compile(r"(?:MTD_MSI|S2\w_\w+_MTD_SAF)L(1C|2A)\w*\.xml", re.IGNORECASE)
 
-# A RuntimeError is an encrypted member, or one packed in a way that is not known.
+# The names of images, without ending:
+#   T33XWJ_20220413T150759_B02, ..._B02_10m   level 1C and 2A, since December 2016
+#   L2A_T34VFJ_20170823T094031_SCL_20m        level 2A of 2017
+#   S2A_OPER_MSI_L1C_TL_SGS__20160103T174751_A002779_T32TLQ_B02      before
+#   S2A_USER_MSI_L2A_TL_SGS__..._T32TLQ_B02_10m, S2A_USER_SCL_L2A_TL_SGS__..._T32TLQ_20m
+_TILE = re.compile(r"(?:^|_)T(\d\d[A-Z]{3})(?=_)")
+_BAND = re.compile(r"_(B\d[\dA]|SCL)(?=_|$)")
+_RESOLUTION = re.compile(r"_(\d\d)m$")
+
+# Cloud masks that the metadata do not list among the images.
+_MASK_FILES = {
+    # MSK_CLDPRB_20m; in 2017 L2A_T34VFJ_20170823T094031_CLD_20m; before
+    # S2A_USER_CLD_L2A_TL_SGS__20160103T174751_A002779_T32TLQ_20m.
+    ("2A", "CLDPRB"): re.compile(r"(?:MSK_CLDPRB|_CLD(?:_L2A_\w+)?)_20m$"),
+    # Opaque clouds, cirrus and snow as bands 1 to 3, since baseline 04.00. Band 1 is read.
+    ("1C", "MASK"): re.compile(r"MSK_CLASSI_B00$"),
+}
+
+# ..._S20220413T150756_N04.00
+_DATASTRIP = re.compile(r"_S(\d{8}T\d{6})")
+
+# Width and height of a tile in metres. Clips of products are smaller.
+_TILE_M = 109_800
+
+# RuntimeError: the member of an archive is encrypted, or its compression is not supported.
 _DAMAGES = (ElementTree.ParseError, zipfile.BadZipFile, zlib.error, OSError, RuntimeError)
 
 _AGAIN = "Download it again."
@@ -45,15 +66,15 @@ _AGAIN = "Download it again."
 class SafeFiles:
     """The files of one product.
 
-    Names are those inside the product, with slashes: "GRANULE/L2A_T31UDS_.../MTD_TL.xml".
+    Names are relative to the product, with slashes: "GRANULE/L2A_T31UDS_.../MTD_TL.xml".
 
     Parameters
     ----------
     path
-        Folder of the product, or zip archive that holds it.
+        Folder of the product, or the zip archive that contains it.
     root
-        Folder of the product inside its archive, with a slash at its end; empty in a folder, and
-        where the archive has no folder around the product.
+        Folder of the product inside its archive, with a slash at its end. Empty for a folder, and
+        for an archive whose first level is the product.
     metadata
         Name of the product's metadata file.
     """
@@ -66,12 +87,12 @@ class SafeFiles:
     def level(self) -> str:
         """1C or 2A."""
         match = _METADATA.fullmatch(self.metadata)
-        assert match is not None  # noqa: S101 (it was found by this pattern)
+        assert match is not None  # noqa: S101 (the file was found by this pattern)
         return match[1].upper()
 
     @cached_property
     def is_zipped(self) -> bool:
-        """Whether the product lies in an archive."""
+        """Whether the product is in an archive."""
         return self.path.is_file()
 
     @cached_property
@@ -88,13 +109,13 @@ class SafeFiles:
 
     @cached_property
     def by_stem(self) -> Mapping[str, str]:
-        """Names by what is left of them without folder and ending, which are unique for images."""
+        """Names of the images by stem (no folder, no ending), which is unique in a product."""
         images = (name for name in self.sizes if name.endswith((".jp2", ".tif")))
         return {PurePosixPath(name).stem: name for name in sorted(images)}
 
     @cached_property
     def listed_sizes(self) -> Mapping[str, int]:
-        """Bytes that the files should have by manifest.safe, empty where there is none."""
+        """Bytes of the files by manifest.safe, empty if there is no manifest."""
         if "manifest.safe" not in self.sizes:
             return {}
         sizes = {}
@@ -105,12 +126,12 @@ class SafeFiles:
         return sizes
 
     def place(self, name: str) -> str:
-        """Say where a file is, for people."""
+        """Return the path of a file for messages."""
         return f"{self.path}: {self.root}{name}" if self.is_zipped else str(self.path / name)
 
     def source(self, name: str) -> str:
-        """Name a file as GDAL does."""
-        # Braces end the name of the archive, whatever its ending:
+        """Return the path of a file for GDAL."""
+        # The braces mark where the archive's name ends:
         # https://gdal.org/user/virtual_file_systems.html
         return f"/vsizip/{{{self.path}}}/{self.root}{name}" if self.is_zipped else self.place(name)
 
@@ -128,32 +149,49 @@ class SafeFiles:
                     content = archive.read(self.root + name)
             else:
                 content = (self.path / name).read_bytes()
-            return ElementTree.fromstring(content)  # noqa: S314 (the user's own product)
+            return ElementTree.fromstring(content)  # noqa: S314 (the user's product)
         except _DAMAGES as error:
             raise InputError(
                 f"{self.place(name)} is damaged or incomplete ({error}). {_AGAIN}"
             ) from error
 
 
-def find_products(path: Path, damaged: list[Damaged] | None = None) -> Iterator[SafeFiles]:
-    """Find the products at a path and below it, whatever their folders and archives are called.
+def find(
+    path: Path, bands: Sequence[str] | None, damaged: list[Damaged] | None
+) -> list[Acquisition]:
+    """Find the products at a path and below; see `geo.imagery.discovery.find_acquisitions`."""
+    failed: list[Damaged] = []
+    products = sorted(find_products(path, failed), key=lambda product: (product.path, product.root))
+    n_products = len(products) + len(failed)
+    if not n_products:
+        raise InputError(
+            f"There is no SAFE product in {path}. A product is a folder or a zip archive with "
+            "MTD_MSIL2A.xml or MTD_MSIL1C.xml in it (S2A_OPER_MTD_SAFL1C_... before 2017)."
+        )
+    paths = {level: [p.path for p in products if p.level == level] for level in ("2A", "1C")}
+    refuse_two_levels(paths["2A"], paths["1C"])
+    read = partial(_read_product, bands=bands)
+    granules = read_each(products, read, failed, lambda product: product.path)
+    if damaged is None:
+        refuse_damaged(failed, n_products)
+    else:
+        damaged += failed
+    return [acquisition for product in granules for acquisition in product]
+
+
+def find_products(path: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
+    """Find the products at a path and below it, whatever the names of folders and archives.
 
     Parameters
     ----------
     path
         Folder or archive.
     damaged
-        Damaged archives and .SAFE folders without metadata are added here; None: they are refused.
-
-    Raises
-    ------
-    InputError
-        If a zip archive is damaged, or a .SAFE folder holds no product.
+        Damaged archives and .SAFE folders without metadata are appended to this list.
     """
-    damages: list[Damaged] = []
     if path.is_file():
-        yield from _products_in(path, damages)
-    bare: list[Path] = []
+        yield from _products_in(path, damaged)
+    without_metadata: list[Path] = []
     found: list[Path] = []
     for folder, subfolders, files in walk(path):
         metadata = next(filter(_METADATA.fullmatch, files), None)
@@ -163,24 +201,20 @@ def find_products(path: Path, damaged: list[Damaged] | None = None) -> Iterator[
             subfolders.clear()
             continue
         if folder.name.upper().endswith(".SAFE"):
-            bare.append(folder)
+            without_metadata.append(folder)
         for name in files:
             if not name.startswith("."):
-                yield from _products_in(folder / name, damages)
-    damages += [
+                yield from _products_in(folder / name, damaged)
+    damaged += [
         Damaged(folder, f"{folder} has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it. {_AGAIN}")
-        for folder in bare
+        for folder in without_metadata
         # Some programs unpack X.zip to X.SAFE/X.SAFE.
         if not any(product.is_relative_to(folder) for product in found)
     ]
-    if damaged is None:
-        refuse_damaged(damages, len(damages))
-    else:
-        damaged += damages
 
 
 def _products_in(archive: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
-    """Find the products in a zip archive; other files hold none."""
+    """Find the products in a zip archive; no other file contains any."""
     if archive.suffix.lower() != ".zip":
         return
     try:
@@ -195,119 +229,260 @@ def _products_in(archive: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
 
 
 def _members(archive: Path) -> list[zipfile.ZipInfo]:
-    """List the members of an archive; its directory is at its end, and lost if it is cut off."""
+    """Return the members of an archive; its directory is at the end, so truncation is noticed."""
     try:
         with zipfile.ZipFile(archive) as content:
             return content.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(
-            f"{archive} is no zip archive, or was cut off ({error}). {_AGAIN}"
+            f"{archive} is not a zip archive, or is truncated ({error}). {_AGAIN}"
         ) from error
 
 
-logger = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class Granule:
+    """One tile of a product; before December 2016 a product had several.
 
-# Masks that metadata do not list among the images.
-_MASK_FILES = {
-    # MSK_CLDPRB_20m; in 2017 L2A_T34VFJ_20170823T094031_CLD_20m; before
-    # S2A_USER_CLD_L2A_TL_SGS__20160103T174751_A002779_T32TLQ_20m.
-    ("2A", "CLDPRB"): re.compile(r"(?:MSK_CLDPRB|_CLD(?:_L2A_\w+)?)_20m$"),
-    # Opaque clouds, cirrus and snow as bands 1 to 3, since baseline 04.00; the first is read.
-    ("1C", "MASK"): re.compile(r"MSK_CLASSI_B00$"),
-}
+    Parameters
+    ----------
+    tile, datastrip
+        As in `geo.imagery.acquisition.Acquisition`.
+    images
+        Names of the images at native resolution, without ending, by band.
+    """
 
-# Side of a tile in metres; clips of products are smaller.
-_TILE_M = 109_800
+    tile: str
+    datastrip: str | None
+    images: Mapping[str, str]
+
+    @property
+    def folder(self) -> str:
+        """Folder of the granule inside the product, "GRANULE/..."."""
+        first = next(iter(self.images.values()))
+        return "/".join(first.split("/")[:2])
 
 
-def find(
-    path: Path, bands: Sequence[str] | None, damaged: list[Damaged] | None
-) -> list[Acquisition]:
-    """Find the products in a folder and below; see `geo.imagery.acquisition.find_acquisitions`."""
-    failed: list[Damaged] = []
-    found = find_products(path, failed)
-    products = sorted(found, key=lambda product: (product.path, product.root))
-    n_products = len(products) + len(failed)
-    if not n_products:
-        raise InputError(
-            f"There is no SAFE product in {path}: a product is a folder or a zip archive with "
-            "MTD_MSIL2A.xml or MTD_MSIL1C.xml in it (S2A_OPER_MTD_SAFL1C_... before 2017)."
+@dataclass(frozen=True)
+class SafeMetadata:
+    """The metadata of a product.
+
+    Parameters
+    ----------
+    sensing_start, generated, baseline, platform
+        As in `geo.imagery.acquisition.Acquisition`.
+    cloud_fraction, valid_fraction
+        Fractions of all granules together, 0 to 1, None if not stated.
+    quantification
+        Digital numbers of reflectance 1.
+    offsets
+        Digital numbers that are added, by band; empty before baseline 04.00.
+    granules
+        Tiles of the product.
+    """
+
+    sensing_start: datetime
+    generated: str
+    baseline: str
+    platform: str
+    cloud_fraction: float | None
+    valid_fraction: float | None
+    quantification: float
+    offsets: Mapping[str, float]
+    granules: tuple[Granule, ...]
+
+
+def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
+    """Read the metadata of a product, in every version of their specification.
+
+    Parameters
+    ----------
+    root
+        Parsed MTD_MSIL2A.xml, MTD_MSIL1C.xml, or S2A_OPER_MTD_SAFL1C_*.xml.
+    place
+        Path of the file for messages.
+
+    Raises
+    ------
+    InputError
+        If an element is missing or cannot be read, or only some of the bands have an offset.
+    """
+    texts = _texts(root)
+
+    def one(*tags: str) -> str:
+        for tag in tags:
+            if tag in texts:
+                return texts[tag]
+        raise InputError(f"{place} has no {' or '.join(tags)}. {_AGAIN}")
+
+    try:
+        granules = _granules(root, place)
+        offsets = {
+            BANDS[int(element.attrib["band_id"])]: float(element.text or "")
+            for element in root.iter()
+            if _tag(element) in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")  # level 2A, level 1C
+        }
+        _check_offsets(offsets, granules, place)
+        return SafeMetadata(
+            sensing_start=datetime.fromisoformat(one("DATATAKE_SENSING_START")).replace(
+                tzinfo=None
+            ),
+            generated=one("GENERATION_TIME"),
+            baseline=one("PROCESSING_BASELINE"),
+            platform=one("SPACECRAFT_NAME"),
+            cloud_fraction=_fraction(texts, "Cloud_Coverage_Assessment"),
+            valid_fraction=_valid_fraction(texts),
+            quantification=float(
+                # Level 2A; level 2A in 2017 and before; level 1C.
+                one(
+                    "BOA_QUANTIFICATION_VALUE",
+                    "L2A_BOA_QUANTIFICATION_VALUE",
+                    "QUANTIFICATION_VALUE",
+                )
+            ),
+            offsets=offsets,
+            granules=granules,
         )
-    by_level = {level: [p for p in products if p.level == level] for level in ("2A", "1C")}
-    if all(by_level.values()):
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{place} is not the metadata of a product ({error}). {_AGAIN}") from error
+
+
+def _tag(element: ElementTree.Element) -> str:
+    """Return the name of an element without namespace, which differs between versions."""
+    return element.tag.rpartition("}")[2]
+
+
+def _texts(root: ElementTree.Element) -> dict[str, str]:
+    """Return the first text of every element, by name."""
+    texts: dict[str, str] = {}
+    for element in root.iter():
+        text = (element.text or "").strip()
+        if text:
+            texts.setdefault(_tag(element), text)
+    return texts
+
+
+def _fraction(texts: Mapping[str, str], tag: str) -> float | None:
+    """Return a percentage as a fraction, None if it is not stated."""
+    return float(texts[tag]) / 100 if tag in texts else None
+
+
+def _valid_fraction(texts: Mapping[str, str]) -> float | None:
+    """Return the fraction of the pixels that are not nodata, None if it is not stated."""
+    nodata = _fraction(texts, "NODATA_PIXEL_PERCENTAGE")
+    return None if nodata is None else 1 - nodata
+
+
+def _check_offsets(offsets: Mapping[str, float], granules: Iterable[Granule], place: str) -> None:
+    """Check that all bands have an offset, or none."""
+    listed = {band for granule in granules for band in granule.images if band in BANDS}
+    missing = sorted(listed - set(offsets))
+    if offsets and missing:
         raise InputError(
-            f"{path} mixes {len(by_level['2A'])} products of level 2A with {len(by_level['1C'])} "
-            "of level 1C, whose reflectances differ: keep one level. "
-            f"Level 1C: {first_five([str(product.path) for product in by_level['1C']])}."
+            f"{place} states additive offsets, but none for {', '.join(missing)}, whose "
+            f"reflectance is therefore unknown. {_AGAIN}"
         )
-    granules = read_each(
-        products, partial(_read_product, bands=bands), failed, lambda product: product.path
-    )
-    if damaged is None:
-        refuse_damaged(failed, n_products)
-    else:
-        damaged += failed
-    return [acquisition for product in granules for acquisition in product]
+
+
+def _granules(root: ElementTree.Element, place: str) -> tuple[Granule, ...]:
+    """Read the granules of a product; level 2A of 2017 lists each once for every resolution."""
+    datastrips: dict[str, str | None] = {}
+    images: dict[str, list[str]] = {}
+    for element in root.iter():
+        if _tag(element) not in ("Granule", "Granules"):
+            continue
+        name = element.get("granuleIdentifier", "")
+        datastrip = _DATASTRIP.search(element.get("datastripIdentifier", ""))
+        datastrips[name] = datastrip[1] if datastrip else None
+        images.setdefault(name, []).extend(_image_names(element, name))
+    granules = []
+    for name, names in images.items():
+        tiles = {match[1] for image in names if (match := _TILE.search(PurePosixPath(image).name))}
+        if len(tiles) != 1:
+            raise InputError(
+                f"{place} lists images of {len(tiles)} tiles in one granule, expected one. {_AGAIN}"
+            )
+        granules.append(Granule(tiles.pop(), datastrips[name], _native_images(names)))
+    if not granules or not all(granule.images for granule in granules):
+        raise InputError(f"{place} lists no images. {_AGAIN}")
+    return tuple(granules)
+
+
+def _image_names(granule: ElementTree.Element, name: str) -> list[str]:
+    """Return the images of a granule: IMAGE_FILE is a path, IMAGE_ID a name in a fixed folder."""
+    names = []
+    for element in granule:
+        text = (element.text or "").strip()
+        if _tag(element) in ("IMAGE_FILE", "IMAGE_FILE_2A"):
+            names.append(text)
+        elif _tag(element) in ("IMAGE_ID", "IMAGE_ID_2A"):
+            names.append(f"GRANULE/{name}/IMG_DATA/{text}")
+    return names
+
+
+def _native_images(names: Iterable[str]) -> dict[str, str]:
+    """Return the image at native resolution by band; true colour and aerosol are left out."""
+    images = {}
+    for name in names:
+        stem = PurePosixPath(name).name
+        band, resolution = _BAND.search(stem), _RESOLUTION.search(stem)
+        if band and (resolution is None or int(resolution[1]) == NATIVE_RESOLUTION_M[band[1]]):
+            images[band[1]] = name
+    return {band: images[band] for band in (*BANDS, SCENE_CLASSIFICATION) if band in images}
 
 
 def _read_product(product: SafeFiles, bands: Sequence[str] | None) -> list[Acquisition]:
     """Read metadata and image headers of the granules of one product.
 
-    Images that are not there are left out, and so are granules without any, of products that
-    were downloaded in part.
+    A product that was downloaded in part may lack images. Granules without any image are left out.
     """
     metadata = read_metadata(product.parse(product.metadata), product.place(product.metadata))
-    there = [granule for granule in metadata.granules if _files(product, granule)]
-    if len(there) < len(metadata.granules):
-        logger.info("%s: %d of %d tiles.", product.path, len(there), len(metadata.granules))
+    found = [granule for granule in metadata.granules if _files(product, granule)]
+    if len(found) < len(metadata.granules):
+        logger.info("%s: %d of %d tiles.", product.path, len(found), len(metadata.granules))
     return [
-        _read_granule(product, metadata, granule, bands) for granule in there or metadata.granules
+        _read_granule(product, metadata, granule, bands) for granule in found or metadata.granules
     ]
 
 
 def _read_granule(
-    product: SafeFiles, metadata: SafeMetadata, granule: Granule, bands: Sequence[str] | None
+    product: SafeFiles, metadata: SafeMetadata, granule: Granule, wanted: Sequence[str] | None
 ) -> Acquisition:
     """Read the image headers of one granule."""
-    wanted = set(MASKS) | set(BANDS if bands is None else bands)
-    files = _files(product, granule) | _mask_files(product, granule)
-    found = {
-        name: _band(name, file, product, metadata) for name, file in files.items() if name in wanted
-    }
-    cloudy, valid = metadata.cloud_fraction, metadata.valid_fraction
+    bands, masks = bands_and_masks(_files(product, granule) | _mask_files(product, granule), wanted)
+    cloud_fraction, valid_fraction = metadata.cloud_fraction, metadata.valid_fraction
     if len(metadata.granules) > 1:
-        cloudy, valid = _quality(product, granule)
-    # The two halves of a tile that a change of data strip cuts apart share the datatake's time.
-    start = granule.datastrip or f"{metadata.sensed:%Y%m%dT%H%M%S}"
+        cloud_fraction, valid_fraction = _fractions_of(product, granule)
+    # The two halves of a tile that lies across two data strips have the same time of sensing.
+    start = granule.datastrip or f"{metadata.sensing_start:%Y%m%dT%H%M%S}"
     return Acquisition(
         id=f"{start}_{granule.tile}_N{metadata.baseline.replace('.', '')}",
         tile=granule.tile,
-        date=metadata.sensed.date(),
+        date=metadata.sensing_start.date(),
         product=product.path,
         format="safe",
         baseline=metadata.baseline,
         platform=metadata.platform,
-        cloud_fraction=cloudy,
-        bands={name: found[name] for name in BANDS if name in found},
-        masks={name: found[name] for name in MASKS if name in found},
-        sensed=metadata.sensed,
-        valid_fraction=valid,
+        cloud_fraction=cloud_fraction,
+        bands={name: _band(name, file, product, metadata) for name, file in bands.items()},
+        masks={name: _band(name, file, product, metadata) for name, file in masks.items()},
+        sensing_start=metadata.sensing_start,
+        valid_fraction=valid_fraction,
         generated=metadata.generated,
         datastrip=granule.datastrip,
     )
 
 
 def _files(product: SafeFiles, granule: Granule) -> dict[str, str]:
-    """Name, by band, the images of a granule that are there.
+    """Return the names of the images of a granule that exist, by band.
 
-    They are looked for by name alone: archives differ in their folders, and some hold GeoTIFFs.
+    They are found by stem, because archives differ in their folders and some contain GeoTIFFs.
     """
     stems = {band: PurePosixPath(image).name for band, image in granule.images.items()}
     return {band: product.by_stem[stem] for band, stem in stems.items() if stem in product.by_stem}
 
 
 def _mask_files(product: SafeFiles, granule: Granule) -> dict[str, str]:
-    """Name the masks of a granule that its metadata do not list."""
+    """Return the names of the masks of a granule that its metadata do not list."""
     return {
         mask: name
         for (level, mask), pattern in _MASK_FILES.items()
@@ -316,17 +491,18 @@ def _mask_files(product: SafeFiles, granule: Granule) -> dict[str, str]:
     }
 
 
-def _quality(product: SafeFiles, granule: Granule) -> tuple[float | None, float | None]:
-    """Return cloud fraction and valid fraction of one of several granules, where it tells."""
+def _fractions_of(product: SafeFiles, granule: Granule) -> tuple[float | None, float | None]:
+    """Return cloud and valid fraction of one of several granules from the granule's metadata."""
     folder = PurePosixPath(granule.folder)
     for name in sorted(product.sizes):
         if PurePosixPath(name).parent == folder and name.endswith(".xml"):
-            return read_quality(product.parse(name))
+            texts = _texts(product.parse(name))
+            return _fraction(texts, "CLOUDY_PIXEL_PERCENTAGE"), _valid_fraction(texts)
     return None, None
 
 
 def _band(name: str, file: str, product: SafeFiles, metadata: SafeMetadata) -> Band:
-    """Describe one band; the grid is the image's own, for clips of products are in circulation."""
+    """Return one band or mask; the grid is that of the image, because products may be clipped."""
     header = read_header(product.source(file), product.sizes[file])
     _check_size(name, file, product, header)
     is_reflectance = name in BANDS
@@ -338,7 +514,7 @@ def _band(name: str, file: str, product: SafeFiles, metadata: SafeMetadata) -> B
         block_shape=header.block_shapes[0],
         scale=10_000 / metadata.quantification if is_reflectance else 1.0,
         offset=metadata.offsets.get(name, 0.0) if is_reflectance else 0.0,
-        # Of every level and image (Special_Values), and class 0 of SCL; 0 is an answer elsewhere.
+        # 0 is nodata in all bands (Special_Values) and in SCL, but a value in the other masks.
         nodata=0.0 if is_reflectance or name == SCENE_CLASSIFICATION else None,
     )
 
@@ -346,7 +522,7 @@ def _band(name: str, file: str, product: SafeFiles, metadata: SafeMetadata) -> B
 def _check_size(name: str, file: str, product: SafeFiles, header: RasterHeader) -> None:
     """Check that the image of a whole tile has the size that manifest.safe states.
 
-    Clips and GeoTIFFs were made from products, whose manifest they keep.
+    Clips and GeoTIFFs are not checked: they keep the manifest of the original product.
     """
     expected = product.listed_sizes.get(file)
     side = _TILE_M // NATIVE_RESOLUTION_M.get(name, 20)

@@ -18,19 +18,19 @@ from pyproj.exceptions import CRSError
 
 from geo.errors import InputError, reading
 from geo.formats.conventions import band_name, scale_and_offset, tile_name
-from geo.formats.safe_metadata import NATIVE_RESOLUTION_M
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
     COMMON_NAMES,
     MASKS,
+    NATIVE_RESOLUTION_M,
     PLANETARY_COMPUTER,
     UNNAMED_TILE,
     Acquisition,
     Band,
     is_address,
 )
-from geo.imagery.listing import ITEM_ENDINGS, Damaged, files_ending, read_each
+from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
 from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
 
 Item = Mapping[str, Any]
@@ -120,7 +120,7 @@ def _acquisition(
         cloud_fraction=None if cloud_percent is None else float(cloud_percent) / 100,
         bands={name: found[name] for name in BANDS if name in found},
         masks={name: found[name] for name in MASKS if name in found},
-        sensed=sensed,
+        sensing_start=sensed,
         valid_fraction=None if nodata_percent is None else 1 - float(nodata_percent) / 100,
         generated=_first(properties, "s2:generation_time", "processing:datetime", "created"),
         datastrip=datastrip[1] if datastrip else None,

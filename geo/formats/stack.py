@@ -1,7 +1,7 @@
 """Stacks: NetCDF files and Zarr folders, with times, bands and resolutions in many layouts.
 
-Several files (or groups of a file) that hold the same times are the resolutions of one stack; files
-of other times are other stacks.
+Files (or groups of a file) with the same times are the resolutions of one stack. Files with other
+times are other stacks.
 """
 
 from __future__ import annotations
@@ -22,60 +22,52 @@ from geo.errors import InputError
 from geo.formats.conventions import (
     Encoding,
     band_name,
-    bands_and_masks,
     decoding,
     finest,
     tile_name,
 )
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, bands_and_masks
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
 
 logger = logging.getLogger(__name__)
 
-# Contiguous variables decode row by row: windows of so many rows.
+# Variables without chunks are read by blocks of this many rows.
 _ROWS_OF_CONTIGUOUS = 512
 
 
 @dataclass(frozen=True)
 class StackPart:
-    """The bands of a file, or of one group of it, that share their times.
+    """The bands of a file, or of one of its groups, which have the same times.
 
     Parameters
     ----------
     path
         The file.
     tile
-        As its attributes or its name tell.
+        Tile in the attributes or the name of the file.
     times
         datetime64[s] (T,), in the order of the file.
     bands
-        At time 0.
-    time_axes
-        By band, the place of the time axis in its array; None where it has none.
+        Bands and masks at time 0, by name.
+    kinds
+        Kinds of the axes of a band's array, by band.
     """
 
     path: Path
     tile: str
     times: NDArray[np.datetime64]
     bands: Mapping[str, Band]
-    time_axes: Mapping[str, int | None]
+    kinds: Mapping[str, Sequence[Kind | None]]
 
-    def at(self, index: int) -> dict[str, Band]:
-        """Return the bands at a time."""
-        return {name: self._at(band, index) for name, band in self.bands.items()}
-
-    def _at(self, band: Band, index: int) -> Band:
-        """Return one band at a time."""
-        axis, plane = self.time_axes[band.name], band.layer
-        if axis is None or not isinstance(plane, Plane):
-            return band
-        axes = (*plane.axes[:axis], index, *plane.axes[axis + 1 :])
-        return replace(band, layer=replace(plane, axes=axes))
-
-
-# Parts with the same times.
-Stack = list[StackPart]
+    def at(self, index: int) -> Iterator[Band]:
+        """Yield the bands and masks at a time."""
+        for name, band in self.bands.items():
+            plane = band.layer
+            assert isinstance(plane, Plane)  # noqa: S101 (all bands of a stack are planes)
+            axes = zip(self.kinds[name], plane.axes, strict=True)
+            at_index = tuple(index if kind == "time" else axis for kind, axis in axes)
+            yield replace(band, layer=replace(plane, axes=at_index))
 
 
 def find(
@@ -91,11 +83,11 @@ def find(
     return [item for stack in _join(parts) for item in _acquisitions(path, stack, bands)]
 
 
-def _join(parts: Sequence[StackPart]) -> list[Stack]:
-    """Join the parts with the same times; no time of a tile may be in two stacks."""
+def _join(parts: Sequence[StackPart]) -> list[list[StackPart]]:
+    """Join the parts with the same times; a time of a tile must not be in two stacks."""
     named = {part.tile for part in parts} - {UNNAMED_TILE}
     only = named.pop() if len(named) == 1 else UNNAMED_TILE
-    stacks: dict[tuple[str, bytes], Stack] = {}
+    stacks: dict[tuple[str, bytes], list[StackPart]] = {}
     owners: dict[tuple[str, datetime.datetime], StackPart] = {}
     for part in parts:
         tile = only if part.tile == UNNAMED_TILE else part.tile
@@ -112,35 +104,34 @@ def _join(parts: Sequence[StackPart]) -> list[Stack]:
     return list(stacks.values())
 
 
-def _acquisitions(path: Path, stack: Stack, wanted: Sequence[str] | None) -> Iterator[Acquisition]:
-    """Make the acquisition of every time of a stack."""
+def _acquisitions(
+    path: Path, stack: list[StackPart], wanted: Sequence[str] | None
+) -> Iterator[Acquisition]:
+    """Yield the acquisition of every time of a stack."""
     paths = {part.path for part in stack}
     product = stack[0].path if len(paths) == 1 else path
-    for index, sensed in enumerate(stack[0].times.tolist()):
-        layers = finest(band for part in stack for band in part.at(index).values())
+    for index, sensing_start in enumerate(stack[0].times.tolist()):
+        layers = finest(band for part in stack for band in part.at(index))
         bands, masks = bands_and_masks(layers, wanted)
         yield Acquisition(
-            id=f"{sensed:%Y%m%d}_{stack[0].tile}",
+            id=f"{sensing_start:%Y%m%d}_{stack[0].tile}",
             tile=stack[0].tile,
-            date=sensed.date(),
+            date=sensing_start.date(),
             product=product,
             format="stack",
-            baseline=None,
-            platform=None,
-            cloud_fraction=None,
             bands=bands,
             masks=masks,
-            sensed=sensed,
+            sensing_start=sensing_start,
         )
 
 
 def read_parts(path: Path, reflectance_scale: float | None) -> list[StackPart]:
-    """Read the headers of a file; groups without a band give no part.
+    """Read the headers of a file; groups without a band are left out.
 
     Raises
     ------
     InputError
-        If the file is damaged or does not say what it must.
+        If the file is damaged or lacks information.
     """
     with nullcontext() if path.is_dir() else NETCDF_LOCK:
         groups = _open(path)
@@ -167,18 +158,18 @@ def describe(
     outer: Mapping[str, Any],
     reflectance_scale: float | None,
 ) -> Iterator[tuple[Band, Axes]]:
-    """Describe every band that a variable holds, at the first time.
+    """Yield every band of a variable at the first time, with the axes of the variable.
 
     Parameters
     ----------
     path, group
         File, and the group in it ("/" or "/measurements/...").
     data, variable
-        The group, with raw values and decoded times, and its variable.
+        The opened group, with raw values and decoded times, and its variable.
     outer
         Attributes of the file.
     reflectance_scale
-        Reflectance of one raw unit, in place of what the file says.
+        Reflectance of one raw unit, in place of what the file states.
     """
     axes = axes_of(path, data, variable)
     if axes is None:
@@ -206,7 +197,7 @@ def describe(
 
 
 def _open(path: Path) -> dict[str, xr.Dataset]:
-    """Open every group of a file, with decoded times and raw values."""
+    """Open every group of a file, with raw values and decoded times."""
     options: dict[str, Any] = {"mask_and_scale": False, "decode_timedelta": False, "chunks": None}
     try:
         if path.is_dir():
@@ -230,7 +221,7 @@ def _read_part(
     outer: Mapping[str, Any],
     reflectance_scale: float | None,
 ) -> StackPart | None:
-    """Read the bands of one group; None if it has none."""
+    """Read the bands of one group, None if it has no band."""
     described = [
         item
         for variable in data.data_vars.values()
@@ -240,17 +231,14 @@ def _read_part(
         return None
     bands = finest(band for band, _ in described)
     axes = {band.name: axes for band, axes in described if band is bands[band.name]}
-    time_axes = {
-        name: item.kinds.index("time") if "time" in item.kinds else None
-        for name, item in axes.items()
-    }
     tile = tile_name(str(data.attrs.get("tile", outer.get("tile", "")))) or tile_name(path.stem)
     times = times_of(path, data, {item.time for item in axes.values()})
-    return StackPart(path, tile or UNNAMED_TILE, times, bands, time_axes)
+    kinds = {name: item.kinds for name, item in axes.items()}
+    return StackPart(path, tile or UNNAMED_TILE, times, bands, kinds)
 
 
 def _block_shape(variable: xr.DataArray, axes: Axes, shape: tuple[int, int]) -> tuple[int, int]:
-    """Return rows and columns that are decoded together."""
+    """Return rows and columns of the blocks that are decoded as a whole."""
     chunks = variable.encoding.get("chunksizes") or variable.encoding.get("chunks")
     if not chunks:
         return min(_ROWS_OF_CONTIGUOUS, shape[0]), shape[1]
@@ -261,9 +249,9 @@ def _block_shape(variable: xr.DataArray, axes: Axes, shape: tuple[int, int]) -> 
 def _encoding(
     variable: xr.DataArray,
 ) -> tuple[Encoding, tuple[float, ...], tuple[float, float] | None]:
-    """Read what attributes say of the raw numbers: how to decode, what is missing, what is valid.
+    """Return the encoding, the missing values and the valid range from a variable's attributes.
 
-    `fill_value` is EOPF's; the others are of the CF conventions, 2.5.1 and 8.1.
+    `fill_value` is an attribute of EOPF; the others are in the CF conventions, 2.5.1 and 8.1.
     """
     attributes = variable.attrs
     missing = [
@@ -272,9 +260,8 @@ def _encoding(
         if key in attributes
         for value in np.atleast_1d(attributes[key])
     ]
-    scale, offset = (
-        float(attributes.get(k, d)) for k, d in (("scale_factor", 1), ("add_offset", 0))
-    )
+    scale = float(attributes.get("scale_factor", 1))
+    offset = float(attributes.get("add_offset", 0))
     encoding = Encoding(
         dtype=variable.dtype,
         scale=scale,
@@ -286,19 +273,19 @@ def _encoding(
 
 
 def _valid_range(variable: xr.DataArray, scale: float, offset: float) -> tuple[float, float] | None:
-    """Read least and greatest raw value that are data; None where any is."""
+    """Return the lowest and highest raw value that is data, None if no range is stated."""
     attributes = variable.attrs
     limits = np.ravel(attributes.get("valid_range", ())).tolist()
     if not limits:
         limits = [attributes.get("valid_min"), attributes.get("valid_max")]
     if limits == [None, None]:
         return None
-    # Limits of another type than the raw numbers' are of the decoded ones (CF, 8.1).
+    # If the limits have another type than the raw values, they refer to decoded values (CF, 8.1).
     is_decoded = np.issubdtype(variable.dtype, np.integer) and any(
         isinstance(limit, float | np.floating) for limit in limits
     )
-    least, greatest = (
+    lowest, highest = (
         default if limit is None else round((limit - offset) / scale, 6) if is_decoded else limit
         for limit, default in zip(limits, (-np.inf, np.inf), strict=True)
     )
-    return float(least), float(greatest)
+    return float(lowest), float(highest)

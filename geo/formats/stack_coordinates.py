@@ -1,4 +1,4 @@
-"""The coordinates of a stack's variables: axes in any order, the pixel grid, the times."""
+"""The coordinates of a stack's variables: the order of the axes, the pixel grid, the times."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from geo.imagery.raster_reading import crs_text
 
 Kind = Literal["time", "band", "y", "x"]
 
-# By name, with the resolution behind it where several lie side by side: x, x_20m, x_r20m, y20.
+# Names of axes. If a file has several resolutions, the name ends with it: x_20m, x_r20m, y20.
 _NAMES: dict[Kind, re.Pattern[str]] = {
     "time": re.compile(r"t|times?|timestamps?|dates?", re.IGNORECASE),
     "band": re.compile(r"bands?|channels?|variables?", re.IGNORECASE),
     "y": re.compile(r"(y|northing|lat(itude)?)(_?r?\d+m?)?", re.IGNORECASE),
     "x": re.compile(r"(x|easting|lon(gitude)?)(_?r?\d+m?)?", re.IGNORECASE),
 }
-# By attributes of the CF conventions.
+# The attribute `axis` of the CF conventions.
 _AXIS_ATTRIBUTES: dict[str, Kind] = {"T": "time", "Y": "y", "X": "x"}
 
 
@@ -40,13 +40,13 @@ class Axes:
     Parameters
     ----------
     kinds
-        One item an axis; None is an axis of one place that means nothing.
+        One item for each axis; None is an axis of length 1 without a meaning.
     y, x
         Names of the two axes.
     time
-        Name of the time axis, None where there is none.
+        Name of the time axis, None if there is none.
     bands
-        By name, the places on the band axis; empty where the variable is one band.
+        Positions on the band axis, by band; empty if the variable is one band.
     """
 
     kinds: tuple[Kind | None, ...]
@@ -57,14 +57,14 @@ class Axes:
 
 
 def axes_of(path: Path, data: xr.Dataset, variable: xr.DataArray) -> Axes | None:
-    """Tell which axis of a variable is which; None where it holds no band.
+    """Return the kinds of a variable's axes, None if the variable contains no band.
 
-    A variable holds a band by its own name (B02), or several by the labels of its band axis.
+    The name of a variable names its band (B02), or the labels of its band axis name several.
 
     Raises
     ------
     InputError
-        If it holds bands, but on axes that are not understood.
+        If a variable with bands has unknown axes.
     """
     kinds = [_kind(data, axis) for axis in variable.dims]
     is_band = band_name(str(variable.name)) is not None
@@ -92,7 +92,7 @@ def axes_of(path: Path, data: xr.Dataset, variable: xr.DataArray) -> Axes | None
 
 
 def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
-    """Tell what an axis is, by its name, else by what its coordinate says of itself."""
+    """Return the kind of an axis by its name, else by its coordinate."""
     for kind, pattern in _NAMES.items():
         if pattern.fullmatch(str(axis)):
             return kind
@@ -105,18 +105,18 @@ def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
 
 
 def _labels(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable) -> dict[str, int]:
-    """Find the bands on a band axis; labels of anything else (indices, masks) are left out."""
+    """Return the positions of the bands on a band axis; other labels (indices) are left out."""
     values = data.coords[axis].values if axis in data.coords else np.arange(variable.sizes[axis])
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     found: dict[str, int] = {}
-    for place, text in enumerate(texts):
+    for position, text in enumerate(texts):
         name = band_name(text)
         if name in found:
             raise InputError(
                 f"{path}: {name} is twice on the axis {axis} of {variable.name}: keep one."
             )
         if name is not None:
-            found[name] = place
+            found[name] = position
     if not found:
         raise InputError(
             f"{path}: none of the labels of the axis {axis} of {variable.name} is B01 to B12, B8A "
@@ -127,11 +127,11 @@ def _labels(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable
 
 
 def _listed(variable: xr.DataArray) -> str:
-    """List the axes of a variable."""
+    """Return the names of a variable's axes as text."""
     return ", ".join(str(axis) for axis in variable.dims)
 
 
-# Of grid mappings, of the projection extension of STAC (as EOPF writes it), and common ones.
+# Attributes of grid mappings, of the projection extension of STAC (in EOPF), and common others.
 _CRS_KEYS = (
     *("crs_wkt", "spatial_ref", "proj:epsg", "proj:code", "proj:wkt2"),
     *("epsg", "crs", "horizontal_CRS_code"),
@@ -145,30 +145,30 @@ def grid_of(
     axes: tuple[Hashable, Hashable],
     outer: Mapping[str, Any],
 ) -> tuple[Grid, bool]:
-    """Make the grid of a variable from its coordinates, the centres of the pixels.
+    """Return the grid of a variable from its coordinates, which are pixel centres.
 
     Parameters
     ----------
     path
-        For messages.
+        Path of the file for messages.
     data, variable
-        The variable, and the dataset (or group) that it lies in.
+        The opened file or group, and its variable.
     axes
-        Its y and x axis.
+        Names of the y and x axis.
     outer
-        Attributes of the file, which hold for its groups, too.
+        Attributes of the file, which apply to its groups, too.
 
     Returns
     -------
     grid
-        North up.
+        Grid of the pixels, north-up.
     south_up
-        Whether y ascends, so that the first row is the southernmost.
+        Whether y ascends: the first row is the southernmost.
 
     Raises
     ------
     InputError
-        If the coordinates are missing, uneven or not pixel centres, or their system is not known.
+        If coordinates are missing, uneven or not pixel centres, or their system is unknown.
     """
     y_axis, x_axis = axes
     width, x_first = _spacing(path, data, x_axis)
@@ -192,7 +192,7 @@ def grid_of(
 
 
 def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float]:
-    """Return the signed distance of an axis' coordinates, and the first of them."""
+    """Return the signed step between an axis' coordinates, and the first coordinate."""
     if axis not in data.coords or data.sizes[axis] < 2:
         raise InputError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
     values = data.coords[axis].values.astype(np.float64)
@@ -203,9 +203,9 @@ def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float
 
 
 def _mapping(data: xr.Dataset, variable: xr.DataArray) -> Mapping[str, Any]:
-    """Return the attributes of a variable's grid mapping (CF conventions, 5.6), or none."""
+    """Return the attributes of a variable's grid mapping (CF conventions, 5.6); may be empty."""
     named = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping", ""))
-    # In its long form, "name: coordinate coordinate".
+    # The long form is "name: coordinate coordinate".
     for name in (str(named).split(":")[0], "spatial_ref", "crs"):
         if name in data.variables:
             return data[name].attrs
@@ -218,9 +218,9 @@ def _check_centres(
     first: tuple[float, float],
     size: tuple[float, float],
 ) -> None:
-    """Check that coordinates are pixel centres, where GDAL's GeoTransform tells the corners.
+    """Check that coordinates are pixel centres, if there is a GeoTransform, with the corner.
 
-    Cut-outs may carry the GeoTransform of the whole: only fractions of pixels are compared.
+    Only fractions of pixels are compared, because clips may keep the GeoTransform of the original.
     """
     numbers = [float(text) for text in str(mapping.get("GeoTransform", "")).split()]
     if len(numbers) != 6 or not np.allclose((numbers[1], -numbers[5]), size, rtol=1e-3):
@@ -234,7 +234,7 @@ def _check_centres(
 
 
 def _crs(path: Path, data: xr.Dataset, places: Sequence[Mapping[str, Any]]) -> str:
-    """Find the coordinate system, as attribute or scalar coordinate, else by CF parameters."""
+    """Return the coordinate system from attributes, a scalar coordinate, or CF parameters."""
     for attributes in places:
         for key in _CRS_KEYS:
             if key in attributes:
@@ -247,7 +247,8 @@ def _crs(path: Path, data: xr.Dataset, places: Sequence[Mapping[str, Any]]) -> s
             return crs_text(CRS.from_cf(dict(places[0])))
         except (CRSError, KeyError) as error:
             raise InputError(
-                f"{path}: its grid mapping is no coordinate system ({error}): give it crs_wkt."
+                f"{path}: its grid mapping is not a coordinate system ({error}): add the attribute "
+                "crs_wkt."
             ) from error
     raise InputError(
         f"{path} has no coordinate system: neither a grid mapping (spatial_ref with crs_wkt) nor "
@@ -256,21 +257,21 @@ def _crs(path: Path, data: xr.Dataset, places: Sequence[Mapping[str, Any]]) -> s
 
 
 def _parse_crs(path: Path, text: str) -> str:
-    """Read a coordinate system from WKT, "EPSG:32631", "32631" or "+init=epsg:32631"."""
+    """Return the coordinate system of WKT, "EPSG:32631", "32631" or "+init=epsg:32631"."""
     code = re.fullmatch(r"(?:(?:\+init=)?epsg:)?(\d+)", text.strip(), re.IGNORECASE)
     try:
         return crs_text(CRS.from_epsg(code[1]) if code else CRS(text))
     except CRSError as error:
-        raise InputError(f"{path}: {text!r} is no coordinate system ({error}).") from error
+        raise InputError(f"{path}: {text!r} is not a coordinate system ({error}).") from error
 
 
 def times_of(path: Path, data: xr.Dataset, axes: set[Hashable | None]) -> NDArray[np.datetime64]:
-    """Read the times of the bands, to the second, in the order of the file."""
+    """Return the times of the bands in seconds, in the order of the file."""
     if len(axes) > 1:
         names = ", ".join(sorted(str(axis or "none") for axis in axes))
         raise InputError(
-            f"{path}: its bands have different time axes ({names}): put them on one, or into "
-            "files of their own."
+            f"{path}: its bands have different time axes ({names}): use one axis, or separate "
+            "files."
         )
     axis = axes.pop()
     coordinate = _time_coordinate(data, axis)
@@ -278,20 +279,20 @@ def times_of(path: Path, data: xr.Dataset, axes: set[Hashable | None]) -> NDArra
         return np.array([_date_of_name(path)], "datetime64[s]")
     if coordinate is None:
         raise InputError(
-            f"{path}: the time axis {axis} has no coordinate: give it one "
+            f"{path}: the time axis {axis} has no coordinate: add one "
             f"(`data.assign_coords({axis}=times)`)."
         )
     values = np.atleast_1d(coordinate.values)
     if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
         raise InputError(
-            f"{path}: {coordinate.name} holds {values.dtype}, expected times: give it units "
+            f"{path}: {coordinate.name} holds {values.dtype}, expected times. Add units "
             '("days since 2018-01-01"), a standard calendar and no missing value.'
         )
     return values.astype("datetime64[s]")
 
 
 def _time_coordinate(data: xr.Dataset, axis: Hashable | None) -> xr.DataArray | None:
-    """Find the times along an axis, or the one time of a file without a time axis."""
+    """Return the times along an axis, or the single time of a file without a time axis."""
     if axis in data.coords:
         return data.coords[axis]
     dims = () if axis is None else (axis,)
@@ -304,11 +305,11 @@ def _time_coordinate(data: xr.Dataset, axis: Hashable | None) -> xr.DataArray | 
 
 
 def _date_of_name(path: Path) -> datetime.date:
-    """Return the date in a file's name, the last resort of a file without a time."""
+    """Return the date in the name of a file without times."""
     try:
         found = date_in(path.stem)
     except ValueError as error:
-        raise InputError(f"{path}: its name holds no date ({error}). Rename it.") from error
+        raise InputError(f"{path}: its name contains no date ({error}). Rename it.") from error
     if found is None:
         raise InputError(
             f"{path}: its bands have no time. Add a time axis (`data.expand_dims(time=[...])`), a "

@@ -1,7 +1,7 @@
-"""Acquisitions: what was sensed of a tile on one day, and where each of its bands lies.
+"""The acquisition: one tile at one time, with the file and the encoding of every band.
 
-The stage index finds them once and writes each down as a STAC item, with all that reading its
-pixels needs; the later stages read that.
+The stage index finds the acquisitions once and writes a STAC item for each. The item contains
+everything that is needed to read the pixels, so the later stages read nothing but the item.
 """
 
 from __future__ import annotations
@@ -16,28 +16,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from geo.errors import InputError
+from geo.errors import reading
 from geo.grid import Grid
+
+_Found = TypeVar("_Found")
 
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 SCENE_CLASSIFICATION = "SCL"
-# What tells clouds: classes, cloud probability in percent, the bits of THEIA's cloud mask, and a
-# mask of the user's own (not 0: not observed).
+# Resolution of the instrument in metres. Level 2A adds coarser and finer copies of some bands.
+NATIVE_RESOLUTION_M = {
+    **dict.fromkeys(("B02", "B03", "B04", "B08"), 10),
+    **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12", SCENE_CLASSIFICATION), 20),
+    **dict.fromkeys(("B01", "B09", "B10"), 60),
+}
+# Cloud masks: scene classification, cloud probability in percent, the bits of THEIA's cloud mask,
+# and the user's mask (every value but 0 is cloudy).
 MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
-# Of imagery whose file names and attributes name no MGRS tile.
+# The tile of imagery whose file names and attributes contain no MGRS tile.
 UNNAMED_TILE = "scene"
 # Prefix of addresses that need a token of the Planetary Computer: planetary-computer+https://...
 PLANETARY_COMPUTER = "planetary-computer+"
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-# A member of a zip archive as GDAL names it; braces end the archive's name, whatever its ending:
+# A member of a zip archive as GDAL names it. The braces mark where the archive's name ends:
 # https://gdal.org/user/virtual_file_systems.html
 _IN_ARCHIVE = re.compile(r"/vsizip/\{(.*)\}/(.*)", re.DOTALL)
 
-# By band, the common names of the STAC extension eo.
+# Common names of the bands in the STAC extension eo.
 COMMON_NAMES = {
     **{"B01": "coastal", "B02": "blue", "B03": "green", "B04": "red"},
     **{"B05": "rededge071", "B06": "rededge075", "B07": "rededge078"},
@@ -49,6 +57,8 @@ _EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
 )
+# Attributes of an acquisition that an item contains under the same names, if they are not None.
+_STATED = ("baseline", "valid_fraction", "generated", "datastrip")
 _MEDIA_TYPES = {
     **dict.fromkeys((".tif", ".tiff"), "image/tiff; application=geotiff"),
     ".jp2": "image/jp2",
@@ -59,22 +69,22 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane of an array of a NetCDF or Zarr stack: rows and columns, all other axes fixed.
+    """One image in an array of a NetCDF or Zarr stack: all axes but rows and columns are fixed.
 
     Parameters
     ----------
     variable
-        Name of the array, with the groups it lies in: B02, measurements/reflectance/r10m/b02.
+        Path of the array in its groups: B02, measurements/reflectance/r10m/b02.
     axes
-        What to read along each axis of the array: "y", "x", or the one place on any other axis.
+        One item for each axis of the array: "y", "x", or the index on any other axis.
     height
-        Rows of the array.
+        Number of rows of the array.
     south_up
-        Whether the array's first row is its southernmost. It is read north up all the same.
+        Whether the first row is the southernmost. Windows are read north-up in either case.
     missing
-        Raw values that mean no data, besides the band's `nodata`.
+        Raw values that are nodata, besides the band's `nodata`.
     valid_range
-        Least and greatest raw value that are data, where the file says so.
+        Lowest and highest raw value that is data, None if the file states no range.
     """
 
     variable: str
@@ -87,7 +97,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Band:
-    """One band of one acquisition: where it lies and how its numbers are meant.
+    """One band of one acquisition: its file and layer, its grid and its encoding.
 
     Reflectance x 10,000 is (raw + `offset`) x `scale`.
 
@@ -96,22 +106,21 @@ class Band:
     name
         B01 to B12, B8A or one of `MASKS`.
     source
-        Where it lies: a local file, /vsizip/{archive}/member as GDAL names it, an address
-        (https://..., s3://...); the file or Zarr folder of a stack.
+        A local file, a member of an archive (/vsizip/{archive}/member, as GDAL names it), an
+        address (https://..., s3://...), or the file or Zarr folder of a stack.
     layer
         Band of a raster, counted from 1, or plane of a stack.
     grid
-        The band's own pixels.
+        Pixel grid of the band.
     block_shape
-        Rows and columns that are decoded together; None: as the file says, which is not opened
-        before its pixels are needed.
+        Rows and columns of the blocks that are decoded as a whole. None: the file states them, and
+        it is not opened before its pixels are needed.
     scale
         Reflectance x 10,000 of one raw unit.
     offset
-        Raw units, added before scaling.
+        Raw units that are added before scaling.
     nodata
-        Raw value of pixels that were not sensed, None where there is none. NaN always means so,
-        too.
+        Raw value of pixels without data, None if there is none. NaN is always nodata, too.
     """
 
     name: str
@@ -119,49 +128,50 @@ class Band:
     layer: int | Plane
     grid: Grid
     block_shape: tuple[int, int] | None
-    scale: float
-    offset: float
-    nodata: float | None
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is read over the network."""
+        """Whether the band is read over the network."""
         return is_address(self.source)
 
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What was sensed of one tile at one time.
+    """The bands and masks of one tile at one time.
 
     Parameters
     ----------
     id
-        Unique. It comes from the names and metadata of files, so `safe_name` makes it safe.
+        Unique. It comes from the names and metadata of files, so `safe_name` is applied to it.
     tile
-        MGRS tile without the leading T, such as 31UDS, or `UNNAMED_TILE`; made safe, too.
+        MGRS tile without the leading T, such as 31UDS, or `UNNAMED_TILE`. `safe_name` is applied
+        to it, too.
     date
         Day of sensing, UTC.
     product
-        What `find_acquisitions` finds it in again: a SAFE folder, a GeoTIFF, a stack.
+        The SAFE folder, GeoTIFF, stack, ... in which `find_acquisitions` finds it.
     format
         Reader that found it.
-    baseline, platform
-        Processing baseline ("04.00") and spacecraft, where the product tells.
-    cloud_fraction
-        Share of cloudy pixels by the product's own metadata, 0 to 1, where it tells.
     bands
-        By name, in order of wavelength.
+        Bands by name, in order of wavelength.
     masks
-        By name, those of `MASKS` that there are.
-    sensed
-        Start of sensing, UTC, where the product tells the time of day.
+        Cloud masks by name, those of `MASKS` that the acquisition has.
+    baseline, platform
+        Processing baseline ("04.00") and spacecraft, None if the product does not state them.
+    cloud_fraction
+        Cloudy fraction of the pixels by the product's metadata, 0 to 1, None if not stated.
+    sensing_start
+        Start of sensing, UTC, None if the product does not state the time of day.
     valid_fraction
-        Share of the tile's pixels that were sensed, where the product tells.
+        Fraction of the tile's pixels that are not nodata, None if not stated.
     generated
-        Time of processing, ISO 8601, where the product tells.
+        Time of processing, ISO 8601, None if not stated.
     datastrip
-        Start of the data strip, YYYYMMDDTHHMMSS, where the product tells: a reprocessing keeps it,
-        the other half of a tile that lies across two strips has another.
+        Start of the data strip, YYYYMMDDTHHMMSS, None if not stated. A reprocessed product keeps
+        it. The two halves of a tile that lies across two data strips differ in it.
     """
 
     id: str
@@ -169,24 +179,24 @@ class Acquisition:
     date: datetime.date
     product: Path
     format: str
-    baseline: str | None
-    platform: str | None
-    cloud_fraction: float | None
     bands: Mapping[str, Band]
     masks: Mapping[str, Band]
-    sensed: datetime.datetime | None = None
+    baseline: str | None = None
+    platform: str | None = None
+    cloud_fraction: float | None = None
+    sensing_start: datetime.datetime | None = None
     valid_fraction: float | None = None
     generated: str | None = None
     datastrip: str | None = None
 
     def __post_init__(self) -> None:
-        """Make the id and the tile safe: they come from files, and name files and jobs."""
+        """Make id and tile safe: they come from files, and become names of files and jobs."""
         object.__setattr__(self, "id", safe_name(self.id))
         object.__setattr__(self, "tile", safe_name(self.tile))
 
     @property
     def grid(self) -> Grid:
-        """Pixel grid of the finest band."""
+        """Pixel grid of the band with the smallest pixels."""
         grids = [band.grid for band in self.bands.values()]
         return min(grids, key=lambda grid: grid.pixel_width * grid.pixel_height)
 
@@ -194,10 +204,21 @@ class Acquisition:
     def preference(self) -> tuple[float, str, str]:
         """Sort key among acquisitions of one tile and day: most pixels, then newest processing.
 
-        Pixels count in whole percent: reprocessings differ by a few of them.
+        Pixels are compared in whole percent, because reprocessed products differ by a few pixels.
         """
-        valid = 1.0 if self.valid_fraction is None else self.valid_fraction
-        return round(valid, 2), self.baseline or "", self.generated or ""
+        fraction = 1.0 if self.valid_fraction is None else self.valid_fraction
+        return round(fraction, 2), self.baseline or "", self.generated or ""
+
+
+def bands_and_masks(
+    found: Mapping[str, _Found], wanted: Sequence[str] | None
+) -> tuple[dict[str, _Found], dict[str, _Found]]:
+    """Return the wanted bands in order of wavelength (None: all), and the masks."""
+    names = BANDS if wanted is None else wanted
+    return (
+        {name: found[name] for name in BANDS if name in found and name in names},
+        {name: found[name] for name in MASKS if name in found},
+    )
 
 
 def safe_name(text: str) -> str:
@@ -215,55 +236,53 @@ def safe_name(text: str) -> str:
 
 
 def is_address(source: object) -> bool:
-    """Tell an address (https://..., s3://...) from a local file."""
+    """Return whether a source is an address (https://..., s3://...), not a local file."""
     return isinstance(source, str) and "://" in source
 
 
 def first_five(items: Sequence[str], separator: str = ", ") -> str:
-    """List the first five items, and how many more there are."""
+    """Return the first five items and the number of further ones as text."""
     rest = [f"... and {len(items) - 5} more"] if len(items) > 5 else []
     return separator.join([*items[:5], *rest])
 
 
 def local_file(source: str) -> Path:
-    """Return the file of a local source: of a member of an archive, the archive."""
+    """Return the file of a local source; for a member of an archive, this is the archive."""
     in_archive = _IN_ARCHIVE.fullmatch(source)
     return Path(in_archive[1] if in_archive else source)
 
 
 def to_item(acquisition: Acquisition, folder: Path, digest: str) -> dict[str, Any]:
-    """Describe an acquisition as a STAC item, with all that reading its pixels needs.
+    """Return an acquisition as a STAC item that contains all that is needed to read its pixels.
 
-    Fields that no extension has begin with `parcelwise:`. `from_item` makes the same acquisition
-    of the item again.
+    Fields that are not part of a STAC extension begin with `parcelwise:`. `read_item` returns the
+    same acquisition again.
 
     Parameters
     ----------
     acquisition
-        What to describe.
+        The acquisition.
     folder
-        Where the item will lie: relative paths count from there.
+        Folder of the item. Relative paths in the item start from there.
     digest
-        Of the files that it names, as `geo.imagery.listing.digests` gives it.
+        Digest of the acquisition's files, from `geo.imagery.discovery.digests`.
     """
-    first, last = datetime.time.min, datetime.time(23, 59, 59)
-    sensed = acquisition.sensed
+    time = acquisition.sensing_start
+    # If only the day is stated, the acquisition lasts from midnight to midnight.
+    first = time or datetime.datetime.combine(acquisition.date, datetime.time.min)
+    last = time or datetime.datetime.combine(acquisition.date, datetime.time(23, 59, 59))
     cloudy = acquisition.cloud_fraction
     footprint = _footprint(acquisition.grid)
     properties = {
-        "datetime": None if sensed is None else f"{sensed.isoformat()}Z",
-        # The day alone is known of some.
-        "start_datetime": f"{sensed or datetime.datetime.combine(acquisition.date, first):%FT%TZ}",
-        "end_datetime": f"{sensed or datetime.datetime.combine(acquisition.date, last):%FT%TZ}",
+        "datetime": None if time is None else f"{time.isoformat()}Z",
+        "start_datetime": f"{first:%FT%TZ}",
+        "end_datetime": f"{last:%FT%TZ}",
         "platform": acquisition.platform,
         "eo:cloud_cover": None if cloudy is None else round(100 * cloudy, 10),
         "parcelwise:tile": acquisition.tile,
         "parcelwise:format": acquisition.format,
         "parcelwise:product": _href(str(acquisition.product), folder),
-        "parcelwise:baseline": acquisition.baseline,
-        "parcelwise:valid_fraction": acquisition.valid_fraction,
-        "parcelwise:generated": acquisition.generated,
-        "parcelwise:datastrip": acquisition.datastrip,
+        **{f"parcelwise:{name}": getattr(acquisition, name) for name in _STATED},
         "parcelwise:digest": digest,
     }
     return {
@@ -287,51 +306,40 @@ def to_item(acquisition: Acquisition, folder: Path, digest: str) -> dict[str, An
     }
 
 
-def from_item(item: Mapping[str, Any], folder: Path) -> Acquisition:
-    """Make the acquisition that `to_item` described; nothing it names is opened."""
-    properties = item["properties"]
-    sensed, cloudy = properties["datetime"], properties.get("eo:cloud_cover")
-    layers = {name: _band(name, asset, folder) for name, asset in item["assets"].items()}
-    return Acquisition(
-        id=item["id"],
-        tile=properties["parcelwise:tile"],
-        date=datetime.date.fromisoformat(properties["start_datetime"][:10]),
-        product=Path(_source(properties["parcelwise:product"], folder)),
-        format=properties["parcelwise:format"],
-        baseline=properties.get("parcelwise:baseline"),
-        platform=properties.get("platform"),
-        cloud_fraction=None if cloudy is None else cloudy / 100,
-        bands={name: band for name, band in layers.items() if name not in MASKS},
-        masks={name: band for name, band in layers.items() if name in MASKS},
-        sensed=None if sensed is None else datetime.datetime.fromisoformat(sensed[:-1]),
-        valid_fraction=properties.get("parcelwise:valid_fraction"),
-        generated=properties.get("parcelwise:generated"),
-        datastrip=properties.get("parcelwise:datastrip"),
-    )
-
-
 def read_item(path: Path) -> Acquisition:
-    """Read the file of an acquisition, which the stage index wrote.
+    """Read an acquisition from the item that the stage index wrote; open none of its files.
 
     Raises
     ------
     InputError
-        If it is not such a file.
+        If the file is not such an item.
     """
-    try:
-        return from_item(json.loads(path.read_text(encoding="utf-8")), path.parent)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not an acquisition as the stage index writes it ({error!r}): run "
-            "`snakemake -R index`."
-        ) from error
+    remedy = "Write it again: snakemake -R index."
+    with reading(path, "an acquisition as the stage index writes it", remedy):
+        item = json.loads(path.read_text(encoding="utf-8"))
+        properties = item["properties"]
+        time, cloudy = properties["datetime"], properties.get("eo:cloud_cover")
+        layers = {name: _band(name, asset, path.parent) for name, asset in item["assets"].items()}
+        return Acquisition(
+            id=item["id"],
+            tile=properties["parcelwise:tile"],
+            date=datetime.date.fromisoformat(properties["start_datetime"][:10]),
+            product=Path(_source(properties["parcelwise:product"], path.parent)),
+            format=properties["parcelwise:format"],
+            bands={name: band for name, band in layers.items() if name not in MASKS},
+            masks={name: band for name, band in layers.items() if name in MASKS},
+            platform=properties.get("platform"),
+            cloud_fraction=None if cloudy is None else cloudy / 100,
+            sensing_start=None if time is None else datetime.datetime.fromisoformat(time[:-1]),
+            **{name: properties.get(f"parcelwise:{name}") for name in _STATED},
+        )
 
 
 def _asset(band: Band, folder: Path) -> dict[str, Any]:
-    """Describe a band or mask as an asset.
+    """Return a band or mask as a STAC asset.
 
-    `raster:scale` and `raster:offset` are for other readers: they are rounded, as those of a `Band`
-    count in another unit.
+    `raster:scale` and `raster:offset` are for other software. They are rounded, because `Band`
+    states scale and offset in other units.
     """
     in_archive = _IN_ARCHIVE.fullmatch(band.source)
     is_mask = band.name in MASKS
@@ -351,7 +359,10 @@ def _asset(band: Band, folder: Path) -> dict[str, Any]:
             *(0.0, -grid.pixel_height, grid.y_max),
         ],
         "parcelwise:member": in_archive[2] if in_archive else None,
-        "parcelwise:signed_by": "planetary_computer" if _is_signed(band.source) else None,
+        # Such an address is signed when it is read, because a signature expires.
+        "parcelwise:signed_by": (
+            "planetary_computer" if band.source.startswith(PLANETARY_COMPUTER) else None
+        ),
         "parcelwise:block_shape": None if band.block_shape is None else list(band.block_shape),
         "parcelwise:scale": band.scale,
         "parcelwise:offset": band.offset,
@@ -366,7 +377,7 @@ def _asset(band: Band, folder: Path) -> dict[str, Any]:
 
 
 def _plane_fields(plane: Plane) -> dict[str, Any]:
-    """Describe where in a stack a band lies."""
+    """Return the fields of an asset that describe a plane of a stack."""
     limits = plane.valid_range
     return {
         "parcelwise:variable": plane.variable,
@@ -378,7 +389,7 @@ def _plane_fields(plane: Plane) -> dict[str, Any]:
 
 
 def _band(name: str, asset: Mapping[str, Any], folder: Path) -> Band:
-    """Make the band or mask that an asset describes."""
+    """Return the band or mask that an asset describes."""
     source = _source(asset["href"], folder)
     if "parcelwise:member" in asset:
         source = f"/vsizip/{{{source}}}/{asset['parcelwise:member']}"
@@ -400,7 +411,7 @@ def _band(name: str, asset: Mapping[str, Any], folder: Path) -> Band:
 
 
 def _plane(asset: Mapping[str, Any]) -> Plane:
-    """Make the plane of a stack that an asset describes."""
+    """Return the plane of a stack that an asset describes."""
     limits = asset.get("parcelwise:valid_range")
     return Plane(
         variable=asset["parcelwise:variable"],
@@ -412,33 +423,28 @@ def _plane(asset: Mapping[str, Any]) -> Plane:
     )
 
 
-def _is_signed(source: str) -> bool:
-    """Tell whether an address is signed when it is read: its signature would not last."""
-    return source.startswith(PLANETARY_COMPUTER)
-
-
 def _href(source: str, folder: Path) -> str:
-    """Return a path as an item in a folder names it; addresses stay without a signature."""
+    """Return a source as written in an item of a folder; addresses are written unsigned."""
     if is_address(source):
         return source.removeprefix(PLANETARY_COMPUTER)
     return source if Path(source).is_absolute() else os.path.relpath(source, folder)
 
 
 def _source(href: str, folder: Path) -> str:
-    """Return the path or address that an item in a folder names."""
+    """Return the path or address of an `href` in an item of a folder."""
     if is_address(href) or Path(href).is_absolute():
         return href
     return os.path.normpath(folder / href)
 
 
 def _as_json(value: float | None) -> float | str | None:
-    """Return a number as STAC has it: those that JSON lacks are "nan", "inf" and "-inf"."""
+    """Return a number as STAC writes it: as "nan", "inf" and "-inf" where JSON has no number."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
 @lru_cache(maxsize=64)
 def _footprint(grid: Grid) -> list[list[float]]:
-    """Return the outline of a grid in degrees, counter-clockwise and closed."""
+    """Return the outline of a grid as longitude and latitude, counter-clockwise and closed."""
     from rasterio.warp import transform
 
     x_min, y_min, x_max, y_max = grid.bounds

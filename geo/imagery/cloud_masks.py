@@ -1,4 +1,4 @@
-"""Which observations are clear, by an acquisition's masks, and which share of it is cloudy."""
+"""Cloud masks: which pixels of an acquisition are clear, and which fraction of it is cloudy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.imagery.acquisition import MASKS, SCENE_CLASSIFICATION, Acquisition, Band, first_five
-from geo.imagery.raster_reading import block_shape, read_window
+from geo.imagery.raster_reading import block_shape, has_data, read_window
 from geo.pixels.resampling import axes
 
-# What sharing of a mask by distance may err in, metres: pixel sizes are not exact in decimals.
+# Added to distances, in metres: pixel sizes such as 9.997 m are not exact in binary numbers.
 _TOLERANCE_M = 1e-6
 _MASK_OF = {"scl": "SCL", "cldprb": "CLDPRB", "theia": "CLM", "files": "MASK"}
 _REMEDY = {
@@ -27,15 +27,15 @@ _REMEDY = {
 
 
 class CloudSettings(Protocol):
-    """The settings that say which masks count, as the section `clouds` of a run's settings."""
+    """The settings of the cloud masks, as in the section `clouds` of a run's settings."""
 
     @property
     def mask(self) -> str | Sequence[str]:
-        """auto, none, or names: scl, cldprb, theia, files."""
+        """auto, none, or a list of scl, cldprb, theia and files."""
 
     @property
     def files(self) -> Path | None:
-        """Folder of the user's own masks."""
+        """Folder of the user's masks."""
 
     @property
     def classes(self) -> Sequence[int]:
@@ -56,28 +56,27 @@ class CloudSettings(Protocol):
 
 @dataclass(frozen=True)
 class CloudRules:
-    """Which masks count, and what in them is not observed; a pixel is clear if all say so.
+    """The masks that are used, and their cloudy values; a pixel is clear if no mask hides it.
 
     Parameters
     ----------
     masks
-        Names of `MASKS` that are used where an acquisition has them; empty: none is.
+        Names of `MASKS` that are used if an acquisition has them; empty for no mask.
     required
         Those of `masks` that every acquisition must have.
     classes
-        SCL classes taken as not observed, as the Sentinel-2 Level-2A product definition numbers
-        them: 0 no data, 1 saturated, 2 dark area, 3 cloud shadow, 4 vegetation, 5 bare soil,
-        6 water, 7 unclassified, 8 and 9 cloud of medium and high probability, 10 thin cirrus,
-        11 snow.
+        SCL classes that hide a pixel, numbered as in the Sentinel-2 Level-2A product definition:
+        0 nodata, 1 saturated, 2 dark area, 3 cloud shadow, 4 vegetation, 5 bare soil, 6 water,
+        7 unclassified, 8 and 9 cloud of medium and high probability, 10 thin cirrus, 11 snow.
     theia_bits
-        Bits of THEIA's CLM taken as not observed, as the MAJA product format counts them: 0 all
-        clouds but the thinnest, and shadows; 1 all clouds; 2 and 3 shadows, of clouds inside and
-        outside the image; 4 and 5 clouds by one and by several dates; 6 thinnest clouds; 7 cirrus.
+        Bits of THEIA's CLM that hide a pixel, numbered as in the MAJA product format: 0 all clouds
+        but the thinnest, and shadows; 1 all clouds; 2 and 3 shadows of clouds inside and outside
+        the image; 4 and 5 clouds found in one date and in several; 6 thinnest clouds; 7 cirrus.
     max_probability
-        Percent; pixels of a larger cloud probability (CLDPRB) are not observed.
+        Percent; a higher cloud probability (CLDPRB) hides a pixel.
     dilation_m
-        Pixels whose centre lies at most so far from one that is not observed are not, either.
-        Pixels without data (SCL 0) have no such surroundings.
+        Grow the cloud mask by this many metres, from pixel centre to pixel centre. Nodata areas
+        (SCL 0) are not grown.
     """
 
     masks: tuple[str, ...] = MASKS
@@ -88,60 +87,68 @@ class CloudRules:
     dilation_m: float = 0.0
 
     def choose(self, acquisition: Acquisition) -> dict[str, Band]:
-        """Return the masks of an acquisition that count, by name."""
+        """Return the masks of an acquisition that are used, by name."""
         return {name: band for name, band in acquisition.masks.items() if name in self.masks}
 
     def missing(self, acquisition: Acquisition) -> list[str]:
-        """Name the required masks that an acquisition lacks."""
+        """Return the names of the required masks that an acquisition lacks."""
         return [name for name in self.required if name not in acquisition.masks]
 
     def agree_with_metadata(self, masks: Collection[str]) -> bool:
-        """Tell whether these masks count what the cloud fraction of products' metadata counts.
+        """Return whether these masks find the clouds that a product's metadata count.
 
-        Those are SCL 8, 9 and 10 at level 2A, and all clouds at THEIA.
+        The metadata count SCL 8, 9 and 10 at level 2A, and all clouds at THEIA.
         """
-        own = not set(masks) - {"SCL", "CLM"} and self.dilation_m == 0
-        return own and {8, 9, 10} <= set(self.classes) and 1 in self.theia_bits
+        is_same = not set(masks) - {"SCL", "CLM"} and self.dilation_m == 0
+        return is_same and {8, 9, 10} <= set(self.classes) and 1 in self.theia_bits
 
     def margin(self, band: Band) -> tuple[int, int]:
-        """Return the rows and columns around a window that its clouds may come from."""
+        """Return the number of rows and columns by which a cloud can grow into a window."""
         sizes = band.grid.pixel_height, band.grid.pixel_width
         rows, cols = (int((self.dilation_m + _TOLERANCE_M) / size) for size in sizes)
         return rows, cols
 
     def is_clear(self, name: str, values: NDArray[Any], band: Band) -> NDArray[np.bool_]:
-        """Tell which pixels of a window of a mask are clear; near its edges, as far as it shows.
+        """Return which pixels of a window of a mask are clear.
+
+        Clouds outside the window are unknown: read a `margin` around the wanted pixels.
 
         Parameters
         ----------
         name
             One of `MASKS`.
         values
-            The mask's raw values, (rows, columns).
+            Raw values of the mask, (rows, columns).
         band
-            Where they are from.
+            The mask that they come from.
+
+        Returns
+        -------
+        ndarray of bool (rows, columns)
         """
-        no_data = np.zeros(values.shape, bool)
+        nodata = np.zeros(values.shape, bool)
         if name == "SCL":
-            no_data = ~is_sensed(values, band)
-            hidden = ~no_data & _is_any_of(values, self.classes)
+            nodata = ~has_class(values, band)
+            is_cloudy = np.zeros(256, bool)  # by class: a table is faster than np.isin
+            is_cloudy[list(self.classes)] = True
+            cloudy = ~nodata & is_cloudy[_as_bytes(values)]
         elif name == "CLM":
-            hidden = (_as_integers(values) & sum(1 << bit for bit in set(self.theia_bits))) != 0
+            cloudy = (_as_bytes(values) & sum(1 << bit for bit in set(self.theia_bits))) != 0
         elif name == "CLDPRB":
-            # Not `>`: NaN is not known to be clear.
-            hidden = ~(values <= (100 if self.max_probability is None else self.max_probability))
+            # Not `values > limit`, which would take NaN for clear.
+            cloudy = ~(values <= (100 if self.max_probability is None else self.max_probability))
         else:
-            hidden = values != 0
+            cloudy = values != 0
         if self.dilation_m > 0:
             size = band.grid.pixel_height, band.grid.pixel_width
-            hidden = is_within(hidden, size, self.dilation_m)
+            cloudy = dilate(cloudy, size, self.dilation_m)
         if 0 in self.classes:
-            hidden |= no_data
-        return ~hidden
+            cloudy |= nodata
+        return ~cloudy
 
 
 def cloud_rules(clouds: CloudSettings) -> CloudRules:
-    """Make the rules of settings; what these ask for by name, every acquisition must have."""
+    """Return the rules of settings; masks that the settings name are required."""
     if clouds.mask == "none":
         masks, required = [], []
     elif clouds.mask == "auto":
@@ -161,141 +168,127 @@ def cloud_rules(clouds: CloudSettings) -> CloudRules:
 
 
 def check_masks(used: Sequence[Acquisition], rules: CloudRules) -> None:
-    """Check that the acquisitions have the masks that the settings ask for.
+    """Check that the acquisitions have the masks that the settings require.
 
     Raises
     ------
     InputError
-        If some lack one; the message names them.
+        If some acquisitions lack a mask.
     """
     for name in rules.required:
         lacking = [item.id for item in used if name in rules.missing(item)]
         if lacking:
             raise InputError(
                 f"{len(lacking)} of {len(used)} acquisitions have no cloud mask {name}: "
-                f"{first_five(lacking)}. {_REMEDY[name]}, or set them aside by imagery.start, "
+                f"{first_five(lacking)}. {_REMEDY[name]}, or exclude them with imagery.start, "
                 "imagery.end or imagery.max_cloud_fraction."
             )
 
 
-def is_sensed(classification: NDArray[Any], band: Band) -> NDArray[np.bool_]:
-    """Tell which pixels of a scene classification have a class: neither 0 nor the file's nodata."""
-    sensed: NDArray[np.bool_] = (classification >= 1) & (classification <= 11)
-    return sensed if band.nodata is None else sensed & (classification != band.nodata)
+def has_class(classification: NDArray[Any], band: Band) -> NDArray[np.bool_]:
+    """Return which pixels of a scene classification have a class: neither 0 nor nodata."""
+    is_class: NDArray[np.bool_] = (classification >= 1) & (classification <= 11)
+    return is_class & has_data(band, classification)
 
 
-def is_within(
-    hidden: NDArray[np.bool_], pixel_size: tuple[float, float], distance: float
+def dilate(
+    mask: NDArray[np.bool_], pixel_size: tuple[float, float], distance: float
 ) -> NDArray[np.bool_]:
-    """Tell which pixels lie within a distance of a hidden one, from centre to centre.
+    """Return a mask that is grown by a distance, from pixel centre to pixel centre.
 
     Parameters
     ----------
-    hidden
+    mask
         bool (rows, columns).
     pixel_size
         Height and width, in the unit of `distance`.
     """
     from scipy.ndimage import distance_transform_edt
 
-    if not hidden.any():  # from which the transform would measure to nowhere
-        return hidden
-    near: NDArray[np.bool_] = (
-        distance_transform_edt(~hidden, sampling=pixel_size) <= distance + _TOLERANCE_M
-    )
-    return near
+    if not mask.any():  # the transform needs at least one pixel to measure from
+        return mask
+    distances = distance_transform_edt(~mask, sampling=pixel_size)
+    return np.asarray(distances <= distance + _TOLERANCE_M)
 
 
-def _is_any_of(values: NDArray[Any], classes: Sequence[int]) -> NDArray[np.bool_]:
-    """Tell which SCL values are among the classes; the values must be classes or no data."""
-    lookup = np.zeros(256, bool)
-    lookup[list(classes)] = True
-    found: NDArray[np.bool_] = lookup[_as_integers(values)]
-    return found
-
-
-def _as_integers(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the bytes of a mask whatever type its file has; NaN and what no byte holds are 255."""
+def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the values of a mask of any type as bytes; NaN and values outside 0 to 255 are 255."""
     if values.dtype == np.uint8:
         return values
     fits = (values >= 0) & (values <= 255)
     return np.where(fits, values, 255).astype(np.uint8)
 
 
-# Rows that are read at once, at least.
+# Minimum number of rows that are read at once.
 _ROWS = 512
 
 
-def cloud_fraction(acquisition: Acquisition, rules: CloudRules) -> float | None:
-    """Return the share of an acquisition's sensed pixels that are not clear by its masks.
+def cloud_fraction(
+    acquisition: Acquisition, rules: CloudRules, *, read_pixels: bool = True
+) -> float | None:
+    """Return the cloudy fraction of an acquisition's pixels, those without data apart.
 
-    The product's own metadata stand for masks that count the same, and where a mask is missing.
+    The masks are read, unless the product's metadata state the fraction of the same clouds. If a
+    required mask is missing, the metadata are used, too.
+
+    Parameters
+    ----------
+    acquisition, rules
+        The acquisition, and the masks that are used.
+    read_pixels
+        False: return None instead of reading masks.
 
     Returns
     -------
     float or None
-        0 to 1; 1 where nothing was sensed, None where neither metadata nor mask tell.
+        0 to 1; 1 if the acquisition has no data at all, None if the fraction is unknown.
     """
     masks = rules.choose(acquisition)
-    if not _must_read(acquisition, masks, rules):
+    is_stated = acquisition.cloud_fraction is not None and rules.agree_with_metadata(masks)
+    if not masks or is_stated or rules.missing(acquisition):
         return acquisition.cloud_fraction
-    n_sensed = n_cloudy = 0
-    for sensed, clear in _strips(acquisition, masks, rules):
-        n_sensed += int(sensed.sum())
-        n_cloudy += int((sensed & ~clear).sum())
-    return n_cloudy / n_sensed if n_sensed else 1.0
-
-
-def stated_cloud_fraction(acquisition: Acquisition, rules: CloudRules) -> float | None:
-    """Return what `cloud_fraction` gives where it needs no pixels for it, else None."""
-    if _must_read(acquisition, rules.choose(acquisition), rules):
+    if not read_pixels:
         return None
-    return acquisition.cloud_fraction
-
-
-def _must_read(acquisition: Acquisition, masks: dict[str, Band], rules: CloudRules) -> bool:
-    """Tell whether the masks must be read, as the metadata do not tell what they would."""
-    is_told = acquisition.cloud_fraction is not None and rules.agree_with_metadata(masks)
-    return bool(masks) and not is_told and not rules.missing(acquisition)
+    n_pixels = n_cloudy = 0
+    for with_data, clear in _strips(acquisition, masks, rules):
+        n_pixels += int(with_data.sum())
+        n_cloudy += int((with_data & ~clear).sum())
+    return n_cloudy / n_pixels if n_pixels else 1.0
 
 
 def _strips(
     acquisition: Acquisition, masks: dict[str, Band], rules: CloudRules
 ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Yield what was sensed and what is clear, by strips of the band that tells what was sensed."""
+    """Yield which pixels have data and which are clear, by strips of rows.
+
+    The pixels are those of the scene classification, otherwise of the coarsest band.
+    """
     bands = acquisition.bands.values()
     coarsest = max(bands, key=lambda band: band.grid.pixel_width * band.grid.pixel_height)
     base = masks.get(SCENE_CLASSIFICATION, coarsest)
+    with_data = has_class if base.name == SCENE_CLASSIFICATION else lambda v, b: has_data(b, v)
     step = max(block_shape(base)[0], _ROWS)
     for top in range(0, base.grid.height, step):
         rows = np.arange(top, min(top + step, base.grid.height), dtype=np.int32)
-        sensed = _is_sensed(base, read_window(base, slice(top, top + step), slice(None)))
-        clear = np.ones(sensed.shape, bool)
-        for name, band in masks.items():
-            clear &= _is_clear(name, band, base, rows, rules)
-        yield sensed, clear
+        values = read_window(base, slice(top, top + step), slice(None))
+        clear = np.ones(values.shape, bool)
+        for name, mask in masks.items():
+            clear &= _is_clear_on(base, rows, name, mask, rules)
+        yield with_data(values, base), clear
 
 
-def _is_sensed(band: Band, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which pixels of a scene classification or of a reflectance band were sensed."""
-    if band.name == SCENE_CLASSIFICATION:
-        return is_sensed(values, band)
-    sensed: NDArray[np.bool_] = np.isfinite(values)
-    return sensed if band.nodata is None else sensed & (values != band.nodata)
-
-
-def _is_clear(
-    name: str, mask: Band, base: Band, rows: NDArray[np.int32], rules: CloudRules
+def _is_clear_on(
+    base: Band, rows: NDArray[np.int32], name: str, mask: Band, rules: CloudRules
 ) -> NDArray[np.bool_]:
-    """Tell where a mask is clear at the pixels of whole rows of another band."""
+    """Return where a mask is clear at the pixels of whole rows of another band."""
     down, right = axes(base.grid, mask.grid)
-    there_rows, there_cols = down.inside[rows], right.inside
+    inside_rows, inside_cols = down.inside[rows], right.inside
     clear = np.zeros((len(rows), base.grid.width), bool)
-    if there_rows.any() and there_cols.any():
-        at_row, at_col = down.nearest[rows][there_rows], right.nearest[there_cols]
+    if inside_rows.any() and inside_cols.any():
+        mask_rows, mask_cols = down.nearest[rows][inside_rows], right.nearest[inside_cols]
         margin = rules.margin(mask)[0]
-        top = max(int(at_row[0]) - margin, 0)
-        window = slice(top, int(at_row[-1]) + margin + 1)
+        top = max(int(mask_rows[0]) - margin, 0)
+        window = slice(top, int(mask_rows[-1]) + margin + 1)
         values = rules.is_clear(name, read_window(mask, window, slice(None)), mask)
-        clear[np.ix_(there_rows, there_cols)] = values[np.ix_(at_row - top, at_col)]
+        clear[np.ix_(inside_rows, inside_cols)] = values[np.ix_(mask_rows - top, mask_cols)]
     return clear

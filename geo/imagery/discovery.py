@@ -1,30 +1,48 @@
-"""Discover acquisitions in any supported format, and order those of one tile and day."""
+"""Discover acquisitions in any supported format, and the files that belong to them.
+
+Neither numpy nor rasterio is imported at once: the Snakefile watches the files that are listed
+here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from geo.errors import InputError
-from geo.imagery.acquisition import Acquisition, first_five
-from geo.imagery.listing import (
-    ITEM_ENDINGS,
-    TIFF_ENDINGS,
-    Damaged,
-    Format,
-    files_ending,
-    is_eopf,
-    refuse_damaged,
-    stack_files,
-    theia_folders,
-    tiff_files,
-)
+from geo.formats.conventions import date_in, tile_name
+from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, first_five, local_file
 
-# Shares of sensed pixels of two halves of a tile add up to 1; so much more is taken for rounding
-# and for the lines that both data strips hold.
-OVERLAP = 0.02
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
+
+Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
+
+TIFF_ENDINGS = (".tif", ".tiff")
+IMAGE_ENDINGS = (*TIFF_ENDINGS, ".jp2")
+ITEM_ENDINGS = (".json", ".geojson")
+_NETCDF_ENDINGS = (".nc", ".nc4")
+
+# Images of products that are not bands: true colour, aerosol, water vapour, preview, snow
+# probability.
+NOT_A_BAND = re.compile(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)", re.IGNORECASE)
+
+# Files that readers open: images, stacks, archives, and the metadata of SAFE and THEIA. GDAL's
+# side-car files (.aux.xml) and most of the masks of SAFE are not among them.
+_READ = re.compile(
+    r"(?!MSK_(?!CLDPRB|CLASSI)).*\.(?:tiff?|jp2|nc4?|zip)|manifest\.safe|.*MTD.*(?<!\.aux)\.xml",
+    re.IGNORECASE,
+)
+_THEIA_METADATA = re.compile(r"SENTINEL2\w_.*_L2A_.*_MTD_ALL\.xml", re.IGNORECASE)
+_ZARR_ROOT = frozenset({"zarr.json", ".zgroup", ".zmetadata"})
+# Metadata of Zarr versions 3 and 2, and chunks: c/0/1, c.0.1, 0.1, and c of an array without axes.
+_IN_ZARR = re.compile(r"zarr\.json|\.z(?:group|array|attrs|metadata)|c|(?:c\.)?\d+(?:\.\d+)*")
 
 
 def find_acquisitions(
@@ -37,7 +55,7 @@ def find_acquisitions(
     signed_by: str | None = None,
     damaged: list[Damaged] | None = None,
 ) -> list[Acquisition]:
-    """Find the acquisitions of a folder, product or file, without reading more than a few pixels.
+    """Find the acquisitions at a path; only metadata, headers and a few pixels are read.
 
     Parameters
     ----------
@@ -45,41 +63,43 @@ def find_acquisitions(
         Folder of products (SAFE, THEIA, EOPF), of GeoTIFFs, of stacks (NetCDF, Zarr) or of STAC
         items, or one of them.
     format
-        Reader to use; "auto" looks at what is there.
+        Reader to use; "auto" detects the format.
     bands
-        Bands that every acquisition must have; others are not looked at. None: all there are.
+        Bands that every acquisition must have; other bands are ignored. None: all bands.
     file_bands
-        Band names of GeoTIFFs without band descriptions, in order.
+        Names of the bands of GeoTIFFs without band descriptions, in order.
     reflectance_scale
-        Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files say.
+        Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files state.
     signed_by
-        Service whose signature the addresses of STAC items need: planetary_computer.
+        Service that signs the addresses of STAC items: planetary_computer.
     damaged
-        Products that cannot be read, or lack bands, are added here; None: they are refused, as
-        they are where no other is left.
+        Products that cannot be read or lack bands are appended to this list. If it is None, or
+        no other product is left, they are refused.
 
     Returns
     -------
     list of Acquisition
-        In order of date, tile and id.
+        Sorted by date, tile and id.
 
     Raises
     ------
     InputError
-        If nothing is found, a file is damaged or says too little, or a band is missing.
+        If nothing is found, a file is damaged or lacks information, or a band is missing.
     """
     if not path.exists():
         raise InputError(f"There is no {path}. Give the path of the imagery.")
     if format == "auto":
         format = detect_format(path)  # noqa: A001
     if format != "geotiff" and file_bands is not None:
-        raise InputError(f"file_bands names bands of GeoTIFFs, {path} is {format}: leave it out.")
+        raise InputError(
+            f"file_bands names bands of GeoTIFFs, but {path} is {format}: leave it out."
+        )
     if format in ("safe", "theia", "stac") and reflectance_scale is not None:
         raise InputError(
             f"The {format} products of {path} state their scale: leave out reflectance_scale."
         )
 
-    # Imported by format: only stacks need xarray, which takes a second to import.
+    # Only the reader of the format is imported: xarray, for instance, takes a second to import.
     if format == "safe":
         from geo.formats import safe
 
@@ -109,13 +129,57 @@ def find_acquisitions(
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 
 
+def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "stac"]:
+    """Return the format of the imagery at a path.
+
+    Raises
+    ------
+    InputError
+        If no format is recognised, or more than one.
+    """
+    from geo.formats.safe import find_products
+
+    found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
+    damaged: list[Damaged] = []
+    if any(find_products(path, damaged)) or damaged:
+        found.append("safe")
+    theia = theia_folders(path)
+    if theia:
+        found.append("theia")
+    stacks = stack_files(path)
+    if any(file in (path, path / file.name) for file in stacks):
+        found.append("stack")
+    if path not in theia and any(files_ending(path, TIFF_ENDINGS)):
+        found.append("geotiff")
+    # JSON files beside other imagery are not items. Stacks and GeoTIFFs in subfolders may be part
+    # of products.
+    if not found and any(files_ending(path, ITEM_ENDINGS)):
+        found.append("stac")
+    if not found and stacks:
+        found.append("stack")
+    if not found and tiff_files(path):
+        found.append("geotiff")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"{path} holds imagery of several formats: {', '.join(found)}. "
+            "Name the format to read, or move the others to another folder."
+        )
+    raise InputError(
+        f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
+        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif), nor "
+        "stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
+    )
+
+
 def _find_stacks(
     path: Path,
     bands: Sequence[str] | None,
     reflectance_scale: float | None,
     damaged: list[Damaged] | None,
 ) -> list[Acquisition]:
-    """Find the products of EOPF, which are Zarr folders, or the times of other stacks."""
+    """Find the EOPF products, which are Zarr folders, or the times of other stacks."""
     from geo.formats import eopf, stack
 
     files = stack_files(path)
@@ -131,63 +195,19 @@ def _find_stacks(
     )
 
 
-def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "stac"]:
-    """Tell the format of imagery from what lies at a path.
-
-    Raises
-    ------
-    InputError
-        If nothing is recognised, or more than one format is there.
-    """
-    from geo.formats.safe import find_products
-
-    found: list[Literal["safe", "theia", "geotiff", "stack", "stac"]] = []
-    damaged: list[Damaged] = []
-    if any(find_products(path, damaged)) or damaged:
-        found.append("safe")
-    of_theia = theia_folders(path)
-    if of_theia:
-        found.append("theia")
-    stacks = stack_files(path)
-    if any(file in (path, path / file.name) for file in stacks):
-        found.append("stack")
-    if path not in of_theia and any(files_ending(path, TIFF_ENDINGS)):
-        found.append("geotiff")
-    # Beside imagery of another format, JSON files are something else; and stacks and GeoTIFFs in
-    # folders below may belong to products.
-    if not found and any(files_ending(path, ITEM_ENDINGS)):
-        found.append("stac")
-    if not found and stacks:
-        found.append("stack")
-    if not found and tiff_files(path):
-        found.append("geotiff")
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(
-            f"{path} holds imagery of several formats: {', '.join(found)}. "
-            "Name the one to read as the format, or keep one in a folder of its own."
-        )
-    raise InputError(
-        f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
-        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif), nor "
-        "stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
-    )
-
-
 def _with_bands(
     found: Sequence[Acquisition], bands: Sequence[str] | None, damaged: list[Damaged] | None
 ) -> list[Acquisition]:
     """Return the acquisitions with every requested band; refuse the others, or set them aside."""
-    whole, lacking = [], []
+    complete, lacking = [], []
     for item in found:
         missing = [band for band in bands or () if band not in item.bands]
         if not missing:
-            whole.append(item)
-        else:
-            there = ", ".join(item.bands) or "none of those asked for"
-            problem = f"{item.product}: no {', '.join(missing)} (it has {there})"
-            lacking.append(Damaged(item.product, problem))
+            complete.append(item)
+            continue
+        existing = ", ".join(item.bands) or "none of those asked for"
+        problem = f"{item.product}: no {', '.join(missing)} (it has {existing})"
+        lacking.append(Damaged(item.product, problem))
     if lacking and damaged is None:
         problems = first_five([item.problem for item in lacking], "\n  ")
         raise InputError(
@@ -196,11 +216,11 @@ def _with_bands(
         )
     if damaged is not None:
         damaged += lacking
-    return whole
+    return complete
 
 
 def _check_metres(found: Sequence[Acquisition]) -> None:
-    """Check that grids are in metres, as sizes, buffers and resolutions are."""
+    """Check that grids are in metres: pixel sizes, buffers and resolutions are in metres."""
     from rasterio.crs import CRS
 
     for crs in {item.grid.crs for item in found}:
@@ -215,65 +235,285 @@ def _check_metres(found: Sequence[Acquisition]) -> None:
 
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
-    """Append a number to ids that occur twice; the acquisition to prefer keeps the id as it is."""
+    """Append a number to ids that occur twice; the preferred acquisition keeps its id."""
     unique, times = [], dict[str, int]()
-    # Stable, so that equals keep their order.
+    # The sort is stable: equally preferred acquisitions keep their order.
     for item in sorted(found, key=lambda item: item.preference, reverse=True):
         number = times[item.id] = times.get(item.id, 0) + 1
         unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
     return unique
 
 
-def in_order_of_use(found: Iterable[Acquisition]) -> list[Acquisition]:
-    """Sort acquisitions by date and tile; those of one day in the order in which they are merged.
+@dataclass(frozen=True)
+class Damaged:
+    """A product that cannot be used, and the reason."""
 
-    The one with most sensed pixels comes first, among equals the newest processing.
+    product: Path
+    problem: str
+
+
+def read_each(
+    items: Iterable[_Item],
+    read: Callable[[_Item], _Read],
+    damaged: list[Damaged] | None = None,
+    product: Callable[[_Item], Path] = Path,  # type: ignore[assignment]
+) -> list[_Read]:
+    """Read every item; report all failures in one error, or set the failed ones aside.
+
+    Parameters
+    ----------
+    items
+        Items to read.
+    read
+        Function that reads one item.
+    damaged
+        Items that cannot be read are appended to this list; None: they are refused.
+    product
+        Function that returns the product of an item. By default, the item is the product's path.
+
+    Raises
+    ------
+    InputError
+        If an item is refused; the message contains the first five.
     """
-    by_preference = sorted(found, key=lambda item: (item.preference, item.id), reverse=True)
-    return sorted(by_preference, key=lambda item: (item.date, item.tile))
+    found, failed = [], []
+    for item in items:
+        try:
+            found.append(read(item))
+        except InputError as error:
+            failed.append(Damaged(product(item), str(error)))
+    if damaged is None:
+        refuse_damaged(failed, len(found) + len(failed))
+    else:
+        damaged += failed
+    return found
 
 
-def same_day_reasons(same_day: Sequence[Acquisition]) -> dict[str, str]:
-    """Give, by id, why acquisitions of one tile and day are not used; parts of the tile all are.
+def refuse_damaged(damaged: Sequence[Damaged], total: int) -> None:
+    """Raise one error about all products that cannot be used, if there are any."""
+    if damaged:
+        text = f"{len(damaged)} of {total} acquisitions cannot be read:\n  "
+        problems = [item.problem for item in damaged]
+        raise InputError((text if total > 1 else "") + first_five(problems, "\n  "))
 
-    Of one sensing processed several times the preferred one stays, the others are `superseded`.
-    What is sensed at another time of the day, and is no other part of the tile, is set aside as
-    `same_day`. Clouds do not take part: what stays must not depend on settings.
+
+def refuse_two_levels(level_2a: Sequence[Path], level_1c: Sequence[Path]) -> None:
+    """Raise an error if there are products of both levels: their reflectances differ."""
+    if level_2a and level_1c:
+        raise InputError(
+            f"{len(level_2a)} products of level 2A are mixed with {len(level_1c)} of level 1C, "
+            "whose reflectances differ: keep one level. "
+            f"Level 1C: {first_five([str(path) for path in level_1c])}."
+        )
+
+
+def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisition]:
+    """Return the acquisitions with the user's masks in place of their masks of that name (MASK).
+
+    Parameters
+    ----------
+    found
+        The acquisitions. One without a file in the folder is returned without a MASK.
+    folder
+        Rasters whose names contain the date (YYYYMMDD or YYYY-MM-DD) and optionally the tile.
+        Every value but 0 is cloudy.
+
+    Raises
+    ------
+    InputError
+        If a name has no date, an acquisition has two files, or a file cannot be read.
     """
-    reasons: dict[str, str] = {}
-    kept: list[Acquisition] = []
-    for item in in_order_of_use(same_day):
-        if any(is_reprocessing(item, other) for other in kept):
-            reasons[item.id] = "superseded"
-        elif all(is_other_part(item, other) for other in kept):
-            kept.append(item)
+    files: dict[date, list[Path]] = {}
+    undated = []
+    for path in files_ending(folder, IMAGE_ENDINGS):
+        try:
+            day = date_in(path.stem)
+        except ValueError:
+            day = None
+        if day is None:
+            undated.append(path.name)
         else:
-            reasons[item.id] = "same_day"
-    return reasons
+            files.setdefault(day, []).append(path)
+    if undated:
+        raise InputError(
+            f"{len(undated)} masks of {folder} have no date (YYYYMMDD or YYYY-MM-DD) in their "
+            f"names: {first_five(undated)}. Rename or move them."
+        )
+    return [_with_mask(item, _choose_mask(item, files.get(item.date, []))) for item in found]
 
 
-def is_reprocessing(item: Acquisition, other: Acquisition) -> bool:
-    """Tell whether two acquisitions of one tile and day are the same sensing, processed twice.
+def _choose_mask(item: Acquisition, candidates: Sequence[Path]) -> Path | None:
+    """Return the mask with the tile of an acquisition in its name, else one without any tile."""
+    tiles = {path: tile_name(path.stem) for path in candidates}
+    of_tile = [p for p, tile in tiles.items() if tile is not None and tile == item.tile]
+    of_any = [p for p, tile in tiles.items() if tile is None or item.tile == UNNAMED_TILE]
+    chosen = of_tile or of_any
+    if len(chosen) > 1:
+        raise InputError(
+            f"{item.id} has {len(chosen)} masks: {first_five([str(p) for p in chosen])}. "
+            "Keep one, or write the tile into their names."
+        )
+    return chosen[0] if chosen else None
 
-    A data strip is sensed once. Where it is not known, the same time of sensing and the same share
-    of sensed pixels tell: the two halves of a tile that a change of data strip cuts apart share
-    their time, too, but not that share.
+
+def _with_mask(item: Acquisition, path: Path | None) -> Acquisition:
+    """Return an acquisition with the user's mask in a file, or without a MASK if it has none."""
+    masks = {name: band for name, band in item.masks.items() if name != "MASK"}
+    if path is not None:
+        from geo.imagery.raster_reading import read_header  # most runs have no such masks
+
+        header = read_header(path)
+        # The nodata value of the file is not needed: like every value but 0, it is cloudy.
+        masks["MASK"] = Band("MASK", str(path), 1, header.grid, header.block_shapes[0])
+    return replace(item, masks=masks)
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield a folder and all its subfolders, with the sorted names of their folders and files.
+
+    Hidden folders are left out. Links are followed, but no folder is entered twice, so a link to a
+    parent folder does not cause an endless loop. Names that the caller removes from the list of
+    folders are not entered.
     """
-    if item.datastrip is not None and other.datastrip is not None:
-        return item.datastrip == other.datastrip
-    is_same_time = item.sensed is not None and item.sensed == other.sensed
-    return is_same_time and item.preference[0] == other.preference[0]
+    entered: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(path, followlinks=True):
+        state = os.stat(folder)  # noqa: PTH116 (3 times as fast, for ten thousand folders)
+        if (state.st_dev, state.st_ino) in entered:
+            subfolders.clear()
+            continue
+        entered.add((state.st_dev, state.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield Path(folder), subfolders, sorted(files)
 
 
-def is_other_part(item: Acquisition, other: Acquisition) -> bool:
-    """Tell whether two acquisitions of one tile and day, no reprocessings, complete each other.
+def files_ending(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files with one of the endings: the path itself, or those in the folder, sorted."""
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in candidates:
+        if file.suffix.lower() in endings and not file.name.startswith(".") and file.is_file():
+            yield file
 
-    Those of different data strips do; where these are not known, those of different extent, and
-    those whose shares of sensed pixels add up to no more than the tile.
+
+def tiff_files(path: Path) -> list[Path]:
+    """Return GeoTIFFs: the path itself, those in the folder, or else those in its subfolders."""
+    files = list(files_ending(path, TIFF_ENDINGS))
+    if files:
+        return files
+    return [file for folder, _, _ in walk(path) for file in files_ending(folder, TIFF_ENDINGS)]
+
+
+def stack_files(path: Path) -> list[Path]:
+    """Return NetCDF files and Zarr folders: the path itself, or those at any depth, sorted.
+
+    EOPF products are found at any depth. Other stacks contain the times of one scene: if the
+    folder itself contains some, subfolders are ignored.
     """
-    if item.datastrip is not None and other.datastrip is not None:
-        return True
-    if not item.grid.matches(other.grid):
-        return True
-    shares = [1.0 if a.valid_fraction is None else a.valid_fraction for a in (item, other)]
-    return sum(shares) <= 1 + OVERLAP
+    if not path.is_dir():
+        return list(files_ending(path, _NETCDF_ENDINGS))
+    found: list[Path] = []
+    for folder, subfolders, files in walk(path):
+        if not _ZARR_ROOT.isdisjoint(files):
+            found.append(folder)
+            subfolders.clear()
+            continue
+        found += files_ending(folder, _NETCDF_ENDINGS)
+    direct = [file for file in found if file.parent == path]
+    return sorted(found if all(map(is_eopf, direct)) else direct)
+
+
+def theia_folders(path: Path) -> list[Path]:
+    """Return the THEIA products at a path, at any depth, sorted."""
+    found = []
+    for folder, subfolders, files in walk(path):
+        if any(map(_THEIA_METADATA.fullmatch, files)):
+            found.append(folder)
+            subfolders.clear()
+    return sorted(found)
+
+
+def is_eopf(path: Path) -> bool:
+    """Return whether a Zarr folder is a Sentinel-2 product of EOPF."""
+    return (path / "measurements" / "reflectance").is_dir()
+
+
+def watched_files(path: Path, format: Format = "auto") -> list[str]:  # noqa: A002
+    """Return the files at a path, at any depth, whose change may change the acquisitions.
+
+    Parameters
+    ----------
+    path
+        As in `find_acquisitions`.
+    format
+        If "auto", JSON files are watched only if there is no other imagery.
+    """
+    if not path.is_dir():
+        if path.suffix.lower() in TIFF_ENDINGS:  # files beside it may contain its other bands
+            return list(map(str, files_ending(path.parent, TIFF_ENDINGS)))
+        if path.suffix.lower() not in ITEM_ENDINGS or path.stem not in ("catalog", "collection"):
+            return [str(path)]
+        path = path.parent  # by convention, the linked items are here
+    found: list[str] = []
+    items: list[str] = []
+    for folder, subfolders, files in walk(path):
+        if not _ZARR_ROOT.isdisjoint(files):
+            for below, _, names in walk(folder):
+                found += (str(below / name) for name in names if _IN_ZARR.fullmatch(name))
+            subfolders.clear()
+            continue
+        # As text, not as Path: a thousand products have a hundred thousand files, and they are
+        # listed at every start of Snakemake.
+        for name in files:
+            if name.startswith("."):
+                continue
+            if _READ.fullmatch(name) and not NOT_A_BAND.search(name):
+                found.append(f"{folder}/{name}")
+            elif name.lower().endswith(ITEM_ENDINGS):
+                items.append(f"{folder}/{name}")
+    if format == "stac" or (format == "auto" and not found):
+        found += items
+    return found
+
+
+def digest_of(files: Iterable[Path | str]) -> str:
+    """Return a digest of the names, sizes and times of files; it changes if one is replaced.
+
+    Times are compared to the nanosecond, so a file that is replaced by an older one is noticed,
+    too. A file that does not exist is included by its name.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(map(str, files)):
+        try:
+            state = os.stat(file)  # noqa: PTH116 (as in `walk`)
+            line = f"{file}\0{state.st_size}\0{state.st_mtime_ns}\n"
+        except FileNotFoundError:
+            line = f"{file}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
+    """Return, by id, the digest of the local files of an acquisition's bands and masks.
+
+    For a Zarr stack, these are the chunks that contain the acquisition's time: a time that is
+    added does not change the digests of the others.
+    """
+    from geo.imagery.array_reading import chunks_by_place, place_of
+
+    arrays: dict[Path, dict[tuple[int, ...], list[Path]]] = {}
+
+    def files_of(band: Band) -> list[Path]:
+        if band.is_remote:
+            return []
+        path = local_file(band.source)
+        if not isinstance(band.layer, Plane) or not path.is_dir():
+            return [path]
+        array = path / band.layer.variable
+        if array not in arrays:
+            arrays[array] = chunks_by_place(array, band.layer)
+        return arrays[array].get(place_of(array, band.layer), [])
+
+    found: dict[str, str] = {}
+    for item in acquisitions:
+        layers = (*item.bands.values(), *item.masks.values())
+        found[item.id] = digest_of({file for layer in layers for file in files_of(layer)})
+    return found

@@ -1,10 +1,10 @@
-"""What raw numbers mean: reflectance, and whether pixels and metadata agree about its offset.
+"""Radiometry: the reflectance of raw values, and a check of the offset that metadata announce.
 
-Since processing baseline 04.00 (25 January 2022, and everything reprocessed since) the digital
-numbers of Sentinel-2 are reflectance x 10,000 + 1,000, and the metadata announce -1,000 to be
-added. Catalogues and mirrors get this wrong in both directions: numbers whose offset was removed
-already are still announced with it (Element84/earth-search issues 9, 66, 71), and numbers that hold
-it come without any word of it (torchgeo issue 3224). Either is an error of 0.1 in reflectance.
+Since processing baseline 04.00 (25 January 2022, and everything reprocessed since), the digital
+numbers of Sentinel-2 are reflectance x 10,000 + 1,000, and the metadata announce an offset of
+-1,000. Catalogues and mirrors make two errors. Some announce the offset although they removed it
+from the pixels (Element84/earth-search issues 9, 66, 71). Others do not announce it although the
+pixels contain it (torchgeo issue 3224). Both are errors of 0.1 in reflectance.
 """
 
 from __future__ import annotations
@@ -22,47 +22,49 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, Band, first_five
-from geo.imagery.raster_reading import read_coarse, read_window
+from geo.imagery.raster_reading import has_data, read_coarse, read_window
 
 logger = logging.getLogger(__name__)
 
 # Added to reflectance x 10,000 since baseline 04.00, in all bands.
 OFFSET = 1000.0
 
-# One band of each group is looked at. Land is dark in red and blue where plants grow, in the short
-# wave infrared where there is water or snow; haze, which lifts red and blue much as an offset does,
-# is hardly seen in the infrared.
+# One band of each group is measured: red, short-wave infrared and blue. Land is dark in red and
+# blue where plants grow, and in the infrared where there is water or snow. Haze brightens red and
+# blue much like an offset does, but not the infrared.
 _GROUPS = (("B04", "B05", "B03"), ("B12", "B11", "B8A", "B08", "B07", "B06"), ("B02", "B03"))
 
-_SIDE = 700  # pixels along each axis that stand for a band
+_SIDE = 700  # a band is read at about 700 x 700 pixels
 _MIN_PIXELS = 500
-# Reduced resolutions mix pixels at the edge of what was sensed with the zeros beyond.
+# Pixels within this distance of nodata are left out: at reduced resolution they are mixed with 0.
 _EDGE = 3
 
-# Reflectance x 10,000 with the offset still in it. A share of _DARK below _DARK_LEVEL would be
-# reflectances below -0.04 if the offset were in the pixels: it is not. No more than _NONE below
-# _FLOOR in any band, and the darkest percent below _LOWEST in red and infrared alike: it is.
+# Reflectance x 10,000 without any offset applied. The offset is absent if the fraction _DARK of
+# the pixels is below _DARK_LEVEL: with the offset, that would be reflectances below -0.04. It is
+# present if at most the fraction _NONE is below _FLOOR in all bands, and the darkest percent is
+# below _LOWEST in red and infrared.
 _DARK, _DARK_LEVEL = 0.05, 600.0
 _NONE, _FLOOR, _LOWEST = 0.005, 900.0, 1500.0
-# So many acquisitions with the same announcement must show it together, and so many of them be so
-# dark: of one alone, thin clouds all over would do so, too.
+# Presence is decided for at least _MIN_TOGETHER acquisitions with the same announcement, of which
+# at least _SHOWN_BY are this dark. A single acquisition can look the same under thin clouds.
 _MIN_TOGETHER, _SHOWN_BY = 5, 3
 
-# Quantiles that are compared among neighbours in time, how many of those, and the tolerance.
+# Quantiles that are compared with the nearest acquisitions in time, their number, and the
+# tolerance.
 _QUANTILES = (0.01, 0.05, 0.25)
 _NEIGHBOURS, _MIN_NEIGHBOURS, _TOLERANCE = 7, 3, 0.25 * OFFSET
 
-Verdict = Literal["agrees", "undecided", "contradicts"]
+Agreement = Literal["agrees", "undecided", "contradicts"]
 
 
 @dataclass(frozen=True)
 class DarkPixels:
-    """How dark an acquisition is: B bands, in reflectance x 10,000 without any offset applied.
+    """The darkest pixels of B bands, in reflectance x 10,000 without any offset applied.
 
     Parameters
     ----------
     acquisition
-        Where they are from.
+        The acquisition that was measured.
     announced
         Whether its metadata announce the offset.
     bands
@@ -70,7 +72,7 @@ class DarkPixels:
     quantiles
         float (B, Q).
     below_dark, below_floor
-        float (B,): share of pixels below what only pixels without the offset reach.
+        float (B,): fractions of the pixels below levels that only pixels without offset reach.
     """
 
     acquisition: Acquisition
@@ -82,19 +84,56 @@ class DarkPixels:
 
     @property
     def levels(self) -> NDArray[np.float64]:
-        """Quantiles that are compared among neighbours, without the very lowest: float (B, Q)."""
+        """Quantiles that are compared among neighbours, all but the lowest: float (B, Q - 1)."""
         return self.quantiles[:, 1:]
 
 
-def can_lie(acquisition: Acquisition) -> bool:
-    """Tell whether metadata and pixels could disagree: not before the offset was invented."""
+def check_radiometry(used: Sequence[Acquisition], threads: int) -> Mapping[str, str]:
+    """Check that the pixels of acquisitions agree with the offset that their metadata announce.
+
+    Returns
+    -------
+    dict of str
+        "agrees" or "undecided" by acquisition id, without acquisitions older than the offset.
+
+    Raises
+    ------
+    InputError
+        If pixels contradict the metadata, or a file cannot be read.
+    """
+    uncertain = [item for item in used if can_contradict(item)]
+    tiles = sorted({item.tile for item in uncertain})
+    with ThreadPoolExecutor(threads) as pool:
+        measured = pool.map(measure_dark_pixels, [item for item in used if item.tile in tiles])
+        dark = [item for item in measured if item is not None]
+    compared: dict[str, Agreement] = {}
+    for tile in tiles:
+        compared |= compare([item for item in dark if item.acquisition.tile == tile])
+    results = {item.id: compared.get(item.id, "undecided") for item in uncertain}
+    wrong = [item for item in dark if results.get(item.acquisition.id) == "contradicts"]
+    if wrong:
+        raise InputError(
+            f"Metadata and pixels of {len(wrong)} of {len(used)} acquisitions disagree about the "
+            f"additive offset of processing baseline 04.00, {OFFSET / 10_000} in reflectance:\n  "
+            f"{first_five([_explain(item) for item in wrong], chr(10) + '  ')}\n"
+            "Get these acquisitions from another source, or correct their metadata (GeoTIFFs: "
+            "gdal_edit -scale and -offset). To read them as their metadata say, set "
+            "imagery.radiometry to trust."
+        )
+    for result, count in Counter(results.values()).most_common():
+        logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, result)
+    return results
+
+
+def can_contradict(acquisition: Acquisition) -> bool:
+    """Return whether metadata and pixels can disagree: not before baseline 04.00."""
     announced = _announced(acquisition)
     baseline = acquisition.baseline
     return announced is not None and (announced or baseline is None or baseline >= "04.00")
 
 
-def measure(acquisition: Acquisition) -> DarkPixels | None:
-    """Measure the dark pixels of an acquisition; None where too few were sensed.
+def measure_dark_pixels(acquisition: Acquisition) -> DarkPixels | None:
+    """Return the dark pixels of an acquisition, None if too few pixels have data.
 
     Raises
     ------
@@ -102,8 +141,9 @@ def measure(acquisition: Acquisition) -> DarkPixels | None:
         If a file cannot be read.
     """
     announced = _announced(acquisition)
-    bands = _chosen_bands(acquisition)
-    values = [_sensed_values(acquisition.bands[name]) for name in bands]
+    candidates = [[name for name in group if name in acquisition.bands] for group in _GROUPS]
+    bands = tuple(dict.fromkeys(names[0] for names in candidates if names))
+    values = [_values_with_data(acquisition.bands[name]) for name in bands]
     if announced is None or not values or min(map(len, values)) < _MIN_PIXELS:
         return None
     return DarkPixels(
@@ -116,181 +156,126 @@ def measure(acquisition: Acquisition) -> DarkPixels | None:
     )
 
 
-def judge(measured: Sequence[DarkPixels]) -> Mapping[str, Verdict]:
-    """Say of every acquisition whether its pixels agree with what its metadata announce.
+def compare(measured: Sequence[DarkPixels]) -> dict[str, Agreement]:
+    """Return, by acquisition id, whether the pixels agree with the announced offset.
 
-    Acquisitions are judged from their own pixels where these are dark enough, and else beside
-    those of the same tile that are nearest in time: an offset shifts every quantile of every band
-    by the same, which neither clouds nor seasons do. What is not clear stays undecided.
+    Three rules decide whether the pixels contain the offset: dark pixels show that it is absent; a
+    group of acquisitions without dark pixels shows that it is present; the acquisitions of nearest
+    dates show it by comparison. An offset shifts every quantile of every band by the same amount,
+    which clouds and seasons do not. If no rule applies, the result is "undecided".
 
     Parameters
     ----------
     measured
-        Acquisitions of one tile, with the same bands. Those that cannot lie help to judge others.
-
-    Returns
-    -------
-    dict of str
-        By acquisition id.
+        Acquisitions of one tile, with the same bands. Those that cannot contradict their metadata
+        are used for comparison.
     """
-    known = {item.acquisition.id: False for item in measured if not can_lie(item.acquisition)}
-    known |= _known_alone(measured)
-    known |= _known_together(measured, known)
-    known |= _known_beside_others(measured, known)
+    # Whether the pixels contain the offset, by acquisition id.
+    contained = {
+        item.acquisition.id: False
+        for item in measured
+        if not can_contradict(item.acquisition) or item.below_dark[:2].max() >= _DARK
+    }
+    contained |= _contained_in_groups(measured, contained)
+    contained |= _contained_by_neighbours(measured, contained)
     return {
         item.acquisition.id: "undecided"
-        if item.acquisition.id not in known
-        else ("agrees" if known[item.acquisition.id] == item.announced else "contradicts")
+        if item.acquisition.id not in contained
+        else ("agrees" if contained[item.acquisition.id] == item.announced else "contradicts")
         for item in measured
     }
 
 
-def check_radiometry(used: Sequence[Acquisition], threads: int) -> Mapping[str, str]:
-    """Check that the pixels of acquisitions agree with the additive offset that is announced.
+def _contained_in_groups(
+    measured: Sequence[DarkPixels], decided: Mapping[str, bool]
+) -> dict[str, bool]:
+    """Return True by id for acquisitions of groups whose darkest pixels all end at the offset."""
+    contained: dict[str, bool] = {}
+    for announced in (False, True):
+        group = [
+            item
+            for item in measured
+            if item.announced == announced and item.acquisition.id not in decided
+        ]
+        if len(group) < _MIN_TOGETHER or len(group[0].bands) < 2:
+            continue
+        lowest = np.sort([item.quantiles[:2, 0] for item in group], axis=0)[_SHOWN_BY - 1]
+        if all(item.below_floor.max() < _NONE for item in group) and lowest.max() < _LOWEST:
+            contained |= {item.acquisition.id: True for item in group}
+    return contained
 
-    Returns
-    -------
-    dict of str
-        By acquisition id: agrees or undecided; those of before the offset are left out.
 
-    Raises
-    ------
-    InputError
-        If some contradict, or a file cannot be read.
+def _contained_by_neighbours(
+    measured: Sequence[DarkPixels], decided: Mapping[str, bool]
+) -> dict[str, bool]:
+    """Return by id whether acquisitions are brighter than their neighbours by the offset.
+
+    Neighbours are acquisitions that are decided, and those that announce the offset: if the latter
+    is wrong, dark pixels have decided most of them already.
     """
-    doubtful = [item for item in used if can_lie(item)]
-    tiles = sorted({item.tile for item in doubtful})
-    with ThreadPoolExecutor(threads) as pool:
-        measured = pool.map(measure, [item for item in used if item.tile in tiles])
-        dark = [item for item in measured if item is not None]
-    judged: dict[str, str] = {}
-    for tile in tiles:
-        judged |= judge([item for item in dark if item.acquisition.tile == tile])
-    verdicts = {item.id: judged.get(item.id, "undecided") for item in doubtful}
-    lying = [item for item in dark if verdicts.get(item.acquisition.id) == "contradicts"]
-    if lying:
-        raise InputError(
-            f"Metadata and pixels of {len(lying)} of {len(used)} acquisitions disagree about the "
-            f"additive offset of processing baseline 04.00, {OFFSET / 10_000} in reflectance:\n  "
-            f"{first_five([_explain(item) for item in lying], chr(10) + '  ')}\n"
-            "Get these acquisitions from elsewhere, correct their metadata (of GeoTIFFs: "
-            "gdal_edit -scale and -offset), or set imagery.radiometry to trust, to read them as "
-            "their metadata say."
-        )
-    for verdict, count in Counter(verdicts.values()).most_common():
-        logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, verdict)
-    return verdicts
+    neighbours = [item for item in measured if item.acquisition.id in decided or item.announced]
+    contained: dict[str, bool] = {}
+    for item in measured:
+        others = [other for other in neighbours if other is not item]
+        if item.acquisition.id in decided or len(others) < _MIN_NEIGHBOURS:
+            continue
+        others.sort(key=lambda other: abs(other.acquisition.date - item.acquisition.date))
+        levels = [
+            other.levels - OFFSET * decided.get(other.acquisition.id, other.announced)
+            for other in others[:_NEIGHBOURS]
+        ]
+        brighter = item.levels - np.median(levels, axis=0)
+        is_possible = bool(item.below_floor.max() < _NONE)
+        if (np.abs(brighter - OFFSET * is_possible) < _TOLERANCE).all():
+            contained[item.acquisition.id] = is_possible
+    return contained
 
 
 def _explain(item: DarkPixels) -> str:
-    """Say what the metadata and the pixels of an acquisition say."""
+    """Return what the metadata and the pixels of an acquisition say."""
     band, level = item.bands[0], item.levels[0, 0]
     metadata = f"announces {-OFFSET:.0f}" if item.announced else "announces no offset"
     pixels = "are without it" if item.announced else f"hold {OFFSET:.0f}"
     return (
-        f"{item.acquisition.id} {metadata}, but its pixels {pixels}: its darkest, such as 5 % of "
-        f"{band} below {level:.0f}, show it"
+        f"{item.acquisition.id} {metadata}, but its pixels {pixels}: the darkest pixels show it, "
+        f"such as 5 % of {band} below {level:.0f}"
     )
 
 
 def _announced(acquisition: Acquisition) -> bool | None:
-    """Tell whether the offset is announced; None where something else is, which is not judged."""
+    """Return whether the offset is announced, None if another offset is: that is not checked."""
     offsets = {band.offset * band.scale for band in acquisition.bands.values()}
     if all(abs(offset + OFFSET) < 1 for offset in offsets):
         return True
     return False if all(abs(offset) < 1 for offset in offsets) else None
 
 
-def _chosen_bands(acquisition: Acquisition) -> tuple[str, ...]:
-    """Choose the bands that are looked at: one of each group, where there is one."""
-    chosen = [
-        next((name for name in group if name in acquisition.bands), None) for group in _GROUPS
-    ]
-    return tuple(dict.fromkeys(name for name in chosen if name is not None))
-
-
-def _sensed_values(band: Band) -> NDArray[np.float64]:
-    """Read pixels that stand for a band, without those that were not sensed or lie beside them."""
-    # Imported here: most acquisitions leave no doubt, and scipy takes its time.
+def _values_with_data(band: Band) -> NDArray[np.float64]:
+    """Read pixels that represent a band, without nodata and the pixels beside it."""
+    # Imported here: most runs need no check, and scipy is slow to import.
     from scipy import ndimage
 
     raw = read_coarse(band, _SIDE)
-    sensed = np.isfinite(raw) if band.nodata is None else np.isfinite(raw) & (raw != band.nodata)
     around = np.ones((1, 2 * _EDGE + 1, 2 * _EDGE + 1), bool)
-    sensed = ndimage.binary_erosion(sensed, around, border_value=1)
-    values: NDArray[np.float64] = raw[sensed].astype(np.float64) * band.scale
+    inside = ndimage.binary_erosion(has_data(band, raw), around, border_value=1)
+    values: NDArray[np.float64] = raw[inside].astype(np.float64) * band.scale
     return values
 
 
-def _known_alone(measured: Sequence[DarkPixels]) -> Mapping[str, bool]:
-    """Find, by id, the acquisitions so dark that the offset cannot be in them (False)."""
-    return {item.acquisition.id: False for item in measured if item.below_dark[:2].max() >= _DARK}
-
-
-def _known_together(
-    measured: Sequence[DarkPixels], known: Mapping[str, bool]
-) -> Mapping[str, bool]:
-    """Find, by id, the acquisitions whose darkest pixels all end at the offset (True)."""
-    found: dict[str, bool] = {}
-    for announced in (False, True):
-        same = [
-            item
-            for item in measured
-            if item.announced == announced and item.acquisition.id not in known
-        ]
-        if len(same) < _MIN_TOGETHER or len(same[0].bands) < 2:
-            continue
-        lowest = np.sort([item.quantiles[:2, 0] for item in same], axis=0)[_SHOWN_BY - 1]
-        if all(item.below_floor.max() < _NONE for item in same) and lowest.max() < _LOWEST:
-            found |= {item.acquisition.id: True for item in same}
-    return found
-
-
-def _known_beside_others(
-    measured: Sequence[DarkPixels], known: Mapping[str, bool]
-) -> Mapping[str, bool]:
-    """Find, by id, the acquisitions that are as dark as their neighbours, or lighter by the offset.
-
-    Neighbours are those that are known, and those that announce the offset: where that is wrong,
-    most are known to be without.
-    """
-    sure = {
-        item.acquisition.id: known.get(item.acquisition.id, item.announced)
-        for item in measured
-        if item.acquisition.id in known or item.announced
-    }
-    found: dict[str, bool] = {}
-    for item in measured:
-        neighbours = [
-            other
-            for other in measured
-            if other.acquisition.id in sure and other.acquisition.id != item.acquisition.id
-        ]
-        if item.acquisition.id in known or len(neighbours) < _MIN_NEIGHBOURS:
-            continue
-        neighbours.sort(key=lambda other: abs(other.acquisition.date - item.acquisition.date))
-        levels = [
-            other.levels - OFFSET * sure[other.acquisition.id] for other in neighbours[:_NEIGHBOURS]
-        ]
-        lighter = item.levels - np.median(levels, axis=0)
-        could_be_in_pixels = bool(item.below_floor.max() < _NONE)
-        if (np.abs(lighter - OFFSET * could_be_in_pixels) < _TOLERANCE).all():
-            found[item.acquisition.id] = could_be_in_pixels
-    return found
-
-
-def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which raw values are data."""
-    known = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
-    if raw.dtype.kind == "f":
-        known &= np.isfinite(raw)
-    return known
-
-
 def reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint16]:
-    """Turn samples of raw values of a type into reflectance x 10,000."""
+    """Return reflectance x 10,000 of raw values, which may be resampled.
+
+    Parameters
+    ----------
+    band
+        The band, with scale and offset.
+    values
+        Raw values, float if they are interpolated.
+    dtype
+        Data type of the file.
+    """
     if dtype.kind != "f" and values.dtype != dtype:
-        # Raw integers are resampled to raw integers first, as a warp of the band would give.
+        # Interpolated integers are rounded to integers first, as gdalwarp does.
         limits = np.iinfo(dtype)
         values = np.clip(np.floor(values + 0.5), limits.min, limits.max).astype(dtype)
     if dtype == np.uint16 and (band.scale, band.offset) == (1.0, 0.0):
@@ -303,50 +288,49 @@ def reflectance(band: Band, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArr
 
 @lru_cache(maxsize=16)
 def _reflectance_table(scale: float, offset: float, dtype: np.dtype[Any]) -> NDArray[np.uint16]:
-    """Tabulate the reflectance of all integers of 8 or 16 bits, by their bits."""
+    """Return the reflectance of all integers of 8 or 16 bits; bits as unsigned are the index."""
     bits = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
     return _scaled(scale, offset, bits.view(dtype))
 
 
 def _scaled(scale: float, offset: float, raw: NDArray[Any]) -> NDArray[np.uint16]:
-    """Compute reflectance x 10,000 of raw values."""
+    """Return reflectance x 10,000 of raw values, rounded and clipped to uint16."""
     rounded = np.floor((raw.astype(np.float64) + offset) * scale + 0.5)
     return np.clip(rounded, 0, 65535).astype(np.uint16)
 
 
-# Above what clouds and snow reflect, below what percent and counts of land are.
-_GREATEST_REFLECTANCE = 2.0
+# Above the reflectance of clouds and snow, below percent and counts of land.
+_MAX_REFLECTANCE = 2.0
 _WINDOW = 256
 
 
 def check_float_scale(found: Sequence[Acquisition]) -> None:
-    """Check a window of the first, the middle and the last acquisition with floats.
+    """Check that floats that are read as reflectance (0 to 1) are not counts or percent.
 
-    Processing turns counts (x 10,000) into floats as often as into reflectance, and files seldom
-    say which they hold.
+    Files rarely state the unit of floats. A window of the first, the middle and the last
+    acquisition with floats is read.
 
     Raises
     ------
     InputError
-        If half of the pixels are brighter than anything on land.
+        If half of the pixels are brighter than any land.
     """
-    plain = [item for item in found if any(band.scale == 10_000 for band in item.bands.values())]
-    for item in {
-        id(i): i for i in (plain[:1] + plain[len(plain) // 2 :][:1] + plain[-1:])
-    }.values():
+    floats = [item for item in found if any(band.scale == 10_000 for band in item.bands.values())]
+    chosen = sorted({0, len(floats) // 2, len(floats) - 1}) if floats else []
+    for item in (floats[at] for at in chosen):
         band = next(band for band in item.bands.values() if band.scale == 10_000)
-        median = _median(band)
-        if median > _GREATEST_REFLECTANCE:
+        median = _median_in_the_middle(band)
+        if median > _MAX_REFLECTANCE:
             raise InputError(
-                f"{band.name} of {band.source} would be taken as reflectance (0 to 1), and half of "
+                f"{band.name} of {band.source} would be taken as reflectance (0 to 1), but half of "
                 f"its pixels are above {median:.4g}. Set reflectance_scale to the reflectance of "
                 "1: 0.0001 for counts, 0.01 for percent."
             )
 
 
-def _median(band: Band) -> float:
-    """Return the median raw value of a window in the middle of a band; 0 if it has no data."""
+def _median_in_the_middle(band: Band) -> float:
+    """Return the median raw value of a window in the middle of a band; 0 if it is all nodata."""
     top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
     raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
-    known = raw[np.isfinite(raw) & (raw != band.nodata)]
-    return float(np.median(known)) if known.size else 0.0
+    values = raw[has_data(band, raw)]
+    return float(np.median(values)) if values.size else 0.0

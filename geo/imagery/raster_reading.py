@@ -1,4 +1,4 @@
-"""Read headers and windows of raster bands, from any thread."""
+"""Read headers and windows of raster bands; windows from any thread."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Band, Plane, is_address
 from geo.imagery.array_reading import read_plane
 
-# Whatever is read is read once: GDAL's cache needs to hold but the blocks of the windows being
-# read. Its own bound is 5 % of the memory. GDAL looks at this once, at its first read; a user's own
-# setting stands.
+# Every block is read once, so GDAL's cache needs to hold only the blocks of the current windows.
+# GDAL's default is 5 % of the memory. GDAL reads this variable at its first read; a value that the
+# user has set is kept.
 os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
 
-# Threads are the caller's: GDAL adds none.
+# The caller starts the threads, so GDAL is to start none.
 _GDAL = {"GDAL_NUM_THREADS": "1"}
-# JPEG 2000 needs no side-car files; looking for them lists the folder at every opening.
+# JPEG 2000 has no side-car files. To look for them, GDAL would list the folder at every opening.
 _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
 class OpenRasters:
-    """Opens files when they are first used, and closes them all at its end.
+    """Open files that are kept from one window to the next; all are closed at the end.
 
-    Opening a file again for every window costs as much as decoding a small one. GDAL lets but one
-    thread at a time use an opened file: every thread that is at work has one of its own.
+    To open a file for every window would cost as much as to decode a small window. In GDAL, only
+    one thread at a time may use an open file, so every thread gets a separate one.
     """
 
     def __init__(self) -> None:
@@ -54,11 +54,11 @@ class OpenRasters:
 
     @contextmanager
     def use(self, source: str) -> Iterator[Any]:
-        """Lend an open raster to this thread; it is kept open after, unless reading it fails."""
+        """Yield an open raster to this thread; it stays open for others, unless reading fails."""
         if is_address(source):
-            from geo.imagery.remote import open_raster  # local files do without HTTP
+            from geo.imagery.remote import open_raster  # not needed for local files
 
-            # Which says at its closing whether all that was read is whole.
+            # Closing it checks that everything that was read is complete.
             with open_raster(source, **_GDAL) as raster:
                 yield raster
             return
@@ -77,14 +77,14 @@ class OpenRasters:
 
 
 def is_jp2(source: str) -> bool:
-    """Tell whether a source is JPEG 2000, by its name."""
+    """Return whether a source is JPEG 2000, by its name."""
     return source.lower().endswith(".jp2")
 
 
-# What is no local file: GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
+# Prefix of GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
 _VIRTUAL = "/vsi"
 
-# Windows along each axis that stand for a stack's band.
+# Windows along each axis by which a large band is represented.
 _WINDOWS = 5
 
 _DAMAGED = "The file is damaged or incomplete: download or copy it again."
@@ -92,7 +92,7 @@ _DAMAGED = "The file is damaged or incomplete: download or copy it again."
 
 @dataclass(frozen=True)
 class RasterHeader:
-    """What a raster file says without decoding a pixel; tuples have one item a band."""
+    """The metadata of a raster file; tuples have one item for each band."""
 
     grid: Grid
     block_shapes: tuple[tuple[int, int], ...]
@@ -104,19 +104,19 @@ class RasterHeader:
 
 
 def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
-    """Read the header of a GeoTIFF or JPEG 2000 file, and check that the file is whole.
+    """Read the header of a GeoTIFF or JPEG 2000 file, and check that the file is complete.
 
     Parameters
     ----------
     source
         Local file, member of an archive (/vsizip/...), or address.
     size
-        Bytes of a source that is no local file, where they are known.
+        Bytes of a member of an archive or of a remote file, None if unknown.
 
     Raises
     ------
     InputError
-        If the file cannot be opened, is cut off, or has no coordinate system.
+        If the file cannot be opened, is truncated, or has no coordinate system.
     """
     source = str(source)
     is_local = not (source.startswith(_VIRTUAL) or is_address(source))
@@ -140,12 +140,12 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
     if size is not None and end > size:
         raise InputError(f"{source} ends at byte {size}, its pixels at byte {end}. {_DAMAGED}")
     if is_local and size is not None and is_jp2(source):
-        _check_whole_jp2(Path(source), size)
+        _check_complete_jp2(Path(source), size)
     return header
 
 
 def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
-    """Read raw values of a window of one band; see `read_windows`."""
+    """Read the raw values of a window of one band; see `read_windows`."""
     with OpenRasters() as rasters:
         (values,) = read_windows([band], rows, cols, rasters)
     return values
@@ -154,24 +154,24 @@ def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
 def read_windows(
     bands: Sequence[Band], rows: slice, cols: slice, rasters: OpenRasters
 ) -> list[NDArray[Any]]:
-    """Read raw values of a window of bands; safe to call from several threads at once.
+    """Read the raw values of a window of several bands; can be called from several threads.
 
-    Bands of one file, one after the other, are read together: where the file holds their pixels
-    together, GDAL decodes each block once.
+    Successive bands of one file are read in one call: if the file stores them interleaved, GDAL
+    decodes each block once.
 
     Parameters
     ----------
     bands
-        Where to read; all on one grid.
+        Bands on one grid.
     rows, cols
-        Pixels of the bands' own grid, with the meaning of slices of an array (step 1).
+        Slices of the bands' grid, with step 1.
     rasters
-        Where files stay open from one window to the next.
+        Files that stay open from one window to the next.
 
     Returns
     -------
     list of ndarray of shape (rows, cols)
-        Of every band, in the data type of its file, without scale and offset.
+        One array for each band, in the data type of its file, without scale and offset.
 
     Raises
     ------
@@ -180,14 +180,14 @@ def read_windows(
     """
     top, bottom, _ = rows.indices(bands[0].grid.height)
     left, right, _ = cols.indices(bands[0].grid.width)
-    part = slice(top, bottom), slice(left, right)
+    window = slice(top, bottom), slice(left, right)
     found: list[NDArray[Any]] = []
     for source, group in groupby(bands, key=lambda band: band.source):
-        of_source = list(group)
-        names = " ".join(band.name for band in of_source)
+        in_source = list(group)
+        names = " ".join(band.name for band in in_source)
         try:
-            found += _read(source, of_source, part, rasters)
-        except InputError as error:  # of a remote file, which says what to do
+            found += _read(source, in_source, window, rasters)
+        except InputError as error:  # of a remote file, with its own remedy
             raise InputError(f"Band {names}: {error}") from error
         except (RasterioError, OSError, RuntimeError, ValueError) as error:
             raise InputError(
@@ -198,51 +198,62 @@ def read_windows(
 
 
 def _read(
-    source: str, bands: Sequence[Band], part: tuple[slice, slice], rasters: OpenRasters
+    source: str, bands: Sequence[Band], window: tuple[slice, slice], rasters: OpenRasters
 ) -> list[NDArray[Any]]:
     """Read a window of bands of one file."""
     layers = [band.layer for band in bands if isinstance(band.layer, int)]
     if not layers:
         return [
-            read_plane(Path(source), band.layer, band.nodata, *part)
+            read_plane(Path(source), band.layer, band.nodata, *window)
             for band in bands
             if isinstance(band.layer, Plane)
         ]
     with rasters.use(source) as raster:
-        return list(raster.read(layers, window=Window.from_slices(*part)))
+        return list(raster.read(layers, window=Window.from_slices(*window)))
+
+
+def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which raw values of a band are data: neither its nodata value nor NaN."""
+    with_data = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
+    if raw.dtype.kind == "f":
+        with_data &= np.isfinite(raw)
+    return with_data
 
 
 def block_shape(band: Band) -> tuple[int, int]:
-    """Return the rows and columns of a band's raster that are decoded together.
+    """Return rows and columns of the blocks of a band, which are decoded as a whole.
+
+    The file is opened if the band does not state them.
 
     Raises
     ------
     InputError
-        If the file has to be opened for it, and does not have the band's grid.
+        If the file is opened and does not have the band's grid.
     """
     if band.block_shape is not None:
         return band.block_shape
     header = read_header(band.source)
     if not header.grid.matches(band.grid):
         raise InputError(
-            f"{band.source} lies on {header.grid}, its catalogue says on {band.grid}: leave it out."
+            f"{band.source} has the grid {header.grid}, but its catalogue states {band.grid}: "
+            "leave the item out."
         )
-    assert isinstance(band.layer, int)  # noqa: S101 (stacks know their blocks)
+    assert isinstance(band.layer, int)  # noqa: S101 (bands of stacks state their blocks)
     return header.block_shapes[band.layer - 1]
 
 
 def read_coarse(band: Band, side: int) -> NDArray[Any]:
-    """Read raw values of about `side` x `side` pixels that stand for the whole band.
+    """Read the raw values of about `side` x `side` pixels that represent the whole band.
 
-    A raster is read at reduced resolution: JPEG 2000 holds every second one, a Cloud Optimized
-    GeoTIFF its overviews, so that little is decoded. A stack, which has neither, is read in
-    windows that are spread over it evenly, and so is a remote JPEG 2000, of which all would have
-    to be fetched.
+    A raster is read at reduced resolution, so that little is decoded: JPEG 2000 contains coarser
+    levels, and a Cloud Optimized GeoTIFF contains overviews. A stack has neither, and a remote
+    JPEG 2000 would have to be downloaded as a whole. Both are read in windows that are spread
+    evenly over the band.
 
     Returns
     -------
     ndarray of shape (windows, rows, cols)
-        In the data type of the file; one window of a raster, and of a small band.
+        In the data type of the file; a raster and a small band have one window.
 
     Raises
     ------
@@ -267,20 +278,20 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
 
 
 def _spread(length: int, size: int) -> list[slice]:
-    """Spread windows evenly over a length."""
+    """Return slices of one size that are spread evenly over a length."""
     size = min(size, length)
     starts = np.linspace(0, length - size, _WINDOWS).astype(int)
     return [slice(start, start + size) for start in starts.tolist()]
 
 
 def crs_text(crs: Any) -> str:
-    """Write a coordinate system (of rasterio or pyproj) as EPSG code where it has one, else WKT."""
+    """Return a coordinate system (of rasterio or pyproj) as EPSG code, or as WKT if it has none."""
     epsg = crs.to_epsg()
     return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())
 
 
 def _grid(source: str, raster: Any) -> Grid:
-    """Make the grid of an open raster."""
+    """Return the grid of an open raster."""
     if raster.crs is None:
         raise InputError(f"{source} has no coordinate system: assign one (gdal_edit -a_srs).")
     try:
@@ -290,9 +301,9 @@ def _grid(source: str, raster: Any) -> Grid:
 
 
 def _end_of_tiff_blocks(raster: Any) -> int:
-    """Return the byte after the last block of each band: writers put blocks in order.
+    """Return the byte after the last block of all bands, as writers store blocks in order.
 
-    The directory at a TIFF's start survives a cut download, so that opening it finds nothing.
+    A truncated TIFF can be opened without an error, because its directory is at its start.
     """
     end = 0
     for band in range(1, raster.count + 1):
@@ -300,17 +311,18 @@ def _end_of_tiff_blocks(raster: Any) -> int:
         last = f"{(raster.width - 1) // block_width}_{(raster.height - 1) // block_height}"
         offset = raster.get_tag_item(f"BLOCK_OFFSET_{last}", "TIFF", bidx=band)
         size = raster.get_tag_item(f"BLOCK_SIZE_{last}", "TIFF", bidx=band)
-        if offset and size:  # a block of nothing but no data may not be stored at all
+        if offset and size:  # blocks of a sparse file may not be stored
             end = max(end, int(offset) + int(size))
     return end
 
 
-def _check_whole_jp2(path: Path, size: int) -> None:
-    """Check that the codestream of a JP2 file is there to its end.
+def _check_complete_jp2(path: Path, size: int) -> None:
+    """Check that the codestream of a JP2 file is complete.
 
-    Walks the boxes of ISO/IEC 15444-1 (annex I.4: length, type, and a long length where length
-    is 1; 0 means to the end of the file) to the codestream, which closes with the marker FFD9
-    (annex A.4.4). GDAL opens a file that is cut off, and fails only once it decodes the tail.
+    The boxes of ISO/IEC 15444-1 are followed to the codestream (annex I.4: a box has a length and
+    a type; length 1 means that a long length follows, 0 means to the end of the file). The
+    codestream ends with the marker FFD9 (annex A.4.4). GDAL opens a truncated file without an
+    error, and fails when it decodes the missing part.
     """
     with path.open("rb") as file:
         start = 0
@@ -328,7 +340,7 @@ def _check_whole_jp2(path: Path, size: int) -> None:
             if length < 8 and length != 0:
                 break
             start = end
-    raise InputError(f"{path} holds no JPEG 2000 codestream. {_DAMAGED}")
+    raise InputError(f"{path} contains no JPEG 2000 codestream. {_DAMAGED}")
 
 
 def _read_box(file: BinaryIO, start: int) -> tuple[int, bytes]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, Band, Plane
 from geo.imagery.cloud_masks import CloudRules
-from geo.imagery.radiometry import has_data, reflectance
-from geo.imagery.raster_reading import OpenRasters, block_shape, read_windows
+from geo.imagery.radiometry import reflectance
+from geo.imagery.raster_reading import OpenRasters, block_shape, has_data, read_windows
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.resampling import Flatten, Ints, Stencil, is_too_fine, sample
 

@@ -90,5 +90,5 @@ class PixelIndex:
                 file["rows"],
                 file["cols"],
                 str(file["tile"]),
-                Grid.from_dict(json.loads(str(file["grid"]))),
+                Grid(**json.loads(str(file["grid"]))),
             )

@@ -29,27 +29,27 @@ def extract(
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
-    Without parcels on its tile nothing is read, and the arrays written are empty.
+    If the tile has no parcels, nothing is read and empty arrays are written.
 
     Parameters
     ----------
     item
-        The acquisition, as index wrote it: where its bands and masks lie, and how they are read.
+        The acquisition as a STAC item, written by the stage index.
     pixel_index
-        Pixels of the parcels on its tile, P in all.
+        Pixels of the parcels on its tile, P in total.
     pixels
         Written: uint16 (C, P), reflectance x 10,000.
     valid
-        Written: bool (P,), True where observed clearly.
+        Written: bool (P,), True if the pixel is clear.
     settings
         imagery.bands, imagery.resampling and clouds.
     threads
-        Blocks read at the same time.
+        Number of blocks that are read at the same time.
     """
     acquisition = read_item(item)
     index = PixelIndex.load(pixel_index)
     if len(index.parcel_ids) == 0:
-        logger.info("%s is not read: no parcel lies on tile %s", acquisition.id, index.tile)
+        logger.info("%s is not read: tile %s has no parcels", acquisition.id, index.tile)
         values = np.zeros((len(settings.imagery.bands), 0), np.uint16)
         clear = np.zeros(0, bool)
     else:
@@ -66,11 +66,11 @@ def extract(
 def _read(
     acquisition: Acquisition, index: PixelIndex, settings: ExtractSettings, threads: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """Read reflectance and clearness of an acquisition at the pixels of the index."""
+    """Read reflectance, and which pixels are clear, at the pixels of the index."""
     imagery = settings.imagery
     if not acquisition.grid.is_aligned(index.grid):
         raise InputError(
-            f"{acquisition.id} lies on another grid than the one that the parcels were indexed on: "
+            f"{acquisition.id} lies on another grid than the pixel index of the parcels: "
             f"{acquisition.grid} instead of {index.grid}. Index them again: snakemake -R clean."
         )
     try:

@@ -1,4 +1,4 @@
-"""Stage index: list the acquisitions of the imagery and say which are used."""
+"""Stage index: list the acquisitions of the imagery and decide which are used."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from geo.errors import InputError
+from geo.formats.conventions import date_in, tile_name
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address, to_item
 from geo.imagery.cloud_masks import (
@@ -19,10 +20,8 @@ from geo.imagery.cloud_masks import (
     check_masks,
     cloud_fraction,
     cloud_rules,
-    stated_cloud_fraction,
 )
-from geo.imagery.discovery import find_acquisitions, in_order_of_use, same_day_reasons
-from geo.imagery.listing import Damaged, digests
+from geo.imagery.discovery import Damaged, digests, find_acquisitions, with_mask_files
 from geo.imagery.radiometry import check_radiometry
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
 from pipeline.workflow.settings import IndexSettings
@@ -30,26 +29,30 @@ from pipeline.workflow.writing import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
-# Tiles whose numbers of dates differ by less than this share count as equally often seen.
-TENTH = 0.1
+# Tiles whose numbers of dates differ by less than this fraction rank equally.
+RANK_TOLERANCE = 0.1
 
-# Names of before December 2016 put the date of sensing after that of processing:
+# The fractions of valid pixels of the two halves of a tile add up to 1. The sum can be larger by
+# this: fractions are rounded, and both data strips contain the lines where they meet.
+_OVERLAP = 0.02
+
+# Before December 2016, the date of sensing stood behind that of processing in product names:
 # S2A_OPER_PRD_MSIL1C_PDMC_20160607T183552_R094_V20160607T105031_20160607T105031
 _LONG_NAME = re.compile(r"_V(20\d{6})T\d{6}")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is decided on the imagery of a run.
+    """The acquisitions of a run, and which of them are used.
 
     Attributes
     ----------
     found
-        Every acquisition that was found.
+        All acquisitions.
     rows
-        What is decided on each of them.
+        The decision on each of them.
     grids
-        Grid of every tile that is used, the most often seen first.
+        Grid of every tile that is used, the tile with the most dates first.
     """
 
     found: list[Acquisition]
@@ -68,38 +71,37 @@ def index(
     register: Path | None = None,
     threads: int = 1,
 ) -> None:
-    """List the acquisitions of the imagery, say which are used, and give the grids of their tiles.
+    """List the acquisitions of the imagery, which of them are used, and the grids of their tiles.
 
     Parameters
     ----------
     imagery
         Folder of products, GeoTIFFs or stacks, or one of them; path or address of a STAC source.
     acquisitions
-        Written: the decision on every acquisition found.
+        Written: the decision on every acquisition.
     table
-        Written: the same, for people.
+        Written: the same as CSV, for people.
     items
-        Folder, written: <id>.json, a STAC item for every acquisition found, with all that reading
-        its pixels needs. An item that has not changed is not written again, and keeps its time.
+        Folder, written: <id>.json, a STAC item for every acquisition, with all that is needed to
+        read its pixels. An item that has not changed is not written again and keeps its time.
     grids
-        Written: {tile: pixel grid of the finest bands}, the most often seen tile first.
+        Written: {tile: pixel grid of the finest bands}, the tile with the most dates first.
     settings
-        imagery, parcels.layer, and clouds but for fill.
+        imagery, parcels.layer, and clouds without fill.
     source_items
-        Folder, written: the items of a STAC source as they are found there, one file each. None:
-        the imagery is no STAC source.
+        Folder, written: the original items of a STAC source, one file each. None: the imagery is
+        not a STAC source.
     register
-        Parcels whose bounds a STAC API is searched for where imagery.bbox is not set.
+        Parcels; a STAC API is searched within their bounds if imagery.bbox is not set.
     threads
-        Acquisitions looked at at the same time.
+        Number of acquisitions that are read at the same time.
     """
     decision = decide(imagery, settings, source_items, register, threads)
     write_items(items, decision.found)
     write_acquisitions(acquisitions, decision.rows)
     write_view(table, decision.rows)
     write_json(grids, {tile: asdict(grid) for tile, grid in decision.grids.items()})
-    _log_counts(decision.rows)
-    _warn_of_unmasked(decision.rows, settings)
+    _log(decision.rows, settings)
 
 
 def decide(
@@ -118,8 +120,8 @@ def decide(
     imagery, settings, source_items, register, threads
         As in `index`.
     read_pixels
-        False: only what metadata and file headers tell. Acquisitions whose clouds only their
-        masks tell are used, whatever these say, and the radiometry is not checked.
+        False: read only metadata and file headers. Acquisitions whose cloud fraction is only in
+        their masks are used, and the radiometry is not checked.
     """
     if source_items is not None:
         _fetch_items(imagery, source_items, register, settings)
@@ -136,15 +138,13 @@ def decide(
     for item in damaged:
         logger.warning("Set aside: %s", item.problem)
     if settings.clouds.files is not None:
-        from geo.formats.mask_files import with_mask_files  # few runs have any
-
         found = with_mask_files(found, settings.clouds.files)
     tiles = choose_tiles(found, settings.imagery.tile)
     tile_grids = {tile: tile_grid([item for item in found if item.tile == tile]) for tile in tiles}
     reasons = reasons_not_to_use(found, tile_grids, settings)
     rules = cloud_rules(settings.clouds)
     clouds = {
-        item.id: cloud_fraction(item, rules) if read_pixels else stated_cloud_fraction(item, rules)
+        item.id: cloud_fraction(item, rules, read_pixels=read_pixels)
         for item in found
         if item.id not in reasons
     }
@@ -155,26 +155,28 @@ def decide(
     check_masks(used, rules)
     is_checked = read_pixels and settings.imagery.radiometry == "check"
     radiometry = check_radiometry(used, threads) if is_checked else {}
-    rows = [_row(item, clouds, reasons, rules) for item in in_order_of_use(found)]
-    rows = [row._replace(radiometry=radiometry.get(row.acquisition, "")) for row in rows]
+    rows = [
+        _row(item, clouds, reasons, rules, radiometry.get(item.id, ""))
+        for item in in_order_of_use(found)
+    ]
     rows = sorted([*rows, *damaged_rows(damaged)], key=lambda row: (row.date, row.tile))
-    seen = most_seen_first({(row.tile, row.date) for row in rows if row.used})
-    return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in seen})
+    ranked = rank_tiles({(row.tile, row.date) for row in rows if row.used})
+    return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in ranked})
 
 
 def _fetch_items(
     imagery: str | Path, folder: Path, register: Path | None, settings: IndexSettings
 ) -> None:
-    """Write the items of a collection, catalogue or API as files, so that all stages see the same.
+    """Write the items of a collection, catalogue or API as files, so that all stages read the same.
 
-    Where imagery.bbox is not set, an API is searched for the bounds of the register.
+    If imagery.bbox is not set, an API is searched within the bounds of the register.
     """
-    from geo.formats.stac_search import Search, search_items  # local imagery does without HTTP
+    from geo.formats.stac_search import Search, search_items  # not needed for local imagery
     from geo.register.reading import read_bounds
 
     wanted = settings.imagery
     bbox = wanted.bbox
-    if bbox is None and register is not None and is_address(imagery):  # which may be an API
+    if bbox is None and register is not None and is_address(imagery):  # it may be an API
         bbox = list(read_bounds(register, settings.parcels.layer))
     source = imagery if is_address(imagery) else Path(imagery)
     found = search_items(source, Search(wanted.collections, bbox, wanted.start, wanted.end))
@@ -188,10 +190,10 @@ def _fetch_items(
 
 
 def write_items(folder: Path, found: Sequence[Acquisition]) -> None:
-    """Write the item of every acquisition, and remove those of acquisitions that are gone.
+    """Write the item of every acquisition, and remove items whose acquisition no longer exists.
 
-    Snakemake extracts an acquisition again if the file of its item is newer than the extraction:
-    files whose content stays are left alone.
+    Snakemake extracts an acquisition again if its item is newer than the extraction. Items that
+    have not changed are therefore not written.
     """
     digest = digests(found)
     texts = {
@@ -212,12 +214,12 @@ def _write_changed(texts: Mapping[Path, str], folder: Path) -> None:
 
 
 def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | None) -> list[str]:
-    """Return the tiles of a run: those that are wanted, or all there are.
+    """Return the tiles of a run: the wanted ones, or all if none is wanted.
 
     Raises
     ------
     InputError
-        If a wanted tile is not there.
+        If the imagery lacks a wanted tile.
     """
     counts = Counter(item.tile for item in found)
     if wanted is None:
@@ -237,7 +239,7 @@ def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | Non
 def tile_grid(found: Sequence[Acquisition]) -> Grid:
     """Return the tile's grid: the union of all extents on the most common pixel alignment.
 
-    Among equals the earliest acquisition's pixels are taken.
+    If two alignments are equally common, that of the earliest acquisition is used.
     """
     groups: list[list[Grid]] = []
     for item in found:
@@ -253,7 +255,7 @@ def tile_grid(found: Sequence[Acquisition]) -> Grid:
 def reasons_not_to_use(
     found: Sequence[Acquisition], grids: Mapping[str, Grid], settings: IndexSettings
 ) -> dict[str, str]:
-    """Give, by id, why acquisitions are not used; clouds, which cost reading, are left aside."""
+    """Return, by id, why acquisitions are not used, except for clouds, which must be read."""
     start, end = settings.imagery.start, settings.imagery.end
     reasons: dict[str, str] = {}
     by_day: dict[tuple[str, date], list[Acquisition]] = {}
@@ -269,34 +271,89 @@ def reasons_not_to_use(
         else:
             by_day.setdefault((item.tile, item.date), []).append(item)
     for same_day in by_day.values():
-        reasons |= same_day_reasons(same_day)
+        reasons |= duplicates(same_day)
     return reasons
 
 
-def most_seen_first(used: Iterable[tuple[str, date]]) -> list[str]:
-    """Order tiles by how often they were seen, in steps of a tenth; equals by name.
+def in_order_of_use(found: Iterable[Acquisition]) -> list[Acquisition]:
+    """Sort acquisitions by date and tile, and those of one day in the order of merging.
 
-    The order decides which of overlapping tiles has a parcel. Tiles of one orbit are seen equally
-    often but for an acquisition here and there, that clouds took or that has not arrived yet: were
-    these counted, every new acquisition could move parcels from tile to tile, and all of their
-    pixels would be read anew.
+    The acquisition with the most pixels comes first, among equals the newest processing.
+    """
+    by_preference = sorted(found, key=lambda item: (item.preference, item.id), reverse=True)
+    return sorted(by_preference, key=lambda item: (item.date, item.tile))
+
+
+def duplicates(same_day: Sequence[Acquisition]) -> dict[str, str]:
+    """Return, by id, why acquisitions of one tile and day are not used.
+
+    If an acquisition was processed more than once, the preferred version is used and the others
+    are `superseded`. Acquisitions that complete each other are all used. Others are left out as
+    `same_day`. Clouds are not considered, so that the choice does not depend on settings.
+    """
+    reasons: dict[str, str] = {}
+    used: list[Acquisition] = []
+    for item in in_order_of_use(same_day):
+        if any(_is_reprocessing(item, other) for other in used):
+            reasons[item.id] = "superseded"
+        elif all(_is_complement(item, other) for other in used):
+            used.append(item)
+        else:
+            reasons[item.id] = "same_day"
+    return reasons
+
+
+def _is_reprocessing(item: Acquisition, other: Acquisition) -> bool:
+    """Return whether two acquisitions of one tile and day are two versions of the same one.
+
+    Two versions have the same data strip. If the data strip is unknown, they have the same time of
+    sensing and the same fraction of valid pixels: the two halves of a tile that lies across two
+    data strips have the same time, but different fractions.
+    """
+    if item.datastrip is not None and other.datastrip is not None:
+        return item.datastrip == other.datastrip
+    is_same_time = item.sensing_start is not None and item.sensing_start == other.sensing_start
+    return is_same_time and item.preference[0] == other.preference[0]
+
+
+def _is_complement(item: Acquisition, other: Acquisition) -> bool:
+    """Return whether two acquisitions of one tile and day, not two versions, complete each other.
+
+    They do if their data strips differ. If these are unknown, they do if their extents differ, or
+    if their fractions of valid pixels add up to at most one tile.
+    """
+    if item.datastrip is not None and other.datastrip is not None:
+        return True
+    if not item.grid.matches(other.grid):
+        return True
+    fractions = [1.0 if a.valid_fraction is None else a.valid_fraction for a in (item, other)]
+    return sum(fractions) <= 1 + _OVERLAP
+
+
+def rank_tiles(used: Iterable[tuple[str, date]]) -> list[str]:
+    """Return the tiles by number of dates; tiles that differ by less than 10 % by name.
+
+    The rank decides which of several overlapping tiles a parcel is assigned to. Tiles of one orbit
+    have the same dates, apart from single acquisitions that are cloudy or have not arrived yet.
+    With exact ranks, a new acquisition could move parcels to another tile, whose pixels would all
+    have to be read again.
 
     Parameters
     ----------
     used
-        Tile and date of the used acquisitions, each once.
+        Tile and date of the used acquisitions, each pair once.
     """
     counts = dict(Counter(tile for tile, _ in used))
-    order = []
+    ranked = []
     while counts:
-        least = (1 - TENTH) * max(counts.values())
-        order.append(min(tile for tile, count in counts.items() if count >= least))
-        del counts[order[-1]]
-    return order
+        least = (1 - RANK_TOLERANCE) * max(counts.values())
+        ranked.append(min(tile for tile, count in counts.items() if count >= least))
+        del counts[ranked[-1]]
+    return ranked
 
 
 def _check_any_left(found: Sequence[Acquisition], reasons: dict[str, str]) -> None:
-    """Check that some acquisition is used."""
+    """Check that at least one acquisition is used."""
     if len(reasons) == len(found):
         counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common())
         dates = [item.date for item in found]
@@ -311,9 +368,12 @@ def _row(
     clouds: dict[str, float | None],
     reasons: dict[str, str],
     rules: CloudRules,
+    radiometry: str,
 ) -> AcquisitionRow:
-    """Make the row of one acquisition."""
+    """Return the row of one acquisition."""
     masks = rules.choose(item)
+    # A required MASK is the user's; otherwise it is a mask of the product.
+    own_mask = masks.get("MASK") if "MASK" in rules.required else None
     return AcquisitionRow(
         acquisition=item.id,
         tile=item.tile,
@@ -327,20 +387,19 @@ def _row(
         used=item.id not in reasons,
         reason=reasons.get(item.id, ""),
         masks=" ".join(masks),
-        mask_file=_mask_file(item, rules),
+        mask_file=None if own_mask is None else Path(own_mask.source),
+        radiometry=radiometry,
     )
 
 
 def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
-    """Make the rows of products that are set aside as `damaged`, one a product.
+    """Return one row for each product that is set aside as `damaged`.
 
     Raises
     ------
     InputError
-        If the name of one tells no date: there is no place for it in a time series.
+        If the name of a product contains no date, which its row needs.
     """
-    from geo.formats.conventions import tile_name
-
     problems = {item.product: item.problem for item in damaged}
     return [
         AcquisitionRow(
@@ -348,12 +407,6 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
             tile=tile_name(product.stem) or "",
             date=_date_of(product, problem),
             product=product,
-            format="",
-            baseline="",
-            platform="",
-            offset="",
-            cloud_fraction=None,
-            used=False,
             reason="damaged",
         )
         for product, problem in problems.items()
@@ -361,9 +414,7 @@ def damaged_rows(damaged: Iterable[Damaged]) -> list[AcquisitionRow]:
 
 
 def _date_of(product: Path, problem: str) -> date:
-    """Return the date of sensing that a name holds."""
-    from geo.formats.conventions import date_in
-
+    """Return the date of sensing in the name of a damaged product."""
     long_name = _LONG_NAME.search(product.stem)
     try:
         day = date_in(long_name[1] if long_name else product.stem)
@@ -371,51 +422,41 @@ def _date_of(product: Path, problem: str) -> date:
         day = None
     if day is None:
         raise InputError(
-            f"{problem}\nIt cannot be set aside, as its name tells no date: remove it, or write "
+            f"{problem}\nIt cannot be set aside, as its name contains no date: remove it, or write "
             "its date into its name."
         )
     return day
 
 
 def mark_merged(rows: Sequence[AcquisitionRow]) -> list[AcquisitionRow]:
-    """Mark used acquisitions that complete an earlier row's tile and day as `merged`."""
-    seen: set[tuple[str, object]] = set()
+    """Mark used acquisitions as `merged` if they complete an earlier row of their tile and day."""
+    earlier: set[tuple[str, object]] = set()
     marked = []
     for row in rows:
-        is_later_part = row.used and (row.tile, row.date) in seen
+        is_later_part = row.used and (row.tile, row.date) in earlier
         marked.append(row._replace(reason="merged") if is_later_part else row)
         if row.used:
-            seen.add((row.tile, row.date))
+            earlier.add((row.tile, row.date))
     return marked
 
 
-def _mask_file(item: Acquisition, rules: CloudRules) -> Path | None:
-    """Return the user's own mask: of the required ones, which all others are the products'."""
-    own = item.masks.get("MASK") if "MASK" in rules.required else None
-    return None if own is None else Path(own.source)
-
-
 def _offset_text(item: Acquisition) -> str:
-    """Write the offset of an acquisition's bands: one number if they share it, else one a band."""
+    """Return the offset as text: one number if all bands have the same, else one for each band."""
     offsets = {name: f"{band.offset:g}" for name, band in item.bands.items()}
     if len(set(offsets.values())) == 1:
         return next(iter(offsets.values()))
     return " ".join(f"{name}={offset}" for name, offset in offsets.items())
 
 
-def _log_counts(rows: Sequence[AcquisitionRow]) -> None:
-    """Log how many acquisitions were found, used and set aside."""
+def _log(rows: Sequence[AcquisitionRow], settings: IndexSettings) -> None:
+    """Log how many acquisitions are used and why others are not; warn of missing cloud masks."""
     logger.info("%d acquisitions found, %d used.", len(rows), sum(row.used for row in rows))
     for reason, count in Counter(row.reason for row in rows if not row.used).most_common():
         logger.info("%d not used: %s.", count, reason)
-
-
-def _warn_of_unmasked(rows: Sequence[AcquisitionRow], settings: IndexSettings) -> None:
-    """Log how many acquisitions have no mask, unless none is wanted."""
     unmasked = [row.acquisition for row in rows if row.used and not row.masks]
     if unmasked and settings.clouds.mask != "none":
         logger.warning(
-            "%d acquisitions have no cloud mask, so that their clouds count as observed: %s.",
+            "%d acquisitions have no cloud mask, so their clouds are taken for clear pixels: %s.",
             len(unmasked),
             first_five(unmasked),
         )

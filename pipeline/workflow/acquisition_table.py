@@ -1,7 +1,7 @@
-"""The decisions on the acquisitions of a run: one row for every one found, used or not.
+"""The table of the acquisitions of a run: one row for each, used or not.
 
-acquisitions.json is what the later stages read; acquisitions.csv, beside it, is for people. Only
-the standard library is imported: the Snakefile reads the table.
+The later stages read acquisitions.json. acquisitions.csv has the same content for people. Only the
+standard library is imported, because the Snakefile reads the table.
 """
 
 from __future__ import annotations
@@ -9,45 +9,54 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from geo.errors import InputError
+from geo.errors import reading
 from pipeline.workflow.writing import replacing, write_text
 
 
 class AcquisitionRow(NamedTuple):
     """One acquisition; the fields are the columns of the table, in order.
 
-    `offset` is what was added to the digital numbers of the bands used, as the product states it:
-    one number, or one a band (B02=-1000 B03=-900). `cloud_fraction` is 0 to 1, or None where it
-    is not known. `reason` says why an acquisition is not used, or that it is `merged`: used to
-    complete the one of its tile and day that stands before it. `masks` are the cloud masks that are
-    looked at (SCL CLDPRB), `mask_file` is the one of the user's own.
-    `radiometry` says whether the pixels agree with the offset: agrees, undecided, or empty where
-    they were not looked at.
+    Attributes
+    ----------
+    acquisition, tile, date, product, format, baseline, platform
+        As in `geo.imagery.acquisition.Acquisition`; "" if not stated.
+    offset
+        Offset that is added to the digital numbers of the bands, as the product states it: one
+        number, or one for each band (B02=-1000 B03=-900).
+    cloud_fraction
+        0 to 1, None if unknown.
+    used, reason
+        Whether the acquisition is used, and why it is not. A used acquisition has the reason
+        `merged` if it completes another one of its tile and day, which is in an earlier row.
+    masks, mask_file
+        The cloud masks that are used (SCL CLDPRB), and the user's mask.
+    radiometry
+        Whether the pixels agree with the offset: agrees, undecided, or empty if not checked.
     """
 
     acquisition: str
     tile: str
     date: datetime.date
     product: Path
-    format: str
-    baseline: str
-    platform: str
-    offset: str
-    cloud_fraction: float | None
-    used: bool
-    reason: str
+    format: str = ""
+    baseline: str = ""
+    platform: str = ""
+    offset: str = ""
+    cloud_fraction: float | None = None
+    used: bool = False
+    reason: str = ""
     masks: str = ""
     mask_file: Path | None = None
     radiometry: str = ""
 
 
 def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
-    """Write the decisions as JSON, one object a line, whole or not at all."""
+    """Write the table as JSON, one object in each line; the file is complete or not written."""
     lines = (
         json.dumps(
             {
@@ -66,7 +75,7 @@ def write_acquisitions(path: Path, rows: Iterable[AcquisitionRow]) -> None:
 
 
 def write_view(path: Path, rows: Iterable[AcquisitionRow]) -> None:
-    """Write the decisions as CSV, for people: no stage reads it."""
+    """Write the table as CSV for people; no stage reads it."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(AcquisitionRow._fields)
@@ -77,38 +86,33 @@ def write_view(path: Path, rows: Iterable[AcquisitionRow]) -> None:
 
 
 def read_acquisitions(path: Path) -> list[AcquisitionRow]:
-    """Read the decisions, in order of date and tile, those to merge in the order of merging.
+    """Read the table, sorted by date and tile, and by the order of merging within one day.
 
     Raises
     ------
     InputError
         If the file is not what `write_acquisitions` writes.
     """
-    try:
-        return [_parse(values) for values in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} does not hold the decisions of the stage index ({error!r}). Delete it and "
-            "rerun that stage."
-        ) from error
-
-
-def _parse(values: Mapping[str, Any]) -> AcquisitionRow:
-    """Make the row of one object."""
-    fields = {**values, "acquisition": values["id"]}
-    del fields["id"]
-    fields["date"] = datetime.date.fromisoformat(values["date"])
-    fields["product"] = Path(values["product"])
-    fields["mask_file"] = None if values["mask_file"] is None else Path(values["mask_file"])
-    return AcquisitionRow(**fields)
+    remedy = "Write it again: snakemake -R index."
+    with reading(path, "the table of acquisitions as the stage index writes it", remedy):
+        return [
+            AcquisitionRow(
+                acquisition=row.pop("id"),
+                date=datetime.date.fromisoformat(row.pop("date")),
+                product=Path(row.pop("product")),
+                mask_file=None if (own := row.pop("mask_file")) is None else Path(own),
+                **row,
+            )
+            for row in json.loads(path.read_text(encoding="utf-8"))
+        ]
 
 
 def read_used(path: Path) -> dict[str, AcquisitionRow]:
-    """Read the acquisitions that are used, by id, in the table's order."""
+    """Read the acquisitions that are used, by id, in the order of the table."""
     return _read_used(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def _read_used(path: Path, _: int) -> dict[str, AcquisitionRow]:
-    """Read the acquisitions that are used once for all jobs, each of which asks for them."""
+def _read_used(path: Path, _time: int) -> dict[str, AcquisitionRow]:
+    """Read the used acquisitions once for all jobs; the file's time tells versions apart."""
     return {row.acquisition: row for row in read_acquisitions(path) if row.used}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from geo.errors import InputError
-from geo.imagery.listing import IMAGE_ENDINGS, digest_of, files_ending, watched_files
+from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
 from pipeline.workflow.settings import Settings
 
 

@@ -1,4 +1,4 @@
-"""What holds for acquisitions of every format: they survive the file that index writes."""
+"""A check that an acquisition is the same when it is read from its item."""
 
 import json
 
@@ -9,13 +9,13 @@ from geo.imagery.acquisition import read_item, to_item
 
 
 def assert_survive(found, folder):
-    """Write acquisitions as items, which pystac takes as STAC, and read the same ones again."""
+    """Check that acquisitions are the same when read again, and that pystac accepts the items."""
     folder.mkdir(exist_ok=True)
     assert found
     for acquisition in found:
         path = folder / f"{acquisition.id}.json"
         path.write_text(json.dumps(to_item(acquisition, folder, "digest"), allow_nan=False))
-        # As text, in which NaN equals NaN, and an integer no float.
+        # As text: in text, NaN equals NaN, and an integer differs from a float.
         assert repr(read_item(path)) == repr(acquisition)
         item = pystac.Item.from_file(path)
         assert set(item.assets) == {*acquisition.bands, *acquisition.masks}

@@ -41,7 +41,7 @@ def write_safe(
     datastrip=None,  # start of the data strip, None: not stated
     numbers=None,  # raw values by band, in place of random ones
 ):
-    """Write a product and return where it lies and what its pixels are."""
+    """Write a product and return its path and its pixels."""
     stamp = generated[:19].replace("-", "").replace(":", "")
     baseline_name = baseline.replace(".", "")
     full_name = f"S2A_MSIL{level}_{sensed}_N{baseline_name}_R051_T{tile}_{stamp}.SAFE"
@@ -51,7 +51,7 @@ def write_safe(
     for band in bands:
         resolution = RESOLUTION_M[band]
         side = size * 10 // resolution
-        # What is announced is in the pixels.
+        # If an offset is announced, the pixels contain it.
         values = rng.integers(1000 if offsets else 1, 10_000, (side, side)).astype(np.uint16)
         if band == "SCL":
             values = rng.integers(0, 12, (side, side)).astype(np.uint8)
@@ -64,7 +64,7 @@ def write_safe(
         write_image(image, values, tile, resolution, x_min)
         pixels[band] = values
         entries.append(entry)
-    # Level 2A lists coarser copies, too, and the true colour image.
+    # Level 2A also lists coarser copies and the true colour image.
     entries.append(f"{granule}/R60m/T{tile}_{sensed}_B02_60m" if level == "2A" else entries[0])
     entries.append(f"{granule}/T{tile}_{sensed}_TCI")
     path.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def write_safe(
 
 
 def zip_product(product, *, top=None, keep=False):
-    """Pack a product into a zip archive beside it, below a folder `top` in it, or none."""
+    """Pack a product into a zip archive beside it, in a folder `top` or in no folder."""
     archive = product.path.with_name(f"{product.path.name.removesuffix('.SAFE')}.zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for file in sorted(product.path.rglob("*")):

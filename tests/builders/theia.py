@@ -1,7 +1,9 @@
-"""Products of THEIA, made small."""
+"""Small products of THEIA."""
 
-import rasterio
+import numpy as np
 from affine import Affine
+
+from tests.builders.tiffs import write_tiff
 
 NAME = "SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2"
 FINE, COARSE = ("B2", "B3", "B4", "B8"), ("B5", "B6", "B7", "B8A", "B11", "B12")
@@ -25,18 +27,13 @@ METADATA = """<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
-def write_tiff(path, values, pixel):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = values.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=height, width=width, dtype=values.dtype,
-        crs="EPSG:32631", transform=Affine(pixel, 0, 499_980, 0, -pixel, 5_700_000),
-    ) as raster:  # fmt: skip
-        raster.write(values, 1)
+def write_image(path, values, pixel):
+    transform = Affine(pixel, 0, 499_980, 0, -pixel, 5_700_000)
+    write_tiff(path, values[np.newaxis], transform=transform)
 
 
 def write_product(folder, rng, name=NAME, kinds=("FRE", "SRE"), quantification=10_000):
-    """Write a product of 40 x 48 fine pixels, and give its arrays by file."""
+    """Write a product of 40 x 48 fine pixels and return its arrays by file."""
     product, arrays = folder / name, {}
     for kind in kinds:
         for band in (*FINE, *COARSE):
@@ -44,13 +41,13 @@ def write_product(folder, rng, name=NAME, kinds=("FRE", "SRE"), quantification=1
             values = rng.integers(-30, 9000, shape).astype("int16")
             values[:, :5] = -10_000
             arrays[f"{kind}_{band}"] = values
-            write_tiff(product / f"{name}_{kind}_{band}.tif", values, 10 if band in FINE else 20)
+            write_image(product / f"{name}_{kind}_{band}.tif", values, 10 if band in FINE else 20)
     for mask, shape in (("R1", (40, 48)), ("R2", (20, 24))):
         for kind in ("CLM", "EDG", "MG2"):
             arrays[f"{kind}_{mask}"] = rng.integers(0, 256, shape).astype("uint8")
             path = product / "MASKS" / f"{name}_{kind}_{mask}.tif"
-            write_tiff(path, arrays[f"{kind}_{mask}"], 10 if mask == "R1" else 20)
-    write_tiff(product / f"{name}_ATB_R1.tif", arrays["CLM_R1"], 10)
+            write_image(path, arrays[f"{kind}_{mask}"], 10 if mask == "R1" else 20)
+    write_image(product / f"{name}_ATB_R1.tif", arrays["CLM_R1"], 10)
     text = METADATA.format(quantification=quantification)
     (product / f"{name}_MTD_ALL.xml").write_text(text)
     return arrays

@@ -1,4 +1,4 @@
-"""Two tiles in two UTM zones that overlap across six degrees east, and parcels all over them."""
+"""Two overlapping tiles of two UTM zones, on both sides of six degrees east, with parcels."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,18 +10,18 @@ from shapely import MultiPolygon, box, force_3d
 from tests.builders.safe import RESOLUTION_M, SafeProduct, write_image, write_safe
 
 WEST, EAST = "31UGS", "32ULB"
-# Left edges of two grids of 600 m that share about 300 m: at six degrees east and 5,600 km north
-# the zones' eastings add up to 1,000 km.
+# Left edges of two grids of 600 m that overlap by about 300 m: at six degrees east and 5,600 km
+# north, the eastings of the two zones add up to 1,000 km.
 X_MIN = {WEST: 712_250, EAST: 287_150}
 BANDS = ("B02", "B8A", "B09", "SCL")  # of 10, 20 and 60 m
 DAYS = {WEST: ("03", "13", "23"), EAST: ("05", "10", "13", "18", "28")}
-# What the products of a day announce; the others are of baseline 04.00 without an offset.
+# Baseline and announced offsets by day; other days have baseline 04.00 without an offset.
 BASELINES = {
     "03": ("02.09", None),
     "13": ("04.00", -1000),
     "28": ("05.09", {"1": -900, "8": -1000, "9": -1100}),
 }
-# Columns of the half that a data strip of the west tile covers on the 13th.
+# Columns of the two halves of the west tile on the 13th, by data strip.
 HALVES = {"20220413T104000": slice(0, 40), "20220413T105500": slice(36, 60)}
 
 
@@ -30,7 +30,7 @@ COLUMNS = {"ID_PARCEL": "n° d'îlot", "CODE": "culture déclarée"}
 
 @dataclass
 class Scene:
-    """Where the scene lies, and the products of it that are used, in order of merging."""
+    """The folder of the scene, and the products that are used, in the order of merging."""
 
     folder: Path
     used: dict[tuple[str, int], list[SafeProduct]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def write_scene(folder) -> Scene:
         for day in days:
             if (tile, day) == (WEST, "13"):
                 continue
-            # A clip: the tile's grid is the union.
+            # One product is a clip: the tile's grid is the union.
             size = 36 if (tile, day) == (WEST, "23") else 60
             scene.used[tile, 20220400 + int(day)] = [write_day(scene, rng, tile, day, size=size)]
     elder = write_half(scene, rng, "20220413T104000", "2022-04-13T15:00:00Z")
@@ -72,7 +72,7 @@ def write_day(scene, rng, tile, day, **options):
 
 
 def write_half(scene, rng, datastrip, generated):
-    """One half of the west tile on the 13th; what its data strip does not cover is no data."""
+    """Write one half of the west tile on the 13th; pixels outside its data strip are nodata."""
     columns = HALVES[datastrip]
     share = (columns.stop - columns.start) / 60
     product = write_safe(
@@ -91,9 +91,9 @@ def write_half(scene, rng, datastrip, generated):
 
 
 def parcels():
-    """Parcels of 50 m in rows over both tiles and beyond, of two classes, in degrees.
+    """Return parcels of 50 m in rows over both tiles and beyond, of two classes, in degrees.
 
-    Every seventh has a hole, and a part of its own across a gap.
+    Every seventh parcel has a hole and a second part.
     """
     left = X_MIN[WEST] - 60
     corners = [
@@ -115,6 +115,6 @@ def in_two_parts(x, y):
 
 
 def register():
-    """The parcels as an odd register has them: heights, and columns with accents and spaces."""
+    """Return the parcels as a register with heights, and with accents and spaces in its columns."""
     table = parcels()
     return table.set_geometry(force_3d(table.geometry, 12.5)).rename(columns=COLUMNS)

@@ -1,4 +1,4 @@
-"""GeoTIFFs: names, bands, scales and refusals, compared with rasterio."""
+"""GeoTIFFs: names of files and bands, scales, nodata, grids, damaged files."""
 
 import os
 from datetime import date
@@ -16,30 +16,14 @@ from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from tests.builders.items import assert_survive
 from tests.builders.paths import DATA
+from tests.builders.tiffs import write_tiff
 
 WHOLE = slice(None)
-TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_600_000)
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(6)
-
-
-def write_tiff(path, values, names=(), crs="EPSG:32631", transform=TRANSFORM, **options):
-    scales, offsets = options.pop("scales", None), options.pop("offsets", None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = values.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width,
-        dtype=values.dtype, crs=crs, transform=transform, **options,
-    ) as raster:  # fmt: skip
-        raster.write(values)
-        for layer, name in enumerate(names, 1):
-            raster.set_band_description(layer, name)
-        if scales is not None:
-            raster.scales, raster.offsets = scales, offsets
-    return path
 
 
 def numbers(rng, count=2, dtype="uint16"):
@@ -84,7 +68,7 @@ def test_real_float_frames():
         ("scene_2018_04_05", date(2018, 4, 5), "scene"),
         ("S2A_MSIL2A_20180405T105031_R051_T31UDS_20200101T000000", date(2018, 4, 5), "31UDS"),
         ("31UDS-20180405", date(2018, 4, 5), "31UDS"),
-        # As MODIS, Landsat and dates write it: no MGRS tile.
+        # Not an MGRS tile.
         ("05APR_20180405", date(2018, 4, 5), "scene"),
     ],
 )
@@ -120,7 +104,7 @@ def test_tile_names(text, expected):
     assert tile_name(text) == expected
 
 
-def test_bands_come_in_order_of_wavelength_wherever_they_lie(tmp_path, rng):
+def test_bands_are_in_order_of_wavelength_whatever_the_order_of_the_file(tmp_path, rng):
     values = numbers(rng, 4)
     write_tiff(tmp_path / "20180405.tif", values, ("B8A", "cloud", "B2", "SCL"))
     (found,) = find_acquisitions(tmp_path)
@@ -132,7 +116,7 @@ def test_bands_come_in_order_of_wavelength_wherever_they_lie(tmp_path, rng):
     np.testing.assert_array_equal(part, values[0, 2:4, 3:])
 
 
-def test_bands_without_descriptions_are_named_by_the_user(tmp_path, rng):
+def test_file_bands_names_bands_without_descriptions(tmp_path, rng):
     path = write_tiff(tmp_path / "20180405.tif", numbers(rng, 3))
     (found,) = find_acquisitions(tmp_path, file_bands=["B04", "NDVI", "B08"])
     assert {name: band.layer for name, band in found.bands.items()} == {"B04": 1, "B08": 3}
@@ -143,7 +127,7 @@ def test_bands_without_descriptions_are_named_by_the_user(tmp_path, rng):
     assert "has 3 bands, file_bands names 2: B04, B08" in message
 
 
-def test_descriptions_win_over_the_users_names(tmp_path, rng):
+def test_descriptions_take_precedence_over_file_bands(tmp_path, rng):
     write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
     (found,) = find_acquisitions(tmp_path, file_bands=["B11", "B12"])
     assert list(found.bands) == ["B02", "B03"]
@@ -175,8 +159,7 @@ def test_files_that_differ_by_the_band_are_one_acquisition(tmp_path, rng):
         "a/b/c/{day}_B{band}.tif",
     ],
 )
-def test_folders_by_date(tmp_path, rng, pattern):
-    """Names are read from the file up to the second folder above it."""
+def test_dates_and_tiles_may_be_in_the_names_of_two_folders(tmp_path, rng, pattern):
     written = {}
     for day in ("20180405", "20180410"):
         for band in ("02", "8A"):
@@ -193,7 +176,7 @@ def test_folders_by_date(tmp_path, rng, pattern):
         assert find_acquisitions(item.product) == [item]
 
 
-def test_two_folders_of_one_day_are_found_again(tmp_path, rng):
+def test_two_folders_of_one_day_get_two_ids(tmp_path, rng):
     for part in "ab":
         write_tiff(tmp_path / part / "20180405.tif", numbers(rng), ("B02", "B03"))
     found = find_acquisitions(tmp_path)
@@ -203,13 +186,13 @@ def test_two_folders_of_one_day_are_found_again(tmp_path, rng):
         assert item.bands in [other.bands for other in find_acquisitions(item.product)]
 
 
-def test_folders_below_are_left_alone_where_the_folder_has_geotiffs(tmp_path, rng):
+def test_subfolders_are_ignored_if_the_folder_has_geotiffs(tmp_path, rng):
     write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
     write_tiff(tmp_path / "old" / "20180101.tif", numbers(rng), ("B02", "B03"))
     assert [item.id for item in find_acquisitions(tmp_path)] == ["20180405_scene"]
 
 
-def test_of_several_resolutions_the_sensed_one_is_taken(tmp_path, rng):
+def test_a_band_is_read_at_its_native_resolution(tmp_path, rng):
     for pixel in (10, 20, 60):
         for band in ("B02", "B05"):
             path = tmp_path / f"T31UDS_20180505T104021_{band}_{pixel}m.tif"
@@ -219,27 +202,27 @@ def test_of_several_resolutions_the_sensed_one_is_taken(tmp_path, rng):
     assert {n: band.grid.pixel_width for n, band in found.bands.items()} == {"B02": 10, "B05": 20}
 
 
-def test_masks_beside_bands(tmp_path, rng):
+def test_0_is_nodata_in_the_scene_classification_only(tmp_path, rng):
     for name in ("B02", "SCL", "CLDPRB_20m", "CLM_R1"):
         write_tiff(tmp_path / f"T31UDS_20180505_{name}.tif", numbers(rng, 1, "uint8"), nodata=0)
     (found,) = find_acquisitions(tmp_path, reflectance_scale=0.004)
     nodata = {name: mask.nodata for name, mask in found.masks.items()}
-    # 0 means clear in all but the scene classification, whatever the file says.
+    # In the other masks 0 is clear, whatever the file states.
     assert nodata == {"SCL": 0, "CLDPRB": None, "CLM": None}
     assert {(mask.scale, mask.offset) for mask in found.masks.values()} == {(1, 0)}
 
 
-def test_what_products_hold_besides_bands_is_left_out(tmp_path, rng, caplog):
+def test_images_that_are_not_bands_are_left_out(tmp_path, rng, caplog):
     write_tiff(tmp_path / "T31UDS_20180505_B02_10m.tif", numbers(rng, 1))
     write_tiff(tmp_path / "T31UDS_20180505_TCI_10m.tif", numbers(rng, 3, "uint8"))
     write_tiff(tmp_path / "T31UDS_20180505_AOT_10m.tif", numbers(rng, 1))
     with caplog.at_level("INFO"):
         (found,) = find_acquisitions(tmp_path)
     assert list(found.bands) == ["B02"]
-    assert "2 GeoTIFFs hold no band: T31UDS_20180505_AOT_10m.tif" in caplog.text
+    assert "2 GeoTIFFs contain no band: T31UDS_20180505_AOT_10m.tif" in caplog.text
 
 
-def test_numbers_whose_size_is_unclear_are_refused(tmp_path, rng):
+def test_an_unknown_scale_is_refused(tmp_path, rng):
     path = write_tiff(tmp_path / "20180405.tif", numbers(rng, dtype="uint8"), ("B02", "B03"))
     assert f"{path}: B02 holds uint8 and says no scale" in refusal(tmp_path)
     assert find_acquisitions(tmp_path, reflectance_scale=0.004)[0].bands["B02"].scale == 40
@@ -251,7 +234,7 @@ def test_numbers_whose_size_is_unclear_are_refused(tmp_path, rng):
 
 
 @pytest.mark.parametrize("name", ["20180405_SCL", "SCL_20180405", "20180405-scl_20m"])
-def test_a_scene_classification_may_lie_beside_its_image(tmp_path, rng, name):
+def test_a_scene_classification_may_be_a_separate_file(tmp_path, rng, name):
     image = write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
     beside = write_tiff(tmp_path / f"{name}.tif", numbers(rng, 1, "uint8"))
     (found,) = find_acquisitions(image)
@@ -259,7 +242,7 @@ def test_a_scene_classification_may_lie_beside_its_image(tmp_path, rng, name):
     assert found.masks["SCL"].source == str(beside)
 
 
-def test_two_images_of_a_day_keep_their_ids_when_read_alone(tmp_path, rng):
+def test_two_images_of_a_day_have_the_same_ids_when_read_alone(tmp_path, rng):
     for part in "ab":
         write_tiff(tmp_path / f"20180405_{part}.tif", numbers(rng), ("B02", "B03"))
     found = find_acquisitions(tmp_path)
@@ -297,7 +280,7 @@ def test_scale_and_offset_give_reflectance(tmp_path, rng, dtype, scales, offsets
         np.testing.assert_allclose(decoded, 10_000 * reflectance, rtol=1e-6, atol=1e-6)
 
 
-def test_a_scale_in_single_precision_is_taken_as_meant(tmp_path, rng):
+def test_a_scale_in_single_precision_is_rounded(tmp_path, rng):
     single = float(np.float32(1e-4))
     options = {"scales": (single, single), "offsets": (-0.1, -0.1)}
     write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"), **options)
@@ -326,11 +309,11 @@ def test_block_shape_is_that_of_the_tiles(tmp_path, rng):
 
 @pytest.mark.parametrize("options", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])
 @pytest.mark.parametrize("interleave", ["band", "pixel"])
-def test_a_cut_file_is_found_without_decoding(tmp_path, rng, options, interleave):
+def test_a_truncated_file_is_refused_before_its_pixels_are_read(tmp_path, rng, options, interleave):
     values = rng.integers(0, 10_000, (2, 50, 60)).astype("uint16")
     whole = write_tiff(tmp_path / "whole" / "20180405.tif", values, ("B02", "B03"))
     path = tmp_path / "20180405.tif"
-    # A copy has its directory at the start, where a cut does not reach it.
+    # A copy has its directory at the start, which is not truncated.
     rasterio.shutil.copy(whole, path, driver="GTiff", interleave=interleave, **options)
     assert len(find_acquisitions(path)) == 1
     os.truncate(path, path.stat().st_size // 2)
@@ -338,7 +321,7 @@ def test_a_cut_file_is_found_without_decoding(tmp_path, rng, options, interleave
     assert f"{path} ends at byte {path.stat().st_size}, its pixels at byte" in message
 
 
-def test_sparse_files_are_whole(tmp_path):
+def test_sparse_files_are_complete(tmp_path):
     values = np.zeros((1, 64, 64), "uint16")
     tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16, "SPARSE_OK": True}
     write_tiff(tmp_path / "20180405.tif", values, ("B02",), **tiles)
@@ -356,7 +339,7 @@ def test_files_without_a_date_are_refused(tmp_path, rng):
     assert "20180231.tif holds no date (day is out of range" in refusal(tmp_path)
 
 
-def test_a_band_twice_is_refused(tmp_path, rng):
+def test_a_band_that_exists_twice_is_refused(tmp_path, rng):
     write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
     write_tiff(tmp_path / "20180405_B03.tif", numbers(rng, 1))
     message = refusal(tmp_path)
@@ -375,7 +358,7 @@ def test_grids_that_cannot_be_used_are_refused(tmp_path, rng):
     assert "south-up rasters are not read" in refusal(path)
 
 
-def test_missing_bands_are_named(tmp_path, rng):
+def test_acquisitions_without_a_band_are_counted(tmp_path, rng):
     write_tiff(tmp_path / "20180405.tif", numbers(rng), ("B02", "B03"))
     write_tiff(tmp_path / "20180410.tif", numbers(rng), ("B02", "B04"))
     message = refusal(tmp_path, bands=["B02", "B03"])
@@ -387,18 +370,7 @@ def test_a_folder_without_geotiffs_is_refused(tmp_path):
     assert "There is no GeoTIFF" in refusal(tmp_path, format="geotiff")
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_files_survive_their_items(tmp_path, rng, dtype):
-    folder = tmp_path / "imagery"
-    values = numbers(rng, dtype=dtype) / (1 if dtype == "uint16" else 10_000)
-    options = {"scales": (1e-4, 1e-4), "offsets": (-0.1, -0.1)} if dtype == "uint16" else {}
-    write_tiff(folder / "20180405.tif", values.astype(dtype), ("B02", "B03"), **options)
-    found = find_acquisitions(folder)
-    assert np.isnan(found[0].bands["B02"].nodata) == (dtype == "float32")
-    assert_survive(found, tmp_path / "items")
-
-
-def test_a_system_without_a_code_survives_its_item(tmp_path, rng):
+def test_an_item_keeps_a_coordinate_system_without_epsg_code(tmp_path, rng):
     crs = "+proj=laea +lat_0=50 +lon_0=9 +units=m +ellps=GRS80"
     write_tiff(tmp_path / "imagery" / "20180405.tif", numbers(rng), ("B02", "B03"), crs=crs)
     assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")

@@ -187,7 +187,7 @@ def test_an_item_of_earth_search(read):
     assert (found.baseline, found.platform, found.datastrip) == (
         "05.09", "sentinel-2b", "20230912T133836",
     )  # fmt: skip
-    assert found.sensed == datetime(2023, 9, 12, 13, 42, 47, 536000)
+    assert found.sensing_start == datetime(2023, 9, 12, 13, 42, 47, 536000)
     assert found.cloud_fraction == pytest.approx(0.01286568)
     assert found.valid_fraction == 0.75
     assert found.generated == "2023-09-12T17:40:59.000000Z"

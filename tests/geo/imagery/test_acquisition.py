@@ -1,4 +1,4 @@
-"""The files that index writes of acquisitions: what is in them, who reads them, what reruns."""
+"""Acquisitions as STAC items: their content, their readers, their digests, and watched files."""
 
 import json
 import os
@@ -18,12 +18,10 @@ import yaml
 import zarr
 
 from geo.errors import InputError
-from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band, read_item
-from geo.imagery.discovery import find_acquisitions
-from geo.imagery.listing import digest_of, digests, walk
-from geo.imagery.listing import watched_files as watched_texts
+from geo.imagery.discovery import digest_of, digests, find_acquisitions, walk, with_mask_files
+from geo.imagery.discovery import watched_files as watched_texts
 from geo.pixels.rasterising import index_pixels
 from pipeline.stages.extract import extract
 from pipeline.stages.index import write_items
@@ -49,7 +47,7 @@ def write(folder, rng, **options):
     return write_safe(folder, rng, **{"bands": ("B02", "B8A", "SCL"), **options})
 
 
-def test_masks_of_ones_own_are_in_the_item(tmp_path, rng):
+def test_an_item_contains_the_users_mask(tmp_path, rng):
     write(tmp_path / "imagery", rng)
     folder = tmp_path / "masks"
     folder.mkdir()
@@ -59,7 +57,7 @@ def test_masks_of_ones_own_are_in_the_item(tmp_path, rng):
     assert_survive(found, tmp_path / "items")
 
 
-def test_paths_in_an_item_count_from_its_folder(tmp_path, rng, monkeypatch):
+def test_paths_in_an_item_are_relative_to_its_folder(tmp_path, rng, monkeypatch):
     product = write(tmp_path / "imagery", rng)
     monkeypatch.chdir(tmp_path)
     items = Path("results/run/acquisitions")
@@ -72,15 +70,15 @@ def test_paths_in_an_item_count_from_its_folder(tmp_path, rng, monkeypatch):
     assert read_item(path).bands["B02"].source == str(image.relative_to(tmp_path))
 
 
-def test_what_is_no_item_of_the_index_is_refused(tmp_path):
+def test_files_that_are_not_items_of_the_index_are_refused(tmp_path):
     for text in ("{", "[]", '{"type": "Feature", "id": "x", "properties": {}, "assets": {}}'):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(InputError, match="not an acquisition as the stage index writes it"):
             read_item(tmp_path / "x.json")
 
 
-def test_extract_reads_the_item_and_the_bands_and_nothing_else(tmp_path, rng):
-    """Neither the format's reader nor the metadata: these are gone."""
+def test_extract_needs_only_the_item_and_the_images(tmp_path, rng):
+    """The metadata are deleted, and the reader of the format is not imported."""
     product = write(tmp_path / "imagery", rng, offsets=-1000)
     (found,) = find_acquisitions(tmp_path / "imagery", bands=BANDS)
     write_items(tmp_path / "items", [found])
@@ -95,7 +93,7 @@ def test_extract_reads_the_item_and_the_bands_and_nothing_else(tmp_path, rng):
 
 
 @pytest.mark.parametrize("form", ["netcdf", "zarr"])
-def test_a_date_of_a_stack_is_read_without_xarray(tmp_path, rng, form):
+def test_extract_reads_a_stack_without_xarray(tmp_path, rng, form):
     shape = (2, 60, 60)
     values = {name: (("time", "y", "x"), rng.integers(1, 9000, shape, "uint16")) for name in BANDS}
     places = 5 + 10 * np.arange(60)
@@ -120,7 +118,7 @@ def test_a_date_of_a_stack_is_read_without_xarray(tmp_path, rng, form):
 
 
 def run_extract(folder, acquisition):
-    """Extract an acquisition in a process of its own; give the modules that it imported."""
+    """Extract an acquisition in a separate process and return the modules that it imported."""
     index_pixels(SQUARES, ["a", "b"], acquisition.grid, acquisition.tile).save(folder / "index.npz")
     names = (f"items/{acquisition.id}.json", "index.npz", "pixels.npy", "valid.npy")
     settings = {"imagery": {"bands": BANDS}, "clouds": {"mask": "none"}}
@@ -154,15 +152,15 @@ def test_an_item_on_another_grid_is_refused(tmp_path, rng):
         extract(tmp_path / "items" / f"{found.id}.json", *paths, settings)
 
 
-def replaced(path):
-    """Write a file again with another byte at its end, and a time long past."""
+def replace_file(path):
+    """Append a byte to a file and set its time to 1970."""
     content = path.read_bytes()
     path.write_bytes(content + b"\0")
     os.utime(path, (1, 1))
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
-def test_an_item_changes_when_a_file_that_it_names_is_replaced(tmp_path, rng, form):
+def test_an_item_changes_if_one_of_its_files_is_replaced(tmp_path, rng, form):
     imagery, items = tmp_path / "imagery", tmp_path / "items"
     products = [write(imagery, rng, sensed=f"202204{day}T105031") for day in (13, 23)]
     if form == "zip":
@@ -173,7 +171,9 @@ def test_an_item_changes_when_a_file_that_it_names_is_replaced(tmp_path, rng, fo
     write_items(items, find_acquisitions(imagery))
     again = {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in items.iterdir()}
     assert again == before
-    replaced(next(imagery.rglob("*20220423*.zip" if form == "zip" else "*20220423*_B02_10m.jp2")))
+    replace_file(
+        next(imagery.rglob("*20220423*.zip" if form == "zip" else "*20220423*_B02_10m.jp2"))
+    )
     write_items(items, find_acquisitions(imagery))
     after = {path.name: (path.read_text(), path.stat().st_mtime_ns) for path in items.iterdir()}
     changed = [name for name in before if before[name] != after[name]]
@@ -185,7 +185,7 @@ def test_an_item_changes_when_a_file_that_it_names_is_replaced(tmp_path, rng, fo
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("chunks", [(1, 30, 60), (60, 30, 1)])
-def test_a_time_that_is_added_to_a_zarr_changes_no_other_item(tmp_path, rng, version, chunks):
+def test_adding_a_time_to_a_zarr_changes_no_other_digest(tmp_path, rng, version, chunks):
     order = ("time", "y", "x") if chunks[0] == 1 else ("y", "x", "time")
     path = tmp_path / "stack.zarr"
 
@@ -215,7 +215,7 @@ def test_a_time_that_is_added_to_a_zarr_changes_no_other_item(tmp_path, rng, ver
     assert [id_ for id_ in after if after[id_] != again[id_]] == ["20180405_scene"]
 
 
-def test_items_of_acquisitions_that_are_gone_go(tmp_path, rng):
+def test_items_of_acquisitions_that_no_longer_exist_are_removed(tmp_path, rng):
     write(tmp_path / "imagery", rng)
     (found,) = find_acquisitions(tmp_path / "imagery")
     write_items(tmp_path / "items", [found])
@@ -224,36 +224,36 @@ def test_items_of_acquisitions_that_are_gone_go(tmp_path, rng):
     assert [path.stem for path in (tmp_path / "items").iterdir()] == [found.id]
 
 
-def test_addresses_have_no_digest():
+def test_remote_files_are_not_in_the_digest():
     grid = Grid("EPSG:32631", 0.0, 0.0, 10.0, 10.0, 8, 8)
     far = {n: Band(n, f"https://x/{n}.tif", 1, grid, None, 1.0, 0.0, 0.0) for n in BANDS}
-    common = ("31UDS", date(2022, 4, 13), Path("x"), "stac", None, None, None)
-    (digest,) = digests([Acquisition("x", *common, far, {})]).values()
+    item = Acquisition("x", "31UDS", date(2022, 4, 13), Path("x"), "stac", far, {})
+    (digest,) = digests([item]).values()
     assert digest == digest_of([])
 
 
-# Paths below the imagery that no reader opens.
-STRANGERS = (
+# Files below the imagery that no reader opens.
+UNUSED = (
     "README", "quicklook.jpg", "Thumbs.db", ".DS_Store", "a.tif.aux.xml", "MTD_MSIL2A.xml.aux.xml",
     "T31UDS_TCI_10m.jp2", "notes/list.json", ".hidden/a.tif", "GRANULE/preview.png",
 )  # fmt: skip
 
 
-def add_strangers(folder):
-    for name in STRANGERS:
+def add_unused_files(folder):
+    for name in UNUSED:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"?")
 
 
-def test_only_what_would_be_read_is_watched(tmp_path, rng):
+def test_only_files_that_a_reader_opens_are_watched(tmp_path, rng):
     product = write(tmp_path / "2022" / "spring", rng)
     before = watched_files(tmp_path)
     assert product.path / "MTD_MSIL2A.xml" in before
     assert {path.suffix for path in before} == {".xml", ".jp2"}
     assert set(product.path.rglob("*.jp2")) <= set(before)
     for folder in (tmp_path, product.path):
-        add_strangers(folder)
+        add_unused_files(folder)
     assert watched_files(tmp_path) == before
     (tmp_path / "2023").mkdir()
     late = zip_product(write(tmp_path / "2023", rng, sensed="20230413T105031"))
@@ -261,19 +261,19 @@ def test_only_what_would_be_read_is_watched(tmp_path, rng):
     assert late is None or late in watched_files(tmp_path)
 
 
-def test_chunks_of_zarr_are_watched_and_notes_in_it_are_not(tmp_path):
+def test_chunks_of_zarr_are_watched_and_other_files_in_it_are_not(tmp_path):
     for version in (2, 3):
         path = tmp_path / f"v{version}.zarr"
         data = xr.Dataset({"B02": (("y", "x"), np.ones((8, 8)))})
         data.to_zarr(path, zarr_format=version, consolidated=version == 2)
         written = {file for file in path.rglob("*") if file.is_file()}
         assert written == set(watched_files(path)) == set(watched_files(tmp_path)) & written
-        add_strangers(path)
-        add_strangers(path / "B02")
+        add_unused_files(path)
+        add_unused_files(path / "B02")
         assert set(watched_files(path)) == written
 
 
-def test_json_is_watched_where_it_may_be_an_item(tmp_path):
+def test_json_is_watched_only_if_it_may_be_an_item(tmp_path):
     (tmp_path / "item.json").write_text("{}")
     assert watched_files(tmp_path) == [tmp_path / "item.json"]
     (tmp_path / "20220413.tif").write_bytes(b"")
@@ -281,7 +281,7 @@ def test_json_is_watched_where_it_may_be_an_item(tmp_path):
     assert set(watched_files(tmp_path, "stac")) == set(tmp_path.iterdir())
 
 
-def test_links_that_lead_around_do_not_lead_on_for_ever(tmp_path, rng):
+def test_links_to_parent_folders_are_followed_once(tmp_path, rng):
     product = write(tmp_path / "imagery" / "2022", rng)
     (tmp_path / "imagery" / "2022" / "back").symlink_to(tmp_path / "imagery")
     (product.path / "self").symlink_to(product.path)
@@ -298,7 +298,7 @@ def test_links_that_lead_around_do_not_lead_on_for_ever(tmp_path, rng):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A run whose acquisitions are extracted: products in folders by year."""
+    """A run with products in folders by year."""
     folder = tmp_path_factory.mktemp("workspace")
     rng = np.random.default_rng(3)
     for year in (2021, 2022):
@@ -317,7 +317,7 @@ def workspace(tmp_path_factory):
 
 
 def jobs_of(folder):
-    """Extract all acquisitions and join them; give the jobs that ran."""
+    """Extract and assemble all acquisitions; return the jobs that ran."""
     targets = ["results/run/dataset/tiles/31UDS/pixels.npy"]
     result = snakemake(folder, "--cores", "2", *targets)
     text = result.stdout + result.stderr
@@ -328,19 +328,20 @@ def times_of(folder):
     return {p.name: p.stat().st_mtime_ns for p in (folder / "results/run/extracted").iterdir()}
 
 
-def test_only_what_was_replaced_is_extracted_again(workspace):
+@pytest.mark.slow
+def test_only_acquisitions_whose_files_changed_are_extracted_again(workspace):
     first = jobs_of(workspace)
     assert first == ["assemble", "clean", "extract", "extract", "index", "rasterise"]
     assert jobs_of(workspace) == []
 
     for folder in (workspace / "imagery", *(workspace / "imagery").glob("*/*.SAFE")):
-        add_strangers(folder)
+        add_unused_files(folder)
     assert jobs_of(workspace) == []
 
     before = times_of(workspace)
     (image,) = (workspace / "imagery").rglob("*20220413*_B02_10m.jp2")
     write_image(image, np.full((60, 60), 1234, np.uint16), "31UDS", 10, 500_000)
-    os.utime(image, (1, 1))  # as a copy that keeps its time, which is older than all results
+    os.utime(image, (1, 1))  # like a copy that keeps a time older than all results
     assert jobs_of(workspace) == ["assemble", "extract", "index"]
     after = times_of(workspace)
     name = "20220413T105031_31UDS_N0400"

@@ -1,4 +1,4 @@
-"""Clear observations equal a brute-force reading of the masks, whatever the blocks."""
+"""Cloud masks: clear pixels equal a brute-force reading of the masks, whatever the blocks."""
 
 from dataclasses import replace
 from datetime import date
@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 import geo.imagery.cloud_masks
 import geo.pixels.parcel_pixels
 from geo.errors import InputError
-from geo.formats.mask_files import with_mask_files
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.cloud_masks import CloudRules, check_masks, cloud_fraction, cloud_rules, is_within
-from geo.imagery.discovery import find_acquisitions
+from geo.imagery.cloud_masks import CloudRules, check_masks, cloud_fraction, cloud_rules, dilate
+from geo.imagery.discovery import find_acquisitions, with_mask_files
 from geo.pixels.parcel_pixels import read_clear_mask
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.workflow.config import load
@@ -55,11 +54,11 @@ def every_pixel(grid):
     return PixelIndex(["all"], np.array([0, len(rows)]), rows, cols, "31UDS", grid)
 
 
-def far_from(hidden, size, distance):
-    """Pixels further than a distance from every hidden one, one pixel at a time."""
-    rows, cols = np.nonzero(hidden)
-    far = np.ones(hidden.shape, bool)
-    for row, col in np.ndindex(hidden.shape):
+def far_from(cloudy, size, distance):
+    """Return the pixels farther than a distance from all cloudy ones, one pixel at a time."""
+    rows, cols = np.nonzero(cloudy)
+    far = np.ones(cloudy.shape, bool)
+    for row, col in np.ndindex(cloudy.shape):
         away = np.hypot((rows - row) * size[0], (cols - col) * size[1])
         far[row, col] = not (away <= distance + 1e-6).any()
     return far
@@ -70,20 +69,20 @@ def describe(values, nodata=None):
     return band("X", "none", grid, nodata)
 
 
-def test_classes_that_are_masked_and_values_that_are_none():
+def test_classes_hide_pixels_and_other_values_are_nodata():
     rules = CloudRules(classes=(3, 8, 9))
     values = np.arange(14, dtype=np.uint8)[None]
     expected = ~np.isin(values, [3, 8, 9])
     assert np.array_equal(rules.is_clear("SCL", values, describe(values)), expected)
-    # What is no class, and the file's nodata, is no data: class 0.
-    hidden = replace(rules, classes=(0, 8)).is_clear("SCL", values, describe(values, nodata=6))
-    assert np.array_equal(np.flatnonzero(~hidden), [0, 6, 8, 12, 13])
+    # Values that are not a class, and the nodata value of the file, are nodata (class 0).
+    clear = replace(rules, classes=(0, 8)).is_clear("SCL", values, describe(values, nodata=6))
+    assert np.array_equal(np.flatnonzero(~clear), [0, 6, 8, 12, 13])
     floats = np.array([[0, 4, 8, np.nan]], np.float32)
     clear = replace(rules, classes=(0, 8)).is_clear("SCL", floats, describe(floats))
     assert clear.tolist() == [[False, True, False, False]]
 
 
-def test_bits_of_theias_mask():
+def test_bits_of_the_theia_mask_hide_pixels():
     values = np.arange(256, dtype=np.uint8)[None]
     assert np.array_equal(CloudRules().is_clear("CLM", values, describe(values)), values == 0)
     clear = CloudRules(theia_bits=(1, 7)).is_clear("CLM", values, describe(values))
@@ -91,13 +90,13 @@ def test_bits_of_theias_mask():
     assert clear.tolist() == by_hand
 
 
-def test_probability_is_clear_up_to_the_threshold():
+def test_a_probability_up_to_the_threshold_is_clear():
     values = np.array([[0, 39, 40, 41, 100, 255]], np.uint8)
     clear = CloudRules(max_probability=40).is_clear("CLDPRB", values, describe(values))
     assert clear.tolist() == [[True, True, True, False, False, False]]
 
 
-def test_a_mask_of_ones_own_hides_what_is_not_0():
+def test_every_value_but_0_of_the_users_mask_is_cloudy():
     for values in ([[0, 1, 255]], [[0.0, -1.0, np.nan]]):
         values = np.array(values)
         assert CloudRules().is_clear("MASK", values, describe(values)).tolist() == [
@@ -108,12 +107,12 @@ def test_a_mask_of_ones_own_hides_what_is_not_0():
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([(20, 20), (10, 10), (9.997, 9.995)]),
        st.sampled_from([0.5, 10, 20, 28.3, 40, 55, 1000]), st.floats(0, 0.1))  # fmt: skip
-def test_surroundings_equal_the_distance_to_every_pixel(seed, size, distance, share):
-    hidden = np.random.default_rng(seed).random((12, 9)) < share
-    assert np.array_equal(is_within(hidden, size, distance), ~far_from(hidden, size, distance))
+def test_a_dilated_mask_contains_all_pixels_within_the_distance(seed, size, distance, share):
+    cloudy = np.random.default_rng(seed).random((12, 9)) < share
+    assert np.array_equal(dilate(cloudy, size, distance), ~far_from(cloudy, size, distance))
 
 
-def test_pixels_without_data_have_no_surroundings():
+def test_nodata_is_not_dilated():
     values = np.full((7, 7), 4, np.uint8)
     values[3, 3] = 0
     rules = CloudRules(dilation_m=45)
@@ -124,7 +123,7 @@ def test_pixels_without_data_have_no_surroundings():
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory):
-    """An acquisition with masks of 20 and 10 m, the second of them smaller than the scene."""
+    """An acquisition with a mask at 20 m, and one at 10 m that is smaller than the scene."""
     rng = np.random.default_rng(3)
     folder = tmp_path_factory.mktemp("masks")
     coarse = Grid(GRID.crs, GRID.x_min, GRID.y_max, 20, 20, 30, 30)
@@ -148,7 +147,7 @@ def expected_clear(scl, own, distance):
 
 @pytest.mark.parametrize("distance", [0, 20, 47])
 @pytest.mark.parametrize(("read_size", "block", "threads"), [(1024, (30, 30), 1), (1, (5, 7), 3)])
-def test_masks_on_their_own_grids_whatever_the_blocks(
+def test_clear_pixels_do_not_depend_on_blocks_and_threads(
     monkeypatch, masked, distance, read_size, block, threads
 ):
     item, scl, own = masked
@@ -167,23 +166,23 @@ def test_masks_on_their_own_grids_whatever_the_blocks(
 
 @pytest.mark.parametrize("distance", [0, 30])
 @pytest.mark.parametrize("rows", [512, 1])
-def test_the_cloud_fraction_is_that_of_the_masks(monkeypatch, masked, distance, rows):
+def test_the_cloud_fraction_equals_that_of_the_masks(monkeypatch, masked, distance, rows):
     monkeypatch.setattr(geo.imagery.cloud_masks, "_ROWS", rows)
     item, scl, own = masked
     masks = {n: replace(b, block_shape=(1, 30)) for n, b in item.masks.items()}
     any_band = {"B02": replace(masks["SCL"], name="B02")}
     item = replace(item, masks=masks, bands=any_band, cloud_fraction=0.123)
     rules = CloudRules(masks=("SCL",), dilation_m=distance)
-    hidden = (~far_from(scl == 9, (20, 20), distance))[scl != 0].mean()
-    expected = hidden if distance else 0.123  # metadata count the same
+    cloudy = (~far_from(scl == 9, (20, 20), distance))[scl != 0].mean()
+    expected = cloudy if distance else 0.123  # without dilation, the metadata count the same
     assert cloud_fraction(item, rules) == pytest.approx(expected)
     fewer_classes = replace(rules, classes=(0, 9))
-    assert cloud_fraction(item, fewer_classes) == pytest.approx(hidden)
-    # Both masks, at the 20 m pixels: their centres are upper left corners of 10 m pixels.
+    assert cloud_fraction(item, fewer_classes) == pytest.approx(cloudy)
+    # Both masks at 20 m: the centre of a 20 m pixel is a corner of four 10 m pixels.
     at_20_m = expected_clear(scl, own, distance)[1::2, 1::2]
     both = cloud_fraction(item, replace(rules, masks=("SCL", "MASK")))
     assert both == pytest.approx((~at_20_m)[scl != 0].mean())
-    # Without SCL, a reflectance band tells what was sensed.
+    # Without SCL, nodata is that of a reflectance band.
     alone = cloud_fraction(item, replace(rules, masks=("MASK",)))
     inside = np.zeros(GRID.shape, bool)
     inside[5:45, 10:55] = far_from(own != 0, (10, 10), distance)
@@ -191,14 +190,14 @@ def test_the_cloud_fraction_is_that_of_the_masks(monkeypatch, masked, distance, 
     assert cloud_fraction(item, replace(rules, masks=())) == 0.123
 
 
-def test_nothing_sensed_is_all_cloud(tmp_path):
+def test_an_acquisition_without_data_is_cloudy(tmp_path):
     grid = Grid(GRID.crs, 0, 0, 20, 20, 4, 4)
     path = write_raster(tmp_path / "scl.tif", np.zeros((4, 4), np.uint8), grid)
     scl = band("SCL", path, grid, 0.0)
     assert cloud_fraction(acquisition({"B02": scl}, {"SCL": scl}), CloudRules()) == 1.0
 
 
-def test_own_masks_are_matched_by_date_and_tile(tmp_path):
+def test_the_users_masks_are_matched_by_date_and_tile(tmp_path):
     mask = np.zeros((60, 60), np.uint8)
     names = ("20180405_31UDS", "x_2018-04-05_T31UES_2", "20180410", "20180415_31UES")
     for name in names:
@@ -241,7 +240,7 @@ def test_masks_in_another_coordinate_system_are_refused(tmp_path, masked):
         ({"mask": ["theia", "scl"], "files": "x"}, {"SCL", "CLM"}, {"SCL", "CLM"}),
     ],
 )
-def test_what_the_settings_ask_for(clouds, masks, required):
+def test_settings_choose_and_require_masks(clouds, masks, required):
     rules = cloud_rules(load({"clouds": clouds}).clouds)
     assert set(rules.masks) == masks
     assert set(rules.required) == required
@@ -259,12 +258,12 @@ def test_what_the_settings_ask_for(clouds, masks, required):
         ({"theia_bits": [8]}, "clouds.theia_bits"),
     ],
 )
-def test_settings_that_are_refused(clouds, words):
+def test_impossible_settings_are_refused(clouds, words):
     with pytest.raises(InputError, match=words):
         load({"clouds": clouds})
 
 
-def test_masks_that_are_asked_for_and_not_there_are_named():
+def test_missing_required_masks_are_refused_by_name():
     items = [acquisition(id_=f"2018040{n}") for n in range(7)]
     rules = cloud_rules(load({"clouds": {"max_probability": 30}}).clouds)
     with pytest.raises(InputError) as error:
@@ -275,7 +274,7 @@ def test_masks_that_are_asked_for_and_not_there_are_named():
     )
 
 
-def test_the_classification_of_a_product_is_that_of_the_20_m_pixel(tmp_path):
+def test_a_10_m_pixel_has_the_class_of_its_20_m_pixel(tmp_path):
     product = write_safe(tmp_path, np.random.default_rng(0))
     (item,) = find_acquisitions(tmp_path)
     index = every_pixel(item.grid)

@@ -1,4 +1,4 @@
-"""The guard against offsets that are announced and not in the pixels, or the other way round."""
+"""The check of announced offsets that the pixels do not contain, and the other way round."""
 
 import datetime
 from collections import Counter
@@ -13,7 +13,7 @@ from affine import Affine
 
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.radiometry import DarkPixels, can_lie, judge, measure
+from geo.imagery.radiometry import DarkPixels, can_contradict, compare, measure_dark_pixels
 from geo.imagery.raster_reading import read_coarse
 from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import read_acquisitions
@@ -35,7 +35,7 @@ def rng():
 
 
 def land(rng, side=60):
-    """Reflectance x 10,000 of the same fields on another day, by band."""
+    """Return reflectance x 10,000 by band, of the same fields on another day."""
     fields = np.random.default_rng(1).random((side // 10, side // 10))
     green = np.clip(np.kron(fields, np.ones((10, 10))) + rng.normal(0, 0.05), 0, 1)
     scene = {}
@@ -49,7 +49,7 @@ def raw(reflectance, offset_in_pixels):
     return np.maximum(reflectance + 1000 * offset_in_pixels, 1).astype(np.uint16)
 
 
-# Three readers' bands; each writes what is announced, and holds what is in the pixels.
+# Writers for three readers: the metadata announce an offset or not, the pixels contain it or not.
 def write_as_safe(folder, day, scene, announced, in_pixels):
     numbers = {band: raw(values, in_pixels) for band, values in scene.items()}
     numbers["B12"] = numbers["B12"][::2, ::2].copy()
@@ -72,7 +72,7 @@ def write_as_tiff(folder, day, scene, announced, in_pixels):
 
 
 def write_as_reflectance(folder, day, scene, announced, in_pixels):
-    """Float reflectance announces nothing, but may hold 0.1 too much."""
+    """Float reflectance announces no offset, but may be 0.1 too high."""
     assert not announced
     folder.mkdir(exist_ok=True)
     with rasterio.open(
@@ -93,13 +93,13 @@ def run_index(folder, **settings):
     return read_acquisitions(run.acquisitions)
 
 
-TRUE = {True: [(True, True)] * 7, False: [(False, False)] * 7}
+CORRECT = {True: [(True, True)] * 7, False: [(False, False)] * 7}
 MIXED = [(True, True), (False, False)] * 3 + [(True, True)]
 
 
 @pytest.mark.parametrize("write", [write_as_safe, write_as_tiff])
-@pytest.mark.parametrize("flags", [*TRUE.values(), MIXED, MIXED[:1], TRUE[False][:2]])
-def test_true_flags_pass(tmp_path, rng, write, flags):
+@pytest.mark.parametrize("flags", [*CORRECT.values(), MIXED, MIXED[:1], CORRECT[False][:2]])
+def test_correct_metadata_are_accepted(tmp_path, rng, write, flags):
     for day, (announced, in_pixels) in zip(DAYS, flags, strict=False):
         write(tmp_path / "i", day, land(rng), announced, in_pixels)
     rows = run_index(tmp_path / "i")
@@ -107,7 +107,7 @@ def test_true_flags_pass(tmp_path, rng, write, flags):
     assert {row.radiometry for row in rows} <= {"agrees", "undecided"}
     assert all(
         row.radiometry == "agrees" for row, flag in zip(rows, flags, strict=True) if not flag[1]
-    ), "pixels without the offset are known by themselves"
+    ), "dark pixels show that the offset is absent"
 
 
 @pytest.mark.parametrize(
@@ -115,25 +115,25 @@ def test_true_flags_pass(tmp_path, rng, write, flags):
     [
         (write_as_safe, [(True, False)] * 7),
         (write_as_safe, [(False, True)] * 7),
-        (write_as_safe, [*TRUE[False][:6], (True, False)]),
-        (write_as_safe, [*TRUE[False][:3], (False, True), *TRUE[False][:3]]),
-        (write_as_safe, [*TRUE[True][:3], (True, False), *TRUE[True][:3]]),
-        (write_as_safe, [(False, True), *TRUE[True][:6]]),
+        (write_as_safe, [*CORRECT[False][:6], (True, False)]),
+        (write_as_safe, [*CORRECT[False][:3], (False, True), *CORRECT[False][:3]]),
+        (write_as_safe, [*CORRECT[True][:3], (True, False), *CORRECT[True][:3]]),
+        (write_as_safe, [(False, True), *CORRECT[True][:6]]),
         (write_as_tiff, [(True, False)]),
-        (write_as_tiff, [*TRUE[False][:3], (False, True), (True, False), *TRUE[True][:2]]),
+        (write_as_tiff, [*CORRECT[False][:3], (False, True), (True, False), *CORRECT[True][:2]]),
         (write_as_reflectance, [(False, True)] * 5),
-        (write_as_reflectance, [*TRUE[False][:4], (False, True)]),
+        (write_as_reflectance, [*CORRECT[False][:4], (False, True)]),
     ],
 )
-def test_lying_flags_stop_the_run(tmp_path, rng, write, flags):
+def test_wrong_metadata_are_refused(tmp_path, rng, write, flags):
     for day, (announced, in_pixels) in zip(DAYS, flags, strict=False):
         write(tmp_path / "i", day, land(rng), announced, in_pixels)
     with pytest.raises(InputError) as error:
         run_index(tmp_path / "i")
     message = str(error.value)
-    lying = [day for day, flag in zip(DAYS, flags, strict=False) if flag[0] != flag[1]]
-    assert f"of {len(lying)} of {len(flags)} acquisitions disagree" in message
-    assert [day for day in DAYS if day in message] == lying[:5]
+    wrong = [day for day, flag in zip(DAYS, flags, strict=False) if flag[0] != flag[1]]
+    assert f"of {len(wrong)} of {len(flags)} acquisitions disagree" in message
+    assert [day for day in DAYS if day in message] == wrong[:5]
     for words, kind in (("pixels are without it", (True, False)), ("hold 1000", (False, True))):
         assert (words in message) == (kind in flags)
     assert "set imagery.radiometry to trust" in message
@@ -143,7 +143,7 @@ def test_lying_flags_stop_the_run(tmp_path, rng, write, flags):
 
 
 def dark(day, scene, announced, in_pixels, clouds=None):
-    """Measure a scene without writing it."""
+    """Return the dark pixels of a scene without writing it."""
     values = [scene[band].ravel() + 1000 * in_pixels for band in ("B04", "B12", "B02")]
     if clouds is not None:
         values = [v + c for v, c in zip(values, clouds, strict=True)]
@@ -170,17 +170,17 @@ def stand_in(day):
 @pytest.mark.parametrize(
     "clouds",
     [
-        (1000, 350, 1100),  # haze, of which the infrared sees little
+        (1000, 350, 1100),  # haze, which the infrared penetrates
         (1200, 800, 1500),  # thin clouds
         (4000, 1500, 4500),
     ],
 )
-def test_haze_is_no_offset(rng, clouds):
+def test_haze_is_not_taken_for_an_offset(rng, clouds):
     scene = land(rng)
     measured = [dark(day, scene, False, False) for day in DAYS[:5]]
     measured.append(dark(DAYS[5], scene, False, False, clouds))
-    assert judge(measured)[DAYS[5]] == "undecided"
-    assert judge([dark(day, scene, False, False, clouds) for day in DAYS[:3]]) == dict.fromkeys(
+    assert compare(measured)[DAYS[5]] == "undecided"
+    assert compare([dark(day, scene, False, False, clouds) for day in DAYS[:3]]) == dict.fromkeys(
         DAYS[:3], "undecided"
     )
 
@@ -188,24 +188,24 @@ def test_haze_is_no_offset(rng, clouds):
 @pytest.mark.parametrize(
     ("red", "infrared", "blue"), [(0.3, 0.45, 0.12), (0.8, 0.06, 0.85), (0.6, 0.3, 0.65)]
 )
-def test_deserts_snow_and_clouds_are_no_offset(rng, red, infrared, blue):
+def test_deserts_snow_and_clouds_are_not_taken_for_an_offset(rng, red, infrared, blue):
     spectrum = {"B04": red, "B12": infrared, "B02": blue}
     measured = []
     for day in DAYS:
         noise = rng.normal(0, 0.01, 3600)
         scene = {band: 10_000 * (level + noise) for band, level in spectrum.items()}
         measured.append(dark(day, scene, False, False))
-    assert "contradicts" not in judge(measured).values()
+    assert "contradicts" not in compare(measured).values()
 
 
-def test_a_few_negative_reflectances_are_no_missing_offset(rng):
+def test_a_few_negative_reflectances_are_accepted(rng):
     measured = []
     for day in DAYS:
         scene = land(rng)
         for values in scene.values():
             values.ravel()[:100] = rng.uniform(-900, 0, 100)  # 3 %, over-corrected shadows
         measured.append(dark(day, scene, True, True))
-    assert "contradicts" not in judge(measured).values()
+    assert "contradicts" not in compare(measured).values()
 
 
 @pytest.fixture(scope="module")
@@ -213,54 +213,54 @@ def flanders():
     if not FLANDERS.is_dir():
         pytest.skip(reason=f"{FLANDERS} is not there")
     found = find_acquisitions(FLANDERS, bands=["B04", "B12", "B02"])
-    measured = [item for item in map(measure, found[::2]) if item is not None]
+    measured = [item for item in map(measure_dark_pixels, found[::2]) if item is not None]
     assert {item.bands for item in measured} == {("B04", "B12", "B02")}
     return measured
 
 
 def pretend(item, announced, in_pixels):
-    """Say of a real acquisition, which has no offset, what it would be with one."""
-    none_dark = 0 if in_pixels else 1
+    """Return the dark pixels of a real acquisition as if the offset were announced or contained."""
+    below = 0 if in_pixels else 1
     return replace(
         item,
         announced=announced,
         quantiles=item.quantiles + 1000 * in_pixels,
-        below_dark=item.below_dark * none_dark,
-        below_floor=item.below_floor * none_dark,
+        below_dark=item.below_dark * below,
+        below_floor=item.below_floor * below,
     )
 
 
-def verdicts(items, flags):
+def agreement(items, flags):
     pretended = [pretend(item, *flag) for item, flag in zip(items, flags, strict=True)]
-    return Counter(judge(pretended).values())
+    return Counter(compare(pretended).values())
 
 
-def test_real_acquisitions_with_true_flags_pass_clouds_and_all(flanders, rng):
+def test_real_acquisitions_with_correct_metadata_are_accepted(flanders, rng):
     n = len(flanders)
-    assert verdicts(flanders, [(False, False)] * n)["contradicts"] == 0
-    assert verdicts(flanders, [(True, True)] * n)["contradicts"] == 0
+    assert agreement(flanders, [(False, False)] * n)["contradicts"] == 0
+    assert agreement(flanders, [(True, True)] * n)["contradicts"] == 0
     half = [(i > n / 2, i > n / 2) for i in range(n)]
-    assert verdicts(flanders, half)["contradicts"] == 0
-    # True flags are contradicted seldom: in at most 1 of 100 draws of each of six seeds.
+    assert agreement(flanders, half)["contradicts"] == 0
+    # Correct metadata are rarely contradicted: in at most 1 of 100 draws, for each of six seeds.
     contradicted = 0
     for _ in range(100):
         size = rng.integers(1, 12)
         chosen = [flanders[i] for i in rng.choice(n, size, replace=False)]
         flags = [(bool(b), bool(b)) for b in rng.integers(0, 2, size)]
-        contradicted += verdicts(chosen, flags)["contradicts"] > 0
+        contradicted += agreement(chosen, flags)["contradicts"] > 0
     assert contradicted <= 3
 
 
-def test_real_acquisitions_with_lying_flags_are_found(flanders):
+def test_real_acquisitions_with_wrong_metadata_are_found(flanders):
     n = len(flanders)
-    # The other half of the dates is all cloud.
-    assert verdicts(flanders, [(True, False)] * n)["contradicts"] > 0.4 * n
-    assert verdicts(flanders, [(False, True)] * n)["contradicts"] > 0.9 * n
+    # The other half of the dates is cloudy.
+    assert agreement(flanders, [(True, False)] * n)["contradicts"] > 0.4 * n
+    assert agreement(flanders, [(False, True)] * n)["contradicts"] > 0.9 * n
     half = [(False, i > n / 2) for i in range(n)]
-    assert verdicts(flanders, half)["contradicts"] > 0
+    assert agreement(flanders, half)["contradicts"] > 0
 
 
-def test_only_what_can_lie_is_looked_at(tmp_path, rng):
+def test_only_acquisitions_that_can_contradict_are_checked(tmp_path, rng):
     for day, baseline, offsets in (
         ("20210403", "03.01", None),
         ("20220413", "04.00", None),
@@ -272,11 +272,11 @@ def test_only_what_can_lie_is_looked_at(tmp_path, rng):
             offsets=offsets,
         )  # fmt: skip
     found = find_acquisitions(tmp_path)
-    assert [can_lie(item) for item in found] == [False, True, True, False]
+    assert [can_contradict(item) for item in found] == [False, True, True, False]
 
 
-def test_the_edge_of_what_was_sensed_is_not_dark(tmp_path, rng):
-    """Reduced resolutions of JPEG 2000 mix pixels with the zeros beside them."""
+def test_pixels_beside_nodata_are_not_dark(tmp_path, rng):
+    """Reduced resolutions of JPEG 2000 mix pixels with nodata, which is 0."""
     side = 1600
     rows, cols = np.indices((side, side))
     fields = np.kron(rng.uniform(1050, 2500, (side // 40, side // 40)), np.ones((40, 40)))
@@ -293,9 +293,9 @@ def test_the_edge_of_what_was_sensed_is_not_dark(tmp_path, rng):
     coarse = read_coarse(band, 700)
     assert coarse.shape == (1, 700, 700)
     dark_share = (coarse < 900)[coarse > 0].mean()
-    assert dark_share > 0.001, "the mixing that this is about"
-    measured = measure(replace(found, bands={"B04": band}))
-    # An eighth to a twentieth over six seeds.
+    assert dark_share > 0.001, "without mixed pixels, this test proves nothing"
+    measured = measure_dark_pixels(replace(found, bands={"B04": band}))
+    # With six seeds, it is between an eighth and a twentieth.
     assert measured.below_floor.max() < dark_share / 4
     assert measured.announced
 

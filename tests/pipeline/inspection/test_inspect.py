@@ -113,7 +113,7 @@ def test_it_says_what_the_run_does(folder, capsys):
 def test_no_pixel_is_read(folder, capsys, monkeypatch):
     # With classes of one's own the masks would be read, as the metadata count others.
     (folder / "more.yaml").write_text("clouds: {classes: [9]}")
-    monkeypatch.setattr("pipeline.stages.index.cloud_fraction", None)
+    monkeypatch.setattr("geo.imagery.cloud_masks.read_window", None)
     assert main(["inspect", "--config", "mine.yaml", "more.yaml"]) == 0
     said = capsys.readouterr().out
     assert "3 acquisitions, 3 to use" in said

@@ -1,4 +1,4 @@
-"""Stage index: which acquisitions are used, and why the others are not."""
+"""Stage index: which acquisitions are used, and why others are not."""
 
 import json
 from datetime import date, datetime
@@ -11,8 +11,8 @@ import pytest
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
-from geo.imagery.discovery import find_acquisitions, same_day_reasons
-from pipeline.stages.index import index, most_seen_first
+from geo.imagery.discovery import find_acquisitions
+from pipeline.stages.index import duplicates, index, rank_tiles
 from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
     read_acquisitions,
@@ -34,7 +34,7 @@ def rng():
 
 
 class Run:
-    """One run of the stage in a folder of its own."""
+    """The stage, with its paths in one folder."""
 
     def __init__(self, root):
         self.imagery = root / "imagery"
@@ -89,7 +89,7 @@ def test_every_acquisition_has_a_row(run, rng):
     assert list(read_used(run.table)) == [row.acquisition for row in rows]
     (grid,) = json.loads(run.grids.read_text()).items()
     assert grid[0] == "31UDS"
-    assert Grid.from_dict(grid[1]).bounds == (500_000, 5_599_400, 500_600, 5_600_000)
+    assert Grid(**grid[1]).bounds == (500_000, 5_599_400, 500_600, 5_600_000)
     assert {path.name for path in run.table.parent.iterdir()} == {
         "acquisitions", "acquisitions.json", "acquisitions.csv", "grids.json",
     }  # fmt: skip
@@ -101,7 +101,7 @@ def test_offsets_that_differ_are_listed_by_band(run, rng):
     assert run()[0].offset == "B02=-1001 B8A=-1008"
 
 
-def test_dates_and_clouds_set_acquisitions_aside(run, rng):
+def test_acquisitions_outside_the_period_or_too_cloudy_are_not_used(run, rng):
     for day, cloudy in ((3, 0), (5, 80), (8, 81), (13, 5), (18, 95)):
         write(run, rng, sensed=f"202204{day:02}T105031", cloudy=cloudy)
     assert days(run()) == {3: "used", 5: "used", 8: "too_cloudy", 13: "used", 18: "too_cloudy"}
@@ -111,7 +111,7 @@ def test_dates_and_clouds_set_acquisitions_aside(run, rng):
     assert {row.date.day for row in rows if row.used} == {5, 8, 13}
 
 
-def test_all_tiles_are_used_unless_some_are_named(run, rng):
+def test_all_tiles_are_used_unless_settings_name_some(run, rng):
     write(run, rng, tile="31UDS", sensed="20220403T105031")
     for tile in ("31UDS", "31UES", "32ULB"):
         write(run, rng, tile=tile)
@@ -127,7 +127,7 @@ def test_all_tiles_are_used_unless_some_are_named(run, rng):
     assert {row.tile for row in run(tile=["31UES", "32ULB"]) if row.used} == {"31UES", "32ULB"}
 
 
-def test_tiles_that_are_not_there_are_named(run, rng):
+def test_tiles_that_the_imagery_lacks_are_refused_by_name(run, rng):
     write(run, rng, tile="31UDS")
     write(run, rng, tile="31UES")
     message = run.refusal(tile=["31UDS", "31UFS", "32ULB"])
@@ -135,14 +135,14 @@ def test_tiles_that_are_not_there_are_named(run, rng):
     assert "It has: 31UDS (1), 31UES (1)" in message
 
 
-def test_the_most_often_seen_tile_comes_first_in_steps_of_a_tenth(run, rng):
+def test_the_tile_with_the_most_used_dates_comes_first(run, rng):
     for day in (3, 5, 8):
         write(run, rng, tile="31UES", sensed=f"202204{day:02}T105031")
         if day > 3:
             write(run, rng, tile="31UDS", sensed=f"202204{day:02}T105031")
     run()
     assert list(json.loads(run.grids.read_text())) == ["31UES", "31UDS"]
-    # Clouds are no sight of the parcels.
+    # Cloudy acquisitions do not count.
     for day in (13, 18, 23):
         write(run, rng, tile="31UDS", sensed=f"202204{day:02}T105031", cloudy=99)
     run()
@@ -160,9 +160,9 @@ def test_the_most_often_seen_tile_comes_first_in_steps_of_a_tenth(run, rng):
         ({"C": 1, "B": 1, "A": 1}, "ABC"),
     ],
 )
-def test_order_of_tiles(counts, order):
+def test_tiles_that_differ_by_less_than_a_tenth_are_ordered_by_name(counts, order):
     used = {(tile, date.fromordinal(1 + i)) for tile, n in counts.items() for i in range(n)}
-    assert "".join(most_seen_first(used)) == order
+    assert "".join(rank_tiles(used)) == order
 
 
 def test_the_newest_processing_is_used(run, rng):
@@ -173,19 +173,19 @@ def test_the_newest_processing_is_used(run, rng):
     assert {product: row.reason for product, row in rows.items()} == {
         old.path: "superseded", new.path: "superseded", again.path: "",
     }  # fmt: skip
-    # What is used is found again under its id in its product alone.
+    # Read alone, the product has the same id.
     assert find_acquisitions(again.path)[0].id == rows[again.path].acquisition
 
 
-def test_of_two_acquisitions_of_a_day_the_fuller_is_used(run, rng):
+def test_the_acquisition_with_the_most_pixels_of_a_day_is_used(run, rng):
     full = write(run, rng, sensed="20220413T105031", baseline="04.00", no_data=10)
     edge = write(run, rng, sensed="20220413T104021", baseline="05.10", no_data=70)
     reasons = {row.product: row.reason for row in run()}
     assert reasons == {full.path: "", edge.path: "same_day"}
 
 
-def test_halves_of_a_tile_are_both_used_and_their_reprocessings_are_not(run, rng):
-    """Rows in the order in which they are merged: the fuller half first."""
+def test_both_halves_of_a_tile_are_used_and_older_versions_are_not(run, rng):
+    """Rows are in the order of merging: the larger half comes first."""
     small = write(run, rng, generated="2022-04-13T15:00:00Z", no_data=60)
     large = write(run, rng, generated="2022-04-13T16:00:00Z", no_data=40)
     again = write(run, rng, generated="2023-04-13T15:00:00Z", baseline="05.10", no_data=60)
@@ -197,7 +197,7 @@ def test_halves_of_a_tile_are_both_used_and_their_reprocessings_are_not(run, rng
     assert list(read_used(run.table)) == [rows[0].acquisition, rows[1].acquisition]
 
 
-def test_a_half_whose_fellow_is_too_cloudy_stands_alone(run, rng):
+def test_a_half_is_used_if_the_other_half_is_too_cloudy(run, rng):
     cloudy = write(run, rng, generated="2022-04-13T15:00:00Z", no_data=40, cloudy=90)
     clear = write(run, rng, generated="2022-04-13T16:00:00Z", no_data=60, cloudy=10)
     assert [(row.product, row.reason) for row in run()] == [
@@ -205,8 +205,8 @@ def test_a_half_whose_fellow_is_too_cloudy_stands_alone(run, rng):
     ]  # fmt: skip
 
 
-def look(id_, **values):
-    """An acquisition without bands, of the grid `grid`."""
+def acquisition(id_, **values):
+    """Return an acquisition of one band with the grid `grid`."""
     band = Band("B02", "x", 1, values.pop("grid", GRID), (8, 8), 1.0, 0.0, None)
     given = {
         **{"tile": "31UDS", "date": date(2022, 4, 13), "product": Path(id_), "format": "safe"},
@@ -220,55 +220,59 @@ NOON = datetime(2022, 4, 13, 12)
 GRID = Grid("EPSG:32631", 0.0, 0.0, 10.0, 10.0, 8, 8)
 EAST = Grid("EPSG:32631", 80.0, 0.0, 10.0, 10.0, 8, 8)
 PAIRS = {
-    # b is preferred to a where their shares are equal, for it was generated later.
+    # If the fractions are equal, b is preferred, because it was generated later.
     "the same data strip": ({"datastrip": "1"}, {"datastrip": "1"}, {"a": "superseded"}),
     "two data strips": ({"datastrip": "1"}, {"datastrip": "2"}, {}),
-    "the same strip, other shares": (
+    "the same strip, other fractions": (
         {"datastrip": "1", "valid_fraction": 0.8},
         {"datastrip": "1", "valid_fraction": 0.5},
         {"b": "superseded"},
     ),
-    "the same time": ({"sensed": NOON}, {"sensed": NOON}, {"a": "superseded"}),
+    "the same time": ({"sensing_start": NOON}, {"sensing_start": NOON}, {"a": "superseded"}),
     "the same time, half each": (
-        {"sensed": NOON, "valid_fraction": 0.39},
-        {"sensed": NOON, "valid_fraction": 0.62},
+        {"sensing_start": NOON, "valid_fraction": 0.39},
+        {"sensing_start": NOON, "valid_fraction": 0.62},
         {},
     ),
     "other times, half each": (
-        {"sensed": NOON, "valid_fraction": 0.4},
-        {"sensed": NOON.replace(hour=13), "valid_fraction": 0.6},
+        {"sensing_start": NOON, "valid_fraction": 0.4},
+        {"sensing_start": NOON.replace(hour=13), "valid_fraction": 0.6},
         {},
     ),
     "other times, overlapping": (
-        {"sensed": NOON, "valid_fraction": 0.8},
-        {"sensed": NOON.replace(hour=13), "valid_fraction": 0.6},
+        {"sensing_start": NOON, "valid_fraction": 0.8},
+        {"sensing_start": NOON.replace(hour=13), "valid_fraction": 0.6},
         {"b": "same_day"},
     ),
-    "nothing known": ({}, {}, {"a": "same_day"}),
-    "nothing known but where": ({}, {"grid": EAST}, {}),
-    "one strip known": ({"datastrip": "1", "sensed": NOON}, {"sensed": NOON}, {"a": "superseded"}),
+    "nothing stated": ({}, {}, {"a": "same_day"}),
+    "nothing stated, other extents": ({}, {"grid": EAST}, {}),
+    "one strip stated": (
+        {"datastrip": "1", "sensing_start": NOON},
+        {"sensing_start": NOON},
+        {"a": "superseded"},
+    ),
 }
 
 
 @pytest.mark.parametrize("case", PAIRS)
-def test_two_of_a_day(case):
+def test_duplicates_of_a_day(case):
     first, second, reasons = PAIRS[case]
-    a, b = look("a", generated="2022", **first), look("b", generated="2023", **second)
-    assert same_day_reasons([a, b]) == same_day_reasons([b, a]) == reasons
+    a, b = acquisition("a", generated="2022", **first), acquisition("b", generated="2023", **second)
+    assert duplicates([a, b]) == duplicates([b, a]) == reasons
 
 
-def test_the_grid_is_the_union_of_those_aligned(run, rng):
+def test_the_grid_of_a_tile_is_the_union_of_aligned_grids(run, rng):
     write(run, rng, sensed="20220403T105031", size=40)
     write(run, rng, sensed="20220408T105031")
     write(run, rng, sensed="20220413T105031", x_min=499_900)
     write(run, rng, sensed="20220418T105031", x_min=500_005)
     assert days(run()) == {3: "used", 8: "used", 13: "used", 18: "other_grid"}
-    grid = Grid.from_dict(json.loads(run.grids.read_text())["31UDS"])
+    grid = Grid(**json.loads(run.grids.read_text())["31UDS"])
     assert grid.bounds == (499_900, 5_599_400, 500_600, 5_600_000)
     assert (grid.pixel_width, grid.shape) == (10.0, (60, 70))
 
 
-def test_nothing_left_is_refused_with_the_counts(run, rng):
+def test_a_run_without_used_acquisitions_is_refused_with_counts(run, rng):
     write(run, rng, sensed="20220403T105031", cloudy=90)
     write(run, rng, sensed="20220408T105031", cloudy=99)
     write(run, rng, sensed="20220413T105031", cloudy=0)
@@ -278,7 +282,7 @@ def test_nothing_left_is_refused_with_the_counts(run, rng):
     assert "imagery.max_cloud_fraction" in message
 
 
-def test_a_failure_leaves_the_former_table_as_it_was(run, rng):
+def test_a_failure_does_not_change_an_earlier_table(run, rng):
     write(run, rng)
     run()
     before = run.table.read_text()
@@ -287,7 +291,7 @@ def test_a_failure_leaves_the_former_table_as_it_was(run, rng):
     assert run.table.read_text() == before
 
 
-def test_clouds_come_from_the_scene_classification_where_metadata_say_nothing(run, rng):
+def test_the_cloud_fraction_is_read_from_masks_if_metadata_do_not_state_it(run, rng):
     product = write(run, rng, cloudy=None)
     scl = product.pixels["SCL"]
     share = np.isin(scl, [3, 8, 9, 10]).sum() / (scl != 0).sum()
@@ -296,13 +300,13 @@ def test_clouds_come_from_the_scene_classification_where_metadata_say_nothing(ru
     assert run(clouds=clouds | {"mask": "none"})[0].cloud_fraction is None
 
 
-def test_unmasked_clouds_are_warned_of(run, rng, caplog):
+def test_acquisitions_without_cloud_mask_cause_a_warning(run, rng, caplog):
     write(run, rng, bands=("B02", "B8A"), cloudy=None)
     assert run()[0].cloud_fraction is None
     assert "1 acquisitions have no cloud mask" in caplog.text
 
 
-def test_masks_of_ones_own_are_used_and_missing_ones_named(run, rng, tmp_path):
+def test_the_users_masks_are_used_and_missing_ones_refused_by_name(run, rng, tmp_path):
     for day in (3, 8, 13):
         write(run, rng, sensed=f"202204{day:02}T105031", cloudy=95 if day == 8 else 0)
     mask = np.zeros((60, 60), np.uint8)
@@ -312,7 +316,7 @@ def test_masks_of_ones_own_are_used_and_missing_ones_named(run, rng, tmp_path):
     write_image(folder / "clouds_20220403.tif", mask, "31UDS", 10, 500_000)
     clouds = {"files": str(folder), "mask": ["files"]}
     message = run.refusal(clouds=clouds)
-    # The product's own metadata set the second aside.
+    # The second acquisition is too cloudy by its metadata.
     assert "1 of 2 acquisitions have no cloud mask MASK: 20220413T105031_31UDS_N0400" in message
     assert "clouds.files" in message
     write_image(folder / "clouds_20220413.tif", mask * 0, "31UDS", 10, 500_000)
@@ -324,7 +328,7 @@ def test_masks_of_ones_own_are_used_and_missing_ones_named(run, rng, tmp_path):
     assert rows[1].mask_file is None
 
 
-def test_clouds_of_a_real_stack(run):
+def test_cloud_fractions_of_a_real_stack_are_those_of_its_classification(run):
     if not FLANDERS.is_dir():
         pytest.skip(reason=f"{FLANDERS} is not there")
     rows = run(FLANDERS)
@@ -341,7 +345,7 @@ def test_clouds_of_a_real_stack(run):
     assert {row.product for row in rows} == {FLANDERS}
 
 
-def test_the_table_survives_a_round_trip(tmp_path):
+def test_the_table_is_the_same_when_read_again(tmp_path):
     rows = [
         AcquisitionRow(
             *("20180405_scene", "scene", date(2018, 4, 5), Path("a, b/ü.tif"), "geotiff", "", ""),
@@ -367,9 +371,11 @@ def test_the_table_survives_a_round_trip(tmp_path):
     )
 
 
-def test_broken_tables_are_refused(tmp_path):
+def test_damaged_tables_are_refused(tmp_path):
     path = tmp_path / "table.json"
     for text in ("acquisition,tile\nx,y\n", '[{"id": "x", "tile": "31UDS"}]', "[3]"):
         path.write_text(text)
-        with pytest.raises(InputError, match="does not hold the decisions of the stage index"):
+        with pytest.raises(
+            InputError, match="is not the table of acquisitions as the stage index writes it"
+        ):
             read_acquisitions(path)

@@ -22,7 +22,7 @@ from shapely import Point, box
 
 from geo.errors import InputError
 from geo.grid import read_grids
-from geo.imagery.listing import Damaged
+from geo.imagery.discovery import Damaged
 from pipeline.stages.clean import clean
 from pipeline.stages.index import damaged_rows, index
 from pipeline.stages.ingest import ingest
@@ -451,7 +451,7 @@ PRODUCTS = {
         "20220408.*SAFE has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it",
     ),
     "metadata without scale": (no_quantification, "20220408.*QUANTIFICATION_VALUE"),
-    "mixed levels": (mixed_levels, "mixes 3 products of level 2A with 1 of level 1C"),
+    "mixed levels": (mixed_levels, "3 products of level 2A are mixed with 1 of level 1C"),
 }
 
 
@@ -806,7 +806,7 @@ def test_a_damaged_acquisition_whose_name_tells_no_date_is_refused(inputs):
     inputs.safe().set(imagery={"damaged": "set_aside"})
     metadata(inputs.products[1]).write_text("<html>")
     inputs.products[1].path.rename(inputs.imagery / "download")
-    refuse(inputs, "MTD_MSIL2A.xml", "its name tells no date")
+    refuse(inputs, "MTD_MSIL2A.xml", "its name contains no date")
 
 
 def test_only_damaged_acquisitions_are_refused(inputs):

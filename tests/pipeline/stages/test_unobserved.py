@@ -1,7 +1,7 @@
-"""Pixels that are clear on no date belong to no pixel set, and parcels that keep too few to none.
+"""Pixels that are never clear are left out of pixel sets; parcels with too few pixels are rejected.
 
-A simulated scene of two tiles; every parcel is a square of 6 x 6 pixels. In some of them a part of
-the pixels is never observed: beyond the edge of the swath, without one band, or under cloud.
+A simulated scene of two tiles; every parcel is a square of 6 x 6 pixels. In some parcels a part of
+the pixels is never clear: it is outside the swath, one band has nodata, or it is under clouds.
 """
 
 import json
@@ -34,8 +34,8 @@ MIN_PIXELS = 3
 X_MIN = {"31UDS": 500_000, "31UES": 600_000}
 DAYS = {"31UDS": (3, 8, 18, 28), "31UES": (5, 10, 20)}
 CLASSES = ("maize", "wheat")
-# Pixels of a parcel that are observed; B11 and SCL have pixels of 20 m, of which a parcel's first
-# column holds one half.
+# Pixels of a parcel that are not in a hole. B11 and SCL have pixels of 20 m: the first column of a
+# parcel is half of such a pixel.
 HOLES = {
     "sixth": np.arange(SIDE)[None, :] >= 1,
     "half": np.arange(SIDE)[None, :] >= 3,
@@ -64,7 +64,7 @@ N_TILE = (SIZE // PITCH) ** 2
 
 @dataclass(frozen=True)
 class Scene:
-    """Files of a scene, and what is in them, by tile.
+    """Files of a scene, and their content by tile.
 
     `values` is (T, 2, rows, columns) of B02 and B11, `clear` is bool (T, rows, columns).
     """
@@ -98,7 +98,7 @@ def id_of(tile, place):
 
 
 def window(place):
-    """Rows and columns of a parcel; columns are odd, so that it begins amid a pixel of 20 m."""
+    """Rows and columns of a parcel; they are odd, so it begins in the middle of a 20 m pixel."""
     row, col = (PITCH * i + 1 for i in divmod(place, SIZE // PITCH))
     return slice(row, row + SIDE), slice(col, col + SIDE)
 
@@ -108,7 +108,7 @@ def fine(band, values):
 
 
 def coarse(values):
-    """One of four: the pixels of 20 m that hold these of 10 m."""
+    """Return one of four 10 m pixels as the 20 m pixel."""
     return values[::2, ::2]
 
 
@@ -119,7 +119,7 @@ def make_scene(folder, *, holed):
         crops = np.add.outer(*[np.arange(SIZE) // PITCH] * 2) % 2
         missing = {cause: np.zeros((SIZE, SIZE), bool) for cause in CAUSES}
         for place, (cause, hole) in HOLED.items():
-            # The pixels around a parcel belong to none.
+            # The pixels around a parcel belong to no parcel.
             row, col = (part.start for part in window(place))
             observed = np.pad(np.broadcast_to(HOLES[hole], (SIDE, SIDE)), 1, mode="edge")
             missing[cause][row - 1 : row + SIDE + 1, col - 1 : col + SIDE + 1] |= ~observed
@@ -143,9 +143,9 @@ def make_scene(folder, *, holed):
                 x_min=X_MIN[tile], bands=tuple(numbers), size=SIZE, numbers=numbers,
             )  # fmt: skip
             bands = np.stack([fine(band, numbers[band]) for band in ("B02", "B11")])
-            sensed = (bands > 0).all(axis=0)
-            series.append(bands * sensed)
-            masks.append(sensed & (fine("SCL", numbers["SCL"]) == 4))
+            with_data = (bands > 0).all(axis=0)
+            series.append(bands * with_data)
+            masks.append(with_data & (fine("SCL", numbers["SCL"]) == 4))
         values[tile], clear[tile] = np.stack(series), np.stack(masks)
     write_register(folder / "register.gpkg")
     return Scene(folder, values, clear)
@@ -165,7 +165,7 @@ def write_register(path):
 
 
 def brute_force(scene, tile, place, fill):
-    """Read a parcel pixel by pixel: (T, 2, S) and clearness (T, S) of those ever clear."""
+    """Read a parcel pixel by pixel: values (T, 2, S) and clear mask (T, S) of pixels ever clear."""
     down, right = window(place)
     days = np.array(DAYS[tile])
     pixels, masks = [], []
@@ -225,13 +225,13 @@ def test_the_scene_has_every_kind_of_hole(expected):
         (cause, hole): {expected[id_of(tile, place)][0].shape[2] for tile in DAYS}
         for place, (cause, hole) in HOLED.items()
     }
-    # A pixel that no hole hides can be cloudy on every date, too.
+    # A pixel outside the holes can be cloudy on every date, too.
     most = {"sixth": 30, "half": 18, "too few": 1, "all": 0}
     assert all(max(sizes) <= most[hole] for (_, hole), sizes in counts.items())
     assert all(min(sizes) > most[hole] / 2 - 1 for (_, hole), sizes in counts.items())
 
 
-def test_the_arrays_hold_the_pixels_that_were_ever_clear(run, expected, fill):
+def test_arrays_contain_the_pixels_that_are_ever_clear(run, expected, fill):
     held = [i for i, (pixels, _) in expected.items() if pixels.shape[2] >= MIN_PIXELS]
     assert opened(run).ids == held
     for parcel_id in held:
@@ -239,14 +239,14 @@ def test_the_arrays_hold_the_pixels_that_were_ever_clear(run, expected, fill):
         found, valid = read_pixels(run.dataset, parcel_id), read_valid(run.dataset, parcel_id)
         assert found.shape == pixels.shape
         assert np.array_equal(valid, clear)
-        # Interpolation may fall on either side of an exact half.
+        # Interpolation may round an exact half up or down.
         assert np.abs(found.astype(int) - pixels).max() <= (fill == "linear")
         assert found.transpose(0, 2, 1)[clear].tolist() == pixels.transpose(0, 2, 1)[clear].tolist()
         if fill == "linear":
             assert found.min() > 0
 
 
-def test_every_file_names_the_same_parcels(run, expected):
+def test_all_files_contain_the_same_parcels(run, expected):
     held = {i for i, (pixels, _) in expected.items() if pixels.shape[2] >= MIN_PIXELS}
     sizes = {i: expected[i][0].shape[2] for i in held}
     dataset = run.dataset
@@ -260,11 +260,11 @@ def test_every_file_names_the_same_parcels(run, expected):
     assert len(opened(run).pixels) == sum(sizes.values())
     for parcel_id, n_dates in opened(run).n_dates.items():
         assert n_dates == expected[parcel_id][1].any(axis=1).sum()
-    # The features describe the outline.
+    # The features describe the outline, not the pixels.
     assert (opened(run).features[:, 1:3] == [SIDE**2, 1]).all()
 
 
-def test_the_ledger_accounts_for_pixels_and_parcels(run, expected):
+def test_the_ledger_has_pixels_and_reasons_of_all_parcels(run, expected):
     ledger = ledger_of(run)
     assert list(ledger.index) == list(expected)
     fates = set()
@@ -283,7 +283,7 @@ def test_the_ledger_accounts_for_pixels_and_parcels(run, expected):
     assert len(fates) == 3
 
 
-def test_the_normalisation_is_of_observed_pixels(run, expected, fill):
+def test_the_normalisation_is_that_of_clear_pixels(run, expected, fill):
     held = [i for i, (pixels, _) in expected.items() if pixels.shape[2] >= MIN_PIXELS]
     counted = [
         expected[i][0].transpose(0, 2, 1)[expected[i][1] if fill == "none" else ...].reshape(-1, 2)
@@ -291,12 +291,12 @@ def test_the_normalisation_is_of_observed_pixels(run, expected, fill):
     ]
     together = np.concatenate(counted).astype(float)
     means, stds = read_normalisation(run.dataset.normalisation)
-    # Half of a digital number, where an exact half is filled.
+    # An interpolated exact half may differ by half a digital number.
     np.testing.assert_allclose(means, together.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(stds, together.std(axis=0), rtol=1e-4)
 
 
-def test_no_fold_names_a_parcel_that_was_set_aside(holed, run, fill, tmp_path):
+def test_folds_contain_only_used_parcels(holed, run, fill, tmp_path):
     split(run.dataset.root, tmp_path / "folds.json", view(holed.settings(fill), "split"))
     folds = json.loads((tmp_path / "folds.json").read_text())["folds"]
     tested = sorted(i for fold in folds for i in fold["test"])
@@ -317,7 +317,7 @@ def trained(whole, fill, tmp_path_factory):
 
 
 def cut(source, target, expected, whole):
-    """Write the dataset without holes, every parcel cut to the pixels that `expected` has of it."""
+    """Write the dataset without holes, every parcel cut to its pixels in `expected`."""
     arrays, valid = {}, {}
     for tile, place in PLACES:
         parcel_id = id_of(tile, place)
@@ -348,7 +348,8 @@ def probabilities(run, models, settings):
     return dict(zip(data.ids, np.stack(scores, axis=1), strict=True))
 
 
-def test_predictions_equal_those_of_parcels_cut_to_what_was_seen(
+@pytest.mark.slow
+def test_predictions_equal_those_of_parcels_cut_to_their_clear_pixels(
     whole, holed, fill, run, trained, expected, tmp_path
 ):
     cut(trained.dataset, tmp_path / "cut", {**expected, "clear": holed.clear}, whole)
@@ -376,7 +377,7 @@ def test_predictions_equal_those_of_parcels_cut_to_what_was_seen(
     pd.testing.assert_frame_equal(
         tables[0].loc[held, chosen], tables[1].loc[held, chosen], check_dtype=False
     )
-    # The task is easy: what is right of whole parcels stays right of half of them.
+    # The task is easy: half of a parcel is enough for the right class.
     assert (tables[0].loc[held, "pred_code"] == tables[0].loc[held, "declared_code"]).mean() > 0.9
 
     layer = gpd.read_file(run.predictions, layer="parcels").set_index("parcel_id")
@@ -394,7 +395,7 @@ def test_predictions_equal_those_of_parcels_cut_to_what_was_seen(
         assert row["n_dates"] == expected[parcel_id][1].any(axis=1).sum()
 
 
-def test_nothing_left_is_refused(whole, tmp_path):
+def test_a_register_without_clear_pixels_is_refused(whole, tmp_path):
     settings = whole.settings(
         "linear", clouds={"classes": [4, 9]}, imagery={"max_cloud_fraction": 1.0}
     )
@@ -404,7 +405,7 @@ def test_nothing_left_is_refused(whole, tmp_path):
     assert not (tmp_path / "dataset" / "DATA").exists()
 
 
-def test_rows_meet_their_parcels_by_id():
+def test_rows_and_parcels_are_joined_by_id():
     def rows():
         return pd.DataFrame(
             {

@@ -206,7 +206,7 @@ def test_an_item_that_contradicts_its_file_is_refused(server, index, tmp_path):
     far = acquisition_at(tmp_path / "far", server.url)
     band = far.bands["B02"]
     moved = replace(band, grid=replace(band.grid, x_min=band.grid.x_min + 10))
-    with pytest.raises(InputError, match="its catalogue says on"):
+    with pytest.raises(InputError, match="its catalogue states"):
         read_parcel_pixels(replace(far, bands={"B02": moved}), index, ["B02"])
 
 

@@ -9,7 +9,7 @@ CORES ?= all
 .PHONY: demo test bench lint format configs lock clean
 
 demo: .venv/ready
-	PATH="$$PWD/$(BIN):$$PATH" python -m snakemake --cores $(CORES) --quiet reason host --configfile configs/demo.yaml
+	PATH="$$PWD/$(BIN):$$PATH" parcelwise run configs/demo.yaml --cores $(CORES)
 
 test: .venv/ready
 	PATH="$$PWD/$(BIN):$$PATH" python -m pytest

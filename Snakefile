@@ -1,5 +1,6 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
+#     parcelwise run configs/mine.yaml [dataset | models | predictions | report]
 #     snakemake --cores 4 [dataset | models | predictions | report] --configfile configs/mine.yaml
 #
 # Every rule is one call of `parcelwise <stage>`; `snakemake -p` prints the calls.

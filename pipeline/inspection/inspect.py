@@ -110,7 +110,7 @@ def _check_simulated(settings: Settings) -> None:
     if settings.simulate is not None and absent:
         raise InputError(
             f"The run simulates its scene, and there is no {absent[0]} yet. Make it first: "
-            "snakemake --cores 1 simulate --configfile ..."
+            "`parcelwise run FILE simulate`."
         )
 
 

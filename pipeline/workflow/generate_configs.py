@@ -24,11 +24,11 @@ SCHEMA_LINE = "# yaml-language-server: $schema=schema.json"
 HEADER = f"""\
 {SCHEMA_LINE}
 #
-# Every setting with its default. A run's own file needs only what differs, and is laid over this:
-#     snakemake --cores 4 --configfile configs/mine.yaml
-# A value of null means "not set". Unknown keys are refused.
+# Every setting with its default. Your own file contains only the settings that differ:
+#     parcelwise run configs/mine.yaml
+# null means "not set". Unknown keys are refused.
 #
-# Written by `make configs` from pipeline/workflow/sections.py: edit that.
+# `make configs` writes this file from pipeline/workflow/sections.py: edit that.
 """
 WIDTH = 100
 # Where the comments begin.

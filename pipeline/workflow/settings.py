@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from geo.errors import InputError
@@ -361,15 +363,25 @@ def checked(values: dict[str, Any], kind: type[AnySettings]) -> AnySettings:
         return kind.model_validate(values)
     except ValidationError as error:
         lines = [_explain(item, kind) for item in error.errors()]
+        if len(lines) == 1:
+            raise InputError(f"This setting cannot be used: {lines[0]}") from None
         raise InputError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
 def _explain(error: ErrorDetails, kind: type[BaseModel]) -> str:
-    """Say one validation error with its key, what was found, and what is known."""
+    """Describe one validation error: the key, the value found, and the values expected."""
     location = ".".join(str(part) for part in error["loc"] if not str(part).startswith("Frequent"))
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1], kind)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        *sections, key = map(str, error["loc"])
+        known = list(_section_at(sections, kind).model_fields)
+        near = difflib.get_close_matches(key, known, n=1)
+        if not near and not sections:
+            # A setting without its section, such as `epochs`.
+            near = [
+                f"{name}.{key}"
+                for name, field in kind.model_fields.items()
+                if (section := _section_of(field)) and key in section.model_fields
+            ]
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"{location}: unknown setting; {hint}"
     message = error["msg"].removeprefix("Value error, ")
@@ -377,12 +389,14 @@ def _explain(error: ErrorDetails, kind: type[BaseModel]) -> str:
     return f"{location or 'settings'}: {message}{found}"
 
 
-def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
-    """List the keys of the section at a location."""
+def _section_at(location: Sequence[str], section: type[BaseModel]) -> type[BaseModel]:
+    """Return the section at a location such as ["parcels", "labels"]."""
     for part in location:
-        field = section.model_fields.get(str(part))
-        models = [field.annotation, *get_args(field.annotation)] if field else []
-        section = next(
-            (m for m in models if isinstance(m, type) and issubclass(m, BaseModel)), section
-        )
-    return list(section.model_fields)
+        section = _section_of(section.model_fields.get(part)) or section
+    return section
+
+
+def _section_of(field: FieldInfo | None) -> type[BaseModel] | None:
+    """Return the section that a field is, or can be; None if it is a value."""
+    kinds = [field.annotation, *get_args(field.annotation)] if field else []
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)

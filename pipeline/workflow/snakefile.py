@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
@@ -11,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from geo.errors import InputError
-from pipeline.workflow.config import load, view
+from pipeline.workflow.config import load, merged, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
 from pipeline.workflow.writing import write_text
 
-# Where this module was imported from; resolved once.
+# The folder that contains the Snakefile and the packages.
 SOURCE = Path(__file__).resolve().parents[2]
+# Environment variable: the settings that `parcelwise run` lays over those of the files, as JSON.
+# Snakemake's own --config would turn null and numbers into text.
+ASSIGNMENTS = "PARCELWISE_SETTINGS"
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",
@@ -43,7 +47,7 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
     """
     try:
         check_installation(checkout)
-        settings = load(config)
+        settings = load(merged(config, json.loads(os.environ.get(ASSIGNMENTS, "{}"))))
         check_inputs(settings)
         started = RunPaths.of(settings.run).started
         if not is_main and started.is_file():

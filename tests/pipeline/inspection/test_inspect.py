@@ -65,7 +65,7 @@ def files(folder):
 
 def test_it_says_what_the_run_does(folder, capsys):
     before = files(folder)
-    assert main(["inspect", "--config", "mine.yaml"]) == 0
+    assert main(["inspect", "mine.yaml"]) == 0
     said = capsys.readouterr().out
     assert {str(path) for path in files(folder) - before} == {"results/mine/inspect/inputs.png"}
     assert imread(folder / "results/mine/inspect/inputs.png").std() > 0
@@ -114,7 +114,7 @@ def test_no_pixel_is_read(folder, capsys, monkeypatch):
     # With classes of one's own the masks would be read, as the metadata count others.
     (folder / "more.yaml").write_text("clouds: {classes: [9]}")
     monkeypatch.setattr("pipeline.stages.index.cloud_fraction", None)
-    assert main(["inspect", "--config", "mine.yaml", "more.yaml"]) == 0
+    assert main(["inspect", "mine.yaml", "more.yaml"]) == 0
     said = capsys.readouterr().out
     assert "3 acquisitions, 3 to use" in said
     assert "3 do not state their clouds" in said
@@ -123,7 +123,7 @@ def test_no_pixel_is_read(folder, capsys, monkeypatch):
 
 def test_what_ends_the_run_is_said_with_the_picture_at_hand(folder, capsys, caplog):
     write_register(folder / "register.gpkg", X + 60_000)
-    assert main(["inspect", "--config", "mine.yaml", "--picture", "far.svg"]) == 1
+    assert main(["inspect", "mine.yaml", "--picture", "far.svg"]) == 1
     assert "No parcel of register.gpkg lies on the imagery" in caplog.text
     assert "3 acquisitions, 2 to use" in capsys.readouterr().out
     assert "<svg" in (folder / "far.svg").read_text()
@@ -135,7 +135,7 @@ def test_a_run_from_a_dataset(tmp_path, capsys, monkeypatch):
     settings = {"dataset": {"path": "given", "bands": BANDS, "classes": {"min_parcels": 5}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     before = files(tmp_path)
-    assert main(["inspect", "--config", "mine.yaml"]) == 0
+    assert main(["inspect", "mine.yaml"]) == 0
     said = capsys.readouterr().out
     assert files(tmp_path) == before
     assert "30 parcels" in said
@@ -150,7 +150,7 @@ def test_a_scene_that_is_not_simulated_yet(tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"simulate": {}, "imagery": {"path": "a"}, "parcels": {"path": "b"}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
-    assert main(["inspect", "--config", "mine.yaml"]) == 1
+    assert main(["inspect", "mine.yaml"]) == 1
     assert "there is no a yet" in caplog.text
     assert not RunPaths(tmp_path / "results" / "default").root.exists()
 
@@ -175,7 +175,7 @@ def test_two_tiles_in_two_zones_without_masks(folder, capsys):
             ) as raster:  # fmt: skip
                 raster.descriptions = ("B02",)
     (folder / "more.yaml").write_text("imagery: {path: tiffs, bands: [B02]}")
-    assert main(["inspect", "--config", "mine.yaml", "more.yaml", "--picture", "two.png"]) == 0
+    assert main(["inspect", "mine.yaml", "more.yaml", "--picture", "two.png"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"31UDS +2 +2022-04-03 +2022-04-13 +EPSG:32631", said)
     assert re.search(r"32ULB +2 +2022-04-03 +2022-04-13 +EPSG:32632", said)

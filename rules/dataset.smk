@@ -1,7 +1,7 @@
 # What the packed pixels of a run lack for training.
 
 # An existing dataset may bring its own.
-if not (settings.dataset.path and given.given_normalisation):
+if not (settings.dataset.path and given.existing_normalisation):
 
     rule normalise:
         message:

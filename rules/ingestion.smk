@@ -16,7 +16,7 @@ rule ingest:
     output:
         packed=paths.dataset.tile(INGESTED).arrays,
         meta=paths.dataset.metadata,
-        normalisation=paths.dataset.normalisation if given.given_normalisation else [],
+        normalisation=paths.dataset.normalisation if given.existing_normalisation else [],
         more=[getattr(paths.dataset, file) for file in MORE],
         labelled=paths.dataset.labelled,
         names=paths.dataset.names,

@@ -264,8 +264,8 @@ def test_a_part_of_a_section_has_its_types_and_no_defaults(kind):
         own, stated = typing.get_type_hints(part), typing.get_type_hints(whole[name])
         for key, field in part.model_fields.items():
             assert own[key] == stated[key], f"{name}.{key}"
-            # A base class of the section has defaults. A type that only repeats some of its settings
-            # has none, because a rule passes all of them.
+            # A base class of the section has defaults. Other types repeat some of its settings, and
+            # have none, because a rule passes all of them.
             assert issubclass(whole[name], part) or field.is_required(), f"{name}.{key}"
 
 

@@ -119,10 +119,11 @@ class SettingsRecord:
     Parameters
     ----------
     values
-        {section: {setting: value}}, only what a stage used; where stages differ, the last one's.
+        {section: {setting: value}}, only of settings that a stage used. If stages used different
+        values, that of the last stage.
     notes
-        A line for every setting that was not the same in all of them, as after a run with
-        `--rerun-triggers mtime`, and for every job whose settings are not known.
+        A line for every setting with different values, as after a run with
+        `--rerun-triggers mtime`, and for every job without a record.
     """
 
     values: dict[str, Any]
@@ -130,12 +131,12 @@ class SettingsRecord:
 
     @property
     def text(self) -> str:
-        """As YAML, which can be given to a run again."""
+        """YAML, which can be the settings file of another run."""
         lines = [f"# {line}\n" for line in self.notes]
         return "".join(lines) + yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
 
     def completed(self) -> dict[str, Any]:
-        """Return all settings: what no stage used has its default."""
+        """Return all settings. Those that no stage used have their default."""
         complete = Settings().model_dump(mode="json")
         for section, values in self.values.items():
             if isinstance(values, dict) and isinstance(complete[section], dict):
@@ -146,16 +147,16 @@ class SettingsRecord:
 
 
 def read_record(jobs: Sequence[Path]) -> SettingsRecord:
-    """Read what the jobs of a run used.
+    """Read the settings that the jobs of a run used.
 
     Parameters
     ----------
     jobs
-        Files that the command wrote, see `--record`. A job without one is named in the notes.
+        Files that the stages wrote, see `--record`. The notes name jobs without a file.
     """
     notes = [f"{path.stem} left no record of its settings" for path in jobs if not path.is_file()]
     found: dict[str, dict[str, list[str]]] = {}
-    # The last to finish is the last to overwrite.
+    # In order of time, so that the job that finished last determines the value.
     written = sorted((p for p in jobs if p.is_file()), key=lambda path: path.stat().st_mtime_ns)
     used: dict[str, Any] = {}
     for path in written:
@@ -179,7 +180,7 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield every setting as section.name, and a section that is one value by its own name."""
+    """Yield (section.name, value) of every setting, and (section, value) of single values."""
     for section, values in settings.items():
         if isinstance(values, dict) and section != "simulate":
             yield from ((f"{section}.{name}", value) for name, value in values.items())

@@ -1,10 +1,9 @@
-"""The settings of a run, and the part of them that each stage sees.
+"""The settings of a run, and the part of them that each stage gets.
 
-Every stage has a type of settings. A rule passes them to the command as JSON, exactly the fields of
-that type: they are what the stage runs with and what triggers its rerun, and a run's settings are
-those of its start, as no file that a later call of Snakemake could rewrite lies between them.
-Sections that a stage sees only in part are cut here; default, range, unit and meaning of every
-setting are stated in `sections` alone.
+Every stage has a type of settings. Its rule passes exactly the fields of that type as JSON: the
+stage runs with them, and a change of them triggers a rerun. There is no file between rule and stage
+that a second call of Snakemake could overwrite during a run. This module defines which part of a
+section a stage gets. `sections` defines default, range, unit and description of every setting.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ AnySettings = TypeVar("AnySettings", bound=Section)
 
 
 class Settings(Section):
-    """Every setting of a run; configs/default.yaml says what each means."""
+    """Every setting of a run, as described in configs/default.yaml."""
 
     run: str = Field(
         default="default", pattern=r"^\w[\w.-]*$", description="results go to results/<run>/"
@@ -70,14 +69,14 @@ class Settings(Section):
     report: Report = Report()
     simulate: Simulate | None = Field(
         default=None,
-        description="Write a simulated raw scene first, at imagery.path and parcels.path (see "
-        "configs/demo.yaml).",
+        description="Write a simulated raw scene first, to imagery.path and parcels.path (see "
+        "configs/demo.yaml). null: off.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _follow_recipe(cls, values: Any) -> Any:
-        """Choose the model by the recipe of the training if it is not named, or null."""
+        """Take the model of the training recipe if model.name is not set, or null."""
         if not isinstance(values, dict):
             return values
         model, train = values.get("model", {}), values.get("train", {})
@@ -104,23 +103,23 @@ class Settings(Section):
         return self
 
 
-# Sections of which a stage sees only some settings. Nothing has a default here: a rule passes all.
+# Parts of sections. Their settings have no defaults, because a rule passes all of them.
 
 
 class RegisterLayer(Section):
-    """Where the parcels stand in the register."""
+    """The layer of the register."""
 
     layer: str | None
 
 
 class MinPixels(Section):
-    """The least number of pixels of a parcel."""
+    """The minimum number of pixels of a parcel."""
 
     min_pixels: int
 
 
 class ClassNames(Section):
-    """What classes are called."""
+    """The names of the classes."""
 
     names: Path | None
 
@@ -138,7 +137,7 @@ class BandReading(ImageryBands):
 
 
 class NpyFiles(Section):
-    """Whether the dataset is written as one file a parcel, too."""
+    """Whether the dataset is also written as one file per parcel."""
 
     npy_files: bool
 
@@ -155,26 +154,26 @@ class SplitSeed(Section):
     seed: int
 
 
-class GivenWeights(Section):
-    """Weights in place of training."""
+class ExistingWeights(Section):
+    """Existing weights, used instead of training."""
 
     weights: Path | None
 
 
 class InferenceBatch(Section):
-    """How many parcels are classified at once."""
+    """The number of parcels in a batch of predictions."""
 
     batch_size: int
 
 
 class TrainDevice(Section):
-    """Where the model computes."""
+    """The device of the model."""
 
     device: str
 
 
 class InferenceOptions(TrainDevice):
-    """Where the model computes, and how many pixels of a parcel it sees."""
+    """The device of the model, and the number of pixels drawn from a parcel."""
 
     pixels: int
 
@@ -229,7 +228,7 @@ class LabelSettings(Section):
 
     parcels: ParcelClasses
     split: SplitFolds
-    predict: GivenWeights
+    predict: ExistingWeights
 
 
 class NamesSettings(Section):
@@ -251,7 +250,7 @@ class IngestSettings(Section):
     dataset: Dataset
     imagery: ImageryBands
     split: SplitFolds
-    predict: GivenWeights
+    predict: ExistingWeights
 
 
 class NormaliseSettings(Section):
@@ -298,7 +297,7 @@ class ReportSettings(Section):
     report: Report
 
 
-# Those of every rule that has any: {rule: type of its settings}.
+# {rule: type of its settings}, for all rules that have settings.
 STAGE_SETTINGS: dict[str, type[Section]] = {
     "simulate": SimulateSettings,
     "index": IndexSettings,
@@ -320,12 +319,12 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
 
 
 def part_of(settings: Settings, kind: type[AnySettings]) -> AnySettings:
-    """Return the settings that a type names, and nothing else."""
+    """Return the settings that belong to a type."""
     return kind.model_validate(settings.model_dump(mode="json", include=_fields(kind)))
 
 
 def _fields(kind: type[BaseModel]) -> dict[str, Any]:
-    """List the fields of a type of settings, section by section, as pydantic includes them."""
+    """Return the fields of a type of settings as pydantic's argument `include`."""
     return {
         name: _fields(field.annotation)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
@@ -357,7 +356,7 @@ def checked(values: dict[str, Any], kind: type[AnySettings]) -> AnySettings:
     Raises
     ------
     InputError
-        If a key is unknown or a value out of range; the message names every one.
+        If a key is unknown or a value out of range. The message names every one.
     """
     try:
         return kind.model_validate(values)

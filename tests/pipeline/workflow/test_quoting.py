@@ -182,7 +182,7 @@ def test_a_copy_of_the_packages_is_refused(tmp_path, is_editable):
     if is_editable:
         check_installation(ROOT, str(tmp_path))
     else:
-        with pytest.raises(InputError, match=r"a copy, and .*pip install --editable"):
+        with pytest.raises(InputError, match=r"a copy, but .*pip install --editable"):
             check_installation(ROOT, str(tmp_path))
 
 

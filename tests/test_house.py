@@ -360,7 +360,7 @@ def test_commands_that_are_not_stages_have_no_rule():
     text = "\n".join(path.read_text() for path in WORKFLOW)
     assert not set(COMMANDS) & (set(STAGES) | set(STAGE_SETTINGS))
     for name in COMMANDS:
-        assert f"rule {name}" not in text
+        assert f"rule {name}:" not in text
         assert f"parcelwise {name} -" not in text
 
 

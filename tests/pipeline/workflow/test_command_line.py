@@ -128,17 +128,17 @@ def test_the_record_contains_the_settings_that_were_passed(tmp_path):
     assert record.read_text() == SPLIT
 
 
-def test_a_stage_sees_only_the_settings_that_it_names():
-    seen = view(Settings(), "extract")
-    assert isinstance(seen, ExtractSettings)
-    assert seen.imagery.resampling == "bilinear"
+def test_a_stage_gets_only_its_own_settings():
+    own = view(Settings(), "extract")
+    assert isinstance(own, ExtractSettings)
+    assert own.imagery.resampling == "bilinear"
     with pytest.raises(AttributeError):
-        _ = seen.imagery.max_cloud_fraction
+        _ = own.imagery.max_cloud_fraction
     with pytest.raises(AttributeError):
-        _ = seen.train
+        _ = own.train
 
 
-def test_the_command_keeps_freed_memory_whatever_the_stage(monkeypatch):
+def test_the_command_sets_up_memory_before_the_stage(monkeypatch):
     done = []
     monkeypatch.setattr(command_line, "keep_freed_memory", lambda: done.append("memory"))
     monkeypatch.setattr(command_line, "main", lambda: done.append("stage") or 0)

@@ -1,4 +1,4 @@
-"""Trainings of the workflow that fail or are killed cost no model, and are not taken for done."""
+"""A training that fails or is killed keeps the earlier model, and runs again."""
 
 import os
 import re
@@ -11,19 +11,22 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, make
-from tests.builders.runs import ROOT, snakemake
+from tests.builders.runs import snakemake
+
+pytestmark = pytest.mark.slow
 
 RUN = Path("results") / "small"
 MODEL = {"mlp1": [2, 8], "mlp2": [16, 8], "mlp3": [8, 8], "mlp4": [8, 8, 3], "n_head": 2, "d_k": 4}
 TRAIN = {"epochs": 2, "batch_size": 8, "pixels": 4, "members": 2, "device": "cpu"}
-# The weights are too large for float32 after the first step.
+# With this rate, the weights exceed float32 after the first step.
 DIVERGING = {**TRAIN, "learning_rate": 1e30}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A finished run of three folds from an existing dataset."""
+    """Return the folder of a finished run of three folds from an existing dataset."""
     folder = tmp_path_factory.mktemp("workflow")
     make(folder / "given")
     settings = {
@@ -39,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def results(folder):
-    """Content and time of the models, their scores and all that is made of them."""
+    """Return content and time of the files of models, predictions and report."""
     return {
         path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
         for part in ("models", "predictions", "report")
@@ -49,7 +52,7 @@ def results(folder):
 
 
 def planned(folder, *targets, **settings):
-    """Jobs that a run would do."""
+    """Return the jobs of a dry run: {rule: number}."""
     result = snakemake(folder, "-n", *targets, **settings)
     return {
         rule: int(n)
@@ -57,11 +60,11 @@ def planned(folder, *targets, **settings):
     }
 
 
-def test_a_training_that_diverges_costs_no_model_and_is_not_taken_for_done(folder):
+def test_a_training_that_diverges_keeps_the_models_and_runs_again(folder):
     before = results(folder)
     names = {path.name for path in before if path.parent.name == "Fold_1"}
     assert {"model.pth.tar", "model_2.safetensors", "model.json", "trainlog.json"} <= names
-    # Every fold fails: none is left that would say what has changed.
+    # Every fold fails, so that no output of train shows the change.
     result = snakemake(folder, "--cores", "2", "--keep-going", check=False, train=DIVERGING)
     assert result.returncode != 0
     said = result.stdout + result.stderr
@@ -75,7 +78,7 @@ def test_a_training_that_diverges_costs_no_model_and_is_not_taken_for_done(folde
         assert planned(folder, target, train=DIVERGING)["train"] == 3, target
 
 
-def test_a_training_that_is_killed_costs_no_model(folder):
+def test_a_training_that_is_killed_keeps_the_models(folder):
     before = results(folder)
     long = {**TRAIN, "epochs": 100000}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

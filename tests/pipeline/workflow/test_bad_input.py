@@ -29,12 +29,12 @@ from pipeline.stages.index import damaged_rows, index
 from pipeline.stages.ingest import ingest
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_acquisitions
-from pipeline.workflow.config import load, view
+from pipeline.workflow.config import load, merged, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
 from tests.builders.models import save_models
 from tests.builders.pixel_sets import BANDS, make
-from tests.builders.runs import for_label, label_parcels, merged, observe
+from tests.builders.runs import for_label, label_parcels, observe
 from tests.builders.safe import write_safe, zip_product
 from tests.builders.theia import write_product
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipeline.workflow.sections import RECIPES, read_recipe
@@ -40,16 +41,14 @@ def default_yaml() -> str:
     defaults = Settings().model_dump(mode="json")
     blocks = []
     for name, field in Settings.model_fields.items():
-        section = field.annotation
+        section, setting = field.annotation, f"{name}: {_flow(defaults[name])}"
         if isinstance(section, type) and issubclass(section, BaseModel):
-            blocks.append("\n".join(_section(name, section, defaults[name])))
+            lines = list(_section(name, section, defaults[name]))
         elif name == "run":
-            blocks.append(
-                "\n".join(_line(f"{name}: {_flow(defaults[name])}", field.description or ""))
-            )
+            lines = _line(setting, _description(field))
         else:
-            above = _comment(field.description or "", indent="")
-            blocks.append("\n".join([*above, f"{name}: {_flow(defaults[name])}"]))
+            lines = [*_comment(_description(field), indent=""), setting]
+        blocks.append("\n".join(lines))
     return HEADER + "\n" + "\n\n".join(blocks) + "\n"
 
 
@@ -79,8 +78,7 @@ def schema_json() -> str:
 
 def _section(name: str, section: type[BaseModel], defaults: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a section: comment, name, settings."""
-    description = inspect.getdoc(section) or ""
-    yield from _comment(" ".join(description.split()), indent="")
+    yield from _comment(_folded(inspect.getdoc(section) or ""), indent="")
     if any(of == name == "train" for of, _ in _recipe_settings()):
         yield from _comment(
             "null: the value of the recipe. Comments begin with the value in recipe default, and "
@@ -93,11 +91,9 @@ def _section(name: str, section: type[BaseModel], defaults: dict[str, Any]) -> I
         if isinstance(extra, dict) and "above" in extra:
             yield from _comment(str(extra["above"]), indent="  ")
         if (name, key) in _recipe_settings():
-            yield from _line(
-                f"  {key}: null", f"{_by_recipe(name, key)}; {field.description or ''}"
-            )
+            yield from _line(f"  {key}: null", f"{_by_recipe(name, key)}; {_description(field)}")
         else:
-            yield from _line(f"  {key}: {_flow(defaults[key])}", field.description or "")
+            yield from _line(f"  {key}: {_flow(defaults[key])}", _description(field))
 
 
 def _recipe_settings() -> list[tuple[str, str]]:
@@ -111,6 +107,22 @@ def _by_recipe(section: str, name: str) -> str:
     others = {recipe: read_recipe(recipe)[section][name] for recipe in _OTHERS}
     differing = (f", {_flow(value)} in {r}" for r, value in others.items() if value != first)
     return _flow(first) + "".join(differing)
+
+
+def _description(field: FieldInfo) -> str:
+    """Return the description of a setting."""
+    return _folded(field.description or "")
+
+
+def _folded(text: str) -> str:
+    """Join the lines of a description, without those that are indented."""
+    lines: list[str] = []
+    for line in filter(str.strip, text.split("\n")):
+        if lines and not line.startswith(" ") and not lines[-1].startswith(" "):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _flow(value: Any) -> str:
@@ -136,7 +148,7 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def _tidy(schema: Any) -> None:
-    """Remove generated titles and our own keys, which an editor does not need."""
+    """Remove generated titles and our own keys, and join the lines of descriptions."""
     if isinstance(schema, list):
         for part in schema:
             _tidy(part)
@@ -144,6 +156,8 @@ def _tidy(schema: Any) -> None:
         for key, part in list(schema.items()):
             if key in ("title", "above") and isinstance(part, str):
                 del schema[key]
+            elif key == "description" and isinstance(part, str):
+                schema[key] = _folded(part)
             else:
                 _tidy(part)
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 Band = Literal[BANDS]  # type: ignore[valid-type]
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
@@ -55,69 +56,69 @@ Location = Annotated[Path | str, BeforeValidator(_location)]
 class Section(BaseModel):
     """A part of the settings. Unknown keys, NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # The string below a setting is its description.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Imagery(Section):
     """The imagery, and how to read it."""
 
-    path: Location | None = Field(
-        default=None,
-        description="folder of products (SAFE, THEIA, EOPF), GeoTIFFs or stacks, or a STAC source "
-        "(item collection, catalog.json or API) as a file or an address",
-    )
-    format: ImageryFormat = Field(
-        default="auto",
-        description="auto | safe | theia | geotiff | stack (NetCDF, Zarr) | stac",
-    )
-    bands: Annotated[list[Band], Field(min_length=1)] = Field(
-        default=["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"],
-        description="channels, in this order",
-    )
-    tile: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        default=None, description="MGRS tile or list of tiles to use; null: all tiles"
-    )
-    start: date | None = Field(
-        default=None, description="first date to use, YYYY-MM-DD; null: no limit"
-    )
-    end: date | None = Field(default=None, description="last date to use; null: no limit")
-    max_cloud_fraction: Fraction = Field(
-        default=0.8, description="acquisitions with a larger cloud cover are not used (0 to 1)"
-    )
-    resampling: Resampling = Field(
-        default="bilinear",
-        description="how 20 and 60 m bands are resampled to 10 m: nearest | bilinear | cubic",
-    )
-    file_bands: list[str] | None = Field(
-        default=None, description="bands of GeoTIFFs without band descriptions, in file order"
-    )
-    reflectance_scale: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="GeoTIFFs and stacks: factor from stored values to reflectance; null: the "
-        "scale in the file, otherwise 0.0001 for integers and 1 for floats",
-    )
-    radiometry: Literal["check", "trust"] = Field(
-        default="check",
-        description="additive offset (processing baseline 04.00) in the metadata: check (stop if "
-        "the pixels contradict it) | trust (use it unchecked)",
-    )
-    damaged: Literal["refuse", "set_aside"] = Field(
-        default="refuse",
-        description="products that cannot be read or lack bands: refuse (stop) | set_aside "
-        "(acquisitions.csv lists them, and the log of index gives the reasons)",
-    )
-    collections: list[str] = Field(
-        default=[], description="STAC API: collections to search, such as [sentinel-2-l2a]"
-    )
-    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = Field(
-        default=None,
-        description="STAC API: area to search, [west, south, east, north] in degrees; null: bounds "
-        "of the register",
-    )
-    sign: Signing | None = Field(
-        default=None,
-        description="service that signs the addresses of assets: planetary_computer; null: none",
-    )
+    path: Location | None = None
+    """folder of products (SAFE, THEIA, EOPF), GeoTIFFs or stacks, or a STAC source (item
+    collection, catalog.json or API) as a file or an address
+    """
+
+    format: ImageryFormat = "auto"
+    """auto | safe | theia | geotiff | stack (NetCDF, Zarr) | stac"""
+
+    bands: Annotated[list[Band], Field(min_length=1)] = TEN_BANDS
+    """channels, in this order"""
+
+    tile: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """MGRS tile or list of tiles to use; null: all tiles"""
+
+    start: date | None = None
+    """first date to use, YYYY-MM-DD; null: no limit"""
+
+    end: date | None = None
+    """last date to use; null: no limit"""
+
+    max_cloud_fraction: Fraction = 0.8
+    """acquisitions with a larger cloud cover are not used (0 to 1)"""
+
+    resampling: Resampling = "bilinear"
+    """how 20 and 60 m bands are resampled to 10 m: nearest | bilinear | cubic"""
+
+    file_bands: list[str] | None = None
+    """bands of GeoTIFFs without band descriptions, in file order"""
+
+    reflectance_scale: Annotated[float, Field(gt=0)] | None = None
+    """GeoTIFFs and stacks: factor from stored values to reflectance; null: the scale in the file,
+    otherwise 0.0001 for integers and 1 for floats
+    """
+
+    radiometry: Literal["check", "trust"] = "check"
+    """additive offset (processing baseline 04.00) in the metadata: check (stop if the pixels
+    contradict it) | trust (use it unchecked)
+    """
+
+    damaged: Literal["refuse", "set_aside"] = "refuse"
+    """products that cannot be read or lack bands: refuse (stop) | set_aside (acquisitions.csv lists
+    them, and the log of index gives the reasons)
+    """
+
+    collections: list[str] = []
+    """STAC API: collections to search, such as [sentinel-2-l2a]"""
+
+    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
+    """STAC API: area to search, [west, south, east, north] in degrees; null: bounds of the
+    register
+    """
+
+    sign: Signing | None = None
+    """service that signs the addresses of assets: planetary_computer; null: none"""
 
     @property
     def is_stac(self) -> bool:
@@ -145,35 +146,33 @@ class CloudMasks(Section):
     mask: (
         Literal["auto", "none"]
         | Annotated[list[Literal["scl", "cldprb", "theia", "files"]], Field(min_length=1)]
-    ) = Field(
-        default="auto",
-        description="auto (all masks of an acquisition, and the masks set below) | none | a list "
-        "of scl, cldprb, theia, files (every acquisition must have these masks)",
-    )
-    classes: list[Annotated[int, Field(ge=0, le=11)]] = Field(
-        default=[0, 1, 3, 8, 9, 10],
-        description="SCL classes that are not clear; the default is no data, saturated, cloud "
-        "shadow, cloud (medium and high probability), thin cirrus",
-    )
-    theia_bits: list[Annotated[int, Field(ge=0, le=7)]] = Field(
-        default=[0, 1, 2, 3, 4, 5, 6, 7],
-        description="bits of THEIA's cloud mask (CLM) that are not clear; 2 and 3 are shadows, 6 "
-        "is the thinnest clouds, 7 is cirrus",
-    )
-    max_probability: Annotated[float, Field(ge=0, le=100)] | None = Field(
-        default=None,
-        description="per cent: pixels with a larger cloud probability (MSK_CLDPRB) are not clear; "
-        "null: ignore the cloud probability",
-    )
-    files: Path | None = Field(
-        default=None,
-        description="folder of your own masks: one raster per acquisition, with the date (and the "
-        "tile) in its name; values other than 0 are not clear",
-    )
-    dilation_m: Annotated[float, Field(ge=0, le=10_000)] = Field(
-        default=0.0,
-        description="metres by which to grow the cloud mask (0: off; nodata areas are not grown)",
-    )
+    ) = "auto"
+    """auto (all masks of an acquisition, and the masks set below) | none | a list of scl, cldprb,
+    theia, files (every acquisition must have these masks)
+    """
+
+    classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
+    """SCL classes that are not clear; the default is no data, saturated, cloud shadow, cloud
+    (medium and high probability), thin cirrus
+    """
+
+    theia_bits: list[Annotated[int, Field(ge=0, le=7)]] = [0, 1, 2, 3, 4, 5, 6, 7]
+    """bits of THEIA's cloud mask (CLM) that are not clear; 2 and 3 are shadows, 6 is the thinnest
+    clouds, 7 is cirrus
+    """
+
+    max_probability: Annotated[float, Field(ge=0, le=100)] | None = None
+    """per cent: pixels with a larger cloud probability (MSK_CLDPRB) are not clear; null: ignore the
+    cloud probability
+    """
+
+    files: Path | None = None
+    """folder of your own masks: one raster per acquisition, with the date (and the tile) in its
+    name; values other than 0 are not clear
+    """
+
+    dilation_m: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    """metres by which to grow the cloud mask (0: off; nodata areas are not grown)"""
 
     @model_validator(mode="after")
     def _check(self) -> CloudMasks:
@@ -186,26 +185,25 @@ class CloudMasks(Section):
 class Clouds(CloudMasks):
     """Which observations are clear, and what happens to the others."""
 
-    fill: Literal["linear", "none"] = Field(
-        default="linear",
-        description="cloudy observations: linear (interpolate them in time, pixel by pixel) | none "
-        "(keep and mask them). Pixels that are clear on no date are always left out",
-    )
-    min_clear_fraction: Fraction = Field(
-        default=0.0,
-        description="drop dates with a smaller fraction of clear pixels (0 to 1) ...",
-    )
-    drop: Literal["run", "parcel"] = Field(
-        default="run",
-        description="... over: run (all parcels of the tile; the date is dropped for all of them) "
-        "| parcel (each parcel; the date is dropped for that parcel)",
-    )
+    fill: Literal["linear", "none"] = "linear"
+    """cloudy observations: linear (interpolate them in time, pixel by pixel) | none (keep and mask
+    them). Pixels that are clear on no date are always left out
+    """
+
+    min_clear_fraction: Fraction = 0.0
+    """drop dates with a smaller fraction of clear pixels (0 to 1) ..."""
+
+    drop: Literal["run", "parcel"] = "run"
+    """... over: run (all parcels of the tile; the date is dropped for all of them) | parcel (each
+    parcel; the date is dropped for that parcel)
+    """
 
 
 class FrequentClasses(Section):
     """Train on the classes that are frequent enough."""
 
-    min_parcels: Positive = Field(default=30, description="minimum number of parcels of a class")
+    min_parcels: Positive = 30
+    """minimum number of parcels of a class"""
 
 
 Classes = FrequentClasses | Annotated[list[Code], Field(min_length=2)]
@@ -223,22 +221,27 @@ class Label(Section):
 
     model_config = ConfigDict(json_schema_extra=_or_column)
 
-    column: str = Field(description="column of the codes in the register")
-    table: Path | None = Field(default=None, description="CSV with a row for every code")
-    code: str = Field(default="code", description="column of the codes in the table")
-    class_code: str | None = Field(
-        default=None,
-        description="column of the class codes in the table; null: class, if it exists, otherwise "
-        "the code itself; parcels whose cell is empty are not labelled",
-    )
-    class_name: str | None = Field(
-        default=None,
-        description="column of the class names in the table; null: class_name or name; without a "
-        "table: a column of the register",
-    )
-    hcat_level: Annotated[int, Field(ge=3, le=6)] | None = Field(
-        default=None, description="level to which HCAT codes are shortened (EuroCrops)"
-    )
+    column: str
+    """column of the codes in the register"""
+
+    table: Path | None = None
+    """CSV with a row for every code"""
+
+    code: str = "code"
+    """column of the codes in the table"""
+
+    class_code: str | None = None
+    """column of the class codes in the table; null: class, if it exists, otherwise the code itself;
+    parcels whose cell is empty are not labelled
+    """
+
+    class_name: str | None = None
+    """column of the class names in the table; null: class_name or name; without a table: a column
+    of the register
+    """
+
+    hcat_level: Annotated[int, Field(ge=3, le=6)] | None = None
+    """level to which HCAT codes are shortened (EuroCrops)"""
 
     @model_validator(mode="before")
     @classmethod
@@ -256,33 +259,33 @@ class Label(Section):
 class RegisterFile(Section):
     """The register, and the ids of its rows."""
 
-    path: Path | None = Field(default=None, description="file that GDAL reads, or GeoParquet")
-    layer: str | None = Field(default=None, description="layer, if the file has several")
-    id: str | None = Field(
-        default=None,
-        description="column of the parcel ids; null: ID_PARCEL, or id in a fiboa file",
-    )
+    path: Path | None = None
+    """file that GDAL reads, or GeoParquet"""
+
+    layer: str | None = None
+    """layer, if the file has several"""
+
+    id: str | None = None
+    """column of the parcel ids; null: ID_PARCEL, or id in a fiboa file"""
 
 
 class LabelColumns(Section):
     """The nomenclatures and their columns."""
 
-    labels: dict[str, Label] = Field(
-        default={},
-        description="""\
-nomenclatures and their columns, such as {crop: CODE_CULTU}. Empty: no labels; in a fiboa file \
-{crop: crop:code}. A table maps codes to classes, and there may be several nomenclatures:
-  group: {column: CODE, table: crops.csv, class_code: GROUP}
-  table       CSV with a row for every code of the register
-  code        column of the codes in the table (default: code)
-  class_code  column of the class codes in the table (default:
-              class, if it exists, otherwise the code itself);
-              parcels whose cell is empty are not labelled
-  class_name  column of the class names in the table (default:
-              class_name or name); without a table: a column
-              of the register
-  hcat_level  3 to 6: shorten HCAT codes to this level (EuroCrops)""",
-    )
+    labels: dict[str, Label] = {}
+    """nomenclatures and their columns, such as {crop: CODE_CULTU}. Empty: no labels; in a fiboa
+    file {crop: crop:code}. A table maps codes to classes, and there may be several nomenclatures:
+      group: {column: CODE, table: crops.csv, class_code: GROUP}
+      table       CSV with a row for every code of the register
+      code        column of the codes in the table (default: code)
+      class_code  column of the class codes in the table (default:
+                  class, if it exists, otherwise the code itself);
+                  parcels whose cell is empty are not labelled
+      class_name  column of the class names in the table (default:
+                  class_name or name); without a table: a column
+                  of the register
+      hcat_level  3 to 6: shorten HCAT codes to this level (EuroCrops)
+    """
 
 
 class RegisterColumns(LabelColumns, RegisterFile):
@@ -292,21 +295,19 @@ class RegisterColumns(LabelColumns, RegisterFile):
 class ParcelClasses(LabelColumns):
     """The declared classes, and the classes to train on."""
 
-    nomenclature: str | None = Field(
-        default=None, description="nomenclature to train on; null: the first of labels"
-    )
-    classes: Classes = Field(
-        default=FrequentClasses(),
-        description="classes to train on: {min_parcels: n} (those with at least n parcels) | a "
-        "list of codes, in order of the class index. Parcels of other classes are only predicted, "
-        "or ...",
-    )
-    other_class: Code | None = Field(
-        default=None, description="... form one class with this code, such as other"
-    )
-    unknown_codes: Literal["refuse", "unlabelled", "other"] = Field(
-        default="refuse", description="codes that are not in the table: refuse | unlabelled | other"
-    )
+    nomenclature: str | None = None
+    """nomenclature to train on; null: the first of labels"""
+
+    classes: Classes = FrequentClasses()
+    """classes to train on: {min_parcels: n} (those with at least n parcels) | a list of codes, in
+    order of the class index. Parcels of other classes are only predicted, or ...
+    """
+
+    other_class: Code | None = None
+    """... form one class with this code, such as other"""
+
+    unknown_codes: Literal["refuse", "unlabelled", "other"] = "refuse"
+    """codes that are not in the table: refuse | unlabelled | other"""
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
@@ -343,20 +344,18 @@ class PixelChoice(Section):
 
     all_touched: bool = Field(
         default=False,
-        description="true: all pixels that the parcel touches",
         json_schema_extra={
             "above": "A pixel belongs to a parcel if its centre is inside. These settings change "
             "that:"
         },
     )
-    min_covered_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None,
-        description="pixels that the parcel covers by at least this fraction, such as 0.5",
-    )
-    buffer_m: float = Field(
-        default=0.0,
-        description="metres by which to buffer the outline first; negative: inward",
-    )
+    """true: all pixels that the parcel touches"""
+
+    min_covered_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """pixels that the parcel covers by at least this fraction, such as 0.5"""
+
+    buffer_m: float = 0.0
+    """metres by which to buffer the outline first; negative: inward"""
 
     @model_validator(mode="after")
     def _check_pixels(self) -> Self:
@@ -371,38 +370,32 @@ class PixelChoice(Section):
 class RegisterParcels(PixelChoice, RegisterFile):
     """How the rows of the register become parcels."""
 
-    duplicate_ids: Literal["reject", "number"] = Field(
-        default="reject",
-        description="further rows with the id of an earlier row: reject | number (they become "
-        "<id>-2, <id>-3 ...)",
-    )
-    min_area_m2: Annotated[float, Field(ge=0)] = Field(
-        default=0.0,
-        description="square metres: smaller parcels are rejected; the area of the outline without "
-        "buffer_m",
-    )
-    partly_outside: Literal["reject", "keep"] = Field(
-        default="reject",
-        description="parcels that cross the edge of the imagery: reject | keep (the part inside)",
-    )
+    duplicate_ids: Literal["reject", "number"] = "reject"
+    """further rows with the id of an earlier row: reject | number (they become <id>-2, <id>-3 ...)
+
+    """
+
+    min_area_m2: Annotated[float, Field(ge=0)] = 0.0
+    """square metres: smaller parcels are rejected; the area of the outline without buffer_m"""
+
+    partly_outside: Literal["reject", "keep"] = "reject"
+    """parcels that cross the edge of the imagery: reject | keep (the part inside)"""
 
 
 class IndexedParcels(PixelChoice):
     """Which parcels have enough pixels."""
 
-    min_pixels: Positive = Field(
-        default=1,
-        description="minimum number of pixels that are clear on at least one date; parcels with "
-        "fewer are rejected",
-    )
+    min_pixels: Positive = 1
+    """minimum number of pixels that are clear on at least one date; parcels with fewer are rejected
+
+    """
 
 
 class Parcels(IndexedParcels, RegisterParcels, ParcelClasses, RegisterColumns):
     """The register, its classes, and which pixels belong to a parcel."""
 
-    names: Path | None = Field(
-        default=None, description="CSV with columns code,name: class names of the nomenclature"
-    )
+    names: Path | None = None
+    """CSV with columns code,name: class names of the nomenclature"""
 
     @property
     def tables(self) -> dict[str, Path]:
@@ -417,115 +410,117 @@ class Dataset(Section):
     The metadata of an existing dataset take precedence over these settings.
     """
 
-    path: Path | None = Field(
-        default=None,
-        description="existing dataset: folder of DATA/<id>.npy, META/labels.json, dates.json ...",
-    )
-    bands: Annotated[list[str], Field(min_length=1)] | None = Field(
-        default=None,
-        description="bands of its channels, in order; null: those in META/dataset.json, otherwise "
-        "imagery.bands",
-    )
-    nomenclature: str | None = Field(
-        default=None, description="nomenclature of its labels.json; null: the first"
-    )
-    names: Path | None = Field(
-        default=None, description="CSV with columns code,name: class names of the nomenclature"
-    )
-    classes: Classes = Field(default=FrequentClasses(), description="as in parcels")
-    other_class: Code | None = Field(default=None, description="as in parcels")
-    npy_files: bool = Field(
-        default=True,
-        description="write DATA and VALID with one .npy file per parcel; false: skip them, for "
-        "millions of parcels",
-    )
+    path: Path | None = None
+    """existing dataset: folder of DATA/<id>.npy, META/labels.json, dates.json ..."""
+
+    bands: Annotated[list[str], Field(min_length=1)] | None = None
+    """bands of its channels, in order; null: those in META/dataset.json, otherwise imagery.bands"""
+
+    nomenclature: str | None = None
+    """nomenclature of its labels.json; null: the first"""
+
+    names: Path | None = None
+    """CSV with columns code,name: class names of the nomenclature"""
+
+    classes: Classes = FrequentClasses()
+    """as in parcels"""
+
+    other_class: Code | None = None
+    """as in parcels"""
+
+    npy_files: bool = True
+    """write DATA and VALID with one .npy file per parcel; false: skip them, for millions of parcels
+
+    """
 
 
 class Assemble(Section):
     """How the dataset is assembled."""
 
-    memory_mb: Positive = Field(default=1000, description="MB of pixels in memory at a time")
+    memory_mb: Positive = 1000
+    """MB of pixels in memory at a time"""
 
 
 class Normalise(Section):
     """How reflectance is normalised."""
 
-    by: Literal["all", "channel", "date_channel"] = Field(
-        default="channel",
-        description="one mean and standard deviation per: all (a single one) | channel | "
-        "date_channel",
-    )
+    by: Literal["all", "channel", "date_channel"] = "channel"
+    """one mean and standard deviation per: all (a single one) | channel | date_channel"""
 
 
 class Split(Section):
     """How the folds are made."""
 
-    folds: Annotated[int, Field(ge=2)] = Field(default=5, description="number of folds")
-    by: Literal["random", "stratified", "block"] = Field(
-        default="random",
-        description="random | stratified (the same class shares in every fold) | block (whole "
-        "squares of land, so that neighbours are in the same fold)",
-    )
-    block_m: Annotated[float, Field(gt=0)] = Field(
-        default=2000.0, description="metres: side of the squares"
-    )
-    seed: int = Field(default=1, description="seed of the random generator")
+    folds: Annotated[int, Field(ge=2)] = 5
+    """number of folds"""
+
+    by: Literal["random", "stratified", "block"] = "random"
+    """random | stratified (the same class shares in every fold) | block (whole squares of land, so
+    that neighbours are in the same fold)
+    """
+
+    block_m: Annotated[float, Field(gt=0)] = 2000.0
+    """metres: side of the squares"""
+
+    seed: int = 1
+    """seed of the random generator"""
 
 
 class Model(Section):
     """The architecture, under the names of the papers."""
 
     # Its default is that of the recipe, see `Settings`.
-    name: Literal["psetae", "pseltae"] = Field(
-        description="psetae (Pixel-Set Encoder + temporal attention, the first paper) | pseltae "
-        "(with lightweight temporal attention, which scored higher in all our comparisons, see "
-        "README). Existing weights name their own model",
-    )
-    geometric_features: bool = Field(
-        default=True,
-        description="also use perimeter, pixel count, cover ratio and perimeter over surface",
-    )
-    pooling: str = Field(
-        default="mean_std", description="statistics over pixels: mean, std, min, max, joined by _"
-    )
+    name: Literal["psetae", "pseltae"]
+    """psetae (Pixel-Set Encoder + temporal attention, the first paper) | pseltae (with lightweight
+    temporal attention, which scored higher in all our comparisons, see README). Existing weights
+    name their own model
+    """
+
+    geometric_features: bool = True
+    """also use perimeter, pixel count, cover ratio and perimeter over surface"""
+
+    pooling: str = "mean_std"
+    """statistics over pixels: mean, std, min, max, joined by _"""
+
     mlp1: Widths = Field(
         default=[10, 32, 64],
-        description="MLP over the channels of each pixel",
         json_schema_extra={
             "above": "Widths of the layers, as the papers print them. The first width of each MLP "
             "and the last one of mlp4 follow from the data, and these values are ignored. null: as "
             "in the paper of the model."
         },
     )
-    mlp2: Widths = Field(default=[132, 128], description="MLP after pooling")
-    mlp3: Widths | None = Field(
-        default=None,
-        description="MLP after attention: [512, 128, 128] in psetae, [256, 128] in pseltae",
-    )
-    mlp4: Widths = Field(default=[128, 64, 32, 20], description="decoder: MLP to the classes")
-    n_head: Positive | None = Field(
-        default=None, description="attention heads: 4 in psetae, 16 in pseltae"
-    )
-    d_k: Positive | None = Field(
-        default=None, description="width of the keys: 32 in psetae, 8 in pseltae"
-    )
-    d_model: Positive | None = Field(
-        default=None,
-        description="width of the attention: that of mlp2 in psetae, 256 in pseltae",
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.2, description="dropout rate after attention"
-    )
-    T: Positive = Field(default=1000, description="days: period of the positional encoding")
-    positions: Literal["days", "order"] = Field(
-        default="days",
-        description="input of the positional encoding: days | order (1, 2, ... in order of the "
-        "dates)",
-    )
-    season_start: Annotated[str, Field(pattern=r"^(0\d|1[0-2])-[0-3]\d$")] | None = Field(
-        default=None,
-        description="MM-DD: day 0, in the year of the first date; null: the first date",
-    )
+    """MLP over the channels of each pixel"""
+
+    mlp2: Widths = [132, 128]
+    """MLP after pooling"""
+
+    mlp3: Widths | None = None
+    """MLP after attention: [512, 128, 128] in psetae, [256, 128] in pseltae"""
+
+    mlp4: Widths = [128, 64, 32, 20]
+    """decoder: MLP to the classes"""
+
+    n_head: Positive | None = None
+    """attention heads: 4 in psetae, 16 in pseltae"""
+
+    d_k: Positive | None = None
+    """width of the keys: 32 in psetae, 8 in pseltae"""
+
+    d_model: Positive | None = None
+    """width of the attention: that of mlp2 in psetae, 256 in pseltae"""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """dropout rate after attention"""
+
+    T: Positive = 1000
+    """days: period of the positional encoding"""
+
+    positions: Literal["days", "order"] = "days"
+    """input of the positional encoding: days | order (1, 2, ... in order of the dates)"""
+
+    season_start: Annotated[str, Field(pattern=r"^(0\d|1[0-2])-[0-3]\d$")] | None = None
+    """MM-DD: day 0, in the year of the first date; null: the first date"""
 
     @model_validator(mode="after")
     def _check(self) -> Model:
@@ -541,66 +536,75 @@ class Model(Section):
 class Train(Section):
     """How a fold is trained."""
 
-    recipe: Recipe = Field(
-        default="default",
-        description="default (for your own data, chosen by experiments) | paper (the protocol of "
-        "the PSE+TAE paper, and its model if model.name is null)",
-    )
+    recipe: Recipe = "default"
+    """default (for your own data, chosen by experiments) | paper (the protocol of the PSE+TAE
+    paper, and its model if model.name is null)
+    """
     # The settings up to ema_decay have no default here, because the recipe has one.
-    epochs: Positive = Field(description="passes over the training parcels")
-    batch_size: Annotated[int, Field(ge=2)] = Field(description="parcels in a batch")
-    pixels: Positive = Field(
-        description="pixels drawn from a parcel in each step; if all training parcels have fewer, "
-        "recipe default pads to the largest of them, and recipe paper to this number"
-    )
-    members: Positive = Field(description="models per fold; their log-probabilities are averaged")
-    optimizer: Literal["adam", "adamw"] = Field(description="adam | adamw")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        description="constant learning rate, peak of onecycle, or start of cosine"
-    )
-    schedule: Literal["constant", "onecycle", "cosine"] = Field(
-        description="learning rate over the epochs: constant | onecycle | cosine"
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(description="weight decay of the optimizer")
-    gamma: Annotated[float, Field(ge=0)] = Field(
-        description="exponent of the focal loss; 0 is cross-entropy"
-    )
-    class_weighting: Literal["none", "balanced"] = Field(
-        description="weights of classes in the loss: none | balanced (inverse to their frequency)"
-    )
-    initialisation: Literal["paper", "torch"] = Field(
-        description="initial weights: torch (PyTorch's defaults) | paper (as in the reference)"
-    )
-    jitter_sigma: Annotated[float, Field(ge=0)] = Field(
-        description="standard deviation of the noise added to normalised reflectance, ..."
-    )
-    jitter_clip: Annotated[float, Field(ge=0)] = Field(description="... and its maximum")
-    date_dropping: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="probability of leaving out a date in a training step"
-    )
-    shift_days: Annotated[int, Field(ge=0)] = Field(
-        description="maximum number of days by which the dates of a parcel are shifted"
-    )
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="decay of the moving average of weights over the steps, such as 0.99; 0: off"
-    )
-    patience: Positive | None = Field(
-        default=None,
-        description="stop after this many epochs without a better one; null: train all epochs",
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="on a GPU: auto | float32 | bfloat16; a CPU always uses float32"
-    )
-    tensorboard: bool = Field(
-        default=False, description="true: write results/<run>/tensorboard for TensorBoard"
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        default=1, description="seed of the random generators"
-    )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        default="auto",
-        description="auto | cpu | cuda | cuda:1 ...; on a cluster, only cuda requests a GPU",
-    )
+    epochs: Positive
+    """passes over the training parcels"""
+
+    batch_size: Annotated[int, Field(ge=2)]
+    """parcels in a batch"""
+
+    pixels: Positive
+    """pixels drawn from a parcel in each step; if all training parcels have fewer, recipe default
+    pads to the largest of them, and recipe paper to this number
+    """
+
+    members: Positive
+    """models per fold; their log-probabilities are averaged"""
+
+    optimizer: Literal["adam", "adamw"]
+    """adam | adamw"""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    """constant learning rate, peak of onecycle, or start of cosine"""
+
+    schedule: Literal["constant", "onecycle", "cosine"]
+    """learning rate over the epochs: constant | onecycle | cosine"""
+
+    weight_decay: Annotated[float, Field(ge=0)]
+    """weight decay of the optimizer"""
+
+    gamma: Annotated[float, Field(ge=0)]
+    """exponent of the focal loss; 0 is cross-entropy"""
+
+    class_weighting: Literal["none", "balanced"]
+    """weights of classes in the loss: none | balanced (inverse to their frequency)"""
+
+    initialisation: Literal["paper", "torch"]
+    """initial weights: torch (PyTorch's defaults) | paper (as in the reference)"""
+
+    jitter_sigma: Annotated[float, Field(ge=0)]
+    """standard deviation of the noise added to normalised reflectance, ..."""
+
+    jitter_clip: Annotated[float, Field(ge=0)]
+    """... and its maximum"""
+
+    date_dropping: Annotated[float, Field(ge=0, lt=1)]
+    """probability of leaving out a date in a training step"""
+
+    shift_days: Annotated[int, Field(ge=0)]
+    """maximum number of days by which the dates of a parcel are shifted"""
+
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    """decay of the moving average of weights over the steps, such as 0.99; 0: off"""
+
+    patience: Positive | None = None
+    """stop after this many epochs without a better one; null: train all epochs"""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """on a GPU: auto | float32 | bfloat16; a CPU always uses float32"""
+
+    tensorboard: bool = False
+    """true: write results/<run>/tensorboard for TensorBoard"""
+
+    seed: Annotated[int, Field(ge=0)] = 1
+    """seed of the random generators"""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto | cpu | cuda | cuda:1 ...; on a cluster, only cuda requests a GPU"""
 
     @model_validator(mode="before")
     @classmethod
@@ -621,37 +625,36 @@ def known_recipe(train: dict[str, Any]) -> str:
 class Predict(Section):
     """How classes are predicted."""
 
-    weights: Path | None = Field(
-        default=None,
-        description="existing weights to use instead of training: folder of "
-        "Fold_<k>/model.pth.tar, ours or the reference's. For the reference's, set model and "
-        "train.pixels accordingly",
-    )
-    batch_size: Positive = Field(default=256, description="parcels in a batch")
-    code_list: str | None = Field(
-        default=None,
-        description="address of a CSV of the class codes, for the crop extension of fiboa",
-    )
+    weights: Path | None = None
+    """existing weights to use instead of training: folder of Fold_<k>/model.pth.tar, ours or the
+    reference's. For the reference's, set model and train.pixels accordingly
+    """
+
+    batch_size: Positive = 256
+    """parcels in a batch"""
+
+    code_list: str | None = None
+    """address of a CSV of the class codes, for the crop extension of fiboa"""
 
 
 class Report(Section):
     """The report."""
 
-    compare: list[str] = Field(
-        default=[], description="names of other runs to compare this run's scores with"
-    )
+    compare: list[str] = []
+    """names of other runs to compare this run's scores with"""
 
 
 class Simulate(Section):
     """The simulated scene."""
 
-    size_m: Annotated[int, Field(ge=1280)] = Field(
-        default=5120, description="metres: side of the square scene, a multiple of 20"
-    )
-    acquisitions: Annotated[int, Field(ge=3)] = Field(
-        default=24, description="number of dates between March and October"
-    )
-    parcels: Annotated[int, Field(ge=50)] = Field(
-        default=1000, description="number of parcels without defects; some with defects are added"
-    )
-    seed: int = Field(default=1, description="seed of the random generators")
+    size_m: Annotated[int, Field(ge=1280)] = 5120
+    """metres: side of the square scene, a multiple of 20"""
+
+    acquisitions: Annotated[int, Field(ge=3)] = 24
+    """number of dates between March and October"""
+
+    parcels: Annotated[int, Field(ge=50)] = 1000
+    """number of parcels without defects; some with defects are added"""
+
+    seed: int = 1
+    """seed of the random generators"""

@@ -51,9 +51,8 @@ AnySettings = TypeVar("AnySettings", bound=Section)
 class Settings(Section):
     """Every setting of a run, as described in configs/default.yaml."""
 
-    run: str = Field(
-        default="default", pattern=r"^\w[\w.-]*$", description="results go to results/<run>/"
-    )
+    run: str = Field(default="default", pattern=r"^\w[\w.-]*$")
+    """results go to results/<run>/"""
     imagery: Imagery = Imagery()
     clouds: Clouds = Clouds()
     parcels: Parcels = Parcels()
@@ -67,11 +66,10 @@ class Settings(Section):
     train: Train = Field(default_factory=lambda: Train.model_validate({}))
     predict: Predict = Predict()
     report: Report = Report()
-    simulate: Simulate | None = Field(
-        default=None,
-        description="Write a simulated raw scene first, to imagery.path and parcels.path (see "
-        "configs/demo.yaml). null: off.",
-    )
+    simulate: Simulate | None = None
+    """Write a simulated raw scene first, to imagery.path and parcels.path (see configs/demo.yaml).
+    null: off.
+    """
 
     @model_validator(mode="before")
     @classmethod

@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_argument(
         "command", nargs="?", choices=[*COMMANDS, *STAGES], metavar="command", help="what to do"
     )
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = top.parse_args(given[:1])
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = top.parse_args(words[:1])
     # A command is imported when it is chosen, so that --help answers at once.
     if chosen.version:
         from pipeline.workflow.launch import version
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pipeline.workflow.launch import launch
 
         try:
-            launch(given[1:])
+            launch(words[1:])
         except InputError as error:
             sys.stderr.write(f"parcelwise run: {error}\n")
         return 1
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     function = getattr(importlib.import_module(f"pipeline.{room}.{name}"), name)
     return run_function(
         function,
-        given[1:],
+        words[1:],
         program=f"parcelwise {name}",
         logger=f"pipeline.{name}",
         is_stage=name in STAGES,

@@ -272,9 +272,9 @@ def test_a_part_of_a_section_has_its_types_and_no_defaults(kind):
 def test_every_setting_reaches_a_stage():
     kinds = [LabelSettings, ExportSettings, *STAGE_SETTINGS.values()]
     sections = [item for kind in kinds for item in sections_of(kind).items()]
-    seen = {(name, key) for name, section in sections for key in section.model_fields}
+    reached = {(name, key) for name, section in sections for key in section.model_fields}
     for name, section in sections_of(Settings).items():
-        assert {(name, key) for key in section.model_fields} <= seen
+        assert {(name, key) for key in section.model_fields} <= reached
 
 
 def test_every_example_is_valid():

@@ -167,7 +167,7 @@ def _say_set_aside(rows: Sequence[AcquisitionRow]) -> list[str]:
 
 
 def _say_unknown_clouds(used: Sequence[AcquisitionRow]) -> list[str]:
-    """Count the acquisitions whose cloud cover is not in the metadata, or not known at all."""
+    """Count the acquisitions whose cloud cover is not in the metadata, or without a mask."""
     counts = {
         "have no cloud cover in their metadata: the run reads their masks and may set some aside": (
             sum(map(clouds_unread, used))
@@ -214,7 +214,7 @@ def _say_overlap(rows: pd.DataFrame) -> list[str]:
     n_on = (placed["tile"] != "").sum()
     n_across = (placed["reason"] == Reason.PARTLY_OUTSIDE).sum()
     share = rounded(100 * n_on / len(placed), 1, 100)
-    line = f"{n_on:,} of {len(placed):,} outlines ({share} %) lie on the imagery"
+    line = f"{n_on:,} of {len(placed):,} outlines ({share} %) are on the imagery"
     return [f"{line}, {n_across:,} of them across its edge and set aside" if n_across else line]
 
 

@@ -27,7 +27,7 @@ def load(values: Mapping[str, Any]) -> Settings:
 
 
 def view(settings: Settings, stage: str) -> Any:
-    """Return the settings that a stage sees, of the type that STAGE_SETTINGS lists for it."""
+    """Return the settings that a stage gets, of the type that STAGE_SETTINGS lists for it."""
     return part_of(settings, STAGE_SETTINGS[stage])
 
 

@@ -143,7 +143,7 @@ def _line(setting: str, description: str) -> list[str]:
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    """Write a comment on lines of its own."""
+    """Write a comment on separate lines."""
     return textwrap.wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
 
 

@@ -36,13 +36,13 @@ def check_inputs(settings: Settings) -> None:
         inputs[key] = table, "a CSV of codes"
     for key, (path, what) in inputs.items():
         if path is None:
-            raise InputError(f"{key} is not set: give the path of {what}.")
+            raise InputError(f"{key} is not set: set it to the path of {what}.")
         if isinstance(path, str):  # an address, which index reads first
             continue
         if not path.exists():
-            raise InputError(f"{key}: there is no {path}. Give the path of {what}.")
+            raise InputError(f"{key}: there is no {path}. Set it to the path of {what}.")
         if path.is_dir() and not any(path.iterdir()):
-            raise InputError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+            raise InputError(f"{key}: the folder {path} is empty. Set it to the path of {what}.")
     if settings.simulate is not None:
         for key in ("imagery", "parcels"):
             path = getattr(settings, key).path
@@ -78,8 +78,8 @@ def _check_dataset(settings: Settings) -> None:
         return
     if not (path / "DATA").is_dir():
         raise InputError(
-            f"dataset.path: {path} has no folder DATA. Give the folder of a Pixel-Set dataset, "
-            "with DATA and META in it."
+            f"dataset.path: {path} has no folder DATA. Set it to the folder of a Pixel-Set "
+            "dataset, which contains DATA and META."
         )
     blocks = settings.split.by == "block" and settings.predict.weights is None
     if blocks and not (path / "META" / "positions.json").is_file():
@@ -96,7 +96,7 @@ def _check_weights(settings: Settings) -> None:
         return
     if not weights(folder):
         raise InputError(
-            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
+            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         )
     # Imported here, because they need numpy and most runs have no existing weights.

@@ -136,7 +136,7 @@ class Imagery(Section):
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"a band is named twice in {self.bands}")
         if self.start and self.end and self.start > self.end:
-            raise ValueError(f"start {self.start} lies after end {self.end}")
+            raise ValueError(f"start {self.start} is after end {self.end}")
         return self
 
 

@@ -69,11 +69,22 @@ def content(path):
 
 def artefacts(folder):
     """Return the content of all artefacts of a run."""
-    kept = (".npy", ".json", ".csv", ".pkl", ".npz", ".tar", ".gpkg", ".parquet", ".html", ".tif")
+    endings = (
+        ".npy",
+        ".json",
+        ".csv",
+        ".pkl",
+        ".npz",
+        ".tar",
+        ".gpkg",
+        ".parquet",
+        ".html",
+        ".tif",
+    )
     return {
         path.relative_to(folder): content(path)
         for path in sorted((folder / RUN).rglob("*"))
-        if path.is_file() and path.name.endswith(kept)
+        if path.is_file() and path.name.endswith(endings)
     }
 
 
@@ -232,8 +243,8 @@ def test_other_names_rerun_only_the_rules_that_show_them(finished, tmp_path):
     snakemake(folder, "--cores", "2", parcels=parcels)
     after = written(folder)
     changed = {p.as_posix() for p in after if after[p] != before.get(p)}
-    kept = ("extracted/", "dataset/DATA", "dataset/pixels", "parcels/tiles", "folds.json")
-    assert not [path for path in changed if path.startswith(kept)]
+    unchanged = ("extracted/", "dataset/DATA", "dataset/pixels", "parcels/tiles", "folds.json")
+    assert not [path for path in changed if path.startswith(unchanged)]
     assert not [path for path in changed if path.endswith(("model.json", "model.pth.tar"))]
     assert "dataset/META/labels.json" not in changed
     assert {"dataset/META/names.json", "parcels/classes.csv"} <= changed
@@ -374,18 +385,18 @@ def test_a_run_keeps_the_settings_of_its_start(finished, tmp_path):
         run.kill()
     folds = [folder / RUN / "models" / f"Fold_{k}" / "trainlog.json" for k in (1, 2, 3)]
     epochs = [max(int(e) for e in json.loads(path.read_text())) for path in folds]
-    told = yaml.safe_load((folder / RUN / "config.yaml").read_text())
+    recorded = yaml.safe_load((folder / RUN / "config.yaml").read_text())
     page = (folder / RUN / "report" / "report.html").read_text()
-    assert told["train"]["epochs"] == 3
+    assert recorded["train"]["epochs"] == 3
     assert "epochs: 3" in page
     assert "epochs: 1" not in page
     assert epochs == [3, 3, 3]
 
 
 def test_the_config_of_a_run_repeats_the_run(finished):
-    told = yaml.safe_load((finished / RUN / "config.yaml").read_text())
-    settings = json.dumps(told["train"])
-    assert told["train"]["epochs"] == SETTINGS["train"]["epochs"], settings
+    recorded = yaml.safe_load((finished / RUN / "config.yaml").read_text())
+    settings = json.dumps(recorded["train"])
+    assert recorded["train"]["epochs"] == SETTINGS["train"]["epochs"], settings
     result = snakemake(finished, "-n", configfile=finished / RUN / "config.yaml")
     assert "Nothing to be done" in result.stdout + result.stderr
 

@@ -31,14 +31,14 @@ LONGEST_PAUSE = 180
 COMMANDS = {
     "sbatch": """
 *options, command = arguments
-given = dict(re.findall(r"--([a-z-]+)[= ](\\S+)", " ".join(options)))
-cpus, gpus = int(given.get("cpus-per-task", 1)), given.get("gpus") or given.get("gres")
-asked = {"cpus": cpus, "gpus": gpus, "mem": int(given["mem"])}
+requests = dict(re.findall(r"--([a-z-]+)[= ](\\S+)", " ".join(options)))
+cpus, gpus = int(requests.get("cpus-per-task", 1)), requests.get("gpus") or requests.get("gres")
+resources = {"cpus": cpus, "gpus": gpus, "mem": int(requests["mem"])}
 job = str(os.getpid())
-(folder / f"{job}.asked").write_text(json.dumps([given["comment"], asked]))
+(folder / f"{job}.resources").write_text(json.dumps([requests["comment"], resources]))
 if cpus > 2 or gpus:
     sys.exit("sbatch: error: Requested node configuration is not available")
-with open(given["output"].replace("%j", job), "w") as log:
+with open(requests["output"].replace("%j", job), "w") as log:
     code = subprocess.run(
         command.removeprefix("--wrap="), shell=True, stdout=log, stderr=subprocess.STDOUT,
         cwd=options[options.index("-D") + 1], env={**os.environ, "CPUS_GIVEN": str(cpus)},
@@ -137,7 +137,7 @@ def on_slurm(folder, *options):
 
 def requested(cluster):
     """Return the requested resources: {rule: cores, GPUs, memory}."""
-    rows = [json.loads(file.read_text()) for file in cluster.glob("*.asked")]
+    rows = [json.loads(file.read_text()) for file in cluster.glob("*.resources")]
     return {re.match("rule_([a-z]+)", comment)[1]: what for comment, what in rows}
 
 
@@ -173,9 +173,9 @@ def test_the_log_of_a_failed_job_is_shown(simulated, folder):
     run.folds.write_text('{"folds": []}')
     code, output = on_slurm(folder, "models")
     assert code != 0
-    told = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
-    assert told
-    assert told in output
+    last_line = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
+    assert last_line
+    assert last_line in output
 
 
 @pytest.mark.slow

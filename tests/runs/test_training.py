@@ -28,10 +28,10 @@ DIVERGING = {**TRAIN, "learning_rate": 1e30}
 def folder(tmp_path_factory):
     """Return the folder of a finished run of three folds from an existing dataset."""
     folder = tmp_path_factory.mktemp("workflow")
-    make(folder / "given")
+    make(folder / "existing")
     settings = {
         "run": "small",
-        "dataset": {"path": "given", "bands": BANDS, "classes": {"min_parcels": 5}},
+        "dataset": {"path": "existing", "bands": BANDS, "classes": {"min_parcels": 5}},
         "split": {"folds": 3},
         "model": MODEL,
         "train": TRAIN,
@@ -67,12 +67,12 @@ def test_a_training_that_diverges_keeps_the_models_and_runs_again(folder):
     # Every fold fails, so that no output of train shows the change.
     result = snakemake(folder, "--cores", "2", "--keep-going", check=False, train=DIVERGING)
     assert result.returncode != 0
-    said = result.stdout + result.stderr
+    output = result.stdout + result.stderr
     for fold in (1, 2, 3):
         where = rf"Fold {fold}, member 1, epoch 1, batch \d of \d: the \w+ is not finite"
-        assert re.search(where, said)
-    assert "Lower train.learning_rate" in said
-    assert "Traceback" not in said
+        assert re.search(where, output)
+    assert "Lower train.learning_rate" in output
+    assert "Traceback" not in output
     assert results(folder) == before
     for target in ("all", "report"):
         assert planned(folder, target, train=DIVERGING)["train"] == 3, target

@@ -66,7 +66,7 @@ def files(folder):
 def test_inspect_describes_what_the_run_then_does(folder, capsys):
     before = files(folder)
     assert main(["inspect", "mine.yaml"]) == 0
-    said = capsys.readouterr().out
+    shown = capsys.readouterr().out
     assert {str(path) for path in files(folder) - before} == {"results/mine/inspect/inputs.png"}
     assert imread(folder / "results/mine/inspect/inputs.png").std() > 0
 
@@ -76,27 +76,27 @@ def test_inspect_describes_what_the_run_then_does(folder, capsys):
     settings = settings.model_copy(update={"clouds": clouds})
     run = prepare_dataset(settings, folder / "run")
     used = [row for row in read_acquisitions(run.acquisitions) if row.used]
-    assert "3 acquisitions, 2 to use" in said
-    assert re.search(r"1 set aside, too cloudy: 20220413\S+_31UDS_N0400\n", said)
-    assert re.search(rf"31UDS +{len(used)} +{used[0].date} +{used[-1].date} +EPSG:32631", said)
-    assert "60 x 60 of 10 m" in said
-    assert "Sentinel-2A, 03.01, offset 0 (1)" in said
-    assert "Sentinel-2A, 04.00, offset -1000 (1)" in said
-    assert "10 m B02 B03; 20 m B11 (2)" in said
+    assert "3 acquisitions, 2 to use" in shown
+    assert re.search(r"1 set aside, too cloudy: 20220413\S+_31UDS_N0400\n", shown)
+    assert re.search(rf"31UDS +{len(used)} +{used[0].date} +{used[-1].date} +EPSG:32631", shown)
+    assert "60 x 60 of 10 m" in shown
+    assert "Sentinel-2A, 03.01, offset 0 (1)" in shown
+    assert "Sentinel-2A, 04.00, offset -1000 (1)" in shown
+    assert "10 m B02 B03; 20 m B11 (2)" in shown
 
     text = run.ledger.with_suffix(".csv").read_text()
     ledger = list(map(str.split, text.replace(",", " , ").splitlines()))
     status = [" ".join(words) for words in ledger]
     for name in ("used", "predict_only", "rejected"):
-        assert re.search(rf"\b{sum(f' {name} ' in line for line in status)} {name}\n", said)
-    assert "7 of 8 outlines (87.5 %) lie on the imagery, 1 of them across its edge" in said
+        assert re.search(rf"\b{sum(f' {name} ' in line for line in status)} {name}\n", shown)
+    assert "7 of 8 outlines (87.5 %) are on the imagery, 1 of them across its edge" in shown
     for reason in (Reason.NO_LABEL, Reason.CLASS_TOO_RARE):
         assert reason.status == Status.PREDICT_ONLY
-        assert f"1 {reason.words}\n" in said
-    assert re.search(r"0 +maize +maize +2\n +1 +wheat +wheat +2\n +- +hemp +hemp +1\n", said)
+        assert f"1 {reason.words}\n" in shown
+    assert re.search(r"0 +maize +maize +2\n +1 +wheat +wheat +2\n +- +hemp +hemp +1\n", shown)
 
     sizes = json.loads(run.dataset.sizes.read_text())
-    assert re.search(rf"31UDS +{len(sizes)} +{sum(sizes.values())} ", said)
+    assert re.search(rf"31UDS +{len(sizes)} +{sum(sizes.values())} ", shown)
     for title, root in (
         ("pixels by acquisition", run.extractions),
         ("dataset/DATA", run.dataset.pixels),
@@ -105,8 +105,8 @@ def test_inspect_describes_what_the_run_then_does(folder, capsys):
     ):
         size = root.stat().st_size if root.is_file() else 0
         size += sum(path.stat().st_size for path in root.rglob("*.npy"))
-        assert re.search(rf"{title} +{say_bytes(size)}\n", said), title
-    assert "at most" not in said
+        assert re.search(rf"{title} +{say_bytes(size)}\n", shown), title
+    assert "at most" not in shown
 
 
 def test_inspect_reads_no_pixel(folder, capsys, monkeypatch):
@@ -114,10 +114,10 @@ def test_inspect_reads_no_pixel(folder, capsys, monkeypatch):
     (folder / "more.yaml").write_text("clouds: {classes: [9]}")
     monkeypatch.setattr("pipeline.stages.index.cloud_fraction", None)
     assert main(["inspect", "mine.yaml", "more.yaml"]) == 0
-    said = capsys.readouterr().out
-    assert "3 acquisitions, 3 to use" in said
-    assert "3 have no cloud cover in their metadata" in said
-    assert "at most" in said
+    shown = capsys.readouterr().out
+    assert "3 acquisitions, 3 to use" in shown
+    assert "3 have no cloud cover in their metadata" in shown
+    assert "at most" in shown
 
 
 def test_an_error_of_the_run_ends_inspect_after_the_picture(folder, capsys, caplog):
@@ -130,19 +130,21 @@ def test_an_error_of_the_run_ends_inspect_after_the_picture(folder, capsys, capl
 
 def test_an_existing_dataset_is_described(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parcels = make(tmp_path / "given", n=30, labelled=0.9)
-    settings = {"dataset": {"path": "given", "bands": BANDS, "classes": {"min_parcels": 5}}}
+    parcels = make(tmp_path / "existing", n=30, labelled=0.9)
+    settings = {"dataset": {"path": "existing", "bands": BANDS, "classes": {"min_parcels": 5}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     before = files(tmp_path)
     assert main(["inspect", "mine.yaml"]) == 0
-    said = capsys.readouterr().out
+    shown = capsys.readouterr().out
     assert files(tmp_path) == before
-    assert "30 parcels" in said
-    assert re.search(rf"27 used\n +3 predict_only\n +3 {Reason.NO_LABEL.words}", said)
-    assert "7 a parcel, from 2018-03-01 to 2018-09-17" in said
-    assert "4: B02 B03 B04 B08" in said
-    assert f" {sum(pixels.shape[2] for _, pixels, _ in parcels.values())}, 1 to 11 a parcel" in said
-    assert re.search(r"0 +barley +barley +9\n +1 +maize +maize +9\n", said)
+    assert "30 parcels" in shown
+    assert re.search(rf"27 used\n +3 predict_only\n +3 {Reason.NO_LABEL.words}", shown)
+    assert "7 a parcel, from 2018-03-01 to 2018-09-17" in shown
+    assert "4: B02 B03 B04 B08" in shown
+    assert (
+        f" {sum(pixels.shape[2] for _, pixels, _ in parcels.values())}, 1 to 11 a parcel" in shown
+    )
+    assert re.search(r"0 +barley +barley +9\n +1 +maize +maize +9\n", shown)
 
 
 def test_a_scene_must_be_simulated_first(tmp_path, caplog, monkeypatch):
@@ -155,12 +157,12 @@ def test_a_scene_must_be_simulated_first(tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "said"),
+    ("n_bytes", "shown"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_960, "10 kB"), (999_499, "999 kB"),
      (999_600, "1.0 MB"), (2.5e9, "2.5 GB"), (3e15, "3000 TB")],
 )  # fmt: skip
-def test_sizes_are_written_in_a_readable_unit(n_bytes, said):
-    assert say_bytes(n_bytes) == said
+def test_sizes_are_written_in_a_readable_unit(n_bytes, shown):
+    assert say_bytes(n_bytes) == shown
 
 
 def test_two_tiles_in_two_zones_without_masks(folder, capsys):
@@ -175,9 +177,9 @@ def test_two_tiles_in_two_zones_without_masks(folder, capsys):
                 raster.descriptions = ("B02",)
     (folder / "more.yaml").write_text("imagery: {path: tiffs, bands: [B02]}")
     assert main(["inspect", "mine.yaml", "more.yaml", "--picture", "two.png"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"31UDS +2 +2022-04-03 +2022-04-13 +EPSG:32631", said)
-    assert re.search(r"32ULB +2 +2022-04-03 +2022-04-13 +EPSG:32632", said)
-    assert "4 have no cloud mask: all their pixels count as clear" in said
-    assert "at most" not in said
+    shown = capsys.readouterr().out
+    assert re.search(r"31UDS +2 +2022-04-03 +2022-04-13 +EPSG:32631", shown)
+    assert re.search(r"32ULB +2 +2022-04-03 +2022-04-13 +EPSG:32632", shown)
+    assert "4 have no cloud mask: all their pixels count as clear" in shown
+    assert "at most" not in shown
     assert imread(folder / "two.png").std() > 0

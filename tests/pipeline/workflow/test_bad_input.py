@@ -140,11 +140,11 @@ class Inputs:
         return self
 
     def dataset(self, **options):
-        make(self.folder / "given", n=30, **options)
-        self.meta = self.folder / "given" / "META"
+        make(self.folder / "existing", n=30, **options)
+        self.meta = self.folder / "existing" / "META"
         self.values = {
             "dataset": {
-                "path": str(self.folder / "given"), "bands": BANDS, "classes": {"min_parcels": 5}
+                "path": str(self.folder / "existing"), "bands": BANDS, "classes": {"min_parcels": 5}
             }
         }  # fmt: skip
         return self
@@ -211,10 +211,10 @@ def metadata(product):
 
 
 SETTINGS = {
-    "no path": ({"imagery": {"path": None}}, "imagery.path is not set: give the path of"),
+    "no path": ({"imagery": {"path": None}}, "imagery.path is not set: set it to the path of"),
     "no path of the register": (
         {"parcels": {"path": None}},
-        "parcels.path is not set: give the path of the parcel register",
+        "parcels.path is not set: set it to the path of the parcel register",
     ),
     "missing imagery": (
         {"imagery": {"path": "/nowhere/s2"}},
@@ -519,7 +519,7 @@ REGISTERS = {
 
 
 def first_array(i):
-    return sorted((i.folder / "given" / "DATA").iterdir())[0]
+    return sorted((i.folder / "existing" / "DATA").iterdir())[0]
 
 
 def replace_array(i, change):
@@ -531,9 +531,9 @@ def nan(array):
 
 
 DATASETS = {
-    "no DATA": (lambda i: shutil.rmtree(i.folder / "given" / "DATA"), "has no folder DATA"),
+    "no DATA": (lambda i: shutil.rmtree(i.folder / "existing" / "DATA"), "has no folder DATA"),
     "no arrays": (
-        lambda i: [f.unlink() for f in (i.folder / "given" / "DATA").iterdir()],
+        lambda i: [f.unlink() for f in (i.folder / "existing" / "DATA").iterdir()],
         "has no <id>.npy files",
     ),
     "no dates": (lambda i: (i.meta / "dates.json").unlink(), "The dataset lacks .*dates.json"),

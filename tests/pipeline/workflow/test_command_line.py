@@ -97,14 +97,14 @@ def test_a_bug_keeps_its_traceback_and_names_the_log(tmp_path):
     log = tmp_path / "broken.log"
     arguments = f"'--settings', {SPLIT!r}, '--log', {str(log)!r}"
     code = f"from {__name__} import broken, call; call(broken, {arguments})"
-    told = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     ).stderr
-    assert told == log.read_text()
-    assert "a bug in Parcelwise. Please report it with this text, which is also in " in told
-    assert str(log) in told
-    assert "Traceback (most recent call last)" in told
-    assert "ValueError: cannot reshape array" in told
+    assert shown == log.read_text()
+    assert "a bug in Parcelwise. Please report it with this text, which is also in " in shown
+    assert str(log) in shown
+    assert "Traceback (most recent call last)" in shown
+    assert "ValueError: cannot reshape array" in shown
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests.builders.runs import recorded, write_record
         ({"imagery": {"bands": ["B02", "B99"]}}, r"imagery\.bands\.1: .*found 'B99'"),
         ({"imagery": {"bands": ["B02", "B02"]}}, r"a band is named twice"),
         ({"imagery": {"max_cloud_fraction": 80}}, r"max_cloud_fraction: .*equal to 1, found 80"),
-        ({"imagery": {"start": "2018-05-01", "end": "2018-04-01"}}, r"lies after end"),
+        ({"imagery": {"start": "2018-05-01", "end": "2018-04-01"}}, r"is after end"),
         ({"imagery": {"start": "May"}}, r"imagery\.start: .*found 'May'"),
         ({"parcels": {"nomenclature": "crop"}}, r"'crop' is not one of labels: \[\]"),
         (

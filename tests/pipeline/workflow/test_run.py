@@ -21,11 +21,11 @@ from tests.builders.pixel_sets import BANDS, make
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder, with the settings of two users."""
+    """Return the current folder, which contains settings files."""
     monkeypatch.chdir(tmp_path)
     values = {"run": "mine", "imagery": {"path": "in"}, "parcels": {"path": "register.gpkg"}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
-    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"dataset": {"path": "given"}}))
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"dataset": {"path": "existing"}}))
     (tmp_path / "text.yaml").write_text("wheat")
     (tmp_path / "broken.yaml").write_text("imagery: [")
     (tmp_path / "latin.yaml").write_bytes("run: \xe9t\xe9".encode("latin-1"))
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """What Snakemake would be started with, in place of starting it."""
+    """Return the list of calls of Snakemake, which are recorded instead of executed."""
     calls = []
     monkeypatch.setattr(launch.os, "execve", lambda *call: calls.append(call))
     return calls
@@ -105,10 +105,10 @@ def test_values_keep_their_types(folder, monkeypatch, assignments, settings):
 )
 def test_a_mistake_ends_in_one_line_before_snakemake(folder, recorded, capsys, words, message):
     assert main(["run", *words]) == 1
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.startswith("parcelwise run: ")
-    assert told.count("\n") == 1
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.startswith("parcelwise run: ")
+    assert shown.count("\n") == 1
     assert recorded == []
 
 
@@ -154,11 +154,11 @@ def parcelwise(folder, *words, **options):
 
 @pytest.fixture
 def small(tmp_path):
-    """A folder with a small Pixel-Set dataset and its settings."""
-    make(tmp_path / "given", 30)
+    """Return a folder with a small Pixel-Set dataset and its settings."""
+    make(tmp_path / "existing", 30)
     values = {
         "run": "small",
-        "dataset": {"path": "given", "bands": BANDS, "classes": {"min_parcels": 4}},
+        "dataset": {"path": "existing", "bands": BANDS, "classes": {"min_parcels": 4}},
         "split": {"folds": 2},
         "train": {"epochs": 1, "members": 1, "pixels": 4},
     }

@@ -75,7 +75,6 @@ def simulated(tmp_path, monkeypatch):
         head = f"""#!{sys.executable}
 import json, os, re, subprocess, sys
 from pathlib import Path
-from tests.builders.paths import ROOT
 arguments, folder = sys.argv[1:], Path({str(folder)!r})
 """
         (folder / name).write_text(head + body)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,26 @@ def snakemake(folder, *options, check=True, configfile=None, source=ROOT, **sett
     )
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result
+
+
+def planned(folder, *targets, **settings):
+    """Return the jobs of a dry run: {rule: number}."""
+    result = snakemake(folder, "-n", *targets, **settings)
+    return {
+        rule: int(n)
+        for rule, n in re.findall(r"^(\w+)\s+(\d+)$", result.stdout + result.stderr, re.M)
+    }
+
+
+def started(folder, *options, **arguments):
+    """Start the workflow without waiting for its end."""
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+        *("--directory", str(folder), "--configfile", str(folder / "settings.yaml"), *options),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env={**os.environ, "PATH": path}, **silent, **arguments)
 
 
 def example(name: str, **over) -> Settings:

@@ -6,8 +6,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import pytest
 import yaml
 
 from tests.builders.paths import ROOT
-from tests.builders.runs import opened, snakemake
+from tests.builders.runs import opened, planned, snakemake, started
 
 pytestmark = pytest.mark.slow
 
@@ -36,27 +34,6 @@ SETTINGS = {
     "split": {"folds": 3},
     "train": {"epochs": 2, "batch_size": 16, "pixels": 8, "members": 2},
 }
-
-
-def planned(folder, **settings):
-    """Return the jobs of a dry run: {rule: number}."""
-    output = snakemake(folder, "-n", **settings)
-    text = output.stdout + output.stderr
-    if "Nothing to be done" in text:
-        return {}
-    table = text[text.index("Job stats:") :].split("\n\n")[0]
-    return {rule: int(n) for rule, n in re.findall(r"^(\w+)\s+(\d+)$", table, re.M)}
-
-
-def started(folder, *options, **arguments):
-    """Start the workflow without waiting for its end."""
-    command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-        *("--directory", str(folder), "--configfile", str(folder / "settings.yaml"), *options),
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, env={**os.environ, "PATH": path}, **silent, **arguments)
 
 
 def content(path):

@@ -3,17 +3,14 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, make
-from tests.builders.runs import snakemake
+from tests.builders.runs import planned, snakemake, started
 
 pytestmark = pytest.mark.slow
 
@@ -51,15 +48,6 @@ def results(folder):
     }
 
 
-def planned(folder, *targets, **settings):
-    """Return the jobs of a dry run: {rule: number}."""
-    result = snakemake(folder, "-n", *targets, **settings)
-    return {
-        rule: int(n)
-        for rule, n in re.findall(r"^(\w+)\s+(\d+)$", result.stdout + result.stderr, re.M)
-    }
-
-
 def test_a_training_that_diverges_keeps_the_models_and_runs_again(folder):
     before = results(folder)
     names = {path.name for path in before if path.parent.name == "Fold_1"}
@@ -81,17 +69,8 @@ def test_a_training_that_diverges_keeps_the_models_and_runs_again(folder):
 def test_a_training_that_is_killed_keeps_the_models(folder):
     before = results(folder)
     long = {**TRAIN, "epochs": 100000}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile"),
-            *(str(ROOT / "Snakefile"), "--directory", str(folder)),
-            *("--configfile", str(folder / "settings.yaml")),
-            *("--config", f"train={yaml.safe_dump(long, default_flow_style=True)}"),
-        ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "PATH": path}, start_new_session=True,
-    )  # fmt: skip
+    train = f"train={yaml.safe_dump(long, default_flow_style=True)}"
+    run = started(folder, "--cores", "2", "--config", train, start_new_session=True)
     states = folder / RUN / "training_state"
     try:
         while run.poll() is None and not list(states.glob("Fold_*/member_1.pt")):

@@ -40,7 +40,7 @@ def launch(arguments: Sequence[str]) -> None:
 
 
 def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the command line of Snakemake, and what its environment gets.
+    """Return the command line of Snakemake, and its additional environment variables.
 
     Raises
     ------
@@ -63,15 +63,14 @@ def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
         *(sys.executable, "-m", "snakemake", *targets),
         *("--snakefile", str(SOURCE / "Snakefile"), "--configfile", file),
         *(["--directory", str(parsed.directory)] if parsed.directory else []),
-        # Otherwise all cores, as profiles/default says; a profile of a cluster sets no such limit.
+        # Without --cores, profiles/default sets all cores, and the profile of a cluster no limit.
         *(["--cores", parsed.cores] if parsed.cores else []),
         *options,
     ]
-    # The rules call `parcelwise`: that of this Python, whether its environment is active or not.
-    environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if assignments:
-        environment[ASSIGNMENTS] = json.dumps(parse_assignments(assignments), default=str)
-    return command, environment
+    # The rules call `parcelwise`. This PATH finds it even if the environment is not active.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    overrides = json.dumps(parse_assignments(assignments), default=str)
+    return command, {"PATH": path, ASSIGNMENTS: overrides}
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

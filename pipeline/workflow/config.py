@@ -137,13 +137,7 @@ class SettingsRecord:
 
     def completed(self) -> dict[str, Any]:
         """Return all settings. Those that no stage used have their default."""
-        complete = Settings().model_dump(mode="json")
-        for section, values in self.values.items():
-            if isinstance(values, dict) and isinstance(complete[section], dict):
-                complete[section] |= values
-            else:
-                complete[section] = values
-        return complete
+        return merged(Settings().model_dump(mode="json"), self.values)
 
 
 def read_record(jobs: Sequence[Path]) -> SettingsRecord:

@@ -1,8 +1,9 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
+#     parcelwise run configs/mine.yaml [dataset | models | predictions | report]
 #     snakemake --cores 4 [dataset | models | predictions | report] --configfile configs/mine.yaml
 #
-# Every rule is one call of `parcelwise <stage>`; `snakemake -p` prints the calls.
+# Every rule calls `parcelwise <stage>`; `snakemake -p` prints the calls.
 
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
     escaped,
     freeze,
-    passed,
+    stage_settings,
     start,
     states_of_others,
     summary,
@@ -35,14 +36,14 @@ paths = RunPaths.of(settings.run)
 
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
-# Without a register there are no outlines to put on a map: the predictions are a table.
+# Without a register there are no outlines for a map, and the predictions are only tables.
 REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
-# Snakemake does not miss what only later rules read: the targets name the tables themselves.
+# The targets list these tables, because Snakemake does not check inputs of rules that need not run.
 TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
-# A cluster plans each job a second time on its node, whose cores and GPUs may differ from those here.
-# There, a job asks for --max-threads cores, and for a GPU only if train.device is cuda.
+# On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
+# Therefore a job requests --max-threads cores, and a GPU only if train.device is cuda.
 on_cluster = lambda: workflow.remote_exec or workflow.non_local_exec
 cores = lambda wildcards: (
     (workflow.resource_settings.max_threads or 4) if on_cluster() else workflow.cores
@@ -55,15 +56,15 @@ gpus = lambda wildcards: int(
     device.startswith("cuda") or (device == "auto" and has_gpu() and not on_cluster())
 )
 
-# With --use-conda, jobs run in the environment that `conda env create -f environment.yml` made. Without,
-# its file is named, as Snakemake asks conda about every environment that is named by its name.
+# With --use-conda, jobs run in the environment made by `conda env create -f environment.yml`. Without
+# it, the rules refer to the file, because Snakemake would look for conda to resolve a name.
 ENVIRONMENT = (
     "parcelwise"
     if "conda" in map(str, workflow.deployment_settings.deployment_method)
     else escaped(Path(workflow.basedir) / "environment.yml")
 )
-# A stage is passed its own settings: what it runs with, and what triggers its rerun.
-settings_of = lambda stage: passed(settings, stage)
+# A rule passes its stage only the settings of that stage. A change of them triggers a rerun.
+settings_of = lambda stage: stage_settings(settings, stage)
 
 
 wildcard_constraints:
@@ -96,7 +97,7 @@ rule all:
         paths.report,
 
 
-# What comes before the folds: imagery and parcels become a Pixel-Set dataset, or one is there.
+# The rules up to the dataset: from an existing one, or from imagery and parcels.
 include: "rules/ingestion.smk" if settings.dataset.path else "rules/preparation.smk"
 include: "rules/dataset.smk"
 
@@ -142,15 +143,15 @@ rule train:
         labels=LABELS,
         folds=rules.split.output,
     output:
-        # The model's files are not outputs: Snakemake removes outputs before a job starts and after
-        # it fails, and a failed training must not cost the earlier model.
+        # The model's files are not outputs, because Snakemake deletes outputs when a job starts and
+        # when it fails. A failed training must not delete the earlier model.
         touch(paths.trained("{fold}")),
     params:
         settings=settings_of("train"),
         record=lambda wildcards: paths.record(f"train/Fold_{wildcards.fold}"),
         dataset=paths.dataset.root,
         folder=lambda wildcards: paths.fold(wildcards.fold),
-        # No outputs: Snakemake would remove them before a killed training goes on.
+        # Not an output, because Snakemake would delete it before a killed training continues.
         state=lambda wildcards: paths.training_state(wildcards.fold),
         tensorboard=lambda wildcards: paths.tensorboard(wildcards.fold),
     threads: cores_of_fold
@@ -172,7 +173,7 @@ rule train:
 
 rule evaluate:
     message:
-        "Score every fold on its test parcels, beside the baselines."
+        "Score the model and the baselines on the test parcels of every fold."
     input:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
@@ -189,7 +190,8 @@ rule evaluate:
     params:
         settings=settings_of("evaluate"),
         record=paths.record("evaluate"),
-        # Snakemake does not miss the output of a training that failed, as only this rule reads it.
+        # If every training failed with new settings, the old outputs of train are still there. This
+        # parameter makes the rule run again.
         trained=settings_of("train"),
         dataset=paths.dataset.root,
         models=paths.models,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo import simulate
 from geo.errors import InputError
-from pipeline.__main__ import run
+from pipeline.__main__ import run_function
 from pipeline.workflow.settings import SimulateSettings
 
 
@@ -37,4 +37,4 @@ def write_scene(imagery: Path, register: Path, settings: SimulateSettings) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(run(write_scene, sys.argv[1:], program="python -m demo", logger="demo"))
+    sys.exit(run_function(write_scene, sys.argv[1:], program="python -m demo", logger="demo"))

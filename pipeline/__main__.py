@@ -1,4 +1,4 @@
-"""Command line: `parcelwise <stage> --…`, one subcommand a stage."""
+"""The command line `parcelwise`: run, inspect, and a subcommand for every stage."""
 
 from __future__ import annotations
 
@@ -41,47 +41,72 @@ STAGES = {
     "report": "write the report of a run",
 }
 
-# No stages: they leave no artefact of the run, and no rule calls them.
-CHECKS = {"inspect": "show what a run would use, before anything is done"}
+# Not stages: no rule calls them, and they leave no artefact of a run.
+COMMANDS = {
+    "run": "run the workflow, or go on where it stopped",
+    "inspect": "show what a run would use, before anything is done",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage; what the user can mend ends with its message alone and exit code 1."""
+    """Run one command and return its exit code."""
     width = max(map(len, STAGES))
-    stages, checks = (
-        "\n".join(f"  {name:{width}}  {text}" for name, text in commands.items())
-        for commands in (STAGES, CHECKS)
+    commands, stages = (
+        "\n".join(f"  {name:{width}}  {text}" for name, text in group.items())
+        for group in (COMMANDS, STAGES)
     )
     top = argparse.ArgumentParser(
         prog="parcelwise",
-        usage="%(prog)s stage [--help] [--log LOG] ...",
+        usage="%(prog)s run FILE [TARGET ...] [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
+        "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
+        "       %(prog)s --version\n"
+        "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
-        epilog=f"stages:\n{stages}\n\nbefore all stages:\n{checks}\n\n"
-        "`parcelwise <stage> --help` explains one.",
+        epilog=f"commands:\n{commands}\n\nstages, which the workflow calls:\n{stages}\n\n"
+        "`parcelwise <command> --help` explains one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("stage", choices=[*STAGES, *CHECKS], metavar="stage", help="what to do")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    stage = top.parse_args(given[:1]).stage
-    # Only the stage that is named is imported, so that --help answers at once.
-    room = "stages" if stage in STAGES else "inspection"
-    function = getattr(importlib.import_module(f"pipeline.{room}.{stage}"), stage)
-    return run(
+    top.add_argument("--version", action="store_true", help="show the version and exit")
+    top.add_argument(
+        "command", nargs="?", choices=[*COMMANDS, *STAGES], metavar="command", help="what to do"
+    )
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = top.parse_args(words[:1])
+    # A command is imported when it is chosen, so that --help answers at once.
+    if chosen.version:
+        from pipeline.workflow.launch import version
+
+        sys.stdout.write(f"{version()}\n")
+        return 0
+    name = chosen.command
+    if name is None:
+        top.error("name a command or a stage")
+    if name == "run":
+        from pipeline.workflow.launch import launch
+
+        try:
+            launch(words[1:])
+        except InputError as error:
+            sys.stderr.write(f"parcelwise run: {error}\n")
+        return 1
+    room = "stages" if name in STAGES else "inspection"
+    function = getattr(importlib.import_module(f"pipeline.{room}.{name}"), name)
+    return run_function(
         function,
-        given[1:],
-        program=f"parcelwise {stage}",
-        logger=f"pipeline.{stage}",
-        leaves_record=stage in STAGES,
+        words[1:],
+        program=f"parcelwise {name}",
+        logger=f"pipeline.{name}",
+        is_stage=name in STAGES,
     )
 
 
-def run(
+def run_function(
     function: Callable[..., None],
     arguments: Sequence[str],
     *,
     program: str,
     logger: str,
-    leaves_record: bool = True,
+    is_stage: bool = True,
 ) -> int:
     """Run one function from the command line.
 
@@ -89,31 +114,35 @@ def run(
     ----------
     function
         Its signature makes the options: paths, strings, integers, and lists and optional ones of
-        them; `settings`, of the type that is annotated.
+        them; `settings`, of the annotated type.
     arguments
-        What follows the program's name on the command line.
+        The arguments after the program's name on the command line.
     program, logger
         Names for the help and for the lines of the log.
-    leaves_record
-        Whether it takes --record.
+    is_stage
+        Whether the settings are options, which a rule passes as JSON, and are recorded. Otherwise
+        a user writes them: a file, and settings that override it.
 
     Returns
     -------
     int
-        Exit code: 0, or 1 after an error: what the user can mend is logged as its message alone.
+        Exit code: 0, or 1 after an error. An error that the user can correct is logged as its
+        message alone, a bug with its traceback.
     """
     kinds = typing.get_type_hints(function)
-    values = vars(
-        _parser(function, kinds, program, leaves_record=leaves_record).parse_args(arguments)
-    )
+    parser = _parser(function, kinds, program, is_stage=is_stage)
+    values = vars((parser.parse_args if is_stage else parser.parse_intermixed_args)(arguments))
     log, record = values.pop("log"), values.pop("record", None)
-    config, passed = values.pop("config", None), values.pop("settings", None)
+    files, words = values.pop("config", None), values.pop("words", ())
+    as_json = values.pop("settings", None)
     _start_logging(log)
     log_of = logging.getLogger(logger)
     try:
         if "settings" in kinds:
             kind = kinds["settings"]
-            values["settings"] = _read(config, kind) if config else from_json(passed, kind)
+            values["settings"] = (
+                from_json(as_json, kind) if files is None else _read(files, words, kind)
+            )
         function(**values)
         if record is not None:
             write_text(record, values["settings"].model_dump_json())
@@ -127,12 +156,15 @@ def run(
     return 0
 
 
-def _read(config: Sequence[Path], kind: type[Section]) -> Section:
-    """Read settings from YAML files, cut to a type."""
-    # A stage that a rule calls has them as JSON.
+def _read(files: Path | list[Path], words: Sequence[str], kind: type[Section]) -> Section:
+    """Read settings that a user wrote, cut to a type."""
+    # A stage that a rule calls gets its settings as JSON and needs no YAML.
     from pipeline.workflow.config import read
 
-    return part_of(read(*config), kind)
+    more = [Path(word) for word in words if "=" not in word]
+    paths = [*([files] if isinstance(files, Path) else files), *more]
+    settings = read(*paths, assignments=[word for word in words if "=" in word])
+    return settings if isinstance(settings, kind) else part_of(settings, kind)
 
 
 def _parser(
@@ -140,7 +172,7 @@ def _parser(
     kinds: Mapping[str, Any],
     program: str,
     *,
-    leaves_record: bool,
+    is_stage: bool,
 ) -> argparse.ArgumentParser:
     """Make the options of a function from its signature."""
     parser = argparse.ArgumentParser(
@@ -149,29 +181,37 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, parameter in inspect.signature(function).parameters.items():
-        if name == "settings":
-            _add_settings(parser, leaves_record=leaves_record)
-            continue
-        _add_argument(parser, name, kinds[name], parameter)
+        if name != "settings":
+            _add_argument(parser, name, kinds[name], parameter)
+        elif is_stage:
+            _add_settings(parser)
+        else:
+            parser.add_argument("config", type=Path, metavar="FILE", help="settings of the run")
+            parser.add_argument(
+                "words",
+                nargs="*",
+                metavar="KEY=VALUE",
+                help="settings that override those of FILE, such as train.epochs=3; a word without "
+                "= is another file of settings, which overrides the one before it",
+            )
     parser.add_argument("--log", type=Path, help="also write the log to this file")
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser, *, leaves_record: bool) -> None:
-    """Add the two ways to give settings, and where to record those that were used."""
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the two ways to pass settings to a stage, and where to record them."""
     ways = parser.add_mutually_exclusive_group(required=True)
     ways.add_argument(
         "--config",
         type=Path,
         nargs="+",
-        help="settings: your own file or results/<run>/config.yaml; of several, each is laid over "
-        "those before it",
+        help="settings: your own file or results/<run>/config.yaml; each file overrides those "
+        "before it",
     )
     ways.add_argument("--settings", metavar="JSON", help="the stage's settings, as a rule has them")
-    if leaves_record:
-        parser.add_argument(
-            "--record", type=Path, help="write the settings used to this file, after success"
-        )
+    parser.add_argument(
+        "--record", type=Path, help="write the settings used to this file, after success"
+    )
 
 
 def _add_argument(
@@ -197,12 +237,12 @@ def _start_logging(log: Path | None) -> None:
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [terminal]
-    # Of the processes that torchrun starts, the first speaks for all.
+    # Several processes train together under torchrun: only the first one logs.
     first = os.environ.get("RANK", "0") == "0"
     if not first:
         terminal.setLevel(logging.WARNING)
     if log is not None:
-        # A job with a log of its own is one of several: their bars would overwrite each other.
+        # A job with a log file runs beside others, and their progress bars would mix.
         os.environ.setdefault("TQDM_DISABLE", "1")
         if first:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -215,9 +255,9 @@ def _start_logging(log: Path | None) -> None:
 
 def command() -> None:
     """Run the command of the terminal, and end the process with its exit code."""
-    # Stages name their threads themselves; libraries that spin up one per core would compete.
+    # Stages start their own threads. Libraries that start one thread per core would compete.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Every stage works in blocks, each as large as the one before.
+    # Every stage works in blocks of the same size, so freed memory is needed again at once.
     keep_freed_memory()
     sys.exit(main())
 

@@ -1,7 +1,7 @@
-# What the packed pixels of a run lack for training.
+# The rules that complete any dataset for training.
 
-# An existing dataset may bring its own.
-if not (settings.dataset.path and given.given_normalisation):
+# An existing dataset can have its own normalisation.
+if not (settings.dataset.path and existing.existing_normalisation):
 
     rule normalise:
         message:

@@ -3,9 +3,9 @@
 from pipeline.workflow.inputs import watched_dataset
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 
-given = DatasetPaths(settings.dataset.path)
-# Files that a dataset need not have.
-MORE = [f for f in ("features", "positions", "parcel_dates") if getattr(given, f).is_file()]
+existing = DatasetPaths(settings.dataset.path)
+# Optional files of a dataset.
+MORE = [f for f in ("features", "positions", "parcel_dates") if getattr(existing, f).is_file()]
 
 
 rule ingest:
@@ -16,7 +16,7 @@ rule ingest:
     output:
         packed=paths.dataset.tile(INGESTED).arrays,
         meta=paths.dataset.metadata,
-        normalisation=paths.dataset.normalisation if given.given_normalisation else [],
+        normalisation=paths.dataset.normalisation if existing.existing_normalisation else [],
         more=[getattr(paths.dataset, file) for file in MORE],
         labelled=paths.dataset.labelled,
         names=paths.dataset.names,
@@ -47,8 +47,8 @@ rule ingest:
 
 
 PACKED = [rules.ingest.output]
-# All of it comes from there.
+# The dataset comes with its features and positions.
 DATASET = []
 LABELS, NAMES = rules.ingest.output.labelled, rules.ingest.output.names
-# The jobs whose settings make the run what it is: those that the report tells of.
+# The jobs whose settings the report shows.
 JOBS = ["ingest"]

@@ -5,13 +5,13 @@ import json
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.inputs import imagery_state
 
-# Acquisitions that the index found and uses: {id: row}.
+# The acquisitions that are used: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
-# The one that a job extracts.
+# The acquisition of an extraction.
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
-# Those of the tile that a job assembles, in the order in which they are merged.
+# The acquisitions of a tile, in the order in which assemble merges them.
 of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
-# The tiles of all, and where each has its packed pixels.
+# All tiles, and the paths of their packed pixels.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
 tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
 packed = lambda wildcards: [f for t in tiles(wildcards) for f in paths.dataset.tile(t).packed]
@@ -43,10 +43,10 @@ if settings.simulate:
 
 checkpoint index:
     message:
-        "List the acquisitions of {params.imagery} and say which are used."
+        "List the acquisitions of {params.imagery} and decide which are used."
     input:
         imagery=settings.imagery.path if settings.simulate else [],
-        # Whose bounds a STAC source is searched for.
+        # A STAC search covers the bounds of the register.
         register=without_braces([settings.parcels.path] if settings.imagery.is_stac else []),
     output:
         acquisitions=paths.acquisitions,
@@ -54,7 +54,7 @@ checkpoint index:
         grids=paths.grids,
     params:
         imagery=verbatim(settings.imagery.path),
-        # What it reads there, and tens of thousands of files as inputs would take Snakemake long.
+        # A digest of the files of the imagery. As inputs, thousands of files would slow Snakemake down.
         state=imagery_state(settings),
         folder=paths.items,
         stac=verbatim(
@@ -83,9 +83,9 @@ checkpoint index:
 
 rule clean:
     message:
-        "Mend and place the parcels of {params.register}, and check every row."
+        "Mend the parcels of {params.register}, place them on tiles, and check every row."
     input:
-        # Ancient, as every new acquisition rewrites it: what it says counts, see params.
+        # Ancient, because every new acquisition rewrites the file. Its content is a parameter.
         grids=ancient(paths.grids),
         register=without_braces([settings.parcels.path]),
     output:
@@ -100,8 +100,8 @@ rule clean:
         grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
     resources:
         mem_mb=4000,
-        # No parameters: what label would refuse is refused here, before any pixel is read, but nothing
-        # that is written here depends on it.
+        # clean also checks the settings of label, so that an error ends the run before any pixel is
+        # read. They are not parameters, because the outputs of clean do not depend on them.
         labels=settings_of("label")(None),
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
@@ -150,7 +150,7 @@ rule extract:
     message:
         "Read the parcels' pixels of {wildcards.acquisition}."
     input:
-        # Written by index, and only where something of the acquisition has changed.
+        # index writes this file only if the acquisition has changed.
         item=lambda wildcards: paths.item(extracted(wildcards).acquisition),
         pixel_index=lambda wildcards: paths.pixel_index(extracted(wildcards).tile),
     output:
@@ -179,7 +179,7 @@ rule assemble:
     input:
         pixels=lambda wildcards: [paths.extracted(a) for a in of_tile(wildcards)],
         valid=lambda wildcards: [paths.extracted_valid(a) for a in of_tile(wildcards)],
-        # Ancient, as every new acquisition of any tile rewrites it: what it says counts, see params.
+        # Ancient, because every new acquisition of any tile rewrites the file. See params.
         acquisitions=ancient(paths.acquisitions),
         pixel_index=paths.pixel_index("{tile}"),
     output:
@@ -209,7 +209,7 @@ rule assemble:
 
 rule export:
     message:
-        "Write the dataset as other software reads it."
+        "Write the dataset in the layout of the reference."
     input:
         tiles=packed,
     output:
@@ -236,7 +236,7 @@ rule export:
 
 rule label:
     message:
-        "Choose the classes, label the parcels, and account for every row of the register."
+        "Choose the classes, label the parcels, and write the ledger."
     input:
         rows=rules.clean.output.rows,
         overlaps=rules.clean.output.overlaps,
@@ -256,7 +256,7 @@ rule label:
         dataset=paths.dataset.root,
     resources:
         mem_mb=4000,
-        # No parameter: models keep the names, but are not trained again for others.
+        # Not a parameter: other names must not trigger a training, although models contain names.
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
         paths.log("label"),
@@ -306,7 +306,7 @@ rule features:
         parcels=rules.clean.output.parcels,
         pixel_index=lambda wildcards: map(paths.pixel_index, tiles(wildcards)),
         tiles=packed,
-        # Ancient, as they follow from the tiles.
+        # Ancient, because export derives them from the tiles.
         dataset=ancient(paths.dataset.metadata),
     output:
         features=paths.dataset.features,
@@ -327,13 +327,14 @@ rule features:
         " --positions {output.positions:q} --log {log:q}"
 
 
-# META of the tiles is ancient: it follows from them, and whether DATA is written changes none of it.
+# The metadata are ancient: export derives them from the tiles, and rewrites them unchanged if only
+# dataset.npy_files has changed.
 PACKED = lambda wildcards: [*packed(wildcards), *ancient(paths.dataset.metadata)]
-# What is known of the parcels beside their pixels.
+# The metadata of the parcels.
 DATASET = [rules.features.output]
-# What says which parcels are of which class, and what the classes are called where they are shown.
+# The classes of the parcels, and the displayed names of the classes.
 LABELS, NAMES = rules.label.output.labelled, rules.names.output.names
-# The jobs whose settings make the run what it is: those that the report tells of.
+# The jobs whose settings the report shows.
 JOBS = [
     *(["simulate"] if settings.simulate else []),
     *("index", "clean", "rasterise", "extract", "assemble", "export", "label", "names"),

@@ -1,4 +1,4 @@
-"""What holds the house together: import directions, environments, settings, stages."""
+"""Rules of the whole project: import directions, environments, settings, stages."""
 
 import ast
 import importlib
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import typing
+from functools import cache
 
 import jsonschema
 import pytest
@@ -15,7 +16,7 @@ import yaml
 
 from demo.__main__ import write_scene
 from geo.errors import InputError
-from pipeline.__main__ import CHECKS, STAGES
+from pipeline.__main__ import COMMANDS, STAGES, main
 from pipeline.workflow.config import load
 from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema_json
 from pipeline.workflow.sections import RECIPES, Section, read_recipe
@@ -50,7 +51,7 @@ FORBIDDEN = {
 
 
 def imported(text):
-    """Modules that a text imports anywhere, inside functions too."""
+    """Yield the modules that a text imports, inside functions too."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -65,8 +66,8 @@ def test_imports_run_one_way(package):
         assert not packages & FORBIDDEN[package], path
 
 
-def test_rooms_import_no_stage_and_no_stage_imports_another():
-    """But inspection, which stands above the stages: it shows what they would decide."""
+def test_only_inspection_imports_stages():
+    """It shows what they would decide. No other room and no stage imports a stage."""
     for path in (ROOT / "pipeline").rglob("*.py"):
         stages = {m for m in imported(path.read_text()) if m.startswith("pipeline.stages")}
         assert not stages or path.parent.name == "inspection", path
@@ -78,8 +79,9 @@ def test_stages_are_one_module_each_and_nothing_else():
     assert found == {"__init__", *STAGES}
 
 
+@cache
 def loaded_by(statement):
-    """Modules that a fresh interpreter holds after a statement."""
+    """Return the packages that a fresh interpreter has loaded after a statement."""
     code = f"import sys; {statement}; print(' '.join({{m.split('.')[0] for m in sys.modules}}))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
@@ -113,7 +115,7 @@ def test_everything_before_runs_without_torch(stage):
     assert "torch" not in loaded_by(f"import pipeline.stages.{stage}")
 
 
-# Libraries that take their time to import, and the stages that use them every time that they run.
+# Libraries that are slow to import, and the stages that use them in every run.
 SLOW = {
     *("dask", "exactextract", "geopandas", "jinja2", "matplotlib", "netCDF4", "pandas"),
     *("obstore", "pystac_client", "rasterio", "requests", "scipy", "sklearn"),
@@ -144,19 +146,19 @@ def test_a_stage_imports_nothing_slow_that_it_does_not_use(stage):
     assert loaded_by(f"import pipeline.stages.{stage}") & SLOW <= USED[stage]
 
 
-def test_the_command_line_imports_none_of_them():
+def test_the_command_line_imports_no_slow_library():
     assert not loaded_by("import pipeline.__main__") & (SLOW | {"numpy"})
 
 
 def modules_of_the_workflow():
-    """Modules that the Snakefile and the rules import, but for the standard library."""
+    """Return the modules that Snakefile and rules import, without the standard library."""
     lines = [line for path in WORKFLOW for line in path.read_text().splitlines()]
     found = [re.match(r"\s*(?:from|import)\s+([\w.]+)", line) for line in lines]
     modules = {match[1] for match in found if match}
     return sorted(m for m in modules if m.split(".")[0] not in sys.stdlib_module_names)
 
 
-def test_the_workflow_files_import_the_room_workflow_alone():
+def test_the_workflow_files_import_only_the_room_workflow():
     modules = modules_of_the_workflow()
     assert "pipeline.workflow.paths" in modules
     assert [m for m in modules if not m.startswith("pipeline.workflow.")] == []
@@ -174,17 +176,22 @@ def pins(lines):
     }
 
 
-def test_conda_and_pip_hold_the_same_packages():
+def test_conda_and_pip_install_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pip = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     python, *packages, pip_itself, by_pip = conda
     assert (pip_itself, by_pip) == ("pip", {"pip": ["--editable ."]})
-    assert python == f"python{project['project']['requires-python']}"
+    # conda installs the newest Python that all pins support; pip accepts older ones, too.
+    prefix = "Programming Language :: Python :: 3."
+    classifiers = project["project"]["classifiers"]
+    minors = [int(c.removeprefix(prefix)) for c in classifiers if c.startswith(prefix)]
+    assert python == f"python=3.{max(minors)}"
+    assert project["project"]["requires-python"] == f">=3.{min(minors)}"
     assert pins(packages) == pip
 
 
-def test_the_lock_holds_what_the_project_asks_for():
+def test_the_lock_file_pins_the_same_versions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     asked = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
     lines = (ROOT / "requirements.txt").read_text().splitlines()
@@ -192,16 +199,16 @@ def test_the_lock_holds_what_the_project_asks_for():
     assert {name: locked.get(name) for name in asked} == asked
 
 
-def test_the_defaults_and_the_schema_are_those_of_the_code():
+def test_the_defaults_and_the_schema_equal_those_of_the_code():
     message = "run `make configs`"
     assert (CONFIGS / "default.yaml").read_text() == default_yaml(), message
     assert (CONFIGS / "schema.json").read_text() == schema_json(), message
 
 
-def test_the_defaults_file_means_the_defaults():
+def test_the_defaults_file_sets_the_defaults():
     written = yaml.safe_load((CONFIGS / "default.yaml").read_text())
     assert load(written) == Settings()
-    # Nothing is left out, and null is written only where it means "not set" or "as the recipe".
+    # The file contains every setting. null means "not set" or "as the recipe".
     followed = {(section, name) for section, own in read_recipe("default").items() for name in own}
     for section, values in Settings().model_dump(mode="json").items():
         if isinstance(values, dict):
@@ -212,7 +219,7 @@ def test_the_defaults_file_means_the_defaults():
             assert written[section] == values
 
 
-def test_the_defaults_file_says_what_the_recipes_are():
+def test_the_defaults_file_shows_the_values_of_the_recipes():
     text = (CONFIGS / "default.yaml").read_text()
     for line in (
         "  batch_size: null               # 64, 128 in paper; ",
@@ -223,7 +230,7 @@ def test_the_defaults_file_says_what_the_recipes_are():
         assert f"\n{line}" in text
 
 
-def test_recipes_say_the_same_settings_and_valid_ones():
+def test_all_recipes_set_the_same_settings_to_valid_values():
     default = read_recipe("default")
     for name in RECIPES:
         recipe = read_recipe(name)
@@ -257,16 +264,17 @@ def test_a_part_of_a_section_has_its_types_and_no_defaults(kind):
         own, stated = typing.get_type_hints(part), typing.get_type_hints(whole[name])
         for key, field in part.model_fields.items():
             assert own[key] == stated[key], f"{name}.{key}"
-            # What a base of the section has is stated there; what is cut out of it is passed whole.
+            # A base class of the section has defaults. Other types repeat some of its settings, and
+            # have none, because a rule passes all of them.
             assert issubclass(whole[name], part) or field.is_required(), f"{name}.{key}"
 
 
-def test_every_setting_is_seen_by_some_stage():
+def test_every_setting_reaches_a_stage():
     kinds = [LabelSettings, ExportSettings, *STAGE_SETTINGS.values()]
     sections = [item for kind in kinds for item in sections_of(kind).items()]
-    seen = {(name, key) for name, section in sections for key in section.model_fields}
+    reached = {(name, key) for name, section in sections for key in section.model_fields}
     for name, section in sections_of(Settings).items():
-        assert {(name, key) for key in section.model_fields} <= seen
+        assert {(name, key) for key in section.model_fields} <= reached
 
 
 def test_every_example_is_valid():
@@ -276,7 +284,7 @@ def test_every_example_is_valid():
         assert path.read_text().splitlines()[0] == SCHEMA_LINE, path
         values = yaml.safe_load(path.read_text())
         load(values)
-        # jsonschema comes with Snakemake.
+        # Snakemake depends on jsonschema.
         jsonschema.validate(values, SCHEMA, jsonschema.Draft202012Validator)
 
 
@@ -299,7 +307,7 @@ def test_the_schema_refuses_what_the_settings_refuse(values, found):
         jsonschema.validate(values, SCHEMA, jsonschema.Draft202012Validator)
 
 
-def test_the_schema_takes_what_the_settings_take():
+def test_the_schema_accepts_what_the_settings_accept():
     for values in (
         {"parcels": {"labels": {"crop": "CODE", "group": {"column": "C", "table": "t.csv"}}}},
         {"train": {"epochs": None, "recipe": "paper"}, "model": {"name": None}},
@@ -310,7 +318,7 @@ def test_the_schema_takes_what_the_settings_take():
         jsonschema.validate(values, SCHEMA, jsonschema.Draft202012Validator)
 
 
-def test_the_type_of_a_stage_is_that_of_its_rule():
+def test_a_stage_takes_the_type_of_settings_that_its_rule_passes():
     for stage, kind in STAGE_SETTINGS.items():
         if stage != "simulate":
             function = getattr(importlib.import_module(f"pipeline.stages.{stage}"), stage)
@@ -318,7 +326,8 @@ def test_the_type_of_a_stage_is_that_of_its_rule():
     assert typing.get_type_hints(write_scene)["settings"] is STAGE_SETTINGS["simulate"]
 
 
-def test_mypy_refuses_a_stage_that_reads_what_its_settings_lack(tmp_path):
+@pytest.mark.slow
+def test_mypy_refuses_a_stage_that_reads_other_settings(tmp_path):
     stage = tmp_path / "stage.py"
     stage.write_text(
         "from pipeline.workflow.settings import ExtractSettings\n\n\n"
@@ -336,27 +345,26 @@ def test_mypy_refuses_a_stage_that_reads_what_its_settings_lack(tmp_path):
     assert "Found 2 errors" in result.stdout
 
 
-def test_a_stage_is_one_word_everywhere():
+def test_a_stage_has_the_same_name_everywhere():
     text = "\n".join(path.read_text() for path in WORKFLOW)
     rules = set(re.findall(r"^\s*(?:rule|checkpoint) (\w+):", text, re.M))
     targets = {"all", "dataset", "models", "predictions"}
-    # The demo's scene is no part of the product: its command stands beside it.
+    # The demo's scene is not part of the product and has a command of its own module.
     assert rules - targets == {"simulate", *STAGES}
-    # features alone asks for no setting.
+    # Only features needs no setting.
     assert set(STAGE_SETTINGS) == (rules - targets) - {"features"}
     assert all((ROOT / "pipeline" / "stages" / f"{stage}.py").is_file() for stage in STAGES)
 
 
-def test_what_is_no_stage_has_no_rule():
+def test_commands_that_are_not_stages_have_no_rule():
     text = "\n".join(path.read_text() for path in WORKFLOW)
-    assert not set(CHECKS) & (set(STAGES) | set(STAGE_SETTINGS))
-    for name in CHECKS:
-        assert (ROOT / "pipeline" / "inspection" / f"{name}.py").is_file()
-        assert f"rule {name}" not in text
-        assert f"pipeline {name}" not in text
+    assert not set(COMMANDS) & (set(STAGES) | set(STAGE_SETTINGS))
+    for name in COMMANDS:
+        assert f"rule {name}:" not in text
+        assert f"parcelwise {name} -" not in text
 
 
-def test_every_rule_says_what_it_does_needs_and_leaves():
+def test_every_rule_has_its_directives():
     text = "".join(p.read_text() for p in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
     for part in re.split(r"(?m)^\s*(?:rule|checkpoint) (?=\w+:)", text)[1:]:
         name = part[: part.index(":")]
@@ -367,17 +375,17 @@ def test_every_rule_says_what_it_does_needs_and_leaves():
     assert '"python -P -m demo --settings' in text
 
 
-@pytest.mark.parametrize("stage", [*STAGES, *CHECKS])
-def test_every_stage_explains_itself(stage):
-    result = subprocess.run(
-        [sys.executable, "-m", "pipeline", stage, "--help"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
-    assert "--log" in result.stdout
-    assert "Parameters" in result.stdout
+@pytest.mark.parametrize("stage", [*STAGES, "inspect"])
+def test_every_stage_has_a_help_text(stage, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([stage, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--log" in shown
+    assert "Parameters" in shown
 
 
-def test_what_tests_share_is_in_the_builders():
+def test_test_modules_import_no_test_module():
     for path in sorted((ROOT / "tests").rglob("*.py")):
         for name in imported(path.read_text()):
             assert not name.rpartition(".")[2].startswith("test_"), (path, name)

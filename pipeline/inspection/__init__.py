@@ -1,1 +1,1 @@
-"""What a run would use, as text and as a picture."""
+"""Show what a run would use, as text and as a picture."""

@@ -1,4 +1,4 @@
-"""Show what a run would use, before anything is done."""
+"""The command `inspect`: show the inputs of a run before any work is done."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from pipeline.classes.ledger import count_pixels, status_of
 from pipeline.classes.reasons import Status
 from pipeline.classes.register import CheckedRegister, check_register, columns_of, refuse_none_left
 from pipeline.inspection.picture import draw, to_degrees
-from pipeline.inspection.sizes import Parcels, expected_sizes, say_bytes
 from pipeline.inspection.text import (
+    accepted,
     clouds_unread,
+    expected_bytes,
+    say_bytes,
     say_classes,
     say_imagery,
     say_parcels,
@@ -41,172 +43,161 @@ from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, 
 
 
 def inspect(settings: Settings, picture: Path | None = None) -> None:
-    """Show what a run would use, before anything is done.
+    """Show the inputs of a run before any work is done.
 
-    The acquisitions, tiles, dates and processing baselines, the parcels and classes, how they
-    overlap, and how large the dataset will be, on the terminal; and a picture of the footprints
-    over the parcels. Only metadata and file headers of the imagery are read, and the register.
+    The terminal shows the acquisitions with their tiles, dates and processing baselines, the
+    parcels and classes, how parcels and imagery overlap, and the size of the dataset on disk. A
+    picture shows the footprints of the acquisitions over the parcels. `inspect` reads the register,
+    and only metadata and file headers of the imagery.
 
     Parameters
     ----------
     settings
-        All of them.
+        All settings of the run.
     picture
-        Written: the picture, by its ending .png, .svg or .pdf. Without it,
-        results/<run>/inspect/inputs.png.
+        Written: the picture, as .png, .svg or .pdf. Default: results/<run>/inspect/inputs.png.
 
     Raises
     ------
-    ValueError
-        The errors with which the run itself would end, after what could be said.
+    InputError
+        If the inputs would end the run. The text up to there is on the terminal.
     """
     check_inputs(settings)
     if settings.dataset.path is not None:
-        _say(say_dataset(settings.dataset.path, part_of(settings, IngestSettings)))
+        _write(say_dataset(settings.dataset.path, part_of(settings, IngestSettings)))
         return
-    _check_simulated(settings)
-    paths = RunPaths.of(settings.run)
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
-        raise InputError("imagery.path and parcels.path are not set: give both.")
+        raise InputError("imagery.path and parcels.path are not set: set both.")
+    absent = [path for path in (imagery, register) if isinstance(path, Path) and not path.exists()]
+    if settings.simulate is not None and absent:
+        raise InputError(
+            f"The run simulates its scene, and there is no {absent[0]} yet. Simulate it first: "
+            "`parcelwise run FILE simulate`."
+        )
+    paths = RunPaths.of(settings.run)
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None
         decision = decide(
             imagery, part_of(settings, IndexSettings), items, register, read_pixels=False
         )
-    _say(say_imagery(imagery, decision.found, decision.rows, decision.grids))
+    _write(say_imagery(imagery, decision.found, decision.rows, decision.grids))
     options = settings.parcels
     codes = columns_of(register, options).codes
     checked = check_register(register, decision.grids, options, codes)
+    file = picture or paths.inspection / "inputs.png"
     try:
-        classes = _account(checked, decision.grids, settings)
+        classes = _choose_classes(checked, decision.grids, settings)
     finally:
-        # An error is understood best with the picture at hand.
-        place = picture or paths.inspection / "inputs.png"
-        _draw(place, settings.run, decision, checked)
-    _say(say_parcels(register, checked.rows, checked.table.crs))
-    _say(say_classes(*classes))
-    sizes = expected_sizes(
+        # The picture also helps to understand an error.
+        _draw(file, settings.run, decision, checked)
+    _write(say_parcels(register, checked.rows, checked.table.crs))
+    _write(say_classes(*classes))
+    sizes = expected_bytes(
         decision.rows,
-        _accepted(checked),
+        accepted(checked.rows),
         len(settings.imagery.bands),
         npy_files=settings.dataset.npy_files,
     )
-    unknown = any(map(clouds_unread, decision.rows)) or settings.clouds.min_clear_fraction > 0
-    _say(say_sizes(sizes, _free_bytes(paths.root), at_most=unknown))
-    _say(f"Picture\n  {place}\n")
+    at_most = any(map(clouds_unread, decision.rows)) or settings.clouds.min_clear_fraction > 0
+    _write(say_sizes(sizes, _free_bytes(paths.root), at_most=at_most))
+    _write(f"Picture\n  {file}\n")
 
 
-def _say(text: str) -> None:
-    """Write to the terminal at once: what comes next may take its time."""
+def _write(text: str) -> None:
+    """Write to the terminal at once, because the next part can take long."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
-def _check_simulated(settings: Settings) -> None:
-    """Check that the scene is there, if the run simulates it."""
-    needed = settings.imagery.path, settings.parcels.path
-    absent = [path for path in needed if isinstance(path, Path) and not path.exists()]
-    if settings.simulate is not None and absent:
-        raise InputError(
-            f"The run simulates its scene, and there is no {absent[0]} yet. Make it first: "
-            "snakemake --cores 1 simulate --configfile ..."
-        )
-
-
-def _account(checked: CheckedRegister, tiles: Mapping[str, Grid], settings: Settings) -> Classes:
-    """Complete the rows as far as they can be without pixels, and choose the classes."""
+def _choose_classes(
+    checked: CheckedRegister, tiles: Mapping[str, Grid], settings: Settings
+) -> Classes:
+    """Choose the classes, and complete the rows of the register as far as no pixel is needed."""
     checked.refuse_unusable(tiles)
     options, rows = settings.parcels, checked.rows
     counts = [pd.DataFrame({"row": [], "n_pixels": [], "indexed": []})]
     for tile, grid in tiles.items():
-        here = np.flatnonzero(checked.placed.tiles == tile)
+        on_tile = np.flatnonzero(checked.placed.tiles == tile)
         index = index_pixels(
-            buffered(checked.placed.polygons[here], options.buffer_m),
-            rows["parcel_id"].iloc[here].tolist(),
+            buffered(checked.placed.polygons[on_tile], options.buffer_m),
+            rows["parcel_id"].iloc[on_tile].tolist(),
             grid,
             tile,
             all_touched=options.all_touched,
             min_covered_fraction=options.min_covered_fraction,
         )
         enough = index.sizes >= options.min_pixels
-        counts.append(pd.DataFrame({"row": here, "n_pixels": index.sizes, "indexed": enough}))
+        counts.append(pd.DataFrame({"row": on_tile, "n_pixels": index.sizes, "indexed": enough}))
     count_pixels(rows, pd.concat(counts[1:] or counts, ignore_index=True))
     refuse_none_left(rows, str(checked.path))
     folds = settings.split.folds if settings.predict.weights is None else None
-    known = list(map(str, checked.table)) if checked.follows_fiboa else []
-    labels = nomenclatures(options, known)
+    columns = list(map(str, checked.table)) if checked.follows_fiboa else []
+    labels = nomenclatures(options, columns)
     _, classes = classify(rows, checked.table, labels, options, folds)
     rows["status"] = status_of(rows["reason"])
     return with_names(classes, options.names)
 
 
-def _draw(place: Path, run: str, decision: Decision, checked: CheckedRegister) -> None:
+def _draw(file: Path, run: str, decision: Decision, checked: CheckedRegister) -> None:
     """Draw the footprints of the acquisitions over the outlines of the register."""
     table, rows = checked.table, checked.rows
     outlines = to_degrees(table.geometry.to_numpy(), table.crs)
     outlines[~np.isin(shapely.get_type_id(outlines), (3, 6))] = None
-    status = rows["status"] if "status" in rows else rows["reason"].map(_status_so_far)
+    if "status" not in rows:
+        # An error came before the classes were chosen.
+        rows = rows.assign(status=rows["reason"].map(_status_without_class))
     draw(
-        place,
+        file,
         f"Run {run}: {len(decision.found)} acquisitions, {len(rows):,} rows of the register",
         _footprints(decision.found, decision.grids),
         outlines,
-        status.to_numpy(object),
+        rows["status"].to_numpy(object),
         decision.rows,
     )
 
 
-def _status_so_far(reason: str) -> str:
-    """Give the status of a parcel whose class was not looked at."""
+def _status_without_class(reason: str) -> str:
+    """Return the status of a parcel whose class was not considered."""
     return str(Status.REJECTED if reason else Status.USED)
 
 
 def _footprints(found: list[Acquisition], grids: Mapping[str, Grid]) -> dict[str, list[Grid]]:
-    """Give the grids of the acquisitions of every tile, each once."""
+    """Return the different grids of the acquisitions of every tile."""
     footprints: dict[str, list[Grid]] = {tile: [] for tile in grids}
     for item in found:
-        seen = footprints.get(item.tile, [item.grid])
-        if not any(grid.matches(item.grid) for grid in seen):
-            seen.append(item.grid)
+        of_tile = footprints.get(item.tile, [item.grid])
+        if not any(grid.matches(item.grid) for grid in of_tile):
+            of_tile.append(item.grid)
     return footprints
 
 
-def _accepted(checked: CheckedRegister) -> dict[str, Parcels]:
-    """Count the parcels that are used or predicted, and their pixels, by tile."""
-    rows = checked.rows[checked.rows["status"] != Status.REJECTED]
-    return {
-        str(tile): Parcels(len(its), int(its["n_pixels"].sum()))
-        for tile, its in rows.groupby("tile")
-    }
-
-
 def _free_bytes(folder: Path) -> int:
-    """Give the free space where a folder lies or would lie."""
+    """Return the free space of the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.absolute().parent
     return shutil.disk_usage(folder).free
 
 
 def say_dataset(source: Path, settings: IngestSettings) -> str:
-    """Say which parcels, dates, bands and classes a dataset holds, and what it lacks.
+    """Describe an existing dataset: its parcels, dates, bands, classes, and optional files.
 
     Raises
     ------
-    InputError, InputError
+    InputError
         As the stage ingest.
     """
     found = examine(source, settings)
     lines = [
         *(str(source), f"{len(found.rows):,} parcels", *say_statuses(found.rows), ""),
-        *_say_arrays(found, len(found.bands)),
+        *_say_arrays(found),
         f"{'files':12}{'; '.join(_say_files(source))}",
     ]
     return section("Dataset", lines) + say_classes(*found.classes)
 
 
-def _say_arrays(found: Examined, n_bands: int) -> list[str]:
-    """Say how many dates and pixels the arrays have, and how large they are."""
+def _say_arrays(found: Examined) -> list[str]:
+    """Describe the arrays: dates, bands, pixels and size."""
     parcels = list(found.usable.values())
     dates = sorted({day for parcel in parcels for day in parcel.dates})
     pixels = np.array([parcel.n_pixels for parcel in parcels])
@@ -215,7 +206,7 @@ def _say_arrays(found: Examined, n_bands: int) -> list[str]:
     return [
         f"{'dates':12}{_span([len(parcel.dates) for parcel in parcels])} a parcel, from "
         f"{dates[0]} to {dates[-1]}",
-        f"{'bands':12}{n_bands}: {' '.join(found.bands)}",
+        f"{'bands':12}{len(found.bands)}: {' '.join(found.bands)}",
         f"{'pixels':12}{pixels.sum():,}, {_span(pixels.tolist())} a parcel, median "
         f"{np.median(pixels):.0f}",
         f"{'DATA':12}{say_bytes(size)} of {', '.join(types)}",
@@ -224,19 +215,19 @@ def _say_arrays(found: Examined, n_bands: int) -> list[str]:
 
 
 def _say_files(source: Path) -> list[str]:
-    """Say what a dataset may have beside arrays and labels, and what becomes of what it lacks."""
-    given = DatasetPaths(source)
-    normalisation = given.given_normalisation
-    features, positions = given.features.is_file(), given.positions.is_file()
+    """List the optional files of a dataset, and what the run does without them."""
+    files = DatasetPaths(source)
+    normalisation = files.existing_normalisation
+    features, positions = files.features.is_file(), files.positions.is_file()
     return [
         "normalisation computed" if normalisation is None else normalisation.name,
-        given.features.name if features else "no geometric features",
-        given.positions.name if positions else "no positions (no spatial blocks, no map)",
-        "cloudy pixels marked (VALID)" if given.valid.is_dir() else "no VALID: all count as clear",
+        files.features.name if features else "no geometric features",
+        files.positions.name if positions else "no positions (no spatial blocks, no map)",
+        "cloudy pixels marked (VALID)" if files.valid.is_dir() else "no VALID: all count as clear",
     ]
 
 
 def _span(counts: Sequence[int]) -> str:
-    """Say the least and the greatest number."""
+    """Write the range of some numbers."""
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

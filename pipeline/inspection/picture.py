@@ -1,4 +1,4 @@
-"""The picture of a run's inputs: footprints over parcels, and the acquisitions in time."""
+"""The picture of a run's inputs: footprints over parcels, and the dates of the acquisitions."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from geo.grid import Grid
+from pipeline.classes.reasons import Status
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.writing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Blue and orange are told apart by all; what is set aside steps back.
-COLOURS = {
-    "used": "#1f6fb4",
-    "predict_only": "#e08214",
-    "rejected": "#c2c2c2",
-    "footprint": "#222222",
-    "aside": "#8c8c8c",
+# Colour-blind readers, too, can tell blue from orange. Rejected parcels are a quiet grey.
+COLOURS = {Status.USED: "#1f6fb4", Status.PREDICT_ONLY: "#e08214", Status.REJECTED: "#c2c2c2"}
+LEGEND = {
+    Status.USED: "parcels to use",
+    Status.PREDICT_ONLY: "to predict only",
+    Status.REJECTED: "set aside",
 }
-# An outline smaller than this share of the map is shown in a map of its own, too.
+FOOTPRINT = "#222222"
+NOT_USED = "#8c8c8c"
+# If the parcels cover less than this share of the map, a second map shows them larger.
 SMALL = 0.6
-# Points along an edge of a footprint: edges straight in one system are bent in another.
+# Points along an edge of a footprint, because a straight edge in UTM is curved in degrees.
 EDGE_POINTS = 20
 
 Bounds = tuple[float, float, float, float]
@@ -42,32 +44,32 @@ def draw(
     status: NDArray[np.object_],
     rows: Sequence[AcquisitionRow],
 ) -> None:
-    """Draw footprints over parcels, and the dates of every tile.
+    """Draw footprints over parcels, and below them the dates of every tile.
 
     Parameters
     ----------
     path
-        Written, in the format that its ending names (.png, .svg, .pdf).
+        Written: .png, .svg or .pdf.
     title
-        Above it all.
+        Title of the picture.
     footprints
-        Grids of the acquisitions of every tile, each once.
+        The different grids of the acquisitions of every tile.
     outlines
-        Polygons of the parcels in degrees (P,), None where there is none.
+        Polygons of the parcels in degrees (P,); None for parcels without a polygon.
     status
-        used, predict_only or rejected, str (P,).
+        Status of the parcels: str (P,).
     rows
         Acquisitions, used or not.
     """
-    # Slow to import, and needed only here. Without pyplot, no window system is looked for.
+    # Imported here because it is slow. pyplot is not needed and would look for a window system.
     from matplotlib.figure import Figure
 
     tiles = {tile: [_footprint(grid) for grid in grids] for tile, grids in footprints.items()}
     drawn = [box for boxes in tiles.values() for box in boxes]
-    there = outlines[~shapely.is_missing(outlines)]
-    on_imagery = outlines[(status != "rejected") & ~shapely.is_missing(outlines)]
-    whole = _bounds([*drawn, *there])
-    closer = _bounds(on_imagery if len(on_imagery) else drawn)
+    has_outline = ~shapely.is_missing(outlines)
+    accepted = outlines[(status != Status.REJECTED) & has_outline]
+    whole = _bounds([*drawn, *outlines[has_outline]])
+    closer = _bounds(accepted if len(accepted) else drawn)
     two_maps = max(_extent(closer)) < SMALL * max(_extent(whole))
 
     height = 6.4 + 0.28 * len(tiles)
@@ -87,7 +89,7 @@ def draw(
 
 
 def to_degrees(geometries: NDArray[Any], crs: Any) -> NDArray[Any]:
-    """Express geometries in degrees; what cannot be becomes None."""
+    """Transform geometries to degrees. Those that cannot be transformed become None."""
     transformer = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
 
     def move(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -99,20 +101,20 @@ def to_degrees(geometries: NDArray[Any], crs: Any) -> NDArray[Any]:
 
 
 def _footprint(grid: Grid) -> Any:
-    """Give the outline of a grid in degrees."""
+    """Return the outline of a grid in degrees."""
     outline = shapely.box(*grid.bounds)
-    bent = shapely.segmentize(outline, shapely.length(outline) / (4 * EDGE_POINTS))
-    return to_degrees(np.array([bent], object), grid.crs)[0]
+    dense = shapely.segmentize(outline, shapely.length(outline) / (4 * EDGE_POINTS))
+    return to_degrees(np.array([dense], object), grid.crs)[0]
 
 
 def _bounds(geometries: Sequence[Any] | NDArray[Any]) -> Bounds:
-    """Give the bounding box of geometries: west, south, east, north."""
+    """Return the bounding box of geometries: west, south, east, north."""
     west, south, east, north = shapely.total_bounds(np.asarray(geometries, object)).tolist()
     return west, south, east, north
 
 
 def _extent(bounds: Bounds) -> tuple[float, float]:
-    """Give width and height of a bounding box."""
+    """Return width and height of a bounding box."""
     return bounds[2] - bounds[0], bounds[3] - bounds[1]
 
 
@@ -125,25 +127,27 @@ def _draw_map(
     *,
     edges: bool,
 ) -> None:
-    """Draw the parcels by their status, with white edges or none, and the tiles' outlines above."""
+    """Draw the parcels in the colour of their status, and above them the outlines of the tiles."""
     from matplotlib.collections import PolyCollection
 
-    for name in ("rejected", "predict_only", "used"):
-        chosen = outlines[(status == name) & ~shapely.is_missing(outlines)]
-        polygons = [shapely.get_coordinates(ring) for ring in _rings(chosen)]
-        edge = "white" if edges else COLOURS[name]
+    # Used parcels last, so that no other parcel covers them.
+    for kind in reversed(Status):
+        chosen = outlines[(status == kind) & ~shapely.is_missing(outlines)]
+        rings = shapely.get_exterior_ring(shapely.get_parts(chosen))
+        polygons = [shapely.get_coordinates(ring) for ring in rings]
+        edge = "white" if edges else COLOURS[kind]
         axes.add_collection(
-            PolyCollection(polygons, facecolors=COLOURS[name], edgecolors=edge, linewidths=0.3)
+            PolyCollection(polygons, facecolors=COLOURS[kind], edgecolors=edge, linewidths=0.3)
         )
     for boxes in tiles.values():
         for box in boxes:
             x, y = shapely.get_coordinates(box).T
-            axes.plot(x, y, color=COLOURS["footprint"], linewidth=1.2)
+            axes.plot(x, y, color=FOOTPRINT, linewidth=1.2)
     width, height = _extent(bounds)
     margin = 0.06 * max(width, height)
     axes.set_xlim(bounds[0] - margin, bounds[2] + margin)
     axes.set_ylim(bounds[1] - margin, bounds[3] + margin)
-    # A degree of longitude is so much shorter than one of latitude.
+    # A degree of longitude is shorter than a degree of latitude by this factor.
     axes.set_aspect(1 / np.cos(np.radians((bounds[1] + bounds[3]) / 2)), adjustable="box")
     axes.ticklabel_format(useOffset=False)
     axes.tick_params(labelsize=8)
@@ -159,14 +163,8 @@ def _name(axes: Axes, tiles: Mapping[str, Sequence[Any]]) -> None:
         axes.annotate(tile, (west, north), (0, 2), textcoords="offset points", fontsize=9)
 
 
-def _rings(polygons: NDArray[Any]) -> NDArray[Any]:
-    """Give the outer rings of polygons and multipolygons."""
-    rings: NDArray[Any] = shapely.get_exterior_ring(shapely.get_parts(polygons))
-    return rings
-
-
 def _mark(axes: Axes, bounds: Bounds) -> None:
-    """Mark what the second map shows."""
+    """Mark the extent of the second map."""
     from matplotlib.patches import Rectangle
 
     axes.add_patch(
@@ -175,7 +173,7 @@ def _mark(axes: Axes, bounds: Bounds) -> None:
 
 
 def _draw_dates(axes: Axes, tiles: Sequence[str], rows: Sequence[AcquisitionRow]) -> None:
-    """Draw a dot for every acquisition, a line a tile."""
+    """Draw a dot for every acquisition, in one line per tile."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     places = {tile: -number for number, tile in enumerate(tiles)}
@@ -185,8 +183,8 @@ def _draw_dates(axes: Axes, tiles: Sequence[str], rows: Sequence[AcquisitionRow]
             [date2num(row.date) for row in shown],
             [places[row.tile] for row in shown],
             s=16,
-            facecolors=COLOURS["used"] if is_used else "none",
-            edgecolors=COLOURS["used"] if is_used else COLOURS["aside"],
+            facecolors=COLOURS[Status.USED] if is_used else "none",
+            edgecolors=COLOURS[Status.USED] if is_used else NOT_USED,
             linewidths=0.9,
         )
     locator = AutoDateLocator()
@@ -200,19 +198,18 @@ def _draw_dates(axes: Axes, tiles: Sequence[str], rows: Sequence[AcquisitionRow]
 
 
 def _keys(status: NDArray[np.object_], rows: Sequence[AcquisitionRow]) -> list[Any]:
-    """Make the keys of what is drawn, with their counts."""
+    """Make the entries of the legend, with counts."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    words = {"used": "parcels to use", "predict_only": "to predict only", "rejected": "set aside"}
     keys: list[Any] = [
-        Patch(color=COLOURS[name], label=f"{(status == name).sum():,} {text}")
-        for name, text in words.items()
+        Patch(color=COLOURS[kind], label=f"{(status == kind).sum():,} {text}")
+        for kind, text in LEGEND.items()
     ]
     n_used = sum(row.used for row in rows)
     for text, face, edge in (
-        (f"{n_used:,} acquisitions to use", COLOURS["used"], COLOURS["used"]),
-        (f"{len(rows) - n_used:,} set aside", "none", COLOURS["aside"]),
+        (f"{n_used:,} acquisitions to use", COLOURS[Status.USED], COLOURS[Status.USED]),
+        (f"{len(rows) - n_used:,} set aside", "none", NOT_USED),
     ):
         dot = Line2D([], [], marker="o", linestyle="", markersize=5, label=text)
         dot.set(markerfacecolor=face, markeredgecolor=edge)

@@ -1,7 +1,8 @@
-"""What a run would use, in words."""
+"""The inputs of a run in words: acquisitions, parcels, classes, and sizes on disk."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,12 +13,13 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Reason, Status
-from pipeline.inspection.sizes import Sizes, say_bytes
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.rounding import rounded
 
-# Classes that are not trained on are listed up to here.
+# At most so many of the classes that are not trained on are listed.
 MOST_CLASSES = 12
+# Header of a .npy file.
+HEADER_BYTES = 128
 
 
 def say_imagery(
@@ -26,7 +28,7 @@ def say_imagery(
     rows: Sequence[AcquisitionRow],
     grids: Mapping[str, Grid],
 ) -> str:
-    """Say which acquisitions there are, which would be used, and what they are like."""
+    """Describe the acquisitions: how many are used, why others are not, and what they contain."""
     used = [row for row in rows if row.used]
     lines = [
         f"{source}, {', '.join(sorted({row.format for row in rows}))}",
@@ -36,7 +38,7 @@ def say_imagery(
         "",
         *_say_tiles(used, grids),
         "",
-        *_counted("baseline", (_kind(row) for row in used)),
+        *_counted("baseline", map(_say_processing, used)),
         *_counted("masks", (row.masks or "none" for row in used)),
         *_say_bands({row.acquisition for row in used}, found),
     ]
@@ -44,12 +46,12 @@ def say_imagery(
 
 
 def say_parcels(register: object, rows: pd.DataFrame, crs: Any) -> str:
-    """Say what would become of the parcels, and on which tile they lie.
+    """Describe the parcels: how many are used, why others are not, and on which tile they are.
 
     Parameters
     ----------
     register
-        Where they are from.
+        Path of the register.
     rows
         Rows of the ledger: status, reason, tile, n_pixels.
     crs
@@ -57,17 +59,21 @@ def say_parcels(register: object, rows: pd.DataFrame, crs: Any) -> str:
     """
     lines = [f"{register}, {len(rows):,} rows, {_short(crs)}", *say_statuses(rows)]
     lines += ["", *_say_overlap(rows), ""]
-    accepted = rows[rows["status"] != Status.REJECTED]
     table = [("tile", "parcels", "pixels", "pixels a parcel, median")]
-    for tile, its in accepted.groupby("tile"):
-        sizes = its["n_pixels"]
-        row = (str(tile), f"{len(its):,}", f"{sizes.sum():,}", f"{sizes.median():,.0f}")
-        table.append(row)
+    for tile, of_tile in accepted(rows).groupby("tile"):
+        n_pixels = of_tile["n_pixels"]
+        counts = (f"{len(of_tile):,}", f"{n_pixels.sum():,}", f"{n_pixels.median():,.0f}")
+        table.append((str(tile), *counts))
     return section("Parcels", [*lines, *_columns(table)])
 
 
+def accepted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the ledger that are used or predicted."""
+    return rows[rows["status"] != Status.REJECTED]
+
+
 def say_classes(nomenclature: str | None, classes: Sequence[CropClass]) -> str:
-    """Say which classes would be trained on, and which not."""
+    """List the classes that are trained on, and the largest of the others."""
     if nomenclature is None:
         return section("Classes", ["none: parcels.labels names no column"])
     used = [c for c in classes if c.class_index is not None]
@@ -84,23 +90,62 @@ def say_classes(nomenclature: str | None, classes: Sequence[CropClass]) -> str:
     return section("Classes", [*lines, "", *_columns(table), *rest])
 
 
-def say_sizes(sizes: Sizes, free_bytes: int, *, at_most: bool) -> str:
-    """Say how large the arrays will be, beside the free space."""
-    parts = {
-        "pixels by acquisition": sizes.extracted,
-        "dataset/DATA": sizes.pixels,
-        "dataset/VALID": sizes.valid,
-        "dataset/tiles": sizes.packed,
+def expected_bytes(
+    acquisitions: Sequence[AcquisitionRow], parcels: pd.DataFrame, n_bands: int, *, npy_files: bool
+) -> dict[str, int]:
+    """Compute the sizes of the arrays of a run on disk.
+
+    Pixels that are clear on no date are extracted, but are not in the dataset: it can be smaller.
+
+    Parameters
+    ----------
+    acquisitions
+        Acquisitions, used or not.
+    parcels
+        The parcels that are used or predicted: tile, n_pixels.
+    n_bands
+        Channels of the dataset.
+    npy_files
+        Whether DATA and VALID are written.
+    """
+    n_pixels = {
+        str(tile): int(of_tile.sum()) for tile, of_tile in parcels.groupby("tile")["n_pixels"]
     }
-    lines = [f"{name:24}{say_bytes(size):>9}" for name, size in parts.items()]
-    lines.append(f"{'together':24}{say_bytes(sum(parts.values())):>9}")
+    used = [row for row in acquisitions if row.used and row.tile in n_pixels]
+    n_dates = Counter(tile for tile, _ in {(row.tile, row.date) for row in used})
+    n_observations = sum(n_dates[tile] * n for tile, n in n_pixels.items())
+    # Two bytes for each band and one for clear or not; an .npy file for each of these.
+    bytes_each = 2 * n_bands + 1
+    extracted = sum(n_pixels[row.tile] * bytes_each + 2 * HEADER_BYTES for row in used)
+    packed = n_observations * bytes_each + 2 * HEADER_BYTES * len(n_pixels)
+    headers = HEADER_BYTES * len(parcels)
+    return {
+        "pixels by acquisition": extracted,
+        "dataset/DATA": npy_files * (2 * n_bands * n_observations + headers),
+        "dataset/VALID": npy_files * (n_observations + headers),
+        "dataset/tiles": packed,
+    }
+
+
+def say_sizes(sizes: Mapping[str, int], free_bytes: int, *, at_most: bool) -> str:
+    """List the sizes of the arrays and the free space on the disk."""
+    lines = [f"{name:24}{say_bytes(size):>9}" for name, size in sizes.items()]
+    lines.append(f"{'together':24}{say_bytes(sum(sizes.values())):>9}")
     if at_most:
-        lines[-1] += "  at most: less where dates turn out too cloudy"
+        lines[-1] += "  at most: less if dates turn out to be too cloudy"
     return section("On disk", [*lines, f"{'free there':24}{say_bytes(free_bytes):>9}"])
 
 
+def say_bytes(n_bytes: float) -> str:
+    """Write a number of bytes in B, kB, MB, GB or TB."""
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = min(len(units) - 1, max(0, int(math.log10(max(n_bytes, 1) * 1.0005) // 3)))
+    value = n_bytes / 1000**power
+    return f"{value:.{0 if power == 0 or value >= 9.95 else 1}f} {units[power]}"
+
+
 def say_statuses(rows: pd.DataFrame) -> list[str]:
-    """Count the parcels by status, and say why: rows of the ledger."""
+    """Count the rows of the ledger by status and reason."""
     lines = []
     for status in Status:
         chosen = rows[rows["status"] == status]
@@ -111,7 +156,7 @@ def say_statuses(rows: pd.DataFrame) -> list[str]:
 
 
 def _say_set_aside(rows: Sequence[AcquisitionRow]) -> list[str]:
-    """List the acquisitions that would not be used, by reason."""
+    """List the acquisitions that are not used, by reason."""
     ids: dict[str, list[str]] = {}
     for row in rows:
         if not row.used:
@@ -122,20 +167,18 @@ def _say_set_aside(rows: Sequence[AcquisitionRow]) -> list[str]:
 
 
 def _say_unknown_clouds(used: Sequence[AcquisitionRow]) -> list[str]:
-    """Say of how many acquisitions only their pixels tell the clouds, or nothing does."""
-    unread = sum(clouds_unread(row) for row in used)
-    unmasked = sum(not row.masks for row in used)
-    lines = {
-        "do not state their clouds: the run reads these from the masks, and may set some aside": (
-            unread
+    """Count the acquisitions whose cloud cover is not in the metadata, or without a mask."""
+    counts = {
+        "have no cloud cover in their metadata: the run reads their masks and may set some aside": (
+            sum(map(clouds_unread, used))
         ),
-        "have no cloud mask: their clouds count as observed": unmasked,
+        "have no cloud mask: all their pixels count as clear": sum(not row.masks for row in used),
     }
-    return [f"{count:9} {text}" for text, count in lines.items() if count]
+    return [f"{count:9} {text}" for text, count in counts.items() if count]
 
 
 def clouds_unread(row: AcquisitionRow) -> bool:
-    """Tell whether the masks of an acquisition must be read to know whether it is used."""
+    """Return whether the run must read the masks of an acquisition to decide on its use."""
     return row.used and row.cloud_fraction is None and row.masks != ""
 
 
@@ -152,57 +195,54 @@ def _say_tiles(used: Sequence[AcquisitionRow], grids: Mapping[str, Grid]) -> lis
 
 
 def _say_bands(used: set[str], found: Sequence[Acquisition]) -> list[str]:
-    """List the bands by the size of their pixels, as the first acquisition that is used has them.
-
-    Acquisitions of other pixel sizes are counted with it.
-    """
-    sizes: Counter[str] = Counter()
+    """List the bands by pixel size, and count the acquisitions with the same list."""
+    texts = []
     for item in found:
         if item.id in used:
             names: dict[str, list[str]] = {}
             for band in item.bands.values():
                 names.setdefault(_say_pixel(band.grid), []).append(band.name)
-            sizes["; ".join(f"{size} {' '.join(n)}" for size, n in sorted(names.items()))] += 1
-    return _counted("bands", sizes.elements())
+            texts.append("; ".join(f"{size} {' '.join(n)}" for size, n in sorted(names.items())))
+    return _counted("bands", texts)
 
 
 def _say_overlap(rows: pd.DataFrame) -> list[str]:
-    """Say how many of the parcels with an outline lie on the imagery."""
+    """Count the parcels with an outline that are on the imagery."""
     placed = rows[rows["n_pixels"].notna()]
     if placed.empty:
         return []
-    on = (placed["tile"] != "").sum()
-    across = (placed["reason"] == Reason.PARTLY_OUTSIDE).sum()
-    share = rounded(100 * on / len(placed), 1, 100)
-    lines = f"{on:,} of {len(placed):,} outlines ({share} %) lie on the imagery"
-    return [f"{lines}, {across:,} of them across its edge and set aside" if across else lines]
+    n_on = (placed["tile"] != "").sum()
+    n_across = (placed["reason"] == Reason.PARTLY_OUTSIDE).sum()
+    share = rounded(100 * n_on / len(placed), 1, 100)
+    line = f"{n_on:,} of {len(placed):,} outlines ({share} %) are on the imagery"
+    return [f"{line}, {n_across:,} of them across its edge and set aside" if n_across else line]
 
 
-def _kind(row: AcquisitionRow) -> str:
-    """Say platform, processing baseline and offset of an acquisition."""
+def _say_processing(row: AcquisitionRow) -> str:
+    """Name the platform, processing baseline and offset of an acquisition."""
     parts = [row.platform, row.baseline or "not stated", f"offset {row.offset}"]
     return ", ".join(part for part in parts if part)
 
 
 def _counted(title: str, texts: Iterable[str]) -> list[str]:
-    """List texts with how often they occur, the most frequent first."""
+    """List texts with their number of occurrences, the most frequent first."""
     lines = [f"{text} ({n})" for text, n in Counter(texts).most_common()]
     return [f"{title if i == 0 else '':10}{line}" for i, line in enumerate(lines)]
 
 
 def _say_pixel(grid: Grid) -> str:
-    """Say the size of a pixel."""
+    """Write the size of a pixel."""
     if grid.pixel_width == grid.pixel_height:
         return f"{grid.pixel_width:g} m"
     return f"{grid.pixel_width:.4g} x {grid.pixel_height:.4g} m"
 
 
 def _short(crs: Any) -> str:
-    """Name a coordinate system in a few words, where it has an authority's code."""
+    """Return the code of a coordinate system, such as EPSG:32631, or else its name."""
     from pyproj import CRS
 
-    known = CRS(crs).to_authority()
-    return ":".join(known) if known else CRS(crs).name
+    code = CRS(crs).to_authority()
+    return ":".join(code) if code else CRS(crs).name
 
 
 def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
@@ -215,6 +255,6 @@ def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def section(title: str, lines: Iterable[str]) -> str:
-    """Set lines below a title."""
+    """Write a title with indented lines below it."""
     body = "\n".join(f"  {line}".rstrip() for line in lines)
     return f"{title}\n{body}\n\n"

@@ -323,7 +323,7 @@ def _copy_json(source: Path, target: Path) -> None:
 
 def _read_normalisation(given: DatasetPaths, parcel: GivenParcel) -> Values | None:
     """Read the given normalisation, its dates in order of time; None where there is none."""
-    file = given.given_normalisation
+    file = given.existing_normalisation
     if file is None:
         return None
     means, stds = read_normalisation(file)

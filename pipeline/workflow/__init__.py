@@ -1,1 +1,1 @@
-"""What the Snakefile and all stages share: settings, paths, inputs, progress."""
+"""Settings, paths, inputs and progress: shared by the Snakefile and all stages."""

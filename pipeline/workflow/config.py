@@ -1,9 +1,10 @@
-"""Settings in files: a user's own, read and checked, and the record of what a run's stages used."""
+"""Settings in files and on the command line, and the record of the settings that stages used."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,61 +16,100 @@ from pipeline.workflow.settings import STAGE_SETTINGS, Settings, checked, part_o
 
 
 def load(values: Mapping[str, Any]) -> Settings:
-    """Check all settings of a run, as read from YAML; what is not set has its default.
+    """Check all settings of a run, as read from YAML. Settings that are absent get their default.
 
     Raises
     ------
     InputError
-        If a key is unknown or a value out of range; the message names every one.
+        If a key is unknown or a value out of range. The message names every one.
     """
     return checked(dict(values), Settings)
 
 
 def view(settings: Settings, stage: str) -> Any:
-    """Return the settings that a stage sees, of the type that STAGE_SETTINGS names for it."""
+    """Return the settings that a stage gets, of the type that STAGE_SETTINGS lists for it."""
     return part_of(settings, STAGE_SETTINGS[stage])
 
 
-def read(*paths: Path) -> Settings:
-    """Read settings, a user's own or those of a finished run; what is not set has its default.
+def read(*paths: Path, assignments: Iterable[str] = ()) -> Settings:
+    """Read settings from files. Settings that are absent get their default.
 
-    Of several files each is laid over those before it, as Snakemake does.
+    Parameters
+    ----------
+    paths
+        A user's own files, or the config.yaml of a finished run. Each file overrides the settings
+        of the files before it, as Snakemake does it.
+    assignments
+        Settings such as "train.epochs=3", which override those of the files.
 
     Raises
     ------
     InputError
-        If a file is missing or no YAML, or its settings cannot be used.
+        If a file is missing or not YAML, or its settings cannot be used.
     """
     values: dict[str, Any] = {}
     for path in paths:
-        if not path.is_file():
-            raise InputError(
-                f"There is no settings file {path}. Give your own, or that of a finished run, "
-                "results/<run>/config.yaml."
-            )
+        values = merged(values, _read_yaml(path))
+    return load(merged(values, parse_assignments(assignments)))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read the sections of one settings file."""
+    if not path.is_file():
+        folder = path if path.is_dir() else path.parent
+        files = sorted(str(file) for file in folder.glob("*.yaml"))
+        near = files[:1] if path.is_dir() else difflib.get_close_matches(str(path), files, n=1)
+        what = f"{path} is a folder" if path.is_dir() else f"There is no settings file {path}"
+        hint = (
+            f"Did you mean {near[0]}?" if near else "Name your own, or results/<run>/config.yaml."
+        )
+        raise InputError(f"{what}. {hint}")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path} contains no settings, found {str(found)[:50]!r}. Write `section:`, and below "
+            "it `  key: value`, as in configs/default.yaml."
+        )
+    return found
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn settings such as "train.epochs=3" into {section: {key: value}}; values are YAML.
+
+    Raises
+    ------
+    InputError
+        If an assignment does not have this form.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        *sections, key = name.split(".")
+        if not equals or not all([*sections, key]):
+            raise InputError(f"{assignment!r} is not a setting: write section.key=value.")
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            told = " ".join(str(error).split())
-            raise InputError(f"{path} is not YAML: {told}") from None
-        if not isinstance(found, dict):
-            raise InputError(
-                f"{path} holds no settings but {str(found)[:50]!r}: write them as `section:`, and "
-                "below it `  key: value`, as in configs/default.yaml."
-            )
-        values = _laid_over(values, found)
-    return load(values)
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"{assignment!r}: the value is not YAML.") from None
+        nested = {key: value}
+        for section in reversed(sections):
+            nested = {section: nested}
+        values = merged(values, nested)
+    return values
 
 
-def _laid_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over others, section by section."""
-    merged = dict(values)
+def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with others laid over them, section by section."""
+    result = dict(values)
     for key, value in over.items():
-        below = merged.get(key)
+        below = result.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            value = _laid_over(below, value)
-        merged[key] = value
-    return merged
+            value = merged(below, value)
+        result[key] = value
+    return result
 
 
 @dataclass(frozen=True)
@@ -79,10 +119,11 @@ class SettingsRecord:
     Parameters
     ----------
     values
-        {section: {setting: value}}, only what a stage used; where stages differ, the last one's.
+        {section: {setting: value}}, only of settings that a stage used. If stages used different
+        values, that of the last stage.
     notes
-        A line for every setting that was not the same in all of them, as after a run with
-        `--rerun-triggers mtime`, and for every job whose settings are not known.
+        A line for every setting with different values, as after a run with
+        `--rerun-triggers mtime`, and for every job without a record.
     """
 
     values: dict[str, Any]
@@ -90,32 +131,26 @@ class SettingsRecord:
 
     @property
     def text(self) -> str:
-        """As YAML, which can be given to a run again."""
+        """YAML, which can be the settings file of another run."""
         lines = [f"# {line}\n" for line in self.notes]
         return "".join(lines) + yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
 
     def completed(self) -> dict[str, Any]:
-        """Return all settings: what no stage used has its default."""
-        complete = Settings().model_dump(mode="json")
-        for section, values in self.values.items():
-            if isinstance(values, dict) and isinstance(complete[section], dict):
-                complete[section] |= values
-            else:
-                complete[section] = values
-        return complete
+        """Return all settings. Those that no stage used have their default."""
+        return merged(Settings().model_dump(mode="json"), self.values)
 
 
 def read_record(jobs: Sequence[Path]) -> SettingsRecord:
-    """Read what the jobs of a run used.
+    """Read the settings that the jobs of a run used.
 
     Parameters
     ----------
     jobs
-        Files that the command wrote, see `--record`. A job without one is named in the notes.
+        Files that the stages wrote, see `--record`. The notes name jobs without a file.
     """
     notes = [f"{path.stem} left no record of its settings" for path in jobs if not path.is_file()]
     found: dict[str, dict[str, list[str]]] = {}
-    # The last to finish is the last to overwrite.
+    # In order of time, so that the job that finished last determines the value.
     written = sorted((p for p in jobs if p.is_file()), key=lambda path: path.stat().st_mtime_ns)
     used: dict[str, Any] = {}
     for path in written:
@@ -139,7 +174,7 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield every setting as section.name, and a section that is one value by its own name."""
+    """Yield (section.name, value) of every setting, and (section, value) of single values."""
     for section, values in settings.items():
         if isinstance(values, dict) and section != "simulate":
             yield from ((f"{section}.{name}", value) for name, value in values.items())

@@ -19,52 +19,52 @@ from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import write_text
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-# The first line of every file of settings: an editor checks and completes the file by the schema.
+# First line of every settings file. With it, an editor checks and completes the file.
 SCHEMA_LINE = "# yaml-language-server: $schema=schema.json"
 HEADER = f"""\
 {SCHEMA_LINE}
 #
-# Every setting with its default. A run's own file needs only what differs, and is laid over this:
-#     snakemake --cores 4 --configfile configs/mine.yaml
-# A value of null means "not set". Unknown keys are refused.
+# Every setting with its default. Your own file contains only the settings that differ:
+#     parcelwise run configs/mine.yaml
+# null means "not set". Unknown keys are refused.
 #
-# Written by `make configs` from pipeline/workflow/sections.py: edit that.
+# `make configs` writes this file from pipeline/workflow/sections.py: edit that.
 """
 WIDTH = 100
-# Where the comments begin.
+# First column of the comments.
 COLUMN = 33
 _OTHERS = [recipe for recipe in RECIPES if recipe != "default"]
 
 
 def default_yaml() -> str:
-    """Return configs/default.yaml: every setting with its default, its meaning as a comment."""
+    """Return configs/default.yaml: every setting with its default and its description."""
     defaults = Settings().model_dump(mode="json")
     blocks = []
     for name, field in Settings.model_fields.items():
-        section = field.annotation
+        section, setting = field.annotation, f"{name}: {_flow(defaults[name])}"
         if isinstance(section, type) and issubclass(section, BaseModel):
-            blocks.append("\n".join(_section(name, section, defaults[name])))
+            lines = list(_section(name, section, defaults[name]))
         elif name == "run":
-            blocks.append("\n".join(_line(f"{name}: {_flow(defaults[name])}", _told(field))))
+            lines = _line(setting, _description(field))
         else:
-            above = _comment(_told(field), indent="")
-            blocks.append("\n".join([*above, f"{name}: {_flow(defaults[name])}"]))
+            lines = [*_comment(_description(field), indent=""), setting]
+        blocks.append("\n".join(lines))
     return HEADER + "\n" + "\n\n".join(blocks) + "\n"
 
 
 def schema_json() -> str:
-    """Return configs/schema.json: a JSON schema (draft 2020-12) of the files of settings."""
+    """Return configs/schema.json: a JSON schema (draft 2020-12) of settings files."""
     schema = Settings.model_json_schema()
     sections = schema["$defs"]
-    for section, name in _followers():
-        # Not set, or null: as the recipe says.
+    for section, name in _recipe_settings():
+        # The recipe sets this value if the file does not, or sets null.
         model = sections[section.capitalize()]
         own = model["properties"][name]
-        told = own.pop("description")
+        description = own.pop("description")
         model["properties"][name] = {
             "anyOf": [own, {"type": "null"}],
             "default": None,
-            "description": f"{_by_recipe(section, name)}; {told}",
+            "description": f"{_by_recipe(section, name)}; {description}",
         }
         model["required"].remove(name)
     _tidy(schema)
@@ -77,13 +77,12 @@ def schema_json() -> str:
 
 
 def _section(name: str, section: type[BaseModel], defaults: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a section."""
-    told = inspect.getdoc(section) or ""
-    yield from _comment(" ".join(told.split()), indent="")
-    if any(of == name == "train" for of, _ in _followers()):
+    """Yield the lines of a section: comment, name, settings."""
+    yield from _comment(_folded(inspect.getdoc(section) or ""), indent="")
+    if any(of == name == "train" for of, _ in _recipe_settings()):
         yield from _comment(
-            "null: as the recipe says. Comments begin with the value of recipe default, and that "
-            f"of {', '.join(_OTHERS)} where it differs.",
+            "null: the value of the recipe. Comments begin with the value in recipe default, and "
+            f"with that in {', '.join(_OTHERS)} if it differs.",
             indent="",
         )
     yield f"{name}:"
@@ -91,30 +90,39 @@ def _section(name: str, section: type[BaseModel], defaults: dict[str, Any]) -> I
         extra = field.json_schema_extra
         if isinstance(extra, dict) and "above" in extra:
             yield from _comment(str(extra["above"]), indent="  ")
-        if (name, key) in _followers():
-            yield from _line(f"  {key}: null", f"{_by_recipe(name, key)}; {_told(field)}")
+        if (name, key) in _recipe_settings():
+            yield from _line(f"  {key}: null", f"{_by_recipe(name, key)}; {_description(field)}")
         else:
-            yield from _line(f"  {key}: {_flow(defaults[key])}", _told(field))
+            yield from _line(f"  {key}: {_flow(defaults[key])}", _description(field))
 
 
-def _followers() -> list[tuple[str, str]]:
+def _recipe_settings() -> list[tuple[str, str]]:
     """List the settings whose default is the recipe's: section and name."""
     return [(section, key) for section, keys in read_recipe("default").items() for key in keys]
 
 
 def _by_recipe(section: str, name: str) -> str:
-    """Say the value of a setting in the recipe default, and in those where it differs."""
+    """Write the value of a setting in recipe default, and in recipes where it differs."""
     first = read_recipe("default")[section][name]
     others = {recipe: read_recipe(recipe)[section][name] for recipe in _OTHERS}
     differing = (f", {_flow(value)} in {r}" for r, value in others.items() if value != first)
     return _flow(first) + "".join(differing)
 
 
-def _told(field: FieldInfo) -> str:
-    """Return the description of a setting, which each must have."""
-    if not field.description:
-        raise ValueError(f"a setting without a description: {field}")
-    return field.description
+def _description(field: FieldInfo) -> str:
+    """Return the description of a setting."""
+    return _folded(field.description or "")
+
+
+def _folded(text: str) -> str:
+    """Join the lines of a description, without those that are indented."""
+    lines: list[str] = []
+    for line in filter(str.strip, text.split("\n")):
+        if lines and not line.startswith(" ") and not lines[-1].startswith(" "):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _flow(value: Any) -> str:
@@ -125,9 +133,9 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-def _line(setting: str, told: str) -> list[str]:
-    """Put a comment beside a setting, and go on below it."""
-    first, *others = told.split("\n")
+def _line(setting: str, description: str) -> list[str]:
+    """Write a setting with a comment beside it, which continues below."""
+    first, *others = description.split("\n")
     start = f"{setting}  ".ljust(COLUMN) + "# "
     below = " " * COLUMN + "# "
     lines = textwrap.wrap(first, WIDTH, initial_indent=start, subsequent_indent=below)
@@ -135,12 +143,12 @@ def _line(setting: str, told: str) -> list[str]:
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    """Write a comment on lines of its own."""
+    """Write a comment on separate lines."""
     return textwrap.wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
 
 
 def _tidy(schema: Any) -> None:
-    """Drop what says nothing to an editor: generated titles, and our own keys."""
+    """Remove generated titles and our own keys, and join the lines of descriptions."""
     if isinstance(schema, list):
         for part in schema:
             _tidy(part)
@@ -148,6 +156,8 @@ def _tidy(schema: Any) -> None:
         for key, part in list(schema.items()):
             if key in ("title", "above") and isinstance(part, str):
                 del schema[key]
+            elif key == "description" and isinstance(part, str):
+                schema[key] = _folded(part)
             else:
                 _tidy(part)
 

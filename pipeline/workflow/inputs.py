@@ -1,4 +1,4 @@
-"""The inputs of a run on disk: whether they are there, and which files tell that they changed."""
+"""The inputs of a run on disk: checks before any work, and the files that trigger reruns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.workflow.settings import Settings
 
 
 def check_inputs(settings: Settings) -> None:
-    """Check that the inputs are named and there, unless the run simulates them.
+    """Check that the paths of the inputs are set and exist, unless the run simulates them.
 
     Raises
     ------
@@ -36,70 +36,70 @@ def check_inputs(settings: Settings) -> None:
         inputs[key] = table, "a CSV of codes"
     for key, (path, what) in inputs.items():
         if path is None:
-            raise InputError(f"{key} is not set: give the path of {what}.")
-        if isinstance(path, str):  # an address, which is asked once the work has begun
+            raise InputError(f"{key} is not set: set it to the path of {what}.")
+        if isinstance(path, str):  # an address, which index reads first
             continue
         if not path.exists():
-            raise InputError(f"{key}: there is no {path}. Give the path of {what}.")
+            raise InputError(f"{key}: there is no {path}. Set it to the path of {what}.")
         if path.is_dir() and not any(path.iterdir()):
-            raise InputError(f"{key}: the folder {path} is empty. Give the path of {what}.")
+            raise InputError(f"{key}: the folder {path} is empty. Set it to the path of {what}.")
     if settings.simulate is not None:
         for key in ("imagery", "parcels"):
             path = getattr(settings, key).path
             if "{" in str(path):
                 raise InputError(
-                    f"{key}.path: {path} has braces, and a simulated scene is written there by "
-                    "Snakemake, which takes them for wildcards. Name another path."
+                    f"{key}.path: {path} contains braces. The simulated scene is an output of "
+                    "Snakemake, which reads braces as wildcards. Set another path."
                 )
     _check_dataset(settings)
     _check_weights(settings)
 
 
 def check_cluster_paths(paths: Iterable[Path | str]) -> None:
-    """Check the paths that a cluster's executor puts into commands without quoting them.
+    """Check the paths that a cluster's executor passes to a shell without quotes.
 
     Raises
     ------
     InputError
-        If a shell would read more than a name in one of them.
+        If a path contains a character with a meaning for the shell.
     """
     for path in paths:
         if found := set(str(path)) & set("$`\\\"'{}!\n"):
             raise InputError(
-                f"{str(path)!r} holds {' '.join(sorted(found))}: on a cluster, Snakemake hands "
-                "this path to a shell as it is. Use one of letters, digits, blanks, '_', '-', '.'."
+                f"{str(path)!r} contains {' '.join(sorted(found))}: on a cluster, Snakemake passes "
+                "this path to a shell without quotes. Use letters, digits, blanks, '_', '-', '.'."
             )
 
 
 def _check_dataset(settings: Settings) -> None:
-    """Check that an existing dataset has what the settings ask of it."""
+    """Check that an existing dataset has the files that the settings need."""
     path = settings.dataset.path
     if path is None:
         return
     if not (path / "DATA").is_dir():
         raise InputError(
-            f"dataset.path: {path} has no folder DATA. Give the folder of a Pixel-Set dataset, "
-            "with DATA and META in it."
+            f"dataset.path: {path} has no folder DATA. Set it to the folder of a Pixel-Set "
+            "dataset, which contains DATA and META."
         )
     blocks = settings.split.by == "block" and settings.predict.weights is None
     if blocks and not (path / "META" / "positions.json").is_file():
         raise InputError(
             f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
-            "which says where the parcels are. Add it, or set split.by to random or stratified."
+            "the positions of the parcels. Add it, or set split.by to random or stratified."
         )
 
 
 def _check_weights(settings: Settings) -> None:
-    """Check that there are models in place of training, and that ours take the bands of the run."""
+    """Check that existing weights are complete, and fit the bands of the run."""
     folder = settings.predict.weights
     if folder is None:
         return
     if not weights(folder):
         raise InputError(
-            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Give the folder of "
+            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         )
-    # Imported here, as they need numpy and most runs have no existing weights.
+    # Imported here, because they need numpy and most runs have no existing weights.
     from models.errors import InputError as ModelError
     from models.model_files import check_folds
 
@@ -117,32 +117,32 @@ def _check_weights(settings: Settings) -> None:
 
 
 def imagery_state(settings: Settings) -> str:
-    """Compute a digest of the files that the index would read, at any depth: its rerun trigger.
+    """Compute a digest of the files that index would read, at any depth: its rerun trigger.
 
-    A product that was replaced changes it, whatever the time of its files; a thumbnail beside it
-    does not. Addresses have no state: `snakemake -R index` looks there again.
+    A replaced product changes the digest, even if its files have an older time. A thumbnail does
+    not. Addresses have no state: `snakemake -R index` reads them again.
     """
     imagery, masks = settings.imagery.path, settings.clouds.files
     files: list[Path | str] = []
     if masks is not None:
         files += files_ending(masks, IMAGE_ENDINGS)
-    # A simulated scene is watched as the output of its rule.
+    # Snakemake watches a simulated scene itself, as the output of a rule.
     if isinstance(imagery, Path) and settings.simulate is None:
         files += watched_files(imagery, settings.imagery.format)
     return digest_of(files)
 
 
 def watched_dataset(path: Path) -> list[Path]:
-    """List the files whose change means that an existing dataset changed, and its array folders."""
+    """List the files and folders of an existing dataset whose change triggers a rerun."""
     meta = sorted((path / "META").glob("*.json"))
     return [path / "DATA", *path.glob("VALID"), *meta, *sorted(path.glob("*.pkl"))]
 
 
 def weights(folder: Path) -> list[Path]:
-    """List the files of models that were trained elsewhere."""
+    """List the files of existing weights."""
     return sorted(p for p in folder.glob("Fold_*/model*") if p.is_file())
 
 
 def has_gpu() -> bool:
-    """Tell whether an NVIDIA GPU is there, without importing torch."""
+    """Return whether the machine has an NVIDIA GPU, without importing torch."""
     return Path("/dev/nvidia0").exists()

@@ -1,4 +1,4 @@
-"""Show how a training goes: on the terminal, in the log, and for TensorBoard."""
+"""Progress of long work: on the terminal, in the log, and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def show_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], None]:
-    """Draw a bar on a terminal, and log a line a twentieth of the way, with the time that is left.
+    """Return a function that shows the metrics of each epoch in a bar and in the log.
 
-    The bar is tqdm's own to draw or not: only on a terminal, and not where TQDM_DISABLE is set.
+    The log gets a line for every twentieth of the epochs, with the remaining time. tqdm draws the
+    bar only on a terminal, and not if TQDM_DISABLE is set.
     """
     bar = tqdm(desc=f"fold {fold}, model {member}", total=epochs, unit="epoch", disable=None)
     every = max(1, epochs // 20)
@@ -31,7 +32,7 @@ def show_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], No
         nonlocal done
         done += 1
         epoch = int(metrics["epoch"])
-        # A training that goes on after a kill has done fewer than `epoch` here.
+        # A training that continues after a kill has done fewer epochs in this process.
         bar.initial = epoch - done
         bar.n = epoch
         scores = (
@@ -52,7 +53,7 @@ def show_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], No
 
 
 def each_of(logs: Sequence[Callable[[Metrics], None]]) -> Callable[[Metrics], None]:
-    """Hand the metrics on to every log."""
+    """Return a function that passes the metrics to every log."""
 
     def log(metrics: Metrics) -> None:
         for one in logs:
@@ -67,7 +68,7 @@ class TensorBoardLog:
     Parameters
     ----------
     folder
-        Emptied by epoch 1, so that an earlier training does not show among this one's points.
+        Epoch 1 empties it, so that it does not mix the points of two trainings.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +76,7 @@ class TensorBoardLog:
 
     def __call__(self, metrics: Metrics) -> None:
         """Write the metrics of one epoch."""
-        # Slow to import, and needed only here.
+        # Imported here because it is slow, and most trainings do not write for TensorBoard.
         from torch.utils.tensorboard import SummaryWriter
 
         epoch = int(metrics["epoch"])
@@ -89,16 +90,16 @@ class TensorBoardLog:
 
 
 class ProgressLog:
-    """Log how far a long piece of work is, its rate and the time that is left.
+    """Log the progress of a long piece of work, its rate and the remaining time.
 
     Parameters
     ----------
     done
-        What has been done: "packed", "predicted".
+        The verb of the line: "packed", "predicted".
     total, unit
-        How many there are in all, and of what.
+        Number and name of the things to do.
     every_s
-        Seconds from one line to the next; a last one says how long all took.
+        Seconds between two lines. The last thing always gets a line.
     """
 
     def __init__(self, done: str, total: int, unit: str, every_s: float = 15) -> None:
@@ -108,7 +109,7 @@ class ProgressLog:
         self._n = 0
 
     def add(self, n: int) -> None:
-        """Count work that is done."""
+        """Add `n` things that are done."""
         self._n += n
         now = time.monotonic()
         if self._n < self._total and now - self._last < self._every:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: shares and scores that are rounded, but never to 0 or to all."""
+"""Rounded numbers for people: a small share is never written as 0, nor a large one as 100 %."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 
 
 def rounded(value: float, digits: int, whole: float = math.inf) -> str:
-    """Round a number to the nearest; a little is not written as nothing, nor nearly all as all.
+    """Round a number, and write values that round to 0 or to the whole as <0.1 and >99.9.
 
     Parameters
     ----------
     value
-        At least 0; NaN and infinity, which a loss can be, are written as such.
+        At least 0. NaN and infinity, which a loss can be, become "not finite".
     digits
         Decimals to write.
     whole
-        The value of all: 1 for a share, 100 for one in per cent; other numbers have none.
+        Largest possible value: 1 for a share, 100 for per cent. Default: none.
     """
     if not math.isfinite(value):
         return "not finite"
@@ -29,11 +29,11 @@ def rounded(value: float, digits: int, whole: float = math.inf) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Write a share in per cent, as `rounded` does."""
-    # A no-break space, so that no line starts with the sign.
+    """Write a share in per cent, rounded by `rounded`."""
+    # The no-break space keeps number and sign on one line.
     return f"{rounded(100 * share, digits, 100)}\N{NARROW NO-BREAK SPACE}%"
 
 
 def score(share: float, digits: int = 3) -> str:
-    """Write a score from 0 to 1, as `rounded` does."""
+    """Write a score from 0 to 1, rounded by `rounded`."""
     return rounded(share, digits, 1)

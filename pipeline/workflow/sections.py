@@ -1,8 +1,7 @@
 """The sections of the settings: every setting with its type, range, default, unit and description.
 
-This is the only place that states them. configs/default.yaml and configs/schema.json are written
-from it (`python -m pipeline.workflow.generate_configs`). What a training recipe decides has its
-default in recipes/<recipe>.yaml.
+`make configs` writes configs/default.yaml and configs/schema.json from this module. The defaults of
+settings that depend on the training recipe are in recipes/<recipe>.yaml.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 Band = Literal[BANDS]  # type: ignore[valid-type]
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
@@ -41,12 +41,12 @@ def read_recipe(name: str) -> dict[str, dict[str, Any]]:
 
 
 def is_address(location: object) -> bool:
-    """Tell an address (https://...) from a local path."""
+    """Return whether a location is an address (https://...), not a local path."""
     return isinstance(location, str) and "://" in location
 
 
 def _location(value: object) -> object:
-    """Keep addresses as text: as paths they would lose a slash."""
+    """Turn local paths into `Path`. An address stays text, as `Path` would drop a slash."""
     return Path(value) if isinstance(value, str) and not is_address(value) else value
 
 
@@ -54,69 +54,71 @@ Location = Annotated[Path | str, BeforeValidator(_location)]
 
 
 class Section(BaseModel):
-    """A part of the settings: unknown keys, NaN and infinity are refused."""
+    """A part of the settings. Unknown keys, NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # The string below a setting is its description.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Imagery(Section):
-    """What to read, and how."""
+    """The imagery, and how to read it."""
 
-    path: Location | None = Field(
-        default=None,
-        description="folder of products (SAFE, THEIA, EOPF), GeoTIFFs or stacks, or a STAC source: "
-        "item collection, catalog.json or API, as a file or an address",
-    )
-    format: ImageryFormat = Field(
-        default="auto",
-        description="auto | safe | theia | geotiff | stack (NetCDF, Zarr) | stac",
-    )
-    bands: Annotated[list[Band], Field(min_length=1)] = Field(
-        default=["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"],
-        description="channels, in this order",
-    )
-    tile: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        default=None, description="only this MGRS tile, or a list of tiles; null: all there are"
-    )
-    start: date | None = Field(
-        default=None, description="first date to use, YYYY-MM-DD; null: no limit"
-    )
-    end: date | None = Field(default=None, description="last date to use; null: no limit")
-    max_cloud_fraction: Fraction = Field(
-        default=0.8, description="acquisitions with more cloud are set aside (0 to 1)"
-    )
-    resampling: Resampling = Field(
-        default="bilinear",
-        description="how 20 and 60 m bands are resampled to 10 m: nearest | bilinear | cubic",
-    )
-    file_bands: list[str] | None = Field(
-        default=None, description="bands, in order, of GeoTIFFs without band descriptions"
-    )
-    reflectance_scale: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="GeoTIFFs and stacks: reflectance of one unit; null: as the file says, "
-        "otherwise 0.0001 for integers and 1 for floats",
-    )
-    radiometry: Literal["check", "trust"] = Field(
-        default="check",
-        description="check: stop if the pixels contradict the metadata about the additive offset "
-        "of processing baseline 04.00 | trust: read the pixels as the metadata say",
-    )
-    damaged: Literal["refuse", "set_aside"] = Field(
-        default="refuse",
-        description="products that cannot be read or lack bands: refuse | set_aside (the table of "
-        "acquisitions names them, the log of index says why)",
-    )
-    collections: list[str] = Field(
-        default=[], description="STAC API: collections to search, such as [sentinel-2-l2a]"
-    )
-    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = Field(
-        default=None,
-        description="STAC API: [west, south, east, north] in degrees; null: bounds of the register",
-    )
-    sign: Signing | None = Field(
-        default=None, description="how the addresses of assets are signed: planetary_computer"
-    )
+    path: Location | None = None
+    """folder of products (SAFE, THEIA, EOPF), GeoTIFFs or stacks, or a STAC source (item
+    collection, catalog.json or API) as a file or an address
+    """
+
+    format: ImageryFormat = "auto"
+    """auto | safe | theia | geotiff | stack (NetCDF, Zarr) | stac"""
+
+    bands: Annotated[list[Band], Field(min_length=1)] = TEN_BANDS
+    """channels, in this order"""
+
+    tile: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """MGRS tile or list of tiles to use; null: all tiles"""
+
+    start: date | None = None
+    """first date to use, YYYY-MM-DD; null: no limit"""
+
+    end: date | None = None
+    """last date to use; null: no limit"""
+
+    max_cloud_fraction: Fraction = 0.8
+    """acquisitions with a larger cloud cover are not used (0 to 1)"""
+
+    resampling: Resampling = "bilinear"
+    """how 20 and 60 m bands are resampled to 10 m: nearest | bilinear | cubic"""
+
+    file_bands: list[str] | None = None
+    """bands of GeoTIFFs without band descriptions, in file order"""
+
+    reflectance_scale: Annotated[float, Field(gt=0)] | None = None
+    """GeoTIFFs and stacks: factor from stored values to reflectance; null: the scale in the file,
+    otherwise 0.0001 for integers and 1 for floats
+    """
+
+    radiometry: Literal["check", "trust"] = "check"
+    """additive offset (processing baseline 04.00) in the metadata: check (stop if the pixels
+    contradict it) | trust (use it unchecked)
+    """
+
+    damaged: Literal["refuse", "set_aside"] = "refuse"
+    """products that cannot be read or lack bands: refuse (stop) | set_aside (acquisitions.csv lists
+    them, and the log of index gives the reasons)
+    """
+
+    collections: list[str] = []
+    """STAC API: collections to search, such as [sentinel-2-l2a]"""
+
+    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
+    """STAC API: area to search, [west, south, east, north] in degrees; null: bounds of the
+    register
+    """
+
+    sign: Signing | None = None
+    """service that signs the addresses of assets: planetary_computer; null: none"""
 
     @property
     def is_stac(self) -> bool:
@@ -128,52 +130,49 @@ class Imagery(Section):
     @model_validator(mode="after")
     def _check(self) -> Imagery:
         if is_address(self.path) and not self.is_stac:
-            raise ValueError(f"only STAC is read from an address, not {self.format}: {self.path}")
+            raise ValueError(f"only STAC can be an address, not {self.format}: {self.path}")
         if self.bbox and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
             raise ValueError(f"bbox is west, south, east, north in degrees, found {self.bbox}")
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"a band is named twice in {self.bands}")
         if self.start and self.end and self.start > self.end:
-            raise ValueError(f"start {self.start} lies after end {self.end}")
+            raise ValueError(f"start {self.start} is after end {self.end}")
         return self
 
 
 class CloudMasks(Section):
-    """Which masks hide pixels."""
+    """The masks of pixels that are not clear."""
 
     mask: (
         Literal["auto", "none"]
         | Annotated[list[Literal["scl", "cldprb", "theia", "files"]], Field(min_length=1)]
-    ) = Field(
-        default="auto",
-        description="auto: every mask that an acquisition has, and those that are set below | none "
-        "| a list of scl, cldprb, theia, files: these, which every acquisition must have",
-    )
-    classes: list[Annotated[int, Field(ge=0, le=11)]] = Field(
-        default=[0, 1, 3, 8, 9, 10],
-        description="SCL classes that are not clear: no data, saturated, cloud shadow, cloud "
-        "(medium and high probability), thin cirrus",
-    )
-    theia_bits: list[Annotated[int, Field(ge=0, le=7)]] = Field(
-        default=[0, 1, 2, 3, 4, 5, 6, 7],
-        description="bits of THEIA's cloud mask (CLM) that are not clear; 6 is the thinnest "
-        "clouds, 7 is cirrus, 2 and 3 are shadows",
-    )
-    max_probability: Annotated[float, Field(ge=0, le=100)] | None = Field(
-        default=None,
-        description="percent: pixels with a larger cloud probability (MSK_CLDPRB) are not clear; "
-        "null: not used",
-    )
-    files: Path | None = Field(
-        default=None,
-        description="folder of your own masks, one raster for each acquisition, with its date (and "
-        "tile) in the name; values other than 0 are not clear",
-    )
-    dilation_m: Annotated[float, Field(ge=0, le=10_000)] = Field(
-        default=0.0,
-        description="metres: grow the cloud mask by this distance (0: off; nodata areas are not "
-        "grown)",
-    )
+    ) = "auto"
+    """auto (all masks of an acquisition, and the masks set below) | none | a list of scl, cldprb,
+    theia, files (every acquisition must have these masks)
+    """
+
+    classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
+    """SCL classes that are not clear; the default is no data, saturated, cloud shadow, cloud
+    (medium and high probability), thin cirrus
+    """
+
+    theia_bits: list[Annotated[int, Field(ge=0, le=7)]] = [0, 1, 2, 3, 4, 5, 6, 7]
+    """bits of THEIA's cloud mask (CLM) that are not clear; 2 and 3 are shadows, 6 is the thinnest
+    clouds, 7 is cirrus
+    """
+
+    max_probability: Annotated[float, Field(ge=0, le=100)] | None = None
+    """per cent: pixels with a larger cloud probability (MSK_CLDPRB) are not clear; null: ignore the
+    cloud probability
+    """
+
+    files: Path | None = None
+    """folder of your own masks: one raster per acquisition, with the date (and the tile) in its
+    name; values other than 0 are not clear
+    """
+
+    dilation_m: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    """metres by which to grow the cloud mask (0: off; nodata areas are not grown)"""
 
     @model_validator(mode="after")
     def _check(self) -> CloudMasks:
@@ -184,66 +183,70 @@ class CloudMasks(Section):
 
 
 class Clouds(CloudMasks):
-    """Which observations are clear, and what becomes of the others."""
+    """Which observations are clear, and what happens to the others."""
 
-    fill: Literal["linear", "none"] = Field(
-        default="linear",
-        description="linear: cloudy observations are interpolated in time, pixel by pixel | none: "
-        "they are kept and masked. Pixels that are clear on no date are left out either way",
-    )
-    min_clear_fraction: Fraction = Field(
-        default=0.0,
-        description="dates with a smaller fraction of clear pixels are dropped (0 to 1) ...",
-    )
-    drop: Literal["run", "parcel"] = Field(
-        default="run",
-        description="... run: the fraction is that of all parcels of the tile together, and the "
-        "date is dropped for all of them | parcel: each parcel by itself",
-    )
+    fill: Literal["linear", "none"] = "linear"
+    """cloudy observations: linear (interpolate them in time, pixel by pixel) | none (keep and mask
+    them). Pixels that are clear on no date are always left out
+    """
+
+    min_clear_fraction: Fraction = 0.0
+    """drop dates with a smaller fraction of clear pixels (0 to 1) ..."""
+
+    drop: Literal["run", "parcel"] = "run"
+    """... over: run (all parcels of the tile; the date is dropped for all of them) | parcel (each
+    parcel; the date is dropped for that parcel)
+    """
 
 
 class FrequentClasses(Section):
-    """Classes that are frequent enough to be trained on."""
+    """Train on the classes that are frequent enough."""
 
-    min_parcels: Positive = Field(default=30, description="fewest parcels of a class")
+    min_parcels: Positive = 30
+    """minimum number of parcels of a class"""
 
 
 Classes = FrequentClasses | Annotated[list[Code], Field(min_length=2)]
 
 
 def _or_column(schema: dict[str, Any]) -> None:
-    """Say in a JSON schema that a label may be written as the mere name of its column."""
+    """Allow the name of the column alone in the JSON schema of a label."""
     whole = dict(schema)
     schema.clear()
     schema["anyOf"] = [{"type": "string"}, whole]
 
 
 class Label(Section):
-    """Where the codes of a nomenclature stand in the register, and which classes they are."""
+    """The column of a nomenclature in the register, and the classes of its codes."""
 
     model_config = ConfigDict(json_schema_extra=_or_column)
 
-    column: str = Field(description="column of the register that holds the codes")
-    table: Path | None = Field(default=None, description="CSV with a row for every code")
-    code: str = Field(default="code", description="column of these codes in the table")
-    class_code: str | None = Field(
-        default=None,
-        description="column of the class codes; null: class, if the table has it, otherwise the "
-        "code itself; empty cells are not labelled",
-    )
-    class_name: str | None = Field(
-        default=None,
-        description="column of the classes' names; null: class_name or name; without a table a "
-        "column of the register",
-    )
-    hcat_level: Annotated[int, Field(ge=3, le=6)] | None = Field(
-        default=None, description="level that HCAT codes are cut to (EuroCrops)"
-    )
+    column: str
+    """column of the codes in the register"""
+
+    table: Path | None = None
+    """CSV with a row for every code"""
+
+    code: str = "code"
+    """column of the codes in the table"""
+
+    class_code: str | None = None
+    """column of the class codes in the table; null: class, if it exists, otherwise the code itself;
+    parcels whose cell is empty are not labelled
+    """
+
+    class_name: str | None = None
+    """column of the class names in the table; null: class_name or name; without a table: a column
+    of the register
+    """
+
+    hcat_level: Annotated[int, Field(ge=3, le=6)] | None = None
+    """level to which HCAT codes are shortened (EuroCrops)"""
 
     @model_validator(mode="before")
     @classmethod
     def _from_column(cls, values: Any) -> Any:
-        """Take a mere text for the column."""
+        """Interpret a text as the column."""
         return {"column": values} if isinstance(values, str) else values
 
     @model_validator(mode="after")
@@ -256,34 +259,33 @@ class Label(Section):
 class RegisterFile(Section):
     """The register, and the ids of its rows."""
 
-    path: Path | None = Field(default=None, description="any file that GDAL reads, or GeoParquet")
-    layer: str | None = Field(default=None, description="layer, where the file has several")
-    id: str | None = Field(
-        default=None,
-        description="column that identifies a parcel; null: ID_PARCEL, or id in a fiboa file",
-    )
+    path: Path | None = None
+    """file that GDAL reads, or GeoParquet"""
+
+    layer: str | None = None
+    """layer, if the file has several"""
+
+    id: str | None = None
+    """column of the parcel ids; null: ID_PARCEL, or id in a fiboa file"""
 
 
 class LabelColumns(Section):
-    """The nomenclatures, and where their codes stand."""
+    """The nomenclatures and their columns."""
 
-    labels: dict[str, Label] = Field(
-        default={},
-        description="""\
-nomenclatures and their columns, such as {crop: CODE_CULTU}; empty: no labels, except for a fiboa \
-file, where it is {crop: crop:code}. A table turns codes into classes, and there may be several \
-nomenclatures:
-  group: {column: CODE, table: crops.csv, class_code: GROUP}
-  table       CSV with a row for every code of the register
-  code        its column of these codes (default: code)
-  class_code  its column of class codes (default: class, if
-              it has one, otherwise the code itself);
-              empty cells are not labelled
-  class_name  its column of the classes' names (default:
-              class_name or name); without a table a column
-              of the register
-  hcat_level  3 to 6: cut HCAT codes to that level (EuroCrops)""",
-    )
+    labels: dict[str, Label] = {}
+    """nomenclatures and their columns, such as {crop: CODE_CULTU}. Empty: no labels; in a fiboa
+    file {crop: crop:code}. A table maps codes to classes, and there may be several nomenclatures:
+      group: {column: CODE, table: crops.csv, class_code: GROUP}
+      table       CSV with a row for every code of the register
+      code        column of the codes in the table (default: code)
+      class_code  column of the class codes in the table (default:
+                  class, if it exists, otherwise the code itself);
+                  parcels whose cell is empty are not labelled
+      class_name  column of the class names in the table (default:
+                  class_name or name); without a table: a column
+                  of the register
+      hcat_level  3 to 6: shorten HCAT codes to this level (EuroCrops)
+    """
 
 
 class RegisterColumns(LabelColumns, RegisterFile):
@@ -291,22 +293,21 @@ class RegisterColumns(LabelColumns, RegisterFile):
 
 
 class ParcelClasses(LabelColumns):
-    """The classes that parcels have, and those that are trained on."""
+    """The declared classes, and the classes to train on."""
 
-    nomenclature: str | None = Field(
-        default=None, description="the nomenclature to train on; null: the first of labels"
-    )
-    classes: Classes = Field(
-        default=FrequentClasses(),
-        description="{min_parcels: n}: classes with at least n parcels; or a list of codes, in the "
-        "order of the class index. The other classes are only predicted, or ...",
-    )
-    other_class: Code | None = Field(
-        default=None, description="... become one class with this code, such as other"
-    )
-    unknown_codes: Literal["refuse", "unlabelled", "other"] = Field(
-        default="refuse", description="codes that a table lacks: refuse | unlabelled | other"
-    )
+    nomenclature: str | None = None
+    """nomenclature to train on; null: the first of labels"""
+
+    classes: Classes = FrequentClasses()
+    """classes to train on: {min_parcels: n} (those with at least n parcels) | a list of codes, in
+    order of the class index. Parcels of other classes are only predicted, or ...
+    """
+
+    other_class: Code | None = None
+    """... form one class with this code, such as other"""
+
+    unknown_codes: Literal["refuse", "unlabelled", "other"] = "refuse"
+    """codes that are not in the table: refuse | unlabelled | other"""
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
@@ -320,7 +321,7 @@ class ParcelClasses(LabelColumns):
 
     @property
     def code_tables(self) -> dict[str, Path]:
-        """The tables of codes that are read: {key of the setting: path}."""
+        """The tables of codes: {key of the setting: path}."""
         return {
             f"parcels.labels.{name}.table": label.table
             for name, label in self.labels.items()
@@ -329,7 +330,7 @@ class ParcelClasses(LabelColumns):
 
 
 def named_columns(labels: Mapping[str, Label]) -> dict[str, str]:
-    """List the columns of the register that labels name: {setting: column}."""
+    """Return the columns of the register that labels use: {setting: column}."""
     columns = {}
     for name, label in labels.items():
         columns[f"parcels.labels.{name}"] = label.column
@@ -343,27 +344,25 @@ class PixelChoice(Section):
 
     all_touched: bool = Field(
         default=False,
-        description="true: every pixel that the parcel touches",
         json_schema_extra={
-            "above": "A pixel belongs to a parcel if its centre lies inside, unless one of these "
-            "is set:"
+            "above": "A pixel belongs to a parcel if its centre is inside. These settings change "
+            "that:"
         },
     )
-    min_covered_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None,
-        description="pixels of which the parcel covers at least this fraction, such as 0.5",
-    )
-    buffer_m: float = Field(
-        default=0.0,
-        description="metres: buffer the outline before the pixels are chosen; negative: inward",
-    )
+    """true: all pixels that the parcel touches"""
+
+    min_covered_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """pixels that the parcel covers by at least this fraction, such as 0.5"""
+
+    buffer_m: float = 0.0
+    """metres by which to buffer the outline first; negative: inward"""
 
     @model_validator(mode="after")
     def _check_pixels(self) -> Self:
         if self.all_touched and self.min_covered_fraction is not None:
             raise ValueError(
-                "all_touched takes every pixel that a parcel touches, min_covered_fraction only "
-                "some of these: set one of them"
+                "all_touched selects all pixels that a parcel touches, and min_covered_fraction "
+                "fewer: set one of them"
             )
         return self
 
@@ -371,157 +370,157 @@ class PixelChoice(Section):
 class RegisterParcels(PixelChoice, RegisterFile):
     """How the rows of the register become parcels."""
 
-    duplicate_ids: Literal["reject", "number"] = Field(
-        default="reject",
-        description="reject: the first row keeps its id, the others are set aside | number: the "
-        "others become <id>-2, <id>-3 ...",
-    )
-    min_area_m2: Annotated[float, Field(ge=0)] = Field(
-        default=0.0,
-        description="square metres: smaller parcels are set aside; of the outline as it is drawn, "
-        "without the buffer",
-    )
-    partly_outside: Literal["reject", "keep"] = Field(
-        default="reject",
-        description="parcels that cross the edge of the imagery: reject | keep (the part inside)",
-    )
+    duplicate_ids: Literal["reject", "number"] = "reject"
+    """further rows with the id of an earlier row: reject | number (they become <id>-2, <id>-3 ...)
+
+    """
+
+    min_area_m2: Annotated[float, Field(ge=0)] = 0.0
+    """square metres: smaller parcels are rejected; the area of the outline without buffer_m"""
+
+    partly_outside: Literal["reject", "keep"] = "reject"
+    """parcels that cross the edge of the imagery: reject | keep (the part inside)"""
 
 
 class IndexedParcels(PixelChoice):
     """Which parcels have enough pixels."""
 
-    min_pixels: Positive = Field(
-        default=1,
-        description="parcels with fewer pixels are set aside, and those with fewer pixels that are "
-        "clear on at least one date",
-    )
+    min_pixels: Positive = 1
+    """minimum number of pixels that are clear on at least one date; parcels with fewer are rejected
+
+    """
 
 
 class Parcels(IndexedParcels, RegisterParcels, ParcelClasses, RegisterColumns):
     """The register, its classes, and which pixels belong to a parcel."""
 
-    names: Path | None = Field(
-        default=None, description="CSV with columns code,name: the classes of that nomenclature"
-    )
+    names: Path | None = None
+    """CSV with columns code,name: class names of the nomenclature"""
 
     @property
     def tables(self) -> dict[str, Path]:
-        """The tables of codes and names that are read: {key of the setting: path}."""
+        """The tables of codes and names: {key of the setting: path}."""
         names = {"parcels.names": self.names} if self.names is not None else {}
         return self.code_tables | names
 
 
 class Dataset(Section):
-    """The Pixel-Set dataset: how it is written, or an existing one in place of imagery and parcels.
+    """The Pixel-Set dataset: how to write it, or an existing one instead of imagery and parcels.
 
-    What an existing dataset says about itself comes first.
+    The metadata of an existing dataset take precedence over these settings.
     """
 
-    path: Path | None = Field(
-        default=None,
-        description="an existing dataset: folder with DATA/<id>.npy, META/labels.json, dates.json "
-        "...",
-    )
-    bands: Annotated[list[str], Field(min_length=1)] | None = Field(
-        default=None,
-        description="names of its channels, in order; null: as it says, otherwise imagery.bands",
-    )
-    nomenclature: str | None = Field(
-        default=None, description="which of its labels.json; null: the first"
-    )
-    names: Path | None = Field(
-        default=None, description="CSV with columns code,name: the classes of that nomenclature"
-    )
-    classes: Classes = Field(default=FrequentClasses(), description="as in parcels")
-    other_class: Code | None = Field(default=None, description="as in parcels")
-    npy_files: bool = Field(
-        default=True,
-        description="write DATA and VALID, one .npy file for each parcel; false: leave them out, "
-        "for millions of parcels",
-    )
+    path: Path | None = None
+    """existing dataset: folder of DATA/<id>.npy, META/labels.json, dates.json ..."""
+
+    bands: Annotated[list[str], Field(min_length=1)] | None = None
+    """bands of its channels, in order; null: those in META/dataset.json, otherwise imagery.bands"""
+
+    nomenclature: str | None = None
+    """nomenclature of its labels.json; null: the first"""
+
+    names: Path | None = None
+    """CSV with columns code,name: class names of the nomenclature"""
+
+    classes: Classes = FrequentClasses()
+    """as in parcels"""
+
+    other_class: Code | None = None
+    """as in parcels"""
+
+    npy_files: bool = True
+    """write DATA and VALID with one .npy file per parcel; false: skip them, for millions of parcels
+
+    """
 
 
 class Assemble(Section):
-    """How the dataset is put together."""
+    """How the dataset is assembled."""
 
-    memory_mb: Positive = Field(default=1000, description="MB of pixels held at once")
+    memory_mb: Positive = 1000
+    """MB of pixels in memory at a time"""
 
 
 class Normalise(Section):
-    """What the normalisation pools over."""
+    """How reflectance is normalised."""
 
-    by: Literal["all", "channel", "date_channel"] = Field(
-        default="channel",
-        description="one mean and standard deviation for each: all | channel | date_channel",
-    )
+    by: Literal["all", "channel", "date_channel"] = "channel"
+    """one mean and standard deviation per: all (a single one) | channel | date_channel"""
 
 
 class Split(Section):
     """How the folds are made."""
 
-    folds: Annotated[int, Field(ge=2)] = Field(default=5, description="number of folds")
-    by: Literal["random", "stratified", "block"] = Field(
-        default="random",
-        description="random | stratified (by class) | block (whole squares of land)",
-    )
-    block_m: Annotated[float, Field(gt=0)] = Field(
-        default=2000.0, description="metres: side of a square"
-    )
-    seed: int = Field(default=1, description="seed of the random generator")
+    folds: Annotated[int, Field(ge=2)] = 5
+    """number of folds"""
+
+    by: Literal["random", "stratified", "block"] = "random"
+    """random | stratified (the same class shares in every fold) | block (whole squares of land, so
+    that neighbours are in the same fold)
+    """
+
+    block_m: Annotated[float, Field(gt=0)] = 2000.0
+    """metres: side of the squares"""
+
+    seed: int = 1
+    """seed of the random generator"""
 
 
 class Model(Section):
     """The architecture, under the names of the papers."""
 
     # Its default is that of the recipe, see `Settings`.
-    name: Literal["psetae", "pseltae"] = Field(
-        description="psetae is the Pixel-Set Encoder + temporal attention of the first paper, "
-        "pseltae that with lightweight temporal attention, which was better where both were "
-        "measured (README). Weights that are given say themselves which of the two they are",
-    )
-    geometric_features: bool = Field(
-        default=True,
-        description="use perimeter, pixels, cover ratio and perimeter over surface",
-    )
-    pooling: str = Field(
-        default="mean_std", description="some of mean, std, min and max, joined by _"
-    )
+    name: Literal["psetae", "pseltae"]
+    """psetae (Pixel-Set Encoder + temporal attention, the first paper) | pseltae (with lightweight
+    temporal attention, which scored higher in all our comparisons, see README). Existing weights
+    name their own model
+    """
+
+    geometric_features: bool = True
+    """also use perimeter, pixel count, cover ratio and perimeter over surface"""
+
+    pooling: str = "mean_std"
+    """statistics over pixels: mean, std, min, max, joined by _"""
+
     mlp1: Widths = Field(
         default=[10, 32, 64],
-        description="of every pixel",
         json_schema_extra={
-            "above": "Widths of the layers, as the papers print them. The first of each, and the "
-            "last of mlp4, follow from the data whatever stands here. null: as in the paper of the "
-            "model."
+            "above": "Widths of the layers, as the papers print them. The first width of each MLP "
+            "and the last one of mlp4 follow from the data, and these values are ignored. null: as "
+            "in the paper of the model."
         },
     )
-    mlp2: Widths = Field(default=[132, 128], description="after pooling")
-    mlp3: Widths | None = Field(
-        default=None,
-        description="after attention: [512, 128, 128] for psetae, [256, 128] for pseltae",
-    )
-    mlp4: Widths = Field(default=[128, 64, 32, 20], description="decoder")
-    n_head: Positive | None = Field(
-        default=None, description="attention heads: 4 for psetae, 16 for pseltae"
-    )
-    d_k: Positive | None = Field(
-        default=None, description="width of keys: 32 for psetae, 8 for pseltae"
-    )
-    d_model: Positive | None = Field(
-        default=None,
-        description="width of attention: that of mlp2 for psetae, 256 for pseltae",
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.2, description="dropout rate after attention"
-    )
-    T: Positive = Field(default=1000, description="days: period of the positional encoding")
-    positions: Literal["days", "order"] = Field(
-        default="days", description="days | order (1, 2, ... in order of the dates)"
-    )
-    season_start: Annotated[str, Field(pattern=r"^(0\d|1[0-2])-[0-3]\d$")] | None = Field(
-        default=None,
-        description="MM-DD: day 0, in the year of the first date; null: the first date",
-    )
+    """MLP over the channels of each pixel"""
+
+    mlp2: Widths = [132, 128]
+    """MLP after pooling"""
+
+    mlp3: Widths | None = None
+    """MLP after attention: [512, 128, 128] in psetae, [256, 128] in pseltae"""
+
+    mlp4: Widths = [128, 64, 32, 20]
+    """decoder: MLP to the classes"""
+
+    n_head: Positive | None = None
+    """attention heads: 4 in psetae, 16 in pseltae"""
+
+    d_k: Positive | None = None
+    """width of the keys: 32 in psetae, 8 in pseltae"""
+
+    d_model: Positive | None = None
+    """width of the attention: that of mlp2 in psetae, 256 in pseltae"""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """dropout rate after attention"""
+
+    T: Positive = 1000
+    """days: period of the positional encoding"""
+
+    positions: Literal["days", "order"] = "days"
+    """input of the positional encoding: days | order (1, 2, ... in order of the dates)"""
+
+    season_start: Annotated[str, Field(pattern=r"^(0\d|1[0-2])-[0-3]\d$")] | None = None
+    """MM-DD: day 0, in the year of the first date; null: the first date"""
 
     @model_validator(mode="after")
     def _check(self) -> Model:
@@ -529,7 +528,7 @@ class Model(Section):
         if unknown:
             raise ValueError(f"pooling joins mean, std, min and max by _, found {self.pooling!r}")
         if self.season_start is not None:
-            # A day that every year has: 2019 is not a leap year.
+            # 2019 is not a leap year: the day must exist in every year.
             date.fromisoformat(f"2019-{self.season_start}")
         return self
 
@@ -537,73 +536,80 @@ class Model(Section):
 class Train(Section):
     """How a fold is trained."""
 
-    recipe: Recipe = Field(
-        default="default",
-        description="default: for your own data, chosen by measurement | paper: the protocol of "
-        "the PSE+TAE paper, and its model where model.name is null",
-    )
-    # No default down to ema_decay: the recipe has it.
-    epochs: Positive = Field(description="passes over the training parcels")
-    batch_size: Annotated[int, Field(ge=2)] = Field(description="parcels in a batch")
-    pixels: Positive = Field(
-        description="pixels drawn from a parcel in each step; if all training parcels are smaller, "
-        "default pads to the largest of them, paper to this number"
-    )
-    members: Positive = Field(description="models per fold, whose log-probabilities are averaged")
-    optimizer: Literal["adam", "adamw"] = Field(description="one of adam, adamw")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        description="with onecycle the peak, with cosine the start"
-    )
-    schedule: Literal["constant", "onecycle", "cosine"] = Field(
-        description="of the learning rate: constant, onecycle or cosine"
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        description="decay of the weights by the optimizer"
-    )
-    gamma: Annotated[float, Field(ge=0)] = Field(
-        description="exponent of the focal loss; 0 is cross-entropy"
-    )
-    class_weighting: Literal["none", "balanced"] = Field(
-        description="none, or balanced: by the inverse of the classes' frequencies"
-    )
-    initialisation: Literal["paper", "torch"] = Field(
-        description="how the weights start: as in paper, or torch"
-    )
-    jitter_sigma: Annotated[float, Field(ge=0)] = Field(
-        description="standard deviation of the noise added to normalised reflectance ..."
-    )
-    jitter_clip: Annotated[float, Field(ge=0)] = Field(description="... and its largest value")
-    date_dropping: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="probability with which a date is left out"
-    )
-    shift_days: Annotated[int, Field(ge=0)] = Field(
-        description="days by which a parcel's season is moved at most"
-    )
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="keep a moving average of the weights over the steps, with this decay, such as "
-        "0.99; 0: off"
-    )
-    patience: Positive | None = Field(
-        default=None, description="stop after this many epochs without a better one; null: never"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="on a GPU: auto | float32 | bfloat16; a CPU uses float32"
-    )
-    tensorboard: bool = Field(
-        default=False, description="true: write logs for TensorBoard to results/<run>/tensorboard"
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        default=1, description="seed of the random generators"
-    )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        default="auto",
-        description="auto | cpu | cuda | cuda:1 ...; on a cluster, only cuda asks for a GPU",
-    )
+    recipe: Recipe = "default"
+    """default (for your own data, chosen by experiments) | paper (the protocol of the PSE+TAE
+    paper, and its model if model.name is null)
+    """
+    # The settings up to ema_decay have no default here, because the recipe has one.
+    epochs: Positive
+    """passes over the training parcels"""
+
+    batch_size: Annotated[int, Field(ge=2)]
+    """parcels in a batch"""
+
+    pixels: Positive
+    """pixels drawn from a parcel in each step; if all training parcels have fewer, recipe default
+    pads to the largest of them, and recipe paper to this number
+    """
+
+    members: Positive
+    """models per fold; their log-probabilities are averaged"""
+
+    optimizer: Literal["adam", "adamw"]
+    """adam | adamw"""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    """constant learning rate, peak of onecycle, or start of cosine"""
+
+    schedule: Literal["constant", "onecycle", "cosine"]
+    """learning rate over the epochs: constant | onecycle | cosine"""
+
+    weight_decay: Annotated[float, Field(ge=0)]
+    """weight decay of the optimizer"""
+
+    gamma: Annotated[float, Field(ge=0)]
+    """exponent of the focal loss; 0 is cross-entropy"""
+
+    class_weighting: Literal["none", "balanced"]
+    """weights of classes in the loss: none | balanced (inverse to their frequency)"""
+
+    initialisation: Literal["paper", "torch"]
+    """initial weights: torch (PyTorch's defaults) | paper (as in the reference)"""
+
+    jitter_sigma: Annotated[float, Field(ge=0)]
+    """standard deviation of the noise added to normalised reflectance, ..."""
+
+    jitter_clip: Annotated[float, Field(ge=0)]
+    """... and its maximum"""
+
+    date_dropping: Annotated[float, Field(ge=0, lt=1)]
+    """probability of leaving out a date in a training step"""
+
+    shift_days: Annotated[int, Field(ge=0)]
+    """maximum number of days by which the dates of a parcel are shifted"""
+
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    """decay of the moving average of weights over the steps, such as 0.99; 0: off"""
+
+    patience: Positive | None = None
+    """stop after this many epochs without a better one; null: train all epochs"""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """on a GPU: auto | float32 | bfloat16; a CPU always uses float32"""
+
+    tensorboard: bool = False
+    """true: write results/<run>/tensorboard for TensorBoard"""
+
+    seed: Annotated[int, Field(ge=0)] = 1
+    """seed of the random generators"""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto | cpu | cuda | cuda:1 ...; on a cluster, only cuda requests a GPU"""
 
     @model_validator(mode="before")
     @classmethod
     def _follow_recipe(cls, values: Any) -> Any:
-        """Fill in what is not set, or null, by the recipe."""
+        """Take the value of the recipe for each setting that is absent or null."""
         if not isinstance(values, dict):
             return values
         stated = {key: value for key, value in values.items() if value is not None}
@@ -611,7 +617,7 @@ class Train(Section):
 
 
 def known_recipe(train: dict[str, Any]) -> str:
-    """Return the recipe that the section `train` names; an unknown one is refused elsewhere."""
+    """Return the recipe of the section `train`, or "default": a wrong one is refused elsewhere."""
     recipe = train.get("recipe")
     return recipe if recipe in RECIPES else "default"
 
@@ -619,36 +625,36 @@ def known_recipe(train: dict[str, Any]) -> str:
 class Predict(Section):
     """How classes are predicted."""
 
-    weights: Path | None = Field(
-        default=None,
-        description="folder of Fold_<k>/model.pth.tar in place of training, ours or the "
-        "reference's; for the reference's, model and train.pixels say what they are",
-    )
-    batch_size: Positive = Field(default=256, description="parcels in a batch")
-    code_list: str | None = Field(
-        default=None,
-        description="address of the CSV of class codes, for the crop extension of fiboa",
-    )
+    weights: Path | None = None
+    """existing weights to use instead of training: folder of Fold_<k>/model.pth.tar, ours or the
+    reference's. For the reference's, set model and train.pixels accordingly
+    """
+
+    batch_size: Positive = 256
+    """parcels in a batch"""
+
+    code_list: str | None = None
+    """address of a CSV of the class codes, for the crop extension of fiboa"""
 
 
 class Report(Section):
-    """What the report shows beside the run."""
+    """The report."""
 
-    compare: list[str] = Field(
-        default=[], description="names of other runs, whose scores are shown beside this run's"
-    )
+    compare: list[str] = []
+    """names of other runs to compare this run's scores with"""
 
 
 class Simulate(Section):
-    """The size of the simulated scene."""
+    """The simulated scene."""
 
-    size_m: Annotated[int, Field(ge=1280)] = Field(
-        default=5120, description="metres: side of the square scene, a multiple of 20"
-    )
-    acquisitions: Annotated[int, Field(ge=3)] = Field(
-        default=24, description="number of dates between March and October"
-    )
-    parcels: Annotated[int, Field(ge=50)] = Field(
-        default=1000, description="number of sound parcels; defective ones come on top"
-    )
-    seed: int = Field(default=1, description="seed of the random generators")
+    size_m: Annotated[int, Field(ge=1280)] = 5120
+    """metres: side of the square scene, a multiple of 20"""
+
+    acquisitions: Annotated[int, Field(ge=3)] = 24
+    """number of dates between March and October"""
+
+    parcels: Annotated[int, Field(ge=50)] = 1000
+    """number of parcels without defects; some with defects are added"""
+
+    seed: int = 1
+    """seed of the random generators"""

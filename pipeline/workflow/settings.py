@@ -1,20 +1,21 @@
-"""The settings of a run, and the part of them that each stage sees.
+"""The settings of a run, and the part of them that each stage gets.
 
-Every stage has a type of settings. A rule passes them to the command as JSON, exactly the fields of
-that type: they are what the stage runs with and what triggers its rerun, and a run's settings are
-those of its start, as no file that a later call of Snakemake could rewrite lies between them.
-Sections that a stage sees only in part are cut here; default, range, unit and meaning of every
-setting are stated in `sections` alone.
+Every stage has a type of settings. Its rule passes exactly the fields of that type as JSON: the
+stage runs with them, and a change of them triggers a rerun. There is no file between rule and stage
+that a second call of Snakemake could overwrite during a run. This module defines which part of a
+section a stage gets. `sections` defines default, range, unit and description of every setting.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from geo.errors import InputError
@@ -48,11 +49,10 @@ AnySettings = TypeVar("AnySettings", bound=Section)
 
 
 class Settings(Section):
-    """Every setting of a run; configs/default.yaml says what each means."""
+    """Every setting of a run, as described in configs/default.yaml."""
 
-    run: str = Field(
-        default="default", pattern=r"^\w[\w.-]*$", description="results go to results/<run>/"
-    )
+    run: str = Field(default="default", pattern=r"^\w[\w.-]*$")
+    """results go to results/<run>/"""
     imagery: Imagery = Imagery()
     clouds: Clouds = Clouds()
     parcels: Parcels = Parcels()
@@ -66,16 +66,15 @@ class Settings(Section):
     train: Train = Field(default_factory=lambda: Train.model_validate({}))
     predict: Predict = Predict()
     report: Report = Report()
-    simulate: Simulate | None = Field(
-        default=None,
-        description="Write a simulated raw scene first, at imagery.path and parcels.path (see "
-        "configs/demo.yaml).",
-    )
+    simulate: Simulate | None = None
+    """Write a simulated raw scene first, to imagery.path and parcels.path (see configs/demo.yaml).
+    null: off.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _follow_recipe(cls, values: Any) -> Any:
-        """Choose the model by the recipe of the training if it is not named, or null."""
+        """Take the model of the training recipe if model.name is not set, or null."""
         if not isinstance(values, dict):
             return values
         model, train = values.get("model", {}), values.get("train", {})
@@ -102,23 +101,23 @@ class Settings(Section):
         return self
 
 
-# Sections of which a stage sees only some settings. Nothing has a default here: a rule passes all.
+# Parts of sections. Their settings have no defaults, because a rule passes all of them.
 
 
 class RegisterLayer(Section):
-    """Where the parcels stand in the register."""
+    """The layer of the register."""
 
     layer: str | None
 
 
 class MinPixels(Section):
-    """The least number of pixels of a parcel."""
+    """The minimum number of pixels of a parcel."""
 
     min_pixels: int
 
 
 class ClassNames(Section):
-    """What classes are called."""
+    """The names of the classes."""
 
     names: Path | None
 
@@ -136,7 +135,7 @@ class BandReading(ImageryBands):
 
 
 class NpyFiles(Section):
-    """Whether the dataset is written as one file a parcel, too."""
+    """Whether the dataset is also written as one file per parcel."""
 
     npy_files: bool
 
@@ -153,26 +152,26 @@ class SplitSeed(Section):
     seed: int
 
 
-class GivenWeights(Section):
-    """Weights in place of training."""
+class ExistingWeights(Section):
+    """Existing weights, used instead of training."""
 
     weights: Path | None
 
 
 class InferenceBatch(Section):
-    """How many parcels are classified at once."""
+    """The number of parcels in a batch of predictions."""
 
     batch_size: int
 
 
 class TrainDevice(Section):
-    """Where the model computes."""
+    """The device of the model."""
 
     device: str
 
 
 class InferenceOptions(TrainDevice):
-    """Where the model computes, and how many pixels of a parcel it sees."""
+    """The device of the model, and the number of pixels drawn from a parcel."""
 
     pixels: int
 
@@ -227,7 +226,7 @@ class LabelSettings(Section):
 
     parcels: ParcelClasses
     split: SplitFolds
-    predict: GivenWeights
+    predict: ExistingWeights
 
 
 class NamesSettings(Section):
@@ -249,7 +248,7 @@ class IngestSettings(Section):
     dataset: Dataset
     imagery: ImageryBands
     split: SplitFolds
-    predict: GivenWeights
+    predict: ExistingWeights
 
 
 class NormaliseSettings(Section):
@@ -296,7 +295,7 @@ class ReportSettings(Section):
     report: Report
 
 
-# Those of every rule that has any: {rule: type of its settings}.
+# {rule: type of its settings}, for all rules that have settings.
 STAGE_SETTINGS: dict[str, type[Section]] = {
     "simulate": SimulateSettings,
     "index": IndexSettings,
@@ -318,12 +317,12 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
 
 
 def part_of(settings: Settings, kind: type[AnySettings]) -> AnySettings:
-    """Return the settings that a type names, and nothing else."""
+    """Return the settings that belong to a type."""
     return kind.model_validate(settings.model_dump(mode="json", include=_fields(kind)))
 
 
 def _fields(kind: type[BaseModel]) -> dict[str, Any]:
-    """List the fields of a type of settings, section by section, as pydantic includes them."""
+    """Return the fields of a type of settings as pydantic's argument `include`."""
     return {
         name: _fields(field.annotation)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
@@ -355,21 +354,31 @@ def checked(values: dict[str, Any], kind: type[AnySettings]) -> AnySettings:
     Raises
     ------
     InputError
-        If a key is unknown or a value out of range; the message names every one.
+        If a key is unknown or a value out of range. The message names every one.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         lines = [_explain(item, kind) for item in error.errors()]
+        if len(lines) == 1:
+            raise InputError(f"This setting cannot be used: {lines[0]}") from None
         raise InputError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
 def _explain(error: ErrorDetails, kind: type[BaseModel]) -> str:
-    """Say one validation error with its key, what was found, and what is known."""
+    """Describe one validation error: the key, the value found, and the values expected."""
     location = ".".join(str(part) for part in error["loc"] if not str(part).startswith("Frequent"))
     if error["type"] == "extra_forbidden":
-        known = _known_keys(error["loc"][:-1], kind)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        *sections, key = map(str, error["loc"])
+        known = list(_section_at(sections, kind).model_fields)
+        near = difflib.get_close_matches(key, known, n=1)
+        if not near and not sections:
+            # A setting without its section, such as `epochs`.
+            near = [
+                f"{name}.{key}"
+                for name, field in kind.model_fields.items()
+                if (section := _section_of(field)) and key in section.model_fields
+            ]
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"{location}: unknown setting; {hint}"
     message = error["msg"].removeprefix("Value error, ")
@@ -377,12 +386,14 @@ def _explain(error: ErrorDetails, kind: type[BaseModel]) -> str:
     return f"{location or 'settings'}: {message}{found}"
 
 
-def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
-    """List the keys of the section at a location."""
+def _section_at(location: Sequence[str], section: type[BaseModel]) -> type[BaseModel]:
+    """Return the section at a location such as ["parcels", "labels"]."""
     for part in location:
-        field = section.model_fields.get(str(part))
-        models = [field.annotation, *get_args(field.annotation)] if field else []
-        section = next(
-            (m for m in models if isinstance(m, type) and issubclass(m, BaseModel)), section
-        )
-    return list(section.model_fields)
+        section = _section_of(section.model_fields.get(part)) or section
+    return section
+
+
+def _section_of(field: FieldInfo | None) -> type[BaseModel] | None:
+    """Return the section that a field is, or can be; None if it is a value."""
+    kinds = [field.annotation, *get_args(field.annotation)] if field else []
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)

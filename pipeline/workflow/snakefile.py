@@ -1,8 +1,9 @@
-"""The Snakefile's own functions, so that it holds no logic: start, paths, summary."""
+"""Functions of the Snakefile, so that it contains no logic."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
@@ -11,39 +12,44 @@ from pathlib import Path
 from typing import Any
 
 from geo.errors import InputError
-from pipeline.workflow.config import load, view
+from pipeline.workflow.config import load, merged, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
 from pipeline.workflow.writing import write_text
 
-# Where this module was imported from; resolved once.
+# The folder that contains the Snakefile and the packages.
 SOURCE = Path(__file__).resolve().parents[2]
+# Environment variable: the settings that `parcelwise run` lays over those of the files, as JSON.
+# Snakemake's own --config would turn null and numbers into text.
+ASSIGNMENTS = "PARCELWISE_SETTINGS"
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",
     "majority": "most frequent class",
 }
-SIMULATED = "The scene is SIMULATED: the scores say that the software works, nothing about crops."
+SIMULATED = (
+    "The scene is SIMULATED. The scores show that the software works, not how well it maps crops."
+)
 
 
 def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> Settings:
-    """Load and check the settings of a run; end the process with one message if they are wrong.
+    """Load and check the settings of a run. If they are wrong, end the process with one message.
 
     Parameters
     ----------
     config
-        All settings, as Snakemake has read them.
+        All settings, as read by Snakemake.
     checkout
         Folder of the Snakefile.
     is_main
-        False for a job on another machine, which parses the Snakefile again: its settings are those
-        that the run started with.
+        False for a job on another machine. It parses the Snakefile again, but must use the settings
+        with which the run started.
     """
     try:
         check_installation(checkout)
-        settings = load(config)
+        settings = load(merged(config, json.loads(os.environ.get(ASSIGNMENTS, "{}"))))
         check_inputs(settings)
         started = RunPaths.of(settings.run).started
         if not is_main and started.is_file():
@@ -54,12 +60,12 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
 
 
 def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
-    """Write the settings that a run starts with; end the process if it cannot run on the cluster.
+    """Write the settings with which a run starts. If it cannot run on a cluster, end the process.
 
     Parameters
     ----------
     passed_to_shell
-        Paths that a cluster's executor hands to a shell; none where the run is local.
+        Paths that a cluster's executor passes to a shell; empty for a local run.
     """
     try:
         check_cluster_paths(passed_to_shell)
@@ -68,17 +74,16 @@ def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
     write_text(RunPaths.of(settings.run).started, settings.model_dump_json())
 
 
-def passed(settings: Settings, stage: str) -> Callable[[Any], str]:
-    """Return the settings of a stage as a parameter: what it runs with, and what reruns it."""
+def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
+    """Return the settings of a stage as the parameter of its rule, which also triggers reruns."""
     return verbatim(view(settings, stage).model_dump_json())
 
 
 def check_installation(checkout: str | Path, packages: str | None = None) -> None:
-    """Check that the packages are imported from a checkout, as an editable install makes them.
+    """Check that the packages are installed from this checkout, by an editable install.
 
-    A plain `pip install .` copies them: after an edit or a pull, the rules of the checkout would
-    call the stages of the copy, even where Snakemake itself is started in the checkout and so
-    imports from there.
+    A plain `pip install .` copies them. After an edit or a pull, the rules of the checkout would
+    then call the stages of the copy, even if Snakemake itself imports from the checkout.
 
     Parameters
     ----------
@@ -90,7 +95,7 @@ def check_installation(checkout: str | Path, packages: str | None = None) -> Non
     Raises
     ------
     InputError
-        If they are imported from elsewhere, or a copy of them is installed.
+        If another checkout or a copy is installed.
     """
     found = str(SOURCE) if Path(checkout).resolve() != SOURCE else None
     installed = metadata.distributions(
@@ -102,8 +107,8 @@ def check_installation(checkout: str | Path, packages: str | None = None) -> Non
             found = f"{distribution.locate_file('')}, a copy"
     if found is not None:
         raise InputError(
-            f"Parcelwise is installed from {found}, and this workflow is that of {checkout}. From "
-            "there, run `python -m pip install --editable .`."
+            f"Parcelwise is installed from {found}, but this workflow is that of {checkout}. In "
+            f"{checkout}, run `python -m pip install --editable .`."
         )
 
 
@@ -113,17 +118,17 @@ def escaped(text: object) -> str:
 
 
 def verbatim(value: Any) -> Callable[[Any], Any]:
-    """Return a value as a function of wildcards: a parameter that Snakemake takes as it is."""
-    return lambda wildcards: value  # noqa: ARG005 (Snakemake calls it by this name)
+    """Return a value as a function of wildcards, in which Snakemake replaces no braces."""
+    return lambda wildcards: value  # noqa: ARG005 (Snakemake passes the argument by this name)
 
 
 def without_braces(paths: Iterable[Path | str]) -> list[Path | str]:
-    """Return the files that Snakemake can watch: those without braces."""
+    """Return the files without braces. Snakemake cannot watch files with braces."""
     return [path for path in paths if "{" not in str(path)]
 
 
 def states_of_others(paths: Iterable[Path | str]) -> list[list[str | int]]:
-    """Return path, size and time (ns) of the other files, a parameter that triggers reruns."""
+    """Return path, size and time (ns) of files with braces: a parameter that triggers reruns."""
     states: list[list[str | int]] = []
     for path in map(Path, paths):
         if "{" in str(path) and path.exists():
@@ -133,7 +138,7 @@ def states_of_others(paths: Iterable[Path | str]) -> list[list[str | int]]:
 
 
 def summary(paths: RunPaths) -> str:
-    """Say where the artefacts of a run lie that are there, and its scores."""
+    """Describe the results of a run: the paths that exist, and the scores."""
     lines = []
     for what, path in (
         ("dataset", paths.dataset.root),

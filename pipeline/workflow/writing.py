@@ -14,10 +14,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it once everything is written.
+    """Yield a temporary path beside `path`, which is renamed to `path` once it is written.
 
-    The suffix is kept, as GDAL and numpy choose the format by it. If the block raises, the
-    temporary file goes and what was at `path` stays.
+    Its suffix is the same, because GDAL and numpy choose the format by the suffix. If the block
+    raises, the temporary file is deleted, and an earlier file at `path` stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -30,17 +30,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`, renamed to it once everything is written.
+    """Yield an empty temporary folder beside `path`, which is renamed to `path` once it is written.
 
-    If the block raises, the temporary folder goes and what was at `path` stays.
+    If the block raises, the temporary folder is deleted, and an earlier folder at `path` stays.
     """
-    with _temporary_folder(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
         yield temporary
-        # A folder that is not empty cannot be renamed over: a kill between these two lines
-        # leaves no folder, which no later run takes for a whole one.
+        # A rename cannot replace a folder that is not empty. If the process is killed between these
+        # lines, there is no folder, which is safer than an incomplete one.
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,28 +56,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all; NaN and infinity are refused."""
+    """Write a JSON file whole or not at all. NaN and infinity raise ValueError."""
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def finite_or_null(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Return the values with None, JSON's null, for those that are not finite."""
+    """Replace values that are not finite by None, which is null in JSON."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-@contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside a path, which is removed in the end unless it was renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _temporary(path: Path) -> Path:
-    """Name a hidden neighbour of a path that no other process uses."""
+    """Return a hidden path in the same folder that no other process uses."""
     return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

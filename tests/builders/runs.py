@@ -1,7 +1,8 @@
-"""Run stages: those up to the dataset in one process, or the workflow as a user does."""
+"""Run the stages up to the dataset in one process, or the workflow in another."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline.stages.names import names
 from pipeline.stages.normalise import normalise
 from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_used
-from pipeline.workflow.config import load, view
+from pipeline.workflow.config import load, merged, view
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.settings import STAGE_SETTINGS, Settings
 from pipeline.workflow.writing import write_text
@@ -35,7 +36,7 @@ CONFIGS = ROOT / "configs"
 
 
 def snakemake(folder, *options, check=True, configfile=None, source=ROOT, **settings):
-    """Run the workflow of a checkout in a folder, with settings over those of its file."""
+    """Run the workflow of a checkout in a folder, with settings that override those of its file."""
     over = [f"{section}={json.dumps(values)}" for section, values in settings.items()]
     command = [
         *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(source / "Snakefile")),
@@ -50,22 +51,33 @@ def snakemake(folder, *options, check=True, configfile=None, source=ROOT, **sett
     return result
 
 
-def merged(base, over):
-    """Lay nested settings over others, as Snakemake does."""
-    result = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
-    return result
+def planned(folder, *targets, **settings):
+    """Return the jobs of a dry run: {rule: number}."""
+    result = snakemake(folder, "-n", *targets, **settings)
+    return {
+        rule: int(n)
+        for rule, n in re.findall(r"^(\w+)\s+(\d+)$", result.stdout + result.stderr, re.M)
+    }
+
+
+def started(folder, *options, **arguments):
+    """Start the workflow without waiting for its end."""
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+        *("--directory", str(folder), "--configfile", str(folder / "settings.yaml"), *options),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env={**os.environ, "PATH": path}, **silent, **arguments)
 
 
 def example(name: str, **over) -> Settings:
-    """Settings of an example in configs/, with sections laid over it."""
+    """Return the settings of an example in configs/, with others laid over them."""
     return load(merged(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), over))
 
 
 def recorded(settings: Settings, run: RunPaths) -> list[Path]:
-    """Leave what every stage would of its settings, for the report."""
+    """Write the settings of every stage as a run does, for the report."""
     for stage in STAGE_SETTINGS:
         write_record(run.record(stage), settings, stage)
     return [run.record(stage) for stage in STAGE_SETTINGS]
@@ -77,7 +89,7 @@ def write_record(path: Path, settings: Settings, stage: str) -> None:
 
 
 def for_label(settings: Settings) -> tuple[str, str]:
-    """Return what clean is told of label: its settings, and the table of names."""
+    """Return the last two arguments of clean: settings of label, and the table of names."""
     names = settings.parcels.names
     return view(settings, "label").model_dump_json(), json.dumps(names and str(names))
 
@@ -102,7 +114,7 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
 
 
 def observe(run: RunPaths, tile: str) -> None:
-    """Observe all pixels of a tile's parcels on three dates, as assemble would."""
+    """Write the table of assemble as if all pixels of a tile were clear on three dates."""
     index = PixelIndex.load(run.pixel_index(tile))
     table = {"parcel_id": index.parcel_ids, "n_pixels": index.sizes, "n_dates": 3, "held": True}
     run.dataset.tile(tile).parcels.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +122,7 @@ def observe(run: RunPaths, tile: str) -> None:
 
 
 def label_parcels(settings: Settings, run: RunPaths) -> None:
-    """Run label and names, once the dataset is assembled."""
+    """Run label and names on an assembled dataset."""
     tiles = sorted(read_grids(run.grids))
     label(
         run.register, run.overlaps, list(map(run.pixel_counts, tiles)),
@@ -142,7 +154,7 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
 
 
 def assemble_tiles(run: RunPaths, tiles, settings, threads=2, root=None) -> list[Path]:
-    """Pack the pixels of tiles; return their folders, below the dataset of the run or `root`."""
+    """Pack the pixels of tiles below the dataset of the run, or `root`. Return their folders."""
     dataset = DatasetPaths(root) if root else run.dataset
     for tile in tiles:
         assemble(
@@ -153,15 +165,15 @@ def assemble_tiles(run: RunPaths, tiles, settings, threads=2, root=None) -> list
 
 
 def read_pixels(dataset: DatasetPaths, parcel_id: str):
-    """Pixels of a parcel in DATA, uint16 (T, C, S)."""
+    """Return the pixels of a parcel in DATA: uint16 (T, C, S)."""
     return np.load(dataset.pixels / file_name(parcel_id))
 
 
 def read_valid(dataset: DatasetPaths, parcel_id: str):
-    """Which observations of a parcel are clear, in VALID: bool (T, S)."""
+    """Return which observations of a parcel are clear, from VALID: bool (T, S)."""
     return np.load(dataset.valid / file_name(parcel_id))
 
 
 def opened(run: RunPaths) -> PixelSetDataset:
-    """Open the dataset of a run anew."""
+    """Open the dataset of a run."""
     return PixelSetDataset.open(run.dataset.root)

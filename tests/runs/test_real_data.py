@@ -1,4 +1,4 @@
-"""Real Sentinel-2 imagery to a dataset: every pixel equals a brute-force read."""
+"""Real Sentinel-2 imagery: every pixel of the dataset equals a brute-force read."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
 
 
 def needs(folder):
-    return pytest.mark.skipif(not folder.is_dir(), reason=f"the data {folder.name} is not there")
+    return pytest.mark.skipif(not folder.is_dir(), reason=f"the data {folder.name} is missing")
 
 
 def read_ledger(run):
@@ -38,7 +38,7 @@ def read_ledger(run):
 
 
 def masked_parcel(source, geometry):
-    """Pixels of a parcel by rasterio.mask with the pixel-centre rule, bool (rows, columns)."""
+    """Return the pixels whose centre is in a parcel, by rasterio.mask: bool (rows, columns)."""
     outside, _, _ = rasterio.mask.raster_geometry_mask(source, [geometry], crop=False)
     return ~outside
 
@@ -109,7 +109,7 @@ def test_flemish_pixel_counts_equal_rasterio_mask(flanders):
 
 @needs(FLANDERS)
 def test_flemish_arrays_equal_a_brute_force_read(flanders):
-    """10 m bands as they are; 20 m bands by bilinear weights, one pixel at a time."""
+    """10 m bands are read unchanged, 20 m bands with bilinear weights, one pixel at a time."""
     fine = netCDF4.Dataset(next(FLANDERS.glob("S2_L2A_10m*.nc")))
     coarse = netCDF4.Dataset(next(FLANDERS.glob("S2_L2A_20m*.nc")))
     for dataset in (fine, coarse):
@@ -140,7 +140,7 @@ def test_flemish_arrays_equal_a_brute_force_read(flanders):
 
 
 def bilinear(band, row, col):
-    """Value of a 20 m band at the centre of a 10 m pixel; beyond the edge there is nothing."""
+    """Return a 20 m band at the centre of a 10 m pixel, from pixels within the raster."""
     y, x = (row + 0.5) / 2 - 0.5, (col + 0.5) / 2 - 0.5
     total = weights = 0.0
     for r in (int(np.floor(y)), int(np.floor(y)) + 1):
@@ -152,14 +152,15 @@ def bilinear(band, row, col):
     return int(np.floor(total / weights + 0.5))
 
 
+@pytest.mark.slow
 @needs(FLANDERS)
 def test_flanders_runs_from_imagery_to_geopackage_and_report(tmp_path):
     settings = yaml.safe_load((CONFIGS / "flanders.yaml").read_text())
     names = {"names": str(CONFIGS / "nomenclatures" / "flanders.csv")}
     settings["parcels"] |= names | {"path": str(FLANDERS / "parcels_subdivided.gpkg")}
     settings["imagery"] |= {"path": str(FLANDERS), "start": "2018-05-01", "end": "2018-05-20"}
-    settings["train"] |= {"epochs": 2}
-    settings["split"] |= {"folds": 3}
+    settings["train"] |= {"epochs": 1, "members": 1}
+    settings["split"] |= {"folds": 2}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
     snakemake(tmp_path, "--cores", "2")
     run = tmp_path / "results" / "flanders"

@@ -1,7 +1,7 @@
-"""The Slurm profile, on a simulated cluster and on a real one where there is one.
+"""The Slurm profile, on a simulated cluster, and on a real one if there is one.
 
-The simulated cluster has what a profile must live with: nodes of two cores, no GPU that Slurm knows
-of, no accounting database.
+The simulated cluster is a minimal one: nodes of two cores, no GPU that is known to Slurm, and no
+accounting database.
 """
 
 import json
@@ -23,22 +23,22 @@ from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, ingest_dataset, make
 
 PROFILE = ROOT / "profiles" / "slurm"
-# The longest pause between two looks of the executor, in seconds; no option of it says so.
+# Longest pause between two status checks of the executor, in seconds. It is not an option.
 LONGEST_PAUSE = 180
 
-# What each of Slurm's commands does here; sbatch comes back when the job is done, so that the first
-# look at it finds it so.
+# The commands of the simulated cluster. sbatch returns when the job is done, so that the first
+# status check finds it done.
 COMMANDS = {
     "sbatch": """
 *options, command = arguments
-given = dict(re.findall(r"--([a-z-]+)[= ](\\S+)", " ".join(options)))
-cpus, gpus = int(given.get("cpus-per-task", 1)), given.get("gpus") or given.get("gres")
-asked = {"cpus": cpus, "gpus": gpus, "mem": int(given["mem"])}
+requests = dict(re.findall(r"--([a-z-]+)[= ](\\S+)", " ".join(options)))
+cpus, gpus = int(requests.get("cpus-per-task", 1)), requests.get("gpus") or requests.get("gres")
+resources = {"cpus": cpus, "gpus": gpus, "mem": int(requests["mem"])}
 job = str(os.getpid())
-(folder / f"{job}.asked").write_text(json.dumps([given["comment"], asked]))
+(folder / f"{job}.resources").write_text(json.dumps([requests["comment"], resources]))
 if cpus > 2 or gpus:
     sys.exit("sbatch: error: Requested node configuration is not available")
-with open(given["output"].replace("%j", job), "w") as log:
+with open(requests["output"].replace("%j", job), "w") as log:
     code = subprocess.run(
         command.removeprefix("--wrap="), shell=True, stdout=log, stderr=subprocess.STDOUT,
         cwd=options[options.index("-D") + 1], env={**os.environ, "CPUS_GIVEN": str(cpus)},
@@ -68,14 +68,13 @@ for file in folder.glob("*.state"):
 
 @pytest.fixture
 def simulated(tmp_path, monkeypatch):
-    """Put the simulated cluster's commands first in PATH; every machine shows a GPU's file."""
+    """Put the commands of the simulated cluster first in PATH."""
     folder = tmp_path / "cluster"
     folder.mkdir()
     for name, body in COMMANDS.items():
         head = f"""#!{sys.executable}
 import json, os, re, subprocess, sys
 from pathlib import Path
-from tests.builders.paths import ROOT
 arguments, folder = sys.argv[1:], Path({str(folder)!r})
 """
         (folder / name).write_text(head + body)
@@ -86,7 +85,7 @@ arguments, folder = sys.argv[1:], Path({str(folder)!r})
 
 @pytest.fixture
 def real():
-    """Check that a cluster answers."""
+    """Skip the test if there is no cluster."""
     sinfo = shutil.which("sinfo")
     if sinfo is None or subprocess.run([sinfo], capture_output=True).returncode:
         pytest.skip("needs a Slurm cluster: `sinfo` answers where one is")
@@ -94,7 +93,7 @@ def real():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run whose dataset and folds are there: training comes next."""
+    """Return the folder of a run with dataset and folds, whose next stage is train."""
     make(tmp_path / "source", 30)
     settings = {
         "run": "small",
@@ -114,8 +113,8 @@ def folder(tmp_path):
 
 
 def on_slurm(folder, *options):
-    """Run the workflow by the profile, with shorter pauses between the looks at its jobs."""
-    # As if the machine had a GPU: that must not tell what the nodes have.
+    """Run the workflow with the profile, and with shorter pauses between status checks."""
+    # This machine has a GPU, which says nothing about the nodes.
     (folder / "sitecustomize.py").write_text(
         "from pathlib import Path\n"
         "exists = Path.exists\n"
@@ -135,59 +134,63 @@ def on_slurm(folder, *options):
     return result.returncode, result.stdout + result.stderr
 
 
-def asked(cluster):
-    """What was asked for, {rule: cores, GPUs, memory}, once a rule."""
-    rows = [json.loads(file.read_text()) for file in cluster.glob("*.asked")]
+def requested(cluster):
+    """Return the requested resources: {rule: cores, GPUs, memory}."""
+    rows = [json.loads(file.read_text()) for file in cluster.glob("*.resources")]
     return {re.match("rule_([a-z]+)", comment)[1]: what for comment, what in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["simulated", "real"])
-def test_jobs_run_and_are_seen_to_end(cluster, folder, request):
+def test_jobs_run_on_the_cluster(cluster, folder, request):
     cluster = request.getfixturevalue(cluster)
     options = ("--printshellcmds", "--slurm-keep-successful-logs")
     code, output = on_slurm(folder, "predictions", *options)
     assert code == 0, output
     assert (folder / "results" / "small" / "predictions" / "parcels.csv").is_file()
-    # On the node, too, a job plans with the cores that it was given.
+    # The job uses the cores that it got on the node.
     threads = f"--threads {min(2, len(os.sched_getaffinity(0)))}"
     logs = list((folder / ".snakemake" / "slurm_logs").rglob("*.log"))
     assert len(logs) == 3
     assert all(threads in log.read_text() for log in logs)
     if cluster:
         job = {"cpus": 2, "gpus": None, "mem": 4000}
-        assert asked(cluster) == {"train": job, "predict": job}
+        assert requested(cluster) == {"train": job, "predict": job}
 
 
-def test_a_gpu_is_asked_for_by_one_line_of_the_settings(simulated, folder):
+@pytest.mark.slow
+def test_a_job_requests_a_gpu_if_the_device_is_cuda(simulated, folder):
     code, output = on_slurm(folder, "models", "--config", "train={device: cuda}")
     assert code != 0
     assert "Requested node configuration is not available" in output
-    assert asked(simulated) == {"train": {"cpus": 2, "gpus": "1", "mem": 4000}}
+    assert requested(simulated) == {"train": {"cpus": 2, "gpus": "1", "mem": 4000}}
 
 
+@pytest.mark.slow
 def test_the_log_of_a_failed_job_is_shown(simulated, folder):
     run = RunPaths(folder / "results" / "small")
     run.folds.write_text('{"folds": []}')
     code, output = on_slurm(folder, "models")
     assert code != 0
-    told = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
-    assert told
-    assert told in output
+    last_line = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
+    assert last_line
+    assert last_line in output
 
 
-def test_a_folder_that_a_shell_would_read_is_refused_before_any_job(simulated, folder):
+@pytest.mark.slow
+def test_a_folder_with_shell_characters_is_refused_before_any_job(simulated, folder):
     other = folder / "p$(touch EXECUTED)"
     other.mkdir()
     shutil.copy(folder / "settings.yaml", other)
     code, output = on_slurm(other, "models")
     assert code != 0
-    assert "p$(touch EXECUTED)' holds $: on a cluster" in output
+    assert "p$(touch EXECUTED)' contains $: on a cluster" in output
     assert "Traceback" not in output
-    assert asked(simulated) == {}
+    assert requested(simulated) == {}
     assert not list(folder.rglob("EXECUTED"))
 
 
-def test_whatever_uses_a_gpu_asks_for_it():
+def test_rules_that_use_a_gpu_request_it():
     text = (ROOT / "Snakefile").read_text()
     for stage, kind in STAGE_SETTINGS.items():
         rule = re.search(rf"(?s)rule {stage}:\n.*?shell:", text)
@@ -196,8 +199,8 @@ def test_whatever_uses_a_gpu_asks_for_it():
         assert uses == bool(rule and "gpu=gpus" in rule[0]), stage
 
 
-def test_squeue_is_asked_only_where_it_remembers_longer_than_the_pause():
+def test_squeue_remembers_jobs_longer_than_the_longest_pause():
     profile = yaml.safe_load((PROFILE / "config.yaml").read_text())
     assert profile["slurm-status-command"] == "squeue"
-    # The executor trusts squeue from a MinJobAge of three times these seconds on, else asks sacct.
+    # The executor uses squeue if MinJobAge is at least three times these seconds, otherwise sacct.
     assert 3 * profile["slurm-init-seconds-before-status-checks"] >= LONGEST_PAUSE

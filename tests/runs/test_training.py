@@ -1,10 +1,8 @@
-"""Trainings of the workflow that fail or are killed cost no model, and are not taken for done."""
+"""A training that fails or is killed keeps the earlier model, and runs again."""
 
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,23 +10,25 @@ import pytest
 import yaml
 
 from tests.builders.pixel_sets import BANDS, make
-from tests.builders.runs import ROOT, snakemake
+from tests.builders.runs import planned, snakemake, started
+
+pytestmark = pytest.mark.slow
 
 RUN = Path("results") / "small"
 MODEL = {"mlp1": [2, 8], "mlp2": [16, 8], "mlp3": [8, 8], "mlp4": [8, 8, 3], "n_head": 2, "d_k": 4}
 TRAIN = {"epochs": 2, "batch_size": 8, "pixels": 4, "members": 2, "device": "cpu"}
-# The weights are too large for float32 after the first step.
+# With this rate, the weights exceed float32 after the first step.
 DIVERGING = {**TRAIN, "learning_rate": 1e30}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A finished run of three folds from an existing dataset."""
+    """Return the folder of a finished run of three folds from an existing dataset."""
     folder = tmp_path_factory.mktemp("workflow")
-    make(folder / "given")
+    make(folder / "existing")
     settings = {
         "run": "small",
-        "dataset": {"path": "given", "bands": BANDS, "classes": {"min_parcels": 5}},
+        "dataset": {"path": "existing", "bands": BANDS, "classes": {"min_parcels": 5}},
         "split": {"folds": 3},
         "model": MODEL,
         "train": TRAIN,
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def results(folder):
-    """Content and time of the models, their scores and all that is made of them."""
+    """Return content and time of the files of models, predictions and report."""
     return {
         path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
         for part in ("models", "predictions", "report")
@@ -48,47 +48,29 @@ def results(folder):
     }
 
 
-def planned(folder, *targets, **settings):
-    """Jobs that a run would do."""
-    result = snakemake(folder, "-n", *targets, **settings)
-    return {
-        rule: int(n)
-        for rule, n in re.findall(r"^(\w+)\s+(\d+)$", result.stdout + result.stderr, re.M)
-    }
-
-
-def test_a_training_that_diverges_costs_no_model_and_is_not_taken_for_done(folder):
+def test_a_training_that_diverges_keeps_the_models_and_runs_again(folder):
     before = results(folder)
     names = {path.name for path in before if path.parent.name == "Fold_1"}
     assert {"model.pth.tar", "model_2.safetensors", "model.json", "trainlog.json"} <= names
-    # Every fold fails: none is left that would say what has changed.
+    # Every fold fails, so that no output of train shows the change.
     result = snakemake(folder, "--cores", "2", "--keep-going", check=False, train=DIVERGING)
     assert result.returncode != 0
-    said = result.stdout + result.stderr
+    output = result.stdout + result.stderr
     for fold in (1, 2, 3):
         where = rf"Fold {fold}, member 1, epoch 1, batch \d of \d: the \w+ is not finite"
-        assert re.search(where, said)
-    assert "Lower train.learning_rate" in said
-    assert "Traceback" not in said
+        assert re.search(where, output)
+    assert "Lower train.learning_rate" in output
+    assert "Traceback" not in output
     assert results(folder) == before
     for target in ("all", "report"):
         assert planned(folder, target, train=DIVERGING)["train"] == 3, target
 
 
-def test_a_training_that_is_killed_costs_no_model(folder):
+def test_a_training_that_is_killed_keeps_the_models(folder):
     before = results(folder)
     long = {**TRAIN, "epochs": 100000}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    run = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile"),
-            *(str(ROOT / "Snakefile"), "--directory", str(folder)),
-            *("--configfile", str(folder / "settings.yaml")),
-            *("--config", f"train={yaml.safe_dump(long, default_flow_style=True)}"),
-        ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "PATH": path}, start_new_session=True,
-    )  # fmt: skip
+    train = f"train={yaml.safe_dump(long, default_flow_style=True)}"
+    run = started(folder, "--cores", "2", "--config", train, start_new_session=True)
     states = folder / RUN / "training_state"
     try:
         while run.poll() is None and not list(states.glob("Fold_*/member_1.pt")):

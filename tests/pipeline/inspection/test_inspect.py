@@ -1,4 +1,4 @@
-"""What `inspect` says is what the run then does; and it leaves no artefact of the run."""
+"""`inspect` describes what the run then does, and writes no artefact of the run."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from shapely import box
 
 from pipeline.__main__ import main
 from pipeline.classes.reasons import Reason, Status
-from pipeline.inspection.sizes import say_bytes
+from pipeline.inspection.text import say_bytes
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read
 from pipeline.workflow.paths import RunPaths
@@ -28,7 +28,7 @@ X, Y = 500_000, 5_600_000
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with imagery, a register and the settings of a user."""
+    """Return a folder with imagery, a register and the settings of a user."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(4)
     for day, cloudy, baseline in ((3, 10.0, "03.01"), (13, 95.0, "04.00"), (23, 20.0, "04.00")):
@@ -50,7 +50,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def write_register(path, x):
-    """Write 8 parcels on the imagery, of which one is across its edge and one without a class."""
+    """Write 8 parcels: one has no class, one crosses the edge of the imagery, one is outside."""
     places = [(20, 20), (20, 120), (120, 20), (120, 120), (220, 220), (320, 320), (-20, 400)]
     outlines = [box(x + left, Y - top - 80, x + left + 70, Y - top) for left, top in places]
     outlines.append(box(x + 5000, Y, x + 5100, Y + 100))
@@ -63,41 +63,40 @@ def files(folder):
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_says_what_the_run_does(folder, capsys):
+def test_inspect_describes_what_the_run_then_does(folder, capsys):
     before = files(folder)
-    assert main(["inspect", "--config", "mine.yaml"]) == 0
-    said = capsys.readouterr().out
+    assert main(["inspect", "mine.yaml"]) == 0
+    shown = capsys.readouterr().out
     assert {str(path) for path in files(folder) - before} == {"results/mine/inspect/inputs.png"}
     assert imread(folder / "results/mine/inspect/inputs.png").std() > 0
 
-    # Without masks every pixel is observed: the sizes are then those foretold.
+    # Without masks every pixel is clear, and the arrays have exactly the expected sizes.
     settings = read(folder / "mine.yaml")
     clouds = settings.clouds.model_copy(update={"mask": "none"})
     settings = settings.model_copy(update={"clouds": clouds})
     run = prepare_dataset(settings, folder / "run")
     used = [row for row in read_acquisitions(run.acquisitions) if row.used]
-    assert "3 acquisitions, 2 to use" in said
-    assert re.search(r"1 set aside, too cloudy: 20220413\S+_31UDS_N0400\n", said)
-    assert re.search(rf"31UDS +{len(used)} +{used[0].date} +{used[-1].date} +EPSG:32631", said)
-    assert "60 x 60 of 10 m" in said
-    assert "Sentinel-2A, 03.01, offset 0 (1)" in said
-    assert "Sentinel-2A, 04.00, offset -1000 (1)" in said
-    assert "10 m B02 B03; 20 m B11 (2)" in said
+    assert "3 acquisitions, 2 to use" in shown
+    assert re.search(r"1 set aside, too cloudy: 20220413\S+_31UDS_N0400\n", shown)
+    assert re.search(rf"31UDS +{len(used)} +{used[0].date} +{used[-1].date} +EPSG:32631", shown)
+    assert "60 x 60 of 10 m" in shown
+    assert "Sentinel-2A, 03.01, offset 0 (1)" in shown
+    assert "Sentinel-2A, 04.00, offset -1000 (1)" in shown
+    assert "10 m B02 B03; 20 m B11 (2)" in shown
 
     text = run.ledger.with_suffix(".csv").read_text()
     ledger = list(map(str.split, text.replace(",", " , ").splitlines()))
     status = [" ".join(words) for words in ledger]
     for name in ("used", "predict_only", "rejected"):
-        assert re.search(rf"\b{sum(f' {name} ' in line for line in status)} {name}\n", said)
-    assert "7 of 8 outlines (87.5 %) lie on the imagery, 1 of them across its edge" in said
+        assert re.search(rf"\b{sum(f' {name} ' in line for line in status)} {name}\n", shown)
+    assert "7 of 8 outlines (87.5 %) are on the imagery, 1 of them across its edge" in shown
     for reason in (Reason.NO_LABEL, Reason.CLASS_TOO_RARE):
         assert reason.status == Status.PREDICT_ONLY
-    assert "1 no declared class" in said
-    assert "1 its class has too few parcels to learn from" in said
-    assert re.search(r"0 +maize +maize +2\n +1 +wheat +wheat +2\n +- +hemp +hemp +1\n", said)
+        assert f"1 {reason.words}\n" in shown
+    assert re.search(r"0 +maize +maize +2\n +1 +wheat +wheat +2\n +- +hemp +hemp +1\n", shown)
 
     sizes = json.loads(run.dataset.sizes.read_text())
-    assert re.search(rf"31UDS +{len(sizes)} +{sum(sizes.values())} ", said)
+    assert re.search(rf"31UDS +{len(sizes)} +{sum(sizes.values())} ", shown)
     for title, root in (
         ("pixels by acquisition", run.extractions),
         ("dataset/DATA", run.dataset.pixels),
@@ -106,62 +105,64 @@ def test_it_says_what_the_run_does(folder, capsys):
     ):
         size = root.stat().st_size if root.is_file() else 0
         size += sum(path.stat().st_size for path in root.rglob("*.npy"))
-        assert re.search(rf"{title} +{say_bytes(size)}\n", said), title
-    assert "at most" not in said
+        assert re.search(rf"{title} +{say_bytes(size)}\n", shown), title
+    assert "at most" not in shown
 
 
-def test_no_pixel_is_read(folder, capsys, monkeypatch):
-    # With classes of one's own the masks would be read, as the metadata count others.
+def test_inspect_reads_no_pixel(folder, capsys, monkeypatch):
+    # The metadata count the cloud of the default SCL classes. For others a run reads the masks.
     (folder / "more.yaml").write_text("clouds: {classes: [9]}")
     monkeypatch.setattr("geo.imagery.cloud_masks.read_window", None)
-    assert main(["inspect", "--config", "mine.yaml", "more.yaml"]) == 0
-    said = capsys.readouterr().out
-    assert "3 acquisitions, 3 to use" in said
-    assert "3 do not state their clouds" in said
-    assert "at most" in said
+    assert main(["inspect", "mine.yaml", "more.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 acquisitions, 3 to use" in shown
+    assert "3 have no cloud cover in their metadata" in shown
+    assert "at most" in shown
 
 
-def test_what_ends_the_run_is_said_with_the_picture_at_hand(folder, capsys, caplog):
+def test_an_error_of_the_run_ends_inspect_after_the_picture(folder, capsys, caplog):
     write_register(folder / "register.gpkg", X + 60_000)
-    assert main(["inspect", "--config", "mine.yaml", "--picture", "far.svg"]) == 1
+    assert main(["inspect", "mine.yaml", "--picture", "far.svg"]) == 1
     assert "No parcel of register.gpkg lies on the imagery" in caplog.text
     assert "3 acquisitions, 2 to use" in capsys.readouterr().out
     assert "<svg" in (folder / "far.svg").read_text()
 
 
-def test_a_run_from_a_dataset(tmp_path, capsys, monkeypatch):
+def test_an_existing_dataset_is_described(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    parcels = make(tmp_path / "given", n=30, labelled=0.9)
-    settings = {"dataset": {"path": "given", "bands": BANDS, "classes": {"min_parcels": 5}}}
+    parcels = make(tmp_path / "existing", n=30, labelled=0.9)
+    settings = {"dataset": {"path": "existing", "bands": BANDS, "classes": {"min_parcels": 5}}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     before = files(tmp_path)
-    assert main(["inspect", "--config", "mine.yaml"]) == 0
-    said = capsys.readouterr().out
+    assert main(["inspect", "mine.yaml"]) == 0
+    shown = capsys.readouterr().out
     assert files(tmp_path) == before
-    assert "30 parcels" in said
-    assert re.search(r"27 used\n +3 predict_only\n +3 no declared class", said)
-    assert "7 a parcel, from 2018-03-01 to 2018-09-17" in said
-    assert "4: B02 B03 B04 B08" in said
-    assert f" {sum(pixels.shape[2] for _, pixels, _ in parcels.values())}, 1 to 11 a parcel" in said
-    assert re.search(r"0 +barley +barley +9\n +1 +maize +maize +9\n", said)
+    assert "30 parcels" in shown
+    assert re.search(rf"27 used\n +3 predict_only\n +3 {Reason.NO_LABEL.words}", shown)
+    assert "7 a parcel, from 2018-03-01 to 2018-09-17" in shown
+    assert "4: B02 B03 B04 B08" in shown
+    assert (
+        f" {sum(pixels.shape[2] for _, pixels, _ in parcels.values())}, 1 to 11 a parcel" in shown
+    )
+    assert re.search(r"0 +barley +barley +9\n +1 +maize +maize +9\n", shown)
 
 
-def test_a_scene_that_is_not_simulated_yet(tmp_path, caplog, monkeypatch):
+def test_a_scene_must_be_simulated_first(tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"simulate": {}, "imagery": {"path": "a"}, "parcels": {"path": "b"}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
-    assert main(["inspect", "--config", "mine.yaml"]) == 1
+    assert main(["inspect", "mine.yaml"]) == 1
     assert "there is no a yet" in caplog.text
     assert not RunPaths(tmp_path / "results" / "default").root.exists()
 
 
 @pytest.mark.parametrize(
-    ("n_bytes", "said"),
+    ("n_bytes", "shown"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_960, "10 kB"), (999_499, "999 kB"),
      (999_600, "1.0 MB"), (2.5e9, "2.5 GB"), (3e15, "3000 TB")],
 )  # fmt: skip
-def test_sizes_are_said_in_the_unit_that_suits_them(n_bytes, said):
-    assert say_bytes(n_bytes) == said
+def test_sizes_are_written_in_a_readable_unit(n_bytes, shown):
+    assert say_bytes(n_bytes) == shown
 
 
 def test_two_tiles_in_two_zones_without_masks(folder, capsys):
@@ -175,10 +176,10 @@ def test_two_tiles_in_two_zones_without_masks(folder, capsys):
             ) as raster:  # fmt: skip
                 raster.descriptions = ("B02",)
     (folder / "more.yaml").write_text("imagery: {path: tiffs, bands: [B02]}")
-    assert main(["inspect", "--config", "mine.yaml", "more.yaml", "--picture", "two.png"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"31UDS +2 +2022-04-03 +2022-04-13 +EPSG:32631", said)
-    assert re.search(r"32ULB +2 +2022-04-03 +2022-04-13 +EPSG:32632", said)
-    assert "4 have no cloud mask: their clouds count as observed" in said
-    assert "at most" not in said
+    assert main(["inspect", "mine.yaml", "more.yaml", "--picture", "two.png"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"31UDS +2 +2022-04-03 +2022-04-13 +EPSG:32631", shown)
+    assert re.search(r"32ULB +2 +2022-04-03 +2022-04-13 +EPSG:32632", shown)
+    assert "4 have no cloud mask: all their pixels count as clear" in shown
+    assert "at most" not in shown
     assert imread(folder / "two.png").std() > 0

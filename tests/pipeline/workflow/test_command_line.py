@@ -1,14 +1,16 @@
-"""The command line: one subcommand a stage, errors in one line, and settings cut to the stage."""
+"""The command line: its usage, its errors in one line, and the settings that a stage gets."""
 
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
 import yaml
 
 from pipeline import __main__ as command_line
-from pipeline.__main__ import STAGES, main
+from pipeline.__main__ import COMMANDS, STAGES, main, run_function
+from pipeline.workflow import launch
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings
 from tests.builders.paths import ROOT
@@ -21,22 +23,44 @@ def config(tmp_path):
     return path
 
 
-def test_help_names_every_stage(capsys):
+def test_the_help_lists_every_command(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f"  {stage} " in shown for stage in STAGES)
+    assert all(f"  {name} " in shown for name in (*COMMANDS, *STAGES))
 
 
-def test_an_unknown_stage_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        ([], "name a command or a stage"),
+        (["split", "--settings", "{}"], "arguments are required: --dataset, --folds"),
+        (["inspect"], "required: FILE"),
+    ],
+)
+def test_wrong_usage_ends_with_exit_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
-        main(["trian"])
+        main(arguments)
     assert end.value.code == 2
-    assert "trian" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_user_error_is_one_line_and_exit_code_1(tmp_path, config):
+def test_the_version_is_that_of_the_package_and_of_the_checkout(capsys, monkeypatch, tmp_path):
+    assert main(["--version"]) == 0
+    shown = capsys.readouterr().out
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert shown.startswith(f"parcelwise {project['version']}")
+    if (ROOT / ".git").exists():
+        describe = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout
+        assert f"(commit {commit.strip()}" in shown
+    monkeypatch.setattr(launch, "SOURCE", tmp_path)
+    assert launch.version() == f"parcelwise {project['version']}"
+
+
+def test_an_input_error_is_one_line_and_exit_code_1(tmp_path, config):
     log = tmp_path / "index.log"
     result = subprocess.run(
         [
@@ -61,31 +85,26 @@ def idle(settings: SplitSettings) -> None:
     """Do nothing."""
 
 
-def run_here(function, *arguments):
-    """Run a function of this file as a command does a stage."""
-    code = (
-        f"import sys; from {__name__} import {function}; from pipeline.__main__ import run; "
-        f"sys.exit(run({function}, sys.argv[1:], program='x', logger='pipeline.x'))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+def call(function, *arguments):
+    """Run a function as the command runs a stage."""
+    return run_function(function, list(map(str, arguments)), program="x", logger="pipeline.x")
 
 
 SPLIT = view(Settings(), "split").model_dump_json()
 
 
-def test_a_bug_keeps_its_traceback_and_says_where_the_log_is(tmp_path):
+def test_a_bug_keeps_its_traceback_and_names_the_log(tmp_path):
     log = tmp_path / "broken.log"
-    result = run_here("broken", "--settings", SPLIT, "--log", log)
-    assert result.returncode == 1
-    assert result.stderr == log.read_text()
-    assert f"a bug in Parcelwise. Please report it with this text, which is also in {log}" in (
-        result.stderr
-    )
-    assert "Traceback (most recent call last)" in result.stderr
-    assert "ValueError: cannot reshape array" in result.stderr
+    arguments = f"'--settings', {SPLIT!r}, '--log', {str(log)!r}"
+    code = f"from {__name__} import broken, call; call(broken, {arguments})"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stderr
+    assert shown == log.read_text()
+    assert "a bug in Parcelwise. Please report it with this text, which is also in " in shown
+    assert str(log) in shown
+    assert "Traceback (most recent call last)" in shown
+    assert "ValueError: cannot reshape array" in shown
 
 
 @pytest.mark.parametrize(
@@ -97,30 +116,29 @@ def test_a_bug_keeps_its_traceback_and_says_where_the_log_is(tmp_path):
         ("{}", "split: Field required"),
     ],
 )
-def test_settings_that_are_not_the_stages_own_are_refused(settings, message):
-    result = run_here("idle", "--settings", settings)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_settings_of_other_stages_are_refused(settings, message, caplog):
+    assert call(idle, "--settings", settings) == 1
+    assert message in caplog.text
+    assert "Traceback" not in caplog.text
 
 
-def test_the_record_is_what_was_passed(tmp_path):
+def test_the_record_contains_the_settings_that_were_passed(tmp_path):
     record = tmp_path / "settings" / "idle.json"
-    assert run_here("idle", "--settings", SPLIT, "--record", record).returncode == 0
+    assert call(idle, "--settings", SPLIT, "--record", record) == 0
     assert record.read_text() == SPLIT
 
 
-def test_a_stage_sees_only_the_settings_that_it_names():
-    seen = view(Settings(), "extract")
-    assert isinstance(seen, ExtractSettings)
-    assert seen.imagery.resampling == "bilinear"
+def test_a_stage_gets_only_its_own_settings():
+    own = view(Settings(), "extract")
+    assert isinstance(own, ExtractSettings)
+    assert own.imagery.resampling == "bilinear"
     with pytest.raises(AttributeError):
-        _ = seen.imagery.max_cloud_fraction
+        _ = own.imagery.max_cloud_fraction
     with pytest.raises(AttributeError):
-        _ = seen.train
+        _ = own.train
 
 
-def test_the_command_keeps_freed_memory_whatever_the_stage(monkeypatch):
+def test_the_command_sets_up_memory_before_the_stage(monkeypatch):
     done = []
     monkeypatch.setattr(command_line, "keep_freed_memory", lambda: done.append("memory"))
     monkeypatch.setattr(command_line, "main", lambda: done.append("stage") or 0)

@@ -1,4 +1,4 @@
-"""Settings are refused with the key, what was found, and what to write instead."""
+"""Settings: errors name key, value and alternative; the record of a run makes the run again."""
 
 import os
 
@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from geo.errors import InputError
-from pipeline.workflow.config import load, read, view
-from pipeline.workflow.inputs import check_inputs, imagery_state
+from pipeline.workflow.config import load, read_record, view
+from pipeline.workflow.inputs import imagery_state
+from pipeline.workflow.paths import RunPaths
+from tests.builders.runs import recorded, write_record
 
 
 @pytest.mark.parametrize(
@@ -16,16 +18,27 @@ from pipeline.workflow.inputs import check_inputs, imagery_state
         ({"imagry": {}}, r"imagry: unknown setting; did you mean 'imagery'"),
         ({"train": {"epoch": 3}}, r"train\.epoch: unknown setting; did you mean 'epochs'"),
         ({"clouds": {"xyz": 3}}, r"clouds\.xyz: unknown setting; known here: mask, classes"),
+        ({"imagery": "folder"}, r"imagery: .*found 'folder'"),
+        ({"train": {"epochs": "many"}}, r"train\.epochs: .*integer.*found 'many'"),
+        ({"clouds": {"fill": "cubic"}}, r"clouds\.fill: .*'linear' or 'none', found 'cubic'"),
         ({"train": {"gamma": -1}}, r"train\.gamma: .*greater than or equal to 0, found -1"),
         ({"train": {"learning_rate": float("inf")}}, r"train\.learning_rate: .*finite.*found inf"),
         ({"train": {"learning_rate": float("nan")}}, r"train\.learning_rate: .*finite.*found nan"),
         ({"train": {"device": "gpu"}}, r"train\.device: .*found 'gpu'"),
         ({"imagery": {"bands": ["B02", "B99"]}}, r"imagery\.bands\.1: .*found 'B99'"),
         ({"imagery": {"bands": ["B02", "B02"]}}, r"a band is named twice"),
-        ({"imagery": {"max_cloud_fraction": 80}}, r"max_cloud_fraction: .*found 80"),
-        ({"imagery": {"start": "2018-05-01", "end": "2018-04-01"}}, r"lies after end"),
+        ({"imagery": {"max_cloud_fraction": 80}}, r"max_cloud_fraction: .*equal to 1, found 80"),
+        ({"imagery": {"start": "2018-05-01", "end": "2018-04-01"}}, r"is after end"),
         ({"imagery": {"start": "May"}}, r"imagery\.start: .*found 'May'"),
         ({"parcels": {"nomenclature": "crop"}}, r"'crop' is not one of labels: \[\]"),
+        (
+            {"parcels": {"all_touched": True, "min_covered_fraction": 0.5}},
+            r"all_touched selects all .* set one of them",
+        ),
+        (
+            {"dataset": {"path": "x"}, "imagery": {"path": "y"}},
+            r"dataset\.path takes the place of imagery\.path",
+        ),
         ({"parcels": {"classes": ["a"]}}, r"parcels\.classes"),
         ({"split": {"folds": 1}}, r"split\.folds: .*found 1"),
         ({"split": {"folds": 50}}, r"min_parcels is 30 and split\.folds 50"),
@@ -38,41 +51,18 @@ def test_bad_settings_are_refused(values, message):
         load(values)
 
 
-def test_every_error_is_named_at_once():
+def test_all_errors_are_in_one_message():
     with pytest.raises(InputError) as error:
         load({"train": {"epochs": 0, "gamma": -1}, "runn": "x"})
     assert len(str(error.value).splitlines()) == 4
 
 
-def test_inputs_are_checked_before_any_work(tmp_path):
-    parcels = tmp_path / "register.gpkg"
-    parcels.touch()
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for imagery, message in (
-        (None, r"imagery\.path is not set"),
-        (tmp_path / "nowhere", r"there is no .*nowhere"),
-        (empty, r"the folder .*empty is empty"),
-    ):
-        settings = load({"imagery": {"path": imagery}, "parcels": {"path": parcels}})
-        with pytest.raises(InputError, match=message):
-            check_inputs(settings)
-    (empty / "20180101.tif").touch()
-    with pytest.raises(InputError, match=r"parcels\.path is not set"):
-        check_inputs(load({"imagery": {"path": empty}}))
-
-
-def test_a_missing_settings_file_says_how_to_get_one(tmp_path):
-    with pytest.raises(InputError, match=r"no settings file .*results/<run>/config"):
-        read(tmp_path / "config.yaml")
-
-
-def test_settings_survive_being_written():
+def test_settings_equal_those_read_back_from_yaml():
     settings = load({"imagery": {"start": "2018-01-01"}, "parcels": {"labels": {"crop": "C"}}})
     assert load(yaml.safe_load(yaml.safe_dump(settings.model_dump(mode="json")))) == settings
 
 
-def test_only_what_a_stage_uses_triggers_it():
+def test_a_setting_triggers_only_the_stages_that_use_it():
     before = load({})
     after = load({"train": {"epochs": 3}})
     changed = [s for s in ("extract", "clean", "split", "train", "predict")
@@ -80,7 +70,7 @@ def test_only_what_a_stage_uses_triggers_it():
     assert changed == ["train"]
 
 
-def test_a_new_product_is_noticed(tmp_path):
+def test_the_state_of_the_imagery_changes_with_its_files(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     values = {"imagery": {"path": str(tmp_path / "in")}, "clouds": {"files": str(masks)}}
@@ -98,3 +88,42 @@ def test_a_new_product_is_noticed(tmp_path):
     (tmp_path / "in" / ".snakemake_timestamp").touch()
     (tmp_path / "masks" / "notes.txt").touch()
     assert imagery_state(settings) == states[-1]
+
+
+OWN = {"run": "mine", "clouds": {"dilation_m": 20}, "train": {"epochs": 7}, "split": {"folds": 3}}
+
+
+def test_the_records_of_all_stages_contain_all_settings(tmp_path):
+    settings = load({**OWN, "simulate": {"parcels": 60}})
+    record = read_record(recorded(settings, RunPaths(tmp_path)))
+    assert record.notes == []
+    again = load(yaml.safe_load(record.text))
+    # Settings of the report alone have their defaults here.
+    assert again == settings
+    assert record.completed() == settings.model_dump(mode="json")
+
+
+def test_the_record_contains_only_settings_that_a_stage_used(tmp_path):
+    run = RunPaths(tmp_path)
+    write_record(run.record("split"), load(OWN), "split")
+    record = read_record([run.record("split")])
+    assert list(record.values) == ["split"]
+    assert record.values["split"]["folds"] == 3
+    assert record.completed()["train"]["epochs"] == load({}).train.epochs
+
+
+def test_the_notes_name_jobs_that_differ_and_the_last_value_counts(tmp_path):
+    run = RunPaths(tmp_path)
+    jobs = [run.record(f"train/Fold_{fold}") for fold in (1, 2, 3)]
+    for fold, (job, epochs) in enumerate(zip(jobs, (7, 2, 7), strict=True), 1):
+        write_record(job, load({"train": {"epochs": epochs}}), "train")
+        finished = {1: 10, 3: 20, 2: 30}[fold]
+        os.utime(job, (finished, finished))
+    record = read_record([*jobs, run.record("evaluate")])
+    assert record.notes == [
+        "evaluate left no record of its settings",
+        "train.epochs was not the same everywhere: 2 in Fold_2; 7 in Fold_1, Fold_3",
+    ]
+    assert record.values["train"]["epochs"] == 2
+    assert record.text.startswith("# evaluate left")
+    assert load(yaml.safe_load(record.text)).train.epochs == 2

@@ -1,4 +1,4 @@
-"""What a rule hands to a shell: nothing that a file or a folder is called can run as a command."""
+"""Names of files and folders never run as shell commands."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.builders.runs import snakemake
 
 WORKFLOW = [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]
 SHELL = re.compile(r"^ *shell:\n((?: *\".*\"\n)+)", re.M)
-# `threads` is a number that Snakemake computes.
+# `threads` is a number, which Snakemake computes.
 QUOTED = re.compile(r"\{threads\}|\{[\w.]+:q\}")
 
 HOSTILE = [
@@ -43,7 +43,7 @@ HOSTILE = [
 
 
 def unquoted(text):
-    """Interpolations of the rules' commands that the shell would read."""
+    """Return the interpolations in the rules' commands that are not quoted."""
     commands = "".join(SHELL.findall(text))
     return [m for m in re.findall(r"\{[^{}]*\}", commands) if not QUOTED.fullmatch(m)]
 
@@ -51,7 +51,7 @@ def unquoted(text):
 def test_every_interpolation_of_every_rule_is_quoted():
     for path in WORKFLOW:
         text = path.read_text()
-        assert len(SHELL.findall(text)) == text.count("shell:"), f"{path}: a command is not read"
+        assert len(SHELL.findall(text)) == text.count("shell:"), f"{path}: SHELL misses a command"
         assert unquoted(text) == [], path
 
 
@@ -60,7 +60,7 @@ def test_an_unquoted_interpolation_is_found():
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_safe_name_is_one_for_shell_path_and_snakemake(text):
+def test_a_safe_name_means_the_same_to_shell_path_and_snakemake(text):
     name = safe_name(text)
     assert shlex.quote(name) == name == Path(name).name
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)
@@ -74,7 +74,7 @@ def test_different_texts_keep_different_names():
     assert safe_name("S2A_MSIL2A_20200405T105031_T31TFM") == "S2A_MSIL2A_20200405T105031_T31TFM"
 
 
-# Settings that are only valid together: a stage that saw one of them alone would refuse it.
+# Settings that are only valid together. A stage that got one of them alone would refuse it.
 TOGETHER = {
     "clouds": {"mask": ["cldprb", "files"], "max_probability": 40, "files": "masks"},
     "parcels": {
@@ -87,7 +87,7 @@ TOGETHER = {
     },
     "dataset": {"classes": {"min_parcels": 2}},
     "split": {"folds": 2},
-    # The recipe must not take the place of what is set to another recipe's default.
+    # The recipe must not override a setting that equals the default of another recipe.
     "train": {"recipe": "paper", "batch_size": 64},
     "model": {"name": "pseltae"},
 }
@@ -95,16 +95,17 @@ EXAMPLES = [yaml.safe_load(p.read_text()) for p in sorted((ROOT / "configs").glo
 
 
 @pytest.mark.parametrize("values", [TOGETHER, *EXAMPLES])
-@pytest.mark.parametrize("stage", STAGE_SETTINGS)
-def test_a_stage_gets_the_same_settings_from_its_command(stage, values):
+def test_stages_get_the_same_settings_from_their_command_line(values):
     settings = load(values)
-    seen = view(settings, stage)
-    assert from_json(seen.model_dump_json(), type(seen)) == seen
+    for stage in STAGE_SETTINGS:
+        own = view(settings, stage)
+        assert from_json(own.model_dump_json(), type(own)) == own, stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["p$(touch EXECUTED)", "my 'own' {acquisition} project (1)"])
 def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, monkeypatch, name):
-    """The checkout, the working folder and the imagery's folders are called so."""
+    """The checkout, the working folder and the folders of the imagery have this name."""
     from demo import simulate
 
     folder = tmp_path / name
@@ -153,7 +154,7 @@ def test_a_run_in_a_folder_of_any_name_runs_no_command(tmp_path, monkeypatch, na
     assert result.returncode == 0, result.stdout + result.stderr
     sizes = json.loads((folder / "results/small/dataset/META/sizes.json").read_text())
     assert len(sizes) > 20
-    # Nothing has changed, and then one product has.
+    # A second run has nothing to do. After a change of one product, index runs.
     assert "Nothing to be done" in again(folder, checkout)
     next(imagery.rglob("MTD_MSIL2A.xml")).touch()
     assert "index" in again(folder, checkout)
@@ -173,7 +174,7 @@ def test_another_checkout_than_the_installed_one_is_refused(tmp_path):
 
 @pytest.mark.parametrize("is_editable", [True, False])
 def test_a_copy_of_the_packages_is_refused(tmp_path, is_editable):
-    """As `pip install .` leaves one, and as `pip install --editable .` does."""
+    """`pip install .` makes a copy, `pip install --editable .` does not."""
     folder = tmp_path / "parcelwise-0.1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: parcelwise\nVersion: 0.1.0\n")
@@ -182,13 +183,13 @@ def test_a_copy_of_the_packages_is_refused(tmp_path, is_editable):
     if is_editable:
         check_installation(ROOT, str(tmp_path))
     else:
-        with pytest.raises(InputError, match=r"a copy, and .*pip install --editable"):
+        with pytest.raises(InputError, match=r"a copy, but .*pip install --editable"):
             check_installation(ROOT, str(tmp_path))
 
 
 def test_without_an_installation_the_workflow_says_how_to_install(tmp_path):
     (tmp_path / "settings.yaml").write_text("run: other")
-    # Isolated: neither the folder nor the environment's packages, but those that Snakemake needs.
+    # Hide the installed package `pipeline` from Snakemake.
     hide = "import sys; sys.modules['pipeline'] = None; from snakemake.cli import main; main()"
     result = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are written whole or not at all."""
 
 import json
 
@@ -13,7 +13,7 @@ from pipeline.workflow.writing import (
 )
 
 
-def test_a_file_appears_at_the_end(tmp_path):
+def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "image.tif"
     with replacing(path) as temporary:
         assert (temporary.parent, temporary.suffix) == (path.parent, ".tif")
@@ -24,7 +24,7 @@ def test_a_file_appears_at_the_end(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
+def test_an_error_keeps_the_earlier_file(tmp_path):
     path = tmp_path / "table.csv"
     write_text(path, "old")
     with pytest.raises(RuntimeError), replacing(path) as temporary:
@@ -47,14 +47,14 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_json_has_null_for_what_is_not_finite(tmp_path):
+def test_values_that_are_not_finite_become_null(tmp_path):
     path = tmp_path / "log.json"
     values = {"a": 0.5, "b": float("nan"), "c": float("inf"), "d": -float("inf")}
     write_json(path, finite_or_null(values))
     assert json.loads(path.read_text()) == {"a": 0.5, "b": None, "c": None, "d": None}
 
 
-def test_json(tmp_path):
+def test_json_is_utf_8_and_without_nan(tmp_path):
     path = tmp_path / "values.json"
     write_json(path, {"é": [1, None]})
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1, None]}

@@ -1,0 +1,213 @@
+"""`parcelwise run`: mistakes end in one line, and Snakemake gets everything else."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from pipeline.__main__ import STAGES, main
+from pipeline.workflow import launch
+from pipeline.workflow.launch import REPEATED, snakemake_call
+from pipeline.workflow.settings import Settings
+from tests.builders.paths import ROOT
+from tests.builders.pixel_sets import BANDS, make
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return the current folder, which contains settings files."""
+    monkeypatch.chdir(tmp_path)
+    values = {"run": "mine", "imagery": {"path": "in"}, "parcels": {"path": "register.gpkg"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"dataset": {"path": "existing"}}))
+    (tmp_path / "text.yaml").write_text("wheat")
+    (tmp_path / "broken.yaml").write_text("imagery: [")
+    (tmp_path / "latin.yaml").write_bytes("run: \xe9t\xe9".encode("latin-1"))
+    return tmp_path
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Return the list of calls of Snakemake, which are recorded instead of executed."""
+    calls = []
+    monkeypatch.setattr(launch.os, "execve", lambda *call: calls.append(call))
+    return calls
+
+
+def test_the_words_become_the_call_of_snakemake(folder, recorded, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    words = ["train.epochs=3", "--cores", "2", "report", "split.by=block", "--directory", "out"]
+    main(["run", "mine.yaml", *words, "--", "-n", "--forcerun", "train"])
+    ((program, command, environment),) = recorded
+    assert program == sys.executable
+    assert command == [
+        *(sys.executable, "-m", "snakemake", "report", "--snakefile", str(ROOT / "Snakefile")),
+        *("--configfile", "mine.yaml", "--directory", "out", "--cores", "2"),
+        *("-n", "--forcerun", "train"),
+    ]
+    settings = json.loads(environment["PARCELWISE_SETTINGS"])
+    assert settings == {"train": {"epochs": 3}, "split": {"by": "block"}}
+    # The rules call the `parcelwise` of this Python.
+    first, *others = environment["PATH"].split(os.pathsep)
+    assert others == ["/usr/bin"]
+    assert (ROOT / first / "python").exists()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "settings"),
+    [
+        (["train.patience=null", "run="], {"train": {"patience": None}, "run": None}),
+        (["imagery.start=2022-04-01"], {"imagery": {"start": "2022-04-01"}}),
+        (["parcels.classes=[1, two]"], {"parcels": {"classes": [1, "two"]}}),
+        (["parcels.labels.crop=A=B"], {"parcels": {"labels": {"crop": "A=B"}}}),
+        (["split={folds: 3}", "split.seed=2"], {"split": {"folds": 3, "seed": 2}}),
+    ],
+)
+def test_values_keep_their_types(folder, monkeypatch, assignments, settings):
+    monkeypatch.setattr(launch, "read", lambda *_, **__: Settings())
+    _, environment = snakemake_call(["mine.yaml", *assignments])
+    assert json.loads(environment["PARCELWISE_SETTINGS"]) == settings
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nine.yaml"], "There is no settings file nine.yaml. Did you mean mine.yaml?"),
+        (
+            ["other"],
+            "There is no settings file other. Name your own, or results/<run>/config.yaml.",
+        ),
+        (["."], ". is a folder. Did you mean broken.yaml?"),
+        (["text.yaml"], "text.yaml contains no settings, found 'wheat'. Write `section:`"),
+        (["broken.yaml"], "broken.yaml is not YAML: "),
+        (["latin.yaml"], "latin.yaml is not YAML: "),
+        (["mine.yaml", "repot"], "'repot' is neither a target of this run nor a file in"),
+        (["mine.yaml", "repot"], "Did you mean 'report'?"),
+        (["mine.yaml", "soil"], "Known are all, clean, dataset, evaluate, "),
+        (["mine.yaml", "ingest"], "'ingest' is neither a target"),
+        (["dataset.yaml", "index"], "'index' is neither a target"),
+        (["mine.yaml", "results/other/folds.json"], "nor a file in results/mine."),
+        (["mine.yaml", "train"], "'train' runs once per fold and cannot be a target."),
+        (["mine.yaml", "train.epochs"], "To change a setting, write train.epochs=VALUE."),
+        (["mine.yaml", "train.epoch=3"], "train.epoch: unknown setting; did you mean 'epochs'?"),
+        (["mine.yaml", "epochs=3"], "epochs: unknown setting; did you mean 'train.epochs'?"),
+        (["mine.yaml", "train.epochs=many"], "train.epochs: Input should be a valid integer"),
+        (["mine.yaml", "train.epochs=[1"], "'train.epochs=[1': the value is not YAML."),
+        (["mine.yaml", "train.=1"], "'train.=1' is not a setting: write section.key=value."),
+        (["mine.yaml", "=1"], "'=1' is not a setting: write section.key=value."),
+    ],
+)
+def test_a_mistake_ends_in_one_line_before_snakemake(folder, recorded, capsys, words, message):
+    assert main(["run", *words]) == 1
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.startswith("parcelwise run: ")
+    assert shown.count("\n") == 1
+    assert recorded == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "FILE is missing"),
+        (["mine.yaml", "-n"], "Options of Snakemake follow `--`: parcelwise run FILE -- -n"),
+        (["mine.yaml", "--cores"], "argument --cores: expected one argument"),
+    ],
+)
+def test_wrong_usage_ends_with_exit_code_2(folder, recorded, capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        main(["run", *words])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert recorded == []
+
+
+@pytest.mark.parametrize("target", ["all", "dataset", "index", "report", "results/mine/folds.json"])
+def test_a_rule_or_a_file_of_the_run_is_a_target(folder, recorded, target):
+    main(["run", "mine.yaml", target])
+    assert target in recorded[0][1]
+
+
+def test_rules_that_run_several_times_are_those_with_wildcards():
+    text = (ROOT / "Snakefile").read_text() + (ROOT / "rules/preparation.smk").read_text()
+    messages = dict(re.findall(r"rule (\w+):\n\s+message:\n\s+\"(.*)\"", text))
+    found = {rule: re.findall(r"\{wildcards\.(\w+)\}", text) for rule, text in messages.items()}
+    assert {rule: names[0] for rule, names in found.items() if names} == REPEATED
+    assert set(REPEATED) <= set(STAGES)
+
+
+def parcelwise(folder, *words, **options):
+    """Start `parcelwise` as a user does."""
+    command = [sys.executable, "-m", "pipeline", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a folder with a small Pixel-Set dataset and its settings."""
+    make(tmp_path / "existing", 30)
+    values = {
+        "run": "small",
+        "dataset": {"path": "existing", "bands": BANDS, "classes": {"min_parcels": 4}},
+        "split": {"folds": 2},
+        "train": {"epochs": 1, "members": 1, "pixels": 4},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_run_a_dry_run_and_an_error_of_snakemake(small):
+    run = parcelwise(small, "run", "small.yaml", "split", "split.folds=3", "train.patience=null")
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    assert len(json.loads((small / "results/small/folds.json").read_text())["folds"]) == 3
+    assert "Divide the labelled parcels into 3 folds." in output
+    # As `make demo` prints it: the jobs, without reasons and without a list of hosts.
+    assert "reason:" not in output.lower()
+    assert "host:" not in output.lower()
+    assert len(output) < 5000
+
+    dry = parcelwise(small, "run", "small.yaml", "split", "split.folds=4", "--", "-n")
+    output, _ = dry.communicate()
+    assert dry.returncode == 0
+    assert "into 4 folds" in output
+    assert len(json.loads((small / "results/small/folds.json").read_text())["folds"]) == 3
+
+    absent = parcelwise(small, "run", "small.yaml", "results/small/absent.json")
+    output, _ = absent.communicate()
+    assert absent.returncode == 1
+    assert "absent.json" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_and_its_jobs(small):
+    run = parcelwise(
+        small, "run", "small.yaml", "models", "train.epochs=100000", "--cores", "2",
+        start_new_session=True,
+    )  # fmt: skip
+    log = small / "results/small/logs/train/Fold_1.log"
+    try:
+        while run.poll() is None and not (log.is_file() and "epoch" in log.read_text()):
+            time.sleep(0.05)
+        assert run.poll() is None
+        # A terminal sends Ctrl-C to all processes in the foreground.
+        os.killpg(run.pid, signal.SIGINT)
+        run.communicate(timeout=30)
+        assert run.returncode == 1
+        with pytest.raises(ProcessLookupError):
+            os.killpg(run.pid, 0)
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)

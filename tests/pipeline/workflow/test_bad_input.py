@@ -680,7 +680,7 @@ TABLES = {
     ],
 )
 def test_bad_input_is_refused_before_any_work(inputs, good, spoil, words, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01,))
+    shorten_waits(monkeypatch)
     getattr(inputs, good)()
     inputs.set(**spoil) if isinstance(spoil, dict) else spoil(inputs)
     refuse(inputs, words)

@@ -201,8 +201,8 @@ class PixelSetDataset:
         return list(self.description["bands"])
 
     @property
-    def has_clouds(self) -> bool:
-        """Whether cloudy observations were kept as they are, so that only clear ones count."""
+    def masks_clouds(self) -> bool:
+        """Whether cloudy observations are kept and masked, instead of interpolated in time."""
         return bool(self.description["fill"] == "none")
 
     @cached_property
@@ -284,7 +284,7 @@ class PixelSetDataset:
             ids=self.ids,
             pixels=self.pixels,
             offsets=self.offsets,
-            valid=self.clear if self.has_clouds else None,
+            valid=self.clear if self.masks_clouds else None,
             days=np.array(self.days_from(day_zero(self.dates[0], season_start))),
             observed=self.observed,
             features=self.features if with_features else None,

@@ -76,7 +76,7 @@ def statistics_of(
     for first, last in batches(offsets, BATCH_BYTES // max(2 * n_dates * n_channels, 1)):
         rows = slice(int(offsets[first]), int(offsets[last]))
         counted = None
-        if dataset.has_clouds:
+        if dataset.masks_clouds:
             counted = dataset.clear[rows]
         elif dataset.observed is not None:
             counted = np.repeat(dataset.observed[first:last], dataset.sizes[first:last], axis=0)

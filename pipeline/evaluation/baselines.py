@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
-from pipeline.dataset.folds import Fold
+from pipeline.dataset.pixel_set_dataset import Fold
 
 Matrix = NDArray[np.int64]
 

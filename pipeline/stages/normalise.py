@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.pixels.band_statistics import RunningStatistics
 from pipeline.dataset.normalisation_pickle import write_normalisation
-from pipeline.dataset.npy_files import batches
+from pipeline.dataset.packed_tiles import batches
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import NormaliseSettings

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from geo.errors import InputError
-from pipeline.dataset.npy_files import batches, read_array, read_shape, write_array
+from pipeline.dataset.npy_files import read_array, read_shape, write_array
+from pipeline.dataset.packed_tiles import batches
 from pipeline.workflow.config import load
 from pipeline.workflow.paths import INGESTED, RunPaths
 from tests.builders.pixel_sets import BANDS, ingest_dataset, make, write, write_arrays
@@ -99,7 +100,7 @@ def test_what_was_packed_of_another_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"pixels\.npy is not a readable array"):
         _ = opened(run).pixels
     path.unlink()
-    with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its packed pixels\. Make them"):
+    with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its packed pixels\. Make it"):
         _ = opened(run).pixels
 
 
@@ -152,7 +153,7 @@ def test_what_is_no_whole_array_is_refused(tmp_path, read):
     path = tmp_path / "a.npy"
     np.save(path, np.arange(100))
     whole = path.read_bytes()
-    for content, words in ((whole[:-1], "not whole"), (b"", "magic"), (b"text" * 99, "magic")):
+    for content, words in ((whole[:-1], "incomplete"), (b"", "magic"), (b"text" * 99, "magic")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=words):
             read(path)

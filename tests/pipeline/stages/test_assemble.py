@@ -60,8 +60,13 @@ def assembled(run, root, memory_mb, threads=1, **clouds):
 
 
 def exported(tile, root, threads=1, **settings):
-    export([tile.root], root, view(load(settings), "export"), threads)
-    return DatasetPaths(root)
+    """Export a dataset of one tile, which is a link to the tile that was packed."""
+    dataset = DatasetPaths(root)
+    dataset.tile(TILE).root.parent.mkdir(parents=True, exist_ok=True)
+    if not dataset.tile(TILE).root.exists():
+        dataset.tile(TILE).root.symlink_to(tile.root)
+    export([dataset.tile(TILE).root], root, view(load(settings), "export"), threads)
+    return dataset
 
 
 def files(folder):
@@ -88,7 +93,7 @@ def test_a_tenth_of_the_memory_gives_the_same_files(extracted, tmp_path, clouds,
 def test_exporting_in_batches_gives_the_same_files(extracted, tmp_path, monkeypatch, threads):
     tile = assembled(extracted, tmp_path, 1000, drop="parcel", min_clear_fraction=0.5)
     whole = exported(tile, tmp_path / "whole")
-    monkeypatch.setattr("pipeline.stages.export.LARGEST_BATCH", 100_000)
+    monkeypatch.setattr("pipeline.dataset.npy_files.LARGEST_BATCH", 100_000)
     parts = exported(tile, tmp_path / "parts", threads, assemble={"memory_mb": 1})
     written = files(whole.root)
     assert len(written) > 2 * 500
@@ -120,7 +125,7 @@ def test_memory_and_the_parcels_held_at_once_stay_below_the_limit(
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    n_bytes = sum(read_tile(tile).sizes) * N_DATES * N_BANDS * 2
+    n_bytes = sum(read_tile(tile).n_pixels) * N_DATES * N_BANDS * 2
     assert n_bytes > 10 * limit_mb * 1_000_000
     assert held[0] == 0
     # Batches of whole parcels, of which the largest takes a fourteenth of a thread's share.
@@ -184,7 +189,11 @@ def test_without_npy_files_those_of_an_earlier_run_go_and_meta_stays(extracted, 
     ("clouds", "min_pixels", "message"),
     [
         ({"min_clear_fraction": 1.0}, 1, r"min_clear_fraction is 1, and no date of any of the 600"),
-        ({}, 1000, r"None of the 600 parcels has parcels.min_pixels, 1000, .* one has is 300\."),
+        (
+            {},
+            1000,
+            r"None of the 600 parcels has parcels.min_pixels, 1000.* largest number is 300\.",
+        ),
     ],
 )
 def test_parcels_that_all_lack_pixels_are_refused(extracted, tmp_path, clouds, min_pixels, message):
@@ -208,30 +217,29 @@ def test_a_tile_without_parcels_is_empty_and_left_out(extracted, tmp_path):
     write_acquisitions(run.acquisitions, [row])
     np.save(run.extracted("b"), np.zeros((N_BANDS, 0), np.uint16))
     np.save(run.extracted_valid("b"), np.zeros(0, bool))
-    (empty,) = assemble_tiles(run, ["31TFL"], settings_of(), 1)
-    assert (
-        len(np.load(TilePaths(empty).pixels)) == len(pd.read_parquet(TilePaths(empty).parcels)) == 0
-    )
-    whole = assembled(extracted, tmp_path / "whole", 1000)
-    export([empty, whole.root], tmp_path / "dataset", view(load({}), "export"))
     dataset = DatasetPaths(tmp_path / "dataset")
+    (empty,) = assemble_tiles(run, ["31TFL"], settings_of(), 1, dataset.root)
+    assert len(np.load(TilePaths(empty).pixels)) == 0
+    assert len(pd.read_parquet(TilePaths(empty).parcels)) == 0
+    whole = assembled(extracted, dataset.root, 1000)
+    export([empty, whole.root], dataset.root, view(load({}), "export"))
     assert json.loads(dataset.tiles.read_text()) == [TILE]
     description = json.loads(dataset.description.read_text())
     assert list(description["tiles"]) == [TILE]
     assert len(description["acquisitions"]) == N_DATES
 
 
-def test_a_parcel_that_is_larger_than_the_limit_is_a_block_of_its_own(extracted):
+def test_a_parcel_that_is_larger_than_the_limit_is_a_separate_batch(extracted):
     index = PixelIndex.load(extracted.pixel_index(TILE))
     row = AcquisitionRow("a00", TILE, DAYS[0], extracted.root, "", "", "", "", None, True, "")
     series = TileSeries.open(replace(index), [row], extracted.extractions)
-    blocks = series.batches(1)
-    assert blocks == [(i, i + 1) for i in range(N)]
+    batches = series.batches(1)
+    assert [batch.parcels for batch in batches] == [slice(i, i + 1) for i in range(N)]
 
 
 def test_pixels_of_another_index_are_refused(extracted):
     index = PixelIndex.load(extracted.pixel_index(TILE))
     fewer = replace(index, rows=index.rows[:-1], cols=index.cols[:-1])
     row = AcquisitionRow("a00", TILE, DAYS[0], extracted.root, "", "", "", "", None, True, "")
-    with pytest.raises(InputError, match=r"a00\.npy has \d+ pixels .*snakemake -R extract"):
+    with pytest.raises(InputError, match=r"a00\.npy has \d+ pixels.*snakemake -R extract"):
         TileSeries.open(fewer, [row], extracted.extractions)

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_scor
 from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
 from pipeline.classes.crop_class import CropClass
-from pipeline.dataset.folds import Fold, read_folds
+from pipeline.dataset.pixel_set_dataset import Fold
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
 from pipeline.evaluation.score_tables import spread_over_folds, write_per_class, write_scores
 from pipeline.stages.evaluate import _write_fold, evaluate
@@ -199,7 +199,7 @@ def test_the_files_are_the_references_and_more(scored: RunPaths):
         assert np.trace(matrix) / matrix.sum() == pytest.approx(accuracy, abs=1e-6)
         total += matrix
     labels = opened(scored).labels
-    parts = read_folds(scored.folds, opened(scored).ids)
+    parts = opened(scored).folds(scored.folds)
     assert (
         total.sum(1).tolist()
         == np.bincount(labels[np.concatenate([p.test for p in parts])]).tolist()

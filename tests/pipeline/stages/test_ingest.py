@@ -297,8 +297,8 @@ def spoil_data(source):
         (spoil_date, r"dates\.json: 'May' is not a date"),
         (spoil_keys, r"other keys: 1, such as first"),
         (spoil_array, r"is not a readable array"),
-        (spoil_channels, r"have 4 channels, others not: 1, such as 100 \(3\)"),
-        (spoil_type, r"expected whole numbers.*float32"),
+        (spoil_channels, r"have 4 channels, others do not: 1, such as 100 \(3\)"),
+        (spoil_type, r"expected integers.*float32"),
         (spoil_values, r"100\.npy has values from -5 to -5"),
         (spoil_labels, r"no id under 'crop' is that of a file in DATA: it has a, DATA has 100"),
         (spoil_layout, r"expected \{nomenclature.*such as crop"),
@@ -370,7 +370,7 @@ def test_features_that_are_missing_are_named(source, tmp_path):
 def test_the_runs_own_dataset_is_refused(source, tmp_path):
     make(source)
     run = ingest_folder(source, tmp_path / "run")
-    with pytest.raises(InputError, match=r"of this very run.*another name"):
+    with pytest.raises(InputError, match=r"dataset of this run.*another name"):
         ingest_folder(run.dataset.root, tmp_path / "run")
     assert len(opened(run).ids) == len(list(run.dataset.pixels.iterdir())) == 60
 

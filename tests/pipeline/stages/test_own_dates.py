@@ -92,7 +92,7 @@ def test_a_value_per_date_is_refused(tmp_path):
     source = tmp_path / "given"
     make(source, 30, own_dates=True)
     write_normalisation(source / "normalisation_values.pkl", np.ones((7, 4)), np.ones((7, 4)))
-    with pytest.raises(InputError, match=r"one value per date, but the parcels have dates of"):
+    with pytest.raises(InputError, match=r"one value per date, but dates differ between parcels"):
         ingest_folder(source, tmp_path / "run")
 
 

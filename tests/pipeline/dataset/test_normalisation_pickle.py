@@ -257,12 +257,19 @@ def listed(n, item):
     return kept + (pickle.BINGET + b"\1") * (n - 1) + pickle.LIST
 
 
+def typed_as(code):
+    """A call of numpy.dtype."""
+    return name("numpy", "dtype") + code + pickle.NONE * 2 + pickle.TUPLE3 + pickle.REDUCE
+
+
 EMPTY = np.zeros(0)
+HUGE = plain(2**20_000)
+DEEP = pickle.EMPTY_TUPLE + pickle.TUPLE1 * 90_000
 GOOD = pickle.dumps((MEANS, STDS), 4)
 NAN = np.array([1.0, np.nan, 3.0])
 HOSTILE = {
-    "executes": (pickle.dumps((Attack(), 1)), r"builtins\.eval; only numpy arrays"),
-    "executes in protocol 0": (pickle.dumps((Attack(), 1), 0), r"__builtin__\.eval; only numpy"),
+    "executes": (pickle.dumps((Attack(), 1)), r"'builtins\.eval'; only numpy arrays"),
+    "executes in protocol 0": (pickle.dumps((Attack(), 1), 0), r"'__builtin__\.eval'; only numpy"),
     "pointers": (two(objects_of()), "type 'O8'"),
     "pointers by _reconstruct": (two(reconstructed(state_of(code="O8"))), "type 'O8'"),
     "flags of objects": (
@@ -289,12 +296,15 @@ HOSTILE = {
     "dates": (pickle.dumps((np.array(["2018-01-01"], "M8[D]"), 1)), "type 'M8'"),
     "objects": (pickle.dumps((np.array([1, None]), 1)), "type 'O8'"),
     "a record": (pickle.dumps((np.zeros(2, "f8,f8"), 1)), "type 'V16'"),
-    "another class": (two(reconstructed(state_of(), ("numpy", "matrix"))), r"numpy\.matrix; only"),
-    "an own class": (pickle.dumps((Own(), 1)), r"Own; only numpy arrays"),
+    "another class": (
+        two(reconstructed(state_of(), ("numpy", "matrix"))),
+        r"'numpy\.matrix'; only",
+    ),
+    "an own class": (pickle.dumps((Own(), 1)), r"Own'; only numpy arrays"),
     "an own class in protocol 0": (pickle.dumps((Own(), 1), 0), r"only numpy arrays"),
     "a named attribute": (
         two(name("numpy", "ndarray.__class__.__base__")),
-        r"numpy\.ndarray\.__class__\.__base__; only",
+        r"'numpy\.ndarray\.__class__\.__base__'; only",
     ),
     "type as array": (two(name("numpy", "ndarray")), "a name in place of numbers"),
     "two kinds of array": (two(kind()), "a type of numbers in place of numbers"),
@@ -313,7 +323,7 @@ HOSTILE = {
     "BINPERSID": (b"K\1Q.", "instruction b'Q'"),
     "buffer of another file": (b"\x80\5\x97.", r"instruction b'\\x97'"),
     "a dictionary": (pickle.dumps({"mean": MEANS, "std": STDS}), r"instruction b'}' at byte"),
-    "one array": (pickle.dumps(MEANS), "it holds an array"),
+    "one array": (pickle.dumps(MEANS), "it contains an array"),
     "three": (pickle.dumps((MEANS, STDS, STDS)), "a tuple of 3, expected two values"),
     "nothing": (b"", "cut off or damaged"),
     "only an end": (b".", "nothing to work on"),
@@ -332,7 +342,7 @@ HOSTILE = {
     ),
     "beyond float32": (pickle.dumps((1e300, 1.0)), "1 of 1 means are not finite"),
     "huge integer": (pickle.dumps((10**400, 1)), "too large"),
-    "huge integer as text": (b"(L" + b"9" * 5000 + b"L\nI1\nt.", "not an integer"),
+    "huge integer as text": (b"(L" + b"9" * 5000 + b"L\nI1\nt.", "cut off or damaged"),
     "negative deviation": (pickle.dumps((MEANS, -STDS)), "6 of 6 stds are negative"),
     "tiny deviation": (pickle.dumps((1.0, 1e-300)), "negative or smaller than"),
     "different shapes": (pickle.dumps((MEANS, STDS[0])), r"\(2, 3\) and \(3,\)"),
@@ -351,11 +361,11 @@ HOSTILE = {
     # What claims 40 GB, or would take them.
     "40 GB of bytes": (
         pickle.PROTO + b"\4" + pickle.BINBYTES8 + struct.pack("<Q", 40 << 30) + b"abc.",
-        "states 42949672960 bytes",
+        "42949672960 bytes",
     ),
     "40 GB of bytearray": (
         pickle.PROTO + b"\5" + pickle.BYTEARRAY8 + struct.pack("<Q", 40 << 30) + b"abc.",
-        "states 42949672960 bytes",
+        "42949672960 bytes",
     ),
     "2 to 63 bytes of text": (
         pickle.PROTO + b"\4" + pickle.BINUNICODE8 + b"\xff" * 8 + b"abc.",
@@ -364,7 +374,7 @@ HOSTILE = {
     "negative bytes": (b"T\xff\xff\xff\xffabc.", "cut off or damaged"),
     "frame of 40 GB": (
         pickle.PROTO + b"\4" + pickle.FRAME + struct.pack("<Q", 40 << 30) + GOOD[11:],
-        "states 42949672960 bytes",
+        "42949672960 bytes",
     ),
     "shape of 40 GB": (two(from_buffer(shape=(5 << 30,))), "in 16 bytes"),
     "memo of 40 GB": (b"K\1r\xff\xff\xff\xffK\1\x86.", None),
@@ -383,6 +393,13 @@ HOSTILE = {
     ),
     "deep tuples": (b"K\1" + b"\x85" * 90_000 + b"K\1\x86.", "a tuple of 1 in place of numbers"),
     "many marks": (b"(" * 90_000 + b".", "nothing to work on"),
+    # Objects that cannot be written into a message: Python refuses to print the number, and
+    # printing the tuple would exceed the stack.
+    "a huge integer alone": (HUGE + b".", "a value of type int, expected two values"),
+    "a huge shape": (two(from_buffer(shape=(2**20_000,))), "without a shape"),
+    "a huge type": (two(typed_as(HUGE)), "type a value of type int"),
+    "a deep type": (two(typed_as(DEEP)), "type a tuple of 1"),
+    "a deep name": (two(DEEP + text("dtype") + pickle.STACK_GLOBAL), "only numpy arrays"),
 }
 
 

@@ -14,18 +14,14 @@ import pandas as pd
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.charts import Chart, say_day
 from pipeline.report.class_colours import read_class_colours
-from pipeline.report.confidence import (
-    confidence_groups,
-    confidence_thresholds,
-    doubtful_parcels,
-)
 from pipeline.report.figures import (
     MOST_PARCELS,
+    Chart,
     calibration_chart,
     cloud_chart,
     ndvi_by_class,
+    say_day,
     season_charts,
     training_charts,
 )
@@ -36,6 +32,9 @@ from pipeline.report.inputs import (
 )
 from pipeline.report.scores import (
     METHODS,
+    confidence_groups,
+    confidence_thresholds,
+    doubtful_parcels,
     out_of_fold,
     predicted_classes,
     read_comparison,

@@ -14,8 +14,13 @@ from models.pixel_sets import PixelSets
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import Fold
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
-from pipeline.evaluation.score_tables import spread_over_folds, write_per_class, write_scores
-from pipeline.stages.evaluate import _write_fold, evaluate
+from pipeline.stages.evaluate import (
+    _write_fold,
+    evaluate,
+    spread_over_folds,
+    write_per_class,
+    write_scores,
+)
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.workflow.config import view

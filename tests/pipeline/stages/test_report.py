@@ -29,22 +29,20 @@ from pipeline.classes.ledger import read_ledger, write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.npy_files import file_name
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
-from pipeline.report.confidence import (
-    confidence_groups,
-    confidence_thresholds,
-    doubtful_parcels,
-    wilson_interval,
-)
 from pipeline.report.figures import ndvi_by_class
 from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
 from pipeline.report.scores import (
     METRICS,
     best_epoch,
+    confidence_groups,
+    confidence_thresholds,
     confusions,
+    doubtful_parcels,
     frequent_confusions,
     out_of_fold,
     read_predictions,
+    wilson_interval,
 )
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions

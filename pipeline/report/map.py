@@ -28,7 +28,7 @@ from pipeline.workflow.rounding import score
 
 # The longer side of the map, in units of the view box or pixels of the image.
 LONGER_SIDE = 1800
-# With more parcels than these, an image is smaller than their outlines.
+# An image is smaller than the outlines of more parcels than these.
 MOST_SHAPES = 3000
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
@@ -40,7 +40,7 @@ AGREEMENT = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Outline of a parcel as an SVG path, its fills on the two maps, and its hover title."""
+    """Outline of a parcel as an SVG path, its CSS classes on the two maps, and its hover title."""
 
     path: str
     code: str
@@ -50,7 +50,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Map:
-    """Both maps: outlines, or with many parcels two PNG images as data URIs."""
+    """Both maps: outlines, or two PNG images as data URIs if there are many parcels."""
 
     width: int
     height: int
@@ -68,14 +68,15 @@ def draw_map(
 ) -> Map | None:
     """Draw the parcels in the imagery's coordinate system.
 
-    The view holds all parcels that were not rejected; of the others it shows what lies inside.
+    The view contains all parcels that were not rejected. Rejected parcels are drawn where they are
+    inside it.
 
     Parameters
     ----------
     layer
-        GeoPackage of the predictions: its layer `parcels` is drawn.
+        GeoPackage of the predictions, whose layer `parcels` is drawn.
     predictions
-        The table beside it, which has a row for each of any of its layers.
+        The same predictions as a table, with a row for each row of all layers.
     crs
         Coordinate system to draw in, in metres.
     colours
@@ -83,19 +84,19 @@ def draw_map(
 
     Returns
     -------
-    Map, or None if no parcel that was not rejected has an outline.
+    Map, or None if all parcels with an outline were rejected.
 
     Raises
     ------
     InputError
-        If the GeoPackage and the table have not the same number of rows.
+        If the GeoPackage and the table have different numbers of rows.
     """
     names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
     n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
     if n_rows != len(predictions):
         raise InputError(
             f"{layer} has {n_rows} rows and the table beside it {len(predictions)}. "
-            "Write them anew: snakemake -R predict."
+            "Write them again: snakemake -R predict."
         )
     table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
     shapes = table.geometry.to_crs(crs)
@@ -110,7 +111,8 @@ def draw_map(
         return None
     bounds = shapely.total_bounds(shapes.array[accepted])
     inside = drawable & shapely.intersects(np.asarray(shapes.array), shapely.box(*bounds))
-    # Rejected ones first, so that they never hide another, as a second parcel of one id would.
+    # Rejected parcels are drawn first, so that they do not hide others: a second row with the same
+    # id often has the same outline.
     shown = pd.concat([parcels[inside & ~accepted], parcels[inside & accepted]])
 
     span = np.array([bounds[2] - bounds[0], bounds[3] - bounds[1]]) * 1.02
@@ -139,10 +141,10 @@ def draw_map(
 
 
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
-    """Compare predicted with declared classes: a key of `AGREEMENT` a parcel.
+    """Compare predicted with declared classes; return a key of `AGREEMENT` for every parcel.
 
-    Only out-of-fold predictions are compared: the other parcels have no declared class, or one
-    that the model never learnt.
+    Only out-of-fold predictions are compared. The other parcels have no declared class, or a class
+    that the models were not trained on.
     """
     source = predictions["pred_source"].to_numpy(str)
     same = (predictions["declared_code"] == predictions["pred_code"]).to_numpy()
@@ -155,7 +157,7 @@ def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
 def _shapes(
     parcels: pd.DataFrame, low: NDArray[np.float64], span: NDArray[np.float64], scale: float
 ) -> list[Shape]:
-    """Turn parcels into SVG paths."""
+    """Convert parcels to SVG paths."""
 
     def to_view(points: NDArray[np.float64]) -> NDArray[np.float64]:
         placed = (points - low) * scale
@@ -172,7 +174,7 @@ def _shapes(
 
 
 def _title(parcel_id: str, declared: str, predicted: str, confidence: float) -> str:
-    """Say what is known of a parcel."""
+    """Return the hover title of a parcel."""
     text = f"Parcel {parcel_id or 'without id'}: declared {declared or 'nothing'}"
     if not predicted:
         return f"{text}, no prediction"
@@ -180,7 +182,7 @@ def _title(parcel_id: str, declared: str, predicted: str, confidence: float) -> 
 
 
 def _path(outline: shapely.Geometry) -> str:
-    """Write an outline as an SVG path of whole units, each point relative to the one before."""
+    """Return an outline as an SVG path of whole units, each point relative to the previous one."""
     rings = shapely.get_rings(shapely.get_parts(shapely.simplify(outline, 0.7)))
     parts = []
     for ring in rings:
@@ -199,21 +201,21 @@ def _image(
     span: NDArray[np.float64],
     shape: tuple[int, int],
 ) -> str:
-    """Burn parcels into a PNG, transparent between them, and give it as a data URI."""
+    """Rasterise parcels as a PNG, transparent between them; return it as a data URI."""
     palette = sorted(set(colours.fillna(UNPREDICTED)))
     index = colours.fillna(UNPREDICTED).map({c: i for i, c in enumerate(palette, 1)})
     transform = from_bounds(*low, *(low + span), shape[1], shape[0])
-    burnt = rasterize(
+    image = rasterize(
         zip(parcels["geometry"], index, strict=True), shape, transform=transform, dtype="uint8"
     )
     rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in palette)]
     file = io.BytesIO()
-    imsave(file, np.array(rgba, np.uint8)[burnt], format="png")
+    imsave(file, np.array(rgba, np.uint8)[image], format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _scale_bar(scale: float, width_m: float) -> tuple[float, str]:
-    """Choose a round length near a sixth of the map's width: in view units, and as text."""
+    """Return a round length of at most a sixth of the map's width, in view units and as text."""
     power = 10 ** np.floor(np.log10(width_m / 6))
     length = max(m * power for m in (1, 2, 5) if m * power <= width_m / 6)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"

@@ -134,7 +134,7 @@ def test_loading_gives_every_parcel_back(run):
         pixels = data.pixels[data.offsets[i] : data.offsets[i + 1]]
         assert np.array_equal(pixels.transpose(1, 2, 0), read_pixels(run.dataset, parcel_id))
     labels = json.loads(run.dataset.labels.read_text())["crop"]
-    codes = [land.code for land in opened(run).classes]
+    codes = [crop.code for crop in opened(run).classes]
     for parcel_id, label in zip(data.ids, opened(run).labels, strict=True):
         assert label == (codes.index(labels[parcel_id]) if labels[parcel_id] in codes else -1)
 

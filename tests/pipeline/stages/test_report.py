@@ -37,7 +37,7 @@ from pipeline.report.scores import (
     best_epoch,
     confidence_groups,
     confidence_thresholds,
-    confusions,
+    count_confusions,
     doubtful_parcels,
     frequent_confusions,
     out_of_fold,
@@ -310,12 +310,12 @@ def test_it_says_how_many_and_how_good(run):
     assert "62 of 65 parcels classified, in 3 classes; 83% right" in text
     assert "Overall accuracy simulated imagery 83.3% This model 83.3%" in text
     assert f"{jaccard_score(DECLARED, PREDICTED, average='macro'):.3f}" in text
-    assert "winter wheat taken for maize: 4 parcels, 13" in text
+    assert "winter wheat predicted as maize: 4 parcels, 13" in text
     assert (
         "From 4 of the 5 Sentinel-2 acquisitions found, 1 March 2018 to 20 September 2018." in text
     )
     assert "4 are used and 1 set aside: too cloudy (1)." in text
-    assert "The longest time between two dates is 80 days" in text
+    assert "The longest gap between two dates is 80 days" in text
 
 
 def scores_of(accuracy, iou, f1):
@@ -353,7 +353,7 @@ def test_the_model_is_compared_with_the_best_baseline(tmp_path, forest, regressi
     accuracy = f"{100 * baselines[best.replace(' ', '_')][0]:.1f}"
     assert f"The best baseline, a {best}, is right on {accuracy}" in text
     # A better baseline stands in the headline.
-    assert (f"a {best} does better: {accuracy}" in headline) == ("more parcels" in better)
+    assert (f"a {best} is better: {accuracy}" in headline) == ("more parcels" in better)
     for words in ("more parcels", "the better mean IoU", "the better macro F1"):
         found = [method for method in ("random forest", "logistic regression", "majority guess")
                  if re.search(f"The {method} (is right on|has) {words}", text)]  # fmt: skip
@@ -362,7 +362,7 @@ def test_the_model_is_compared_with_the_best_baseline(tmp_path, forest, regressi
 
 def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
     paths, other = make_run(tmp_path / "mine"), RunPaths(tmp_path / "blocks")
-    assert "Beside other runs" not in page_of(paths)
+    assert "Comparison with other runs" not in page_of(paths)
     compare = {"report": {"compare": ["blocks"]}}
     with pytest.raises(InputError, match=r"the run mine has no .*spread\.json"):
         page_of(paths, **compare)
@@ -374,7 +374,7 @@ def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
     write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
     text = text_of(page_of(paths, **compare))
     assert "mine 2, in equal shares of the classes 50.0% ± 12.5 0.500 ± 0.125" in text
-    assert "blocks 3, by squares of land 25.0% ± 6.2 0.250 ± 0.062" in text
+    assert "blocks 3, by square blocks of land 25.0% ± 6.2 0.250 ± 0.062" in text
 
 
 def test_names_are_escaped(run):
@@ -388,8 +388,8 @@ def test_simulated_imagery_is_said_at_the_top_and_beside_every_score(run, tmp_pa
     mark = '<span class="simulated">simulated imagery</span>'
     assert page.index("The imagery of this run is simulated.") < page.index("<header>")
     scored = re.findall(
-        r"<h[1-4]>(?:Overall accuracy|Mean IoU|Macro F1|Predicted|Scores|Per class|Which class|"
-        r"Per fold|Confidence|Worth|Training).*?</h\d>",
+        r"<h[1-4]>(?:Overall accuracy|Mean IoU|Macro F1|Predicted|Scores|Per class|Confusions|"
+        r"Per fold|Confidence|Doubtful|Training).*?</h\d>",
         page.replace("<h4>", "<!--"),
     )
     assert len(scored) == 12
@@ -431,7 +431,7 @@ def test_every_row_of_the_register_is_accounted_for(tmp_path):
 
 def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):
     predictions = read_predictions(run.predictions.with_suffix(".parquet"))
-    matrix = confusions(out_of_fold(predictions), [c.code for c in CLASSES])
+    matrix = count_confusions(out_of_fold(predictions), [c.code for c in CLASSES])
     np.testing.assert_array_equal(matrix, sklearn_confusion_matrix(DECLARED, PREDICTED))
     found = frequent_confusions(matrix, ["wheat", "maize", "grass"], n=2)
     assert [(c.declared, c.predicted, c.count) for c in found] == [
@@ -574,7 +574,7 @@ def test_a_run_from_a_finished_dataset_needs_no_inputs(tmp_path):
     checker = check_page(page)
     assert "parcels" not in checker.ids
     assert {"imagery", "classes", "scores"} <= set(checker.ids)
-    assert "The run started from a finished dataset of 4 dates" in text_of(page)
+    assert "The run started from an existing dataset of 4 dates" in text_of(page)
 
 
 def test_parcels_without_labels_are_reported_without_scores(tmp_path):
@@ -584,7 +584,10 @@ def test_parcels_without_labels_are_reported_without_scores(tmp_path):
     page = page_of(paths)
     checker = check_page(page)
     assert not {"scores", "confidence", "seasons"} & set(checker.ids)
-    assert "0 classes are declared on parcels that can be used, and 3 are learnt" in text_of(page)
+    assert (
+        "0 classes are declared on parcels that can be used. The models were trained on 3 "
+        in text_of(page)
+    )
     assert "62 of 65 parcels classified" in text_of(page)
 
 
@@ -665,7 +668,7 @@ def test_nearly_all_right_is_nowhere_written_as_all(run, tmp_path):
     for fold in paths.models.glob("Fold_*"):
         (fold / "test_metrics.json").write_text(json.dumps(metrics))
     text = text_of(page_of(paths))
-    assert "3 classes; &gt;99% right on parcels that the model had not seen" in text
+    assert "3 classes; &gt;99% right on parcels that the model was not trained on" in text
     assert "This model &gt;99.9%" in text
     assert "This model &gt;0.999" in text
     assert "&gt;99.9% &gt;0.999 &lt;0.001" in text

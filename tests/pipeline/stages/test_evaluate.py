@@ -15,9 +15,9 @@ from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import Fold
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
 from pipeline.stages.evaluate import (
-    _write_fold,
     evaluate,
     spread_over_folds,
+    write_fold,
     write_per_class,
     write_scores,
 )
@@ -222,7 +222,7 @@ def test_the_files_are_the_references_and_more(scored: RunPaths):
 
 def test_a_loss_that_is_not_finite_is_null(tmp_path):
     scores = np.array([[-0.7, -0.8], [-1.4, -0.3], [0.0, -np.inf]], np.float32)
-    _write_fold(tmp_path, scores, np.array([0, 1, 1]))
+    write_fold(tmp_path, scores, np.array([0, 1, 1]))
     metrics = json.loads((tmp_path / "test_metrics.json").read_text(), parse_constant=pytest.fail)
     assert metrics["test_loss"] is None
     assert metrics["test_accuracy"] == pytest.approx(200 / 3)

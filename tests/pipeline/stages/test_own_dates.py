@@ -11,7 +11,7 @@ from geo.errors import InputError
 from models.pixel_sets import PixelSets
 from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
-from pipeline.evaluation.baselines import STEP_DAYS, parcel_means, resample
+from pipeline.evaluation.baselines import STEP_DAYS, parcel_means, resample, shared_days
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
 from pipeline.stages.report import report
@@ -147,7 +147,7 @@ def test_series_of_the_forest_against_brute_force():
     expected = [[[brute_force_mean(data, i, t, c) for c in range(2)] for t in range(4)]
                 for i in range(3)]  # fmt: skip
     np.testing.assert_allclose(means, expected)
-    series = resample(means, days, observed)
+    series = resample(means, days, observed, shared_days(days, observed))
     grid = np.arange(0, 90 + STEP_DAYS, STEP_DAYS)
     assert series.shape == (3, len(grid), 2)
     for i in range(3):

@@ -153,7 +153,7 @@ def test_a_parcel_is_what_its_files_say(run):
         assert parcel["features"].tolist() == features[parcel_id]
         assert dataset.classes[parcel["label"]].code == codes["crop"][parcel_id]
         assert all(a.flags.writeable for a in parcel.values() if isinstance(a, np.ndarray))
-    with pytest.raises(IndexError, match=f"has {len(dataset)} parcels, found {len(dataset)}"):
+    with pytest.raises(IndexError, match=f"has {len(dataset)} parcels, found index {len(dataset)}"):
         dataset[len(dataset)]
 
 
@@ -219,7 +219,9 @@ def test_a_copy_in_another_process_is_opened_anew(run):
 
 def test_a_dataset_made_elsewhere_is_to_be_ingested(tmp_path):
     make(tmp_path, 10)
-    with pytest.raises(InputError, match=r"META/tiles\.json: no stage.* Set dataset\.path to it"):
+    with pytest.raises(
+        InputError, match=r"META/tiles\.json: it was not made.* Set dataset\.path to it"
+    ):
         PixelSetDataset.open(tmp_path)
 
 

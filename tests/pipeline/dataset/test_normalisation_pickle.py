@@ -446,7 +446,7 @@ def test_a_file_of_40_gb_is_refused_without_reading_it(tmp_path):
 
 
 def mutated(content, draw, others):
-    """Change bits or bytes of a pickle, cut it, or insert instructions, lengths or other pickles."""
+    """Change bits or bytes of a pickle, cut it, or insert instructions, lengths, other pickles."""
     content = bytearray(content)
     for _ in range(draw.choice([1, 1, 1, 2, 4])):
         at = draw.randrange(len(content)) if content else 0

@@ -1,7 +1,7 @@
-# What the packed pixels of a run lack for training.
+# The normalisation, which training needs in addition to the packed pixels.
 
-# An existing dataset may bring its own.
-if not (settings.dataset.path and given.given_normalisation):
+# An existing dataset may contain its normalisation.
+if not (settings.dataset.path and source.existing_normalisation):
 
     rule normalise:
         message:

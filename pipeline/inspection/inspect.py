@@ -226,7 +226,7 @@ def _say_arrays(found: Examined, n_bands: int) -> list[str]:
 def _say_files(source: Path) -> list[str]:
     """Say what a dataset may have beside arrays and labels, and what becomes of what it lacks."""
     given = DatasetPaths(source)
-    normalisation = given.given_normalisation
+    normalisation = given.existing_normalisation
     features, positions = given.features.is_file(), given.positions.is_file()
     return [
         "normalisation computed" if normalisation is None else normalisation.name,

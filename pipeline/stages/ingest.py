@@ -281,7 +281,7 @@ def _bands(existing: DatasetPaths, n_channels: int, settings: IngestSettings) ->
 
 def _read_normalisation(existing: DatasetPaths, parcel: ExistingParcel) -> Values | None:
     """Read the normalisation, dates in order of time; None where there is none."""
-    file = existing.given_normalisation
+    file = existing.existing_normalisation
     if file is None:
         return None
     means, stds = read_normalisation(file)

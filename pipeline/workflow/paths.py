@@ -172,7 +172,7 @@ class DatasetPaths:
         return self.root / NORMALISATIONS[0]
 
     @property
-    def given_normalisation(self) -> Path | None:
+    def existing_normalisation(self) -> Path | None:
         """That of a dataset made elsewhere, under any of its names; None where it has none."""
         files = [self.root / name for name in NORMALISATIONS]
         return next((file for file in files if file.is_file()), None)

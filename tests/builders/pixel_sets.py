@@ -109,7 +109,7 @@ def ingest_dataset(settings, run):
     """Ingest an existing dataset and normalise it, as the workflow does."""
     source, dataset = settings.dataset.path, run.dataset
     ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"), 2)
-    if dataset.given_normalisation is None:
+    if dataset.existing_normalisation is None:
         normalise(dataset.root, dataset.normalisation, view(settings, "normalise"))
 
 

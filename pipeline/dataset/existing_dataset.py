@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from pipeline.dataset.metadata import read_object
+from pipeline.dataset.normalisation_pickle import Values, read_normalisation
 from pipeline.dataset.npy_files import file_name, read_array, read_shape
 from pipeline.dataset.packed_tiles import packing
 from pipeline.workflow.paths import DatasetPaths, TilePaths
@@ -160,6 +162,46 @@ def read_declared(dataset: DatasetPaths) -> dict[str, dict[str, Any]]:
     return labels
 
 
+def check_features(dataset: DatasetPaths) -> None:
+    """Check that the geometric features, if there are any, are finite numbers."""
+    features = read_object(dataset.features, optional=True)
+    try:
+        values = np.array(list(features.values()), np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{dataset.features}: expected {{id: [number, ...]}}, as many numbers for each parcel."
+        ) from None
+    # The first axis is the parcel. The second one is absent if every parcel has a single number.
+    wrong_rows = np.unique(np.argwhere(~np.isfinite(values))[:, :1])
+    if wrong := [list(features)[row] for row in wrong_rows[:5]]:
+        raise InputError(
+            f"{dataset.features}: the features of {len(wrong_rows)} parcels are not finite, such "
+            f"as those of {', '.join(wrong)}. Compute them again, or remove the file and set "
+            "model.geometric_features to false."
+        )
+
+
+def read_own_normalisation(dataset: DatasetPaths, parcel: ExistingParcel) -> Values | None:
+    """Read the normalisation, dates in order of time; None where there is none."""
+    file = dataset.existing_normalisation
+    if file is None:
+        return None
+    means, stds = read_normalisation(file)
+    if means.ndim == 2 and dataset.parcel_dates.is_file():
+        raise InputError(
+            f"{file} has one value per date, but dates differ between parcels (parcel_dates.json). "
+            "Provide values per channel, or remove the file: then they are computed."
+        )
+    n_dates, n_channels, _ = parcel.shape
+    if means.shape not in {(), (n_channels,), (n_dates, n_channels)}:
+        raise InputError(
+            f"{file} has values of shape {means.shape}, but the dataset has {n_channels} channels "
+            f"and {n_dates} dates: expected (), ({n_channels},) or ({n_dates}, {n_channels}). "
+            "Provide those of this dataset, or remove the file: then they are computed."
+        )
+    return (means[parcel.order], stds[parcel.order]) if means.ndim == 2 else (means, stds)
+
+
 def _id_of(path: Path) -> str:
     """Return the id in a file's name; only %-encoding as in `file_name` is decoded."""
     decoded = unquote(path.stem)
@@ -167,10 +209,8 @@ def _id_of(path: Path) -> str:
 
 
 def _read_shape(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    try:
+    with _naming(path):
         shape, dtype = read_shape(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable array: {error}") from error
     if len(shape) != 3 or dtype.kind not in "iu":
         raise InputError(
             f"{path}: expected integers of shape (T, C, S), found {dtype} of shape {shape}."
@@ -179,8 +219,15 @@ def _read_shape(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _read_array(path: Path) -> NDArray[Any]:
-    try:
+    with _naming(path):
         return read_array(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Add the name of the file to the error of an array that cannot be read."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable array: {error}") from error
 
@@ -233,7 +280,7 @@ def _read_parcel_dates(dataset: DatasetPaths) -> dict[str, list[date]]:
     return {i: [_parse_date(v, dataset.parcel_dates) for v in own] for i, own in values.items()}
 
 
-def _parse_date(value: Any, path: Path) -> date:
+def _parse_date(value: object, path: Path) -> date:
     """Parse 20180501, "20180501", "2018-05-01" or an ISO date with a time."""
     try:
         return datetime.fromisoformat(str(value)).date()

@@ -25,8 +25,10 @@ from pipeline.classes.nomenclature import choose_classes, read_codes, with_other
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.existing_dataset import (
     ExistingParcel,
+    check_features,
     pack_arrays,
     read_declared,
+    read_own_normalisation,
     read_parcels,
 )
 from pipeline.dataset.metadata import (
@@ -36,7 +38,7 @@ from pipeline.dataset.metadata import (
     write_metadata,
     write_names,
 )
-from pipeline.dataset.normalisation_pickle import Values, read_normalisation, write_normalisation
+from pipeline.dataset.normalisation_pickle import Values, write_normalisation
 from pipeline.dataset.npy_files import remove_npy_files, write_npy_files
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.paths import INGESTED, DatasetPaths
@@ -151,7 +153,7 @@ def examine(source: Path, settings: IngestSettings) -> Examined:
     declared = read_declared(existing)
     labels = _labels(existing, declared, parcels)
     nomenclature = _nomenclature(labels, settings.dataset)
-    _check_features(existing)
+    check_features(existing)
     codes = labels.get(nomenclature or "", {})
     without_array = sorted({i for own in declared.values() for i in own} - parcels.keys())
     rows = _start_ledger(existing, parcels, without_array, codes)
@@ -164,7 +166,7 @@ def examine(source: Path, settings: IngestSettings) -> Examined:
         raise InputError(f"No parcel of {source} has a pixel that is clear on a date.")
     first = next(iter(usable.values()))
     bands = _bands(existing, first.shape[1], settings)
-    return Examined(usable, labels, bands, rows, classes, _read_normalisation(existing, first))
+    return Examined(usable, labels, bands, rows, classes, read_own_normalisation(existing, first))
 
 
 def _labels(
@@ -248,25 +250,6 @@ def _choose(
     return chosen
 
 
-def _check_features(existing: DatasetPaths) -> None:
-    """Check that the geometric features, if there are any, are finite numbers."""
-    features = read_object(existing.features, optional=True)
-    try:
-        values = np.array(list(features.values()), np.float64)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{existing.features}: expected {{id: [number, ...]}}, as many numbers for each parcel."
-        ) from None
-    # The first axis is the parcel. The second one is absent if every parcel has a single number.
-    wrong_rows = np.unique(np.argwhere(~np.isfinite(values))[:, :1])
-    if wrong := [list(features)[row] for row in wrong_rows[:5]]:
-        raise InputError(
-            f"{existing.features}: the features of {len(wrong_rows)} parcels are not finite, such "
-            f"as those of {', '.join(wrong)}. Compute them again, or remove the file and set "
-            "model.geometric_features to false."
-        )
-
-
 def _bands(existing: DatasetPaths, n_channels: int, settings: IngestSettings) -> list[str]:
     """Return the names of the channels."""
     described = read_object(existing.description, optional=True).get("bands")
@@ -277,27 +260,6 @@ def _bands(existing: DatasetPaths, n_channels: int, settings: IngestSettings) ->
             f"{', '.join(bands)}. List their names, in order, in dataset.bands."
         )
     return list(bands)
-
-
-def _read_normalisation(existing: DatasetPaths, parcel: ExistingParcel) -> Values | None:
-    """Read the normalisation, dates in order of time; None where there is none."""
-    file = existing.existing_normalisation
-    if file is None:
-        return None
-    means, stds = read_normalisation(file)
-    if means.ndim == 2 and existing.parcel_dates.is_file():
-        raise InputError(
-            f"{file} has one value per date, but dates differ between parcels (parcel_dates.json). "
-            "Provide values per channel, or remove the file: then they are computed."
-        )
-    n_dates, n_channels, _ = parcel.shape
-    if means.shape not in {(), (n_channels,), (n_dates, n_channels)}:
-        raise InputError(
-            f"{file} has values of shape {means.shape}, but the dataset has {n_channels} channels "
-            f"and {n_dates} dates: expected (), ({n_channels},) or ({n_dates}, {n_channels}). "
-            "Provide those of this dataset, or remove the file: then they are computed."
-        )
-    return (means[parcel.order], stds[parcel.order]) if means.ndim == 2 else (means, stds)
 
 
 def _write_metadata(existing: DatasetPaths, paths: DatasetPaths, found: Examined) -> None:

@@ -53,9 +53,9 @@ class PackedTile:
     parcel_ids
         The N parcels of its pixel index, in order.
     n_pixels
-        int64 (N,): pixels of each parcel that are clear on at least one date that is not dropped.
+        int64 (N,): pixels of each parcel that are clear on at least one observed date.
     n_dates
-        int64 (N,): dates, not dropped, on which at least one pixel of the parcel is clear.
+        int64 (N,): observed dates on which at least one pixel of the parcel is clear.
     held
         bool (N,): whether n_pixels is at least min_pixels. Only such parcels are packed.
     dates

@@ -320,12 +320,12 @@ class PixelSetDataset:
             labels=self.labels,
         )
 
-    def _mapped(self, name: str, dtype: type, behind: tuple[int, ...]) -> Any:
+    def _mapped(self, name: str, dtype: type, axes: tuple[int, ...]) -> Any:
         """Map an array of every tile; refuse a shape that contradicts META."""
         files = [getattr(self.paths.tile(tile), name) for tile in self.tiles]
-        arrays = [map_array(file, dtype, 2 + len(behind)) for file in files]
+        arrays = [map_array(file, dtype, 2 + len(axes)) for file in files]
         rows = stacked(arrays)
-        expected = (int(self.offsets[-1]), int(self.lengths.max(initial=0)), *behind)
+        expected = (int(self.offsets[-1]), int(self.lengths.max(initial=0)), *axes)
         if rows.shape != expected:
             raise InputError(
                 f"{', '.join(map(str, files[:5]))}: {np.dtype(dtype)} of shape {rows.shape}, the "

@@ -1,9 +1,11 @@
 """Combine the extracted acquisitions of a tile into time series of its parcels' pixels.
 
-A pixel is left out if it is clear on no date, or only on dates that are dropped: it was never
-observed, so it has no reflectance. This does not depend on how clouds are treated. The share of
-clear pixels, by which dates are dropped, and the shape features still count all pixels of the
-outline.
+A date with too few clear pixels can be dropped, for one parcel or for the whole tile. A parcel has
+the dates that are not dropped: on these it is observed.
+
+A pixel that is clear on no observed date has no reflectance and is left out, however clouds are
+treated. The share of clear pixels, by which dates are dropped, and the shape features still include
+all pixels of the outline.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pipeline.dataset.packed_tiles import arrow, batches
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.sections import Clouds
 
-# Bytes of a pixel and date in addition to its channels: clear, dates not dropped, working space.
+# Bytes of a pixel and date in addition to its channels: clear, observed, and working space.
 MASK_BYTES = 4
 # Larger batches are not faster.
 LARGEST_BATCH = 64_000_000
@@ -153,45 +155,45 @@ class TileSeries:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Counts of clear dates and pixels of N parcels of a tile on its T dates.
+class Observations:
+    """The dates on which N parcels of a tile are observed, out of its T dates.
 
     Attributes
     ----------
     clear_fraction
         float64 (N, T): share of the pixels of a parcel's outline that are clear, on all dates.
-    kept
+    observed
         bool (N, T): False for dates that are dropped because they have too few clear pixels.
     n_pixels
-        int64 (N,): pixels of each parcel that are clear on at least one date that is not dropped.
+        int64 (N,): pixels of each parcel that are clear on at least one observed date.
     """
 
     clear_fraction: NDArray[np.float64]
-    kept: NDArray[np.bool_]
+    observed: NDArray[np.bool_]
     n_pixels: NDArray[np.int64]
 
     @property
     def n_dates(self) -> NDArray[np.int64]:
-        """Dates, not dropped, on which at least one pixel of the parcel is clear, int64 (N,)."""
-        counts: NDArray[np.int64] = ((self.clear_fraction > 0) & self.kept).sum(axis=1)
+        """Observed dates on which at least one pixel of the parcel is clear, int64 (N,)."""
+        counts: NDArray[np.int64] = ((self.clear_fraction > 0) & self.observed).sum(axis=1)
         return counts
 
 
 def dates_of_tile(series: TileSeries, clouds: Clouds) -> NDArray[np.bool_]:
-    """Return which dates are not dropped for all parcels of a tile, bool (T,).
+    """Return which dates are not dropped for the whole tile, bool (T,).
 
-    Dates are dropped for all parcels together only if clouds.drop is `run`.
+    That happens only if clouds.drop is `run`; the share of clear pixels is that of all parcels.
     """
     if clouds.drop == "run" and clouds.min_clear_fraction > 0:
-        kept: NDArray[np.bool_] = series.clear_fraction() >= clouds.min_clear_fraction
-        return kept
+        observed: NDArray[np.bool_] = series.clear_fraction() >= clouds.min_clear_fraction
+        return observed
     return np.ones(len(series.dates), bool)
 
 
 def observe(
     series: TileSeries, clouds: Clouds, tile_dates: NDArray[np.bool_], batch: Batch
-) -> Observed:
-    """Count the clear pixels of parcels, and decide which of their dates are dropped.
+) -> Observations:
+    """Count the clear pixels of parcels, and decide on which dates they are observed.
 
     Parameters
     ----------
@@ -207,18 +209,18 @@ def observe(
     clear = series.read_clear(batch.pixels)
     counts = np.add.reduceat(clear, batch.starts, axis=1, dtype=np.int64)
     fraction: NDArray[np.float64] = (counts / batch.sizes).T
-    kept = np.broadcast_to(tile_dates, fraction.shape)
+    observed = np.broadcast_to(tile_dates, fraction.shape)
     if clouds.drop == "parcel":
-        kept = fraction >= clouds.min_clear_fraction
-    _mask_dropped(clear, kept, batch)
+        observed = fraction >= clouds.min_clear_fraction
+    _mask_dropped(clear, observed, batch)
     n_pixels = np.add.reduceat(np.any(clear, axis=0), batch.starts, dtype=np.int64)
-    return Observed(fraction, kept, n_pixels)
+    return Observations(fraction, observed, n_pixels)
 
 
 def pack(
     series: TileSeries,
     fill: str,
-    kept: NDArray[np.bool_],
+    observed: NDArray[np.bool_],
     held: NDArray[np.bool_],
     batch: Batch,
 ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.bool_]]]:
@@ -232,8 +234,8 @@ def pack(
         The tile's extracted acquisitions.
     fill
         clouds.fill: linear or none.
-    kept
-        bool (n, T), the dates of the batch's parcels that are not dropped.
+    observed
+        bool (n, T), the dates on which each parcel of the batch is observed.
     held
         bool (n,), which of the parcels are packed.
     batch
@@ -245,7 +247,7 @@ def pack(
     whether they are clear. The dates of each pixel are those of its parcel; behind them is padding.
     """
     values, clear = series.read(batch.pixels)
-    _mask_dropped(clear, kept, batch)
+    _mask_dropped(clear, observed, batch)
     if fill == "linear":
         fill_linear(values, clear, series.days)
     parcel = np.repeat(np.arange(len(held)), batch.sizes)
@@ -260,26 +262,26 @@ def pack(
         rows_clear = np.ascontiguousarray(clear[:, some].T)
         if not chosen.all():
             rows, rows_clear = rows[chosen], rows_clear[chosen]
-        dates = kept[parcel[some][chosen]]
+        dates = observed[parcel[some][chosen]]
         if not dates.all():
             rows, rows_clear = _move_dropped_behind(rows, rows_clear, dates)
         yield rows, rows_clear
 
 
-def _mask_dropped(clear: NDArray[np.bool_], kept: NDArray[np.bool_], batch: Batch) -> None:
-    """Set dropped dates to not clear, in place: clear is bool (T, P), kept bool (n, T)."""
-    if not kept.all():
-        clear &= np.repeat(kept, batch.sizes, axis=0).T
+def _mask_dropped(clear: NDArray[np.bool_], observed: NDArray[np.bool_], batch: Batch) -> None:
+    """Set dropped dates to not clear, in place: clear is bool (T, P), observed bool (n, T)."""
+    if not observed.all():
+        clear &= np.repeat(observed, batch.sizes, axis=0).T
 
 
 def _move_dropped_behind(
-    rows: NDArray[np.uint16], clear: NDArray[np.bool_], kept: NDArray[np.bool_]
+    rows: NDArray[np.uint16], clear: NDArray[np.bool_], observed: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """Move the kept dates, bool (P, T), of every pixel to the front; pad behind with 0."""
-    order = np.argsort(~kept, axis=1, kind="stable")
+    """Move the observed dates, bool (P, T), of every pixel to the front; pad behind with 0."""
+    order = np.argsort(~observed, axis=1, kind="stable")
     rows = np.take_along_axis(rows, order[:, :, None], axis=1)
     clear = np.take_along_axis(clear, order, axis=1)
-    padding = np.arange(kept.shape[1]) >= kept.sum(axis=1)[:, None]
+    padding = np.arange(observed.shape[1]) >= observed.sum(axis=1)[:, None]
     rows[padding] = 0
     clear[padding] = False
     return rows, clear
@@ -290,10 +292,10 @@ def write_observations(
     tile: str,
     dates: Sequence[date],
     parcel_ids: Sequence[str],
-    observed: Observed,
+    counts: Observations,
 ) -> None:
     """Write a row for every parcel and date to an open table of `OBSERVATIONS`."""
-    n, n_dates = observed.kept.shape
+    n, n_dates = counts.observed.shape
     # Arrow dates are days since 1970.
     days = np.asarray(dates, "datetime64[D]").astype(np.int32)
     parcel = pa.DictionaryArray.from_arrays(
@@ -303,8 +305,8 @@ def write_observations(
         parcel.cast(pa.string()),
         pa.repeat(arrow([tile], pa.string())[0], n * n_dates),
         arrow(np.tile(days, n), pa.int32()).view(pa.date32()),
-        arrow(observed.clear_fraction.ravel(), pa.float32()),
-        arrow(observed.kept.ravel(), pa.bool_()),
+        arrow(counts.clear_fraction.ravel(), pa.float32()),
+        arrow(counts.observed.ravel(), pa.bool_()),
     ]
     file.write_table(pa.Table.from_arrays(columns, schema=OBSERVATIONS))
 

@@ -151,12 +151,12 @@ def resample(
     float64 (N, D, C): linear between a parcel's dates, constant before the first and after the
     last; NaN for a parcel that is clear on no date.
     """
-    known = observed & np.isfinite(series).all(axis=2)
+    clear = observed & np.isfinite(series).all(axis=2)
     resampled = np.full((len(series), len(to), series.shape[2]), np.nan)
-    for i in np.flatnonzero(known.any(axis=1)):
+    for i in np.flatnonzero(clear.any(axis=1)):
         for channel in range(series.shape[2]):
-            values = series[i, known[i], channel]
-            resampled[i, :, channel] = np.interp(to, days[i, known[i]], values)
+            values = series[i, clear[i], channel]
+            resampled[i, :, channel] = np.interp(to, days[i, clear[i]], values)
     return resampled
 
 
@@ -165,11 +165,11 @@ def fill_gaps(series: NDArray[np.float64], days: NDArray[np.int64]) -> NDArray[n
 
     A parcel that is clear on no day gets the mean of the others.
     """
-    filled = series.copy()
+    complete = series.copy()
     gaps = np.flatnonzero(np.isnan(series).any(axis=(1, 2)))
     own = np.broadcast_to(days, (len(gaps), len(days)))
-    filled[gaps] = resample(series[gaps], own, np.ones(own.shape, np.bool_), days)
-    never_clear = np.isnan(filled).any(axis=(1, 2))
+    complete[gaps] = resample(series[gaps], own, np.ones(own.shape, np.bool_), days)
+    never_clear = np.isnan(complete).any(axis=(1, 2))
     if not never_clear.all():
-        filled[never_clear] = filled[~never_clear].mean(axis=0)
-    return filled
+        complete[never_clear] = complete[~never_clear].mean(axis=0)
+    return complete

@@ -71,18 +71,18 @@ class Dot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from `top` down to the axis, if its value is known, and the mark below it."""
+    """A bar from `top` down to the axis, if it has a value, and the mark below it."""
 
     x: float
     top: float
     used: bool
-    known: bool
+    has_value: bool
     title: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Axes and what is drawn between them; `label` is the text alternative."""
+    """A chart with its axes; `label` is the text alternative."""
 
     label: str
     width: int
@@ -118,8 +118,8 @@ def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:
         if row.cloud_fraction is not None:
             cloudy = f"{percent(row.cloud_fraction, 0)} cloud"
         title = f"{say_day(row.date)}: {cloudy}, {'used' if row.used else 'set aside'}"
-        place, known = x(row.date.toordinal()), row.cloud_fraction is not None
-        bars.append(Bar(place, y(row.cloud_fraction or 0), row.used, known, title))
+        place, has_value = x(row.date.toordinal()), row.cloud_fraction is not None
+        bars.append(Bar(place, y(row.cloud_fraction or 0), row.used, has_value, title))
     ends = [(left, y(limit)), (width - right, y(limit))]
     return Chart(
         f"Cloud fraction of {len(rows)} acquisitions from {first} to {last}.",
@@ -327,7 +327,7 @@ def _parcel_ndvi(parcel: dict[str, Any], channels: list[int]) -> NDArray[np.floa
 
 
 def month_ticks(first: date, last: date, x: Scale, at_most: int = 14) -> list[Tick]:
-    """Mark the first day of months, at equal steps, so that there are at most so many marks."""
+    """Mark the first day of every n-th month, with the least n for at most `at_most` marks."""
     months = (last.year - first.year) * 12 + last.month - first.month + 1
     step = next((s for s in (1, 2, 3, 6, 12) if months / s <= at_most), 12 * (months // 120 + 1))
     starts = [

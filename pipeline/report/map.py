@@ -95,7 +95,7 @@ def draw_map(
     n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
     if n_rows != len(predictions):
         raise InputError(
-            f"{layer} has {n_rows} rows and the table beside it {len(predictions)}. "
+            f"{layer} has {n_rows} rows, the table of predictions has {len(predictions)}. "
             "Write them again: snakemake -R predict."
         )
     table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])

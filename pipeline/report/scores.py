@@ -245,7 +245,7 @@ class RunScores:
 
 
 def read_comparison(paths: RunPaths, others: Sequence[str]) -> list[RunScores]:
-    """Read the scores of a run and of other runs beside it; [] if there are no others.
+    """Read the scores of a run and of others in the same folder; [] if there are no others.
 
     Raises
     ------

@@ -72,10 +72,10 @@ def assemble(
     if not index.parcel_ids:
         logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
     batches = series.batches(settings.assemble.memory_mb * 1_000_000 // threads)
-    kept, n_pixels, n_dates = _observe(series, batches, paths, settings, threads)
+    observed, n_pixels, n_dates = _observe(series, batches, paths, settings, threads)
     held = n_pixels >= settings.parcels.min_pixels
-    _pack(series, batches, kept, np.where(held, n_pixels, 0), paths, settings, threads)
-    dates, parcel_dates = _packed_dates(series, kept, held)
+    _pack(series, batches, observed, np.where(held, n_pixels, 0), paths, settings, threads)
+    dates, parcel_dates = _packed_dates(series, observed, held)
     write_tile(
         paths,
         PackedTile(
@@ -92,7 +92,7 @@ def assemble(
             mask=settings.clouds.mask,
             acquisitions=[row.acquisition for row in rows],
             simulated=any(row.platform == "Simulated" for row in rows),
-            dropped_observations=int((~kept).sum()),
+            dropped_observations=int((~observed).sum()),
             min_clear_fraction=settings.clouds.min_clear_fraction,
             min_pixels=settings.parcels.min_pixels,
         ),
@@ -106,17 +106,17 @@ def _observe(
     settings: AssembleSettings,
     threads: int,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Count the clear pixels of all N parcels on T dates, and write the table of observations.
+    """Find on which of T dates all N parcels are observed, and write the table of observations.
 
     Returns
     -------
-    kept, n_pixels, n_dates
-        bool (N, T), int64 (N,) and int64 (N,), as in `Observed`.
+    observed, n_pixels, n_dates
+        bool (N, T), int64 (N,) and int64 (N,), as in `Observations`.
     """
     clouds, index = settings.clouds, series.index
     tile_dates = dates_of_tile(series, clouds)
     n = len(index.parcel_ids)
-    kept = np.empty((n, len(series.dates)), bool)
+    observed = np.empty((n, len(series.dates)), bool)
     n_pixels, n_dates = np.empty(n, np.int64), np.empty(n, np.int64)
     with (
         replacing(paths.observations) as temporary,
@@ -124,18 +124,18 @@ def _observe(
         ThreadPoolExecutor(threads) as pool,
     ):
         results = pool.map(lambda batch: observe(series, clouds, tile_dates, batch), batches)
-        for batch, observed in zip(batches, results, strict=True):
+        for batch, counts in zip(batches, results, strict=True):
             own = batch.parcels
-            write_observations(table, index.tile, series.dates, index.parcel_ids[own], observed)
-            kept[own], n_pixels[own] = observed.kept, observed.n_pixels
-            n_dates[own] = observed.n_dates
-    return kept, n_pixels, n_dates
+            write_observations(table, index.tile, series.dates, index.parcel_ids[own], counts)
+            observed[own], n_pixels[own] = counts.observed, counts.n_pixels
+            n_dates[own] = counts.n_dates
+    return observed, n_pixels, n_dates
 
 
 def _pack(
     series: TileSeries,
     batches: Sequence[Batch],
-    kept: NDArray[np.bool_],
+    observed: NDArray[np.bool_],
     sizes: NDArray[np.int64],
     paths: TilePaths,
     settings: AssembleSettings,
@@ -143,10 +143,10 @@ def _pack(
 ) -> None:
     """Write the packed pixels: `sizes` of every parcel, 0 for parcels that are left out."""
     # A date that is dropped for all parcels is not read.
-    any_kept: NDArray[np.bool_] = np.any(kept, axis=0)
-    series, kept, held = series.select(any_kept), kept[:, any_kept], sizes > 0
+    any_observed: NDArray[np.bool_] = np.any(observed, axis=0)
+    series, observed, held = series.select(any_observed), observed[:, any_observed], sizes > 0
     rows = np.concatenate([[0], np.cumsum(sizes)])
-    n_dates = int(kept[held].sum(axis=1).max(initial=0))
+    n_dates = int(observed[held].sum(axis=1).max(initial=0))
     shape = (int(rows[-1]), n_dates, len(settings.imagery.bands))
     progress = ProgressLog(f"tile {series.index.tile}:", len(sizes), "parcels")
     with packing(paths, shape) as write, ThreadPoolExecutor(threads) as pool:
@@ -154,7 +154,9 @@ def _pack(
         def pack_batch(batch: Batch) -> int:
             own = batch.parcels
             row = int(rows[own.start])
-            for values, clear in pack(series, settings.clouds.fill, kept[own], held[own], batch):
+            for values, clear in pack(
+                series, settings.clouds.fill, observed[own], held[own], batch
+            ):
                 write(row, values, clear)
                 row += len(values)
             return len(batch.sizes)
@@ -165,14 +167,14 @@ def _pack(
 
 
 def _packed_dates(
-    series: TileSeries, kept: NDArray[np.bool_], held: NDArray[np.bool_]
+    series: TileSeries, observed: NDArray[np.bool_], held: NDArray[np.bool_]
 ) -> tuple[tuple[date, ...], dict[str, tuple[date, ...]] | None]:
     """Return all dates of the packed parcels, and {id: its dates} where they differ, else None."""
-    ids, kept = list(compress(series.index.parcel_ids, held)), kept[held]
+    ids, observed = list(compress(series.index.parcel_ids, held)), observed[held]
     # Usually all parcels have the same dates: `unique` is slow, and not needed then.
-    choices, which = kept[:1], np.zeros(len(kept), np.int64)
-    if (kept != choices).any():
-        choices, which = np.unique(kept, axis=0, return_inverse=True)
+    choices, which = observed[:1], np.zeros(len(observed), np.int64)
+    if (observed != choices).any():
+        choices, which = np.unique(observed, axis=0, return_inverse=True)
     # Parcels with the same dates share one tuple.
     own = [tuple(compress(series.dates, choice)) for choice in choices]
     dates = tuple(sorted(set().union(*own)))

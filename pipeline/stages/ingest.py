@@ -225,7 +225,7 @@ def _start_ledger(
 
 
 def _clear_dates(existing: DatasetPaths, parcels: Mapping[str, ExistingParcel]) -> dict[str, int]:
-    """Return the number of dates on which each parcel is clear; all dates where it is not known."""
+    """Return the number of dates on which each parcel is clear; all its dates if not stated."""
     n_dates = read_object(existing.n_dates, optional=True)
     return {i: n_dates.get(i, len(parcel.dates)) for i, parcel in parcels.items()}
 

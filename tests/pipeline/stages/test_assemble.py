@@ -157,32 +157,32 @@ def test_packed_pixels_and_files_equal_those_of_every_parcel_alone(extracted, tm
     dates = json.loads(dataset.parcel_dates.read_text()) if drop == "parcel" else {}
     pixels = np.stack([np.load(extracted.extracted(f"a{t:02}")) for t in range(N_DATES)])
     clear = np.stack([np.load(extracted.extracted_valid(f"a{t:02}")) for t in range(N_DATES)])
-    tile_kept = clear.mean(axis=1) >= (limit if drop == "run" else 0)
-    assert tile_kept.all() == (drop != "run")
+    tile_observed = clear.mean(axis=1) >= (limit if drop == "run" else 0)
+    assert tile_observed.all() == (drop != "run")
     rows = pd.read_parquet(tile.parcels).set_index("parcel_id")
     assert list(rows.index) == index.parcel_ids
     packed_pixels, packed_clear = np.load(tile.pixels), np.load(tile.clear)
     start, n_left_out = 0, 0
     for i, parcel_id in enumerate(index.parcel_ids):
         own = slice(index.offsets[i], index.offsets[i + 1])
-        kept = clear[:, own].mean(axis=1) >= limit if drop == "parcel" else tile_kept
-        ever_clear = np.flatnonzero(clear[kept][:, own].any(axis=0)) + own.start
+        observed = clear[:, own].mean(axis=1) >= limit if drop == "parcel" else tile_observed
+        ever_clear = np.flatnonzero(clear[observed][:, own].any(axis=0)) + own.start
         n_left_out += clear[:, own].any(axis=0).sum() - len(ever_clear)
-        n_dates = (clear[:, own].any(axis=1) & kept).sum()
+        n_dates = (clear[:, own].any(axis=1) & observed).sum()
         assert rows.loc[parcel_id].tolist() == [len(ever_clear), n_dates, len(ever_clear) > 0]
         if not len(ever_clear):
             continue
-        expected = [int(day.strftime("%Y%m%d")) for day, k in zip(DAYS, kept, strict=True) if k]
+        expected = [int(day.strftime("%Y%m%d")) for day, k in zip(DAYS, observed, strict=True) if k]
         assert dates.get(parcel_id, all_dates) == expected
         here = slice(start, start + len(ever_clear))
         start = here.stop
         for packed, folder, values in (
-            (packed_pixels[here], dataset.pixels, pixels[kept][:, :, ever_clear]),
-            (packed_clear[here], dataset.valid, clear[kept][:, ever_clear]),
+            (packed_pixels[here], dataset.pixels, pixels[observed][:, :, ever_clear]),
+            (packed_clear[here], dataset.valid, clear[observed][:, ever_clear]),
         ):
             assert np.array_equal(np.load(folder / f"{parcel_id}.npy"), values)
-            assert np.array_equal(packed[:, : kept.sum()], np.moveaxis(values, -1, 0))
-            assert not packed[:, kept.sum() :].any()
+            assert np.array_equal(packed[:, : observed.sum()], np.moveaxis(values, -1, 0))
+            assert not packed[:, observed.sum() :].any()
     assert start == len(packed_pixels) == len(packed_clear)
     # Pixels that are clear only on dropped dates are left out.
     assert (n_left_out > 0) == (drop != "none")

@@ -167,11 +167,11 @@ def test_gaps_are_interpolated_in_time():
     gaps = series.copy()
     gaps[0, [0, 2]] = np.nan
     gaps[1] = np.nan
-    filled = fill_gaps(gaps, np.array([0, 10, 20, 50]))
-    assert filled[0, :, 0].tolist() == [2, 2, 3.25, 7]
-    assert filled[2, :, 0].tolist() == [1, 2, 3, 7]
+    complete = fill_gaps(gaps, np.array([0, 10, 20, 50]))
+    assert complete[0, :, 0].tolist() == [2, 2, 3.25, 7]
+    assert complete[2, :, 0].tolist() == [1, 2, 3, 7]
     # A parcel that is never clear gets the mean of the others.
-    assert filled[1, :, 0].tolist() == [1.5, 2, 3.125, 7]
+    assert complete[1, :, 0].tolist() == [1.5, 2, 3.125, 7]
 
 
 @pytest.fixture(scope="module")

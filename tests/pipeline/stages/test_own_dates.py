@@ -151,13 +151,13 @@ def test_mean_series_equal_brute_force():
     grid = np.arange(0, 90 + STEP_DAYS, STEP_DAYS)
     assert series.shape == (3, len(grid), 2)
     for i in range(3):
-        known = [t for t in range(4) if observed[i, t] and np.isfinite(means[i, t, 0])]
+        clear = [t for t in range(4) if observed[i, t] and np.isfinite(means[i, t, 0])]
         for place, day in enumerate(grid):
-            if not known:
+            if not clear:
                 assert np.isnan(series[i, place]).all()
                 continue
-            before = [t for t in known if days[i, t] <= day]
-            after = [t for t in known if days[i, t] >= day]
+            before = [t for t in clear if days[i, t] <= day]
+            after = [t for t in clear if days[i, t] >= day]
             a = before[-1] if before else after[0]
             b = after[0] if after else before[-1]
             part = 0 if a == b else (day - days[i, a]) / (days[i, b] - days[i, a])

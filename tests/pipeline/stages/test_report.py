@@ -548,7 +548,7 @@ def test_many_parcels_are_drawn_as_an_image_of_the_same_map(run, monkeypatch):
 def test_a_layer_with_fewer_rows_than_its_table_is_refused(tmp_path):
     paths = make_run(tmp_path / "run")
     geopandas.read_file(paths.predictions).iloc[:5].to_file(paths.predictions, layer="parcels")
-    with pytest.raises(InputError, match="has 5 rows and the table beside it 65"):
+    with pytest.raises(InputError, match="has 5 rows, the table of predictions has 65"):
         page_of(paths)
 
 

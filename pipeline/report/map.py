@@ -39,6 +39,38 @@ AGREEMENT = {
 
 
 @dataclass(frozen=True)
+class View:
+    """The rectangle that the map shows, in metres: its lower left and upper right corner."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    @classmethod
+    def around(cls, x_min: float, y_min: float, x_max: float, y_max: float) -> View:
+        """Return a view with a margin of 1 % on every side."""
+        low, high = np.array([x_min, y_min]), np.array([x_max, y_max])
+        centre, half = (low + high) / 2, (high - low) * 1.02 / 2
+        return cls(centre - half, centre + half)
+
+    @property
+    def scale(self) -> float:
+        """Units of the map in a metre."""
+        return LONGER_SIDE / float((self.high - self.low).max())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the map, in its units."""
+        width, height = np.ceil((self.high - self.low) * self.scale).astype(int).tolist()
+        return width, height
+
+    def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return points (n, 2) in units of the map, y downward."""
+        placed = (points - self.low) * self.scale
+        placed[:, 1] = (self.high[1] - self.low[1]) * self.scale - placed[:, 1]
+        return placed
+
+
+@dataclass(frozen=True)
 class Shape:
     """Outline of a parcel as an SVG path, its CSS classes on the two maps, and its hover title."""
 
@@ -114,27 +146,21 @@ def draw_map(
     # Rejected parcels are drawn first, so that they do not hide others: a second row with the same
     # id often has the same outline.
     shown = pd.concat([parcels[inside & ~accepted], parcels[inside & accepted]])
-
-    span = np.array([bounds[2] - bounds[0], bounds[3] - bounds[1]]) * 1.02
-    low = np.array([bounds[0] + bounds[2], bounds[1] + bounds[3]]) / 2 - span / 2
-    scale = LONGER_SIDE / float(span.max())
-    width, height = (int(np.ceil(s * scale)) for s in span)
+    view = View.around(*bounds)
     as_shapes = len(shown) < MOST_SHAPES
-    images = None
-    if not as_shapes:
-        images = (
-            _image(shown, shown["pred_code"].map(colours), low, span, (height, width)),
-            _image(
-                shown, shown["agreement"].map(lambda a: AGREEMENT[a][1]), low, span, (height, width)
-            ),
-        )
+    agreement_colours = {key: colour for key, (_, colour) in AGREEMENT.items()}
     return Map(
-        *(width, height),
-        shapes=_shapes(shown, low, span, scale) if as_shapes else [],
-        images=images,
+        *view.size,
+        shapes=_shapes(shown, view) if as_shapes else [],
+        images=None
+        if as_shapes
+        else (
+            _image(shown, shown["pred_code"].map(colours), view),
+            _image(shown, shown["agreement"].map(agreement_colours), view),
+        ),
         predicted=dict(Counter(shown["pred_code"])),
         agreement=dict(Counter(shown["agreement"])),
-        scale_bar=_scale_bar(scale, float(span[0])),
+        scale_bar=_scale_bar(view),
         n_beyond=n_rows - len(shown),
         legend=AGREEMENT,
     )
@@ -154,17 +180,9 @@ def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
     )
 
 
-def _shapes(
-    parcels: pd.DataFrame, low: NDArray[np.float64], span: NDArray[np.float64], scale: float
-) -> list[Shape]:
+def _shapes(parcels: pd.DataFrame, view: View) -> list[Shape]:
     """Convert parcels to SVG paths."""
-
-    def to_view(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        placed = (points - low) * scale
-        placed[:, 1] = span[1] * scale - placed[:, 1]
-        return placed
-
-    outlines = shapely.transform(np.asarray(parcels["geometry"]), to_view)
+    outlines = shapely.transform(np.asarray(parcels["geometry"]), view.place)
     columns = ("pred_code", "agreement", "parcel_id", "declared_name", "pred_name", "confidence")
     rows = zip(*(parcels[column] for column in columns), strict=True)
     return [
@@ -194,29 +212,25 @@ def _path(outline: shapely.Geometry) -> str:
     return "".join(parts)
 
 
-def _image(
-    parcels: pd.DataFrame,
-    colours: pd.Series[str],
-    low: NDArray[np.float64],
-    span: NDArray[np.float64],
-    shape: tuple[int, int],
-) -> str:
+def _image(parcels: pd.DataFrame, colours: pd.Series[str], view: View) -> str:
     """Rasterise parcels as a PNG, transparent between them; return it as a data URI."""
-    palette = sorted(set(colours.fillna(UNPREDICTED)))
-    index = colours.fillna(UNPREDICTED).map({c: i for i, c in enumerate(palette, 1)})
-    transform = from_bounds(*low, *(low + span), shape[1], shape[0])
-    image = rasterize(
-        zip(parcels["geometry"], index, strict=True), shape, transform=transform, dtype="uint8"
-    )
+    colours = colours.fillna(UNPREDICTED)
+    palette = sorted(set(colours))
+    index = colours.map({colour: i for i, colour in enumerate(palette, 1)})
+    width, height = view.size
+    transform = from_bounds(*view.low, *view.high, width, height)
+    shapes = zip(parcels["geometry"], index, strict=True)
+    image = rasterize(shapes, (height, width), transform=transform, dtype="uint8")
     rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in palette)]
     file = io.BytesIO()
     imsave(file, np.array(rgba, np.uint8)[image], format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _scale_bar(scale: float, width_m: float) -> tuple[float, str]:
+def _scale_bar(view: View) -> tuple[float, str]:
     """Return a round length of at most a sixth of the map's width, in view units and as text."""
-    power = 10 ** np.floor(np.log10(width_m / 6))
-    length = max(m * power for m in (1, 2, 5) if m * power <= width_m / 6)
+    longest = float(view.high[0] - view.low[0]) / 6
+    power = 10 ** np.floor(np.log10(longest))
+    length = max(m * power for m in (1, 2, 5) if m * power <= longest)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    return float(round(length * scale, 1)), text
+    return float(round(length * view.scale, 1)), text

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from models.crop_model import CropModel
@@ -132,18 +133,17 @@ def spread_over_folds(matrices: Sequence[Matrix]) -> dict[str, dict[str, float]]
 
 
 def write_per_class(path: Path, classes: Sequence[CropClass], matrix: Matrix) -> None:
-    """Write the scores of every class as JSON, and beside it as CSV for people."""
+    """Write the scores of every class as JSON, and also as CSV, for people."""
     support = matrix.sum(axis=1).tolist()
-    rows = []
-    for crop, n, values in zip(classes, support, class_metrics(matrix).values(), strict=True):
-        scores = {name: values[key] for key, name in CLASS_METRICS.items()}
-        rows.append(({"code": crop.code, "name": crop.name, "support": n}, scores))
-    write_json(path, [about | finite_or_null(scores) for about, scores in rows])
-    with replacing(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["code", "name", "support", *CLASS_METRICS.values()])
-        for about, scores in rows:
-            writer.writerow([*about.values(), *(f"{score:.4f}" for score in scores.values())])
+    rows = [
+        {"code": crop.code, "name": crop.name, "support": n}
+        | {name: values[key] for key, name in CLASS_METRICS.items()}
+        for crop, n, values in zip(classes, support, class_metrics(matrix).values(), strict=True)
+    ]
+    write_json(path, rows)
+    with replacing(path.with_suffix(".csv")) as temporary:
+        table = pd.DataFrame(rows)
+        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\r\n")
 
 
 def write_scores(

@@ -6,17 +6,9 @@ import pytest
 from geo.errors import InputError
 from pipeline.dataset.npy_files import read_array, read_shape, write_array
 from pipeline.dataset.packed_tiles import batches
-from pipeline.workflow.config import load
-from pipeline.workflow.paths import INGESTED, RunPaths
-from tests.builders.pixel_sets import BANDS, ingest_dataset, make, write, write_arrays
+from pipeline.workflow.paths import INGESTED
+from tests.builders.pixel_sets import ingest_folder, make, write, write_arrays
 from tests.builders.runs import opened
-
-
-def ingested(source, root):
-    settings = load({"dataset": {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}}})
-    run = RunPaths(root)
-    ingest_dataset(settings, run)
-    return run
 
 
 def by_hand(ids, folder, width):
@@ -42,7 +34,7 @@ def test_packed_pixels_equal_the_files_stacked_by_hand(tmp_path, own_dates, fill
         own[0] = True  # every pixel is clear at least once, so none is left out
     write_arrays(source / "VALID", clear_of)
     write(source / "META" / "dataset.json", {"fill": fill})
-    run = ingested(source, tmp_path / "run")
+    run = ingest_folder(source, tmp_path / "run")
 
     width = max(n for n, _ in shapes.values())
     tile, dataset = run.dataset.tile(INGESTED), opened(run)
@@ -59,7 +51,7 @@ def test_packed_pixels_equal_the_files_stacked_by_hand(tmp_path, own_dates, fill
 
 def test_pixels_are_mapped_and_not_read(tmp_path):
     make(tmp_path / "existing", 40)
-    dataset = opened(ingested(tmp_path / "existing", tmp_path / "run"))
+    dataset = opened(ingest_folder(tmp_path / "existing", tmp_path / "run"))
     for array in (dataset.pixels, dataset.clear):
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
@@ -69,7 +61,7 @@ def test_pixels_are_mapped_and_not_read(tmp_path):
 
 def test_a_read_error_names_the_file_and_leaves_the_earlier_pixels(tmp_path, monkeypatch):
     parcels = make(tmp_path / "existing", 40)
-    run = ingested(tmp_path / "existing", tmp_path / "run")
+    run = ingest_folder(tmp_path / "existing", tmp_path / "run")
     before = run.dataset.tile(INGESTED).pixels.read_bytes()
     last = (tmp_path / "existing" / "DATA" / list(parcels)[-1]).with_suffix(".npy")
 
@@ -80,14 +72,14 @@ def test_a_read_error_names_the_file_and_leaves_the_earlier_pixels(tmp_path, mon
 
     monkeypatch.setattr("pipeline.dataset.existing_dataset.read_array", read_broken)
     with pytest.raises(InputError, match=rf"{last.name} is not a readable array: Input/output"):
-        ingested(tmp_path / "existing", tmp_path / "run")
+        ingest_folder(tmp_path / "existing", tmp_path / "run")
     assert run.dataset.tile(INGESTED).pixels.read_bytes() == before
     assert not list(run.dataset.tile(INGESTED).root.glob(".*"))
 
 
 def test_packed_pixels_that_contradict_meta_are_refused(tmp_path):
     make(tmp_path / "existing", 40)
-    run = ingested(tmp_path / "existing", tmp_path / "run")
+    run = ingest_folder(tmp_path / "existing", tmp_path / "run")
     path = run.dataset.tile(INGESTED).pixels
     pixels = np.load(path)
     np.save(path, pixels[1:])
@@ -106,12 +98,10 @@ def test_packed_pixels_that_contradict_meta_are_refused(tmp_path):
 
 def test_without_npy_files_nothing_is_linked(tmp_path):
     make(tmp_path / "existing", 40)
-    run = ingested(tmp_path / "existing", tmp_path / "run")
+    run = ingest_folder(tmp_path / "existing", tmp_path / "run")
     packed = run.dataset.tile(INGESTED).pixels.read_bytes()
     assert run.dataset.pixels.is_symlink()
-    dataset = {"path": tmp_path / "existing", "bands": BANDS, "npy_files": False}
-    dataset |= {"classes": {"min_parcels": 5}}
-    ingest_dataset(load({"dataset": dataset}), run)
+    ingest_folder(tmp_path / "existing", tmp_path / "run", npy_files=False)
     assert not run.dataset.pixels.is_symlink()
     assert not run.dataset.pixels.exists()
     assert run.dataset.tile(INGESTED).pixels.read_bytes() == packed

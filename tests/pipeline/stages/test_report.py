@@ -584,9 +584,8 @@ def test_without_labels_there_are_no_scores(tmp_path):
     page = page_of(paths)
     checker = check_page(page)
     assert not {"scores", "confidence", "seasons"} & set(checker.ids)
-    assert (
-        "0 classes are declared on parcels that can be used. The models were trained on 3 "
-        in text_of(page)
+    assert "0 classes are declared on parcels that can be used. The models predict 3 " in text_of(
+        page
     )
     assert "62 of 65 parcels classified" in text_of(page)
 

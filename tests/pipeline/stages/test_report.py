@@ -1,7 +1,6 @@
 """The report of a synthetic run that is small enough to count by eye."""
 
 import base64
-import csv
 import io
 import json
 import math
@@ -68,12 +67,6 @@ PREDICTED = np.concatenate(
 )
 
 
-def write_csv(path, columns, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
-
-
 def make_dataset(paths, *, simulated, labelled=True):
     rng = np.random.default_rng(1)
     ids = [f"{i:03}" for i in range(N + 2)]
@@ -91,14 +84,13 @@ def make_dataset(paths, *, simulated, labelled=True):
         sizes=dict.fromkeys(ids, 5),
         n_dates={i: int(clear[i].any(axis=1).sum()) for i in ids},
         description={
-            **{"bands": ["B04", "B08"], "fill": "linear"},
-            **{
-                "tiles": {"31TFM": "EPSG:32631"},
-                "crs": "EPSG:32631",
-                "simulated": simulated,
-                "mask": "auto",
-                "acquisitions": [],
-            },
+            "bands": ["B04", "B08"],
+            "tiles": {"31TFM": "EPSG:32631"},
+            "crs": "EPSG:32631",
+            "fill": "linear",
+            "mask": "auto",
+            "acquisitions": [],
+            "simulated": simulated,
         },
     )
     table = table_of_classes(labelled=labelled)

@@ -26,7 +26,7 @@ from pipeline.classes.crop_class import Classes, CropClass
 from pipeline.classes.ledger import write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import write_normalisation
-from pipeline.dataset.npy_files import header
+from pipeline.dataset.packed_tiles import header
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 
 N_DATES = 24

@@ -28,10 +28,9 @@ from models.metrics import confusion_matrix, overall_metrics
 from models.model_description import DataDescription
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
-from pipeline.dataset.folds import Fold
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.evaluation.baselines import Matrix, classify_series, fill_gaps, majority
-from pipeline.evaluation.score_tables import add_up
+from pipeline.stages.evaluate import add_up
 from pipeline.stages.split import divide
 from pipeline.stages.train import training_settings
 from pipeline.workflow.config import load

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.extracted_data import TILE
 from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
-from pipeline.stages.export import write_parcel
+from pipeline.dataset.npy_files import write_parcel
 
 N_DATES = 24
 THREADS = 2

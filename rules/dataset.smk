@@ -1,7 +1,7 @@
-# The rules that complete any dataset for training.
+# The normalisation, which training needs in addition to the packed pixels.
 
-# An existing dataset can have its own normalisation.
-if not (settings.dataset.path and existing.existing_normalisation):
+# An existing dataset may contain its normalisation.
+if not (settings.dataset.path and source.existing_normalisation):
 
     rule normalise:
         message:

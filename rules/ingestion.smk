@@ -1,11 +1,11 @@
-# From an existing Pixel-Set dataset to that of the run.
+# The dataset of the run is made from an existing Pixel-Set dataset.
 
 from pipeline.workflow.inputs import watched_dataset
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 
-existing = DatasetPaths(settings.dataset.path)
+source = DatasetPaths(settings.dataset.path)
 # Optional files of a dataset.
-MORE = [f for f in ("features", "positions", "parcel_dates") if getattr(existing, f).is_file()]
+OPTIONAL = [f for f in ("features", "positions", "parcel_dates") if getattr(source, f).is_file()]
 
 
 rule ingest:
@@ -16,8 +16,8 @@ rule ingest:
     output:
         packed=paths.dataset.tile(INGESTED).arrays,
         meta=paths.dataset.metadata,
-        normalisation=paths.dataset.normalisation if existing.existing_normalisation else [],
-        more=[getattr(paths.dataset, file) for file in MORE],
+        normalisation=paths.dataset.normalisation if source.existing_normalisation else [],
+        optional=[getattr(paths.dataset, file) for file in OPTIONAL],
         labelled=paths.dataset.labelled,
         names=paths.dataset.names,
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
@@ -47,8 +47,8 @@ rule ingest:
 
 
 PACKED = [rules.ingest.output]
-# The dataset comes with its features and positions.
+# The rule ingest writes everything that other rules add to a dataset of imagery.
 DATASET = []
 LABELS, NAMES = rules.ingest.output.labelled, rules.ingest.output.names
-# The jobs whose settings the report shows.
+# The jobs whose settings are shown in the report.
 JOBS = ["ingest"]

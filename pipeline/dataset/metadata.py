@@ -1,11 +1,14 @@
-"""META of the Pixel-Set dataset: its only writer."""
+"""META of the Pixel-Set dataset: what writes it, and what reads one of its files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
+from geo.errors import InputError, reading
 from pipeline.classes.crop_class import Classes, Code
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.writing import write_json
@@ -21,14 +24,14 @@ def write_metadata(
     description: Mapping[str, Any],
     parcel_dates: Mapping[str, tuple[date, ...]] | None = None,
 ) -> None:
-    """Write META but for the labels: the reference's files, and additions in files of their own.
+    """Write META except the labels. Additions to the reference's files are in separate files.
 
     Parameters
     ----------
     dataset
         The dataset.
     tiles
-        Its tiles, in the order in which their parcels stand in the dataset.
+        Its tiles, in the order of their parcels in the dataset.
     dates
         All dates, in order of time.
     sizes, n_dates
@@ -37,16 +40,15 @@ def write_metadata(
     description
         Bands, tiles, cloud treatment.
     parcel_dates
-        {id: its dates} where parcels have dates of their own; None where all have `dates`.
+        {id: its dates} where the dates differ between parcels; None where all have `dates`.
     """
-    write_json(dataset.dates, {str(i): as_number(d) for i, d in enumerate(dates)})
+    write_json(dataset.dates, {str(i): as_number(day) for i, day in enumerate(dates)})
     if parcel_dates is None:
         dataset.parcel_dates.unlink(missing_ok=True)
     else:
-        # Parcels share their dates with many others.
-        numbers = {own: [as_number(d) for d in own] for own in set(parcel_dates.values())}
-        own_dates = {parcel: numbers[own] for parcel, own in parcel_dates.items()}
-        write_json(dataset.parcel_dates, own_dates)
+        # Most parcels have the same dates as many others: these are converted once.
+        numbers = {own: [as_number(day) for day in own] for own in set(parcel_dates.values())}
+        write_json(dataset.parcel_dates, {i: numbers[own] for i, own in parcel_dates.items()})
     write_json(dataset.sizes, sizes)
     write_json(dataset.n_dates, n_dates)
     write_json(dataset.tiles, list(tiles))
@@ -56,7 +58,7 @@ def write_metadata(
 def write_labels(
     dataset: DatasetPaths, labels: Mapping[str, Mapping[str, Code | None]], table: Classes
 ) -> None:
-    """Write the codes that the parcels declare, and the classes that are trained on.
+    """Write the declared codes of the parcels, and the classes that are trained on.
 
     Parameters
     ----------
@@ -73,8 +75,41 @@ def write_labels(
 
 
 def write_names(dataset: DatasetPaths, table: Classes) -> None:
-    """Write what all declared classes are called where they are shown."""
+    """Write the names under which all declared classes are shown."""
     write_json(dataset.names, {str(c.code): c.name for c in table.classes})
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a dataset; a byte order mark is skipped.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or is not JSON.
+    """
+    if not path.is_file():
+        raise InputError(f"The dataset lacks {path}.")
+    with reading(path, "valid JSON", "Correct the file, or write it again."):
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """Read a JSON object; {} for a file that is optional and missing.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or is not a JSON object.
+    """
+    if optional and not path.is_file():
+        return {}
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path} contains {str(values)[:50]!r}, expected a JSON object, {{...}}. Correct the "
+            "file, or write it again."
+        )
+    return values
 
 
 def as_number(day: date) -> int:

@@ -1,8 +1,8 @@
-"""The dataset as models take it: what it is, and its pixels with their features and day 0."""
+"""The dataset as the models take it: its description, its inputs, and batches in file order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 
 from geo.errors import InputError
@@ -12,13 +12,17 @@ from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import read_normalisation
+from pipeline.dataset.packed_tiles import batches, unmap
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
+
+# Pixels of the parcels that are predicted together.
+BATCH_BYTES = 1_000_000_000
 
 
 def describe_data(
     dataset: PixelSetDataset, season_start: str | date | None = None
 ) -> DataDescription:
-    """Read what a model must know of the dataset that it is trained on.
+    """Read the description of the dataset that is saved with a model.
 
     Parameters
     ----------
@@ -30,8 +34,8 @@ def describe_data(
     classes = dataset.classes
     return DataDescription(
         bands=dataset.bands,
-        class_codes=[land.code for land in classes],
-        class_names=[land.name for land in classes],
+        class_codes=[crop.code for crop in classes],
+        class_names=[crop.name for crop in classes],
         first_date=day_zero(dataset.dates[0], season_start),
         normalisation=Normalisation(*read_normalisation(dataset.paths.normalisation)),
     )
@@ -40,26 +44,26 @@ def describe_data(
 def read_inputs(
     dataset: PixelSetDataset, models: Sequence[CropModel], classes: Sequence[CropClass]
 ) -> PixelSets:
-    """Read the dataset as these models take it: features if they use any, days as theirs.
+    """Read the inputs of models: with features if any model uses them, days since their day 0.
 
     Parameters
     ----------
     dataset
         The dataset.
     models
-        All are applied to it.
+        Models of one training, all of which are applied to the dataset.
     classes
-        The classes that the models are to predict, in order of the class index.
+        The classes to predict, in order of the class index.
 
     Raises
     ------
     InputError
-        If the models are not of one training, or were trained with other bands, classes, features
-        or dates than the dataset has.
+        If the models are from different trainings, or were trained with other bands, classes,
+        features or dates than those of the dataset.
     """
     check_alike({model.name: model.description for model in models})
     expected = models[0].description
-    bands, codes = dataset.bands, [land.code for land in classes]
+    bands, codes = dataset.bands, [crop.code for crop in classes]
     if expected.bands != bands:
         raise InputError(
             f"The models were trained with the bands {', '.join(expected.bands)}; the dataset has "
@@ -81,10 +85,32 @@ def read_inputs(
 
 
 def nearest_anniversary(day: date, target: date) -> date:
-    """Return the anniversary of `day` nearest to `target`: day 0 of a model in another season."""
+    """Return the anniversary of `day` nearest to `target`.
+
+    It is day 0 of a model that is applied to another season than that of its training.
+    """
+
+    def in_year(year: int) -> date:
+        # 29 February exists in leap years only; 28 February replaces it in the others.
+        leap_day = (day.month, day.day) == (2, 29) and year != day.year
+        return day.replace(year=year, day=28 if leap_day else day.day)
+
     years = range(target.year - 1, target.year + 2)
-    # 29 February has anniversaries in leap years only; the day before stands for it.
-    leap = (day.month, day.day) == (2, 29)
-    days = [day.replace(year=y, day=28) if leap and y != day.year else day.replace(year=y)
-            for y in years]  # fmt: skip
-    return min(days, key=lambda d: abs(d - target))
+    return min(map(in_year, years), key=lambda anniversary: abs(anniversary - target))
+
+
+def in_order(data: PixelSets, n_bytes: int = BATCH_BYTES) -> Iterator[tuple[int, PixelSets]]:
+    """Yield the parcels in batches, in the order of their pixels in the files.
+
+    The pixels of a batch stay mapped until the next one is requested. About `n_bytes`, or one
+    parcel, are mapped at a time.
+
+    Yields
+    ------
+    start, batch
+        Position of the first parcel of the batch, and the batch.
+    """
+    pixel_bytes = max(data.n_dates * data.n_channels * data.pixels.itemsize, 1)
+    for first, last in batches(data.offsets, n_bytes // pixel_bytes):
+        yield first, data.between(first, last)
+        unmap(data.pixels, data.valid)

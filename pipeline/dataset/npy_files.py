@@ -1,17 +1,18 @@
-""".npy files: many small ones, each read and written by one system call, and large ones mapped.
+"""The arrays of a dataset as one .npy file a parcel, in the layout that other software reads.
 
-numpy parses and formats a header for every file, which takes longer than the file itself; the
-files of a dataset share a few hundred headers.
+These are many small files. numpy parses and formats a header for each, which takes longer than
+reading or writing the file. Here headers are cached, as the files of a dataset share a few hundred
+of them, and a file is read or written by one system call.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import mmap
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,100 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from geo.errors import InputError
-from pipeline.workflow.writing import replacing
+from pipeline.dataset.packed_tiles import batches, header, unmap, write_at
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.progress import ProgressLog
+from pipeline.workflow.writing import replacing_folder
 
-# More than the header of any plain array.
+# The header of a plain array is shorter.
 _HEADER_BYTES = 4096
+# Bytes of a batch of parcels: larger batches are not faster.
+LARGEST_BATCH = 16_000_000
 
 
 def file_name(parcel_id: str) -> str:
-    """Name the file of a parcel; characters that a file name cannot hold are %-encoded."""
+    """Return a parcel's file name; characters that cannot be in a file name are %-encoded."""
     return f"{quote(parcel_id, safe=' ()+,;=@-_.~')}.npy"
+
+
+def write_npy_files(
+    dataset: PixelSetDataset,
+    threads: int,
+    n_bytes: int | None = None,
+    *,
+    with_valid: bool = True,
+) -> None:
+    """Write DATA/<id>.npy and VALID/<id>.npy of every parcel, on its own dates.
+
+    Parameters
+    ----------
+    dataset
+        The dataset, whose packed pixels are read. Its DATA and VALID are replaced.
+    threads
+        Batches of parcels that are read and written at the same time.
+    n_bytes
+        Memory for all of them together; None for batches of the largest useful size.
+    with_valid
+        Whether to write VALID.
+    """
+    ids, offsets, lengths = dataset.ids, dataset.offsets.tolist(), dataset.lengths.tolist()
+    pixels, clear = dataset.pixels, dataset.clear
+    limit = LARGEST_BATCH if n_bytes is None else min(n_bytes // threads, LARGEST_BATCH)
+    pixel_bytes = max(pixels.shape[1] * (2 * pixels.shape[2] + 1), 1)
+    progress = ProgressLog("exported", len(ids), "parcels")
+    with ExitStack() as stack:
+        # The system resolves a path from the root, and a name in an open folder directly.
+        folders = []
+        for target in (dataset.paths.pixels, dataset.paths.valid)[: 1 + with_valid]:
+            temporary = stack.enter_context(replacing_folder(target))
+            folders.append(os.open(temporary, os.O_RDONLY))
+            stack.callback(os.close, folders[-1])
+
+        def write(batch: tuple[int, int]) -> int:
+            first, last = batch
+            rows = slice(offsets[first], offsets[last])
+            # A view of a memmap is a memmap again, which takes longer to make than an ndarray.
+            values, is_clear = np.asarray(pixels[rows]), np.asarray(clear[rows])
+            for i in range(first, last):
+                own = slice(offsets[i] - rows.start, offsets[i + 1] - rows.start)
+                dates = slice(lengths[i])
+                write_parcel(ids[i], values[own, dates], is_clear[own, dates], folders)
+            return last - first
+
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        for n in pool.map(write, batches(offsets, limit // pixel_bytes)):
+            progress.add(n)
+            unmap(pixels, clear)
+
+
+def write_parcel(
+    parcel_id: str, pixels: NDArray[np.uint16], clear: NDArray[np.bool_], folders: list[int]
+) -> None:
+    """Write the files of a parcel.
+
+    Parameters
+    ----------
+    parcel_id
+        Id, from which the files are named.
+    pixels, clear
+        uint16 (S, T, C) and bool (S, T).
+    folders
+        Descriptors of the open folders DATA and VALID, or of DATA alone.
+    """
+    name = file_name(parcel_id)
+    # (S, T, C) to (T, C, S), and (S, T) to (T, S).
+    for folder, array in zip(folders, (pixels.transpose(1, 2, 0), clear.T), strict=False):
+        write_array(name, array, folder)
+
+
+def remove_npy_files(paths: DatasetPaths) -> None:
+    """Remove DATA and VALID of an earlier run, which are folders or links to folders."""
+    for folder in (paths.pixels, paths.valid):
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.is_dir():
+            shutil.rmtree(folder)
 
 
 def write_array(path: Path | str, array: NDArray[Any], folder: int | None = None) -> None:
@@ -39,9 +124,9 @@ def write_array(path: Path | str, array: NDArray[Any], folder: int | None = None
     Parameters
     ----------
     path
-        File to write; replaced if it is there.
+        File to write; replaced if it exists.
     array
-        Of one dimension or more; any but of objects.
+        Array of at least one axis, of any type but objects.
     folder
         Descriptor of the folder that `path` is relative to.
     """
@@ -52,175 +137,59 @@ def write_array(path: Path | str, array: NDArray[Any], folder: int | None = None
         begin = header(array.shape, array.dtype.str)
         content = array.reshape(-1).view(np.uint8)
         written = os.writev(file, [begin, content.data])
-        # One call writes 2 GiB at most.
+        # One call writes at most 2 GiB.
         write_at(file, content[written - len(begin) :], written)
     finally:
         os.close(file)
 
 
-def write_at(file: int, array: NDArray[Any], place: int) -> None:
-    """Write the bytes of a contiguous array at a place of an open file."""
-    left = array.reshape(-1).view(np.uint8).data
-    while len(left):
-        # One call writes 2 GiB at most.
-        written = os.pwrite(file, left, place)
-        left, place = left[written:], place + written
-
-
-class RowsFile:
-    """A .npy file that threads write row by row, each at its place.
-
-    Parameters
-    ----------
-    file
-        Descriptor of the open file.
-    shape, dtype
-        Of the whole array.
-    """
-
-    def __init__(self, file: int, shape: tuple[int, ...], dtype: type) -> None:
-        begin = header(shape, np.dtype(dtype).str)
-        self._file, self._start = file, len(begin)
-        self._row_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
-        write_at(file, np.frombuffer(begin, np.uint8), 0)
-
-    def write(self, rows: NDArray[Any], place: int) -> None:
-        """Write contiguous rows, the first of them as row `place`."""
-        write_at(self._file, rows, self._start + place * self._row_bytes)
-
-
-@contextmanager
-def new_rows(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[RowsFile]:
-    """Yield a file that takes the place of `path` once everything is written."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        yield RowsFile(file.fileno(), shape, dtype)
-
-
-def map_array(path: Path, dtype: type, ndim: int) -> NDArray[Any]:
-    """Map an array into memory, read-only.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, is not a whole array, or has another type or number of axes.
-    """
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(
-            f"The dataset lacks {path}, its packed pixels. Make them anew: snakemake -R assemble; "
-            "of an existing dataset, snakemake -R ingest."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable array: {error}") from error
-    if array.dtype != dtype or array.ndim != ndim:
-        raise InputError(
-            f"{path} is {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of {ndim} "
-            "axes. Make it anew: snakemake -R assemble; of an existing dataset, snakemake -R "
-            "ingest."
-        )
-    return array
-
-
-def batches(offsets: Sequence[int] | NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
-    """Divide parcels into batches of at most so many pixels, but of at least one parcel.
-
-    Parameters
-    ----------
-    offsets
-        Parcel i has the pixels offsets[i] up to offsets[i + 1].
-    limit
-        Number of pixels.
-
-    Yields
-    ------
-    First parcel of a batch, and the one after its last.
-    """
-    first, n = 0, len(offsets) - 1
-    while first < n:
-        end = offsets[first] + limit
-        last = max(int(np.searchsorted(offsets, end, side="right")) - 1, first + 1)
-        yield first, last
-        first = last
-
-
-def unmap(array: NDArray[Any]) -> None:
-    """Free the memory in which a file is mapped; what is read again is mapped again.
-
-    It is not memory of our own, but it would be counted as such, up to the size of the file.
-    """
-    mapped = getattr(array, "_mmap", None)
-    # Where the system has no such call, it takes what it needs by itself.
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-@lru_cache(4096)
-def header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """Return what stands before the values of an array in C order."""
-    buffer = io.BytesIO()
-    described = {"descr": dtype, "fortran_order": False, "shape": shape}
-    npy.write_array_header_1_0(buffer, described)
-    return buffer.getvalue()
-
-
-def read_array(path: Path | str) -> NDArray[Any]:
-    """Read an array as `numpy.load` does, never by unpickling.
+def read_array(path: Path) -> NDArray[Any]:
+    """Read an array as `numpy.load` does, but never unpickle objects.
 
     Raises
     ------
     ValueError
-        If the file is no .npy, holds objects, or is shorter than its header says.
+        If the file is not a .npy file, contains objects, or is shorter than its header says.
     """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        content = np.empty(os.fstat(file).st_size, np.uint8)
+    with path.open("rb", buffering=0) as file:
+        content = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
         left = content.data
-        while len(left) and (read := os.readv(file, [left])):
-            left = left[read:]
-    finally:
-        os.close(file)
-    start, shape, fortran_order, dtype = _described(content, len(content))
-    values = content[start : start + _n_bytes(shape, dtype)].view(dtype)
+        while len(left) and (n_read := file.readinto(left)):
+            left = left[n_read:]
+    start, shape, fortran_order, dtype = _parse_header(content, len(content))
+    values = content[start : start + math.prod(shape) * dtype.itemsize].view(dtype)
     return values.reshape(shape[::-1]).T if fortran_order else values.reshape(shape)
 
 
-def read_shape(path: Path | str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read shape and type of an array, as `read_array` would give it, without its values."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        begin = np.frombuffer(os.read(file, _HEADER_BYTES), np.uint8)
-        _, shape, _, dtype = _described(begin, os.fstat(file).st_size)
-    finally:
-        os.close(file)
+def read_shape(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the shape and type of an array without its values; raise as `read_array` does."""
+    with path.open("rb", buffering=0) as file:
+        begin = np.frombuffer(file.read(_HEADER_BYTES), np.uint8)
+        _, shape, _, dtype = _parse_header(begin, os.fstat(file.fileno()).st_size)
     return shape, dtype
 
 
-def _described(
+def _parse_header(
     begin: NDArray[np.uint8], n_bytes: int
 ) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
-    """Find where the values start, their shape, whether in Fortran order, and their type."""
-    # Its length stands in 2 bytes after the magic string and the version, since 2.0 in 4.
+    """Return the place of the first value, the shape, whether in Fortran order, and the type."""
+    # The length of the header is in 2 bytes behind magic string and version; 4 since version 2.0.
     wide = len(begin) > 6 and begin[6] > 1
     length = int.from_bytes(begin[8 : 12 if wide else 10].tobytes(), "little")
     start = (12 if wide else 10) + length
-    shape, fortran_order, dtype = _parsed(begin[:start].tobytes())
-    expected = start + _n_bytes(shape, dtype)
+    shape, fortran_order, dtype = _parse_described(begin[:start].tobytes())
+    expected = start + math.prod(shape) * dtype.itemsize
     if n_bytes < expected:
-        raise ValueError(f"it has {n_bytes} bytes, expected {expected}: it is not whole")
+        raise ValueError(f"it has {n_bytes} bytes, expected {expected}: it is incomplete")
     return start, shape, fortran_order, dtype
 
 
 @lru_cache(4096)
-def _parsed(begin: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _parse_described(begin: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     buffer = io.BytesIO(begin)
     version = npy.read_magic(buffer)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran_order, dtype = read(buffer)
     if dtype.hasobject:
-        raise ValueError("it holds objects, which are not read")
+        raise ValueError("it contains objects, which are not read")
     return shape, fortran_order, dtype
-
-
-def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    return math.prod(shape) * dtype.itemsize

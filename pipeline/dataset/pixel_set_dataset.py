@@ -1,9 +1,10 @@
-"""The Pixel-Set dataset of a run, opened once: arrays mapped, every table parsed once."""
+"""The Pixel-Set dataset of a run: arrays are mapped into memory, every table is parsed once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -12,21 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import InputError
-from models.pixel_sets import PixelSets, StackedRows, arrays_of, stacked
+from geo.errors import InputError, reading
+from models.pixel_sets import PixelSets, StackedRows, stacked
 from pipeline.classes.crop_class import Code, CropClass
-from pipeline.dataset.folds import Fold, read_folds
-from pipeline.dataset.npy_files import batches, map_array, unmap
+from pipeline.dataset.metadata import read_json
+from pipeline.dataset.packed_tiles import REMEDY, map_array
 from pipeline.workflow.paths import DatasetPaths
 
-# Pixels of parcels that are predicted together.
-BATCH_BYTES = 1_000_000_000
+
+@dataclass(frozen=True)
+class Fold:
+    """Positions in the dataset of the parcels of one fold, int64 each."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
 
 
 class PixelSetDataset:
-    """Hold a dataset of N parcels; what is not asked for is not read, and nothing is read twice.
+    """A dataset of N parcels. Every file is read when it is first needed, and only once.
 
-    It is a dataset as `torch.utils.data.DataLoader` takes them, too:
+    It can be passed to `torch.utils.data.DataLoader`:
 
     >>> from torch.utils.data import DataLoader
     >>> dataset = PixelSetDataset.open(Path("results/demo/dataset"))
@@ -50,36 +57,36 @@ class PixelSetDataset:
         Raises
         ------
         InputError
-            If the folder has no packed pixels, as the dataset was made elsewhere.
+            If the folder has no packed pixels, because the dataset was made elsewhere.
         """
         opened = cls(folder)
         if not opened.paths.tiles.is_file():
             raise InputError(
-                f"{folder} has no {opened.paths.tiles.relative_to(folder)}: no stage of a run made "
-                "it. Set dataset.path to it, and the stage ingest makes it the dataset of a run: "
-                "snakemake dataset --config 'dataset={path: ...}'"
+                f"{folder} has no {opened.paths.tiles.relative_to(folder)}: it was not made by a "
+                "run. Set dataset.path to it, and the stage ingest makes a dataset of a run from "
+                "it: snakemake dataset --config 'dataset={path: ...}'"
             )
         return opened
 
     def __reduce__(self) -> tuple[type[PixelSetDataset], tuple[Path]]:
-        """Be opened anew in another process, instead of copying the arrays there."""
+        """Open the dataset again in another process, instead of copying its arrays."""
         return type(self), (self.paths.root,)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """Read a parcel on its own dates.
+        """Read a parcel, on its own dates.
 
         Returns
         -------
         dict
-            id: str. pixels: uint16 (T, C, S). clear: bool (T, S), whether a mask hides the pixel
-            on the date. days: int64 (T,) since the dataset's first date. label: int64, class
+            id: str. pixels: uint16 (T, C, S). clear: bool (T, S), False where the observation is
+            cloudy or nodata. days: int64 (T,) since the dataset's first date. label: int64, class
             index, -1 for none. features: float64 (F,), empty where the dataset has none.
         """
         if not -len(self) <= i < len(self):
-            raise IndexError(f"the dataset has {len(self)} parcels, found {i}")
+            raise IndexError(f"the dataset has {len(self)} parcels, found index {i}")
         i %= len(self)
         rows = slice(int(self.offsets[i]), int(self.offsets[i + 1]))
         own = int(self.lengths[i])
@@ -95,8 +102,8 @@ class PixelSetDataset:
 
     @cached_property
     def tiles(self) -> list[str]:
-        """The tiles whose parcels the dataset holds, in its order."""
-        return list(_read_json(self.paths.tiles))
+        """The tiles of the dataset's parcels, in its order."""
+        return list(read_json(self.paths.tiles))
 
     # Parcels
 
@@ -112,13 +119,13 @@ class PixelSetDataset:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """Parcel i has the rows offsets[i] up to offsets[i + 1] of the pixels: int64 (N + 1,)."""
+        """Parcel i has the rows offsets[i] up to offsets[i + 1] of pixels, int64 (N + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
 
     @cached_property
     def n_dates(self) -> dict[str, int]:
-        """On how many dates each parcel is clear, {id: number}, in the dataset's order."""
-        n_dates = _read_json(self.paths.n_dates)
+        """Number of dates on which each parcel is clear, {id: number}, in the dataset's order."""
+        n_dates = read_json(self.paths.n_dates)
         return {i: n_dates[i] for i in self.ids}
 
     @cached_property
@@ -126,28 +133,28 @@ class PixelSetDataset:
         """A point on every parcel, float64 (N, 2), metres."""
         if not self.paths.positions.is_file():
             raise InputError(
-                f"The dataset has no {self.paths.positions}, which says where the parcels are. "
+                f"The dataset has no {self.paths.positions}, the positions of the parcels. "
                 "Set split.by to random or stratified."
             )
-        positions = _read_json(self.paths.positions)
+        positions = read_json(self.paths.positions)
         return np.array([positions[i] for i in self.ids], float).reshape(-1, 2)
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
         """Geometric features of every parcel, float64 (N, F)."""
-        known, values = self._features
-        row = {parcel_id: i for i, parcel_id in enumerate(known)}
-        if lacking := [i for i in self.ids if i not in row]:
+        ids, values = self._features
+        row = {parcel_id: i for i, parcel_id in enumerate(ids)}
+        if missing := [i for i in self.ids if i not in row]:
             raise InputError(
-                f"{self.paths.features} lacks {len(lacking)} parcels, such as "
-                f"{', '.join(lacking[:5])}. Set model.geometric_features to false, or add them."
+                f"{self.paths.features} lacks {len(missing)} parcels, such as "
+                f"{', '.join(missing[:5])}. Set model.geometric_features to false, or add them."
             )
-        own: NDArray[np.float64] = values[[row[i] for i in self.ids]]
-        return own
+        features: NDArray[np.float64] = values[[row[i] for i in self.ids]]
+        return features
 
     @property
     def all_features(self) -> NDArray[np.float64]:
-        """All features that were computed, also of parcels without pixels, float64 (M, F)."""
+        """All rows of geomfeat.json, parcels without pixels included, float64 (M, F)."""
         return self._features[1]
 
     # Classes
@@ -155,45 +162,69 @@ class PixelSetDataset:
     @cached_property
     def nomenclature(self) -> str | None:
         """The nomenclature of the classes; None without labels."""
-        found: str | None = _read_json(self.paths.nomenclature)
-        return found
+        name: str | None = read_json(self.paths.nomenclature)
+        return name
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """What declared classes are called, trained on or not: {code as text: name}."""
-        return dict(_read_json(self.paths.names))
+        """Names of all declared classes, {code as text: name}."""
+        return dict(read_json(self.paths.names))
 
     @cached_property
     def classes(self) -> list[CropClass]:
-        """The classes in order of the class index, with the names that models keep."""
-        return [CropClass(c["code"], c["name"]) for c in _read_json(self.paths.classes)]
+        """The classes in order of the class index, with the names that are saved with a model."""
+        return [CropClass(c["code"], c["name"]) for c in read_json(self.paths.classes)]
 
     @cached_property
     def shown_classes(self) -> list[CropClass]:
-        """The classes in order of the class index, with the names to show."""
+        """The classes in order of the class index, with the names that are shown."""
         return [CropClass(c.code, self.names.get(str(c.code), c.name)) for c in self.classes]
 
     @cached_property
     def codes(self) -> dict[str, Code | None]:
-        """The class code that each parcel declares, None where it declares none."""
-        return dict(_read_json(self.paths.labels).get(self.nomenclature, {}))
+        """The declared class code of each parcel, None where none is declared."""
+        return dict(read_json(self.paths.labels).get(self.nomenclature, {}))
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """The class index of every parcel, int64 (N,); -1 where it has none among the classes."""
+        """The class index of every parcel, int64 (N,); -1 if its code is not among the classes."""
         index: dict[Code | None, int] = {c.code: i for i, c in enumerate(self.classes)}
         return np.array([index.get(self.codes.get(i), -1) for i in self.ids], np.int64)
 
     def folds(self, path: Path) -> list[Fold]:
-        """Read the folds that split made of these parcels."""
-        return read_folds(path, self.ids)
+        """Read the folds that split wrote.
+
+        Raises
+        ------
+        InputError
+            If a parcel of the folds is not in the dataset.
+        """
+        folds = read_folds(path)
+        position = {parcel_id: i for i, parcel_id in enumerate(self.ids)}
+        named = {parcel_id for fold in folds for part in fold.values() for parcel_id in part}
+        if unknown := sorted(named - position.keys()):
+            raise InputError(
+                f"{path} names {len(unknown)} parcels that the dataset lacks: "
+                f"{', '.join(unknown[:5])}. Run split again: snakemake -R split."
+            )
+        return [
+            Fold(**{role: np.array([position[i] for i in ids], int) for role, ids in fold.items()})
+            for fold in folds
+        ]
+
+    def fold(self, path: Path, number: int) -> Fold:
+        """Return one fold of those that split wrote, by its number from 1."""
+        folds = self.folds(path)
+        if not 1 <= number <= len(folds):
+            raise InputError(f"{path} contains folds 1 to {len(folds)}, not {number}.")
+        return folds[number - 1]
 
     # Dates and bands
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """What the dataset says of itself: bands, cloud treatment, whether it is simulated."""
-        return dict(_read_json(self.paths.description))
+        """Bands, cloud treatment, and whether the imagery is simulated, as in dataset.json."""
+        return dict(read_json(self.paths.description))
 
     @property
     def bands(self) -> list[str]:
@@ -201,26 +232,25 @@ class PixelSetDataset:
         return list(self.description["bands"])
 
     @property
-    def has_clouds(self) -> bool:
-        """Whether cloudy observations were kept as they are, so that only clear ones count."""
+    def masks_clouds(self) -> bool:
+        """Whether cloudy observations are kept and masked, instead of interpolated in time."""
         return bool(self.description["fill"] == "none")
 
     @cached_property
     def dates(self) -> list[date]:
-        """The dates, in order of time: of all parcels together, where they have their own."""
-        values = _read_json(self.paths.dates)
+        """The dates of all parcels, in order of time."""
+        values = read_json(self.paths.dates)
         return [date.fromisoformat(str(values[str(i)])) for i in range(len(values))]
 
     @cached_property
     def parcel_dates(self) -> dict[str, list[date]] | None:
-        """The dates of each parcel, in order of time; None where all have those of the dataset."""
+        """The dates of each parcel, in order of time; None if all parcels have the same dates."""
         if not self.paths.parcel_dates.is_file():
             return None
-        values = _read_json(self.paths.parcel_dates)
-        # Parcels share their dates with many others.
-        days = {
-            number: date.fromisoformat(str(number)) for own in values.values() for number in own
-        }
+        values = read_json(self.paths.parcel_dates)
+        # Most parcels have the same dates as many others: each date is parsed once.
+        numbers = {number for own in values.values() for number in own}
+        days = {number: date.fromisoformat(str(number)) for number in numbers}
         return {i: [days[number] for number in values[i]] for i in self.ids}
 
     @cached_property
@@ -232,14 +262,14 @@ class PixelSetDataset:
 
     @cached_property
     def observed(self) -> NDArray[np.bool_] | None:
-        """Which dates are not padding, bool (N, T); None where all parcels have the same dates."""
+        """Whether a date is not padding, bool (N, T); None if all parcels have the same dates."""
         if self.parcel_dates is None:
             return None
         observed: NDArray[np.bool_] = np.arange(self.lengths.max()) < self.lengths[:, None]
         return observed
 
     def days_from(self, day_0: date) -> NDArray[np.int64]:
-        """Return the days of every parcel's dates since a date, int64 (N, T); 0 for padding."""
+        """Return every parcel's dates as days since `day_0`, int64 (N, T); 0 for padding."""
         if self.parcel_dates is None or self.observed is None:
             shared = np.array([(d - day_0).days for d in self.dates], np.int64)
             return np.broadcast_to(shared, (len(self.ids), len(shared)))
@@ -259,49 +289,47 @@ class PixelSetDataset:
 
     @cached_property
     def clear(self) -> NDArray[np.bool_] | StackedRows[np.bool_]:
-        """Which of these observations are clear, bool (sum of S, T), mapped; False for padding."""
+        """Whether each observation is clear, bool (sum of S, T), mapped; False for padding."""
         rows: NDArray[np.bool_] | StackedRows[np.bool_] = self._mapped("clear", bool, ())
         return rows
 
     def pixel_sets(
         self, *, with_features: bool, season_start: str | date | None = None
     ) -> PixelSets:
-        """Return the dataset as models take it; pixels are read as they are used.
+        """Return the dataset as models take it. Pixels are read when they are used.
 
-        Where cloudy observations were kept, which are clear comes with them; where they were
-        filled, every observation counts. Where parcels have dates of their own, all are padded
-        behind to the longest, and `observed` says which dates are true.
+        If cloudy observations are masked, the mask is included. If they are interpolated, every
+        observation is used. If dates differ between parcels, all parcels are padded behind to the
+        most dates, and `observed` is False for padding.
 
         Parameters
         ----------
         with_features
             Whether to read the features of the parcels.
         season_start
-            Day 0: a date, or MM-DD for that day in the year of the first date. None: the first
-            date.
+            Day 0, as `day_zero` takes it.
         """
         return PixelSets(
             ids=self.ids,
             pixels=self.pixels,
             offsets=self.offsets,
-            valid=self.clear if self.has_clouds else None,
+            valid=self.clear if self.masks_clouds else None,
             days=np.array(self.days_from(day_zero(self.dates[0], season_start))),
             observed=self.observed,
             features=self.features if with_features else None,
             labels=self.labels,
         )
 
-    def _mapped(self, name: str, dtype: type, behind: tuple[int, ...]) -> Any:
-        """Map an array of every tile; refuse those of other parcels, dates or bands than META."""
+    def _mapped(self, name: str, dtype: type, axes: tuple[int, ...]) -> Any:
+        """Map an array of every tile; refuse a shape that contradicts META."""
         files = [getattr(self.paths.tile(tile), name) for tile in self.tiles]
-        arrays = [map_array(file, dtype, 2 + len(behind)) for file in files]
+        arrays = [map_array(file, dtype, 2 + len(axes)) for file in files]
         rows = stacked(arrays)
-        expected = (int(self.offsets[-1]), int(self.lengths.max(initial=0)), *behind)
+        expected = (int(self.offsets[-1]), int(self.lengths.max(initial=0)), *axes)
         if rows.shape != expected:
             raise InputError(
                 f"{', '.join(map(str, files[:5]))}: {np.dtype(dtype)} of shape {rows.shape}, the "
-                f"dataset's META says {expected}. Make them anew: snakemake -R assemble; of an "
-                "existing dataset, snakemake -R ingest."
+                f"dataset's META says {expected}. {REMEDY}"
             )
         return rows
 
@@ -311,23 +339,23 @@ class PixelSetDataset:
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
-        return dict(_read_json(self.paths.sizes))
+        return dict(read_json(self.paths.sizes))
 
     @cached_property
     def _features(self) -> tuple[list[str], NDArray[np.float64]]:
-        """The ids of geomfeat.json, and an array: the JSON itself takes ten times the memory."""
+        """The ids of geomfeat.json and an array of its values, ten times smaller than the JSON."""
         if not self.paths.features.is_file():
             raise InputError(
                 f"The dataset has no {self.paths.features}: set model.geometric_features to false."
             )
-        found = _read_json(self.paths.features)
+        found = read_json(self.paths.features)
         values = np.array(list(found.values()), np.float64)
-        # The reference takes a number for a list of one.
+        # Like the reference, accept a single number for a list of one.
         return list(found), values[:, None] if values.ndim == 1 else values
 
 
 def pad(parcels: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Join parcels into a batch, padded behind to the most dates T and the most pixels S of them.
+    """Join parcels into a batch, padded behind to the most dates T and the most pixels S.
 
     Parameters
     ----------
@@ -362,38 +390,24 @@ def pad(parcels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def in_order(data: PixelSets, n_bytes: int = BATCH_BYTES) -> Iterator[tuple[int, PixelSets]]:
-    """Yield the parcels in batches, in the order in which their pixels lie in the files.
-
-    The pixels of a batch stay mapped until the next one is asked for: what is mapped is about
-    `n_bytes`, or one parcel.
-
-    Yields
-    ------
-    start, batch
-        Place of the first parcel of the batch, and the batch.
-    """
-    pixel_bytes = max(data.n_dates * data.n_channels * data.pixels.itemsize, 1)
-    for first, last in batches(data.offsets, n_bytes // pixel_bytes):
-        yield first, data.between(first, last)
-        for rows in (data.pixels, data.valid):
-            for array in () if rows is None else arrays_of(rows):
-                unmap(array)
+def read_folds(path: Path) -> list[dict[str, list[str]]]:
+    """Read the folds that split wrote: {train, validation or test: parcel ids} each."""
+    with reading(path, "the folds of a dataset", "Make it again: snakemake -R split."):
+        return [dict(fold) for fold in json.loads(path.read_text(encoding="utf-8"))["folds"]]
 
 
 def day_zero(first: date, season_start: str | date | None) -> date:
-    """Return the date that days are counted from; see `PixelSetDataset.pixel_sets`."""
+    """Return the date from which days are counted.
+
+    Parameters
+    ----------
+    first
+        The first date of the dataset.
+    season_start
+        A date; MM-DD for that day in the year of the first date; None for the first date.
+    """
     if season_start is None:
         return first
     if isinstance(season_start, date):
         return season_start
     return date.fromisoformat(f"{first.year}-{season_start}")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"The dataset lacks {path}.") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None

@@ -1,18 +1,20 @@
-"""The extracted acquisitions of one tile become the series of its parcels' pixels.
+"""Combine the extracted acquisitions of a tile into time series of its parcels' pixels.
 
-A pixel that is clear on no date that is kept was never observed: it has no reflectance, and is not
-in the pixel set of its parcel, whichever way clouds are filled. The share of clear pixels, by which
-dates are dropped, and the geometric features count all pixels of the outline.
+A date with too few clear pixels can be dropped, for one parcel or for the whole tile. A parcel has
+the dates that are not dropped: on these it is observed.
+
+A pixel that is clear on no observed date has no reflectance and is left out, however clouds are
+treated. The share of clear pixels, by which dates are dropped, and the shape features still include
+all pixels of the outline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,16 +25,15 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.pixels.gap_filling import fill_linear
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.npy_files import batches
-from pipeline.dataset.packed_tiles import arrow
+from pipeline.dataset.packed_tiles import arrow, batches
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.sections import Clouds
 
-# Bytes of every date of a pixel beside its channels: clear, the dates kept, and working space.
-MASKS = 4
-# Larger batches are no faster.
+# Bytes of a pixel and date in addition to its channels: clear, observed, and working space.
+MASK_BYTES = 4
+# Larger batches are not faster.
 LARGEST_BATCH = 64_000_000
-# Pixels whose axes are exchanged at a time.
+# Pixels whose axes are exchanged at a time: they fit the CPU cache.
 CHUNK = 2048
 
 OBSERVATIONS = pa.schema(
@@ -47,8 +48,30 @@ OBSERVATIONS = pa.schema(
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Parcels of a tile that are read together.
+
+    Attributes
+    ----------
+    parcels, pixels
+        Their positions, and those of their pixels, in the pixel index of the tile.
+    sizes
+        int64 (n,): number of pixels of each of the n parcels, at least one.
+    """
+
+    parcels: slice
+    pixels: slice
+    sizes: NDArray[np.int64]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First pixel of each parcel within the batch, int64 (n,)."""
+        return np.cumsum(self.sizes) - self.sizes
+
+
+@dataclass(frozen=True)
 class TileSeries:
-    """The acquisitions of a tile in order of time, as files that are mapped into memory.
+    """The acquisitions of a tile in order of time, mapped into memory.
 
     Parameters
     ----------
@@ -57,8 +80,8 @@ class TileSeries:
     dates
         The T dates, each once.
     pixels, clear
-        For every date what was extracted of its acquisitions, uint16 (C, P) and bool (P,) each, in
-        the order in which they are merged.
+        For every date the extracted files of its acquisitions, uint16 (C, P) and bool (P,) each,
+        in the order in which they are merged.
     """
 
     index: PixelIndex
@@ -69,50 +92,57 @@ class TileSeries:
     @classmethod
     def open(cls, index: PixelIndex, rows: Iterable[AcquisitionRow], extracted: Path) -> TileSeries:
         """Map the files of a tile's used acquisitions, rows in the order of the table."""
-        days = {
+        ids = {
             day: [row.acquisition for row in same_date]
             for day, same_date in groupby(rows, key=lambda row: row.date)
         }
-        return cls(
-            index,
-            list(days),
-            [[_map(extracted / f"{i}.npy", index) for i in ids] for ids in days.values()],
-            [[_map(extracted / f"{i}.valid.npy", index) for i in ids] for ids in days.values()],
+        pixels, clear = (
+            [[_map(extracted / f"{i}{suffix}", index) for i in own] for own in ids.values()]
+            for suffix in (".npy", ".valid.npy")
+        )
+        return cls(index, list(ids), pixels, clear)
+
+    def select(self, dates: NDArray[np.bool_]) -> TileSeries:
+        """Return the series on some of the dates, bool (T,)."""
+        chosen = np.flatnonzero(dates).tolist()
+        return replace(
+            self,
+            dates=[self.dates[t] for t in chosen],
+            pixels=[self.pixels[t] for t in chosen],
+            clear=[self.clear[t] for t in chosen],
         )
 
     @property
     def days(self) -> NDArray[np.int64]:
         """Days since the first date, int64 (T,)."""
-        return np.array([(d - self.dates[0]).days for d in self.dates], np.int64)
+        return np.array([(day - self.dates[0]).days for day in self.dates], np.int64)
 
-    @property
-    def n_channels(self) -> int:
-        """Number of channels C."""
-        return int(self.pixels[0][0].shape[0])
-
-    def batches(self, n_bytes: int) -> list[tuple[int, int]]:
+    def batches(self, n_bytes: int) -> list[Batch]:
         """Divide the parcels into batches whose pixels fit the memory, at least one parcel each."""
-        bytes_per_pixel = len(self.dates) * (2 * self.n_channels + MASKS)
+        if not self.index.parcel_ids:
+            return []
+        n_channels = self.pixels[0][0].shape[0]
+        bytes_per_pixel = len(self.dates) * (2 * n_channels + MASK_BYTES)
         limit = min(n_bytes, LARGEST_BATCH) // bytes_per_pixel
-        return list(batches(self.index.offsets, limit))
-
-    def pixels_of(self, first: int, last: int) -> slice:
-        """Return where the pixels of the parcels from `first` up to `last` lie."""
-        return slice(int(self.index.offsets[first]), int(self.index.offsets[last]))
+        offsets, sizes = self.index.offsets, self.index.sizes
+        return [
+            Batch(slice(i, j), slice(int(offsets[i]), int(offsets[j])), sizes[i:j])
+            for i, j in batches(offsets, limit)
+        ]
 
     def read(self, pixels: slice) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
         """Read pixels of all dates: uint16 (T, C, P) and bool (T, P).
 
         Where several acquisitions share a date, each pixel comes from the first one in which it is
-        clear, and from the first of all where none is.
+        clear, and from the first acquisition if it is clear in none.
         """
         values = np.stack([own[0][:, pixels] for own in self.pixels])
         clear = np.stack([own[0][pixels] for own in self.clear])
-        for day, (more, more_clear) in enumerate(zip(self.pixels, self.clear, strict=True)):
-            for other, other_clear in zip(more[1:], more_clear[1:], strict=True):
-                taken = other_clear[pixels] & ~clear[day]
-                values[day][:, taken] = other[:, pixels][:, taken]
-                clear[day] |= taken
+        for t, (others, others_clear) in enumerate(zip(self.pixels, self.clear, strict=True)):
+            for other, other_clear in zip(others[1:], others_clear[1:], strict=True):
+                taken = other_clear[pixels] & ~clear[t]
+                values[t][:, taken] = other[:, pixels][:, taken]
+                clear[t] |= taken
         return values, clear
 
     def read_clear(self, pixels: slice) -> NDArray[np.bool_]:
@@ -120,48 +150,50 @@ class TileSeries:
         return np.stack([np.logical_or.reduce([c[pixels] for c in own]) for own in self.clear])
 
     def clear_fraction(self) -> NDArray[np.float64]:
-        """Compute the share of clear pixels of every date over all parcels, float64 (T,)."""
+        """Compute the share of all parcels' pixels that is clear on each date, float64 (T,)."""
         return np.array([np.logical_or.reduce(own).mean() for own in self.clear])
 
 
 @dataclass(frozen=True)
-class ObservedParcels:
-    """N parcels of a tile, and how much of them is clear on its T dates.
+class Observations:
+    """The dates on which N parcels of a tile are observed, out of its T dates.
 
     Attributes
     ----------
     clear_fraction
-        float64 (N, T): share of the pixels of every parcel's outline that are clear, whether the
-        date is kept or not.
-    kept
-        bool (N, T): False for dates that are dropped for having too few clear pixels.
+        float64 (N, T): share of the pixels of a parcel's outline that are clear, on all dates.
+    observed
+        bool (N, T): False for dates that are dropped because they have too few clear pixels.
     n_pixels
-        int64 (N,): pixels of every parcel that are clear on at least one date that is kept.
+        int64 (N,): pixels of each parcel that are clear on at least one observed date.
     """
 
     clear_fraction: NDArray[np.float64]
-    kept: NDArray[np.bool_]
+    observed: NDArray[np.bool_]
     n_pixels: NDArray[np.int64]
 
     @property
     def n_dates(self) -> NDArray[np.int64]:
-        """Number of kept dates on which each parcel is clear, in part at least, int64 (N,)."""
-        counts: NDArray[np.int64] = ((self.clear_fraction > 0) & self.kept).sum(axis=1)
+        """Observed dates on which at least one pixel of the parcel is clear, int64 (N,)."""
+        counts: NDArray[np.int64] = ((self.clear_fraction > 0) & self.observed).sum(axis=1)
         return counts
 
 
-def kept_dates(series: TileSeries, clouds: Clouds) -> NDArray[np.bool_]:
-    """Return which dates of a tile stay for all parcels, bool (T,): all, unless drop is `run`."""
+def dates_of_tile(series: TileSeries, clouds: Clouds) -> NDArray[np.bool_]:
+    """Return which dates are not dropped for the whole tile, bool (T,).
+
+    That happens only if clouds.drop is `run`; the share of clear pixels is that of all parcels.
+    """
     if clouds.drop == "run" and clouds.min_clear_fraction > 0:
-        kept: NDArray[np.bool_] = series.clear_fraction() >= clouds.min_clear_fraction
-        return kept
+        observed: NDArray[np.bool_] = series.clear_fraction() >= clouds.min_clear_fraction
+        return observed
     return np.ones(len(series.dates), bool)
 
 
 def observe(
-    series: TileSeries, clouds: Clouds, tile_kept: NDArray[np.bool_], first: int, last: int
-) -> ObservedParcels:
-    """Find out how much of a tile's parcels is clear, and which of their dates are kept.
+    series: TileSeries, clouds: Clouds, tile_dates: NDArray[np.bool_], batch: Batch
+) -> Observations:
+    """Count the clear pixels of parcels, and decide on which dates they are observed.
 
     Parameters
     ----------
@@ -169,187 +201,123 @@ def observe(
         The tile's extracted acquisitions.
     clouds
         min_clear_fraction and drop.
-    tile_kept
-        What `kept_dates` returns.
-    first, last
-        The parcels from `first` up to `last`.
+    tile_dates
+        Result of `dates_of_tile`.
+    batch
+        The parcels.
     """
-    pixels = series.pixels_of(first, last)
-    offsets = series.index.offsets[first : last + 1] - pixels.start
-    clear = series.read_clear(pixels)
-    fraction = clear_fraction(clear, offsets)
-    kept = np.broadcast_to(tile_kept, fraction.shape)
+    clear = series.read_clear(batch.pixels)
+    counts = np.add.reduceat(clear, batch.starts, axis=1, dtype=np.int64)
+    fraction: NDArray[np.float64] = (counts / batch.sizes).T
+    observed = np.broadcast_to(tile_dates, fraction.shape)
     if clouds.drop == "parcel":
-        kept = fraction >= clouds.min_clear_fraction
-    _drop(clear, kept, offsets)
-    ever_clear: NDArray[np.bool_] = np.any(clear, axis=0)
-    n_pixels = np.add.reduceat(ever_clear, offsets[:-1], dtype=np.int64)
-    return ObservedParcels(fraction, kept, n_pixels)
+        observed = fraction >= clouds.min_clear_fraction
+    _mask_dropped(clear, observed, batch)
+    n_pixels = np.add.reduceat(np.any(clear, axis=0), batch.starts, dtype=np.int64)
+    return Observations(fraction, observed, n_pixels)
 
 
-def packed(
+def pack(
     series: TileSeries,
-    clouds: Clouds,
-    kept: NDArray[np.bool_],
+    fill: str,
+    observed: NDArray[np.bool_],
     held: NDArray[np.bool_],
-    width: int,
-    first: int,
-    last: int,
+    batch: Batch,
 ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.bool_]]]:
-    """Read a batch of a tile's parcels, drop dates, fill what clouds hide, and pack the rest.
+    """Read a batch of parcels, treat clouds, and yield the pixels to pack in order.
 
-    A date that is dropped is as if it had not been acquired: its few clear pixels do not take part
-    in filling, either.
+    A dropped date has no effect: its few clear pixels are not used for interpolation either.
 
     Parameters
     ----------
     series
         The tile's extracted acquisitions.
-    clouds
-        fill.
-    kept
-        bool (N, T), the dates of the parcels of this batch.
+    fill
+        clouds.fill: linear or none.
+    observed
+        bool (n, T), the dates on which each parcel of the batch is observed.
     held
-        bool (N,), which of them are packed.
-    width
-        Number of dates that each pixel gets; behind those of its parcel there is padding.
-    first, last
-        The batch: the parcels from `first` up to `last`.
+        bool (n,), which of the parcels are packed.
+    batch
+        The n parcels.
 
     Yields
     ------
-    uint16 (n, width, C) and bool (n, width): the pixels of the held parcels that are clear at
-    least once, in order, a few at a time, and whether they are clear.
+    uint16 (p, T, C) and bool (p, T): the pixels of held parcels that are clear at least once, and
+    whether they are clear. The dates of each pixel are those of its parcel; behind them is padding.
     """
-    pixels = series.pixels_of(first, last)
-    offsets = series.index.offsets[first : last + 1] - pixels.start
-    values, clear = series.read(pixels)
-    _drop(clear, kept, offsets)
-    if clouds.fill == "linear":
+    values, clear = series.read(batch.pixels)
+    _mask_dropped(clear, observed, batch)
+    if fill == "linear":
         fill_linear(values, clear, series.days)
-    of_parcel = np.repeat(np.arange(last - first), np.diff(offsets))
-    chosen = np.any(clear, axis=0) & held[of_parcel]
-    # Parcels that have the same dates, as nearly always, have them in the same places.
-    own = kept[held]
-    shared = np.flatnonzero(own[0]) if len(own) and (own == own[0]).all() else None
-    for start in range(0, len(chosen), CHUNK):
+    parcel = np.repeat(np.arange(len(held)), batch.sizes)
+    packed = np.any(clear, axis=0) & held[parcel]
+    for start in range(0, len(packed), CHUNK):
         some = slice(start, start + CHUNK)
-        if not (mask := chosen[some]).any():
+        if not (chosen := packed[some]).any():
             continue
-        # Exchanged first and chosen then: copying rows takes least.
+        # (T, C, P) to (P, T, C) before pixels are chosen: then whole rows are copied, which is
+        # faster than choosing on the last axis.
         rows = np.ascontiguousarray(values[:, :, some].transpose(2, 0, 1))
         rows_clear = np.ascontiguousarray(clear[:, some].T)
-        if not mask.all():
-            rows, rows_clear = rows[mask], rows_clear[mask]
-        if shared is not None:
-            if len(shared) < rows.shape[1]:
-                rows, rows_clear = rows[:, shared], rows_clear[:, shared]
-        else:
-            rows, rows_clear = _kept_first(rows, rows_clear, kept[of_parcel[some][mask]])
-        if rows.shape[1] != width:
-            rows, rows_clear = _of_width(rows, width), _of_width(rows_clear, width)
+        if not chosen.all():
+            rows, rows_clear = rows[chosen], rows_clear[chosen]
+        dates = observed[parcel[some][chosen]]
+        if not dates.all():
+            rows, rows_clear = _move_dropped_behind(rows, rows_clear, dates)
         yield rows, rows_clear
 
 
-def _kept_first(
-    rows: NDArray[np.uint16], clear: NDArray[np.bool_], kept: NDArray[np.bool_]
+def _mask_dropped(clear: NDArray[np.bool_], observed: NDArray[np.bool_], batch: Batch) -> None:
+    """Set dropped dates to not clear, in place: clear is bool (T, P), observed bool (n, T)."""
+    if not observed.all():
+        clear &= np.repeat(observed, batch.sizes, axis=0).T
+
+
+def _move_dropped_behind(
+    rows: NDArray[np.uint16], clear: NDArray[np.bool_], observed: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """Put the kept dates (P, T) of every pixel first, in order of time, and 0 behind them."""
-    order = np.argsort(~kept, axis=1, kind="stable")
+    """Move the observed dates, bool (P, T), of every pixel to the front; pad behind with 0."""
+    order = np.argsort(~observed, axis=1, kind="stable")
     rows = np.take_along_axis(rows, order[:, :, None], axis=1)
     clear = np.take_along_axis(clear, order, axis=1)
-    padding = np.arange(kept.shape[1]) >= kept.sum(axis=1)[:, None]
+    padding = np.arange(observed.shape[1]) >= observed.sum(axis=1)[:, None]
     rows[padding] = 0
     clear[padding] = False
     return rows, clear
 
 
-def _of_width(rows: NDArray[Any], width: int) -> NDArray[Any]:
-    """Cut or pad rows (P, T, ...) to so many dates; what is cut is padding."""
-    whole: NDArray[Any] = np.zeros((len(rows), width, *rows.shape[2:]), rows.dtype)
-    n_dates = min(width, rows.shape[1])
-    whole[:, :n_dates] = rows[:, :n_dates]
-    return whole
-
-
-def clear_fraction(clear: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Compute the share of clear pixels of every parcel on every date.
-
-    Parameters
-    ----------
-    clear
-        bool (T, P).
-    offsets
-        int64 (N + 1,): parcel i has the pixels offsets[i] up to offsets[i + 1], one at least.
-
-    Returns
-    -------
-    float64 (N, T), 0 to 1.
-    """
-    counts = np.add.reduceat(clear, offsets[:-1], axis=1, dtype=np.int64)
-    share: NDArray[np.float64] = (counts / np.diff(offsets)).T
-    return share
-
-
-class ObservationWriter:
-    """Write the table of observations batch by batch, one row for every date of a parcel's tile.
-
-    Parameters
-    ----------
-    path
-        Parquet file to write.
-    tile
-        The tile.
-    dates
-        Its T dates.
-    """
-
-    def __init__(self, path: Path, tile: str, dates: Sequence[date]) -> None:
-        self._file = pq.ParquetWriter(path, OBSERVATIONS)
-        self._tile = tile
-        # As Arrow counts them: days since 1970.
-        self._dates = np.asarray(dates, "datetime64[D]").astype(np.int32)
-
-    def __enter__(self) -> ObservationWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def add(self, parcel_ids: Sequence[str], observed: ObservedParcels) -> None:
-        """Add parcels."""
-        n, n_dates = observed.kept.shape
-        parcel = pa.DictionaryArray.from_arrays(
-            arrow(np.repeat(np.arange(n), n_dates), pa.int32()), arrow(parcel_ids, pa.string())
-        )
-        columns = [
-            parcel.cast(pa.string()),
-            pa.repeat(arrow([self._tile], pa.string())[0], n * n_dates),
-            arrow(np.tile(self._dates, n), pa.int32()).view(pa.date32()),
-            arrow(observed.clear_fraction.ravel(), pa.float32()),
-            arrow(observed.kept.ravel(), pa.bool_()),
-        ]
-        self._file.write_table(pa.Table.from_arrays(columns, schema=OBSERVATIONS))
-
-
-def _drop(clear: NDArray[np.bool_], kept: NDArray[np.bool_], offsets: NDArray[np.int64]) -> None:
-    """Mark the dates (N, T) that are not kept as not clear, in place: clear is bool (T, P)."""
-    if not kept.all():
-        clear &= np.repeat(kept, np.diff(offsets), axis=0).T
+def write_observations(
+    file: pq.ParquetWriter,
+    tile: str,
+    dates: Sequence[date],
+    parcel_ids: Sequence[str],
+    counts: Observations,
+) -> None:
+    """Write a row for every parcel and date to an open table of `OBSERVATIONS`."""
+    n, n_dates = counts.observed.shape
+    # Arrow dates are days since 1970.
+    days = np.asarray(dates, "datetime64[D]").astype(np.int32)
+    parcel = pa.DictionaryArray.from_arrays(
+        arrow(np.repeat(np.arange(n), n_dates), pa.int32()), arrow(parcel_ids, pa.string())
+    )
+    columns = [
+        parcel.cast(pa.string()),
+        pa.repeat(arrow([tile], pa.string())[0], n * n_dates),
+        arrow(np.tile(days, n), pa.int32()).view(pa.date32()),
+        arrow(counts.clear_fraction.ravel(), pa.float32()),
+        arrow(counts.observed.ravel(), pa.bool_()),
+    ]
+    file.write_table(pa.Table.from_arrays(columns, schema=OBSERVATIONS))
 
 
 def _map(path: Path, index: PixelIndex) -> NDArray[Any]:
-    """Map an extracted file; refuse one of another number of pixels than the index has."""
+    """Map an extracted file; refuse a file with another number of pixels than the index."""
     array: NDArray[Any] = np.load(path, mmap_mode="r")
     if array.shape[-1] != len(index.rows):
         raise InputError(
-            f"{path} has {array.shape[-1]} pixels and the index of tile {index.tile} "
-            f"{len(index.rows)}: it was extracted with another. Extract again: "
+            f"{path} has {array.shape[-1]} pixels, the pixel index of tile {index.tile} has "
+            f"{len(index.rows)}: the file was extracted with another index. Extract again: "
             "snakemake -R extract."
         )
     return array

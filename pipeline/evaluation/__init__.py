@@ -1,1 +1,1 @@
-"""Scores of trained models."""
+"""Baselines, with which the scores of the models are compared."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.report.class_colours import UNPREDICTED
-from pipeline.report.confidence import THRESHOLDS
+from pipeline.report.scores import THRESHOLDS
 from pipeline.workflow.rounding import percent
 from pipeline.workflow.writing import replacing
 

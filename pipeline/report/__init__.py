@@ -1,1 +1,1 @@
-"""What the report shows: its inputs, figures, map and templates."""
+"""The report: its inputs, scores, figures, map and templates."""

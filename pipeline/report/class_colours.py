@@ -1,4 +1,4 @@
-"""Colours of the classes, the same one wherever a class is shown."""
+"""Colours of the classes, the same wherever a class is shown."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
-# Okabe and Ito's seven (jfly.uni-koeln.de/color) come first. Each further one is about as far as
-# can be (in OKLab, also as seen with deuteranopia and protanopia) from all before it and from the
-# greys of the maps, and stands out from both a white and a black page.
+# The first seven are those of Okabe and Ito (jfly.uni-koeln.de/color). Each further colour is
+# nearly as far as possible from all colours before it and from the greys of the maps, measured in
+# OKLab, also as seen with deuteranopia and protanopia. It contrasts with a white and a black page.
 COLOURS = (
     *("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#6d3d31"),
     *("#612486", "#8679ff", "#6dce92", "#9e3d79", "#003dc2", "#9e4900", "#4955e7", "#6dff9e"),
     *("#9eceff", "#ff496d", "#6d92db", "#793161", "#86c2c2", "#e7c224", "#c23155", "#316d49"),
 )
-# More colours than these cannot be told apart: the classes with the fewest parcels share one grey.
+# More colours cannot be told apart: the classes with the fewest parcels share one grey.
 SHARED = "#6f757d"
 # The colour of parcels without prediction.
 UNPREDICTED = "#c3c8cd"
@@ -27,9 +27,9 @@ def read_class_colours(dataset: PixelSetDataset, predicted: Iterable[str]) -> di
     Parameters
     ----------
     dataset
-        Whose classes come first, in order of the class index.
+        Dataset, whose classes come first, in order of the class index.
     predicted
-        Codes of the predicted classes: models from elsewhere may have learnt others.
+        Codes of the predicted classes: existing weights may be trained on other classes.
 
     Returns
     -------
@@ -41,13 +41,13 @@ def read_class_colours(dataset: PixelSetDataset, predicted: Iterable[str]) -> di
 
 
 def class_colours(n_parcels: Mapping[str, int]) -> dict[str, str]:
-    """Give every class its colour.
+    """Assign a colour to every class.
 
     Parameters
     ----------
     n_parcels
-        {code: number of parcels}, in order of the class index. As long as there are enough
-        colours, a class's colour depends on its index alone.
+        {code: number of parcels}, in order of the class index. If there are enough colours, the
+        colour of a class depends only on its index.
 
     Returns
     -------

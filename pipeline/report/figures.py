@@ -1,9 +1,13 @@
-"""The report's figures: clouds, training, seasons and confidence."""
+"""The report's charts: clouds, training, seasons and confidence; macros.jinja draws them as SVG.
+
+Lengths are in units of a chart's view box, y downward.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -13,51 +17,114 @@ from numpy.typing import NDArray
 
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.charts import (
-    Bar,
-    Chart,
-    Dot,
-    Line,
-    Scale,
-    Tick,
-    join_points,
-    month_ticks,
-    say_day,
-)
-from pipeline.report.confidence import Group
-from pipeline.report.scores import TrainLog, best_epoch
+from pipeline.report.scores import Group, TrainLog, best_epoch
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.rounding import percent, rounded
 
+RED, NEAR_INFRARED = "B04", "B08"
+# These many parcels are enough to show a class. All parcels of a large dataset would take minutes.
+MOST_PARCELS = 200
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Linear scale from the values low .. high to the places start .. end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return the place of a value, rounded to a tenth."""
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A polyline, or an area if `closed`; `kind` is its CSS class."""
+
+    points: str
+    kind: str
+    title: str = ""
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point; its CSS class and hover title."""
+
+    x: float
+    y: float
+    kind: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar from `top` down to the axis, if it has a value, and the mark below it."""
+
+    x: float
+    top: float
+    used: bool
+    has_value: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its axes; `label` is the text alternative."""
+
+    label: str
+    width: int
+    height: int
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: list[Line] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    title: str = ""
+    colour: str = ""
+    left: int = 40
+    bottom: int = 24
+    right: int = 12
+    axis_gap: int = 0
+    x_title: str = ""
+    bar_width: float = 0.0
+
 
 def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:
-    """Draw the cloud fraction of every acquisition over time, used or not; None without any."""
+    """Draw the cloud fraction of every acquisition over time; None if there are none."""
     if not rows:
         return None
     width, height, left, bottom, right = 960, 240, 46, 48, 12
-    first, last = min(r.date for r in rows), max(r.date for r in rows)
+    first, last = min(row.date for row in rows), max(row.date for row in rows)
     x = Scale(first.replace(day=1).toordinal(), last.toordinal(), left + 8, width - right - 8)
     y = Scale(0, 1, height - bottom, 12)
-    bars = [
-        Bar(
-            x(row.date.toordinal()),
-            y(row.cloud_fraction or 0),
-            row.used,
-            row.cloud_fraction is not None,
-            f"{say_day(row.date)}: {_cloudy(row)}, {'used' if row.used else 'set aside'}",
-        )
-        for row in rows
-    ]
     # The satellites pass every two to five days: bars of two days leave gaps between most.
     two_days = 2 * (x.end - x.start) / max(1, last.toordinal() - first.toordinal())
-    line = Line(
-        f"{left},{y(limit)} {width - right},{y(limit)}", "limit", f"Limit {percent(limit, 0)}"
-    )
+    bars = []
+    for row in rows:
+        cloudy = "clouds unknown"
+        if row.cloud_fraction is not None:
+            cloudy = f"{percent(row.cloud_fraction, 0)} cloud"
+        title = f"{say_day(row.date)}: {cloudy}, {'used' if row.used else 'set aside'}"
+        place, has_value = x(row.date.toordinal()), row.cloud_fraction is not None
+        bars.append(Bar(place, y(row.cloud_fraction or 0), row.used, has_value, title))
+    ends = [(left, y(limit)), (width - right, y(limit))]
     return Chart(
         f"Cloud fraction of {len(rows)} acquisitions from {first} to {last}.",
-        *(width, height, month_ticks(first.replace(day=1), last, x)),
-        y_ticks=[Tick(y(v), percent(v, 0)) for v in (0, 0.25, 0.5, 0.75, 1)],
-        lines=[line],
+        *(width, height, month_ticks(first.replace(day=1), last, x), _percent_ticks(y, 0.25, 4)),
+        lines=[Line(join_points(ends), "limit", f"Limit {percent(limit, 0)}")],
         bars=bars,
         left=left,
         bottom=bottom,
@@ -67,15 +134,83 @@ def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:
     )
 
 
+def calibration_chart(groups: Sequence[Group]) -> Chart:
+    """Draw accuracy over confidence, and the diagonal on which they are equal."""
+    lowest = min(0.9, *(min(group.low, group.confidence) for group in groups))
+    low = math.floor(lowest * 5) / 5
+    x, y = Scale(low, 1, 46, 428), Scale(low, 1, 316, 12)
+    points = [(x(group.confidence), y(group.accuracy)) for group in groups]
+    intervals = [[(x(g.confidence), y(g.low)), (x(g.confidence), y(g.high))] for g in groups]
+    step, n = (0.2, round((1 - low) * 5)) if low < 0.5 else (0.1, round((1 - low) * 10))
+    return Chart(
+        "Accuracy of the out-of-fold predictions by their confidence.",
+        *(440, 360, _percent_ticks(x, step, n), _percent_ticks(y, step, n)),
+        lines=[
+            Line(join_points([(x(low), y(low)), (x(1), y(1))]), "diagonal"),
+            *(Line(join_points(interval), "whisker") for interval in intervals),
+            Line(join_points(points), "validation"),
+        ],
+        dots=[
+            Dot(
+                *point,
+                "validation",
+                f"{group.count:,} parcels: confidence {percent(group.confidence)}, "
+                f"right {percent(group.accuracy)}",
+            )
+            for point, group in zip(points, groups, strict=True)
+        ],
+        left=46,
+        bottom=44,
+        x_title="Confidence",
+    )
+
+
 def training_charts(logs: Mapping[int, TrainLog]) -> list[Chart]:
-    """Draw loss, accuracy and mean IoU per epoch: a line a fold, a dot where its model was kept."""
+    """Draw loss, accuracy and mean IoU per epoch: a line a fold, a dot at the saved epoch."""
     if not logs:
         return []
     return [
-        _training_chart(logs, "Loss", "train_loss", "val_loss", 3),
-        _training_chart(logs, "Overall accuracy (%)", "train_accuracy", "val_accuracy", 1, 100),
-        _training_chart(logs, "Mean IoU", "train_IoU", "val_IoU", 3, 1),
+        _training_chart(logs, "Loss", "loss", 3),
+        _training_chart(logs, "Overall accuracy (%)", "accuracy", 1, 100),
+        _training_chart(logs, "Mean IoU", "IoU", 3, 1),
     ]
+
+
+def _training_chart(
+    logs: Mapping[int, TrainLog], title: str, metric: str, digits: int, whole: float = math.inf
+) -> Chart:
+    """Draw one metric of all folds; its values are written as `rounded` does."""
+    width, height, left = 340, 240, 44
+    keys = {"training": f"train_{metric}", "validation": f"val_{metric}"}
+    # A loss that was not finite is not drawn: the line leaves out its epoch.
+    values = [v[key] for log in logs.values() for v in log.values() for key in keys.values()]
+    values = [value for value in values if math.isfinite(value)]
+    last = max(max(log) for log in logs.values())
+    y_values = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
+    x_values = MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]).tick_values(1, last)
+    x = Scale(min(1, last - 1), last, left + 4, width - 14)
+    y = Scale(y_values[0], y_values[-1], height - 40, 10)
+    lines, dots = [], []
+    for kind, key in keys.items():
+        for fold, log in logs.items():
+            points = [(x(epoch), y(v[key])) for epoch, v in log.items() if math.isfinite(v[key])]
+            lines.append(Line(join_points(points), kind, f"Fold {fold}, {kind}"))
+    for fold, log in logs.items():
+        saved = best_epoch(log)
+        value = log[saved][keys["validation"]]
+        words = f"Fold {fold}, epoch {saved}: {rounded(value, digits, whole)}"
+        dots.append(Dot(x(saved), y(value), "kept", words))
+    return Chart(
+        f"{title} per epoch, training and validation, of {len(logs)} folds.",
+        *(width, height),
+        [Tick(x(v), f"{v:.0f}") for v in x_values if 1 <= v <= last],
+        [Tick(y(v), f"{v:g}") for v in np.round(y_values, 9)],
+        *(lines, dots),
+        title=title,
+        left=left,
+        bottom=40,
+        x_title="Epoch",
+    )
 
 
 def season_charts(
@@ -89,7 +224,7 @@ def season_charts(
     Parameters
     ----------
     series
-        {code: float64 (T, 3)}: quartiles of the class on every date, NaN where none was clear.
+        {code: float64 (T, 3)}: quartiles of the class on every date, NaN where none is clear.
     dates
         The T dates.
     classes
@@ -107,43 +242,6 @@ def season_charts(
     ]
 
 
-def calibration_chart(groups: Sequence[Group]) -> Chart:
-    """Draw accuracy over confidence, beside the diagonal where the two agree."""
-    low = min(0.9, *(min(g.low, g.confidence) for g in groups))
-    low = np.floor(low * 5) / 5
-    x, y = Scale(low, 1, 46, 428), Scale(low, 1, 316, 12)
-    values = np.arange(round(low * 10), 11, 2 if low < 0.5 else 1) / 10
-    whiskers = [
-        Line(join_points([(x(g.confidence), y(g.low)), (x(g.confidence), y(g.high))]), "whisker")
-        for g in groups
-    ]
-    middle = join_points((x(g.confidence), y(g.accuracy)) for g in groups)
-    return Chart(
-        "Accuracy of the out-of-fold predictions by their confidence.",
-        *(440, 360),
-        [Tick(x(v), percent(v, 0)) for v in values],
-        [Tick(y(v), percent(v, 0)) for v in values],
-        lines=[
-            Line(join_points([(x(low), y(low)), (x(1), y(1))]), "diagonal"),
-            *whiskers,
-            Line(middle, "validation"),
-        ],
-        dots=[
-            Dot(
-                x(g.confidence),
-                y(g.accuracy),
-                "validation",
-                f"{g.count:,} parcels: confidence {percent(g.confidence)}, "
-                f"right {percent(g.accuracy)}",
-            )
-            for g in groups
-        ],
-        left=46,
-        bottom=44,
-        x_title="Confidence",
-    )
-
-
 def _season_chart(
     name: str,
     colour: str,
@@ -153,10 +251,9 @@ def _season_chart(
     y: Scale,
 ) -> Chart:
     """Draw the NDVI of one class."""
-    seen = [(d, q) for d, q in zip(dates, quartiles, strict=True) if np.isfinite(q).all()]
-    places = [x(d.toordinal()) for d, _ in seen]
+    clear = np.flatnonzero(np.isfinite(quartiles).all(axis=1)).tolist()
     lower, middle, upper = (
-        [(px, y(q[rank])) for px, (_, q) in zip(places, seen, strict=True)] for rank in range(3)
+        [(x(dates[t].toordinal()), y(quartiles[t, rank])) for t in clear] for rank in range(3)
     )
     return Chart(
         f"NDVI of {name} over time: median and quartiles.",
@@ -168,8 +265,8 @@ def _season_chart(
             Line(join_points(middle), "median"),
         ],
         dots=[
-            Dot(*place, "median", f"{say_day(d)}: NDVI {q[1]:.2f}")
-            for place, (d, q) in zip(middle, seen, strict=True)
+            Dot(*place, "median", f"{say_day(dates[t])}: NDVI {quartiles[t, 1]:.2f}")
+            for place, t in zip(middle, clear, strict=True)
         ],
         title=name,
         colour=colour,
@@ -179,109 +276,86 @@ def _season_chart(
     )
 
 
-def _training_chart(
-    logs: Mapping[int, TrainLog],
-    title: str,
-    train: str,
-    validation: str,
-    digits: int,
-    whole: float = math.inf,
-) -> Chart:
-    """Draw one measure of all folds; its values are written as `rounded` does."""
-    width, height, left = 340, 240, 44
-    values = [v[key] for log in logs.values() for v in log.values() for key in (train, validation)]
-    # A loss that was not finite has no place: the line leaves its epoch out.
-    values = [value for value in values if math.isfinite(value)]
-    last = max(max(log) for log in logs.values())
-    y_values = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
-    x_values = MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]).tick_values(1, last)
-    x = Scale(min(1, last - 1), last, left + 4, width - 14)
-    y = Scale(y_values[0], y_values[-1], height - 40, 10)
-    lines, dots = [], []
-    for kind, key in (("training", train), ("validation", validation)):
-        for fold, log in logs.items():
-            points = join_points(
-                (x(epoch), y(v[key])) for epoch, v in log.items() if math.isfinite(v[key])
-            )
-            lines.append(Line(points, kind, f"Fold {fold}, {kind}"))
-    for fold, log in logs.items():
-        kept = best_epoch(log)
-        value = log[kept][validation]
-        words = f"Fold {fold}, epoch {kept}: {rounded(value, digits, whole)}"
-        dots.append(Dot(x(kept), y(value), "kept", words))
-    return Chart(
-        f"{title} per epoch, training and validation, of {len(logs)} folds.",
-        *(width, height),
-        [Tick(x(v), f"{v:.0f}") for v in x_values if 1 <= v <= last],
-        [Tick(y(v), f"{v:g}") for v in np.round(y_values, 9)],
-        *(lines, dots),
-        title=title,
-        left=left,
-        bottom=40,
-        x_title="Epoch",
-    )
-
-
-def _cloudy(row: AcquisitionRow) -> str:
-    if row.cloud_fraction is None:
-        return "clouds unknown"
-    return f"{percent(row.cloud_fraction, 0)} cloud"
-
-
-RED, NEAR_INFRARED = "B04", "B08"
-# So many parcels show how a class behaves; reading all of a large dataset would take minutes.
-MOST_PARCELS = 200
-
-
 def ndvi_by_class(dataset: PixelSetDataset) -> dict[str, NDArray[np.float64]]:
     """Compute the quartiles of NDVI (Rouse et al. 1974) of every class on every date.
 
-    Of a parcel its clear pixels' median counts; of a class at most `MOST_PARCELS` parcels, evenly
-    spaced in the dataset's order.
+    A parcel has the median NDVI of its clear pixels. At most `MOST_PARCELS` parcels of a class are
+    used, evenly spaced in the dataset's order.
 
     Returns
     -------
     dict
-        {code: float64 (T, 3)}: quartiles over the parcels, NaN where none was seen clearly. Empty
-        if the dataset lacks a band. Classes without parcels are left out.
+        {code: float64 (T, 3)}: quartiles over the parcels, NaN where no parcel is clear. Empty if
+        the dataset lacks a band. Classes without parcels are left out.
     """
     bands = dataset.bands
     if not {RED, NEAR_INFRARED} <= set(bands):
         return {}
-    channels = bands.index(RED), bands.index(NEAR_INFRARED)
-    labels, own = dataset.labels, dataset.parcel_dates
-    place = {day: i for i, day in enumerate(dataset.dates)}
+    channels = [bands.index(RED), bands.index(NEAR_INFRARED)]
+    place = {day: t for t, day in enumerate(dataset.dates)}
     series = {}
-    for index, land in enumerate(dataset.classes):
-        members = np.flatnonzero(labels == index)
-        if len(members):
-            step = -(-len(members) // MOST_PARCELS)
-            shown = members[::step]
-            parcels = np.full((len(shown), len(place)), np.nan)
-            for row, i in zip(parcels, shown, strict=True):
-                dates = list(place) if own is None else own[dataset.ids[i]]
-                row[[place[day] for day in dates]] = _parcel_ndvi(dataset[i], *channels)
-            series[str(land.code)] = _quartiles(parcels)
+    for index, crop in enumerate(dataset.classes):
+        members = np.flatnonzero(dataset.labels == index)
+        if not len(members):
+            continue
+        shown = members[:: -(-len(members) // MOST_PARCELS)]
+        ndvi = np.full((len(shown), len(place)), np.nan)
+        for row, i in zip(ndvi, shown, strict=True):
+            own = dataset.parcel_dates
+            dates = list(place) if own is None else own[dataset.ids[i]]
+            row[[place[day] for day in dates]] = _parcel_ndvi(dataset[i], channels)
+        # nanquantile warns of dates on which no parcel is clear.
+        clear = np.isfinite(ndvi).any(axis=0)
+        series[str(crop.code)] = np.full((len(place), 3), np.nan)
+        quartiles = np.nanquantile(ndvi[:, clear], [0.25, 0.5, 0.75], axis=0)
+        series[str(crop.code)][clear] = quartiles.T
     return series
 
 
-def _parcel_ndvi(parcel: dict[str, Any], red: int, near_infrared: int) -> NDArray[np.float64]:
+def _parcel_ndvi(parcel: dict[str, Any], channels: list[int]) -> NDArray[np.float64]:
     """Compute the median NDVI of a parcel's clear pixels, float64 (T,)."""
-    pixels = parcel["pixels"][:, [red, near_infrared]].astype(np.float64)
-    total = pixels.sum(axis=1)
+    # (T, 2, S) of red and near infrared to (T, S) each
+    red, near_infrared = np.moveaxis(parcel["pixels"][:, channels].astype(np.float64), 1, 0)
+    total = near_infrared + red
     clear = parcel["clear"] & (total > 0)
-    ndvi = np.divide(
-        pixels[:, 1] - pixels[:, 0], total, out=np.full_like(total, np.nan), where=clear
-    )
+    ndvi = np.full_like(total, np.nan)
+    np.divide(near_infrared - red, total, out=ndvi, where=clear)
     median = np.full(len(ndvi), np.nan)
-    seen = clear.any(axis=1)
-    median[seen] = np.nanmedian(ndvi[seen], axis=1)
+    any_clear = clear.any(axis=1)
+    median[any_clear] = np.nanmedian(ndvi[any_clear], axis=1)
     return median
 
 
-def _quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute quartiles over the first axis where anything was seen: (N, T) to (T, 3)."""
-    quartiles = np.full((values.shape[1], 3), np.nan)
-    seen = np.isfinite(values).any(axis=0)
-    quartiles[seen] = np.nanquantile(values[:, seen], [0.25, 0.5, 0.75], axis=0).T
-    return quartiles
+def month_ticks(first: date, last: date, x: Scale, at_most: int = 14) -> list[Tick]:
+    """Mark the first day of every n-th month, with the least n for at most `at_most` marks."""
+    months = (last.year - first.year) * 12 + last.month - first.month + 1
+    step = next((s for s in (1, 2, 3, 6, 12) if months / s <= at_most), 12 * (months // 120 + 1))
+    starts = [
+        date(first.year + m // 12, m % 12 + 1, 1)
+        for m in range(first.month - 1, first.month + months)
+        if m % step == 0
+    ]
+    ticks, year = [], None
+    for day in starts:
+        if first <= day <= last:
+            # The year is written with the first month of it.
+            label = f"{day:%b}" if day.year == year else f"{day:%b %Y}"
+            ticks.append(Tick(x(day.toordinal()), label))
+            year = day.year
+    return ticks
+
+
+def _percent_ticks(scale: Scale, step: float, n: int) -> list[Tick]:
+    """Mark 100 % and n steps below it, from the lowest on."""
+    values = [round(1 - i * step, 9) for i in range(n, -1, -1)]
+    return [Tick(scale(value), percent(value, 0)) for value in values]
+
+
+def say_day(day: date) -> str:
+    """Return a date as text, such as 3 May 2018."""
+    return f"{day.day} {day:%B %Y}"
+
+
+def join_points(points: Iterable[tuple[float, float]]) -> str:
+    """Return places (x, y) as SVG writes them."""
+    return " ".join(f"{x:g},{y:g}" for x, y in points)

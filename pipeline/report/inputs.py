@@ -1,4 +1,4 @@
-"""What the report says of the inputs: acquisitions, parcels and classes, used or not and why."""
+"""The report's inputs: acquisitions, parcels and classes, used or not, and why."""
 
 from __future__ import annotations
 
@@ -19,38 +19,62 @@ from pipeline.workflow.paths import RunPaths
 
 @dataclass(frozen=True)
 class Imagery:
-    """The acquisitions; `rows` is empty where the run started from a finished dataset.
+    """The acquisitions of a run.
 
-    `own_dates` tells whether parcels have dates of their own.
+    Attributes
+    ----------
+    rows
+        All acquisitions; empty if the run started from an existing dataset.
+    dates
+        Dates of the dataset.
+    own_dates
+        Whether dates differ between parcels.
+    clear_dates
+        Minimum, median and maximum number of dates on which a parcel is clear.
     """
 
     rows: list[AcquisitionRow]
     dates: list[date]
-    set_aside: list[tuple[str, int]]
-    products: list[tuple[tuple[str, str, str], int]]
-    longest_gap: tuple[date, date] | None
-    clear_dates: tuple[int, float, int] | None
     own_dates: bool
+    clear_dates: tuple[int, float, int] | None
 
     @property
-    def n_used(self) -> int:
-        """Number of used acquisitions."""
-        return sum(row.used for row in self.rows)
+    def used(self) -> list[AcquisitionRow]:
+        """The acquisitions that are used."""
+        return [row for row in self.rows if row.used]
 
     @property
     def tiles(self) -> list[str]:
         """Tiles of the used acquisitions."""
-        return sorted({row.tile for row in self.rows if row.used})
+        return sorted({row.tile for row in self.used})
 
     @property
     def clouds(self) -> list[float]:
-        """Cloud fractions of the used acquisitions, where they are known."""
-        return [r.cloud_fraction for r in self.rows if r.used and r.cloud_fraction is not None]
+        """Cloud fractions of the used acquisitions for which they are stated."""
+        return [row.cloud_fraction for row in self.used if row.cloud_fraction is not None]
+
+    @property
+    def set_aside(self) -> list[tuple[str, int]]:
+        """Reasons for which acquisitions are not used, and their number, most frequent first."""
+        unused = (AcquisitionReason(row.reason).words for row in self.rows if not row.used)
+        return Counter(unused).most_common()
+
+    @property
+    def products(self) -> list[tuple[tuple[str, str, str], int]]:
+        """Platform, baseline and offset of the used acquisitions, and their number."""
+        kinds = ((row.platform, row.baseline, row.offset) for row in self.used)
+        return sorted(Counter(kinds).items())
+
+    @property
+    def longest_gap(self) -> tuple[date, date] | None:
+        """The two successive dates with the most days between them."""
+        gaps = pairwise(self.dates)
+        return max(gaps, key=lambda gap: gap[1] - gap[0], default=None)
 
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """Rows of the register that share a fate: `examples` are up to five of their ids."""
+    """Input parcels with the same status and reason; `examples` are up to five of their ids."""
 
     status: str
     reason: str
@@ -60,7 +84,7 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The account of every input parcel."""
+    """The status of every input parcel."""
 
     lines: list[LedgerLine]
     n_mended: int
@@ -72,7 +96,7 @@ class Ledger:
 
 
 def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
-    """Read the acquisitions, and on how many dates the parcels were seen clearly."""
+    """Read the acquisitions, and on how many dates the parcels are clear."""
     rows = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
     with_parcels = dataset.description.get("tiles") or {row.tile for row in rows}
     rows = [
@@ -81,31 +105,25 @@ def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
         else row
         for row in rows
     ]
-    dates = dataset.dates
-    reasons = Counter(AcquisitionReason(r.reason).words for r in rows if not r.used)
-    products = Counter((r.platform, r.baseline, r.offset) for r in rows if r.used)
-    gaps = list(pairwise(dates))
     n_clear = list(dataset.n_dates.values())
     return Imagery(
         rows=rows,
-        dates=dates,
-        set_aside=reasons.most_common(),
-        products=sorted(products.items()),
-        longest_gap=max(gaps, key=lambda gap: gap[1] - gap[0], default=None),
+        dates=dataset.dates,
         own_dates=dataset.parcel_dates is not None,
         clear_dates=(min(n_clear), statistics.median(n_clear), max(n_clear)) if n_clear else None,
     )
 
 
 def read_account(paths: RunPaths, *, trained: bool = True) -> Ledger:
-    """Read what became of every input parcel, the frequent fates first.
+    """Read the status and reason of every input parcel, the frequent ones first.
 
     Parameters
     ----------
     paths
         The run.
     trained
-        Whether the run trained models: with those from elsewhere it learns from no parcel.
+        Whether the run trained models. If it used existing weights, it was not trained on any
+        parcel.
     """
     rows = read_ledger(paths.ledger, ["row", "parcel_id", "status", "reason", "mended"])
     if not trained:
@@ -113,56 +131,52 @@ def read_account(paths: RunPaths, *, trained: bool = True) -> Ledger:
         rows.loc[used, ["status", "reason"]] = [str(Status.PREDICT_ONLY), str(Reason.GIVEN_WEIGHTS)]
     numbers = "row " + rows["row"].astype(str)
     names = rows["parcel_id"].where(rows["parcel_id"] != "", numbers)
-    fates = names.groupby([rows["status"], rows["reason"]], sort=False)
     lines = []
-    for (status, reason), ids in fates:
-        words = Reason(str(reason)).words if reason else ""
-        lines.append(LedgerLine(str(status), words, len(ids), ids[:5].tolist()))
+    for key, ids in names.groupby([rows["status"], rows["reason"]], sort=False):
+        status, reason = map(str, key)
+        words = Reason(reason).words if reason else ""
+        lines.append(LedgerLine(status, words, len(ids), ids[:5].tolist()))
     order = list(Status)
     lines.sort(key=lambda line: (order.index(Status(line.status)), -line.count))
     return Ledger(lines, int(rows["mended"].sum()))
 
 
-def read_class_lines(
+def read_shown_classes(
     paths: RunPaths, dataset: PixelSetDataset, predicted: Mapping[str, str]
 ) -> list[CropClass]:
-    """Read the classes: those that are learnt, in order of the class index, then the others.
+    """Read the classes: trained ones in order of the class index, then the others by frequency.
 
     Parameters
     ----------
     paths
-        The run; without a table of classes, those of its dataset are taken.
+        The run. If it has no table of classes, those of its dataset are returned.
     dataset
         Its dataset.
     predicted
-        {code: name} of the predicted classes: models from elsewhere may have learnt others than
-        those that are declared here.
+        {code: name} of the predicted classes: existing weights may be trained on other classes
+        than those that are declared here.
 
     Returns
     -------
     list of CropClass
-        Their codes are texts, as only their equality matters; their names are those to show.
+        The codes are texts, because they are only compared. The names are those to show.
     """
     if paths.classes.is_file():
         names = dataset.names
-        rows = [
+        classes = [
             replace(c, code=str(c.code), name=names.get(str(c.code), c.name))
             for c in read_classes(paths.classes).classes
         ]
     else:
-        labels = Counter(dataset.labels.tolist())
-        rows = [
-            CropClass(str(c.code), c.name, labels[i], i)
+        counts = Counter(dataset.labels.tolist())
+        classes = [
+            CropClass(str(c.code), c.name, counts[i], i)
             for i, c in enumerate(dataset.shown_classes)
         ]
-    used = [c for c in rows if c.class_index is not None]
-    learnt = {str(c.code): c.name for c in used} | dict(sorted(predicted.items()))
-    counts = {c.code: c.n_parcels for c in rows}
-    others = [c for c in rows if c.code not in learnt]
+    n_parcels = {c.code: c.n_parcels for c in classes}
+    trained = {str(c.code): c.name for c in classes if c.class_index is not None}
+    trained |= dict(sorted(predicted.items()))
     return [
-        *(
-            CropClass(code, name, counts.get(code, 0), index)
-            for index, (code, name) in enumerate(learnt.items())
-        ),
-        *sorted(others, key=lambda c: -c.n_parcels),
-    ]
+        CropClass(code, name, n_parcels.get(code, 0), index)
+        for index, (code, name) in enumerate(trained.items())
+    ] + sorted((c for c in classes if c.code not in trained), key=lambda c: -c.n_parcels)

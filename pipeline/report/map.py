@@ -28,7 +28,7 @@ from pipeline.workflow.rounding import score
 
 # The longer side of the map, in units of the view box or pixels of the image.
 LONGER_SIDE = 1800
-# With more parcels than these, an image is smaller than their outlines.
+# An image is smaller than the outlines of more parcels than these.
 MOST_SHAPES = 3000
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
@@ -39,8 +39,40 @@ AGREEMENT = {
 
 
 @dataclass(frozen=True)
+class View:
+    """The rectangle that the map shows, in metres: its lower left and upper right corner."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    @classmethod
+    def around(cls, x_min: float, y_min: float, x_max: float, y_max: float) -> View:
+        """Return a view with a margin of 1 % on every side."""
+        low, high = np.array([x_min, y_min]), np.array([x_max, y_max])
+        centre, half = (low + high) / 2, (high - low) * 1.02 / 2
+        return cls(centre - half, centre + half)
+
+    @property
+    def scale(self) -> float:
+        """Units of the map in a metre."""
+        return LONGER_SIDE / float((self.high - self.low).max())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the map, in its units."""
+        width, height = np.ceil((self.high - self.low) * self.scale).astype(int).tolist()
+        return width, height
+
+    def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return points (n, 2) in units of the map, y downward."""
+        placed = (points - self.low) * self.scale
+        placed[:, 1] = (self.high[1] - self.low[1]) * self.scale - placed[:, 1]
+        return placed
+
+
+@dataclass(frozen=True)
 class Shape:
-    """Outline of a parcel as an SVG path, its fills on the two maps, and its hover title."""
+    """Outline of a parcel as an SVG path, its CSS classes on the two maps, and its hover title."""
 
     path: str
     code: str
@@ -50,7 +82,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Map:
-    """Both maps: outlines, or with many parcels two PNG images as data URIs."""
+    """Both maps: outlines, or two PNG images as data URIs if there are many parcels."""
 
     width: int
     height: int
@@ -68,14 +100,15 @@ def draw_map(
 ) -> Map | None:
     """Draw the parcels in the imagery's coordinate system.
 
-    The view holds all parcels that were not rejected; of the others it shows what lies inside.
+    The view contains all parcels that were not rejected. Rejected parcels are drawn where they are
+    inside it.
 
     Parameters
     ----------
     layer
-        GeoPackage of the predictions: its layer `parcels` is drawn.
+        GeoPackage of the predictions, whose layer `parcels` is drawn.
     predictions
-        The table beside it, which has a row for each of any of its layers.
+        The same predictions as a table, with a row for each row of all layers.
     crs
         Coordinate system to draw in, in metres.
     colours
@@ -83,19 +116,19 @@ def draw_map(
 
     Returns
     -------
-    Map, or None if no parcel that was not rejected has an outline.
+    Map, or None if all parcels with an outline were rejected.
 
     Raises
     ------
     InputError
-        If the GeoPackage and the table have not the same number of rows.
+        If the GeoPackage and the table have different numbers of rows.
     """
     names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
     n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
     if n_rows != len(predictions):
         raise InputError(
-            f"{layer} has {n_rows} rows and the table beside it {len(predictions)}. "
-            "Write them anew: snakemake -R predict."
+            f"{layer} has {n_rows} rows, the table of predictions has {len(predictions)}. "
+            "Write them again: snakemake -R predict."
         )
     table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
     shapes = table.geometry.to_crs(crs)
@@ -110,39 +143,34 @@ def draw_map(
         return None
     bounds = shapely.total_bounds(shapes.array[accepted])
     inside = drawable & shapely.intersects(np.asarray(shapes.array), shapely.box(*bounds))
-    # Rejected ones first, so that they never hide another, as a second parcel of one id would.
+    # Rejected parcels are drawn first, so that they do not hide others: a second row with the same
+    # id often has the same outline.
     shown = pd.concat([parcels[inside & ~accepted], parcels[inside & accepted]])
-
-    span = np.array([bounds[2] - bounds[0], bounds[3] - bounds[1]]) * 1.02
-    low = np.array([bounds[0] + bounds[2], bounds[1] + bounds[3]]) / 2 - span / 2
-    scale = LONGER_SIDE / float(span.max())
-    width, height = (int(np.ceil(s * scale)) for s in span)
+    view = View.around(*bounds)
     as_shapes = len(shown) < MOST_SHAPES
-    images = None
-    if not as_shapes:
-        images = (
-            _image(shown, shown["pred_code"].map(colours), low, span, (height, width)),
-            _image(
-                shown, shown["agreement"].map(lambda a: AGREEMENT[a][1]), low, span, (height, width)
-            ),
-        )
+    agreement_colours = {key: colour for key, (_, colour) in AGREEMENT.items()}
     return Map(
-        *(width, height),
-        shapes=_shapes(shown, low, span, scale) if as_shapes else [],
-        images=images,
+        *view.size,
+        shapes=_shapes(shown, view) if as_shapes else [],
+        images=None
+        if as_shapes
+        else (
+            _image(shown, shown["pred_code"].map(colours), view),
+            _image(shown, shown["agreement"].map(agreement_colours), view),
+        ),
         predicted=dict(Counter(shown["pred_code"])),
         agreement=dict(Counter(shown["agreement"])),
-        scale_bar=_scale_bar(scale, float(span[0])),
+        scale_bar=_scale_bar(view),
         n_beyond=n_rows - len(shown),
         legend=AGREEMENT,
     )
 
 
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
-    """Compare predicted with declared classes: a key of `AGREEMENT` a parcel.
+    """Compare predicted with declared classes; return a key of `AGREEMENT` for every parcel.
 
-    Only out-of-fold predictions are compared: the other parcels have no declared class, or one
-    that the model never learnt.
+    Only out-of-fold predictions are compared. The other parcels have no declared class, or a class
+    that the models were not trained on.
     """
     source = predictions["pred_source"].to_numpy(str)
     same = (predictions["declared_code"] == predictions["pred_code"]).to_numpy()
@@ -152,17 +180,9 @@ def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
     )
 
 
-def _shapes(
-    parcels: pd.DataFrame, low: NDArray[np.float64], span: NDArray[np.float64], scale: float
-) -> list[Shape]:
-    """Turn parcels into SVG paths."""
-
-    def to_view(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        placed = (points - low) * scale
-        placed[:, 1] = span[1] * scale - placed[:, 1]
-        return placed
-
-    outlines = shapely.transform(np.asarray(parcels["geometry"]), to_view)
+def _shapes(parcels: pd.DataFrame, view: View) -> list[Shape]:
+    """Convert parcels to SVG paths."""
+    outlines = shapely.transform(np.asarray(parcels["geometry"]), view.place)
     columns = ("pred_code", "agreement", "parcel_id", "declared_name", "pred_name", "confidence")
     rows = zip(*(parcels[column] for column in columns), strict=True)
     return [
@@ -172,7 +192,7 @@ def _shapes(
 
 
 def _title(parcel_id: str, declared: str, predicted: str, confidence: float) -> str:
-    """Say what is known of a parcel."""
+    """Return the hover title of a parcel."""
     text = f"Parcel {parcel_id or 'without id'}: declared {declared or 'nothing'}"
     if not predicted:
         return f"{text}, no prediction"
@@ -180,7 +200,7 @@ def _title(parcel_id: str, declared: str, predicted: str, confidence: float) -> 
 
 
 def _path(outline: shapely.Geometry) -> str:
-    """Write an outline as an SVG path of whole units, each point relative to the one before."""
+    """Return an outline as an SVG path of whole units, each point relative to the previous one."""
     rings = shapely.get_rings(shapely.get_parts(shapely.simplify(outline, 0.7)))
     parts = []
     for ring in rings:
@@ -192,29 +212,25 @@ def _path(outline: shapely.Geometry) -> str:
     return "".join(parts)
 
 
-def _image(
-    parcels: pd.DataFrame,
-    colours: pd.Series[str],
-    low: NDArray[np.float64],
-    span: NDArray[np.float64],
-    shape: tuple[int, int],
-) -> str:
-    """Burn parcels into a PNG, transparent between them, and give it as a data URI."""
-    palette = sorted(set(colours.fillna(UNPREDICTED)))
-    index = colours.fillna(UNPREDICTED).map({c: i for i, c in enumerate(palette, 1)})
-    transform = from_bounds(*low, *(low + span), shape[1], shape[0])
-    burnt = rasterize(
-        zip(parcels["geometry"], index, strict=True), shape, transform=transform, dtype="uint8"
-    )
+def _image(parcels: pd.DataFrame, colours: pd.Series[str], view: View) -> str:
+    """Rasterise parcels as a PNG, transparent between them; return it as a data URI."""
+    colours = colours.fillna(UNPREDICTED)
+    palette = sorted(set(colours))
+    index = colours.map({colour: i for i, colour in enumerate(palette, 1)})
+    width, height = view.size
+    transform = from_bounds(*view.low, *view.high, width, height)
+    shapes = zip(parcels["geometry"], index, strict=True)
+    image = rasterize(shapes, (height, width), transform=transform, dtype="uint8")
     rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in palette)]
     file = io.BytesIO()
-    imsave(file, np.array(rgba, np.uint8)[burnt], format="png")
+    imsave(file, np.array(rgba, np.uint8)[image], format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _scale_bar(scale: float, width_m: float) -> tuple[float, str]:
-    """Choose a round length near a sixth of the map's width: in view units, and as text."""
-    power = 10 ** np.floor(np.log10(width_m / 6))
-    length = max(m * power for m in (1, 2, 5) if m * power <= width_m / 6)
+def _scale_bar(view: View) -> tuple[float, str]:
+    """Return a round length of at most a sixth of the map's width, in view units and as text."""
+    longest = float(view.high[0] - view.low[0]) / 6
+    power = 10 ** np.floor(np.log10(longest))
+    length = max(m * power for m in (1, 2, 5) if m * power <= longest)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    return float(round(length * scale, 1)), text
+    return float(round(length * view.scale, 1)), text

@@ -1,10 +1,10 @@
-"""What the report says of the scores: all classes, each class, folds, epochs and confidence."""
+"""The report's scores: overall, per class, per fold and by confidence, and those of other runs."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,43 @@ METHODS = {
     "logistic_regression": "Logistic regression",
     "majority": "Majority guess",
 }
+METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
 TEXTS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
     "pred_source",
 ]
+# Confidences for which the report shows how many parcels reach them.
+THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+# The accuracy of fewer parcels is too uncertain to show.
+FEWEST_PARCELS = 20
 
-# {epoch: {name of a measure: value}}; a loss that was not finite is NaN.
+# {epoch: {metric: value}}; NaN for a loss that was not finite.
 TrainLog = dict[int, dict[str, float]]
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read the predictions of every input parcel: codes as text, "" where there is none."""
+    with reading(path, "a table of predictions", "Make it again: snakemake -R predict."):
+        table = pd.read_parquet(path, columns=[*TEXTS, "confidence"])
+    for column in TEXTS:
+        table[column] = table[column].astype("string").fillna("").astype(object)
+    return table
+
+
+def predicted_classes(predictions: pd.DataFrame) -> dict[str, str]:
+    """Return {code: name} of the predicted classes."""
+    classes = dict(zip(predictions["pred_code"], predictions["pred_name"], strict=True))
+    return {code: name for code, name in classes.items() if code}
+
+
+def out_of_fold(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the parcels that were predicted by a model that was not trained on them."""
+    return predictions[predictions["pred_source"] == "out_of_fold"]
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Scores of one class over the out-of-fold parcels; support counts those declared as it."""
+    """Scores of a class on the out-of-fold parcels; support is the number declared as it."""
 
     code: str
     name: str
@@ -47,7 +72,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Parcels declared as one class and predicted as another; `share` is of the declared ones."""
+    """Parcels declared as one class and predicted as another; `share` of the declared ones."""
 
     declared: str
     predicted: str
@@ -57,7 +82,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class FoldScore:
-    """One fold: parcels of its parts, scores on its test part, and the epoch that was kept."""
+    """A fold: sizes of its parts, scores on its test part, and the epoch of the saved model."""
 
     number: int
     n_train: int
@@ -72,7 +97,10 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores on parcels that the models had not seen; `classes` and `matrix` by falling support."""
+    """Scores on parcels that the models were not trained on.
+
+    `classes` and `matrix` (rows declared, columns predicted) are ordered by falling support.
+    """
 
     overall: dict[str, dict[str, float]]
     classes: list[ClassScore]
@@ -82,12 +110,12 @@ class Scores:
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline that is right on most parcels; None where none was scored."""
+        """The baseline with the highest accuracy; None if there is no baseline."""
         baselines = [method for method in self.overall if method != "model"]
         return max(baselines, key=lambda m: self.overall[m]["Accuracy"], default=None)
 
     def better_than_model(self, metric: str) -> list[str]:
-        """List the baselines with a better score than the model, the best first."""
+        """Return the baselines with a higher score than the model, the best first."""
         scores = {method: values[metric] for method, values in self.overall.items()}
         better = [method for method in scores if scores[method] > scores["model"]]
         return sorted(better, key=lambda method: -scores[method])
@@ -95,51 +123,37 @@ class Scores:
     @property
     def confusions(self) -> list[Confusion]:
         """The most frequent confusions."""
-        return frequent_confusions(self.matrix, [line.name for line in self.classes])
+        return frequent_confusions(self.matrix, [score.name for score in self.classes])
 
     def spread(self, name: str) -> tuple[float, float]:
-        """Give mean and standard deviation (ddof 1; 0 for one fold) of a score over the folds."""
+        """Return mean and standard deviation (ddof 1; 0 for one fold) of a score over the folds."""
         values = [getattr(fold, name) for fold in self.folds]
         return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read the predictions of every input parcel: codes as text, "" where there is none."""
-    with reading(path, "a table of predictions", "Make it anew: snakemake -R predict."):
-        table = pd.read_parquet(path, columns=[*TEXTS, "confidence"])
-    for column in TEXTS:
-        table[column] = table[column].astype("string").fillna("").astype(object)
-    return table
-
-
-def predicted_classes(predictions: pd.DataFrame) -> dict[str, str]:
-    """Give {code: name} of the classes that are predicted."""
-    classes = dict(zip(predictions["pred_code"], predictions["pred_name"], strict=True))
-    return {code: name for code, name in classes.items() if code}
-
-
-def out_of_fold(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Give the parcels that were predicted by a model that had not seen them."""
-    return predictions[predictions["pred_source"] == "out_of_fold"]
-
-
 def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
-    """Read all scores; None where there are none, as without labels."""
+    """Read all scores of a run; None if there are none, as without labels."""
     if not paths.overall.is_file():
         return None
-    baselines = _read_json(paths.baselines) if paths.baselines.is_file() else {}
-    found = {"model": _read_json(paths.overall), **baselines}
-    classes = _read_class_scores(paths.per_class)
+    overall = {"model": _read_json(paths.overall)}
+    if paths.baselines.is_file():
+        overall |= _read_json(paths.baselines)
+    classes = [
+        ClassScore(**_null_as_nan(row) | {"code": str(row["code"])})
+        for row in _read_json(paths.per_class)
+    ]
+    classes.sort(key=lambda score: -score.support)
+    folds = _read_json(paths.folds)
     return Scores(
-        {method: found[method] for method in METHODS if method in found},
+        {method: overall[method] for method in METHODS if method in overall},
         classes,
-        confusions(out_of_fold(predictions), [line.code for line in classes]),
-        _read_fold_scores(paths),
-        _read_json(paths.folds)["by"],
+        count_confusions(out_of_fold(predictions), [score.code for score in classes]),
+        _read_fold_scores(paths, folds["folds"]),
+        folds["by"],
     )
 
 
-def confusions(parcels: pd.DataFrame, codes: Sequence[str]) -> NDArray[np.int64]:
+def count_confusions(parcels: pd.DataFrame, codes: Sequence[str]) -> NDArray[np.int64]:
     """Count out-of-fold parcels by declared (rows) and predicted class (columns).
 
     Returns
@@ -156,7 +170,7 @@ def confusions(parcels: pd.DataFrame, codes: Sequence[str]) -> NDArray[np.int64]
 def frequent_confusions(
     matrix: NDArray[np.int64], names: Sequence[str], n: int = 6
 ) -> list[Confusion]:
-    """List the most frequent confusions of a confusion matrix (K, K), most frequent first."""
+    """Return the n most frequent confusions of a matrix (K, K), the most frequent first."""
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:n]
     pairs = [divmod(int(place), len(matrix)) for place in order]
@@ -169,7 +183,7 @@ def frequent_confusions(
 
 
 def read_trainlogs(paths: RunPaths) -> dict[int, TrainLog]:
-    """Read what every fold logged while training, by number of the fold."""
+    """Read the training log of every fold, by number of the fold."""
     logs = {}
     for path in paths.models.glob("Fold_*/trainlog.json"):
         epochs = {int(epoch): _null_as_nan(values) for epoch, values in _read_json(path).items()}
@@ -178,49 +192,37 @@ def read_trainlogs(paths: RunPaths) -> dict[int, TrainLog]:
 
 
 def best_epoch(log: TrainLog) -> int:
-    """Return the epoch whose model was kept: best validation mIoU, the later one among equals.
+    """Return the epoch of the saved model: best validation mIoU, the later one if equal.
 
-    Training passes over an epoch whose validation loss is not finite.
+    Training never saves the model of an epoch whose validation loss is not finite.
     """
-    usable = [epoch for epoch in log if math.isfinite(log[epoch].get("val_loss", 0.0))]
-    return max(usable, key=lambda epoch: (log[epoch]["val_IoU"], epoch))
+    finite = [epoch for epoch in log if math.isfinite(log[epoch].get("val_loss", 0.0))]
+    return max(finite, key=lambda epoch: (log[epoch]["val_IoU"], epoch))
 
 
-def _read_class_scores(path: Path) -> list[ClassScore]:
-    """Read the scores of every class, the most frequent class first."""
-    rows = []
-    for row in _read_json(path):
-        own = {key: row.pop(key) for key in ("code", "name", "support")}
-        scores = _null_as_nan(row)
-        metrics = (scores[key] for key in ("precision", "recall", "f1", "iou"))
-        rows.append(ClassScore(str(own["code"]), own["name"], own["support"], *metrics))
-    return sorted(rows, key=lambda row: -row.support)
-
-
-def _read_fold_scores(paths: RunPaths) -> list[FoldScore]:
+def _read_fold_scores(
+    paths: RunPaths, folds: Sequence[Mapping[str, Sequence[str]]]
+) -> list[FoldScore]:
     """Read the scores of every fold on its test part."""
-    parts = _read_json(paths.folds)["folds"]
     scores = []
     for number, log in read_trainlogs(paths).items():
         metrics = _null_as_nan(_read_json(paths.fold(number) / "test_metrics.json"))
-        fold = parts[number - 1]
+        sizes = {f"n_{role}": len(ids) for role, ids in folds[number - 1].items()}
         scores.append(
             FoldScore(
                 number=number,
-                n_train=len(fold["train"]),
-                n_validation=len(fold["validation"]),
-                n_test=len(fold["test"]),
                 accuracy=metrics["test_accuracy"] / 100,
                 iou=metrics["test_IoU"],
                 loss=metrics["test_loss"],
                 epoch=best_epoch(log),
                 n_epochs=len(log),
+                **sizes,
             )
         )
     return scores
 
 
-def _null_as_nan(values: dict[str, float | None]) -> dict[str, float]:
+def _null_as_nan(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in values.items()}
 
 
@@ -229,7 +231,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
+# Scores of other runs, for comparison
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class RunScores:
 
 
 def read_comparison(paths: RunPaths, others: Sequence[str]) -> list[RunScores]:
-    """Read the scores of a run and of others beside it; empty where there are no others.
+    """Read the scores of a run and of others in the same folder; [] if there are no others.
 
     Raises
     ------
@@ -269,3 +271,80 @@ def _read_run(paths: RunPaths) -> RunScores:
         model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
         spread = {key: (model[key]["mean"], model[key]["std"]) for key in METRICS}
     return RunScores(run=paths.root.name, divided_by=divided_by, n_folds=n_folds, spread=spread)
+
+
+# Confidence and accuracy
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parcels of similar confidence; `low` and `high` bound their accuracy (95 % interval)."""
+
+    count: int
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The parcels with at least this confidence."""
+
+    confidence: float
+    count: int
+    share: float
+    accuracy: float
+
+
+def confidence_groups(parcels: pd.DataFrame) -> list[Group]:
+    """Compare confidence with accuracy in ten groups of equal size, the least confident first.
+
+    There are fewer groups if one of ten would have fewer than `FEWEST_PARCELS` parcels.
+
+    Parameters
+    ----------
+    parcels
+        Out-of-fold predictions.
+    """
+    ranked = parcels.sort_values("confidence", kind="stable")
+    right, confidence = _right(ranked), ranked["confidence"].to_numpy(np.float64)
+    n_groups = min(10, max(1, len(ranked) // FEWEST_PARCELS))
+    return [
+        Group(
+            len(part),
+            float(confidence[part].mean()),
+            float(right[part].mean()),
+            *wilson_interval(int(right[part].sum()), len(part)),
+        )
+        for part in np.array_split(np.arange(len(ranked)), n_groups)
+    ]
+
+
+def confidence_thresholds(parcels: pd.DataFrame) -> list[Threshold]:
+    """Return number, share and accuracy of the parcels that reach each of `THRESHOLDS`."""
+    right, confidence = _right(parcels), parcels["confidence"].to_numpy(np.float64)
+    reached = [(threshold, confidence >= threshold) for threshold in THRESHOLDS]
+    return [
+        Threshold(threshold, int(chosen.sum()), float(chosen.mean()), float(right[chosen].mean()))
+        for threshold, chosen in reached
+        if chosen.any()
+    ]
+
+
+def doubtful_parcels(parcels: pd.DataFrame, n: int = 10) -> pd.DataFrame:
+    """Return the n most confident predictions that differ from the declared class."""
+    differ = parcels[~_right(parcels)]
+    return differ.sort_values("confidence", ascending=False, kind="stable").head(n)
+
+
+def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+    """Compute the 95 % interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212)."""
+    z, share = 1.959964, n_right / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _right(parcels: pd.DataFrame) -> NDArray[np.bool_]:
+    return (parcels["declared_code"] == parcels["pred_code"]).to_numpy(bool)

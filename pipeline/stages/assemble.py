@@ -1,28 +1,30 @@
-"""Stage assemble: the extracted acquisitions of one tile become its packed pixels."""
+"""Stage assemble: pack the pixels of one tile's parcels from its extracted acquisitions."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from datetime import date
 from itertools import compress
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.npy_files import new_rows
-from pipeline.dataset.packed_tiles import PackedTile, write_tile
+from pipeline.dataset.packed_tiles import PackedTile, packing, write_tile
 from pipeline.dataset.tile_assembly import (
-    ObservationWriter,
+    OBSERVATIONS,
+    Batch,
     TileSeries,
-    kept_dates,
+    dates_of_tile,
     observe,
-    packed,
+    pack,
+    write_observations,
 )
-from pipeline.workflow.acquisition_table import AcquisitionRow, read_used
+from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import AssembleSettings
@@ -41,17 +43,16 @@ def assemble(
 ) -> None:
     """Pack the pixels of a tile's parcels into one file that is mapped into memory.
 
-    Training draws a few pixels of many parcels: in the packed pixels, a pixel's series is
-    contiguous, and the pixels of a parcel lie together. A parcel has the dates of its tile.
-    Acquisitions of one date are merged. Pixels that are clear on no date are left out, and so are
-    parcels that keep too few: parcels.parquet says how many each has.
+    A parcel has the dates of its tile. Acquisitions of the same date are merged. Pixels that are
+    clear on no date are left out. A parcel with fewer than parcels.min_pixels other pixels is left
+    out; parcels.parquet contains the number of every parcel.
 
     Parameters
     ----------
     acquisitions
         Table of acquisitions: which are used, and their dates.
     extracted
-        Folder of what extract wrote for each of them.
+        Folder of the extracted acquisitions.
     pixel_index
         Pixels of the tile's parcels.
     tile
@@ -60,134 +61,123 @@ def assemble(
     settings
         clouds, imagery.bands, parcels.min_pixels, assemble.memory_mb.
     threads
-        Batches of parcels that are read, filled and written at the same time; the memory is that
-        of all of them together.
+        Batches of parcels that are processed at the same time. The memory setting applies to all
+        of them together.
     """
     paths, index = TilePaths(tile), PixelIndex.load(pixel_index)
     rows = [row for row in read_used(acquisitions).values() if row.tile == index.tile]
     paths.root.mkdir(parents=True, exist_ok=True)
-    # Extractions of a tile without parcels are empty, which cannot be mapped.
+    # The extracted files of a tile without parcels are empty, and empty files cannot be mapped.
     series = TileSeries.open(index, rows if index.parcel_ids else [], extracted)
     if not index.parcel_ids:
         logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
-    observed = _observe(series, paths, settings, threads)
-    _write_pixels(series, observed, paths, settings, threads)
-    write_tile(paths, _described(series, observed, rows, settings))
-
-
-@dataclass(frozen=True)
-class _Observed:
-    """What is known of the N parcels of a tile on its T dates before their pixels are read.
-
-    `kept` is bool (N, T), n_pixels and n_dates int64 (N,), held bool (N,).
-    """
-
-    kept: NDArray[np.bool_]
-    n_pixels: NDArray[np.int64]
-    n_dates: NDArray[np.int64]
-    held: NDArray[np.bool_]
-
-    @property
-    def width(self) -> int:
-        """Number of dates of the held parcel that has most of them."""
-        return int(self.kept[self.held].sum(axis=1).max(initial=0))
+    batches = series.batches(settings.assemble.memory_mb * 1_000_000 // threads)
+    observed, n_pixels, n_dates = _observe(series, batches, paths, settings, threads)
+    held = n_pixels >= settings.parcels.min_pixels
+    _pack(series, batches, observed, np.where(held, n_pixels, 0), paths, settings, threads)
+    dates, parcel_dates = _packed_dates(series, observed, held)
+    write_tile(
+        paths,
+        PackedTile(
+            tile=index.tile,
+            crs=index.grid.crs,
+            parcel_ids=index.parcel_ids,
+            n_pixels=n_pixels,
+            n_dates=n_dates,
+            held=held,
+            dates=dates,
+            parcel_dates=parcel_dates,
+            bands=list(settings.imagery.bands),
+            fill=settings.clouds.fill,
+            mask=settings.clouds.mask,
+            acquisitions=[row.acquisition for row in rows],
+            simulated=any(row.platform == "Simulated" for row in rows),
+            dropped_observations=int((~observed).sum()),
+            min_clear_fraction=settings.clouds.min_clear_fraction,
+            min_pixels=settings.parcels.min_pixels,
+        ),
+    )
 
 
 def _observe(
-    series: TileSeries, paths: TilePaths, settings: AssembleSettings, threads: int
-) -> _Observed:
-    """Count what is clear of every parcel, and write the table of observations."""
-    clouds, ids = settings.clouds, series.index.parcel_ids
-    n, n_dates = len(ids), len(series.dates)
-    tile_kept = kept_dates(series, clouds)
-    kept = np.broadcast_to(tile_kept, (n, n_dates))
-    if clouds.drop == "parcel":
-        kept = np.empty((n, n_dates), bool)
-    counts = np.zeros((2, n), np.int64)
-    parcels = _batches(series, settings, threads)
+    series: TileSeries,
+    batches: Sequence[Batch],
+    paths: TilePaths,
+    settings: AssembleSettings,
+    threads: int,
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Find on which of T dates all N parcels are observed, and write the table of observations.
+
+    Returns
+    -------
+    observed, n_pixels, n_dates
+        bool (N, T), int64 (N,) and int64 (N,), as in `Observations`.
+    """
+    clouds, index = settings.clouds, series.index
+    tile_dates = dates_of_tile(series, clouds)
+    n = len(index.parcel_ids)
+    observed = np.empty((n, len(series.dates)), bool)
+    n_pixels, n_dates = np.empty(n, np.int64), np.empty(n, np.int64)
     with (
         replacing(paths.observations) as temporary,
-        ObservationWriter(temporary, series.index.tile, series.dates) as table,
+        pq.ParquetWriter(temporary, OBSERVATIONS) as table,
         ThreadPoolExecutor(threads) as pool,
     ):
-        found = pool.map(lambda batch: observe(series, clouds, tile_kept, *batch), parcels)
-        for (first, last), own in zip(parcels, found, strict=True):
-            table.add(ids[first:last], own)
-            counts[:, first:last] = own.n_pixels, own.n_dates
-            if clouds.drop == "parcel":
-                kept[first:last] = own.kept
-    return _Observed(kept, counts[0], counts[1], counts[0] >= settings.parcels.min_pixels)
+        results = pool.map(lambda batch: observe(series, clouds, tile_dates, batch), batches)
+        for batch, counts in zip(batches, results, strict=True):
+            own = batch.parcels
+            write_observations(table, index.tile, series.dates, index.parcel_ids[own], counts)
+            observed[own], n_pixels[own] = counts.observed, counts.n_pixels
+            n_dates[own] = counts.n_dates
+    return observed, n_pixels, n_dates
 
 
-def _write_pixels(
+def _pack(
     series: TileSeries,
-    observed: _Observed,
+    batches: Sequence[Batch],
+    observed: NDArray[np.bool_],
+    sizes: NDArray[np.int64],
     paths: TilePaths,
     settings: AssembleSettings,
     threads: int,
 ) -> None:
-    """Write the packed pixels; every thread reads, fills and writes batches of its own."""
-    held, width = observed.held, observed.width
-    places = np.concatenate([[0], np.cumsum(np.where(held, observed.n_pixels, 0))])
-    shape = (int(places[-1]), width, len(settings.imagery.bands))
-    progress = ProgressLog(f"tile {series.index.tile}:", len(held), "parcels")
-    with (
-        new_rows(paths.pixels, shape, np.uint16) as pixels,
-        new_rows(paths.clear, shape[:2], bool) as clear,
-        ThreadPoolExecutor(threads) as pool,
-    ):
+    """Write the packed pixels: `sizes` of every parcel, 0 for parcels that are left out."""
+    # A date that is dropped for all parcels is not read.
+    any_observed: NDArray[np.bool_] = np.any(observed, axis=0)
+    series, observed, held = series.select(any_observed), observed[:, any_observed], sizes > 0
+    rows = np.concatenate([[0], np.cumsum(sizes)])
+    n_dates = int(observed[held].sum(axis=1).max(initial=0))
+    shape = (int(rows[-1]), n_dates, len(settings.imagery.bands))
+    progress = ProgressLog(f"tile {series.index.tile}:", len(sizes), "parcels")
+    with packing(paths, shape) as write, ThreadPoolExecutor(threads) as pool:
 
-        def write(batch: tuple[int, int]) -> int:
-            first, last = batch
-            place, own = int(places[first]), slice(first, last)
-            kept, chosen = observed.kept[own], held[own]
-            for values, is_clear in packed(series, settings.clouds, kept, chosen, width, *batch):
-                pixels.write(values, place)
-                clear.write(is_clear, place)
-                place += len(values)
-            return last - first
+        def pack_batch(batch: Batch) -> int:
+            own = batch.parcels
+            row = int(rows[own.start])
+            for values, clear in pack(
+                series, settings.clouds.fill, observed[own], held[own], batch
+            ):
+                write(row, values, clear)
+                row += len(values)
+            return len(batch.sizes)
 
-        for n in pool.map(write, _batches(series, settings, threads)):
+        # Without a packed parcel there may be no date left to read.
+        for n in pool.map(pack_batch, batches if held.any() else []):
             progress.add(n)
 
 
-def _batches(series: TileSeries, settings: AssembleSettings, threads: int) -> list[tuple[int, int]]:
-    if not series.index.parcel_ids:
-        return []
-    return series.batches(settings.assemble.memory_mb * 1_000_000 // threads)
-
-
-def _described(
-    series: TileSeries,
-    observed: _Observed,
-    rows: Sequence[AcquisitionRow],
-    settings: AssembleSettings,
-) -> PackedTile:
-    """Say what the packed pixels are."""
-    index, clouds = series.index, settings.clouds
-    ids = list(compress(index.parcel_ids, observed.held))
-    # Parcels share their dates with many others, nearly always with all: one tuple for all of them.
-    kept = observed.kept[observed.held]
-    choices, which = kept[:1], np.zeros(len(kept), np.int64)
-    if (kept != choices).any():
-        choices, which = np.unique(kept, axis=0, return_inverse=True)
+def _packed_dates(
+    series: TileSeries, observed: NDArray[np.bool_], held: NDArray[np.bool_]
+) -> tuple[tuple[date, ...], dict[str, tuple[date, ...]] | None]:
+    """Return all dates of the packed parcels, and {id: its dates} where they differ, else None."""
+    ids, observed = list(compress(series.index.parcel_ids, held)), observed[held]
+    # Usually all parcels have the same dates: `unique` is slow, and not needed then.
+    choices, which = observed[:1], np.zeros(len(observed), np.int64)
+    if (observed != choices).any():
+        choices, which = np.unique(observed, axis=0, return_inverse=True)
+    # Parcels with the same dates share one tuple.
     own = [tuple(compress(series.dates, choice)) for choice in choices]
-    parcel_dates = dict(zip(ids, (own[w] for w in which.ravel()), strict=True))
-    return PackedTile(
-        tile=index.tile,
-        crs=index.grid.crs,
-        parcel_ids=index.parcel_ids,
-        n_pixels=observed.n_pixels,
-        n_dates=observed.n_dates,
-        held=observed.held,
-        dates=tuple(sorted(set().union(*own))),
-        parcel_dates=parcel_dates if len(own) > 1 else None,
-        bands=list(settings.imagery.bands),
-        fill=clouds.fill,
-        mask=clouds.mask,
-        acquisitions=[row.acquisition for row in rows],
-        simulated=any(row.platform == "Simulated" for row in rows),
-        dropped_observations=int((~observed.kept).sum()),
-        min_clear_fraction=clouds.min_clear_fraction,
-        min_pixels=settings.parcels.min_pixels,
-    )
+    dates = tuple(sorted(set().union(*own)))
+    if len(own) <= 1:
+        return dates, None
+    return dates, dict(zip(ids, (own[w] for w in which.ravel()), strict=True))

@@ -1,49 +1,51 @@
-"""Stage evaluate: scores of the trained folds on their test parcels, beside baselines."""
+"""Stage evaluate: score the trained models on the test parcels of their folds, and baselines."""
 
 from __future__ import annotations
 
+import csv
 import logging
 import pickle
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from models.crop_model import CropModel
-from models.metrics import confusion_matrix, mean_iou, overall_metrics
+from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
 from models.training.distributed import choose_device
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.baselines import Matrix, classify_series, majority
-from pipeline.evaluation.score_tables import (
-    add_up,
-    spread_over_folds,
-    write_per_class,
-    write_scores,
-)
 from pipeline.workflow.settings import EvaluateSettings
 from pipeline.workflow.writing import finite_or_null, replacing, write_json
 
 logger = logging.getLogger(__name__)
 
+# The metrics of a class under the reference's names, and under those of our tables.
+CLASS_METRICS = {"Precision": "precision", "Recall": "recall", "F1-score": "f1", "IoU": "iou"}
+
 
 def evaluate(
     dataset: Path, folds: Path, models: Path, settings: EvaluateSettings, threads: int = 1
 ) -> None:
-    """Score every fold on its test parcels, which its model has never seen.
+    """Score the model of every fold on its test parcels, which were not used to train it.
 
-    Beside them stand three baselines on the same folds: the most frequent class of the training
-    part, and a random forest and a logistic regression on the parcels' mean reflectances.
+    Three baselines are scored on the same folds: the most frequent class of the training part, and
+    a random forest and a logistic regression on the parcels' mean reflectances.
 
     Parameters
     ----------
     dataset
         Pixel-Set dataset.
     folds
-        What split wrote.
+        Folds that split wrote.
     models
-        Folder of Fold_<k>/. Written into it, as the reference does: test_metrics.json and
-        conf_mat.pkl of each fold, overall.json. Beside them: per_class.json and .csv;
+        Folder of Fold_<k>/. Written into it, as by the reference: test_metrics.json and
+        conf_mat.pkl of each fold, and overall.json. In addition: per_class.json and .csv;
         baselines.json; spread.json, mean and standard deviation of the overall scores over the
         folds; scores.csv, every score of every fold, one a row.
     settings
@@ -54,22 +56,21 @@ def evaluate(
     device = choose_device(settings.train.device, threads)
     opened = PixelSetDataset.open(dataset)
     classes, parts = opened.shown_classes, opened.folds(folds)
-    fitted = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
-    data = read_inputs(opened, fitted, classes)
+    trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
+    data = read_inputs(opened, trained, classes)
     matrices: dict[str, list[Matrix]] = {"model": []}
-    for number, (fold, model) in enumerate(zip(parts, fitted, strict=True), 1):
+    for number, (fold, model) in enumerate(zip(parts, trained, strict=True), 1):
         scores = model.log_probabilities(data, fold.test, settings.predict.batch_size)
-        matrices["model"].append(
-            _write_fold(models / f"Fold_{number}", scores, data.labels[fold.test])
-        )
+        matrix = write_fold(models / f"Fold_{number}", scores, data.labels[fold.test])
+        matrices["model"].append(matrix)
     matrices |= classify_series(
         data, parts, len(classes), seed=settings.split.seed, threads=threads
     )
     matrices["majority"] = majority(data.labels, parts, len(classes))
-    overall = {method: overall_metrics(add_up(folds)) for method, folds in matrices.items()}
+    overall = {method: overall_metrics(add_up(own)) for method, own in matrices.items()}
     write_json(models / "overall.json", overall["model"])
     write_json(models / "baselines.json", {m: v for m, v in overall.items() if m != "model"})
-    write_json(models / "spread.json", {m: spread_over_folds(f) for m, f in matrices.items()})
+    write_json(models / "spread.json", {m: spread_over_folds(own) for m, own in matrices.items()})
     write_per_class(models / "per_class.json", classes, add_up(matrices["model"]))
     write_scores(models / "scores.csv", classes, matrices)
     for method, values in overall.items():
@@ -79,8 +80,18 @@ def evaluate(
         )
 
 
-def _write_fold(folder: Path, scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Matrix:
-    """Write a fold's scores in the reference's files; return its confusion matrix."""
+def write_fold(folder: Path, scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Matrix:
+    """Write the scores of a fold in the reference's files; return its confusion matrix.
+
+    Parameters
+    ----------
+    folder
+        Fold_<k>.
+    scores
+        float32 (n, K): log-probabilities of the test parcels.
+    labels
+        int64 (n,): their class indices.
+    """
     predicted = scores.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, scores.shape[1])
     metrics = {
@@ -92,3 +103,81 @@ def _write_fold(folder: Path, scores: NDArray[np.float32], labels: NDArray[np.in
     with replacing(folder / "conf_mat.pkl") as temporary:
         temporary.write_bytes(pickle.dumps(matrix, protocol=4))
     return matrix
+
+
+def add_up(matrices: Sequence[Matrix]) -> Matrix:
+    """Return the sum of the confusion matrices of the folds."""
+    total: Matrix = np.sum(matrices, axis=0, dtype=np.int64)
+    return total
+
+
+def spread_over_folds(matrices: Sequence[Matrix]) -> dict[str, dict[str, float]]:
+    """Compute mean and standard deviation of every overall metric over the folds.
+
+    Parameters
+    ----------
+    matrices
+        Confusion matrix of each fold, two folds or more.
+
+    Returns
+    -------
+    dict
+        {metric: {"mean": ..., "std": ...}} under the reference's keys; ddof 1.
+    """
+    folds = [overall_metrics(matrix) for matrix in matrices]
+    values = {metric: [fold[metric] for fold in folds] for metric in folds[0]}
+    return {
+        metric: {"mean": statistics.fmean(own), "std": statistics.stdev(own)}
+        for metric, own in values.items()
+    }
+
+
+def write_per_class(path: Path, classes: Sequence[CropClass], matrix: Matrix) -> None:
+    """Write the scores of every class as JSON, and also as CSV, for people."""
+    support = matrix.sum(axis=1).tolist()
+    rows = [
+        {"code": crop.code, "name": crop.name, "support": n}
+        | {name: values[key] for key, name in CLASS_METRICS.items()}
+        for crop, n, values in zip(classes, support, class_metrics(matrix).values(), strict=True)
+    ]
+    write_json(path, rows)
+    with replacing(path.with_suffix(".csv")) as temporary:
+        table = pd.DataFrame(rows)
+        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\r\n")
+
+
+def write_scores(
+    path: Path, classes: Sequence[CropClass], matrices: Mapping[str, Sequence[Matrix]]
+) -> None:
+    """Write every score, one a row.
+
+    Parameters
+    ----------
+    path
+        CSV with the columns method, fold (1 to K, or all: from the sum of the folds' confusion
+        matrices), class (its code, or overall), metric and value.
+    classes
+        Classes in order of the class index.
+    matrices
+        {method: the confusion matrix of each fold}.
+    """
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["method", "fold", "class", "metric", "value"])
+        for method, folds in matrices.items():
+            for fold, matrix in [*enumerate(folds, 1), ("all", add_up(folds))]:
+                for name, metric, value in _scores(classes, matrix):
+                    shown = value if isinstance(value, int) else round(value, 6)
+                    writer.writerow((method, fold, name, metric, shown))
+
+
+def _scores(classes: Sequence[CropClass], matrix: Matrix) -> Iterator[tuple[str, str, float | int]]:
+    """Yield (class, metric, value) for all classes together and for each."""
+    yield "overall", "support", int(matrix.sum())
+    for metric, value in overall_metrics(matrix).items():
+        yield "overall", metric, value
+    support = matrix.sum(axis=1).tolist()
+    for crop, n, values in zip(classes, support, class_metrics(matrix).values(), strict=True):
+        yield str(crop.code), "support", n
+        for key, metric in CLASS_METRICS.items():
+            yield str(crop.code), metric, values[key]

@@ -1,30 +1,21 @@
-"""Stage export: the packed pixels as the files that other software reads."""
+"""Stage export: write the dataset in the files that other software reads."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from geo.errors import InputError
 from geo.grid import main_crs
 from pipeline.dataset.metadata import write_metadata
-from pipeline.dataset.npy_files import batches, file_name, map_array, unmap, write_array
-from pipeline.dataset.packed_tiles import PackedTile, read_tile, refuse_none_held
+from pipeline.dataset.npy_files import remove_npy_files, write_npy_files
+from pipeline.dataset.packed_tiles import PackedTile, read_tile
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.paths import DatasetPaths, TilePaths
-from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import ExportSettings
-from pipeline.workflow.writing import replacing_folder
 
 logger = logging.getLogger(__name__)
-
-# Larger batches are no faster.
-LARGEST_BATCH = 16_000_000
 
 
 def export(tiles: list[Path], dataset: Path, settings: ExportSettings, threads: int = 1) -> None:
@@ -33,17 +24,17 @@ def export(tiles: list[Path], dataset: Path, settings: ExportSettings, threads: 
     Parameters
     ----------
     tiles
-        Folders of the tiles' packed pixels, in the order in which their parcels stand in the
-        dataset.
+        Folders of the tiles' packed pixels, in the order of their parcels in the dataset.
     dataset
-        Pixel-Set dataset. Written into it: META but for labels and features; DATA/<id>.npy, uint16
-        (T, C, S), and VALID/<id>.npy, bool (T, S), of every parcel on its own dates.
+        Pixel-Set dataset, in which the tiles are. Written into it: META without labels and
+        features; DATA/<id>.npy, uint16 (T, C, S), and VALID/<id>.npy, bool (T, S), of every
+        parcel on its own dates.
     settings
-        dataset.npy_files: whether DATA and VALID are written; those of an earlier run go.
-        assemble.memory_mb.
+        dataset.npy_files: whether DATA and VALID are written; if not, those of an earlier run are
+        removed. assemble.memory_mb.
     threads
-        Batches of parcels that are read and written at the same time; the memory is that of all of
-        them together.
+        Batches of parcels that are read and written at the same time. The memory setting applies
+        to all of them together.
 
     Raises
     ------
@@ -51,36 +42,38 @@ def export(tiles: list[Path], dataset: Path, settings: ExportSettings, threads: 
         If no parcel of any tile has enough pixels that are clear on a date.
     """
     paths = DatasetPaths(dataset)
-    found = {folder: read_tile(TilePaths(folder)) for folder in tiles}
-    refuse_none_held(list(found.values()))
-    _write_meta(paths, list(found.values()))
+    packed = [read_tile(TilePaths(folder)) for folder in tiles]
+    _refuse_none_held(packed)
+    _write_metadata(paths, packed)
+    opened = PixelSetDataset.open(dataset)
     if settings.dataset.npy_files:
-        write_npy_files(paths, found, settings.assemble.memory_mb * 1_000_000, threads)
+        write_npy_files(opened, threads, settings.assemble.memory_mb * 1_000_000)
     else:
-        for folder in (paths.pixels, paths.valid):
-            shutil.rmtree(folder, ignore_errors=True)
-    sizes = [size for tile in found.values() for size in tile.sizes]
-    logger.info("%d parcels with %d pixels", len(sizes), sum(sizes))
+        remove_npy_files(paths)
+    logger.info("%d parcels with %d pixels", len(opened), opened.sizes.sum())
 
 
-def _write_meta(paths: DatasetPaths, tiles: Sequence[PackedTile]) -> None:
-    """Join what the tiles say."""
+def _write_metadata(paths: DatasetPaths, tiles: Sequence[PackedTile]) -> None:
+    """Join the descriptions of the tiles, and write them as META."""
     with_parcels = [tile for tile in tiles if tile.parcel_ids]
     held = [tile for tile in tiles if tile.held.any()]
-    parcel_dates = {i: tile.dates_of(i) for tile in held for i in tile.held_ids}
-    # Which are the same for all, nearly always.
+    sizes, n_dates = (
+        {
+            i: n
+            for tile in held
+            for i, n in zip(tile.packed_ids, getattr(tile, name)[tile.held].tolist(), strict=True)
+        }
+        for name in ("n_pixels", "n_dates")
+    )
+    parcel_dates = {i: tile.dates_of(i) for tile in held for i in tile.packed_ids}
     differ = len(set(parcel_dates.values())) > 1
     write_metadata(
         paths,
         tiles=[tile.tile for tile in held],
         dates=sorted({day for tile in held for day in tile.dates}),
         parcel_dates=parcel_dates if differ else None,
-        sizes={i: n for tile in held for i, n in zip(tile.held_ids, tile.sizes, strict=True)},
-        n_dates={
-            i: n
-            for tile in held
-            for i, n in zip(tile.held_ids, tile.n_dates[tile.held].tolist(), strict=True)
-        },
+        sizes=sizes,
+        n_dates=n_dates,
         description={
             "bands": tiles[0].bands,
             "tiles": {tile.tile: tile.crs for tile in with_parcels},
@@ -94,77 +87,22 @@ def _write_meta(paths: DatasetPaths, tiles: Sequence[PackedTile]) -> None:
     )
 
 
-def write_npy_files(
-    paths: DatasetPaths, tiles: dict[Path, PackedTile], n_bytes: int, threads: int
-) -> None:
-    """Write DATA and VALID anew: two files a parcel, many at the same time.
-
-    Parameters
-    ----------
-    paths
-        The dataset.
-    tiles
-        The tiles, by the folder of their packed pixels.
-    n_bytes
-        Memory that may be used.
-    threads
-        Batches that are written at the same time.
-    """
-    with replacing_folder(paths.pixels) as data, replacing_folder(paths.valid) as validity:
-        # A path is looked up from the root; a name in an open folder is not.
-        folders = [os.open(folder, os.O_RDONLY) for folder in (data, validity)]
-        try:
-            for folder, tile in tiles.items():
-                if tile.held.any():
-                    _write_tile(TilePaths(folder), tile, folders, n_bytes, threads)
-        finally:
-            for opened in folders:
-                os.close(opened)
-
-
-def _write_tile(
-    paths: TilePaths, tile: PackedTile, folders: Sequence[int], n_bytes: int, threads: int
-) -> None:
-    """Write the files of a tile's parcels."""
-    pixels, clear = map_array(paths.pixels, np.uint16, 3), map_array(paths.clear, bool, 2)
-    ids, offsets = tile.held_ids, tile.offsets
-    # Of a memmap every view is one again, which takes its time.
-    values, is_clear = np.asarray(pixels), np.asarray(clear)
-    _, n_dates, n_channels = pixels.shape
-
-    def write(batch: tuple[int, int]) -> int:
-        first, last = batch
-        for i in range(first, last):
-            rows, own = slice(offsets[i], offsets[i + 1]), len(tile.dates_of(ids[i]))
-            write_parcel(ids[i], values[rows, :own], is_clear[rows, :own], folders)
-        return last - first
-
-    limit = min(n_bytes // threads, LARGEST_BATCH) // max(n_dates * (2 * n_channels + 1), 1)
-    progress = ProgressLog(f"exported of tile {tile.tile}", len(ids), "parcels")
-    with ThreadPoolExecutor(threads) as pool:
-        for n in pool.map(write, batches(offsets, limit)):
-            progress.add(n)
-            for array in (pixels, clear):
-                unmap(array)
-
-
-def write_parcel(
-    parcel_id: str,
-    pixels: NDArray[np.uint16],
-    clear: NDArray[np.bool_],
-    folders: Sequence[int],
-) -> None:
-    """Write the two files of a parcel into the open folders of DATA and VALID.
-
-    Parameters
-    ----------
-    parcel_id
-        Its id, which names the files.
-    pixels, clear
-        uint16 (S, T, C) and bool (S, T).
-    folders
-        Descriptors of the folders.
-    """
-    name = file_name(parcel_id)
-    write_array(name, pixels.transpose(1, 2, 0), folders[0])
-    write_array(name, clear.T, folders[1])
+def _refuse_none_held(tiles: Sequence[PackedTile]) -> None:
+    """Raise an error if imagery and settings leave no parcel of any tile enough pixels."""
+    if any(tile.held.any() for tile in tiles):
+        return
+    n = sum(len(tile.parcel_ids) for tile in tiles)
+    any_dropped = any(tile.dropped_observations for tile in tiles)
+    if any_dropped and not any(tile.n_dates.any() for tile in tiles):
+        limit = max(tile.min_clear_fraction for tile in tiles)
+        raise InputError(
+            f"clouds.min_clear_fraction is {limit:g}, and no date of any of the {n} parcels has "
+            "such a share of clear pixels. Lower it."
+        )
+    most = max((int(tile.n_pixels.max(initial=0)) for tile in tiles), default=0)
+    min_pixels = max((tile.min_pixels for tile in tiles), default=1)
+    raise InputError(
+        f"None of the {n} parcels has parcels.min_pixels, {min_pixels}, pixels that are clear on "
+        f"at least one date: the largest number is {most}. Check clouds.mask, clouds.classes, "
+        "clouds.min_clear_fraction, imagery.max_cloud_fraction and parcels.min_pixels."
+    )

@@ -18,9 +18,8 @@ from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.folds import Fold
-from pipeline.dataset.model_inputs import read_inputs
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset, in_order
+from pipeline.dataset.model_inputs import in_order, read_inputs
+from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.predictions.columns import (
     ENSEMBLE,
     LEDGER_COLUMNS,

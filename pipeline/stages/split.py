@@ -1,8 +1,10 @@
-"""Stage split: the labelled parcels are divided into folds, once."""
+"""Stage split: divide the labelled parcels into folds."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from geo.errors import InputError
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.workflow.settings import SplitSettings
 from pipeline.workflow.writing import write_json
 
@@ -19,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 def split(dataset: Path, folds: Path, settings: SplitSettings) -> None:
     """Divide the labelled parcels into folds.
-
-    Each parcel is tested in exactly one fold. The validation part of a fold is the test part of
-    the next one, so that it rotates too; with two folds it is half of what would be trained on.
 
     Parameters
     ----------
@@ -37,32 +36,29 @@ def split(dataset: Path, folds: Path, settings: SplitSettings) -> None:
     InputError
         If there are fewer labelled parcels, or fewer blocks with parcels, than folds.
     """
-    data = PixelSetDataset.open(dataset)
-    labels = data.labels
-    chosen = np.flatnonzero(labels >= 0)
-    how = settings.split
-    if len(chosen) < how.folds:
+    data, options = PixelSetDataset.open(dataset), settings.split
+    labelled = np.flatnonzero(data.labels >= 0)
+    labels = data.labels[labelled]
+    if len(labelled) < options.folds:
         raise InputError(
-            f"{len(chosen)} labelled parcels cannot be divided into {how.folds} folds. "
+            f"{len(labelled)} labelled parcels cannot be divided into {options.folds} folds. "
             "Check parcels.labels and parcels.classes, or lower split.folds."
         )
-    blocks = _blocks(data.positions[chosen], how.block_m) if how.by == "block" else None
-    parts = divide(labels[chosen], how.folds, by=how.by, blocks=blocks, seed=how.seed)
-    ids = np.array(data.ids)[chosen]
-    rotated = [_roles(parts, fold, how.seed) for fold in range(how.folds)]
-    write_json(
-        folds,
-        {
-            "by": how.by,
-            "seed": how.seed,
-            "folds": [{role: ids[i].tolist() for role, i in roles.items()} for roles in rotated],
-        },
-    )
-    for number, roles in enumerate(rotated, 1):
-        absent = set(labels[chosen]) - set(labels[chosen][roles["train"]])
-        if absent:
-            logger.warning("fold %d: %d classes are not in its training part", number, len(absent))
-    logger.info("%d parcels in %d folds, %s", len(chosen), how.folds, how.by)
+    blocks = None
+    if options.by == "block":
+        blocks = blocks_of(data.positions[labelled], options.block_m)
+    parts = divide(labels, options.folds, by=options.by, blocks=blocks, seed=options.seed)
+    ids = np.array(data.ids)[labelled]
+    written = []
+    for number in range(options.folds):
+        fold = assign_roles(parts, number, options.seed)
+        written.append({role: ids[part].tolist() for role, part in asdict(fold).items()})
+        if missing := set(labels) - set(labels[fold.train]):
+            logger.warning(
+                "fold %d: %d classes are not in its training part", number + 1, len(missing)
+            )
+    write_json(folds, {"by": options.by, "seed": options.seed, "folds": written})
+    logger.info("%d parcels in %d folds, %s", len(labelled), options.folds, options.by)
 
 
 def divide(
@@ -73,7 +69,7 @@ def divide(
     blocks: NDArray[np.int64] | None = None,
     seed: int,
 ) -> list[NDArray[np.int64]]:
-    """Divide parcels into disjoint parts that cover them all.
+    """Divide parcels into disjoint parts that together contain all parcels.
 
     Parameters
     ----------
@@ -86,7 +82,7 @@ def divide(
     blocks
         int64 (N,), the block of each parcel, for `block`.
     seed
-        Of the shuffling.
+        Seed of the shuffling.
 
     Returns
     -------
@@ -96,7 +92,7 @@ def divide(
         n_blocks = len(np.unique(blocks))
         if n_blocks < n_folds:
             raise InputError(
-                f"The parcels lie in {n_blocks} blocks, fewer than the {n_folds} folds. "
+                f"The parcels are in {n_blocks} blocks, fewer than the {n_folds} folds. "
                 "Lower split.block_m or split.folds."
             )
         parts = GroupKFold(n_folds, shuffle=True, random_state=seed).split(labels, groups=blocks)
@@ -107,27 +103,23 @@ def divide(
     return [np.asarray(test, np.int64) for _, test in parts]
 
 
-def _blocks(positions: NDArray[np.float64], block_m: float) -> NDArray[np.int64]:
-    """Say which square of side `block_m` holds each parcel's point, int64 (N,)."""
+def blocks_of(positions: NDArray[np.float64], block_m: float) -> NDArray[np.int64]:
+    """Return the number of the square block, of side `block_m`, of every position, int64 (N,)."""
     squares = np.floor(positions / block_m).astype(np.int64)
     return np.unique(squares, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
 
-def _roles(parts: list[NDArray[np.int64]], fold: int, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Assign the parts to train, validation and test for one fold."""
+def assign_roles(parts: Sequence[NDArray[np.int64]], fold: int, seed: int) -> Fold:
+    """Assign the parts to training, validation and test of a fold.
+
+    Each part is the test part of one fold. The validation part is the test part of the next fold,
+    so that it changes from fold to fold too. With two folds it is half of the other part.
+    """
     n_folds = len(parts)
     if n_folds == 2:
         rest = np.random.default_rng([seed, fold]).permutation(parts[1 - fold])
         half = len(rest) // 2
-        return {
-            "train": np.sort(rest[half:]),
-            "validation": np.sort(rest[:half]),
-            "test": parts[fold],
-        }
+        return Fold(np.sort(rest[half:]), np.sort(rest[:half]), parts[fold])
     validation = (fold + 1) % n_folds
-    train = [p for i, p in enumerate(parts) if i not in (fold, validation)]
-    return {
-        "train": np.sort(np.concatenate(train)),
-        "validation": parts[validation],
-        "test": parts[fold],
-    }
+    train = [part for i, part in enumerate(parts) if i not in (fold, validation)]
+    return Fold(np.sort(np.concatenate(train)), parts[validation], parts[fold])

@@ -13,7 +13,6 @@ from models.training.distributed import choose_device, joined
 from models.training.divergence import DivergedError
 from models.training.options import TrainingSettings
 from models.training.train_fold import OnEpoch
-from pipeline.dataset.folds import read_fold
 from pipeline.dataset.model_inputs import describe_data
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.progress import TensorBoardLog, each_of, show_progress
@@ -64,7 +63,7 @@ def train(
         with_features=settings.model.geometric_features,
         season_start=settings.model.season_start,
     )
-    parts = read_fold(folds, fold, data.ids)
+    parts = opened.fold(folds, fold)
     with joined(device) as processes, naming(fold, settings):
         if processes.first:
             logger.info(

@@ -1,4 +1,4 @@
-"""A made Pixel-Set dataset in the reference's layout, with its spelling and gaps to choose."""
+"""A synthetic Pixel-Set dataset in the reference's layout, and its ingestion into a run."""
 
 import json
 import pickle
@@ -31,7 +31,7 @@ def number(day):
 
 
 def signal(label, days, rng, size):
-    """Reflectance (T, C, size) of a class: its own level and slope over the season, and noise."""
+    """Reflectance (T, C, size) of a class: level and slope depend on the class; with noise."""
     level = 800 + 900 * label + (4 + 3 * label) * np.asarray(days)[:, None, None]
     bands = level * np.linspace(0.6, 1.4, len(BANDS))[None, :, None]
     noisy = bands + rng.normal(0, 60, (*bands.shape[:2], size))
@@ -74,14 +74,14 @@ def make(folder, n=60, *, ids=None, labelled=1.0, own_dates=False, features=True
 
 
 def write_arrays(folder, arrays):
-    """Write an array a parcel, {id: array}, as numpy does."""
+    """Write {id: array}, a file a parcel."""
     folder.mkdir(parents=True, exist_ok=True)
     for parcel_id, array in arrays.items():
         np.save(folder / file_name(parcel_id), array)
 
 
 def pack_files(dataset):
-    """Pack what lies in DATA and VALID, in the order of sizes.json, as one tile; by hand."""
+    """Pack DATA and VALID as one tile, in the order of sizes.json; without code of the pipeline."""
     ids = json.loads(dataset.sizes.read_text())
     tile = dataset.tile(INGESTED)
     tile.root.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def pack_files(dataset):
 
 
 def ledger_of(run, register, folder):
-    """Write the ledger of an ingested dataset as clean would have of a register with its rows."""
+    """Write the ledger of an ingested dataset as if clean had read its rows from a register."""
     table = read_register(register)
     rows = read_ledger(run.ledger)
     rows["checksum"] = with_codes(row_checksums(table.geometry, table["ID"]), [])
@@ -106,7 +106,7 @@ def ledger_of(run, register, folder):
 
 
 def ingest_dataset(settings, run):
-    """Make an existing dataset that of a run, as the workflow does."""
+    """Ingest an existing dataset and normalise it, as the workflow does."""
     source, dataset = settings.dataset.path, run.dataset
     ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"), 2)
     if dataset.existing_normalisation is None:

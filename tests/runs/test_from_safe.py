@@ -136,14 +136,13 @@ def test_predictions_come_from_the_fold_and_scores_from_the_predictions(finished
     import torch
 
     from models.crop_model import CropModel
-    from pipeline.dataset.folds import read_folds
     from pipeline.dataset.model_inputs import read_inputs
     from pipeline.workflow.paths import RunPaths
 
     run = RunPaths(finished / RUN)
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
     table = table[table["status"] == "used"].set_index("parcel_id")
-    for number, fold in enumerate(read_folds(run.folds, opened(run).ids), 1):
+    for number, fold in enumerate(opened(run).folds(run.folds), 1):
         trained = CropModel.load(run.fold(number), torch.device("cpu"))
         data = read_inputs(opened(run), [trained], opened(run).classes)
         # The members' mean log-probabilities do not add up to 1; the confidences do.

@@ -1,25 +1,18 @@
-"""The packed pixels of an existing dataset equal its files, stacked by hand; and .npy files."""
+"""Packed pixels equal the stacked files of an existing dataset; .npy files equal numpy's."""
 
 import numpy as np
 import pytest
 
 from geo.errors import InputError
-from pipeline.dataset.npy_files import batches, read_array, read_shape, write_array
-from pipeline.workflow.config import load
-from pipeline.workflow.paths import INGESTED, RunPaths
-from tests.builders.pixel_sets import BANDS, ingest_dataset, make, write, write_arrays
+from pipeline.dataset.npy_files import read_array, read_shape, write_array
+from pipeline.dataset.packed_tiles import batches
+from pipeline.workflow.paths import INGESTED
+from tests.builders.pixel_sets import ingest_folder, make, write, write_arrays
 from tests.builders.runs import opened
 
 
-def ingested(source, root):
-    settings = load({"dataset": {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}}})
-    run = RunPaths(root)
-    ingest_dataset(settings, run)
-    return run
-
-
 def by_hand(ids, folder, width):
-    """Stack the files of all parcels, (sum of S, width, ...), with 0 where dates are lacking."""
+    """Stack the files of all parcels, (sum of S, width, ...), padded behind with 0."""
     rows = []
     for parcel_id in ids:
         own = np.moveaxis(np.load(folder / f"{parcel_id}.npy"), -1, 0)
@@ -31,17 +24,17 @@ def by_hand(ids, folder, width):
 
 @pytest.mark.parametrize("own_dates", [False, True])
 @pytest.mark.parametrize("fill", ["none", "linear"])
-def test_equals_the_files_stacked_by_hand(tmp_path, own_dates, fill):
-    source = tmp_path / "given"
+def test_packed_pixels_equal_the_files_stacked_by_hand(tmp_path, own_dates, fill):
+    source = tmp_path / "existing"
     parcels = make(source, 40, own_dates=own_dates)
     rng = np.random.default_rng(0)
     shapes = {i: (p.shape[0], p.shape[2]) for i, (_, p, _) in parcels.items()}
-    valid = {i: rng.random(shape) < 0.7 for i, shape in shapes.items()}
-    for own in valid.values():
-        own[0] = True  # no pixel is left out for being clear on no date
-    write_arrays(source / "VALID", valid)
+    clear_of = {i: rng.random(shape) < 0.7 for i, shape in shapes.items()}
+    for own in clear_of.values():
+        own[0] = True  # every pixel is clear at least once, so none is left out
+    write_arrays(source / "VALID", clear_of)
     write(source / "META" / "dataset.json", {"fill": fill})
-    run = ingested(source, tmp_path / "run")
+    run = ingest_folder(source, tmp_path / "run")
 
     width = max(n for n, _ in shapes.values())
     tile, dataset = run.dataset.tile(INGESTED), opened(run)
@@ -51,26 +44,26 @@ def test_equals_the_files_stacked_by_hand(tmp_path, own_dates, fill):
     assert np.array_equal(packed, by_hand(dataset.ids, source / "DATA", width))
     assert np.array_equal(clear, by_hand(dataset.ids, source / "VALID", width))
     assert not list(tile.root.glob(".*"))
-    # Which are clear matters to models only where cloudy observations were kept.
+    # Models need the mask only if cloudy observations are masked.
     data = dataset.pixel_sets(with_features=False)
     assert np.array_equal(data.valid, clear) if fill == "none" else data.valid is None
 
 
-def test_pixels_are_mapped_not_read(tmp_path):
-    make(tmp_path / "given", 40)
-    dataset = opened(ingested(tmp_path / "given", tmp_path / "run"))
+def test_pixels_are_mapped_and_not_read(tmp_path):
+    make(tmp_path / "existing", 40)
+    dataset = opened(ingest_folder(tmp_path / "existing", tmp_path / "run"))
     for array in (dataset.pixels, dataset.clear):
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
-    # Without VALID every observation counts as clear.
+    # Without VALID every observation is clear.
     assert dataset.clear.all()
 
 
-def test_an_array_that_breaks_while_it_is_read_is_named_and_nothing_is_left(tmp_path, monkeypatch):
-    parcels = make(tmp_path / "given", 40)
-    run = ingested(tmp_path / "given", tmp_path / "run")
+def test_a_read_error_names_the_file_and_leaves_the_earlier_pixels(tmp_path, monkeypatch):
+    parcels = make(tmp_path / "existing", 40)
+    run = ingest_folder(tmp_path / "existing", tmp_path / "run")
     before = run.dataset.tile(INGESTED).pixels.read_bytes()
-    last = (tmp_path / "given" / "DATA" / list(parcels)[-1]).with_suffix(".npy")
+    last = (tmp_path / "existing" / "DATA" / list(parcels)[-1]).with_suffix(".npy")
 
     def read_broken(path):
         if path == last:
@@ -79,14 +72,14 @@ def test_an_array_that_breaks_while_it_is_read_is_named_and_nothing_is_left(tmp_
 
     monkeypatch.setattr("pipeline.dataset.existing_dataset.read_array", read_broken)
     with pytest.raises(InputError, match=rf"{last.name} is not a readable array: Input/output"):
-        ingested(tmp_path / "given", tmp_path / "run")
+        ingest_folder(tmp_path / "existing", tmp_path / "run")
     assert run.dataset.tile(INGESTED).pixels.read_bytes() == before
     assert not list(run.dataset.tile(INGESTED).root.glob(".*"))
 
 
-def test_what_was_packed_of_another_dataset_is_refused(tmp_path):
-    make(tmp_path / "given", 40)
-    run = ingested(tmp_path / "given", tmp_path / "run")
+def test_packed_pixels_that_contradict_meta_are_refused(tmp_path):
+    make(tmp_path / "existing", 40)
+    run = ingest_folder(tmp_path / "existing", tmp_path / "run")
     path = run.dataset.tile(INGESTED).pixels
     pixels = np.load(path)
     np.save(path, pixels[1:])
@@ -99,25 +92,23 @@ def test_what_was_packed_of_another_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"pixels\.npy is not a readable array"):
         _ = opened(run).pixels
     path.unlink()
-    with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its packed pixels\. Make them"):
+    with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its packed pixels\. Make it"):
         _ = opened(run).pixels
 
 
 def test_without_npy_files_nothing_is_linked(tmp_path):
-    make(tmp_path / "given", 40)
-    run = ingested(tmp_path / "given", tmp_path / "run")
+    make(tmp_path / "existing", 40)
+    run = ingest_folder(tmp_path / "existing", tmp_path / "run")
     packed = run.dataset.tile(INGESTED).pixels.read_bytes()
     assert run.dataset.pixels.is_symlink()
-    given = {"path": tmp_path / "given", "bands": BANDS, "npy_files": False}
-    given |= {"classes": {"min_parcels": 5}}
-    ingest_dataset(load({"dataset": given}), run)
+    ingest_folder(tmp_path / "existing", tmp_path / "run", npy_files=False)
     assert not run.dataset.pixels.is_symlink()
     assert not run.dataset.pixels.exists()
     assert run.dataset.tile(INGESTED).pixels.read_bytes() == packed
-    assert len(list((tmp_path / "given" / "DATA").iterdir())) == 40
+    assert len(list((tmp_path / "existing" / "DATA").iterdir())) == 40
 
 
-def test_batches_cover_all_parcels_and_fit_but_for_parcels_that_are_larger():
+def test_batches_contain_all_parcels_and_exceed_the_limit_only_by_one_large_parcel():
     offsets = np.concatenate([[0], np.cumsum([3, 4, 50, 1, 1, 1, 7])])
     assert list(batches(offsets, 8)) == [(0, 2), (2, 3), (3, 6), (6, 7)]
     assert list(batches(offsets, 0)) == [(i, i + 1) for i in range(7)]
@@ -126,7 +117,7 @@ def test_batches_cover_all_parcels_and_fit_but_for_parcels_that_are_larger():
 
 @pytest.mark.parametrize("shape", [(0,), (3,), (2, 0, 4), (24, 10, 83)])
 @pytest.mark.parametrize("dtype", [np.uint16, bool, ">i4", np.float64])
-def test_files_are_those_of_numpy(tmp_path, shape, dtype):
+def test_files_equal_those_of_numpy(tmp_path, shape, dtype):
     array = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
     write_array(tmp_path / "ours.npy", array)
     np.save(tmp_path / "numpy.npy", array)
@@ -137,7 +128,7 @@ def test_files_are_those_of_numpy(tmp_path, shape, dtype):
     assert np.array_equal(found, array)
 
 
-def test_other_forms_of_npy_are_read_too(tmp_path):
+def test_fortran_order_and_version_2_are_read(tmp_path):
     array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     np.save(tmp_path / "fortran.npy", np.asfortranarray(array))
     with (tmp_path / "second.npy").open("wb") as file:
@@ -148,11 +139,11 @@ def test_other_forms_of_npy_are_read_too(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_array, read_shape])
-def test_what_is_no_whole_array_is_refused(tmp_path, read):
+def test_incomplete_files_and_objects_are_refused(tmp_path, read):
     path = tmp_path / "a.npy"
     np.save(path, np.arange(100))
     whole = path.read_bytes()
-    for content, words in ((whole[:-1], "not whole"), (b"", "magic"), (b"text" * 99, "magic")):
+    for content, words in ((whole[:-1], "incomplete"), (b"", "magic"), (b"text" * 99, "magic")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=words):
             read(path)

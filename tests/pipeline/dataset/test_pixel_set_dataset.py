@@ -1,4 +1,4 @@
-"""The dataset on disk: what the reference's loader expects, and what reads it back."""
+"""The dataset of a run: its files are those of the reference, and it is read back unchanged."""
 
 import json
 import pickle
@@ -69,8 +69,8 @@ def run(scene, settings):
     return prepare_dataset(settings, scene / "run")
 
 
-def test_the_files_are_those_that_the_reference_reads(run):
-    """Reads as `PixelSetData` does: its keys, its dtypes, its assumptions."""
+def test_the_files_have_the_layout_of_the_reference(run):
+    """Read as `PixelSetData` reads: same keys, types and assumptions."""
     data, meta = run.dataset.pixels, run.dataset.root / "META"
     ids = sorted(int(path.stem) for path in data.glob("*.npy"))
     dates = json.loads((meta / "dates.json").read_text())
@@ -93,7 +93,7 @@ def test_the_files_are_those_that_the_reference_reads(run):
     assert set(features) == set(labels) == set(sizes) == set(map(str, ids))
 
 
-def test_the_normalisation_is_that_of_all_pixels(run):
+def test_the_normalisation_is_computed_from_all_pixels(run):
     arrays = [np.load(path) for path in run.dataset.pixels.glob("*.npy")]
     together = np.concatenate(arrays, axis=2).astype(np.float64)
     means, stds = read_normalisation(run.dataset.normalisation)
@@ -101,16 +101,16 @@ def test_the_normalisation_is_that_of_all_pixels(run):
     np.testing.assert_allclose(stds, together.std(axis=(0, 2)), rtol=1e-10)
 
 
-def test_memory_and_filling(run, settings, tmp_path):
-    """A limit far below the dataset's size changes no file; filling is that of a parcel alone."""
+def test_neither_batches_nor_neighbours_change_interpolation(run, settings, tmp_path):
+    """Compare with a smaller memory limit, and with interpolating each parcel alone."""
     tiles = list(read_grids(run.grids))
     small = settings.model_copy(update={"assemble": settings.assemble.model_copy(
         update={"memory_mb": 1})})  # fmt: skip
     raw = settings.model_copy(update={"clouds": settings.clouds.model_copy(
         update={"fill": "none"})})  # fmt: skip
     whole = run.dataset
-    parts, unfilled = DatasetPaths(tmp_path / "parts"), DatasetPaths(tmp_path / "raw")
-    for dataset, own in ((parts, small), (unfilled, raw)):
+    parts, masked = DatasetPaths(tmp_path / "parts"), DatasetPaths(tmp_path / "raw")
+    for dataset, own in ((parts, small), (masked, raw)):
         folders = assemble_tiles(run, tiles, own, 2, dataset.root)
         export(folders, dataset.root, view(own, "export"))
     dates = json.loads(whole.dates.read_text()).values()
@@ -121,25 +121,25 @@ def test_memory_and_filling(run, settings, tmp_path):
     for path in whole.pixels.iterdir():
         assert (parts.pixels / path.name).read_bytes() == path.read_bytes()
         parcel_id = path.stem
-        valid = read_valid(whole, parcel_id)
-        assert np.array_equal(valid, read_valid(unfilled, parcel_id))
-        filled = read_pixels(unfilled, parcel_id)
-        fill_linear(filled, valid, days)
-        assert np.array_equal(filled, read_pixels(whole, parcel_id))
+        clear = read_valid(whole, parcel_id)
+        assert np.array_equal(clear, read_valid(masked, parcel_id))
+        expected = read_pixels(masked, parcel_id)
+        fill_linear(expected, clear, days)
+        assert np.array_equal(expected, read_pixels(whole, parcel_id))
 
 
-def test_loading_gives_every_parcel_back(run):
+def test_pixel_sets_contain_every_parcel(run):
     data = opened(run).pixel_sets(with_features=True)
     for i, parcel_id in enumerate(data.ids):
         pixels = data.pixels[data.offsets[i] : data.offsets[i + 1]]
         assert np.array_equal(pixels.transpose(1, 2, 0), read_pixels(run.dataset, parcel_id))
     labels = json.loads(run.dataset.labels.read_text())["crop"]
-    codes = [land.code for land in opened(run).classes]
+    codes = [crop.code for crop in opened(run).classes]
     for parcel_id, label in zip(data.ids, opened(run).labels, strict=True):
         assert label == (codes.index(labels[parcel_id]) if labels[parcel_id] in codes else -1)
 
 
-def test_a_parcel_is_what_its_files_say(run):
+def test_an_item_equals_the_files_of_its_parcel(run):
     dataset = opened(run)
     codes, features = (
         json.loads(path.read_text()) for path in (run.dataset.labels, run.dataset.features)
@@ -153,12 +153,12 @@ def test_a_parcel_is_what_its_files_say(run):
         assert parcel["features"].tolist() == features[parcel_id]
         assert dataset.classes[parcel["label"]].code == codes["crop"][parcel_id]
         assert all(a.flags.writeable for a in parcel.values() if isinstance(a, np.ndarray))
-    with pytest.raises(IndexError, match=f"has {len(dataset)} parcels, found {len(dataset)}"):
+    with pytest.raises(IndexError, match=f"has {len(dataset)} parcels, found index {len(dataset)}"):
         dataset[len(dataset)]
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_a_data_loader_takes_it(run, n_workers):
+def test_a_data_loader_returns_every_parcel(run, n_workers):
     from torch.utils.data import DataLoader
 
     dataset = opened(run)
@@ -180,8 +180,7 @@ def test_a_data_loader_takes_it(run, n_workers):
     assert list(found.values()) == dataset.labels.tolist()
 
 
-def test_parcels_by_themselves_become_tensors(run):
-    """What `torch.utils.data` makes of numpy arrays, without a function of ours."""
+def test_a_data_loader_without_collate_function_returns_tensors(run):
     from torch import Tensor
     from torch.utils.data import DataLoader
 
@@ -191,7 +190,7 @@ def test_parcels_by_themselves_become_tensors(run):
         assert np.array_equal(parcel["pixels"].numpy(), dataset[i]["pixels"])
 
 
-def test_its_use_is_as_documented(run, monkeypatch):
+def test_the_example_in_the_docstring_runs(run, monkeypatch):
     from doctest import DocTestFinder, DocTestRunner
 
     (run.root.parent / "results").mkdir(exist_ok=True)
@@ -209,7 +208,7 @@ def test_its_use_is_as_documented(run, monkeypatch):
     assert test.globs is not None
 
 
-def test_a_copy_in_another_process_is_opened_anew(run):
+def test_pickling_opens_the_dataset_again_without_its_arrays(run):
     dataset = opened(run)
     dataset.pixels  # noqa: B018 - mapped
     sent = pickle.dumps(dataset)
@@ -217,21 +216,24 @@ def test_a_copy_in_another_process_is_opened_anew(run):
     assert np.array_equal(pickle.loads(sent)[3]["pixels"], dataset[3]["pixels"])  # noqa: S301
 
 
-def test_a_dataset_made_elsewhere_is_to_be_ingested(tmp_path):
+def test_an_existing_dataset_must_be_ingested_first(tmp_path):
     make(tmp_path, 10)
-    with pytest.raises(InputError, match=r"META/tiles\.json: no stage.* Set dataset\.path to it"):
+    with pytest.raises(
+        InputError, match=r"META/tiles\.json: it was not made.* Set dataset\.path to it"
+    ):
         PixelSetDataset.open(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_dates", [False, True])
 def test_every_stage_reads_every_table_once(tmp_path, monkeypatch, own_dates):
-    source, run = tmp_path / "given", RunPaths(tmp_path / "run")
+    source, run = tmp_path / "existing", RunPaths(tmp_path / "run")
     make(source, 40, own_dates=own_dates, pickled=False)
-    given = {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}}
+    existing = {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}}
     train_options = {"epochs": 1, "batch_size": 16, "members": 1, "device": "cpu"}
-    settings = load({"dataset": given, "split": {"folds": 2}, "train": train_options})
+    settings = load({"dataset": existing, "split": {"folds": 2}, "train": train_options})
     ingest_dataset(settings, run)
-    seen = {stage: view(settings, stage) for stage in STAGE_SETTINGS}
+    views = {stage: view(settings, stage) for stage in STAGE_SETTINGS}
     dataset = run.dataset.root
     reads = Counter()
     read_text = Path.read_text
@@ -243,15 +245,15 @@ def test_every_stage_reads_every_table_once(tmp_path, monkeypatch, own_dates):
     monkeypatch.setattr(Path, "read_text", counted)
     torch.set_num_threads(1)
     for stage in (
-        lambda: normalise(dataset, run.dataset.normalisation, seen["normalise"]),
-        lambda: split(dataset, run.folds, seen["split"]),
-        lambda: train(dataset, run.folds, 1, run.fold(1), seen["train"]),
-        lambda: train(dataset, run.folds, 2, run.fold(2), seen["train"]),
-        lambda: evaluate(dataset, run.folds, run.models, seen["evaluate"]),
+        lambda: normalise(dataset, run.dataset.normalisation, views["normalise"]),
+        lambda: split(dataset, run.folds, views["split"]),
+        lambda: train(dataset, run.folds, 1, run.fold(1), views["train"]),
+        lambda: train(dataset, run.folds, 2, run.fold(2), views["train"]),
+        lambda: evaluate(dataset, run.folds, run.models, views["evaluate"]),
         lambda: predict(
-            dataset, run.models, run.ledger, run.predictions, seen["predict"], folds=run.folds
+            dataset, run.models, run.ledger, run.predictions, views["predict"], folds=run.folds
         ),
-        lambda: report(run.root, run.report, recorded(settings, run), seen["report"]),
+        lambda: report(run.root, run.report, recorded(settings, run), views["report"]),
     ):
         reads.clear()
         stage()
@@ -259,7 +261,7 @@ def test_every_stage_reads_every_table_once(tmp_path, monkeypatch, own_dates):
         assert reads["sizes.json"] == 1
 
 
-def test_any_id_can_be_a_file_name():
+def test_ids_become_different_file_names():
     ids = ["12", "012", "a/b", "..", "Bröd 4", "x%2Fb", "A:B"]
     names = [file_name(i) for i in ids]
     assert len(set(names)) == len(ids)

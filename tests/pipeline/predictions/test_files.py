@@ -18,8 +18,7 @@ from geo.register.reading import read_register, read_register_parts
 from models.crop_model import CropModel, ensemble
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.folds import read_folds
-from pipeline.dataset.pixel_set_dataset import in_order
+from pipeline.dataset.model_inputs import in_order
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
 from pipeline.stages.predict import predict
@@ -123,7 +122,7 @@ def test_what_is_written_is_what_the_models_say(trained, tmp_path, monkeypatch):
     models = [CropModel.load(run.fold(k), stage.choose_device("cpu", 1)) for k in (1, 2)]
     by_model = [model.log_probabilities(data, np.arange(N), 512) for model in models]
     source, scores = np.full(N, "ensemble", object), ensemble(by_model)
-    for fold, own in zip(read_folds(run.folds, data.ids), by_model, strict=True):
+    for fold, own in zip(opened(run).folds(run.folds), by_model, strict=True):
         source[fold.test], scores[fold.test] = "out_of_fold", own[fold.test]
     assert set(source) == {"out_of_fold", "ensemble"}
     share = np.exp(scores.astype(float)) / np.exp(scores.astype(float)).sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Assembling in blocks: what is held at once is bounded, and the blocks never show."""
+"""Assembling and exporting in batches: memory is bounded, and the batches change no byte."""
 
 import json
 import tracemalloc
@@ -21,16 +21,18 @@ from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import DatasetPaths, RunPaths, TilePaths
 from tests.builders.runs import assemble_tiles
 
-N, N_DATES, N_BANDS, TILE = 600, 12, 10, "31TFM"
+N, N_DATES, N_BANDS, TILE = 450, 12, 10, "31TFM"
+MOST_PIXELS = 200
 DAYS = [date(2018, 1, 1) + timedelta(11 * t) for t in range(N_DATES)]
 
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory):
-    """Parcels of 1 to 300 pixels of one tile: 22 MB of pixels, of which clouds hide a third."""
+    """Parcels of 1 to 200 pixels of one tile: 11 MB of pixels, a third of which are cloudy."""
     run = RunPaths(tmp_path_factory.mktemp("run"))
     rng = np.random.default_rng(0)
-    sizes = rng.integers(1, 301, N)
+    sizes = rng.integers(1, MOST_PIXELS + 1, N)
+    sizes[0] = MOST_PIXELS
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     ids = [f"p{i}" for i in range(N)]
     for folder in (run.extractions, run.pixel_index(TILE).parent):
@@ -45,6 +47,8 @@ def extracted(tmp_path_factory):
         values = rng.integers(0, 10_000, (N_BANDS, offsets[-1]), np.uint16)
         np.save(run.extracted(row.acquisition), values)
         clear = np.repeat(rng.random(N) < 0.8, sizes) & (rng.random(offsets[-1]) < 0.8)
+        # The largest parcel is always clear.
+        clear[:MOST_PIXELS] = True
         np.save(run.extracted_valid(row.acquisition), clear)
     write_acquisitions(run.acquisitions, rows)
     return run
@@ -54,17 +58,24 @@ def settings_of(memory_mb=1000, **clouds):
     return load({"assemble": {"memory_mb": memory_mb}, "clouds": clouds})
 
 
-def assembled(run, root, memory_mb, threads=1, **clouds):
+def assembled(run, root, memory_mb=1000, threads=1, **clouds):
     (folder,) = assemble_tiles(run, [TILE], settings_of(memory_mb, **clouds), threads, root)
     return TilePaths(folder)
 
 
 def exported(tile, root, threads=1, **settings):
-    export([tile.root], root, view(load(settings), "export"), threads)
-    return DatasetPaths(root)
+    """Export a dataset of one tile. Its folder is a link to the tile that was assembled."""
+    dataset = DatasetPaths(root)
+    link = dataset.tile(TILE).root
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(tile.root)
+    export([link], root, view(load(settings), "export"), threads)
+    return dataset
 
 
 def files(folder):
+    """Bytes of every .npy and .json file, by path below the folder."""
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")
@@ -73,11 +84,18 @@ def files(folder):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("clouds", [{}, {"drop": "parcel", "min_clear_fraction": 0.5}])
-def test_a_tenth_of_the_memory_gives_the_same_files(extracted, tmp_path, clouds, threads):
-    whole = assembled(extracted, tmp_path / "whole", 1000, **clouds)
-    parts = assembled(extracted, tmp_path / "parts", 2, threads, **clouds)
-    assert whole.pixels.stat().st_size > 10 * 2_000_000
+@pytest.mark.parametrize(
+    "clouds",
+    [
+        {},
+        {"drop": "parcel", "min_clear_fraction": 0.5},
+        {"drop": "run", "min_clear_fraction": 0.65},
+    ],
+)
+def test_a_tenth_of_the_memory_makes_the_same_files(extracted, tmp_path, clouds, threads):
+    whole = assembled(extracted, tmp_path / "whole", **clouds)
+    parts = assembled(extracted, tmp_path / "parts", 1, threads, **clouds)
+    assert clouds or whole.pixels.stat().st_size > 10 * 1_000_000
     assert files(parts.root) == files(whole.root)
     for name in ("observations", "parcels"):
         tables = (pd.read_parquet(getattr(tile, name)) for tile in (parts, whole))
@@ -85,21 +103,19 @@ def test_a_tenth_of_the_memory_gives_the_same_files(extracted, tmp_path, clouds,
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_exporting_in_batches_gives_the_same_files(extracted, tmp_path, monkeypatch, threads):
-    tile = assembled(extracted, tmp_path, 1000, drop="parcel", min_clear_fraction=0.5)
+def test_exporting_in_batches_makes_the_same_files(extracted, tmp_path, monkeypatch, threads):
+    tile = assembled(extracted, tmp_path, drop="parcel", min_clear_fraction=0.5)
     whole = exported(tile, tmp_path / "whole")
-    monkeypatch.setattr("pipeline.stages.export.LARGEST_BATCH", 100_000)
+    monkeypatch.setattr("pipeline.dataset.npy_files.LARGEST_BATCH", 100_000)
     parts = exported(tile, tmp_path / "parts", threads, assemble={"memory_mb": 1})
     written = files(whole.root)
-    assert len(written) > 2 * 500
+    assert len(written) > 2 * 400
     assert files(parts.root) == written
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_memory_and_the_parcels_held_at_once_stay_below_the_limit(
-    extracted, tmp_path, monkeypatch, threads
-):
-    limit_mb, held, most = 2, [0], [0]
+def test_memory_stays_below_the_limit(extracted, tmp_path, monkeypatch, threads):
+    limit_mb, held, most = 1, [0], [0]
     read = TileSeries.read
 
     def count(n_bytes):
@@ -120,60 +136,63 @@ def test_memory_and_the_parcels_held_at_once_stay_below_the_limit(
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    n_bytes = sum(read_tile(tile).sizes) * N_DATES * N_BANDS * 2
+    n_bytes = read_tile(tile).n_pixels.sum() * N_DATES * N_BANDS * 2
     assert n_bytes > 10 * limit_mb * 1_000_000
     assert held[0] == 0
-    # Batches of whole parcels, of which the largest takes a fourteenth of a thread's share.
-    assert 0.8 * limit_mb / threads < most[0] / 1e6 <= limit_mb
-    # Beside the pixels: what filling needs of 4,096 of them, and the tables.
+    # A batch has whole parcels: it can be smaller than a thread's share by the largest parcel.
+    assert 0.7 * limit_mb / threads < most[0] / 1e6 <= limit_mb
+    # In addition to the pixels: what interpolation needs for 4,096 of them, and the tables.
     assert peak < limit_mb * 1_000_000 + 12_000_000
 
 
-@pytest.mark.parametrize("limit", [0.0, 0.8])
-def test_the_pixels_are_those_of_every_parcel_by_itself(extracted, tmp_path, limit):
-    """Stacked by hand, date by date, without filling; and so are the files."""
-    clouds = {"fill": "none", "drop": "parcel", "min_clear_fraction": limit}
-    tile = assembled(extracted, tmp_path, 3, **clouds)
+@pytest.mark.parametrize("drop", ["none", "parcel", "run"])
+def test_packed_pixels_and_files_equal_those_of_every_parcel_alone(extracted, tmp_path, drop):
+    """Expected: stacked by hand, date by date, without interpolation."""
+    limit = {"none": 0.0, "parcel": 0.8, "run": 0.65}[drop]
+    how = {} if drop == "none" else {"drop": drop, "min_clear_fraction": limit}
+    tile = assembled(extracted, tmp_path, 3, fill="none", **how)
     dataset = exported(tile, tmp_path / "dataset")
     index = PixelIndex.load(extracted.pixel_index(TILE))
-    dates = json.loads(dataset.parcel_dates.read_text()) if limit else {}
+    all_dates = list(json.loads(dataset.dates.read_text()).values())
+    dates = json.loads(dataset.parcel_dates.read_text()) if drop == "parcel" else {}
     pixels = np.stack([np.load(extracted.extracted(f"a{t:02}")) for t in range(N_DATES)])
     clear = np.stack([np.load(extracted.extracted_valid(f"a{t:02}")) for t in range(N_DATES)])
+    tile_observed = clear.mean(axis=1) >= (limit if drop == "run" else 0)
+    assert tile_observed.all() == (drop != "run")
     rows = pd.read_parquet(tile.parcels).set_index("parcel_id")
     assert list(rows.index) == index.parcel_ids
     packed_pixels, packed_clear = np.load(tile.pixels), np.load(tile.clear)
     start, n_left_out = 0, 0
     for i, parcel_id in enumerate(index.parcel_ids):
         own = slice(index.offsets[i], index.offsets[i + 1])
-        kept = clear[:, own].mean(axis=1) >= limit
-        ever = np.flatnonzero(clear[kept][:, own].any(axis=0)) + own.start
-        n_left_out += clear[:, own].any(axis=0).sum() - len(ever)
-        n_dates = (clear[:, own].any(axis=1) & kept).sum()
-        assert rows.loc[parcel_id].tolist() == [len(ever), n_dates, len(ever) > 0]
-        if not len(ever):
+        observed = clear[:, own].mean(axis=1) >= limit if drop == "parcel" else tile_observed
+        ever_clear = np.flatnonzero(clear[observed][:, own].any(axis=0)) + own.start
+        n_left_out += clear[:, own].any(axis=0).sum() - len(ever_clear)
+        n_dates = (clear[:, own].any(axis=1) & observed).sum()
+        assert rows.loc[parcel_id].tolist() == [len(ever_clear), n_dates, len(ever_clear) > 0]
+        if not len(ever_clear):
             continue
-        expected = [int(day.strftime("%Y%m%d")) for day, k in zip(DAYS, kept, strict=True) if k]
-        assert dates.get(parcel_id, expected) == expected
-        here = slice(start, start + len(ever))
+        expected = [int(day.strftime("%Y%m%d")) for day, k in zip(DAYS, observed, strict=True) if k]
+        assert dates.get(parcel_id, all_dates) == expected
+        here = slice(start, start + len(ever_clear))
         start = here.stop
-        name = f"{parcel_id}.npy"
-        for packed_rows, folder, values in (
-            (packed_pixels[here], dataset.pixels, pixels[kept][:, :, ever]),
-            (packed_clear[here], dataset.valid, clear[kept][:, ever]),
+        for packed, folder, values in (
+            (packed_pixels[here], dataset.pixels, pixels[observed][:, :, ever_clear]),
+            (packed_clear[here], dataset.valid, clear[observed][:, ever_clear]),
         ):
-            assert np.array_equal(np.load(folder / name), values)
-            assert np.array_equal(packed_rows[:, : kept.sum()], np.moveaxis(values, -1, 0))
-            assert not packed_rows[:, kept.sum() :].any()
+            assert np.array_equal(np.load(folder / f"{parcel_id}.npy"), values)
+            assert np.array_equal(packed[:, : observed.sum()], np.moveaxis(values, -1, 0))
+            assert not packed[:, observed.sum() :].any()
     assert start == len(packed_pixels) == len(packed_clear)
-    # Pixels that are clear on dates alone that were dropped.
-    assert (n_left_out > 100) == (limit > 0)
+    # Pixels that are clear only on dropped dates are left out.
+    assert (n_left_out > 0) == (drop != "none")
 
 
-def test_without_npy_files_those_of_an_earlier_run_go_and_meta_stays(extracted, tmp_path):
-    tile = assembled(extracted, tmp_path, 1000)
+def test_without_npy_files_those_of_an_earlier_run_are_removed(extracted, tmp_path):
+    tile = assembled(extracted, tmp_path)
     dataset = exported(tile, tmp_path / "dataset")
     before = files(dataset.root / "META")
-    assert len(list(dataset.pixels.iterdir())) == len(list(dataset.valid.iterdir())) > 500
+    assert len(list(dataset.pixels.iterdir())) == len(list(dataset.valid.iterdir())) > 400
     exported(tile, tmp_path / "dataset", dataset={"npy_files": False})
     assert not dataset.pixels.exists()
     assert not dataset.valid.exists()
@@ -183,55 +202,59 @@ def test_without_npy_files_those_of_an_earlier_run_go_and_meta_stays(extracted, 
 @pytest.mark.parametrize(
     ("clouds", "min_pixels", "message"),
     [
-        ({"min_clear_fraction": 1.0}, 1, r"min_clear_fraction is 1, and no date of any of the 600"),
-        ({}, 1000, r"None of the 600 parcels has parcels.min_pixels, 1000, .* one has is 300\."),
+        (
+            {},
+            MOST_PIXELS + 1,
+            rf"None of the {N} parcels has parcels.min_pixels.* largest number is {MOST_PIXELS}\.",
+        ),
+        (
+            {"min_clear_fraction": 1.0},
+            1,
+            rf"min_clear_fraction is 1, and no date of any of the {N}",
+        ),
     ],
 )
 def test_parcels_that_all_lack_pixels_are_refused(extracted, tmp_path, clouds, min_pixels, message):
     settings = load({"clouds": clouds, "parcels": {"min_pixels": min_pixels}})
-    tiles = assemble_tiles(extracted, [TILE], settings, 1, tmp_path)
+    tiles = assemble_tiles(extracted, [TILE], settings, 1, tmp_path / "packed")
     with pytest.raises(InputError, match=message):
         export(tiles, tmp_path / "dataset", view(settings, "export"))
     assert not (tmp_path / "dataset").exists()
 
 
 def test_a_tile_without_parcels_is_empty_and_left_out(extracted, tmp_path):
-    """As the extractions of such a tile are: files without values cannot be mapped."""
+    """The extracted files of such a tile are empty, and empty files cannot be mapped."""
     run = RunPaths(tmp_path)
     for folder in (run.extractions, run.pixel_index(TILE).parent):
         folder.mkdir(parents=True)
     index = PixelIndex.load(extracted.pixel_index(TILE))
-    none = replace(index, parcel_ids=[], offsets=index.offsets[:1], rows=index.rows[:0],
-                   cols=index.cols[:0], tile="31TFL")  # fmt: skip
-    none.save(run.pixel_index("31TFL"))
+    replace(index.select(np.zeros(N, bool)), tile="31TFL").save(run.pixel_index("31TFL"))
     row = AcquisitionRow("b", "31TFL", DAYS[0], run.root, "", "", "", "", None, True, "")
     write_acquisitions(run.acquisitions, [row])
     np.save(run.extracted("b"), np.zeros((N_BANDS, 0), np.uint16))
     np.save(run.extracted_valid("b"), np.zeros(0, bool))
-    (empty,) = assemble_tiles(run, ["31TFL"], settings_of(), 1)
-    assert (
-        len(np.load(TilePaths(empty).pixels)) == len(pd.read_parquet(TilePaths(empty).parcels)) == 0
-    )
-    whole = assembled(extracted, tmp_path / "whole", 1000)
-    export([empty, whole.root], tmp_path / "dataset", view(load({}), "export"))
     dataset = DatasetPaths(tmp_path / "dataset")
+    (empty,) = assemble_tiles(run, ["31TFL"], settings_of(), 1, dataset.root)
+    assert len(np.load(TilePaths(empty).pixels)) == 0
+    assert len(pd.read_parquet(TilePaths(empty).parcels)) == 0
+    whole = assembled(extracted, dataset.root)
+    export([empty, whole.root], dataset.root, view(load({}), "export"))
     assert json.loads(dataset.tiles.read_text()) == [TILE]
     description = json.loads(dataset.description.read_text())
     assert list(description["tiles"]) == [TILE]
     assert len(description["acquisitions"]) == N_DATES
 
 
-def test_a_parcel_that_is_larger_than_the_limit_is_a_block_of_its_own(extracted):
+def test_a_parcel_that_is_larger_than_the_limit_is_a_separate_batch(extracted):
     index = PixelIndex.load(extracted.pixel_index(TILE))
     row = AcquisitionRow("a00", TILE, DAYS[0], extracted.root, "", "", "", "", None, True, "")
-    series = TileSeries.open(replace(index), [row], extracted.extractions)
-    blocks = series.batches(1)
-    assert blocks == [(i, i + 1) for i in range(N)]
+    series = TileSeries.open(index, [row], extracted.extractions)
+    assert [batch.parcels for batch in series.batches(1)] == [slice(i, i + 1) for i in range(N)]
 
 
 def test_pixels_of_another_index_are_refused(extracted):
     index = PixelIndex.load(extracted.pixel_index(TILE))
     fewer = replace(index, rows=index.rows[:-1], cols=index.cols[:-1])
     row = AcquisitionRow("a00", TILE, DAYS[0], extracted.root, "", "", "", "", None, True, "")
-    with pytest.raises(InputError, match=r"a00\.npy has \d+ pixels .*snakemake -R extract"):
+    with pytest.raises(InputError, match=r"a00\.npy has \d+ pixels.*snakemake -R extract"):
         TileSeries.open(fewer, [row], extracted.extractions)

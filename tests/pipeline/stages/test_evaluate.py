@@ -1,4 +1,4 @@
-"""Scores: one row each, and how far they spread over the folds."""
+"""Scores of models and baselines against scikit-learn, and their files."""
 
 import csv
 import json
@@ -12,10 +12,15 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_scor
 from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
 from pipeline.classes.crop_class import CropClass
-from pipeline.dataset.folds import Fold, read_folds
+from pipeline.dataset.pixel_set_dataset import Fold
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
-from pipeline.evaluation.score_tables import spread_over_folds, write_per_class, write_scores
-from pipeline.stages.evaluate import _write_fold, evaluate
+from pipeline.stages.evaluate import (
+    evaluate,
+    spread_over_folds,
+    write_fold,
+    write_per_class,
+    write_scores,
+)
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.workflow.config import view
@@ -39,7 +44,7 @@ def rows_of(path):
 
 
 def value(rows, *key):
-    """The one value of a method, fold, class and metric."""
+    """Value of a method, fold, class and metric."""
     columns = ("method", "fold", "class", "metric")
     [row] = [r for r in rows if tuple(r[c] for c in columns) == tuple(map(str, key))]
     return float(row["value"])
@@ -79,7 +84,7 @@ def test_every_score_is_a_row(tmp_path, drawn):
     assert {row["fold"] for row in rows} == {"1", "2", "3", "all"}
 
 
-def test_the_spread_is_that_of_the_folds(drawn):
+def test_the_spread_is_that_over_the_folds(drawn):
     matrices = [confusion_matrix(t, g, 3) for t, g in zip(*drawn, strict=True)]
     spread = spread_over_folds(matrices)
     accuracies = [accuracy_score(t, g) for t, g in zip(*drawn, strict=True)]
@@ -88,14 +93,14 @@ def test_the_spread_is_that_of_the_folds(drawn):
     assert spread["Accuracy"]["std"] == pytest.approx(np.std(accuracies, ddof=1))
 
 
-def test_the_majority_is_that_of_the_training_part():
+def test_the_majority_guess_is_from_the_training_part():
     labels = np.array([0, 0, 0, 1, 1, 1, 1, 2])
     fold = Fold(np.array([0, 1, 2, 3]), np.array([4]), np.array([5, 6, 7]))
     [matrix] = majority(labels, [fold], 3)
     assert matrix.tolist() == [[0, 0, 0], [2, 0, 0], [1, 0, 0]]
 
 
-def parcels_on_shared_dates(*, seen=1.0, seed=3):
+def parcels_on_shared_dates(*, clear_share=1.0, seed=3):
     """300 parcels of one or two pixels, three overlapping classes, six dates at unequal steps."""
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 3, 300))])
@@ -108,42 +113,42 @@ def parcels_on_shared_dates(*, seen=1.0, seed=3):
         offsets=offsets,
         days=np.tile([0, 10, 35, 41, 90, 120], (300, 1)),
         labels=labels,
-        valid=rng.random((offsets[-1], 6)) < seen,
+        valid=rng.random((offsets[-1], 6)) < clear_share,
     )
 
 
 def mean_series(data, i):
-    """The series of one parcel (T x C), interpolated where no pixel of it was seen."""
+    """Series of one parcel (T x C), interpolated on dates without a clear pixel."""
     own, days = slice(data.offsets[i], data.offsets[i + 1]), data.days[i]
-    pixels, valid = data.pixels[own].astype(float), data.valid[own]
-    seen = [t for t in range(len(days)) if valid[:, t].any()]
-    means = np.array([pixels[valid[:, t], t].mean(axis=0) for t in seen])
-    by_channel = [np.interp(days, days[seen], means[:, c]) for c in range(pixels.shape[2])]
+    pixels, clear = data.pixels[own].astype(float), data.valid[own]
+    dates = [t for t in range(len(days)) if clear[:, t].any()]
+    means = np.array([pixels[clear[:, t], t].mean(axis=0) for t in dates])
+    by_channel = [np.interp(days, days[dates], means[:, c]) for c in range(pixels.shape[2])]
     return np.stack(by_channel, axis=1).ravel()
 
 
-@pytest.mark.parametrize("seen", [1.0, 0.6])
-def test_the_regression_is_on_standardised_series_of_means(seen):
-    data = parcels_on_shared_dates(seen=seen)
+@pytest.mark.parametrize("clear_share", [1.0, 0.6])
+def test_the_regression_uses_standardised_series_of_means(clear_share):
+    data = parcels_on_shared_dates(clear_share=clear_share)
     fold = Fold(np.arange(60), np.arange(60, 120), np.arange(120, 300))
     series = np.array([mean_series(data, i) for i in range(300)])
-    # The training and the validation part are learnt from, the test part is not looked at.
-    known, test = series[:120], series[120:]
-    mean, deviation = known.mean(axis=0), known.std(axis=0)
-    oracle = LogisticRegression(max_iter=2000).fit((known - mean) / deviation, data.labels[:120])
+    # Both training and validation part are used for training.
+    training, test = series[:120], series[120:]
+    mean, deviation = training.mean(axis=0), training.std(axis=0)
+    oracle = LogisticRegression(max_iter=2000).fit((training - mean) / deviation, data.labels[:120])
     expected = confusion_matrix(data.labels[120:], oracle.predict((test - mean) / deviation), 3)
     assert 100 < np.trace(expected) < 170
     found = classify_series(data, [fold], 3, seed=1, threads=1)
     assert set(found) == BASELINES - {"majority"}
     [matrix] = found["logistic_regression"]
-    # One parcel between two classes may fall to the other one on another processor.
+    # The class of a parcel between two classes can differ on another processor.
     assert np.abs(matrix - expected).sum() <= 2
 
 
-def test_baselines_stand_odd_folds():
+def test_baselines_accept_unusual_folds():
     data = parcels_on_shared_dates()
-    # A parcel that was never seen, a class that is not trained on, a part of one class only, and
-    # more numbers a parcel than parcels: nothing fails, and nothing warns.
+    # A parcel that is never clear, a class that is not trained on, a part of one class only, and
+    # more values a parcel than parcels: no error, and no warning.
     data.valid[data.offsets[62] : data.offsets[63]] = False
     by_class = [np.flatnonzero(data.labels == label) for label in range(3)]
     folds = [
@@ -157,34 +162,34 @@ def test_baselines_stand_odd_folds():
         assert matrices[1][0, 1] == 100
 
 
-def test_gaps_are_filled_in_time():
+def test_gaps_are_interpolated_in_time():
     series = np.array([[[1.0], [2.0], [3.0], [7.0]]] * 3)
     gaps = series.copy()
     gaps[0, [0, 2]] = np.nan
     gaps[1] = np.nan
-    filled = fill_gaps(gaps, np.array([0, 10, 20, 50]))
-    assert filled[0, :, 0].tolist() == [2, 2, 3.25, 7]
-    assert filled[2, :, 0].tolist() == [1, 2, 3, 7]
-    # Nothing is known of a parcel that was never seen: it is as the others are on average.
-    assert filled[1, :, 0].tolist() == [1.5, 2, 3.125, 7]
+    complete = fill_gaps(gaps, np.array([0, 10, 20, 50]))
+    assert complete[0, :, 0].tolist() == [2, 2, 3.25, 7]
+    assert complete[2, :, 0].tolist() == [1, 2, 3, 7]
+    # A parcel that is never clear gets the mean of the others.
+    assert complete[1, :, 0].tolist() == [1.5, 2, 3.125, 7]
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
-    make(folder / "given", features=False)
-    settings = settings_for(folder / "given", model={"geometric_features": False})
+    make(folder / "existing", features=False)
+    settings = settings_for(folder / "existing", model={"geometric_features": False})
     run = ingested(settings, folder / "run")
     split(run.dataset.root, run.folds, view(settings, "split"))
     for fold in (1, 2):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))
-    # A fold of an earlier run with more folds is not taken for one of this.
+    # A fold that is left from an earlier run with more folds is ignored.
     run.fold(3).mkdir()
     evaluate(run.dataset.root, run.folds, run.models, view(settings, "evaluate"))
     return run
 
 
-def test_the_files_are_the_references_and_more(scored: RunPaths):
+def test_the_files_have_the_keys_of_the_reference_and_more(scored: RunPaths):
     overall = json.loads(scored.overall.read_text())
     assert set(overall) == REFERENCE_KEYS
     rows, spread = rows_of(scored.scores), json.loads(scored.spread.read_text())
@@ -199,7 +204,7 @@ def test_the_files_are_the_references_and_more(scored: RunPaths):
         assert np.trace(matrix) / matrix.sum() == pytest.approx(accuracy, abs=1e-6)
         total += matrix
     labels = opened(scored).labels
-    parts = read_folds(scored.folds, opened(scored).ids)
+    parts = opened(scored).folds(scored.folds)
     assert (
         total.sum(1).tolist()
         == np.bincount(labels[np.concatenate([p.test for p in parts])]).tolist()
@@ -217,7 +222,7 @@ def test_the_files_are_the_references_and_more(scored: RunPaths):
 
 def test_a_loss_that_is_not_finite_is_null(tmp_path):
     scores = np.array([[-0.7, -0.8], [-1.4, -0.3], [0.0, -np.inf]], np.float32)
-    _write_fold(tmp_path, scores, np.array([0, 1, 1]))
+    write_fold(tmp_path, scores, np.array([0, 1, 1]))
     metrics = json.loads((tmp_path / "test_metrics.json").read_text(), parse_constant=pytest.fail)
     assert metrics["test_loss"] is None
     assert metrics["test_accuracy"] == pytest.approx(200 / 3)
@@ -235,7 +240,7 @@ def test_the_terminal_shows_every_baseline(scored: RunPaths):
         assert f"{baselines[method]['MACRO_F1-score']:.3f}" in line
 
 
-def test_scores_of_classes_are_typed_and_a_class_without_parcels_has_none(tmp_path):
+def test_scores_of_classes_keep_the_type_of_their_code(tmp_path):
     classes = [CropClass(12, "twelve"), CropClass(7, "seven"), CropClass(3, "three")]
     matrix = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
     write_per_class(tmp_path / "per_class.json", classes, matrix)

@@ -1,12 +1,9 @@
-"""An existing Pixel-Set dataset as the input: every spelling that is met, and what is refused."""
+"""An existing Pixel-Set dataset as the input: every spelling that occurs, and what is refused."""
 
 import hashlib
 import json
-import os
 import pickle
 import re
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -34,11 +31,11 @@ from tests.builders.pixel_sets import (
     write,
     write_arrays,
 )
-from tests.builders.runs import example, opened, read_pixels, read_valid
+from tests.builders.runs import example, opened, read_pixels, read_valid, snakemake
 
 
 def content(folder):
-    """Digest of everything under a folder, with its times."""
+    """Digest and time of everything below a folder."""
     return {
         path: (
             path.stat().st_mtime_ns,
@@ -50,7 +47,7 @@ def content(folder):
 
 @pytest.fixture
 def source(tmp_path):
-    return tmp_path / "given"
+    return tmp_path / "existing"
 
 
 def ledger_of(run):
@@ -58,7 +55,7 @@ def ledger_of(run):
     return table.set_index("parcel_id")
 
 
-def test_a_plain_dataset_gets_all_that_the_stages_need(source, tmp_path):
+def test_a_plain_dataset_gets_everything_that_the_stages_need(source, tmp_path):
     parcels = make(source)
     before = content(source)
     run = ingest_folder(source, tmp_path / "run")
@@ -75,13 +72,13 @@ def test_a_plain_dataset_gets_all_that_the_stages_need(source, tmp_path):
     assert opened(run).description["bands"] == BANDS
     assert set(opened(run).n_dates.values()) == {len(SEASON)}
     assert run.dataset.pixels.is_symlink()
-    given = pickle.loads((source / "normalisation_values.pkl").read_bytes())  # noqa: S301
-    for a, b in zip(read_normalisation(run.dataset.normalisation), given, strict=True):
+    expected = pickle.loads((source / "normalisation_values.pkl").read_bytes())  # noqa: S301
+    for a, b in zip(read_normalisation(run.dataset.normalisation), expected, strict=True):
         assert np.array_equal(a, b)
 
 
-def test_a_dataset_of_this_project_is_taken_over_whole(source, tmp_path):
-    """Adopting what was ingested changes nothing, and needs nothing to be said again."""
+def test_ingesting_an_ingested_dataset_changes_nothing(source, tmp_path):
+    """No setting of the first run has to be repeated."""
     make(source)
     first = ingest_folder(source, tmp_path / "first")
     second = ingest_folder(first.dataset.root, tmp_path / "second", bands=None)
@@ -103,7 +100,7 @@ def test_a_dataset_of_this_project_is_taken_over_whole(source, tmp_path):
     ],
     ids=["leading zeros", "words", "letters beyond ASCII", "dots", "same number"],
 )
-def test_ids_are_texts(source, tmp_path, ids):
+def test_any_text_can_be_an_id(source, tmp_path, ids):
     parcels = make(source, ids=ids)
     run = ingest_folder(source, tmp_path / "run")
     assert sorted(opened(run).ids) == sorted(ids)
@@ -114,7 +111,7 @@ def test_ids_are_texts(source, tmp_path, ids):
         assert np.array_equal(read_pixels(run.dataset, parcel_id), pixels)
 
 
-def test_numbers_are_in_order_of_number(source, tmp_path):
+def test_ids_that_are_numbers_are_ordered_as_numbers(source, tmp_path):
     ids = [str(i) for i in (5, 40, 7, 300, *range(1000, 1026))]
     make(source, ids=ids)
     assert opened(ingest_folder(source, tmp_path / "run")).ids[:4] == [
@@ -126,7 +123,7 @@ def test_numbers_are_in_order_of_number(source, tmp_path):
 
 
 @pytest.mark.parametrize("codes", [[3, 1, 20], ["003", "abc", "x y"], [3.0, 1.0, 20.0]])
-def test_codes_are_numbers_or_texts(source, tmp_path, codes):
+def test_codes_can_be_numbers_or_texts(source, tmp_path, codes):
     parcels = make(source)
     write(source / "META" / "labels.json", {"crop": {i: codes[p[0]] for i, p in parcels.items()}})
     run = ingest_folder(source, tmp_path / "run")
@@ -135,7 +132,7 @@ def test_codes_are_numbers_or_texts(source, tmp_path, codes):
     assert (opened(run).labels >= 0).all()
 
 
-def test_parcels_without_label_are_kept(source, tmp_path):
+def test_parcels_without_label_stay_in_the_dataset(source, tmp_path):
     parcels = make(source)
     ids = list(parcels)
     labels = {i: CLASSES[p[0]] for i, p in parcels.items()}
@@ -155,7 +152,7 @@ def test_parcels_without_label_are_kept(source, tmp_path):
     "spelling", [number, lambda d: str(number(d)), date.isoformat, lambda d: f"{d}T10:30:00"]
 )
 @pytest.mark.parametrize("first", [0, 1])
-def test_dates_in_every_spelling(source, tmp_path, spelling, first):
+def test_dates_are_read_in_every_spelling(source, tmp_path, spelling, first):
     make(source)
     dates = {str(i): spelling(d) for i, d in enumerate(SEASON, first)}
     write(source / "META" / "dates.json", dates)
@@ -164,7 +161,7 @@ def test_dates_in_every_spelling(source, tmp_path, spelling, first):
 
 @pytest.mark.parametrize("by_key", [True, False])
 def test_unsorted_dates_are_sorted_with_the_arrays(source, tmp_path, by_key):
-    """Out of order by their values; or only written in another order, which means nothing."""
+    """Either the dates are unsorted, or only the keys of the JSON file, which has no effect."""
     parcels = make(source)
     order = np.array([3, 0, 6, 1, 5, 2, 4])
     (source / "normalisation_values.pkl").unlink()
@@ -202,7 +199,7 @@ def test_other_integers_become_uint16(source, tmp_path, dtype):
         assert np.array_equal(found, pixels % 200)
 
 
-def test_a_normalisation_that_is_missing_is_computed(source, tmp_path):
+def test_a_missing_normalisation_is_computed(source, tmp_path):
     parcels = make(source, pickled=False)
     run = ingest_folder(source, tmp_path / "run")
     every = np.concatenate([p.transpose(1, 0, 2).reshape(4, -1) for _, p, _ in parcels.values()], 1)
@@ -211,7 +208,7 @@ def test_a_normalisation_that_is_missing_is_computed(source, tmp_path):
     np.testing.assert_allclose(stds, every.std(1), rtol=1e-9)
 
 
-def test_parcels_without_pixels_are_accounted_for(source, tmp_path):
+def test_parcels_without_pixels_are_in_the_ledger(source, tmp_path):
     parcels = make(source)
     first = next(iter(parcels))
     np.save(source / "DATA" / f"{first}.npy", np.zeros((7, 4, 0), np.uint16))
@@ -231,101 +228,132 @@ def test_listed_classes_keep_their_order_and_names(source, tmp_path):
     assert set(ledger_of(run)["reason"]) == {"", "class_not_listed"}
 
 
-def spoil_dates(source):
-    write(source / "META" / "dates.json", {"0": 20180301})
+def text(name, content):
+    """Write a text file of META."""
+    return lambda source: (source / "META" / name).write_text(content)
 
 
-def spoil_date(source):
-    write(source / "META" / "dates.json", dict.fromkeys("0123456", "May"))
+def meta(name, value):
+    """Write a JSON file of META."""
+    return lambda source: write(source / "META" / name, value)
 
 
-def spoil_keys(source):
-    write(source / "META" / "dates.json", {"first": 20180301})
+def array(values):
+    """Replace the array of parcel 100."""
+    return lambda source: np.save(source / "DATA" / "100.npy", values)
 
 
-def spoil_array(source):
-    next((source / "DATA").iterdir()).write_bytes(b"no array")
+def features(values):
+    """Replace the features of parcel 103."""
+
+    def spoil(source):
+        path = source / "META" / "geomfeat.json"
+        write(path, json.loads(path.read_text()) | {"103": values})
+
+    return spoil
 
 
-def spoil_channels(source):
-    np.save(source / "DATA" / "100.npy", np.zeros((7, 3, 2), np.uint16))
+def mask(array):
+    """Write a VALID of clear pixels, except for parcel 100."""
+
+    def spoil(source):
+        pixels = {path.stem: np.load(path) for path in (source / "DATA").iterdir()}
+        write_arrays(
+            source / "VALID", {i: np.ones((7, p.shape[2]), bool) for i, p in pixels.items()}
+        )
+        if array is None:
+            (source / "VALID" / "100.npy").unlink()
+        else:
+            np.save(source / "VALID" / "100.npy", array)
+
+    return spoil
 
 
-def spoil_type(source):
-    np.save(source / "DATA" / "100.npy", np.zeros((7, 4, 2), np.float32))
-
-
-def spoil_values(source):
-    np.save(source / "DATA" / "100.npy", np.full((7, 4, 2), -5, np.int16))
-
-
-def spoil_labels(source):
-    write(source / "META" / "labels.json", {"crop": {"a": 1}})
-
-
-def spoil_layout(source):
-    write(source / "META" / "labels.json", {"crop": "wheat"})
-
-
-def spoil_json(source):
-    (source / "META" / "labels.json").write_text("{")
-
-
-def spoil_pickle(source):
-    (source / "normalisation_values.pkl").write_bytes(pickle.dumps((Path("x"), 1)))
-
-
-def spoil_features(source):
-    path = source / "META" / "geomfeat.json"
-    write(path, json.loads(path.read_text()) | {"103": [1.0, float("nan"), 0.5, 2.0]})
-
-
-def spoil_feature(source):
-    path = source / "META" / "geomfeat.json"
-    write(path, json.loads(path.read_text()) | {"103": [1.0, 2.0]})
-
-
-def spoil_data(source):
+def remove_arrays(source):
     for path in (source / "DATA").iterdir():
         path.unlink()
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (spoil_dates, r"not the dates of .*: 60, such as 100 \(7 instead of 1\)"),
-        (spoil_date, r"dates\.json: 'May' is not a date"),
-        (spoil_keys, r"other keys: 1, such as first"),
-        (spoil_array, r"is not a readable array"),
-        (spoil_channels, r"have 4 channels, others not: 1, such as 100 \(3\)"),
-        (spoil_type, r"expected whole numbers.*float32"),
-        (spoil_values, r"100\.npy has values from -5 to -5"),
-        (spoil_labels, r"no id under 'crop' is that of a file in DATA: it has a, DATA has 100"),
-        (spoil_layout, r"expected \{nomenclature.*such as crop"),
-        (spoil_json, r"labels\.json is not valid JSON"),
-        (spoil_pickle, r"only numpy arrays are read"),
-        (spoil_feature, r"geomfeat\.json: expected \{id: \[number"),
-        (spoil_features, r"geomfeat\.json: the features of 1 parcels are not finite.* of 103\."),
-        (spoil_data, r"has no <id>\.npy files"),
-    ],
-)
-def test_what_cannot_be_read_is_refused(source, tmp_path, spoil, message):
+UNREADABLE = {
+    "too few dates": (
+        meta("dates.json", {"0": 20180301}),
+        r"not the dates of .*: 60, such as 100 \(7 instead of 1\)",
+    ),
+    "not a date": (
+        meta("dates.json", dict.fromkeys("0123456", "May")),
+        r"dates\.json: 'May' is not a date",
+    ),
+    "no dates": (meta("dates.json", {}), r"dates\.json has no dates"),
+    "other keys": (meta("dates.json", {"first": 20180301}), r"other keys: 1, such as first"),
+    "a list of dates": (meta("dates.json", [20180301]), r"dates\.json contains '\[20180301\]'"),
+    "own dates without a list": (
+        meta("parcel_dates.json", {"100": 20180301}),
+        r"expected \{id: \[YYYYMMDD, \.\.\.\]\}; other values: 1, such as 100",
+    ),
+    "damaged array": (
+        lambda source: (source / "DATA" / "100.npy").write_bytes(b"no array"),
+        r"100\.npy is not a readable array",
+    ),
+    "other channels": (
+        array(np.zeros((7, 3, 2), np.uint16)),
+        r"have 4 channels, others do not: 1, such as 100 \(3\)",
+    ),
+    "floats": (array(np.zeros((7, 4, 2), np.float32)), r"expected integers.*float32"),
+    "negative values": (
+        array(np.full((7, 4, 2), -5, np.int16)),
+        r"100\.npy has values from -5 to -5",
+    ),
+    "labels of other parcels": (
+        meta("labels.json", {"crop": {"a": 1}}),
+        r"no id under 'crop' is that of a file in DATA: it has a, DATA has 100",
+    ),
+    "labels without ids": (
+        meta("labels.json", {"crop": "wheat"}),
+        r"expected \{nomenclature.*such as crop",
+    ),
+    "labels that are not JSON": (text("labels.json", "{"), r"labels\.json is not valid JSON"),
+    "a pickle of other objects": (
+        lambda source: (source / "normalisation_values.pkl").write_bytes(
+            pickle.dumps((Path("x"), 1))
+        ),
+        r"only numpy arrays are read",
+    ),
+    "fewer features": (features([1.0, 2.0]), r"geomfeat\.json: expected \{id: \[number"),
+    "features that are NaN": (
+        features([1.0, float("nan"), 0.5, 2.0]),
+        r"geomfeat\.json: the features of 1 parcels are not finite.* of 103\.",
+    ),
+    "no arrays": (remove_arrays, r"has no <id>\.npy files"),
+    "a mask of other pixels": (
+        mask(np.ones((7, 99), bool)),
+        r"VALID/100\.npy: expected bool of shape \(T, S\), \(7,",
+    ),
+    "a missing mask": (mask(None), r"VALID/100\.npy is not a readable array"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_unreadable_and_contradicting_files_are_refused(source, tmp_path, case):
+    spoil, message = UNREADABLE[case]
     make(source)
     spoil(source)
     with pytest.raises(InputError, match=message):
         ingest_folder(source, tmp_path / "run")
 
 
-def test_settings_that_do_not_fit_are_refused(source, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nomenclature": "soil"}, r"'soil', but labels\.json has crop"),
+        ({"bands": ["B02", "B03"]}, r"4 channels, but 2 bands are named: B02, B03"),
+        ({"classes": {"min_parcels": 40}}, r"Lower dataset\.classes\.min_parcels"),
+        ({"classes": ["wheat", "rye"]}, r"dataset\.classes lists \['rye'\]"),
+    ],
+)
+def test_settings_that_do_not_fit_the_dataset_are_refused(source, tmp_path, options, message):
     make(source)
-    with pytest.raises(InputError, match=r"'soil', but labels\.json has crop"):
-        ingest_folder(source, tmp_path / "run", nomenclature="soil")
-    with pytest.raises(InputError, match=r"4 channels, but 2 bands are named: B02, B03"):
-        ingest_folder(source, tmp_path / "run", bands=["B02", "B03"])
-    with pytest.raises(InputError, match=r"Lower dataset\.classes\.min_parcels"):
-        ingest_folder(source, tmp_path / "run", classes={"min_parcels": 40})
-    with pytest.raises(InputError, match=r"dataset\.classes lists \['rye'\]"):
-        ingest_folder(source, tmp_path / "run", classes=["wheat", "rye"])
+    with pytest.raises(InputError, match=message):
+        ingest_folder(source, tmp_path / "run", **options)
 
 
 def test_without_training_classes_need_no_parcels(source, tmp_path):
@@ -350,7 +378,7 @@ def test_blocks_need_positions(source, tmp_path):
     assert json.loads(run.folds.read_text())["by"] == "block"
 
 
-def test_features_that_are_missing_are_named(source, tmp_path):
+def test_missing_features_are_named(source, tmp_path):
     make(source, features=False)
     run = ingest_folder(source, tmp_path / "run")
     assert opened(run).pixel_sets(with_features=False).features is None
@@ -367,15 +395,15 @@ def test_features_that_are_missing_are_named(source, tmp_path):
         opened(run).pixel_sets(with_features=True)
 
 
-def test_the_runs_own_dataset_is_refused(source, tmp_path):
+def test_the_dataset_of_the_same_run_is_refused(source, tmp_path):
     make(source)
     run = ingest_folder(source, tmp_path / "run")
-    with pytest.raises(InputError, match=r"of this very run.*another name"):
+    with pytest.raises(InputError, match=r"dataset of this run.*another name"):
         ingest_folder(run.dataset.root, tmp_path / "run")
     assert len(opened(run).ids) == len(list(run.dataset.pixels.iterdir())) == 60
 
 
-def test_arrays_that_were_written_anew_make_way_for_a_link(source, tmp_path):
+def test_a_link_replaces_arrays_of_an_earlier_run(source, tmp_path):
     make(source, ids=[f"ö{i}" for i in range(30)])
     run = ingest_folder(source, tmp_path / "run")
     assert not run.dataset.pixels.is_symlink()
@@ -385,77 +413,73 @@ def test_arrays_that_were_written_anew_make_way_for_a_link(source, tmp_path):
     assert run.dataset.pixels.resolve() == other / "DATA"
 
 
-def test_validity_comes_along_in_order_of_time(source, tmp_path):
-    """A masked dataset of this project whose dates were shuffled."""
+def test_masks_are_sorted_with_the_dates(source, tmp_path):
     parcels = make(source)
     rng = np.random.default_rng(0)
     order = rng.permutation(7)
     (source / "VALID").mkdir()
-    valid = {i: rng.random((7, p.shape[2])) < 0.5 for i, (_, p, _) in parcels.items()}
+    clear = {i: rng.random((7, p.shape[2])) < 0.5 for i, (_, p, _) in parcels.items()}
     for parcel_id, (_, pixels, _) in parcels.items():
         np.save(source / "DATA" / f"{parcel_id}.npy", pixels[order])
-        np.save(source / "VALID" / f"{parcel_id}.npy", valid[parcel_id][order])
+        np.save(source / "VALID" / f"{parcel_id}.npy", clear[parcel_id][order])
     write(source / "META" / "dataset.json", {"fill": "none", "bands": BANDS})
     dates = {str(i): number(SEASON[place]) for i, place in enumerate(order)}
     write(source / "META" / "dates.json", dates)
     data = opened(ingest_folder(source, tmp_path / "run")).pixel_sets(with_features=False)
-    together = np.concatenate([valid[i].T for i in data.ids])
+    together = np.concatenate([clear[i].T for i in data.ids])
     assert np.array_equal(data.valid, together[together.any(axis=1)])
 
 
 @pytest.mark.parametrize("fill", ["linear", "none", None])
 def test_pixels_that_are_never_clear_are_left_out(source, tmp_path, fill):
-    """Some of each parcel's, all of the first parcel's, and a parcel that says so itself."""
+    """Some of each parcel, all of the first, and, according to n_dates.json, of the second."""
     parcels = make(source, pickled=False)
     if fill is not None:
         write(source / "META" / "dataset.json", {"fill": fill, "bands": BANDS})
-    hidden, said_hidden, *others = parcels
-    write(source / "META" / "n_dates.json", {**dict.fromkeys(others, 5), said_hidden: 0, hidden: 0})
+    never_clear, without_dates, *others = parcels
+    write(
+        source / "META" / "n_dates.json",
+        {**dict.fromkeys(others, 5), without_dates: 0, never_clear: 0},
+    )
     rng = np.random.default_rng(0)
-    valid = {i: rng.random((7, p.shape[2])) < 0.3 for i, (_, p, _) in parcels.items()}
-    valid[hidden][:] = False
-    valid[said_hidden][:] = True
-    write_arrays(source / "VALID", valid)
+    clear = {i: rng.random((7, p.shape[2])) < 0.3 for i, (_, p, _) in parcels.items()}
+    clear[never_clear][:] = False
+    clear[without_dates][:] = True
+    write_arrays(source / "VALID", clear)
     before = content(source)
     run = ingest_folder(source, tmp_path / "run")
     assert content(source) == before
 
     ledger = ledger_of(run)
-    held = [i for i in parcels if valid[i].any() and i != said_hidden]
-    assert opened(run).ids == held
-    ever = {i: valid[i].any(axis=0) for i in held}
-    assert sum((~e).sum() for e in ever.values()) > 10
-    for parcel_id, seen in ever.items():
-        pixels = parcels[parcel_id][1][:, :, seen]
+    usable = [i for i in parcels if clear[i].any() and i != without_dates]
+    assert opened(run).ids == usable
+    ever_clear = {i: clear[i].any(axis=0) for i in usable}
+    assert sum((~e).sum() for e in ever_clear.values()) > 10
+    for parcel_id, chosen in ever_clear.items():
+        pixels = parcels[parcel_id][1][:, :, chosen]
         assert np.array_equal(read_pixels(run.dataset, parcel_id), pixels)
-        assert np.array_equal(read_valid(run.dataset, parcel_id), valid[parcel_id][:, seen])
+        assert np.array_equal(read_valid(run.dataset, parcel_id), clear[parcel_id][:, chosen])
         row = ledger.loc[parcel_id, ["n_pixels", "n_pixels_never_clear", "n_dates"]].astype(int)
-        assert row.tolist() == [seen.sum(), (~seen).sum(), 5]
-    for parcel_id in set(parcels) - set(held):
-        fate = ledger.loc[parcel_id, ["status", "reason", "n_dates"]].tolist()
-        assert fate == ["rejected", "never_seen_clearly", "0"]
-    assert len(opened(run).pixels) == sum(e.sum() for e in ever.values())
+        assert row.tolist() == [chosen.sum(), (~chosen).sum(), 5]
+    for parcel_id in set(parcels) - set(usable):
+        status = ledger.loc[parcel_id, ["status", "reason", "n_dates"]].tolist()
+        assert status == ["rejected", "never_seen_clearly", "0"]
+    assert len(opened(run).pixels) == sum(e.sum() for e in ever_clear.values())
 
     if fill != "none":
         together = np.concatenate(
-            [parcels[i][1][:, :, e].transpose(1, 0, 2).reshape(4, -1) for i, e in ever.items()], 1
+            [
+                parcels[i][1][:, :, e].transpose(1, 0, 2).reshape(4, -1)
+                for i, e in ever_clear.items()
+            ],
+            1,
         )
         means, stds = read_normalisation(run.dataset.normalisation)
         np.testing.assert_allclose(means, together.mean(axis=1), rtol=1e-12)
         np.testing.assert_allclose(stds, together.std(axis=1), rtol=1e-9)
 
 
-def test_validity_of_other_pixels_is_refused(source, tmp_path):
-    parcels = make(source)
-    write_arrays(source / "VALID", {i: np.ones((7, 1), bool) for i in parcels})
-    with pytest.raises(InputError, match=r"VALID/\d+.npy: expected bool of shape \(T, S\), \(7,"):
-        ingest_folder(source, tmp_path / "run")
-    (source / "VALID" / "100.npy").unlink()
-    with pytest.raises(InputError, match=r"VALID/100.npy is not a readable array"):
-        ingest_folder(source, tmp_path / "run")
-
-
-def test_another_dataset_leaves_nothing_of_the_first(source, tmp_path):
+def test_nothing_of_an_earlier_dataset_is_left(source, tmp_path):
     make(source)
     ingest_folder(source, tmp_path / "run")
     other = tmp_path / "other"
@@ -480,22 +504,8 @@ def test_bad_settings_are_refused(values, message):
         check_inputs(load(values))
 
 
-def snakemake(folder, *options, config, **settings):
-    """Run the workflow in a folder with a settings file."""
-    over = [f"{section}={json.dumps(values)}" for section, values in settings.items()]
-    command = [
-        *(sys.executable, "-m", "snakemake", *options, "--snakefile", str(ROOT / "Snakefile")),
-        *("--directory", str(folder), "--configfile", str(config), "--config", *over),
-    ]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def test_the_papers_protocol_is_the_papers():
-    """All that the recipe says holds, over whatever the defaults are."""
+def test_the_example_of_the_paper_has_the_settings_of_the_paper():
+    """The recipe replaces the defaults."""
     values = example("default", **yaml.safe_load((ROOT / "configs" / "t31tfm.yaml").read_text()))
     paper = read_recipe("paper")["train"]
     assert {key: getattr(values.train, key) for key in paper} == paper
@@ -503,17 +513,22 @@ def test_the_papers_protocol_is_the_papers():
     assert (values.model.name, values.model.T, values.model.positions) == ("psetae", 1000, "days")
 
 
-def test_the_papers_protocol_runs_whole(tmp_path):
-    """In small, on a dataset of the published shape: from its files to the report."""
-    given = PARITY / "pixelset_small"
-    if not given.is_dir():
-        pytest.skip(f"{given} is not there")
-    before = content(given)
+@pytest.mark.slow
+def test_the_example_of_the_paper_runs_from_files_to_report(tmp_path):
+    """On a small dataset of the published shape, with two folds."""
+    existing = PARITY / "pixelset_small"
+    if not existing.is_dir():
+        pytest.skip(f"{existing} does not exist")
+    before = content(existing)
     config = ROOT / "configs" / "t31tfm.yaml"
-    train = {"epochs": 1, "device": "cpu"}
-    snakemake(tmp_path, "--cores", "2", config=config, dataset={"path": str(given)}, train=train)
+    settings = {
+        "dataset": {"path": str(existing)},
+        "train": {"epochs": 1, "device": "cpu"},
+        "split": {"folds": 2},
+    }
+    snakemake(tmp_path, "--cores", "2", configfile=config, **settings)
     run = RunPaths(tmp_path / "results" / "t31tfm")
-    assert content(given) == before
+    assert content(existing) == before
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
     assert len(table) == len(pd.read_csv(run.predictions.with_suffix(".csv"))) == 200
     assert not run.predictions.exists()
@@ -523,5 +538,5 @@ def test_the_papers_protocol_runs_whole(tmp_path):
     assert "The run started from the dataset pixelset_small of 24 dates" in page
     assert "The dataset has 200 parcels" in page
     assert "register" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.S)
-    again = snakemake(tmp_path, "-n", config=config, dataset={"path": str(given)}, train=train)
-    assert "Nothing to be done" in again
+    again = snakemake(tmp_path, "-n", configfile=config, **settings)
+    assert "Nothing to be done" in again.stdout + again.stderr

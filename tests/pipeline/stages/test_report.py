@@ -1,7 +1,6 @@
-"""The report: a hand-made run, small enough to count by eye."""
+"""The report of a synthetic run that is small enough to count by eye."""
 
 import base64
-import csv
 import io
 import json
 import math
@@ -29,22 +28,20 @@ from pipeline.classes.ledger import read_ledger, write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.npy_files import file_name
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
-from pipeline.report.confidence import (
-    confidence_groups,
-    confidence_thresholds,
-    doubtful_parcels,
-    wilson_interval,
-)
 from pipeline.report.figures import ndvi_by_class
 from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
 from pipeline.report.scores import (
     METRICS,
     best_epoch,
-    confusions,
+    confidence_groups,
+    confidence_thresholds,
+    count_confusions,
+    doubtful_parcels,
     frequent_confusions,
     out_of_fold,
     read_predictions,
+    wilson_interval,
 )
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
@@ -63,17 +60,11 @@ CLASSES = [
 ]
 DATES = [date(2018, 3, 1), date(2018, 5, 10), date(2018, 7, 2), date(2018, 9, 20)]
 N = 60
-# Declared class of the 60 parcels that are learnt, and what was predicted: 50 of 60 are right.
+# Declared and predicted class of the 60 parcels that are used: 50 predictions are right.
 DECLARED = np.repeat([0, 1, 2], [30, 20, 10])
 PREDICTED = np.concatenate(
     [np.repeat([0, 1], [26, 4]), np.repeat([1, 2], [17, 3]), np.repeat([2, 0], [7, 3])]
 )
-
-
-def write_csv(path, columns, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
 
 
 def make_dataset(paths, *, simulated, labelled=True):
@@ -83,24 +74,23 @@ def make_dataset(paths, *, simulated, labelled=True):
         i: (CLASSES[c].code if labelled else None) for i, c in zip(ids, DECLARED, strict=False)
     }
     pixels = {i: rng.integers(1, 4000, (len(DATES), 2, 5), np.uint16) for i in ids}
-    valid = {i: rng.random((len(DATES), 5)) < 0.8 for i in ids}
-    for folder, arrays in ((paths.pixels, pixels), (paths.valid, valid)):
+    clear = {i: rng.random((len(DATES), 5)) < 0.8 for i in ids}
+    for folder, arrays in ((paths.pixels, pixels), (paths.valid, clear)):
         write_arrays(folder, arrays)
     write_metadata(
         paths,
         tiles=[INGESTED],
         dates=DATES,
         sizes=dict.fromkeys(ids, 5),
-        n_dates={i: int(valid[i].any(axis=1).sum()) for i in ids},
+        n_dates={i: int(clear[i].any(axis=1).sum()) for i in ids},
         description={
-            **{"bands": ["B04", "B08"], "fill": "linear"},
-            **{
-                "tiles": {"31TFM": "EPSG:32631"},
-                "crs": "EPSG:32631",
-                "simulated": simulated,
-                "mask": "auto",
-                "acquisitions": [],
-            },
+            "bands": ["B04", "B08"],
+            "tiles": {"31TFM": "EPSG:32631"},
+            "crs": "EPSG:32631",
+            "fill": "linear",
+            "mask": "auto",
+            "acquisitions": [],
+            "simulated": simulated,
         },
     )
     table = table_of_classes(labelled=labelled)
@@ -112,9 +102,9 @@ def make_dataset(paths, *, simulated, labelled=True):
 
 def table_of_classes(*, labelled):
     counts = zip(CLASSES, (30, 20, 10), strict=True)
-    learnt = [CropClass(c.code, c.name, n, i) for i, (c, n) in enumerate(counts)]
+    trained = [CropClass(c.code, c.name, n, i) for i, (c, n) in enumerate(counts)]
     others = [CropClass("LUZ", "alfalfa", 1, None, "too_rare")]
-    return Classes("crop", learnt + others if labelled else [])
+    return Classes("crop", trained + others if labelled else [])
 
 
 def make_inputs(paths, *, labelled=True):
@@ -243,7 +233,7 @@ def make_run(root, *, simulated=True, labelled=True, models=True, geometry=True)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A whole run, for tests that do not change it."""
+    """A complete run, for tests that do not change it."""
     return make_run(tmp_path_factory.mktemp("results") / "hand")
 
 
@@ -254,13 +244,13 @@ def page_of(paths, **settings):
 
 
 def text_of(page):
-    """The page as it reads: without tags, styles and repeated white space."""
+    """The text of a page, without tags, styles and repeated white space."""
     page = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", page, flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)).replace(" %", "%")
 
 
 class Checker(HTMLParser):
-    """Collects open tags, ids and references of a page."""
+    """Collect open tags, ids and references of a page."""
 
     def __init__(self):
         super().__init__()
@@ -295,29 +285,29 @@ def check_page(page):
     return checker
 
 
-def test_the_page_is_whole_and_needs_nothing_else(run):
+def test_the_page_is_complete_and_needs_no_other_file(run):
     checker = check_page(page_of(run))
     for section in ("map", "imagery", "parcels", "classes", "scores", "confidence", "seasons"):
         assert section in checker.ids
         assert f"#{section}" in checker.references
 
 
-def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+def test_the_same_run_makes_the_same_bytes(run, tmp_path):
     other = make_run(tmp_path / run.root.name)
     assert page_of(run) == page_of(other)
 
 
-def test_it_says_how_many_and_how_good(run):
+def test_the_page_has_numbers_of_parcels_and_scores(run):
     text = text_of(page_of(run))
     assert "62 of 65 parcels classified, in 3 classes; 83% right" in text
     assert "Overall accuracy simulated imagery 83.3% This model 83.3%" in text
     assert f"{jaccard_score(DECLARED, PREDICTED, average='macro'):.3f}" in text
-    assert "winter wheat taken for maize: 4 parcels, 13" in text
+    assert "winter wheat predicted as maize: 4 parcels, 13" in text
     assert (
         "From 4 of the 5 Sentinel-2 acquisitions found, 1 March 2018 to 20 September 2018." in text
     )
     assert "4 are used and 1 set aside: too cloudy (1)." in text
-    assert "The longest time between two dates is 80 days" in text
+    assert "The longest gap between two dates is 80 days" in text
 
 
 def scores_of(accuracy, iou, f1):
@@ -354,17 +344,17 @@ def test_the_model_is_compared_with_the_best_baseline(tmp_path, forest, regressi
     headline, text = text_of(page.split("<h1>")[1].split("</h1>")[0]), text_of(page)
     accuracy = f"{100 * baselines[best.replace(' ', '_')][0]:.1f}"
     assert f"The best baseline, a {best}, is right on {accuracy}" in text
-    # A better baseline stands in the headline.
-    assert (f"a {best} does better: {accuracy}" in headline) == ("more parcels" in better)
+    # A better baseline is in the headline.
+    assert (f"a {best} is better: {accuracy}" in headline) == ("more parcels" in better)
     for words in ("more parcels", "the better mean IoU", "the better macro F1"):
         found = [method for method in ("random forest", "logistic regression", "majority guess")
                  if re.search(f"The {method} (is right on|has) {words}", text)]  # fmt: skip
         assert found == ([better[words]] if words in better else [])
 
 
-def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
+def test_other_runs_are_compared_if_set(tmp_path):
     paths, other = make_run(tmp_path / "mine"), RunPaths(tmp_path / "blocks")
-    assert "Beside other runs" not in page_of(paths)
+    assert "Comparison with other runs" not in page_of(paths)
     compare = {"report": {"compare": ["blocks"]}}
     with pytest.raises(InputError, match=r"the run mine has no .*spread\.json"):
         page_of(paths, **compare)
@@ -376,7 +366,7 @@ def test_other_runs_stand_beside_it_when_asked_for(tmp_path):
     write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
     text = text_of(page_of(paths, **compare))
     assert "mine 2, in equal shares of the classes 50.0% ± 12.5 0.500 ± 0.125" in text
-    assert "blocks 3, by squares of land 25.0% ± 6.2 0.250 ± 0.062" in text
+    assert "blocks 3, by square blocks of land 25.0% ± 6.2 0.250 ± 0.062" in text
 
 
 def test_names_are_escaped(run):
@@ -385,13 +375,13 @@ def test_names_are_escaped(run):
     assert "grass <&>" not in page
 
 
-def test_simulated_imagery_is_said_at_the_top_and_beside_every_score(run, tmp_path):
+def test_simulated_imagery_is_marked_at_the_top_and_at_every_score(run, tmp_path):
     page = page_of(run)
     mark = '<span class="simulated">simulated imagery</span>'
     assert page.index("The imagery of this run is simulated.") < page.index("<header>")
     scored = re.findall(
-        r"<h[1-4]>(?:Overall accuracy|Mean IoU|Macro F1|Predicted|Scores|Per class|Which class|"
-        r"Per fold|Confidence|Worth|Training).*?</h\d>",
+        r"<h[1-4]>(?:Overall accuracy|Mean IoU|Macro F1|Predicted|Scores|Per class|Confusions|"
+        r"Per fold|Confidence|Doubtful|Training).*?</h\d>",
         page.replace("<h4>", "<!--"),
     )
     assert len(scored) == 12
@@ -403,7 +393,7 @@ def test_simulated_imagery_is_said_at_the_top_and_beside_every_score(run, tmp_pa
     assert "is simulated" not in real
 
 
-def test_every_row_of_the_register_is_accounted_for(tmp_path):
+def test_every_row_of_the_register_has_a_status(tmp_path):
     paths = make_run(tmp_path / "run")
     ledger = read_account(paths)
     assert ledger.n_rows == 65
@@ -420,20 +410,20 @@ def test_every_row_of_the_register_is_accounted_for(tmp_path):
     assert examples["no parcel id"] == ["row 62"]
     assert examples["an id that an earlier row has already"] == ["000"]
 
-    # Parcels that were observed too little have no prediction.
+    # Parcels with too few observations have no prediction.
     rows = read_ledger(paths.ledger)
     rows.loc[:1, "status"] = "rejected"
     rows.loc[:1, "reason"] = ["never_seen_clearly", "too_few_pixels_observed"]
     write_ledger(paths.ledger, rows)
-    hidden = {line.reason: line.count for line in read_account(paths).lines}
-    assert hidden[""] == 58
-    assert hidden["under cloud or without data on every date"] == 1
-    assert hidden["fewer pixels seen clearly on any date than asked for"] == 1
+    counts = {line.reason: line.count for line in read_account(paths).lines}
+    assert counts[""] == 58
+    assert counts["under cloud or without data on every date"] == 1
+    assert counts["fewer pixels seen clearly on any date than asked for"] == 1
 
 
-def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):
+def test_the_confusion_matrix_counts_the_out_of_fold_parcels(run):
     predictions = read_predictions(run.predictions.with_suffix(".parquet"))
-    matrix = confusions(out_of_fold(predictions), [c.code for c in CLASSES])
+    matrix = count_confusions(out_of_fold(predictions), [c.code for c in CLASSES])
     np.testing.assert_array_equal(matrix, sklearn_confusion_matrix(DECLARED, PREDICTED))
     found = frequent_confusions(matrix, ["wheat", "maize", "grass"], n=2)
     assert [(c.declared, c.predicted, c.count) for c in found] == [
@@ -444,7 +434,7 @@ def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):
     assert frequent_confusions(np.diag([3, 2]), ["a", "b"]) == []
 
 
-def test_the_epoch_that_was_kept_is_the_later_of_the_best():
+def test_the_saved_epoch_is_the_later_of_equally_good_ones():
     scores = [0.2, 0.7, 0.5, 0.7, 0.6]
     log = {epoch: {"val_IoU": iou, "val_loss": 0.1} for epoch, iou in enumerate(scores, 1)}
     assert best_epoch(log) == 4
@@ -453,7 +443,7 @@ def test_the_epoch_that_was_kept_is_the_later_of_the_best():
 
 
 @pytest.mark.parametrize(("n", "n_groups"), [(1, 1), (39, 1), (45, 2), (1000, 10)])
-def test_confidence_groups_hold_every_parcel_once(n, n_groups):
+def test_confidence_groups_contain_every_parcel_once(n, n_groups):
     rng = np.random.default_rng(n)
     confidence = rng.permutation(np.linspace(0.3, 1, n))
     predicted = np.where(rng.random(n) < confidence, "a", "b")
@@ -464,9 +454,9 @@ def test_confidence_groups_hold_every_parcel_once(n, n_groups):
     assert sum(g.count * g.accuracy for g in groups) == pytest.approx((predicted == "a").sum())
     assert np.all(np.diff([g.confidence for g in groups]) > 0)
     for line in confidence_thresholds(parcels):
-        kept = parcels[parcels["confidence"] >= line.confidence]
-        assert line.count == len(kept)
-        assert line.accuracy == pytest.approx((kept["pred_code"] == "a").mean())
+        chosen = parcels[parcels["confidence"] >= line.confidence]
+        assert line.count == len(chosen)
+        assert line.accuracy == pytest.approx((chosen["pred_code"] == "a").mean())
     doubtful = doubtful_parcels(parcels, n=3)["confidence"].tolist()
     assert doubtful == sorted(confidence[predicted == "b"], reverse=True)[:3]
 
@@ -477,23 +467,23 @@ def test_intervals_are_wilsons(n_right, n):
     assert wilson_interval(n_right, n) == pytest.approx(tuple(expected), abs=1e-6)
 
 
-def test_ndvi_is_that_of_clear_pixels_only(tmp_path):
+def test_ndvi_is_computed_from_clear_pixels_only(tmp_path):
     paths = make_run(tmp_path / "run", models=False)
     series = ndvi_by_class(opened(paths))
     assert list(series) == ["BTH", "MIS", "PPH"]
     medians = np.full((10, len(DATES)), np.nan)
     for row, i in enumerate(range(50, 60)):
         pixels = np.load(paths.dataset.pixels / file_name(f"{i:03}")).astype(float)
-        valid = np.load(paths.dataset.valid / file_name(f"{i:03}"))
+        clear = np.load(paths.dataset.valid / file_name(f"{i:03}"))
         for t in range(len(DATES)):
-            red, infrared = pixels[t][:, valid[t]]
-            if valid[t].any():
+            red, infrared = pixels[t][:, clear[t]]
+            if clear[t].any():
                 medians[row, t] = np.median((infrared - red) / (infrared + red))
     expected = np.nanquantile(medians, [0.25, 0.5, 0.75], axis=0).T
     np.testing.assert_allclose(series["PPH"], expected, rtol=1e-12)
 
 
-def test_ndvi_needs_its_bands(tmp_path):
+def test_without_red_and_near_infrared_there_is_no_ndvi(tmp_path):
     paths = make_run(tmp_path / "run", models=False)
     description = yaml.safe_load(paths.dataset.description.read_text())
     write_json(paths.dataset.description, description | {"bands": ["B04", "B11"]})
@@ -507,12 +497,12 @@ def make_map(paths):
     return draw_map(paths.predictions, predictions, "EPSG:32631", colours)
 
 
-def test_the_map_shows_every_outline_and_what_is_known_of_it(run):
+def test_the_map_has_every_outline_with_its_classes(run):
     drawn = make_map(run)
     assert drawn.agreement == {"unpredicted": 1, "same": 50, "differs": 10, "uncompared": 2}
     assert drawn.predicted == {"": 1, "BTH": 31, "MIS": 21, "PPH": 10}
     assert drawn.n_beyond == 2  # a point and a missing geometry
-    # The rejected twin of parcel 000 lies below it.
+    # The rejected row with the same id is drawn below parcel 000.
     assert [s.title for s in drawn.shapes[:2]] == [
         "Parcel 000: declared nothing, no prediction",
         "Parcel 000: declared winter wheat, predicted winter wheat (confidence 0.50)",
@@ -528,7 +518,7 @@ def test_the_map_shows_every_outline_and_what_is_known_of_it(run):
     assert drawn.scale_bar[0] == pytest.approx(50 * scale, abs=0.5)
 
 
-def test_many_parcels_become_an_image_of_the_same_map(run, monkeypatch):
+def test_many_parcels_are_drawn_as_an_image_of_the_same_map(run, monkeypatch):
     shapes = make_map(run).shapes
     monkeypatch.setattr(pipeline.report.map, "MOST_SHAPES", 10)
     drawn = make_map(run)
@@ -547,10 +537,10 @@ def test_many_parcels_become_an_image_of_the_same_map(run, monkeypatch):
     assert page.count("data:image/png;base64,") == 2
 
 
-def test_a_layer_that_differs_from_its_table_is_refused(tmp_path):
+def test_a_layer_with_fewer_rows_than_its_table_is_refused(tmp_path):
     paths = make_run(tmp_path / "run")
     geopandas.read_file(paths.predictions).iloc[:5].to_file(paths.predictions, layer="parcels")
-    with pytest.raises(InputError, match="has 5 rows and the table beside it 65"):
+    with pytest.raises(InputError, match="has 5 rows, the table of predictions has 65"):
         page_of(paths)
 
 
@@ -561,14 +551,14 @@ def test_a_run_without_outlines_has_no_map(tmp_path):
     assert "scores" in checker.ids
 
 
-def test_a_run_without_predictions_says_so(tmp_path):
+def test_a_run_without_predictions_has_a_page(tmp_path):
     page = page_of(make_run(tmp_path / "run", models=False))
     checker = check_page(page)
     assert "62 parcels prepared, none classified yet" in text_of(page)
     assert not {"map", "scores", "confidence", "training"} & set(checker.ids)
 
 
-def test_a_run_from_a_finished_dataset_needs_no_inputs(tmp_path):
+def test_a_run_from_an_existing_dataset_has_no_register(tmp_path):
     paths = make_run(tmp_path / "run", geometry=False)
     for path in (paths.acquisitions, paths.ledger, paths.classes):
         path.unlink()
@@ -576,17 +566,19 @@ def test_a_run_from_a_finished_dataset_needs_no_inputs(tmp_path):
     checker = check_page(page)
     assert "parcels" not in checker.ids
     assert {"imagery", "classes", "scores"} <= set(checker.ids)
-    assert "The run started from a finished dataset of 4 dates" in text_of(page)
+    assert "The run started from an existing dataset of 4 dates" in text_of(page)
 
 
-def test_parcels_without_labels_are_reported_without_scores(tmp_path):
+def test_without_labels_there_are_no_scores(tmp_path):
     paths = make_run(tmp_path / "run", labelled=False)
     for path in (paths.overall, paths.per_class, paths.baselines, paths.folds, paths.classes):
         path.unlink()
     page = page_of(paths)
     checker = check_page(page)
     assert not {"scores", "confidence", "seasons"} & set(checker.ids)
-    assert "0 classes are declared on parcels that can be used, and 3 are learnt" in text_of(page)
+    assert "0 classes are declared on parcels that can be used. The models predict 3 " in text_of(
+        page
+    )
     assert "62 of 65 parcels classified" in text_of(page)
 
 
@@ -601,7 +593,7 @@ def test_one_fold_of_one_epoch_is_drawn(tmp_path):
     assert "standard deviation" not in page
 
 
-def test_losses_that_were_not_finite_leave_a_gap(tmp_path):
+def test_losses_that_are_not_finite_are_not_drawn(tmp_path):
     paths = make_run(tmp_path / "run")
     log_file, metrics_file = (paths.fold(1) / f"{n}.json" for n in ("trainlog", "test_metrics"))
     log = json.loads(log_file.read_text())
@@ -616,7 +608,7 @@ def test_losses_that_were_not_finite_leave_a_gap(tmp_path):
     assert not re.search(r"\bnan\b", page)
 
 
-def test_colours_are_fixed_by_class_index_while_there_are_enough():
+def test_colours_depend_on_the_class_index_if_there_are_enough():
     few = class_colours({"a": 1, "b": 5, "c": 3})
     assert few == dict(zip("abc", COLOURS, strict=False))
     many = class_colours({str(i): 100 - i for i in range(30)})
@@ -635,12 +627,12 @@ def test_colours_are_fixed_by_class_index_while_there_are_enough():
         *((0.9996, 1, ">99.9"), (0.996, 0, ">99"), (0.857, 0, "86"), (0.951, 0, "95")),
     ],
 )
-def test_a_share_is_not_rounded_to_nothing_or_all(share, digits, text):
+def test_a_share_is_not_rounded_to_0_or_100(share, digits, text):
     assert percent(share, digits) == f"{text}\N{NARROW NO-BREAK SPACE}%"
 
 
-def test_numbers_are_never_further_off_than_half_of_the_last_digit():
-    """Against exact decimals, over the whole range of every way of writing."""
+def test_rounding_errors_are_at_most_half_of_the_last_digit():
+    """Compare with exact decimals over the whole range of every format."""
     for digits, whole in ((0, 100), (1, 100), (2, 1), (3, 1), (3, math.inf)):
         step = Decimal(10) ** -digits
         for value in [*np.linspace(0, min(whole, 2), 4001).tolist(), whole * (1 - 1e-09)]:
@@ -656,8 +648,8 @@ def test_numbers_are_never_further_off_than_half_of_the_last_digit():
                 assert Decimal(text) != Decimal(whole) or value == whole
 
 
-def test_nearly_all_right_is_nowhere_written_as_all(run, tmp_path):
-    """999.6 of a thousand: in the headline, the measures, the tables, the map and the terminal."""
+def test_99_96_percent_is_nowhere_written_as_100(tmp_path):
+    """In the headline, the metrics, the tables and the terminal."""
     paths = make_run(tmp_path / "run")
     scores = {"Accuracy": 0.9996, "MACRO_IoU": 0.9996, "MACRO_F1-score": 0.9996}
     overall = json.loads(paths.overall.read_text()) | scores
@@ -667,7 +659,7 @@ def test_nearly_all_right_is_nowhere_written_as_all(run, tmp_path):
     for fold in paths.models.glob("Fold_*"):
         (fold / "test_metrics.json").write_text(json.dumps(metrics))
     text = text_of(page_of(paths))
-    assert "3 classes; &gt;99% right on parcels that the model had not seen" in text
+    assert "3 classes; &gt;99% right on parcels that the model was not trained on" in text
     assert "This model &gt;99.9%" in text
     assert "This model &gt;0.999" in text
     assert "&gt;99.9% &gt;0.999 &lt;0.001" in text
@@ -675,7 +667,7 @@ def test_nearly_all_right_is_nowhere_written_as_all(run, tmp_path):
     assert "100" not in re.findall(r"^model.*$", summary(paths), re.M)[0]
 
 
-def test_codes_that_are_numbers_meet_those_of_the_tables(tmp_path):
+def test_codes_that_are_numbers_are_read_as_text(tmp_path):
     row = {"parcel_id": "1", "status": "used", "declared_name": "x", "pred_name": "x"}
     table = pd.DataFrame([row | {"pred_source": "ensemble", "confidence": 0.5}] * 2)
     for column in ("declared_code", "pred_code"):

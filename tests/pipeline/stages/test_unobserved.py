@@ -399,7 +399,7 @@ def test_a_register_without_clear_pixels_is_refused(whole, tmp_path):
     settings = whole.settings(
         "linear", clouds={"classes": [4, 9]}, imagery={"max_cloud_fraction": 1.0}
     )
-    match = r"None of the 200 parcels has parcels.min_pixels, 3, .* the most that one has is 0\. "
+    match = r"None of the 200 parcels has parcels.min_pixels, 3, .* the largest number is 0\. "
     with pytest.raises(InputError, match=match):
         prepare_dataset(settings, tmp_path)
     assert not (tmp_path / "dataset" / "DATA").exists()

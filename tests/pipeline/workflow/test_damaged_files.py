@@ -12,9 +12,10 @@ from geo.pixels.pixel_index import PixelIndex
 from pipeline.classes.class_mapping import read_declared
 from pipeline.classes.crop_class import read_classes, read_names
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.folds import read_fold
+from pipeline.dataset.metadata import read_object
+from pipeline.dataset.pixel_set_dataset import read_folds
 from pipeline.report.scores import read_comparison, read_predictions
-from pipeline.stages.ingest import _copy_json, _read_own
+from pipeline.stages.ingest import _copy_json
 from pipeline.stages.label import _read
 from pipeline.stages.rasterise import _read_parcels
 from pipeline.workflow.acquisition_table import read_acquisitions
@@ -46,13 +47,13 @@ def declared(path):
 READERS = {
     "grids": (read_grids, "grids.json"),
     "pixel index": (PixelIndex.load, "31UDS.npz"),
-    "folds": (lambda path: read_fold(path, 1, ["1"]), "folds.json"),
+    "folds": (read_folds, "folds.json"),
     "names": (read_names, "names.csv"),
     "table of codes": (declared, "codes.csv"),
     "record": (lambda path: read_record([path]), "train.json"),
     "predictions": (read_predictions, "parcels.parquet"),
     "compared run": (comparison, "folds.json"),
-    "META of a dataset": (_read_own, "dataset.json"),
+    "META of a dataset": (lambda path: read_object(path, optional=True), "dataset.json"),
     "META taken over": (lambda path: _copy_json(path, path.with_name("o")), "positions.json"),
     "classes": (read_classes, "classes.json"),
     "ledger": (read_ledger, "ledger.parquet"),

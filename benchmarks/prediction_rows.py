@@ -41,9 +41,9 @@ def main() -> None:
 def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     """Write by the code of the stage predict."""
     from pipeline.classes.ledger import read_ledger
+    from pipeline.classes.register import matched_parts
     from pipeline.predictions.columns import LEDGER_COLUMNS
     from pipeline.predictions.files import PredictionFiles
-    from pipeline.predictions.register_rows import matched_parts
     from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.workflow.config import load
 

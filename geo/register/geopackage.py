@@ -14,7 +14,7 @@ import pandas as pd
 import pyogrio
 import shapely
 
-from geo.register.mending import POLYGONAL, with_polygons
+from geo.register.polygons import POLYGONAL, with_polygons
 
 # Newer versions of the format make older QGIS and GDAL warn.
 VERSION = "1.2"

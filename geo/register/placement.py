@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from geo.grid import Grid
-from geo.register.mending import Mended, buffered, is_outside, reaches_beyond, reproject
+from geo.register.polygons import Mended, buffered, is_outside, reaches_beyond, reproject
 
 # Share of a tile's width by which its outline is widened before parcels are compared with it.
 MARGIN = 0.01

@@ -15,8 +15,8 @@ import shapely
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
-from geo.pixels.rasterising import index_pixels
-from geo.register.mending import buffered
+from geo.pixels.pixel_index import index_pixels
+from geo.register.polygons import buffered
 from pipeline.classes.class_mapping import classify, nomenclatures
 from pipeline.classes.crop_class import Classes, with_names
 from pipeline.classes.ledger import count_pixels, status_of

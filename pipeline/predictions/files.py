@@ -231,7 +231,7 @@ class FiboaPredictions:
         """Write those that have a prediction: a GeoDataFrame, a row an input parcel."""
         import geopandas
 
-        from geo.register.mending import mend
+        from geo.register.polygons import mend
 
         predicted = parcels[parcels["pred_source"] != ""]
         features = geopandas.GeoDataFrame(

@@ -18,8 +18,8 @@ import pandas as pd
 from geo.grid import Grid, main_crs, read_grids
 from geo.register.columns import as_text, row_checksums
 from geo.register.geopackage import outline_types
-from geo.register.overlaps import find_overlaps, first_alike
 from geo.register.placement import in_one_system
+from geo.register.polygons import find_overlaps, first_alike
 from pipeline.classes.class_mapping import classify, nomenclatures
 from pipeline.classes.crop_class import with_names
 from pipeline.classes.ledger import FROM_REGISTER, say_counts

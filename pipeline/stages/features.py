@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from geo.errors import InputError, reading
 from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
-from geo.pixels.shape_features import shape_features
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.writing import write_json
 
@@ -79,3 +80,37 @@ def _in_one_system(points: list[tuple[str, gpd.GeoSeries]]) -> dict[str, list[fl
         xy = np.round(shapely.get_coordinates(tile.to_crs(crs).to_numpy()), 2)
         positions |= dict(zip(tile.index, xy.tolist(), strict=True))
     return positions
+
+
+def shape_features(geometries: NDArray[Any], index: PixelIndex) -> NDArray[np.float64]:
+    """Compute the four geometric features of Sainte Fare Garnot et al. (CVPR 2020, section 3.2).
+
+    Parameters
+    ----------
+    geometries
+        Polygons of the parcels (P,) in metres, in the order of the index; not buffered.
+    index
+        Their pixels, at least one a parcel.
+
+    Returns
+    -------
+    NDArray
+        float64 (P, 4): perimeter in metres (holes included), number of pixels, cover ratio (pixels
+        over the pixels of their bounding box), perimeter over surface in 1/m.
+    """
+    if not len(geometries):
+        return np.empty((0, 4))
+    starts = index.offsets[:-1]
+    extents = [
+        np.maximum.reduceat(places, starts) - np.minimum.reduceat(places, starts) + 1
+        for places in (index.rows.astype(np.int64), index.cols.astype(np.int64))
+    ]
+    perimeter_m = shapely.length(geometries)
+    return np.column_stack(
+        [
+            perimeter_m,
+            index.sizes,
+            index.sizes / (extents[0] * extents[1]),
+            perimeter_m / shapely.area(geometries),
+        ]
+    )

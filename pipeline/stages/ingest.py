@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from geo.errors import InputError, reading
+from pipeline.classes.class_mapping import choose_classes, read_codes, with_other
 from pipeline.classes.crop_class import (
     Classes,
     Code,
@@ -22,7 +23,6 @@ from pipeline.classes.crop_class import (
     write_classes_csv,
 )
 from pipeline.classes.ledger import class_reasons, set_aside, status_of, write_ledger
-from pipeline.classes.nomenclature import choose_classes, read_codes, with_other
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.existing_dataset import (
     GivenParcel,

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from geo.errors import InputError
 from models.crop_model import CropModel, ensemble
+from models.model_files import DESCRIPTION_FILE, fold_folders
 from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.folds import Fold
-from pipeline.dataset.model_inputs import read_inputs
+from pipeline.dataset.model_inputs import describe_data, read_inputs
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, in_order
 from pipeline.predictions.columns import (
     ENSEMBLE,
@@ -29,9 +31,7 @@ from pipeline.predictions.columns import (
     PredictionTable,
     with_register,
 )
-from pipeline.predictions.existing_weights import load_existing
 from pipeline.predictions.files import PredictionFiles
-from pipeline.predictions.register_rows import matched_parts
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import PredictSettings
@@ -108,6 +108,9 @@ def predict(
     with PredictionFiles(predictions) as files:
         read = _parts(len(rows))
         if register is not None:
+            # GDAL is needed only here: a machine without it can still predict a dataset.
+            from pipeline.classes.register import matched_parts
+
             read = matched_parts(register, rows, settings.parcels, ROWS_AT_A_TIME)
             files.add_layers(
                 Counter(filter(None, rows["geometry_type"])),
@@ -208,3 +211,51 @@ def _classes_of(trained: Sequence[CropModel]) -> list[CropClass]:
     """Return the classes of models from elsewhere."""
     about = trained[0].description
     return [CropClass(*both) for both in zip(about.class_codes, about.class_names, strict=True)]
+
+
+def load_existing(
+    folder: Path, dataset: PixelSetDataset, settings: PredictSettings, device: torch.device
+) -> list[CropModel]:
+    """Load the models of all folds, of this project or of the reference.
+
+    A model of this project brings its description. The reference keeps nothing beside its weights:
+    what no shape of a weight tells comes from the settings, and everything else is as its own
+    inference has it: the normalisation of the dataset, features standardised over all parcels,
+    days since the first date, the classes of the settings.
+
+    Parameters
+    ----------
+    folder
+        Folder of Fold_1, Fold_2, ...
+    dataset
+        Dataset of the parcels to predict.
+    settings
+        model and train.pixels.
+    device
+        Where to predict.
+
+    Raises
+    ------
+    InputError
+        If the weights do not fit the settings or the dataset.
+    """
+    folds = fold_folders(folder).values()
+    references = [fold for fold in folds if not (fold / DESCRIPTION_FILE).is_file()]
+    # Read once for all of them, and only where one needs it.
+    about = describe_data(dataset) if references else None
+    features = dataset.all_features if references and dataset.paths.features.is_file() else None
+    return [
+        CropModel.load(fold, device)
+        if about is None or fold not in references
+        else CropModel.load_reference(
+            fold,
+            device,
+            about=about,
+            features=features,
+            n_pixels=settings.train.pixels,
+            pooling=settings.model.pooling,
+            T=settings.model.T,
+            positions=settings.model.positions,
+        )
+        for fold in folds
+    ]

@@ -13,9 +13,8 @@ from rasterio.windows import Window
 
 from geo.errors import reading
 from geo.grid import read_grids
-from geo.pixels.pixel_index import PixelIndex
-from geo.pixels.rasterising import index_pixels
-from geo.register.mending import buffered
+from geo.pixels.pixel_index import PixelIndex, index_pixels
+from geo.register.polygons import buffered
 from pipeline.workflow.settings import RasteriseSettings
 from pipeline.workflow.writing import replacing
 

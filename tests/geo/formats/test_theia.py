@@ -8,7 +8,7 @@ from geo.errors import InputError
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import read_parcel_pixels
-from geo.pixels.rasterising import index_pixels
+from geo.pixels.pixel_index import index_pixels
 from tests.builders.items import assert_survive
 from tests.builders.theia import COARSE, FINE, NAME, write_product
 

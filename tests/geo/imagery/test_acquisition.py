@@ -24,7 +24,7 @@ from geo.imagery.acquisition import Acquisition, Band, read_item
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.listing import digest_of, digests, walk
 from geo.imagery.listing import watched_files as watched_texts
-from geo.pixels.rasterising import index_pixels
+from geo.pixels.pixel_index import index_pixels
 from pipeline.stages.extract import extract
 from pipeline.stages.index import write_items
 from pipeline.workflow.config import load, view

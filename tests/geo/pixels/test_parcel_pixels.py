@@ -20,7 +20,7 @@ from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import OpenRasters
 from geo.pixels.parcel_pixels import read_parcel_pixels
-from geo.pixels.rasterising import index_pixels
+from geo.pixels.pixel_index import index_pixels
 from tests.builders.safe import write_image, write_safe
 
 BANDS = ["B03", "B8A", "B02", "B11"]

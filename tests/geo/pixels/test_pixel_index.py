@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from rasterio.features import geometry_mask
 
 from geo.grid import Grid
-from geo.pixels.pixel_index import PixelIndex
-from geo.pixels.rasterising import index_pixels
-from geo.register.mending import buffered
+from geo.pixels.pixel_index import PixelIndex, index_pixels
+from geo.register.polygons import buffered
 from tests.builders.paths import SHARED
 
 # Pixels of 2 m: coordinates in quarters of a metre are exact, also in rasterio's arithmetic.

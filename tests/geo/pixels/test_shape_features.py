@@ -9,9 +9,8 @@ import shapely
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.pixels.rasterising import index_pixels
-from geo.pixels.shape_features import shape_features
-from pipeline.stages.features import features
+from geo.pixels.pixel_index import index_pixels
+from pipeline.stages.features import features, shape_features
 
 GRID = Grid("EPSG:32631", 0.0, 40.0, 10.0, 10.0, 4, 4)
 # A square of 2 x 2 pixels, and an L of 3 pixels in a bounding box of 2 x 2.

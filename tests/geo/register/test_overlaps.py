@@ -7,7 +7,7 @@ import pytest
 import shapely
 from shapely import MultiPolygon, Polygon, box
 
-from geo.register.overlaps import find_overlaps, first_alike
+from geo.register.polygons import find_overlaps, first_alike
 
 
 def per_parcel(found, n):

@@ -8,7 +8,7 @@ import pytest
 import shapely
 
 import pipeline.stages.rasterise as rasterise
-from geo.register.mending import GEOMETRY_REASONS
+from geo.register.polygons import GEOMETRY_REASONS
 from pipeline.classes.ledger import status_of
 from pipeline.classes.reasons import (
     WITHOUT_POLYGON,

@@ -14,7 +14,7 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.register.columns import with_codes
 from geo.register.reading import read_register_parts
-from pipeline.predictions.register_rows import matched_parts
+from pipeline.classes.register import matched_parts
 from pipeline.stages.clean import clean
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
@@ -187,7 +187,7 @@ def test_no_more_rows_are_read_at_once_than_asked_for(cleaned, monkeypatch):
             seen.append(len(part[0]))
             yield part
 
-    monkeypatch.setattr("geo.register.reading.read_register_parts", read)
+    monkeypatch.setattr("pipeline.classes.register.read_register_parts", read)
     places_of(register, ledger, options, 4)
     # Once: no row is read twice.
     assert seen == [4, 4, 4, 2]

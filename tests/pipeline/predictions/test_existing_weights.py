@@ -17,9 +17,8 @@ from models.hyperparameters import Hyperparameters
 from models.model_files import member_file, read_description, write_description
 from models.standardisation import FeatureScaling, Normalisation
 from pipeline.dataset.model_inputs import read_inputs
-from pipeline.predictions.existing_weights import load_existing
 from pipeline.stages.evaluate import evaluate
-from pipeline.stages.predict import predict
+from pipeline.stages.predict import load_existing, predict
 from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs

@@ -11,7 +11,7 @@ import rasterio
 from geo.errors import InputError
 from geo.grid import read_grids
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.classes.nomenclature import read_codes
+from pipeline.classes.class_mapping import read_codes
 from tests.builders.registers import GRID, ROWS, Run, every_reason, frame, pixels, simple
 
 

@@ -17,8 +17,7 @@ from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import nearest_anniversary, read_inputs
-from pipeline.predictions.existing_weights import load_existing
-from pipeline.stages.predict import predict
+from pipeline.stages.predict import load_existing, predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train

@@ -19,7 +19,7 @@ from shapely import (
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.register.columns import RegisterColumns, as_text
-from geo.register.mending import is_outside, lon_lat_bounds, mend, reaches_beyond, reproject
+from geo.register.polygons import is_outside, lon_lat_bounds, mend, reaches_beyond, reproject
 from geo.register.reading import read_named, read_register
 
 GRID = Grid("EPSG:32631", 500000.0, 4000040.0, 10.0, 10.0, 4, 4)

@@ -1,9 +1,8 @@
-"""Which pixels of the grid belong to which parcel."""
+"""The pixel index: which pixels of a grid belong to which parcel, found by rasterising polygons."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,17 @@ from numpy.typing import NDArray
 from geo.errors import reading
 from geo.grid import Grid
 
+# Pixels of the grid that are rasterised together; labels take 4 bytes each, 16 MB in all.
+STRIP_PIXELS = 4_000_000
+
+# Pixel coordinates are rounded to 2**-28 of a pixel (40 nanometres). They can then be shifted by
+# whole rows without rounding error: an edge through a pixel centre falls on the same side, however
+# the grid is divided into strips.
+STEPS_PER_PIXEL = 2.0**28
+
+# Tolerance of a covered fraction: areas are sums of float64 with rounding errors.
+TOLERANCE = 1e-9
+
 
 @dataclass(frozen=True)
 class PixelIndex:
@@ -27,14 +37,14 @@ class PixelIndex:
     parcel_ids
         Ids of the P parcels.
     offsets
-        int64 (P + 1,): the pixels of parcel i are those from offsets[i] up to offsets[i + 1].
+        int64 (P + 1,): the pixels of parcel i are offsets[i] to offsets[i + 1] - 1.
     rows, cols
-        int32 (pixels of all parcels,): place in the grid, row-major within a parcel. A pixel that
-        several parcels cover is there several times.
+        int32 (pixels of all parcels,): row and column in the grid, row-major within a parcel. If
+        several parcels share a pixel, each of them lists it.
     tile
-        Tile of the grid.
+        Name of the tile.
     grid
-        Grid that rows and columns count in.
+        The tile's grid.
     """
 
     parcel_ids: list[str]
@@ -50,7 +60,7 @@ class PixelIndex:
         return np.diff(self.offsets)
 
     def select(self, chosen: NDArray[np.bool_]) -> PixelIndex:
-        """Keep some of the parcels, bool (P,), in their order."""
+        """Return the index of some of the parcels, bool (P,), in the same order."""
         pixels = np.repeat(chosen, self.sizes)
         return PixelIndex(
             [parcel_id for parcel_id, keep in zip(self.parcel_ids, chosen, strict=True) if keep],
@@ -62,13 +72,12 @@ class PixelIndex:
         )
 
     def save(self, path: Path) -> None:
-        """Write the index as .npz; equal indices give equal bytes."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
+        """Write the index as .npz; equal indices result in equal bytes."""
+        with path.open("wb") as file:
             np.savez(
                 file,
                 allow_pickle=False,
-                # JSON, because an array of text would be as wide as its longest id.
+                # JSON, as an array of text would store every id with the length of the longest.
                 parcel_ids=np.frombuffer(json.dumps(self.parcel_ids).encode(), np.uint8),
                 offsets=self.offsets,
                 rows=self.rows,
@@ -76,7 +85,6 @@ class PixelIndex:
                 tile=np.array(self.tile),
                 grid=np.array(json.dumps(asdict(self.grid))),
             )
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> PixelIndex:
@@ -84,7 +92,7 @@ class PixelIndex:
         remedy = "Make it anew: snakemake -R rasterise."
         with (
             reading(path, "a pixel index", remedy),
-            # numpy leaves a file open that it cannot read.
+            # Opened here, because numpy does not close a file that it cannot read.
             path.open("rb") as content,
             np.load(content, allow_pickle=False) as file,
         ):
@@ -96,15 +104,6 @@ class PixelIndex:
                 str(file["tile"]),
                 Grid.from_dict(json.loads(str(file["grid"]))),
             )
-
-
-# Rows of the grid that are burned at once hold about so many pixels (16 MB of labels).
-STRIP_PIXELS = 4_000_000
-
-# Pixel coordinates are rounded to 2**-28 of a pixel (40 nanometres). Moving them by whole rows
-# is then exact in float64, so that an edge that runs through a pixel centre falls on the same
-# side however the grid is cut into strips.
-STEPS_PER_PIXEL = 2.0**28
 
 
 def index_pixels(
@@ -119,25 +118,26 @@ def index_pixels(
 ) -> PixelIndex:
     """Find the pixels of every parcel.
 
-    A pixel belongs to a parcel if its centre does (or, with `all_touched`, any part of it; or,
-    with `min_covered_fraction`, so much of its area). Overlapping parcels each keep the pixels
-    they share.
+    A pixel belongs to a parcel if its centre does. With `all_touched` it belongs to every parcel
+    that touches it, with `min_covered_fraction` to every parcel that covers this fraction of it.
+    Parcels that overlap each keep the pixels that they share.
 
     Parameters
     ----------
     geometries
-        Polygons and multipolygons (P,) in the coordinate system of the grid, of shapely. Empty
-        ones and None have no pixels.
+        Polygons and multipolygons (P,) of shapely, in the coordinate system of the grid. Empty
+        polygons and None have no pixels.
     ids
         Parcel ids (P,).
     grid, tile
-        Grid to index.
+        The tile, and its grid.
     all_touched
-        Take every pixel that a parcel touches.
+        Select every pixel that a parcel touches.
     min_covered_fraction
-        Take the pixels of which a parcel covers at least this fraction, in place of both.
+        Select the pixels of which a parcel covers at least this fraction, above 0 and at most 1;
+        `all_touched` is then ignored.
     strip_pixels
-        Bound of the memory: pixels of the grid that are burned at once, at least one row of them.
+        Limits the memory: pixels of the grid that are rasterised together, at least one row.
 
     Returns
     -------
@@ -147,13 +147,13 @@ def index_pixels(
     shapes = _to_pixel_coordinates(np.asarray(geometries, object), grid)
     if min_covered_fraction is None:
         height = max(1, strip_pixels // grid.width)
-        found = list(_burn_strips(shapes, grid, height, all_touched))
-        parcels = np.concatenate([np.empty(0, np.int32), *(f[0] for f in found)])
-        pixels = np.concatenate([np.empty(0, np.int64), *(f[1] for f in found)])
+        found = _rasterise_strips(shapes, grid, height, all_touched)
     else:
-        parcels, pixels = covered_pixels(shapes, *grid.shape, min_covered_fraction)
-    # Strips come from north to south and pixels within them row by row: a stable sort by parcel
-    # leaves those of a parcel in row-major order.
+        found = _covered_pixels(shapes, grid, min_covered_fraction)
+    # (parcel, pixel) pairs of all strips; the empty arrays set the types if there are none.
+    parts = [(np.empty(0, np.int32), np.empty(0, np.int64)), *found]
+    parcels, pixels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    # Pixels come in row-major order, strip by strip: a stable sort by parcel preserves that order.
     order = np.argsort(parcels, kind="stable")
     offsets = np.zeros(len(shapes) + 1, np.int64)
     np.cumsum(np.bincount(parcels, minlength=len(shapes)), out=offsets[1:])
@@ -162,9 +162,9 @@ def index_pixels(
 
 
 def _to_pixel_coordinates(geometries: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """Express geometries in pixels: x is the column, y minus the row, as GDAL expects north up.
+    """Convert to pixel coordinates: x is the column, y minus the row, as GDAL expects north up.
 
-    Coordinates are rounded as STEPS_PER_PIXEL says.
+    Coordinates are rounded as explained at STEPS_PER_PIXEL.
     """
     corner = np.array([grid.x_min, grid.y_max])
     size = np.array([grid.pixel_width, grid.pixel_height])
@@ -177,15 +177,15 @@ def _to_pixel_coordinates(geometries: NDArray[Any], grid: Grid) -> NDArray[Any]:
     return converted
 
 
-def _burn_strips(
+def _rasterise_strips(
     shapes: NDArray[Any], grid: Grid, height: int, all_touched: bool
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Yield the positions of parcels and the flat pixels that they cover, strip by strip."""
-    # Imported here: most stages that index burn nothing.
+    """Yield parcels, by position, and the flat pixels that they cover, strip by strip."""
+    # Imported here, because most stages that use the index do not rasterise.
     from rasterio.features import rasterize
 
     boxes = shapely.bounds(shapes)
-    # NaN, the bounds of an empty shape, compares false.
+    # The bounds of an empty shape are NaN, so every comparison with them is false.
     reached = (boxes[:, 0] <= grid.width) & (boxes[:, 2] >= 0)
     for top in range(0, grid.height, height):
         bottom = min(top + height, grid.height)
@@ -200,15 +200,16 @@ def _burn_strips(
                 all_touched=all_touched,
             )
             flat = np.flatnonzero(labels)
-            burned = labels.ravel()[flat]
-            yield members[burned - 1].astype(np.int32), flat + top * grid.width
+            labelled = labels.ravel()[flat]
+            yield members[labelled - 1].astype(np.int32), flat + top * grid.width
             labels.ravel()[flat] = 0
 
 
 def _as_geojson(shapes: NDArray[Any]) -> list[dict[str, Any]]:
-    """Express polygons and multipolygons as rasterio reads them.
+    """Convert polygons and multipolygons to GeoJSON, as rasterio reads them.
 
-    It does so itself for geometries of shapely, but five times slower: one vertex at a time.
+    rasterio converts geometries of shapely itself, vertex by vertex, which takes five times as
+    long.
     """
     parts, owners = shapely.get_parts(shapes, return_index=True)
     rings, ring_parts = shapely.get_rings(parts, return_index=True)
@@ -225,10 +226,10 @@ def _as_geojson(shapes: NDArray[Any]) -> list[dict[str, Any]]:
 
 
 def _layers(boxes: NDArray[np.float64]) -> Iterator[NDArray[np.int64]]:
-    """Divide shapes into layers without overlap, so that a layer can be burned at once.
+    """Divide shapes into layers without overlaps, so that each layer can be rasterised at once.
 
-    Two shapes can share a pixel only if their boxes, widened to whole pixels, overlap: every
-    shape goes to the first layer that none of its neighbours is in (greedy colouring).
+    Two shapes can share a pixel only if their boxes, widened to whole pixels, overlap. Every shape
+    joins the first layer that none of its neighbours is in (greedy colouring).
 
     Parameters
     ----------
@@ -239,15 +240,15 @@ def _layers(boxes: NDArray[np.float64]) -> Iterator[NDArray[np.int64]]:
     ------
     Positions of the shapes of one layer, int64.
     """
-    # Closed boxes of pixel numbers, shrunk so that neighbouring pixels do not touch; an edge along
-    # the border of two pixels may burn either.
+    # Closed boxes of pixel numbers, shrunk so that neighbouring pixels do not touch. An edge along
+    # the border of two pixels may select either of them.
     low = np.ceil(boxes[:, :2]) - 1
     high = np.floor(boxes[:, 2:])
     widened = shapely.box(*(low + 0.1).T, *(high + 0.9).T)
     first, second = shapely.STRtree(widened).query(widened)
     starts = np.searchsorted(first, np.arange(len(boxes) + 1))
     neighbours = second.tolist()
-    taken = [0] * len(boxes)  # layer of a shape as a bit, 0 while it has none
+    taken = [0] * len(boxes)  # the layer of a shape, as a bit; 0 while it has none
     for shape in range(len(boxes)):
         mask = 0
         for other in neighbours[starts[shape] : starts[shape + 1]]:
@@ -258,31 +259,12 @@ def _layers(boxes: NDArray[np.float64]) -> Iterator[NDArray[np.int64]]:
         yield np.flatnonzero(layer == number)
 
 
-# Areas are sums of float64: a pixel that is covered by just the fraction may miss it by as much.
-TOLERANCE = 1e-9
+def _covered_pixels(
+    shapes: NDArray[Any], grid: Grid, min_fraction: float
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Yield parcels, and the flat pixels of which they cover at least a fraction, exactly.
 
-
-def covered_pixels(
-    shapes: NDArray[Any], height: int, width: int, least: float
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Find the pixels of which polygons cover at least a fraction, exactly (exactextract).
-
-    Parameters
-    ----------
-    shapes
-        Polygons and multipolygons (P,) in pixels: x is the column, y minus the row. Empty ones and
-        None have no pixels.
-    height, width
-        Rows and columns of the grid.
-    least
-        Fraction of a pixel, above 0 and up to 1.
-
-    Returns
-    -------
-    parcels
-        Position of the polygon, int32 (pixels of all polygons,), ascending.
-    pixels
-        Flat pixel number, int64, ascending for a polygon.
+    Computed by exactextract. The pixels of a parcel are ascending.
     """
     from exactextract import exact_extract
     from exactextract.feature import JSONFeatureSource
@@ -294,16 +276,13 @@ def covered_pixels(
         {"type": "Feature", "properties": {"shape": shape}, "geometry": json.loads(geometry)}
         for shape, geometry in zip(present.tolist(), geometries, strict=True)
     ]
-    # No values are wanted: one byte stands for the whole raster.
-    nothing = np.broadcast_to(np.uint8(0), (height, width))
-    raster = NumPyRasterSource(nothing, 0, -height, width, 0)
-    parcels, pixels = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+    # exactextract requires a raster, of which only the grid matters: one byte for all its pixels.
+    no_values = np.broadcast_to(np.uint8(0), grid.shape)
+    raster = NumPyRasterSource(no_values, 0, -grid.height, grid.width, 0)
     for feature in exact_extract(
         raster, JSONFeatureSource(features), ["cell_id", "coverage"], include_cols=["shape"]
     ):
         found = feature["properties"]
-        covered = np.asarray(found["coverage"]) >= least - TOLERANCE
-        cells = np.sort(np.asarray(found["cell_id"], np.int64)[covered])
-        parcels.append(np.full(len(cells), found["shape"], np.int32))
-        pixels.append(cells)
-    return np.concatenate(parcels), np.concatenate(pixels)
+        covered = np.asarray(found["coverage"]) >= min_fraction - TOLERANCE
+        pixels = np.sort(np.asarray(found["cell_id"], np.int64)[covered])
+        yield np.full(len(pixels), found["shape"], np.int32), pixels

@@ -1,31 +1,45 @@
-"""Every reason for which something is not used, with the words that people read.
+"""Every reason why a parcel, a class or an acquisition is not used, with its wording.
 
-The code of a reason stands in tables; its words stand in the report and in `parcelwise inspect`.
+Tables contain the code of a reason; the report and `parcelwise inspect` show the wording.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 
-class Status(StrEnum):
-    """What becomes of a row of the register."""
+class _Worded(StrEnum):
+    """A code with its wording; members are written as code, wording and, optionally, what follows.
+
+    Attributes
+    ----------
+    words
+        The wording.
+    follows
+        What the reason results in, another enumeration; None if nothing is written.
+    """
+
+    words: str
+    follows: Any
+
+    def __new__(cls, code: str, words: str = "", follows: Any = None) -> _Worded:
+        """Make a member from its code, and store wording and result with it."""
+        member = str.__new__(cls, code)
+        member._value_, member.words, member.follows = code, words, follows
+        return member
+
+
+class Status(_Worded):
+    """The status of a row of the register."""
 
     USED = "used", "Learnt from, and predicted by a model that had not seen it"
     PREDICT_ONLY = "predict_only", "Not learnt from, but predicted"
     REJECTED = "rejected", "Set aside: no prediction"
 
-    words: str
 
-    def __new__(cls, code: str, words: str = "") -> Status:
-        """Make a member of its code, and keep its words."""
-        member = str.__new__(cls, code)
-        member._value_, member.words = code, words
-        return member
-
-
-class Reason(StrEnum):
-    """Why a parcel is not trained on: a row of the register has the first that applies."""
+class Reason(_Worded):
+    """Why a parcel is not trained on: a row of the register gets the first reason that applies."""
 
     NULL_GEOMETRY = "null_geometry", "no geometry"
     EMPTY_GEOMETRY = "empty_geometry", "an empty geometry"
@@ -54,23 +68,19 @@ class Reason(StrEnum):
         "its class is not among those asked for",
         Status.PREDICT_ONLY,
     )
-    GIVEN_WEIGHTS = (
+    EXISTING_WEIGHTS = (
         "given_weights",
         "by models that were trained elsewhere",
         Status.PREDICT_ONLY,
     )
 
-    words: str
-    status: Status
-
-    def __new__(cls, code: str, words: str = "", status: Status = Status.REJECTED) -> Reason:
-        """Make a member of its code, and keep its words and what it makes of the parcel."""
-        member = str.__new__(cls, code)
-        member._value_, member.words, member.status = code, words, status
-        return member
+    @property
+    def status(self) -> Status:
+        """The status of the parcel: rejected, unless written otherwise."""
+        return Status.REJECTED if self.follows is None else Status(self.follows)
 
 
-# The outline cannot be used, so that nothing else is known of the row.
+# The outline cannot be used, so the row has neither tile nor pixels.
 WITHOUT_POLYGON = (
     Reason.NULL_GEOMETRY,
     Reason.EMPTY_GEOMETRY,
@@ -79,26 +89,20 @@ WITHOUT_POLYGON = (
 )
 
 
-class ClassReason(StrEnum):
+class ClassReason(_Worded):
     """Why a declared class is not trained on."""
 
     TOO_RARE = "too_rare", "too few parcels", Reason.CLASS_TOO_RARE
     NOT_LISTED = "not_listed", "not among those asked for", Reason.CLASS_NOT_LISTED
 
-    words: str
-    of_parcels: Reason
-
-    def __new__(
-        cls, code: str, words: str = "", of_parcels: Reason = Reason.NO_LABEL
-    ) -> ClassReason:
-        """Make a member of its code, and keep its words and the reason of its parcels."""
-        member = str.__new__(cls, code)
-        member._value_, member.words, member.of_parcels = code, words, of_parcels
-        return member
+    @property
+    def of_parcels(self) -> Reason:
+        """The reason of the class's parcels."""
+        return Reason(self.follows)
 
 
-class AcquisitionReason(StrEnum):
-    """Why an acquisition is not used, or how it is."""
+class AcquisitionReason(_Worded):
+    """Why an acquisition is not used, or how it is used."""
 
     OTHER_TILE = "other_tile", "of another tile"
     BEFORE_START = "before_start", "before the first date asked for"
@@ -110,11 +114,3 @@ class AcquisitionReason(StrEnum):
     TOO_CLOUDY = "too_cloudy", "too cloudy"
     NO_PARCELS = "no_parcels", "of a tile without parcels"
     MERGED = "merged", "completes another of the same day"
-
-    words: str
-
-    def __new__(cls, code: str, words: str = "") -> AcquisitionReason:
-        """Make a member of its code, and keep its words."""
-        member = str.__new__(cls, code)
-        member._value_, member.words = code, words
-        return member

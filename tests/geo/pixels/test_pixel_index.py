@@ -11,7 +11,7 @@ from rasterio.features import geometry_mask
 
 from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex, index_pixels
-from geo.register.polygons import buffered
+from geo.register.placement import buffered
 from tests.builders.paths import SHARED
 
 # Pixels of 2 m: coordinates in quarters of a metre are exact, also in rasterio's arithmetic.

@@ -13,8 +13,8 @@ from shapely import MultiPolygon, box
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.register.columns import RegisterColumns, as_text, numbered
-from geo.register.reading import read_register, read_register_parts
+from geo.register.columns import as_text, numbered
+from geo.register.reading import read_named, read_register, read_register_parts
 from tests.builders.paths import DATA
 from tests.builders.registers import GRID, Run, frame, pixels, simple
 
@@ -277,6 +277,112 @@ def test_ids_beyond_the_exact_floats_stay_apart_beside_a_gap(tmp_path, suffix):
     expected = ["9007199254740993", "", "9007199254740992", "4611686018427387905"]
     assert as_text(read_register(path)["ID"]).tolist() == expected
     for n_rows in (1, 2, 4):
-        columns = RegisterColumns("ID", {})
-        parts = [as_text(ids) for _, ids in read_register_parts(path, None, columns, n_rows)]
+        parts = [as_text(ids) for _, ids in read_register_parts(path, None, "ID", {}, n_rows)]
         assert np.concatenate(parts).tolist() == expected
+
+
+@pytest.fixture
+def squares():
+    return frame([box(i, 0, i + 1, 1) for i in range(3)], name=["c", "a", "b"], n=[3, 1, 2])
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".gml", ".parquet", ".geoparquet"])
+def test_formats(tmp_path, squares, suffix):
+    path = tmp_path / f"register{suffix}"
+    squares = squares.to_crs("OGC:CRS84").iloc[::-1]
+    squares.to_parquet(path) if "parquet" in suffix else squares.to_file(path, index=False)
+    found = read_register(path)
+    assert found["name"].tolist() == ["b", "a", "c"]
+    assert found["n"].tolist() == [2, 1, 3]
+    assert found.index.tolist() == [0, 1, 2]
+    assert found.geometry.geom_equals_exact(squares.geometry, tolerance=1e-6, align=False).all()
+
+
+@pytest.mark.parametrize("folder", ["", "a folder/"])
+def test_a_zipped_shapefile(tmp_path, squares, folder):
+    squares.to_file(tmp_path / "register.shp")
+    with zipfile.ZipFile(tmp_path / "register.zip", "w") as archive:
+        for path in tmp_path.glob("register.*"):
+            if path.suffix != ".zip":
+                archive.write(path, folder + path.name)
+    found = read_register(tmp_path / "register.zip")
+    assert (found["name"].tolist(), found.crs) == (["c", "a", "b"], squares.crs)
+
+
+def test_third_dimensions_are_dropped(tmp_path):
+    polygon = shapely.force_3d(box(0, 0, 1, 1), 7.0)
+    frame([polygon, None]).to_file(tmp_path / "register.gpkg")
+    found = read_register(tmp_path / "register.gpkg").geometry
+    assert not shapely.has_z(found[0])
+    assert found[0].equals(polygon)
+    assert found[1] is None
+
+
+def test_layers(tmp_path, squares):
+    path = tmp_path / "register.gpkg"
+    squares.to_file(path, layer="parcels")
+    squares[:1].to_file(path, layer="blocks")
+    with pytest.raises(InputError, match=r"2 layers.*parcels, blocks.*parcels\.layer"):
+        read_register(path)
+    with pytest.raises(InputError, match=r"no layer 'fields'.*parcels, blocks"):
+        read_register(path, "fields")
+    assert len(read_register(path, "blocks")) == 1
+
+
+def test_feature_ids(tmp_path, squares):
+    squares.to_file(tmp_path / "register.gpkg", FID="number")
+    table, found = read_named(tmp_path / "register.gpkg", None, "number", {})
+    assert "number" not in table
+    assert (found.name, found.tolist()) == ("number", [1, 2, 3])
+    squares.to_parquet(tmp_path / "register.parquet")
+    with pytest.raises(InputError, match=r"parcels\.id is 'number', which is not a column"):
+        read_named(tmp_path / "register.parquet", None, "number", {})
+
+
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")
+def test_unreadable_registers(tmp_path, squares):
+    with pytest.raises(InputError, match=r"no parcel register.*nowhere\.gpkg"):
+        read_register(tmp_path / "nowhere.gpkg")
+    for name in ("text.gpkg", "text.zip", "text.parquet"):
+        (tmp_path / name).write_text("This is no register.")
+        with pytest.raises(InputError, match=rf"{name} cannot be read.*GeoP"):
+            read_register(tmp_path / name)
+    (tmp_path / "table.csv").write_text("ID_PARCEL,CODE\n1,A\n")
+    with pytest.raises(InputError, match="no layer with geometries"):
+        read_register(tmp_path / "table.csv")
+    for name in ("lost.gpkg", "lost.parquet"):
+        lost = squares.set_crs(None, allow_override=True)
+        lost.to_parquet(tmp_path / name) if "parquet" in name else lost.to_file(tmp_path / name)
+        with pytest.raises(InputError, match=rf"{name} has no coordinate system"):
+            read_register(tmp_path / name)
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "plain.parquet")
+    with pytest.raises(InputError, match=r"plain\.parquet cannot be read as GeoParquet"):
+        read_register(tmp_path / "plain.parquet")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 20, -3], ["1", "20", "-3"]),
+        ([1.0, np.nan, 2.5], ["1", "", "2.5"]),
+        (pd.array([7, None], "Int64"), ["7", ""]),
+        (["007", " a b ", None, ""], ["007", "a b", "", ""]),
+        ([12.0, "x", 3, None], ["12", "x", "3", ""]),
+        (pd.array(["1", pd.NA], "string"), ["1", ""]),
+        ([2**53 - 1, 1], ["9007199254740991", "1"]),
+        ([], []),
+    ],
+)
+def test_as_text(values, expected):
+    assert as_text(pd.Series(values)).tolist() == expected
+
+
+def test_whole_numbers_stay_whole_where_one_is_missing(tmp_path):
+    squares = [shapely.box(i, 0, i + 1, 1) for i in range(3)]
+    ids = pd.array([1002307, None, 3], "Int64")
+    table = gpd.GeoDataFrame({"ID": ids, "AREA": [1.0, 2.0, None]}, geometry=squares, crs=2154)
+    table.to_file(tmp_path / "r.gpkg")
+    read = read_register(tmp_path / "r.gpkg")
+    assert read["ID"].dtype == "Int64"
+    assert read["AREA"].dtype == "float64"
+    assert read["ID"].astype(object).where(read["ID"].notna(), None).tolist() == [1002307, None, 3]

@@ -13,7 +13,6 @@ import shapely
 from geopandas.testing import assert_geodataframe_equal
 
 from geo.errors import InputError
-from geo.register.columns import RegisterColumns
 from geo.register.reading import read_register, read_register_parts
 from models.crop_model import CropModel, ensemble
 from pipeline.classes.crop_class import CropClass
@@ -179,7 +178,7 @@ def test_another_register_than_was_cleaned_is_refused(trained, tmp_path, monkeyp
         other = pd.concat([table, table])[:n].reset_index(drop=True)
         path = tmp_path / f"{n}.gpkg"
         other.to_file(path)
-        with pytest.raises(InputError, match=r"has not the rows of .* snakemake -R clean"):
+        with pytest.raises(InputError, match=r"does not have the rows of .* snakemake -R clean"):
             written(
                 trained, tmp_path / "out", path, monkeypatch, 20, 10**9, tmp_path / "register.gpkg"
             )
@@ -193,8 +192,7 @@ def test_parts_of_a_register_are_the_register(trained, tmp_path, suffix, n_rows)
     table = register_of(trained[0]).to_crs(4326)
     table.to_parquet(path) if suffix == ".parquet" else table.to_file(path)
     whole = read_register(path)
-    columns = RegisterColumns("ID", {})
-    parts = [part for part, _ in read_register_parts(path, None, columns, n_rows)]
+    parts = [part for part, _ in read_register_parts(path, None, "ID", {}, n_rows)]
     assert max(map(len, parts)) <= n_rows
     assert len({tuple(part.dtypes) for part in parts}) == 1
     together = gpd.GeoDataFrame(pd.concat(parts), crs=parts[0].crs)

@@ -165,7 +165,7 @@ REFUSED = [
     ({}, "code;name\n1;wheat\n", r"separated by commas, are: code;name"),
     ({}, "", r"separated by commas, are: none"),
     ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"gives 1 codes more than one class: '1'"),
-    ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are no HCAT codes.*'10', '20'"),
+    ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are not HCAT codes.*'10', '20'"),
 ]
 
 
@@ -255,10 +255,10 @@ def test_tables_of_eurocrops(folder, column, code, file):
     register = read_register(path)
     options = Label(column=column, table=REGISTERS / folder / file, **hcat(code, hcat_level=3))
     everyone = pd.Series(True, index=register.index)
-    found = read_declared(register, options, "hcat", everyone, "unlabelled")
+    codes, _ = read_declared(register, options, "hcat", everyone, "unlabelled")
     table = pd.read_csv(options.table, dtype=str).drop_duplicates(code).set_index(code)
     texts = register[column].map(lambda v: str(int(v)) if isinstance(v, float) else v)
     expected = texts.map(table["HCAT3_code"]).str[:4] + "000000"
     assert expected.notna().mean() > 0.5
-    assert found.codes.astype(object).where(found.codes.notna(), None).tolist() == expected.astype(
+    assert codes.astype(object).where(codes.notna(), None).tolist() == expected.astype(
         object).where(expected.notna(), None).tolist()  # fmt: skip

@@ -165,7 +165,7 @@ def test_a_register_that_differs_is_refused_and_how_is_said(cleaned, tmp_path, c
     _, ledger, options = cleaned(table, suffix, id="ID")
     alter, words = CHANGES[change]
     other = write(alter(table), tmp_path / f"other{suffix}")
-    words = rf"has not the rows of the ledger.*{words}.*-R clean"
+    words = rf"does not have the rows of the ledger.*{words}.*-R clean"
     with pytest.raises(InputError, match=words) as error:
         places_of(other, ledger, options, 4)
     assert str(other) in str(error.value)

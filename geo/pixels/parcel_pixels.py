@@ -41,34 +41,19 @@ Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """Some pixels of an index: positions in it, int64 (n,), and rows and columns, int32 (n,)."""
-
-    positions: Ints
-    rows: NDArray[np.int32]
-    cols: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, part: slice) -> Pixels:
-        return Pixels(self.positions[part], self.rows[part], self.cols[part])
-
-
-@dataclass(frozen=True)
 class Block:
     """The pixels that are needed from one block.
 
     Parameters
     ----------
     pixels
-        Pixels of the index that need source pixels from this block only.
+        int64 (n,): pixels of the index that need source pixels from this block only.
     for_seams
         int64 (m,): source pixels in this block that seam pixels need, as positions in
         `Plan.seam_sources`.
     """
 
-    pixels: Pixels
+    pixels: Ints
     for_seams: Ints
 
 
@@ -80,8 +65,12 @@ class Plan:
     index needs both: it is a seam pixel. Its source pixels are kept until all blocks are read, so
     that no block is read a second time for its neighbours.
 
+    Pixels of the index are given as int64 positions in it.
+
     Parameters
     ----------
+    index
+        The pixel index.
     stencil
         Source pixels that each pixel of the index needs.
     blocks
@@ -95,11 +84,12 @@ class Plan:
         Pixels of the index whose centre is outside the source.
     """
 
+    index: PixelIndex
     stencil: Stencil
     blocks: list[Block]
-    seams: Pixels
+    seams: Ints
     seam_sources: Ints
-    outside: Pixels
+    outside: Ints
 
     @classmethod
     def of(cls, index: PixelIndex, stencil: Stencil, block_shape: tuple[int, int]) -> Plan:
@@ -116,11 +106,10 @@ class Plan:
         by_row = _block_numbers(down, block_shape[0], stencil.down.inside, per_row, n)
         by_col = _block_numbers(right, block_shape[1], stencil.right.inside, 1, n)
         order, ends = _sort(by_row.take(index.rows) + by_col.take(index.cols), 8 * n + 1)
-        pixels = Pixels(order, index.rows.take(order), index.cols.take(order))
         ends = np.concatenate([ends[:n], ends[[2 * n, 8 * n]]])
-        *within, seams, outside = (pixels[part] for part in _slices(ends))
-        taps = stencil.taps(seams.rows, seams.cols, lambda r, c: r * width + c)
-        seam_sources = np.unique(taps[0].places) if taps else np.empty(0, np.int64)
+        *within, seams, outside = (order[part] for part in _slices(ends))
+        taps = stencil.taps(index.rows[seams], index.cols[seams], lambda r, c: r * width + c)
+        seam_sources = np.unique(taps[0][0]) if taps else np.empty(0, np.int64)
         rows, cols = np.divmod(seam_sources, width)
         for_seams, ends = _sort(rows // block_shape[0] * per_row + cols // block_shape[1], n)
         blocks = [
@@ -128,7 +117,7 @@ class Plan:
             for own, part in zip(within, _slices(ends), strict=True)
             if len(own) or part.stop > part.start
         ]
-        return cls(stencil, blocks, seams, seam_sources, outside)
+        return cls(index, stencil, blocks, seams, seam_sources, outside)
 
     def window(self, block: Block, margins: tuple[int, int] = (0, 0)) -> Window:
         """Return the rows and columns of the source that contain all pixels needed from a block.
@@ -141,7 +130,7 @@ class Plan:
         slices = []
         for extents, places, for_seams, margin, axis in zip(
             self.stencil.extents,
-            (block.pixels.rows, block.pixels.cols),
+            (self.index.rows.take(block.pixels), self.index.cols.take(block.pixels)),
             np.divmod(self.seam_sources[block.for_seams], self.stencil.right.size),
             margins,
             (self.stencil.down, self.stencil.right),
@@ -228,7 +217,7 @@ def read_parcel_pixels(
         readings = []
         for channels in _by_grid(sources):
             plan = _plan(sources[channels[0]], index, resampling)
-            has_values[plan.outside.positions] = False
+            has_values[plan.outside] = False
             for part in _parts(channels, len(plan.blocks), workers):
                 of_part = {channel: sources[channel] for channel in part}
                 reading = _GridReading(of_part, plan, pixels, has_values)
@@ -254,7 +243,7 @@ def read_clear_mask(
     clear = np.ones(len(index.rows), bool)
     for name, band in rules.choose(acquisition).items():
         plan = _plan(band, index, "nearest")
-        clear[plan.outside.positions] = False
+        clear[plan.outside] = False
         with OpenRasters() as rasters:
             read = partial(_read_clear, name, band, plan, rules, rasters, clear)
             _run([partial(read, block) for block in plan.blocks], _workers([band], threads))
@@ -363,19 +352,19 @@ class _GridReading:
             self._seams, self._plan.seams, lambda row, col: sources.searchsorted(row * width + col)
         )
 
-    def _sample(self, raw: Mapping[int, NDArray[Any]], pixels: Pixels, flatten: Flatten) -> None:
+    def _sample(self, raw: Mapping[int, NDArray[Any]], pixels: Ints, flatten: Flatten) -> None:
         """Sample pixels of the index from source pixels, {channel: raw values}."""
         for start in range(0, len(pixels), SAMPLED_AT_ONCE):
-            part = pixels[start : start + SAMPLED_AT_ONCE]
+            part, index = pixels[start : start + SAMPLED_AT_ONCE], self._plan.index
+            place = index.rows.take(part), index.cols.take(part), flatten
             # The bands share the grid, and with it positions and weights.
-            centres = self._plan.stencil.centres(part.rows, part.cols, flatten)
-            kernels = self._plan.stencil.taps(part.rows, part.cols, flatten)
+            centres, taps = self._plan.stencil.centres(*place), self._plan.stencil.taps(*place)
             for channel, values in raw.items():
                 band = self._bands[channel]
-                samples, found = sample(values, partial(has_data, band), centres, kernels)
-                self._pixels[channel][part.positions] = reflectance(band, samples, values.dtype)
+                samples, found = sample(values, partial(has_data, band), centres, taps)
+                self._pixels[channel][part] = reflectance(band, samples, values.dtype)
                 if not found.all():
-                    self._has_values[part.positions[~found]] = False
+                    self._has_values[part[~found]] = False
 
 
 def _read_clear(
@@ -393,9 +382,9 @@ def _read_clear(
     """
     rows, cols = plan.window(block, rules.margin(band))
     (values,) = read_windows([band], rows, cols, rasters)
-    pixels = block.pixels
-    centres = plan.stencil.centres(pixels.rows, pixels.cols, _flatten_in(rows, cols))
-    clear[pixels.positions] &= rules.is_clear(name, values, band).take(centres)
+    of_index = plan.index.rows.take(block.pixels), plan.index.cols.take(block.pixels)
+    centres = plan.stencil.centres(*of_index, _flatten_in(rows, cols))
+    clear[block.pixels] &= rules.is_clear(name, values, band).take(centres)
 
 
 def _flatten_in(rows: slice, cols: slice) -> Flatten:

@@ -20,6 +20,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+# The n source pixels that a kernel weights for each of P pixels, arrays (n, P): their positions,
+# their weights (0 beyond the edges of the source), and whether they exist (False beyond the edges).
+Taps = tuple[Ints, Floats, Bools]
+
 
 def _bilinear(distance: Floats) -> Floats:
     return np.maximum(0.0, 1.0 - np.abs(distance))
@@ -77,7 +81,7 @@ class Axis:
         """Whether each centre is inside the source, bool (n,)."""
         return (self.nearest >= 0) & (self.nearest < self.size)
 
-    def taps(self, method: str) -> tuple[Ints, Floats, Bools]:
+    def taps(self, method: str) -> Taps:
         """Return the source rows that a kernel weights for each row.
 
         Returns
@@ -120,28 +124,6 @@ Flatten = Callable[[Ints, Ints], Ints]
 
 
 @dataclass(frozen=True)
-class Taps:
-    """The n source pixels that a kernel weights for each of P pixels.
-
-    Parameters
-    ----------
-    places
-        int64 (n, P): positions in a flat array of source pixels.
-    weights
-        float64 (n, P), 0 beyond the edges.
-    exist
-        bool (n, P), False beyond the edges.
-    """
-
-    places: Ints
-    weights: Floats
-    exist: Bools
-
-    def __getitem__(self, chosen: Ints) -> Taps:
-        return Taps(self.places[:, chosen], self.weights[:, chosen], self.exist[:, chosen])
-
-
-@dataclass(frozen=True)
 class Stencil:
     """The source pixels that a method needs for each pixel of a grid.
 
@@ -170,7 +152,7 @@ class Stencil:
         ]
 
     @cached_property
-    def _axis_taps(self) -> dict[str, tuple[tuple[Ints, Floats, Bools], ...]]:
+    def _axis_taps(self) -> dict[str, tuple[Taps, Taps]]:
         return {name: (self.down.taps(name), self.right.taps(name)) for name in self.kernels}
 
     @cached_property
@@ -196,13 +178,11 @@ class Stencil:
             Returns positions in the array that is sampled.
         """
         # Along each axis: source rows, weights and whether they exist, as `Axis.taps` returns them.
-        functions: tuple[Callable[..., Any], ...] = (flatten, np.multiply, np.logical_and)
         return [
-            Taps(
-                *(
-                    _outer(function, by_row[:, rows], by_col[:, cols])
-                    for function, by_row, by_col in zip(functions, down, right, strict=True)
-                )
+            (
+                _outer(flatten, down[0][:, rows], right[0][:, cols]),
+                _outer(np.multiply, down[1][:, rows], right[1][:, cols]),
+                _outer(np.logical_and, down[2][:, rows], right[2][:, cols]),
             )
             for down, right in self._axis_taps.values()
         ]
@@ -246,7 +226,10 @@ def sample(
     found = has_data(samples)
     unfinished = np.arange(len(centres) if kernels else 0)
     for number, taps in enumerate(kernels):
-        means, complete = _convolve(values, has_data, taps[unfinished] if number else taps)
+        of_unfinished: list[NDArray[Any]] = [
+            array[:, unfinished] if number else array for array in taps
+        ]
+        means, complete = _convolve(values, has_data, *of_unfinished)
         samples = samples.astype(np.float64)
         samples[unfinished] = means
         # The next kernel is for the pixels that miss some of their source pixels.
@@ -257,16 +240,20 @@ def sample(
 
 
 def _convolve(
-    values: NDArray[Any], has_data: Callable[[NDArray[Any]], Bools], taps: Taps
+    values: NDArray[Any],
+    has_data: Callable[[NDArray[Any]], Bools],
+    places: Ints,
+    weights: Floats,
+    exist: Bools,
 ) -> tuple[Floats, Bools]:
     """Return the weighted mean around each centre, and whether all source pixels have data."""
-    n = taps.places.shape[1]
-    total, weights, complete = np.zeros(n), np.zeros(n), np.ones(n, bool)
-    for place, weight, exists in zip(taps.places, taps.weights, taps.exist, strict=True):
+    n = places.shape[1]
+    total, total_weight, complete = np.zeros(n), np.zeros(n), np.ones(n, bool)
+    for place, weight, exists in zip(places, weights, exist, strict=True):
         sources = values.take(place)
         has_value = has_data(sources)
         own_weight = weight * has_value
         total += own_weight * np.where(has_value, sources, 0)
-        weights += own_weight
+        total_weight += own_weight
         complete &= has_value & exists
-    return np.divide(total, weights, out=np.zeros(n), where=weights != 0), complete
+    return np.divide(total, total_weight, out=np.zeros(n), where=total_weight != 0), complete

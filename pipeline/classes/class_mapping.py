@@ -163,10 +163,7 @@ def _read_table(label: Label, nomenclature: str) -> tuple[dict[str, str], dict[s
     if path is None or not path.is_file():
         raise InputError(f"There is no table of codes {path}. Check {key}.table.")
     expected, remedy = "a table of codes", "Save it as CSV in UTF-8."
-    with (
-        reading(path, expected, remedy),
-        path.open(newline="", encoding="utf-8-sig") as file,
-    ):
+    with reading(path, expected, remedy), path.open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         found = list(table.fieldnames or [])
         class_code = label.class_code or ("class" if "class" in found else label.code)

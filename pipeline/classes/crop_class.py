@@ -58,8 +58,7 @@ class Classes(NamedTuple):
 def write_classes(path: Path, table: Classes) -> None:
     """Write the table of classes as JSON, in which codes keep their type."""
     write_json(
-        path,
-        {"nomenclature": table.nomenclature, "classes": [asdict(c) for c in table.classes]},
+        path, {"nomenclature": table.nomenclature, "classes": [asdict(c) for c in table.classes]}
     )
 
 

@@ -68,7 +68,7 @@ def read_named(
     """Read all rows of a register, and their ids.
 
     In some registers only GDAL's feature ids identify the parcels. GDAL reads them apart from the
-    columns, under a name of their own: `id` in the Dutch register, `t_id` in the Swiss one, `fid`
+    columns, under a separate name: `id` in the Dutch register, `t_id` in the Swiss one, `fid`
     where the format has no name for them.
 
     Parameters
@@ -135,7 +135,7 @@ def _in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFra
     if register.crs is None:
         raise InputError(
             f"{path} has no coordinate system, so its parcels cannot be placed on the imagery. "
-            "Add the one that it was made in, for example with "
+            "Add the coordinate system that it was made in, for example with "
             "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
         )
     register.geometry = gpd.GeoSeries(shapely.force_2d(register.geometry.values), crs=register.crs)
@@ -202,7 +202,7 @@ def _read_with_gdal(
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{path} cannot be read: {error} Have GDAL make polygons of it, for example with "
+        f"{path} cannot be read: {error} Convert it to polygons with GDAL, for example with "
         "`ogr2ogr -nlt MULTIPOLYGON register.gpkg` and the path."
     )
 
@@ -240,12 +240,12 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
         return source, layer
     if not spatial:
         raise InputError(
-            f"{path} has no layer with geometries. Give the register's own file, not a table of it."
+            f"{path} has no layer with geometries. Set parcels.path to the file of the outlines."
         )
     if len(spatial) > 1:
         raise InputError(
             f"{path} has {len(spatial)} layers with geometries: {first_five(spatial)}. "
-            "Say which one holds the parcels: parcels.layer."
+            "Set parcels.layer to the layer of the parcels."
         )
     return source, spatial[0]
 
@@ -264,7 +264,7 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
         except pyogrio.errors.GeometryError as error:
             raise _unreadable(path, error) from error
     raise InputError(
-        f"{path} cannot be read: {failures[0]} Give a file that GDAL opens (GeoPackage, shapefile, "
+        f"{path} cannot be read: {failures[0]} Use a file that GDAL opens (GeoPackage, shapefile, "
         "GML, GeoJSON, FlatGeobuf; zipped or not) or GeoParquet."
     )
 
@@ -288,8 +288,8 @@ def _sources(path: Path) -> Iterator[str]:
         found = [found[0].parent]
     if len(found) > 1:
         raise InputError(
-            f"{path} holds {len(found)} files: {first_five(found)}. Unpack it, and "
-            "give the one with the parcels as parcels.path."
+            f"{path} contains {len(found)} files: {first_five(found)}. Unpack it, and "
+            "set parcels.path to the file of the parcels."
         )
     for name in found:
         yield f"/vsizip/{path}/{name}"

@@ -183,8 +183,8 @@ def _read_table(label: Label, nomenclature: str) -> tuple[dict[str, str], dict[s
     ambiguous = {code for code, own, _ in rows if classes.setdefault(code, own) != own}
     if ambiguous:
         raise InputError(
-            f"{path} gives {len(ambiguous)} codes more than one class: {_quoted(ambiguous)}. Let a "
-            f"code have one, or read another column: {key}.column and {key}.code."
+            f"{path} has more than one class for {len(ambiguous)} codes: {_quoted(ambiguous)}. "
+            f"Keep one class per code, or read another column: {key}.column and {key}.code."
         )
     # In reverse, so that the first name of a class wins.
     return classes, {own: name for _, own, name in reversed(rows) if own and name}

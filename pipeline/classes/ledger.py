@@ -142,7 +142,7 @@ def say_counts(values: pd.Series[Any]) -> str:
 
 
 def refuse_none_left(rows: pd.DataFrame, of_what: str = "", more: str = "") -> None:
-    """Refuse a register of which every parcel is rejected.
+    """Refuse a register if all of its parcels are rejected.
 
     Parameters
     ----------

@@ -33,9 +33,9 @@ class _Worded(StrEnum):
 class Status(_Worded):
     """The status of a row of the register."""
 
-    USED = "used", "Learnt from, and predicted by a model that had not seen it"
-    PREDICT_ONLY = "predict_only", "Not learnt from, but predicted"
-    REJECTED = "rejected", "Set aside: no prediction"
+    USED = "used", "Trained on, and predicted by a model that was not trained on it"
+    PREDICT_ONLY = "predict_only", "Not trained on, but predicted"
+    REJECTED = "rejected", "Rejected: no prediction"
 
 
 class Reason(_Worded):
@@ -46,31 +46,31 @@ class Reason(_Worded):
     NOT_A_POLYGON = "not_a_polygon", "a point or a line, not a polygon"
     INVALID_GEOMETRY = "invalid_geometry", "an outline that encloses no area, even when mended"
     MISSING_ID = "missing_id", "no parcel id"
-    DUPLICATE_ID = "duplicate_id", "an id that an earlier row has already"
+    DUPLICATE_ID = "duplicate_id", "an id that an earlier row already has"
     OUTSIDE_IMAGERY = "outside_imagery", "outside the imagery"
     PARTLY_OUTSIDE = "partly_outside", "across the edge of the imagery"
-    TOO_SMALL = "too_small", "too small: less area than asked for"
-    TOO_FEW_PIXELS = "too_few_pixels", "too small: fewer pixels than asked for"
+    TOO_SMALL = "too_small", "too small: less area than required"
+    TOO_FEW_PIXELS = "too_few_pixels", "too small: fewer pixels than required"
     NO_PIXELS = "no_pixels", "without pixels or dates in the dataset"
-    NEVER_SEEN_CLEARLY = "never_seen_clearly", "under cloud or without data on every date"
+    NEVER_SEEN_CLEARLY = "never_seen_clearly", "cloudy or nodata on every date"
     TOO_FEW_PIXELS_OBSERVED = (
         "too_few_pixels_observed",
-        "fewer pixels seen clearly on any date than asked for",
+        "fewer clear pixels than required",
     )
     NO_LABEL = "no_label", "no declared class", Status.PREDICT_ONLY
     CLASS_TOO_RARE = (
         "class_too_rare",
-        "its class has too few parcels to learn from",
+        "its class has too few parcels to train on",
         Status.PREDICT_ONLY,
     )
     CLASS_NOT_LISTED = (
         "class_not_listed",
-        "its class is not among those asked for",
+        "its class is not in the list of classes",
         Status.PREDICT_ONLY,
     )
     EXISTING_WEIGHTS = (
         "given_weights",
-        "by models that were trained elsewhere",
+        "predicted by existing weights",
         Status.PREDICT_ONLY,
     )
 
@@ -93,7 +93,7 @@ class ClassReason(_Worded):
     """Why a declared class is not trained on."""
 
     TOO_RARE = "too_rare", "too few parcels", Reason.CLASS_TOO_RARE
-    NOT_LISTED = "not_listed", "not among those asked for", Reason.CLASS_NOT_LISTED
+    NOT_LISTED = "not_listed", "not in the list of classes", Reason.CLASS_NOT_LISTED
 
     @property
     def of_parcels(self) -> Reason:
@@ -105,12 +105,12 @@ class AcquisitionReason(_Worded):
     """Why an acquisition is not used, or how it is used."""
 
     OTHER_TILE = "other_tile", "of another tile"
-    BEFORE_START = "before_start", "before the first date asked for"
-    AFTER_END = "after_end", "after the last date asked for"
+    BEFORE_START = "before_start", "before imagery.start"
+    AFTER_END = "after_end", "after imagery.end"
     OTHER_GRID = "other_grid", "on another pixel grid"
     DAMAGED = "damaged", "damaged, or without a band"
-    SUPERSEDED = "superseded", "processed anew, and used as such"
-    SAME_DAY = "same_day", "less complete than another of the same day"
+    SUPERSEDED = "superseded", "replaced by a newer version"
+    SAME_DAY = "same_day", "less complete than another one of the same day"
     TOO_CLOUDY = "too_cloudy", "too cloudy"
     NO_PARCELS = "no_parcels", "of a tile without parcels"
-    MERGED = "merged", "completes another of the same day"
+    MERGED = "merged", "completes another one of the same day"

@@ -145,8 +145,8 @@ def _outside_imagery(
     )
     imagery = (*outlines[:, :2].min(axis=0).tolist(), *outlines[:, 2:].max(axis=0).tolist())
     return InputError(
-        f"No parcel of {register} lies on the imagery. In degrees (west, south, east, north) the "
-        f"parcels reach over {bounds} and the imagery over {imagery}. Check "
+        f"No parcel of {register} is on the imagery. In degrees (west, south, east, north), the "
+        f"parcels cover {bounds} and the imagery covers {imagery}. Check "
         "parcels.path, imagery.path and the coordinate system that the register names."
     )
 

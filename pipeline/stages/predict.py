@@ -86,7 +86,7 @@ def predict(
     """
     if register is not None and read_ledger(ledger, ["checksum"])["checksum"].isna().any():
         raise InputError(
-            f"{ledger} does not tell which rows of {register} it was made from. "
+            f"{ledger} has no checksums to identify the rows of {register}. "
             "Clean it again: snakemake -R clean."
         )
     device = choose_device(settings.train.device, threads)

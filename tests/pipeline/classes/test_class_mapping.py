@@ -164,7 +164,7 @@ REFUSED = [
     ({"class_name": "group"}, TABLE, r"no column 'group'.*labels\.crop\.class_name"),
     ({}, "code;name\n1;wheat\n", r"separated by commas, are: code;name"),
     ({}, "", r"separated by commas, are: none"),
-    ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"gives 1 codes more than one class: '1'"),
+    ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"more than one class for 1 codes: '1'"),
     ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are not HCAT codes.*'10', '20'"),
 ]
 

@@ -93,7 +93,7 @@ def test_it_says_what_the_run_does(folder, capsys):
     for reason in (Reason.NO_LABEL, Reason.CLASS_TOO_RARE):
         assert reason.status == Status.PREDICT_ONLY
     assert "1 no declared class" in said
-    assert "1 its class has too few parcels to learn from" in said
+    assert "1 its class has too few parcels to train on" in said
     assert re.search(r"0 +maize +maize +2\n +1 +wheat +wheat +2\n +- +hemp +hemp +1\n", said)
 
     sizes = json.loads(run.dataset.sizes.read_text())
@@ -124,7 +124,7 @@ def test_no_pixel_is_read(folder, capsys, monkeypatch):
 def test_what_ends_the_run_is_said_with_the_picture_at_hand(folder, capsys, caplog):
     write_register(folder / "register.gpkg", X + 60_000)
     assert main(["inspect", "--config", "mine.yaml", "--picture", "far.svg"]) == 1
-    assert "No parcel of register.gpkg lies on the imagery" in caplog.text
+    assert "No parcel of register.gpkg is on the imagery" in caplog.text
     assert "3 acquisitions, 2 to use" in capsys.readouterr().out
     assert "<svg" in (folder / "far.svg").read_text()
 

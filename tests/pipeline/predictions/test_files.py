@@ -162,7 +162,9 @@ def test_a_ledger_that_knows_no_rows_of_the_register_is_refused(trained, tmp_pat
     run, settings = trained
     register_of(run).to_file(tmp_path / "register.gpkg")
     out = tmp_path / "out" / "parcels.gpkg"
-    with pytest.raises(InputError, match=r"does not tell which rows of .*snakemake -R clean"):
+    with pytest.raises(
+        InputError, match=r"has no checksums to identify the rows of .*snakemake -R clean"
+    ):
         predict(
             run.dataset.root, run.root / "no models", run.ledger, out, view(settings, "predict"),
             folds=run.folds, register=tmp_path / "register.gpkg",

@@ -222,7 +222,7 @@ def test_refused_registers(run):
     away = simple(["A"]).translate(1000, 0).to_frame("geometry").assign(ID_PARCEL=["p"])
     with pytest.raises(
         InputError,
-        match=r"No parcel of .* lies on the imagery.*\(3\.0111, 36\.14.*imagery over \(3\.0, 36",
+        match=r"No parcel of .* is on the imagery.*\(3\.0111, 36\.14.*imagery covers \(3\.0, 36",
     ):
         run(away)
 

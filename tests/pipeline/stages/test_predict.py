@@ -97,9 +97,9 @@ def test_the_stage_writes_the_references_classes(reference):
     report(run.root, run.report, recorded(settings, run), view(settings, "report"))
     page = run.report.read_text()
     assert "The models were trained elsewhere" in page
-    assert "by models that were trained elsewhere" in page
+    assert "predicted by existing weights" in page
     assert 'id="scores"' not in page
-    assert "Learnt from" not in page
+    assert "Trained on, and" not in page
 
 
 def test_other_weights_than_the_settings_say_are_refused(reference):

@@ -411,14 +411,14 @@ def test_every_row_of_the_register_is_accounted_for(tmp_path):
     assert {(line.status, line.reason): line.count for line in ledger.lines} == {
         ("used", ""): 60,
         ("predict_only", "no declared class"): 1,
-        ("predict_only", "its class has too few parcels to learn from"): 1,
+        ("predict_only", "its class has too few parcels to train on"): 1,
         ("rejected", "no parcel id"): 1,
-        ("rejected", "an id that an earlier row has already"): 1,
+        ("rejected", "an id that an earlier row already has"): 1,
         ("rejected", "no geometry"): 1,
     }
     examples = {line.reason: line.examples for line in ledger.lines}
     assert examples["no parcel id"] == ["row 62"]
-    assert examples["an id that an earlier row has already"] == ["000"]
+    assert examples["an id that an earlier row already has"] == ["000"]
 
     # Parcels that were observed too little have no prediction.
     rows = read_ledger(paths.ledger)
@@ -427,8 +427,8 @@ def test_every_row_of_the_register_is_accounted_for(tmp_path):
     write_ledger(paths.ledger, rows)
     hidden = {line.reason: line.count for line in read_account(paths).lines}
     assert hidden[""] == 58
-    assert hidden["under cloud or without data on every date"] == 1
-    assert hidden["fewer pixels seen clearly on any date than asked for"] == 1
+    assert hidden["cloudy or nodata on every date"] == 1
+    assert hidden["fewer clear pixels than required"] == 1
 
 
 def test_the_confusion_matrix_is_that_of_the_out_of_fold_parcels(run):

@@ -81,16 +81,15 @@ def test_rows_are_matched_in_any_order(cleaned, tmp_path, suffix, ids, duplicate
     table = make_register(IDS[ids])
     _, ledger, options = cleaned(table, suffix, id="ID", duplicate_ids=duplicates)
     orders = [np.arange(N), np.arange(N)[::-1], np.random.default_rng(0).permutation(N)]
-    for order in orders:
+    for order, n_rows in zip(orders, (1, 5, N), strict=True):
         register = write(table.iloc[order], tmp_path / f"other{suffix}")
-        for n_rows in (1, 5, N):
-            parts = list(matched_parts(register, ledger, options, n_rows))
-            marks = np.concatenate([part["mark"] for part, _ in parts])
-            places = np.concatenate([own for _, own in parts])
-            # The two equal rows are matched in their order.
-            assert [place for place in places if place in (9, 10)] == [9, 10]
-            expected = [place for place in marks if place not in (9, 10)]
-            assert [place for place in places if place not in (9, 10)] == expected
+        parts = list(matched_parts(register, ledger, options, n_rows))
+        marks = np.concatenate([part["mark"] for part, _ in parts])
+        places = np.concatenate([own for _, own in parts])
+        # The two equal rows are matched in their order.
+        assert [place for place in places if place in (9, 10)] == [9, 10]
+        expected = [place for place in marks if place not in (9, 10)]
+        assert [place for place in places if place not in (9, 10)] == expected
     assert Counter(ledger["geometry_type"]) == {"Polygon": N - 2, "Point": 1, "": 1}
 
 

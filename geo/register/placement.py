@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geo.grid import Grid
+from geo.grid import Grid, main_crs
 from geo.register.polygons import Mended, is_finite, mend
 
 # Share of a tile's width by which its bounding box is widened before parcels are compared with it:
@@ -107,9 +107,17 @@ def reproject(parcels: Mended, crs: Any, grid: Grid) -> Mended:
     return Mended(moved, reasons, mended)
 
 
-def in_one_system(placed: Placement, grids: Mapping[str, Grid], crs: str) -> NDArray[Any]:
-    """Reproject the polygons of all tiles to one coordinate system, to compare them (P,)."""
+def in_one_system(
+    placed: Placement, usable: NDArray[np.bool_], grids: Mapping[str, Grid]
+) -> NDArray[Any]:
+    """Reproject the usable polygons to the coordinate system of most of them (P,).
+
+    Polygons of different tiles can then be compared. Polygons that are not usable become None.
+    """
+    counts = {tile: int((placed.tiles[usable] == tile).sum()) for tile in grids}
+    crs = main_crs((grid.crs, counts[tile]) for tile, grid in grids.items())
     polygons = placed.polygons.copy()
+    polygons[~usable] = None
     for tile, grid in grids.items():
         if not grid.has_crs(crs):
             here = placed.tiles == tile

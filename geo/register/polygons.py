@@ -109,23 +109,23 @@ def is_finite(geometries: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def find_overlaps(
-    polygons: NDArray[Any], min_area_m2: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    polygons: NDArray[Any], ids: NDArray[np.object_], min_area_m2: float
+) -> pd.DataFrame:
     """Find the pairs of parcels that overlap.
 
     Parameters
     ----------
     polygons
         Valid polygons (P,) in metres; None where a row has none.
+    ids
+        Ids of the parcels (P,).
     min_area_m2
         Smaller overlaps are ignored.
 
     Returns
     -------
-    first, second
-        Rows of the two parcels of every pair, int64 (pairs,), first < second.
-    area_m2
-        Area of the overlap, float64 (pairs,).
+    DataFrame
+        One row per pair: parcel_id, other_id (of a later row), and area_m2 of the overlap.
     """
     tree = shapely.STRtree(polygons)
     first, second = tree.query(polygons, predicate="intersects")
@@ -138,8 +138,8 @@ def find_overlaps(
         area_m2[batch] = shapely.area(
             shapely.intersection(polygons[first[batch]], polygons[second[batch]])
         )
-    overlaps = area_m2 >= min_area_m2
-    return first[overlaps], second[overlaps], area_m2[overlaps]
+    pairs = {"parcel_id": ids[first].astype(str), "other_id": ids[second].astype(str)}
+    return pd.DataFrame({**pairs, "area_m2": area_m2})[area_m2 >= min_area_m2]
 
 
 def first_alike(polygons: NDArray[Any]) -> NDArray[np.int64]:

@@ -231,23 +231,19 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     """Find the source that GDAL is to open, and the layer to read from it."""
     source, layers = _list_layers(path)
     spatial = [name for name, geometry_type in layers if geometry_type is not None]
+    chosen = [name for name in spatial if layer in (None, name)]
+    if len(chosen) == 1:
+        return source, chosen[0]
     if layer is not None:
-        if layer not in spatial:
-            raise InputError(
-                f"{path} has no layer {layer!r} with geometries, but: {first_five(spatial)}. "
-                "Change parcels.layer."
-            )
-        return source, layer
-    if not spatial:
-        raise InputError(
-            f"{path} has no layer with geometries. Set parcels.path to the file of the outlines."
-        )
-    if len(spatial) > 1:
-        raise InputError(
-            f"{path} has {len(spatial)} layers with geometries: {first_five(spatial)}. "
-            "Set parcels.layer to the layer of the parcels."
-        )
-    return source, spatial[0]
+        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}. "
+        remedy = "Change parcels.layer."
+    elif not spatial:
+        problem = "no layer with geometries. "
+        remedy = "Set parcels.path to the file of the outlines."
+    else:
+        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}. "
+        remedy = "Set parcels.layer to the layer of the parcels."
+    raise InputError(f"{path} has {problem}{remedy}")
 
 
 def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:

@@ -53,26 +53,11 @@ class Reason(_Worded):
     TOO_FEW_PIXELS = "too_few_pixels", "too small: fewer pixels than required"
     NO_PIXELS = "no_pixels", "without pixels or dates in the dataset"
     NEVER_SEEN_CLEARLY = "never_seen_clearly", "cloudy or nodata on every date"
-    TOO_FEW_PIXELS_OBSERVED = (
-        "too_few_pixels_observed",
-        "fewer clear pixels than required",
-    )
+    TOO_FEW_PIXELS_OBSERVED = "too_few_pixels_observed", "fewer clear pixels than required"
     NO_LABEL = "no_label", "no declared class", Status.PREDICT_ONLY
-    CLASS_TOO_RARE = (
-        "class_too_rare",
-        "its class has too few parcels to train on",
-        Status.PREDICT_ONLY,
-    )
-    CLASS_NOT_LISTED = (
-        "class_not_listed",
-        "its class is not in the list of classes",
-        Status.PREDICT_ONLY,
-    )
-    EXISTING_WEIGHTS = (
-        "given_weights",
-        "predicted by existing weights",
-        Status.PREDICT_ONLY,
-    )
+    CLASS_TOO_RARE = "class_too_rare", "its class has too few parcels", Status.PREDICT_ONLY
+    CLASS_NOT_LISTED = "class_not_listed", "its class is not listed", Status.PREDICT_ONLY
+    EXISTING_WEIGHTS = "given_weights", "predicted by existing weights", Status.PREDICT_ONLY
 
     @property
     def status(self) -> Status:
@@ -93,7 +78,7 @@ class ClassReason(_Worded):
     """Why a declared class is not trained on."""
 
     TOO_RARE = "too_rare", "too few parcels", Reason.CLASS_TOO_RARE
-    NOT_LISTED = "not_listed", "not in the list of classes", Reason.CLASS_NOT_LISTED
+    NOT_LISTED = "not_listed", "not listed", Reason.CLASS_NOT_LISTED
 
     @property
     def of_parcels(self) -> Reason:

@@ -15,7 +15,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
-from geo.grid import Grid, main_crs, read_grids
+from geo.grid import Grid, read_grids
 from geo.register.columns import as_text, row_checksums
 from geo.register.geopackage import outline_types
 from geo.register.placement import in_one_system
@@ -85,9 +85,10 @@ def clean(
     if for_label is not None:
         _check_classes(checked, for_label, json.loads(names))
     usable = (checked.rows["reason"] == "").to_numpy()
-    polygons = _in_one_system(checked, usable, tiles)
+    polygons = in_one_system(checked.placed, usable, tiles)
+    ids = checked.rows["parcel_id"].to_numpy(object)
     with replacing(overlaps) as temporary:
-        _overlapping(checked.rows["parcel_id"], polygons).to_parquet(temporary, index=False)
+        find_overlaps(polygons, ids, MIN_OVERLAP_M2).to_parquet(temporary, index=False)
     _write_parcels(parcels, checked, usable, tiles)
     with replacing(rows) as temporary:
         _register_rows(checked, polygons).to_parquet(temporary, index=False)
@@ -105,28 +106,6 @@ def _check_classes(checked: CheckedRegister, settings: LabelSettings, names: str
     folds = settings.split.folds if settings.predict.weights is None else None
     _, classes = classify(checked.rows.copy(), table, labels, options, folds)
     with_names(classes, None if names is None else Path(names))
-
-
-def _in_one_system(checked: CheckedRegister, usable: Any, tiles: Mapping[str, Grid]) -> Any:
-    """Reproject the usable polygons to the coordinate system of most of them; others are None."""
-    of_usable = checked.placed.tiles[usable]
-    crs = main_crs((grid.crs, int((of_usable == tile).sum())) for tile, grid in tiles.items())
-    polygons = in_one_system(checked.placed, tiles, crs)
-    polygons[~usable] = None
-    return polygons
-
-
-def _overlapping(ids: pd.Series[Any], polygons: Any) -> pd.DataFrame:
-    """Make the table of the pairs of parcels that overlap."""
-    first, second, area_m2 = find_overlaps(polygons, MIN_OVERLAP_M2)
-    texts = ids.to_numpy()
-    return pd.DataFrame(
-        {
-            "parcel_id": texts[first].astype(str),
-            "other_id": texts[second].astype(str),
-            "area_m2": area_m2,
-        }
-    )
 
 
 def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:

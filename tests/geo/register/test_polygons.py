@@ -60,18 +60,19 @@ def test_valid_polygons_are_left_unchanged():
 
 def area_per_parcel(overlaps, n):
     shared = np.zeros(n)
-    for first, second, area in zip(*overlaps, strict=True):
-        shared[[first, second]] += area
+    for first, second, area in overlaps.itertuples(index=False):
+        shared[[int(first), int(second)]] += area
     return shared
 
 
 def test_overlaps_by_eye():
     polygons = np.array([box(0, 0, 10, 10), box(10, 0, 20, 10), None, box(8, 8, 12, 12)], object)
-    first, second, area_m2 = find_overlaps(polygons, 1.0)
-    assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(0, 3), (1, 3)]
-    assert area_m2.tolist() == [4, 4]
-    assert find_overlaps(polygons, 4.5)[0].tolist() == []
-    assert find_overlaps(np.array([], object), 1.0)[0].tolist() == []
+    ids = np.array(list("abcd"), object)
+    found = find_overlaps(polygons, ids, 1.0)
+    assert found.to_numpy().tolist() == [["a", "d", 4], ["b", "d", 4]]
+    assert found.columns.tolist() == ["parcel_id", "other_id", "area_m2"]
+    assert find_overlaps(polygons, ids, 4.5).empty
+    assert find_overlaps(polygons[:0], ids[:0], 1.0).empty
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -84,7 +85,9 @@ def test_overlaps_equal_the_intersections_of_every_pair(seed, monkeypatch):
         area = polygons[a].intersection(polygons[b]).area
         expected[[a, b]] += area if area >= 1 else 0
     assert expected.any()
-    np.testing.assert_allclose(area_per_parcel(find_overlaps(polygons, 1.0), 30), expected)
+    np.testing.assert_allclose(
+        area_per_parcel(find_overlaps(polygons, np.arange(30), 1.0), 30), expected
+    )
 
 
 def test_outlines_are_the_same_wherever_they_start():

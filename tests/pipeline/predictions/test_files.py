@@ -87,6 +87,7 @@ def read(path):
     return gpd.read_file(path, layer="parcels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
 @pytest.mark.parametrize(("rows", "n_bytes"), [(4, 2000), (7, 9000), (59, 10**9)])
 def test_parts_result_in_the_same_files(trained, tmp_path, monkeypatch, suffix, rows, n_bytes):

@@ -411,7 +411,7 @@ def test_every_row_of_the_register_is_accounted_for(tmp_path):
     assert {(line.status, line.reason): line.count for line in ledger.lines} == {
         ("used", ""): 60,
         ("predict_only", "no declared class"): 1,
-        ("predict_only", "its class has too few parcels to train on"): 1,
+        ("predict_only", "its class has too few parcels"): 1,
         ("rejected", "no parcel id"): 1,
         ("rejected", "an id that an earlier row already has"): 1,
         ("rejected", "no geometry"): 1,

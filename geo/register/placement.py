@@ -69,10 +69,10 @@ def place(
         tiles=np.full(n, "", object),
         partial=np.zeros(n, bool),
     )
-    is_whole = np.zeros(n, bool)
-    largest_share = np.full(n, -1.0)
+    # Share of the parcel inside its tile, infinite if the tile contains it; -1 without a tile.
+    best_rank = np.full(n, -1.0)
     for tile, grid in grids.items():
-        near = np.flatnonzero(~is_whole & _is_near(parcels.polygons, crs, grid))
+        near = np.flatnonzero((best_rank < np.inf) & _is_near(parcels.polygons, crs, grid))
         original = Mended(parcels.polygons[near], parcels.reasons[near], parcels.mended[near])
         moved = reproject(original, crs, grid)
         broken = (moved.reasons != "") & (placed.tiles[near] == "")
@@ -80,17 +80,16 @@ def place(
 
         beyond = reaches_beyond(buffered(moved.polygons, buffer_m), grid, slack_pixels)
         share = share_inside(moved.polygons, grid)
-        # Reprojection is exact to about six digits. A tile that contains the parcel wins outright.
+        # Reprojection is exact to about six digits.
         rank = np.where(beyond, np.round(share, 6), np.inf)
-        better = np.flatnonzero((share > 0) & (rank > largest_share[near]))
+        better = np.flatnonzero((share > 0) & (rank > best_rank[near]))
         rows = near[better]
         placed.polygons[rows] = moved.polygons[better]
         placed.reasons[rows] = moved.reasons[better]
         placed.mended[rows] = moved.mended[better]
         placed.tiles[rows] = tile
         placed.partial[rows] = beyond[better]
-        largest_share[rows] = rank[better]
-        is_whole[rows] = ~beyond[better]
+        best_rank[rows] = rank[better]
     return placed
 
 

@@ -79,7 +79,7 @@ def count_observed(rows: pd.DataFrame, observed: pd.DataFrame) -> None:
     rows["n_pixels_never_clear"] = rows["n_pixels"] - n_pixels
     rows["n_dates"] = found["n_dates"].astype("Int64")
     rows["n_pixels"] = rows["n_pixels"].mask(usable, n_pixels)
-    set_aside(rows, usable & n_pixels.eq(0).fillna(False), Reason.NEVER_SEEN_CLEARLY)
+    set_aside(rows, usable & n_pixels.eq(0).fillna(False), Reason.NEVER_CLEAR)
     set_aside(rows, usable & found["held"].eq(False), Reason.TOO_FEW_PIXELS_OBSERVED)
 
 

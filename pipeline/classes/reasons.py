@@ -52,7 +52,7 @@ class Reason(_Worded):
     TOO_SMALL = "too_small", "too small: less area than required"
     TOO_FEW_PIXELS = "too_few_pixels", "too small: fewer pixels than required"
     NO_PIXELS = "no_pixels", "without pixels or dates in the dataset"
-    NEVER_SEEN_CLEARLY = "never_seen_clearly", "cloudy or nodata on every date"
+    NEVER_CLEAR = "never_seen_clearly", "cloudy or nodata on every date"
     TOO_FEW_PIXELS_OBSERVED = "too_few_pixels_observed", "fewer clear pixels than required"
     NO_LABEL = "no_label", "no declared class", Status.PREDICT_ONLY
     CLASS_TOO_RARE = "class_too_rare", "its class has too few parcels", Status.PREDICT_ONLY

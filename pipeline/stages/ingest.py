@@ -224,7 +224,7 @@ def _account(
     rows["mended"], rows["tile"], rows["reason"] = False, "", ""
     empty = [i not in parcels or 0 in parcels[i].shape for i in ids]
     set_aside(rows, empty, Reason.NO_PIXELS)
-    set_aside(rows, rows["n_dates"] == 0, Reason.NEVER_SEEN_CLEARLY)
+    set_aside(rows, rows["n_dates"] == 0, Reason.NEVER_CLEAR)
     return rows
 
 

@@ -154,7 +154,7 @@ def _log(rows: pd.DataFrame, chosen: Classes, overlapping: pd.DataFrame) -> None
             missing.sum(),
             (missing > 0).sum(),
         )
-    for reason in (Reason.NEVER_SEEN_CLEARLY, Reason.TOO_FEW_PIXELS_OBSERVED):
+    for reason in (Reason.NEVER_CLEAR, Reason.TOO_FEW_PIXELS_OBSERVED):
         ids = rows.loc[rows["reason"] == reason, "parcel_id"].tolist()
         if ids:
             logger.warning("rejected: %d %s, such as %s", len(ids), reason, first_five(ids))

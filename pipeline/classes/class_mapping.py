@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import numbers
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
@@ -12,9 +11,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
-from geo.errors import InputError, first_five, reading
+from geo.errors import InputError, first_five
 from geo.register.columns import LARGEST_EXACT, as_text
-from pipeline.classes.crop_class import Classes, CropClass
+from pipeline.classes.crop_class import Classes, CropClass, read_csv
 from pipeline.classes.ledger import class_reasons, set_aside
 from pipeline.classes.reasons import ClassReason, Reason
 from pipeline.workflow.sections import Code, FrequentClasses, Label, LabelColumns, ParcelClasses
@@ -162,23 +161,19 @@ def _read_table(label: Label, nomenclature: str) -> tuple[dict[str, str], dict[s
     path, key = label.table, f"parcels.labels.{nomenclature}"
     if path is None or not path.is_file():
         raise InputError(f"There is no table of codes {path}. Check {key}.table.")
-    expected, remedy = "a table of codes", "Save it as CSV in UTF-8."
-    with reading(path, expected, remedy), path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        found = list(table.fieldnames or [])
-        class_code = label.class_code or ("class" if "class" in found else label.code)
-        plain = "name" if class_code == label.code else "class_name"
-        class_name = label.class_name or (plain if plain in found else class_code)
-        wanted = {"code": label.code, "class_code": class_code, "class_name": class_name}
-        for setting, column in wanted.items():
-            if column not in found:
-                raise InputError(
-                    f"{path} has no column {column!r}, which is {key}.{setting}. Its columns, "
-                    f"separated by commas, are: {', '.join(found) or 'none'}."
-                )
-        rows = [tuple((row[c] or "").strip() for c in wanted.values()) for row in table]
+    columns, table = read_csv(path, "a table of codes")
+    class_code = label.class_code or ("class" if "class" in columns else label.code)
+    plain = "name" if class_code == label.code else "class_name"
+    class_name = label.class_name or (plain if plain in columns else class_code)
+    wanted = {"code": label.code, "class_code": class_code, "class_name": class_name}
+    for setting, column in wanted.items():
+        if column not in columns:
+            raise InputError(
+                f"{path} has no column {column!r}, which is {key}.{setting}. Its columns, "
+                f"separated by commas, are: {', '.join(columns) or 'none'}."
+            )
     # EuroCrops has rows for classes without a code.
-    rows = [row for row in rows if row[0]]
+    rows = [(r[label.code], r[class_code], r[class_name]) for r in table if r[label.code]]
     classes: dict[str, str] = {}
     ambiguous = {code for code, own, _ in rows if classes.setdefault(code, own) != own}
     if ambiguous:

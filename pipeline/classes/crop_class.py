@@ -80,6 +80,20 @@ def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_csv(path: Path, expected: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a CSV that a user wrote: its columns, and its rows without surrounding blanks.
+
+    `expected` says what the file should be, for the message if it cannot be read.
+    """
+    with (
+        reading(path, expected, "Save it as CSV in UTF-8."),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        table = csv.DictReader(file)
+        columns = list(table.fieldnames or [])
+        return columns, [{c: (row[c] or "").strip() for c in columns} for row in table]
+
+
 def read_names(path: Path) -> dict[str, str]:
     """Read the names of classes, {code as text: name}, from a CSV with columns code and name.
 
@@ -90,16 +104,13 @@ def read_names(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise InputError(f"There is no table of class names {path}. Check parcels.names.")
-    expected, remedy = "a table of class names", "Save it as CSV in UTF-8."
-    with reading(path, expected, remedy), path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        found = list(table.fieldnames or [])
-        if not {"code", "name"} <= set(found):
-            raise InputError(
-                f"{path} has the columns {', '.join(found) or 'none'}, expected code and name, "
-                "separated by commas. Rename the columns, or leave parcels.names unset."
-            )
-        return {row["code"].strip(): (row["name"] or "").strip() for row in table}
+    columns, rows = read_csv(path, "a table of class names")
+    if not {"code", "name"} <= set(columns):
+        raise InputError(
+            f"{path} has the columns {', '.join(columns) or 'none'}, expected code and name, "
+            "separated by commas. Rename the columns, or leave parcels.names unset."
+        )
+    return {row["code"]: row["name"] for row in rows}
 
 
 def with_names(table: Classes, names: Path | None) -> Classes:

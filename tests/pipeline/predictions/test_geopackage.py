@@ -269,6 +269,7 @@ def python_of_qgis():
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_qgis_draws_every_row_in_its_colour(tmp_path, whole):
     """With codes as numbers, and as text, some of which XML cannot contain."""

@@ -44,7 +44,7 @@ def indexed(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> 
     import geopandas as gpd
 
     from geo.imagery.raster_reading import read_header
-    from geo.pixels.rasterising import index_pixels
+    from geo.pixels.pixel_index import index_pixels
 
     table = gpd.read_parquet(scene.parcels)
     grid = read_header(image_files(products[0])[0]).grid

@@ -22,7 +22,7 @@ from demo.clouds import CLOUD_HIGH
 from geo.grid import Grid
 from geo.imagery.acquisition import to_item
 from geo.imagery.discovery import find_acquisitions
-from geo.pixels.rasterising import index_pixels
+from geo.pixels.pixel_index import index_pixels
 
 CRS = "EPSG:32631"
 X_MIN, Y_MAX = 600_000.0, 4_900_020.0

@@ -41,9 +41,9 @@ def main() -> None:
 def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     """Write by the code of the stage predict."""
     from pipeline.classes.ledger import read_ledger
+    from pipeline.classes.register import matched_parts
     from pipeline.predictions.columns import LEDGER_COLUMNS
     from pipeline.predictions.files import PredictionFiles
-    from pipeline.predictions.register_rows import matched_parts
     from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.workflow.config import load
 
@@ -107,7 +107,7 @@ def _table(folder: Path) -> Any:
     rng = np.random.default_rng(0)
     scores = np.log(rng.dirichlet(np.ones(len(classes)), n)).astype(np.float32)
     choices.put(0, scores, np.full(n, ENSEMBLE, np.int8))
-    return PredictionTable(dataset, choices, given_weights=True)
+    return PredictionTable(dataset, choices, existing_weights=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,12 @@ _CONTENT_ERRORS = (
 
 class InputError(Exception):
     """Input or settings that cannot be used; the message says what, where, and what to do."""
+
+
+def first_five(names: Iterable[object]) -> str:
+    """Join the first five names for a message, with ", ..." if there are more."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:5]) + ", ..." * (len(texts) > 5)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Parcels' pixels: rasterising, reading, filling, describing."""
+"""Pixels of parcels: finding, reading, resampling, and interpolating them."""

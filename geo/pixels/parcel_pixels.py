@@ -1,9 +1,8 @@
-"""Read the parcels' pixels of one acquisition, every block of a raster once."""
+"""Read the parcels' pixels of one acquisition; every block of a raster is read once."""
 
 from __future__ import annotations
 
-import logging
-from collections import deque
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,161 +21,151 @@ from geo.imagery.raster_reading import OpenRasters, block_shape, has_data, read_
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.resampling import Flatten, Ints, Stencil, is_too_fine, sample
 
+# Smallest number of rows and columns to read together: for smaller windows, the overhead of a read
+# exceeds the decoding, and larger windows are too few to keep all threads busy. Stacks (NetCDF,
+# Zarr) are opened again for each window.
+READ_SIZE = 512
+STACK_READ_SIZE = 1024
+
+# Blocks of remote files that are requested at the same time, whatever the number of processors:
+# the threads only wait for the network.
+REQUESTS_AT_ONCE = 8
+
+# With fewer blocks than this for each thread, the bands of a block are read as separate tasks.
+TASKS_PER_WORKER = 4
+
+# Pixels that are sampled together: their positions and weights fit into the processor's cache.
+SAMPLED_AT_ONCE = 65_536
+
 Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """Some pixels of an index: their places in it, int64 (n,), rows and columns, int32 (n,)."""
-
-    positions: Ints
-    rows: NDArray[np.int32]
-    cols: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, part: slice) -> Pixels:
-        return Pixels(self.positions[part], self.rows[part], self.cols[part])
-
-
-@dataclass(frozen=True)
 class Block:
-    """What is wanted of one block.
+    """The pixels that are needed from one block.
 
     Parameters
     ----------
     pixels
-        Pixels of the index that find all that they need of the source in this block.
-    lent
-        int64 (m,): source pixels of this block that pixels on its seams need, by their place in
-        `Plan.seam_pixels`.
+        int64 (n,): pixels of the index that need source pixels from this block only.
+    for_seams
+        int64 (m,): source pixels in this block that seam pixels need, as positions in
+        `Plan.seam_sources`.
     """
 
-    pixels: Pixels
-    lent: Ints
+    pixels: Ints
+    for_seams: Ints
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is wanted of every block of a source.
+    """The pixels that are needed from every block of a source.
+
+    A resampling kernel spans several source pixels. Near the border of two blocks, a pixel of the
+    index needs both: it is a seam pixel. Its source pixels are kept until all blocks are read, so
+    that no block is read a second time for its neighbours.
+
+    Pixels of the index are given as int64 positions in it.
 
     Parameters
     ----------
+    index
+        The pixel index.
     stencil
-        What each pixel of the index needs of the source.
+        Source pixels that each pixel of the index needs.
     blocks
-        Those of which something is wanted.
+        The blocks from which anything is needed.
     seams
         Pixels of the index that need several blocks.
-    seam_pixels
-        int64 (m,): source pixels that those need, each once, ascending (row x width + column).
+    seam_sources
+        int64 (m,): source pixels that the seams need, without repetition, ascending, as
+        row x width + column.
     outside
-        Pixels of the index whose centre is beyond the edges of the source.
+        Pixels of the index whose centre is outside the source.
     """
 
+    index: PixelIndex
     stencil: Stencil
     blocks: list[Block]
-    seams: Pixels
-    seam_pixels: Ints
-    outside: Pixels
+    seams: Ints
+    seam_sources: Ints
+    outside: Ints
 
     @classmethod
     def of(cls, index: PixelIndex, stencil: Stencil, block_shape: tuple[int, int]) -> Plan:
-        """Divide the pixels of an index by blocks of (rows, columns) of the source.
+        """Divide the pixels of an index by the blocks, (rows, columns), of the source.
 
-        Few pixels lie on seams, unless blocks are hardly larger than what one pixel needs: what
-        those need is kept until all blocks are read, so that none is read for its neighbours.
+        Few pixels are on seams, unless a block is hardly larger than the kernel.
         """
         height, width = stencil.down.size, stencil.right.size
         per_row = -(-width // block_shape[1])
         n = -(-height // block_shape[0]) * per_row
-        # The sum over row and column tells all: below n it is the block, up to 2 n a seam, from 4 n
-        # on outside.
+        # Encode each pixel's place in one integer so that it can be radix-sorted: [0, n) block
+        # number, [n, 2n] straddles a block boundary, >= 4n outside the source.
         down, right = stencil.extents
-        by_row = _block_of(down, block_shape[0], stencil.down.inside, per_row, n)
-        by_col = _block_of(right, block_shape[1], stencil.right.inside, 1, n)
-        order, ends = _sorted(by_row.take(index.rows) + by_col.take(index.cols), 8 * n + 1)
-        pixels = Pixels(order, index.rows.take(order), index.cols.take(order))
+        by_row = _block_numbers(down, block_shape[0], stencil.down.inside, per_row, n)
+        by_col = _block_numbers(right, block_shape[1], stencil.right.inside, 1, n)
+        order, ends = _sort(by_row.take(index.rows) + by_col.take(index.cols), 8 * n + 1)
         ends = np.concatenate([ends[:n], ends[[2 * n, 8 * n]]])
-        *within, seams, outside = (pixels[part] for part in _between(ends))
-        taps = stencil.taps(seams.rows, seams.cols, lambda r, c: r * width + c)
-        seam_pixels = np.unique(taps[0].places) if taps else np.empty(0, np.int64)
-        rows, cols = np.divmod(seam_pixels, width)
-        lent, ends = _sorted(rows // block_shape[0] * per_row + cols // block_shape[1], n)
+        *within, seams, outside = (order[part] for part in _slices(ends))
+        taps = stencil.taps(index.rows[seams], index.cols[seams], lambda r, c: r * width + c)
+        seam_sources = np.unique(taps[0][0]) if taps else np.empty(0, np.int64)
+        rows, cols = np.divmod(seam_sources, width)
+        for_seams, ends = _sort(rows // block_shape[0] * per_row + cols // block_shape[1], n)
         blocks = [
-            Block(here, lent[part])
-            for here, part in zip(within, _between(ends), strict=True)
-            if len(here) or part.stop > part.start
+            Block(own, for_seams[part])
+            for own, part in zip(within, _slices(ends), strict=True)
+            if len(own) or part.stop > part.start
         ]
-        return cls(stencil, blocks, seams, seam_pixels, outside)
+        return cls(index, stencil, blocks, seams, seam_sources, outside)
 
     def window(self, block: Block, margins: tuple[int, int] = (0, 0)) -> Window:
-        """Return the rows and columns of the source that hold all that is wanted of a block.
+        """Return the rows and columns of the source that contain all pixels needed from a block.
 
         Parameters
         ----------
         margins
-            Rows and columns that are added on each side, as far as the source goes.
+            Rows and columns to add on each side, within the source.
         """
         slices = []
-        for extents, places, lent, margin, axis in zip(
+        for extents, places, for_seams, margin, axis in zip(
             self.stencil.extents,
-            (block.pixels.rows, block.pixels.cols),
-            np.divmod(self.seam_pixels[block.lent], self.stencil.right.size),
+            (self.index.rows.take(block.pixels), self.index.cols.take(block.pixels)),
+            np.divmod(self.seam_sources[block.for_seams], self.stencil.right.size),
             margins,
             (self.stencil.down, self.stencil.right),
             strict=True,
         ):
-            # Both ascend: the first and the last row of the grid reach furthest.
-            reached = [extents[0][places.min()], extents[1][places.max()]] if len(places) else []
-            wanted = np.concatenate([reached, lent])
-            first, last = int(wanted.min()) - margin, int(wanted.max()) + margin
+            # Source rows ascend with the rows of the grid: the first and the last row bound all.
+            bounds = [extents[0][places.min()], extents[1][places.max()]] if len(places) else []
+            needed = np.concatenate([bounds, for_seams])
+            first, last = int(needed.min()) - margin, int(needed.max()) + margin
             slices.append(slice(max(first, 0), min(last + 1, axis.size)))
         return slices[0], slices[1]
 
 
-def _block_of(
+def _block_numbers(
     extents: Ints, length: int, inside: NDArray[np.bool_], step: int, n: int
 ) -> NDArray[np.integer]:
-    """Return `step` times the row of blocks that holds first and last (2, rows) of each row.
+    """Return, for each row of the grid, `step` times the row of blocks that contains its sources.
 
-    n where no one row of blocks holds both, 4 n where the row is outside.
+    n where the first and last source row, extents (2, rows), are in different rows of blocks; 4 n
+    where the row is outside the source.
     """
     first, last = extents // length
     numbers = np.where(inside, np.where(first == last, first * step, n), 4 * n)
-    # Numpy sorts 16 bits by counting them, several times faster.
+    # numpy sorts integers of 16 bits with a radix sort, several times faster.
     return numbers.astype(np.uint16 if 8 * n < 2**16 else np.int64)
 
 
-def _sorted(numbers: NDArray[np.integer], n: int) -> tuple[Ints, Ints]:
-    """Return the places of the numbers 0 to n - 1, ascending, and where those of each end."""
+def _sort(numbers: NDArray[np.integer], n: int) -> tuple[Ints, Ints]:
+    """Return the order that sorts integers below n, and the end of each integer's run in it."""
     return np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers, minlength=n))
 
 
-def _between(ends: Ints) -> list[slice]:
-    """Return what lies between one end and the next."""
+def _slices(ends: Ints) -> list[slice]:
+    """Return the slices between consecutive ends."""
     return [slice(a, b) for a, b in pairwise([0, *ends.tolist()])]
-
-
-logger = logging.getLogger(__name__)
-
-# Rows and columns that are read together, at least: fewer cost more to ask for than to decode, and
-# more are too few parts for threads to share evenly. Stacks are opened anew for each.
-READ_SIZE = 512
-STACK_READ_SIZE = 1024
-
-# Blocks of remote files that are read at the same time, however few processors there are: they
-# wait for the network.
-REQUESTS_AT_ONCE = 8
-
-# Bands are read apart where there are fewer blocks than this for every thread.
-TASKS_PER_WORKER = 4
-
-# Pixels that are sampled together: their places and weights stay in the processor's cache.
-SAMPLED_AT_ONCE = 65_536
-
-Sample = tuple[NDArray[np.uint16], NDArray[np.bool_]]
 
 
 def read_parcel_pixels(
@@ -186,75 +175,75 @@ def read_parcel_pixels(
     *,
     resampling: str = "bilinear",
     threads: int = 1,
-) -> Sample:
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """Read the parcels' pixels of every band of an acquisition.
 
-    Only blocks that hold parcels are read, each once. Bands on another grid than the index's are
-    sampled at the parcels' pixels alone.
+    Only blocks with parcels are read, each once. Bands on another grid than the index's are
+    resampled at the parcels' pixels only.
 
     Parameters
     ----------
     acquisition
-        What to read.
+        The acquisition.
     index
         P pixels of all parcels, on the tile's grid.
     bands
         C bands, in the order of the channels.
     resampling
-        nearest, bilinear or cubic: of bands whose pixels are larger than the grid's.
+        nearest, bilinear or cubic: for bands whose pixels are larger than the grid's.
     threads
-        Blocks that are read at the same time.
+        Blocks to read at the same time.
 
     Returns
     -------
     pixels
-        uint16 (C, P): reflectance x 10,000, offset applied, clipped at 0; 0 where there is no data.
-    valid
-        bool (P,): True where every band has data; nowhere beyond the edges of one.
+        uint16 (C, P): reflectance x 10,000, offset applied, clipped at 0; 0 where any band is
+        nodata.
+    has_values
+        bool (P,): False where any band is nodata, and outside the extent of any band.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or a band's grid cannot be sampled at the index's.
+        If a file cannot be read, or a band cannot be resampled to the index's grid.
     """
     sources = [acquisition.bands[name] for name in bands]
     workers = _workers(sources, threads)
     pixels = np.zeros((len(bands), len(index.rows)), np.uint16)
-    # A pixel without data in one band is without data: the bands stay aligned.
-    valid = np.ones(len(index.rows), bool)
+    # A pixel counts as nodata if one band is: models take the bands of a pixel together.
+    has_values = np.ones(len(index.rows), bool)
     with OpenRasters() as rasters:
         tasks: list[Callable[[], None]] = []
         readings = []
         for channels in _by_grid(sources):
-            group = [sources[channel] for channel in channels]
-            plan = _plan(group[0], index, resampling)
-            valid[plan.outside.positions] = False
+            plan = _plan(sources[channels[0]], index, resampling)
+            has_values[plan.outside] = False
             for part in _parts(channels, len(plan.blocks), workers):
-                read = {channel: sources[channel] for channel in part}
-                reading = _GridReading(read, plan, pixels, valid)
+                of_part = {channel: sources[channel] for channel in part}
+                reading = _GridReading(of_part, plan, pixels, has_values)
                 readings.append(reading)
                 tasks += [partial(reading.read, block, rasters) for block in plan.blocks]
         _run(tasks, workers)
     _run([reading.sample_seams for reading in readings], threads)
-    if not valid.all():
-        pixels[:, ~valid] = 0
-    return pixels, valid
+    if not has_values.all():
+        pixels[:, ~has_values] = 0
+    return pixels, has_values
 
 
 def read_clear_mask(
     acquisition: Acquisition, index: PixelIndex, rules: CloudRules, *, threads: int = 1
 ) -> NDArray[np.bool_]:
-    """Tell at the parcels' pixels what the masks of an acquisition show clear.
+    """Read which of the parcels' pixels the masks of an acquisition show clear.
 
     Returns
     -------
-    bool (P,): True where the pixel of every mask that holds the centre is clear; False beyond the
-    edges of a mask. All True without a mask.
+    bool (P,): True where the nearest pixel of every mask is clear; False outside the extent of a
+    mask. All True if there is no mask.
     """
     clear = np.ones(len(index.rows), bool)
     for name, band in rules.choose(acquisition).items():
         plan = _plan(band, index, "nearest")
-        clear[plan.outside.positions] = False
+        clear[plan.outside] = False
         with OpenRasters() as rasters:
             read = partial(_read_clear, name, band, plan, rules, rasters, clear)
             _run([partial(read, block) for block in plan.blocks], _workers([band], threads))
@@ -262,35 +251,30 @@ def read_clear_mask(
 
 
 def _run(tasks: Iterable[Callable[[], None]], workers: int) -> None:
-    """Run tasks at the same time, this thread among the workers; the first that fails ends it."""
-    waiting = deque(tasks)
+    """Run tasks in threads; after the first failure no further task starts."""
+    failed = threading.Event()
 
-    def work() -> None:
-        while True:
-            try:
-                task = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                task()
-            except BaseException:
-                waiting.clear()
-                raise
+    def run(task: Callable[[], None]) -> None:
+        if failed.is_set():
+            return
+        try:
+            task()
+        except BaseException:
+            failed.set()
+            raise
 
-    with ThreadPoolExecutor(max(workers - 1, 1)) as pool:
-        others = [pool.submit(work) for _ in range(min(workers, len(waiting)) - 1)]
-        work()
-        for other in others:
-            other.result()
+    with ThreadPoolExecutor(workers) as pool:
+        for future in [pool.submit(run, task) for task in tasks]:
+            future.result()
 
 
 def _workers(sources: Sequence[Band], threads: int) -> int:
-    """Return how many blocks are read at the same time."""
+    """Return the number of blocks to read at the same time."""
     return max(threads, REQUESTS_AT_ONCE) if any(b.is_remote for b in sources) else threads
 
 
 def _by_grid(sources: Sequence[Band]) -> list[list[int]]:
-    """Group the places of bands that lie on the same pixels, in the same blocks."""
+    """Group the channels of bands that share a grid and a block shape."""
     groups: dict[object, list[int]] = {}
     for channel, band in enumerate(sources):
         groups.setdefault((band.grid, block_shape(band)), []).append(channel)
@@ -298,32 +282,20 @@ def _by_grid(sources: Sequence[Band]) -> list[list[int]]:
 
 
 def _parts(channels: Sequence[int], n_blocks: int, workers: int) -> list[Sequence[int]]:
-    """Divide the bands of a grid so that there is work for all, be the blocks few."""
+    """Divide the channels of a grid, if there are too few blocks to keep all threads busy."""
     wanted = -(-TASKS_PER_WORKER * workers // max(n_blocks, 1))
     size = max(len(channels) // wanted, 1)
     return [channels[start : start + size] for start in range(0, len(channels), size)]
 
 
 def _plan(band: Band, index: PixelIndex, resampling: str) -> Plan:
-    """Plan which blocks of a band, and of others like it, are read for which pixels."""
+    """Plan the reading of a band, and of others on the same grid."""
     if not band.grid.has_crs(index.grid.crs):
         raise InputError(
             f"{band.name} of {band.source} is in {band.grid.crs}, the parcels' pixels are in "
             f"{index.grid.crs}: warp it to that (gdalwarp -t_srs)."
         )
     method = "nearest" if band.grid.is_aligned(index.grid) else resampling
-    _check_pixel_size(band, index, method)
-    rows, cols = block_shape(band)
-    if not band.is_remote:
-        # Small tiles and strips are read together. Over the network, what is not needed costs most.
-        size = STACK_READ_SIZE if isinstance(band.layer, Plane) else READ_SIZE
-        cols *= -(-min(size, band.grid.width) // cols)
-        rows *= -(-size * size // (rows * cols))
-    return Plan.of(index, Stencil.of(index.grid, band.grid, method), (rows, cols))
-
-
-def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
-    """Check that a band is not to be averaged."""
     if method != "nearest" and is_too_fine(band.grid, index.grid):
         sizes = [f"{g.pixel_width:g} x {g.pixel_height:g}" for g in (band.grid, index.grid)]
         raise InputError(
@@ -331,12 +303,20 @@ def _check_pixel_size(band: Band, index: PixelIndex, method: str) -> None:
             f"m that the parcels are indexed on, and {method} resampling does not average: set "
             "imagery.resampling to nearest, or resample the band (gdalwarp -r average)."
         )
+    rows, cols = block_shape(band)
+    if not band.is_remote:
+        # Small tiles and strips are read together. Over the network that would cost more than it
+        # saves: it transfers blocks without parcels.
+        size = STACK_READ_SIZE if isinstance(band.layer, Plane) else READ_SIZE
+        cols *= -(-min(size, band.grid.width) // cols)
+        rows *= -(-size * size // (rows * cols))
+    return Plan.of(index, Stencil.of(index.grid, band.grid, method), (rows, cols))
 
 
 class _GridReading:
-    """The reading of bands on one grid, each by its channel, into the pixels of an acquisition.
+    """Read bands that share a grid, {channel: band}, into the pixels of an acquisition.
 
-    Every block writes what no other does: threads need no lock.
+    No two blocks write the same pixels, so threads need no lock.
     """
 
     def __init__(
@@ -344,45 +324,47 @@ class _GridReading:
         bands: Mapping[int, Band],
         plan: Plan,
         pixels: NDArray[np.uint16],
-        valid: NDArray[np.bool_],
+        has_values: NDArray[np.bool_],
     ) -> None:
-        self._bands, self._plan, self._pixels, self._valid = bands, plan, pixels, valid
-        # Raw values at plan.seam_pixels, by channel, in the data type of the band's file.
+        self._bands, self._plan = bands, plan
+        self._pixels, self._has_values = pixels, has_values
+        # Raw values of plan.seam_sources by channel, in the data type of the band's file.
         self._seams: dict[int, NDArray[Any]] = {}
 
     def read(self, block: Block, rasters: OpenRasters) -> None:
-        """Read one block of all bands, and sample the pixels that lie in it."""
+        """Read one block of all bands, and sample the pixels that need only this block."""
         plan = self._plan
         rows, cols = plan.window(block)
         flatten = _flatten_in(rows, cols)
-        found = read_windows(list(self._bands.values()), rows, cols, rasters)
-        raw = dict(zip(self._bands, found, strict=True))
-        self._place(raw, block.pixels, flatten)
-        if len(block.lent):
-            at = flatten(*np.divmod(plan.seam_pixels[block.lent], plan.stencil.right.size))
+        windows = read_windows(list(self._bands.values()), rows, cols, rasters)
+        raw = dict(zip(self._bands, windows, strict=True))
+        self._sample(raw, block.pixels, flatten)
+        if len(block.for_seams):
+            at = flatten(*np.divmod(plan.seam_sources[block.for_seams], plan.stencil.right.size))
             for channel, values in raw.items():
-                blank = np.empty(len(plan.seam_pixels), values.dtype)
-                self._seams.setdefault(channel, blank)[block.lent] = values.take(at)
+                empty = np.empty(len(plan.seam_sources), values.dtype)
+                self._seams.setdefault(channel, empty)[block.for_seams] = values.take(at)
 
     def sample_seams(self) -> None:
-        """Sample the pixels between blocks, once all blocks are read."""
-        pixels, width = self._plan.seam_pixels, self._plan.stencil.right.size
-        self._place(
-            self._seams, self._plan.seams, lambda row, col: pixels.searchsorted(row * width + col)
+        """Sample the pixels that need several blocks, after all blocks are read."""
+        sources, width = self._plan.seam_sources, self._plan.stencil.right.size
+        self._sample(
+            self._seams, self._plan.seams, lambda row, col: sources.searchsorted(row * width + col)
         )
 
-    def _place(self, raw: Mapping[int, NDArray[Any]], pixels: Pixels, flatten: Flatten) -> None:
-        """Sample pixels of the index from source pixels that are at hand, by channel."""
+    def _sample(self, raw: Mapping[int, NDArray[Any]], pixels: Ints, flatten: Flatten) -> None:
+        """Sample pixels of the index from source pixels, {channel: raw values}."""
         for start in range(0, len(pixels), SAMPLED_AT_ONCE):
-            part = pixels[start : start + SAMPLED_AT_ONCE]
-            centres = self._plan.stencil.centres(part.rows, part.cols, flatten)
-            kernels = self._plan.stencil.taps(part.rows, part.cols, flatten)
+            part, index = pixels[start : start + SAMPLED_AT_ONCE], self._plan.index
+            place = index.rows.take(part), index.cols.take(part), flatten
+            # The bands share the grid, and with it positions and weights.
+            centres, taps = self._plan.stencil.centres(*place), self._plan.stencil.taps(*place)
             for channel, values in raw.items():
                 band = self._bands[channel]
-                samples, known = sample(values, partial(has_data, band), centres, kernels)
-                self._pixels[channel][part.positions] = reflectance(band, samples, values.dtype)
-                if not known.all():
-                    self._valid[part.positions[~known]] = False
+                samples, found = sample(values, partial(has_data, band), centres, taps)
+                self._pixels[channel][part] = reflectance(band, samples, values.dtype)
+                if not found.all():
+                    self._has_values[part[~found]] = False
 
 
 def _read_clear(
@@ -394,15 +376,18 @@ def _read_clear(
     clear: NDArray[np.bool_],
     block: Block,
 ) -> None:
-    """Read one block of a mask, wide enough for the clouds around it, and note what is hidden."""
+    """Read one block of a mask, and clear the flag of the pixels that it masks.
+
+    The window includes a margin, as clouds beyond the pixels may be grown into them.
+    """
     rows, cols = plan.window(block, rules.margin(band))
     (values,) = read_windows([band], rows, cols, rasters)
-    pixels = block.pixels
-    centres = plan.stencil.centres(pixels.rows, pixels.cols, _flatten_in(rows, cols))
-    clear[pixels.positions] &= rules.is_clear(name, values, band).take(centres)
+    of_index = plan.index.rows.take(block.pixels), plan.index.cols.take(block.pixels)
+    centres = plan.stencil.centres(*of_index, _flatten_in(rows, cols))
+    clear[block.pixels] &= rules.is_clear(name, values, band).take(centres)
 
 
 def _flatten_in(rows: slice, cols: slice) -> Flatten:
-    """Make what gives the places of source pixels in a window of the source."""
+    """Return a function from source rows and columns to positions in a window of the source."""
     width = cols.stop - cols.start
     return lambda row, col: (row - rows.start) * width + (col - cols.start)

@@ -1,7 +1,7 @@
-"""Sampling of a raster at the pixel centres of another grid, at chosen pixels only.
+"""Resample a raster at selected pixels of another grid.
 
-The kernels are those of GDAL's warper, so that a sampled pixel equals the same pixel of the whole
-band warped, without warping the whole band.
+The kernels are those of GDAL's warper: a sampled pixel equals the same pixel of the warped band,
+but only the selected pixels are computed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+# The n source pixels that a kernel weights for each of P pixels, arrays (n, P): their positions,
+# their weights (0 beyond the edges of the source), and whether they exist (False beyond the edges).
+Taps = tuple[Ints, Floats, Bools]
+
 
 def _bilinear(distance: Floats) -> Floats:
     return np.maximum(0.0, 1.0 - np.abs(distance))
@@ -33,34 +37,35 @@ def _cubic(distance: Floats) -> Floats:
     return np.where(d <= 1.0, near, np.where(d < 2.0, far, 0.0))
 
 
-# Kernel, and how many source pixels it spans in each direction.
+# Each kernel, and the number of source pixels that it spans along each axis.
 KERNELS: dict[str, tuple[Callable[[Floats], Floats], int]] = {
     "bilinear": (_bilinear, 2),
     "cubic": (_cubic, 4),
 }
 
 
-# GDAL counts a centre on the border of two pixels, to so much of a pixel, to the one to the right
-# or below, and one on the right or lower edge of the source as outside.
+# GDAL assigns a centre within this distance (in pixels) of the border of two pixels to the right or
+# lower one. A centre on the right or lower edge of the source is outside.
 _BORDER = 1e-10
 
-# Targets with pixels larger than the source's by more than this have kernels widened by GDAL.
+# If the pixels of the target are larger than the source's by more than this, GDAL widens the kernel
+# in order to average.
 _LARGEST_RATIO = 1 / 0.95
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Where rows of a target grid lie among the rows of a source, or columns among columns.
+    """Positions of the rows of a target grid in a source, or of its columns.
 
-    Grids are not rotated, so that a pixel's row tells the source's rows, whatever its column.
+    Grids are not rotated: the source rows of a pixel depend on its row only, not on its column.
 
     Parameters
     ----------
     places
-        float64 (n,): position of each row's centre in rows of the source, counted from its outer
-        edge (0.5 is the centre of the first row).
+        float64 (n,): position of each row's centre, in rows of the source from its outer edge (0.5
+        is the centre of the first row).
     size
-        Rows of the source.
+        Number of rows of the source.
     """
 
     places: Floats
@@ -68,21 +73,21 @@ class Axis:
 
     @cached_property
     def nearest(self) -> Ints:
-        """The source row that holds each centre, int64 (n,); outside it counts on."""
+        """The source row that contains each centre, int64 (n,); negative or >= size outside."""
         return np.floor(self.places + _BORDER).astype(np.int64)
 
     @property
     def inside(self) -> Bools:
-        """Whether each centre lies on the source, bool (n,)."""
+        """Whether each centre is inside the source, bool (n,)."""
         return (self.nearest >= 0) & (self.nearest < self.size)
 
-    def taps(self, method: str) -> tuple[Ints, Floats, Bools]:
+    def taps(self, method: str) -> Taps:
         """Return the source rows that a kernel weights for each row.
 
         Returns
         -------
         taps
-            int64 (span, n), ascending; for rows beyond the edges stands the one at the edge.
+            int64 (span, n), ascending; rows beyond the edges are replaced by the row at the edge.
         weights
             float64 (span, n), 0 beyond the edges.
         exist
@@ -97,7 +102,7 @@ class Axis:
 
 
 def axes(grid: Grid, source: Grid) -> tuple[Axis, Axis]:
-    """Place the rows and the columns of a grid on a source in the same CRS."""
+    """Compute the positions of a grid's rows and columns in a source of the same CRS."""
     x = grid.x_min + (np.arange(grid.width) + 0.5) * grid.pixel_width
     y = grid.y_max - (np.arange(grid.height) + 0.5) * grid.pixel_height
     below = (source.y_max - y) / source.pixel_height
@@ -109,45 +114,23 @@ def axes(grid: Grid, source: Grid) -> tuple[Axis, Axis]:
 
 
 def is_too_fine(source: Grid, grid: Grid) -> bool:
-    """Tell whether a pixel of `grid` holds so many of `source` that GDAL would average them."""
+    """Return whether the pixels of `grid` are so much larger that GDAL would average `source`."""
     ratios = grid.pixel_width / source.pixel_width, grid.pixel_height / source.pixel_height
     return max(ratios) > _LARGEST_RATIO
 
 
-# Gives the places of source rows and columns in a flat array of source pixels.
+# A function from source rows and columns to positions in a flat array of source pixels.
 Flatten = Callable[[Ints, Ints], Ints]
 
 
 @dataclass(frozen=True)
-class Taps:
-    """Source pixels that a kernel weights for each of P pixels.
-
-    Parameters
-    ----------
-    places
-        int64 (n, P): their places in a flat array of source pixels.
-    weights
-        float64 (n, P), 0 of those beyond the edges.
-    exist
-        bool (n, P), False of those beyond the edges.
-    """
-
-    places: Ints
-    weights: Floats
-    exist: Bools
-
-    def __getitem__(self, chosen: Ints) -> Taps:
-        return Taps(self.places[:, chosen], self.weights[:, chosen], self.exist[:, chosen])
-
-
-@dataclass(frozen=True)
 class Stencil:
-    """What a method takes of a source for each pixel of a grid.
+    """The source pixels that a method needs for each pixel of a grid.
 
     Parameters
     ----------
     down, right
-        Rows and columns of the grid on the source.
+        Positions of the grid's rows and columns in the source.
     method
         nearest, bilinear or cubic.
     """
@@ -158,30 +141,30 @@ class Stencil:
 
     @classmethod
     def of(cls, grid: Grid, source: Grid, method: str) -> Stencil:
-        """Lay a grid on a source in the same CRS."""
+        """Make the stencil of a grid and a source in the same CRS."""
         return cls(*axes(grid, source), method)
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The kernels to try, until one finds all of its source pixels."""
+        """The kernels to try in this order, until all source pixels of one have a value."""
         return {"nearest": (), "bilinear": ("bilinear",), "cubic": ("cubic", "bilinear")}[
             self.method
         ]
 
     @cached_property
-    def _axis_taps(self) -> dict[str, tuple[tuple[Ints, Floats, Bools], ...]]:
+    def _axis_taps(self) -> dict[str, tuple[Taps, Taps]]:
         return {name: (self.down.taps(name), self.right.taps(name)) for name in self.kernels}
 
     @cached_property
     def extents(self) -> tuple[Ints, Ints]:
-        """First and last source row by row of the grid, and columns by column, int64 (2, n)."""
+        """First and last source row of each row of the grid, and columns likewise, int64 (2, n)."""
         if not self.kernels:
             return np.stack([self.down.nearest] * 2), np.stack([self.right.nearest] * 2)
         down, right = self._axis_taps[self.kernels[0]]
         return down[0][[0, -1]], right[0][[0, -1]]
 
     def centres(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> Ints:
-        """Return the place of the source pixel that holds each centre, int64 (P,)."""
+        """Return the position of the source pixel that contains each centre, int64 (P,)."""
         return flatten(self.down.nearest[rows], self.right.nearest[cols])
 
     def taps(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> list[Taps]:
@@ -190,24 +173,23 @@ class Stencil:
         Parameters
         ----------
         rows, cols
-            int (P,): pixels of the grid, on the source.
+            int (P,): pixels of the grid, inside the source.
         flatten
-            Gives places in the array that is sampled.
+            Returns positions in the array that is sampled.
         """
-        found = []
-        for down, right in self._axis_taps.values():
-            found.append(
-                Taps(
-                    _outer(flatten, down[0][:, rows], right[0][:, cols]),
-                    _outer(np.multiply, down[1][:, rows], right[1][:, cols]),
-                    _outer(np.logical_and, down[2][:, rows], right[2][:, cols]),
-                )
+        # Along each axis: source rows, weights and whether they exist, as `Axis.taps` returns them.
+        return [
+            (
+                _outer(flatten, down[0][:, rows], right[0][:, cols]),
+                _outer(np.multiply, down[1][:, rows], right[1][:, cols]),
+                _outer(np.logical_and, down[2][:, rows], right[2][:, cols]),
             )
-        return found
+            for down, right in self._axis_taps.values()
+        ]
 
 
 def _outer(function: Callable[..., Any], down: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-    """Combine each of (n, P) with each of (m, P): (n x m, P), the first one slowest."""
+    """Combine the rows of (n, P) with those of (m, P): (n x m, P), the first varies slowest."""
     both: NDArray[Any] = function(down[:, np.newaxis], right[np.newaxis])
     return both.reshape(len(down) * len(right), down.shape[1])
 
@@ -220,49 +202,58 @@ def sample(
 ) -> tuple[NDArray[Any], Bools]:
     """Sample source pixels as GDAL's warper does.
 
-    Bilinear: source pixels without data, or beyond the edge, get no weight and the weights of the
-    others are scaled up. Cubic: where any of the 16 pixels is so, bilinear.
+    Bilinear: source pixels that are nodata or beyond the edge have no weight, and the weights of
+    the others are scaled up. Cubic: if any of the 16 source pixels is nodata or beyond the edge,
+    the pixel is sampled bilinearly.
 
     Parameters
     ----------
     values
         Source pixels, in any shape.
     has_data
-        Tells which of some of them are data.
+        Returns which of some values are data, not nodata.
     centres, kernels
-        Of P pixels, as `Stencil` gives them.
+        Source pixels of P pixels, as `Stencil` returns them.
 
     Returns
     -------
     samples
-        (P,), 0 where there is no data: float64, but nearest ones as they are.
-    known
-        bool (P,), whether the source pixel that holds the centre has data.
+        (P,), 0 for nodata: float64; with nearest, the type of the source.
+    found
+        bool (P,), False where the source pixel that contains the centre is nodata.
     """
     samples = values.take(centres)
-    known = has_data(samples)
+    found = has_data(samples)
     unfinished = np.arange(len(centres) if kernels else 0)
     for number, taps in enumerate(kernels):
-        found, complete = _convolve(values, has_data, taps[unfinished] if number else taps)
+        of_unfinished: list[NDArray[Any]] = [
+            array[:, unfinished] if number else array for array in taps
+        ]
+        means, complete = _convolve(values, has_data, *of_unfinished)
         samples = samples.astype(np.float64)
-        samples[unfinished] = found
+        samples[unfinished] = means
+        # The next kernel is for the pixels that miss some of their source pixels.
         unfinished = unfinished[~complete]
-    if not known.all():
-        samples[~known] = 0
-    return samples, known
+    if not found.all():
+        samples[~found] = 0
+    return samples, found
 
 
 def _convolve(
-    values: NDArray[Any], has_data: Callable[[NDArray[Any]], Bools], taps: Taps
+    values: NDArray[Any],
+    has_data: Callable[[NDArray[Any]], Bools],
+    places: Ints,
+    weights: Floats,
+    exist: Bools,
 ) -> tuple[Floats, Bools]:
-    """Weight the source pixels around each centre; also tell where all of them have data."""
-    n = taps.places.shape[1]
-    total, weights, complete = np.zeros(n), np.zeros(n), np.ones(n, bool)
-    for place, weight, exists in zip(taps.places, taps.weights, taps.exist, strict=True):
-        taken = values.take(place)
-        used = has_data(taken)
-        used_weight = weight * used
-        total += used_weight * np.where(used, taken, 0)
-        weights += used_weight
-        complete &= used & exists
-    return np.divide(total, weights, out=np.zeros(n), where=weights != 0), complete
+    """Return the weighted mean around each centre, and whether all source pixels have data."""
+    n = places.shape[1]
+    total, total_weight, complete = np.zeros(n), np.zeros(n), np.ones(n, bool)
+    for place, weight, exists in zip(places, weights, exist, strict=True):
+        sources = values.take(place)
+        has_value = has_data(sources)
+        own_weight = weight * has_value
+        total += own_weight * np.where(has_value, sources, 0)
+        total_weight += own_weight
+        complete &= has_value & exists
+    return np.divide(total, total_weight, out=np.zeros(n), where=total_weight != 0), complete

@@ -1,1 +1,1 @@
-"""Parcel registers: reading, mending, placement on tiles, and writing."""
+"""Parcel registers: reading, mending, placing on tiles, and writing."""

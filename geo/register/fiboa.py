@@ -1,7 +1,9 @@
-"""Field boundaries as fiboa has them: GeoParquet with columns and metadata of fixed meaning.
+"""Field boundaries in fiboa's format: GeoParquet with columns and metadata of fixed meaning.
 
-fiboa 0.3.0 (https://fiboa.org/specification/v0.3.0/schema.yaml) builds on Vecorel 0.1.0, whose
-GeoParquet encoding keeps what holds for a whole file as JSON under the key `collection`.
+fiboa 0.3.0 (https://fiboa.org/specification/v0.3.0/schema.yaml) builds on Vecorel 0.1.0. Its
+GeoParquet encoding stores the properties of the whole file as JSON under the key `collection`.
+
+Only pyarrow is imported here: predictions are also written on machines without GDAL.
 """
 
 from __future__ import annotations
@@ -10,50 +12,88 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo.register.reading import PARQUET_SUFFIXES
+if TYPE_CHECKING:
+    import geopandas
+
+PARQUET_SUFFIXES = (".parquet", ".geoparquet")
 
 VECOREL = "https://vecorel.org/specification/v0.1.0/schema.yaml"
 FIBOA = "https://fiboa.org/specification/v0.3.0/schema.yaml"
 CROP = "https://fiboa.org/crop-extension/v0.2.0/schema.yaml"
 
-# Where a file says that it is fiboa: up to version 0.2.0, and since.
+# Metadata that name fiboa: up to version 0.2.0, and from 0.3.0 on.
 METADATA_KEYS = (b"fiboa", b"collection")
 
 
 def fiboa_columns(path: Path) -> list[str] | None:
-    """List the columns of GeoParquet that follows fiboa, of any version; None for other files."""
+    """List the columns of a GeoParquet file that follows fiboa, any version; None for others."""
     if path.suffix.lower() not in PARQUET_SUFFIXES or not path.is_file():
         return None
     try:
         schema = pq.read_schema(path)
     except pa.ArrowException:
+        # Reading the register will report it.
         return None
     metadata = schema.metadata or {}
-    says_so = any(b"fiboa" in metadata.get(key, b"") for key in METADATA_KEYS)
-    return list(schema.names) if says_so else None
+    follows_fiboa = any(b"fiboa" in metadata.get(key, b"") for key in METADATA_KEYS)
+    return list(schema.names) if follows_fiboa else None
+
+
+class ParquetWriter:
+    """Write a Parquet file in parts; all parts have the column types of the first one.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    options
+        Options of `pyarrow.parquet.ParquetWriter`.
+    """
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self._path, self._options = path, options
+        self._file: pq.ParquetWriter | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Write rows."""
+        if self._file is None:
+            # Later parts may have text in a column that is empty in the first part.
+            fields = [
+                field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+                for field in table.schema
+            ]
+            schema = pa.schema(fields, table.schema.metadata)
+            self._file = pq.ParquetWriter(self._path, schema, **self._options)
+        self._file.write_table(table.cast(self._file.schema))
+
+    def close(self, metadata: Mapping[bytes, bytes] | None = None) -> None:
+        """Finish the file, with metadata that only the last part completes."""
+        if self._file is not None:
+            if metadata is not None:
+                self._file.add_key_value_metadata(metadata)
+            self._file.close()
 
 
 class FiboaWriter:
-    """Write features as GeoParquet that follows fiboa, part by part.
+    """Write features in parts as GeoParquet that follows fiboa.
 
     Parameters
     ----------
     path
         File to write.
     collection
-        Name of the features together.
+        Name of the collection that the features form.
     code_list
-        Address of the table of crop codes. The crop extension requires one: only with it does the
-        file say that it follows the extension.
+        Address of the table of crop codes. The crop extension requires it: without an address, the
+        file does not claim to follow the extension.
     properties
-        What holds for all features.
+        Properties that all features share.
     """
 
     def __init__(
@@ -64,58 +104,42 @@ class FiboaWriter:
         if code_list is not None:
             schemas.append(CROP)
             shared["crop:code_list"] = code_list
-        self._about = {"schemas": {collection: schemas}, "collection": collection, **shared}
-        self._path = path
-        self._file: pq.ParquetWriter | None = None
+        self._collection = {"schemas": {collection: schemas}, "collection": collection, **shared}
+        # Arrow would read a stored schema in place of the metadata that `close` adds.
+        self._file = ParquetWriter(path, compression="zstd", store_schema=False)
         self._metadata: dict[bytes, bytes] = {}
         self._geo: dict[str, Any] = {}
 
     def add(self, features: geopandas.GeoDataFrame) -> None:
         """Write features with the columns id (unique text) and geometry (valid polygons).
 
-        Other columns are called as fiboa or as the caller calls them; their types are those of the
-        first part.
+        Other columns keep their names, which are fiboa's or the caller's own.
         """
-        written = io.BytesIO()
-        features.to_parquet(written, index=False, schema_version="1.1.0")
-        table = pq.read_table(written)
+        # geopandas writes files, not tables, and its metadata describe only this part.
+        part = io.BytesIO()
+        features.to_parquet(part, index=False, schema_version="1.1.0")
+        table = pq.read_table(part)
         self._metadata = dict(table.schema.metadata) | self._metadata
-        self._geo = _joined(self._geo, json.loads(table.schema.metadata[b"geo"]))
-        if self._file is None:
-            schema = with_text_for_nothing(table.schema.remove_metadata())
-            # A stored schema would hide from Arrow what is added to the metadata at the end.
-            options = {"compression": "zstd", "store_schema": False}
-            self._file = pq.ParquetWriter(self._path, schema, **options)
-        self._file.write_table(table.replace_schema_metadata().cast(self._file.schema))
+        self._geo = _merge_geo(self._geo, json.loads(table.schema.metadata[b"geo"]))
+        self._file.add(table.replace_schema_metadata())
 
     def close(self) -> None:
-        """Write what is known of all features together, and end the file."""
-        if self._file is not None:
-            geo, about = (json.dumps(v).encode() for v in (self._geo, self._about))
-            metadata = {**self._metadata, b"geo": geo, b"collection": about}
-            self._file.add_key_value_metadata(metadata)
-            self._file.close()
+        """Write the metadata of all features together, and finish the file."""
+        geo, collection = (json.dumps(v).encode() for v in (self._geo, self._collection))
+        self._file.close({**self._metadata, b"geo": geo, b"collection": collection})
 
 
-def with_text_for_nothing(schema: pa.Schema) -> pa.Schema:
-    """Take a column that has no value yet for one of text."""
-    for place, field in enumerate(schema):
-        if pa.types.is_null(field.type):
-            schema = schema.set(place, field.with_type(pa.string()))
-    return schema
-
-
-def _joined(all_before: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """Join what GeoParquet says of two parts: the types of their geometries and their bounds."""
-    if not all_before:
+def _merge_geo(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Merge GeoParquet's metadata of a part into those of the whole: geometry types and bounds."""
+    if not whole:
         return part
     for name, column in part["columns"].items():
-        whole = all_before["columns"][name]
-        types = {*whole["geometry_types"], *column["geometry_types"]}
-        whole["geometry_types"] = sorted(types)
+        merged = whole["columns"][name]
+        types = {*merged["geometry_types"], *column["geometry_types"]}
+        merged["geometry_types"] = sorted(types)
         # A part without outlines has no bounds.
-        bounds = [c["bbox"] for c in (whole, column) if "bbox" in c]
+        bounds = [c["bbox"] for c in (merged, column) if "bbox" in c]
         if bounds:
             low, high = np.reshape(bounds, (-1, 2, 2)).swapaxes(0, 1)
-            whole["bbox"] = [*low.min(axis=0).tolist(), *high.max(axis=0).tolist()]
-    return all_before
+            merged["bbox"] = [*low.min(axis=0).tolist(), *high.max(axis=0).tolist()]
+    return whole

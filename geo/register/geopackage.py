@@ -1,12 +1,11 @@
-"""Writing of vector layers that open anywhere, and in QGIS in their colours."""
+"""Write vector layers as GeoPackage, with the styles in which QGIS draws them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import geopandas
 import numpy as np
@@ -14,15 +13,14 @@ import pandas as pd
 import pyogrio
 import shapely
 
-from geo.register.mending import POLYGONAL, with_polygons
+from geo.register.polygons import POLYGONAL, with_polygons
 
-# Newer versions of the format make older QGIS and GDAL warn.
+# Older versions of QGIS and GDAL warn about newer versions of the format.
 VERSION = "1.2"
 
 
-@dataclass(frozen=True)
-class Style:
-    """How QGIS draws a layer: a name of at most 30 characters, what it shows, and its QML."""
+class Style(NamedTuple):
+    """A style of a layer in QGIS: name (at most 30 characters), description, and QML."""
 
     name: str
     description: str
@@ -30,24 +28,24 @@ class Style:
 
 
 class LayerWriter:
-    """Write a GeoPackage part by part: a layer of polygons, and one of the rows that have others.
+    """Write a GeoPackage in parts: a layer of polygons, and a layer of rows that are not polygons.
 
-    Rows without geometry are in the layer of polygons, which so has a single declared type. Of
-    collections the polygons are written, where they have any.
+    Rows without geometry belong to the layer of polygons, so that it has a single declared type.
+    Geometry collections are reduced to their polygons, if they contain any.
 
     Parameters
     ----------
     path
-        File to write; replaced if it is there.
+        File to write; an existing file is replaced.
     name
-        Name of the layer of polygons; the other is <name>_not_polygons.
+        Name of the layer of polygons; the other layer is <name>_not_polygons.
     description
-        Of the layers, shown by QGIS and ogrinfo beside the name. That of the polygons also says
-        how many rows the other layer has.
+        Description of the layers, shown by QGIS and ogrinfo. For the polygons, the number of rows
+        in the other layer is appended.
     outlines
-        {type of geometry: number of rows} in all parts, as `outline_types` gives them.
+        {geometry type: number of rows} over all parts, types as `outline_types` returns them.
     styles
-        How QGIS draws the polygons: it takes the first by itself, and offers the others.
+        Styles of the polygons: QGIS applies the first one, and offers the others.
     """
 
     def __init__(
@@ -63,62 +61,65 @@ class LayerWriter:
         self._path, self._name, self._styles = path, name, styles
         kind = "MultiPolygon" if "MultiPolygon" in outlines else "Polygon"
         self.n_others = sum(n for k, n in outlines.items() if k not in ("Polygon", "MultiPolygon"))
-        """Number of rows that the layer of polygons cannot hold."""
+        """Number of rows that are not polygons."""
         others = f"{name}_not_polygons"
         hint = f" {self.n_others} rows are not polygons: see the layer {others}."
         self._polygons = _Layer(path, name, kind, description + hint * (self.n_others > 0))
         self._others = _Layer(path, others, "Unknown", f"{description} Rows that are not polygons.")
 
     def add(self, part: geopandas.GeoDataFrame) -> None:
-        """Write rows behind those that are there; columns of any type that GDAL writes."""
+        """Append rows; the columns may have any type that GDAL writes."""
         outlines = with_polygons(part.geometry.to_numpy())
         part = part.set_geometry(geopandas.GeoSeries(outlines, part.index, crs=part.crs))
         is_other = ~shapely.is_missing(outlines)
         is_other &= ~np.isin(shapely.get_type_id(outlines), POLYGONAL)
-        # First, so that it is the first layer of the file, even if it has no rows.
+        # Polygons come first, even if there are none: theirs is to be the first layer of the file.
         self._polygons.add(part[~is_other])
         if is_other.any():
             self._others.add(part[is_other])
 
     def close(self) -> None:
-        """Write the styles."""
-        if self._styles:
-            rows = pd.DataFrame(
-                [
-                    {
-                        "f_table_catalog": "",
-                        "f_table_schema": "",
-                        "f_table_name": self._name,
-                        "f_geometry_column": "geom",
-                        "styleName": style.name,
-                        "styleQML": style.qml,
-                        "styleSLD": "",
-                        "useAsDefault": style is self._styles[0],
-                        "description": style.description,
-                        "owner": "",
-                        "ui": "",
-                        "update_time": datetime.now(UTC),
-                    }
-                    for style in self._styles
-                ]
-            )
-            # As QGIS makes it, when it saves a style to the file.
-            pyogrio.write_dataframe(
-                rows, self._path, layer="layer_styles", driver="GPKG", layer_options={"FID": "id"}
-            )
+        """Write the styles to the table in which QGIS looks for them."""
+        if not self._styles:
+            return
+        # The columns, and the key `id`, are those that QGIS creates when it saves a style.
+        rows = [
+            {
+                "f_table_catalog": "",
+                "f_table_schema": "",
+                "f_table_name": self._name,
+                "f_geometry_column": "geom",
+                "styleName": style.name,
+                "styleQML": style.qml,
+                "styleSLD": "",
+                "useAsDefault": style is self._styles[0],
+                "description": style.description,
+                "owner": "",
+                "ui": "",
+                "update_time": datetime.now(UTC),
+            }
+            for style in self._styles
+        ]
+        pyogrio.write_dataframe(
+            pd.DataFrame(rows),
+            self._path,
+            layer="layer_styles",
+            driver="GPKG",
+            layer_options={"FID": "id"},
+        )
 
 
 class _Layer:
     def __init__(self, path: Path, name: str, geometry_type: str, description: str) -> None:
         self._path, self._name, self._type = path, name, geometry_type
-        self._made: dict[str, Any] = {
+        self._creation_options: dict[str, Any] = {
             "dataset_options": {"VERSION": VERSION},
             "layer_options": {"DESCRIPTION": description},
         }
 
     def add(self, part: geopandas.GeoDataFrame) -> None:
-        """Write rows; the first call makes the layer, also without any."""
-        if part.empty and not self._made:
+        """Append rows; the first call creates the layer, even without rows."""
+        if part.empty and not self._creation_options:
             return
         pyogrio.write_dataframe(
             part,
@@ -126,16 +127,17 @@ class _Layer:
             layer=self._name,
             driver="GPKG",
             geometry_type=self._type,
-            # A layer of multipolygons holds no plain polygons, by the specification.
+            # By the specification, a layer of multipolygons contains no plain polygons.
             promote_to_multi=self._type.startswith("Multi"),
             use_arrow=True,
-            append=not self._made,
-            **self._made,
+            append=not self._creation_options,
+            **self._creation_options,
         )
-        self._made = {}
+        self._creation_options = {}
 
 
 def outline_types(outlines: geopandas.GeoSeries) -> list[str]:
-    """List the types of geometry as `LayerWriter` writes them; "" for rows without any."""
+    """List the geometry types as `LayerWriter` writes them; "" for rows without geometry."""
     written = geopandas.GeoSeries(with_polygons(outlines.to_numpy()), crs=outlines.crs)
-    return [kind or "" for kind in written.geom_type.astype(object).where(lambda k: k.notna(), "")]
+    kinds: list[str] = written.geom_type.astype(object).fillna("").tolist()
+    return kinds

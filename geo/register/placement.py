@@ -1,4 +1,4 @@
-"""Which tile a parcel belongs to: the first that holds it whole."""
+"""Assign every parcel to a tile, and express its polygon in the tile's coordinate system."""
 
 from __future__ import annotations
 
@@ -12,92 +12,111 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geo.grid import Grid
-from geo.register.mending import Mended, buffered, is_outside, reaches_beyond, reproject
+from geo.grid import Grid, main_crs
+from geo.register.polygons import Mended, is_finite, mend
 
-# Share of a tile's width by which its outline is widened before parcels are compared with it.
+# Share of a tile's width by which its bounding box is widened before parcels are compared with it:
+# the sides of a reprojected tile are curved.
 MARGIN = 0.01
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where P parcels lie.
+class Placement(Mended):
+    """Polygons of parcels after mending, each in the coordinate system of its tile.
+
+    Reprojection can break a polygon: `polygons`, `reasons` and `mended` describe the reprojected
+    one; `polygons` is None for a parcel outside all tiles.
 
     Parameters
     ----------
     tiles
-        Tile of every parcel, str (P,); "" where it shares no area with any.
+        Tile of every parcel, str (P,); "" for parcels outside all tiles.
     partial
-        Where no tile holds the parcel whole, bool (P,).
-    polygons
-        Polygons and multipolygons (P,), of shapely, in the coordinate system of the parcel's tile;
-        None without one.
-    reasons, mended
-        Those of `Mended`, after what reprojection broke.
+        Whether no tile contains the parcel completely, bool (P,).
     """
 
     tiles: NDArray[np.object_]
     partial: NDArray[np.bool_]
-    polygons: NDArray[Any]
-    reasons: NDArray[np.object_]
-    mended: NDArray[np.bool_]
 
 
 def place(
-    given: Mended, crs: Any, grids: Mapping[str, Grid], *, buffer_m: float, slack_pixels: float
+    parcels: Mended, crs: Any, grids: Mapping[str, Grid], *, buffer_m: float, slack_pixels: float
 ) -> Placement:
-    """Assign every parcel to the first tile that holds it whole, else to that which holds most.
+    """Assign each parcel to the first tile that contains it, else to that with the largest overlap.
 
-    Shares that are equal, to what reprojection leaves exact, go to the earlier tile. A parcel is
-    reprojected only to the tiles that it lies near.
+    If two overlaps are equal within the precision of reprojection, the earlier tile is chosen. A
+    parcel is reprojected only to the tiles near it.
 
     Parameters
     ----------
-    given
-        Mended polygons.
+    parcels
+        Mended polygons (P,).
     crs
         Their coordinate system.
     grids
-        Grid of every tile; earlier ones are preferred.
+        Grid of every tile; earlier tiles are preferred.
     buffer_m
-        Metres by which a parcel is widened before its pixels are chosen: these must fit.
+        Metres by which a parcel is widened before its pixels are selected: the widened parcel must
+        fit into the tile.
     slack_pixels
-        Share of a pixel by which a parcel may reach over a tile's edge and still count as whole.
+        Share of a pixel by which a parcel may exceed a tile that still contains it completely.
     """
-    n = len(given.polygons)
+    n = len(parcels.polygons)
     placed = Placement(
+        polygons=np.full(n, None, object),
+        reasons=parcels.reasons.copy(),
+        mended=parcels.mended.copy(),
         tiles=np.full(n, "", object),
         partial=np.zeros(n, bool),
-        polygons=np.full(n, None, object),
-        reasons=given.reasons.copy(),
-        mended=given.mended.copy(),
     )
-    is_whole = np.zeros(n, bool)
-    share = np.full(n, -1.0)
+    # Share of the parcel inside its tile, infinite if the tile contains it; -1 without a tile.
+    best_rank = np.full(n, -1.0)
     for tile, grid in grids.items():
-        near = np.flatnonzero(~is_whole & _is_near(given.polygons, crs, grid))
-        moved = reproject(_take(given, near), crs, grid)
+        near = np.flatnonzero((best_rank < np.inf) & _is_near(parcels.polygons, crs, grid))
+        original = Mended(parcels.polygons[near], parcels.reasons[near], parcels.mended[near])
+        moved = reproject(original, crs, grid)
         broken = (moved.reasons != "") & (placed.tiles[near] == "")
         placed.reasons[near[broken]] = moved.reasons[broken]
 
         beyond = reaches_beyond(buffered(moved.polygons, buffer_m), grid, slack_pixels)
-        inside = ~shapely.is_missing(moved.polygons) & ~is_outside(moved.polygons, grid)
-        held = np.where(beyond, _share_inside(moved.polygons, grid), np.inf)
-        better = np.flatnonzero(inside & (held > share[near]))
+        share = share_inside(moved.polygons, grid)
+        # Reprojection is exact to about six digits.
+        rank = np.where(beyond, np.round(share, 6), np.inf)
+        better = np.flatnonzero((share > 0) & (rank > best_rank[near]))
         rows = near[better]
-        placed.tiles[rows] = tile
-        placed.partial[rows] = beyond[better]
         placed.polygons[rows] = moved.polygons[better]
         placed.reasons[rows] = moved.reasons[better]
         placed.mended[rows] = moved.mended[better]
-        share[rows] = held[better]
-        is_whole[rows] = ~beyond[better]
+        placed.tiles[rows] = tile
+        placed.partial[rows] = beyond[better]
+        best_rank[rows] = rank[better]
     return placed
 
 
-def in_one_system(placed: Placement, grids: Mapping[str, Grid], crs: str) -> NDArray[Any]:
-    """Give the polygons of all tiles in one coordinate system, to compare them (P,)."""
+def reproject(parcels: Mended, crs: Any, grid: Grid) -> Mended:
+    """Reproject polygons to the coordinate system of a grid, and mend those that this breaks.
+
+    Where the projection is undefined, far from the grid, coordinates become infinite.
+    """
+    moved = gpd.GeoSeries(parcels.polygons, crs=crs).to_crs(grid.crs).to_numpy()
+    broken = np.flatnonzero(is_finite(moved) & ~shapely.is_valid(moved) & (parcels.reasons == ""))
+    again = mend(moved[broken])
+    reasons, mended = parcels.reasons.copy(), parcels.mended.copy()
+    moved[broken], reasons[broken], mended[broken] = again.polygons, again.reasons, again.mended
+    return Mended(moved, reasons, mended)
+
+
+def in_one_system(
+    placed: Placement, usable: NDArray[np.bool_], grids: Mapping[str, Grid]
+) -> NDArray[Any]:
+    """Reproject the usable polygons to the coordinate system of most of them (P,).
+
+    Polygons of different tiles can then be compared. Polygons that are not usable become None.
+    """
+    counts = {tile: int((placed.tiles[usable] == tile).sum()) for tile in grids}
+    crs = main_crs((grid.crs, counts[tile]) for tile, grid in grids.items())
     polygons = placed.polygons.copy()
+    polygons[~usable] = None
     for tile, grid in grids.items():
         if not grid.has_crs(crs):
             here = placed.tiles == tile
@@ -105,34 +124,67 @@ def in_one_system(placed: Placement, grids: Mapping[str, Grid], crs: str) -> NDA
     return polygons
 
 
-def _take(given: Mended, rows: NDArray[np.int64]) -> Mended:
-    """Select some of the parcels."""
-    return Mended(given.polygons[rows], given.reasons[rows], given.mended[rows])
+def buffered(polygons: NDArray[Any], buffer_m: float) -> NDArray[Any]:
+    """Widen polygons by a distance in metres, or narrow them if it is negative.
+
+    A polygon narrower than twice the distance becomes empty.
+    """
+    if buffer_m == 0:
+        return polygons.copy()
+    result: NDArray[Any] = shapely.buffer(polygons, buffer_m)
+    return result
+
+
+def share_inside(polygons: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
+    """Compute the share of every polygon's area inside a grid, float64 (P,).
+
+    It is 0 for None, for empty polygons and for infinite coordinates.
+    """
+    share = np.zeros(len(polygons))
+    some = np.flatnonzero(is_finite(polygons) & ~shapely.is_empty(polygons))
+    inside = shapely.area(shapely.clip_by_rect(polygons[some], *grid.bounds))
+    share[some] = inside / shapely.area(polygons[some])
+    return share
+
+
+def reaches_beyond(polygons: NDArray[Any], grid: Grid, pixels: float) -> NDArray[np.bool_]:
+    """Return which polygons exceed a grid by more than a share of a pixel.
+
+    bool (P,); False for None and for empty polygons.
+    """
+    x_min, y_min, x_max, y_max = grid.bounds
+    slack_x, slack_y = pixels * grid.pixel_width, pixels * grid.pixel_height
+    boxes = shapely.bounds(polygons)
+    beyond: NDArray[np.bool_] = (boxes[:, 0] < x_min - slack_x) | (boxes[:, 2] > x_max + slack_x)
+    beyond |= (boxes[:, 1] < y_min - slack_y) | (boxes[:, 3] > y_max + slack_y)
+    return beyond
 
 
 def _is_near(polygons: NDArray[Any], crs: Any, grid: Grid) -> NDArray[np.bool_]:
-    """Tell which polygons may touch a grid, by the outline of the grid in their own system.
+    """Return which polygons may overlap a grid: those that overlap its bounding box in `crs`.
 
-    bool (P,), False for None; all the others where the outline cannot be expressed there.
+    bool (P,); False for None. If the grid's bounding box is undefined in `crs`, all others are.
     """
-    there: NDArray[np.bool_] = ~shapely.is_missing(polygons)
+    exists: NDArray[np.bool_] = ~shapely.is_missing(polygons)
     to_register = Transformer.from_crs(grid.crs, crs, always_xy=True)
     left, bottom, right, top = to_register.transform_bounds(*grid.bounds)
-    # Beyond the antimeridian, the left of an outline in degrees is greater than its right.
+    # In degrees, the left of a box across the antimeridian is greater than its right.
     if not np.isfinite([left, bottom, right, top]).all() or left > right:
-        return there
+        return exists
     x_margin, y_margin = MARGIN * (right - left), MARGIN * (top - bottom)
     boxes = shapely.bounds(polygons)
     near: NDArray[np.bool_] = (boxes[:, 2] >= left - x_margin) & (boxes[:, 0] <= right + x_margin)
     near &= (boxes[:, 3] >= bottom - y_margin) & (boxes[:, 1] <= top + y_margin)
-    return there & near
+    return exists & near
 
 
-def _share_inside(polygons: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
-    """Give the share of every polygon's area that lies on a grid, float64 (P,).
+def lon_lat_bounds(
+    bounds: tuple[float, float, float, float], crs: Any
+) -> tuple[float, float, float, float]:
+    """Convert a bounding box (x_min, y_min, x_max, y_max) to degrees: west, south, east, north.
 
-    Rounded to what reprojection leaves exact.
+    Rounded to four decimals, about 10 m.
     """
-    inside = shapely.area(shapely.clip_by_rect(polygons, *grid.bounds))
-    share: NDArray[np.float64] = np.round(inside / shapely.area(polygons), 6)
-    return share
+    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    west, south, east, north = (round(v, 4) for v in to_degrees.transform_bounds(*bounds))
+    return west, south, east, north

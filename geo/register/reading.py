@@ -1,12 +1,13 @@
-"""Read parcel registers: anything that GDAL opens, and GeoParquet."""
+"""Read parcel registers: any format that GDAL opens, and GeoParquet."""
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -19,11 +20,11 @@ import pyogrio
 import shapely
 from pyproj import Transformer
 
-from geo.errors import InputError
-from geo.register.columns import RegisterColumns, refuse_missing
+from geo.errors import InputError, first_five
+from geo.register.columns import LARGEST_EXACT
+from geo.register.fiboa import PARQUET_SUFFIXES
 
-PARQUET_SUFFIXES = (".parquet", ".geoparquet")
-# What a file inside of a zip ends on, if it is one that holds parcels.
+# Suffixes of the files in a zip archive that can contain parcels.
 ZIPPED_SUFFIXES = (".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json")
 
 UNREADABLE = (
@@ -35,17 +36,17 @@ UNREADABLE = (
 
 
 def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
-    """Read every row of a parcel register, unchanged but for the form of its outlines.
+    """Read all rows of a parcel register.
 
-    Heights and measures are dropped, and curves become the lines that GDAL makes of them, a vertex
-    every 4 degrees of an arc.
+    Heights and measures are dropped. GDAL approximates curves by lines, with a vertex every 4
+    degrees of an arc.
 
     Parameters
     ----------
     path
         A file or folder that GDAL opens, zipped or not, or GeoParquet.
     layer
-        Which layer, where there are several with geometries.
+        Name of the layer, if the file has several layers with geometries.
 
     Returns
     -------
@@ -55,68 +56,86 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
     Raises
     ------
     InputError
-        If the file is missing or unreadable, holds several layers or none, or has no coordinate
+        If the file is missing or unreadable, has several layers or none, or has no coordinate
         system.
     """
-    return _read_whole(path, layer)[0]
+    return _read_all(path, layer)[0]
 
 
 def read_named(
-    path: Path, layer: str | None, columns: RegisterColumns
+    path: Path, layer: str | None, id_column: str, codes: Mapping[str, str]
 ) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
-    """Read every row of a register, and its ids.
+    """Read all rows of a register, and their ids.
 
-    Some registers number their parcels nowhere but in the feature ids, which GDAL keeps apart from
-    the columns: the Dutch one calls them `id`, the Swiss one `t_id`, others have no name for them
-    (`fid`).
+    In some registers only GDAL's feature ids identify the parcels. GDAL reads them apart from the
+    columns, under a separate name: `id` in the Dutch register, `t_id` in the Swiss one, `fid`
+    where the format has no name for them.
+
+    Parameters
+    ----------
+    path, layer
+        As in `read_register`.
+    id_column
+        Column of the ids, or the name of the feature ids.
+    codes
+        {setting: column}: other columns that the register must have.
 
     Returns
     -------
     table, ids
-        As `read_register` gives it; and the column, or else the feature ids, that hold the ids.
+        The register as `read_register` returns it, and the id of every row.
 
     Raises
     ------
     InputError
-        As `read_register`; if there are no rows, or a column is missing.
+        As in `read_register`; if there are no rows, or a column is missing.
     """
-    table, feature_ids = _read_whole(path, layer)
+    table, feature_ids = _read_all(path, layer)
     if table.empty:
         raise InputError(f"{path} has no rows. Check parcels.path and parcels.layer.")
-    return table, _ids(path, table, feature_ids, columns)
+    return table, _ids(path, table, feature_ids, id_column, codes)
 
 
-def _read_whole(path: Path, layer: str | None) -> tuple[gpd.GeoDataFrame, pd.Series[Any] | None]:
-    """Read a register, and its feature ids; GeoParquet has none."""
+def _read_all(path: Path, layer: str | None) -> tuple[gpd.GeoDataFrame, pd.Series[Any] | None]:
+    """Read a register and its feature ids; GeoParquet has none."""
     if not path.exists():
         raise InputError(f"There is no parcel register {path}. Check parcels.path.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        rows, feature_ids = read_geoparquet(path, path).reset_index(drop=True), None
+        rows, feature_ids = _read_geoparquet(path, path).reset_index(drop=True), None
     else:
-        rows, feature_ids = read_with_gdal(path, *find_layer(path, layer))
-    return in_two_dimensions(rows, path), feature_ids
+        rows, feature_ids = _read_with_gdal(path, *_find_layer(path, layer))
+    return _in_two_dimensions(rows, path), feature_ids
 
 
 def _ids(
     path: Path,
     table: gpd.GeoDataFrame,
     feature_ids: pd.Series[Any] | None,
-    columns: RegisterColumns,
+    id_column: str,
+    codes: Mapping[str, str],
 ) -> pd.Series[Any]:
-    """Find the ids of rows; refuse a register that lacks a column."""
-    known = [str(c) for c in table.columns if c != table.geometry.name]
-    if columns.id not in known and feature_ids is not None:
-        known.append(str(feature_ids.name))
-    refuse_missing(path, known, columns.named)
-    return table[columns.id] if columns.id in table or feature_ids is None else feature_ids
+    """Select the ids of the rows; refuse a register that lacks one of the columns."""
+    columns = [str(c) for c in table.columns if c != table.geometry.name]
+    if id_column not in columns and feature_ids is not None:
+        columns.append(str(feature_ids.name))
+    for setting, column in {"parcels.id": id_column, **codes}.items():
+        if column not in columns:
+            lower = {name.lower(): name for name in columns}
+            near = difflib.get_close_matches(column.lower(), lower, n=1)
+            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
+            raise InputError(
+                f"{setting} is {column!r}, which is not a column of {path}.{hint} "
+                f"Its columns are: {', '.join(columns)}."
+            )
+    return table[id_column] if id_column in table or feature_ids is None else feature_ids
 
 
-def in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
+def _in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     """Drop heights and measures; refuse a register without a coordinate system."""
     if register.crs is None:
         raise InputError(
             f"{path} has no coordinate system, so its parcels cannot be placed on the imagery. "
-            "Add the one that it was made in, for example with "
+            "Add the coordinate system that it was made in, for example with "
             "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
         )
     register.geometry = gpd.GeoSeries(shapely.force_2d(register.geometry.values), crs=register.crs)
@@ -129,13 +148,13 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     Raises
     ------
     InputError
-        As `read_register`; if no row has a geometry.
+        As in `read_register`; if no row has a geometry.
     """
     if path.suffix.lower() in PARQUET_SUFFIXES:
         register = read_register(path, layer)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
-        source, layer = find_layer(path, layer)
+        source, layer = _find_layer(path, layer)
         info = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
         crs, bounds = info["crs"], info["total_bounds"]
     if crs is None or bounds is None or not np.isfinite(bounds).all():
@@ -148,8 +167,8 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     return west, south, east, north
 
 
-def read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
-    """Read GeoParquet from the file itself or, as a file in memory, a part of it."""
+def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
+    """Read GeoParquet from the file itself, or from a part of it in memory."""
     try:
         rows = gpd.read_parquet(source)
         types = {field.name: field.type for field in pq.read_schema(path)}
@@ -157,46 +176,49 @@ def read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
         raise InputError(
             f"{path} cannot be read as GeoParquet: {error} Write it with geopandas' to_parquet."
         ) from error
-    # Other formats have no lists, which fiboa's `category` is.
+    # Lists, such as fiboa's `category`, become JSON: other formats could not store them.
     for name in rows.columns.intersection([n for n, t in types.items() if pa.types.is_nested(t)]):
         rows[name] = [None if v is None else json.dumps(v, default=list) for v in rows[name]]
     return rows
 
 
-def read_with_gdal(
+def _read_with_gdal(
     path: Path, source: str, layer: str, **part: Any
 ) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
-    """Read a layer that `find_layer` found, or a part of it, and its feature ids."""
+    """Read a layer that `_find_layer` found, or a part of it, and its feature ids."""
     info = pyogrio.read_info(source, layer=layer)
     with warnings.catch_warnings():
-        # It says that measures are dropped, which is what is wanted.
+        # Measures are dropped on purpose.
         warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
         try:
             rows = pyogrio.read_dataframe(source, layer=layer, fid_as_index=True, **part)
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
     feature_ids = pd.Series(rows.index.to_numpy(np.int64), name=info["fid_column"] or "fid")
-    kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
+    types = dict(zip(info["fields"], info["dtypes"], strict=True))
     rows = rows.reset_index(drop=True)
-    return _with_whole_numbers(rows, kinds, source, layer, **part), feature_ids
+    return _with_whole_numbers(rows, types, source, layer, **part), feature_ids
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    """Say that GDAL reads the file, but not what it holds."""
     return InputError(
-        f"{path} cannot be read: {error} Have GDAL make polygons of it, for example with "
+        f"{path} cannot be read: {error} Convert it to polygons with GDAL, for example with "
         "`ogr2ogr -nlt MULTIPOLYGON register.gpkg` and the path."
     )
 
 
 def _with_whole_numbers(
-    rows: gpd.GeoDataFrame, kinds: Mapping[str, str], source: str, layer: str, **part: Any
+    rows: gpd.GeoDataFrame, types: Mapping[str, str], source: str, layer: str, **part: Any
 ) -> gpd.GeoDataFrame:
-    """Keep whole numbers whole where some are missing, which pandas would make floats."""
-    read = [n for n in kinds if n in rows]
-    whole = [n for n in read if kinds[n].startswith("int") and rows[n].dtype == "float64"]
-    # Floats are not exact beyond that: such ids would become those of other rows.
-    large = [n for n in whole if (rows[n].abs() >= 2**53).any()]
+    """Convert integer columns back that pandas made floats because values are missing."""
+    whole = [
+        name
+        for name, dtype in types.items()
+        if name in rows and dtype.startswith("int") and rows[name].dtype == "float64"
+    ]
+    # Larger integers are not exact in float64: an id would become that of another row. Read them
+    # again, with Arrow.
+    large = [name for name in whole if (rows[name].abs() >= LARGEST_EXACT).any()]
     if large:
         options = {"columns": large, "read_geometry": False} | part
         _, exact = pyogrio.read_arrow(source, layer=layer, **options)
@@ -205,33 +227,29 @@ def _with_whole_numbers(
     return rows.astype(dict.fromkeys(whole, "Int64"))
 
 
-def find_layer(path: Path, layer: str | None) -> tuple[str, str]:
-    """Find what GDAL is to open, and the one layer to read."""
+def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
+    """Find the source that GDAL is to open, and the layer to read from it."""
     source, layers = _list_layers(path)
-    spatial = [name for name, geometry in layers if geometry is not None]
+    spatial = [name for name, geometry_type in layers if geometry_type is not None]
+    chosen = [name for name in spatial if layer in (None, name)]
+    if len(chosen) == 1:
+        return source, chosen[0]
     if layer is not None:
-        if layer not in spatial:
-            raise InputError(
-                f"{path} has no layer {layer!r} with geometries, but: {_join(spatial)}. "
-                "Change parcels.layer."
-            )
-        return source, layer
-    if not spatial:
-        raise InputError(
-            f"{path} has no layer with geometries. Give the register's own file, not a table of it."
-        )
-    if len(spatial) > 1:
-        raise InputError(
-            f"{path} has {len(spatial)} layers with geometries: {_join(spatial)}. "
-            "Say which one holds the parcels: parcels.layer."
-        )
-    return source, spatial[0]
+        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}. "
+        remedy = "Change parcels.layer."
+    elif not spatial:
+        problem = "no layer with geometries. "
+        remedy = "Set parcels.path to the file of the outlines."
+    else:
+        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}. "
+        remedy = "Set parcels.layer to the layer of the parcels."
+    raise InputError(f"{path} has {problem}{remedy}")
 
 
 def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
-    """List the layers of a file, with the source that GDAL is to open and their geometry types.
+    """Find the source that GDAL can open, and list its layers with their geometry types.
 
-    The type is None for plain tables.
+    The type of a table without geometries is None.
     """
     failures = []
     for source in _sources(path):
@@ -242,23 +260,23 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
         except pyogrio.errors.GeometryError as error:
             raise _unreadable(path, error) from error
     raise InputError(
-        f"{path} cannot be read: {failures[0]} Give a file that GDAL opens (GeoPackage, shapefile, "
+        f"{path} cannot be read: {failures[0]} Use a file that GDAL opens (GeoPackage, shapefile, "
         "GML, GeoJSON, FlatGeobuf; zipped or not) or GeoParquet."
     )
 
 
 def _sources(path: Path) -> Iterator[str]:
-    """Give what GDAL may open: the file, then what a zip holds in a folder of its own.
+    """Yield the sources to try: the file itself, then the register inside a zip archive.
 
-    Of several shapefiles in that folder it is the folder, whose layers they are.
+    A folder with several shapefiles is one source, and each shapefile is a layer.
     """
-    # GDAL opens a zip whose files lie at its root.
+    # GDAL opens an archive by itself if the files are at its root.
     yield str(path)
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         names = [PurePosixPath(n) for n in archive.namelist()]
-    # macOS adds files of its own, such as __MACOSX/._parcels.shp.
+    # macOS adds hidden files with the same suffixes, such as __MACOSX/._parcels.shp.
     found = [n for n in names if n.suffix.lower() in ZIPPED_SUFFIXES and n.name[0] != "."]
     if len(found) > 1 and {(n.parent, n.suffix.lower()) for n in found} == {
         (found[0].parent, ".shp")
@@ -266,31 +284,26 @@ def _sources(path: Path) -> Iterator[str]:
         found = [found[0].parent]
     if len(found) > 1:
         raise InputError(
-            f"{path} holds {len(found)} files: {_join([str(n) for n in found])}. Unpack it, and "
-            "give the one with the parcels as parcels.path."
+            f"{path} contains {len(found)} files: {first_five(found)}. Unpack it, and "
+            "set parcels.path to the file of the parcels."
         )
     for name in found:
         yield f"/vsizip/{path}/{name}"
 
 
-def _join(names: list[str]) -> str:
-    """Join the first five names."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+# Nullable types of pandas, by the kind of the numpy type.
+NULLABLE = {"i": "Int64", "u": "UInt64", "b": "boolean"}
 
-
-# Types that can be missing, by the kind of those that cannot.
-WITH_MISSING = {"i": "Int64", "u": "UInt64", "b": "boolean"}
-# The lists and structures of GeoParquet are read as text.
-WRITTEN_AS_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_nested)
+Parts = Iterable[tuple[gpd.GeoDataFrame, "pd.Series[Any] | None"]]
 
 
 def read_register_parts(
-    path: Path, layer: str | None, columns: RegisterColumns, n_rows: int
+    path: Path, layer: str | None, id_column: str, codes: Mapping[str, str], n_rows: int
 ) -> Iterator[tuple[gpd.GeoDataFrame, pd.Series[Any]]]:
-    """Read what `read_named` reads, no more than `n_rows` at once.
+    """Read the rows of `read_named` in parts of at most `n_rows` rows.
 
-    Whole numbers and truth values are of types that can be missing, so that they are the same in
-    all parts; the index goes on from one part to the next.
+    Integers and booleans have nullable types, so that all parts have the same types. The index
+    continues from part to part.
 
     Yields
     ------
@@ -300,7 +313,7 @@ def read_register_parts(
     Raises
     ------
     InputError
-        As `read_register`; if a column is missing.
+        As in `read_register`; if a column is missing.
     """
     if path.suffix.lower() in PARQUET_SUFFIXES:
         types, parts = _parts_of_parquet(path, n_rows)
@@ -308,58 +321,58 @@ def read_register_parts(
         types, parts = _parts_with_gdal(path, layer, n_rows)
     first = 0
     for rows, feature_ids in parts:
-        own = {name: kind for name, kind in types.items() if name in rows}
-        part = in_two_dimensions(rows.astype(own), path)
+        own = {name: dtype for name, dtype in types.items() if name in rows}
+        part = _in_two_dimensions(rows.astype(own), path)
         part.index = pd.RangeIndex(first, first + len(part))
         first += len(part)
-        yield part, _ids(path, part, feature_ids, columns).set_axis(part.index)
-
-
-Parts = Iterator[tuple[gpd.GeoDataFrame, "pd.Series[Any] | None"]]
+        yield part, _ids(path, part, feature_ids, id_column, codes).set_axis(part.index)
 
 
 def _parts_with_gdal(path: Path, layer: str | None, n_rows: int) -> tuple[dict[str, str], Parts]:
-    """Give the types of the columns, and the parts of a layer that GDAL reads."""
-    source, layer = find_layer(path, layer)
+    """Return the types of the columns, and the parts of a layer that GDAL reads."""
+    source, layer = _find_layer(path, layer)
     info = pyogrio.read_info(source, layer=layer, force_feature_count=True)
     types = {}
-    for name, kind, form in zip(info["fields"], info["dtypes"], info["ogr_types"], strict=True):
-        if np.dtype(kind).kind in WITH_MISSING:
-            types[str(name)] = WITH_MISSING[np.dtype(kind).kind]
-        elif form == "OFTString":
+    for name, dtype, ogr_type in zip(
+        info["fields"], info["dtypes"], info["ogr_types"], strict=True
+    ):
+        if np.dtype(dtype).kind in NULLABLE:
+            types[str(name)] = NULLABLE[np.dtype(dtype).kind]
+        elif ogr_type == "OFTString":
             types[str(name)] = "str"
     parts = (
-        read_with_gdal(path, source, layer, skip_features=first, max_features=n_rows)
+        _read_with_gdal(path, source, layer, skip_features=first, max_features=n_rows)
         for first in range(0, max(info["features"], 1), n_rows)
     )
     return types, parts
 
 
 def _parts_of_parquet(path: Path, n_rows: int) -> tuple[dict[str, str], Parts]:
-    """Give the types of the columns, and the parts of GeoParquet."""
-    # What is no GeoParquet is refused as a whole, by its own words.
+    """Return the types of the columns, and the parts of a GeoParquet file."""
     schema = pq.read_schema(path)
-    read_geoparquet(path, _as_file(schema.empty_table()))
+    # Refuses a file that is Parquet, but not GeoParquet.
+    _read_geoparquet(path, _in_memory(schema.empty_table()))
+    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_nested)
     types = {}
     for field in schema:
         if pa.types.is_integer(field.type):
             types[field.name] = "UInt64" if pa.types.is_unsigned_integer(field.type) else "Int64"
         elif pa.types.is_boolean(field.type):
             types[field.name] = "boolean"
-        elif any(is_text(field.type) for is_text in WRITTEN_AS_TEXT):
+        elif any(is_type(field.type) for is_type in is_text):
             types[field.name] = "str"
 
     def parts() -> Parts:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=n_rows):
-                part = _as_file(pa.Table.from_batches([batch], schema))
-                yield read_geoparquet(path, part), None
+                part = _in_memory(pa.Table.from_batches([batch], schema))
+                yield _read_geoparquet(path, part), None
 
     return types, parts()
 
 
-def _as_file(table: pa.Table) -> io.BytesIO:
-    """Write a table to memory: geopandas reads files, not tables."""
+def _in_memory(table: pa.Table) -> io.BytesIO:
+    """Write a table to a file in memory: geopandas reads files, not tables."""
     written = io.BytesIO()
     pq.write_table(table, written)
     written.seek(0)

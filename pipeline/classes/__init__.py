@@ -1,1 +1,1 @@
-"""Classes of parcels, and the account of every parcel."""
+"""Crop classes, and the ledger of the parcels."""

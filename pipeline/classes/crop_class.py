@@ -1,4 +1,4 @@
-"""A class of the nomenclature, and the table of classes that `label` writes."""
+"""The crop classes, and the tables that list them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class CropClass:
     Parameters
     ----------
     code, name
-        The code has the type that the register or the table of codes gives it: 12 is not "12".
+        The code has the type that it has in the register or the table of codes: 12 is not "12".
     n_parcels
-        Parcels that declare it, of those that can be trained on.
+        Number of accepted parcels that declare the class.
     class_index
-        Place among the classes that are trained on; None if it is not one.
+        Index among the classes that are trained on; None for other classes.
     reason
-        Why it is not, a `ClassReason`; "" if it is one.
+        Why the class is not trained on, a `ClassReason`; "" if it is.
     """
 
     code: Code
@@ -41,9 +41,9 @@ class CropClass:
 
 
 class Classes(NamedTuple):
-    """The declared classes: those trained on in order of the class index, then the others.
+    """The declared classes: those to train on in order of the class index, then the others.
 
-    `nomenclature` is the one that they are of; None where the parcels have no labels.
+    `nomenclature` is the name of their nomenclature; None if the parcels have no labels.
     """
 
     nomenclature: str | None
@@ -51,15 +51,14 @@ class Classes(NamedTuple):
 
     @property
     def trained(self) -> list[CropClass]:
-        """The classes that are trained on, in order of the class index."""
+        """The classes to train on, in order of the class index."""
         return [c for c in self.classes if c.class_index is not None]
 
 
 def write_classes(path: Path, table: Classes) -> None:
-    """Write the table of classes, JSON: codes keep their type."""
+    """Write the table of classes as JSON, in which codes keep their type."""
     write_json(
-        path,
-        {"nomenclature": table.nomenclature, "classes": [asdict(c) for c in table.classes]},
+        path, {"nomenclature": table.nomenclature, "classes": [asdict(c) for c in table.classes]}
     )
 
 
@@ -71,7 +70,7 @@ def read_classes(path: Path) -> Classes:
 
 
 def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:
-    """Write the classes as CSV, for people: it is not read again."""
+    """Write the classes as CSV, for people; no stage reads it."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -81,8 +80,22 @@ def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_csv(path: Path, expected: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a CSV that a user wrote: its columns, and its rows without surrounding blanks.
+
+    `expected` says what the file should be, for the message if it cannot be read.
+    """
+    with (
+        reading(path, expected, "Save it as CSV in UTF-8."),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        table = csv.DictReader(file)
+        columns = list(table.fieldnames or [])
+        return columns, [{c: (row[c] or "").strip() for c in columns} for row in table]
+
+
 def read_names(path: Path) -> dict[str, str]:
-    """Read the names of class codes, written as text, from a CSV with columns code and name.
+    """Read the names of classes, {code as text: name}, from a CSV with columns code and name.
 
     Raises
     ------
@@ -91,22 +104,19 @@ def read_names(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise InputError(f"There is no table of class names {path}. Check parcels.names.")
-    expected, remedy = "a table of class names", "Save it as CSV in UTF-8."
-    with reading(path, expected, remedy), path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        found = list(table.fieldnames or [])
-        if not {"code", "name"} <= set(found):
-            raise InputError(
-                f"{path} has the columns {', '.join(found) or 'none'}, expected code and name, "
-                "separated by commas. Rename the columns, or leave parcels.names unset."
-            )
-        return {row["code"].strip(): (row["name"] or "").strip() for row in table}
+    columns, rows = read_csv(path, "a table of class names")
+    if not {"code", "name"} <= set(columns):
+        raise InputError(
+            f"{path} has the columns {', '.join(columns) or 'none'}, expected code and name, "
+            "separated by commas. Rename the columns, or leave parcels.names unset."
+        )
+    return {row["code"]: row["name"] for row in rows}
 
 
 def with_names(table: Classes, names: Path | None) -> Classes:
-    """Replace the names of classes by those of a table of names, where it has one."""
+    """Replace the names of the classes that a table of names contains."""
     if names is None:
         return table
-    shown = read_names(names)
-    named = [replace(c, name=shown.get(str(c.code)) or c.name) for c in table.classes]
+    by_code = read_names(names)
+    named = [replace(c, name=by_code.get(str(c.code)) or c.name) for c in table.classes]
     return table._replace(classes=named)

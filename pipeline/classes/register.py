@@ -1,8 +1,10 @@
-"""The register on the imagery: read once, mended, placed on tiles, every row checked."""
+"""The register: checked row by row before the run, and read again for the predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,36 +15,43 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from geo.errors import InputError
+from geo.errors import InputError, first_five
 from geo.grid import Grid
-from geo.register.columns import RegisterColumns, as_text, numbered
+from geo.register.columns import Checksums, as_text, numbered, row_checksums, with_codes
 from geo.register.fiboa import fiboa_columns
-from geo.register.mending import lon_lat_bounds, mend
-from geo.register.placement import Placement, place
-from geo.register.reading import read_named
+from geo.register.placement import Placement, lon_lat_bounds, place
+from geo.register.polygons import mend
+from geo.register.reading import read_named, read_register_parts
 from pipeline.classes.class_mapping import nomenclatures
-from pipeline.classes.ledger import say_counts, set_aside
+from pipeline.classes.ledger import refuse_none_left, set_aside
 from pipeline.classes.reasons import WITHOUT_POLYGON, Reason
-from pipeline.workflow.sections import RegisterColumns as ColumnSettings
-from pipeline.workflow.sections import RegisterFile, RegisterParcels, named_columns
+from pipeline.workflow.sections import (
+    Label,
+    RegisterColumns,
+    RegisterFile,
+    RegisterParcels,
+    named_columns,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CheckedRegister:
-    """A register with what is wrong with each of its rows.
+    """A register, and the reason for which each row is rejected.
 
     Attributes
     ----------
     path
-        Its file.
+        File of the register.
     follows_fiboa
-        Whether it says so.
+        Whether the file follows fiboa.
     table, ids
-        The register, and its column of ids as it is.
+        The register, and the original ids of its rows.
     rows
-        row, parcel_id, reason, mended, tile: one a row of the register.
+        row, parcel_id, reason, mended, tile: one row per row of the register.
     placed
-        Where the parcels lie.
+        Polygons and tiles of the parcels.
     """
 
     path: Path
@@ -53,33 +62,33 @@ class CheckedRegister:
     placed: Placement
 
     def refuse_unusable(self, tiles: Mapping[str, Grid]) -> None:
-        """Refuse a register of which no parcel lies on the imagery, or none can be used."""
+        """Refuse a register if none of its parcels is on the imagery, or none can be used."""
         rows = self.rows
         with_polygon = ~rows["reason"].isin(WITHOUT_POLYGON).to_numpy()
         if with_polygon.any() and not (rows["tile"] != "").any():
-            raise _lies_elsewhere(self.path, self.table[with_polygon], tiles)
-        refuse_none_left(rows, str(self.path))
+            raise _outside_imagery(self.path, self.table[with_polygon], tiles)
+        refuse_none_left(rows, f" of {self.path}")
 
 
 def check_register(
-    path: Path, tiles: Mapping[str, Grid], options: RegisterParcels, codes: Mapping[str, str]
+    path: Path, tiles: Mapping[str, Grid], options: RegisterParcels, labels: Mapping[str, Label]
 ) -> CheckedRegister:
-    """Read a register, mend its polygons, place them on the imagery, and check every row.
+    """Read a register, mend its polygons, place them on the tiles, and check every row.
 
-    A row has the first reason that applies. Of usable polygons that share an id the first keeps
-    it, or with `duplicate_ids` number, the later ones get numbers.
+    A row gets the first reason that applies. If usable rows share an id, the first one keeps it;
+    the others are rejected or, with `duplicate_ids: number`, get numbered ids.
 
     Parameters
     ----------
     path
         The register.
     tiles
-        Grid of every tile; earlier ones are preferred.
+        Grid of every tile; earlier tiles are preferred.
     options
-        layer, id, duplicate_ids, partly_outside, min_area_m2; all_touched,
-        min_covered_fraction and buffer_m say how far a parcel may reach over the edge of a tile.
-    codes
-        {setting: column}: columns of declared codes, which the register must have.
+        layer, id, duplicate_ids, partly_outside, min_area_m2; all_touched, min_covered_fraction and
+        buffer_m determine by how much a parcel may exceed a tile.
+    labels
+        Nomenclatures, whose columns the register must have.
 
     Raises
     ------
@@ -87,8 +96,8 @@ def check_register(
         If the register cannot be read, has no rows, or lacks a column.
     """
     fiboa = fiboa_columns(path)
-    columns = RegisterColumns(_id_column(options, fiboa), codes)
-    table, ids = read_named(path, options.layer, columns)
+    id_column = _id_column(options, fiboa is not None)
+    table, ids = read_named(path, options.layer, id_column, named_columns(labels))
     placed = place(
         mend(table.geometry.to_numpy()),
         table.crs,
@@ -101,8 +110,8 @@ def check_register(
     if options.duplicate_ids == "number":
         rows["parcel_id"] = numbered(rows["parcel_id"], (rows["reason"] == "").to_numpy())
     set_aside(rows, rows["parcel_id"] == "", Reason.MISSING_ID)
-    twice = rows["parcel_id"].where(rows["reason"] == "").duplicated()
-    set_aside(rows, twice, Reason.DUPLICATE_ID)
+    repeated = rows["parcel_id"].where(rows["reason"] == "").duplicated()
+    set_aside(rows, repeated, Reason.DUPLICATE_ID)
     set_aside(rows, placed.tiles == "", Reason.OUTSIDE_IMAGERY)
     if options.partly_outside == "reject":
         set_aside(rows, placed.partial, Reason.PARTLY_OUTSIDE)
@@ -110,58 +119,135 @@ def check_register(
     return CheckedRegister(path, fiboa is not None, table, ids, rows, placed)
 
 
-def columns_of(register: Path, options: ColumnSettings) -> RegisterColumns:
-    """Say which columns of a register hold ids and declared codes.
-
-    Parameters
-    ----------
-    register
-        One that follows fiboa says by itself which columns hold ids and crops.
-    options
-        id and labels: they come first.
-    """
-    found = fiboa_columns(register)
-    codes = named_columns(nomenclatures(options, found or ()))
-    return RegisterColumns(_id_column(options, found), codes)
-
-
-def _id_column(options: RegisterFile, fiboa: list[str] | None) -> str:
-    """Return the column of the ids."""
-    return options.id or ("ID_PARCEL" if fiboa is None else "id")
-
-
-def refuse_none_left(rows: pd.DataFrame, register: str) -> None:
-    """Refuse a register of which every parcel was rejected."""
-    if (rows["reason"] == "").any():
-        return
-    raise InputError(
-        f"None of the {len(rows)} parcels of {register} can be used: "
-        f"{say_counts(rows['reason'])}. Check parcels.id, parcels.buffer_m, parcels.min_area_m2, "
-        "parcels.min_pixels and parcels.partly_outside."
-    )
+def _id_column(options: RegisterFile, follows_fiboa: bool) -> str:
+    """Return the column of the ids; fiboa's is fixed."""
+    return options.id or ("id" if follows_fiboa else "ID_PARCEL")
 
 
 def _slack_pixels(options: RegisterParcels) -> float:
-    """Return the share of a pixel by which a parcel may reach over the edge and miss no pixel.
+    """Return the share of a pixel by which a parcel may exceed a tile without losing a pixel.
 
-    Where pixels are chosen by their centre it is half of one, and likewise for the fraction that a
-    parcel must cover; drawing and reprojecting are no more exact than a thousandth.
+    If pixels are selected by their centre, half a pixel beyond the edge contains no centre. The
+    same holds for the fraction of a pixel that a parcel must cover. The least slack, a thousandth,
+    is the precision of outlines and reprojection.
     """
     slack = 0.0 if options.all_touched else options.min_covered_fraction or 0.5
     return max(slack, 0.001)
 
 
-def _lies_elsewhere(
+def _outside_imagery(
     register: Path, parcels: gpd.GeoDataFrame, tiles: Mapping[str, Grid]
 ) -> InputError:
-    """Say where the parcels lie, and where the imagery does."""
+    """Say where the parcels are, and where the imagery is."""
     bounds = lon_lat_bounds(tuple(parcels.total_bounds), parcels.crs)
     outlines: NDArray[np.float64] = np.array(
         [lon_lat_bounds(grid.bounds, grid.crs) for grid in tiles.values()]
     )
     imagery = (*outlines[:, :2].min(axis=0).tolist(), *outlines[:, 2:].max(axis=0).tolist())
     return InputError(
-        f"No parcel of {register} lies on the imagery. In degrees (west, south, east, north) the "
-        f"parcels reach over {bounds} and the imagery over {imagery}. Check "
+        f"No parcel of {register} is on the imagery. In degrees (west, south, east, north), the "
+        f"parcels cover {bounds} and the imagery covers {imagery}. Check "
         "parcels.path, imagery.path and the coordinate system that the register names."
     )
+
+
+def matched_parts(
+    register: Path, ledger: pd.DataFrame, options: RegisterColumns, n_rows: int
+) -> Iterator[tuple[gpd.GeoDataFrame, NDArray[np.int64]]]:
+    """Read a register in parts, and find the row of the ledger for every row.
+
+    Rows are identified by id, declared codes and outline, in any order. Rows that are equal in all
+    of these are matched in their order.
+
+    Parameters
+    ----------
+    register
+        The register that was cleaned, with its rows in any order.
+    ledger
+        parcel_id and checksum of every row that was cleaned.
+    options
+        layer, id and labels.
+    n_rows
+        Rows to read at a time.
+
+    Yields
+    ------
+    part, places
+        GeoDataFrame of at most `n_rows` rows, and the position of each row in the ledger, int64.
+
+    Raises
+    ------
+    InputError
+        If the rows are not those of the ledger: another register was cleaned. The parts that were
+        yielded before must then be discarded.
+    """
+    fiboa = fiboa_columns(register)
+    labels = nomenclatures(options, fiboa or (), follows_fiboa=fiboa is not None)
+    codes, id_column = named_columns(labels), _id_column(options, fiboa is not None)
+    matcher = _Matcher(ledger["checksum"].to_numpy(np.uint64))
+    unknown: Counter[str] = Counter()  # ids of the rows that the ledger lacks
+    moved, first = False, 0
+    for part, ids in read_register_parts(register, options.layer, id_column, codes, n_rows):
+        declared = [part[column] for column in dict.fromkeys(codes.values())]
+        places = matcher.find(with_codes(row_checksums(part.geometry, ids), declared))
+        unknown.update(_count_ids(as_text(ids)[places < 0]))
+        moved = moved or not np.array_equal(places, np.arange(first, first + len(part)))
+        first += len(part)
+        # After a difference, the other parts are only read to list all differences.
+        if not unknown:
+            yield part, places
+    missing = _count_ids(ledger["parcel_id"].to_numpy(object)[~matcher.is_found])
+    if unknown or missing:
+        changed = missing & unknown
+        differences = {
+            "not in the ledger": unknown - changed,
+            "of the ledger missing": missing - changed,
+            "with another outline, coordinate system or declared code": changed,
+        }
+        told = " ".join(
+            f"Rows {what}: {found.total()} ({first_five(found)})."
+            for what, found in differences.items()
+            if found
+        )
+        raise InputError(
+            f"{register} does not have the rows of the ledger, one for one: it is not the register "
+            f"that was cleaned. {told} "
+            "Give that register, or clean this one: snakemake -R clean."
+        )
+    if moved:
+        logger.info("the rows of %s are in another order than when it was cleaned", register)
+
+
+class _Matcher:
+    """Find rows of the ledger by their checksums, each row once.
+
+    Parameters
+    ----------
+    checksums
+        Checksums of the rows of the ledger, uint64 (N,).
+    """
+
+    def __init__(self, checksums: Checksums) -> None:
+        # A stable sort keeps equal rows in their order.
+        self._order = np.argsort(checksums, kind="stable")
+        self._sorted = checksums[self._order]
+        self.is_found = np.zeros(len(checksums), bool)
+
+    def find(self, checksums: Checksums) -> NDArray[np.int64]:
+        """Return the row of each checksum, the next one of equal rows; -1 if none is left."""
+        series = pd.Series(checksums)
+        nth = series.groupby(series).cumcount().to_numpy()
+        low, high = (np.searchsorted(self._sorted, checksums, side) for side in ("left", "right"))
+        # Among equal rows, those of earlier parts come first: skip as many as were found.
+        n_found = np.concatenate([[0], np.cumsum(self.is_found[self._order])])
+        places = low + n_found[high] - n_found[low] + nth
+        rows = np.full(len(checksums), -1, np.int64)
+        exists = places < high
+        rows[exists] = self._order[places[exists]]
+        self.is_found[rows[exists]] = True
+        return rows
+
+
+def _count_ids(ids: Iterable[str]) -> Counter[str]:
+    """Count rows by id."""
+    return Counter(parcel_id or "(without id)" for parcel_id in ids)

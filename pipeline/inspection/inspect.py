@@ -15,13 +15,13 @@ import shapely
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
-from geo.pixels.rasterising import index_pixels
-from geo.register.mending import buffered
+from geo.pixels.pixel_index import index_pixels
+from geo.register.placement import buffered
 from pipeline.classes.class_mapping import classify, nomenclatures
 from pipeline.classes.crop_class import Classes, with_names
-from pipeline.classes.ledger import count_pixels, status_of
+from pipeline.classes.ledger import count_pixels, refuse_none_left, status_of
 from pipeline.classes.reasons import Status
-from pipeline.classes.register import CheckedRegister, check_register, columns_of, refuse_none_left
+from pipeline.classes.register import CheckedRegister, check_register
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.text import (
     accepted,
@@ -83,9 +83,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         )
     _write(say_imagery(imagery, decision.found, decision.rows, decision.grids))
     options = settings.parcels
-    codes = columns_of(register, options).codes
-    checked = check_register(register, decision.grids, options, codes)
-    file = picture or paths.inspection / "inputs.png"
+    checked = check_register(register, decision.grids, options, options.labels)
     try:
         classes = _choose_classes(checked, decision.grids, settings)
     finally:
@@ -130,10 +128,9 @@ def _choose_classes(
         enough = index.sizes >= options.min_pixels
         counts.append(pd.DataFrame({"row": on_tile, "n_pixels": index.sizes, "indexed": enough}))
     count_pixels(rows, pd.concat(counts[1:] or counts, ignore_index=True))
-    refuse_none_left(rows, str(checked.path))
+    refuse_none_left(rows, f" of {checked.path}")
     folds = settings.split.folds if settings.predict.weights is None else None
-    columns = list(map(str, checked.table)) if checked.follows_fiboa else []
-    labels = nomenclatures(options, columns)
+    labels = nomenclatures(options, checked.table, follows_fiboa=checked.follows_fiboa)
     _, classes = classify(rows, checked.table, labels, options, folds)
     rows["status"] = status_of(rows["reason"])
     return with_names(classes, options.names)

@@ -1,1 +1,1 @@
-"""Predictions and the files they are written to."""
+"""The predictions: their columns and files."""

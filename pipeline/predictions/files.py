@@ -1,23 +1,26 @@
-"""The files of predictions, written part by part: none of them is held in memory."""
+"""Write the predictions: CSV, Parquet, GeoPackage with styles, and fiboa's GeoParquet.
+
+All files are written in parts, so that the predictions are never in memory as a whole.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from geo.register.fiboa import FiboaWriter, ParquetWriter
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import THRESHOLDS
 from pipeline.workflow.rounding import percent
@@ -26,35 +29,46 @@ from pipeline.workflow.writing import replacing
 logger = logging.getLogger(__name__)
 
 SIMULATED = "SIMULATED imagery and parcels."
-
-
-class _Writer(Protocol):
-    def add(self, part: Any) -> None: ...
+DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 time series."
+# Columns of the predictions that fiboa has no name for.
+COLUMNS = [
+    *("declared_code", "declared_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
+    *("n_pixels", "n_dates", "pred_source"),
+]
 
 
 class PredictionFiles:
-    """Write parts of the predictions to all of their files, whole or not at all.
+    """Write parts of the predictions to all files, each whole or not at all.
 
-    To be used as a context: the files take their names once all parts are written.
+    A context manager: the files get their names when it is left without an error.
 
     Parameters
     ----------
     predictions
-        The tables are written under this name, with the suffixes .csv and .parquet.
+        Path of the files; .csv and .parquet replace its suffix.
     """
 
     def __init__(self, predictions: Path) -> None:
         self._predictions = predictions
         self._stack = ExitStack()
-        self._tables: dict[str, _Writer] = {}
-        self._layers: dict[str, _Writer] = {}
+        # Functions that write a part, by the name of the step.
+        self._tables: dict[str, Callable[[pd.DataFrame], None]] = {}
+        self._layers: dict[str, Callable[[Any], None]] = {}
         self.seconds: dict[str, float] = {}
-        """Time that each step has taken."""
+        """Duration of each step."""
 
     def __enter__(self) -> PredictionFiles:
-        for name, kind in (("CSV", _Csv), ("Parquet", _Parquet)):
-            path = self._predictions.with_suffix(f".{name.lower()}")
-            self._tables[name] = self._stack.enter_context(_closed(kind(self._new(path))))
+        csv = self._open(
+            self._predictions.with_suffix(".csv"),
+            lambda path: path.open("w", encoding="utf-8", newline=""),
+        )
+        parquet = self._open(self._predictions.with_suffix(".parquet"), ParquetWriter)
+        self._tables = {
+            "CSV": lambda rows: rows.to_csv(
+                csv, index=False, header=csv.tell() == 0, lineterminator="\n"
+            ),
+            "Parquet": lambda rows: parquet.add(pa.Table.from_pandas(rows, preserve_index=False)),
+        }
         return self
 
     def __exit__(
@@ -75,213 +89,144 @@ class PredictionFiles:
         last_date: date,
         simulated: bool,
     ) -> None:
-        """Write a GeoPackage and fiboa, too.
+        """Write a GeoPackage and fiboa's GeoParquet as well.
 
         Parameters
         ----------
         outlines
-            {type of geometry: number of rows}, see `LayerWriter`.
+            {geometry type: number of rows}, see `LayerWriter`.
         classes
             {code: (name, colour)} of the classes that can be predicted.
-        collection, code_list, last_date
-            See `FiboaPredictions`.
+        collection
+            Name of fiboa's collection: the run.
+        code_list
+            Address of the list of class codes, which fiboa's crop extension requires.
+        last_date
+            Last date of the imagery: when the fields were last observed.
         simulated
-            Whether the imagery is.
+            Whether the imagery is simulated.
         """
-        # GDAL is needed only here: a machine without it can still train and evaluate.
+        # GDAL is imported only here: without a register, predictions need no GDAL.
         from geo.register.geopackage import LayerWriter, Style
 
         note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
-        layers = LayerWriter(
-            self._new(self._predictions.with_suffix(".gpkg")),
-            name="parcels",
-            description=f"{note}Predicted crop class of every parcel.",
-            outlines=outlines,
-            styles=[
-                Style(
-                    f"Predicted class{mark}",
-                    f"{note}The most probable class of every parcel.",
-                    style_by_class(classes),
-                ),
-                Style(
-                    f"Confidence{mark}",
-                    f"{note}Confidence of the predicted class.",
-                    style_by_confidence(),
-                ),
-            ],
+        styles = [
+            Style(
+                f"Predicted class{mark}",
+                f"{note}The most probable class of every parcel.",
+                style_by_class(classes),
+            ),
+            Style(
+                f"Confidence{mark}",
+                f"{note}Confidence of the predicted class.",
+                style_by_confidence(),
+            ),
+        ]
+        layers = self._open(
+            self._predictions.with_suffix(".gpkg"),
+            lambda path: LayerWriter(
+                path,
+                name="parcels",
+                description=f"{note}Predicted crop class of every parcel.",
+                outlines=outlines,
+                styles=styles,
+            ),
         )
-        self._layers["GeoPackage"] = self._stack.enter_context(_closed(layers))
         if layers.n_others:
             logger.info("%d rows are not polygons: layer parcels_not_polygons", layers.n_others)
-        fiboa = FiboaPredictions(
-            self._new(self._predictions.with_name(f"{self._predictions.stem}_fiboa.parquet")),
-            collection=collection,
-            code_list=code_list,
-            last_date=last_date,
-            remark=SIMULATED * simulated,
+        fiboa = self._open(
+            self._predictions.with_name(f"{self._predictions.stem}_fiboa.parquet"),
+            lambda path: FiboaWriter(
+                path,
+                collection=collection,
+                code_list=code_list,
+                properties={"determination:details": f"{note}{DETAILS}"},
+            ),
         )
-        self._layers["GeoParquet"] = self._stack.enter_context(_closed(fiboa))
+        self._layers = {
+            "GeoPackage": layers.add,
+            "GeoParquet": lambda part: fiboa.add(fiboa_features(part, last_date)),
+        }
 
     def add(self, part: Any) -> None:
-        """Write rows: a GeoDataFrame where there are layers, else a DataFrame."""
-        for name, writer in self._layers.items():
+        """Write rows: a GeoDataFrame after `add_layers`, otherwise a DataFrame."""
+        for name, write in self._layers.items():
             with self.timed(name):
-                writer.add(part)
+                write(part)
         rows = pd.DataFrame(part.drop(columns=part.geometry.name)) if self._layers else part
-        for name, writer in self._tables.items():
+        for name, write in self._tables.items():
             with self.timed(name):
-                writer.add(rows)
+                write(rows)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Count the time of a step."""
+        """Add the duration of a block to that of a step."""
         start = time.perf_counter()
         yield
         self.seconds[step] = self.seconds.get(step, 0) + time.perf_counter() - start
 
-    def _new(self, path: Path) -> Path:
-        return self._stack.enter_context(replacing(path))
+    def _open(self, path: Path, make: Callable[[Path], Any]) -> Any:
+        """Make a writer of a temporary file, which is closed, then renamed, at the end."""
+        temporary = self._stack.enter_context(replacing(path))
+        return self._stack.enter_context(closing(make(temporary)))
 
 
-class _Csv:
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._is_empty = True
-
-    def add(self, part: pd.DataFrame) -> None:
-        part.to_csv(self._file, index=False, header=self._is_empty, lineterminator="\n")
-        self._is_empty = False
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Parquet:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: pq.ParquetWriter | None = None
-
-    def add(self, part: pd.DataFrame) -> None:
-        table = pa.Table.from_pandas(part, preserve_index=False)
-        if self._file is None:
-            # A column that has no value yet is taken for one of text.
-            fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f
-                      for f in table.schema]  # fmt: skip
-            self._file = pq.ParquetWriter(self._path, pa.schema(fields, table.schema.metadata))
-        self._file.write_table(table.cast(self._file.schema))
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-@contextmanager
-def _closed(writer: Any) -> Iterator[Any]:
-    """Close a writer, also after an error, before its file takes its name."""
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 time series."
-# Of the predictions, beside what fiboa has a name for.
-COLUMNS = [
-    *("declared_code", "declared_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
-    *("n_pixels", "n_dates", "pred_source"),
-]
-
-
-class FiboaPredictions:
-    """Write the predicted parcels as fiboa, their predicted class as crop:code and crop:name.
+def fiboa_features(parcels: Any, last_date: date) -> Any:
+    """Select the predicted parcels, and name their columns as fiboa does: a GeoDataFrame.
 
     Parameters
     ----------
-    path
-        GeoParquet to write.
-    collection
-        Name of the collection: the run.
-    code_list
-        Address of the list of class codes, as the crop extension asks for it; None without.
+    parcels
+        GeoDataFrame, one row per parcel of the register.
     last_date
-        Of the imagery: when the fields were last observed.
-    remark
-        Said before all else, such as that the data are simulated.
+        Last date of the imagery.
     """
+    import geopandas
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        collection: str,
-        code_list: str | None,
-        last_date: date,
-        remark: str = "",
-    ) -> None:
-        # GDAL is needed only here: a machine without it can still train and evaluate.
-        from geo.register.fiboa import FiboaWriter
+    from geo.register.polygons import mend
 
-        self._observed = pd.Timestamp(last_date, tz="UTC").as_unit("ms")
-        properties = {"determination:details": f"{remark} {DETAILS}".strip()}
-        self._file = FiboaWriter(
-            path, collection=collection, code_list=code_list, properties=properties
-        )
-
-    def add(self, parcels: Any) -> None:
-        """Write those that have a prediction: a GeoDataFrame, a row an input parcel."""
-        import geopandas
-
-        from geo.register.mending import mend
-
-        predicted = parcels[parcels["pred_source"] != ""]
-        features = geopandas.GeoDataFrame(
-            {
-                "id": predicted["parcel_id"],
-                "determination:datetime": pd.Series(self._observed, index=predicted.index),
-                "crop:code": predicted["pred_code"].astype("string"),
-                "crop:name": predicted["pred_name"],
-                **predicted[COLUMNS],
-            },
-            geometry=mend(predicted.geometry.to_numpy()).polygons,
-            crs=parcels.crs,
-        )
-        self._file.add(features)
-
-    def close(self) -> None:
-        """End the file."""
-        self._file.close()
+    predicted = parcels[parcels["pred_source"] != ""]
+    observed = pd.Timestamp(last_date, tz="UTC").as_unit("ms")
+    return geopandas.GeoDataFrame(
+        {
+            "id": predicted["parcel_id"],
+            "determination:datetime": pd.Series(observed, index=predicted.index),
+            "crop:code": predicted["pred_code"].astype("string"),
+            "crop:name": predicted["pred_name"],
+            **predicted[COLUMNS],
+        },
+        # fiboa requires valid polygons.
+        geometry=mend(predicted.geometry.to_numpy()).polygons,
+        crs=parcels.crs,
+    )
 
 
 DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 NO_PREDICTION = "no prediction"
-# Viridis (Smith and van der Walt 2015), equal steps of which look equal: the doubtful are dark.
+# Viridis (Smith and van der Walt 2015): equal steps look equal, and low confidence is dark.
 VIRIDIS = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743", "#fde725")
-# XML 1.0 has no way to write these.
+# Characters that XML 1.0 cannot contain, not even escaped.
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 REPLACEMENT = "\ufffd"
 
 
 def style_by_class(classes: Mapping[str, tuple[str, str]]) -> str:
-    """Colour parcels by predicted class.
+    """Return a QML style that colours parcels by predicted class.
 
     Parameters
     ----------
     classes
         {code: (name, colour #rrggbb)}, in the order of the legend.
-
-    Returns
-    -------
-    QML.
     """
     column = "pred_code"
     if any(UNWRITABLE.search(code) for code in classes):
-        # The categories have the codes as XML can write them.
+        # The style has these characters replaced: QGIS must compare it with replaced codes.
         pattern = r"[\\x01-\\x08\\x0b\\x0c\\x0e-\\x1f\\x{fffe}\\x{ffff}]"
         column = f"regexp_replace(\"pred_code\", '{pattern}', '{REPLACEMENT}')"
     root, renderer = _renderer("categorizedSymbol", column)
     categories = ElementTree.SubElement(renderer, "categories")
     colours: list[str] = []
-    # QGIS takes the category "" for all that no other is for: of these rows, those without a code.
+    # QGIS applies the category "" to all rows without a category: those without a predicted code.
     for code, (name, colour) in {**classes, "": (NO_PREDICTION, UNPREDICTED)}.items():
         _add(categories, "category", value=code, label=name, symbol=len(colours), render="true")
         colours.append(colour)
@@ -290,8 +235,8 @@ def style_by_class(classes: Mapping[str, tuple[str, str]]) -> str:
 
 
 def style_by_confidence() -> str:
-    """Colour parcels by confidence, in the steps of the report's table: QML."""
-    # A row without confidence would not be drawn.
+    """Return a QML style that colours parcels by confidence, in the steps of the report's table."""
+    # QGIS does not draw rows whose value is missing.
     root, renderer = _renderer("graduatedSymbol", 'coalesce("confidence", -1)')
     renderer.set("graduatedMethod", "GraduatedColor")
     ranges = ElementTree.SubElement(renderer, "ranges")
@@ -318,7 +263,7 @@ def _add_symbols(renderer: ElementTree.Element, colours: list[str]) -> None:
         for key, value in {
             "color": f"{red},{green},{blue},255",
             "style": "solid",
-            # Thin and see-through: parcels keep their colour also where they are a few pixels.
+            # Thin and transparent, so that parcels of a few pixels still show their colour.
             "outline_color": "0,0,0,70",
             "outline_style": "solid",
             "outline_width": "0.05",

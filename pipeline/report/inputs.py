@@ -128,7 +128,10 @@ def read_account(paths: RunPaths, *, trained: bool = True) -> Ledger:
     rows = read_ledger(paths.ledger, ["row", "parcel_id", "status", "reason", "mended"])
     if not trained:
         used = rows["status"] == Status.USED
-        rows.loc[used, ["status", "reason"]] = [str(Status.PREDICT_ONLY), str(Reason.GIVEN_WEIGHTS)]
+        rows.loc[used, ["status", "reason"]] = [
+            str(Status.PREDICT_ONLY),
+            str(Reason.EXISTING_WEIGHTS),
+        ]
     numbers = "row " + rows["row"].astype(str)
     names = rows["parcel_id"].where(rows["parcel_id"] != "", numbers)
     lines = []

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
+from pipeline.classes.class_mapping import choose_classes, read_codes, with_other
 from pipeline.classes.crop_class import (
     Classes,
     Code,
@@ -21,7 +22,6 @@ from pipeline.classes.crop_class import (
     write_classes_csv,
 )
 from pipeline.classes.ledger import class_reasons, say_counts, set_aside, status_of, write_ledger
-from pipeline.classes.nomenclature import choose_classes, read_codes, with_other
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.existing_dataset import (
     ExistingParcel,
@@ -220,7 +220,7 @@ def _start_ledger(
     rows["code"] = read_codes(pd.Series([codes.get(i) for i in ids], dtype=object))
     rows["mended"], rows["tile"], rows["reason"] = False, "", ""
     set_aside(rows, [i not in parcels or 0 in parcels[i].shape for i in ids], Reason.NO_PIXELS)
-    set_aside(rows, rows["n_dates"] == 0, Reason.NEVER_SEEN_CLEARLY)
+    set_aside(rows, rows["n_dates"] == 0, Reason.NEVER_CLEAR)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Stage names: what the classes are called where they are shown; no model depends on it."""
+"""Stage names: set the names under which classes are shown; no model depends on them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ logger = logging.getLogger(__name__)
 
 
 def names(classes: Path, dataset: Path, table: Path, settings: NamesSettings) -> None:
-    """Name the classes.
+    """Set the names under which the classes are shown.
 
     Parameters
     ----------
     classes
-        The declared classes, as label wrote them.
+        The declared classes, written by label.
     dataset
         Pixel-Set dataset. Written into it: the names of all declared classes.
     table
         Written: CSV of the declared classes, for people.
     settings
-        parcels.names: a table of names, which go before those of the register and the tables of
-        codes.
+        parcels.names: a table of names, which take precedence over the names in the register and in
+        the tables of codes.
 
     Raises
     ------

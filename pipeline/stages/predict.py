@@ -1,4 +1,4 @@
-"""Stage predict: a class for every usable parcel."""
+"""Stage predict: predict a class for every usable parcel."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from geo.errors import InputError
 from models.crop_model import CropModel, ensemble
+from models.model_files import DESCRIPTION_FILE, fold_folders
 from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.model_inputs import in_order, read_inputs
+from pipeline.dataset.model_inputs import describe_data, in_order, read_inputs
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.predictions.columns import (
     ENSEMBLE,
@@ -28,16 +30,14 @@ from pipeline.predictions.columns import (
     PredictionTable,
     with_register,
 )
-from pipeline.predictions.existing_weights import load_existing
 from pipeline.predictions.files import PredictionFiles
-from pipeline.predictions.register_rows import matched_parts
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import PredictSettings
 
 logger = logging.getLogger(__name__)
 
-# Rows of the ledger and the register that are joined and written at once.
+# Rows of the ledger and the register that are joined and written together.
 ROWS_AT_A_TIME = 20_000
 
 
@@ -51,11 +51,11 @@ def predict(
     register: Path | None = None,
     threads: int = 1,
 ) -> None:
-    """Predict a class for every usable parcel, and write every input parcel.
+    """Predict a class for every usable parcel, and write a row for every parcel of the register.
 
-    A parcel that took part in training is predicted by the one model that never saw it
-    (out_of_fold); any other by the mean log-probability of all folds (ensemble). Of models from
-    elsewhere nobody knows which parcels they saw: all parcels are predicted by all of them.
+    A parcel that took part in training is predicted by the one model that was not trained on it
+    (out_of_fold); any other parcel by the mean log-probability of all folds (ensemble). It is not
+    known which parcels existing weights were trained on: all of them predict every parcel.
 
     Parameters
     ----------
@@ -64,29 +64,28 @@ def predict(
     models
         Folder of Fold_<k>/.
     ledger
-        Status of every input parcel, Parquet.
+        Status of every parcel of the register, Parquet.
     predictions
-        Written, with the suffixes .csv and .parquet: a row for every row of the ledger. As .gpkg
-        only with a register, and beside it <name>_fiboa.parquet with the predicted parcels.
+        Written, with the suffixes .csv and .parquet: one row per row of the ledger. With a
+        register also .gpkg, and <name>_fiboa.parquet with the predicted parcels.
     settings
         run, train.device, predict.batch_size, predict.code_list, parcels; for weights of the
         reference, model and train.pixels.
     folds
-        What split wrote; none where the models are from elsewhere.
+        The folds that split wrote; None for existing weights.
     register
-        The register, for its geometry and its own columns; none where the run started from a
-        dataset.
+        The register, for outlines and further columns; None if the run started from a dataset.
     threads
         Threads of torch on a CPU.
 
     Raises
     ------
     InputError
-        If the register is not the one that was cleaned; nothing is written then.
+        If another register was cleaned; nothing is written then.
     """
     if register is not None and read_ledger(ledger, ["checksum"])["checksum"].isna().any():
         raise InputError(
-            f"{ledger} does not tell which rows of {register} it was made from. "
+            f"{ledger} has no checksums to identify the rows of {register}. "
             "Clean it again: snakemake -R clean."
         )
     device = choose_device(settings.train.device, threads)
@@ -94,19 +93,24 @@ def predict(
     if folds is None:
         parts: list[Fold] = []
         trained = load_existing(models, opened, settings, device)
-        classes = _classes_of(trained)
+        about = trained[0].description
+        pairs = zip(about.class_codes, about.class_names, strict=True)
+        classes = [CropClass(code, name) for code, name in pairs]
     else:
         parts = opened.folds(folds)
         trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
         classes = opened.shown_classes
     inputs = read_inputs(opened, trained, classes)
     choices = choose_classes(inputs, parts, trained, classes, settings.predict.batch_size)
-    del inputs  # Their days and features are not needed while the rows are written.
-    table = PredictionTable(opened, choices, given_weights=folds is None)
+    del inputs  # Free the memory of days and features before the rows are written.
+    table = PredictionTable(opened, choices, existing_weights=folds is None)
     rows = read_ledger(ledger, LEDGER_COLUMNS)
     with PredictionFiles(predictions) as files:
-        read = _parts(len(rows))
+        read: Iterator[tuple[Any, NDArray[np.int64]]] = _parts_of_ledger(len(rows))
         if register is not None:
+            # GDAL is imported only here: without a register, predictions need no GDAL.
+            from pipeline.classes.register import matched_parts
+
             read = matched_parts(register, rows, settings.parcels, ROWS_AT_A_TIME)
             files.add_layers(
                 Counter(filter(None, rows["geometry_type"])),
@@ -119,6 +123,55 @@ def predict(
         write_rows(table, rows, files, read)
 
 
+def load_existing(
+    folder: Path, dataset: PixelSetDataset, settings: PredictSettings, device: torch.device
+) -> list[CropModel]:
+    """Load existing weights of all folds, of this project or of the reference implementation.
+
+    A model of this project has a description beside its weights; the reference stores the weights
+    only. For the latter, the hyperparameters that do not follow from the shapes of the weights are
+    read from the settings. Everything else is as in the reference's inference: normalisation of the
+    dataset, features standardised over all parcels, days since the first date, classes of the
+    settings.
+
+    Parameters
+    ----------
+    folder
+        Folder of Fold_1, Fold_2, ...
+    dataset
+        Dataset of the parcels to predict.
+    settings
+        model and train.pixels.
+    device
+        Device of the models.
+
+    Raises
+    ------
+    InputError
+        If the weights do not fit the settings or the dataset.
+    """
+    folds = fold_folders(folder).values()
+    references = [fold for fold in folds if not (fold / DESCRIPTION_FILE).is_file()]
+    # Read once for all folds, and only if there is a fold of the reference.
+    about = describe_data(dataset) if references else None
+    features = dataset.all_features if references and dataset.paths.features.is_file() else None
+    return [
+        CropModel.load(fold, device)
+        if about is None or fold not in references
+        else CropModel.load_reference(
+            fold,
+            device,
+            about=about,
+            features=features,
+            n_pixels=settings.train.pixels,
+            pooling=settings.model.pooling,
+            T=settings.model.T,
+            positions=settings.model.positions,
+        )
+        for fold in folds
+    ]
+
+
 def choose_classes(
     data: PixelSets,
     folds: Sequence[Fold],
@@ -126,10 +179,10 @@ def choose_classes(
     classes: list[CropClass],
     batch_size: int,
 ) -> Choices:
-    """Choose the classes of all parcels, none by a model that saw the parcel.
+    """Choose the classes of all parcels; no parcel is predicted by a model trained on it.
 
-    Without folds, all models predict every parcel. The parcels are taken in the order in which
-    their pixels lie on the disk, so that these are read once, from front to back.
+    Without folds, all models predict every parcel. The parcels are processed in the order of their
+    pixels on the disk, so that the file is read once, from front to back.
     """
     n = len(data.ids)
     fold_of = np.full(n, -1, np.int64)
@@ -158,18 +211,18 @@ def write_rows(
     files: PredictionFiles,
     parts: Iterator[tuple[Any, NDArray[np.int64]]],
 ) -> int:
-    """Write every input parcel, in the register's order; log how fast; count them.
+    """Write a row for every parcel, in the order of the register; return their number.
 
     Parameters
     ----------
     table
-        What is known of the parcels.
+        Joins predictions to rows of the ledger.
     ledger
-        Its rows.
+        Rows of the ledger.
     files
-        Written.
+        Files to write.
     parts
-        Rows of the register, or None without one, and the places of their rows in the ledger.
+        Rows of the register, or None without a register, and their positions in the ledger.
     """
     counts: Counter[str] = Counter()
     while True:
@@ -192,18 +245,12 @@ def write_rows(
 
 def _coloured(dataset: PixelSetDataset, choices: Choices) -> dict[str, tuple[str, str]]:
     """Return names and colours of the classes that can be predicted: {code: (name, colour)}."""
-    names = {str(land.code): land.name for land in (*dataset.shown_classes, *choices.predicted)}
-    colours = read_class_colours(dataset, [str(land.code) for land in choices.predicted])
+    names = {str(crop.code): crop.name for crop in (*dataset.shown_classes, *choices.predicted)}
+    colours = read_class_colours(dataset, [str(crop.code) for crop in choices.predicted])
     return {code: (names[code], colour) for code, colour in colours.items()}
 
 
-def _parts(n: int) -> Iterator[tuple[Any, NDArray[np.int64]]]:
-    """Cut the rows of a ledger without a register into parts: none at all is one, too."""
+def _parts_of_ledger(n: int) -> Iterator[tuple[None, NDArray[np.int64]]]:
+    """Divide the rows of a ledger without register into parts; an empty ledger has one part."""
     for first in range(0, max(n, 1), ROWS_AT_A_TIME):
         yield None, np.arange(first, min(first + ROWS_AT_A_TIME, n))
-
-
-def _classes_of(trained: Sequence[CropModel]) -> list[CropClass]:
-    """Return the classes of models from elsewhere."""
-    about = trained[0].description
-    return [CropClass(*both) for both in zip(about.class_codes, about.class_names, strict=True)]

@@ -1,4 +1,4 @@
-"""Stage rasterise: the pixels of the parcels of one tile on its grid."""
+"""Stage rasterise: find the pixels of the parcels of one tile."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from rasterio.windows import Window
 
 from geo.errors import reading
 from geo.grid import read_grids
-from geo.pixels.pixel_index import PixelIndex
-from geo.pixels.rasterising import index_pixels
-from geo.register.mending import buffered
+from geo.pixels.pixel_index import PixelIndex, index_pixels
+from geo.register.placement import buffered
 from pipeline.workflow.settings import RasteriseSettings
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
 
-# Side of a tile of the label image, in pixels.
+# Block size of the label image, in pixels.
 BLOCK = 256
 
 
@@ -34,25 +33,25 @@ def rasterise(
     label_image: Path,
     settings: RasteriseSettings,
 ) -> None:
-    """Find the pixels of a tile's parcels on its grid; each polygon is rasterised here, once.
+    """Find the pixels of a tile's parcels; no other stage rasterises polygons.
 
     Parameters
     ----------
     parcels
-        Folder of the polygons of every tile, as clean wrote it.
+        Folder of the polygons of every tile, written by clean.
     grids
         Grids of the tiles.
     tile
         The tile.
     pixel_index
-        Written: rows and columns of the pixels of every parcel that can be used and has at least
-        parcels.min_pixels of them.
+        Written: rows and columns of the pixels of every usable parcel with at least
+        parcels.min_pixels pixels.
     counts
-        Written: Parquet, one row for every parcel that lies on the tile: row of the register,
-        parcel_id, n_pixels, and whether it is indexed.
+        Written: Parquet, one row per parcel on the tile: row of the register, parcel_id, n_pixels,
+        and whether the pixel index contains the parcel.
     label_image
-        Written: GeoTIFF uint32 to look at, 1 for the first indexed parcel, 0 where there is none.
-        Of overlapping parcels it shows the last; the pixel index has all of them.
+        Written: GeoTIFF uint32 for people, 1 for the first indexed parcel, 0 outside all parcels.
+        Where parcels overlap it shows the last one; the pixel index contains all of them.
     settings
         parcels.all_touched, min_covered_fraction, buffer_m and min_pixels.
     """
@@ -69,6 +68,7 @@ def rasterise(
         min_covered_fraction=settings.parcels.min_covered_fraction,
     )
     is_indexed = found.sizes >= settings.parcels.min_pixels
+    # The second table has the rejected parcels.
     is_indexed[len(tables[0]) :] = False
     index = found.select(is_indexed)
     with replacing(pixel_index) as temporary:
@@ -82,13 +82,13 @@ def rasterise(
 
 
 def _read_parcels(path: Path) -> gpd.GeoDataFrame:
-    """Read parcels that clean placed on the tile."""
+    """Read a table of parcels that clean wrote."""
     with reading(path, "a table of parcels", "Make it anew: snakemake -R clean."):
         return gpd.read_parquet(path)
 
 
 def _draw(path: Path, index: PixelIndex) -> None:
-    """Write the label image, one row of its tiles at a time."""
+    """Write the label image, one row of blocks at a time."""
     grid = index.grid
     labels = np.repeat(np.arange(1, len(index.parcel_ids) + 1, dtype=np.uint32), index.sizes)
     order = np.argsort(index.rows, kind="stable")
@@ -112,6 +112,6 @@ def _draw(path: Path, index: PixelIndex) -> None:
     with rasterio.open(path, "w", **profile) as image:
         for top, first, last in zip(tops, starts, starts[1:], strict=False):
             here = order[first:last]
-            strip = np.zeros((min(BLOCK, grid.height - top), grid.width), np.uint32)
-            strip[index.rows[here] - top, index.cols[here]] = labels[here]
-            image.write(strip, 1, window=Window(0, top, grid.width, len(strip)))
+            blocks = np.zeros((min(BLOCK, grid.height - top), grid.width), np.uint32)
+            blocks[index.rows[here] - top, index.cols[here]] = labels[here]
+            image.write(blocks, 1, window=Window(0, top, grid.width, len(blocks)))

@@ -1,4 +1,4 @@
-"""Registers with a row for every reason, and the stages that give each row its status."""
+"""Registers with a row for every reason, and the stages from register to ledger."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def pixels(left, top, right, bottom):
 
 
 class Run:
-    """The stages clean, rasterise and label in a folder, with what they wrote."""
+    """Run clean, rasterise and label in a folder, and read their tables."""
 
     def __init__(self, folder, **grids):
         self.folder = folder
@@ -72,7 +72,7 @@ def frame(geometries, crs=GRID.crs, **columns):
 
 
 def simple(codes, **columns):
-    """Make a register of parcels of two pixels each, one row of the grid below the other."""
+    """Make a register of parcels of two pixels each, four in a row of the grid."""
     geometries = [
         pixels(2 * (i % 4), i // 4, 2 * (i % 4) + 2, i // 4 + 1) for i in range(len(codes))
     ]

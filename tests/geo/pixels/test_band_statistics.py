@@ -13,7 +13,7 @@ def parcels():
 
 
 @pytest.mark.parametrize(("pooled", "axes"), [((0, 1), None), ((0,), (0, 2)), ((), 2)])
-def test_equals_numpy(parcels, pooled, axes):
+def test_statistics_equal_numpys(parcels, pooled, axes):
     statistics = RunningStatistics(4, 3)
     for pixels in parcels:
         statistics.add(pixels.transpose(2, 0, 1))
@@ -23,19 +23,21 @@ def test_equals_numpy(parcels, pooled, axes):
     np.testing.assert_allclose(stds, together.std(axis=axes), rtol=1e-12)
 
 
-def test_masked_observations_do_not_count(parcels):
+def test_only_clear_observations_are_added(parcels):
     generator = np.random.default_rng(1)
-    valid = [generator.random((4, p.shape[2])) < 0.7 for p in parcels]
+    clear = [generator.random((4, p.shape[2])) < 0.7 for p in parcels]
     statistics = RunningStatistics(4, 3)
-    for pixels, clear in zip(parcels, valid, strict=True):
-        statistics.add(pixels.transpose(2, 0, 1), clear.T)
+    for pixels, own in zip(parcels, clear, strict=True):
+        statistics.add(pixels.transpose(2, 0, 1), own.T)
     means, stds = statistics.over((0,))
-    kept = np.concatenate([p.transpose(0, 2, 1)[v] for p, v in zip(parcels, valid, strict=True)])
-    np.testing.assert_allclose(means, kept.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(stds, kept.astype(float).std(axis=0), rtol=1e-12)
+    observed = np.concatenate(
+        [p.transpose(0, 2, 1)[c] for p, c in zip(parcels, clear, strict=True)]
+    )
+    np.testing.assert_allclose(means, observed.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(stds, observed.astype(float).std(axis=0), rtol=1e-12)
 
 
-def test_a_small_spread_on_a_large_mean_is_not_lost():
+def test_a_small_deviation_from_a_large_mean_is_exact():
     pixels = np.full((1_000_000, 1, 1), 60_000, np.uint16)
     pixels[::2] += 1
     statistics = RunningStatistics(1, 1)
@@ -43,7 +45,7 @@ def test_a_small_spread_on_a_large_mean_is_not_lost():
     assert statistics.over((0,))[1].item() == pytest.approx(0.5, rel=1e-9)
 
 
-def test_a_date_that_nobody_saw_changes_nothing():
+def test_a_date_without_observations_has_mean_0_and_deviation_1():
     statistics = RunningStatistics(2, 1)
     statistics.add(np.ones((3, 2, 1), np.uint16), np.array([[True, False]] * 3))
     means, stds = statistics.over(())

@@ -1,4 +1,4 @@
-"""Gathering equals a read of one pixel at a time, whatever the blocks and threads."""
+"""Pixels of parcels equal GDAL's warp of whole bands, with any blocks and threads."""
 
 from dataclasses import replace
 from datetime import date
@@ -20,7 +20,7 @@ from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import OpenRasters
 from geo.pixels.parcel_pixels import read_parcel_pixels
-from geo.pixels.rasterising import index_pixels
+from geo.pixels.pixel_index import index_pixels
 from tests.builders.safe import write_image, write_safe
 
 BANDS = ["B03", "B8A", "B02", "B11"]
@@ -41,7 +41,7 @@ def acquisition(product):
 
 @pytest.fixture(scope="module")
 def parcels(acquisition):
-    """Overlapping circles, one with a hole, one at the very corner of the scene."""
+    """Make overlapping circles, one with a hole, one at the corner of the scene."""
     left, _, _, top = acquisition.grid.bounds
     points = [(left + 100, top - 100), (left + 130, top - 90), (left + 400, top - 350), (left, top)]
     circles = [shapely.Point(p).buffer(r) for p, r in zip(points, (70, 45, 120, 60), strict=True)]
@@ -55,10 +55,10 @@ def index(parcels, acquisition):
 
 
 def brute_force(product, acquisition, index):
-    """Every band warped whole by GDAL, then offset and clipped."""
+    """Warp every band with GDAL, apply the offset and clip; return where all have values, too."""
     offset = {"N0400": -1000, "N0301": 0}[acquisition.id[-5:]]
     expected = np.zeros((len(BANDS), len(index.rows)), np.uint16)
-    known = np.ones(len(index.rows), bool)
+    has_values = np.ones(len(index.rows), bool)
     for channel, name in enumerate(BANDS):
         band = acquisition.bands[name]
         grid = index.grid
@@ -69,18 +69,18 @@ def brute_force(product, acquisition, index):
             raw = warped.read(1)[index.rows, index.cols].astype(int)
         expected[channel] = np.clip(raw + offset, 0, None)
         ratio = int(band.grid.pixel_width / 10)
-        known &= product.pixels[name][index.rows // ratio, index.cols // ratio] != 0
-    expected[:, ~known] = 0
-    return expected, known
+        has_values &= product.pixels[name][index.rows // ratio, index.cols // ratio] != 0
+    expected[:, ~has_values] = 0
+    return expected, has_values
 
 
 def test_equals_gdals_warp_of_the_whole_bands(product, acquisition, index):
-    pixels, valid = read_parcel_pixels(acquisition, index, BANDS)
+    pixels, has_values = read_parcel_pixels(acquisition, index, BANDS)
     expected, known = brute_force(product, acquisition, index)
     assert pixels.dtype == np.uint16
-    assert np.array_equal(valid, known)
+    assert np.array_equal(has_values, known)
     difference = np.abs(pixels.astype(int) - expected.astype(int))
-    # The warper rounds exact halves to either side.
+    # GDAL rounds exact halves to either side.
     assert difference.max() <= 1
     ten_metres = [BANDS.index("B02"), BANDS.index("B03")]
     assert difference[ten_metres].max() == 0
@@ -95,7 +95,7 @@ def test_blocks_and_threads_change_nothing(monkeypatch, acquisition, index):
     assert np.array_equal(whole[1], parts[1])
 
 
-def test_a_pixel_that_one_band_lacks_is_missing_in_all(tmp_path, index):
+def test_a_pixel_that_is_nodata_in_one_band_is_nodata_in_all(tmp_path, index):
     generator = np.random.default_rng(1)
     product = write_safe(tmp_path, generator)
     found = find_acquisitions(product.path)[0]
@@ -103,11 +103,11 @@ def test_a_pixel_that_one_band_lacks_is_missing_in_all(tmp_path, index):
     for name in ("B02", "B03"):
         holes[name] = np.where(generator.random((60, 60)) < 0.2, 0, product.pixels[name])
         write_image(Path(found.bands[name].source), holes[name], "31UDS", 10, 500_000)
-    pixels, valid = read_parcel_pixels(found, index, ["B02", "B03"])
+    pixels, has_values = read_parcel_pixels(found, index, ["B02", "B03"])
     values = np.array([holes[name][index.rows, index.cols] for name in ("B02", "B03")])
     missing = (values == 0).any(axis=0)
     assert 0 < missing.sum() < len(missing)
-    assert np.array_equal(valid, ~missing)
+    assert np.array_equal(has_values, ~missing)
     assert np.array_equal(pixels, np.where(missing, 0, values))
 
 
@@ -140,7 +140,7 @@ LAYOUTS = {
 
 
 def write_bands(folder, grids, dtype="uint16", nodata=0):
-    """An acquisition of one file a band, and what is in it; a tenth of the pixels has no data."""
+    """Write an acquisition, one file per band, a tenth nodata; return it with its values."""
     generator = np.random.default_rng(5)
     bands, values = {}, {}
     for name, grid in grids.items():
@@ -174,11 +174,11 @@ def some_parcels(grid, n=12):
 @pytest.mark.parametrize("read_size", [1, 1024])
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_grids_that_lie_anyhow_equal_gdals_warp(tmp_path, monkeypatch, layout, method, read_size):
+def test_bands_on_any_grid_equal_gdals_warp(tmp_path, monkeypatch, layout, method, read_size):
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", read_size)
     acquisition, values = write_bands(tmp_path, LAYOUTS[layout])
     index = some_parcels(TILE)
-    pixels, valid = read_parcel_pixels(
+    pixels, has_values = read_parcel_pixels(
         acquisition, index, list(values), resampling=method, threads=2
     )
     expected = np.zeros((len(values), *TILE.shape), np.uint16)
@@ -192,12 +192,12 @@ def test_grids_that_lie_anyhow_equal_gdals_warp(tmp_path, monkeypatch, layout, m
     expected = expected[:, index.rows, index.cols].astype(int)
     known = (expected != 0).all(axis=0)
     assert known.any() == (layout != "elsewhere")
-    assert np.array_equal(valid, known)
+    assert np.array_equal(has_values, known)
     assert np.abs(pixels - expected)[:, known].max(initial=0) <= 1
     assert not pixels[:, ~known].any()
 
 
-def test_only_blocks_with_parcels_are_read_each_once_and_sampled_there_alone(tmp_path, monkeypatch):
+def test_only_blocks_with_parcels_are_read_and_only_their_pixels_sampled(tmp_path, monkeypatch):
     acquisition, _ = write_bands(tmp_path, LAYOUTS["20 and 60 m"])
     index = index_pixels(
         [shapely.box(300_107, 9_099_513, 300_137, 9_099_543)], ["a"], TILE, "36MZE"
@@ -225,11 +225,11 @@ def test_only_blocks_with_parcels_are_read_each_once_and_sampled_there_alone(tmp
         ("B05", (slice(21, 26), slice(4, 9))),
         ("B09", (slice(6, 10), slice(0, 4))),
     ]
-    assert sum(sampled) == 3 * 9  # at each of the bands
+    assert sum(sampled) == 3 * 9  # three bands
 
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
-def test_no_pixel_is_read_twice_for_those_of_the_next_block(tmp_path, monkeypatch, method):
+def test_no_pixel_is_read_twice(tmp_path, monkeypatch, method):
     acquisition, _ = write_bands(tmp_path, LAYOUTS["20 and 60 m"])
     read = {name: np.zeros(band.grid.shape, int) for name, band in acquisition.bands.items()}
     read_windows = geo.pixels.parcel_pixels.read_windows
@@ -246,7 +246,7 @@ def test_no_pixel_is_read_twice_for_those_of_the_next_block(tmp_path, monkeypatc
     assert all((times == 1).all() for times in read.values())
 
 
-def test_bands_in_one_file_are_read_with_it_open_once(tmp_path, monkeypatch):
+def test_a_file_of_several_bands_is_opened_once(tmp_path, monkeypatch):
     path = tmp_path / "20180405.tif"
     values = np.random.default_rng(7).integers(1, 10_000, (4, 80, 90)).astype(np.uint16)
     with rasterio.open(
@@ -263,11 +263,11 @@ def test_bands_in_one_file_are_read_with_it_open_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         rasterio, "open", lambda *a, **k: opened.append(a) or rasterio_open(*a, **k)
     )
-    pixels, valid = read_parcel_pixels(found, index, ["B08", "B02", "B03"])
+    pixels, has_values = read_parcel_pixels(found, index, ["B08", "B02", "B03"])
     n_blocks = len(np.unique(index.rows // 16 * 100 + index.cols // 16))
     assert n_blocks > 4
     assert len(opened) == 1
-    assert valid.all()
+    assert has_values.all()
     assert np.array_equal(pixels, values[[3, 0, 1]][:, index.rows, index.cols])
 
 
@@ -275,14 +275,14 @@ def test_bands_in_one_file_are_read_with_it_open_once(tmp_path, monkeypatch):
 def test_float_bands_keep_their_nodata(tmp_path, nodata):
     acquisition, values = write_bands(tmp_path, {"B02": TILE}, "float32", nodata)
     index = some_parcels(TILE)
-    pixels, valid = read_parcel_pixels(acquisition, index, ["B02"])
+    pixels, has_values = read_parcel_pixels(acquisition, index, ["B02"])
     expected = values["B02"][index.rows, index.cols]
-    assert np.array_equal(valid, expected > 0)
-    assert 0 < valid.sum() < len(valid)
-    assert np.array_equal(pixels[0], np.where(valid, expected, 0))
+    assert np.array_equal(has_values, expected > 0)
+    assert 0 < has_values.sum() < len(has_values)
+    assert np.array_equal(pixels[0], np.where(has_values, expected, 0))
 
 
-def test_cubic_overshoot_ends_where_the_raw_type_does(tmp_path):
+def test_cubic_overshoot_is_clipped_to_the_raw_type(tmp_path):
     coarse = Grid(CRS, 300_000, 9_100_000, 20, 20, 40, 45)
     acquisition, _ = write_bands(tmp_path, {"B05": coarse})
     stripes = np.where(np.arange(45) // 3 % 2, 65_535, 1).astype(np.uint16)
@@ -323,15 +323,17 @@ def test_every_type_of_raw_values_becomes_reflectance(tmp_path, dtype, scale, of
         raster.write(values, 1)
     band = replace(acquisition.bands["B02"], source=str(path), scale=scale, offset=offset)
     index = some_parcels(TILE)
-    pixels, valid = read_parcel_pixels(replace(acquisition, bands={"B02": band}), index, ["B02"])
+    pixels, has_values = read_parcel_pixels(
+        replace(acquisition, bands={"B02": band}), index, ["B02"]
+    )
     raw = values[index.rows, index.cols].astype(np.float64)
     expected = np.where(raw == 0, 0, np.clip(np.floor((raw + offset) * scale + 0.5), 0, 65_535))
     assert np.array_equal(pixels[0], expected)
-    assert np.array_equal(valid, raw != 0)
+    assert np.array_equal(has_values, raw != 0)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_block_that_cannot_be_read_ends_the_work(tmp_path, monkeypatch, threads):
+def test_after_a_block_that_cannot_be_read_no_further_block_is_read(tmp_path, monkeypatch, threads):
     acquisition, _ = write_bands(tmp_path, {"B02": TILE})
     read = []
 
@@ -346,7 +348,7 @@ def test_a_block_that_cannot_be_read_ends_the_work(tmp_path, monkeypatch, thread
     assert len(read) <= threads
 
 
-def test_open_files_are_lent_to_one_thread_at_a_time_and_closed_at_the_end(tmp_path):
+def test_an_open_file_is_used_by_one_thread_at_a_time_and_closed_at_the_end(tmp_path):
     acquisition, _ = write_bands(tmp_path, {"B02": TILE})
     source = acquisition.bands["B02"].source
     with OpenRasters() as rasters:

@@ -1,4 +1,4 @@
-"""The pixel index against rasterio, parcel by parcel."""
+"""The pixel index equals rasterio's masks, parcel by parcel."""
 
 import geopandas as gpd
 import numpy as np
@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from rasterio.features import geometry_mask
 
 from geo.grid import Grid
-from geo.pixels.pixel_index import PixelIndex
-from geo.pixels.rasterising import index_pixels
-from geo.register.mending import buffered
+from geo.pixels.pixel_index import PixelIndex, index_pixels
+from geo.register.placement import buffered
 from tests.builders.paths import SHARED
 
 # Pixels of 2 m: coordinates in quarters of a metre are exact, also in rasterio's arithmetic.
@@ -51,7 +50,7 @@ def assert_same(one, other):
     np.testing.assert_array_equal(one.cols, other.cols)
 
 
-def test_by_eye():
+def test_a_small_grid_by_eye():
     # A 4 x 4 grid of 10 m pixels. A covers the upper left 2 x 2, B the middle 2 x 2; they share
     # the pixel (1, 1). C covers no pixel centre.
     #   A A . .
@@ -72,7 +71,7 @@ def test_by_eye():
     assert pixels(index([c], grid, all_touched=True), 0) == [(3, 3)]
 
 
-def test_a_buffer_narrows_and_empties():
+def test_a_buffer_adds_or_removes_pixels():
     # The same grid: 5.1 m inwards leaves no pixel centre of 2 x 2 pixels, 4.9 m all four.
     grid = Grid("EPSG:32631", 0.0, 40.0, 10.0, 10.0, 4, 4)
     polygons = np.array([shapely.box(0, 20, 20, 40)])
@@ -80,7 +79,7 @@ def test_a_buffer_narrows_and_empties():
         assert index(buffered(polygons, buffer_m), grid).sizes.tolist() == [n_pixels], buffer_m
 
 
-def test_nothing_to_index():
+def test_empty_polygons_have_no_pixels():
     assert index([]).offsets.tolist() == [0]
     found = index([None, shapely.Polygon(), shapely.box(0, 0, 1, 1), shapely.box(*GRID.bounds)])
     assert found.sizes.tolist() == [0, 0, 0, GRID.height * GRID.width]
@@ -106,7 +105,7 @@ def polygons(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(polygons(), max_size=6), st.integers(1, 12))
-def test_as_rasterio_also_through_pixel_centres(geometries, rows):
+def test_edges_through_pixel_centres_are_as_in_rasterio(geometries, rows):
     # Quarters of a metre put many edges and corners exactly on pixel centres (1 m off a border).
     geometries = [shapely.set_precision(g, 0.25) for g in geometries]
     whole = index(geometries)
@@ -117,7 +116,7 @@ def test_as_rasterio_also_through_pixel_centres(geometries, rows):
 
 @pytest.mark.parametrize("all_touched", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_random_overlapping_parcels(seed, all_touched):
+def test_overlapping_parcels_are_as_in_rasterio(seed, all_touched):
     # Several parcels over most pixels, some with holes, some across the edge, one over it all.
     rng = np.random.default_rng(seed)
     grid = Grid("EPSG:32633", 465181.05, 5080254.63, 9.995, 9.997, 101, 100)
@@ -135,7 +134,7 @@ def test_random_overlapping_parcels(seed, all_touched):
 
 
 @pytest.mark.parametrize("all_touched", [False, True])
-def test_the_parcels_of_slovenia(all_touched):
+def test_parcels_of_slovenia_are_as_in_rasterio(all_touched):
     folder = SHARED / "data" / "slovenia-l1c"
     if not folder.is_dir():
         pytest.skip(reason="shared/data/slovenia-l1c is not there")
@@ -149,13 +148,13 @@ def test_the_parcels_of_slovenia(all_touched):
 
 
 @pytest.mark.parametrize("all_touched", [False, True])
-def test_the_parcels_of_flanders(all_touched):
+def test_parcels_of_flanders_are_as_in_rasterio(all_touched):
     folder = SHARED / "data" / "flanders-2018"
     if not folder.is_dir():
         pytest.skip(reason="shared/data/flanders-2018 is not there")
     table = gpd.read_file(folder / "parcels_subdivided.gpkg")
     assert len(table) == 138
-    # The parcels lie on the borders of 10 m pixels; 64 x 64 of them hold all.
+    # The parcels follow the borders of 10 m pixels; a grid of 64 x 64 contains all of them.
     x_min, _, _, y_max = table.total_bounds
     x_min, y_max = np.floor(x_min / 10) * 10, np.ceil(y_max / 10) * 10
     grid = Grid(table.crs.to_string(), x_min, y_max, 10.0, 10.0, 64, 64)
@@ -164,7 +163,7 @@ def test_the_parcels_of_flanders(all_touched):
         assert found.sizes.tolist() == table["npix"].tolist()
 
 
-def test_save_and_load(tmp_path):
+def test_a_saved_index_is_loaded_unchanged(tmp_path):
     found = PixelIndex(
         ["007", "b/ä", ""],
         np.array([0, 1, 2, 4]),
@@ -205,12 +204,12 @@ def test_covered_fractions_equal_shapely(least):
             for col in range(grid.width)
         }  # fmt: skip
         fraction = {place: shape.intersection(p).area / p.area for place, p in pixel.items()}
-        # What is wholly covered is so only up to rounding.
+        # A pixel that is covered completely may be so only up to rounding.
         assert pixels(found, i) == [p for p, f in fraction.items() if f >= least - 1e-7], i
     assert found.sizes[[4, 12, 13]].tolist() == [0, 0, 0]
 
 
-def test_just_half_a_pixel_is_covered():
+def test_exactly_half_a_pixel_is_covered():
     grid = Grid("EPSG:32631", 500000.0, 40.0, 10.0, 10.0, 4, 4)
     half = shapely.box(500005, 10, 500020, 40)
     found = index([half], grid, min_covered_fraction=0.5)

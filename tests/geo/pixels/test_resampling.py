@@ -1,4 +1,4 @@
-"""Sampling at chosen pixels equals GDAL's warp of the whole band."""
+"""Sampling of selected pixels equals GDAL's warp of the whole band."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CRS = "EPSG:32631"
 FINE = Grid(CRS, 500_000.0, 5_600_000.0, 10.0, 10.0, 48, 52)
 MISSING = 7
 METHODS = ["nearest", "bilinear", "cubic"]
-# Source, and grid it is sampled on.
+# {name: (source, grid that it is sampled on)}
 GRIDS = {
     "20 m": (Grid(CRS, 500_000.0, 5_600_000.0, 20.0, 20.0, 24, 26), FINE),
     "60 m": (Grid(CRS, 499_980.0, 5_600_040.0, 60.0, 60.0, 9, 10), FINE),
@@ -39,7 +39,7 @@ GRIDS = {
 
 
 def warped(values, source, grid, method, nodata=None):
-    """The whole band, warped by GDAL; 0 where there is nothing."""
+    """Warp the whole band with GDAL; nodata is 0."""
     result = np.zeros(grid.shape, values.dtype)
     missing = {} if nodata is None else {"src_nodata": nodata, "dst_nodata": nodata}
     reproject(
@@ -51,7 +51,7 @@ def warped(values, source, grid, method, nodata=None):
 
 
 def sampled(values, valid, source, grid, method, chosen=None):
-    """The same one by one: float64 samples and validity, in the shape of the grid or chosen."""
+    """Sample pixels one by one: float64 samples, and which are not nodata."""
     stencil = Stencil.of(grid, source, method)
     rows, cols = (a.ravel().astype(np.int32) for a in np.indices(grid.shape))
     everywhere = np.arange(len(rows)) if chosen is None else chosen
@@ -76,10 +76,10 @@ def rounded(samples):
 @pytest.mark.parametrize("missing", [0, 0.04, 0.4])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", GRIDS)
-def test_equals_gdal_warp_at_every_pixel(name, method, missing):
+def test_every_pixel_equals_gdals_warp(name, method, missing):
     source, grid = GRIDS[name]
     generator = np.random.default_rng(0)
-    # Away from 0: GDAL moves what a cubic kernel takes to nodata by one.
+    # Far from 0: if a cubic kernel results in the nodata value, GDAL changes it by one.
     values = generator.integers(20_000, 30_000, source.shape).astype(np.uint16)
     values[generator.random(source.shape) < missing] = 0
     expected = warped(values, source, grid, method, nodata=0 if missing else None)
@@ -102,12 +102,9 @@ def test_equals_gdal_warp_at_every_pixel(name, method, missing):
     missing=st.sampled_from([0, 0.02, 0.3]),
     dtype=st.sampled_from(["uint16", "int16", "float32"]),
 )
-def test_equals_gdal_warp_wherever_the_grids_lie(
-    seed, method, left, top, size, shape, missing, dtype
-):
+def test_grids_at_any_place_equal_gdals_warp(seed, method, left, top, size, shape, missing, dtype):
     grid = Grid(CRS, 500_000.0, 5_600_000.0, 10.0, 10.0, 25, 21)
-    # A third of a metre aside, so that no centre lies on a border of pixels, where GDAL's own
-    # rounding decides.
+    # Shifted by a third of a metre: on a border of pixels, GDAL's rounding would decide.
     source = Grid(CRS, 500_000 + left + 0.329, 5_600_000 + top + 0.417, *size, *shape)
     generator = np.random.default_rng(seed)
     values = generator.integers(10_000, 20_000, shape).astype(dtype)
@@ -120,7 +117,7 @@ def test_equals_gdal_warp_wherever_the_grids_lie(
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_window_gives_what_the_whole_band_gives(name, method):
+def test_a_window_equals_the_same_part_of_the_whole(name, method):
     source, grid = GRIDS[name]
     generator = np.random.default_rng(2)
     values, valid = generator.random(source.shape), generator.random(source.shape) < 0.97
@@ -132,11 +129,11 @@ def test_a_window_gives_what_the_whole_band_gives(name, method):
     assert np.array_equal(part[1], known.ravel()[chosen])
 
 
-def test_finer_sources_than_gdal_interpolates_are_told():
+def test_sources_that_gdal_would_average_are_detected():
     for size, expected in ((10, False), (9.6, False), (9.3, True), (5, True)):
         assert is_too_fine(Grid(CRS, 0, 0, size, 10, 9, 9), FINE) is expected
         assert is_too_fine(Grid(CRS, 0, 0, 60, size, 9, 9), FINE) is expected
-        # Beyond that, GDAL no longer gives what the kernels here give.
+        # For finer sources, GDAL's values differ from those of the kernels here.
         source = Grid(CRS, 500_000, 5_600_000, size, size, 120, 120)
         values = np.random.default_rng(3).integers(10_000, 20_000, (120, 120)).astype(np.float32)
         samples, known = sampled(values, values != 0, source, FINE, "bilinear")

@@ -1,4 +1,4 @@
-"""Registers as they come: every format, odd columns and ids, curves, and real excerpts."""
+"""Reading of registers: every format, odd columns and ids, curves, and real excerpts."""
 
 import sqlite3
 import struct
@@ -13,8 +13,8 @@ from shapely import MultiPolygon, box
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.register.columns import RegisterColumns, as_text, numbered
-from geo.register.reading import read_register, read_register_parts
+from geo.register.columns import as_text, numbered
+from geo.register.reading import read_named, read_register, read_register_parts
 from tests.builders.paths import DATA
 from tests.builders.registers import GRID, Run, frame, pixels, simple
 
@@ -46,7 +46,7 @@ FORMATS = [
 
 @pytest.mark.filterwarnings("ignore:.*to be a valid XML element name")
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format(run, tmp_path, name):
+def test_every_format_results_in_the_same_parcels(run, tmp_path, name):
     stem, _, suffix = name.partition(".")
     folder = tmp_path / "a folder"
     folder.mkdir()
@@ -60,13 +60,13 @@ def test_every_format(run, tmp_path, name):
         with zipfile.ZipFile(tmp_path / "register.zip", "w") as archive:
             for file in sorted(folder.iterdir()):
                 archive.write(file, inside + file.name)
-                # What the Finder of macOS adds.
+                # macOS adds such files.
                 archive.writestr(f"__MACOSX/{inside}._{file.name}", "")
         path = tmp_path / "register.zip"
-    # XML has no names with blanks.
+    # Names in XML contain no blanks.
     parcel_id, code = ("Nr_îlot", "Cödé_A") if suffix == "gml" else ("Nr îlot", "Cödé A")
     run(path, id=parcel_id, labels={"crop": code}, weights=tmp_path)
-    # FlatGeobuf stores its rows by place.
+    # FlatGeobuf sorts its rows by location.
     found = sorted((row["parcel_id"], row["n_pixels"], row["code"]) for row in run.ledger)
     assert found == [("007", "4", "blé"), ("8", "8", ""), ("é 8", "3", "maïs")]
     areas = run.usable.set_index("parcel_id").geometry.area
@@ -75,7 +75,7 @@ def test_every_format(run, tmp_path, name):
 
 
 def write_wkb(path, geometries):
-    """Write a GeoPackage with geometries that geopandas does not know, given as ISO WKB."""
+    """Write a GeoPackage with geometries, as ISO WKB, that geopandas cannot represent."""
     rows = frame([box(0, 0, 1, 1)] * len(geometries), ID_PARCEL=range(len(geometries)))
     rows.to_file(path, layer="parcels", SPATIAL_INDEX="NO", geometry_type="Unknown")
     with sqlite3.connect(path) as database:
@@ -97,7 +97,7 @@ def ring(points):
     return struct.pack("<I", len(points)) + b"".join(struct.pack(f"<{len(p)}d", *p) for p in points)
 
 
-def test_curves_and_measures(run, tmp_path):
+def test_curves_become_lines_and_measures_are_dropped(run, tmp_path):
     x, y = GRID.x_min + 40, GRID.y_max - 40
     turns = [(x - 25, y), (x, y + 25), (x + 25, y), (x, y - 25), (x - 25, y)]
     circle = wkb(10, [wkb(8, turns)])  # CurvePolygon of a CircularString
@@ -123,20 +123,16 @@ def test_surfaces_of_triangles_are_refused(tmp_path):
         read_register(tmp_path / "register.gpkg")
 
 
-def test_a_zip_of_several_registers(tmp_path):
+def test_a_zip_of_shapefiles_is_one_source_with_layers(tmp_path):
     for name in ("fields", "blocks"):
         simple(["A"]).to_file(tmp_path / f"{name}.shp")
-        simple(["A"]).to_file(tmp_path / f"{name}.gpkg")
-    for suffix in ("shp", "gpkg"):
-        with zipfile.ZipFile(tmp_path / f"{suffix}.zip", "w") as archive:
-            for path in tmp_path.iterdir():
-                if (path.suffix == ".gpkg") == (suffix == "gpkg") and path.suffix != ".zip":
-                    archive.write(path, f"year/{path.name}")
+    with zipfile.ZipFile(tmp_path / "shp.zip", "w") as archive:
+        for path in tmp_path.iterdir():
+            if path.suffix != ".zip":
+                archive.write(path, f"year/{path.name}")
     with pytest.raises(InputError, match=r"2 layers.*(fields|blocks).*parcels\.layer"):
         read_register(tmp_path / "shp.zip")
     assert len(read_register(tmp_path / "shp.zip", "fields")) == 1
-    with pytest.raises(InputError, match=r"2 files: year/.*\.gpkg.*Unpack it"):
-        read_register(tmp_path / "gpkg.zip")
 
 
 GUIDS = ["{81025AF8-1FA3-A778-8B07-B4B383AB5F3D}", "7df4b4c9-dd7d-75f1-c0fb-7221d0fe824f"]
@@ -154,7 +150,7 @@ GUIDS = ["{81025AF8-1FA3-A778-8B07-B4B383AB5F3D}", "7df4b4c9-dd7d-75f1-c0fb-7221
         (["a/b", "çà \u200b"], ["a/b", "çà \u200b"]),
     ],
 )
-def test_ids_of_any_type(run, values, expected):
+def test_ids_of_any_type_become_text(run, values, expected):
     register = simple(["A", "B"])
     register["ID_PARCEL"] = values
     register.to_file(run.folder / "register.gpkg")
@@ -162,7 +158,7 @@ def test_ids_of_any_type(run, values, expected):
     assert run.column("parcel_id") == expected
 
 
-def test_double_ids(run):
+def test_repeated_ids_are_rejected_or_numbered(run):
     register = simple(list("AAAAAA")).assign(ID_PARCEL=["1", "1", "1-2", "1", None, "1-2"])
     register.loc[0, "geometry"] = None
     assert run(register).column("reason") == [
@@ -184,7 +180,7 @@ def test_numbered_ids_are_unique():
     assert (found[~usable | (ids == "")] == ids[~usable | (ids == "")]).all()
 
 
-def test_overlaps_and_doubles_are_reported(run, caplog):
+def test_overlaps_and_repeated_outlines_are_reported(run, caplog):
     register = frame(
         [pixels(0, 0, 2, 2), pixels(1, 1, 3, 3), pixels(0, 0, 2, 2), pixels(5, 5, 6, 6), None],
         ID_PARCEL=["a", "b", "c", "d", "e"],
@@ -197,23 +193,23 @@ def test_overlaps_and_doubles_are_reported(run, caplog):
     assert "1 parcels have the same outline as an earlier one" in caplog.text
 
 
-def test_the_smallest_area(run):
+def test_parcels_below_the_least_area_are_rejected(run):
     register = frame([pixels(0, 0, 2, 2), pixels(4, 4, 4.9, 4.9)], ID_PARCEL=[1, 2])
     run(register, min_area_m2=100, buffer_m=3)
     assert run.column("reason") == ["no_label", "too_small"]
 
 
-def test_a_covered_fraction(run):
+def test_pixels_can_be_selected_by_covered_fraction(run):
     register = frame([pixels(0.6, 0, 2.4, 1), pixels(7, 7, 8.45, 8)], ID_PARCEL=[1, 2])
     run(register, min_covered_fraction=0.4)
     assert run.column("n_pixels") == ["3", "1"]
-    # A pixel beyond the edge is covered by more than is asked for.
+    # The second parcel covers more than the required fraction of a pixel beyond the edge.
     assert run.column("reason") == ["no_label", "partly_outside"]
     assert run(register, min_covered_fraction=0.5).column("n_pixels") == ["1", "1"]
     assert run.column("reason") == ["no_label", "no_label"]
 
 
-def test_with_given_weights_labels_only_inform(run, tmp_path):
+def test_with_existing_weights_no_parcel_is_used(run, tmp_path):
     run(simple(list("AAB")), labels={"crop": "CODE"}, weights=tmp_path)
     assert run.column("code") == ["A", "A", "B"]
     assert run.column("status") == ["predict_only"] * 3
@@ -250,7 +246,7 @@ def utm_grid(register):
 
 
 @pytest.mark.parametrize("folder", EXCERPTS)
-def test_real_registers_lose_no_row(tmp_path, folder):
+def test_every_row_of_real_registers_is_read_and_placed(tmp_path, folder):
     if not REGISTERS.is_dir():
         pytest.skip(reason="shared/data/registers is not there")
     (path,) = [p for p in (REGISTERS / folder).iterdir() if p.suffix in (".gpkg", ".zip")]
@@ -268,7 +264,7 @@ def test_real_registers_lose_no_row(tmp_path, folder):
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])
-def test_ids_beyond_the_exact_floats_stay_apart_beside_a_gap(tmp_path, suffix):
+def test_large_ids_beside_a_missing_id_stay_exact(tmp_path, suffix):
     ids = pd.array([2**53 + 1, None, 2**53, 2**62 + 1], "Int64")
     outlines = [box(i, 0, i + 1, 1) for i in range(len(ids))]
     path = tmp_path / f"register{suffix}"
@@ -277,6 +273,76 @@ def test_ids_beyond_the_exact_floats_stay_apart_beside_a_gap(tmp_path, suffix):
     expected = ["9007199254740993", "", "9007199254740992", "4611686018427387905"]
     assert as_text(read_register(path)["ID"]).tolist() == expected
     for n_rows in (1, 2, 4):
-        columns = RegisterColumns("ID", {})
-        parts = [as_text(ids) for _, ids in read_register_parts(path, None, columns, n_rows)]
+        parts = [as_text(ids) for _, ids in read_register_parts(path, None, "ID", {}, n_rows)]
         assert np.concatenate(parts).tolist() == expected
+
+
+@pytest.fixture
+def squares():
+    return frame([box(i, 0, i + 1, 1) for i in range(3)], name=["c", "a", "b"], n=[3, 1, 2])
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".gml", ".parquet", ".geoparquet"])
+def test_rows_keep_the_order_of_the_file(tmp_path, squares, suffix):
+    path = tmp_path / f"register{suffix}"
+    squares = squares.to_crs("OGC:CRS84").iloc[::-1]
+    squares.to_parquet(path) if "parquet" in suffix else squares.to_file(path, index=False)
+    found = read_register(path)
+    assert found["name"].tolist() == ["b", "a", "c"]
+    assert found["n"].tolist() == [2, 1, 3]
+    assert found.index.tolist() == [0, 1, 2]
+    assert found.geometry.geom_equals_exact(squares.geometry, tolerance=1e-6, align=False).all()
+
+
+def test_the_layer_is_chosen_by_name(tmp_path, squares):
+    path = tmp_path / "register.gpkg"
+    squares.to_file(path, layer="parcels")
+    squares[:1].to_file(path, layer="blocks")
+    assert len(read_register(path, "blocks")) == 1
+
+
+def test_feature_ids_are_read_under_their_name(tmp_path, squares):
+    squares.to_file(tmp_path / "register.gpkg", FID="number")
+    table, found = read_named(tmp_path / "register.gpkg", None, "number", {})
+    assert "number" not in table
+    assert (found.name, found.tolist()) == ("number", [1, 2, 3])
+    squares.to_parquet(tmp_path / "register.parquet")
+    with pytest.raises(InputError, match=r"parcels\.id is 'number', which is not a column"):
+        read_named(tmp_path / "register.parquet", None, "number", {})
+
+
+def test_unreadable_registers_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no parcel register.*nowhere\.gpkg"):
+        read_register(tmp_path / "nowhere.gpkg")
+    for name in ("text.gpkg", "text.zip", "text.parquet"):
+        (tmp_path / name).write_text("This is no register.")
+        with pytest.raises(InputError, match=rf"{name} cannot be read.*GeoP"):
+            read_register(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 20, -3], ["1", "20", "-3"]),
+        ([1.0, np.nan, 2.5], ["1", "", "2.5"]),
+        (pd.array([7, None], "Int64"), ["7", ""]),
+        (["007", " a b ", None, ""], ["007", "a b", "", ""]),
+        ([12.0, "x", 3, None], ["12", "x", "3", ""]),
+        (pd.array(["1", pd.NA], "string"), ["1", ""]),
+        ([2**53 - 1, 1], ["9007199254740991", "1"]),
+        ([], []),
+    ],
+)
+def test_ids_and_codes_as_text(values, expected):
+    assert as_text(pd.Series(values)).tolist() == expected
+
+
+def test_integers_stay_integers_beside_a_missing_one(tmp_path):
+    squares = [shapely.box(i, 0, i + 1, 1) for i in range(3)]
+    ids = pd.array([1002307, None, 3], "Int64")
+    table = gpd.GeoDataFrame({"ID": ids, "AREA": [1.0, 2.0, None]}, geometry=squares, crs=2154)
+    table.to_file(tmp_path / "r.gpkg")
+    read = read_register(tmp_path / "r.gpkg")
+    assert read["ID"].dtype == "Int64"
+    assert read["AREA"].dtype == "float64"
+    assert read["ID"].astype(object).where(read["ID"].notna(), None).tolist() == [1002307, None, 3]

@@ -1,4 +1,4 @@
-"""Prediction with models from elsewhere: the reference's numbers, and what does not fit."""
+"""Prediction with existing weights: the reference's numbers, and weights that do not fit."""
 
 import json
 import shutil
@@ -17,8 +17,7 @@ from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import nearest_anniversary, read_inputs
-from pipeline.predictions.existing_weights import load_existing
-from pipeline.stages.predict import predict
+from pipeline.stages.predict import load_existing, predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -51,7 +50,7 @@ def predicted(run, settings, weights):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The reference's dataset and weights, and the settings for them."""
+    """Return a run with the reference's dataset, and the settings for its weights."""
     if not PARITY.is_dir():
         pytest.skip(f"{PARITY} is not there")
     dataset = {
@@ -69,7 +68,7 @@ def reference(tmp_path_factory):
     return ingested(settings, tmp_path_factory.mktemp("reference")), settings
 
 
-def test_the_references_weights_give_the_references_numbers(reference):
+def test_the_references_weights_result_in_its_log_probabilities(reference):
     run, settings = reference
     expected = np.load(PARITY / "inference_clean_small.npz")
     trained = load_existing(PARITY / "weights", opened(run), settings, CPU)
@@ -81,29 +80,29 @@ def test_the_references_weights_give_the_references_numbers(reference):
         np.testing.assert_allclose(found, torch.log_softmax(logits, 1), atol=1e-5, rtol=0)
 
 
-def test_the_stage_writes_the_references_classes(reference):
+def test_the_references_weights_result_in_its_classes(reference):
     run, settings = reference
     expected = np.load(PARITY / "inference_clean_small.npz")
     table = predicted(run, settings, settings.predict.weights)
     assert len(table) == 200
     assert set(table["pred_source"]) == {"ensemble"}
     assert set(table["status"]) == {"predict_only"}
-    of_ours = table.loc[[str(i) for i in expected["ids"]]]
-    assert of_ours["pred_code"].tolist() == [CODES[i] for i in expected["eval_pred"]]
+    ours = table.loc[[str(i) for i in expected["ids"]]]
+    assert ours["pred_code"].tolist() == [CODES[i] for i in expected["eval_pred"]]
     scores = expected["eval_ensemble_mean_log_softmax"].astype(float)
     share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
-    np.testing.assert_allclose(of_ours["confidence"], share.max(1), atol=6e-5, rtol=0)
+    np.testing.assert_allclose(ours["confidence"], share.max(1), atol=6e-5, rtol=0)
     labels = json.loads((PARITY / "pixelset_small/META/labels.json").read_text())["label_44class"]
     assert table["declared_code"].to_dict() == labels
     report(run.root, run.report, recorded(settings, run), view(settings, "report"))
     page = run.report.read_text()
     assert "The models were trained elsewhere" in page
-    assert "by models that were trained elsewhere" in page
+    assert "predicted by existing weights" in page
     assert 'id="scores"' not in page
-    assert "Learnt from" not in page
+    assert "Trained on, and" not in page
 
 
-def test_other_weights_than_the_settings_say_are_refused(reference):
+def test_weights_that_contradict_the_settings_are_refused(reference):
     run, settings = reference
     folder = PARITY / "weights"
     few = settings.model_copy(
@@ -121,7 +120,7 @@ def test_other_weights_than_the_settings_say_are_refused(reference):
 
 @needs_parity
 @pytest.mark.parametrize("name", ["psetae_default", "psetae_noextra", "pseltae_default"])
-def test_widths_are_read_off_the_weights(name):
+def test_hyperparameters_follow_from_the_weights(name):
     archive = np.load(PARITY / f"{name}.npz")
     shapes = {
         k.removeprefix("state/"): archive[k].shape for k in archive.files if k.startswith("state/")
@@ -138,7 +137,7 @@ def test_widths_are_read_off_the_weights(name):
 
 
 @pytest.mark.parametrize("n_dates", [24, 20])
-def test_the_references_ltae_takes_the_dates_of_its_training_only(reference, tmp_path, n_dates):
+def test_the_references_ltae_requires_the_dates_of_its_training(reference, tmp_path, n_dates):
     run, settings = reference
     archive = np.load(PARITY / "pseltae_default.npz")
     state = {
@@ -161,18 +160,18 @@ def test_the_references_ltae_takes_the_dates_of_its_training_only(reference, tmp
 
 
 def test_weights_of_something_else_are_refused():
-    told = {"pooling": "mean_std", "T": 1000, "positions": "days"}
+    settings = {"pooling": "mean_std", "T": 1000, "positions": "days"}
     with pytest.raises(ModelError, match=r"not of PSE\+TAE or PSE\+L-TAE"):
-        Hyperparameters.of_weights({"layer.weight": (2, 2)}, **told)
+        Hyperparameters.of_weights({"layer.weight": (2, 2)}, **settings)
     shapes = {name: tuple(w.shape) for name, w in random_weights(Hyperparameters()).items()}
     for name in ("temporal_encoder.attention_heads.Q", "temporal_encoder.inconv.0.weight"):
         with pytest.raises(ModelError, match="no attention heads"):
-            Hyperparameters.of_weights(shapes | {name: ()}, **told)
+            Hyperparameters.of_weights(shapes | {name: ()}, **settings)
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    """Two folds trained on a made season."""
+    """Train two folds on a made season."""
     folder = tmp_path_factory.mktemp("ours")
     make(folder / "given")
     settings = settings_for(folder / "given")
@@ -183,16 +182,16 @@ def ours(tmp_path_factory):
     return folder, run
 
 
-def moved(source, target, days):
-    """Copy a dataset with all its dates moved."""
+def shifted(source, target, days):
+    """Copy a dataset, and shift all its dates."""
     shutil.copytree(source, target)
     dates = {str(i): number(d + timedelta(days)) for i, d in enumerate(SEASON)}
     write(target / "META" / "dates.json", dates)
     return target
 
 
-def test_our_weights_say_all_of_themselves(ours, tmp_path):
-    """Labels, classes and normalisation of the dataset to predict do not matter."""
+def test_our_weights_need_nothing_of_the_new_dataset(ours, tmp_path):
+    """The dataset to predict may lack labels, classes and normalisation."""
     folder, run = ours
     given = tmp_path / "given"
     shutil.copytree(folder / "given", given)
@@ -212,10 +211,10 @@ def test_our_weights_say_all_of_themselves(ours, tmp_path):
 
 
 @pytest.mark.parametrize(("days", "equal"), [(365, True), (40, False)])
-def test_a_season_is_counted_from_the_same_day_of_the_year(ours, tmp_path, days, equal):
-    """A year later nothing changes; 40 days later in the year, the models see another season."""
+def test_days_are_counted_from_the_same_day_of_the_year(ours, tmp_path, days, equal):
+    """A shift by a year changes nothing; a shift by 40 days changes the days of the season."""
     folder, run = ours
-    settings = settings_for(moved(folder / "given", tmp_path / "given", days), run.models)
+    settings = settings_for(shifted(folder / "given", tmp_path / "given", days), run.models)
     other = ingested(settings, tmp_path / "run")
     trained = load_existing(run.models, opened(other), settings, CPU)
     data = read_inputs(opened(other), trained, opened(run).classes)
@@ -251,7 +250,7 @@ def test_other_bands_are_refused(ours, tmp_path):
         predicted(other, settings, run.models)
 
 
-def test_status_and_declared_class_of_every_parcel(ours):
+def test_every_parcel_has_its_status_and_declared_class(ours):
     folder, run = ours
     settings = settings_for(folder / "given")
     options = view(settings, "predict")
@@ -263,7 +262,7 @@ def test_status_and_declared_class_of_every_parcel(ours):
     assert (table["n_dates"] == len(SEASON)).all()
 
 
-def test_a_register_gives_a_geopackage_and_fiboa(ours, tmp_path):
+def test_with_a_register_geopackage_and_fiboa_are_written(ours, tmp_path):
     folder, run = ours
     settings = settings_for(folder / "given", run="named")
     ids = read_ledger(run.ledger)["parcel_id"]

@@ -401,24 +401,24 @@ def test_every_row_of_the_register_has_a_status(tmp_path):
     assert {(line.status, line.reason): line.count for line in ledger.lines} == {
         ("used", ""): 60,
         ("predict_only", "no declared class"): 1,
-        ("predict_only", "its class has too few parcels to learn from"): 1,
+        ("predict_only", "its class has too few parcels"): 1,
         ("rejected", "no parcel id"): 1,
-        ("rejected", "an id that an earlier row has already"): 1,
+        ("rejected", "an id that an earlier row already has"): 1,
         ("rejected", "no geometry"): 1,
     }
     examples = {line.reason: line.examples for line in ledger.lines}
     assert examples["no parcel id"] == ["row 62"]
-    assert examples["an id that an earlier row has already"] == ["000"]
+    assert examples["an id that an earlier row already has"] == ["000"]
 
     # Parcels with too few observations have no prediction.
     rows = read_ledger(paths.ledger)
     rows.loc[:1, "status"] = "rejected"
     rows.loc[:1, "reason"] = ["never_seen_clearly", "too_few_pixels_observed"]
     write_ledger(paths.ledger, rows)
-    counts = {line.reason: line.count for line in read_account(paths).lines}
-    assert counts[""] == 58
-    assert counts["under cloud or without data on every date"] == 1
-    assert counts["fewer pixels seen clearly on any date than asked for"] == 1
+    hidden = {line.reason: line.count for line in read_account(paths).lines}
+    assert hidden[""] == 58
+    assert hidden["cloudy or nodata on every date"] == 1
+    assert hidden["fewer clear pixels than required"] == 1
 
 
 def test_the_confusion_matrix_counts_the_out_of_fold_parcels(run):

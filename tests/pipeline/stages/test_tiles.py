@@ -1,4 +1,4 @@
-"""Several tiles, zones and halves of a swath in one run, against a reader of single pixels."""
+"""Several tiles, UTM zones and halves of a swath in one run, against a reader of single pixels."""
 
 import math
 import re
@@ -31,7 +31,7 @@ from tests.builders.tiles import COLUMNS, EAST, WEST, X_MIN, parcels, write_day,
 
 MASKED = (0, 1, 3, 8, 9, 10)
 CHANNELS = ("B02", "B8A", "B09")  # of 10, 20 and 60 m
-# What the metadata of a day announce, see BASELINES.
+# Radiometric offsets in the metadata of a day, see BASELINES.
 OFFSETS = {13: dict.fromkeys(CHANNELS, -1000), 28: {"B02": -900, "B8A": -1000, "B09": -1100}}
 
 
@@ -70,7 +70,7 @@ def read_ledger(run):
 
 
 def outline_pixels(run):
-    """Number of pixels of every parcel's outline, seen clearly or not."""
+    """Return the number of pixels of every parcel's outline, clear or not."""
     counts = pd.concat(pd.read_parquet(run.pixel_counts(tile)) for tile in read_grids(run.grids))
     return counts.set_index("parcel_id")["n_pixels"]
 
@@ -96,7 +96,7 @@ def open_band(product, band):
 
 
 def read_pixel(product, band, x, y):
-    """Raw value of a band at a place, 0 beyond its edges."""
+    """Return the raw value of a band at a place, 0 beyond its edges."""
     values, from_place = open_band(product.path, band)
     col, row = (math.floor(place) for place in from_place @ (x, y))
     inside = 0 <= row < values.shape[0] and 0 <= col < values.shape[1]
@@ -104,25 +104,25 @@ def read_pixel(product, band, x, y):
 
 
 def brute_force(scene, tile, date, x, y):
-    """Reflectance and clearness at a place: of the first product that is clear there."""
+    """Return reflectance and clearness at a place, from the first product that is clear there."""
     offsets = OFFSETS.get(date % 100, dict.fromkeys(CHANNELS, 0))
-    seen = []
+    products = []
     for product in scene.used[tile, date]:
         raw = {band: read_pixel(product, band, x, y) for band in CHANNELS}
-        sensed = all(raw.values())
-        clear = sensed and read_pixel(product, "SCL", x, y) not in MASKED
-        values = [max(raw[band] + offsets[band], 0) if sensed else 0 for band in CHANNELS]
-        seen.append((values, clear))
-    return next((found for found in seen if found[1]), seen[0])
+        has_values = all(raw.values())
+        clear = has_values and read_pixel(product, "SCL", x, y) not in MASKED
+        values = [max(raw[band] + offsets[band], 0) if has_values else 0 for band in CHANNELS]
+        products.append((values, clear))
+    return next((found for found in products if found[1]), products[0])
 
 
-def test_parcels_belong_to_the_tile_that_holds_them_whole(run):
+def test_parcels_belong_to_the_first_tile_that_contains_them(run):
     ledger = read_ledger(run)
     grids = read_grids(run.grids)
-    # Five dates against three.
+    # The eastern tile has five dates, the western one three.
     assert list(grids) == [EAST, WEST]
     places = {tile: outlines(grid.crs) for tile, grid in grids.items()}
-    fates = Counter()
+    cases = Counter()
     for parcel_id, row in ledger.iterrows():
         extents = {
             tile: box(*grid.bounds).buffer(5, join_style="mitre") for tile, grid in grids.items()
@@ -134,9 +134,9 @@ def test_parcels_belong_to_the_tile_that_holds_them_whole(run):
         else:
             reason = "partly_outside" if touching else "outside_imagery"
             assert (row["status"], row["reason"]) == ("rejected", reason), parcel_id
-        fates[len(whole), bool(touching)] += 1
-    # Held by both, by one, by none though on them, beyond.
-    assert set(fates) == {(2, True), (1, True), (0, True), (0, False)}
+        cases[len(whole), bool(touching)] += 1
+    # Inside both tiles, inside one, across an edge, outside.
+    assert set(cases) == {(2, True), (1, True), (0, True), (0, False)}
     accepted = ledger[ledger["status"] == "used"]
     assert set(accepted["tile"]) == {EAST, WEST}
     assert sorted(opened(run).ids) == sorted(accepted.index)
@@ -177,7 +177,7 @@ def test_arrays_equal_a_reader_of_single_pixels(scene, run):
     assert tried["left out"] > 100
 
 
-def test_every_acquisition_has_its_decision(scene, run):
+def test_every_acquisition_is_used_or_has_a_reason(scene, run):
     rows = read_acquisitions(run.acquisitions)
     assert len(rows) == 10
     merged = [row for row in rows if row.tile == WEST and row.date.day == 13]
@@ -188,7 +188,7 @@ def test_every_acquisition_has_its_decision(scene, run):
     assert {row.reason for row in rows if row not in merged} == {""}
 
 
-def test_positions_and_dates_of_both_zones(scene, run):
+def test_positions_are_in_the_system_of_most_parcels(scene, run):
     description = opened(run).description
     assert description["tiles"] == {WEST: "EPSG:32631", EAST: "EPSG:32632"}
     tiles = read_ledger(run).loc[opened(run).ids, "tile"].value_counts()
@@ -201,7 +201,7 @@ def test_positions_and_dates_of_both_zones(scene, run):
     assert len(description["acquisitions"]) == 9
 
 
-def test_clear_shares_are_recorded(run):
+def test_clear_fractions_are_recorded(run):
     n_pixels = outline_pixels(run)
     table = observations(run)
     dates = opened(run).parcel_dates
@@ -253,7 +253,7 @@ def test_dates_with_few_clear_pixels_are_dropped(run, scene, tmp_path, drop):
     assert len(table) == sum(map(len, own.values()))
 
 
-def test_filling_takes_the_dates_of_the_tile(run, scene, tmp_path):
+def test_interpolation_uses_the_dates_of_the_tile(run, scene, tmp_path):
     found = prepared(scene, tmp_path, clouds={"fill": "linear"})
     for i, days in opened(run).parcel_dates.items():
         at = np.array([day.toordinal() for day in days])
@@ -266,13 +266,13 @@ def test_filling_takes_the_dates_of_the_tile(run, scene, tmp_path):
                 np.testing.assert_allclose(filled[:, c, s], line, atol=0.51)
 
 
-def test_too_much_is_asked_of_the_sky(scene, tmp_path):
+def test_a_clear_fraction_that_no_date_reaches_is_refused(scene, tmp_path):
     with pytest.raises(InputError, match=r"min_clear_fraction is 1, and no date of any.*Lower it"):
         prepared(scene, tmp_path, clouds={"min_clear_fraction": 1.0})
     assert not (tmp_path / "dataset" / "DATA").exists()
 
 
-def test_parcels_that_no_tile_holds_are_kept_where_most_of_them_lies(scene, tmp_path):
+def test_parcels_across_an_edge_belong_to_the_tile_with_the_largest_overlap(scene, tmp_path):
     run = prepare_parcels(load(settings_of(scene, parcels={"partly_outside": "keep"})), tmp_path)
     grids = read_grids(run.grids)
     ledger = pd.read_parquet(run.register).set_index("parcel_id")
@@ -289,7 +289,7 @@ def test_parcels_that_no_tile_holds_are_kept_where_most_of_them_lies(scene, tmp_
     assert n_partial > 5
 
 
-def test_grids_that_are_aligned_unite():
+def test_aligned_grids_have_a_union():
     grid = Grid("EPSG:32631", 500_000.0, 4_000_000.0, 10.0, 10.0, 8, 6)
     right = Grid("EPSG:32631", 500_100.0, 4_000_030.0, 10.0, 10.0, 4, 4)
     assert grid.is_aligned(right)
@@ -306,7 +306,8 @@ def test_grids_that_are_aligned_unite():
         assert not grid.is_aligned(other)
 
 
-def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene, tmp_path):
+@pytest.mark.slow
+def test_the_workflow_predicts_both_zones_and_extracts_only_the_new_acquisition(scene, tmp_path):
     shutil.copytree(scene.folder, tmp_path, dirs_exist_ok=True)
     values = settings_of(scene, clouds={"fill": "linear"})
     values |= {
@@ -330,7 +331,7 @@ def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene,
     assert re.search(r"From 9 of the 10 Sentinel-2 acquisitions found, on 2 tiles", page)
 
     def times():
-        """Times of what was extracted, and of all that the eastern tile has."""
+        """Return the times of the extracted files, and of the files of the eastern tile."""
         files = [p for p in run.rglob("*.np*") if "dataset" not in p.parts]
         files += [p for p in (run / "dataset" / "tiles" / EAST).iterdir() if p.is_file()]
         return {p: p.stat().st_mtime_ns for p in files}
@@ -349,7 +350,7 @@ def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene,
         "20220430T105031_31UGS_N0400.npy", "20220430T105031_31UGS_N0400.valid.npy",
     }  # fmt: skip
 
-    # Leaving the files out, or writing them again, is the work of export alone.
+    # Only export runs again to leave out the files.
     data = run / "dataset" / "DATA"
     assert data.is_dir()
     done = snakemake(tmp_path, "dataset", "--cores", "2", dataset={"npy_files": False})
@@ -360,7 +361,7 @@ def test_the_workflow_predicts_both_zones_and_a_new_acquisition_costs_one(scene,
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_tiles_can_be_left_out(scene, tmp_path):
+def test_a_run_can_use_one_of_the_tiles(scene, tmp_path):
     run = prepare_parcels(load(settings_of(scene, imagery={"tile": "T31UGS"})), tmp_path)
     assert set(pd.read_parquet(run.register)["tile"]) == {"", WEST}
     assert {row.reason for row in read_acquisitions(run.acquisitions) if row.tile == EAST} == {

@@ -487,14 +487,14 @@ REGISTERS = {
     "no polygons": (points, "None of the 8 parcels .* 8 not_a_polygon"),
     "far from the imagery": (
         lambda i: write_register(i.register, x=X + 90_000),
-        "No parcel of .* lies on the imagery. In degrees",
+        "No parcel of .* is on the imagery. In degrees",
     ),
     "several layers": (two_layers, "has 2 layers with geometries: .*parcels.layer"),
     "unreadable file": (garbage, "register.gpkg cannot be read"),
     "no outlines": (table_without_outlines, "has no layer with geometries"),
     "broken GeoParquet": (broken_parquet, "cannot be read as GeoParquet"),
     "Parquet without outlines": (plain_parquet, "cannot be read as GeoParquet"),
-    "several files in a zip": (zip_of_two, "holds 2 files"),
+    "several files in a zip": (zip_of_two, "contains 2 files"),
     "no ids": (
         lambda i: write_register(i.register, ID=[None] * 8),
         "None of the 8 parcels .* 8 missing_id",

@@ -1,7 +1,6 @@
-"""fiboa in and out: GeoParquet that says what its columns mean."""
+"""fiboa as register and as predictions: GeoParquet with columns of fixed meaning."""
 
 import json
-from datetime import date
 
 import geopandas as gpd
 import numpy as np
@@ -12,7 +11,8 @@ from geopandas.testing import assert_geodataframe_equal
 
 from geo.register.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
 from geo.register.reading import read_register
-from pipeline.predictions.files import COLUMNS, FiboaPredictions
+from pipeline.predictions.files import COLUMNS
+from tests.builders.predictions import write_predictions
 from tests.builders.registers import GRID, Run, pixels, simple
 
 OLD = {"fiboa_version": "0.2.0", "fiboa_extensions": []}
@@ -26,7 +26,7 @@ def run(tmp_path):
 
 
 def fiboa(path, key="collection", about=NEW, **columns):
-    """Write a file as converters do: nested columns, a bounding box, text ids."""
+    """Write a file as fiboa's converters do: nested columns, a bounding box, ids as text."""
     register = simple(CODES).rename(columns={"ID_PARCEL": "id", "CODE": "crop:code"})
     register = register.assign(
         **{
@@ -53,7 +53,7 @@ def test_ids_and_crops_need_no_settings(run, key, about):
     assert list(run.labels["crop"].values()) == CODES
 
 
-def test_settings_go_before(run):
+def test_settings_take_precedence(run):
     groups = list("aabbc")
     path = fiboa(run.folder / "fields.parquet", GROUP=groups, own=["v", "w", "x", "y", "z"])
     run(path, id="own", labels={"group": "GROUP"}, classes={"min_parcels": 2})
@@ -61,7 +61,7 @@ def test_settings_go_before(run):
     assert run.column("code") == groups
 
 
-def test_without_crops_there_are_no_labels(run):
+def test_a_file_without_crops_has_no_labels(run):
     path = fiboa(run.folder / "fields.parquet")
     table = pq.read_table(path).drop_columns(["crop:code"])
     pq.write_table(table, path)
@@ -69,7 +69,7 @@ def test_without_crops_there_are_no_labels(run):
     assert run.column("reason") == ["no_label"] * 5
 
 
-def test_other_files_are_not_taken_for_fiboa(tmp_path):
+def test_other_files_do_not_count_as_fiboa(tmp_path):
     simple(["A"]).to_parquet(tmp_path / "plain.parquet")
     simple(["A"]).to_file(tmp_path / "plain.gpkg")
     (tmp_path / "text.parquet").write_text("This is no register.")
@@ -77,7 +77,7 @@ def test_other_files_are_not_taken_for_fiboa(tmp_path):
         assert fiboa_columns(tmp_path / name) is None
 
 
-def test_nested_columns_can_be_written_anywhere(tmp_path):
+def test_nested_columns_become_text(tmp_path):
     register = read_register(fiboa(tmp_path / "fields.parquet"))
     assert register["category"].tolist() == ['["administrative"]'] * 5
     assert "bbox" not in register
@@ -108,19 +108,15 @@ def predictions():
     return gpd.GeoDataFrame(rows, geometry=outlines, crs=GRID.crs).to_crs("EPSG:2154")
 
 
-def write_fiboa(path, parts, code_list=None, **options):
-    last = {"last_date": date(2018, 9, 30)}
-    writer = FiboaPredictions(path, collection="demo", code_list=code_list, **last, **options)
-    for part in parts:
-        writer.add(part)
-    writer.close()
+def write_fiboa(folder, parts, **options):
+    folder.mkdir(exist_ok=True)
+    return write_predictions(folder, parts, **options).with_name("parcels_fiboa.parquet")
 
 
 @pytest.mark.parametrize("code_list", [None, "https://example.org/codes.csv"])
-def test_predictions_as_the_specification_asks(tmp_path, code_list):
-    path = tmp_path / "parcels_fiboa.parquet"
-    given = predictions()
-    write_fiboa(path, [given], code_list=code_list, remark="SIMULATED.")
+def test_predictions_follow_the_specification(tmp_path, code_list):
+    table = predictions()
+    path = write_fiboa(tmp_path, [table], code_list=code_list, simulated=True)
     schema = pq.read_schema(path)
     about = json.loads(schema.metadata[b"collection"])
     # Vecorel 0.1.0: schemas, id, collection and geometry are required, schemas lists the core one.
@@ -128,7 +124,9 @@ def test_predictions_as_the_specification_asks(tmp_path, code_list):
     assert about["schemas"] == {"demo": [VECOREL, FIBOA] + [CROP] * (code_list is not None)}
     # The crop extension 0.2.0: crop:code_list and crop:code are required, as text.
     assert about.get("crop:code_list") == code_list
-    assert about["determination:details"].startswith("SIMULATED. Outlines as in the register")
+    assert about["determination:details"].startswith(
+        "SIMULATED imagery and parcels. Outlines as in the register"
+    )
     assert json.loads(schema.metadata[b"geo"])["version"] == "1.1.0"
     kinds = dict(zip(schema.names, map(str, schema.types), strict=True))
     assert kinds["determination:datetime"] == "timestamp[ms, tz=UTC]"
@@ -139,16 +137,15 @@ def test_predictions_as_the_specification_asks(tmp_path, code_list):
     assert found["crop:code"].tolist() == ["12", "3"]
     assert found["crop:name"].tolist() == ["blé", "maïs"]
     assert (found["determination:datetime"] == pd.Timestamp("2018-09-30", tz="UTC")).all()
-    assert found.crs == given.crs
+    assert found.crs == table.crs
     assert found.geometry.is_valid.all()
     assert set(found.geom_type) <= {"Polygon", "MultiPolygon"}
-    assert found.geometry.iloc[0].equals(given.geometry.iloc[0])
+    assert found.geometry.iloc[0].equals(table.geometry.iloc[0])
     assert set(COLUMNS) <= set(found.columns)
 
 
-def test_what_is_written_can_be_read(run):
-    path = run.folder / "parcels_fiboa.parquet"
-    write_fiboa(path, [predictions()])
+def test_predictions_are_a_register_again(run):
+    path = write_fiboa(run.folder, [predictions()])
     run(path, weights=run.folder)
     assert run.column("parcel_id") == ["007", "b"]
     assert run.column("code") == ["12", "3"]
@@ -156,17 +153,17 @@ def test_what_is_written_can_be_read(run):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
-def test_parts_make_the_same_file(tmp_path, cut):
-    """Also a part without a prediction, and one whose names are all missing."""
-    given = predictions()
-    given.loc[0, "pred_name"] = None
-    write_fiboa(tmp_path / "whole.parquet", [given])
-    write_fiboa(tmp_path / "parts.parquet", [given[:cut], given[cut:]])
-    whole, parts = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+def test_parts_result_in_the_same_file(tmp_path, cut):
+    """Even if a part has no prediction, or no names."""
+    table = predictions()
+    table.loc[0, "pred_name"] = None
+    paths = [
+        write_fiboa(tmp_path / "whole", [table]),
+        write_fiboa(tmp_path / "parts", [table[:cut], table[cut:]]),
+    ]
+    whole, parts = map(pq.read_table, paths)
     assert parts.schema.remove_metadata() == whole.schema.remove_metadata()
     assert parts.equals(whole)
     for key in (b"geo", b"collection"):
         assert json.loads(parts.schema.metadata[key]) == json.loads(whole.schema.metadata[key])
-    assert_geodataframe_equal(
-        gpd.read_parquet(tmp_path / "parts.parquet"), gpd.read_parquet(tmp_path / "whole.parquet")
-    )
+    assert_geodataframe_equal(*map(gpd.read_parquet, paths))

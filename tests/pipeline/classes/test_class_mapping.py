@@ -1,4 +1,4 @@
-"""From register codes to classes: tables, several nomenclatures, hierarchies, the class 'other'."""
+"""From codes to classes: tables of codes, several nomenclatures, HCAT levels, the class `other`."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,6 @@ from geo.errors import InputError
 from pipeline.classes.class_mapping import read_declared
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.config import load, view
-from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.sections import Label
 from tests.builders.paths import DATA
@@ -42,7 +41,7 @@ def label(run, **over):
 CODES = ["1", "02", "3", "3", "9", None, "1"]
 
 
-def test_a_table_maps_codes_to_named_classes(run):
+def test_a_table_maps_codes_to_classes_with_names(run):
     run(simple(CODES), labels={"crop": label(run)}, classes={"min_parcels": 2})
     assert run.column("declared") == ["1", "02", "3", "3", "9", "", "1"]
     assert run.column("code") == ["10", "10", "20", "20", "", "", "10"]
@@ -72,7 +71,7 @@ def test_several_nomenclatures_side_by_side(run):
     run(simple(CODES), labels=labels, nomenclature="hcat", classes={"min_parcels": 2})
     wheat, rape = "3301010100", "3301060400"
     assert run.column("code") == [wheat, wheat, rape, rape, "", "", wheat]
-    # A class has the name that the table has for it, at whatever level.
+    # The name is that of the cut code.
     assert [(c["code"], c["name"]) for c in run.classes] == [
         (wheat, "common_soft_wheat"),
         (rape, "rapeseed_rape"),
@@ -84,7 +83,7 @@ def test_several_nomenclatures_side_by_side(run):
     assert by_name["division"] == [*["3301000000"] * 4, None, None, "3301000000"]
 
 
-def test_names_in_the_register_itself(run):
+def test_the_register_can_contain_the_names(run):
     register = simple([1, 2, 1, 2, None, None], NAME=["blé", None, "ble", "maïs", "?", ""])
     crop = {"column": "CODE", "class_name": "NAME"}
     run(register, labels={"crop": crop}, classes={"min_parcels": 2})
@@ -107,14 +106,14 @@ def test_unknown_codes_are_refused_with_their_parcels(run):
         run(simple(UNKNOWN), labels={"crop": label(run)})
 
 
-def test_unknown_codes_of_rejected_parcels_do_not_matter(run):
+def test_unknown_codes_of_rejected_parcels_are_accepted(run):
     register = simple(["1", "1", "3", "3", "x"])
     register.loc[4, "geometry"] = None
     run(register, labels={"crop": label(run)}, classes={"min_parcels": 2})
     assert (run.column("code")[4], run.column("declared")[4]) == ("", "x")
 
 
-def test_unknown_codes_as_not_labelled_or_other(run):
+def test_unknown_codes_can_be_unlabelled_or_other(run):
     options = {"labels": {"crop": label(run)}, "classes": {"min_parcels": 2}}
     run(simple(UNKNOWN), unknown_codes="unlabelled", **options)
     assert run.column("code") == ["10", "10", "20", "20", "", "", "", ""]
@@ -136,7 +135,7 @@ def test_rare_classes_become_other(run):
         ("X", "2"),
     ]
     assert list(run.labels["c"].values()) == list("AABBXX")
-    # It is a class like any other, and may be too rare itself.
+    # The class `other` may be too rare itself.
     run(simple(list("AABBC")), labels={"c": "CODE"}, classes={"min_parcels": 2}, other_class="X")
     assert run.column("reason") == ["", "", "", "", "class_too_rare"]
 
@@ -164,13 +163,13 @@ REFUSED = [
     ({"class_name": "group"}, TABLE, r"no column 'group'.*labels\.crop\.class_name"),
     ({}, "code;name\n1;wheat\n", r"separated by commas, are: code;name"),
     ({}, "", r"separated by commas, are: none"),
-    ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"gives 1 codes more than one class: '1'"),
-    ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are no HCAT codes.*'10', '20'"),
+    ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"more than one class for 1 codes: '1'"),
+    ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are not HCAT codes.*'10', '20'"),
 ]
 
 
 @pytest.mark.parametrize(("over", "text", "words"), REFUSED, ids=range(len(REFUSED)))
-def test_refused_tables(run, over, text, words):
+def test_unusable_tables_are_refused(run, over, text, words):
     (run.folder / "crops.csv").write_text(text)
     with pytest.raises(InputError, match=words):
         run(simple(CODES), labels={"crop": label(run, **over)})
@@ -183,33 +182,17 @@ REFUSED_SETTINGS = [
     ({"unknown_codes": "other"}, r"set other_class"),
     ({"unknown_codes": "ignore"}, r"parcels\.unknown_codes"),
     ({"min_covered_fraction": 1.5}, r"parcels\.min_covered_fraction"),
-    ({"min_covered_fraction": 0.5, "all_touched": True}, r"set one of them"),
     ({"duplicate_ids": "drop"}, r"parcels\.duplicate_ids"),
 ]
 
 
 @pytest.mark.parametrize(("parcels", "words"), REFUSED_SETTINGS, ids=range(len(REFUSED_SETTINGS)))
-def test_refused_settings(parcels, words):
+def test_unusable_settings_are_refused(parcels, words):
     with pytest.raises(InputError, match=words):
         load({"parcels": parcels})
 
 
-def test_tables_are_looked_for_before_any_work(tmp_path):
-    for name in ("imagery", "register.gpkg"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
-    crop = {"column": "CODE", "table": str(tmp_path / "crops.csv")}
-    settings = load(
-        {
-            "imagery": {"path": str(tmp_path / "imagery")},
-            "parcels": {"path": str(tmp_path / "register.gpkg"), "labels": {"crop": crop}},
-        }
-    )
-    with pytest.raises(InputError, match=r"parcels\.labels\.crop\.table: there is no .*crops"):
-        check_inputs(settings)
-
-
-def test_other_in_a_given_dataset(tmp_path):
+def test_other_in_an_existing_dataset(tmp_path):
     make(tmp_path / "given")
     listed = list(CLASSES)[:2]
     settings = load(
@@ -236,7 +219,7 @@ def hcat(code, **over):
 
 
 EUROCROPS = [
-    # folder, layer of nothing; column; column of the table; table
+    # folder, column of the register, column of the table, table
     ("be_vlg", "GWSCOD_H", "original_code", "be_vlg_2021.csv"),
     ("at", "SNAR_BEZEICHNUNG", "original_name", "at_2021.csv"),
     ("dk", "Afgkode", "original_code", "dk_2019.csv"),
@@ -245,8 +228,8 @@ EUROCROPS = [
 
 
 @pytest.mark.parametrize(("folder", "column", "code", "file"), EUROCROPS)
-def test_tables_of_eurocrops(folder, column, code, file):
-    """The tables as they are published, at level 3, against the register and pandas."""
+def test_tables_of_eurocrops_equal_a_join_of_pandas(folder, column, code, file):
+    """The published tables, at level 3."""
     if not REGISTERS.is_dir():
         pytest.skip(reason="shared/data/registers is not there")
     from geo.register.reading import read_register
@@ -255,10 +238,10 @@ def test_tables_of_eurocrops(folder, column, code, file):
     register = read_register(path)
     options = Label(column=column, table=REGISTERS / folder / file, **hcat(code, hcat_level=3))
     everyone = pd.Series(True, index=register.index)
-    found = read_declared(register, options, "hcat", everyone, "unlabelled")
+    codes, _ = read_declared(register, options, "hcat", everyone, "unlabelled")
     table = pd.read_csv(options.table, dtype=str).drop_duplicates(code).set_index(code)
     texts = register[column].map(lambda v: str(int(v)) if isinstance(v, float) else v)
     expected = texts.map(table["HCAT3_code"]).str[:4] + "000000"
     assert expected.notna().mean() > 0.5
-    assert found.codes.astype(object).where(found.codes.notna(), None).tolist() == expected.astype(
+    assert codes.astype(object).where(codes.notna(), None).tolist() == expected.astype(
         object).where(expected.notna(), None).tolist()  # fmt: skip

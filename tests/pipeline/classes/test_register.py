@@ -1,4 +1,4 @@
-"""Rows of the register meet their own rows of the ledger, in whatever order they stand."""
+"""Rows of the register are matched with their rows of the ledger, in any order."""
 
 import json
 from collections import Counter
@@ -14,13 +14,13 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.register.columns import with_codes
 from geo.register.reading import read_register_parts
-from pipeline.predictions.register_rows import matched_parts
+from pipeline.classes.register import matched_parts
 from pipeline.stages.clean import clean
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
 
 GRID = Grid("EPSG:32631", 500000.0, 4000000.0, 10.0, 10.0, 60, 60)
-# Gaps, zeros in front, ids that several rows share, and rows that are wholly the same.
+# Missing ids, leading zeros, repeated ids, and two equal rows.
 TEXTS = ["007", "7", "a b", "x", "x", "x", "", None, "ü", "same", "same", "12", "12.0", "1e3"]
 NUMBERS = [7, 7, 8, 2**40, None, 9, 10, 11, 12, 5, 5, 13, 14, 15]
 N = len(TEXTS)
@@ -45,7 +45,7 @@ def write(table, path):
 
 @pytest.fixture
 def cleaned(tmp_path):
-    """Clean a register: its path, the ledger and the settings."""
+    """Return a function that cleans a register and returns path, ledger and settings."""
 
     def run(table, suffix, **parcels):
         register = write(table, tmp_path / f"cleaned{suffix}")
@@ -62,7 +62,7 @@ def cleaned(tmp_path):
 
 
 def places_of(*arguments):
-    """Rows of the ledger of all rows of a register."""
+    """Return the positions in the ledger of all rows of a register."""
     return np.concatenate([places for _, places in matched_parts(*arguments)]).tolist()
 
 
@@ -76,26 +76,25 @@ IDS = {
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])
 @pytest.mark.parametrize("ids", IDS)
 @pytest.mark.parametrize("duplicates", ["reject", "number"])
-def test_every_row_finds_its_own_wherever_it_stands(cleaned, tmp_path, suffix, ids, duplicates):
-    """`mark` says which row of the ledger a row of the register belongs to."""
+def test_rows_are_matched_in_any_order(cleaned, tmp_path, suffix, ids, duplicates):
+    """The column `mark` is the expected position in the ledger."""
     table = make_register(IDS[ids])
     _, ledger, options = cleaned(table, suffix, id="ID", duplicate_ids=duplicates)
     orders = [np.arange(N), np.arange(N)[::-1], np.random.default_rng(0).permutation(N)]
-    for order in orders:
+    for order, n_rows in zip(orders, (1, 5, N), strict=True):
         register = write(table.iloc[order], tmp_path / f"other{suffix}")
-        for n_rows in (1, 5, N):
-            parts = list(matched_parts(register, ledger, options, n_rows))
-            marks = np.concatenate([part["mark"] for part, _ in parts])
-            places = np.concatenate([own for _, own in parts])
-            # Of the two rows that are the same, the first has the first.
-            assert [place for place in places if place in (9, 10)] == [9, 10]
-            expected = [place for place in marks if place not in (9, 10)]
-            assert [place for place in places if place not in (9, 10)] == expected
+        parts = list(matched_parts(register, ledger, options, n_rows))
+        marks = np.concatenate([part["mark"] for part, _ in parts])
+        places = np.concatenate([own for _, own in parts])
+        # The two equal rows are matched in their order.
+        assert [place for place in places if place in (9, 10)] == [9, 10]
+        expected = [place for place in marks if place not in (9, 10)]
+        assert [place for place in places if place not in (9, 10)] == expected
     assert Counter(ledger["geometry_type"]) == {"Polygon": N - 2, "Point": 1, "": 1}
 
 
-def test_feature_ids_tell_rows_apart_and_a_reversed_register(cleaned, tmp_path):
-    """A register without an id column: its rows are known by their number alone."""
+def test_rows_can_be_matched_by_feature_ids(cleaned, tmp_path):
+    """A register without a column of ids: a reversed one is another register."""
     table = make_register(None)
     register, ledger, options = cleaned(table, ".gpkg", id="fid")
     for n_rows in (1, 5, N):
@@ -105,8 +104,8 @@ def test_feature_ids_tell_rows_apart_and_a_reversed_register(cleaned, tmp_path):
         places_of(reverse, ledger, options, 5)
 
 
-def test_fiboa_ids_are_found(cleaned, tmp_path):
-    """A register that follows fiboa says by itself which column holds the ids."""
+def test_rows_of_fiboa_are_matched_by_its_ids(cleaned, tmp_path):
+    """The column of the ids needs no setting."""
     table = make_register(None).assign(id=[f"f{i}" for i in range(N)])
     _, ledger, options = cleaned(table, ".parquet", id="id")
     reverse = write(table[::-1], tmp_path / "reversed.parquet")
@@ -160,34 +159,33 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
-def test_a_register_that_differs_is_refused_and_how_is_said(cleaned, tmp_path, change, suffix):
+def test_another_register_is_refused_with_its_differences(cleaned, tmp_path, change, suffix):
     table = make_register(IDS["text"])
     _, ledger, options = cleaned(table, suffix, id="ID")
     alter, words = CHANGES[change]
     other = write(alter(table), tmp_path / f"other{suffix}")
-    words = rf"has not the rows of the ledger.*{words}.*-R clean"
+    words = rf"does not have the rows of the ledger.*{words}.*-R clean"
     with pytest.raises(InputError, match=words) as error:
         places_of(other, ledger, options, 4)
     assert str(other) in str(error.value)
 
 
-def test_what_no_stage_reads_may_change(cleaned, tmp_path):
+def test_columns_that_no_stage_reads_may_change(cleaned, tmp_path):
     table = make_register(IDS["text"])
     _, ledger, options = cleaned(table, ".gpkg", id="ID")
     other = write(table.assign(mark="x", more=1), tmp_path / "other.gpkg")
     assert places_of(other, ledger, options, 4) == list(range(N))
 
 
-def test_no_more_rows_are_read_at_once_than_asked_for(cleaned, monkeypatch):
+def test_the_register_is_read_once_in_parts(cleaned, monkeypatch):
     register, ledger, options = cleaned(make_register(IDS["text"]), ".gpkg", id="ID")
-    seen = []
+    sizes = []
 
     def read(*arguments):
         for part in read_register_parts(*arguments):
-            seen.append(len(part[0]))
+            sizes.append(len(part[0]))
             yield part
 
-    monkeypatch.setattr("geo.register.reading.read_register_parts", read)
+    monkeypatch.setattr("pipeline.classes.register.read_register_parts", read)
     places_of(register, ledger, options, 4)
-    # Once: no row is read twice.
-    assert seen == [4, 4, 4, 2]
+    assert sizes == [4, 4, 4, 2]

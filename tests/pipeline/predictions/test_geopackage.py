@@ -1,13 +1,12 @@
-"""The GeoPackage: which rows are in which layer, and how QGIS draws them."""
+"""The GeoPackage: the layer of each row, and the styles in which QGIS draws the polygons."""
 
 import json
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -18,14 +17,14 @@ import pyogrio
 import pytest
 import shapely
 
-from geo.register.geopackage import outline_types
-from pipeline.predictions.files import VIRIDIS, PredictionFiles, style_by_class, style_by_confidence
+from pipeline.predictions.files import VIRIDIS, style_by_class, style_by_confidence
 from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
+from tests.builders.predictions import CLASSES, write_predictions
 
 SQUARE = shapely.box(0, 0, 30, 30)
 LINE, POINT = shapely.LineString([(0, 0), (9, 9)]), shapely.Point(-50, 5)
 TWO = shapely.multipolygons([SQUARE, shapely.box(50, 0, 60, 10)])
-# What a row has, and what the layer of polygons has of it: "" where it is in the other layer.
+# {name: (outline of the row, outline in the layer of polygons; "" if the other layer has the row)}
 OUTLINES = {
     "polygon": (SQUARE, SQUARE),
     "multipolygon": (TWO, TWO),
@@ -38,11 +37,10 @@ OUTLINES = {
     "collection with a polygon": (shapely.GeometryCollection([POINT, SQUARE]), SQUARE),
     "empty collection": (shapely.GeometryCollection(), ""),
 }
-CLASSES = {"1": ("wheat", "#e69f00"), "2": ("maize", "#56b4e9")}
 
 
 def rows_of(names, outlines, classes=CLASSES):
-    """Rows of predictions: what is a polygon is predicted, by turns as one of the classes."""
+    """Make rows of predictions: polygons have a predicted class, the classes in turn."""
     n, codes = len(names), list(classes)
     predicted = [isinstance(o, shapely.Polygon | shapely.MultiPolygon) for o in outlines]
     codes = pd.Series([codes[i % len(codes)] if p else None for i, p in enumerate(predicted)])
@@ -64,20 +62,9 @@ def rows_of(names, outlines, classes=CLASSES):
     return gpd.GeoDataFrame(columns, geometry=list(outlines), crs="EPSG:32631")
 
 
-def write(folder, rows, n_rows=100, classes=CLASSES, simulated=False):
-    path = folder / "parcels.gpkg"
-    with PredictionFiles(path) as files:
-        files.add_layers(
-            Counter(filter(None, outline_types(rows.geometry))),
-            classes=classes,
-            collection="run",
-            code_list=None,
-            last_date=date(2018, 9, 1),
-            simulated=simulated,
-        )
-        for first in range(0, len(rows), n_rows):
-            files.add(rows[first : first + n_rows])
-    return path
+def write(folder, rows, n_rows=100, **options):
+    parts = [rows[first : first + n_rows] for first in range(0, len(rows), n_rows)]
+    return write_predictions(folder, parts, **options)
 
 
 def named(*names):
@@ -92,7 +79,7 @@ def table(path, query):
 
 @pytest.mark.parametrize("n_rows", [1, 3, 100])
 @pytest.mark.parametrize("order", [1, -1])
-def test_every_row_is_in_one_layer_once_and_the_main_one_is_of_polygons(tmp_path, n_rows, order):
+def test_every_row_is_in_one_layer_and_the_first_layer_has_the_polygons(tmp_path, n_rows, order):
     names = list(OUTLINES)[::order]
     path = write(tmp_path, named(*names), n_rows)
     layers = dict(pyogrio.list_layers(path))
@@ -130,14 +117,14 @@ CONTENTS = "SELECT * FROM gpkg_contents"
         (["nothing", "nothing"], "Polygon"),
     ],
 )
-def test_without_others_there_is_one_layer_of_one_type(tmp_path, names, kind):
+def test_polygons_alone_result_in_one_layer_of_one_type(tmp_path, names, kind):
     path = write(tmp_path, named(*names), 1)
     assert pyogrio.list_layers(path).tolist() == [["parcels", kind], ["layer_styles", None]]
     assert len(pyogrio.read_dataframe(path, layer="parcels")) == 2
     assert "not polygons" not in table(path, CONTENTS)[0]["description"]
 
 
-def test_the_time_of_writing_and_the_extent_are_true(tmp_path):
+def test_time_and_extent_are_those_of_the_rows(tmp_path):
     before = datetime.now(UTC) - timedelta(seconds=1)
     path = write(tmp_path, named(*OUTLINES), 3)
     rows = {row["table_name"]: row for row in table(path, CONTENTS)}
@@ -152,7 +139,7 @@ def test_the_time_of_writing_and_the_extent_are_true(tmp_path):
 
 
 @pytest.mark.parametrize("simulated", [True, False])
-def test_the_styles_lie_where_qgis_looks_for_them(tmp_path, simulated):
+def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated):
     path = write(tmp_path, named("polygon", "point"), simulated=simulated)
     styles = table(path, "SELECT * FROM layer_styles ORDER BY id")
     assert list(styles[0]) == [
@@ -187,7 +174,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_there_is_a_category_a_class_and_one_for_none(name):
+def test_every_class_has_a_category_and_one_is_for_no_prediction(name):
     colours = class_colours(dict.fromkeys(STRANGE[name], 1))
     classes = {code: (text, colours[code]) for code, text in STRANGE[name].items()}
     root = ElementTree.fromstring(style_by_class(classes))  # noqa: S314
@@ -214,18 +201,18 @@ def test_there_is_a_category_a_class_and_one_for_none(name):
 
 
 def lightness(colour):
-    """CIE L*, in which equal steps look equal."""
+    """Return CIE L*: equal differences look equal."""
     linear = [(v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4)
               for v in bytes.fromhex(colour[1:])]  # fmt: skip
     y = float(np.dot([0.2126, 0.7152, 0.0722], linear))
     return 116 * y ** (1 / 3) - 16
 
 
-def test_confidence_is_drawn_in_steps_that_cover_all_and_look_even():
+def test_the_steps_of_confidence_cover_0_to_1_and_look_equal():
     renderer = ElementTree.fromstring(style_by_confidence()).find("renderer-v2")  # noqa: S314
     assert renderer.get("type") == "graduatedSymbol"
     steps = [tuple(float(r.get(k)) for k in ("lower", "upper")) for r in renderer.iter("range")]
-    assert steps[0] == (-1, -1)  # where there is none
+    assert steps[0] == (-1, -1)  # no prediction
     assert steps[1][0] == 0
     assert steps[-1][1] == 1
     assert all(a[1] == b[0] for a, b in pairwise(steps[1:]))
@@ -282,9 +269,10 @@ def python_of_qgis():
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_qgis_draws_every_row_in_its_colour(tmp_path, whole):
-    """Codes as text, some of which XML cannot hold, and as numbers."""
+    """With codes as numbers, and as text, some of which XML cannot contain."""
     python = python_of_qgis()
     if python is None:
         pytest.skip("QGIS is not installed (Debian: python3-qgis and qgis-providers)")

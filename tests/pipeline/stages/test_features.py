@@ -9,9 +9,8 @@ import shapely
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.pixels.rasterising import index_pixels
-from geo.pixels.shape_features import shape_features
-from pipeline.stages.features import features
+from geo.pixels.pixel_index import index_pixels
+from pipeline.stages.features import features, shape_features
 
 GRID = Grid("EPSG:32631", 0.0, 40.0, 10.0, 10.0, 4, 4)
 # A square of 2 x 2 pixels, and an L of 3 pixels in a bounding box of 2 x 2.
@@ -23,18 +22,18 @@ def index(geometries):
     return index_pixels(np.array(geometries), [f"p{i}" for i in range(len(geometries))], GRID, "T")
 
 
-def test_by_hand():
+def test_features_by_hand():
     found = shape_features(np.array([SQUARE, ANGLE]), index([SQUARE, ANGLE]))
     np.testing.assert_allclose(found, [[80, 4, 1.0, 80 / 400], [80, 3, 0.75, 80 / 300]])
 
 
-def test_holes_count_in_perimeter_surface_and_cover():
+def test_holes_change_perimeter_area_and_cover():
     ring = shapely.box(0, 10, 30, 40).difference(shapely.box(10, 20, 20, 30))
     found = shape_features(np.array([ring]), index([ring]))
     np.testing.assert_allclose(found, [[120 + 40, 8, 8 / 9, 160 / 800]])
 
 
-def test_as_parcel_by_parcel():
+def test_features_equal_those_of_single_parcels():
     rng = np.random.default_rng(3)
     grid = Grid("EPSG:32631", 0.0, 500.0, 10.0, 10.0, 50, 50)
     geometries = shapely.buffer(
@@ -54,11 +53,11 @@ def test_as_parcel_by_parcel():
         np.testing.assert_allclose(row, expected)
 
 
-def test_no_parcels():
+def test_without_parcels_there_are_no_features():
     assert shape_features(np.array([]), index([])).shape == (0, 4)
 
 
-def test_the_stage(tmp_path):
+def test_features_and_positions_are_those_of_the_dataset(tmp_path):
     parcels = tmp_path / "T.parquet"
     table = gpd.GeoDataFrame({"parcel_id": ["p0", "p1"]}, geometry=[SQUARE, ANGLE], crs=GRID.crs)
     table.to_parquet(parcels)
@@ -74,13 +73,13 @@ def test_the_stage(tmp_path):
     assert shapely.Point(positions["p0"]).within(SQUARE)
     assert shapely.Point(positions["p1"]).within(ANGLE)
 
-    # The tile may have parcels that are not in the index, in another order.
+    # The tile may have further parcels, in another order.
     more = {"parcel_id": ["few", "p1", "p0"]}
     gpd.GeoDataFrame(more, geometry=[SQUARE, ANGLE, SQUARE], crs=GRID.crs).to_parquet(parcels)
     features(tmp_path, [tmp_path / "index.npz"], tmp_path, *paths)
     assert [json.loads(path.read_text()) for path in paths] == [found, positions]
 
-    # Of parcels that the dataset lacks there are none; of the others, all pixels still count.
+    # Parcels outside the dataset have no features; the others count all pixels of the outline.
     (tmp_path / "META" / "sizes.json").write_text('{"p1": 2}')
     features(tmp_path, [tmp_path / "index.npz"], tmp_path, *paths)
     assert [json.loads(path.read_text()) for path in paths] == [
@@ -88,7 +87,7 @@ def test_the_stage(tmp_path):
     ]  # fmt: skip
 
 
-def test_an_index_of_other_parcels(tmp_path):
+def test_an_index_of_other_parcels_is_refused(tmp_path):
     parcels = tmp_path / "T.parquet"
     table = gpd.GeoDataFrame({"parcel_id": ["p0"]}, geometry=[SQUARE], crs=GRID.crs)
     table.to_parquet(parcels)

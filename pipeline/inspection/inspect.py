@@ -84,6 +84,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     _write(say_imagery(imagery, decision.found, decision.rows, decision.grids))
     options = settings.parcels
     checked = check_register(register, decision.grids, options, options.labels)
+    file = picture or paths.inspection / "inputs.png"
     try:
         classes = _choose_classes(checked, decision.grids, settings)
     finally:

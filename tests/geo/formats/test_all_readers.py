@@ -14,7 +14,7 @@ from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import read_parcel_pixels
-from geo.pixels.rasterising import index_pixels
+from geo.pixels.pixel_index import index_pixels
 from tests.builders.items import assert_survive
 from tests.builders.readers import FINE, READERS, SHAPES, draw_scene
 

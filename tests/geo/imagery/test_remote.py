@@ -17,7 +17,7 @@ from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_coarse, read_header, read_window
 from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
-from geo.pixels.rasterising import index_pixels
+from geo.pixels.pixel_index import index_pixels
 from tests.builders.stac import (
     BLOCK,
     ORIGIN,

@@ -551,15 +551,15 @@ DATASETS = {
     ),
     "labels that are a list": (
         lambda i: (i.meta / "labels.json").write_text("[3]"),
-        "labels.json holds '.3.', expected a JSON object",
+        "labels.json contains '.3.', expected a JSON object",
     ),
     "invalid dates of a parcel": (
         lambda i: (i.meta / "parcel_dates.json").write_text('{"100": 20180301}'),
-        "parcel_dates.json: '100' has no list of dates",
+        "parcel_dates.json: expected .id: .YYYYMMDD, ....; other values: 1, such as 100",
     ),
     "invalid description": (
         lambda i: (i.meta / "dataset.json").write_text("[3]"),
-        "dataset.json is not a JSON object",
+        "dataset.json contains '.3.', expected a JSON object",
     ),
     "labels of other parcels": (
         lambda i: (i.meta / "labels.json").write_text('{"crop": {"x1": "wheat"}}'),
@@ -567,7 +567,7 @@ DATASETS = {
     ),
     "NaN": (
         lambda i: replace_array(i, nan),
-        "expected whole numbers of shape .T, C, S., found float64",
+        "expected integers of shape .T, C, S., found float64",
     ),
     "negative values": (
         lambda i: replace_array(i, lambda a: a.astype(np.int16) - 20_000),
@@ -575,15 +575,15 @@ DATASETS = {
     ),
     "reflectance as fractions": (
         lambda i: replace_array(i, lambda a: a / 10_000),
-        "expected whole numbers of shape .T, C, S., found float64",
+        "expected integers of shape .T, C, S., found float64",
     ),
     "text for numbers": (
         lambda i: replace_array(i, lambda a: a.astype("U5")),
-        "expected whole numbers of shape .T, C, S., found <U5",
+        "expected integers of shape .T, C, S., found <U5",
     ),
     "two axes": (
         lambda i: replace_array(i, lambda a: a[0]),
-        "expected whole numbers of shape .T, C, S., found uint16 of shape .4, 2.",
+        "expected integers of shape .T, C, S., found uint16 of shape .4, 2.",
     ),
     "other channels": (
         lambda i: replace_array(i, lambda a: a[:, :2]),

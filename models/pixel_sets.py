@@ -138,8 +138,8 @@ class PixelSets:
         May be memory-mapped, and `StackedRows` of several arrays.
     offsets
         int64 (N + 1,): parcel i owns the pixels offsets[i] .. offsets[i + 1] - 1.
-    valid
-        bool (sum S_i, T), False where a pixel was not seen (cloud); None where all are valid.
+    clear
+        bool (sum S_i, T), False where a pixel has no data or is cloudy; None where all are clear.
     days
         int64 (N, T): days since the start of the season, the same for all parcels, or since the
         first date.
@@ -156,7 +156,7 @@ class PixelSets:
     offsets: NDArray[np.int64]
     days: NDArray[np.int64]
     labels: NDArray[np.int64]
-    valid: NDArray[np.bool_] | StackedRows[np.bool_] | None = None
+    clear: NDArray[np.bool_] | StackedRows[np.bool_] | None = None
     observed: NDArray[np.bool_] | None = None
     features: NDArray[np.float64] | None = None
 
@@ -170,7 +170,7 @@ class PixelSets:
             ("offsets", np.int64, (n + 1,)),
             ("days", np.int64, (n, n_dates)),
             ("labels", np.int64, (n,)),
-            ("valid", np.bool_, (n_pixels, n_dates)),
+            ("clear", np.bool_, (n_pixels, n_dates)),
             ("observed", np.bool_, (n, n_dates)),
             ("features", np.float64, (n, self.n_features)),
         ):
@@ -219,7 +219,7 @@ class PixelSets:
             ids=self.ids[parcels],
             pixels=_between(self.pixels, start, stop),
             offsets=self.offsets[first : last + 1] - start,
-            valid=None if self.valid is None else _between(self.valid, start, stop),
+            clear=None if self.clear is None else _between(self.clear, start, stop),
             days=self.days[parcels],
             observed=None if self.observed is None else self.observed[parcels],
             features=None if self.features is None else self.features[parcels],

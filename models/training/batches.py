@@ -28,7 +28,7 @@ class Batch:
     pixels
         float32 (B, T, C, S), normalised: a view of (B, S, T, C) memory.
     pixel_mask
-        bool (B, T, S), True for a pixel that is drawn and valid.
+        bool (B, T, S), True for a pixel that is drawn and clear.
     positions
         int64 (B, T), days.
     extra
@@ -200,10 +200,10 @@ class Batches:
 
     def _batch(self, rows: Tensor, mask: Tensor, indices: NDArray[np.int64]) -> Batch:
         data = self._data
-        pixels, valid = self._rows.gather(rows)
+        pixels, clear = self._rows.gather(rows)
         pixels = pixels.float().sub_(self._means).mul_(self._scale)
         pixel_mask = moved(mask, self.device)[:, :, None]
-        pixel_mask = pixel_mask.expand(pixels.shape[:3]) if valid is None else pixel_mask & valid
+        pixel_mask = pixel_mask.expand(pixels.shape[:3]) if clear is None else pixel_mask & clear
         return Batch(
             pixels=pixels.permute(0, 2, 3, 1),
             pixel_mask=pixel_mask.permute(0, 2, 1),

@@ -96,8 +96,8 @@ def training_digest(
         *(asdict(settings), data.ids, device.type, torch.__version__, np.__version__),
     )
     digest.update(repr(described).encode())
-    valid = (None,) if data.valid is None else arrays_of(data.valid)
-    arrays = (data.offsets, data.days, data.labels, *valid, data.observed, data.features)
+    clear = (None,) if data.clear is None else arrays_of(data.clear)
+    arrays = (data.offsets, data.days, data.labels, *clear, data.observed, data.features)
     for array in (train, validation, *arrays_of(data.pixels), *arrays):
         if array is None:
             digest.update(b"none")

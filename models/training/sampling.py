@@ -112,12 +112,12 @@ class PixelRows:
         self._device = device
         kept = keep and device.type == "cuda" and _fits(data, device)
         self.place = device if kept else torch.device("cpu")
-        self._arrays = (data.pixels, data.valid)
+        self._arrays = (data.pixels, data.clear)
         self._resident: tuple[Tensor, Tensor | None] | None = None
         if self.place.type != "cpu":
-            valid = None if data.valid is None else _copied(data.valid, device)
+            clear = None if data.clear is None else _copied(data.clear, device)
             # Torch gathers few kinds of unsigned integers: the same bits, signed.
-            self._resident = _copied(data.pixels, device, view=np.int16), valid
+            self._resident = _copied(data.pixels, device, view=np.int16), clear
 
     def beside(self, array: NDArray[np.int64]) -> Tensor:
         """Put indices (or what they are drawn from) where the pixels are."""
@@ -130,20 +130,20 @@ class PixelRows:
         -------
         pixels
             uint16 (B, S, T, C), contiguous, on the device.
-        valid
-            bool (B, S, T); None where every pixel is valid.
+        clear
+            bool (B, S, T); None where every pixel is clear.
         """
         if self._resident is not None:
-            pixels, valid = self._resident
+            pixels, clear = self._resident
             flat = rows.reshape(-1)
             gathered = pixels.index_select(0, flat).view(*rows.shape, *pixels.shape[1:])
-            seen = None if valid is None else valid.index_select(0, flat).view(*rows.shape, -1)
+            seen = None if clear is None else clear.index_select(0, flat).view(*rows.shape, -1)
             return gathered.view(torch.uint16), seen
         chosen = rows.numpy()
-        pixels_at, valid_at = self._arrays
+        pixels_at, clear_at = self._arrays
         return (
             moved(torch.from_numpy(pixels_at[chosen]), self._device),
-            None if valid_at is None else moved(torch.from_numpy(valid_at[chosen]), self._device),
+            None if clear_at is None else moved(torch.from_numpy(clear_at[chosen]), self._device),
         )
 
 
@@ -156,7 +156,7 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _fits(data: PixelSets, device: torch.device) -> bool:
     """Tell whether a GPU has room for all pixels."""
-    needed = data.pixels.nbytes + (0 if data.valid is None else data.valid.nbytes)
+    needed = data.pixels.nbytes + (0 if data.clear is None else data.clear.nbytes)
     return needed <= _LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]
 
 

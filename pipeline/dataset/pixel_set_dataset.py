@@ -284,7 +284,7 @@ class PixelSetDataset:
             ids=self.ids,
             pixels=self.pixels,
             offsets=self.offsets,
-            valid=self.clear if self.has_clouds else None,
+            clear=self.clear if self.has_clouds else None,
             days=np.array(self.days_from(day_zero(self.dates[0], season_start))),
             observed=self.observed,
             features=self.features if with_features else None,
@@ -376,7 +376,7 @@ def in_order(data: PixelSets, n_bytes: int = BATCH_BYTES) -> Iterator[tuple[int,
     pixel_bytes = max(data.n_dates * data.n_channels * data.pixels.itemsize, 1)
     for first, last in batches(data.offsets, n_bytes // pixel_bytes):
         yield first, data.between(first, last)
-        for rows in (data.pixels, data.valid):
+        for rows in (data.pixels, data.clear):
             for array in () if rows is None else arrays_of(rows):
                 unmap(array)
 

@@ -110,10 +110,10 @@ def parcel_means(data: PixelSets) -> NDArray[np.float64]:
         first = data.offsets[chosen]
         part = slice(first[0], data.offsets[chosen[-1] + 1])
         values = data.pixels[part].astype(np.float64)
-        if data.valid is None:
+        if data.clear is None:
             counts = data.sizes[chosen, None]
         else:
-            valid = data.valid[part]
+            valid = data.clear[part]
             values *= valid[:, :, None]
             counts = np.add.reduceat(valid, first - first[0], axis=0, dtype=np.int64)
         totals = np.add.reduceat(values, first - first[0], axis=0)

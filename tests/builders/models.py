@@ -68,7 +68,7 @@ def make_data(sizes=(3, 9, 1, 0, 20, 5), n_dates=4, n_channels=2, **others):
         "offsets": np.cumsum([0, *sizes]),
         "days": rng.integers(0, 300, (n, n_dates)),
         "labels": rng.integers(0, 3, n),
-        "valid": rng.random((total, n_dates)) < 0.8,
+        "clear": rng.random((total, n_dates)) < 0.8,
         "observed": rng.random((n, n_dates)) < 0.8,
         "features": rng.normal(size=(n, 3)),
     }

@@ -92,7 +92,7 @@ class TestEvaluation:
         for row, i in enumerate(indices):
             size = data.sizes[i]
             own = data.pixels[data.offsets[i] : data.offsets[i + 1]].astype(float)
-            valid = data.valid[data.offsets[i] : data.offsets[i + 1]]
+            clear = data.clear[data.offsets[i] : data.offsets[i + 1]]
             drawn, mask = draw([size], 5, parcel_seeds([data.ids[i]]))
             drawn, mask = drawn[0], mask[0]
             if size:
@@ -100,7 +100,7 @@ class TestEvaluation:
                 np.testing.assert_allclose(
                     batch.pixels[row].permute(2, 0, 1), expected, rtol=1e-5, atol=1e-5
                 )
-                np.testing.assert_array_equal(batch.pixel_mask[row].T, valid[drawn] & mask[:, None])
+                np.testing.assert_array_equal(batch.pixel_mask[row].T, clear[drawn] & mask[:, None])
             else:
                 assert not batch.pixel_mask[row].any()
             np.testing.assert_array_equal(batch.positions[row], data.days[i])
@@ -133,7 +133,7 @@ class TestEvaluation:
         assert batch.pixel_mask.any(2).any(1).tolist() == [False, True, False]
 
     def test_without_masks_and_features(self):
-        data = make_data(valid=None, observed=None, features=None)
+        data = make_data(clear=None, observed=None, features=None)
         [batch] = make_batches(data).evaluation(np.arange(6), 6)
         assert batch.observed is None
         assert batch.extra is None
@@ -157,18 +157,18 @@ class TestPixelRows:
         resident = PixelRows(data, CPU, keep=True)
         resident._resident = (
             sampling._copied(data.pixels.view(np.int16), CPU),
-            sampling._copied(data.valid, CPU),
+            sampling._copied(data.clear, CPU),
         )
         chosen = torch.tensor([[0, 73, 2], [5, 5, 1]])
-        pixels, valid = resident.gather(chosen)
+        pixels, clear = resident.gather(chosen)
         assert pixels.dtype == torch.uint16
         assert pixels.is_contiguous()
         np.testing.assert_array_equal(pixels.numpy(), data.pixels[chosen.numpy()])
-        np.testing.assert_array_equal(valid.numpy(), data.valid[chosen.numpy()])
+        np.testing.assert_array_equal(clear.numpy(), data.clear[chosen.numpy()])
 
     def test_a_device_without_room_leaves_the_pixels_where_they_are(self, monkeypatch):
         data = make_data()
-        needed = data.pixels.nbytes + data.valid.nbytes
+        needed = data.pixels.nbytes + data.clear.nbytes
         free = [needed / 0.59, 100]
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free.pop(), 0))
         assert not sampling._fits(data, torch.device("cuda"))
@@ -231,7 +231,7 @@ class TestTraining:
         assert few.double().mean() > 0.98
 
     def test_dropped_dates_are_not_observed_and_differ_by_parcel_and_draw(self):
-        data = make_data(sizes=(3,) * 6, n_dates=30, valid=None, observed=None)
+        data = make_data(sizes=(3,) * 6, n_dates=30, clear=None, observed=None)
         batches = make_batches(data)
         dropping = Augmentation(date_dropping=0.5)
         first, again, other = (
@@ -287,7 +287,7 @@ class TestStandardisation:
     def test_shapes_of_the_normalisation(self, shape):
         rng = np.random.default_rng(2)
         normalisation = Normalisation(rng.uniform(1e3, 3e3, shape), rng.uniform(500, 900, shape))
-        data = make_data(sizes=(5, 5), valid=None, observed=None)
+        data = make_data(sizes=(5, 5), clear=None, observed=None)
         [batch] = make_batches(data, normalisation=normalisation).evaluation(np.arange(2), 2)
         pixels = data.pixels.reshape(2, 5, 4, 2).astype(float)
         expected = (pixels - normalisation.means) / normalisation.stds
@@ -355,7 +355,7 @@ class TestPixelSets:
             ({"pixels": np.zeros((38, 4), np.uint16)}, r"pixels: expected shape \(pixels, T, C\)"),
             ({"days": np.zeros((6, 3), np.int64)}, r"days: expected int64 of shape \(6, 4\)"),
             ({"labels": np.zeros(5, np.int64)}, r"labels: expected int64 of shape \(6,\)"),
-            ({"valid": np.ones((38, 3), bool)}, r"valid: expected bool of shape \(38, 4\)"),
+            ({"clear": np.ones((38, 3), bool)}, r"clear: expected bool of shape \(38, 4\)"),
             ({"ids": ["a", "b", "c", "b", "a", "d"]}, "ids: found more than once: a, b"),
             ({"offsets": np.arange(7)}, "offsets: expected to rise from 0 .* 38; found 0 to 6"),
             (

@@ -76,7 +76,7 @@ def in_tiles(data, after=(2, 3)):
     return dataclasses.replace(
         data,
         pixels=StackedRows(np.split(data.pixels, cuts)),
-        valid=StackedRows(np.split(data.valid, cuts)),
+        clear=StackedRows(np.split(data.clear, cuts)),
     )
 
 
@@ -103,7 +103,7 @@ def test_batches_of_several_arrays_are_those_of_one():
         parts = data.between(first, last), cut.between(first, last)
         for name in ("ids", "offsets", "days", "labels", "observed", "features"):
             assert np.array_equal(*(getattr(part, name) for part in parts))
-        for name in ("pixels", "valid"):
+        for name in ("pixels", "clear"):
             assert np.array_equal(*(getattr(part, name)[:] for part in parts))
         assert len(parts[0]) == last - first
         assert isinstance(parts[0], PixelSets)
@@ -117,9 +117,9 @@ def test_gathering_on_a_device_copies_every_array():
     copy = _copied(data.pixels, torch.device("cpu"), view=np.int16)
     assert np.array_equal(copy.numpy().view(np.uint16), data.pixels[:])
     rows = PixelRows(data, torch.device("cpu"), keep=True)
-    pixels, valid = rows.gather(torch.tensor([[0, 37], [12, 5]]))
+    pixels, clear = rows.gather(torch.tensor([[0, 37], [12, 5]]))
     assert np.array_equal(pixels.numpy(), data.pixels[np.array([[0, 37], [12, 5]])])
-    assert valid.shape == (2, 2, 4)
+    assert clear.shape == (2, 2, 4)
 
 
 def test_the_digest_of_a_training_tells_by_every_mapped_file(tmp_path):

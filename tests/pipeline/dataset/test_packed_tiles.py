@@ -53,7 +53,7 @@ def test_equals_the_files_stacked_by_hand(tmp_path, own_dates, fill):
     assert not list(tile.root.glob(".*"))
     # Which are clear matters to models only where cloudy observations were kept.
     data = dataset.pixel_sets(with_features=False)
-    assert np.array_equal(data.valid, clear) if fill == "none" else data.valid is None
+    assert np.array_equal(data.clear, clear) if fill == "none" else data.clear is None
 
 
 def test_pixels_are_mapped_not_read(tmp_path):

@@ -108,14 +108,14 @@ def parcels_on_shared_dates(*, seen=1.0, seed=3):
         offsets=offsets,
         days=np.tile([0, 10, 35, 41, 90, 120], (300, 1)),
         labels=labels,
-        valid=rng.random((offsets[-1], 6)) < seen,
+        clear=rng.random((offsets[-1], 6)) < seen,
     )
 
 
 def mean_series(data, i):
     """The series of one parcel (T x C), interpolated where no pixel of it was seen."""
     own, days = slice(data.offsets[i], data.offsets[i + 1]), data.days[i]
-    pixels, valid = data.pixels[own].astype(float), data.valid[own]
+    pixels, valid = data.pixels[own].astype(float), data.clear[own]
     seen = [t for t in range(len(days)) if valid[:, t].any()]
     means = np.array([pixels[valid[:, t], t].mean(axis=0) for t in seen])
     by_channel = [np.interp(days, days[seen], means[:, c]) for c in range(pixels.shape[2])]
@@ -144,7 +144,7 @@ def test_baselines_stand_odd_folds():
     data = parcels_on_shared_dates()
     # A parcel that was never seen, a class that is not trained on, a part of one class only, and
     # more numbers a parcel than parcels: nothing fails, and nothing warns.
-    data.valid[data.offsets[62] : data.offsets[63]] = False
+    data.clear[data.offsets[62] : data.offsets[63]] = False
     by_class = [np.flatnonzero(data.labels == label) for label in range(3)]
     folds = [
         Fold(np.concatenate([by_class[0][:5], by_class[1][:1]]), by_class[1][1:2], by_class[2]),

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.fast_cpu.masked_pooling import all_true
 from models.hyperparameters import Hyperparameters
+from models.masked_statistics import none_if_all_true
 from models.pixel_set_encoder import PixelSetEncoder
 from models.temporal_attention import (
     LearntQueryAttention,
@@ -83,14 +83,13 @@ class ParcelClassifier(nn.Module):
             Float (B, n_classes).
         """
         pixel_mask = pixel_mask.bool()
-        seen = pixel_mask.any(2)
         if observed is not None:
-            seen = seen & observed
             pixel_mask = pixel_mask & observed[..., None]
+        observed = pixel_mask.any(2)
         if self.hyperparameters.positions == "order":
-            positions = seen.cumsum(1)
+            positions = observed.cumsum(1)
         embeddings = self.spatial_encoder(pixels, pixel_mask, extra)
-        series = self.temporal_encoder(embeddings, positions, None if all_true(seen) else seen)
+        series = self.temporal_encoder(embeddings, positions, none_if_all_true(observed))
         return self.decoder(series)  # type: ignore[no-any-return]
 
 

@@ -2,11 +2,13 @@
 
 import numpy as np
 import torch
+from torch import nn
 
-from models.classifier import ParcelClassifier
+from models.classifier import ParcelClassifier, initialise_weights
 from models.crop_model import CropModel
 from models.hyperparameters import Hyperparameters
 from models.model_description import ModelDescription
+from models.pixel_set_encoder import PixelSetEncoder
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches
@@ -57,6 +59,21 @@ def random_model(description, days=7, seed=1):
 def random_weights(hyperparameters, seed=1):
     """Draw a state dict."""
     return ParcelClassifier(hyperparameters, torch.Generator().manual_seed(seed)).state_dict()
+
+
+def make_encoder(pooling="mean_std", dtype=torch.float64, *, fast=True):
+    """Make a small encoder of five channels and two features, with random batch normalisations."""
+    generator = torch.Generator().manual_seed(2)
+    width = 7 * len(pooling.split("_")) + 2
+    module = PixelSetEncoder((5, 6, 7), pooling, (width, 9, 4), 2)
+    initialise_weights(module, generator, "torch")
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            for values in (layer.weight, layer.bias, layer.running_mean):
+                nn.init.normal_(values, generator=generator)
+            nn.init.uniform_(layer.running_var, 0.5, 2, generator=generator)
+    module.fast = fast
+    return module.to(dtype)
 
 
 def make_data(sizes=(3, 9, 1, 0, 20, 5), n_dates=4, n_channels=2, **others):

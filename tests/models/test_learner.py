@@ -137,8 +137,8 @@ def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
     (loss, gradient, moments), (rough_loss, rough_gradient, rough_moments) = found.values()
     assert rough_loss.item() == pytest.approx(loss.item(), rel=0.03)
     assert torch.cosine_similarity(rough_gradient, gradient, dim=0) > 0.9
-    # The statistics of the pixels are those of float32 to the last digits.
-    torch.testing.assert_close(rough_moments, moments, rtol=1e-6, atol=1e-6)
+    # Sums over the pixels are float32: only the linear layer in front of them is rounded.
+    torch.testing.assert_close(rough_moments, moments, rtol=1e-2, atol=1e-3)
 
 
 def test_the_average_follows_weights_and_batch_statistics():

@@ -76,13 +76,21 @@ def model_numbers(request):
     return MODELS[request.param], values, inputs
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "fast"])
+def fast(request):
+    """Whether the pixel-set encoder takes the CPU's fast path."""
+    return request.param
+
+
 def largest_difference(found, expected):
     return (found.detach().double() - expected.double()).abs().max().item()
 
 
-def test_outputs_in_evaluation_mode(model_numbers):
+@torch.no_grad()
+def test_outputs_in_evaluation_mode(model_numbers, fast):
     hyperparameters, values, inputs = model_numbers
     model = loaded(ParcelClassifier(hyperparameters), values).eval()
+    model.spatial_encoder.fast = fast
     outputs = {}
     for stage, module in (
         ("pse", model.spatial_encoder),
@@ -109,9 +117,10 @@ def test_attention_in_evaluation_mode(model_numbers):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1.0), (torch.float64, 0.02)], ids=["f32", "f64"]
 )
-def test_a_training_step(model_numbers, dtype, tolerance):
+def test_a_training_step(model_numbers, dtype, tolerance, fast):
     hyperparameters, values, inputs = model_numbers
     model = loaded(ParcelClassifier(hyperparameters), values).to(dtype).train()
+    model.spatial_encoder.fast = fast
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -156,9 +165,11 @@ def test_temporal_attention_alone(kind):
     assert largest_difference(output, values[f"{kind}/out"]) < 1e-5
 
 
-def test_masks_that_differ_by_date_and_pixels_without_dates():
+@torch.no_grad()
+def test_masks_that_differ_by_date_and_pixels_without_dates(fast):
     values = numbers("pse_masks_3d")
     encoder = loaded(PixelSetEncoder((10, 32, 64), "mean_std", (132, 128), 4), values).eval()
+    encoder.fast = fast
     for case in ("tv", "d3"):
         extra = values[f"{case}/extra"]
         if case == "tv":

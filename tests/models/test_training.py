@@ -9,7 +9,6 @@ from models.checkpoints import load_checkpoint
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel, ensemble
 from models.errors import InputError
-from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.metrics import confusion_matrix, mean_iou
@@ -382,18 +381,6 @@ class TestCheckpoints:
             fold_folders(tmp_path)
         with pytest.raises(InputError, match="expected folders Fold_1"):
             fold_folders(tmp_path / "notes")
-
-
-def test_raising_malloc_thresholds_is_harmless():
-    assert isinstance(keep_freed_memory(), bool)
-    assert keep_freed_memory() == keep_freed_memory()
-
-
-def test_malloc_is_left_alone_elsewhere(monkeypatch):
-    import platform
-
-    monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    assert keep_freed_memory() is False
 
 
 def test_refuses_no_pixels(data):

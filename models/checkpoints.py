@@ -20,7 +20,7 @@ from models.errors import InputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import ModelDescription
 from models.model_files import parse_description, read_archive, write_bytes
-from models.positional_encoding import sinusoid_encoding
+from models.temporal_attention import sinusoid_encoding
 
 _POSITION_TABLE = "temporal_encoder.position_enc.weight"
 # Key of the text of `model.json` in the header of a safetensors file.

@@ -18,14 +18,13 @@ from torch import Tensor
 from models.classifier import ParcelClassifier, evaluation_mode
 from models.errors import InputError
 from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
-from models.focal_loss import focal_loss
 from models.metrics import balanced_weights, mean_iou
 from models.model_description import ModelDescription
 from models.pixel_sets import PixelSets
 from models.training.batches import Batch, Batches, training_batch_starts
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
-from models.training.learner import Learner
+from models.training.learner import Learner, focal_loss
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
 

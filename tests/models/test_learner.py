@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from models.classifier import ParcelClassifier
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from models.training.divergence import StepWatch
-from models.training.learner import Learner, computes_in_bfloat16
+from models.training.learner import Learner, computes_in_bfloat16, focal_loss
 from models.training.train_fold import EpochMetrics, train_fold
 from tests.builders.models import describe, training_settings
 

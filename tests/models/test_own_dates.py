@@ -8,12 +8,12 @@ import torch
 
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from models.training.augmentation import Augmentation
 from models.training.batches import Batches
+from models.training.learner import focal_loss
 from models.training.train_fold import train_fold
 from tests.builders.models import describe, training_settings
 

@@ -12,17 +12,16 @@ from torch import nn
 from models.checkpoints import load_checkpoint
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel, ensemble
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
 from models.model_description import DataDescription
 from models.model_files import fold_folders
 from models.pixel_set_encoder import PixelSetEncoder
 from models.pixel_sets import PixelSets
-from models.positional_encoding import sinusoid_encoding
 from models.standardisation import FeatureScaling, Normalisation
-from models.temporal_attention import TemporalAttentionEncoder
+from models.temporal_attention import TemporalAttentionEncoder, sinusoid_encoding
 from models.training.batches import Batches
+from models.training.learner import focal_loss
 from tests.builders.paths import PARITY
 
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="shared/parity is not there")

@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.positional_encoding import sinusoid_encoding
 from models.temporal_attention import (
     DateNorm,
     LightweightTemporalAttentionEncoder,
     TemporalAttentionEncoder,
+    sinusoid_encoding,
 )
 
 ENCODERS = {

@@ -9,7 +9,6 @@ from models.checkpoints import load_checkpoint
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel, ensemble
 from models.errors import InputError
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.metrics import confusion_matrix, mean_iou
 from models.model_description import ModelDescription
@@ -21,6 +20,7 @@ from models.model_files import (
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches
+from models.training.learner import focal_loss
 from models.training.train_fold import train_fold
 from tests.builders.models import describe, training_settings
 

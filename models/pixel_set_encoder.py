@@ -52,11 +52,12 @@ class PixelSetEncoder(nn.Module):
         the same within rounding.
     """
 
+    fast: bool = True
+
     def __init__(
         self, mlp1: Sequence[int], pooling: str, mlp2: Sequence[int], extra_size: int
     ) -> None:
         super().__init__()
-        self.fast = True
         self.poolings = tuple(pooling.split("_"))
         self.n_channels = mlp1[0]
         self.extra_size = extra_size

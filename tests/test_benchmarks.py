@@ -247,6 +247,7 @@ def test_the_gpu_has_a_candidate_for_each_precision_and_mode(tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 def test_the_code_for_the_gpu_runs_on_the_cpu(mode, monkeypatch):
     points = PixelSets(

@@ -357,18 +357,18 @@ class TestPixelSets:
             ({"labels": np.zeros(5, np.int64)}, r"labels: expected int64 of shape \(6,\)"),
             ({"clear": np.ones((38, 3), bool)}, r"clear: expected bool of shape \(38, 4\)"),
             ({"ids": ["a", "b", "c", "b", "a", "d"]}, "ids: found more than once: a, b"),
-            ({"offsets": np.arange(7)}, "offsets: expected to rise from 0 .* 38; found 0 to 6"),
+            ({"offsets": np.arange(7)}, "offsets: expected to increase from 0 .* 38; found 0 to 6"),
             (
                 {"offsets": np.array([0, 9, 3, 4, 5, 6, 38])},
-                "offsets: expected to rise",
+                "offsets: expected to increase",
             ),
             (
                 {"labels": np.array([0, -2, 0, 0, 0, -3])},
-                "labels: expected class indices, .* 2 parcels are not, such as 01, 05",
+                "labels: expected class indices, .* found others in 2 parcels, such as 01, 05",
             ),
             (
                 {"features": np.full((6, 3), np.nan)},
-                "features: expected finite numbers; 6 parcels are not, such as 00, 01",
+                "features: expected finite numbers; found others in 6 parcels, such as 00, 01",
             ),
         ],
     )

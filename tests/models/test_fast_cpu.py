@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.crop_model import batches_of_like_size
+from models.crop_model import batches_of_similar_size
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.fast_cpu.pixel_mlp import _HiddenLayer, _PooledLayer
 from models.fast_cpu.reductions import compute_batch_statistics, pool, pool_gradient
@@ -187,15 +187,15 @@ def test_the_number_of_threads_changes_no_bit(three_threads):
         assert torch.equal(values, outcomes[1].state_dict[name]), name
 
 
-def test_batches_of_like_size_hold_every_parcel_once():
+def test_batches_of_similar_size_hold_every_parcel_once():
     sizes = np.random.default_rng(2).integers(1, 65, 10_000)
-    parts = batches_of_like_size(sizes, 128)
+    parts = batches_of_similar_size(sizes, 128)
     assert sorted(np.concatenate(parts).tolist()) == list(range(10_000))
     assert max(map(len, parts)) == 128
     # Neighbours only: no parcel is read far from its place.
     assert max(np.ptp(part) for part in parts) < 4096
     assert np.mean([sizes[part].max() - sizes[part].mean() for part in parts]) < 2
-    assert batches_of_like_size(sizes[:0], 4) == []
+    assert batches_of_similar_size(sizes[:0], 4) == []
 
 
 def test_predictions_come_in_the_order_that_was_asked_for(three_threads):

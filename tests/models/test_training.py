@@ -181,9 +181,9 @@ class TestTraining:
         assert train(data, parts=(np.arange(n), PARTS[1]), epochs=1).epoch == 1
 
     def test_refuses_parts_that_cannot_be_trained_on(self, data):
-        with pytest.raises(InputError, match="training: expected 2 parcels or more, found 1"):
+        with pytest.raises(InputError, match="training: expected at least 2 parcels, found 1"):
             train(data, parts=(np.array([1]), PARTS[1]))
-        with pytest.raises(InputError, match="validation: expected 1 parcels or more, found 0"):
+        with pytest.raises(InputError, match="validation: expected at least 1 parcels, found 0"):
             train(data, parts=(PARTS[0], np.array([], dtype=np.int64)))
         with pytest.raises(InputError, match="2 parcels are in training and validation, such as 2"):
             train(data, parts=(PARTS[0], np.array([2, 3, 25])))
@@ -263,7 +263,7 @@ class TestInference:
         one, other = np.log([[0.5, 0.5]]), np.log([[0.1, 0.9]])
         found = ensemble([one.astype(np.float32), other.astype(np.float32)])
         np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-6)
-        with pytest.raises(ValueError, match="one model or more"):
+        with pytest.raises(ValueError, match="at least one model"):
             ensemble([])
 
     def test_refuses_data_of_other_bands(self, model, data):
@@ -367,7 +367,7 @@ class TestCheckpoints:
         with pytest.raises(InputError, match=r"not a file that torch.save wrote"):
             load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
         torch.save([1, 2], tmp_path / "model.pth.tar")
-        with pytest.raises(InputError, match="expected 'epoch', 'state_dict'"):
+        with pytest.raises(InputError, match="expected the keys 'epoch', 'state_dict'"):
             load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
 
     def test_folds_come_in_numeric_order_without_strays(self, tmp_path):

@@ -110,7 +110,7 @@ def test_other_weights_than_the_settings_say_are_refused(reference):
         update={"dataset": settings.dataset.model_copy(update={"classes": CODES[:3]})}
     )
     other = ingested(few, run.root.parent / "few_classes")
-    with pytest.raises(ModelError, match=r"tells 20 classes apart, the settings name 3"):
+    with pytest.raises(ModelError, match=r"predicts 20 classes, the settings name 3"):
         load_existing(folder, opened(other), few, CPU)
     pooling = settings.model_copy(
         update={"model": settings.model.model_copy(update={"pooling": "mean_std_min"})}

@@ -113,7 +113,7 @@ def three_threads():
     torch.set_num_threads(before)
 
 
-def test_workers_are_as_many_as_torch_s_threads_and_use_one_each(three_threads):
+def test_the_pool_has_as_many_threads_as_torch_and_each_uses_one(three_threads):
     everyone = threading.Barrier(3, timeout=30)
 
     def look(item):
@@ -122,19 +122,19 @@ def test_workers_are_as_many_as_torch_s_threads_and_use_one_each(three_threads):
         return item, torch.get_num_threads(), torch.is_grad_enabled(), threading.get_ident(), nested
 
     with thread_pool(CPU):
-        seen = in_parallel(look, range(6))
+        found = in_parallel(look, range(6))
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
-    assert [item for item, *_ in seen] == list(range(6))
-    assert {(n, grad) for _, n, grad, *_ in seen} == {(1, False)}
-    assert all(nested == [ident] * 2 for *_, ident, nested in seen)
+    assert [item for item, *_ in found] == list(range(6))
+    assert {(n, grad) for _, n, grad, *_ in found} == {(1, False)}
+    assert all(nested == [ident] * 2 for *_, ident, nested in found)
 
 
-def test_without_workers_all_is_done_by_the_caller():
+def test_without_a_pool_the_caller_makes_all_calls():
     assert set(in_parallel(lambda _: threading.get_ident(), range(3))) == {threading.get_ident()}
     with thread_pool(torch.device("cuda")):
-        seen = in_parallel(lambda _: torch.is_grad_enabled(), range(3))
-    assert seen == [True] * 3
+        found = in_parallel(lambda _: torch.is_grad_enabled(), range(3))
+    assert found == [True] * 3
 
 
 def test_errors_reach_the_caller(three_threads):
@@ -155,7 +155,7 @@ def test_errors_reach_the_caller(three_threads):
         next(following)
 
 
-def test_prefetching_gives_every_item_once_in_order():
+def test_prefetching_yields_every_item_once_in_order():
     assert list(prefetched(range(5))) == [0, 1, 2, 3, 4]
     assert list(prefetched([])) == []
 
@@ -187,7 +187,7 @@ def test_the_number_of_threads_changes_no_bit(three_threads):
         assert torch.equal(values, outcomes[1].state_dict[name]), name
 
 
-def test_batches_of_similar_size_hold_every_parcel_once():
+def test_batches_of_similar_size_contain_every_parcel_once():
     sizes = np.random.default_rng(2).integers(1, 65, 10_000)
     parts = batches_of_similar_size(sizes, 128)
     assert sorted(np.concatenate(parts).tolist()) == list(range(10_000))
@@ -198,7 +198,7 @@ def test_batches_of_similar_size_hold_every_parcel_once():
     assert batches_of_similar_size(sizes[:0], 4) == []
 
 
-def test_predictions_come_in_the_order_that_was_asked_for(three_threads):
+def test_predictions_are_in_the_order_of_the_indices(three_threads):
     data, normalisation = make_data(), Normalisation([2000.0] * 3, [1000.0] * 3)
     hyperparameters = Hyperparameters.for_data("psetae", n_channels=3, n_classes=4)
     model = random_model(describe(hyperparameters, normalisation, n_pixels=16))

@@ -39,7 +39,7 @@ def test_widths_follow_from_the_data(name):
     ParcelClassifier(found)
 
 
-def test_widths_of_the_papers_lists_are_replaced():
+def test_first_and_last_widths_of_the_papers_lists_are_replaced():
     found = Hyperparameters.for_data("psetae", n_channels=4, n_classes=3, mlp1=[10, 16, 24])
     assert found.mlp1 == (4, 16, 24)
     assert found.mlp2[0] == 48

@@ -96,7 +96,7 @@ def pool_pixels(
             return torch.cat([pooled[name] for name in poolings], dim=2)
 
         return torch.cat(in_parallel(pool_chunk, chunks, masks))
-    included = [_rows_of_filled_sets(part, pixels.dtype) for part in masks]
+    included = [_rows_of_observed_sets(part, pixels.dtype) for part in masks]
     statistics = compute_batch_statistics(chunks, included)
     for layer in hidden:
         weight, bias = _fold(*layer, statistics)
@@ -107,10 +107,10 @@ def pool_pixels(
     return pooled
 
 
-def _rows_of_filled_sets(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return 1 for the rows (B x S x T, 1) of sets with a true pixel; None if all sets have one."""
-    filled = none_if_all_true(mask.any(1, keepdim=True))
-    return None if filled is None else filled.expand(mask.shape).reshape(-1, 1).to(dtype)
+def _rows_of_observed_sets(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return 1 for the rows (B x S x T, 1) of sets with a true pixel; None if all have one."""
+    observed = none_if_all_true(mask.any(1, keepdim=True))
+    return None if observed is None else observed.expand(mask.shape).reshape(-1, 1).to(dtype)
 
 
 def _fold(linear: nn.Linear, norm: nn.BatchNorm1d, statistics: BatchStatistics | None) -> Affine:

@@ -73,6 +73,7 @@ def train_and_predict(name, data, indices):
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
+@pytest.mark.slow
 def test_predicts_the_parcels_without_a_label(ragged, name):
     classes, data = ragged
     scores = train_and_predict(name, data, np.arange(N // 2, N))

@@ -278,6 +278,7 @@ def test_inference_with_the_reference_weights(small_pixel_sets):
     np.testing.assert_array_equal(mean.argmax(1), expected["eval_pred"])
 
 
+@pytest.mark.slow
 def test_logits_and_batches_with_the_reference_weights(small_pixel_sets):
     data, normalisation, features, expected = small_pixel_sets
     scaling = FeatureScaling.fit(features)

@@ -108,6 +108,7 @@ class TestTraining:
         assert torch.equal(torch.get_rng_state(), state)
 
     @pytest.mark.parametrize("name", ["psetae", "pseltae"])
+    @pytest.mark.slow
     def test_overfits_twenty_parcels(self, data, name):
         hyperparameters = make_hyperparameters(name, dropout=0.0)
         result = train(data, hyperparameters, epochs=60, learning_rate=0.01)

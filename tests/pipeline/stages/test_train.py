@@ -408,6 +408,7 @@ class TestDivergence:
         assert contents(tmp_path / "Fold_1") == before
         assert [path.name for path in tmp_path.iterdir()] == ["Fold_1"]
 
+    @pytest.mark.slow
     def test_every_process_stops_where_one_diverges(self, run, tmp_path):
         """The loss of process 2 is infinite, but not its gradient, so process 1 is not affected."""
         config = tmp_path / "config.yaml"
@@ -484,6 +485,7 @@ def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_and_one_of_them_writes(run, tmp_path):
     settings = settings_of(epochs=6, batch_size=16, recipe="paper")
     alone = train_in(run, tmp_path / "alone", settings)

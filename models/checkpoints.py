@@ -95,7 +95,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict):
-        raise InputError(f"{path}: expected the keys 'epoch', 'state_dict' and 'optimizer'")
+        raise InputError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' as its keys")
     if wrong := [str(k) for k, v in state_dict.items() if not _is_weight(k, v)]:
         raise InputError(f"{path}: not weights: {', '.join(wrong[:5])[:200]}")
     state_dict = {k: v for k, v in state_dict.items() if k != _POSITION_TABLE}

@@ -368,7 +368,7 @@ class TestCheckpoints:
         with pytest.raises(InputError, match=r"not a file that torch.save wrote"):
             load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
         torch.save([1, 2], tmp_path / "model.pth.tar")
-        with pytest.raises(InputError, match="expected the keys 'epoch', 'state_dict'"):
+        with pytest.raises(InputError, match="expected 'epoch', 'state_dict'"):
             load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
 
     def test_folds_are_in_numeric_order_without_other_folders(self, tmp_path):

@@ -115,7 +115,7 @@ def test_other_weights_than_the_settings_say_are_refused(reference):
     pooling = settings.model_copy(
         update={"model": settings.model.model_copy(update={"pooling": "mean_std_min"})}
     )
-    with pytest.raises(ModelError, match=r"takes 132 values.*Set model\.pooling"):
+    with pytest.raises(ModelError, match=r"has 132 inputs.*Set model\.pooling"):
         load_existing(folder, opened(run), pooling, CPU)
 
 
@@ -162,7 +162,7 @@ def test_the_references_ltae_takes_the_dates_of_its_training_only(reference, tmp
 
 def test_weights_of_something_else_are_refused():
     told = {"pooling": "mean_std", "T": 1000, "positions": "days"}
-    with pytest.raises(ModelError, match=r"not of PSE\+TAE or PSE\+L-TAE"):
+    with pytest.raises(ModelError, match=r"not those of a PSE\+TAE or PSE\+L-TAE"):
         Hyperparameters.of_weights({"layer.weight": (2, 2)}, **told)
     shapes = {name: tuple(w.shape) for name, w in random_weights(Hyperparameters()).items()}
     for name in ("temporal_encoder.attention_heads.Q", "temporal_encoder.inconv.0.weight"):

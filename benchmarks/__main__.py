@@ -12,75 +12,76 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.machine import describe_machine
-from benchmarks.outcome import Outcome
-from benchmarks.reference import REFERENCE
-from benchmarks.results import Results, write_json, write_report
-from benchmarks.running import run_contest
+from benchmarks.harness import Result, run_benchmark
+from benchmarks.report import Run, describe_machine, tables, write_json
 
 RESULTS = Path(__file__).parent / "results"
 
+BENCHMARKS = {
+    "extraction": "benchmarks.extraction:extraction",
+    "assembling": "benchmarks.assembling:assembling",
+    "predicting": "benchmarks.predicting:predicting",
+    "training": "benchmarks.models_on_cpu:training",
+    "inference": "benchmarks.models_on_cpu:inference",
+    "gpu": "benchmarks.gpu:gpu",
+    "start_up": "benchmarks.start_up:start_up",
+}
+"""Name -> module:function. The function makes the input data and returns the benchmarks."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run contests and write their results; 1 where a contestant or a check failed."""
-    found = find_benchmarks()
-    options = _parser(found).parse_args(arguments)
-    if unknown := sorted(set(options.names) - set(found)):
-        print(f"No benchmark is called {', '.join(unknown)}: there are {', '.join(found)}.")
+    """Run benchmarks and write their results; return 1 if a candidate or a check failed."""
+    options = _parser().parse_args(arguments)
+    if unknown := sorted(set(options.names) - set(BENCHMARKS)):
+        print(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}.")
         return 2
     if options.reference is not None:
-        os.environ[REFERENCE] = str(options.reference.resolve())
+        os.environ["REFERENCE"] = str(options.reference.resolve())
     runs = options.runs or (1 if options.quick else 3)
     started = datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
-    # Before anything runs: it is this commit that is measured, whatever is edited meanwhile.
+    # Described before anything runs: this commit is measured, even if files are edited meanwhile.
     machine = describe_machine()
-    outcomes: list[Outcome] = []
-    name = options.name or started[:16].translate({ord(" "): "_", ord(":"): None})
-    for module in options.names or found:
-        # Input data of a benchmark are kept as long as it runs, or with --work for the next time.
+    path = RESULTS / f"{options.name or started[:16].replace(' ', '_').replace(':', '')}.json"
+    run = Run(started, machine, runs, options.quick, [])
+    for name in options.names or BENCHMARKS:
+        # The input data are kept until the benchmark ends, or with --work for the next time.
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as temporary:
-            work = (options.work or Path(temporary)).resolve() / module
-            outcomes += _run(module, work, runs, options.quick)
-        results = Results(started, machine, runs, options.quick, outcomes)
-        # After each of them, so that little is lost where the next one is interrupted.
-        write_json(results, RESULTS / f"{name}.json")
-        report = write_report([results], RESULTS, name)
-    print(f"\n{report.read_text()}\nWritten to {report} and {name}.json beside it.")
-    return int(results.failed)
+            work = (options.work or Path(temporary)).resolve() / name
+            run.results.extend(_run(name, work, runs, options.quick))
+        if run.results:
+            # Written after each benchmark, so that little is lost if the next is interrupted.
+            write_json(run, path)
+            path.with_suffix(".md").write_text(tables(run))
+    if run.results:
+        print(f"\n{tables(run)}\nWritten to {path} and {path.stem}.md beside it.")
+    return int(run.failed)
 
 
-def find_benchmarks() -> list[str]:
-    """Find the modules of this package that define `contests`, without importing them."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
-    return [path.stem for path in modules if "\ndef contests(" in path.read_text()]
-
-
-def _run(module: str, work: Path, runs: int, quick: bool) -> list[Outcome]:
-    work.mkdir(parents=True, exist_ok=True)
-    # Small data must not stand in for large ones, nor the other way round.
-    inputs = work / ("quick" if quick else "full")
-    inputs.mkdir(exist_ok=True)
-    print(f"{module}: making the input data", flush=True)
-    listed = importlib.import_module(f"benchmarks.{module}").contests(inputs, quick)
-    outcomes = []
-    outs = work / "outs"
+def _run(name: str, work: Path, runs: int, quick: bool) -> list[Result]:
+    # Small and large input data are kept apart.
+    inputs, outs = work / ("quick" if quick else "full"), work / "outs"
+    inputs.mkdir(parents=True, exist_ok=True)
+    print(f"{name}: making the input data", flush=True)
+    module, _, function = BENCHMARKS[name].partition(":")
+    benchmarks = getattr(importlib.import_module(module), function)(inputs, quick)
     shutil.rmtree(outs, ignore_errors=True)
     outs.mkdir()
-    for number, contest in enumerate(listed, 1):
-        print(f"{module} {number}/{len(listed)}: {contest.name}", flush=True)
-        outcomes.append(run_contest(module, contest, outs, runs, lambda s: print(s, flush=True)))
+    results = []
+    for number, benchmark in enumerate(benchmarks, 1):
+        print(f"{name} {number}/{len(benchmarks)}: {benchmark.name}", flush=True)
+        results.append(run_benchmark(benchmark, outs, runs, lambda s: print(s, flush=True)))
     shutil.rmtree(outs)
-    return outcomes
+    return results
 
 
-def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure speed and memory as ratios to peers, in one run on this machine.",
-        epilog=f"benchmarks: {', '.join(names)}",
+        epilog=f"benchmarks: {', '.join(BENCHMARKS)}",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which; all without one")
-    parser.add_argument("--runs", type=int, help="of each contestant (default: 3)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; without one, all")
+    parser.add_argument("--runs", type=int, help="of each candidate (default: 3)")
     parser.add_argument(
         "--quick", action="store_true", help="small sizes and 1 run, to test the benchmarks"
     )
@@ -90,7 +91,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference",
         type=Path,
-        help=f"checkout of VSainteuf/pytorch-psetae (default: the variable {REFERENCE})",
+        help="checkout of VSainteuf/pytorch-psetae (default: the variable REFERENCE)",
     )
     parser.add_argument("--name", help="of the results (default: the time)")
     return parser

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contest import OUT, Contest, Contestant, Goal, missing_package
 from benchmarks.extraction_making import geotiff_scene, safe_scene, with_other_parcels
 from benchmarks.extraction_scene import Scene
+from benchmarks.harness import OUT, Benchmark, Candidate, Threshold, missing_package
 
 OURS = "parcelwise"
 INDEXED = "parcelwise, rasterise included"
@@ -18,12 +19,14 @@ MASK = "rasterio.mask, parcel by parcel, 1 process"
 EXACTEXTRACT = "exactextract, 2 processes, 2 dates stand for all"
 RASTERSTATS = "rasterstats, 2 processes, 2 dates stand for all"
 
-# One file a date, as GDAL writes them: pixel-interleaved, in tiles, deflated with a predictor.
+# One file per date, as GDAL writes them: pixel-interleaved, tiled, deflated with a predictor.
 LAYOUT = "512 px tiles, deflated"
 
 
-# Of the pixels of a parcel, where they grow.
+# Medians of the parcels' numbers of pixels.
 MEDIANS = (20, 83, 330)
+
+CANDIDATE = [sys.executable, "-m", "benchmarks.extraction_candidates"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ FULL = _Sizes(side=2745, parcels=5000, dates=24, tile_side=10_980, tile_parcels=
 QUICK = _Sizes(side=600, parcels=100, dates=8, tile_side=1200, tile_parcels=300)
 
 
-def contests(work: Path, quick: bool) -> list[Contest]:
-    """Race extraction against its floor and its peers, and see how its cost grows."""
+def extraction(work: Path, quick: bool) -> list[Benchmark]:
+    """Measure extraction beside decoding alone and beside its peers, and how its cost grows."""
     sizes = QUICK if quick else FULL
     scene = geotiff_scene(
         work / "geotiff",
@@ -58,49 +61,48 @@ def contests(work: Path, quick: bool) -> list[Contest]:
         _dates(scene, sizes, few),
         _band_interleaved(work, sizes, few),
         _whole_tile(work, sizes),
-        *(_growth("dates", dates, scene, dates) for dates in (few, 2 * few)),
-        *(_growth("parcels", count, other, few) for count, other in by_count.items()),
-        *(_growth("pixels a parcel (median)", n, other, few) for n, other in by_median.items()),
-        *(_growth("threads", threads, scene, few, threads) for threads in (1, 2)),
+        _growth("dates", {dates: (scene, dates, 2) for dates in (few, 2 * few)}),
+        _growth("parcels", {n: (other, few, 2) for n, other in by_count.items()}),
+        _growth("pixels per parcel (median)", {n: (o, few, 2) for n, o in by_median.items()}),
+        _growth("threads", {threads: (scene, few, threads) for threads in (1, 2)}),
     ]
 
 
-def _peers(scene: Scene, sizes: _Sizes, dates: int) -> Contest:
+def _peers(scene: Scene, sizes: _Sizes, dates: int) -> Benchmark:
     some = {"dates": 2, "times": dates // 2}
-    contestants = [
-        _contestant(OURS, "ours", scene, dates=dates),
-        _contestant(INDEXED, "indexed", scene, dates=dates),
-        _contestant(PROCESSES, "processes", scene, dates=dates),
-        _contestant(DECODING, "decode", scene, dates=dates),
-        _contestant(MASK, "mask", scene, dates=dates),
-        _contestant(EXACTEXTRACT, "exactextract", scene, needs="exactextract", **some),
-        _contestant(RASTERSTATS, "rasterstats", scene, needs="rasterstats", **some),
+    candidates = [
+        _candidate(OURS, "ours", scene, dates=dates),
+        _candidate(INDEXED, "indexed", scene, dates=dates),
+        _candidate(PROCESSES, "processes", scene, dates=dates),
+        _candidate(DECODING, "decode", scene, dates=dates),
+        _candidate(MASK, "mask", scene, dates=dates),
+        _candidate(EXACTEXTRACT, "exactextract", scene, needs="exactextract", **some),
+        _candidate(RASTERSTATS, "rasterstats", scene, needs="rasterstats", **some),
     ]
-    goals = [
+    thresholds = [
         *_near_decoding(500),
-        Goal("seconds", MASK, over=INDEXED, at_least=10),
-        Goal("seconds", EXACTEXTRACT, over=INDEXED, at_least=1),
-        Goal("seconds", RASTERSTATS, over=INDEXED, at_least=1),
+        Threshold("seconds", MASK, over=INDEXED, at_least=10),
+        Threshold("seconds", EXACTEXTRACT, over=INDEXED, at_least=1),
+        Threshold("seconds", RASTERSTATS, over=INDEXED, at_least=1),
     ]
     equal = (INDEXED, PROCESSES, MASK, RASTERSTATS)
-    check = [*_module("check"), f"{{out:{OURS}}}", *(f"{{out:{name}}}" for name in equal)]
-    return Contest(_name(sizes, dates), contestants, goals, check)
+    check = [*CANDIDATE, "check", *(f"{{out:{name}}}" for name in (OURS, *equal))]
+    return Benchmark(_name(sizes, dates), candidates, thresholds, check)
 
 
-def _dates(scene: Scene, sizes: _Sizes, few: int) -> Contest:
-    """Take all dates; the memory of the few stands beside."""
+def _dates(scene: Scene, sizes: _Sizes, few: int) -> Benchmark:
+    """Extract all dates, and few for comparison of the memory."""
     less = f"{OURS}, {few} dates"
-    contestants = [
-        _contestant(OURS, "ours", scene),
-        _contestant(DECODING, "decode", scene),
-        _contestant(less, "ours", scene, dates=few),
+    candidates = [
+        _candidate(OURS, "ours", scene),
+        _candidate(DECODING, "decode", scene),
+        _candidate(less, "ours", scene, dates=few),
     ]
-    goals = [*_near_decoding(500), Goal("peak_mb", OURS, over=less, at_most=1.1)]
-    curve = ("dates, in extraction", float(sizes.dates))
-    return Contest(_name(sizes, sizes.dates), contestants, goals, curve=curve)
+    thresholds = [*_near_decoding(500), Threshold("peak_mb", OURS, over=less, at_most=1.1)]
+    return Benchmark(_name(sizes, sizes.dates), candidates, thresholds)
 
 
-def _band_interleaved(work: Path, sizes: _Sizes, dates: int) -> Contest:
+def _band_interleaved(work: Path, sizes: _Sizes, dates: int) -> Benchmark:
     scene = geotiff_scene(
         work / "band-interleaved",
         dates=dates,
@@ -108,30 +110,31 @@ def _band_interleaved(work: Path, sizes: _Sizes, dates: int) -> Contest:
         parcels=sizes.parcels,
         interleave="band",
     )
-    contestants = [_contestant(OURS, "ours", scene), _contestant(DECODING, "decode", scene)]
+    candidates = [_candidate(OURS, "ours", scene), _candidate(DECODING, "decode", scene)]
     name = f"{_name(sizes, dates)}, band-interleaved"
-    return Contest(name, contestants, _near_decoding(500))
+    return Benchmark(name, candidates, _near_decoding(500))
 
 
-def _whole_tile(work: Path, sizes: _Sizes) -> Contest:
+def _whole_tile(work: Path, sizes: _Sizes) -> Benchmark:
     side = sizes.tile_side
     scene = safe_scene(work / "safe", side=side, parcels=sizes.tile_parcels)
-    return Contest(
+    return Benchmark(
         f"extraction, {sizes.tile_parcels} parcels, a SAFE product of {side} x {side} px: 4 bands "
         "at 10 m, 6 and the classification at 20 m, lossless JP2, 1024 px tiles, 2 threads",
-        [_contestant(OURS, "ours", scene), _contestant(DECODING, "decode", scene)],
+        [_candidate(OURS, "ours", scene), _candidate(DECODING, "decode", scene)],
         _near_decoding(1500),
-        check=[*_module("check"), "--scene", str(scene.folder), f"{{out:{OURS}}}"],
+        check=[*CANDIDATE, "check", f"{{out:{OURS}}}", "--scene", str(scene.folder)],
     )
 
 
-def _growth(axis: str, x: float, scene: Scene, dates: int, threads: int = 2) -> Contest:
-    contestants = [
-        _contestant(name, way, scene, dates=dates, threads=threads)
+def _growth(axis: str, sizes: Mapping[int, tuple[Scene, int, int]]) -> Benchmark:
+    """Compare sizes on an axis: {size: (scene, dates, threads)}."""
+    candidates = [
+        _candidate(f"{size} {axis}, {name}", way, scene, dates=dates, threads=threads)
+        for size, (scene, dates, threads) in sizes.items()
         for name, way in ((OURS, "ours"), (DECODING, "decode"))
     ]
-    name = f"extraction, {dates} dates, {axis}: {x:g}"
-    return Contest(name, contestants, curve=(f"{axis}, in extraction", float(x)))
+    return Benchmark(f"extraction, growth with {axis}", candidates)
 
 
 def _other(scene: Scene, work: Path, sizes: _Sizes, parcels: int, median: int) -> Scene:
@@ -139,11 +142,11 @@ def _other(scene: Scene, work: Path, sizes: _Sizes, parcels: int, median: int) -
     return with_other_parcels(scene, folder, side=sizes.side, parcels=parcels, median=median)
 
 
-def _near_decoding(megabytes: float) -> list[Goal]:
+def _near_decoding(megabytes: float) -> list[Threshold]:
     return [
-        Goal("seconds", OURS, over=DECODING, at_most=1.25),
-        Goal("work_seconds", OURS, over=DECODING, at_most=1.25),
-        Goal("peak_mb", OURS, at_most=megabytes),
+        Threshold("seconds", OURS, over=DECODING, at_most=1.25),
+        Threshold("work_seconds", OURS, over=DECODING, at_most=1.25),
+        Threshold("peak_mb", OURS, at_most=megabytes),
     ]
 
 
@@ -154,13 +157,9 @@ def _name(sizes: _Sizes, dates: int) -> str:
     )
 
 
-def _contestant(
+def _candidate(
     name: str, way: str, scene: Scene, *, needs: str = "geopandas", **options: int
-) -> Contestant:
+) -> Candidate:
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    command = [*_module("contestants"), way, str(scene.folder), OUT, *words]
-    return Contestant(name, command, missing=missing_package(needs))
-
-
-def _module(name: str) -> list[str]:
-    return [sys.executable, "-m", f"benchmarks.extraction_{name}"]
+    command = [*CANDIDATE, way, str(scene.folder), OUT, *words]
+    return Candidate(name, command, missing=missing_package(needs))

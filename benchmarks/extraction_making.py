@@ -26,10 +26,10 @@ from geo.pixels.pixel_index import index_pixels
 
 CRS = "EPSG:32631"
 X_MIN, Y_MAX = 600_000.0, 4_900_020.0
-# Sensor noise and texture, in digital numbers: so a lossless JPEG 2000 has 7 to 8 bits a pixel, as
-# those of Sentinel-2 have.
+# Sensor noise and texture, in digital numbers: a lossless JPEG 2000 of them has 7 to 8 bits per
+# pixel, like those of Sentinel-2.
 NOISE = 20.0
-# Side of what a field's mean reflectance varies over, in pixels.
+# Side of a field, which has one mean reflectance, in pixels.
 FIELD = 12
 
 GEOTIFF = {
@@ -61,13 +61,13 @@ def geotiff_scene(
     folder
         Where they are kept.
     dates
-        Files.
+        Number of files.
     side
-        Rows and columns.
+        Number of rows and of columns.
     parcels, median
-        How many, and the median of their pixels.
+        Number of parcels, and the median of their numbers of pixels.
     interleave
-        pixel: the bands of a tile are deflated together, GDAL's own choice; band: each apart.
+        pixel: the bands of a tile are deflated together, GDAL's default; band: separately.
     """
     with _once(folder) as missing:
         for part in missing:
@@ -84,7 +84,7 @@ def geotiff_scene(
 def with_other_parcels(
     scene: Scene, folder: Path, *, side: int, parcels: int, median: float
 ) -> Scene:
-    """Lay other parcels on the GeoTIFFs of a scene, once."""
+    """Make a scene of the same GeoTIFFs with other parcels, once."""
     with _once(folder) as missing:
         for part in missing:
             _write_parcels(part, side, parcels, median)
@@ -106,7 +106,7 @@ def safe_scene(folder: Path, *, side: int, parcels: int, median: float = 83) -> 
 
 
 def _with_items(scene: Scene) -> Scene:
-    """Write every product down as stage index does, once: what stage extract starts from."""
+    """Write the STAC item of every product, as stage index does, once."""
     for product in scene.products:
         item = scene.item(product)
         if not item.is_file():
@@ -118,7 +118,7 @@ def _with_items(scene: Scene) -> Scene:
 
 @contextmanager
 def _once(folder: Path) -> Iterator[list[Path]]:
-    """Give the temporary folder to fill, which then gets its name; none where it is there."""
+    """Yield a temporary folder to fill, which is then renamed; nothing if the folder exists."""
     if folder.is_dir():
         yield []
         return
@@ -130,17 +130,17 @@ def _once(folder: Path) -> Iterator[list[Path]]:
 
 
 class _Numbers:
-    """Digital numbers of a landscape of fields, with the noise of a sensor; no two dates equal."""
+    """Draw digital numbers of a landscape of fields with sensor noise; no two dates are equal."""
 
     def __init__(self, side: int) -> None:
         self.side = side
         self._random = np.random.default_rng(side)
-        # Larger than what a codec looks at together, so that its repetition does not help one.
+        # Larger than a codec's window, so that repeating it does not help compression.
         noise = self._random.normal(0, NOISE, (2048, 2048))
         self._noise = np.round(noise).astype(np.int16)
 
     def draw(self) -> NDArray[np.uint16]:
-        """Give the next band, uint16 (side, side); none is 0, which means no data in SAFE."""
+        """Return the next band, uint16 (side, side), without 0, which is nodata in SAFE."""
         n_fields = -(-self.side // FIELD)
         means = self._random.normal(1500, 500, (n_fields, n_fields)).clip(300, 6000)
         place = np.arange(self.side)
@@ -159,7 +159,7 @@ def _write_geotiff(path: Path, numbers: _Numbers, interleave: str) -> None:
 
 
 def _write_safe(path: Path, side: int) -> None:
-    """Write a product; what its metadata say is all that is read of them."""
+    """Write a product; its metadata contain only what is read."""
     stem = f"T{TILE}_20180405T105031"
     granule = f"GRANULE/L2A_T{TILE}_A014554_20180405T105031/IMG_DATA"
     numbers = {10: _Numbers(side), 20: _Numbers(side // 2)}
@@ -211,8 +211,8 @@ def _georeference(side: int, resolution_m: int) -> dict[str, object]:
 def _write_parcels(folder: Path, side: int, count: int, median: float) -> None:
     """Write parcels, and their pixel index.
 
-    Turned rectangles, one in each cell of a grid over the scene and so in all of its blocks; their
-    areas are log-normal about a median, as those of registers are. One in 30 has another across it.
+    They are rotated rectangles, one in each cell of a grid over the scene, so that every block of
+    the raster has some. Their areas are log-normal, as in registers. One in 30 overlaps another.
     """
     random = np.random.default_rng(count)
     per_row = int(np.ceil(np.sqrt(count)))

@@ -2,9 +2,9 @@
 
     python -m benchmarks.model_choice DATA WORK
 
-DATA holds canada-2017, points-2017 and flanders-2018; WORK/flanders and WORK/demo the Pixel-Set
-datasets of configs/flanders.yaml and configs/demo.yaml; what is not there is left out. Scores of
-trained models are kept in WORK, and read from there the next time.
+DATA contains canada-2017, points-2017 and flanders-2018. WORK/flanders and WORK/demo are the
+Pixel-Set datasets of configs/flanders.yaml and configs/demo.yaml. Missing ones are skipped. The
+scores of trained models are written to WORK, and read from there the next time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ METRICS = {"Accuracy": "overall accuracy", "MACRO_F1-score": "macro F1", "MACRO_
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Parcels, how they are divided, and how the models are trained.
+    """Parcels, their division into folds, and the settings of the training.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Task:
 
     @property
     def settings(self) -> Settings:
-        """Recipe default, and what it leaves out for time."""
+        """The recipe default, with fewer epochs or parcels to save time."""
         return load({"train": self.train})
 
     @property
@@ -77,7 +77,7 @@ class Task:
 
     @property
     def about(self) -> DataDescription:
-        """Numbers for names; the normalisation is that of the channels, over pixels and dates."""
+        """Numbers instead of names; the normalisation is per channel, over pixels and dates."""
         pixels = self.data.pixels[:].astype(np.float64)
         return DataDescription(
             bands=[str(i) for i in range(self.data.n_channels)],
@@ -102,19 +102,19 @@ def main() -> None:
 
 
 def tasks(data: Path, work: Path) -> Iterator[Task]:
-    """Give the tasks whose data are there."""
+    """Yield the tasks whose data are present."""
     if (file := data / "points-2017" / "test_public_extractions.parquet").is_file():
-        points = _points(file)
-        yield Task("points, at random", points, _divided(points), {"epochs": 40})
+        points = read_points(file)
+        yield Task("points, at random", points, divided(points), {"epochs": 40})
     if (file := data / "canada-2017" / "points.parquet").is_file():
-        points, cells = _canada(file)
-        yield Task("Canada, at random", points, _divided(points), {"epochs": 40})
-        yield Task("Canada, whole cells", points, _divided(points, cells), {"epochs": 40})
+        points, cells = read_canada(file)
+        yield Task("Canada, at random", points, divided(points), {"epochs": 40})
+        yield Task("Canada, whole cells", points, divided(points, cells), {"epochs": 40})
     if (folder := work / "flanders").is_dir():
         pieces = PixelSetDataset.open(folder).pixel_sets(with_features=True)
         train = {"epochs": 60, "batch_size": 32}
-        yield Task("Flanders, at random", pieces, _divided(pieces), train)
-        # Half of the maize is two fields, so the classes must be looked at, too.
+        yield Task("Flanders, at random", pieces, divided(pieces), train)
+        # Half of the maize is two fields, so the folds are stratified by class, too.
         labelled = np.flatnonzero(pieces.labels >= 0)
         fields = _fields([pieces.ids[i] for i in labelled], data / "flanders-2018")
         whole = StratifiedGroupKFold(4, shuffle=True, random_state=1)
@@ -123,11 +123,11 @@ def tasks(data: Path, work: Path) -> Iterator[Task]:
     if (folder := work / "demo").is_dir():
         parcels = PixelSetDataset.open(folder).pixel_sets(with_features=True)
         train = {"epochs": 30, "pixels": 32}
-        yield Task("demo, SIMULATED", parcels, _divided(parcels), train)
+        yield Task("demo, SIMULATED", parcels, divided(parcels), train)
 
 
-def _divided(data: PixelSets, groups: NDArray[np.int64] | None = None) -> list[NDArray[np.int64]]:
-    """Divide the labelled parcels in five at random; those of a group, int64 (N,), together."""
+def divided(data: PixelSets, groups: NDArray[np.int64] | None = None) -> list[NDArray[np.int64]]:
+    """Divide the labelled parcels into five parts at random; groups, int64 (N,), stay together."""
     labelled = np.flatnonzero(data.labels >= 0)
     by, blocks = ("random", None) if groups is None else ("block", groups[labelled])
     parts = divide(data.labels[labelled], 5, by=by, blocks=blocks, seed=1)
@@ -135,7 +135,7 @@ def _divided(data: PixelSets, groups: NDArray[np.int64] | None = None) -> list[N
 
 
 def compare(task: Task, scores: Path) -> dict[str, list[Matrix]]:
-    """Give {method: confusion matrix over all folds, one for each seed}."""
+    """Return {method: confusion matrices over all folds, one for each seed}."""
     compared = {"majority": [add_up(majority(task.data.labels, task.folds, task.n_classes))]}
     for method, matrices in classify_series(
         task.data, task.folds, task.n_classes, seed=1, threads=1
@@ -153,7 +153,7 @@ def compare(task: Task, scores: Path) -> dict[str, list[Matrix]]:
 
 
 def _pooled(task: Task, scores: list[NDArray[np.float32]]) -> Matrix:
-    """Give the confusion matrix over all folds from the scores of each one's test part."""
+    """Return the confusion matrix over all folds from the scores of each fold's test part."""
     matrices = (
         confusion_matrix(task.data.labels[fold.test], of_fold.argmax(1), task.n_classes)
         for fold, of_fold in zip(task.folds, scores, strict=True)
@@ -162,10 +162,10 @@ def _pooled(task: Task, scores: list[NDArray[np.float32]]) -> Matrix:
 
 
 def _scores(task: Task, name: str, fold: int, seed: int, folder: Path) -> NDArray[np.float32]:
-    """Train a model, or read what an earlier run kept; give the scores of the test part."""
-    kept = folder / task.name / f"{name}_{fold + 1}_{seed}.npy"
-    if kept.is_file():
-        return np.asarray(np.load(kept), np.float32)
+    """Train a model and predict the test part, or read the scores of an earlier run."""
+    path = folder / task.name / f"{name}_{fold + 1}_{seed}.npy"
+    if path.is_file():
+        return np.asarray(np.load(path), np.float32)
     data, parts, settings = task.data, task.folds[fold], task.settings
     model = CropModel.fit(
         *(data, parts.train, parts.validation),
@@ -175,21 +175,21 @@ def _scores(task: Task, name: str, fold: int, seed: int, folder: Path) -> NDArra
         device=CPU,
     )
     scores = model.log_probabilities(data, parts.test, batch_size=256)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    np.save(kept, scores)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, scores)
     return scores
 
 
 def _spread(matrices: list[Matrix]) -> Iterator[str]:
-    """Say mean and standard deviation (ddof 1) of every metric over the seeds, in per cent."""
+    """Yield mean and standard deviation (ddof 1) of every metric over the seeds, in per cent."""
     for metric in METRICS:
         values = [100 * overall_metrics(matrix)[metric] for matrix in matrices]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         yield f"{statistics.fmean(values):.1f}{spread}"
 
 
-def _points(file: Path) -> PixelSets:
-    """Read points-2017: twelve monthly steps, classes of 12 points or more."""
+def read_points(file: Path) -> PixelSets:
+    """Read points-2017: twelve monthly steps, classes of at least 12 points."""
     resolutions = dict.fromkeys(("B02", "B03", "B04", "B08"), 10)
     bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
     table = pd.read_parquet(file)
@@ -203,8 +203,8 @@ def _points(file: Path) -> PixelSets:
     return _one_pixel_each(series, days, table["ewoc_code"].to_numpy(), list(frequent))
 
 
-def _canada(file: Path) -> tuple[PixelSets, NDArray[np.int64]]:
-    """Read canada-2017, its six frequent classes, and the cell of each point."""
+def read_canada(file: Path) -> tuple[PixelSets, NDArray[np.int64]]:
+    """Read the six frequent classes of canada-2017, and the cell of each point."""
     table = pd.read_parquet(file)
     codes = [1110, 1120, 1200, 4100, 7920, 9120]
     table = table[table["CROPTYPE_LABEL"].isin(codes)]
@@ -225,7 +225,7 @@ def _one_pixel_each(
     codes: NDArray[np.int64],
     classes: list[int],
 ) -> PixelSets:
-    """Make pixel sets of series (N, T, C) of points; what has no data is interpolated in time."""
+    """Make pixel sets of points from series (N, T, C); nodata is interpolated linearly in time."""
     chosen = np.isin(codes, classes)
     series, codes = series[chosen], codes[chosen]
     series[(series == NO_DATA).any(axis=2)] = np.nan
@@ -240,7 +240,7 @@ def _one_pixel_each(
 
 
 def _fields(ids: list[str], folder: Path) -> NDArray[np.int64]:
-    """Find the field of each Flemish piece, which was cut from it."""
+    """Find the field from which each Flemish piece was cut."""
     import geopandas as gpd
 
     pieces = gpd.read_file(folder / "parcels_subdivided.gpkg")

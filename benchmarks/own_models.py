@@ -1,13 +1,17 @@
-"""Contestant: this project's training and inference, by the code of the stages train and predict.
+"""Candidate: this project's training and inference, by the code of the stages train and predict.
 
-python -m benchmarks.own_models training FOLDER [--pixels 64] [--threads 2] [--epochs 2]
+python -m benchmarks.own_models training FOLDER [--pixels 64] [--threads 2] [--epochs 2] [--plain]
+python -m benchmarks.own_models compare SCORES.npz SCORES.npz
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,21 +21,37 @@ from benchmarks.pixel_set_data import ingested
 
 WEIGHTS = Path("weights")
 N_COMPARED = 256
+TOLERANCE = 1e-4  # of a log-probability
 
 
 def main() -> None:
     """Do one of the works and print its figures."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=("training", "inference", "weights"))
-    parser.add_argument("folder", type=Path, help="of the dataset")
+    works = {"training": training, "inference": inference, "weights": weights, "compare": compare}
+    parser.add_argument("work", choices=works)
+    parser.add_argument("paths", type=Path, nargs="+", help="of the dataset, or of the scores")
     parser.add_argument("--out", type=Path, help="where scores are written")
     parser.add_argument("--pixels", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2, help="the first warms up")
+    parser.add_argument("--plain", action="store_true", help="without the encoder's fast path")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    work = {"training": training, "inference": inference, "weights": weights}[options.work]
-    work(options)
+    options.folder = options.paths[0]
+    if options.plain:
+        _use_plain_encoder()
+    works[options.work](options)
+
+
+def _use_plain_encoder() -> None:
+    """Take the plain layers, with torch's threads, which are the fastest for them in training."""
+    from models.fast_cpu.memory_allocator import keep_freed_memory
+    from models.pixel_set_encoder import PixelSetEncoder
+
+    PixelSetEncoder.fast = False
+    module: Any = importlib.import_module("models.training.train_fold")
+    module.thread_pool = lambda _: contextlib.nullcontext()
+    keep_freed_memory()
 
 
 def training(options: argparse.Namespace) -> None:
@@ -48,7 +68,7 @@ def training(options: argparse.Namespace) -> None:
         ends.append(time.perf_counter())
         losses.append(metrics["train_loss"])
 
-    # One parcel is the least that can be validated on: what is timed is training.
+    # One validation parcel, the least that is allowed: only training is to be timed.
     n = len(setting.data) - 1
     CropModel.fit(
         setting.data,
@@ -64,14 +84,14 @@ def training(options: argparse.Namespace) -> None:
 
 
 def inference(options: argparse.Namespace) -> None:
-    """Predict every parcel; keep the scores of the first small ones, to compare them."""
+    """Predict every parcel; write the scores of the first small ones, to compare them."""
     import numpy as np
 
     from models.crop_model import CropModel
 
     setting = _Setting(options)
     model = CropModel.load_reference(
-        options.folder / WEIGHTS / "Fold_1", setting.device, **setting.of_reference
+        options.folder / WEIGHTS / "Fold_1", setting.device, **setting.reference_arguments
     )
     batch_size = setting.settings.predict.batch_size
     model.log_probabilities(setting.data, setting.parcels[:batch_size], batch_size)
@@ -114,8 +134,20 @@ def weights(options: argparse.Namespace) -> None:
     )
 
 
+def compare(options: argparse.Namespace) -> None:
+    """Exit with a message if two candidates' ids or log-probabilities differ."""
+    import numpy as np
+
+    ours, other = (np.load(path) for path in options.paths)
+    if not np.array_equal(ours["ids"], other["ids"]):
+        sys.exit(f"other parcels: {ours['ids'][:5]} and {other['ids'][:5]}")
+    largest = np.abs(ours["scores"] - other["scores"]).max()
+    if not largest <= TOLERANCE:
+        sys.exit(f"log-probabilities differ by up to {largest:.2g}, more than {TOLERANCE}")
+
+
 class _Setting:
-    """What the stages train and predict read before they start."""
+    """The data and settings that the stages train and predict read before they start."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         import numpy as np
@@ -134,8 +166,8 @@ class _Setting:
         self.parcels = np.arange(len(self.data))
 
     @property
-    def of_reference(self) -> dict[str, Any]:
-        """What the weights of the reference do not tell."""
+    def reference_arguments(self) -> dict[str, Any]:
+        """What `load_reference` cannot read from the weights."""
         from pipeline.dataset.model_inputs import describe_data
 
         model = self.settings.model
@@ -150,7 +182,7 @@ class _Setting:
 
 
 def print_figures(parcels: int, seconds: float, **others: float) -> None:
-    """Print what a contest compares."""
+    """Print the figures that a benchmark compares."""
     figures = {
         "parcels_per_second": parcels / seconds,
         "microseconds_per_parcel": seconds / parcels * 1e6,
@@ -160,6 +192,6 @@ def print_figures(parcels: int, seconds: float, **others: float) -> None:
 
 
 if __name__ == "__main__":
-    # As the stages do: torch is told its threads, and other libraries start none of their own.
+    # As in the stages: torch's threads are set explicitly, and other libraries start none.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from benchmarks.measuring import ROOT
+from benchmarks.harness import ROOT
 
 NOMENCLATURE = "label_44class"
 CODES = (1, 3, 4, 5, 6, 8, 9, 12, 13, 14, 16, 18, 19, 23, 28, 31, 33, 34, 36, 39)

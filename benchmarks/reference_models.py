@@ -1,4 +1,4 @@
-"""Contestant: the reference's training and inference, by its own unmodified code.
+"""Candidate: the reference's training and inference, by its own unmodified code.
 
     REFERENCE=CHECKOUT python -m benchmarks.reference_models training FOLDER [--workers 0]
 
@@ -24,12 +24,34 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset, SubsetRandomSampler
 
-from benchmarks.measuring import ROOT
+from benchmarks.harness import ROOT
 from benchmarks.own_models import N_COMPARED, WEIGHTS, print_figures
 from benchmarks.pixel_set_data import CODES, NOMENCLATURE, given
-from benchmarks.reference import REFERENCE
+
+REFERENCE = "REFERENCE"
+"""Environment variable with the folder of a checkout of VSainteuf/pytorch-psetae."""
+
+TUNED_MALLOC = {
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""Environment in which glibc keeps freed memory: the best a user can do from outside."""
 
 _BATCH_SIZE, _N_PIXELS = 128, 64
+
+
+def missing_reference() -> str | None:
+    """Return how to get the reference; None if REFERENCE names a checkout of it."""
+    folder = os.environ.get(REFERENCE)
+    if folder is None:
+        return (
+            "clone VSainteuf/pytorch-psetae from GitHub and pass its folder with --reference, or "
+            "with REFERENCE=... make bench"
+        )
+    if not (Path(folder) / "models" / "stclassifier.py").is_file():
+        return f"{folder} has no models/stclassifier.py: pass a checkout of pytorch-psetae"
+    return None
 
 
 def main() -> None:
@@ -48,7 +70,7 @@ def main() -> None:
 
 
 def training(options: argparse.Namespace) -> None:
-    """Train by its `train_epoch` and time the epochs after the first."""
+    """Train with its `train_epoch` and time the epochs after the first."""
     script = importlib.import_module("train")
     data = _dataset(options.folder)
     n = len(data) - 1
@@ -69,7 +91,7 @@ def training(options: argparse.Namespace) -> None:
 
 
 def inference(options: argparse.Namespace) -> None:
-    """Predict by its `predict`, in evaluation mode, which its script forgets."""
+    """Predict with its `predict`, in evaluation mode, which its script does not set."""
     script = importlib.import_module("inference")
     data = _dataset(options.folder, return_id=True)
     config = {"device": "cpu", "output_dir": str(options.out)}
@@ -90,7 +112,7 @@ def inference(options: argparse.Namespace) -> None:
 
 
 def _save_scores(model: Any, data: Any, out: Path) -> None:
-    """Keep the scores of the first parcels of which no pixel is left to chance."""
+    """Write the scores of the first parcels whose pixels are all taken, none drawn at random."""
     data.jitter = None
     files = (np.load(f"{data.data_folder}/{i}.npy", mmap_mode="r") for i in data.pid)
     small = [i for i, pixels in enumerate(files) if pixels.shape[2] <= _N_PIXELS][:N_COMPARED]
@@ -116,12 +138,12 @@ def _dataset(folder: Path, **options: Any) -> Any:
 
 
 def _model_config(data: Any) -> dict[str, Any]:
-    """Give the defaults of its scripts; most are those of PseTae."""
+    """Return the defaults of its scripts; most are those of PseTae."""
     return {"len_max_seq": None, "positions": data.date_positions, "extra_size": 4}
 
 
 def _see_only_the_reference(folder: Path) -> None:
-    """Let `models`, which both projects have, be the reference's, and complete what it imports."""
+    """Import `models`, which both projects have, from the reference; replace a missing torchnet."""
     sys.path[:] = [str(folder), *(p for p in sys.path if Path(p).resolve() != ROOT)]
     if importlib.util.find_spec("torchnet") is None:
         meters = types.SimpleNamespace(ClassErrorMeter=_Accuracy, AverageValueMeter=_Average)
@@ -140,12 +162,12 @@ class _Average:
         self._sum, self._n = self._sum + value, self._n + 1
 
     def value(self) -> list[float]:
-        """Give the mean, first of a list."""
+        """Return the mean, first in a list."""
         return [self._sum / self._n]
 
 
 class _Accuracy:
-    """As torchnet's ClassErrorMeter with accuracy=True: the percentage that is right."""
+    """As torchnet's ClassErrorMeter with accuracy=True: the percentage of correct classes."""
 
     def __init__(self, accuracy: bool) -> None:
         self._accuracy, self._right, self._n = accuracy, 0, 0
@@ -156,7 +178,7 @@ class _Accuracy:
         self._n += len(target)
 
     def value(self) -> list[float]:
-        """Give the percentage, first of a list."""
+        """Return the percentage, first in a list."""
         right = 100 * self._right / self._n
         return [right if self._accuracy else 100 - right]
 

@@ -1,4 +1,4 @@
-"""Weights on disk: the reference's `model.pth.tar`, and safetensors. Reading executes nothing."""
+"""Weights on disk: the reference's `model.pth.tar`, and safetensors. Reading executes no code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from models.errors import InputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import ModelDescription
 from models.model_files import parse_description, read_archive, write_bytes
-from models.positional_encoding import sinusoid_encoding
+from models.temporal_attention import sinusoid_encoding
 
 _POSITION_TABLE = "temporal_encoder.position_enc.weight"
-# Key of the text of `model.json` in the header of a safetensors file.
+# Key of the description in the header of a safetensors file: the text of `model.json`.
 _DESCRIPTION_KEY = "parcelwise"
 
 
@@ -36,19 +36,19 @@ def save_checkpoint(
     hyperparameters: Hyperparameters,
     days: NDArray[np.int64],
 ) -> None:
-    """Write a checkpoint that the reference can read too: {'epoch', 'state_dict', 'optimizer'}.
+    """Write a checkpoint in the reference's format: {'epoch', 'state_dict', 'optimizer'}.
 
     Parameters
     ----------
     path
-        The file; its folder is created where it is not there.
+        The file; its folder is created if necessary.
     epoch, state_dict, optimizer_state
         State of the training.
     hyperparameters
         Hyper-parameters of the model.
     days
-        int64 (T,), the dates of the training data, from which the reference's table of positions
-        is made; ours has none.
+        int64 (T,), the days of the training dates. The reference stores the positional encoding of
+        these dates with the weights; our model computes it when it runs.
     """
     table = _position_table(hyperparameters, days)
     checkpoint = {
@@ -56,8 +56,7 @@ def save_checkpoint(
         "state_dict": {**state_dict, _POSITION_TABLE: table},
         "optimizer": optimizer_state,
     }
-    # torch.save stores the name of the file that it writes: through a buffer, the bytes are the
-    # same whatever the file's name.
+    # torch.save stores the file's name in the file: the bytes in a buffer do not depend on it.
     buffer = io.BytesIO()
     torch.save(_interned(checkpoint), buffer)
     write_bytes(path, buffer.getvalue())
@@ -66,13 +65,13 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, hyperparameters: Hyperparameters, device: torch.device
 ) -> ParcelClassifier:
-    """Read a checkpoint, ours or the reference's, into a model in evaluation mode on a device.
+    """Load a checkpoint, ours or the reference's, as a model in evaluation mode on a device.
 
     Raises
     ------
     InputError
-        If the file is not there, is not a checkpoint, or has other weights than the
-        hyper-parameters say.
+        If the file does not exist or is not a checkpoint, or if its weights do not fit the
+        hyper-parameters.
     """
     return build_model(hyperparameters, load_state_dict(path), path).to(device)
 
@@ -83,12 +82,12 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        If the file is not there, is damaged, or is not a checkpoint of the reference.
+        If the file does not exist, is damaged, or is not a checkpoint in the reference's format.
     """
     content = read_archive(path)
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can make torch raise anything
+    except Exception as error:  # torch raises errors of many types for a damaged file
         # Leave out torch's advice on how to execute code from the file.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or repr(error)
         raise InputError(
@@ -96,11 +95,11 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state_dict, dict):
-        raise InputError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' in it")
+        raise InputError(f"{path}: expected 'epoch', 'state_dict' and 'optimizer' as its keys")
     if wrong := [str(k) for k, v in state_dict.items() if not _is_weight(k, v)]:
         raise InputError(f"{path}: not weights: {', '.join(wrong[:5])[:200]}")
     state_dict = {k: v for k, v in state_dict.items() if k != _POSITION_TABLE}
-    # A tensor with stride 0 repeats one stored number any number of times.
+    # A tensor with stride 0 can be arbitrarily large and store only one number.
     if sum(value.nbytes for value in state_dict.values()) > len(content):
         raise InputError(f"{path}: its weights are larger than the file")
     return state_dict
@@ -109,20 +108,20 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 def save_safetensors(
     path: Path, state_dict: dict[str, Tensor], description: ModelDescription
 ) -> None:
-    """Write weights, and in the header their description as plain JSON, whole or not at all."""
+    """Write weights, with their description as JSON in the header, completely or not at all."""
     text = json.dumps(description.to_json(), ensure_ascii=False, allow_nan=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     write_bytes(path, save(tensors, {_DESCRIPTION_KEY: text}))
 
 
 def load_safetensors(path: Path, device: torch.device) -> tuple[ParcelClassifier, ModelDescription]:
-    """Read a model, in evaluation mode on a device, and its description.
+    """Load a model, in evaluation mode on a device, and its description.
 
     Raises
     ------
     InputError
-        If the file is not there, is something else, or its weights are not finite or not those of
-        its hyper-parameters.
+        If the file does not exist or is not a safetensors file, or if its weights are not finite or
+        do not fit its hyper-parameters.
     """
     if not path.is_file():
         raise InputError(f"{path} is not there")
@@ -146,10 +145,10 @@ def build_model(
     Raises
     ------
     InputError
-        If they are not those of the hyper-parameters, or not all are finite.
+        If the weights do not fit the hyper-parameters, or are not all finite.
     """
     try:
-        # The meta device allocates nothing: the file may not have weights of this size.
+        # The meta device allocates no memory: the hyper-parameters may be wrong and huge.
         with torch.device("meta"):
             model = ParcelClassifier(hyperparameters)
     except RuntimeError as error:
@@ -173,10 +172,10 @@ def build_model(
         if wrong := int((~value.isfinite()).sum()):
             raise InputError(
                 f"{path}: {wrong} of the {value.numel()} numbers of {name} are not finite. "
-                "Take weights of a training that did not diverge."
+                "Use weights of a training that did not diverge."
             )
         if name.endswith("running_var") and bool((value < 0).any()):
-            raise InputError(f"{path}: {name} has negative variances")
+            raise InputError(f"{path}: {name} contains negative variances")
     return model.eval()
 
 
@@ -192,11 +191,11 @@ def _is_weight(name: object, value: object) -> bool:
 
 
 def _position_table(hyperparameters: Hyperparameters, days: NDArray[np.int64]) -> Tensor:
-    """Make the table that the reference looks positions up in, one row a date."""
+    """Compute the reference's table of positional encodings, one row per date."""
     if hyperparameters.positions == "days":
         positions = torch.from_numpy(days)
     else:
-        positions = torch.arange(len(days) + 1)  # ranks start at 1: row 0 is never used
+        positions = torch.arange(len(days) + 1)  # ranks start at 1; row 0 is unused
     if hyperparameters.name == "psetae":
         return sinusoid_encoding(positions, hyperparameters.mlp2[-1], hyperparameters.T).float()
     n_head = hyperparameters.n_head
@@ -207,8 +206,8 @@ def _position_table(hyperparameters: Hyperparameters, days: NDArray[np.int64]) -
 def _interned(value: Any) -> Any:
     """Copy nested values so that equal strings are one object.
 
-    A pickle refers back to an object that it holds already, so the bytes depend on which strings
-    are the same object: others in a training that was read back than in an unbroken one.
+    A pickle stores a repeated object as a reference to the first, so the bytes depend on which
+    equal strings are the same object. An uninterrupted and a resumed training differ in this.
     """
     if isinstance(value, str):
         return sys.intern(value)

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.fast_cpu.masked_pooling import all_true
 from models.hyperparameters import Hyperparameters
+from models.masked_statistics import none_if_all_true
 from models.pixel_set_encoder import PixelSetEncoder
 from models.temporal_attention import (
     LearntQueryAttention,
@@ -20,16 +20,16 @@ from models.temporal_attention import (
 
 
 class ParcelClassifier(nn.Module):
-    """Classify parcels from their pixels' time series.
+    """Classify parcels by the time series of their pixels.
 
-    Names and shapes of the parameters are those of the reference implementation.
+    The names and shapes of the weights are those of the reference implementation.
 
     Parameters
     ----------
     hyperparameters
-        What to build.
+        Hyper-parameters of the three parts.
     generator
-        Draws the initial weights; None leaves PyTorch's own, for weights that are loaded.
+        Draws the initial weights; None if weights will be loaded.
     initialisation
         "paper" or "torch", see `initialise_weights`.
     """
@@ -66,16 +66,17 @@ class ParcelClassifier(nn.Module):
         Parameters
         ----------
         pixels
-            Float tensor (B, T, C, S), normalised; fastest as a view of (B, S, T, C) memory.
+            Float tensor (B, T, C, S), normalised. Fastest as a view of contiguous (B, S, T, C)
+            memory.
         pixel_mask
             Tensor (B, T, S), 1 or True for a true pixel.
         positions
             Tensor (B, T), days since a start that all parcels share.
         extra
-            Float tensor (B, F) of scaled parcel features, if the model uses any.
+            Float tensor (B, F) of standardised parcel features, if the model uses any.
         observed
-            bool tensor (B, T), False for a date that the parcel lacks; None for all True. A date
-            without a true pixel counts as not observed.
+            bool tensor (B, T), False for a date that the parcel does not have; None for all True. A
+            date without a true pixel is not observed either.
 
         Returns
         -------
@@ -83,20 +84,20 @@ class ParcelClassifier(nn.Module):
             Float (B, n_classes).
         """
         pixel_mask = pixel_mask.bool()
-        seen = pixel_mask.any(2)
         if observed is not None:
-            seen = seen & observed
             pixel_mask = pixel_mask & observed[..., None]
+        observed = pixel_mask.any(2)
         if self.hyperparameters.positions == "order":
-            positions = seen.cumsum(1)
-        embeddings = self.spatial_encoder(pixels, pixel_mask, extra)
-        series = self.temporal_encoder(embeddings, positions, None if all_true(seen) else seen)
+            positions = observed.cumsum(1)
+        embeddings = self.spatial_encoder(pixels, pixel_mask, extra)  # (B, T, mlp2[-1])
+        series = self.temporal_encoder(embeddings, positions, none_if_all_true(observed))
+        # (B, mlp3[-1]) -> (B, n_classes)
         return self.decoder(series)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and back in the mode that it was in."""
+    """Switch a model to evaluation mode within the context."""
     was_training = model.training
     model.eval()
     try:
@@ -121,14 +122,15 @@ def initialise_weights(model: nn.Module, generator: torch.Generator, kind: str =
     Parameters
     ----------
     model
-        Changed in place.
+        Its weights are overwritten.
     generator
         Draws the weights.
     kind
-        "paper": the reference's distributions. Linear layers: xavier-normal weights, N(0, 1)
-        biases. Convolutions: N(0, 1). BatchNorm: N(0, 1) weights, zero biases. "torch": PyTorch's
-        own. Linear layers and convolutions: uniform up to 1 / sqrt(number of inputs). BatchNorm:
-        weights of 1. The queries of the L-TAE are N(0, 2 / d_k) in both.
+        "paper": the distributions of the reference. Linear layers have xavier-normal weights and
+        N(0, 1) biases, convolutions N(0, 1), and BatchNorm N(0, 1) weights and zero biases.
+        "torch": the defaults of PyTorch. Linear layers and convolutions are uniform within
+        1 / sqrt(number of inputs), and BatchNorm has weights of 1 and zero biases.
+        In both, the queries of the L-TAE are N(0, 2 / d_k).
     """
     draw = {"paper": _as_in_the_paper, "torch": _as_torch_does}[kind]
     for module in model.modules():

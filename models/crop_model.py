@@ -1,4 +1,4 @@
-"""The crop model of a fold: fitted, saved, loaded, and used to predict.
+"""The crop model of a fold: fit, save, load, predict.
 
 model = CropModel.fit(data, train, validation, about=..., architecture=..., training=..., ...)
 model.save(folder)
@@ -53,27 +53,27 @@ from models.training.options import TrainingSettings
 from models.training.resume import TrainingState, training_digest
 from models.training.train_fold import FoldResult, OnEpoch, train_fold
 
-# Parcels among which a batch is chosen.
+# Number of consecutive parcels that are sorted by size to form batches.
 _NEIGHBOURS = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class CropModel:
-    """Hold the models of one fold (its members) and all that is needed to use them.
+    """The models of one fold (its members) and all that is needed to use them.
 
     Attributes
     ----------
     description
-        What the members expect and predict.
+        Inputs and classes of the members.
     members
-        In evaluation mode, on the device.
+        The models, in evaluation mode, on the device.
     device
-        Where they compute.
+        Device to predict on.
     folder
-        Where they were read from; None where they were fitted.
+        Folder that they were read from; None if they were fitted.
     results, days
-        Only after a fit; `save` writes them. One result per member, and int64 (T,), the days of
-        the training dates.
+        Set by a fit, for `save`: one result per member, and int64 (T,), the days of the training
+        dates.
     """
 
     description: ModelDescription
@@ -99,41 +99,41 @@ class CropModel:
         state: Path | None = None,
         processes: Processes = ALONE,
     ) -> CropModel:
-        """Train the members of a fold; of each, the epoch with the best validation mIoU is kept.
+        """Train the members of a fold, and keep the epoch with the best validation mIoU of each.
 
         Parameters
         ----------
         data
             All parcels.
         train, validation
-            int64 indices of the labelled parcels to learn from and to choose the epoch by.
+            int64 indices of the labelled parcels to train on, and of those to choose the epoch by.
         about
-            What the data are.
+            Description of the data.
         architecture
-            Arguments of `Hyperparameters.for_data`: the name of the model, and whatever differs
-            from its paper; the rest follows from the data.
+            Arguments of `Hyperparameters.for_data`: the name of the model, and the hyper-parameters
+            that differ from its paper; the others follow from the data.
         training
-            How to train; the members differ in the seed.
+            Settings of the training. The members differ in the seed.
         device
-            Where to train. On a CPU, one seed gives the same result bit for bit, with any number of
-            threads.
+            Device to train on. On a CPU, the result depends only on the seed, bit for bit, with any
+            number of threads.
         members
-            How many models to train.
+            Number of models to train.
         progress
-            Called with the number of each member; what it returns is called after every epoch.
+            Called with the number of each member; returns a function to call after every epoch.
         state
-            Folder that keeps each member's state every few epochs. A training that finds its state
-            there goes on from it, to the same weights as if it had never been interrupted. Remove
-            the folder's files once the result is saved.
+            Folder to which each member's state is written every few epochs. If it contains the
+            state of this training, the training continues from it, to the same weights as without
+            the interruption. Remove the folder's files once the result is saved.
         processes
-            That train together.
+            The processes that train together.
 
         Raises
         ------
         DivergedError
             If a member cannot be trained; the message names it.
         InputError
-            If the data cannot be trained on.
+            If the data do not fit the settings.
         """
         hyperparameters = Hyperparameters.for_data(
             n_channels=data.n_channels,
@@ -141,7 +141,7 @@ class CropModel:
             n_extra=data.n_features,
             **architecture,
         )
-        # By the training parcels alone: the others are not known when a model is used.
+        # Fitted on the training parcels only, so that the other parcels stay independent.
         features = None if data.features is None else data.features[train]
         description = ModelDescription.of(
             *(about, hyperparameters, None if features is None else FeatureScaling.fit(features)),
@@ -153,15 +153,15 @@ class CropModel:
         results = []
         for member in range(1, members + 1):
             own = replace(training, seed=member_seed(training.seed, member))
-            kept = None
+            member_state = None
             if state is not None:
                 digest = training_digest(data, train, validation, description, own, device)
-                kept = TrainingState(state / f"member_{member}.pt", digest)
+                member_state = TrainingState(state / f"member_{member}.pt", digest)
             try:
                 result = train_fold(
                     *(data, train, validation, description, own, device),
                     on_epoch=None if progress is None else progress(member),
-                    state=kept,
+                    state=member_state,
                     processes=processes,
                 )
             except DivergedError as error:
@@ -178,16 +178,17 @@ class CropModel:
         days: NDArray[np.int64],
         device: torch.device,
     ) -> CropModel:
-        """Make the model of what was trained: one result a member."""
+        """Build the model from the results of its members' trainings."""
         h, made_by = description.hyperparameters, Path("the training")
         members = (build_model(h, result.state_dict, made_by).to(device) for result in results)
         return cls(description, tuple(members), device, results=tuple(results), days=days)
 
     def save(self, folder: Path) -> None:
-        """Write a fitted model to Fold_<k>; the files of an earlier one go once all is written.
+        """Write a fitted model to Fold_<k>, and then remove the files of an earlier model.
 
-        Each member has model.pth.tar, the checkpoint in the reference's format; model.safetensors,
-        weights and description in one file; and trainlog.json. All share model.json.
+        The files of each member are model.pth.tar (the checkpoint in the reference's format),
+        model.safetensors (weights and description in one file) and trainlog.json. All members share
+        model.json.
         """
         if not self.results or self.days is None:
             raise ValueError("only a model that was fitted has an optimizer and a log to save")
@@ -216,7 +217,7 @@ class CropModel:
         Raises
         ------
         InputError
-            If a file is missing or does not fit the other.
+            If a file is missing, or weights and description do not fit.
         """
         description = read_description(folder)
         files = (folder / member_file(WEIGHTS_FILE, n + 1) for n in range(description.members))
@@ -231,31 +232,31 @@ class CropModel:
         *,
         about: DataDescription,
         features: NDArray[np.float64] | None,
-        **told: Any,
+        **others: Any,
     ) -> CropModel:
-        """Load Fold_<k>/model.pth.tar of the reference, which keeps nothing beside its weights.
+        """Load Fold_<k>/model.pth.tar of the reference, which saves only weights.
 
-        The widths come from the shapes of the weights, and everything else is as the reference's
-        own inference has it.
+        The widths are read from the shapes of the weights. Everything else is set as in the
+        reference's inference script.
 
         Parameters
         ----------
         folder, device
             As for `load`.
-        about, features, **told
-            As `ModelDescription.of_reference` takes them: the dataset that the model is to predict,
-            and n_pixels, pooling, T and positions, which no shape tells.
+        about, features, **others
+            Arguments of `ModelDescription.of_reference`: the dataset to predict, and what does not
+            follow from shapes: n_pixels, pooling, T and positions.
 
         Raises
         ------
         InputError
-            If the weights are not of PSE+TAE or PSE+L-TAE, or do not fit the dataset.
+            If the weights are not those of a PSE+TAE or PSE+L-TAE, or do not fit the dataset.
         """
         path = folder / WEIGHTS_FILE
         weights = load_state_dict(path)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         try:
-            description = ModelDescription.of_reference(shapes, about, features, **told)
+            description = ModelDescription.of_reference(shapes, about, features, **others)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         model = build_model(description.hyperparameters, weights, path).to(device)
@@ -263,7 +264,7 @@ class CropModel:
 
     @property
     def name(self) -> str:
-        """The folder that the model was read from, for messages."""
+        """Name for messages: the folder that the model was read from."""
         return "The model" if self.folder is None else str(self.folder)
 
     @property
@@ -273,11 +274,11 @@ class CropModel:
 
     @property
     def uses_features(self) -> bool:
-        """Whether the members take features of the parcels."""
+        """Whether the members use parcel features."""
         return self.description.feature_scaling is not None
 
     def check_fits(self, data: PixelSets) -> None:
-        """Check that the parcels can be predicted, as `ModelDescription.check_fits` does."""
+        """Check that the members can predict the parcels, see `ModelDescription.check_fits`."""
         try:
             self.description.check_fits(data)
         except InputError as error:
@@ -286,17 +287,17 @@ class CropModel:
     def log_probabilities(
         self, data: PixelSets, indices: NDArray[np.int64], batch_size: int
     ) -> NDArray[np.float32]:
-        """Compute the log-probability of every class for every parcel; the mean over the members.
+        """Compute the log-probability of every class for every parcel, averaged over the members.
 
-        A parcel's result depends on nothing but the parcel: not on its batch, a seed or the other
+        The result of a parcel depends only on the parcel, not on its batch, a seed or the other
         parcels.
 
         Parameters
         ----------
         data, indices
-            The parcels, and int64 (n,) which of them to predict; labels are not needed.
+            The parcels, and int64 (n,), the ones to predict. Labels are not used.
         batch_size
-            Parcels at a time.
+            Number of parcels in a batch.
 
         Returns
         -------
@@ -306,12 +307,12 @@ class CropModel:
         Raises
         ------
         InputError
-            If the model does not fit the data, or a number is not finite.
+            If the model does not fit the data, or a result is not finite.
         """
         self.check_fits(data)
         d = self.description
         batches = Batches(data, d.normalisation, d.feature_scaling, d.n_pixels, self.device)
-        parts = batches_of_like_size(np.minimum(data.sizes_of(indices), d.n_pixels), batch_size)
+        parts = batches_of_similar_size(np.minimum(data.sizes_of(indices), d.n_pixels), batch_size)
         by_member = []
         for number, member in enumerate(self.members, 1):
             scores = _log_softmax(member, batches, indices, parts)
@@ -319,10 +320,10 @@ class CropModel:
             if len(wrong):
                 file = (self.folder or Path()) / member_file(WEIGHTS_FILE, number)
                 raise InputError(
-                    f"{file} gives probabilities that are not finite to {len(wrong)} of "
+                    f"{file} predicts probabilities that are not finite for {len(wrong)} of "
                     f"{len(indices)} parcels, such as "
                     f"{', '.join(data.ids[i] for i in wrong[:5])}. Its weights, or the parcels' "
-                    "geometric features, are too large. Take weights of a training that did not "
+                    "geometric features, are too large. Use weights of a training that did not "
                     "diverge, or check META/geomfeat.json."
                 )
             by_member.append(scores)
@@ -332,19 +333,20 @@ class CropModel:
 def ensemble(log_probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Average the log-probabilities (n, n_classes) of several models, as the reference does.
 
-    The result ranks classes by the geometric mean of the models' probabilities; its exponentials
-    need not sum to 1.
+    This ranks the classes by the geometric mean of the models' probabilities. The exponentials of
+    the result do not sum to exactly 1.
     """
     if not log_probabilities:
-        raise ValueError("ensemble: expected the predictions of one model or more, found none")
+        raise ValueError("ensemble: expected the predictions of at least one model, found none")
     mean: NDArray[np.float64] = np.stack(log_probabilities).mean(axis=0, dtype=np.float64)
     return mean.astype(np.float32)
 
 
-def batches_of_like_size(sizes: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """Divide parcels into batches of like size, in which little is padded.
+def batches_of_similar_size(sizes: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Divide parcels into batches of similar size, so that there is little padding.
 
-    Parcels change places with near neighbours only, so that files are read nearly in order.
+    Only parcels that are near each other in the file are reordered, so that it is read nearly in
+    order.
 
     Parameters
     ----------
@@ -356,7 +358,7 @@ def batches_of_like_size(sizes: NDArray[np.int64], batch_size: int) -> list[NDAr
     Returns
     -------
     list
-        Positions in `sizes`, int64, up to batch_size in each.
+        Positions in `sizes`, int64, at most batch_size in each batch.
     """
     batches = []
     for start in range(0, len(sizes), _NEIGHBOURS):
@@ -366,7 +368,7 @@ def batches_of_like_size(sizes: NDArray[np.int64], batch_size: int) -> list[NDAr
 
 
 def member_seed(seed: int, member: int) -> int:
-    """Derive the seed of a fold's member; the first has the seed itself."""
+    """Derive the seed of a fold's member. The first member's seed is the seed itself."""
     return seed if member == 1 else int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
 
 
@@ -383,9 +385,9 @@ def _log_softmax(
     model, batches
         On one device.
     indices
-        int64 (n,), parcels.
+        int64 (n,), the parcels.
     parts
-        The batches: each the positions in `indices` of its parcels.
+        For each batch, the positions of its parcels in `indices`.
     """
 
     @torch.inference_mode()
@@ -394,7 +396,7 @@ def _log_softmax(
 
     result = np.empty((len(indices), model.hyperparameters.n_classes), dtype=np.float32)
     with evaluation_mode(model), thread_pool(batches.device):
-        # On a GPU nothing is waited for before the last batch is on its way.
+        # A GPU is not waited for until all batches are started.
         for chosen, scores in zip(parts, in_parallel(predict, parts), strict=True):
             result[chosen] = scores.cpu().numpy()
     return result
@@ -409,5 +411,5 @@ def _versions() -> dict[str, str]:
 
 
 def _finite_or_null(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return the metrics with None, JSON's null, for those that are not finite."""
+    """Return the metrics, with None (null in JSON) for those that are not finite."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

@@ -15,10 +15,10 @@ POSITIONS = ("days", "order")
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Describe a pixel-set encoder, a temporal attention encoder and a decoder.
+    """Hyper-parameters of a pixel-set encoder, a temporal attention encoder and a decoder.
 
-    The names are those of the PSE+TAE and L-TAE papers (arXiv 1911.07757 and 2007.00586); the
-    defaults are the PSE+TAE of the former. `for_data` derives the widths that depend on the data.
+    The names are those of the PSE+TAE and L-TAE papers (arXiv 1911.07757 and 2007.00586), and the
+    defaults those of PSE+TAE. `for_data` derives the widths that depend on the data.
 
     Attributes
     ----------
@@ -27,32 +27,32 @@ class Hyperparameters:
     input_dim
         Number of channels C of a pixel.
     mlp1
-        Widths of the pixel MLP, from input_dim on.
+        Widths of the pixel MLP, beginning with input_dim.
     pooling
         Poolings over the pixels of a parcel, joined by underscores: mean, std, max, min.
     mlp2
-        Widths of the MLP after pooling, from mlp1[-1] x number of poolings + extra_size on.
+        Widths of the MLP after pooling, beginning with mlp1[-1] x number of poolings + extra_size.
     extra_size
-        Number of parcel features that join the pooled pixels; 0 for none.
+        Number of parcel features that are concatenated to the pooled pixels; 0 for none.
     n_head, d_k
-        Number of attention heads, and the width of their keys and queries.
+        Number of attention heads, and width of their keys and queries.
     d_model
-        Width that embeddings are projected to before attention; None for no projection.
+        Width to which embeddings are projected before the attention; None for no projection.
     mlp3
-        Widths of the MLP behind attention. From n_head x width to width for the TAE, from width on
-        for the L-TAE, the width being d_model or else mlp2[-1].
+        Widths of the MLP after the attention: from n_head x width to width for the TAE, beginning
+        with width for the L-TAE. The width is d_model, or mlp2[-1] without a projection.
     dropout
-        Dropout rate behind mlp3 (that of the attention is 0.1 in both papers' code).
+        Dropout rate after mlp3 (that of the attention is 0.1, as in both papers' code).
     T
         Longest period of the sinusoid positional encoding, in the unit of the positions.
     mlp4
         Widths of the decoder, from mlp3[-1] to the number of classes.
     positions
-        "days" since a start that all parcels share, or the "order" of the dates (1, 2, ...).
+        "days" since a start that all parcels share, or "order" of the dates (1, 2, ...).
     n_dates
         Only for L-TAE checkpoints of the reference, which normalise the projected embeddings over
-        channels and dates together and therefore fix the number of dates; None normalises every
-        date by itself and runs at any number of dates.
+        channels and dates together and therefore have a fixed number of dates. None normalises each
+        date separately, for any number of dates.
     """
 
     name: str = "psetae"
@@ -86,31 +86,31 @@ class Hyperparameters:
 
     @property
     def width(self) -> int:
-        """Width of the embeddings that attention works on."""
+        """Width of the embeddings that the attention reads."""
         return self.mlp2[-1] if self.d_model is None else self.d_model
 
     @classmethod
     def for_data(
         cls, name: str, *, n_channels: int, n_classes: int, n_extra: int = 0, **others: Any
     ) -> Hyperparameters:
-        """Fill in the widths that follow from the data and from the other hyper-parameters.
+        """Derive the widths that follow from the data and from the other hyper-parameters.
 
-        The first width of every MLP and the last of mlp4 are derived, whatever stands there, so
-        that the papers' lists can be given as they are printed.
+        The first width of every MLP and the last of mlp4 are always derived, so that the papers'
+        lists can be passed as they are printed.
 
         Parameters
         ----------
         name
-            "psetae" or "pseltae", which also chooses the paper that the defaults are from.
+            "psetae" or "pseltae"; the defaults are those of its paper.
         n_channels, n_classes, n_extra
-            Number of channels, of classes and of parcel features (0 for none).
+            Numbers of channels, classes and parcel features (0 for none).
         **others
-            Any other attribute, in place of its default.
+            Other attributes, instead of their defaults.
 
         Raises
         ------
         InputError
-            If the result is inconsistent, or a name in `others` is unknown.
+            If the hyper-parameters are inconsistent, or a name in `others` is unknown.
         """
         known = {field.name for field in fields(cls)} - {"name", "input_dim", "extra_size"}
         if unknown := sorted(set(others) - known):
@@ -149,19 +149,19 @@ class Hyperparameters:
         T: int,  # noqa: N803 - the papers' name
         positions: str,
     ) -> Hyperparameters:
-        """Read the widths off the shapes of a checkpoint's weights.
+        """Derive the widths from the shapes of a checkpoint's weights.
 
         Parameters
         ----------
         shapes
             {name of a weight in the reference's state dict: its shape}.
         pooling, T, positions
-            What no shape tells.
+            Hyper-parameters that do not follow from the shapes.
 
         Raises
         ------
         InputError
-            If these are not weights of PSE+TAE or PSE+L-TAE, or if the pooling does not fit them.
+            If these are not weights of a PSE+TAE or PSE+L-TAE, or the pooling does not fit them.
         """
         mlp1 = _widths(shapes, "spatial_encoder.mlp1.{}.lin.weight", step=1)
         mlp2 = _widths(shapes, "spatial_encoder.mlp2.{}.weight", step=3)
@@ -170,16 +170,16 @@ class Hyperparameters:
         extra_size = mlp2[0] - mlp1[-1] * len(pooling.split("_"))
         if extra_size < 0:
             raise InputError(
-                f"The second MLP of the weights takes {mlp2[0]} values, fewer than the pooling "
-                f"{pooling} of {mlp1[-1]} gives. Set model.pooling to that of the training."
+                f"The second MLP of the weights has {mlp2[0]} inputs, fewer than the pooling "
+                f"{pooling} of {mlp1[-1]} has outputs. Set model.pooling to that of the training."
             )
         query = shapes.get("temporal_encoder.attention_heads.Q")
         keys = shapes.get("temporal_encoder.attention_heads.fc1_k.weight")
         projection = shapes.get("temporal_encoder.inconv.0.weight")
         if keys is None or len(keys) != 2 or () in (query, projection):
-            raise InputError("The weights have no attention heads: they are not of PSE+(L-)TAE.")
+            raise InputError("The weights have no attention heads of a PSE+TAE or PSE+L-TAE.")
         norm = shapes.get("temporal_encoder.inconv.1.weight")
-        # In the TAE every head hands on the whole width, in the L-TAE its share.
+        # Each head of the TAE returns the whole width, each head of the L-TAE its share.
         n_head = mlp3[0] // max(keys[1], 1) if query is None else query[0]
         return cls(
             name="psetae" if query is None else "pseltae",
@@ -195,13 +195,13 @@ class Hyperparameters:
             T=T,
             mlp4=mlp4,
             positions=positions,
-            # The reference normalises channels and dates together where its L-TAE projects.
+            # After its projection, the reference's L-TAE normalises channels and dates together.
             n_dates=norm[1] if norm is not None and len(norm) == 2 else None,
         )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Hyperparameters:
-        """Read back what `to_json` returned."""
+        """Read back the result of `to_json`."""
         _expect(isinstance(values, dict), "hyperparameters", "names and values", values)
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -209,7 +209,7 @@ class Hyperparameters:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the attributes as plain JSON values."""
+        """Return the attributes as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def _check_values(self) -> None:
@@ -255,7 +255,7 @@ class Hyperparameters:
             self.mlp2,
         )
         _expect(
-            self.mlp3[0] == first3, "mlp3[0]", f"the width behind attention, {first3}", self.mlp3
+            self.mlp3[0] == first3, "mlp3[0]", f"the width after the attention, {first3}", self.mlp3
         )
         _expect(self.mlp4[0] == self.mlp3[-1], "mlp4[0]", f"mlp3[-1], {self.mlp3[-1]}", self.mlp4)
         if self.name == "psetae":
@@ -271,7 +271,7 @@ class Hyperparameters:
             _expect(
                 self.n_dates is None or self.d_model is not None,
                 "n_dates",
-                "null where d_model is null (nothing is projected, so nothing normalised)",
+                "null if d_model is null (without a projection there is no normalisation)",
                 self.n_dates,
             )
 
@@ -283,7 +283,7 @@ _PAPER_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _widths(shapes: Mapping[str, tuple[int, ...]], name: str, step: int) -> tuple[int, ...]:
-    """Return the widths of an MLP whose linear layers are so many places apart."""
+    """Return the widths of an MLP whose linear layers are `step` modules apart."""
     widths: list[int] = []
     while (shape := shapes.get(name.format(len(widths[1:]) * step))) is not None:
         if len(shape) != 2:
@@ -291,14 +291,14 @@ def _widths(shapes: Mapping[str, tuple[int, ...]], name: str, step: int) -> tupl
         widths = [*(widths or [shape[1]]), shape[0]]
     if not widths:
         raise InputError(
-            f"The weights have no {name.format(0)}: they are not of PSE+TAE or PSE+L-TAE as the "
-            "reference saves them."
+            f"The weights have no {name.format(0)}: they are not those of a PSE+TAE or PSE+L-TAE "
+            "as the reference saves them."
         )
     return tuple(widths)
 
 
 def is_size(value: object) -> bool:
-    """Check that a value, which may come from a file, is a positive integer below 2^31."""
+    """Return whether a value, which may be from a file, is a positive integer below 2^31."""
     return type(value) is int and 0 < value < 2**31
 
 

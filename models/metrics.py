@@ -1,4 +1,4 @@
-"""Agreement of predicted with reference classes, from a confusion matrix."""
+"""Metrics of the agreement between predicted and reference classes, from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def confusion_matrix(
 
 
 def mean_iou(matrix: NDArray[np.integer]) -> float:
-    """Average the intersection over union of the classes that occur.
+    """Return the mean intersection over union (IoU) of the classes that occur.
 
-    A class occurs if any parcel has it as reference or as prediction. Without any, 0.
+    A class occurs if it is the reference or the prediction of a parcel. If none occurs, return 0.
     """
     true_positive = np.diag(matrix).astype(np.float64)
     union = matrix.sum(0) + matrix.sum(1) - true_positive
@@ -50,8 +50,8 @@ def class_metrics(matrix: NDArray[np.integer]) -> dict[str, dict[str, float]]:
     Returns
     -------
     dict
-        By class index (as str, a JSON key): IoU, Precision, Recall and F1-score. A ratio of nothing
-        to nothing is 0, as a class that never occurs was never found.
+        {class index as str, for JSON: {IoU, Precision, Recall and F1-score}}. A ratio of 0 to 0 is
+        0.
     """
     return {
         str(index): {name: float(values[index]) for name, values in _by_class(matrix).items()}
@@ -60,20 +60,20 @@ def class_metrics(matrix: NDArray[np.integer]) -> dict[str, dict[str, float]]:
 
 
 def overall_metrics(matrix: NDArray[np.integer]) -> dict[str, float]:
-    """Compute the metrics of all classes together.
+    """Compute the metrics over all classes.
 
     Returns
     -------
     dict
-        `micro_` (every parcel counts the same) and `MACRO_` (every class that occurs in reference
-        or prediction counts the same) of IoU, Precision, Recall and F1-score, and Accuracy.
+        IoU, Precision, Recall and F1-score, as `micro_` (every parcel has the same weight) and as
+        `MACRO_` (every class that occurs has the same weight), and Accuracy.
     """
     by_class = _by_class(matrix)
     total = float(matrix.sum())
     correct = float(np.trace(matrix))
     accuracy = correct / total if total else 0.0
-    # Each wrong parcel is one false positive and one false negative, so micro precision, recall
-    # and F1 all equal the accuracy.
+    # Each wrong parcel is one false positive and one false negative. Therefore, micro precision,
+    # recall and F1 are all equal to the accuracy.
     micro_iou = correct / (2 * total - correct) if total else 0.0
     occurs = (matrix.sum(0) + matrix.sum(1)) > 0
     overall = {"micro_IoU": micro_iou}
@@ -84,10 +84,10 @@ def overall_metrics(matrix: NDArray[np.integer]) -> dict[str, float]:
 
 
 def balanced_weights(labels: NDArray[np.integer], n_classes: int) -> NDArray[np.float64]:
-    """Weigh every class by the inverse of its frequency in the labels.
+    """Return class weights, the inverse of the classes' frequencies in the labels.
 
-    The weights (n_classes,) average to 1 over the labels; a class without a label weighs as one
-    with a single label.
+    The mean of the weights (n_classes,) over the labels is 1. A class without a label is weighted
+    like a class with one label.
     """
     counts = np.bincount(labels, minlength=n_classes)
     weights: NDArray[np.float64] = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))

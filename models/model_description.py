@@ -1,4 +1,4 @@
-"""Descriptions, without torch: of a dataset, and of what a model expects and predicts."""
+"""Descriptions of a dataset, and of the inputs and classes of a model, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.standardisation import FeatureScaling, Normalisation
 
 @dataclass(frozen=True, eq=False)
 class DataDescription:
-    """Say what the numbers of a dataset mean, for a model that is to be used on other data.
+    """Meaning of the numbers in a dataset, which a model needs to be used on other data.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class DataDescription:
     class_codes, class_names
         Codes and names of the classes, in order of the class index.
     first_date
-        Day 0.
+        Date of day 0.
     normalisation
         Normalisation of the pixels.
     """
@@ -41,15 +41,15 @@ class DataDescription:
 
 @dataclass(frozen=True, eq=False)
 class ModelDescription:
-    """Say what the models of a fold expect and what they predict: the content of `model.json`.
+    """Inputs and classes of the models of a fold: the content of `model.json`.
 
     Attributes
     ----------
     hyperparameters, normalisation, feature_scaling
-        To build and to feed the models with; no scaling where they use no features.
+        Of the models. The scaling is None if they use no features.
     n_pixels
-        Pixels to draw of a parcel, at most. The parcels trained on may all have had fewer: more of
-        a larger one make its prediction better.
+        Largest number of pixels to draw from a parcel. It may be more than any training parcel had:
+        the prediction of a larger parcel is better with more of its pixels.
     bands
         Names of the channels, in order.
     class_codes, class_names
@@ -66,7 +66,7 @@ class ModelDescription:
     Raises
     ------
     InputError
-        If the parts contradict each other.
+        If the attributes contradict each other.
     """
 
     hyperparameters: Hyperparameters
@@ -85,7 +85,7 @@ class ModelDescription:
         h = self.hyperparameters
         for name in ("bands", "class_names"):
             _check_texts(name, getattr(self, name))
-        # A code keeps its type: 12 is not "12".
+        # Codes keep their type: 12 is not "12".
         _check_texts("class_codes", self.class_codes, or_numbers=True)
         for name, n in (("bands", h.input_dim), ("class_codes", h.n_classes)):
             if len(getattr(self, name)) != n:
@@ -126,16 +126,12 @@ class ModelDescription:
         members: int,
         versions: dict[str, str],
     ) -> ModelDescription:
-        """Describe models that are, or were, trained on data of this description."""
+        """Describe models that were trained on the described data."""
         return cls(
+            **vars(about) | {"first_date": about.first_date.isoformat()},
             hyperparameters=hyperparameters,
-            normalisation=about.normalisation,
             feature_scaling=feature_scaling,
             n_pixels=n_pixels,
-            bands=about.bands,
-            class_codes=about.class_codes,
-            class_names=about.class_names,
-            first_date=about.first_date.isoformat(),
             seed=seed,
             members=members,
             versions=versions,
@@ -153,33 +149,32 @@ class ModelDescription:
         T: int,  # noqa: N803 - the papers' name
         positions: str,
     ) -> ModelDescription:
-        """Describe a model of the reference by its weights, as its own inference takes it.
+        """Describe a model of the reference by its weights, as its own inference script uses it.
 
         Parameters
         ----------
         weights
             {name: shape}.
         about
-            The dataset that the model is to predict, and is taken to have been trained on.
+            The dataset to predict, which is assumed to be like the training data.
         features
-            float64 (N, F), of all parcels, by which features are standardised (ddof 1); None where
-            the dataset has none.
+            float64 (N, F), features of all parcels, by which they are standardised (ddof 1); None
+            if the dataset has none.
         n_pixels
-            Pixels to draw of a parcel, at most.
+            Largest number of pixels to draw from a parcel.
         pooling, T, positions
-            Hyper-parameters that no shape tells.
+            Hyper-parameters that do not follow from the shapes.
 
         Raises
         ------
         InputError
-            If the weights are not of PSE+TAE or PSE+L-TAE, or do not fit the dataset.
+            If the weights are not those of a PSE+TAE or PSE+L-TAE, or do not fit the dataset.
         """
         h = Hyperparameters.of_weights(weights, pooling=pooling, T=T, positions=positions)
         if h.n_classes != len(about.class_codes):
             raise InputError(
-                f"it tells {h.n_classes} classes apart, the settings name "
-                f"{len(about.class_codes)}. List their codes in dataset.classes, in the order of "
-                "its training."
+                f"it predicts {h.n_classes} classes, the settings name {len(about.class_codes)}. "
+                "List their codes in dataset.classes, in the order of its training."
             )
         if h.input_dim != len(about.bands):
             raise InputError(
@@ -203,8 +198,8 @@ class ModelDescription:
         Raises
         ------
         InputError
-            If they have other channels or features than the models take, or other dates where
-            these take a fixed number of them. The message goes behind a name of the models.
+            If their channels or features are not those of the models, or their dates, for models
+            with a fixed number of dates. The message follows a name of the models.
         """
         h = self.hyperparameters
         if data.n_channels != h.input_dim:
@@ -221,12 +216,12 @@ class ModelDescription:
         if h.n_dates is not None and (h.n_dates != data.n_dates or data.observed is not None):
             raise InputError(
                 f"normalises {h.n_dates} dates together, as the reference's L-TAE does, so it "
-                "takes no other number of dates than that, the same for all parcels. The dataset "
+                "needs this number of dates, the same for all parcels. The dataset "
                 f"has {data.n_dates}."
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return the attributes as JSON values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         scaling = self.feature_scaling
         return values | {
@@ -256,12 +251,17 @@ class ModelDescription:
 
 
 def check_alike(models: Mapping[str, ModelDescription]) -> None:
-    """Check that models, by their folders, take and predict the same.
+    """Check that models have the same bands, classes and day 0.
+
+    Parameters
+    ----------
+    models
+        {folder: description}.
 
     Raises
     ------
     InputError
-        If one has other bands, classes or day 0 than the first.
+        If one differs from the first.
     """
     if not models:
         return
@@ -278,7 +278,7 @@ def check_alike(models: Mapping[str, ModelDescription]) -> None:
 
 def _check_texts(name: str, values: object, *, or_numbers: bool = False) -> None:
     kinds: tuple[type, ...] = (str, int) if or_numbers else (str,)
-    # type, as True is an int.
+    # The exact type is compared, because True is an int.
     if not isinstance(values, list) or not all(type(value) in kinds for value in values):
         what = "texts or whole numbers" if or_numbers else "texts"
         raise InputError(f"{name}: expected a list of {what}, found {str(values)[:100]}")

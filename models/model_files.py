@@ -1,9 +1,9 @@
-"""The files of a fold's models, as far as they can be read without torch.
+"""The files of a fold's models, without torch.
 
-A folder Fold_<k> holds `model.pth.tar`, a checkpoint in the reference's format, and `model.json`
-beside it, all that is needed to use the model; `model.safetensors`, both in one file; and
-`trainlog.json`. Where a fold has several members, the second one's files are `model_2.pth.tar` and
-so on.
+A folder Fold_<k> contains `model.pth.tar`, a checkpoint in the reference's format; `model.json`,
+all else that is needed to use the model; `model.safetensors`, both in one file; and
+`trainlog.json`. If a fold has several members, the files of the second one are `model_2.pth.tar`
+and so on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PORTABLE_FILE = "model.safetensors"
 TRAINLOG_FILE = "trainlog.json"
 
 _ZIP = b"PK\3\4"
-# Start of a file of torch before 1.6, which is not an archive and has no checksums.
+# First bytes of a file of torch before 1.6, which is not a zip archive and has no checksums.
 _BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -43,21 +43,21 @@ def read_description(folder: Path) -> ModelDescription:
     Raises
     ------
     InputError
-        If it is not there, or does not say what a model expects.
+        If the file does not exist or does not describe a model.
     """
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
-        raise InputError(f"{path} is not there: it says what the model beside it expects")
+        raise InputError(f"{path} is not there: it describes the model beside it")
     return parse_description(path.read_bytes(), path)
 
 
 def parse_description(text: str | bytes, path: Path) -> ModelDescription:
-    """Read back the JSON of `ModelDescription.to_json`; the path is that of its file.
+    """Parse the JSON of `ModelDescription.to_json`; the path is for messages.
 
     Raises
     ------
     InputError
-        If it is something else.
+        If the text does not describe a model.
     """
     try:
         try:
@@ -67,24 +67,24 @@ def parse_description(text: str | bytes, path: Path) -> ModelDescription:
         return ModelDescription.from_json(values)
     except InputError as error:
         raise InputError(
-            f"{path} does not describe a model: {error}. Take the file that lay beside the weights "
-            "when they were trained."
+            f"{path} does not describe a model: {error}. Use the file that was written with the "
+            "weights."
         ) from None
 
 
 def member_file(name: str, member: int) -> str:
-    """Name a file of a fold's member: model.json is model_2.json for the second."""
+    """Return the name of a member's file: model.json is model_2.json for the second member."""
     stem, dot, suffix = name.partition(".")
     return name if member == 1 else f"{stem}_{member}{dot}{suffix}"
 
 
 def fold_folders(folder: Path) -> dict[int, Path]:
-    """Find the folders `Fold_<k>`, in order of k; anything else beside them is ignored.
+    """Find the folders `Fold_<k>`, in order of k; other files and folders are ignored.
 
     Raises
     ------
     InputError
-        If there is none, or one has no model in it.
+        If there is none, or one contains no model.
     """
     folds = _numbered(folder)
     if not folds:
@@ -95,17 +95,17 @@ def fold_folders(folder: Path) -> dict[int, Path]:
 
 
 def check_folds(folder: Path) -> dict[str, ModelDescription]:
-    """Check that the models of all folds are whole and alike, before anything is computed.
+    """Check, before anything is computed, that the models of all folds are complete and alike.
 
     Returns
     -------
     dict
-        {path of Fold_<k>: what its models expect}, of those of this project.
+        {path of Fold_<k>: description of its models}, without models of the reference.
 
     Raises
     ------
     InputError
-        If a file is missing or damaged, or the models are not of one training.
+        If a file is missing or damaged, or the models are from different trainings.
     """
     folds = list(_numbered(folder).values())
     for fold in folds:
@@ -117,43 +117,44 @@ def check_folds(folder: Path) -> dict[str, ModelDescription]:
 
 
 def read_archive(path: Path) -> bytes:
-    """Return the content of a file that torch.save wrote, if it is whole by its own checksums.
+    """Return the content of a file that torch.save wrote, after checking its checksums.
 
-    torch.load ignores the checksums.
+    torch.load ignores them.
 
     Raises
     ------
     InputError
-        If the file is not there, is something else, or differs from its checksums.
+        If the file does not exist, is another kind of file, or differs from its checksums.
     """
     if not path.is_file():
         raise InputError(f"{path} is not there")
     content = path.read_bytes()
     if content.startswith(_ZIP):
         if reason := _damage(content):
-            raise InputError(f"{path} is damaged: {reason}. Copy it again from where it came from.")
+            raise InputError(f"{path} is damaged: {reason}. Copy it again from its source.")
     elif not content.startswith(_BEFORE_1_6):
         raise InputError(f"{path} is not a file that torch.save wrote")
     return content
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and its folder where it is not there."""
+    """Write a file completely or not at all; its folder is created if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)
-        # A rename can reach the disk before the content does, and a power cut come between.
+        # Otherwise the rename can reach the disk before the content, and a power cut in between
+        # leaves an empty file.
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
 @contextmanager
 def replacing_models(folder: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder, whose files take the place of a fold's models in the end.
+    """Yield an empty temporary folder; at the end, its files replace the models of a fold.
 
-    Files of members that the new models lack are removed; other files, such as scores, stay. If the
-    block raises, nothing in `folder` changes.
+    Files of members that the new models do not have are removed. Other files, such as scores, stay.
+    If the block raises, nothing in `folder` changes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -184,19 +185,19 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 
 def _damage(content: bytes) -> str | None:
-    """Return what is wrong with an archive of torch.save; None if it is whole."""
+    """Return what is wrong with an archive of torch.save; None if it is intact."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
             # torch.save compresses nothing, so reading takes no more memory than the file's size.
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                return "its content is compressed, expected it as torch.save writes it"
+                return "its content is compressed, which torch.save never does"
             if sum(entry.file_size for entry in entries) > len(content):
-                return "it states more content than it has"
+                return "its entries are larger than the file"
             for entry in entries:
-                archive.read(entry)  # which compares the checksum
-    # What zipfile raises where a damaged field makes no sense: also for encryption, features of
-    # later versions, names that are not text, and places outside the file.
+                archive.read(entry)  # checks the checksum
+    # Errors of zipfile for damaged fields, such as encryption flags, later versions of the format,
+    # names that are not text, and offsets outside the file.
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
         return str(error)
     return None

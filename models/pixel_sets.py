@@ -1,4 +1,4 @@
-"""The pixel sets of many parcels in one packed array, or in one a tile."""
+"""The pixel sets of many parcels in one packed array, or in one array per tile."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Value = TypeVar("Value", bound=np.generic)
 
 
 class StackedRows(Generic[Value]):
-    """Show several arrays as one, row behind row, without copying them.
+    """Several arrays that are read as one, concatenated along the rows, without a copy.
 
-    The second axis (dates) may differ: it is padded behind to the longest with 0 or False, as rows
-    are read.
+    Their second axis (dates) may differ in length. Rows are padded at the end with 0 or False when
+    they are read.
 
     Parameters
     ----------
     arrays
-        The K arrays, of shape (n_k, T_k, ...); at least one. May be memory-mapped.
+        K >= 1 arrays of shape (n_k, T_k, ...). They may be memory-mapped.
     """
 
     def __init__(self, arrays: Sequence[NDArray[Value]]) -> None:
@@ -33,10 +33,10 @@ class StackedRows(Generic[Value]):
         for array in self.arrays:
             if array.dtype != first.dtype or array.shape[2:] != first.shape[2:]:
                 raise InputError(
-                    f"expected arrays of one type and shape but for rows and dates; found "
+                    f"expected arrays that differ only in their rows and dates; found "
                     f"{first.dtype} of {first.shape} and {array.dtype} of {array.shape}"
                 )
-        # Row starts[k] is the first one of array k.
+        # starts[k] is the row number of the first row of array k.
         self.starts = np.cumsum([0, *map(len, self.arrays)])
         width = max(int(array.shape[1]) for array in self.arrays)
         self._n_rows = int(self.starts[-1])
@@ -62,60 +62,49 @@ class StackedRows(Generic[Value]):
         return int(np.prod(self.shape, dtype=np.int64)) * self.itemsize
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Value]:
-        """Read rows: those of a slice without steps, or those of indices of any shape."""
+        """Read the rows of a slice (without a step), or of an index array of any shape."""
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step != 1:
-                raise IndexError(f"rows are read in order, found a step of {step}")
-            return self._in_order(start, max(start, stop))
-        return self._gather(np.asarray(rows))
+                raise IndexError(f"expected a slice with a step of 1, found a step of {step}")
+            part = self.between(start, max(start, stop))
+            return part if isinstance(part, np.ndarray) else part._concatenated()
+        rows = np.asarray(rows)
+        read: NDArray[Value] = np.zeros((*rows.shape, *self.shape[1:]), self.dtype)
+        number = np.searchsorted(self.starts[1:-1], rows, side="right")  # of each row's array
+        for k in np.unique(number):
+            array, here = self.arrays[k], number == k
+            read[here, : array.shape[1]] = array[rows[here] - self.starts[k]]
+        return read
 
     def between(self, start: int, stop: int) -> NDArray[Value] | StackedRows[Value]:
-        """Return rows start .. stop - 1 as views, nothing of which is copied."""
-        first, last = self._arrays_of(start, stop)
+        """Return rows start .. stop - 1 as views, without a copy."""
+        edges = [start, max(stop - 1, start)]
+        first, last = np.searchsorted(self.starts[1:-1], edges, side="right")
         views = [
             self.arrays[k][max(start - self.starts[k], 0) : stop - self.starts[k]]
             for k in range(first, last + 1)
         ]
         if len(views) == 1 and views[0].shape[1] == self.shape[1]:
             return views[0]
-        # Without rows, but as wide as all: the parts are padded alike.
+        # An empty array of the full width makes sure that all parts are padded to it.
         widest = max(self.arrays, key=lambda array: int(array.shape[1]))
         return StackedRows([*views, widest[:0]])
 
-    def _arrays_of(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the first and the last array that hold rows start .. stop - 1."""
-        first, last = np.searchsorted(self.starts[1:-1], [start, max(stop - 1, start)], "right")
-        return int(first), int(last)
-
-    def _in_order(self, start: int, stop: int) -> NDArray[Value]:
-        first, last = self._arrays_of(start, stop)
-        if first == last and self.arrays[first].shape[1] == self.shape[1]:
-            return self.arrays[first][start - self.starts[first] : stop - self.starts[first]]
-        read: NDArray[Value] = np.zeros((stop - start, *self.shape[1:]), self.dtype)
-        for k in range(first, last + 1):
-            array, begin = self.arrays[k], int(self.starts[k])
-            here = slice(max(start, begin), min(stop, begin + len(array)))
-            own = array[here.start - begin : here.stop - begin]
-            read[here.start - start : here.stop - start, : array.shape[1]] = own
+    def _concatenated(self) -> NDArray[Value]:
+        read: NDArray[Value] = np.zeros(self.shape, self.dtype)
+        for start, array in zip(self.starts, self.arrays, strict=False):
+            read[start : start + len(array), : array.shape[1]] = array
         return read
-
-    def _gather(self, rows: NDArray[np.int64]) -> NDArray[Value]:
-        gathered: NDArray[Value] = np.zeros((*rows.shape, *self.shape[1:]), self.dtype)
-        which = np.searchsorted(self.starts[1:-1], rows, side="right")
-        for k in np.unique(which):
-            array, here = self.arrays[k], which == k
-            gathered[here, : array.shape[1]] = array[rows[here] - self.starts[k]]
-        return gathered
 
 
 def stacked(arrays: Sequence[NDArray[Value]]) -> NDArray[Value] | StackedRows[Value]:
-    """Return arrays as one, row behind row: a single one as it is."""
+    """Return arrays as one `StackedRows`; a single array is returned unchanged."""
     return arrays[0] if len(arrays) == 1 else StackedRows(arrays)
 
 
 def arrays_of(rows: NDArray[Any] | StackedRows[Any]) -> tuple[NDArray[Any], ...]:
-    """Return the arrays that the rows lie in."""
+    """Return the arrays that contain the rows."""
     return rows.arrays if isinstance(rows, StackedRows) else (rows,)
 
 
@@ -127,28 +116,28 @@ def _between(
 
 @dataclass(frozen=True, eq=False)
 class PixelSets:
-    """Hold the pixels, dates, features and labels of N parcels; S_i is the size of parcel i.
+    """Pixels, dates, features and labels of N parcels; parcel i has S_i pixels.
 
     Attributes
     ----------
     ids
-        The N parcel ids, each once.
+        N different parcel ids.
     pixels
-        uint16 (sum S_i, T, C): a pixel's series is contiguous, a parcel's pixels lie together.
-        May be memory-mapped, and `StackedRows` of several arrays.
+        uint16 (sum S_i, T, C): the series of a pixel is contiguous, and the pixels of a parcel are
+        consecutive. May be memory-mapped, and `StackedRows`.
     offsets
-        int64 (N + 1,): parcel i owns the pixels offsets[i] .. offsets[i + 1] - 1.
-    valid
-        bool (sum S_i, T), False where a pixel was not seen (cloud); None where all are valid.
+        int64 (N + 1,): parcel i has the pixels offsets[i] .. offsets[i + 1] - 1.
+    clear
+        bool (sum S_i, T), False where a pixel has no data or is cloudy; None where all are clear.
     days
-        int64 (N, T): days since the start of the season, the same for all parcels, or since the
-        first date.
+        int64 (N, T): days since a start that all parcels share, the first date or the start of the
+        season.
     observed
-        bool (N, T), False where a parcel lacks the date; None where it has all.
+        bool (N, T), False where the parcel does not have the date; None if all have all dates.
     features
-        float64 (N, F) parcel features; None where there are none.
+        float64 (N, F) parcel features; None if there are none.
     labels
-        int64 (N,) class indices; -1 for no label.
+        int64 (N,) class indices, -1 for no label.
     """
 
     ids: list[str]
@@ -156,7 +145,7 @@ class PixelSets:
     offsets: NDArray[np.int64]
     days: NDArray[np.int64]
     labels: NDArray[np.int64]
-    valid: NDArray[np.bool_] | StackedRows[np.bool_] | None = None
+    clear: NDArray[np.bool_] | StackedRows[np.bool_] | None = None
     observed: NDArray[np.bool_] | None = None
     features: NDArray[np.float64] | None = None
 
@@ -170,7 +159,7 @@ class PixelSets:
             ("offsets", np.int64, (n + 1,)),
             ("days", np.int64, (n, n_dates)),
             ("labels", np.int64, (n,)),
-            ("valid", np.bool_, (n_pixels, n_dates)),
+            ("clear", np.bool_, (n_pixels, n_dates)),
             ("observed", np.bool_, (n, n_dates)),
             ("features", np.float64, (n, self.n_features)),
         ):
@@ -184,7 +173,7 @@ class PixelSets:
             raise InputError(f"ids: found more than once: {', '.join(repeated[:5])}")
         if self.offsets[0] != 0 or self.offsets[-1] != n_pixels or (self.sizes < 0).any():
             raise InputError(
-                f"offsets: expected to rise from 0 to the number of pixels, {n_pixels}; found "
+                f"offsets: expected to increase from 0 to the number of pixels, {n_pixels}; found "
                 f"{self.offsets[0]} to {self.offsets[-1]}"
             )
         wrong: NDArray[np.bool_] = np.less(self.labels, -1)
@@ -196,7 +185,7 @@ class PixelSets:
     def _refuse_parcels(self, refused: NDArray[np.bool_], message: str) -> None:
         if refused.any():
             first = ", ".join(self.ids[i] for i in np.flatnonzero(refused)[:5])
-            raise InputError(f"{message}; {refused.sum()} parcels are not, such as {first}")
+            raise InputError(f"{message}; found others in {refused.sum()} parcels, such as {first}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -207,11 +196,11 @@ class PixelSets:
         return np.diff(self.offsets)
 
     def sizes_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the number of pixels of some parcels, int64 (len(indices),)."""
+        """Return the numbers of pixels of some parcels, int64 (len(indices),)."""
         return self.offsets[indices + 1] - self.offsets[indices]
 
     def between(self, first: int, last: int) -> PixelSets:
-        """Return the parcels first .. last - 1; their pixels are views, nothing is copied."""
+        """Return the parcels first .. last - 1; their pixels are views, not copies."""
         start, stop = int(self.offsets[first]), int(self.offsets[last])
         parcels = slice(first, last)
         return replace(
@@ -219,7 +208,7 @@ class PixelSets:
             ids=self.ids[parcels],
             pixels=_between(self.pixels, start, stop),
             offsets=self.offsets[first : last + 1] - start,
-            valid=None if self.valid is None else _between(self.valid, start, stop),
+            clear=None if self.clear is None else _between(self.clear, start, stop),
             days=self.days[parcels],
             observed=None if self.observed is None else self.observed[parcels],
             features=None if self.features is None else self.features[parcels],

@@ -1,8 +1,8 @@
 """Temporal attention encoders: from the embeddings of a series of dates to one embedding.
 
 TAE: Garnot et al., arXiv 1911.07757, section 3.3. L-TAE: Garnot and Landrieu, arXiv 2007.00586.
-Both run on any dates: positions are encoded when they are seen, and dates that a parcel lacks are
-left out of every sum.
+Both accept any dates: the positional encoding is computed from the days, and dates that a parcel
+does not have are left out of every sum.
 """
 
 from __future__ import annotations
@@ -14,27 +14,57 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.positional_encoding import sinusoid_encoding
-
-# The value in both papers' code, whatever their `dropout` says.
+# In both papers' code, the attention's dropout rate is fixed and independent of `dropout`.
 _ATTENTION_DROPOUT = 0.1
 
 
-def attend(scores: Tensor, observed: Tensor | None) -> Tensor:
-    """Turn scores (B, n_head, T) into weights that sum to 1 over the observed dates.
+def sinusoid_encoding(positions: Tensor, dim: int, period: float) -> Tensor:
+    """Encode positions in time as sines and cosines (Vaswani et al., arXiv 1706.03762, 3.5).
 
-    Weights are 0 at dates that are not observed (B, T), also where none is.
+    Parameters
+    ----------
+    positions
+        Tensor of any shape, in days or ranks.
+    dim
+        Width of the encoding.
+    period
+        T, the longest wavelength over 2 pi.
+
+    Returns
+    -------
+    Tensor
+        float64 (*positions.shape, dim): the sine and the cosine of positions / T^(2i / dim) at
+        2i and 2i + 1.
+    """
+    if positions.device.type == "cpu":
+        # Sines are slow on a CPU, and parcels share most dates: each date is computed once.
+        distinct, where = torch.unique(positions, return_inverse=True)
+        return _encode(distinct, dim, period)[where]
+    return _encode(positions, dim, period)
+
+
+def _encode(positions: Tensor, dim: int, period: float) -> Tensor:
+    index = torch.arange(dim, device=positions.device)
+    wavelength = period ** ((2 * (index // 2)).double() / dim)
+    angles = positions.double()[..., None] / wavelength
+    return torch.where(index % 2 == 0, angles.sin(), angles.cos())
+
+
+def attend(scores: Tensor, observed: Tensor | None) -> Tensor:
+    """Convert scores (B, n_head, T) to weights that sum to 1 over the observed dates.
+
+    At dates that are not observed, bool (B, T), the weights are 0, even if no date is observed.
     """
     if observed is None:
         return torch.softmax(scores, dim=2)
-    hidden = ~observed[:, None]
+    left_out = ~observed[:, None]  # (B, 1, T)
     lowest = torch.finfo(scores.dtype).min
-    weights = torch.softmax(scores.masked_fill(hidden, lowest), dim=2)
-    return weights.masked_fill(hidden, 0.0)
+    weights = torch.softmax(scores.masked_fill(left_out, lowest), dim=2)
+    return weights.masked_fill(left_out, 0.0)
 
 
 class MasterQueryAttention(nn.Module):
-    """Attend with one query a head, the mean of the dates' queries, to whole embeddings (TAE)."""
+    """Attention of the TAE: the query of each head is the mean of the dates' queries."""
 
     def __init__(self, n_head: int, d_k: int, d_in: int) -> None:
         super().__init__()
@@ -62,7 +92,7 @@ class MasterQueryAttention(nn.Module):
 
 
 class LearntQueryAttention(nn.Module):
-    """Attend with one learnt query a head, each head to its share of the channels (L-TAE)."""
+    """Attention of the L-TAE: each head has a learnt query and a share of the channels."""
 
     def __init__(self, n_head: int, d_k: int, d_in: int) -> None:
         super().__init__()
@@ -84,8 +114,8 @@ class LearntQueryAttention(nn.Module):
 class DateNorm(nn.LayerNorm):
     """Normalise (B, T, D) embeddings over channels and dates together.
 
-    The L-TAE reference does so behind its projection, with a weight for every channel and date,
-    which fixes the number of dates. Dates that are not observed take no part.
+    The reference's L-TAE does this after its projection, with a weight for every channel and date,
+    which fixes the number of dates. Dates that are not observed are left out.
     """
 
     def __init__(self, d_model: int, n_dates: int) -> None:
@@ -110,20 +140,20 @@ class DateNorm(nn.LayerNorm):
 
 
 class TemporalAttentionEncoder(nn.Module):
-    """Embed a series of embeddings with the attention of PSE+TAE.
+    """Embed a series of embeddings with the attention of the TAE.
 
     Parameters
     ----------
     in_channels
-        Width of the dates' embeddings.
+        Width of the embedding of a date.
     n_head, d_k
-        Number of heads, width of keys and queries.
+        Number of heads, and width of keys and queries.
     d_model
-        Width to project embeddings to, or None.
+        Width to project embeddings to; None for no projection.
     mlp3
-        Widths of the MLP behind attention, from n_head x width on.
+        Widths of the MLP after the attention, beginning with n_head x width.
     dropout
-        Dropout rate behind the MLP.
+        Dropout rate after the MLP.
     T
         Longest period of the positional encoding.
     """
@@ -158,8 +188,8 @@ class TemporalAttentionEncoder(nn.Module):
         positions
             Tensor (B, T): days since a start, or ranks.
         observed
-            bool tensor (B, T), False for a date that the parcel lacks (it never changes an output);
-            None for all True.
+            bool tensor (B, T), False for a date that the parcel does not have, whose values never
+            change the output; None for all True.
 
         Returns
         -------
@@ -172,7 +202,7 @@ class TemporalAttentionEncoder(nn.Module):
         self, x: Tensor, positions: Tensor, observed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the embedding and the attention (B, n_head, T)."""
-        x = self.inlayernorm(_hide(x, observed))
+        x = self.inlayernorm(_zero_unobserved(x, observed))
         x = x + sinusoid_encoding(positions, x.shape[2], self.period).to(x.dtype)
         if self.inconv is not None:
             x = _project(x, self.inconv, observed)
@@ -181,7 +211,7 @@ class TemporalAttentionEncoder(nn.Module):
 
 
 class LightweightTemporalAttentionEncoder(nn.Module):
-    """Embed a series of embeddings with the attention of L-TAE.
+    """Embed a series of embeddings with the attention of the L-TAE.
 
     Parameters
     ----------
@@ -222,7 +252,7 @@ class LightweightTemporalAttentionEncoder(nn.Module):
         self, x: Tensor, positions: Tensor, observed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the embedding and the attention (B, n_head, T)."""
-        x = self.inlayernorm(_hide(x, observed))
+        x = self.inlayernorm(_zero_unobserved(x, observed))
         if self.inconv is not None:
             x = _project(x, self.inconv, observed)
         n_head = self.attention_heads.n_head
@@ -232,8 +262,8 @@ class LightweightTemporalAttentionEncoder(nn.Module):
         return self.outlayernorm(self.dropout(self.mlp(heads.flatten(1)))), attention
 
 
-def _hide(x: Tensor, observed: Tensor | None) -> Tensor:
-    """Zero what stands at dates that are not observed, be it NaN."""
+def _zero_unobserved(x: Tensor, observed: Tensor | None) -> Tensor:
+    """Set x (B, T, D) to 0 at dates that are not observed, even if it is NaN."""
     return x if observed is None else x.masked_fill(~observed[..., None], 0.0)
 
 
@@ -245,7 +275,7 @@ def _projection(in_channels: int, d_model: int | None, n_dates: int | None) -> n
 
 
 def _project(x: Tensor, inconv: nn.Sequential, observed: Tensor | None) -> Tensor:
-    # A convolution with a kernel of one date is a linear layer on every date.
+    # (B, T, D) -> (B, T, d_model): a convolution with a kernel of one date is a linear layer.
     weight, bias = inconv.get_parameter("0.weight"), inconv.get_parameter("0.bias")
     x = functional.linear(x, weight.squeeze(2), bias)
     norm = inconv[1]

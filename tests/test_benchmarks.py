@@ -1,53 +1,59 @@
-"""The benchmarks: contestants in turn, their outputs checked, goals judged by ratios of medians."""
+"""The benchmarks: candidates in turn, their outputs checked, thresholds on ratios of medians."""
 
 import json
 import subprocess
 import sys
 import types
+from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import __main__ as runner
-from benchmarks import model_choice
-from benchmarks.contest import OUT, Contest, Contestant, Goal, missing_package
-from benchmarks.measuring import measure
-from benchmarks.outcome import Spread, judge
-from benchmarks.publish import publish
-from benchmarks.results import Results, read_json, write_json, write_report
-from benchmarks.running import run_contest
+from benchmarks import gpu, model_choice
+from benchmarks.harness import (
+    OUT,
+    Benchmark,
+    Candidate,
+    Result,
+    Spread,
+    Threshold,
+    measure,
+    missing_package,
+    run_benchmark,
+)
+from benchmarks.report import Run, publish, read_json, tables, write_json
 from models.pixel_sets import PixelSets
 from tests.builders.paths import ROOT
 
-PNG = b"\x89PNG"
-
 
 def python(name, code, **others):
-    return Contestant(name, [sys.executable, "-c", code, OUT], **others)
+    return Candidate(name, [sys.executable, "-c", code, OUT], **others)
 
 
-def in_turn(tmp_path, contest, runs=3):
+def run_in_turn(tmp_path, benchmark, runs=3):
     said = []
     work = tmp_path / "outs"
     work.mkdir()
-    outcome = run_contest("made_up", contest, work, runs, said.append)
+    result = run_benchmark(benchmark, work, runs, said.append)
     assert {p.name for p in work.iterdir()} <= {"left-out"}
-    return outcome, said
+    return result, said
 
 
-def test_contestants_run_in_turn_each_in_a_fresh_folder(tmp_path):
+def test_candidates_run_in_turn_each_in_a_fresh_folder(tmp_path):
     log = tmp_path / "log"
     code = (
         "import pathlib, sys; out = pathlib.Path(sys.argv[1]); assert not list(out.iterdir());"
         f"(out / 'a').write_text(''); open({str(log)!r}, 'a').write('{{}}')"
     )
-    contest = Contest("c", [python(n, code.format(n)) for n in "ABC"], runs=2)
-    in_turn(tmp_path, contest)
+    benchmark = Benchmark("b", [python(n, code.format(n)) for n in "ABC"], runs=2)
+    run_in_turn(tmp_path, benchmark)
     assert log.read_text() == "ABCABC"
 
 
-def test_a_process_is_measured_and_prints_figures_of_its_own(tmp_path):
+def test_a_process_is_measured_and_prints_its_own_figures(tmp_path):
     code = "x = b'1' * 300_000_000; print('{\"rate\": 7}'); import sys; print('w', file=sys.stderr)"
     figures = measure(python("big", code), tmp_path)
     assert figures["rate"] == 7
@@ -55,51 +61,44 @@ def test_a_process_is_measured_and_prints_figures_of_its_own(tmp_path):
     assert 0 < figures["seconds"] < 60
 
 
-def test_the_memory_of_the_one_who_measures_does_not_count(tmp_path):
+def test_the_memory_of_the_harness_does_not_count(tmp_path):
     large = bytearray(b"1") * 500_000_000
     assert measure(python("small", ""), tmp_path)["peak_mb"] < 100
     assert len(large) == 500_000_000
 
 
 def test_the_ratio_is_that_of_the_medians_and_its_spread_that_of_pairs():
-    contest = Contest(
-        "c",
-        [python("ours", ""), python("peer", "")],
-        goals=[
-            Goal("rate", "ours", over="peer", at_least=2),
-            Goal("rate", "ours", over="peer", at_least=5),
-            Goal("seconds", "ours", at_most=3),
-            Goal("absent", "ours", at_most=3),
-        ],
-    )
-    ours = [{"rate": r, "seconds": 2.0} for r in (10.0, 40.0, 20.0)]
-    peer = [{"rate": r} for r in (5.0, 4.0, 8.0)]
-    outcome = judge("m", contest, {"ours": ours, "peer": peer}, {})
-    assert outcome.figures["ours"]["rate"] == Spread(20, 10, 40, [10, 40, 20])
-    assert [g.met for g in outcome.goals] == [True, False, True, None]
-    assert outcome.goals[0].measured == Spread(4, 2, 10)
+    figures = {
+        "ours": {"rate": [10.0, 40.0, 20.0], "seconds": [2.0] * 3},
+        "peer": {"rate": [5.0, 4.0, 8.0]},
+    }
+    result = Result("b", [], figures, {}, {})
+    assert result.spread("rate", "ours") == Spread(20, 10, 40)
+    assert result.spread("rate", "ours", over="peer") == Spread(4, 2, 10)
+    assert result.spread("seconds", "ours", over="peer") is None
+    assert result.spread("absent", "ours") is None
 
 
-def test_what_is_missing_is_left_out_and_the_goal_not_judged(tmp_path):
-    contest = Contest(
-        "c",
+def test_a_missing_candidate_is_left_out(tmp_path):
+    benchmark = Benchmark(
+        "b",
         [python("ours", ""), python("peer", "", missing=missing_package("no_such_package"))],
-        goals=[Goal("seconds", "ours", over="peer", at_most=1)],
+        [Threshold("seconds", "ours", over="peer", at_most=1)],
     )
-    outcome, said = in_turn(tmp_path, contest, runs=1)
-    assert "pip install -r benchmarks/requirements.txt" in outcome.left_out["peer"]
+    result, said = run_in_turn(tmp_path, benchmark, runs=1)
+    assert "pip install -r benchmarks/requirements.txt" in result.left_out["peer"]
     assert any(line.startswith("  left out: peer") for line in said)
-    assert outcome.goals[0].met is None
-    assert not outcome.failed
+    assert "not measured" in tables(Run("2020-01-02", MACHINE, 1, False, [result]))
+    assert not result.failed
     assert missing_package("json") is None
 
 
-def test_a_contestant_that_fails_is_not_run_again_and_says_why(tmp_path):
-    contest = Contest("c", [python("ours", ""), python("bad", "raise SystemExit('no luck')")])
-    outcome, said = in_turn(tmp_path, contest)
-    assert "no luck" in outcome.failed["bad"]
-    assert list(outcome.figures) == ["ours"]
-    assert len(outcome.figures["ours"]["seconds"].values) == 3
+def test_a_failing_candidate_is_not_run_again_and_its_output_is_kept(tmp_path):
+    benchmark = Benchmark("b", [python("ours", ""), python("bad", "raise SystemExit('no luck')")])
+    result, said = run_in_turn(tmp_path, benchmark)
+    assert "no luck" in result.failed["bad"]
+    assert list(result.figures) == ["ours"]
+    assert len(result.figures["ours"]["seconds"]) == 3
     assert sum("FAILED" in line for line in said) == 1
 
 
@@ -110,124 +109,163 @@ def test_outputs_are_compared(tmp_path, other, differ):
         "import pathlib, sys; a, b = (pathlib.Path(p, 'x').read_text() for p in sys.argv[1:]);"
         "assert a == b, 'they differ'"
     )
-    contest = Contest(
-        "c",
+    benchmark = Benchmark(
+        "b",
         [python("a", code.format(1)), python("b", code.format(other))],
         check=[sys.executable, "-c", compare, "{out:a}", "{out:b}"],
     )
-    outcome, _ = in_turn(tmp_path, contest, runs=2)
-    assert list(outcome.failed) == ["check"] * differ
-    assert all("they differ" in printed for printed in outcome.failed.values())
+    result, _ = run_in_turn(tmp_path, benchmark, runs=2)
+    assert list(result.failed) == ["check"] * differ
+    assert all("they differ" in printed for printed in result.failed.values())
 
 
-def test_a_goal_names_contestants_and_one_bound():
-    with pytest.raises(ValueError, match="names no contestant"):
-        Contest("c", [python("a", "")], goals=[Goal("seconds", "b", at_most=1)])
-    with pytest.raises(ValueError, match="one of at_most and at_least"):
-        Goal("seconds", "a")
-    with pytest.raises(ValueError, match="one name"):
-        Contest("c", [python("a", ""), python("a", "")])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Benchmark("b", [python("a", "")], [Threshold("seconds", "b", at_most=1)]),
+            "names no candidate",
+        ),
+        (lambda: Threshold("seconds", "a"), "one of at_most and at_least"),
+        (lambda: Benchmark("b", [python("a", ""), python("a", "")]), "the same name"),
+    ],
+)
+def test_refuses_inconsistent_definitions(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+MACHINE = {
+    "processor": "P", "cores": "2", "memory": "4 GiB", "gpu": "none", "system": "S",
+    "numpy": "9.9",
+}  # fmt: skip
 
 
 @pytest.fixture
-def results():
-    contestants = [python("ours", ""), python("peer", "")]
-    figures = {
-        "ours": [{"seconds": 2.0, "peak_mb": 1200.0}, {"seconds": 3.0, "peak_mb": 1100.0}],
-        "peer": [{"seconds": 30.0, "peak_mb": 3000.0}, {"seconds": 20.0, "peak_mb": 3000.0}],
-    }
-    goals = [
-        Goal("seconds", "peer", over="ours", at_least=8),
-        Goal("peak_mb", "ours", at_most=1000),
-    ]
-    outcomes = [
-        judge("m", Contest("sorting", contestants, goals), figures, {"check": "they differ"})
-    ]
-    outcomes += [
-        judge("m", Contest(f"x {x}", contestants, curve=("dates, in sorting", x)), figures, {})
-        for x in (6, 24)
-    ]
-    machine = {"processor": "P", "cores": "2", "memory": "4 GiB", "gpu": "none", "system": "S"}
-    return Results("2020-01-02 03:04", {**machine, "numpy": "9.9"}, 2, False, outcomes)
+def run():
+    result = Result(
+        "sorting",
+        [
+            Threshold("seconds", "peer", over="ours", at_least=8),
+            Threshold("peak_mb", "ours", at_most=1000),
+        ],
+        {
+            "ours": {"seconds": [2.0, 3.0], "peak_mb": [1200.0, 1100.0]},
+            "peer": {"seconds": [30.0, 20.0], "peak_mb": [3000.0, 3000.0]},
+        },
+        {},
+        {"check": "they differ"},
+    )
+    return Run("2020-01-02 03:04", MACHINE, 2, False, [result])
 
 
-def test_results_survive_being_written(tmp_path, results):
-    write_json(results, tmp_path / "r.json")
-    assert read_json(tmp_path / "r.json") == results
+def test_results_survive_a_round_trip(tmp_path, run):
+    write_json(run, tmp_path / "r.json")
+    assert read_json(tmp_path / "r.json") == run
     assert json.loads((tmp_path / "r.json").read_text())["machine"]["cores"] == "2"
 
 
-def test_the_table_says_what_was_measured_missed_and_failed(tmp_path, results):
-    text = write_report([results], tmp_path, "r").read_text()
+def test_tables_contain_figures_thresholds_and_failures(run):
+    text = tables(run)
     rows = [
         [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if "|" in line
     ]
-    assert [
-        "sorting",
-        "s, whole process, peer over ours",
-        "10 (6.67 to 15)",
-        "at least 8",
-        "yes",
-    ] in rows
+    ratio = ["s, whole process, peer over ours", "10 (6.67 to 15)", "at least 8", "yes"]
+    assert ["sorting", *ratio] in rows
     assert ["sorting", "peak MB, ours", "1,150 (1,100 to 1,200)", "at most 1,000", "**no**"] in rows
     assert ["ours", "2.5 (2 to 3)", "1,150 (1,100 to 1,200)"] in rows
-    assert ["", "dates", "6", "24"] in rows
     assert "they differ" in text
     assert "2 cores" in text
     assert "numpy 9.9" in text
-    for plot in ("r-ratios.png", "r-growth.png"):
-        assert f"({plot})" in text
-        assert (tmp_path / plot).read_bytes()[:4] == PNG
 
 
 @pytest.mark.parametrize(("code", "rc"), [("", 0), ("raise SystemExit(3)", 1)])
-def test_the_runner_writes_results_and_fails_where_a_contestant_does(
+def test_the_command_writes_results_and_fails_if_a_candidate_does(
     tmp_path, monkeypatch, capsys, code, rc
 ):
-    def contests(work, quick):
+    def made_up(work, quick):
         assert quick
         (work / "input").write_text("")
-        goal = Goal("seconds", "ours", at_most=0)  # missed: no reason to fail
-        return [Contest("c", [python("ours", code)], [goal])]
+        threshold = Threshold("seconds", "ours", at_most=0)  # not met, which is not a failure
+        return [Benchmark("b", [python("ours", code)], [threshold])]
 
-    module = types.SimpleNamespace(contests=contests)
-    monkeypatch.setitem(sys.modules, "benchmarks.made_up", module)
-    monkeypatch.setattr(runner, "find_benchmarks", lambda: ["made_up"])
+    monkeypatch.setitem(sys.modules, "benchmarks.made_up", types.SimpleNamespace(made_up=made_up))
+    monkeypatch.setattr(runner, "BENCHMARKS", {"made_up": "benchmarks.made_up:made_up"})
     monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
     words = ["made_up", "--quick", "--work", str(tmp_path / "work"), "--name", "r"]
     assert runner.main(words) == rc
     assert "# Benchmarks" in capsys.readouterr().out
     assert read_json(tmp_path / "results" / "r.json").failed == bool(rc)
+    assert (tmp_path / "results" / "r.md").is_file()
     assert (tmp_path / "work" / "made_up" / "quick" / "input").is_file()
     assert runner.main(["other"]) == 2
 
 
-def test_every_benchmark_is_found_and_explained():
+def test_every_benchmark_exists_and_is_explained():
     shown = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--help"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
-    names = runner.find_benchmarks()
-    assert all(name in shown.stdout for name in names)
     explained = (ROOT / "benchmarks" / "README.md").read_text()
-    assert all(f"**{name}**: " in explained for name in names)
+    for name, place in runner.BENCHMARKS.items():
+        module, _, function = place.partition(":")
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        assert f"\ndef {function}(" in source
+        assert name in shown.stdout
+        assert f"**{name}**: " in explained
 
 
-def test_runs_are_published_together_but_none_that_only_tested(tmp_path, results):
+def test_runs_are_published_together_unless_they_only_tested(tmp_path, run):
     first, second = tmp_path / "a.json", tmp_path / "b.json"
-    write_json(results, first)
-    write_json(replace(results, started="2020-05-06 07:08"), second)
+    write_json(run, first)
+    write_json(replace(run, started="2020-05-06 07:08"), second)
     folder = tmp_path / "measured"
     text = publish([first, second], folder).read_text()
     assert "2020-01-02 03:04" in text
     assert "2020-05-06 07:08" in text
-    assert read_json(folder / "run-1.json") == results
-    write_json(replace(results, quick=True), second)
+    assert read_json(folder / "run-1.json") == run
+    write_json(replace(run, quick=True), second)
     with pytest.raises(SystemExit, match=r"b\.json"):
         publish([second], folder)
 
 
-def test_models_are_compared_on_what_they_did_not_see(tmp_path, monkeypatch):
+def test_without_a_gpu_the_benchmark_of_the_gpu_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv(gpu.DEVICE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
+    assert runner.main(["gpu"]) == 0
+    assert "torch finds no GPU, so nothing is measured" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_gpu_has_a_candidate_for_each_precision_and_mode(tmp_path, monkeypatch):
+    monkeypatch.setenv(gpu.DEVICE, "cuda")
+    epoch, accuracy = gpu.gpu(tmp_path, quick=False)
+    names = [f"{p}, {mode}" for p in gpu.PRECISIONS for mode in gpu.MODES]
+    assert [candidate.name for candidate in epoch.candidates] == names
+    assert [candidate.name for candidate in accuracy.candidates] == [gpu.ON_CPU, *names]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_the_code_for_the_gpu_runs_on_the_cpu(mode, monkeypatch):
+    points = PixelSets(
+        ids=[str(i) for i in range(60)],
+        pixels=np.random.default_rng(1).integers(0, 4000, (60, 3, 2), np.uint16),
+        offsets=np.arange(61),
+        days=np.tile([0, 30, 60], (60, 1)),
+        labels=np.arange(60) % 2,
+    )
+    monkeypatch.setattr(gpu, "read_canada", lambda _: (points, None))
+    options = Namespace(device="cpu", precision="bfloat16", mode=mode, **gpu.QUICK)
+    figures = gpu.epoch(options)
+    assert figures["parcels_per_second"] == pytest.approx(16_000 / figures["ms_per_step"])
+    assert 0 <= gpu.accuracy(options)["accuracy_percent"] <= 100
+
+
+@pytest.mark.slow
+def test_models_are_compared_on_test_parcels(tmp_path, monkeypatch):
     labels = np.tile([0, 1, -1], 20)
     series = np.where(labels == 1, 3000, 1000)[:, None, None] * np.ones((1, 4, 2))
     data = PixelSets(
@@ -238,7 +276,7 @@ def test_models_are_compared_on_what_they_did_not_see(tmp_path, monkeypatch):
         labels=labels,
     )
     groups = np.arange(60) // 6
-    parts = model_choice._divided(data, groups)
+    parts = model_choice.divided(data, groups)
     assert sorted(np.concatenate(parts)) == np.flatnonzero(labels >= 0).tolist()
     assert sum(len(set(groups[part])) for part in parts) == 10
     parts = [np.concatenate(parts[:2]), np.concatenate(parts[2:4]), parts[4]]
@@ -254,8 +292,8 @@ def test_models_are_compared_on_what_they_did_not_see(tmp_path, monkeypatch):
     for matrix in (matrix for matrices in compared.values() for matrix in matrices):
         assert matrix.sum(axis=1).tolist() == [20, 20]
     assert compared["random_forest"][0].tolist() == [[20, 0], [0, 20]]
-    # An interrupted comparison goes on with what it has.
+    # An interrupted comparison continues with the scores that it has.
     monkeypatch.setattr(model_choice.CropModel, "fit", None)
-    kept = [model_choice._scores(task, "pseltae", k, 2, tmp_path) for k in range(3)]
-    pooled = model_choice._pooled(task, kept)
+    scores = [model_choice._scores(task, "pseltae", k, 2, tmp_path) for k in range(3)]
+    pooled = model_choice._pooled(task, scores)
     np.testing.assert_array_equal(pooled, compared["pseltae"][1])

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, so that large tensors reuse its pages."""
+"""Keep freed memory in the process, so that large arrays reuse its pages."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _TOP_PAD_BYTES = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep freed memory and to serve large blocks from it.
+    """Make glibc's allocator keep freed memory and reuse it for large blocks.
 
-    By default every block above 32 MiB is mapped and unmapped anew, and its pages are zeroed by
-    the kernel at first touch, which on a CPU takes as long as the computation itself. Harmless to
-    repeat, and does nothing where the C library is another one (musl, macOS, Windows).
+    By default, every block above 32 MiB is mapped and unmapped anew. The kernel zeroes its pages at
+    the first access, which takes as long as the computation itself. The call can be repeated. It
+    does nothing with another C library (musl, macOS, Windows).
 
     Returns
     -------
     bool
-        Whether the allocator took the values.
+        Whether the allocator accepted the values.
     """
     if platform.system() != "Linux":
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    took = all(
+    accepted = all(
         libc.mallopt(parameter, value) == 1
         for parameter, value in (
             (_M_MMAP_THRESHOLD, _THRESHOLD_BYTES),
@@ -39,5 +39,5 @@ def keep_freed_memory() -> bool:
             (_M_TOP_PAD, _TOP_PAD_BYTES),
         )
     )
-    _logger.debug("malloc thresholds raised: %s", took)
-    return took
+    _logger.debug("malloc thresholds raised: %s", accepted)
+    return accepted

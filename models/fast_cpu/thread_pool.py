@@ -1,9 +1,9 @@
-"""Threads that take whole pieces of a computation.
+"""Threads that each compute a whole chunk, from its first operation to its last.
 
-Torch's own threads divide every operation among them and meet behind each. With operations as
-short as those on a chunk of pixels, that is thousands of meetings a batch, and each can last a time
-slice of the system where another process wants the core. A worker computes a piece from its first
-operation to its last. Results do not depend on the number of workers.
+Torch's own threads divide every single operation among them and synchronise after it. The
+operations on a chunk of pixels are so short that this means thousands of synchronisations per
+batch. Each of them can take a time slice of the operating system if another process uses the core.
+Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from models.fast_cpu.memory_allocator import keep_freed_memory
 
 Result = TypeVar("Result")
 
-# The pool of the thread at hand. Workers have none: what they call in parallel, they do themselves.
+# The pool of the current thread. Threads of the pool have none: they make parallel calls in turn.
 _pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
 
 
 @contextmanager
 def thread_pool(device: torch.device) -> Iterator[None]:
-    """Make workers of torch's threads, as many as there are, for as long as the context lasts.
+    """Use a pool instead of torch's own threads, with as many threads, within the context.
 
-    Only for a CPU: a GPU is given its work by one thread.
+    Only on a CPU: one thread is enough to start the kernels of a GPU.
     """
     if device.type != "cpu":
         yield
         return
-    # Each chunk is as large as the one before: without this, its pages are zeroed anew every time.
+    # All chunks have the same size. Without this, the kernel would zero new pages for each one.
     keep_freed_memory()
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(n_threads, "worker", _become_worker)
+    pool = ThreadPoolExecutor(n_threads, "worker", _set_up_thread)
     token = _pool.set(pool)
     try:
         yield
@@ -48,9 +48,9 @@ def thread_pool(device: torch.device) -> Iterator[None]:
 
 
 def in_parallel(function: Callable[..., Result], *arguments: Iterable[object]) -> list[Result]:
-    """Call a function, which must need no gradient, on every set of arguments; in their order.
+    """Call a function, which must not need gradients, on all arguments; return results in order.
 
-    Outside of `thread_pool`, and in one of its threads, one after the other.
+    Outside of `thread_pool`, and within one of its threads, the calls are made one after the other.
     """
     pool = _pool.get()
     call = map if pool is None else pool.map
@@ -58,17 +58,17 @@ def in_parallel(function: Callable[..., Result], *arguments: Iterable[object]) -
 
 
 def prefetched(items: Iterable[Result]) -> Iterator[Result]:
-    """Make each item while the one before is used, in a thread of its own."""
+    """Yield items, each produced in a separate thread while the previous one is used."""
     source = iter(items)
     end = object()
-    with ThreadPoolExecutor(1, "prefetch", _become_worker) as thread:
+    with ThreadPoolExecutor(1, "prefetch", _set_up_thread) as thread:
         following = thread.submit(next, source, end)
         while (item := following.result()) is not end:
             following = thread.submit(next, source, end)
             yield item  # type: ignore[misc]
 
 
-def _become_worker() -> None:
-    # Both are settings of the thread that calls.
+def _set_up_thread() -> None:
+    # Both settings apply to the calling thread only.
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

@@ -21,24 +21,24 @@ from models.training.sampling import PixelRows, draw_pixels, moved, parcel_seeds
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Hold B parcels as a model takes them, all on one device.
+    """Inputs of a model for B parcels, on one device.
 
     Attributes
     ----------
     pixels
-        float32 (B, T, C, S), normalised: a view of (B, S, T, C) memory.
+        float32 (B, T, C, S), normalised; a view of (B, S, T, C) memory.
     pixel_mask
-        bool (B, T, S), True for a pixel that is drawn and valid.
+        bool (B, T, S), True for a drawn pixel (not padding) that is clear on the date.
     positions
         int64 (B, T), days.
     extra
-        float32 (B, F), scaled; None where the model uses no features.
+        float32 (B, F), scaled; None if the model uses no features.
     observed
-        bool (B, T); None where every parcel has every date.
+        bool (B, T); None if every parcel has every date.
     labels
         int64 (B,), -1 for no label.
     parcels
-        int64, indices of the parcels of the whole batch, of which another process may have a share.
+        int64, indices of the parcels of the whole batch, including the shares of other processes.
     """
 
     pixels: Tensor
@@ -55,31 +55,29 @@ class Batch:
         return self.pixels, self.pixel_mask, self.positions, self.extra, self.observed
 
 
-# Parcels whose pixels are drawn together: many, as a draw has a step for every pixel, and few
-# enough for a step to stay in a processor's cache.
+# Parcels whose pixels are drawn together: many, because a draw takes one step per pixel, but few
+# enough for a step to fit in the processor's cache.
 _DRAWN_TOGETHER = 4096
 
 
 class Batches:
-    """Make batches of parcels, normalised and on the device.
-
-    Pixels are drawn and gathered where they lie.
+    """Make batches of parcels: drawn pixels, normalised, on the device.
 
     Parameters
     ----------
     data
         The parcels.
     normalisation
-        Of the pixels.
+        Normalisation of the pixels.
     feature_scaling
-        Of the parcel features, fitted on training parcels only; None to leave features out.
+        Scaling of the parcel features, fitted on training parcels only; None to leave them out.
     n_pixels
-        Number S of pixels drawn of every parcel.
+        Number S of pixels to draw from every parcel.
     device
-        Where the tensors go.
+        Device of the batches.
     keep
-        Whether pixels are drawn more than once: they are then held in the device's memory, if it
-        has room for all.
+        Whether pixels are drawn more than once. A GPU then keeps all pixels in its memory, if they
+        fit.
     """
 
     def __init__(
@@ -120,31 +118,30 @@ class Batches:
         noise: Generator,
         processes: Processes = ALONE,
     ) -> Iterator[Batch]:
-        """Shuffle parcels and yield them with new pixel draws, changed at random.
+        """Yield the parcels in random order, with newly drawn pixels and random changes.
 
-        A batch of one parcel has no batch statistics: a last parcel that would be alone joins the
-        batch before, which is then one larger. Several processes share every batch.
+        A batch of one parcel has no batch statistics. Therefore, a last parcel that would be alone
+        joins the batch before it. Several processes share every batch.
 
         Parameters
         ----------
         indices
             int64, the parcels to train on.
         batch_size
-            Parcels in a batch of all processes together, 2 or more for each.
+            Parcels in a batch of all processes together, at least 2 for each process.
         augmentation
             The random changes.
         rng
-            Draws the order of the parcels and their pixels; the same in every process.
+            Draws the order of the parcels and their pixels; with the same seed in every process.
         noise
-            Draws jitter, dates and days of the augmentation, on the device; another one in every
-            process.
+            Draws the random changes, on the device; with a different seed in every process.
         processes
-            That share the batches.
+            The processes that share the batches.
 
         Raises
         ------
-        ValueError
-            If a process had fewer than two parcels.
+        InputError
+            If a process would have fewer than two parcels.
         """
         least = 2 * processes.count
         if len(indices) < least or batch_size < least:
@@ -172,15 +169,14 @@ class Batches:
                 yield _augmented(batch, augmentation, noise)
 
     def evaluation(self, indices: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
-        """Yield parcels in the given order, unchanged, as `of` makes them."""
+        """Yield parcels in the given order and without random changes, see `of`."""
         for start in range(0, len(indices), batch_size):
             yield self.of(indices[start : start + batch_size])
 
     def of(self, indices: NDArray[np.int64]) -> Batch:
-        """Give parcels in one batch, with no more pixels than the largest of them needs.
+        """Return parcels as one batch, padded to the largest of them, at most to n_pixels.
 
-        The pixel draw of a parcel depends on its id alone: not on the batch, the order or the other
-        parcels.
+        The drawn pixels of a parcel depend only on its id and size, not on the batch or its order.
         """
         seeds = parcel_seeds([self._data.ids[i] for i in indices])
         largest = int(self._data.sizes_of(indices).max(initial=1))
@@ -190,20 +186,20 @@ class Batches:
     def _draw(
         self, indices: NDArray[np.int64], seeds: NDArray[np.int64], n_pixels: int
     ) -> tuple[Tensor, Tensor]:
-        """Draw pixels, where they lie: their rows and mask (B, S)."""
+        """Draw pixels on the device that stores them: row numbers and mask, both (B, S)."""
         starts = self._rows.beside(self._data.offsets[indices])
         sizes = self._rows.beside(self._data.sizes_of(indices))
         drawn, mask = draw_pixels(sizes, n_pixels, self._rows.beside(seeds))
-        # An empty parcel has no pixel 0: it shows another parcel's, masked.
+        # An empty parcel has no pixel 0: it gets another parcel's pixel, which is masked.
         rows = (starts[:, None] + drawn).clamp(max=max(len(self._data.pixels) - 1, 0))
         return rows, mask
 
     def _batch(self, rows: Tensor, mask: Tensor, indices: NDArray[np.int64]) -> Batch:
         data = self._data
-        pixels, valid = self._rows.gather(rows)
+        pixels, clear = self._rows.gather(rows)
         pixels = pixels.float().sub_(self._means).mul_(self._scale)
         pixel_mask = moved(mask, self.device)[:, :, None]
-        pixel_mask = pixel_mask.expand(pixels.shape[:3]) if valid is None else pixel_mask & valid
+        pixel_mask = pixel_mask.expand(pixels.shape[:3]) if clear is None else pixel_mask & clear
         return Batch(
             pixels=pixels.permute(0, 2, 3, 1),
             pixel_mask=pixel_mask.permute(0, 2, 1),
@@ -222,16 +218,16 @@ def _augmented(batch: Batch, augmentation: Augmentation, draws: Generator) -> Ba
     """Drop dates and shift seasons."""
     changes: dict[str, Any] = {}
     if augmentation.date_dropping > 0:
-        seen = batch.pixel_mask.any(2)
-        seen = seen if batch.observed is None else seen & batch.observed
-        changes["observed"] = drop_dates(seen, augmentation.date_dropping, draws)
+        observed = batch.pixel_mask.any(2)
+        observed = observed if batch.observed is None else observed & batch.observed
+        changes["observed"] = drop_dates(observed, augmentation.date_dropping, draws)
     if augmentation.shift_days > 0:
         changes["positions"] = shift_season(batch.positions, augmentation.shift_days, draws)
     return replace(batch, **changes)
 
 
 def training_batch_starts(n_parcels: int, batch_size: int, least: int = 2) -> list[int]:
-    """Give the first position of every training batch, none of which holds fewer than `least`."""
+    """Return the start of every training batch, so that none has fewer than `least` parcels."""
     starts = list(range(0, n_parcels, batch_size))
     if 0 < n_parcels % batch_size < least:
         starts.pop()

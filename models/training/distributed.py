@@ -1,4 +1,4 @@
-"""The device of a process, and the processes that train one model together on a GPU each."""
+"""The device of a process, and the processes that train one model together, one on each GPU."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from models.errors import InputError
 
 @dataclass(frozen=True)
 class Processes:
-    """Say which of how many processes this is.
+    """Number of this process among those that train a model together.
 
     Attributes
     ----------
     rank
-        Number of this process, from 0. Only the first writes files and logs.
+        Number of this process, from 0. Only process 0 writes files and logs.
     count
         Number of processes.
     """
@@ -30,16 +30,16 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     @property
     def share(self) -> slice:
-        """Which items of a sequence are this process's."""
+        """Slice of a sequence that this process works on."""
         return slice(self.rank, None, self.count)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Let the backward pass average the gradients of all processes."""
+        """Wrap a model so that its backward pass averages the gradients of all processes."""
         return model if self.count == 1 else nn.parallel.DistributedDataParallel(model)
 
     def add_up(self, tensor: Tensor) -> None:
@@ -48,7 +48,7 @@ class Processes:
             distributed.all_reduce(tensor)
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has reached this call."""
         if self.count > 1:
             distributed.barrier()
 
@@ -58,7 +58,7 @@ ALONE = Processes()
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that torchrun started, if it did; otherwise this one is alone."""
+    """Join the processes that torchrun started; without torchrun, this process is alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE
@@ -71,17 +71,17 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def choose_device(name: str, threads: int) -> torch.device:
-    """Choose the device: the GPU if `auto` and there is one; set torch's threads on a CPU.
+    """Return the device, for `auto` the GPU if there is one; on a CPU, set torch's threads.
 
     Raises
     ------
     InputError
-        If a GPU is named and there is none.
+        If the name is that of a GPU and torch finds none.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:
-        # torchrun gives every process a GPU of its own.
+        # torchrun starts one process per GPU.
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "cpu":
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Notice that a training diverges: its loss, a gradient or its state is no longer finite."""
+"""Detect that a training diverges: its loss, a gradient or its state is no longer finite."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from models.training.distributed import ALONE, Processes
 
 
 class DivergedError(InputError):
-    """A training that cannot go on; the message says where it diverged."""
+    """A training that cannot continue; the message says where it diverged."""
 
 
 class StepWatch:
-    """Watch the loss and the gradient of every step of an epoch.
+    """Check the loss and the gradient of every step of an epoch.
 
-    On a CPU both are known at once, and one process alone checks every step. A GPU would have to be
-    waited for, and several processes must stop together, or the others would wait for the one that
-    stopped: there the values stay on the device until the end of the epoch.
+    A single process on a CPU checks them after every step. On a GPU, every step would then have to
+    wait for the GPU. Several processes must stop together, or the others would wait for the one
+    that stopped. In both cases the values are checked at the end of the epoch.
 
     Parameters
     ----------
     ids
         Ids of all parcels.
     epoch, n_steps
-        Number of the epoch, and of its steps.
+        The epoch's number, and its number of steps.
     device
-        Where the losses are.
+        Device of the losses.
     processes
-        That train the model together.
+        The processes that train the model together.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class StepWatch:
             self._check(step)
 
     def end(self, state: Any) -> None:
-        """Check every step of the epoch, and then the state of the learner.
+        """Check all steps of the epoch, and the state of the learner.
 
         Raises
         ------
         DivergedError
-            If a loss, a gradient or the state is not finite, in any of the processes.
+            If a loss, a gradient or the state is not finite in any process.
         """
         self._check(0)
         broken = torch.tensor(int(not all_finite(state)), device=self._values.device)
@@ -82,7 +82,7 @@ class StepWatch:
             raise self._error(len(self._parcels) - 1, "weights or the optimizer's state are")
 
     def _check(self, first: int) -> None:
-        """Check the steps from the first of them on."""
+        """Check the steps from number `first` on."""
         broken = (~self._values[first : len(self._parcels)].isfinite()).int()
         self._processes.add_up(broken)
         if (found := broken.cpu().numpy().nonzero())[0].size:

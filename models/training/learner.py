@@ -1,4 +1,4 @@
-"""A model with what changes its weights: optimizer, learning rate over time, precision."""
+"""The step of a training: loss, optimizer, learning rate schedule, precision, averaged weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,18 +18,18 @@ from models.training.options import TrainingSettings
 
 
 class Learner:
-    """Take the steps of a training.
+    """A model and all that changes its weights.
 
     Parameters
     ----------
     model
-        On its device.
+        The model, on its device.
     settings
-        How to train.
+        Settings of the training.
     n_steps
-        Steps of the whole training, which the schedule of the learning rate spans.
+        Number of steps of the whole training, for the schedule of the learning rate.
     processes
-        That train the model together.
+        The processes that train the model together.
 
     Attributes
     ----------
@@ -56,22 +57,22 @@ class Learner:
 
     @property
     def averaged_model(self) -> ParcelClassifier:
-        """The model that is kept: an average of `model` over the steps, or `model` itself.
+        """The model to validate and save: an average of `model` over the steps, or `model` itself.
 
-        The average, where the settings ask for one, is exponential (as of the mean teacher, arXiv
-        1703.01780) and takes in the BatchNorm statistics.
+        If ema_decay is set, it is the exponential moving average of the weights and the BatchNorm
+        statistics (as in the mean teacher, arXiv 1703.01780).
         """
         if self._average is None:
             return self.model
         return cast(ParcelClassifier, self._average.module)
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
-        """Compute logits, whose gradients are averaged over the processes."""
+        """Compute logits; the backward pass averages the gradients over the processes."""
         logits: Tensor = self._shared(*inputs)
         return logits
 
     def step(self, loss: Tensor) -> Tensor:
-        """Change the weights by the gradient of a loss; return the norm of that gradient."""
+        """Update the weights with the gradient of a loss; return the norm of the gradient."""
         self.optimizer.zero_grad()
         loss.backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -83,7 +84,7 @@ class Learner:
         return norm
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Return the context to compute a loss in; gradients and weights are always float32."""
+        """Return the context to compute the loss in; weights and gradients are always float32."""
         if not self._bfloat16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -93,7 +94,7 @@ class Learner:
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to the states of `state_dict`."""
+        """Restore the states that `state_dict` returned."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
@@ -103,7 +104,7 @@ class Learner:
 
 
 def computes_in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Return whether a training with this precision setting computes in bfloat16 on a device."""
+    """Return whether a training with this precision setting uses bfloat16 on the device."""
     if device.type != "cuda" or precision == "float32":
         return False
     # Before capability 8.0, bfloat16 is emulated and slower than float32.
@@ -112,7 +113,7 @@ def computes_in_bfloat16(precision: str, device: torch.device) -> bool:
 
 def _optimizer(model: ParcelClassifier, settings: TrainingSettings) -> torch.optim.Optimizer:
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    # One pass over all parameters, on the devices that have it.
+    # Fused: one pass over all parameters, on the devices that support it.
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return kind(
         model.parameters(),
@@ -126,8 +127,48 @@ def _scheduler(
     optimizer: torch.optim.Optimizer, settings: TrainingSettings, n_steps: int
 ) -> LRScheduler:
     if settings.schedule == "onecycle":
-        # One more than are used: the rate is set once more behind the last step, and ends there.
+        # One more step than are taken: the scheduler sets a rate after the last step, too.
         return OneCycleLR(optimizer, max_lr=settings.learning_rate, total_steps=n_steps + 1)
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=n_steps)
     return ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float,
+    class_weights: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Compute the focal loss, -(1 - p)^gamma log p, with p the probability of the true class.
+
+    Lin et al., arXiv 1708.02002, eq. 4. As in the reference, the factor (1 - p)^gamma is treated as
+    a constant: only log p has a gradient.
+
+    Parameters
+    ----------
+    logits
+        Float tensor (B, n_classes).
+    labels
+        int64 tensor (B,) of class indices.
+    gamma
+        Focusing exponent; 0 for the cross-entropy.
+    class_weights
+        Float tensor (n_classes,), the factor alpha of each class; None for 1.
+    reduction
+        "mean" over the batch (as in the reference, not divided by the weights), "sum" or "none".
+
+    Returns
+    -------
+    Tensor
+        A scalar; (B,) for "none".
+    """
+    log_p = functional.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
+    loss = -((1 - log_p.detach().exp()) ** gamma) * log_p
+    if class_weights is not None:
+        loss = loss * class_weights.to(loss)[labels]
+    if reduction == "none":
+        return loss
+    return torch.mean(loss) if reduction == "mean" else torch.sum(loss)

@@ -1,4 +1,4 @@
-"""How to train, checked."""
+"""The settings of a training, checked."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Say how to train. There are no defaults here: who trains decides.
+    """Settings of a training. They have no defaults: the caller sets all of them.
 
     Attributes
     ----------
     epochs, batch_size
         Passes over the training parcels, and parcels in a batch.
     n_pixels
-        Pixels drawn of every parcel, at most.
+        Largest number of pixels to draw from a parcel.
     always_pad
-        Whether to pad every parcel to n_pixels where none has so many, as the reference does.
+        Whether to pad every parcel to n_pixels (as the reference does) even if no parcel has as
+        many.
     learning_rate, weight_decay, optimizer
-        The optimizer is "adam" or "adamw".
+        Settings of the optimizer, and its name: "adam" or "adamw".
     schedule
-        "constant" learning rate, "onecycle" up to it and down again, or "cosine" down from it.
+        "constant" learning rate, "onecycle" (rises to it, then falls) or "cosine" (falls from it).
     gamma
         Exponent of the focal loss.
     class_weighting
-        "none", or "balanced": by the inverse of the classes' frequencies.
+        "none", or "balanced" (inverse of the class frequency).
     initialisation
-        "paper", or "torch", see `initialise_weights`.
+        "paper" or "torch", see `initialise_weights`.
     jitter_sigma, jitter_clip, date_dropping, shift_days
         Random changes of training parcels, see `Augmentation`.
     ema_decay
-        Decay of the exponential moving average of the weights, which is kept in their place; 0 for
-        none.
+        Decay of the exponential moving average of the weights, which is validated and saved instead
+        of the last weights; 0 for none.
     patience
-        Stop after so many epochs without a better validation mIoU; None to run them all.
+        Epochs without a better validation mIoU after which the training stops; None to never stop
+        early.
     precision
-        On a GPU: "float32", "bfloat16" where it is precise enough, or "auto": the latter where the
-        GPU computes in it. A CPU always computes in float32.
+        On a GPU: "float32", "bfloat16" (autocast: operations that need float32 keep it), or "auto"
+        (bfloat16 if the GPU supports it). A CPU always computes in float32.
     seed
-        Seed of initial weights, order, pixel draws, jitter and dropout.
+        Seed of the initial weights, the order of parcels, pixel draws, random changes and dropout.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The state of a training on disk, from which it goes on after a kill."""
+"""The state of a training on disk, from which it continues after an interruption."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _logger = logging.getLogger(__name__)
 
 
 class TrainingState:
-    """Keep the state of one training in a file.
+    """The state file of one training.
 
-    Nothing random needs to be kept: every epoch draws from generators of its own, seeded by the
-    training's seed and the epoch's number.
+    It contains no random state: every epoch seeds new generators with the training's seed and the
+    epoch's number.
 
     Parameters
     ----------
     path
         The file; its folder is created.
     digest
-        Digest of everything that the training depends on: a state with another one is ignored.
+        Digest of all that the training depends on. A state with another digest is ignored.
 
     Attributes
     ----------
     every
-        Epochs from one writing to the next.
+        Number of epochs between two writes.
     """
 
     every = 5
@@ -49,20 +49,20 @@ class TrainingState:
         self._digest = digest
 
     def read(self) -> dict[str, Any] | None:
-        """Read the state; None where there is none of this training."""
+        """Return the state; None if there is none of this training."""
         if not self.path.is_file():
             return None
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        # What torch raises of a file that is cut off or damaged. The training begins anew.
+        # Errors of torch for a truncated or damaged file. The training starts from the beginning.
         except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
             _logger.warning("%s cannot be read as a training state: it is ignored", self.path)
             return None
         if state.get("digest") != self._digest:
-            _logger.info("%s is of other settings or data: it is ignored", self.path)
+            _logger.info("%s belongs to other settings or data: it is ignored", self.path)
             return None
         if not all_finite(state):
-            _logger.warning("%s is of a training that diverged: it is ignored", self.path)
+            _logger.warning("%s belongs to a training that diverged: it is ignored", self.path)
             return None
         return dict(state)
 
@@ -73,7 +73,7 @@ class TrainingState:
         write_bytes(self.path, buffer.getvalue())
 
     def remove(self) -> None:
-        """Remove the file, as the training has ended and its result is written."""
+        """Remove the file."""
         self.path.unlink(missing_ok=True)
 
 
@@ -85,25 +85,25 @@ def training_digest(
     settings: TrainingSettings,
     device: torch.device,
 ) -> str:
-    """Compute a digest of all that decides the result of `train_fold`: its arguments, the software.
+    """Compute a digest of all that determines the result of `train_fold`: arguments and software.
 
-    For an array that is mapped from a file, the file's name, size and time stand for the content.
+    A memory-mapped array is represented by its file's name, size and modification time.
     """
     digest = hashlib.blake2b(digest_size=16)
-    told = description.to_json()
+    values = description.to_json()
     described = (
-        *(told[name] for name in ("hyperparameters", "normalisation", "feature_scaling")),
+        *(values[name] for name in ("hyperparameters", "normalisation", "feature_scaling")),
         *(asdict(settings), data.ids, device.type, torch.__version__, np.__version__),
     )
     digest.update(repr(described).encode())
-    valid = (None,) if data.valid is None else arrays_of(data.valid)
-    arrays = (data.offsets, data.days, data.labels, *valid, data.observed, data.features)
+    clear = (None,) if data.clear is None else arrays_of(data.clear)
+    arrays = (data.offsets, data.days, data.labels, *clear, data.observed, data.features)
     for array in (train, validation, *arrays_of(data.pixels), *arrays):
         if array is None:
             digest.update(b"none")
             continue
         if isinstance(array, np.memmap) and array.filename is not None:
-            # Reading gigabytes to their end would take longer than many an epoch.
+            # Reading gigabytes would take longer than an epoch.
             file = Path(array.filename).stat()
             digest.update(repr((str(array.filename), file.st_size, file.st_mtime_ns)).encode())
             continue

@@ -1,4 +1,7 @@
-"""Draw pixels of parcels without replacement, by seed and not by order, and gather their rows."""
+"""Draw pixels of parcels without replacement, and read their values.
+
+The draw of a parcel depends only on its own seed, so it is the same in every batch.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ def parcel_seeds(ids: Sequence[str]) -> NDArray[np.int64]:
 def draw_pixels(sizes: Tensor, n_pixels: int, seeds: Tensor) -> tuple[Tensor, Tensor]:
     """Draw n_pixels different pixels of every parcel, on the device of the sizes.
 
-    Robert Floyd's sampling (Bentley and Floyd, CACM 30(9), 1987), one step for all parcels at a
-    time: its cost does not depend on the parcels' sizes, and a device need not be waited for.
+    Robert Floyd's algorithm (Bentley and Floyd, CACM 30(9), 1987), with each step done for all
+    parcels at once. Its cost does not depend on the parcels' sizes, and a GPU is not waited for.
 
     Parameters
     ----------
@@ -33,19 +36,19 @@ def draw_pixels(sizes: Tensor, n_pixels: int, seeds: Tensor) -> tuple[Tensor, Te
     n_pixels
         Number of pixels to draw.
     seeds
-        int64 (B,): the draw of a parcel depends on its size and its seed alone.
+        int64 (B,). The draw of a parcel depends only on its size and its seed.
 
     Returns
     -------
     drawn
-        int64 (B, n_pixels), pixels within the parcel. A parcel of n_pixels or fewer gives all in
-        order, then pixel 0.
+        int64 (B, n_pixels), pixel numbers within the parcel. If the parcel has at most n_pixels,
+        they are all its pixels in order, followed by pixel 0 as padding.
     mask
-        bool (B, n_pixels), True for a drawn pixel, False for the padding behind.
+        bool (B, n_pixels), True for a drawn pixel, False for padding.
     """
     slots = torch.arange(n_pixels, device=sizes.device)
     mask = slots < sizes[:, None]
-    # By slot first, so that a step writes and compares whole rows.
+    # (n_pixels, B): each step writes and compares contiguous rows.
     randoms = _splitmix64(seeds, n_pixels)
     drawn = torch.empty_like(randoms)
     for slot in range(n_pixels):
@@ -58,7 +61,7 @@ def draw_pixels(sizes: Tensor, n_pixels: int, seeds: Tensor) -> tuple[Tensor, Te
 
 
 def _splitmix64(seeds: Tensor, n: int) -> Tensor:
-    """Give n outputs of the generator SplitMix64 (Steele et al., OOPSLA 2014) for every seed.
+    """Return n outputs of the generator SplitMix64 (Steele et al., OOPSLA 2014) for every seed.
 
     Returns
     -------
@@ -73,107 +76,106 @@ def _splitmix64(seeds: Tensor, n: int) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Shift 64 bits right, zeros coming in from the left: int64's own shift repeats the sign."""
+    """Shift 64 bits right and fill with zeros (the shift of int64 repeats the sign bit)."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
 def _signed(constant: int) -> int:
-    """Give the int64 of the same 64 bits."""
+    """Return the int64 with the same 64 bits as an unsigned constant."""
     return constant - (1 << 64) if constant >> 63 else constant
 
 
-# Of a GPU's free memory, the share that pixels may take: the rest is for the model's own work.
+# Share of a GPU's free memory that the pixels may take; the model needs the rest.
 _LARGEST_SHARE = 0.6
 
-# Pixels that are copied to a GPU at once; a mapped file is never held in memory as a whole.
+# Pixels that are copied to a GPU at once, so that a mapped file is never read as a whole.
 _COPIED_TOGETHER = 1 << 18
 
 
 class PixelRows:
-    """Gather rows of packed pixels on a device.
+    """Read rows of packed pixels to a device.
 
     Parameters
     ----------
     data
-        Whose pixels, and their validity.
+        The parcels, with their pixels and clear masks.
     device
-        Where gathered rows go.
+        Device of the result.
     keep
-        Whether to hold the pixels in the memory of the device, if they fit.
+        Whether to store all pixels in the memory of a GPU, if they fit.
 
     Attributes
     ----------
     place
-        Device that holds the pixels; where it is the CPU, gathered rows go to a GPU through
-        pinned memory.
+        Device that stores the pixels. If it is the CPU, rows are copied to a GPU through pinned
+        memory.
     """
 
     def __init__(self, data: PixelSets, device: torch.device, *, keep: bool) -> None:
         self._device = device
-        kept = keep and device.type == "cuda" and _fits(data, device)
-        self.place = device if kept else torch.device("cpu")
-        self._arrays = (data.pixels, data.valid)
+        resident = keep and device.type == "cuda" and _fits(data, device)
+        self.place = device if resident else torch.device("cpu")
+        self._arrays = (data.pixels, data.clear)
         self._resident: tuple[Tensor, Tensor | None] | None = None
         if self.place.type != "cpu":
-            valid = None if data.valid is None else _copied(data.valid, device)
-            # Torch gathers few kinds of unsigned integers: the same bits, signed.
-            self._resident = _copied(data.pixels, device, view=np.int16), valid
+            clear = None if data.clear is None else _copied(data.clear, device)
+            # torch indexes few unsigned types: the bits are read as signed integers.
+            self._resident = _copied(data.pixels, device, view=np.int16), clear
 
     def beside(self, array: NDArray[np.int64]) -> Tensor:
-        """Put indices (or what they are drawn from) where the pixels are."""
+        """Copy an array to the device that stores the pixels."""
         return moved(torch.from_numpy(np.ascontiguousarray(array)), self.place)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gather rows (B, S), which lie beside the pixels.
+        """Read rows (B, S), given on the device that stores the pixels.
 
         Returns
         -------
         pixels
             uint16 (B, S, T, C), contiguous, on the device.
-        valid
-            bool (B, S, T); None where every pixel is valid.
+        clear
+            bool (B, S, T); None if every pixel is clear.
         """
         if self._resident is not None:
-            pixels, valid = self._resident
+            pixels, clear = self._resident
             flat = rows.reshape(-1)
             gathered = pixels.index_select(0, flat).view(*rows.shape, *pixels.shape[1:])
-            seen = None if valid is None else valid.index_select(0, flat).view(*rows.shape, -1)
-            return gathered.view(torch.uint16), seen
-        chosen = rows.numpy()
-        pixels_at, valid_at = self._arrays
-        return (
-            moved(torch.from_numpy(pixels_at[chosen]), self._device),
-            None if valid_at is None else moved(torch.from_numpy(valid_at[chosen]), self._device),
-        )
+            chosen = None if clear is None else clear.index_select(0, flat).view(*rows.shape, -1)
+            return gathered.view(torch.uint16), chosen
+        pixels_array, clear_array = self._arrays
+        pixels = moved(torch.from_numpy(pixels_array[rows.numpy()]), self._device)
+        if clear_array is None:
+            return pixels, None
+        return pixels, moved(torch.from_numpy(clear_array[rows.numpy()]), self._device)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Put a tensor on a device; a GPU goes on with its work meanwhile."""
+    """Copy a tensor to a device, without waiting for a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def _fits(data: PixelSets, device: torch.device) -> bool:
-    """Tell whether a GPU has room for all pixels."""
-    needed = data.pixels.nbytes + (0 if data.valid is None else data.valid.nbytes)
+    """Return whether all pixels fit in a GPU's memory."""
+    needed = data.pixels.nbytes + (0 if data.clear is None else data.clear.nbytes)
     return needed <= _LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _copied(
     array: NDArray[Any] | StackedRows[Any], device: torch.device, view: type | None = None
 ) -> Tensor:
-    """Copy an array to a device, piece by piece, its values as those of another type."""
-    first = torch.from_numpy(_piece(array, 0, 1, view))
+    """Copy an array to a device chunk by chunk, its bits read as another type."""
+    first = torch.from_numpy(_chunk(array, 0, 1, view))
     copy = torch.empty(array.shape, dtype=first.dtype, device=device)
     for start in range(0, len(array), _COPIED_TOGETHER):
-        piece = _piece(array, start, start + _COPIED_TOGETHER, view)
-        copy[start : start + len(piece)] = torch.from_numpy(piece)
+        chunk = _chunk(array, start, start + _COPIED_TOGETHER, view)
+        copy[start : start + len(chunk)] = torch.from_numpy(chunk)
     return copy
 
 
-def _piece(
+def _chunk(
     array: NDArray[Any] | StackedRows[Any], start: int, stop: int, view: type | None
 ) -> NDArray[Any]:
-    piece = np.array(array[start:stop])
-    return piece if view is None else piece.view(view)
+    chunk = np.array(array[start:stop])
+    return chunk if view is None else chunk.view(view)

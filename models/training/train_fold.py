@@ -18,20 +18,19 @@ from torch import Tensor
 from models.classifier import ParcelClassifier, evaluation_mode
 from models.errors import InputError
 from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
-from models.focal_loss import focal_loss
 from models.metrics import balanced_weights, mean_iou
 from models.model_description import ModelDescription
 from models.pixel_sets import PixelSets
 from models.training.batches import Batch, Batches, training_batch_starts
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
-from models.training.learner import Learner
+from models.training.learner import Learner, focal_loss
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
 
 _logger = logging.getLogger(__name__)
 
-# Validation parcels in a batch.
+# Parcels in a batch of the validation.
 _VALIDATED_TOGETHER = 128
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -40,12 +39,12 @@ OnEpoch = Callable[[Mapping[str, float]], None]
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """Hold what a training on a fold leaves: its epoch of the best validation mIoU.
+    """Result of the training on a fold: the epoch with the best validation mIoU.
 
     Attributes
     ----------
     epoch
-        1 for the first.
+        Number of that epoch, from 1.
     state_dict, optimizer_state
         States of model and optimizer after that epoch.
     trainlog
@@ -70,45 +69,46 @@ def train_fold(
     state: TrainingState | None = None,
     processes: Processes = ALONE,
 ) -> FoldResult:
-    """Train a model and keep its best epoch.
+    """Train a model and return its best epoch.
 
     Parameters
     ----------
     data
         All parcels.
     train, validation
-        int64 indices of the labelled parcels to learn from and to choose the epoch by.
+        int64 indices of the labelled parcels to train on, and of those to choose the epoch by.
     description
-        The model, and how pixels and features are scaled (features by the training parcels alone).
+        The model, and the scaling of pixels and features (fitted on the training parcels only).
     settings
-        How to train.
+        Settings of the training.
     device
-        Where to train. On a CPU, one seed gives the same result bit for bit, with any number of
-        threads.
+        Device to train on. On a CPU, the result depends only on the seed, bit for bit, with any
+        number of threads.
     on_epoch
         Called after every epoch with its number ("epoch") and the trainlog's metrics.
     state
-        Where the state is kept every few epochs. If one is there, the training goes on from it, and
-        ends with the same weights as if it had never been interrupted.
+        File to which the state is written every few epochs. If it exists, the training continues
+        from it, to the same weights as without the interruption.
     processes
-        That train this model together; batches are divided among them. BatchNorm statistics are
-        those of each process's share.
+        The processes that train this model together. Each batch is divided among them, and batch
+        statistics are computed on each process's share.
 
     Returns
     -------
     FoldResult
-        Result of the epoch with the highest validation mIoU, the latest of equals. An epoch whose
-        validation loss is not finite is logged and passed over: its model cannot tell the classes
-        of some parcels.
+        The epoch with the highest validation mIoU; the latest one if several are equal. An epoch
+        whose validation loss is not finite is logged and skipped, because its model cannot classify
+        some parcels.
 
     Raises
     ------
     DivergedError
-        If the loss, a gradient or the weights are not finite, or the validation loss in no epoch.
-        A CPU stops at that step, a GPU and several processes at the end of that epoch.
+        If the loss, a gradient or a weight is not finite, or the validation loss is not finite in
+        any epoch. A single process on a CPU stops at that step; a GPU, or several processes, at the
+        end of that epoch.
     InputError
-        If a parcel has no label or one that the model has no class for, if a parcel is in both
-        parts, or if either part is too small.
+        If a parcel has no label or a label outside the model's classes, if a parcel is in both
+        parts, or if a part is too small.
     """
     hyperparameters = description.hyperparameters
     _check_parts(data, train, validation, hyperparameters.n_classes)
@@ -146,7 +146,7 @@ def train_fold(
                 if not math.isfinite(metrics["val_loss"]):
                     _logger.warning("epoch %d: the validation loss is not finite", epoch)
                 if state is not None and (ended or epoch % state.every == 0):
-                    _keep(state, epoch, best, learner)
+                    _write_state(state, epoch, best, learner)
                 if on_epoch is not None:
                     on_epoch({"epoch": epoch, **metrics})
     _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, best.trainlog[best.epoch])
@@ -154,18 +154,18 @@ def train_fold(
 
 
 def pixels_to_draw(training: TrainingSettings, sizes: NDArray[np.int64]) -> int:
-    """Return how many pixels a training draws of every parcel, padding included.
+    """Return how many pixels a training draws from every parcel, padding included.
 
-    It is the size of the largest parcel where none has n_pixels: the rest would be padding in every
-    parcel. `always_pad` keeps it: the reference pads to n_pixels whatever the parcels' sizes, and
-    its batch statistics count padding.
+    It is n_pixels, or the size of the largest parcel if that is smaller: the rest would be padding
+    in every parcel. With `always_pad` it is n_pixels, as in the reference, whose batch statistics
+    include the padding.
 
     Parameters
     ----------
     training
-        How to train.
+        Settings of the training.
     sizes
-        int64 (n,), number of pixels of the parcels that are trained on.
+        int64 (n,), numbers of pixels of the training parcels.
     """
     if training.always_pad:
         return training.n_pixels
@@ -200,8 +200,8 @@ def _validate(
     starts = range(0, len(parcels), _VALIDATED_TOGETHER)
     parts = [parcels[start : start + _VALIDATED_TOGETHER] for start in starts]
     with evaluation_mode(model):
-        for outcome in in_parallel(predict, parts):
-            totals.add(*outcome)
+        for loss, logits, labels in in_parallel(predict, parts):
+            totals.add(loss, logits, labels)
     return totals
 
 
@@ -220,14 +220,14 @@ def _loss(
 def _seed_epoch(
     seed: int, epoch: int, processes: Processes, device: torch.device
 ) -> tuple[np.random.Generator, torch.Generator]:
-    """Seed all that is random in an epoch, so that a training can go on from any of them.
+    """Seed all random generators of an epoch, so that a training can continue from any epoch.
 
     Returns
     -------
     rng
-        The same in every process.
+        With the same seed in every process.
     noise
-        On the device, another one in every process, like that of dropout.
+        On the device; with a different seed in every process, as for dropout.
     """
     own = np.random.SeedSequence([seed, epoch, processes.rank]).generate_state(2)
     torch.manual_seed(int(own[0]))  # dropout draws from the global generator only
@@ -243,7 +243,7 @@ def _has_ended(epoch: int, best: FoldResult, settings: TrainingSettings) -> bool
 def _better(
     best: FoldResult, epoch: int, metrics: dict[str, float], learner: Learner
 ) -> FoldResult:
-    """Log an epoch; return it if it is at least as good as the best before it, or else that one."""
+    """Add an epoch to the log; return it if it is at least as good as the best, else the best."""
     trainlog = best.trainlog | {epoch: metrics}
     finite = math.isfinite(metrics["val_loss"])
     if finite and (best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]):
@@ -252,19 +252,19 @@ def _better(
     return replace(best, trainlog=trainlog)
 
 
-def _keep(state: TrainingState, epoch: int, best: FoldResult, learner: Learner) -> None:
-    """Write what `_resume` reads."""
+def _write_state(state: TrainingState, epoch: int, best: FoldResult, learner: Learner) -> None:
+    """Write the state that `_resume` reads."""
     result = {name: getattr(best, name) for name in ("epoch", "state_dict", "optimizer_state")}
     state.write(epoch=epoch, trainlog=best.trainlog, best=result, learner=learner.state_dict())
 
 
 def _resume(state: TrainingState | None, learner: Learner) -> tuple[int, FoldResult]:
-    """Return the last epoch and the best result of an interrupted training; 0 and none without."""
+    """Return the last epoch and the best result of an interrupted training; 0 if there is none."""
     saved = None if state is None else state.read()
     if state is None or saved is None:
         return 0, FoldResult(0, {}, {}, {})
     learner.load_state_dict(saved["learner"])
-    _logger.info("going on after epoch %d, from %s", saved["epoch"], state.path)
+    _logger.info("continuing after epoch %d, from %s", saved["epoch"], state.path)
     return saved["epoch"], FoldResult(**saved["best"], trainlog=saved["trainlog"])
 
 
@@ -276,7 +276,7 @@ def _check_parts(
 ) -> None:
     for name, part, least in (("training", train, 2), ("validation", validation, 1)):
         if len(part) < least:
-            raise InputError(f"{name}: expected {least} parcels or more, found {len(part)}")
+            raise InputError(f"{name}: expected at least {least} parcels, found {len(part)}")
         labels = data.labels[part]
         if (wrong := part[(labels < 0) | (labels >= n_classes)]).size:
             first = ", ".join(f"{data.ids[i]} ({data.labels[i]})" for i in wrong[:5])
@@ -290,18 +290,18 @@ def _check_parts(
 
 
 class EpochMetrics:
-    """Add up the loss and the confusion matrix of an epoch's batches.
+    """Sum of the loss, and confusion matrix, over the batches of an epoch.
 
-    The sums stay on the device until `metrics` is asked for, so that a GPU need not stop.
+    They stay on the device until `metrics` is called, so that a GPU is not waited for.
 
     Parameters
     ----------
     prefix
-        "train" or "val", in front of the metrics' names.
+        "train" or "val", the first part of the metrics' names.
     n_classes
         Number of classes.
     device
-        Where the batches are.
+        Device of the batches.
     """
 
     def __init__(self, prefix: str, n_classes: int, device: torch.device) -> None:
@@ -317,9 +317,9 @@ class EpochMetrics:
         self._matrix.index_add_(0, cells, torch.ones_like(cells))
 
     def metrics(self, processes: Processes = ALONE) -> dict[str, float]:
-        """Return the mean loss, the accuracy in percent and the mean IoU, as the reference logs.
+        """Return mean loss, accuracy in percent and mean IoU over the batches of all processes.
 
-        They are those of the batches of all processes.
+        The names are those of the reference's trainlog.
         """
         processes.add_up(self._loss)
         processes.add_up(self._matrix)

@@ -113,4 +113,4 @@ def in_order(data: PixelSets, n_bytes: int = BATCH_BYTES) -> Iterator[tuple[int,
     pixel_bytes = max(data.n_dates * data.n_channels * data.pixels.itemsize, 1)
     for first, last in batches(data.offsets, n_bytes // pixel_bytes):
         yield first, data.between(first, last)
-        unmap(data.pixels, data.valid)
+        unmap(data.pixels, data.clear)

@@ -313,7 +313,7 @@ class PixelSetDataset:
             ids=self.ids,
             pixels=self.pixels,
             offsets=self.offsets,
-            valid=self.clear if self.masks_clouds else None,
+            clear=self.clear if self.masks_clouds else None,
             days=np.array(self.days_from(day_zero(self.dates[0], season_start))),
             observed=self.observed,
             features=self.features if with_features else None,

@@ -112,10 +112,10 @@ def parcel_means(data: PixelSets) -> NDArray[np.float64]:
         first = data.offsets[parcels]
         rows = slice(first[0], data.offsets[parcels[-1] + 1])
         values = data.pixels[rows].astype(np.float64)
-        if data.valid is None:
+        if data.clear is None:
             counts = data.sizes[parcels, None]
         else:
-            clear = data.valid[rows]
+            clear = data.clear[rows]
             values *= clear[:, :, None]
             counts = np.add.reduceat(clear, first - first[0], axis=0, dtype=np.int64)
         totals = np.add.reduceat(values, first - first[0], axis=0)

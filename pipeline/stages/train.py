@@ -1,4 +1,4 @@
-"""Stage train: the models of one fold."""
+"""Stage train: train the models of one fold."""
 
 from __future__ import annotations
 
@@ -31,31 +31,32 @@ def train(
     tensorboard: Path | None = None,
     threads: int = 1,
 ) -> None:
-    """Train the models of one fold; of each, the epoch with the best validation mIoU is kept.
+    """Train the models of one fold, and keep the epoch with the best validation mIoU of each.
 
-    On several GPUs: torchrun --nproc-per-node 2 -m pipeline train ...
+    To train on several GPUs: torchrun --nproc-per-node 2 -m pipeline train ...
 
     Parameters
     ----------
     dataset
         Pixel-Set dataset.
     folds
-        What split wrote.
+        Folds that stage split wrote.
     fold
         Number of the fold, from 1.
     model
-        Folder Fold_<k>. Written into it: model.pth.tar, the checkpoint in the reference's format,
-        and model.json, all that is needed to use it on other data; model.safetensors, both in one
-        file; trainlog.json, losses and scores per epoch. Where a fold has several members, the
-        second one's files are model_2.pth.tar and so on.
+        Folder Fold_<k> to write. It will contain model.pth.tar, the checkpoint in the reference's
+        format; model.json, all that is needed to use it on other data; model.safetensors, both in
+        one file; and trainlog.json, losses and scores by epoch. If a fold has several members, the
+        files of the second one are model_2.pth.tar and so on.
     settings
-        model and train.
+        Sections model and train.
     state
-        Folder of the training's state, from which it goes on after a kill; emptied at the end.
+        Folder of the training's state, from which an interrupted training continues; its files are
+        removed at the end.
     tensorboard
-        Folder for TensorBoard, written where train.tensorboard is set.
+        Folder for TensorBoard, written if train.tensorboard is set.
     threads
-        Threads of torch on a CPU.
+        Number of threads on a CPU.
     """
     opened = PixelSetDataset.open(dataset)
     device = choose_device(settings.train.device, threads)
@@ -64,7 +65,7 @@ def train(
         season_start=settings.model.season_start,
     )
     parts = opened.fold(folds, fold)
-    with joined(device) as processes, naming(fold, settings):
+    with joined(device) as processes, name_fold(fold, settings):
         if processes.first:
             logger.info(
                 "fold %d: %d parcels to train on, %d to validate, on %s",
@@ -85,13 +86,13 @@ def train(
         )
         if processes.first:
             fitted.save(model)
-            # Not before: a training that is killed here goes on from its state.
+            # Only now: a training that is killed before continues from its state.
             for file in [] if state is None else state.glob("member_*.pt"):
                 file.unlink()
 
 
 def training_settings(settings: TrainSettings) -> TrainingSettings:
-    """Return how to train, as the models take it."""
+    """Return the settings of the training in the form that the models take."""
     others = {"recipe", "members", "tensorboard", "device", "pixels"}
     return TrainingSettings(
         n_pixels=settings.train.pixels,
@@ -101,28 +102,28 @@ def training_settings(settings: TrainSettings) -> TrainingSettings:
 
 
 def architecture(settings: TrainSettings) -> dict[str, Any]:
-    """Return the name of the model and what differs from its paper, as the models take it."""
+    """Return the model's name and the hyper-parameters that differ from its paper."""
     others = {"geometric_features", "season_start"}
     return settings.model.model_dump(exclude=others, exclude_none=True)
 
 
 @contextmanager
-def naming(fold: int, settings: TrainSettings) -> Iterator[None]:
-    """Complete the message of a training that diverged: where, and what to do."""
+def name_fold(fold: int, settings: TrainSettings) -> Iterator[None]:
+    """Add the fold and the remedy to the message of a training that diverged."""
     try:
         yield
     except DivergedError as error:
         raise DivergedError(
             f"The training diverged. Fold {fold}, {error}. Lower train.learning_rate "
             f"({settings.train.learning_rate:g}); if it diverges again, look at the values of "
-            "these parcels. An earlier model of this fold is kept as it was."
+            "these parcels. An earlier model of this fold is unchanged."
         ) from error
 
 
 def _progress(
     fold: int, settings: TrainSettings, tensorboard: Path | None
 ) -> Callable[[int], OnEpoch]:
-    """Return what shows the progress of a member: on the terminal, and for TensorBoard."""
+    """Return a function that shows the progress of a member, on the terminal and in TensorBoard."""
 
     def of_member(member: int) -> OnEpoch:
         logs: list[OnEpoch] = [show_progress(fold, member, settings.train.epochs)]

@@ -2,11 +2,13 @@
 
 import numpy as np
 import torch
+from torch import nn
 
-from models.classifier import ParcelClassifier
+from models.classifier import ParcelClassifier, initialise_weights
 from models.crop_model import CropModel
 from models.hyperparameters import Hyperparameters
 from models.model_description import ModelDescription
+from models.pixel_set_encoder import PixelSetEncoder
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches
@@ -59,6 +61,21 @@ def random_weights(hyperparameters, seed=1):
     return ParcelClassifier(hyperparameters, torch.Generator().manual_seed(seed)).state_dict()
 
 
+def make_encoder(pooling="mean_std", dtype=torch.float64, *, fast=True):
+    """Make a small encoder of five channels and two features, with random batch normalisations."""
+    generator = torch.Generator().manual_seed(2)
+    width = 7 * len(pooling.split("_")) + 2
+    module = PixelSetEncoder((5, 6, 7), pooling, (width, 9, 4), 2)
+    initialise_weights(module, generator, "torch")
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            for values in (layer.weight, layer.bias, layer.running_mean):
+                nn.init.normal_(values, generator=generator)
+            nn.init.uniform_(layer.running_var, 0.5, 2, generator=generator)
+    module.fast = fast
+    return module.to(dtype)
+
+
 def make_data(sizes=(3, 9, 1, 0, 20, 5), n_dates=4, n_channels=2, **others):
     rng = np.random.default_rng(1)
     n, total = len(sizes), sum(sizes)
@@ -68,7 +85,7 @@ def make_data(sizes=(3, 9, 1, 0, 20, 5), n_dates=4, n_channels=2, **others):
         "offsets": np.cumsum([0, *sizes]),
         "days": rng.integers(0, 300, (n, n_dates)),
         "labels": rng.integers(0, 3, n),
-        "valid": rng.random((total, n_dates)) < 0.8,
+        "clear": rng.random((total, n_dates)) < 0.8,
         "observed": rng.random((n, n_dates)) < 0.8,
         "features": rng.normal(size=(n, 3)),
     }

@@ -16,7 +16,7 @@ UNCHANGED = Augmentation()
 
 
 def draw(sizes, n_pixels, seeds):
-    """Draw with numpy arrays in place of tensors."""
+    """Draw with numpy arrays instead of tensors."""
     drawn, mask = draw_pixels(
         torch.from_numpy(np.array(sizes)), n_pixels, torch.from_numpy(np.array(seeds))
     )
@@ -24,7 +24,7 @@ def draw(sizes, n_pixels, seeds):
 
 
 def splitmix64(state, n):
-    """The generator as its authors write it, in whole numbers of any size."""
+    """The generator as its authors define it, with Python's unbounded integers."""
     wrap = (1 << 64) - 1
     for _ in range(n):
         state = (state + 0x9E3779B97F4A7C15) & wrap
@@ -42,7 +42,7 @@ class TestDraws:
         assert (drawn < sizes[:, None]).all()
         assert all(len(set(row)) == 64 for row in drawn.tolist())
 
-    def test_equals_floyd_s_algorithm_one_parcel_at_a_time(self):
+    def test_equals_floyds_algorithm_for_one_parcel_at_a_time(self):
         sizes, seeds = [12, 9, 300, 10], [5, -7, 2**62, -(2**63)]
         drawn, _ = draw(sizes, 8, seeds)
         for size, seed, row in zip(sizes, seeds, drawn.tolist(), strict=True):
@@ -52,12 +52,12 @@ class TestDraws:
                 chosen.append(last if candidate in chosen else candidate)
             assert row == chosen
 
-    def test_small_parcels_give_all_pixels_then_the_first(self):
+    def test_small_parcels_return_all_pixels_then_the_first_as_padding(self):
         drawn, mask = draw([0, 1, 3], 3, [0, 0, 0])
         np.testing.assert_array_equal(drawn, [[0, 0, 0], [0, 0, 0], [0, 1, 2]])
         np.testing.assert_array_equal(mask.sum(1), [0, 1, 3])
 
-    def test_every_subset_is_as_likely(self):
+    def test_every_subset_is_equally_likely(self):
         n = 60_000
         drawn, _ = draw(np.full(n, 5), 2, np.arange(n))
         drawn.sort(axis=1)
@@ -66,14 +66,14 @@ class TestDraws:
         # Chi-square with 9 degrees of freedom: 27.9 is passed once in a thousand.
         assert ((counts - n / 10) ** 2 / (n / 10)).sum() < 27.9
 
-    def test_depends_on_the_parcel_alone(self):
+    def test_the_draw_depends_only_on_the_parcel(self):
         sizes = np.array([80, 90, 30, 100])
         seeds = parcel_seeds(["a", "b", "c", "d"])
         drawn, _ = draw(sizes, 16, seeds)
         for subset in ([3, 1], [2], [0, 1, 2]):
             np.testing.assert_array_equal(draw(sizes[subset], 16, seeds[subset])[0], drawn[subset])
 
-    def test_seeds_of_ids_are_fixed_for_ever(self):
+    def test_seeds_of_ids_never_change(self):
         # blake2b, 8 bytes, little-endian: another value would change published predictions.
         import hashlib
 
@@ -92,7 +92,7 @@ class TestEvaluation:
         for row, i in enumerate(indices):
             size = data.sizes[i]
             own = data.pixels[data.offsets[i] : data.offsets[i + 1]].astype(float)
-            valid = data.valid[data.offsets[i] : data.offsets[i + 1]]
+            clear = data.clear[data.offsets[i] : data.offsets[i + 1]]
             drawn, mask = draw([size], 5, parcel_seeds([data.ids[i]]))
             drawn, mask = drawn[0], mask[0]
             if size:
@@ -100,7 +100,7 @@ class TestEvaluation:
                 np.testing.assert_allclose(
                     batch.pixels[row].permute(2, 0, 1), expected, rtol=1e-5, atol=1e-5
                 )
-                np.testing.assert_array_equal(batch.pixel_mask[row].T, valid[drawn] & mask[:, None])
+                np.testing.assert_array_equal(batch.pixel_mask[row].T, clear[drawn] & mask[:, None])
             else:
                 assert not batch.pixel_mask[row].any()
             np.testing.assert_array_equal(batch.positions[row], data.days[i])
@@ -111,7 +111,7 @@ class TestEvaluation:
     def test_batch_size_and_order_change_no_parcel(self):
         batches = make_batches(make_data())
         [whole] = batches.evaluation(np.arange(6), 6)
-        seen = []
+        compared = []
         for batch, i in zip(
             batches.evaluation(np.arange(6)[::-1], 1), range(5, -1, -1), strict=True
         ):
@@ -120,20 +120,20 @@ class TestEvaluation:
             assert torch.equal(batch.pixels[0], whole.pixels[i, ..., :n_pixels])
             assert torch.equal(batch.pixel_mask[0], whole.pixel_mask[i, :, :n_pixels])
             assert not whole.pixel_mask[i, :, n_pixels:].any()
-            seen.append(i)
-        assert len(seen) == 6
+            compared.append(i)
+        assert len(compared) == 6
 
     def test_pixels_are_pixel_major_memory(self):
         [batch] = make_batches(make_data()).evaluation(np.arange(6), 6)
         assert batch.pixels.permute(0, 3, 1, 2).is_contiguous()
 
-    def test_empty_parcels_wherever_they_are(self):
+    def test_empty_parcels_at_any_position(self):
         data = make_data(sizes=(0, 3, 0))
         [batch] = make_batches(data).evaluation(np.arange(3), 3)
         assert batch.pixel_mask.any(2).any(1).tolist() == [False, True, False]
 
     def test_without_masks_and_features(self):
-        data = make_data(valid=None, observed=None, features=None)
+        data = make_data(clear=None, observed=None, features=None)
         [batch] = make_batches(data).evaluation(np.arange(6), 6)
         assert batch.observed is None
         assert batch.extra is None
@@ -150,25 +150,25 @@ class TestEvaluation:
 
 class TestPixelRows:
     def test_rows_in_device_memory_equal_those_in_the_file(self, monkeypatch):
-        # What a GPU would hold, held by the CPU; values above 32,767 are negative as int16.
+        # The copy of a GPU, made on the CPU. Values above 32,767 are negative as int16.
         data = make_data(sizes=(3, 70, 1))
         data.pixels[:3] = [[65_535, 32_768]]
         monkeypatch.setattr(sampling, "_COPIED_TOGETHER", 10)
         resident = PixelRows(data, CPU, keep=True)
         resident._resident = (
             sampling._copied(data.pixels.view(np.int16), CPU),
-            sampling._copied(data.valid, CPU),
+            sampling._copied(data.clear, CPU),
         )
         chosen = torch.tensor([[0, 73, 2], [5, 5, 1]])
-        pixels, valid = resident.gather(chosen)
+        pixels, clear = resident.gather(chosen)
         assert pixels.dtype == torch.uint16
         assert pixels.is_contiguous()
         np.testing.assert_array_equal(pixels.numpy(), data.pixels[chosen.numpy()])
-        np.testing.assert_array_equal(valid.numpy(), data.valid[chosen.numpy()])
+        np.testing.assert_array_equal(clear.numpy(), data.clear[chosen.numpy()])
 
-    def test_a_device_without_room_leaves_the_pixels_where_they_are(self, monkeypatch):
+    def test_pixels_stay_in_the_file_if_a_device_has_no_room(self, monkeypatch):
         data = make_data()
-        needed = data.pixels.nbytes + data.valid.nbytes
+        needed = data.pixels.nbytes + data.clear.nbytes
         free = [needed / 0.59, 100]
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free.pop(), 0))
         assert not sampling._fits(data, torch.device("cuda"))
@@ -193,7 +193,7 @@ class TestTraining:
         ]
         assert not torch.equal(*largest)
 
-    def test_the_seed_decides(self):
+    def test_the_same_seed_draws_the_same(self):
         batches = make_batches(make_data())
         for one, other in zip(
             self.train(batches, 7, Augmentation(0.1, 0.2)),
@@ -219,19 +219,19 @@ class TestTraining:
         starts = [*training_batch_starts(n, 2), n]
         assert np.diff(starts).tolist() == sizes
 
-    def test_date_dropping_keeps_two_seen_dates_of_every_parcel(self):
+    def test_date_dropping_keeps_two_observed_dates_of_every_parcel(self):
         draws = torch.Generator().manual_seed(1)
-        seen = torch.rand(4000, 12, generator=draws) < 0.7
-        seen[0], seen[1] = False, torch.arange(12) == 3
-        kept = drop_dates(seen, 0.4, draws)
-        assert not (kept & ~seen).any()
-        assert (kept.sum(1) >= seen.sum(1).clamp(max=2)).all()
-        assert (kept.sum() / seen.sum()).item() == pytest.approx(0.6, abs=0.01)
-        few = drop_dates(seen, 0.999, draws).sum(1) == seen.sum(1).clamp(max=2)
+        observed = torch.rand(4000, 12, generator=draws) < 0.7
+        observed[0], observed[1] = False, torch.arange(12) == 3
+        remaining = drop_dates(observed, 0.4, draws)
+        assert not (remaining & ~observed).any()
+        assert (remaining.sum(1) >= observed.sum(1).clamp(max=2)).all()
+        assert (remaining.sum() / observed.sum()).item() == pytest.approx(0.6, abs=0.01)
+        few = drop_dates(observed, 0.999, draws).sum(1) == observed.sum(1).clamp(max=2)
         assert few.double().mean() > 0.98
 
     def test_dropped_dates_are_not_observed_and_differ_by_parcel_and_draw(self):
-        data = make_data(sizes=(3,) * 6, n_dates=30, valid=None, observed=None)
+        data = make_data(sizes=(3,) * 6, n_dates=30, clear=None, observed=None)
         batches = make_batches(data)
         dropping = Augmentation(date_dropping=0.5)
         first, again, other = (
@@ -245,7 +245,7 @@ class TestTraining:
         [evaluated] = batches.evaluation(np.arange(6), 6)
         assert evaluated.observed is None
 
-    def test_seasons_are_shifted_as_a_whole(self):
+    def test_all_dates_of_a_parcel_are_shifted_together(self):
         data = make_data(labels=np.arange(6))
         batches = make_batches(data)
         shifts = []
@@ -287,13 +287,13 @@ class TestStandardisation:
     def test_shapes_of_the_normalisation(self, shape):
         rng = np.random.default_rng(2)
         normalisation = Normalisation(rng.uniform(1e3, 3e3, shape), rng.uniform(500, 900, shape))
-        data = make_data(sizes=(5, 5), valid=None, observed=None)
+        data = make_data(sizes=(5, 5), clear=None, observed=None)
         [batch] = make_batches(data, normalisation=normalisation).evaluation(np.arange(2), 2)
         pixels = data.pixels.reshape(2, 5, 4, 2).astype(float)
         expected = (pixels - normalisation.means) / normalisation.stds
         np.testing.assert_allclose(batch.pixels.permute(0, 3, 1, 2), expected, atol=1e-5)
 
-    def test_zero_deviation_gives_no_infinity(self):
+    def test_a_deviation_of_zero_returns_finite_pixels(self):
         data = make_data(sizes=(5, 5))
         normalisation = Normalisation([100.0, 200.0], [0.0, 10.0])
         [batch] = make_batches(data, normalisation=normalisation).evaluation(np.arange(2), 2)
@@ -355,20 +355,20 @@ class TestPixelSets:
             ({"pixels": np.zeros((38, 4), np.uint16)}, r"pixels: expected shape \(pixels, T, C\)"),
             ({"days": np.zeros((6, 3), np.int64)}, r"days: expected int64 of shape \(6, 4\)"),
             ({"labels": np.zeros(5, np.int64)}, r"labels: expected int64 of shape \(6,\)"),
-            ({"valid": np.ones((38, 3), bool)}, r"valid: expected bool of shape \(38, 4\)"),
+            ({"clear": np.ones((38, 3), bool)}, r"clear: expected bool of shape \(38, 4\)"),
             ({"ids": ["a", "b", "c", "b", "a", "d"]}, "ids: found more than once: a, b"),
-            ({"offsets": np.arange(7)}, "offsets: expected to rise from 0 .* 38; found 0 to 6"),
+            ({"offsets": np.arange(7)}, "offsets: expected to increase from 0 .* 38; found 0 to 6"),
             (
                 {"offsets": np.array([0, 9, 3, 4, 5, 6, 38])},
-                "offsets: expected to rise",
+                "offsets: expected to increase",
             ),
             (
                 {"labels": np.array([0, -2, 0, 0, 0, -3])},
-                "labels: expected class indices, .* 2 parcels are not, such as 01, 05",
+                "labels: expected class indices, .* found others in 2 parcels, such as 01, 05",
             ),
             (
                 {"features": np.full((6, 3), np.nan)},
-                "features: expected finite numbers; 6 parcels are not, such as 00, 01",
+                "features: expected finite numbers; found others in 6 parcels, such as 00, 01",
             ),
         ],
     )

@@ -71,7 +71,7 @@ def test_padding_dates_and_pixels_change_nothing(name, positions):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dates_that_are_not_observed_take_no_part_in_training(name):
+def test_dates_that_are_not_observed_do_not_change_the_training(name):
     losses = []
     for filler in (0.0, 30.0):
         model, inputs = model_and_inputs(name)
@@ -92,7 +92,7 @@ def test_a_date_without_a_true_pixel_is_not_observed(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_parcel_without_anything_is_finite(name):
+def test_a_parcel_without_any_observation_is_finite(name):
     model, inputs = model_and_inputs(name)
     inputs["pixel_mask"][2] = False
     assert torch.isfinite(model(**inputs)).all()
@@ -107,7 +107,7 @@ def test_small_batches_train(name, n):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
-def test_dates_matter_where_positions_are_days_only():
+def test_dates_change_the_result_only_if_positions_are_days():
     for positions, changes in (("days", True), ("order", False)):
         model, inputs = model_and_inputs("psetae", positions=positions)
         later = model(**inputs | {"positions": inputs["positions"] + 90})
@@ -141,7 +141,7 @@ def test_initial_weights_follow_the_generator_and_the_reference(name):
         assert first["temporal_encoder.inconv.0.weight"].std().item() == pytest.approx(1, rel=0.05)
 
 
-def test_building_and_drawing_leaves_the_global_generator_of_draws_alone():
+def test_building_with_a_generator_does_not_use_the_global_one():
     hyperparameters = small("pseltae")
     generator = torch.Generator().manual_seed(1)
     torch.manual_seed(5)

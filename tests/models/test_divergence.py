@@ -1,4 +1,4 @@
-"""Training stops where it diverges, and says where; a validation loss alone does not stop it."""
+"""A training stops where it diverges and names the place; a validation loss does not stop it."""
 
 import math
 
@@ -35,8 +35,8 @@ def data():
     )
 
 
-class Trained:
-    """Train with something that goes wrong; keep what was seen on the way."""
+class Training:
+    """Train with an injected error, and record the epochs and batches."""
 
     def __init__(self, data, state=None, **settings):
         self.data, self.state = data, state
@@ -60,7 +60,7 @@ class Trained:
         self.epoch = metrics["epoch"] + 1
 
     def spoil(self, monkeypatch, parcel, epochs, change):
-        """Change the logits of every batch that holds a parcel, in some epochs."""
+        """Change the logits of every batch that contains a parcel, in some epochs."""
         forward = ParcelClassifier.forward
 
         def spoilt(model, pixels, pixel_mask, positions, extra=None, observed=None):
@@ -100,7 +100,7 @@ def broken_statistics(model, logits, row):
 
 @pytest.fixture(params=["at once", "at the end of the epoch"])
 def at_once(request, monkeypatch):
-    """When steps are checked: as on a CPU, or as on a GPU and by several processes."""
+    """When steps are checked: as on a CPU, or as on a GPU and with several processes."""
     if request.param != "at once":
         original = StepWatch.__init__
 
@@ -120,7 +120,7 @@ def at_once(request, monkeypatch):
 def test_stops_where_a_loss_or_gradient_is_not_finite(
     data, monkeypatch, at_once, parcel, change, what
 ):
-    trained = Trained(data).spoil(monkeypatch, parcel, {2, 3, 4}, change)
+    trained = Training(data).spoil(monkeypatch, parcel, {2, 3, 4}, change)
     with pytest.raises(DivergedError) as error:
         trained.run()
     second = [ids for epoch, ids in trained.batches if epoch == 2]
@@ -134,12 +134,12 @@ def test_stops_where_a_loss_or_gradient_is_not_finite(
 
 
 def test_stops_where_the_state_is_not_finite(data, monkeypatch, at_once):
-    trained = Trained(data).spoil(monkeypatch, 3, {2}, broken_statistics)
+    trained = Training(data).spoil(monkeypatch, 3, {2}, broken_statistics)
     with pytest.raises(DivergedError, match=r"epoch 2, batch 5 of 5: the weights or the optimizer"):
         trained.run()
 
 
-def test_names_five_parcels_and_how_many_there_are():
+def test_the_message_contains_five_parcels_and_their_number():
     watch = StepWatch([f"p{i}" for i in range(9)], 1, 2, CPU)
     watch.add(torch.tensor(1.0), torch.tensor(0.0), np.arange(2))
     with pytest.raises(DivergedError, match=r"batch 2 of 2.* 7 parcels: p8, p7, p6, p5, p4, ...$"):
@@ -148,11 +148,11 @@ def test_names_five_parcels_and_how_many_there_are():
 
 def test_a_learning_rate_far_too_high_diverges(data):
     with pytest.raises(DivergedError, match=r"^epoch 1, batch \d of 5: the (loss|gradient) is"):
-        Trained(data, learning_rate=1e30).run()
+        Training(data, learning_rate=1e30).run()
 
 
 def test_processes_stop_together_where_one_of_them_diverges(monkeypatch):
-    """The sum over the processes tells every one of them of the first step that went wrong."""
+    """The sum over the processes is the same in all of them, so all stop at the same step."""
     theirs = torch.tensor([[0, 0], [1, 0], [1, 1]], dtype=torch.int32)
     monkeypatch.setattr(Processes, "add_up", lambda _, tensor: tensor.add_(theirs))
     watch = StepWatch(["a", "b", "c"], 4, 3, CPU, Processes(0, 2))
@@ -168,10 +168,10 @@ class TestState:
         monkeypatch.setattr(TrainingState, "every", 1)
         return TrainingState(tmp_path / "member_1.pt", "digest")
 
-    def test_what_is_kept_is_finite_and_can_be_gone_on_from(self, data, state):
-        unbroken = Trained(data).run()
+    def test_the_saved_state_is_finite_and_the_training_continues_from_it(self, data, state):
+        unbroken = Training(data).run()
         with pytest.MonkeyPatch.context() as context:
-            trained = Trained(data, state).spoil(context, 3, {3}, no_logits)
+            trained = Training(data, state).spoil(context, 3, {3}, no_logits)
             for _ in range(2):  # A restart stops at the same place.
                 with pytest.raises(DivergedError, match="epoch 3"):
                     trained.run()
@@ -179,13 +179,13 @@ class TestState:
             assert kept["epoch"] == 2
             assert all_finite(kept)
         # Nothing spoils it any more.
-        resumed = Trained(data, state).run()
+        resumed = Training(data, state).run()
         assert resumed.trainlog == unbroken.trainlog
         for name, value in unbroken.state_dict.items():
             assert torch.equal(resumed.state_dict[name], value)
 
     def test_a_state_that_is_not_finite_is_ignored(self, data, state, caplog):
-        Trained(data, state, epochs=2).run()
+        Training(data, state, epochs=2).run()
         kept = state.read()
         kept["learner"]["model"]["decoder.0.weight"][0, 0] = math.nan
         kept.pop("digest")
@@ -195,11 +195,11 @@ class TestState:
 
 
 class TestValidation:
-    def test_an_epoch_without_a_validation_loss_is_passed_over(self, data, monkeypatch, caplog):
-        expected = Trained(data).run()
+    def test_an_epoch_without_a_finite_validation_loss_is_skipped(self, data, monkeypatch, caplog):
+        expected = Training(data).run()
         # torch takes NaN for the largest logit: for a parcel of class 0 the epoch scores no less.
         assert data.labels[21] == 0
-        spoilt = Trained(data).spoil(monkeypatch, 21, {expected.epoch}, no_logits)
+        spoilt = Training(data).spoil(monkeypatch, 21, {expected.epoch}, no_logits)
         found = spoilt.run()
         assert set(found.trainlog) == {1, 2, 3, 4}
         losses = {e: log["val_loss"] for e, log in found.trainlog.items()}
@@ -209,21 +209,21 @@ class TestValidation:
         assert found.epoch == max(scores, key=lambda e: (scores[e], e))
         assert f"epoch {expected.epoch}: the validation loss is not finite" in caplog.text
 
-    def test_patience_waits_for_a_first_epoch_that_can_be_used(self, data, monkeypatch):
-        trained = Trained(data, patience=1, epochs=9).spoil(monkeypatch, 21, {1, 2}, no_logits)
+    def test_patience_counts_from_the_first_usable_epoch(self, data, monkeypatch):
+        trained = Training(data, patience=1, epochs=9).spoil(monkeypatch, 21, {1, 2}, no_logits)
         result = trained.run()
         assert result.epoch >= 3
 
-    def test_without_any_there_is_no_model(self, data, monkeypatch, tmp_path):
+    def test_without_any_usable_epoch_the_training_diverged(self, data, monkeypatch, tmp_path):
         state = TrainingState(tmp_path / "member_1.pt", "digest")
-        trained = Trained(data, state).spoil(monkeypatch, 21, {1, 2, 3, 4}, no_logits)
+        trained = Training(data, state).spoil(monkeypatch, 21, {1, 2, 3, 4}, no_logits)
         message = "the validation loss is not finite in any of 4 epochs"
         with pytest.raises(DivergedError, match=message):
             trained.run()
         assert not state.path.exists()
 
 
-def test_all_finite_looks_into_everything():
+def test_all_finite_checks_nested_values():
     good, bad = torch.ones(2, 3), torch.tensor([1.0, math.inf])
     counts = torch.tensor([1, 2])
     assert all_finite({"a": [good, (counts, 1, None, "x")], "b": {"c": good, 3: math.nan}})
@@ -231,7 +231,7 @@ def test_all_finite_looks_into_everything():
         assert not all_finite({"a": [good, (good, {"b": broken})]})
 
 
-def test_losses_are_not_asked_for_within_an_epoch_of_a_gpu():
+def test_losses_are_not_read_within_an_epoch_on_a_gpu():
     # A tensor on "meta" has no values to be asked for.
     meta = torch.device("meta")
     watch = StepWatch(["a", "b"], 1, 2, meta)

@@ -39,7 +39,7 @@ def test_widths_follow_from_the_data(name):
     ParcelClassifier(found)
 
 
-def test_widths_of_the_papers_lists_are_replaced():
+def test_first_and_last_widths_of_the_papers_lists_are_replaced():
     found = Hyperparameters.for_data("psetae", n_channels=4, n_classes=3, mlp1=[10, 16, 24])
     assert found.mlp1 == (4, 16, 24)
     assert found.mlp2[0] == 48
@@ -61,7 +61,7 @@ def test_round_trip_through_json():
         ({"mlp1": (12, 32, 64)}, r"mlp1\[0\]: expected input_dim, 10"),
         ({"mlp2": (128, 128)}, r"mlp2\[0\]: expected 132"),
         ({"mlp2": (132,)}, "mlp2: expected 2 to 100 positive widths"),
-        ({"mlp3": (128, 128)}, r"mlp3\[0\]: expected the width behind attention, 512"),
+        ({"mlp3": (128, 128)}, r"mlp3\[0\]: expected the width after the attention, 512"),
         ({"mlp3": (512, 64), "mlp4": (64, 20)}, r"mlp3\[-1\]: expected 128"),
         ({"mlp4": (64, 20)}, r"mlp4\[0\]: expected mlp3\[-1\], 128"),
         ({"dropout": 1.0}, "dropout: expected a rate"),

@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from models.classifier import ParcelClassifier
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from models.training.divergence import StepWatch
-from models.training.learner import Learner, computes_in_bfloat16
+from models.training.learner import Learner, computes_in_bfloat16, focal_loss
 from models.training.train_fold import EpochMetrics, train_fold
 from tests.builders.models import describe, training_settings
 
@@ -30,7 +29,7 @@ def make_model(name="psetae", **others):
 
 
 def rates(schedule, n_steps):
-    """Learning rate of every step, as the optimizer has it."""
+    """Learning rates that the optimizer uses at every step."""
     model = make_model()
     learner = Learner(model, training_settings(schedule=schedule, learning_rate=0.1), n_steps)
     found = []
@@ -53,7 +52,7 @@ def test_schedules_of_the_learning_rate():
 
 @pytest.fixture(scope="module")
 def noise():
-    """Parcels without anything to learn: the validation score soon stops getting better."""
+    """Parcels with random labels: the validation score soon stops improving."""
     rng = np.random.default_rng(1)
     return PixelSets(
         ids=[str(i) for i in range(40)],
@@ -64,7 +63,7 @@ def noise():
     )
 
 
-def test_patience_stops_behind_the_best_epoch(noise):
+def test_patience_stops_after_the_best_epoch(noise):
     def train(patience):
         settings = training_settings(
             epochs=30, batch_size=16, n_pixels=2, patience=patience, learning_rate=0.01
@@ -111,8 +110,8 @@ def test_a_cpu_computes_in_float32_whatever_the_setting():
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
-def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
-    """As on a GPU, but by the CPU's autocast."""
+def test_loss_and_gradient_of_bfloat16_are_near_those_of_float32(name):
+    """As on a GPU, but with the autocast of a CPU."""
     generator = torch.Generator().manual_seed(2)
     # In a batch of 8 the statistics of the batch are so rough that the cosine is 0.84 to 1.00 over
     # twelve seeds; of 64, 0.97 to 1.00.
@@ -137,8 +136,8 @@ def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
     (loss, gradient, moments), (rough_loss, rough_gradient, rough_moments) = found.values()
     assert rough_loss.item() == pytest.approx(loss.item(), rel=0.03)
     assert torch.cosine_similarity(rough_gradient, gradient, dim=0) > 0.9
-    # The statistics of the pixels are those of float32 to the last digits.
-    torch.testing.assert_close(rough_moments, moments, rtol=1e-6, atol=1e-6)
+    # Sums over the pixels are float32: only the linear layer in front of them is rounded.
+    torch.testing.assert_close(rough_moments, moments, rtol=1e-2, atol=1e-3)
 
 
 def test_the_average_follows_weights_and_batch_statistics():
@@ -162,13 +161,13 @@ def test_the_average_follows_weights_and_batch_statistics():
         assert not torch.allclose(average[moved], model.state_dict()[moved])
 
 
-def test_without_an_average_the_model_itself_is_kept():
+def test_without_an_average_the_model_itself_is_returned():
     model = make_model()
     assert Learner(model, training_settings(), n_steps=1).averaged_model is model
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
-def test_a_step_asks_nothing_of_the_device(name, monkeypatch):
+def test_a_step_does_not_wait_for_the_device(name, monkeypatch):
     # Tensors on "meta" have no values: whatever asked for one, as bool(), item() or a boolean index
     # do, would fail. A GPU would have to be waited for there.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())

@@ -17,7 +17,7 @@ from models.training.train_fold import EpochMetrics
 
 @pytest.fixture(params=range(4))
 def classes(request):
-    """Reference and prediction of 9 classes, of which 2 and 7 never occur."""
+    """Reference and prediction of 9 classes; 2 and 7 never occur."""
     rng = np.random.default_rng(request.param)
     occurring = np.array([0, 1, 3, 4, 5, 6, 8])
     reference = rng.choice(occurring, 60)
@@ -51,7 +51,7 @@ def test_equals_scikit_learn(classes):
     assert mean_iou(matrix) == pytest.approx(overall["MACRO_IoU"])
 
 
-def test_macro_metrics_average_over_the_classes_that_occur_anywhere():
+def test_macro_metrics_average_over_the_classes_that_occur():
     # Class 1 is never a reference, class 2 never predicted, class 3 neither.
     overall = overall_metrics(confusion_matrix(np.array([0, 0, 2]), np.array([0, 1, 0]), 4))
     assert overall["MACRO_Precision"] == pytest.approx((1 / 2 + 0 + 0) / 3)
@@ -59,7 +59,7 @@ def test_macro_metrics_average_over_the_classes_that_occur_anywhere():
     assert overall["MACRO_IoU"] == pytest.approx((1 / 3 + 0 + 0) / 3)
 
 
-def test_nothing_gives_zeros_that_json_takes():
+def test_metrics_of_no_parcel_are_zero():
     matrix = confusion_matrix(np.array([], dtype=int), np.array([], dtype=int), 3)
     assert set(overall_metrics(matrix).values()) == {0.0}
     json.dumps([overall_metrics(matrix), class_metrics(matrix)], allow_nan=False)
@@ -73,7 +73,7 @@ def test_refuses_classes_out_of_range():
         confusion_matrix(np.array([-1, 1]), np.array([0, 0]), 3)
 
 
-def test_tally_of_batches_equals_that_of_all(classes):
+def test_metrics_of_batches_equal_those_of_all(classes):
     reference, predicted = classes
     logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), 9).float()
     tally = EpochMetrics("val", 9, torch.device("cpu"))
@@ -86,7 +86,7 @@ def test_tally_of_batches_equals_that_of_all(classes):
     assert found["val_IoU"] == pytest.approx(mean_iou(confusion_matrix(reference, predicted, 9)))
 
 
-def test_balanced_weights_are_scikit_learn_s():
+def test_balanced_weights_equal_those_of_scikit_learn():
     from sklearn.utils.class_weight import compute_class_weight
 
     labels = np.array([0, 0, 0, 1, 3, 3])

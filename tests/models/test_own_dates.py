@@ -1,4 +1,4 @@
-"""Parcels with dates of their own, half of them without a label."""
+"""Parcels with per-parcel dates, half of them without a label."""
 
 import dataclasses
 
@@ -8,12 +8,12 @@ import torch
 
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from models.training.augmentation import Augmentation
 from models.training.batches import Batches
+from models.training.learner import focal_loss
 from models.training.train_fold import train_fold
 from tests.builders.models import describe, training_settings
 
@@ -23,7 +23,7 @@ PEAKS = np.array([40, 110, 180])
 
 @pytest.fixture(scope="module")
 def ragged():
-    """Parcels seen on 8 to 14 days of their own; the classes peak on different days.
+    """Parcels observed on 8 to 14 individual days; the classes peak on different days.
 
     What stands at padding dates misleads: the peak of the parcel's own class in the labelled half,
     and of another one in the rest.
@@ -73,7 +73,8 @@ def train_and_predict(name, data, indices):
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
-def test_learns_from_half_of_them_what_the_others_are(ragged, name):
+@pytest.mark.slow
+def test_predicts_the_parcels_without_a_label(ragged, name):
     classes, data = ragged
     scores = train_and_predict(name, data, np.arange(N // 2, N))
     # 0.88 to 1.00 over six seeds, one and two threads and instruction sets from SSE4.1 to AVX-512;
@@ -82,7 +83,7 @@ def test_learns_from_half_of_them_what_the_others_are(ragged, name):
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
-def test_what_stands_at_padding_dates_changes_no_step_of_the_training(ragged, name):
+def test_values_at_padding_dates_do_not_change_the_training(ragged, name):
     _, data = ragged
     rng = np.random.default_rng(2)
     padding = np.repeat(~data.observed, data.sizes, axis=0)

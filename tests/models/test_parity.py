@@ -12,17 +12,16 @@ from torch import nn
 from models.checkpoints import load_checkpoint
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel, ensemble
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
 from models.model_description import DataDescription
 from models.model_files import fold_folders
 from models.pixel_set_encoder import PixelSetEncoder
 from models.pixel_sets import PixelSets
-from models.positional_encoding import sinusoid_encoding
 from models.standardisation import FeatureScaling, Normalisation
-from models.temporal_attention import TemporalAttentionEncoder
+from models.temporal_attention import TemporalAttentionEncoder, sinusoid_encoding
 from models.training.batches import Batches
+from models.training.learner import focal_loss
 from tests.builders.paths import PARITY
 
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="shared/parity is not there")
@@ -76,13 +75,21 @@ def model_numbers(request):
     return MODELS[request.param], values, inputs
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "fast"])
+def fast(request):
+    """Whether the pixel-set encoder takes the CPU's fast path."""
+    return request.param
+
+
 def largest_difference(found, expected):
     return (found.detach().double() - expected.double()).abs().max().item()
 
 
-def test_outputs_in_evaluation_mode(model_numbers):
+@torch.no_grad()
+def test_outputs_in_evaluation_mode(model_numbers, fast):
     hyperparameters, values, inputs = model_numbers
     model = loaded(ParcelClassifier(hyperparameters), values).eval()
+    model.spatial_encoder.fast = fast
     outputs = {}
     for stage, module in (
         ("pse", model.spatial_encoder),
@@ -109,9 +116,10 @@ def test_attention_in_evaluation_mode(model_numbers):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1.0), (torch.float64, 0.02)], ids=["f32", "f64"]
 )
-def test_a_training_step(model_numbers, dtype, tolerance):
+def test_a_training_step(model_numbers, dtype, tolerance, fast):
     hyperparameters, values, inputs = model_numbers
     model = loaded(ParcelClassifier(hyperparameters), values).to(dtype).train()
+    model.spatial_encoder.fast = fast
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -156,9 +164,11 @@ def test_temporal_attention_alone(kind):
     assert largest_difference(output, values[f"{kind}/out"]) < 1e-5
 
 
-def test_masks_that_differ_by_date_and_pixels_without_dates():
+@torch.no_grad()
+def test_masks_that_differ_by_date_and_pixels_without_dates(fast):
     values = numbers("pse_masks_3d")
     encoder = loaded(PixelSetEncoder((10, 32, 64), "mean_std", (132, 128), 4), values).eval()
+    encoder.fast = fast
     for case in ("tv", "d3"):
         extra = values[f"{case}/extra"]
         if case == "tv":
@@ -268,6 +278,7 @@ def test_inference_with_the_reference_weights(small_pixel_sets):
     np.testing.assert_array_equal(mean.argmax(1), expected["eval_pred"])
 
 
+@pytest.mark.slow
 def test_logits_and_batches_with_the_reference_weights(small_pixel_sets):
     data, normalisation, features, expected = small_pixel_sets
     scaling = FeatureScaling.fit(features)

@@ -1,4 +1,4 @@
-"""Several arrays read as one: padded, in order or gathered, against numpy's own concatenation."""
+"""Several arrays read as one, in order or by index, against numpy's concatenation."""
 
 import dataclasses
 import os
@@ -27,11 +27,11 @@ def arrays():
 
 @pytest.fixture
 def whole(arrays):
-    """The same as one array, padded behind by 0."""
+    """The same as one array, padded with 0 at the end."""
     return np.concatenate([np.pad(a, ((0, 0), (0, 4 - a.shape[1]), (0, 0))) for a in arrays])
 
 
-def test_slices_and_gathered_rows_are_those_of_one_array(arrays, whole):
+def test_slices_and_indexed_rows_equal_those_of_one_array(arrays, whole):
     rows = StackedRows(arrays)
     assert (rows.shape, rows.dtype, rows.ndim, len(rows)) == ((13, 4, 2), np.uint16, 3, 13)
     assert (rows.itemsize, rows.nbytes) == (2, whole.nbytes)
@@ -51,7 +51,7 @@ def test_slices_and_gathered_rows_are_those_of_one_array(arrays, whole):
         _ = rows[::2]
 
 
-def test_views_are_no_copies(arrays):
+def test_views_share_memory(arrays):
     rows = StackedRows(arrays)
     assert np.shares_memory(rows[5:9], arrays[2])
     assert np.shares_memory(rows.between(6, 12), arrays[2])
@@ -59,7 +59,7 @@ def test_views_are_no_copies(arrays):
     assert all(np.shares_memory(a, b) for a, b in zip(narrow.arrays[:1], arrays[:1], strict=True))
 
 
-def test_a_single_array_stays_as_it_is(arrays):
+def test_a_single_array_is_returned_unchanged(arrays):
     assert stacked(arrays[:1]) is arrays[0]
 
 
@@ -71,12 +71,12 @@ def test_arrays_that_do_not_fit_are_refused(arrays):
 
 
 def in_tiles(data, after=(2, 3)):
-    """Cut the pixels of a dataset into three arrays, behind parcels."""
+    """Split the pixels of a dataset into three arrays, between parcels."""
     cuts = [int(data.offsets[i]) for i in after]
     return dataclasses.replace(
         data,
         pixels=StackedRows(np.split(data.pixels, cuts)),
-        valid=StackedRows(np.split(data.valid, cuts)),
+        clear=StackedRows(np.split(data.clear, cuts)),
     )
 
 
@@ -87,7 +87,7 @@ def equal(a, b):
     )
 
 
-def test_batches_of_several_arrays_are_those_of_one():
+def test_batches_of_several_arrays_equal_those_of_one():
     data = make_data()
     cut = in_tiles(data)
     one, several = make_batches(data), make_batches(cut)
@@ -103,27 +103,27 @@ def test_batches_of_several_arrays_are_those_of_one():
         parts = data.between(first, last), cut.between(first, last)
         for name in ("ids", "offsets", "days", "labels", "observed", "features"):
             assert np.array_equal(*(getattr(part, name) for part in parts))
-        for name in ("pixels", "valid"):
+        for name in ("pixels", "clear"):
             assert np.array_equal(*(getattr(part, name)[:] for part in parts))
         assert len(parts[0]) == last - first
         assert isinstance(parts[0], PixelSets)
 
 
-def test_gathering_on_a_device_copies_every_array():
-    """The piecewise copy that a GPU gets, made on the CPU."""
+def test_the_copy_on_a_device_contains_every_array():
+    """The copy in chunks for a GPU, made on the CPU."""
     from models.training.sampling import _copied
 
     data = in_tiles(make_data())
     copy = _copied(data.pixels, torch.device("cpu"), view=np.int16)
     assert np.array_equal(copy.numpy().view(np.uint16), data.pixels[:])
     rows = PixelRows(data, torch.device("cpu"), keep=True)
-    pixels, valid = rows.gather(torch.tensor([[0, 37], [12, 5]]))
+    pixels, clear = rows.gather(torch.tensor([[0, 37], [12, 5]]))
     assert np.array_equal(pixels.numpy(), data.pixels[np.array([[0, 37], [12, 5]])])
-    assert valid.shape == (2, 2, 4)
+    assert clear.shape == (2, 2, 4)
 
 
-def test_the_digest_of_a_training_tells_by_every_mapped_file(tmp_path):
-    """A file that was written anew counts as other data, whichever of several it is."""
+def test_the_digest_of_a_training_depends_on_every_mapped_file(tmp_path):
+    """If any of the files is rewritten, the data are different."""
     data = make_data()
     for name, part in zip("ab", np.split(data.pixels, [12]), strict=True):
         np.save(tmp_path / f"{name}.npy", part)

@@ -1,4 +1,4 @@
-"""A model in one file: what is written comes back, and reading it executes nothing."""
+"""A model in one file: round trip, refusals, and reading executes no code."""
 
 import json
 import pickle
@@ -84,7 +84,7 @@ class Malicious:
         return exec, ("raise SystemExit('executed')",)
 
 
-def test_reading_a_checkpoint_executes_nothing(description, tmp_path):
+def test_reading_a_checkpoint_executes_no_code(description, tmp_path):
     torch.save({"epoch": 1, "state_dict": Malicious()}, tmp_path / "model.pth.tar")
     with pytest.raises(SystemExit):
         torch.load(tmp_path / "model.pth.tar", weights_only=False)
@@ -95,7 +95,7 @@ def test_reading_a_checkpoint_executes_nothing(description, tmp_path):
         load_safetensors(tmp_path / "model.safetensors", CPU)
 
 
-def test_members_have_files_of_their_own(description, tmp_path):
+def test_each_member_has_its_files(description, tmp_path):
     fitted = random_model(description)
     fitted.save(tmp_path / "Fold_1")
     assert {p.name for p in (tmp_path / "Fold_1").iterdir()} == {

@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.positional_encoding import sinusoid_encoding
 from models.temporal_attention import (
     DateNorm,
     LightweightTemporalAttentionEncoder,
     TemporalAttentionEncoder,
+    sinusoid_encoding,
 )
 
 ENCODERS = {
@@ -37,7 +37,7 @@ def series():
     return x, days
 
 
-def test_encoding_of_arbitrary_positions_is_the_formula():
+def test_encoding_of_arbitrary_positions_equals_the_formula():
     positions = torch.tensor([[0, 3, 3], [-20, 400, 7]])
     found = sinusoid_encoding(positions, 6, 1000)
     for index in np.ndindex(2, 3):
@@ -53,7 +53,7 @@ def test_fractions_of_days_are_positions_too():
     assert half[0, 0, 0].item() == pytest.approx(np.sin(0.5))
 
 
-def test_attention_is_that_of_each_head_by_hand(series):
+def test_attention_equals_each_head_computed_separately(series):
     x, _ = series
     module = ENCODERS["tae"]().double().eval()
     heads = module.attention_heads
@@ -90,7 +90,7 @@ def test_each_series_may_have_its_own_dates(encoder, series):
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
 
 
-def test_a_series_without_a_date_is_finite_and_the_same_whatever_stands_there(encoder, series):
+def test_a_series_without_an_observed_date_is_finite_and_ignores_its_values(encoder, series):
     x, days = series
     observed = torch.ones(5, 7, dtype=torch.bool)
     observed[1] = False

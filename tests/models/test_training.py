@@ -9,8 +9,6 @@ from models.checkpoints import load_checkpoint
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel, ensemble
 from models.errors import InputError
-from models.fast_cpu.memory_allocator import keep_freed_memory
-from models.focal_loss import focal_loss
 from models.hyperparameters import Hyperparameters
 from models.metrics import confusion_matrix, mean_iou
 from models.model_description import ModelDescription
@@ -22,6 +20,7 @@ from models.model_files import (
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches
+from models.training.learner import focal_loss
 from models.training.train_fold import train_fold
 from tests.builders.models import describe, training_settings
 
@@ -49,7 +48,7 @@ def make_hyperparameters(name="psetae", **others):
 
 @pytest.fixture(scope="module")
 def data():
-    """Thirty parcels of three classes, which differ in when their first channel peaks."""
+    """Thirty parcels of three classes, whose first channel peaks on different dates."""
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 12, 30)
     labels = np.arange(30) % 3
@@ -103,13 +102,14 @@ class TestTraining:
         assert first.trainlog == again.trainlog
         assert not same_weights(first, other)
 
-    def test_leaves_the_global_generator_alone(self, data):
+    def test_does_not_change_the_global_generator(self, data):
         state = torch.get_rng_state()
         train(data)
         assert torch.equal(torch.get_rng_state(), state)
 
     @pytest.mark.parametrize("name", ["psetae", "pseltae"])
-    def test_learns_twenty_parcels_by_heart(self, data, name):
+    @pytest.mark.slow
+    def test_overfits_twenty_parcels(self, data, name):
         hyperparameters = make_hyperparameters(name, dropout=0.0)
         result = train(data, hyperparameters, epochs=60, learning_rate=0.01)
         model = crop_model(data, result, hyperparameters)
@@ -138,13 +138,13 @@ class TestTraining:
         key = "temporal_encoder.mlp.0.weight"
         assert decayed.state_dict[key].norm() < plain.state_dict[key].norm()
 
-    def test_balanced_weighting_changes_what_is_learnt(self, data):
+    def test_balanced_weighting_changes_the_weights(self, data):
         uneven = PARTS[0][[0, 1, 2, 3, 6, 9, 12, 15, 18]], PARTS[1]
         plain = train(data, parts=uneven)
         balanced = train(data, parts=uneven, class_weighting="balanced")
         assert not same_weights(plain, balanced)
 
-    def test_keeps_the_latest_of_the_best_epochs(self, data):
+    def test_returns_the_latest_of_the_best_epochs(self, data):
         seen = []
         result = train(data, on_epoch=seen.append, epochs=6, learning_rate=0.01)
         scores = {epoch: log["val_IoU"] for epoch, log in result.trainlog.items()}
@@ -164,7 +164,7 @@ class TestTraining:
         loss = focal_loss(torch.from_numpy(scores), torch.from_numpy(labels), gamma=1.0)
         assert best["val_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
-    def test_the_best_epoch_is_as_if_the_training_had_ended_there(self, data):
+    def test_the_best_epoch_equals_a_training_that_ends_there(self, data):
         # One parcel to validate is right or wrong: mIoU 1 or 0, and several best epochs. A seed is
         # looked for with which the last of them is not the end of the training.
         settings = {"parts": (PARTS[0], np.array([25])), "learning_rate": 0.05}
@@ -178,13 +178,13 @@ class TestTraining:
         assert same_weights(result, ended)
 
     @pytest.mark.parametrize("n", [2, 8, 9, 15, 16])
-    def test_last_batches_of_any_size(self, data, n):
+    def test_last_batches_can_have_any_size(self, data, n):
         assert train(data, parts=(np.arange(n), PARTS[1]), epochs=1).epoch == 1
 
-    def test_refuses_parts_that_cannot_be_trained_on(self, data):
-        with pytest.raises(InputError, match="training: expected 2 parcels or more, found 1"):
+    def test_refuses_invalid_training_and_validation_parts(self, data):
+        with pytest.raises(InputError, match="training: expected at least 2 parcels, found 1"):
             train(data, parts=(np.array([1]), PARTS[1]))
-        with pytest.raises(InputError, match="validation: expected 1 parcels or more, found 0"):
+        with pytest.raises(InputError, match="validation: expected at least 1 parcels, found 0"):
             train(data, parts=(PARTS[0], np.array([], dtype=np.int64)))
         with pytest.raises(InputError, match="2 parcels are in training and validation, such as 2"):
             train(data, parts=(PARTS[0], np.array([2, 3, 25])))
@@ -221,7 +221,7 @@ class TestInference:
     def model(self, data):
         return crop_model(data, train(data))
 
-    def test_evaluation_mode_whatever_the_mode_before(self, model, data):
+    def test_predicts_in_evaluation_mode_and_restores_the_mode(self, model, data):
         [member] = model.members
         assert not member.training
         expected = predict(model, data, range(30))
@@ -232,7 +232,7 @@ class TestInference:
         assert member.training
         assert all(torch.equal(before[key], value) for key, value in member.state_dict().items())
 
-    def test_a_parcel_s_prediction_depends_on_the_parcel_alone(self, model, data):
+    def test_a_prediction_depends_only_on_the_parcel(self, model, data):
         expected = predict(model, data, range(30), batch_size=30)
         for batch_size in (1, 7):
             found = predict(model, data, range(30), batch_size)
@@ -246,7 +246,7 @@ class TestInference:
             predict(model, unlabelled, range(30)), predict(model, data, range(30))
         )
 
-    def test_other_dates_and_more_of_them(self, model, data):
+    def test_predicts_other_and_more_dates(self, model, data):
         twice = dataclasses.replace(
             data,
             pixels=np.repeat(data.pixels, 2, axis=1),
@@ -254,7 +254,7 @@ class TestInference:
         )
         assert np.isfinite(predict(model, twice, range(30))).all()
 
-    def test_gives_log_probabilities(self, model, data):
+    def test_returns_log_probabilities(self, model, data):
         found = predict(model, data, range(30))
         assert found.dtype == np.float32
         np.testing.assert_allclose(np.exp(found).sum(1), 1, rtol=1e-5)
@@ -264,7 +264,7 @@ class TestInference:
         one, other = np.log([[0.5, 0.5]]), np.log([[0.1, 0.9]])
         found = ensemble([one.astype(np.float32), other.astype(np.float32)])
         np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-6)
-        with pytest.raises(ValueError, match="one model or more"):
+        with pytest.raises(ValueError, match="at least one model"):
             ensemble([])
 
     def test_refuses_data_of_other_bands(self, model, data):
@@ -310,7 +310,7 @@ class TestCheckpoints:
         with pytest.raises(ValueError, match="only a model that was fitted"):
             model.save(tmp_path / "Fold_2")
 
-    def test_positions_by_order_have_a_row_more(self, data, tmp_path):
+    def test_the_position_table_by_order_has_one_more_row(self, data, tmp_path):
         hyperparameters = make_hyperparameters(positions="order")
         path = self.save(tmp_path, train(data, hyperparameters), hyperparameters, data)
         table = torch.load(path, weights_only=True)["state_dict"][
@@ -319,7 +319,7 @@ class TestCheckpoints:
         assert table.shape == (7, 16)
         torch.testing.assert_close(table[3, 0], torch.tensor(3.0).sin())
 
-    def test_bytes_do_not_depend_on_the_name(self, data, tmp_path):
+    def test_bytes_do_not_depend_on_the_file_name(self, data, tmp_path):
         hyperparameters = make_hyperparameters()
         one, other = (
             self.save(tmp_path / name, train(data), hyperparameters, data).read_bytes()
@@ -345,7 +345,7 @@ class TestCheckpoints:
         without = dataclasses.replace(description, hyperparameters=own, feature_scaling=None)
         assert ModelDescription.from_json(without.to_json()).feature_scaling is None
 
-    def test_description_that_is_missing_or_incomplete(self, tmp_path):
+    def test_refuses_a_missing_or_incomplete_description(self, tmp_path):
         with pytest.raises(InputError, match=r"model.json is not there"):
             read_description(tmp_path)
         (tmp_path / "model.json").write_text(json.dumps({"bands": []}))
@@ -361,7 +361,7 @@ class TestCheckpoints:
         with pytest.raises(InputError, match=r"weights are not those .*expected \(64, 128\)"):
             load_checkpoint(tmp_path / "model.pth.tar", wider, CPU)
 
-    def test_refuses_what_is_no_checkpoint(self, tmp_path):
+    def test_refuses_files_that_are_not_checkpoints(self, tmp_path):
         with pytest.raises(InputError, match=r"model.pth.tar is not there"):
             load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
         (tmp_path / "model.pth.tar").write_bytes(b"half a file")
@@ -371,7 +371,7 @@ class TestCheckpoints:
         with pytest.raises(InputError, match="expected 'epoch', 'state_dict'"):
             load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
 
-    def test_folds_come_in_numeric_order_without_strays(self, tmp_path):
+    def test_folds_are_in_numeric_order_without_other_folders(self, tmp_path):
         for name in ("Fold_10", "Fold_2", "Fold_1", "Fold_old", "notes", "Fold_3b"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "model.pth.tar").touch()
@@ -382,18 +382,6 @@ class TestCheckpoints:
             fold_folders(tmp_path)
         with pytest.raises(InputError, match="expected folders Fold_1"):
             fold_folders(tmp_path / "notes")
-
-
-def test_raising_malloc_thresholds_is_harmless():
-    assert isinstance(keep_freed_memory(), bool)
-    assert keep_freed_memory() == keep_freed_memory()
-
-
-def test_malloc_is_left_alone_elsewhere(monkeypatch):
-    import platform
-
-    monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    assert keep_freed_memory() is False
 
 
 def test_refuses_no_pixels(data):

@@ -46,7 +46,7 @@ def test_packed_pixels_equal_the_files_stacked_by_hand(tmp_path, own_dates, fill
     assert not list(tile.root.glob(".*"))
     # Models need the mask only if cloudy observations are masked.
     data = dataset.pixel_sets(with_features=False)
-    assert np.array_equal(data.valid, clear) if fill == "none" else data.valid is None
+    assert np.array_equal(data.clear, clear) if fill == "none" else data.clear is None
 
 
 def test_pixels_are_mapped_and_not_read(tmp_path):

@@ -113,14 +113,14 @@ def parcels_on_shared_dates(*, clear_share=1.0, seed=3):
         offsets=offsets,
         days=np.tile([0, 10, 35, 41, 90, 120], (300, 1)),
         labels=labels,
-        valid=rng.random((offsets[-1], 6)) < clear_share,
+        clear=rng.random((offsets[-1], 6)) < clear_share,
     )
 
 
 def mean_series(data, i):
     """Series of one parcel (T x C), interpolated on dates without a clear pixel."""
     own, days = slice(data.offsets[i], data.offsets[i + 1]), data.days[i]
-    pixels, clear = data.pixels[own].astype(float), data.valid[own]
+    pixels, clear = data.pixels[own].astype(float), data.clear[own]
     dates = [t for t in range(len(days)) if clear[:, t].any()]
     means = np.array([pixels[clear[:, t], t].mean(axis=0) for t in dates])
     by_channel = [np.interp(days, days[dates], means[:, c]) for c in range(pixels.shape[2])]
@@ -149,7 +149,7 @@ def test_baselines_accept_unusual_folds():
     data = parcels_on_shared_dates()
     # A parcel that is never clear, a class that is not trained on, a part of one class only, and
     # more values a parcel than parcels: no error, and no warning.
-    data.valid[data.offsets[62] : data.offsets[63]] = False
+    data.clear[data.offsets[62] : data.offsets[63]] = False
     by_class = [np.flatnonzero(data.labels == label) for label in range(3)]
     folds = [
         Fold(np.concatenate([by_class[0][:5], by_class[1][:1]]), by_class[1][1:2], by_class[2]),

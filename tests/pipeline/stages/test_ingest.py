@@ -427,7 +427,7 @@ def test_masks_are_sorted_with_the_dates(source, tmp_path):
     write(source / "META" / "dates.json", dates)
     data = opened(ingest_folder(source, tmp_path / "run")).pixel_sets(with_features=False)
     together = np.concatenate([clear[i].T for i in data.ids])
-    assert np.array_equal(data.valid, together[together.any(axis=1)])
+    assert np.array_equal(data.clear, together[together.any(axis=1)])
 
 
 @pytest.mark.parametrize("fill", ["linear", "none", None])

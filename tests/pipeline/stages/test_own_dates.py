@@ -125,7 +125,7 @@ def test_days_are_counted_from_the_start_of_the_season(tmp_path):
 
 def brute_force_mean(data, i, t, c):
     rows = range(data.offsets[i], data.offsets[i + 1])
-    values = [float(data.pixels[r, t, c]) for r in rows if data.valid is None or data.valid[r, t]]
+    values = [float(data.pixels[r, t, c]) for r in rows if data.clear is None or data.clear[r, t]]
     return sum(values) / len(values) if values else np.nan
 
 
@@ -140,7 +140,7 @@ def test_mean_series_equal_brute_force():
         offsets=offsets,
         days=days,
         labels=np.zeros(3, np.int64),
-        valid=rng.random((9, 4)) < 0.6,
+        clear=rng.random((9, 4)) < 0.6,
         observed=observed,
     )
     means = parcel_means(data)

@@ -109,12 +109,12 @@ def test_weights_that_contradict_the_settings_are_refused(reference):
         update={"dataset": settings.dataset.model_copy(update={"classes": CODES[:3]})}
     )
     other = ingested(few, run.root.parent / "few_classes")
-    with pytest.raises(ModelError, match=r"tells 20 classes apart, the settings name 3"):
+    with pytest.raises(ModelError, match=r"predicts 20 classes, the settings name 3"):
         load_existing(folder, opened(other), few, CPU)
     pooling = settings.model_copy(
         update={"model": settings.model.model_copy(update={"pooling": "mean_std_min"})}
     )
-    with pytest.raises(ModelError, match=r"takes 132 values.*Set model\.pooling"):
+    with pytest.raises(ModelError, match=r"has 132 inputs.*Set model\.pooling"):
         load_existing(folder, opened(run), pooling, CPU)
 
 
@@ -161,7 +161,7 @@ def test_the_references_ltae_requires_the_dates_of_its_training(reference, tmp_p
 
 def test_weights_of_something_else_are_refused():
     settings = {"pooling": "mean_std", "T": 1000, "positions": "days"}
-    with pytest.raises(ModelError, match=r"not of PSE\+TAE or PSE\+L-TAE"):
+    with pytest.raises(ModelError, match=r"not those of a PSE\+TAE or PSE\+L-TAE"):
         Hyperparameters.of_weights({"layer.weight": (2, 2)}, **settings)
     shapes = {name: tuple(w.shape) for name, w in random_weights(Hyperparameters()).items()}
     for name in ("temporal_encoder.attention_heads.Q", "temporal_encoder.inconv.0.weight"):

@@ -108,7 +108,7 @@ class KilledError(RuntimeError):
 
 
 def kill_after(monkeypatch, epoch, member=1):
-    """Stop the training as a kill would, behind an epoch of a member."""
+    """Interrupt the training after an epoch of a member."""
     original = stage.show_progress
 
     def show_progress(fold, number, epochs):
@@ -127,7 +127,7 @@ def kill_after(monkeypatch, epoch, member=1):
 class TestResume:
     @pytest.fixture(autouse=True)
     def every_epoch(self, monkeypatch):
-        """Keep the state behind every epoch."""
+        """Write the state after every epoch."""
         monkeypatch.setattr(TrainingState, "every", 1)
 
     @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ class TestResume:
         ],
         ids=["paper", "onecycle", "cosine"],
     )
-    def test_ends_with_the_bytes_of_an_unbroken_run(self, run, tmp_path, monkeypatch, changes):
+    def test_writes_the_bytes_of_an_uninterrupted_run(self, run, tmp_path, monkeypatch, changes):
         settings, state = settings_of(**changes), tmp_path / "state"
         unbroken = train_in(run, tmp_path / "unbroken", settings)
         with monkeypatch.context() as context:
@@ -215,8 +215,8 @@ def test_a_state_of_other_data_has_another_digest(run):
         changed = getattr(data, name).copy()
         changed.flat[3] += 1
         assert training_digest(dataclasses.replace(data, **{name: changed}), *others) != digest
-    seen = np.ones(data.days.shape, bool)
-    assert training_digest(dataclasses.replace(data, observed=seen), *others) != digest
+    observed = np.ones(data.days.shape, bool)
+    assert training_digest(dataclasses.replace(data, observed=observed), *others) != digest
     parts, description, settings, device = others[:2], *others[2:]
     for changes in (
         {"hyperparameters": dataclasses.replace(hyperparameters, dropout=0.5)},
@@ -224,7 +224,7 @@ def test_a_state_of_other_data_has_another_digest(run):
     ):
         other = dataclasses.replace(description, **changes)
         assert training_digest(data, *parts, other, settings, device) != digest
-    # Names decide nothing of a training.
+    # Names do not change a training.
     renamed = dataclasses.replace(description, class_names=["x"] * len(description.class_names))
     assert training_digest(data, *parts, renamed, settings, device) == digest
     slower = dataclasses.replace(settings, learning_rate=1e-5)
@@ -258,7 +258,7 @@ class TestMembers:
         seeds = [member_seed(seed, member) for seed in (1, 2, 3) for member in (1, 2, 3)]
         assert len(set(seeds)) == 9
 
-    def test_members_of_an_earlier_training_do_not_stay(self, run, tmp_path):
+    def test_members_of_an_earlier_training_are_removed(self, run, tmp_path):
         train_in(run, tmp_path, settings_of(members=2))
         assert set(train_in(run, tmp_path, settings_of())) == FILES
         assert len(CropModel.load(tmp_path / "Fold_1", CPU).members) == 1
@@ -279,7 +279,7 @@ class TestRecipes:
         assert not training_settings(load({})).always_pad
         assert load({"train": {"recipe": "paper"}}).train.members == 1
 
-    def test_what_is_set_overrides_the_recipe_and_null_does_not(self):
+    def test_settings_override_the_recipe_unless_they_are_null(self):
         found = load({"train": {"recipe": "paper", "learning_rate": 0.01, "optimizer": None}}).train
         assert (found.learning_rate, found.optimizer) == (0.01, "adam")
         assert load({}).train.optimizer == "adamw"
@@ -297,10 +297,10 @@ class TestRecipes:
             ({"model": {"name": "psetae"}}, "psetae"),
         ],
     )
-    def test_the_model_is_that_of_the_recipe_unless_it_is_named(self, tmp_path, values, name):
+    def test_the_model_is_that_of_the_recipe_unless_it_is_set(self, tmp_path, values, name):
         mine = tmp_path / "mine.yaml"
         mine.write_text(yaml.safe_dump(values))
-        # As Snakemake does, a run's own settings are laid over the defaults.
+        # As in Snakemake, the settings of a run override the defaults.
         for settings in (load(values), read(ROOT / "configs" / "default.yaml", mine)):
             assert settings.model.name == name
             assert values.get("model", {}).get("T", 1000) == settings.model.T
@@ -314,7 +314,7 @@ class TestRecipes:
         expected = Hyperparameters.for_data(name, **data)
         assert found == expected
 
-    def test_resolved_settings_say_every_number(self):
+    def test_resolved_settings_contain_every_value_of_the_recipe(self):
         settings = load({"train": {"recipe": "paper"}})
         dumped = settings.model_dump(mode="json")
         paper = read_recipe("paper")["train"]
@@ -330,7 +330,7 @@ class TestRecipes:
 
 
 def strict_json(path):
-    """Read JSON, which has neither NaN nor infinity."""
+    """Read JSON without NaN and infinity, which are not JSON."""
 
     def refuse(name):
         raise ValueError(name)
@@ -339,25 +339,25 @@ def strict_json(path):
 
 
 class TestDivergence:
-    """With such a learning rate the weights are too large for float32 after the first step."""
+    """With this learning rate, the weights overflow float32 after the first step."""
 
     TOO_HIGH = 1e30
 
-    def test_says_where_and_what_to_do(self, run, tmp_path):
+    def test_the_message_contains_the_place_and_the_remedy(self, run, tmp_path):
         with pytest.raises(DivergedError) as error:
             train_in(run, tmp_path, settings_of(learning_rate=self.TOO_HIGH, epochs=100))
         parts = json.loads((run / "folds.json").read_text())["folds"][0]
         found = re.fullmatch(
             r"The training diverged\. Fold 1, member 1, epoch 1, batch \d of 4: the \w+ is not "
             r"finite\. The batch holds 8 parcels: (.*), \.\.\.\. Lower train\.learning_rate "
-            r"\(1e\+30\).* kept as it was\.",
+            r"\(1e\+30\).* is unchanged\.",
             str(error.value),
         )
         named = found[1].split(", ")
         assert len(set(named)) == 5
         assert set(named) <= set(parts["train"])
 
-    def test_keeps_the_model_of_before_and_lets_a_lower_rate_begin(self, run, tmp_path):
+    def test_an_earlier_model_is_unchanged_and_a_lower_rate_starts_anew(self, run, tmp_path):
         state = tmp_path / "state"
         before = train_in(run, tmp_path, settings_of(members=2), state=state)
         for _ in range(2):
@@ -368,30 +368,30 @@ class TestDivergence:
         assert set(after) == FILES
         assert after == train_in(run, tmp_path / "other", settings_of(learning_rate=1e-3))
 
-    def test_names_the_member(self, run, tmp_path, monkeypatch):
+    def test_the_message_contains_the_member(self, run, tmp_path, monkeypatch):
         spoil_loss(monkeypatch, [member_seed(1, 2)])
         with pytest.raises(DivergedError, match="Fold 1, member 2, epoch 1, batch 1 of 4"):
             train_in(run, tmp_path, settings_of(members=3))
         assert not (tmp_path / "Fold_1").exists()
 
-    def test_one_validation_loss_that_is_not_finite_is_null_in_the_log(
+    def test_a_validation_loss_that_is_not_finite_is_null_in_the_log(
         self, run, tmp_path, monkeypatch
     ):
         original = training.EpochMetrics.metrics
 
-        def metrics(tally, processes):
-            found = original(tally, processes)
-            seen.append(found)
-            return {**found, "val_loss": math.inf} if len(seen) == 4 else found
+        def metrics(sums, processes):
+            found = original(sums, processes)
+            calls.append(found)
+            return {**found, "val_loss": math.inf} if len(calls) == 4 else found
 
-        seen = []
+        calls = []
         monkeypatch.setattr(training.EpochMetrics, "metrics", metrics)
         train_in(run, tmp_path, settings_of())
         log = strict_json(tmp_path / "Fold_1" / "trainlog.json")
         assert [epoch for epoch, values in log.items() if values["val_loss"] is None] == ["2"]
         assert all(math.isfinite(values["train_loss"]) for values in log.values())
 
-    def test_a_model_that_cannot_be_written_costs_none_of_the_files_of_before(
+    def test_if_a_model_cannot_be_written_the_earlier_files_are_unchanged(
         self, run, tmp_path, monkeypatch
     ):
         before = train_in(run, tmp_path, settings_of())
@@ -408,8 +408,9 @@ class TestDivergence:
         assert contents(tmp_path / "Fold_1") == before
         assert [path.name for path in tmp_path.iterdir()] == ["Fold_1"]
 
+    @pytest.mark.slow
     def test_every_process_stops_where_one_diverges(self, run, tmp_path):
-        """The loss of the second becomes infinite, not its gradient: the first sees nothing."""
+        """The loss of process 2 is infinite, but not its gradient, so process 1 is not affected."""
         config = tmp_path / "config.yaml"
         config.write_text(yaml.safe_dump(settings_of(batch_size=16).model_dump(mode="json")))
         script = tmp_path / "spoilt.py"
@@ -458,7 +459,7 @@ def spoil_loss(monkeypatch, seeds):
     monkeypatch.setattr(training, "_loss", loss)
 
 
-def test_metadata_says_what_day_0_is(run, tmp_path):
+def test_the_description_contains_the_date_of_day_0(run, tmp_path):
     settings = settings_of(epochs=1, model={"season_start": "01-01"})
     train_in(run, tmp_path, settings)
     metadata = CropModel.load(tmp_path / "Fold_1", CPU).description
@@ -484,7 +485,8 @@ def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_two_processes_train_as_one_and_one_of_them_writes(run, tmp_path):
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_one_of_them_writes(run, tmp_path):
     settings = settings_of(epochs=6, batch_size=16, recipe="paper")
     alone = train_in(run, tmp_path / "alone", settings)
     config = tmp_path / "config.yaml"
@@ -520,7 +522,7 @@ class Terminal(io.StringIO):
 METRICS = {"train_loss": 0.5, "val_accuracy": 87.5, "val_IoU": 0.625}
 
 
-def test_a_terminal_shows_a_bar_with_loss_accuracy_and_time_left(monkeypatch):
+def test_a_terminal_shows_a_progress_bar(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
@@ -533,7 +535,7 @@ def test_a_terminal_shows_a_bar_with_loss_accuracy_and_time_left(monkeypatch):
     assert "loss 0.500, validation accuracy 87.5 %, mIoU 0.625" in text
 
 
-def test_a_file_gets_lines_instead_of_a_bar(monkeypatch, caplog):
+def test_a_log_file_contains_lines_instead_of_a_bar(monkeypatch, caplog):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     caplog.set_level("INFO", logger="pipeline")
@@ -545,7 +547,7 @@ def test_a_file_gets_lines_instead_of_a_bar(monkeypatch, caplog):
     assert caplog.messages[-1].endswith("mIoU 0.625, 0 min 00 s left")
 
 
-def test_as_many_features_as_the_dataset_has(run, tmp_path):
+def test_the_model_uses_all_features_of_the_dataset(run, tmp_path):
     run = shutil.copytree(run, tmp_path / "run")
     features = DatasetPaths(run / "dataset").features
     values = json.loads(features.read_text())
@@ -567,11 +569,11 @@ def cut_to_one_pixel(run, folder):
 
 
 class TestPadding:
-    """Where no parcel has train.pixels, the default recipe does not pad beyond the largest."""
+    """If no parcel has train.pixels, the default recipe pads only to the largest parcel."""
 
     @pytest.fixture
     def drawn(self, monkeypatch):
-        """Collect the shapes (B, T, C, S) of what the models are trained on."""
+        """Collect the shapes (B, T, C, S) of the training batches."""
         shapes = []
         original = ParcelClassifier.forward
 
@@ -587,10 +589,8 @@ class TestPadding:
         ("changes", "expected"),
         [({}, 5), ({"pixels": 3}, 3), ({"recipe": "paper"}, 64), ({"members": 2}, 5)],
     )
-    def test_ends_with_the_largest_parcel_that_is_trained_on(
-        self, run, tmp_path, drawn, changes, expected
-    ):
-        # The other parcels are larger: what is trained must not depend on them.
+    def test_pads_to_the_largest_training_parcel(self, run, tmp_path, drawn, changes, expected):
+        # The other parcels are larger: the training must not depend on them.
         run = shutil.copytree(run, tmp_path / "run")
         sizes = json.loads(DatasetPaths(run / "dataset").sizes.read_text())
         small = [i for i, size in sizes.items() if size <= 5]
@@ -601,11 +601,11 @@ class TestPadding:
         train_in(run, tmp_path, settings_of(**{"epochs": 1, "pixels": 64, **changes}))
         assert {shape[3] for shape in drawn} == {expected}
 
-    def test_leaves_the_loss_of_one_pixel_parcels_as_it_is(self, run, tmp_path, drawn, monkeypatch):
-        # Copies of the only pixel leave means and variances of a batch where they were, so one
-        # and many of them learn the same.
+    def test_padding_keeps_the_loss_of_one_pixel_parcels(self, run, tmp_path, drawn, monkeypatch):
+        # Copies of the only pixel do not change the mean and variance of a batch, so that the loss
+        # is the same for one and for many of them.
         one = cut_to_one_pixel(run, tmp_path / "run")
-        # Dropout draws the same whatever the number of pixels; jitter does not.
+        # Dropout draws the same for any number of pixels; jitter does not.
         quiet = {"epochs": 3, "pixels": 16, "jitter_sigma": 0.0}
         clamped = train_in(one, tmp_path / "clamped", settings_of(**quiet))
         assert {shape[3] for shape in drawn} == {1}
@@ -619,20 +619,20 @@ class TestPadding:
             # Running variances have one degree of freedom less, of more rows.
             assert found[epoch]["val_loss"] == pytest.approx(metrics["val_loss"], rel=2e-2)
 
-    def test_does_not_cut_larger_parcels_that_are_predicted(self, run, tmp_path, monkeypatch):
+    def test_larger_parcels_are_predicted_with_more_pixels(self, run, tmp_path, monkeypatch):
         one = cut_to_one_pixel(run, tmp_path / "run")
         train_in(one, tmp_path, settings_of(epochs=1, pixels=6))
         trained = CropModel.load(tmp_path / "Fold_1", CPU)
         assert trained.description.n_pixels == 6
         data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
-        seen = []
+        numbers = []
         original = ParcelClassifier.forward
 
         def forward(model, pixels, mask, *others):
-            seen.append(mask.sum(2).max(1).values)
+            numbers.append(mask.sum(2).max(1).values)
             return original(model, pixels, mask, *others)
 
         monkeypatch.setattr(ParcelClassifier, "forward", forward)
         scores = trained.log_probabilities(data, np.arange(len(data)), 1)
         assert np.isfinite(scores).all()
-        assert torch.cat(seen).tolist() == np.minimum(np.sort(data.sizes), 6).tolist()
+        assert torch.cat(numbers).tolist() == np.minimum(np.sort(data.sizes), 6).tolist()

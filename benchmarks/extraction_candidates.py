@@ -1,6 +1,9 @@
-"""Ways to get the parcels' pixels: python -m benchmarks.extraction_contestants <way> scene out.
+"""Ways to extract the parcels' pixels: python -m benchmarks.extraction_candidates <way> SCENE OUT.
 
-Those that give pixels leave <date>.npy, uint16 (10, pixels of all parcels one after the other).
+Those that return pixels write <date>.npy, uint16 (10, pixels of all parcels one after the other).
+
+`... check OURS OTHER ...` checks that every array of the other folders equals ours. `... check OURS
+--scene SCENE` checks ours against a loop of rasterio.mask, in the 10 m bands of some parcels.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.extraction_scene import TILE, Scene, image_files
+from benchmarks.extraction_scene import BANDS, RESOLUTION_M, TILE, Scene, band_layers, image_files
 
 
 def ours(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> None:
@@ -35,8 +38,8 @@ def _extract(
 
     settings = view(read(scene.settings), "extract")
     for product in products:
-        pixels, valid = out / f"{product.stem}.npy", out / f"{product.stem}_valid.npy"
-        extract(scene.item(product), pixel_index, pixels, valid, settings, threads)
+        pixels, clear = out / f"{product.stem}.npy", out / f"{product.stem}_valid.npy"
+        extract(scene.item(product), pixel_index, pixels, clear, settings, threads)
 
 
 def indexed(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> None:
@@ -93,7 +96,7 @@ def decode(_scene: Scene, _out: Path, products: Sequence[Path], threads: int) ->
 def mask(scene: Scene, out: Path, products: Sequence[Path], _threads: int) -> None:
     """Cut every parcel out of every date, as the reference prepares its data, in one process.
 
-    It writes what it cut out once a date, not once a parcel and date.
+    The result is written once per date, not once per parcel and date.
     """
     import geopandas as gpd
     import numpy as np
@@ -158,7 +161,7 @@ WAYS: dict[str, Way] = {
 }
 
 
-# What the ways that are compared without the start of Python import.
+# Imported before the clock starts, for the ways that are compared without the start of Python.
 IMPORTED = {
     "ours": (
         "pipeline.workflow.config",
@@ -168,24 +171,73 @@ IMPORTED = {
 }
 
 
+# Parcels to check if a loop over all would take too long.
+CHECKED = 40
+
+
+def check(ours: Path, others: Sequence[Path], scene: Scene | None) -> None:
+    """Exit with a message if arrays differ from ours, or ours from rasterio.mask in the scene."""
+    import numpy as np
+
+    if scene is not None:
+        _check_some(scene, ours)
+    for path in [path for other in others for path in sorted(other.glob("*.npy"))]:
+        expected, found = np.load(path), np.load(ours / path.name)
+        if expected.dtype != found.dtype or not np.array_equal(expected, found):
+            raise SystemExit(f"{path} differs from ours")
+
+
+def _check_some(scene: Scene, ours: Path) -> None:
+    import geopandas as gpd
+    import numpy as np
+    import rasterio
+    from rasterio.mask import mask as cut_out
+
+    from geo.pixels.pixel_index import PixelIndex
+
+    index = PixelIndex.load(scene.pixel_index)
+    shapes = gpd.read_parquet(scene.parcels).geometry
+    chosen = np.linspace(0, len(shapes) - 1, min(CHECKED, len(shapes))).astype(int)
+    for product in scene.products:
+        found = np.load(ours / f"{product.stem}.npy", mmap_mode="r")
+        for band, (path, layer) in band_layers(product).items():
+            if RESOLUTION_M[band] != 10:
+                continue
+            with rasterio.open(path) as image:
+                for parcel in chosen:
+                    cut, _ = cut_out(image, [shapes[parcel]], crop=True, indexes=layer, nodata=0)
+                    pixels = slice(index.offsets[parcel], index.offsets[parcel + 1])
+                    if not np.array_equal(found[BANDS.index(band), pixels], cut[cut != 0]):
+                        raise SystemExit(f"{band} of parcel {parcel} in {product.name} differs")
+
+
 def main() -> None:
     """Run one way, and print how long it took without the start of Python and imports."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("way", choices=WAYS)
-    parser.add_argument("scene", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--dates", type=int, default=None, help="only the first so many")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--times", type=int, default=0, help="stands for so many times the work")
-    given = parser.parse_args()
-    scene = Scene(given.scene)
-    for module in IMPORTED.get(given.way, ()):
+    ways = parser.add_subparsers(dest="way", required=True)
+    for name in WAYS:
+        way = ways.add_parser(name)
+        way.add_argument("folder", type=Path, help="of the scene")
+        way.add_argument("out", type=Path)
+        way.add_argument("--dates", type=int, default=None, help="only the first so many")
+        way.add_argument("--threads", type=int, default=2)
+        way.add_argument("--times", type=int, default=0, help="multiply the time by this number")
+    checking = ways.add_parser("check")
+    checking.add_argument("ours", type=Path)
+    checking.add_argument("others", type=Path, nargs="*")
+    checking.add_argument("--scene", type=lambda folder: Scene(Path(folder)))
+    options = parser.parse_args()
+    if options.way == "check":
+        check(options.ours, options.others, options.scene)
+        return
+    scene = Scene(options.folder)
+    for module in IMPORTED.get(options.way, ()):
         importlib.import_module(module)
     start = time.perf_counter()
-    WAYS[given.way](scene, given.out, scene.products[: given.dates], given.threads)
+    WAYS[options.way](scene, options.out, scene.products[: options.dates], options.threads)
     seconds = time.perf_counter() - start
-    figures = {"work_seconds": seconds * (given.times or 1)}
-    if given.times:  # the start of Python left out
+    figures = {"work_seconds": seconds * (options.times or 1)}
+    if options.times:  # without the start of Python
         figures["seconds"] = figures["work_seconds"]
     print(json.dumps(figures))
 

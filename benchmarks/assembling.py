@@ -29,7 +29,7 @@ from benchmarks.harness import OUT, ROOT, Benchmark, Candidate, Threshold
 from benchmarks.pixel_set_data import BANDS, MEDIAN_PIXELS
 from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.stages.export import write_parcel
+from pipeline.dataset.npy_files import write_parcel
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.paths import RunPaths
 

@@ -34,7 +34,7 @@ from pipeline.classes.crop_class import Classes, CropClass
 from pipeline.classes.ledger import write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import write_normalisation
-from pipeline.dataset.npy_files import header
+from pipeline.dataset.packed_tiles import header
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 
 OURS, GEOPANDAS = "parcelwise", "geopandas' defaults"
@@ -184,9 +184,9 @@ def _write_tables(
 def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     """Write with the code of stage predict."""
     from pipeline.classes.ledger import read_ledger
+    from pipeline.classes.register import matched_parts
     from pipeline.predictions.columns import LEDGER_COLUMNS
     from pipeline.predictions.files import PredictionFiles
-    from pipeline.predictions.register_rows import matched_parts
     from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.workflow.config import load
 
@@ -247,7 +247,7 @@ def _table(folder: Path) -> Any:
     rng = np.random.default_rng(0)
     scores = np.log(rng.dirichlet(np.ones(len(classes)), n)).astype(np.float32)
     choices.put(0, scores, np.full(n, ENSEMBLE, np.int8))
-    return PredictionTable(dataset, choices, given_weights=True)
+    return PredictionTable(dataset, choices, existing_weights=True)
 
 
 def main() -> None:

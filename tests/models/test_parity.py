@@ -129,7 +129,9 @@ def test_a_training_step(model_numbers, dtype, tolerance, fast):
     loss.backward()
     optimizer.step()
 
-    assert abs(loss.item() - values["train64/loss"].item()) < tolerance * 1e-6
+    # The reference's own float32 loss differs by 0.9e-6, and ours by as much with another number of
+    # threads, which divide the sums differently.
+    assert abs(loss.item() - values["train64/loss"].item()) < tolerance * 2e-6
     for name, buffer in model.named_buffers():
         assert largest_difference(buffer, values[f"train64/buffers_after/{name}"]) < 1e-5
     squared_error = squared_norm = 0.0

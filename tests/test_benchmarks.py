@@ -28,6 +28,8 @@ from benchmarks.report import Run, publish, read_json, tables, write_json
 from models.pixel_sets import PixelSets
 from tests.builders.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def python(name, code, **others):
     return Candidate(name, [sys.executable, "-c", code, OUT], **others)
@@ -246,7 +248,6 @@ def test_the_gpu_has_a_candidate_for_each_precision_and_mode(tmp_path, monkeypat
     assert [candidate.name for candidate in accuracy.candidates] == [gpu.ON_CPU, *names]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 def test_the_code_for_the_gpu_runs_on_the_cpu(mode, monkeypatch):
@@ -264,7 +265,6 @@ def test_the_code_for_the_gpu_runs_on_the_cpu(mode, monkeypatch):
     assert 0 <= gpu.accuracy(options)["accuracy_percent"] <= 100
 
 
-@pytest.mark.slow
 def test_models_are_compared_on_test_parcels(tmp_path, monkeypatch):
     labels = np.tile([0, 1, -1], 20)
     series = np.where(labels == 1, 3000, 1000)[:, None, None] * np.ones((1, 4, 2))

@@ -89,11 +89,13 @@ def loaded_by(statement):
     return set(result.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["ingest", "split", "train", "evaluate", "predict", "report"])
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [

@@ -92,6 +92,7 @@ def expected(scenes, index, tmp_path_factory):
 
 
 # A cut answer is requested again from its start, or resumed by obstore if the file has an ETag.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "etag"), [(None, None), *((fault, None) for fault in FAULTS), ("short", '"1"')]
 )
@@ -109,6 +110,7 @@ def test_pixels_equal_those_of_the_files(server, index, expected, tmp_path, endi
     assert fault is None or sum(entry["fault"] == fault for entry in server.log) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -183,6 +185,7 @@ def test_a_coarse_geotiff_is_read_from_its_overviews(server, scenes, tmp_path):
     assert server.bytes_sent < (scenes / DAY / "B02.tif").stat().st_size / 2
 
 
+@pytest.mark.slow
 def test_a_coarse_jpeg_2000_is_read_in_windows(server, tmp_path):
     far = acquisition_at(tmp_path / "far", f"{server.url}/jp2", ".jp2").bands["B02"]
     whole = read_window(far, slice(None), slice(None))

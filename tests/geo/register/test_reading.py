@@ -245,6 +245,7 @@ def utm_grid(register):
     return Grid(crs, left * size, top * size, size, size, int(height), int(width))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", EXCERPTS)
 def test_every_row_of_real_registers_is_read_and_placed(tmp_path, folder):
     if not REGISTERS.is_dir():

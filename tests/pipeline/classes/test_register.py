@@ -73,6 +73,7 @@ IDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".gpkg", ".parquet", ".geojson"])
 @pytest.mark.parametrize("ids", IDS)
 @pytest.mark.parametrize("duplicates", ["reject", "number"])

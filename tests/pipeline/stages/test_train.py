@@ -124,6 +124,7 @@ def kill_after(monkeypatch, epoch, member=1):
     monkeypatch.setattr(stage, "show_progress", show_progress)
 
 
+@pytest.mark.slow
 class TestResume:
     @pytest.fixture(autouse=True)
     def every_epoch(self, monkeypatch):

@@ -1,6 +1,6 @@
 """Run a command and write its time and memory to a file: `launcher.py FILE WORD ...`.
 
-A small process of its own, because the kernel counts the memory of the process that starts another
+It is a small process, because the kernel counts the memory of the process that starts another
 into the peak of the one started.
 """
 

@@ -20,7 +20,7 @@ CODES = (1, 3, 4, 5, 6, 8, 9, 12, 13, 14, 16, 18, 19, 23, 28, 31, 33, 34, 36, 39
 
 BANDS = 10
 MEDIAN_PIXELS = 83
-"""Of the parcels of the paper's dataset, S2-2017-T31TFM."""
+"""Median number of pixels of the parcels of the paper's dataset, S2-2017-T31TFM."""
 
 _SPREAD_OF_SIZES = 0.9  # standard deviation of the logarithm
 _MOST_PIXELS = 5000
@@ -40,8 +40,8 @@ def ingested(folder: Path) -> Path:
 def make_dataset(folder: Path, n_parcels: int, n_dates: int) -> Path:
     """Write a dataset once, the same every time, and ingest it.
 
-    Sizes are log-normal with the median of the paper's dataset. Every class has a course of its own
-    over the season, every parcel a level of its own, every value noise: it can be learnt from.
+    Sizes are log-normal with the median of the paper's dataset. Each class has its own course
+    over the season, each parcel its own level, and each value noise, so the classes can be learnt.
 
     Parameters
     ----------

@@ -266,7 +266,7 @@ def _locate(source: str) -> tuple[ObjectStore, str]:
 def _takes_token(host: str, query: str) -> bool:
     """Return whether the Planetary Computer signs an address; it leaves out those of other hosts.
 
-    The rules are those of `sign_url` of its own package planetary-computer 1.0.
+    The rules are those of `sign_url` of Planetary Computer's package planetary-computer 1.0.
     """
     is_public = host == "ai4edatasetspublicassets.blob.core.windows.net"
     is_signed = not {"st", "se", "sp"}.isdisjoint(parse_qs(query))

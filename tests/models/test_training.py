@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from models.checkpoints import load_checkpoint
-from models.classifier import ParcelClassifier
 from models.crop_model import CropModel, ensemble
 from models.errors import InputError
 from models.hyperparameters import Hyperparameters
@@ -117,14 +116,16 @@ class TestTraining:
         assert (predicted == data.labels[:20]).all()
 
     def test_learning_rate_is_that_of_the_settings(self, data):
-        # Adam's first step is as long as the learning rate wherever there is a gradient.
-        initial = ParcelClassifier(make_hyperparameters(), torch.Generator().manual_seed(1))
-        before = initial.state_dict()["decoder.3.weight"]
+        # Adam's first step is as long as the learning rate wherever there is a gradient. So the
+        # results of the rates r and 2 r, from the same initial weights, differ by r.
+        key = "decoder.3.weight"
         for rate in (1e-3, 3e-2):
-            result = train(data, epochs=1, batch_size=20, learning_rate=rate)
-            step = (result.state_dict["decoder.3.weight"] - before).abs().median().item()
+            results = [
+                train(data, epochs=1, batch_size=20, learning_rate=r) for r in (rate, 2 * rate)
+            ]
+            step = (results[1].state_dict[key] - results[0].state_dict[key]).abs().median().item()
             assert step == pytest.approx(rate, rel=0.05)
-            assert result.optimizer_state["param_groups"][0]["lr"] == rate
+            assert results[0].optimizer_state["param_groups"][0]["lr"] == rate
 
     def test_onecycle_ends_near_zero(self, data):
         result = train(data, epochs=1, schedule="onecycle", learning_rate=0.01)
@@ -236,9 +237,9 @@ class TestInference:
         expected = predict(model, data, range(30), batch_size=30)
         for batch_size in (1, 7):
             found = predict(model, data, range(30), batch_size)
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
         order = np.random.default_rng(2).permutation(30)[:11]
-        np.testing.assert_allclose(predict(model, data, order), expected[order], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(predict(model, data, order), expected[order], rtol=0, atol=5e-6)
 
     def test_needs_no_labels(self, model, data):
         unlabelled = dataclasses.replace(data, labels=np.full(30, -1))

@@ -583,7 +583,7 @@ DATASETS = {
     ),
     "two axes": (
         lambda i: replace_array(i, lambda a: a[0]),
-        "expected integers of shape .T, C, S., found uint16 of shape .4, 2.",
+        "expected integers of shape .T, C, S., found uint16 of shape .4, .+.",
     ),
     "other channels": (
         lambda i: replace_array(i, lambda a: a[:, :2]),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rasterio.features import geometry_mask
 
 from geo.grid import Grid
-from geo.pixels.pixel_index import PixelIndex, index_pixels
+from geo.pixels.pixel_index import TOLERANCE, PixelIndex, index_pixels
 from geo.register.placement import buffered
 from tests.builders.paths import SHARED
 
@@ -204,15 +204,21 @@ def test_covered_fractions_equal_shapely(least):
             for col in range(grid.width)
         }  # fmt: skip
         fraction = {place: shape.intersection(p).area / p.area for place, p in pixel.items()}
-        # A pixel that is covered completely may be so only up to rounding.
-        assert pixels(found, i) == [p for p, f in fraction.items() if f >= least - 1e-7], i
+        # exactextract's fractions are float32: one that is this near to the limit may be on either
+        # side of it.
+        near = {place for place, f in fraction.items() if least - 2 * TOLERANCE < f < least}
+        assert [p for p in pixels(found, i) if p not in near] == [
+            p for p, f in fraction.items() if f >= least
+        ], i
     assert found.sizes[[4, 12, 13]].tolist() == [0, 0, 0]
 
 
-def test_exactly_half_a_pixel_is_covered():
+def test_pixels_that_are_covered_exactly_by_the_fraction_count():
     grid = Grid("EPSG:32631", 500000.0, 40.0, 10.0, 10.0, 4, 4)
     half = shapely.box(500005, 10, 500020, 40)
     found = index([half], grid, min_covered_fraction=0.5)
     assert pixels(found, 0) == [(r, c) for r in range(3) for c in (0, 1)]
+    found = index([shapely.box(500005, 10, 500017, 40)], grid, min_covered_fraction=0.7)
+    assert pixels(found, 0) == [(r, 1) for r in range(3)]
     found = index([half], grid, min_covered_fraction=0.501)
     assert pixels(found, 0) == [(r, 1) for r in range(3)]

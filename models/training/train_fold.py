@@ -21,7 +21,8 @@ from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
 from models.metrics import balanced_weights, mean_iou
 from models.model_description import ModelDescription
 from models.pixel_sets import PixelSets
-from models.training.batches import Batch, Batches, training_batch_starts
+from models.training.augmentation import Augmenter
+from models.training.batches import Batch, Batches, divide
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
 from models.training.learner import Learner, focal_loss
@@ -118,7 +119,7 @@ def train_fold(
         keep=True,
     )
     loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
-    n_batches = len(training_batch_starts(len(train), settings.batch_size, 2 * processes.count))
+    n_batches = len(divide(train, settings.batch_size, 2 * processes.count))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
@@ -127,12 +128,11 @@ def train_fold(
         while not _has_ended(epoch, best, settings):
             epoch += 1
             rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
-            parcels = batches.training(
-                train, settings.batch_size, settings.augmentation, rng, noise, processes
-            )
+            drawn = batches.training(train, settings.batch_size, rng, processes)
+            augmented = map(Augmenter(settings.augmentation, noise), drawn)
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with thread_pool(device):
-                learnt = _learn(learner, prefetched(parcels), loss_of, watch)
+                learnt = _learn(learner, prefetched(augmented), loss_of, watch)
                 metrics = learnt.metrics(processes)
                 watch.end(learner.state_dict())
                 own = validation[processes.share]

@@ -285,7 +285,7 @@ def test_logits_and_batches_with_the_reference_weights(small_pixel_sets):
     data, normalisation, features, expected = small_pixel_sets
     scaling = FeatureScaling.fit(features)
     batches = Batches(data, normalisation, scaling, 64, torch.device("cpu"))
-    [batch] = batches.evaluation(np.arange(len(data)), len(data))
+    batch = batches.of(np.arange(len(data)))
     assert largest_difference(batch.pixels[:16], expected["x_norm"]) < 1e-5
     assert (batch.pixel_mask[:16] == expected["mask"].bool()).all()
     assert largest_difference(batch.extra, expected["extra_norm"]) < 1e-6

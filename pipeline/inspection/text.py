@@ -28,7 +28,7 @@ def imagery_section(
     rows: Sequence[AcquisitionRow],
     grids: Mapping[str, Grid],
 ) -> str:
-    """Return the section on the acquisitions: how many are used, why others are not, their content."""
+    """Return the section on the acquisitions: those used, why others are not, and their content."""
     used = [row for row in rows if row.used]
     lines = [
         f"{source}, {', '.join(sorted({row.format for row in rows}))}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import InputError
+from models.errors import InputError, expect
 from models.hyperparameters import Hyperparameters, is_size
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
@@ -90,16 +90,16 @@ class ModelDescription:
         n_features = 0 if self.feature_scaling is None else len(self.feature_scaling.means)
         lengths = {"bands": h.input_dim, "class_codes": h.n_classes, "class_names": h.n_classes}
         for name, n in lengths.items():
-            _expect(len(values := getattr(self, name)) == n, name, n, len(values))
+            expect(len(values := getattr(self, name)) == n, name, n, len(values))
         channels = f"values of {h.input_dim} channels"
         fits = shape[-1:] in {(), (h.input_dim,)}
-        _expect(fits, "normalisation", channels, f"the shape {shape}")
+        expect(fits, "normalisation", channels, f"the shape {shape}")
         features = f"{h.extra_size} features"
-        _expect(n_features == h.extra_size, "feature_scaling", features, n_features)
+        expect(n_features == h.extra_size, "feature_scaling", features, n_features)
         for name in ("n_pixels", "members"):
             value = getattr(self, name)
-            _expect(is_size(value), name, "a positive whole number", repr(value))
-        _expect(_is_date(self.first_date), "first_date", "YYYY-MM-DD", repr(self.first_date))
+            expect(is_size(value), name, "a positive whole number", repr(value))
+        expect(_is_date(self.first_date), "first_date", "YYYY-MM-DD", repr(self.first_date))
 
     @classmethod
     def of(
@@ -264,15 +264,10 @@ def check_alike(models: Mapping[str, ModelDescription]) -> None:
 
 def _check_texts(name: str, values: object, *, or_numbers: bool = False) -> None:
     kinds: tuple[type, ...] = (str, int) if or_numbers else (str,)
+    what = "texts or whole numbers" if or_numbers else "texts"
     # The exact type is compared, because True is an int.
-    if not isinstance(values, list) or not all(type(value) in kinds for value in values):
-        what = "texts or whole numbers" if or_numbers else "texts"
-        raise InputError(f"{name}: expected a list of {what}, found {str(values)[:100]}")
-
-
-def _expect(holds: bool, name: str, expected: object, found: object) -> None:
-    if not holds:
-        raise InputError(f"{name}: expected {expected}, found {found}")
+    holds = isinstance(values, list) and all(type(value) in kinds for value in values)
+    expect(holds, name, f"a list of {what}", str(values)[:100])
 
 
 def _is_date(text: object) -> bool:

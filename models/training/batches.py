@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.errors import InputError
+from models.errors import InputError, expect
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.distributed import ALONE, Processes
@@ -93,8 +93,7 @@ class Batches:
         keep: bool = False,
     ) -> None:
         normalisation.check_fits(data.n_dates, data.n_channels)
-        if n_pixels < 1:
-            raise InputError(f"n_pixels: expected 1 or more, found {n_pixels}")
+        expect(n_pixels >= 1, "n_pixels", "1 or more", n_pixels)
         if feature_scaling is not None and data.features is None:
             raise InputError("the model uses parcel features, but the data have none")
         self._data = data

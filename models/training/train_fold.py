@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.classifier import ParcelClassifier, evaluation_mode
-from models.errors import InputError
+from models.errors import InputError, expect
 from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
 from models.metrics import balanced_weights, mean_iou
 from models.model_description import ModelDescription
@@ -275,8 +275,7 @@ def _check_parts(
     n_classes: int,
 ) -> None:
     for name, part, least in (("training", train, 2), ("validation", validation, 1)):
-        if len(part) < least:
-            raise InputError(f"{name}: expected at least {least} parcels, found {len(part)}")
+        expect(len(part) >= least, name, f"at least {least} parcels", len(part))
         labels = data.labels[part]
         if (wrong := part[(labels < 0) | (labels >= n_classes)]).size:
             first = ", ".join(f"{data.ids[i]} ({data.labels[i]})" for i in wrong[:5])

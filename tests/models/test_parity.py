@@ -198,10 +198,8 @@ def test_focal_loss(gamma):
     mean = focal_loss(logits, values["y"], gamma=gamma)
     mean.backward()
     alpha = focal_loss(logits, values["y"], gamma=gamma, class_weights=values["alpha"])
-    total = focal_loss(logits, values["y"], gamma=gamma, reduction="sum")
     assert mean.item() == pytest.approx(values[f"gamma{gamma}/mean"].item(), rel=1e-6)
     assert alpha.item() == pytest.approx(values[f"gamma{gamma}/alpha_mean"].item(), rel=1e-6)
-    assert total.item() == pytest.approx(values[f"gamma{gamma}/sum"].item(), rel=1e-6)
     assert largest_difference(logits.grad, values[f"gamma{gamma}/grad_mean"]) < 1e-7
 
 

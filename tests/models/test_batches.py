@@ -152,8 +152,8 @@ class TestPixelRows:
         monkeypatch.setattr(sampling, "_COPIED_TOGETHER", 10)
         resident = PixelRows(data, CPU, keep=True)
         resident._resident = (
-            sampling._copied(data.pixels.view(np.int16), CPU),
-            sampling._copied(data.clear, CPU),
+            sampling._copied(data.pixels, CPU, torch.int16),
+            sampling._copied(data.clear, CPU, torch.bool),
         )
         chosen = torch.tensor([[0, 73, 2], [5, 5, 1]])
         pixels, clear = resident.gather(chosen)

@@ -128,10 +128,10 @@ def train_fold(
         while not _has_ended(epoch, best, settings):
             epoch += 1
             rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
-            drawn = batches.training(train, settings.batch_size, rng, processes)
-            augmented = map(Augmenter(settings.augmentation, noise), drawn)
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with thread_pool(device):
+                drawn = batches.training(train, settings.batch_size, rng, processes)
+                augmented = map(Augmenter(settings.augmentation, noise), drawn)
                 learnt = _learn(learner, prefetched(augmented), loss_of, watch)
                 metrics = learnt.metrics(processes)
                 watch.end(learner.state_dict())
@@ -142,13 +142,14 @@ def train_fold(
             ended = _has_ended(epoch, best, settings)
             if ended and best.epoch == 0:
                 raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
-            if processes.first:
-                if not math.isfinite(metrics["val_loss"]):
-                    _logger.warning("epoch %d: the validation loss is not finite", epoch)
-                if state is not None and (ended or epoch % state.every == 0):
-                    _write_state(state, epoch, best, learner)
-                if on_epoch is not None:
-                    on_epoch({"epoch": epoch, **metrics})
+            if not processes.first:
+                continue
+            if not math.isfinite(metrics["val_loss"]):
+                _logger.warning("epoch %d: the validation loss is not finite", epoch)
+            if state is not None and (ended or epoch % state.every == 0):
+                _write_state(state, epoch, best, learner)
+            if on_epoch is not None:
+                on_epoch({"epoch": epoch, **metrics})
     _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, best.trainlog[best.epoch])
     return best
 
@@ -175,6 +176,7 @@ def pixels_to_draw(training: TrainingSettings, sizes: NDArray[np.int64]) -> int:
 def _learn(
     learner: Learner, batches: Iterable[Batch], loss_of: Loss, watch: StepWatch
 ) -> EpochMetrics:
+    """Take one step for every batch."""
     model = learner.model
     totals = EpochMetrics("train", model.hyperparameters.n_classes, learner.device)
     model.train()
@@ -190,6 +192,8 @@ def _learn(
 def _validate(
     model: ParcelClassifier, batches: Batches, parcels: NDArray[np.int64], loss_of: Loss
 ) -> EpochMetrics:
+    """Compute the metrics of a model on parcels, without changing it."""
+
     @torch.inference_mode()
     def predict(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         batch = batches.of(chosen)
@@ -211,6 +215,7 @@ def _loss(
     n_classes: int,
     device: torch.device,
 ) -> Loss:
+    """Return the focal loss, with weights of the classes by their frequency if that is set."""
     class_weights = None
     if settings.class_weighting == "balanced":
         class_weights = torch.from_numpy(balanced_weights(labels, n_classes)).float().to(device)

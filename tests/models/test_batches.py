@@ -4,7 +4,7 @@ import torch
 
 from models.errors import InputError
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import sampling
+from models.training import batches, sampling
 from models.training.augmentation import Augmentation, Augmenter, drop_dates
 from models.training.batches import Batches, divide
 from models.training.distributed import Processes
@@ -242,6 +242,13 @@ class TestTraining:
         evaluated = batches.of(np.arange(6))
         assert evaluated.observed is None
 
+    def test_dates_that_a_parcel_does_not_have_stay_out_when_others_are_dropped(self):
+        data = make_data(sizes=(3,) * 6, n_dates=30, clear=None, labels=np.arange(6))
+        for batch in self.train(make_batches(data), 1, Augmentation(date_dropping=0.3)):
+            own = torch.from_numpy(data.observed[batch.labels])
+            assert not (batch.observed & ~own).any()
+            assert (batch.observed.sum(1) < own.sum(1)).all()
+
     def test_all_dates_of_a_parcel_are_shifted_together(self):
         data = make_data(labels=np.arange(6))
         batches = make_batches(data)
@@ -255,6 +262,16 @@ class TestTraining:
         evaluated = batches.of(np.arange(6))
         np.testing.assert_array_equal(evaluated.positions, data.days)
 
+    @pytest.mark.parametrize("together", [1, 4, 5, 100])
+    def test_parcels_drawn_together_change_no_batch(self, monkeypatch, together):
+        made = make_batches(make_data())
+        expected = self.train(made, batch_size=2)
+        monkeypatch.setattr(batches, "_DRAWN_TOGETHER", together)
+        for one, other in zip(self.train(made, batch_size=2), expected, strict=True):
+            assert one.parcels.tolist() == other.parcels.tolist()
+            assert torch.equal(one.pixels, other.pixels)
+            assert torch.equal(one.pixel_mask, other.pixel_mask)
+
     def test_processes_share_every_batch(self):
         batches = make_batches(make_data(labels=np.arange(6)))
         alone = self.train(batches, batch_size=4)
@@ -267,6 +284,8 @@ class TestTraining:
         assert [[len(b.labels) for b in share] for share in shares] == [[3], [3]]
         joined = sorted(i for share in shares for b in share for i in b.labels.tolist())
         assert joined == list(range(6))
+        # Each share knows the parcels of the whole batch.
+        assert [sorted(b.parcels.tolist()) for share in shares for b in share] == [joined, joined]
 
     def test_refuses_too_few_parcels(self):
         rng = np.random.default_rng(1)

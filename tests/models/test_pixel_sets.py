@@ -112,7 +112,7 @@ def test_the_copy_on_a_device_contains_every_array():
     from models.training.sampling import _copied
 
     data = in_tiles(make_data())
-    copy = _copied(data.pixels, torch.device("cpu"), view=np.int16)
+    copy = _copied(data.pixels, torch.device("cpu"), torch.int16)
     assert np.array_equal(copy.numpy().view(np.uint16), data.pixels[:])
     rows = PixelRows(data, torch.device("cpu"), keep=True)
     pixels, clear = rows.gather(torch.tensor([[0, 37], [12, 5]]))

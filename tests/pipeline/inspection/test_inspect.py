@@ -14,7 +14,7 @@ from shapely import box
 
 from pipeline.__main__ import main
 from pipeline.classes.reasons import Reason, Status
-from pipeline.inspection.text import bytes_text
+from pipeline.inspection.text import aligned, bytes_text
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read
 from pipeline.workflow.paths import RunPaths
@@ -164,6 +164,14 @@ def test_a_scene_must_be_simulated_first(tmp_path, caplog, monkeypatch):
 )  # fmt: skip
 def test_sizes_are_written_in_a_readable_unit(n_bytes, shown):
     assert bytes_text(n_bytes) == shown
+
+
+def test_columns_are_aligned():
+    rows = [("tile", "size", ""), ("a", "12 kB", "at most"), ("long name", "3 kB", "")]
+    assert aligned(rows) == ["tile       size", "a          12 kB  at most", "long name  3 kB"]
+    right = ["tile        size", "a          12 kB  at most", "long name   3 kB"]
+    assert aligned(rows, right=1) == right
+    assert aligned([]) == []
 
 
 def test_two_tiles_in_two_zones_without_masks(folder, capsys):

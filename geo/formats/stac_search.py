@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,6 +18,7 @@ from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
+from geo.documents import LARGEST_JSON, read_limited
 from geo.errors import InputError
 from geo.imagery.acquisition import first_five, is_address, safe_name
 from geo.imagery.remote import read_bytes, web_session, without_signature
@@ -28,6 +29,9 @@ Document = dict[str, Any]
 
 _ITEM_SEARCH = "item-search"  # conformance class of APIs
 _ITEMS_A_PAGE = 100
+# Bounds of a catalogue or an answer; static catalogues have about 6 levels (year, zone, square).
+MOST_DOCUMENTS = 100_000
+MOST_DEPTH = 32
 # The members of an item that are kept. Its links are left out: they differ between searches.
 _MEMBERS = (
     *("type", "stac_version", "stac_extensions", "id", "collection"),
@@ -76,7 +80,7 @@ def search_items(source: str | Path, search: Search) -> dict[str, Document]:
     InputError
         If the source cannot be read, is not STAC, or has no item.
     """
-    shown = without_signature(str(source)) if is_address(source) else str(source)
+    shown = _shown(str(source))
     items = [_normalised(item, base) for item, base in _find_items(source, search)]
     if not items:
         raise InputError(
@@ -121,15 +125,52 @@ def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, 
 
 
 def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple[Document, str]]:
-    """Yield the items of a static catalogue and of the catalogues below it."""
-    for link in document.get("links", ()):
+    """Yield the items of a static catalogue and of the catalogues below it, each once.
+
+    Raises
+    ------
+    InputError
+        If a catalogue contains itself, or more than `MOST_DEPTH` levels or `MOST_DOCUMENTS` files.
+    """
+    read = {address}
+    # The links that are left to follow, of every level from the catalogue down to the current one.
+    levels = [(address, _links(document, address))]
+    while levels:
+        place = next(levels[-1][1], None)
+        if place is None:
+            levels.pop()
+            continue
+        above = [address for address, _ in levels]
+        if place in above:
+            loop = " -> ".join(map(_shown, [*above[above.index(place) :], place]))
+            raise InputError(f"The catalogue contains itself: {loop}. Remove the last link.")
+        if place in read:
+            continue
+        read.add(place)
+        if len(levels) > MOST_DEPTH or len(read) > MOST_DOCUMENTS:
+            raise InputError(
+                f"{_shown(address)} has more than {MOST_DEPTH} levels or {MOST_DOCUMENTS:,} files, "
+                f"the most that are read, at {_shown(place)}. Set imagery.path to a part of the "
+                "catalogue."
+            )
+        linked = _read(place, client)
+        if linked.get("type") == "Feature":
+            yield linked, place
+        else:
+            levels.append((place, _links(linked, place)))
+
+
+def _links(document: Document, base: str) -> Iterator[str]:
+    """Yield the places of the items and catalogues to which a catalogue links."""
+    for link in document.get("links") or ():
         if link.get("rel") in ("item", "child"):
-            place = _join(address, link["href"])
-            linked = _read(place, client)
-            if linked.get("type") == "Feature":
-                yield linked, place
-            else:
-                yield from _walk(linked, place, client)
+            place = _join(base, link["href"])
+            if is_address(base) and not is_address(place):
+                raise InputError(
+                    f"{_shown(base)} links to {link['href']}, a file of this machine. A catalogue "
+                    "on a server may only link to addresses: download it, if you trust it."
+                )
+            yield place
 
 
 def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Document]:
@@ -148,7 +189,7 @@ def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Doc
             datetime=None if days == "../.." else days,
             limit=_ITEMS_A_PAGE,
         )
-        yield from items.items_as_dicts()
+        yield from _items_of(items.pages_as_dicts(), address)
     except (APIError, STACError) as error:
         raise InputError(
             f"{without_signature(address)} did not answer the search for "
@@ -157,22 +198,54 @@ def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Doc
         ) from None  # its text contains the whole address
 
 
+def _items_of(pages: Iterable[Document], address: str) -> Iterator[Document]:
+    """Yield the items of the pages of an answer, which must not repeat or be endless."""
+    ids: set[tuple[str, str]] = set()
+    for page in pages:
+        of_page = {(str(item.get("collection")), str(item.get("id"))) for item in page["features"]}
+        if of_page <= ids or len(ids) > MOST_DOCUMENTS:
+            problem = (
+                "sends the same page of items again and again"
+                if of_page <= ids
+                else f"finds more than {MOST_DOCUMENTS:,} items, the most that are read"
+            )
+            raise InputError(
+                f"{_shown(address)} {problem}. Narrow the search: imagery.start, imagery.end, "
+                "imagery.bbox. If that does not help, report it to the service."
+            )
+        ids |= of_page
+        yield from page["features"]
+
+
 def _read(address: str, client: StacApiIO) -> Document:
     """Read a document from a disk, an HTTP server or an S3 bucket."""
-    shown = without_signature(address) if is_address(address) else address
+    shown = _shown(address)
     try:
         if address.startswith(("http://", "https://")):
             content: str | bytes = client.request(address)
+        elif is_address(address):
+            content, size = read_bytes(address, (0, LARGEST_JSON))
+            if size > LARGEST_JSON:
+                raise InputError(f"{shown} has {size:,} bytes, at most {LARGEST_JSON:,} are read.")
         else:
-            content = read_bytes(address)[0] if is_address(address) else Path(address).read_bytes()
+            content = read_limited(Path(address), LARGEST_JSON)
         document = json.loads(content)
     except APIError as error:
         raise InputError(f"{shown} cannot be read as STAC ({_reason(error)}).") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(
+            f"{shown} cannot be read as STAC (its brackets are nested too deeply)."
+        ) from None
+    except ValueError as error:  # neither JSON nor UTF-8
         raise InputError(f"{shown} cannot be read as STAC ({error}).") from error
     if not isinstance(document, dict):
         raise InputError(f"{shown} is not STAC: it does not contain a JSON object.")
     return document
+
+
+def _shown(place: str) -> str:
+    """Return a path, or an address without its signature, for messages."""
+    return without_signature(place) if is_address(place) else place
 
 
 def _reason(error: Exception) -> str:
@@ -199,9 +272,12 @@ def _normalised(item: Mapping[str, Any], base: str) -> Document:
 
 
 def _join(base: str, href: str) -> str:
-    """Return a relative address or path as an absolute one."""
-    if is_address(href):
-        return href.removeprefix("file://")
+    """Return a relative address or path as an absolute one.
+
+    Only a document on this machine can name a file of this machine (file://).
+    """
     if is_address(base):
         return urljoin(base, href)
-    return str((Path(base).absolute().parent / href).resolve())
+    if is_address(href) and not href.startswith("file://"):
+        return href
+    return str((Path(base).absolute().parent / href.removeprefix("file://")).resolve())

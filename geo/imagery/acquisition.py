@@ -39,6 +39,8 @@ MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
 UNNAMED_TILE = "scene"
 # Prefix of addresses that need a token of the Planetary Computer: planetary-computer+https://...
 PLANETARY_COMPUTER = "planetary-computer+"
+# Schemes of the addresses that are read.
+SCHEMES = ("https", "http", "s3")
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 # A member of a zip archive as GDAL names it. The braces mark where the archive's name ends:

@@ -112,6 +112,7 @@ def _open(path: Path, group: str) -> xr.Dataset:
             group=group,
             consolidated=is_consolidated(path),
             mask_and_scale=False,
+            create_default_indexes=False,
             chunks=None,
         )
     except (OSError, RuntimeError, KeyError, ValueError) as error:

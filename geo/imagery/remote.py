@@ -380,13 +380,15 @@ _names = itertools.count()
 
 
 @contextmanager
-def open_raster(source: str, **options: Any) -> Iterator[Any]:
+def open_raster(source: str, driver: str, **options: Any) -> Iterator[Any]:
     """Open a remote raster for this thread alone.
 
     Parameters
     ----------
     source
         Its address.
+    driver
+        The only driver of GDAL that may open it.
     options
         Configuration of GDAL. Its drivers must not use threads: those would not find the file.
 
@@ -405,7 +407,10 @@ def open_raster(source: str, **options: Any) -> Iterator[Any]:
         return _RangeFile(source, size, failures)
 
     try:
-        with rasterio.Env(**options), rasterio.open(name, opener=opener, sharing=False) as raster:
+        with (
+            rasterio.Env(**options),
+            rasterio.open(name, driver=driver, opener=opener, sharing=False) as raster,
+        ):
             yield raster
     finally:
         if failures:

@@ -201,7 +201,7 @@ def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float
     _check_length(path, data, axis)
     values = data.coords[axis].values.astype(np.float64)
     step = (values[-1] - values[0]) / (len(values) - 1)
-    if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
+    if step == 0 or not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
         raise InputError(f"{path}: the coordinates of {axis} are not evenly spaced.")
     return float(step), float(values[0])
 

@@ -290,7 +290,7 @@ def test_items_open_only_files_and_addresses(tmp_path, server, href):
     }
     (tmp_path / "items").mkdir()
     (tmp_path / "items" / "x.json").write_text(json.dumps(item))
-    with pytest.raises(InputError, match="which is not opened|is not a file"):
+    with pytest.raises(InputError, match=r"which is not opened|is not a file"):
         find_acquisitions(tmp_path / "items", "stac")
     assert server.log == []
 

@@ -27,7 +27,7 @@ def first_five(names: Iterable[object]) -> str:
 
 
 @contextmanager
-def reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
+def reading(path: Path | str, expected: str, remedy: str) -> Iterator[None]:
     """Raise an error that names the file if a library cannot read it.
 
     Only the reading and parsing of the file belongs into the block: every other error of these
@@ -36,7 +36,7 @@ def reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
     Parameters
     ----------
     path
-        The file that is read.
+        The file that is read, or its address.
     expected
         Expected content, such as "a JSON object of grids".
     remedy

@@ -19,7 +19,7 @@ from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
 from geo.documents import LARGEST_JSON, read_limited
-from geo.errors import InputError
+from geo.errors import InputError, reading
 from geo.imagery.acquisition import first_five, is_address, safe_name
 from geo.imagery.remote import read_bytes, web_session, without_signature
 
@@ -32,6 +32,7 @@ _ITEMS_A_PAGE = 100
 # Bounds of a catalogue or an answer; static catalogues have about 6 levels (year, zone, square).
 MOST_DOCUMENTS = 100_000
 MOST_DEPTH = 32
+_REPORT = "Download it again, or report it to the service."
 # The members of an item that are kept. Its links are left out: they differ between searches.
 _MEMBERS = (
     *("type", "stac_version", "stac_extensions", "id", "collection"),
@@ -86,7 +87,7 @@ def search_items(source: str | Path, search: Search) -> dict[str, Document]:
         raise InputError(
             f"{shown} has no STAC item for {search}. Check the dates, the area and the collections."
         )
-    items.sort(key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
+    items.sort(key=lambda item: (str(item["properties"].get("datetime")), str(item["id"])))
     found: dict[str, Document] = {}
     for item in items:
         id_ = safe_name(str(item["id"]))
@@ -106,15 +107,14 @@ def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, 
     document = _read(address, client)
     kind = document.get("type")
     if kind == "FeatureCollection":
-        for item in document["features"]:
+        for item in _features(document, address):
             yield item, address
     elif kind == "Feature":
         yield document, address
     elif kind in ("Catalog", "Collection"):
         if any(_ITEM_SEARCH in str(entry) for entry in document.get("conformsTo") or ()):
             for item in _search_api(address, search, client):
-                links = item.get("links", ())
-                yield item, next((x["href"] for x in links if x.get("rel") == "self"), address)
+                yield item, next(iter(_places(item, address, "self")), address)
         else:
             yield from _walk(document, address, client)
     else:
@@ -161,16 +161,33 @@ def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple
 
 
 def _links(document: Document, base: str) -> Iterator[str]:
-    """Yield the places of the items and catalogues to which a catalogue links."""
-    for link in document.get("links") or ():
-        if link.get("rel") in ("item", "child"):
-            place = _join(base, link["href"])
-            if is_address(base) and not is_address(place):
-                raise InputError(
-                    f"{_shown(base)} links to {link['href']}, a file of this machine. A catalogue "
-                    "on a server may only link to addresses: download it, if you trust it."
-                )
-            yield place
+    """Return the places of the items and catalogues to which a catalogue links."""
+    places = _places(document, base, "item", "child")
+    local = [place for place in places if is_address(base) and not is_address(place)]
+    if local:
+        raise InputError(
+            f"{_shown(base)} links to {first_five(local)}, on this machine. A catalogue on a "
+            "server may only link to addresses: download it, if you trust it."
+        )
+    return iter(places)
+
+
+def _places(document: Document, base: str, *relations: str) -> list[str]:
+    """Return the places of a document's links of some relations."""
+    with reading(_shown(base), "STAC, by its links", _REPORT):
+        return [
+            _join(base, link["href"])
+            for link in document.get("links") or ()
+            if link.get("rel") in relations
+        ]
+
+
+def _features(document: Document, address: str) -> list[Document]:
+    """Return the items of a collection or of a page of an answer."""
+    features = document.get("features")
+    if isinstance(features, list) and all(isinstance(item, dict) for item in features):
+        return features
+    raise InputError(f"{_shown(address)} is not STAC: its features are no list of items. {_REPORT}")
 
 
 def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Document]:
@@ -202,7 +219,8 @@ def _items_of(pages: Iterable[Document], address: str) -> Iterator[Document]:
     """Yield the items of the pages of an answer, which must not repeat or be endless."""
     ids: set[tuple[str, str]] = set()
     for page in pages:
-        of_page = {(str(item.get("collection")), str(item.get("id"))) for item in page["features"]}
+        found = _features(page, address)
+        of_page = {(str(item.get("collection")), str(item.get("id"))) for item in found}
         if of_page <= ids or len(ids) > MOST_DOCUMENTS:
             problem = (
                 "sends the same page of items again and again"
@@ -214,7 +232,7 @@ def _items_of(pages: Iterable[Document], address: str) -> Iterator[Document]:
                 "imagery.bbox. If that does not help, report it to the service."
             )
         ids |= of_page
-        yield from page["features"]
+        yield from found
 
 
 def _read(address: str, client: StacApiIO) -> Document:
@@ -259,15 +277,15 @@ def _normalised(item: Mapping[str, Any], base: str) -> Document:
     """Return an item without the members that differ between searches, with absolute addresses."""
     missing = [name for name in ("id", "properties", "assets") if name not in item]
     if missing:
-        raise InputError(
-            f"{without_signature(base)}: item {item.get('id')} has no {', '.join(missing)}."
-        )
+        raise InputError(f"{_shown(base)}: item {item.get('id')} has no {', '.join(missing)}.")
     kept = {name: item[name] for name in _MEMBERS if name in item}
-    kept["assets"] = {
-        key: {**asset, "href": _join(base, asset["href"])}
-        for key, asset in item["assets"].items()
-        if "href" in asset
-    }
+    with reading(_shown(base), "a STAC item", _REPORT):
+        kept["properties"] = dict(item["properties"])
+        kept["assets"] = {
+            key: {**asset, "href": _join(base, asset["href"])}
+            for key, asset in item["assets"].items()
+            if "href" in asset
+        }
     return kept
 
 

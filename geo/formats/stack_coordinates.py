@@ -108,8 +108,8 @@ def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
 
 def _labels(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable) -> dict[str, int]:
     """Return the positions of the bands on a band axis; other labels (indices) are left out."""
-    _check_length(path, data, axis)
-    values = data.coords[axis].values if axis in data.coords else np.arange(variable.sizes[axis])
+    in_file = axis in data.coords
+    values = _values(path, data, data.coords[axis]) if in_file else range(variable.sizes[axis])
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     found: dict[str, int] = {}
     for position, text in enumerate(texts):
@@ -198,21 +198,28 @@ def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float
     """Return the signed step between an axis' coordinates, and the first coordinate."""
     if axis not in data.coords or data.sizes[axis] < 2:
         raise InputError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
-    _check_length(path, data, axis)
-    values = data.coords[axis].values.astype(np.float64)
+    values = _values(path, data, data.coords[axis]).astype(np.float64)
     step = (values[-1] - values[0]) / (len(values) - 1)
     if step == 0 or not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
         raise InputError(f"{path}: the coordinates of {axis} are not evenly spaced.")
     return float(step), float(values[0])
 
 
-def _check_length(path: Path, data: xr.Dataset, axis: Hashable) -> None:
-    """Check that the coordinates of an axis fit into memory: a small file can state any length."""
-    if data.sizes[axis] > LONGEST_AXIS:
+def _values(path: Path, data: xr.Dataset, coordinate: xr.DataArray) -> NDArray[Any]:
+    """Read coordinates, which must fit into memory: a small file can state any length."""
+    for axis in coordinate.dims:
+        if data.sizes[axis] > LONGEST_AXIS:
+            raise InputError(
+                f"{path}: the axis {axis} has {data.sizes[axis]:,} places, at most "
+                f"{LONGEST_AXIS:,} are read. The file is damaged, or no stack of imagery."
+            )
+    try:
+        return np.asarray(coordinate.values)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: the axis {axis} has {data.sizes[axis]:,} places, at most {LONGEST_AXIS:,} "
-            "are read. The file is damaged, or no stack of imagery."
-        )
+            f"{path}: the coordinates {coordinate.name} cannot be read ({error}): download or copy "
+            "the file again."
+        ) from error
 
 
 def _mapping(data: xr.Dataset, variable: xr.DataArray) -> Mapping[str, Any]:
@@ -295,9 +302,7 @@ def times_of(path: Path, data: xr.Dataset, axes: set[Hashable | None]) -> NDArra
             f"{path}: the time axis {axis} has no coordinate: add one "
             f"(`data.assign_coords({axis}=times)`)."
         )
-    for dimension in coordinate.dims:
-        _check_length(path, data, dimension)
-    values = np.atleast_1d(coordinate.values)
+    values = np.atleast_1d(_values(path, data, coordinate))
     if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
         raise InputError(
             f"{path}: {coordinate.name} holds {values.dtype}, expected times. Add units "

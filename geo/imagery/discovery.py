@@ -41,7 +41,9 @@ _READ = re.compile(
     re.IGNORECASE,
 )
 # Names of products and of files that readers open.
-_IMAGERY = re.compile(rf"(?!\.)(?:{_READ.pattern}|.*\.(?:safe|zarr))", re.IGNORECASE)
+_IMAGERY = re.compile(
+    rf"(?!\.)(?:{_READ.pattern}|.*\.(?:safe|zarr|ovr|msk|xml|tfw|wld))", re.IGNORECASE
+)
 _THEIA_METADATA = re.compile(r"SENTINEL2\w_.*_L2A_.*_MTD_ALL\.xml", re.IGNORECASE)
 _ZARR_ROOT = frozenset({"zarr.json", ".zgroup", ".zmetadata"})
 # Metadata of Zarr versions 3 and 2, and chunks: c/0/1, c.0.1, 0.1, and c of an array without axes.
@@ -435,7 +437,7 @@ def unreadable_files(path: Path, format: Format) -> Iterator[Damaged]:  # noqa: 
             names = sorted(e.name for e in entries if not _is_folder(e) and not _is_file(e))
             for name in names:
                 is_item = format == "stac" and name.lower().endswith(ITEM_ENDINGS)
-                if is_item or _IMAGERY.fullmatch(name):
+                if is_item or _IMAGERY.fullmatch(name) or _IN_ZARR.fullmatch(name):
                     file = folder / name
                     target = f"a link to {file.readlink()}, which" if file.is_symlink() else ""
                     found = f"{target} does not exist" if target else "a pipe or a device"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -63,6 +64,13 @@ def find_sources(path: Path) -> Iterator[str]:
     InputError
         If an archive contains several registers, or a file would unpack or reach beyond itself.
     """
+    # Files of the same name are read, too: the table of a shapefile, the schema of GML.
+    beside = (file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}."))
+    for file in sorted(path.iterdir() if path.is_dir() else beside):
+        if not (file.is_file() or file.is_dir()):  # GDAL would wait for a pipe
+            raise InputError(f"{file} is a pipe, a device or a link to nothing, expected a file.")
+        if file.suffix.lower() == ".shp":
+            _check_shapefile(file)
     if not zipfile.is_zipfile(path):
         _check_content(path)
         yield str(path)
@@ -146,6 +154,28 @@ def _zipped_registers(path: Path) -> list[PurePosixPath]:
             "set parcels.path to the file of the parcels."
         )
     return found
+
+
+def _check_shapefile(path: Path) -> None:
+    """Check that outlines and table are complete; GDAL leaves out rows of a truncated file."""
+    with path.open("rb") as file:
+        begin = file.read(28)
+    if not begin.startswith(b"\0\0\x27\x0a"):  # GDAL says that it is no shapefile
+        return
+    # ESRI Shapefile Technical Description: bytes 24 to 27, in words of two bytes.
+    stated = {path: 2 * int.from_bytes(begin[24:28], "big")}
+    for table in (path.with_suffix(".dbf"), path.with_suffix(".DBF")):
+        if table.is_file():
+            with table.open("rb") as file:
+                # dBASE: number of rows, bytes before the rows, bytes of a row.
+                n_rows, start, size = struct.unpack_from("<IHH", file.read(12).ljust(12, b"\0"), 4)
+            stated[table] = start + n_rows * size
+    for file_, n_bytes in stated.items():
+        if file_.stat().st_size < n_bytes:
+            raise InputError(
+                f"{file_} has {file_.stat().st_size:,} bytes, by its header {n_bytes:,}. It is "
+                "incomplete: copy it again from its source."
+            )
 
 
 def _check_content(path: Path) -> None:

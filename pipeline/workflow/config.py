@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from geo.errors import InputError, reading
+from geo.errors import InputError, first_five, reading
 from pipeline.workflow.settings import STAGE_SETTINGS, Settings, checked, part_of
 
 # Values of settings. A few lines of YAML can repeat each other by anchors and aliases (&x, *x), and
@@ -33,10 +34,21 @@ def load(values: Mapping[str, Any]) -> Settings:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose merge keys (<<) do not multiply."""
+    """YAML without repeated keys, of which the last would count, and whose merges have an end."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.flattened: set[int] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Insert the merged mappings."""
+        """Insert the mappings of merge keys (<<)."""
+        if id(node) in self.flattened:  # after that, own keys stand behind the merged ones
+            return
+        self.flattened.add(id(node))
+        counts = Counter(str(key.value) for key, _ in node.value)
+        repeated = [key for key, count in counts.items() if count > 1]
+        if repeated:
+            raise yaml.YAMLError(f"{first_five(repeated)} is there twice{node.start_mark}")
         super().flatten_mapping(node)
         if len(node.value) > MOST_VALUES:
             raise yaml.YAMLError(f"it merges more than {MOST_VALUES:,} values")

@@ -14,6 +14,7 @@ import json
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 
@@ -43,7 +44,7 @@ def fuzz(kinds, numbers, seed, jobs):
 
 def _work(cases, results):
     """Pass cases to a worker process, and start another one if it dies or hangs."""
-    worker = None
+    worker, errors = None, tempfile.TemporaryFile("w+")  # noqa: SIM115 (for all processes)
     while True:
         try:
             case = cases.get_nowait()
@@ -52,7 +53,7 @@ def _work(cases, results):
         if worker is None or worker.poll() is not None:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "tests.fuzz.worker"], cwd=ROOT, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             )  # fmt: skip
         timer = threading.Timer(LONGEST_S, worker.kill)
         timer.start()
@@ -66,7 +67,8 @@ def _work(cases, results):
         else:
             outcome = "hang" if timed_out else "crash"
             result = {"done": "?", "outcome": outcome, "parts": [], "grown_mb": 0}
-            result["detail"] = f"signal {-worker.wait()}"
+            errors.seek(0)
+            result["detail"] = f"exit code {worker.wait()}: {errors.read()[-2000:]}"
         results.put({"kind": case[0], "number": case[2], **judged(case[0], result)})
     if worker is not None:
         worker.stdin.close()
@@ -89,7 +91,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mutants", type=int, default=20, help="mutants of each kind (default: 20)")
+    parser.add_argument("--mutants", type=int, default=20, help="of each kind (default: 20)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help=f"kinds, separated by commas: {', '.join(KINDS)}")
     parser.add_argument("--number", type=int, help="only this mutant of each kind")

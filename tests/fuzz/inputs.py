@@ -1,7 +1,7 @@
 """Every kind of input: how a good one is written, and what the stages read from it.
 
-`read` returns {part: digest or text}, in which two readings can be compared. A part of a mutant that
-differs from the good input's, without an error, is a silent result. `REASONS` judges it.
+`read` returns {part: digest or text}, in which two readings can be compared. If a part of a mutant
+differs from the good input's, without an error, that is a silent result. `REASONS` judges it.
 """
 
 import hashlib
@@ -153,7 +153,7 @@ def write_settings(folder):
     values = {
         "run": "mine",
         "imagery": {"path": "/data/x", "bands": BANDS, "start": "2018-01-01", "tile": ["31UDS"]},
-        "clouds": {"classes": [3, 8, 9], "dilate_m": 40},
+        "clouds": {"classes": [3, 8, 9], "dilation_m": 40},
         "parcels": {"path": "r.gpkg", "id": "ID", "labels": {"crop": "CODE"}},
         "train": {"epochs": 3, "learning_rate": 0.001},
     }
@@ -168,11 +168,11 @@ def read_settings(folder, out):
 
 
 def write_dataset(folder):
-    make(folder, 12)
+    make(folder, 18)
 
 
 def read_dataset(folder, out):
-    run = ingest_folder(folder, out / "run", classes={"min_parcels": 2})
+    run = ingest_folder(folder, out / "run")
     data = opened(run).pixel_sets(with_features=True)
     existing = run.dataset.existing_normalisation or run.dataset.normalisation
     return {
@@ -222,19 +222,29 @@ KINDS = {
     "weights": (write_weights, read_weights),
 }
 
-IMAGES = ("safe", "zipped safe", "theia", "eopf", "geotiff", "netcdf", "zarr", "stac", "catalogue")
+IMAGES = (*READERS, "catalogue")
 REGISTERS = tuple(kind for kind in KINDS if kind.startswith("register"))
+# Mutants that state something else, and are read as they state it. Nothing in the input contradicts
+# them: an oracle could not tell them from a good input of another content.
+REASONS = [
+    (IMAGES, ("pixels",), "images have no checksums: other bytes are other pixels"),
+    (IMAGES, ("metadata",), "clouds, times and names are stated once, and shown in the table"),
+    (IMAGES, ("encoding",), "scale, offset and nodata are stated once, and shown in the table"),
+    (IMAGES, ("grid",), "the place is stated once; the parcels show whether it is right"),
+    (IMAGES, ("rows",), "the table has a row with the reason for every acquisition"),
+    (REGISTERS, ("ids", "outlines", "codes", "names"), "registers have no checksums"),
+    (REGISTERS, ("reasons",), "the ledger has a row with the reason for every parcel"),
+    (("tables",), ("codes", "names", "ids", "outlines"), "tables and registers have no checksums"),
+    (("tables",), ("reasons",), "the ledger has a row with the reason for every parcel"),
+    (("settings",), ("settings",), "the settings are those that the file states"),
+    (("dataset",), ("pixels", "features"), "arrays have no checksums"),
+    (("dataset",), ("labels", "days", "ids"), "META is stated once"),
+    (("dataset",), ("normalisation",), "means and deviations may be of another dataset"),
+    (("weights",), ("description",), "the names of classes and versions are stated once"),
+]
 
 
 def reason(kind, part):
-    """Return why a part of the result may differ from that of the good input, None if it may not."""
-    for kinds, parts, text in REASONS:
-        if kind in kinds and part in parts:
-            return text
-    return None
-
-
-REASONS = [
-    (IMAGES, ("pixels",), "the images have no checksums: other bytes are other pixels"),
-]
-
+    """Return why a part may differ from that of the good input, None if it may not."""
+    texts = (text for kinds, parts, text in REASONS if kind in kinds and part in parts)
+    return next(texts, None)

@@ -9,9 +9,32 @@ ODD_NUMBERS = [
     *("0", "-1", "1", "2", "65535", "65536", "-9999", "4294967296", "1e308", "-1e-300", "1e999"),
     *("NaN", "inf", "0.1", "9" * 40, "", "1,5", "0x10", "2018-02-30", "9999-12-31"),
 ]
-ODD_TEXTS = ["", " ", "\x00", "é" * 300, "../../x", "/etc/passwd", "{x}", "'\";$(x)", "\u202ex", "x\n"]
+ODD_TEXTS = [
+    "",
+    " ",
+    "\x00",
+    "é" * 300,
+    "../../x",
+    "/etc/passwd",
+    "{x}",
+    "'\";$(x)",
+    "\u202ex",
+    "x\n",
+]
 ODD_VALUES = [
-    *(None, True, -1, 0, 1e308, float("nan"), 10**30, "", "x" * 5000, "../x", "http://127.0.0.1:9/"),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        float("nan"),
+        10**30,
+        "",
+        "x" * 5000,
+        "../x",
+        "http://127.0.0.1:9/",
+    ),
     *([], {}, [[]], [None], {"": {}}, [1, 2, 3], "9999-12-31T23:59:59Z", "2018-02-30", "file:///x"),
 ]
 INTEGERS = [b"\x00", b"\xff", b"\x7f", b"\x80", b"\x01"]
@@ -22,6 +45,8 @@ TEXT_NAMES = (".zattrs", ".zarray", ".zgroup", ".zmetadata")
 def mutate(folder, rng):
     """Change one file below a folder, or its place in the folder; return what was done, as text."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        return "nothing, as there are no files"
     # Small files first: they are the ones that are parsed.
     small = [path for path in files if path.stat().st_size < 20_000] or files
     path = pick(rng, small if rng.random() < 0.6 else files)
@@ -40,7 +65,9 @@ def pick(rng, items):
 
 def _bytes(path, rng):
     content = bytearray(path.read_bytes())
-    kind = pick(rng, ["flip", "flip", "random", "zero", "cut", "insert", "delete", "integer", "swap"])
+    kind = pick(
+        rng, ["flip", "flip", "random", "zero", "cut", "insert", "delete", "integer", "swap"]
+    )
     size = len(content)
     if not size:
         return "nothing, as it is empty"
@@ -73,7 +100,9 @@ def _bytes(path, rng):
 
 def _text(path, rng):
     text = path.read_text("utf-8", errors="replace")
-    kind = pick(rng, ["number", "number", "word", "drop line", "double line", "drop mark", "insert"])
+    kind = pick(
+        rng, ["number", "number", "word", "drop line", "double line", "drop mark", "insert"]
+    )
     if kind == "number" and (found := list(re.finditer(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", text))):
         match, new = pick(rng, found), pick(rng, ODD_NUMBERS)
         text = text[: match.start()] + new + text[match.end() :]
@@ -83,7 +112,9 @@ def _text(path, rng):
         text = text[: match.start()] + new + text[match.end() :]
         kind = f"word {match[0]} became {new[:20]!r}"
     elif kind in ("drop line", "double line"):
-        lines = text.splitlines(keepends=True) if text.count("\n") > 2 else re.split(r"(?<=>)", text)
+        lines = (
+            text.splitlines(keepends=True) if text.count("\n") > 2 else re.split(r"(?<=>)", text)
+        )
         at = int(rng.integers(len(lines)))
         lines[at : at + 1] = [lines[at]] * (2 if kind == "double line" else 0)
         text = "".join(lines)
@@ -93,7 +124,10 @@ def _text(path, rng):
         text = text[:at] + text[at + 1 :]
         kind = f"{kind} at {at}"
     else:
-        at, new = int(rng.integers(len(text) + 1)), pick(rng, [*ODD_TEXTS, "[" * 5000, "<a>" * 5000])
+        at, new = (
+            int(rng.integers(len(text) + 1)),
+            pick(rng, [*ODD_TEXTS, "[" * 5000, "<a>" * 5000]),
+        )
         text = text[:at] + new + text[at:]
         kind = f"{new[:20]!r} inserted at {at}"
     path.write_text(text, "utf-8", errors="replace")
@@ -129,11 +163,15 @@ def _json(path, rng):
 
 
 def _keys(value):
-    return value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    return (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    )
 
 
 def _tree(path, rng):
-    kind = pick(rng, ["remove", "empty", "folder", "link to nothing", "link to itself", "pipe", "twice"])
+    kind = pick(
+        rng, ["remove", "empty", "folder", "link to nothing", "link to itself", "pipe", "twice"]
+    )
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "twice":

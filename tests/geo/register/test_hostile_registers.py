@@ -4,6 +4,7 @@ The oracle of the second kind is a server that counts the requests: none may arr
 """
 
 import json
+import os
 import re
 import sqlite3
 import zipfile
@@ -202,6 +203,28 @@ def test_more_rows_than_bytes_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=r"r\.parquet states 300,000 rows, but has only"):
             read()
+
+
+@pytest.mark.parametrize("suffix", [".shp", ".dbf"])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_truncated_shapefiles_are_refused(tmp_path, squares, suffix, kept):
+    squares.to_file(tmp_path / "r.shp")
+    path = tmp_path / f"r{suffix}"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    for source in (tmp_path / "r.shp", tmp_path):
+        with pytest.raises(InputError, match=rf"r\{suffix} has \d+ bytes, by its header \d+\."):
+            read_register(source)
+
+
+@pytest.mark.parametrize("name", ["r.gpkg", "r.shp", "r.zip", "r.geojson", "r.parquet", "x/r.shp"])
+@pytest.mark.parametrize("read", [read_register, read_bounds])
+def test_pipes_are_refused_and_not_waited_for(tmp_path, name, read):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=re.escape(f"{path} is a pipe, a device or a link to")):
+        read(path.parent if path.parent != tmp_path else path)
 
 
 @pytest.mark.filterwarnings("ignore")  # of GDAL: rings that are not closed, and others

@@ -73,6 +73,8 @@ def aliases(first, merge, levels=40):
         ("run: &run [*run]", "have more than 50,000 values"),
         ("imagery: " + "[" * 100_000, "it is nested too deeply"),
         ("imagery: " + "{a: " * 100_000, "it is nested too deeply"),
+        ("train: {epochs: 3}\ntrain: {gamma: 1}", "train is there twice"),
+        ("train: {epochs: 3, epochs: 4}", "epochs is there twice"),
         ("imagery: {start: 2018-02-31}", "is not YAML: day is out of range"),
     ],
 )
@@ -84,10 +86,16 @@ def test_yaml_that_grows_is_refused(tmp_path, text, words):
     assert str(path) in str(error.value)
 
 
-def test_aliases_can_be_used(tmp_path):
+def test_aliases_and_merges_can_be_used(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("imagery: {bands: &b [B02, B03], file_bands: *b}")
     assert read(path).imagery.file_bands == ["B02", "B03"]
+    text = "train: &t {epochs: 3, pixels: 8}\nsplit: {folds: 2}\n"
+    path.write_text(text)
+    expected = read(path).train
+    other = tmp_path / "other.yaml"
+    other.write_text("train:\n  <<: &t {epochs: 3, pixels: 9}\n  pixels: 8\nsplit: {folds: 2}")
+    assert read(other).train == expected
 
 
 def test_settings_equal_those_read_back_from_yaml():

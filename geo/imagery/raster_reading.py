@@ -265,7 +265,11 @@ def read_windows(
             found += _read(source, in_source, window, rasters)
         except InputError as error:  # of a remote file, with its own remedy
             raise InputError(f"Band {names}: {error}") from error
-        except (RasterioError, OSError, RuntimeError, ValueError) as error:
+        # KeyError, TypeError: the metadata of a Zarr array are damaged.
+        except (
+            *(RasterioError, OSError, RuntimeError, ValueError),
+            *(KeyError, TypeError, MemoryError),
+        ) as error:
             raise InputError(
                 f"Band {names} of {source} cannot be read at rows {top}-{bottom}, columns "
                 f"{left}-{right} ({error}). {_DAMAGED}"

@@ -22,7 +22,7 @@ from pyproj import Transformer
 from geo.errors import InputError, first_five
 from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
-from geo.register.sources import check_number_of_rows, check_view, find_sources
+from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
 
 # GeometryError and others for a layer; MemoryError: a damaged file states any number of rows.
 UNREADABLE = (
@@ -167,6 +167,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
 
 def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
     """Read GeoParquet from the file itself, or from a part of it in memory."""
+    check_files(path)
     try:
         if source is path:
             check_number_of_rows(path, pq.read_metadata(path).num_rows)
@@ -336,6 +337,7 @@ def _parts_with_gdal(path: Path, layer: str | None, n_rows: int) -> tuple[dict[s
 
 def _parts_of_parquet(path: Path, n_rows: int) -> tuple[dict[str, str], Parts]:
     """Return the types of the columns, and the parts of a GeoParquet file."""
+    check_files(path)
     try:
         check_number_of_rows(path, pq.read_metadata(path).num_rows)
         schema = pq.read_schema(path)

@@ -64,11 +64,8 @@ def find_sources(path: Path) -> Iterator[str]:
     InputError
         If an archive contains several registers, or a file would unpack or reach beyond itself.
     """
-    # Files of the same name are read, too: the table of a shapefile, the schema of GML.
-    beside = (file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}."))
-    for file in sorted(path.iterdir() if path.is_dir() else beside):
-        if not (file.is_file() or file.is_dir()):  # GDAL would wait for a pipe
-            raise InputError(f"{file} is a pipe, a device or a link to nothing, expected a file.")
+    check_files(path)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if file.suffix.lower() == ".shp":
             _check_shapefile(file)
     if not zipfile.is_zipfile(path):
@@ -80,6 +77,15 @@ def find_sources(path: Path) -> Iterator[str]:
     yield str(path)
     for name in names:
         yield f"/vsizip/{path}/{name}"
+
+
+def check_files(path: Path) -> None:
+    """Check that a register, and the files that are read with it, are files: a pipe has no end."""
+    # Those of the same name are read, too: the table of a shapefile, the schema of GML.
+    beside = (file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}."))
+    for file in sorted(path.iterdir() if path.is_dir() else beside):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise InputError(f"{file} is a pipe or a device, expected a file.")
 
 
 def check_number_of_rows(path: Path, n_rows: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -321,7 +322,7 @@ def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
             offsets=offsets,
             granules=granules,
         )
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, OverflowError) as error:
         raise InputError(f"{place} is not the metadata of a product ({error}). {_AGAIN}") from error
 
 
@@ -491,7 +492,8 @@ def _band(name: str, file: str, product: SafeFiles, metadata: SafeMetadata) -> B
         layer=1,
         grid=header.grid,
         block_shape=header.block_shapes[0],
-        scale=10_000 / metadata.quantification if is_reflectance else 1.0,
+        # Quantification 0 is refused by `Band`.
+        scale=10_000 / (metadata.quantification or math.inf) if is_reflectance else 1.0,
         offset=metadata.offsets.get(name, 0.0) if is_reflectance else 0.0,
         # 0 is nodata in all bands (Special_Values) and in SCL, but a value in the other masks.
         nodata=0.0 if is_reflectance or name == SCENE_CLASSIFICATION else None,

@@ -178,7 +178,13 @@ def describe(
     grid, south_up = grid_of(path, data, variable, (axes.y, axes.x), outer)
     block = _block_shape(path, variable, axes, grid.shape)
     single = band_name(str(variable.name))
-    encoding, missing, valid_range = _encoding(variable)
+    try:
+        encoding, missing, valid_range = _encoding(variable)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(
+            f"{path}: the attributes of {variable.name} (scale_factor, _FillValue, valid_range, "
+            f"...) cannot be used: {error}."
+        ) from error
     for name, place in {single: 0}.items() if single else axes.bands.items():
         try:
             scale, offset, nodata = decoding(name, encoding, reflectance_scale)

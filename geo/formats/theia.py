@@ -66,7 +66,7 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
         cloud_fraction = None if cloud_percent is None else float(cloud_percent) / 100
         scale = 10_000 / float(required("REFLECTANCE_QUANTIFICATION_VALUE"))
         nodata = float(required("SPECIAL_VALUE[@name='nodata']"))
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{path}: {error}: {_AGAIN}") from error
     return Acquisition(
         # The name contains satellite, time, tile and version.

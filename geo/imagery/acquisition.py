@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from geo.errors import reading
+from geo.errors import InputError, reading
 from geo.grid import Grid
 
 _Found = TypeVar("_Found")
@@ -133,6 +133,15 @@ class Band:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check scale and offset, which come from files."""
+        if not (math.isfinite(self.scale) and math.isfinite(self.offset)) or self.scale <= 0:
+            raise InputError(
+                f"{self.source}: {self.name} has the scale {self.scale / 10_000:g} and the offset "
+                f"{self.offset:g}, expected a positive and a finite number. Correct its metadata, "
+                "or download it again."
+            )
 
     @property
     def is_remote(self) -> bool:

@@ -24,13 +24,13 @@ from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
 from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
 
-# GeometryError and others for a layer; MemoryError: a damaged file states any number of rows.
+# DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
+# states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
 UNREADABLE = (
     pyogrio.errors.DataSourceError,
     pyogrio.errors.DataLayerError,
     shapely.errors.GEOSException,
-    UnicodeDecodeError,
-    MemoryError,
+    *(UnicodeDecodeError, UnboundLocalError, MemoryError),
 )
 
 

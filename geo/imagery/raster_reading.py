@@ -138,9 +138,9 @@ def _check_format(file: Path, driver: str) -> None:
         begin = content.read(12)
     if begin and not begin.startswith(_BEGINNINGS[driver]):
         raise InputError(
-            f"{file} is not a {_FORMATS[driver]}: it begins with {begin!r}. Other formats, such as "
-            "VRT, can name further files and addresses and are not opened: write the pixels into a "
-            "GeoTIFF with gdal_translate."
+            f"{file} cannot be opened as {_FORMATS[driver]}: it begins with {begin!r}. Download it "
+            "again. Other formats, such as VRT, can name further files and addresses and are not "
+            "opened: write the pixels into a GeoTIFF with gdal_translate."
         )
 
 

@@ -232,14 +232,14 @@ def reach_by_other_format(path, address):
 
 
 REACHING = [
-    (reach_by_vrt, "is not a GeoTIFF: it begins with b'<VRTDataset"),
-    (reach_by_local_vrt, "is not a GeoTIFF: it begins with b'<VRTDataset"),
-    (reach_by_wms, "is not a GeoTIFF: it begins with b'<GDAL_WMS"),
-    (reach_by_overviews, r"tif\.ovr is not a GeoTIFF: it begins with b'<VRTDataset"),
-    (reach_by_mask, r"tif\.msk is not a GeoTIFF: it begins with b'<VRTDataset"),
+    (reach_by_vrt, "cannot be opened as GeoTIFF: it begins with b'<VRTDataset"),
+    (reach_by_local_vrt, "cannot be opened as GeoTIFF: it begins with b'<VRTDataset"),
+    (reach_by_wms, "cannot be opened as GeoTIFF: it begins with b'<GDAL_WMS"),
+    (reach_by_overviews, r"tif\.ovr cannot be opened as GeoTIFF: it begins with b'<VRTDataset"),
+    (reach_by_mask, r"tif\.msk cannot be opened as GeoTIFF: it begins with b'<VRTDataset"),
     (reach_by_side_car, r"takes its overviews from /vsicurl/.*OVERVIEW_FILE"),
     (reach_by_tag, r"takes its overviews from /vsicurl/.*OVERVIEW_FILE"),
-    (reach_by_other_format, r"is not a GeoTIFF: it begins with b'\\x89PNG"),
+    (reach_by_other_format, r"cannot be opened as GeoTIFF: it begins with b'\\x89PNG"),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -298,4 +299,5 @@ def _join(base: str, href: str) -> str:
         return urljoin(base, href)
     if is_address(href) and not href.startswith("file://"):
         return href
-    return str((Path(base).absolute().parent / href.removeprefix("file://")).resolve())
+    place = Path(base).absolute().parent / href.removeprefix("file://")
+    return os.path.realpath(place)  # Path.resolve fails at a link to itself

@@ -116,8 +116,9 @@ def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
 
 def _bands(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable) -> dict[str, int]:
     """Return the positions of the bands on a band axis; other labels (indices) are left out."""
+    # Without coordinates, the places are numbers, of which none is a band.
     in_file = axis in data.coords
-    values = _values(path, data, data.coords[axis]) if in_file else range(variable.sizes[axis])
+    values = _values(path, data, data.coords[axis]) if in_file else range(5)
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     found: dict[str, int] = {}
     for position, text in enumerate(texts):

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from contextlib import suppress
 
 from tests.builders.paths import ROOT
 from tests.fuzz.inputs import KINDS, reason
@@ -44,36 +45,36 @@ def fuzz(kinds, numbers, seed, jobs):
 
 def _work(cases, results):
     """Pass cases to a worker process, and start another one if it dies or hangs."""
-    worker, errors = None, tempfile.TemporaryFile("w+")  # noqa: SIM115 (for all processes)
-    while True:
-        try:
-            case = cases.get_nowait()
-        except queue.Empty:
-            break
-        if worker is None or worker.poll() is not None:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz.worker"], cwd=ROOT, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            )  # fmt: skip
-        timer = threading.Timer(LONGEST_S, worker.kill)
-        timer.start()
-        worker.stdin.write(json.dumps(case) + "\n")
-        worker.stdin.flush()
-        line = worker.stdout.readline()
-        timed_out = not timer.is_alive()
-        timer.cancel()
-        if line:
-            result = json.loads(line)
-        else:
-            outcome = "hang" if timed_out else "crash"
-            result = {"done": "?", "outcome": outcome, "parts": [], "grown_mb": 0}
-            errors.seek(0)
-            result["detail"] = f"exit code {worker.wait()}: {errors.read()[-2000:]}"
-        results.put({"kind": case[0], "number": case[2], **judged(case[0], result)})
-    if worker is not None:
-        worker.stdin.close()
-        worker.wait()
-        worker.stdout.close()
+    with tempfile.TemporaryFile("w+") as errors, suppress(queue.Empty):
+        while True:
+            command = [sys.executable, "-m", "tests.fuzz.worker"]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+            with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as worker:
+                while True:
+                    kind, seed, number = cases.get_nowait()
+                    line, timed_out = _answer(worker, json.dumps([kind, seed, number]))
+                    result = json.loads(line or "{}")
+                    if not line:
+                        errors.seek(0)
+                        detail = f"exit code {worker.wait()}: {errors.read()[-2000:]}"
+                        outcome = "hang" if timed_out else "crash"
+                        result = {"done": "?", "outcome": outcome, "detail": detail}
+                        result |= {"parts": [], "grown_mb": 0}
+                    results.put({"kind": kind, "number": number, **judged(kind, result)})
+                    if not line:
+                        break
+
+
+def _answer(worker, case):
+    """Return the worker's line about a case, empty if it died, and whether it was killed."""
+    timer = threading.Timer(LONGEST_S, worker.kill)
+    timer.start()
+    worker.stdin.write(f"{case}\n")
+    worker.stdin.flush()
+    line = worker.stdout.readline()
+    timed_out = not timer.is_alive()
+    timer.cancel()
+    return line, timed_out
 
 
 def judged(kind, result):

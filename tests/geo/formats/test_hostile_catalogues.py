@@ -59,6 +59,35 @@ def test_catalogues_that_contain_themselves_are_refused_at_once(tmp_path, server
     assert len(server.log) <= (3 if remote_ else 0)
 
 
+def test_links_of_the_disk_to_themselves_are_refused(tmp_path):
+    (tmp_path / "a.json").symlink_to("a.json")
+    write(tmp_path, catalog=catalogue("a.json"))
+    with pytest.raises(InputError, match=r"a\.json is not a file"):
+        search_items(tmp_path, EVERYTHING)
+
+
+BROKEN = {
+    "no href": ({"links": [{"rel": "item"}]}, "is not STAC, by its links: it lacks 'href'"),
+    "links of another type": ({"links": 5}, "is not STAC, by its links"),
+    "a link of another type": ({"links": [5]}, "is not STAC, by its links"),
+    "an address of another type": ({"links": [{"rel": "item", "href": 5}]}, "by its links"),
+    "no features": ({"type": "FeatureCollection"}, "its features are no list of items"),
+    "numbers": ({"type": "FeatureCollection", "features": [1]}, "its features are no list"),
+    "no items": ({"type": "FeatureCollection", "features": []}, "has no STAC item"),
+    "assets": ({"type": "Feature", "id": 1, "properties": {}, "assets": 5}, "not a STAC item"),
+    "properties": ({"type": "Feature", "id": 1, "properties": 5, "assets": {}}, "not a STAC item"),
+}
+
+
+@pytest.mark.parametrize("document", BROKEN)
+def test_broken_catalogues_are_refused(tmp_path, document):
+    change, words = BROKEN[document]
+    write(tmp_path, catalog=catalogue() | change)
+    with pytest.raises(InputError, match=words) as error:
+        search_items(tmp_path, EVERYTHING)
+    assert str(tmp_path) in str(error.value)
+
+
 def test_what_is_linked_twice_is_read_once(tmp_path):
     item = item_of("20180405", "https://example.org")
     both = catalogue("item.json", rel="item")

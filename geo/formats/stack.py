@@ -214,7 +214,8 @@ def _open(path: Path) -> dict[str, xr.Dataset]:
                 path, engine="zarr", consolidated=is_consolidated(path), **options
             )
         return xr.open_groups(path, engine="netcdf4", **options)
-    except (OSError, RuntimeError, KeyError) as error:
+    # LookupError, TypeError and others: the metadata of a Zarr store are damaged.
+    except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         kind = "Zarr" if path.is_dir() else "NetCDF"
         raise InputError(
             f"{path} cannot be opened as {kind} ({error}): download or copy it again."

@@ -15,6 +15,7 @@ import yaml
 
 from geo.formats.stac_search import Search, search_items
 from geo.imagery.acquisition import read_item, to_item
+from geo.imagery.discovery import digests
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
 from pipeline.classes.crop_class import read_classes
@@ -48,6 +49,7 @@ def write_imagery(kind):
 def read_imagery(folder, out, **options):
     settings = view(load({"imagery": {"path": str(folder), "bands": BANDS}}), "index")
     decision = decide(folder, settings, **options)
+    digests(decision.found)
     used = {row.acquisition for row in decision.rows if row.used}
     parts = {"rows": "", "metadata": "", "encoding": "", "grid": "", "pixels": ""}
     for row in decision.rows:

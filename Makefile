@@ -1,5 +1,6 @@
 # demo       the whole workflow on a simulated scene
 # test       every test; test-fast leaves out those that take over two seconds
+# fuzz       inputs of every kind, damaged at random; FUZZ="--mutants 100 --only safe"
 # bench      speed and memory beside other software; REFERENCE=<checkout of pytorch-psetae> adds that
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 # The recipes use the shell's own $$PWD. A shell would run a command in make's CURDIR, such as $$(...).
 
-.PHONY: demo test test-fast bench lint format configs lock clean
+.PHONY: demo test test-fast fuzz bench lint format configs lock clean
 
 demo: $(VENV)/ready
 	PATH="$$PWD/$(BIN):$$PATH" parcelwise run configs/demo.yaml --cores $(CORES)
@@ -18,6 +19,9 @@ test: $(VENV)/ready
 
 test-fast: $(VENV)/ready
 	PATH="$$PWD/$(BIN):$$PATH" python -m pytest -m "not slow"
+
+fuzz: $(VENV)/ready
+	PATH="$$PWD/$(BIN):$$PATH" python -m tests.fuzz $(FUZZ)
 
 # BENCH="training --quick" selects what to run and how; the default is everything.
 bench: benchmarks/.venv/ready

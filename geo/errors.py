@@ -11,7 +11,7 @@ from pathlib import Path
 # Errors of json, csv, numpy, pandas and pyarrow for a file that is damaged or has another format
 # (UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors).
 _CONTENT_ERRORS = (
-    *(ValueError, LookupError, TypeError, AttributeError, EOFError),
+    *(ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError),
     *(csv.Error, zipfile.BadZipFile),
 )
 
@@ -27,7 +27,7 @@ def first_five(names: Iterable[object]) -> str:
 
 
 @contextmanager
-def reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
+def reading(path: Path | str, expected: str, remedy: str) -> Iterator[None]:
     """Raise an error that names the file if a library cannot read it.
 
     Only the reading and parsing of the file belongs into the block: every other error of these
@@ -36,7 +36,7 @@ def reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
     Parameters
     ----------
     path
-        The file that is read.
+        The file that is read, or its address.
     expected
         Expected content, such as "a JSON object of grids".
     remedy
@@ -53,4 +53,6 @@ def reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
         found = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, KeyError):
             found = [f"it lacks {error}"]
+        if isinstance(error, RecursionError):
+            found = ["its brackets are nested too deeply"]
         raise InputError(f"{path} is not {expected}: {found[0]}. {remedy}") from error

@@ -130,6 +130,8 @@ def scale_and_offset(
     """
     if reflectance_scale is not None:
         return _rounded(reflectance_scale * 10_000), 0.0
+    if scale == 0:
+        raise ValueError("it states the scale 0, by which every value would be the same")
     if scale == 1 and is_integer:
         return 1.0, offset
     return _rounded(scale * 10_000), _rounded(offset / scale)

@@ -27,6 +27,8 @@ _CLASSIFICATION = "conditions/mask/l2a_classification"
 _PROBABILITY = "quality/probability"
 
 _AGAIN = "download it again."
+# Errors of zarr and xarray for damaged metadata.
+_DAMAGED = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 
 
 def read_products(
@@ -55,7 +57,7 @@ def _read_product(
         attributes: Mapping[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
         properties = attributes["stac_discovery"]["properties"]
         sensing_start = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise InputError(
             f"{path} is not a product of EOPF: its attributes have no stac_discovery with "
             f"properties and start_datetime ({error}): {_AGAIN}"
@@ -112,7 +114,8 @@ def _open(path: Path, group: str) -> xr.Dataset:
             group=group,
             consolidated=is_consolidated(path),
             mask_and_scale=False,
+            create_default_indexes=False,
             chunks=None,
         )
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: {group} cannot be opened ({error}): {_AGAIN}") from error

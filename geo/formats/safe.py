@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
+from geo.documents import LARGEST_XML, parse_xml, read_limited, read_member, zip_members
 from geo.errors import InputError
 from geo.imagery.acquisition import (
     BANDS,
@@ -56,9 +56,6 @@ _DATASTRIP = re.compile(r"_S(\d{8}T\d{6})")
 # Width and height of a tile in metres. Clips of products are smaller.
 _TILE_M = 109_800
 
-# RuntimeError: the member of an archive is encrypted, or its compression is not supported.
-_DAMAGES = (ElementTree.ParseError, zipfile.BadZipFile, zlib.error, OSError, RuntimeError)
-
 _AGAIN = "Download it again."
 
 
@@ -101,7 +98,7 @@ class SafeFiles:
         if self.is_zipped:
             return {
                 member.filename.removeprefix(self.root): member.file_size
-                for member in _members(self.path)
+                for member in zip_members(self.path)
                 if member.filename.startswith(self.root) and not member.is_dir()
             }
         files = (file for file in self.path.rglob("*") if file.is_file())
@@ -141,19 +138,13 @@ class SafeFiles:
         Raises
         ------
         InputError
-            If the file is damaged.
+            If the file is damaged or too large.
         """
-        try:
-            if self.is_zipped:
-                with zipfile.ZipFile(self.path) as archive:
-                    content = archive.read(self.root + name)
-            else:
-                content = (self.path / name).read_bytes()
-            return ElementTree.fromstring(content)  # noqa: S314 (the user's product)
-        except _DAMAGES as error:
-            raise InputError(
-                f"{self.place(name)} is damaged or incomplete ({error}). {_AGAIN}"
-            ) from error
+        if self.is_zipped:
+            content = read_member(self.path, self.root + name, LARGEST_XML)
+        else:
+            content = read_limited(self.path / name, LARGEST_XML)
+        return parse_xml(content, self.place(name))
 
 
 def find(
@@ -218,7 +209,7 @@ def _products_in(archive: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
     if archive.suffix.lower() != ".zip":
         return
     try:
-        members = _members(archive)
+        members = zip_members(archive)
     except InputError as error:
         damaged.append(Damaged(archive, str(error)))
         return
@@ -226,17 +217,6 @@ def _products_in(archive: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
         name = PurePosixPath(member.filename)
         if _METADATA.fullmatch(name.name):
             yield SafeFiles(archive, member.filename.removesuffix(name.name), name.name)
-
-
-def _members(archive: Path) -> list[zipfile.ZipInfo]:
-    """Return the members of an archive; its directory is at the end, so truncation is noticed."""
-    try:
-        with zipfile.ZipFile(archive) as content:
-            return content.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(
-            f"{archive} is not a zip archive, or is truncated ({error}). {_AGAIN}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -342,7 +322,7 @@ def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
             offsets=offsets,
             granules=granules,
         )
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, OverflowError) as error:
         raise InputError(f"{place} is not the metadata of a product ({error}). {_AGAIN}") from error
 
 
@@ -512,7 +492,8 @@ def _band(name: str, file: str, product: SafeFiles, metadata: SafeMetadata) -> B
         layer=1,
         grid=header.grid,
         block_shape=header.block_shapes[0],
-        scale=10_000 / metadata.quantification if is_reflectance else 1.0,
+        # Quantification 0 is refused by `Band`.
+        scale=10_000 / (metadata.quantification or math.inf) if is_reflectance else 1.0,
         offset=metadata.offsets.get(name, 0.0) if is_reflectance else 0.0,
         # 0 is nodata in all bands (Special_Values) and in SCL, but a value in the other masks.
         nodata=0.0 if is_reflectance or name == SCENE_CLASSIFICATION else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from affine import Affine
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from geo.documents import read_json
 from geo.errors import InputError, reading
 from geo.formats.conventions import band_name, scale_and_offset, tile_name
 from geo.grid import Grid
@@ -25,6 +26,7 @@ from geo.imagery.acquisition import (
     MASKS,
     NATIVE_RESOLUTION_M,
     PLANETARY_COMPUTER,
+    SCHEMES,
     UNNAMED_TILE,
     Acquisition,
     Band,
@@ -76,8 +78,9 @@ def _baseline(item: Item) -> str | None:
 
 def _read_file(path: Path, bands: Sequence[str] | None, signed_by: str | None) -> Acquisition:
     """Read one item."""
-    with reading(path, "a STAC item", "Search the imagery again, or remove the file."):
-        item = json.loads(path.read_text(encoding="utf-8"))
+    remedy = "Search the imagery again, or remove the file."
+    item = read_json(path, "a STAC item", remedy)
+    with reading(path, "a STAC item", remedy):
         if item.get("type") != "Feature":
             raise InputError(
                 f"{path} is a STAC {item.get('type')}, expected an item (type Feature)."
@@ -298,6 +301,12 @@ def _band(
         Digital numbers to add if the asset states no offset.
     """
     source = asset.fields["href"]
+    scheme = urlsplit(source).scheme.lower()
+    if scheme == "file" or (is_address(source) and scheme not in SCHEMES):
+        raise InputError(
+            f"Asset {asset.key} of {item['id']} is {source}, which is not opened. Supported are "
+            "https://, http:// and s3://, and files only in a catalogue on this machine."
+        )
     if not is_address(source):
         source = str(folder / source)
     elif signed_by == "planetary_computer":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,7 +19,8 @@ from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
-from geo.errors import InputError
+from geo.documents import LARGEST_JSON, read_limited
+from geo.errors import InputError, reading
 from geo.imagery.acquisition import first_five, is_address, safe_name
 from geo.imagery.remote import read_bytes, web_session, without_signature
 
@@ -28,6 +30,10 @@ Document = dict[str, Any]
 
 _ITEM_SEARCH = "item-search"  # conformance class of APIs
 _ITEMS_A_PAGE = 100
+# Bounds of a catalogue or an answer; static catalogues have about 6 levels (year, zone, square).
+MOST_DOCUMENTS = 100_000
+MOST_DEPTH = 32
+_REPORT = "Download it again, or report it to the service."
 # The members of an item that are kept. Its links are left out: they differ between searches.
 _MEMBERS = (
     *("type", "stac_version", "stac_extensions", "id", "collection"),
@@ -76,13 +82,13 @@ def search_items(source: str | Path, search: Search) -> dict[str, Document]:
     InputError
         If the source cannot be read, is not STAC, or has no item.
     """
-    shown = without_signature(str(source)) if is_address(source) else str(source)
+    shown = _shown(str(source))
     items = [_normalised(item, base) for item, base in _find_items(source, search)]
     if not items:
         raise InputError(
             f"{shown} has no STAC item for {search}. Check the dates, the area and the collections."
         )
-    items.sort(key=lambda item: (str(item["properties"].get("datetime")), item["id"]))
+    items.sort(key=lambda item: (str(item["properties"].get("datetime")), str(item["id"])))
     found: dict[str, Document] = {}
     for item in items:
         id_ = safe_name(str(item["id"]))
@@ -102,15 +108,14 @@ def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, 
     document = _read(address, client)
     kind = document.get("type")
     if kind == "FeatureCollection":
-        for item in document["features"]:
+        for item in _features(document, address):
             yield item, address
     elif kind == "Feature":
         yield document, address
     elif kind in ("Catalog", "Collection"):
         if any(_ITEM_SEARCH in str(entry) for entry in document.get("conformsTo") or ()):
             for item in _search_api(address, search, client):
-                links = item.get("links", ())
-                yield item, next((x["href"] for x in links if x.get("rel") == "self"), address)
+                yield item, next(iter(_places(item, address, "self")), address)
         else:
             yield from _walk(document, address, client)
     else:
@@ -121,15 +126,69 @@ def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, 
 
 
 def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple[Document, str]]:
-    """Yield the items of a static catalogue and of the catalogues below it."""
-    for link in document.get("links", ()):
-        if link.get("rel") in ("item", "child"):
-            place = _join(address, link["href"])
-            linked = _read(place, client)
-            if linked.get("type") == "Feature":
-                yield linked, place
-            else:
-                yield from _walk(linked, place, client)
+    """Yield the items of a static catalogue and of the catalogues below it, each once.
+
+    Raises
+    ------
+    InputError
+        If a catalogue contains itself, or more than `MOST_DEPTH` levels or `MOST_DOCUMENTS` files.
+    """
+    read = {address}
+    # The links that are left to follow, of every level from the catalogue down to the current one.
+    levels = [(address, _links(document, address))]
+    while levels:
+        place = next(levels[-1][1], None)
+        if place is None:
+            levels.pop()
+            continue
+        above = [address for address, _ in levels]
+        if place in above:
+            loop = " -> ".join(map(_shown, [*above[above.index(place) :], place]))
+            raise InputError(f"The catalogue contains itself: {loop}. Remove the last link.")
+        if place in read:
+            continue
+        read.add(place)
+        if len(levels) > MOST_DEPTH or len(read) > MOST_DOCUMENTS:
+            raise InputError(
+                f"{_shown(address)} has more than {MOST_DEPTH} levels or {MOST_DOCUMENTS:,} files, "
+                f"the most that are read, at {_shown(place)}. Set imagery.path to a part of the "
+                "catalogue."
+            )
+        linked = _read(place, client)
+        if linked.get("type") == "Feature":
+            yield linked, place
+        else:
+            levels.append((place, _links(linked, place)))
+
+
+def _links(document: Document, base: str) -> Iterator[str]:
+    """Return the places of the items and catalogues to which a catalogue links."""
+    places = _places(document, base, "item", "child")
+    local = [place for place in places if is_address(base) and not is_address(place)]
+    if local:
+        raise InputError(
+            f"{_shown(base)} links to {first_five(local)}, on this machine. A catalogue on a "
+            "server may only link to addresses: download it, if you trust it."
+        )
+    return iter(places)
+
+
+def _places(document: Document, base: str, *relations: str) -> list[str]:
+    """Return the places of a document's links of some relations."""
+    with reading(_shown(base), "STAC, by its links", _REPORT):
+        return [
+            _join(base, link["href"])
+            for link in document.get("links") or ()
+            if link.get("rel") in relations
+        ]
+
+
+def _features(document: Document, address: str) -> list[Document]:
+    """Return the items of a collection or of a page of an answer."""
+    features = document.get("features")
+    if isinstance(features, list) and all(isinstance(item, dict) for item in features):
+        return features
+    raise InputError(f"{_shown(address)} is not STAC: its features are no list of items. {_REPORT}")
 
 
 def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Document]:
@@ -148,7 +207,7 @@ def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Doc
             datetime=None if days == "../.." else days,
             limit=_ITEMS_A_PAGE,
         )
-        yield from items.items_as_dicts()
+        yield from _items_of(items.pages_as_dicts(), address)
     except (APIError, STACError) as error:
         raise InputError(
             f"{without_signature(address)} did not answer the search for "
@@ -157,22 +216,55 @@ def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Doc
         ) from None  # its text contains the whole address
 
 
+def _items_of(pages: Iterable[Document], address: str) -> Iterator[Document]:
+    """Yield the items of the pages of an answer, which must not repeat or be endless."""
+    ids: set[tuple[str, str]] = set()
+    for page in pages:
+        found = _features(page, address)
+        of_page = {(str(item.get("collection")), str(item.get("id"))) for item in found}
+        if of_page <= ids or len(ids) > MOST_DOCUMENTS:
+            problem = (
+                "sends the same page of items again and again"
+                if of_page <= ids
+                else f"finds more than {MOST_DOCUMENTS:,} items, the most that are read"
+            )
+            raise InputError(
+                f"{_shown(address)} {problem}. Narrow the search: imagery.start, imagery.end, "
+                "imagery.bbox. If that does not help, report it to the service."
+            )
+        ids |= of_page
+        yield from found
+
+
 def _read(address: str, client: StacApiIO) -> Document:
     """Read a document from a disk, an HTTP server or an S3 bucket."""
-    shown = without_signature(address) if is_address(address) else address
+    shown = _shown(address)
     try:
         if address.startswith(("http://", "https://")):
             content: str | bytes = client.request(address)
+        elif is_address(address):
+            content, size = read_bytes(address, (0, LARGEST_JSON))
+            if size > LARGEST_JSON:
+                raise InputError(f"{shown} has {size:,} bytes, at most {LARGEST_JSON:,} are read.")
         else:
-            content = read_bytes(address)[0] if is_address(address) else Path(address).read_bytes()
+            content = read_limited(Path(address), LARGEST_JSON)
         document = json.loads(content)
     except APIError as error:
         raise InputError(f"{shown} cannot be read as STAC ({_reason(error)}).") from None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(
+            f"{shown} cannot be read as STAC (its brackets are nested too deeply)."
+        ) from None
+    except ValueError as error:  # neither JSON nor UTF-8
         raise InputError(f"{shown} cannot be read as STAC ({error}).") from error
     if not isinstance(document, dict):
         raise InputError(f"{shown} is not STAC: it does not contain a JSON object.")
     return document
+
+
+def _shown(place: str) -> str:
+    """Return a path, or an address without its signature, for messages."""
+    return without_signature(place) if is_address(place) else place
 
 
 def _reason(error: Exception) -> str:
@@ -186,22 +278,26 @@ def _normalised(item: Mapping[str, Any], base: str) -> Document:
     """Return an item without the members that differ between searches, with absolute addresses."""
     missing = [name for name in ("id", "properties", "assets") if name not in item]
     if missing:
-        raise InputError(
-            f"{without_signature(base)}: item {item.get('id')} has no {', '.join(missing)}."
-        )
+        raise InputError(f"{_shown(base)}: item {item.get('id')} has no {', '.join(missing)}.")
     kept = {name: item[name] for name in _MEMBERS if name in item}
-    kept["assets"] = {
-        key: {**asset, "href": _join(base, asset["href"])}
-        for key, asset in item["assets"].items()
-        if "href" in asset
-    }
+    with reading(_shown(base), "a STAC item", _REPORT):
+        kept["properties"] = dict(item["properties"])
+        kept["assets"] = {
+            key: {**asset, "href": _join(base, asset["href"])}
+            for key, asset in item["assets"].items()
+            if "href" in asset
+        }
     return kept
 
 
 def _join(base: str, href: str) -> str:
-    """Return a relative address or path as an absolute one."""
-    if is_address(href):
-        return href.removeprefix("file://")
+    """Return a relative address or path as an absolute one.
+
+    Only a document on this machine can name a file of this machine (file://).
+    """
     if is_address(base):
         return urljoin(base, href)
-    return str((Path(base).absolute().parent / href).resolve())
+    if is_address(href) and not href.startswith("file://"):
+        return href
+    place = Path(base).absolute().parent / href.removeprefix("file://")
+    return os.path.realpath(place)  # Path.resolve fails at a link to itself

@@ -29,6 +29,7 @@ from geo.formats.conventions import (
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, bands_and_masks
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
+from geo.imagery.raster_reading import check_block
 
 logger = logging.getLogger(__name__)
 
@@ -175,9 +176,15 @@ def describe(
     if axes is None:
         return
     grid, south_up = grid_of(path, data, variable, (axes.y, axes.x), outer)
-    block = _block_shape(variable, axes, grid.shape)
+    block = _block_shape(path, variable, axes, grid.shape)
     single = band_name(str(variable.name))
-    encoding, missing, valid_range = _encoding(variable)
+    try:
+        encoding, missing, valid_range = _encoding(variable)
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(
+            f"{path}: the attributes of {variable.name} (scale_factor, _FillValue, valid_range, "
+            f"...) cannot be used: {error}."
+        ) from error
     for name, place in {single: 0}.items() if single else axes.bands.items():
         try:
             scale, offset, nodata = decoding(name, encoding, reflectance_scale)
@@ -198,14 +205,17 @@ def describe(
 
 def _open(path: Path) -> dict[str, xr.Dataset]:
     """Open every group of a file, with raw values and decoded times."""
+    # Without indexes, no coordinates are read before their length is checked.
     options: dict[str, Any] = {"mask_and_scale": False, "decode_timedelta": False, "chunks": None}
+    options["create_default_indexes"] = False
     try:
         if path.is_dir():
             return xr.open_groups(
                 path, engine="zarr", consolidated=is_consolidated(path), **options
             )
         return xr.open_groups(path, engine="netcdf4", **options)
-    except (OSError, RuntimeError, KeyError) as error:
+    # LookupError, TypeError and others: the metadata of a Zarr store are damaged.
+    except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         kind = "Zarr" if path.is_dir() else "NetCDF"
         raise InputError(
             f"{path} cannot be opened as {kind} ({error}): download or copy it again."
@@ -237,9 +247,12 @@ def _read_part(
     return StackPart(path, tile or UNNAMED_TILE, times, bands, kinds)
 
 
-def _block_shape(variable: xr.DataArray, axes: Axes, shape: tuple[int, int]) -> tuple[int, int]:
+def _block_shape(
+    path: Path, variable: xr.DataArray, axes: Axes, shape: tuple[int, int]
+) -> tuple[int, int]:
     """Return rows and columns of the blocks that are decoded as a whole."""
     chunks = variable.encoding.get("chunksizes") or variable.encoding.get("chunks")
+    check_block(path, chunks or ())
     if not chunks:
         return min(_ROWS_OF_CONTIGUOUS, shape[0]), shape[1]
     rows, cols = (int(chunks[axes.kinds.index(kind)]) for kind in ("y", "x"))

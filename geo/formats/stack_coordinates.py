@@ -29,6 +29,8 @@ _NAMES: dict[Kind, re.Pattern[str]] = {
     "y": re.compile(r"(y|northing|lat(itude)?)(_?r?\d+m?)?", re.IGNORECASE),
     "x": re.compile(r"(x|easting|lon(gitude)?)(_?r?\d+m?)?", re.IGNORECASE),
 }
+LONGEST_AXIS = 1_000_000
+
 # The attribute `axis` of the CF conventions.
 _AXIS_ATTRIBUTES: dict[str, Kind] = {"T": "time", "Y": "y", "X": "x"}
 
@@ -114,7 +116,9 @@ def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
 
 def _bands(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable) -> dict[str, int]:
     """Return the positions of the bands on a band axis; other labels (indices) are left out."""
-    values = data.coords[axis].values if axis in data.coords else np.arange(variable.sizes[axis])
+    # Without coordinates, the places are numbers, of which none is a band.
+    in_file = axis in data.coords
+    values = _values(path, data, data.coords[axis]) if in_file else range(5)
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     found: dict[str, int] = {}
     for position, text in enumerate(texts):
@@ -198,11 +202,28 @@ def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float
     """Return the signed step between an axis' coordinates, and the first coordinate."""
     if axis not in data.coords or data.sizes[axis] < 2:
         raise InputError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
-    values = data.coords[axis].values.astype(np.float64)
+    values = _values(path, data, data.coords[axis]).astype(np.float64)
     step = (values[-1] - values[0]) / (len(values) - 1)
-    if not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
+    if step == 0 or not np.allclose(np.diff(values), step, rtol=1e-3, atol=0):
         raise InputError(f"{path}: the coordinates of {axis} are not evenly spaced.")
     return float(step), float(values[0])
+
+
+def _values(path: Path, data: xr.Dataset, coordinate: xr.DataArray) -> NDArray[Any]:
+    """Read coordinates, which must fit into memory: a small file can state any length."""
+    for axis in coordinate.dims:
+        if data.sizes[axis] > LONGEST_AXIS:
+            raise InputError(
+                f"{path}: the axis {axis} has {data.sizes[axis]:,} places, at most "
+                f"{LONGEST_AXIS:,} are read. The file is damaged, or no stack of imagery."
+            )
+    try:
+        return np.asarray(coordinate.values)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: the coordinates {coordinate.name} cannot be read ({error}): download or copy "
+            "the file again."
+        ) from error
 
 
 def _mapping(data: xr.Dataset, variable: xr.DataArray) -> Mapping[str, Any]:
@@ -285,7 +306,7 @@ def times_of(path: Path, data: xr.Dataset, axes: set[Hashable | None]) -> NDArra
             f"{path}: the time axis {axis} has no coordinate: add one "
             f"(`data.assign_coords({axis}=times)`)."
         )
-    values = np.atleast_1d(coordinate.values)
+    values = np.atleast_1d(_values(path, data, coordinate))
     if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
         raise InputError(
             f"{path}: {coordinate.name} holds {values.dtype}, expected times. Add units "

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
 
+from geo.documents import LARGEST_XML, parse_xml, read_limited
 from geo.errors import InputError
 from geo.formats.conventions import band_name
 from geo.imagery.acquisition import Acquisition, Band, bands_and_masks
@@ -48,10 +48,7 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
         If a file is damaged, or the metadata lack an element.
     """
     path = next(iter(product.glob("*_MTD_ALL.xml")))
-    try:
-        root = ElementTree.parse(path).getroot()  # noqa: S314 (the user's product)
-    except ElementTree.ParseError as error:
-        raise InputError(f"{path} is damaged ({error}): {_AGAIN}") from error
+    root = parse_xml(read_limited(path, LARGEST_XML), str(path))
 
     def text(place: str) -> str | None:
         return (root.findtext(f".//{place}") or "").strip() or None
@@ -69,7 +66,7 @@ def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:
         cloud_fraction = None if cloud_percent is None else float(cloud_percent) / 100
         scale = 10_000 / float(required("REFLECTANCE_QUANTIFICATION_VALUE"))
         nodata = float(required("SPECIAL_VALUE[@name='nodata']"))
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{path}: {error}: {_AGAIN}") from error
     return Acquisition(
         # The name contains satellite, time, tile and version.

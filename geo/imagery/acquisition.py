@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from geo.errors import reading
+from geo.errors import InputError, reading
 from geo.grid import Grid
 
 _Found = TypeVar("_Found")
@@ -39,6 +39,8 @@ MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")
 UNNAMED_TILE = "scene"
 # Prefix of addresses that need a token of the Planetary Computer: planetary-computer+https://...
 PLANETARY_COMPUTER = "planetary-computer+"
+# Schemes of the addresses that are read.
+SCHEMES = ("https", "http", "s3")
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 # A member of a zip archive as GDAL names it. The braces mark where the archive's name ends:
@@ -131,6 +133,15 @@ class Band:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check scale and offset, which come from files."""
+        if not (math.isfinite(self.scale) and math.isfinite(self.offset)) or self.scale <= 0:
+            raise InputError(
+                f"{self.source}: {self.name} has the scale {self.scale / 10_000:g} and the offset "
+                f"{self.offset:g}, expected a positive and a finite number. Correct its metadata, "
+                "or download it again."
+            )
 
     @property
     def is_remote(self) -> bool:

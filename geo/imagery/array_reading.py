@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.errors import reading
 from geo.imagery.acquisition import Plane
 
 # The HDF5 library that netCDF4 uses is not thread-safe.
@@ -48,13 +49,14 @@ def chunks_by_place(array: Path, plane: Plane) -> dict[tuple[int, ...], list[Pat
 def place_of(array: Path, plane: Plane) -> tuple[int, ...]:
     """Return the chunk numbers of a plane on the axes that it fixes."""
     metadata = array / "zarr.json"
-    if metadata.is_file():
-        configuration = json.loads(metadata.read_bytes())["chunk_grid"]["configuration"]
-        shape = configuration["chunk_shape"]
-    else:
-        shape = json.loads((array / ".zarray").read_bytes())["chunks"]
-    places = zip(plane.axes, shape, strict=True)
-    return tuple(place // size for place, size in places if isinstance(place, int))
+    with reading(array, "an array of Zarr", "Download or copy it again."):
+        if metadata.is_file():
+            configuration = json.loads(metadata.read_bytes())["chunk_grid"]["configuration"]
+            shape = configuration["chunk_shape"]
+        else:
+            shape = json.loads((array / ".zarray").read_bytes())["chunks"]
+        places = zip(plane.axes, shape, strict=True)
+        return tuple(place // size for place, size in places if isinstance(place, int))
 
 
 def read_plane(

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -38,6 +39,10 @@ NOT_A_BAND = re.compile(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)", re.
 _READ = re.compile(
     r"(?!MSK_(?!CLDPRB|CLASSI)).*\.(?:tiff?|jp2|nc4?|zip)|manifest\.safe|.*MTD.*(?<!\.aux)\.xml",
     re.IGNORECASE,
+)
+# Names of products and of files that readers open.
+_IMAGERY = re.compile(
+    rf"(?!\.)(?:{_READ.pattern}|.*\.(?:safe|zarr|ovr|msk|xml|tfw|wld))", re.IGNORECASE
 )
 _THEIA_METADATA = re.compile(r"SENTINEL2\w_.*_L2A_.*_MTD_ALL\.xml", re.IGNORECASE)
 _ZARR_ROOT = frozenset({"zarr.json", ".zgroup", ".zmetadata"})
@@ -90,6 +95,11 @@ def find_acquisitions(
         raise InputError(f"There is no {path}. Give the path of the imagery.")
     if format == "auto":
         format = detect_format(path)  # noqa: A001
+    unreadable = list(unreadable_files(path, format))
+    if damaged is None:
+        refuse_damaged(unreadable, len(unreadable))
+    else:
+        damaged += unreadable
     if format != "geotiff" and file_bands is not None:
         raise InputError(
             f"file_bands names bands of GeoTIFFs, but {path} is {format}: leave it out."
@@ -371,19 +381,68 @@ def _with_mask(item: Acquisition, path: Path | None) -> Acquisition:
 def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield a folder and all its subfolders, with the sorted names of their folders and files.
 
-    Hidden folders are left out. Links are followed, but no folder is entered twice, so a link to a
-    parent folder does not cause an endless loop. Names that the caller removes from the list of
-    folders are not entered.
+    Hidden folders are left out, and files that are none: links to nothing, pipes and devices (see
+    `unreadable_files`). Links are followed, but no folder is entered twice, so a link to a parent
+    folder does not cause an endless loop. Names that the caller removes from the list of folders
+    are not entered.
     """
     entered: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(path, followlinks=True):
+    waiting = [str(path)] if path.is_dir() else []
+    while waiting:
+        folder = waiting.pop()
         state = os.stat(folder)  # noqa: PTH116 (3 times as fast, for ten thousand folders)
         if (state.st_dev, state.st_ino) in entered:
-            subfolders.clear()
             continue
         entered.add((state.st_dev, state.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield Path(folder), subfolders, sorted(files)
+        subfolders, files = _list_folder(folder)
+        yield Path(folder), subfolders, files
+        waiting += (os.path.join(folder, name) for name in reversed(subfolders))  # noqa: PTH118
+
+
+def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the visible folders and of the files in a folder."""
+    subfolders: list[str] = []
+    files: list[str] = []
+    # The entries know their types, without a call for each file. An unreadable folder is left out.
+    with suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_folder(entry):
+                if not entry.name.startswith("."):
+                    subfolders.append(entry.name)
+            elif _is_file(entry):
+                files.append(entry.name)
+    return sorted(subfolders), sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a regular file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def unreadable_files(path: Path, format: Format) -> Iterator[Damaged]:  # noqa: A002
+    """Yield what has the name of imagery in a folder, but is not a file: broken links, pipes."""
+    for folder, _, _ in walk(path):
+        with suppress(PermissionError), os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if not _is_folder(e) and not _is_file(e))
+            for name in names:
+                is_item = format == "stac" and name.lower().endswith(ITEM_ENDINGS)
+                if is_item or _IMAGERY.fullmatch(name) or _IN_ZARR.fullmatch(name):
+                    file = folder / name
+                    target = f"a link to {file.readlink()}, which" if file.is_symlink() else ""
+                    found = f"{target} does not exist" if target else "a pipe or a device"
+                    problem = f"{file} is {found}: correct or remove it."
+                    yield Damaged(file, problem)
 
 
 def files_ending(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,17 +20,21 @@ from rasterio.windows import Window
 
 from geo.errors import InputError
 from geo.grid import Grid
-from geo.imagery.acquisition import Band, Plane, is_address
+from geo.imagery.acquisition import Band, Plane, is_address, local_file
 from geo.imagery.array_reading import read_plane
 
 # Every block is read once, so GDAL's cache needs to hold only the blocks of the current windows.
 # GDAL's default is 5 % of the memory. GDAL reads this variable at its first read; a value that the
 # user has set is kept.
 os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
+# GDAL itself never opens an address: side-car files and tags could name one. `remote` reads
+# addresses.
+os.environ["CPL_VSIL_CURL_ALLOWED_FILENAME"] = "none"
 
 # The caller starts the threads, so GDAL is to start none.
 _GDAL = {"GDAL_NUM_THREADS": "1"}
-# JPEG 2000 has no side-car files. To look for them, GDAL would list the folder at every opening.
+# JPEG 2000 and products in archives have no side-car files. To look for them, GDAL would list the
+# folder at every opening.
 _NO_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
@@ -59,15 +64,17 @@ class OpenRasters:
             from geo.imagery.remote import open_raster  # not needed for local files
 
             # Closing it checks that everything that was read is complete.
-            with open_raster(source, **_GDAL) as raster:
+            with open_raster(source, driver_of(source), **_GDAL) as raster:
+                _check_overviews(source, raster)
                 yield raster
             return
-        options = {**_GDAL, **(_NO_SIDECARS if is_jp2(source) else {})}
+        in_archive = str(local_file(source)) != source
+        options = {**_GDAL, **(_NO_SIDECARS if is_jp2(source) or in_archive else {})}
         with rasterio.Env(**options):
             with self._lock:
                 idle = self._idle.setdefault(source, [])
                 raster = idle.pop() if idle else None
-            raster = raster or rasterio.open(source, sharing=False)
+            raster = raster or _open(source)
             try:
                 yield raster
             except BaseException:
@@ -78,11 +85,78 @@ class OpenRasters:
 
 def is_jp2(source: str) -> bool:
     """Return whether a source is JPEG 2000, by its name."""
-    return source.lower().endswith(".jp2")
+    name = source.partition("?")[0] if is_address(source) else source
+    return name.lower().endswith(".jp2")
 
 
-# Prefix of GDAL's virtual file systems, https://gdal.org/user/virtual_file_systems.html
-_VIRTUAL = "/vsi"
+def driver_of(source: str) -> str:
+    """Return the only driver of GDAL that may open a source.
+
+    Others, such as VRT and WMS, open further files and addresses, which their files name.
+    """
+    return "JP2OpenJPEG" if is_jp2(source) else "GTiff"
+
+
+def _open(source: str) -> Any:
+    """Open a local raster, or a member of an archive.
+
+    Raises
+    ------
+    InputError
+        If the file has another format, or names files from which GDAL would read overviews.
+    OSError, RasterioError
+        If there is no such file, or it is damaged.
+    """
+    file = local_file(source)
+    # GDAL would also take a name for a connection, or for the content of a file.
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not a file")
+    driver = driver_of(source)
+    if str(file) == source:
+        _check_format(file, driver)
+        if driver == "GTiff":
+            for side_car in (".ovr", ".msk"):
+                beside = file.with_name(file.name + side_car)
+                if beside.exists():
+                    _check_format(beside, driver)
+    raster = rasterio.open(source, driver=driver, sharing=False)
+    _check_overviews(source, raster)
+    return raster
+
+
+# First bytes of TIFF and BigTIFF, and of JPEG 2000 as a file and as a bare codestream.
+_BEGINNINGS = {
+    "GTiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "JP2OpenJPEG": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+}
+_FORMATS = {"GTiff": "GeoTIFF", "JP2OpenJPEG": "JPEG 2000"}
+
+
+def _check_format(file: Path, driver: str) -> None:
+    """Check by its first bytes that a file has the format of a driver; an empty file is damaged."""
+    with file.open("rb") as content:
+        begin = content.read(12)
+    if begin and not begin.startswith(_BEGINNINGS[driver]):
+        raise InputError(
+            f"{file} cannot be opened as {_FORMATS[driver]}: it begins with {begin!r}. Download it "
+            "again. Other formats, such as VRT, can name further files and addresses and are not "
+            "opened: write the pixels into a GeoTIFF with gdal_translate."
+        )
+
+
+def _check_overviews(source: str, raster: Any) -> None:
+    """Check that no tag names another file, from which GDAL would read overviews."""
+    named = raster.tags(ns="OVERVIEWS").get("OVERVIEW_FILE")
+    if named is not None:
+        raise InputError(
+            f"{source} takes its overviews from {named} (OVERVIEW_FILE in its tags or its "
+            ".aux.xml), which is not opened: remove the tag, or write the file again with "
+            "gdal_translate."
+        )
+
+
+# Values of a block. A whole Sentinel-2 band of 10980 x 10980 pixels has a quarter of it.
+LARGEST_BLOCK = 2**29
 
 # Windows along each axis by which a large band is represented.
 _WINDOWS = 5
@@ -119,7 +193,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
         If the file cannot be opened, is truncated, or has no coordinate system.
     """
     source = str(source)
-    is_local = not (source.startswith(_VIRTUAL) or is_address(source))
+    is_local = str(local_file(source)) == source and not is_address(source)
     try:
         with OpenRasters() as rasters, rasters.use(source) as raster:
             grid = _grid(source, raster)
@@ -135,6 +209,8 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
             )
     except (RasterioError, OSError) as error:
         raise InputError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
+    for shape in header.block_shapes:
+        check_block(source, shape)
     if is_local:
         size = Path(source).stat().st_size
     if size is not None and end > size:
@@ -189,7 +265,11 @@ def read_windows(
             found += _read(source, in_source, window, rasters)
         except InputError as error:  # of a remote file, with its own remedy
             raise InputError(f"Band {names}: {error}") from error
-        except (RasterioError, OSError, RuntimeError, ValueError) as error:
+        # KeyError, TypeError: the metadata of a Zarr array are damaged.
+        except (
+            *(RasterioError, OSError, RuntimeError, ValueError),
+            *(KeyError, TypeError, MemoryError),
+        ) as error:
             raise InputError(
                 f"Band {names} of {source} cannot be read at rows {top}-{bottom}, columns "
                 f"{left}-{right} ({error}). {_DAMAGED}"
@@ -218,6 +298,16 @@ def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
     if raw.dtype.kind == "f":
         with_data &= np.isfinite(raw)
     return with_data
+
+
+def check_block(source: str | Path, shape: Sequence[int]) -> None:
+    """Check that a block, which is decoded as a whole, has at most `LARGEST_BLOCK` values."""
+    if math.prod(shape) > LARGEST_BLOCK:
+        raise InputError(
+            f"{source} has blocks of {' x '.join(map(str, shape))} values, and every block is "
+            f"decoded as a whole: at most {LARGEST_BLOCK:,} values are read. Write it again in "
+            "smaller blocks (gdal_translate -co TILED=YES, or chunks of xarray)."
+        )
 
 
 def block_shape(band: Band) -> tuple[int, int]:

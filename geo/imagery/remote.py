@@ -41,6 +41,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_auth_from_url, get_netrc_auth
 from urllib3 import Retry
 
+from geo.documents import LARGEST_JSON
 from geo.errors import InputError
 from geo.imagery.acquisition import PLANETARY_COMPUTER
 
@@ -135,7 +136,7 @@ class _WholeAnswers(HTTPAdapter):
         def request() -> requests.Response | None:
             answer = super(_WholeAnswers, self).send(*args, **options)
             try:
-                answer.content  # noqa: B018 (reads the body)
+                answer._content = _read_body(answer)
             except requests.exceptions.ChunkedEncodingError:
                 return None
             return answer
@@ -144,6 +145,22 @@ class _WholeAnswers(HTTPAdapter):
         if answer is None:
             raise requests.ConnectionError("every answer ended too early")
         return answer
+
+
+def _read_body(answer: requests.Response) -> bytes:
+    """Read the body of an answer, unpacked, within the bounds of size and time."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    body = bytearray()
+    # As large a part as a connection brings: an answer may be packed a thousandfold.
+    for part in answer.iter_content(65_536):
+        body += part
+        if len(body) > LARGEST_JSON or time.monotonic() > deadline:
+            answer.close()
+            raise requests.RequestException(
+                f"the answer has more than {LARGEST_JSON:,} bytes or takes longer than "
+                f"{ANSWER_TIMEOUT_S:g} s"
+            )
+    return bytes(body)
 
 
 def web_session() -> requests.Session:
@@ -363,13 +380,15 @@ _names = itertools.count()
 
 
 @contextmanager
-def open_raster(source: str, **options: Any) -> Iterator[Any]:
+def open_raster(source: str, driver: str, **options: Any) -> Iterator[Any]:
     """Open a remote raster for this thread alone.
 
     Parameters
     ----------
     source
         Its address.
+    driver
+        The only driver of GDAL that may open it.
     options
         Configuration of GDAL. Its drivers must not use threads: those would not find the file.
 
@@ -388,7 +407,10 @@ def open_raster(source: str, **options: Any) -> Iterator[Any]:
         return _RangeFile(source, size, failures)
 
     try:
-        with rasterio.Env(**options), rasterio.open(name, opener=opener, sharing=False) as raster:
+        with (
+            rasterio.Env(**options),
+            rasterio.open(name, driver=driver, opener=opener, sharing=False) as raster,
+        ):
             yield raster
     finally:
         if failures:

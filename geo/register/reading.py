@@ -1,4 +1,4 @@
-"""Read parcel registers: any format that GDAL opens, and GeoParquet."""
+"""Read parcel registers: the formats of `geo.register.sources`, and GeoParquet."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import difflib
 import io
 import json
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import geopandas as gpd
@@ -23,15 +22,15 @@ from pyproj import Transformer
 from geo.errors import InputError, first_five
 from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
+from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
 
-# Suffixes of the files in a zip archive that can contain parcels.
-ZIPPED_SUFFIXES = (".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json")
-
+# DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
+# states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
 UNREADABLE = (
     pyogrio.errors.DataSourceError,
     pyogrio.errors.DataLayerError,
-    pyogrio.errors.GeometryError,
     shapely.errors.GEOSException,
+    *(UnicodeDecodeError, UnboundLocalError, MemoryError),
 )
 
 
@@ -44,7 +43,7 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
     Parameters
     ----------
     path
-        A file or folder that GDAL opens, zipped or not, or GeoParquet.
+        A file or folder of a format in `geo.register.sources`, zipped or not, or GeoParquet.
     layer
         Name of the layer, if the file has several layers with geometries.
 
@@ -154,8 +153,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
         register = read_register(path, layer)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
-        source, layer = _find_layer(path, layer)
-        info = pyogrio.read_info(source, layer=layer, force_total_bounds=True)
+        info = _read_info(path, *_find_layer(path, layer), force_total_bounds=True)
         crs, bounds = info["crs"], info["total_bounds"]
     if crs is None or bounds is None or not np.isfinite(bounds).all():
         raise InputError(
@@ -169,10 +167,14 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
 
 def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
     """Read GeoParquet from the file itself, or from a part of it in memory."""
+    check_files(path)
     try:
+        if source is path:
+            check_number_of_rows(path, pq.read_metadata(path).num_rows)
         rows = gpd.read_parquet(source)
         types = {field.name: field.type for field in pq.read_schema(path)}
-    except (ValueError, pa.ArrowException) as error:
+    # KeyError, TypeError: the JSON of its metadata is damaged. OSError: a part of it is.
+    except (*UNREADABLE, ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
         raise InputError(
             f"{path} cannot be read as GeoParquet: {error} Write it with geopandas' to_parquet."
         ) from error
@@ -186,7 +188,7 @@ def _read_with_gdal(
     path: Path, source: str, layer: str, **part: Any
 ) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
     """Read a layer that `_find_layer` found, or a part of it, and its feature ids."""
-    info = pyogrio.read_info(source, layer=layer)
+    info = _read_info(path, source, layer)
     with warnings.catch_warnings():
         # Measures are dropped on purpose.
         warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
@@ -198,6 +200,17 @@ def _read_with_gdal(
     types = dict(zip(info["fields"], info["dtypes"], strict=True))
     rows = rows.reset_index(drop=True)
     return _with_whole_numbers(rows, types, source, layer, **part), feature_ids
+
+
+def _read_info(path: Path, source: str, layer: str, **options: bool) -> dict[str, Any]:
+    """Read what GDAL knows of a layer before its rows are read."""
+    check_view(path, layer)
+    try:
+        info: dict[str, Any] = pyogrio.read_info(source, layer=layer, **options)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    check_number_of_rows(path, info["features"])
+    return info
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -252,43 +265,18 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
     The type of a table without geometries is None.
     """
     failures = []
-    for source in _sources(path):
+    for source in find_sources(path):
         try:
             return source, [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
         except pyogrio.errors.DataSourceError as error:
             failures.append(str(error))
-        except pyogrio.errors.GeometryError as error:
+        except UNREADABLE as error:
             raise _unreadable(path, error) from error
     raise InputError(
-        f"{path} cannot be read: {failures[0]} Use a file that GDAL opens (GeoPackage, shapefile, "
-        "GML, GeoJSON, FlatGeobuf; zipped or not) or GeoParquet."
+        f"{path} cannot be read: {failures[0]} Use a GeoPackage, shapefile, GML, GeoJSON, "
+        "FlatGeobuf or file geodatabase, zipped or not, or GeoParquet. Files that name others "
+        "(VRT, WFS) are not opened: convert them with ogr2ogr."
     )
-
-
-def _sources(path: Path) -> Iterator[str]:
-    """Yield the sources to try: the file itself, then the register inside a zip archive.
-
-    A folder with several shapefiles is one source, and each shapefile is a layer.
-    """
-    # GDAL opens an archive by itself if the files are at its root.
-    yield str(path)
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        names = [PurePosixPath(n) for n in archive.namelist()]
-    # macOS adds hidden files with the same suffixes, such as __MACOSX/._parcels.shp.
-    found = [n for n in names if n.suffix.lower() in ZIPPED_SUFFIXES and n.name[0] != "."]
-    if len(found) > 1 and {(n.parent, n.suffix.lower()) for n in found} == {
-        (found[0].parent, ".shp")
-    }:
-        found = [found[0].parent]
-    if len(found) > 1:
-        raise InputError(
-            f"{path} contains {len(found)} files: {first_five(found)}. Unpack it, and "
-            "set parcels.path to the file of the parcels."
-        )
-    for name in found:
-        yield f"/vsizip/{path}/{name}"
 
 
 # Nullable types of pandas, by the kind of the numpy type.
@@ -331,7 +319,7 @@ def read_register_parts(
 def _parts_with_gdal(path: Path, layer: str | None, n_rows: int) -> tuple[dict[str, str], Parts]:
     """Return the types of the columns, and the parts of a layer that GDAL reads."""
     source, layer = _find_layer(path, layer)
-    info = pyogrio.read_info(source, layer=layer, force_feature_count=True)
+    info = _read_info(path, source, layer, force_feature_count=True)
     types = {}
     for name, dtype, ogr_type in zip(
         info["fields"], info["dtypes"], info["ogr_types"], strict=True
@@ -349,7 +337,12 @@ def _parts_with_gdal(path: Path, layer: str | None, n_rows: int) -> tuple[dict[s
 
 def _parts_of_parquet(path: Path, n_rows: int) -> tuple[dict[str, str], Parts]:
     """Return the types of the columns, and the parts of a GeoParquet file."""
-    schema = pq.read_schema(path)
+    check_files(path)
+    try:
+        check_number_of_rows(path, pq.read_metadata(path).num_rows)
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
     # Refuses a file that is Parquet, but not GeoParquet.
     _read_geoparquet(path, _in_memory(schema.empty_table()))
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_nested)

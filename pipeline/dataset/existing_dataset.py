@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from urllib.parse import unquote
 
@@ -227,8 +228,11 @@ def _read_array(path: Path) -> NDArray[Any]:
 def _naming(path: Path) -> Iterator[None]:
     """Add the name of the file to the error of an array that cannot be read."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError("it is not a file")
         yield
-    except (OSError, ValueError) as error:
+    # TokenError: the text of its header breaks off.
+    except (OSError, ValueError, SyntaxError, TokenError) as error:
         raise InputError(f"{path} is not a readable array: {error}") from error
 
 

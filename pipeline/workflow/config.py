@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,12 @@ from typing import Any
 
 import yaml
 
-from geo.errors import InputError, reading
+from geo.errors import InputError, first_five, reading
 from pipeline.workflow.settings import STAGE_SETTINGS, Settings, checked, part_of
+
+# Values of settings. A few lines of YAML can repeat each other by anchors and aliases (&x, *x), and
+# so describe more values than fit into memory.
+MOST_VALUES = 50_000
 
 
 def load(values: Mapping[str, Any]) -> Settings:
@@ -23,7 +29,49 @@ def load(values: Mapping[str, Any]) -> Settings:
     InputError
         If a key is unknown or a value out of range. The message names every one.
     """
+    _check_number(dict(values), "The settings")
     return checked(dict(values), Settings)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without repeated keys, of which the last would count, and whose merges have an end."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.flattened: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Insert the mappings of merge keys (<<)."""
+        if id(node) in self.flattened:  # after that, own keys stand behind the merged ones
+            return
+        self.flattened.add(id(node))
+        counts = Counter(str(key.value) for key, _ in node.value)
+        repeated = [key for key, count in counts.items() if count > 1]
+        if repeated:
+            raise yaml.YAMLError(f"{first_five(repeated)} is there twice{node.start_mark}")
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_VALUES:
+            raise yaml.YAMLError(f"it merges more than {MOST_VALUES:,} values")
+
+
+def _check_number(values: Any, what: str) -> None:
+    """Check that settings have at most `MOST_VALUES` values, with their repetitions."""
+    numbers: dict[int, float] = {}
+
+    def number(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in numbers:
+            numbers[id(value)] = math.inf  # a value that contains itself has no end
+            inner = value.values() if isinstance(value, dict) else value
+            numbers[id(value)] = 1 + sum(map(number, inner))
+        return numbers[id(value)]
+
+    if number(values) > MOST_VALUES:
+        raise InputError(
+            f"{what} have more than {MOST_VALUES:,} values, if each alias (*name) is written out. "
+            "Write long tables to files, such as parcels.tables."
+        )
 
 
 def view(settings: Settings, stage: str) -> Any:
@@ -65,9 +113,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         )
         raise InputError(f"{what}. {hint}")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 (safe)
+        _check_number(found, str(path))
+    # ValueError: text that is not UTF-8, a date or a number that does not exist.
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not YAML of settings: it is nested too deeply.") from None
     if not isinstance(found, dict):
         raise InputError(
             f"{path} contains no settings, found {str(found)[:50]!r}. Write `section:`, and below "
@@ -91,8 +143,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not all([*sections, key]):
             raise InputError(f"{assignment!r} is not a setting: write section.key=value.")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = yaml.load(text, _Loader)  # noqa: S506 (safe)
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"{assignment!r}: the value is not YAML.") from None
         nested = {key: value}
         for section in reversed(sections):

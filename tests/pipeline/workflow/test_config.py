@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from geo.errors import InputError
-from pipeline.workflow.config import load, read_record, view
+from pipeline.workflow.config import load, read, read_record, view
 from pipeline.workflow.inputs import imagery_state
 from pipeline.workflow.paths import RunPaths
 from tests.builders.runs import recorded, write_record
@@ -55,6 +55,47 @@ def test_all_errors_are_in_one_message():
     with pytest.raises(InputError) as error:
         load({"train": {"epochs": 0, "gamma": -1}, "runn": "x"})
     assert len(str(error.value).splitlines()) == 4
+
+
+def aliases(first, merge, levels=40):
+    """Return YAML that would be 2 ** `levels` values if its aliases were written out."""
+    lines = [f"x0: &x0 {first}"]
+    lines += [f"x{i}: &x{i} {merge.format(f'*x{i - 1}')}" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (aliases("[a]", "[{0}, {0}]"), "have more than 50,000 values"),
+        (aliases("{a: b}", "{{a: {0}, b: {0}}}"), "have more than 50,000 values"),
+        (aliases("{a: b}", "{{<<: [{0}, {0}]}}"), "it merges more than 50,000 values"),
+        ("run: &run [*run]", "have more than 50,000 values"),
+        ("imagery: " + "[" * 100_000, "it is nested too deeply"),
+        ("imagery: " + "{a: " * 100_000, "it is nested too deeply"),
+        ("train: {epochs: 3}\ntrain: {gamma: 1}", "train is there twice"),
+        ("train: {epochs: 3, epochs: 4}", "epochs is there twice"),
+        ("imagery: {start: 2018-02-31}", "is not YAML: day is out of range"),
+    ],
+)
+def test_yaml_that_grows_is_refused(tmp_path, text, words):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as error:
+        read(path)
+    assert str(path) in str(error.value)
+
+
+def test_aliases_and_merges_can_be_used(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("imagery: {bands: &b [B02, B03], file_bands: *b}")
+    assert read(path).imagery.file_bands == ["B02", "B03"]
+    text = "train: &t {epochs: 3, pixels: 8}\nsplit: {folds: 2}\n"
+    path.write_text(text)
+    expected = read(path).train
+    other = tmp_path / "other.yaml"
+    other.write_text("train:\n  <<: &t {epochs: 3, pixels: 9}\n  pixels: 8\nsplit: {folds: 2}")
+    assert read(other).train == expected
 
 
 def test_settings_equal_those_read_back_from_yaml():

@@ -1,0 +1,226 @@
+"""The sources of a register that GDAL may open: files and archives, and nothing that they name.
+
+GDAL has drivers that follow a file to other files, addresses and databases (VRT, WFS, ...). Only
+the drivers of files that contain their parcels are kept, for the whole process.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import pyogrio
+from pyogrio._ogr import _register_drivers
+
+from geo.documents import zip_members
+from geo.errors import InputError, first_five
+
+# MEM is for what is written; the others contain outlines, and open no further file or address.
+DRIVERS = frozenset(
+    (
+        *("GPKG", "ESRI Shapefile", "FlatGeobuf", "GML", "OpenFileGDB", "MapInfo File"),
+        *("GeoJSON", "GeoJSONSeq", "ESRIJSON", "TopoJSON", "KML", "LIBKML", "CSV", "MEM"),
+    )
+)
+# Suffixes of the files in a zip archive that can contain parcels.
+ZIPPED_SUFFIXES = (".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json")
+
+# Members of archives may be larger than this if they were packed by no more than `_MOST_PACKED`.
+_LARGE = 2**30
+_MOST_PACKED = 200
+
+# The key "crs" of GeoJSON, also with letters written as \\u0063. Its object is a few words long.
+_CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"')
+_LONGEST_CRS = 65_536
+_PART = 4 * 2**20
+
+# Steps of SQLite's machine for the rows of a view: about 20 s, ten million rows of a simple view.
+_MOST_STEPS = 1_000_000_000
+
+
+def _keep_drivers() -> None:
+    """Remove all drivers from pyogrio's GDAL that are not in `DRIVERS`."""
+    others = sorted(set(pyogrio.list_drivers()) - DRIVERS)
+    pyogrio.set_gdal_config_options({"OGR_SKIP": ",".join(others)})
+    _register_drivers()  # GDAL reads the option whenever it registers its drivers
+
+
+_keep_drivers()
+
+
+def find_sources(path: Path) -> Iterator[str]:
+    """Yield the sources to try: the file itself, then the register inside a zip archive.
+
+    A folder with several shapefiles is one source, and each shapefile is a layer.
+
+    Raises
+    ------
+    InputError
+        If an archive contains several registers, or a file would unpack or reach beyond itself.
+    """
+    check_files(path)
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.suffix.lower() == ".shp":
+            _check_shapefile(file)
+    if not zipfile.is_zipfile(path):
+        _check_content(path)
+        yield str(path)
+        return
+    names = _zipped_registers(path)
+    # GDAL opens an archive by itself if the files are at its root.
+    yield str(path)
+    for name in names:
+        yield f"/vsizip/{path}/{name}"
+
+
+def check_files(path: Path) -> None:
+    """Check that a register, and the files that are read with it, are files: a pipe has no end."""
+    # Those of the same name are read, too: the table of a shapefile, the schema of GML.
+    beside = (file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}."))
+    for file in sorted(path.iterdir() if path.is_dir() else beside):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise InputError(f"{file} is a pipe or a device, expected a file.")
+
+
+def check_number_of_rows(path: Path, n_rows: int) -> None:
+    """Check that a file is large enough for the rows that it states, at least a byte for each."""
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        size = sum(member.file_size for member in zip_members(path))
+    if n_rows > size:
+        raise InputError(
+            f"{path} states {n_rows:,} rows, but has only {size:,} bytes. It is damaged: copy it "
+            "again from its source."
+        )
+
+
+def check_view(path: Path, layer: str) -> None:
+    """Check that a layer of a GeoPackage that is a view, a query, has an end.
+
+    Raises
+    ------
+    InputError
+        If its rows need more than `_MOST_STEPS` steps, or functions that SQLite does not have.
+    """
+    if path.suffix.lower() != ".gpkg" or not path.is_file():
+        return
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        found = connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = ? AND type = 'view'", (layer,)
+        ).fetchone()
+        if found is None:
+            return
+        calls = iter(range(_MOST_STEPS // 100_000))
+        connection.set_progress_handler(lambda: next(calls, None) is None, 100_000)
+        quoted = layer.replace('"', '""')
+        connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()  # noqa: S608 (quoted)
+    except sqlite3.Error as error:
+        reason = "it is endless" if "interrupted" in str(error) else str(error)
+        raise InputError(
+            f"{path}: the layer {layer!r} cannot be read ({reason}). If it is a view, write its "
+            "rows to a table, for example with ogr2ogr."
+        ) from None
+    finally:
+        connection.close()
+
+
+def _zipped_registers(path: Path) -> list[PurePosixPath]:
+    """Return what can contain parcels in an archive: one file, or a folder of shapefiles."""
+    members = zip_members(path)
+    for member in members:
+        if member.file_size > max(_LARGE, _MOST_PACKED * member.compress_size):
+            raise InputError(
+                f"{path}: {member.filename} unpacks from {member.compress_size:,} bytes to "
+                f"{member.file_size:,}, more than {_MOST_PACKED} times as many. It is not a "
+                "register, or unpack it yourself, if you trust it."
+            )
+    # macOS adds hidden files with the same suffixes, such as __MACOSX/._parcels.shp.
+    names = [PurePosixPath(member.filename) for member in members]
+    found = [n for n in names if n.suffix.lower() in ZIPPED_SUFFIXES and n.name[0] != "."]
+    for name in found:
+        if name.suffix.lower() in (".json", ".geojson"):
+            with zipfile.ZipFile(path) as archive, archive.open(str(name)) as content:
+                _check_crs(content, f"{path}: {name}")
+    if len(found) > 1 and {(n.parent, n.suffix.lower()) for n in found} == {
+        (found[0].parent, ".shp")
+    }:
+        found = [found[0].parent]
+    if len(found) > 1:
+        raise InputError(
+            f"{path} contains {len(found)} files: {first_five(found)}. Unpack it, and "
+            "set parcels.path to the file of the parcels."
+        )
+    return found
+
+
+def _check_shapefile(path: Path) -> None:
+    """Check that outlines and table are complete; GDAL leaves out rows of a truncated file."""
+    with path.open("rb") as file:
+        begin = file.read(28)
+    if not begin.startswith(b"\0\0\x27\x0a"):  # GDAL says that it is no shapefile
+        return
+    # ESRI Shapefile Technical Description: bytes 24 to 27, in words of two bytes.
+    stated = {path: 2 * int.from_bytes(begin[24:28], "big")}
+    for table in (path.with_suffix(".dbf"), path.with_suffix(".DBF")):
+        if table.is_file():
+            with table.open("rb") as file:
+                # dBASE: number of rows, bytes before the rows, bytes of a row.
+                n_rows, start, size = struct.unpack_from("<IHH", file.read(12).ljust(12, b"\0"), 4)
+            stated[table] = start + n_rows * size
+    for file_, n_bytes in stated.items():
+        if file_.stat().st_size < n_bytes:
+            raise InputError(
+                f"{file_} has {file_.stat().st_size:,} bytes, by its header {n_bytes:,}. It is "
+                "incomplete: copy it again from its source."
+            )
+
+
+def _check_content(path: Path) -> None:
+    """Check that a file does not name the address of its coordinate system, as GeoJSON can."""
+    if path.is_file():
+        with path.open("rb") as content:
+            if content.read(1024).lstrip(b"\xef\xbb\xbf\x1e \t\r\n").startswith(b"{"):
+                content.seek(0)
+                _check_crs(content, str(path))
+
+
+def _check_crs(content: IO[bytes], place: str) -> None:
+    """Check that GeoJSON does not link to its coordinate system: GDAL would fetch the address."""
+    text, at_end = b"", False
+    while not at_end:
+        part = content.read(_PART)
+        at_end = not part
+        text = text[-_LONGEST_CRS:] + part
+        # Searching these is much faster than the pattern.
+        if b'crs"' in text or b"\\u00" in text:
+            for key in _CRS.finditer(text):
+                ahead = text[key.end() : key.end() + _LONGEST_CRS]
+                # A key near the end of a part is found again in the next one.
+                if (at_end or len(ahead) == _LONGEST_CRS) and _is_link(ahead):
+                    raise InputError(
+                        f"{place} links to its coordinate system, and no address that a file names "
+                        'is opened. Write its code: "crs": {"type": "name", "properties": '
+                        '{"name": "EPSG:2154"}}.'
+                    )
+
+
+def _is_link(behind_key: bytes) -> bool:
+    """Return whether a key has a link as its value, or an object that is not understood."""
+    before, colon, value = behind_key.partition(b":")
+    value = value.lstrip()
+    if before.strip() or not colon or (value and not value.startswith(b"{")):
+        return False  # the text is no key, or its value no object
+    try:
+        crs, _ = json.JSONDecoder().raw_decode(value.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return True
+    return str(crs.get("type")).lower() in ("link", "url")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -90,7 +91,16 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"The dataset lacks {path}.")
     with reading(path, "valid JSON", "Correct the file, or write it again."):
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the object of JSON; refuse a repeated key, of which Python would use the last."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r} occurs more than once")
+    return values
 
 
 def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:

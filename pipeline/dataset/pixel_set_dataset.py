@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import InputError, reading
+from geo.errors import InputError, first_five, reading
 from models.pixel_sets import PixelSets, StackedRows, stacked
 from pipeline.classes.crop_class import Code, CropClass
 from pipeline.dataset.metadata import read_json
@@ -137,6 +137,7 @@ class PixelSetDataset:
                 "Set split.by to random or stratified."
             )
         positions = read_json(self.paths.positions)
+        self._refuse_missing(self.paths.positions, positions, "Set split.by to random")
         return np.array([positions[i] for i in self.ids], float).reshape(-1, 2)
 
     @cached_property
@@ -144,11 +145,7 @@ class PixelSetDataset:
         """Geometric features of every parcel, float64 (N, F)."""
         ids, values = self._features
         row = {parcel_id: i for i, parcel_id in enumerate(ids)}
-        if missing := [i for i in self.ids if i not in row]:
-            raise InputError(
-                f"{self.paths.features} lacks {len(missing)} parcels, such as "
-                f"{', '.join(missing[:5])}. Set model.geometric_features to false, or add them."
-            )
+        self._refuse_missing(self.paths.features, row, "Set model.geometric_features to false")
         features: NDArray[np.float64] = values[[row[i] for i in self.ids]]
         return features
 
@@ -332,6 +329,14 @@ class PixelSetDataset:
                 f"dataset's META says {expected}. {REMEDY}"
             )
         return rows
+
+    def _refuse_missing(self, path: Path, values: Container[str], remedy: str) -> None:
+        """Refuse a file without values of some parcels of the dataset."""
+        if missing := [i for i in self.ids if i not in values]:
+            raise InputError(
+                f"{path} lacks {len(missing)} parcels, such as {first_five(missing)}. {remedy}, or "
+                "add them."
+            )
 
     @cached_property
     def _days(self) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.pixels.gap_filling import fill_linear
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.packed_tiles import arrow, batches
+from pipeline.dataset.packed_tiles import arrow, batches, map_array
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.sections import Clouds
 
@@ -97,8 +97,8 @@ class TileSeries:
             for day, same_date in groupby(rows, key=lambda row: row.date)
         }
         pixels, clear = (
-            [[_map(extracted / f"{i}{suffix}", index) for i in own] for own in ids.values()]
-            for suffix in (".npy", ".valid.npy")
+            [[_map(extracted / f"{i}{suffix}", index, kind) for i in own] for own in ids.values()]
+            for suffix, kind in ((".npy", (np.uint16, 2)), (".valid.npy", (bool, 1)))
         )
         return cls(index, list(ids), pixels, clear)
 
@@ -311,9 +311,9 @@ def write_observations(
     file.write_table(pa.Table.from_arrays(columns, schema=OBSERVATIONS))
 
 
-def _map(path: Path, index: PixelIndex) -> NDArray[Any]:
+def _map(path: Path, index: PixelIndex, kind: tuple[type, int]) -> NDArray[Any]:
     """Map an extracted file; refuse a file with another number of pixels than the index."""
-    array: NDArray[Any] = np.load(path, mmap_mode="r")
+    array = map_array(path, *kind)
     if array.shape[-1] != len(index.rows):
         raise InputError(
             f"{path} has {array.shape[-1]} pixels, the pixel index of tile {index.tile} has "

@@ -24,6 +24,7 @@ from geo.register.columns import as_text
 from pipeline.classes.reasons import Status
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import TEXTS
+from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.rounding import score
 
 # The longer side of the map, in units of the view box or pixels of the image.
@@ -123,19 +124,19 @@ def draw_map(
     InputError
         If the GeoPackage and the table have different numbers of rows.
     """
-    names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
-    n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
+    with artefact(layer, "a GeoPackage of predictions"):
+        names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
+        n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
+        table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
+        shapes = table.geometry.to_crs(crs)
+        parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
+        parcels["confidence"] = table["confidence"]
     if n_rows != len(predictions):
         raise InputError(
             f"{layer} has {n_rows} rows, the table of predictions has {len(predictions)}. "
             "Write them again: snakemake -R predict."
         )
-    table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
-    shapes = table.geometry.to_crs(crs)
-    parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
-    parcels = parcels.assign(
-        confidence=table["confidence"], geometry=shapes.array, agreement=agreement(parcels)
-    )
+    parcels = parcels.assign(geometry=shapes.array, agreement=agreement(parcels))
     is_area = shapely.get_dimensions(shapes.array) == 2
     drawable = is_area & ~shapely.is_empty(shapes.array)
     accepted = drawable & (parcels["status"] != Status.REJECTED).to_numpy()

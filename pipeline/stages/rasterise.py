@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
-from geo.errors import reading
 from geo.grid import read_grids
 from geo.pixels.pixel_index import PixelIndex, index_pixels
-from geo.register.placement import buffered
+from geo.register.placement import buffered, read_placed
 from pipeline.workflow.settings import RasteriseSettings
 from pipeline.workflow.writing import replacing
 
@@ -57,7 +55,7 @@ def rasterise(
     """
     grid = read_grids(grids)[tile]
     files = [parcels / f"{tile}.parquet", parcels / f"{tile}.rejected.parquet"]
-    tables = [_read_parcels(path) for path in files]
+    tables = [read_placed(path) for path in files]
     table = pd.concat(tables, ignore_index=True)
     found = index_pixels(
         buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
@@ -79,12 +77,6 @@ def rasterise(
     with replacing(label_image) as temporary:
         _draw(temporary, index)
     logger.info("%d parcels, %d pixels of tile %s", len(index.parcel_ids), len(index.rows), tile)
-
-
-def _read_parcels(path: Path) -> gpd.GeoDataFrame:
-    """Read a table of parcels that clean wrote."""
-    with reading(path, "a table of parcels", "Make it anew: snakemake -R clean."):
-        return gpd.read_parquet(path)
 
 
 def _draw(path: Path, index: PixelIndex) -> None:

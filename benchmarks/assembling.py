@@ -251,7 +251,7 @@ def copy_all(work: str, dataset: Path, out: Path) -> None:
     packed, parcels = source.tile(TILE).pixels, read_parcels(source)
     start = time.perf_counter()
     if work == "pack":
-        pack_arrays(parcels, source, written, THREADS)
+        pack_arrays(parcels, written, THREADS)
     else:
         shutil.copyfile(packed, written.pixels)
     seconds = time.perf_counter() - start

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import csv
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Errors of json, csv, numpy, pandas and pyarrow for a file that is damaged or has another format
-# (UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors).
+# Errors of json, csv, numpy, pandas and pyarrow for a file that is damaged or has another format.
+# UnicodeDecodeError, JSONDecodeError and ArrowInvalid are ValueErrors; errors of GDAL, of JSON that
+# is nested too deeply and of unknown kinds of zip archives are RuntimeErrors. A header of numpy is
+# parsed as Python. A damaged length ends in a MemoryError or OverflowError. pyarrow raises OSError
+# for a damaged Parquet file.
 _CONTENT_ERRORS = (
-    *(ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError),
-    *(csv.Error, zipfile.BadZipFile),
+    *(ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, OSError),
+    *(MemoryError, OverflowError, SyntaxError, tokenize.TokenError),
+    *(csv.Error, zipfile.BadZipFile, zlib.error, struct.error),
 )
+# These errors name the file themselves, and it is not damaged.
+_SYSTEM_ERRORS = (FileNotFoundError, PermissionError)
 
 
 class InputError(Exception):
@@ -49,6 +58,8 @@ def reading(path: Path | str, expected: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
+    except _SYSTEM_ERRORS:
+        raise
     except _CONTENT_ERRORS as error:
         found = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, KeyError):

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from models.errors import InputError
 from models.model_description import ModelDescription, check_alike
+from models.whole_files import flush, replacing, temporary_folder
 
 WEIGHTS_FILE = "model.pth.tar"
 DESCRIPTION_FILE = "model.json"
@@ -139,14 +138,8 @@ def read_archive(path: Path) -> bytes:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file completely or not at all; its folder is created if necessary."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        # Otherwise the rename can reach the disk before the content, and a power cut in between
-        # leaves an empty file.
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager
@@ -156,13 +149,10 @@ def replacing_models(folder: Path) -> Iterator[Path]:
     Files of members that the new models do not have are removed. Other files, such as scores, stay.
     If the block raises, nothing in `folder` changes.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with temporary_folder(folder) as temporary:
         yield temporary
         folder.mkdir(exist_ok=True)
+        # Each file was flushed to the disk when it was written.
         written = {path.name for path in temporary.iterdir()}
         for name in sorted(written):
             (temporary / name).replace(folder / name)
@@ -170,8 +160,7 @@ def replacing_models(folder: Path) -> Iterator[Path]:
             for path in folder.glob(name.replace(".", "_*.", 1)):
                 if path.name not in written:
                     path.unlink()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        flush(folder)
 
 
 def _numbered(folder: Path) -> dict[int, Path]:

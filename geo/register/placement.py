@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
@@ -11,13 +12,31 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
+from pyproj.exceptions import CRSError
+from shapely.errors import ShapelyError
 
+from geo.errors import reading
 from geo.grid import Grid, main_crs
 from geo.register.polygons import Mended, is_finite, mend
 
 # Share of a tile's width by which its bounding box is widened before parcels are compared with it:
 # the sides of a reprojected tile are curved.
 MARGIN = 0.01
+
+
+def read_placed(path: Path) -> gpd.GeoDataFrame:
+    """Read the parcels of a tile as the stage clean writes them: row, parcel_id and geometry.
+
+    Raises
+    ------
+    InputError
+        If the file is not such a table.
+    """
+    with reading(path, "a table of parcels", "Make it again: snakemake -R clean."):
+        try:
+            return gpd.read_parquet(path, columns=["row", "parcel_id", "geometry"])
+        except (ShapelyError, CRSError) as error:
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from geo.errors import InputError, reading
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.writing import write_json, write_text
 
 Code = int | str
@@ -64,9 +64,11 @@ def write_classes(path: Path, table: Classes) -> None:
 
 def read_classes(path: Path) -> Classes:
     """Read the table of classes that `write_classes` wrote."""
-    with reading(path, "a table of classes", "Make it anew: snakemake -R label."):
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return Classes(table["nomenclature"], [CropClass(**values) for values in table["classes"]])
+    return read_json(
+        path,
+        lambda table: Classes(table["nomenclature"], [CropClass(**c) for c in table["classes"]]),
+        "a table of classes",
+    )
 
 
 def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError, first_five, reading
+from geo.errors import InputError, first_five
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import WITHOUT_POLYGON, ClassReason, Reason, Status
+from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.writing import replacing
 
 # The columns of ledger.csv.
@@ -163,7 +164,7 @@ def refuse_none_left(rows: pd.DataFrame, of_what: str = "", more: str = "") -> N
 
 def read_ledger(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read the ledger, or some of its columns; codes have their type in the register."""
-    with reading(path, "a ledger", "Make it anew: snakemake -R label."):
+    with artefact(path, "a ledger"):
         return pd.read_parquet(path, columns=None if columns is None else list(columns))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from geo.errors import InputError, reading
+from geo.errors import InputError
 from pipeline.classes.crop_class import Classes, Code
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.writing import write_json
 
@@ -79,20 +79,6 @@ def write_names(dataset: DatasetPaths, table: Classes) -> None:
     write_json(dataset.names, {str(c.code): c.name for c in table.classes})
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a dataset; a byte order mark is skipped.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, or is not JSON.
-    """
-    if not path.is_file():
-        raise InputError(f"The dataset lacks {path}.")
-    with reading(path, "valid JSON", "Correct the file, or write it again."):
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-
-
 def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
     """Read a JSON object; {} for a file that is optional and missing.
 
@@ -103,7 +89,7 @@ def read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
     """
     if optional and not path.is_file():
         return {}
-    values = read_json(path)
+    values: Any = read_json(path)
     if not isinstance(values, dict):
         raise InputError(
             f"{path} contains {str(values)[:50]!r}, expected a JSON object, {{...}}. Correct the "

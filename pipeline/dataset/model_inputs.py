@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date
+from pathlib import Path
+
+import torch
 
 from geo.errors import InputError
 from models.crop_model import CropModel
 from models.model_description import DataDescription, check_alike
+from models.model_files import DESCRIPTION_FILE
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.packed_tiles import batches, unmap
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
+from pipeline.workflow.artefacts import artefact
 
 # Pixels of the parcels that are predicted together.
 BATCH_BYTES = 1_000_000_000
@@ -39,6 +44,15 @@ def describe_data(
         first_date=day_zero(dataset.dates[0], season_start),
         normalisation=Normalisation(*read_normalisation(dataset.paths.normalisation)),
     )
+
+
+def load_trained(models: Path, n_folds: int, device: torch.device) -> list[CropModel]:
+    """Load the models that the stage train wrote into Fold_1, Fold_2, ..."""
+    loaded = []
+    for folder in (models / f"Fold_{k}" for k in range(1, n_folds + 1)):
+        with artefact(folder / DESCRIPTION_FILE, "the description of a model"):
+            loaded.append(CropModel.load(folder, device))
+    return loaded
 
 
 def read_inputs(

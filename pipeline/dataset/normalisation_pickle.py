@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
 from models.standardisation import Normalisation
+from pipeline.workflow.artefacts import remedy_for
+from pipeline.workflow.paths import writer_of
 from pipeline.workflow.writing import replacing
 
 # A real file has two numbers per date and channel: some kilobytes.
@@ -70,10 +72,16 @@ def read_normalisation(path: Path) -> Values:
     except (InputError, ModelInputError) as error:
         raise InputError(
             f"{path} cannot be used as normalisation values: {error}. Expected a pickle of (means, "
-            "stds), two arrays of shape (), (C,) or (T, C). Write it again, or remove it: then "
-            "the values are computed from the dataset."
+            f"stds), two arrays of shape (), (C,) or (T, C). {_remedy(path)}"
         ) from None
     return values.means, values.stds
+
+
+def _remedy(path: Path) -> str:
+    """Return what to do about a pickle of a run, or one that was made elsewhere."""
+    if writer_of(path) is not None:
+        return remedy_for(path)
+    return "Write it again, or remove it: then the values are computed from the dataset."
 
 
 def _refuse(message: str) -> NoReturn:

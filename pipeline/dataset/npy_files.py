@@ -149,7 +149,7 @@ def read_array(path: Path) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If the file is not a .npy file, contains objects, or is shorter than its header says.
+        If the file is not a .npy file, contains objects, or has another size than its header says.
     """
     with path.open("rb", buffering=0) as file:
         content = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
@@ -178,9 +178,12 @@ def _parse_header(
     length = int.from_bytes(begin[8 : 12 if wide else 10].tobytes(), "little")
     start = (12 if wide else 10) + length
     shape, fortran_order, dtype = _parse_described(begin[:start].tobytes())
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
     expected = start + math.prod(shape) * dtype.itemsize
-    if n_bytes < expected:
-        raise ValueError(f"it has {n_bytes} bytes, expected {expected}: it is incomplete")
+    if n_bytes != expected:
+        reason = "it is incomplete" if n_bytes < expected else "something was appended to it"
+        raise ValueError(f"it has {n_bytes} bytes, expected {expected}: {reason}")
     return start, shape, fortran_order, dtype
 
 

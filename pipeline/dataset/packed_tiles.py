@@ -7,7 +7,6 @@ contiguous and the pixels of a parcel are next to each other, so a draw reads fe
 from __future__ import annotations
 
 import io
-import json
 import math
 import mmap
 import os
@@ -25,9 +24,9 @@ import pyarrow.parquet as pq
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from geo.errors import InputError
 from models.pixel_sets import StackedRows, arrays_of
 from pipeline.dataset.metadata import as_number
+from pipeline.workflow.artefacts import artefact, read_json
 from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.writing import replacing, write_json
 
@@ -39,7 +38,6 @@ PARCELS = pa.schema(
         "held": pa.bool_(),
     }
 )
-REMEDY = "Make it again: snakemake -R assemble, or snakemake -R ingest for an existing dataset."
 
 
 @dataclass(frozen=True)
@@ -118,22 +116,28 @@ def write_tile(paths: TilePaths, tile: PackedTile) -> None:
 
 def read_tile(paths: TilePaths) -> PackedTile:
     """Read what `write_tile` wrote."""
-    values = json.loads(paths.description.read_text(encoding="utf-8"))
     # `read_table` and `to_numpy` would also import pandas.
-    with pq.ParquetFile(paths.parcels) as file:
-        table = file.read().to_pydict()
-    values["dates"] = _as_dates(values["dates"])
-    if (own := values["parcel_dates"]) is not None:
-        # Most parcels have the same dates as many others: they share one tuple.
-        shared = {tuple(days): _as_dates(days) for days in own.values()}
-        values["parcel_dates"] = {i: shared[tuple(days)] for i, days in own.items()}
-    return PackedTile(
-        parcel_ids=table["parcel_id"],
-        n_pixels=np.array(table["n_pixels"], np.int64),
-        n_dates=np.array(table["n_dates"], np.int64),
-        held=np.array(table["held"], bool),
-        **values,
-    )
+    with (
+        artefact(paths.parcels, "the table of a tile's parcels"),
+        pq.ParquetFile(paths.parcels) as file,
+    ):
+        table = file.read().cast(PARCELS).to_pydict()
+
+    def parse(values: dict[str, Any]) -> PackedTile:
+        values["dates"] = _as_dates(values["dates"])
+        if (own := values["parcel_dates"]) is not None:
+            # Most parcels have the same dates as many others: they share one tuple.
+            shared = {tuple(days): _as_dates(days) for days in own.values()}
+            values["parcel_dates"] = {i: shared[tuple(days)] for i, days in own.items()}
+        return PackedTile(
+            parcel_ids=table["parcel_id"],
+            n_pixels=np.array(table["n_pixels"], np.int64),
+            n_dates=np.array(table["n_dates"], np.int64),
+            held=np.array(table["held"], bool),
+            **values,
+        )
+
+    return read_json(paths.description, parse, "the description of a tile")
 
 
 def _as_dates(numbers: Sequence[int]) -> tuple[date, ...]:
@@ -220,20 +224,20 @@ def map_array(path: Path, dtype: type, ndim: int) -> NDArray[Any]:
     Raises
     ------
     InputError
-        If the file is missing or incomplete, or has another type or number of axes.
+        If the file is missing, has another size than its header says, or has another type or
+        number of axes.
     """
-    try:
+    with artefact(path, "a readable array"):
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"The dataset lacks {path}, its packed pixels. {REMEDY}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable array: {error}. {REMEDY}") from error
-    if array.dtype != dtype or array.ndim != ndim:
-        raise InputError(
-            f"{path} is {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of {ndim} "
-            f"axes. {REMEDY}"
-        )
-    return array
+        if array.dtype != dtype or array.ndim != ndim:
+            raise ValueError(
+                f"it is {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of {ndim} "
+                "axes"
+            )
+        size, expected = path.stat().st_size, getattr(array, "offset", 0) + array.nbytes
+        if size != expected:
+            raise ValueError(f"it has {size} bytes, expected {expected}")
+        return array
 
 
 def unmap(*arrays: NDArray[Any] | StackedRows[Any] | None) -> None:

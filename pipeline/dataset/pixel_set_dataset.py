@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import InputError, reading
+from geo.errors import InputError, first_five
 from models.pixel_sets import PixelSets, StackedRows, stacked
 from pipeline.classes.crop_class import Code, CropClass
-from pipeline.dataset.metadata import read_json
-from pipeline.dataset.packed_tiles import REMEDY, map_array
+from pipeline.dataset.packed_tiles import map_array
+from pipeline.workflow.artefacts import read_json, remedy_for
 from pipeline.workflow.paths import DatasetPaths
+
+ROLES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class PixelSetDataset:
     @cached_property
     def tiles(self) -> list[str]:
         """The tiles of the dataset's parcels, in its order."""
-        return list(read_json(self.paths.tiles))
+        return read_json(self.paths.tiles, list)
 
     # Parcels
 
@@ -125,8 +126,7 @@ class PixelSetDataset:
     @cached_property
     def n_dates(self) -> dict[str, int]:
         """Number of dates on which each parcel is clear, {id: number}, in the dataset's order."""
-        n_dates = read_json(self.paths.n_dates)
-        return {i: n_dates[i] for i in self.ids}
+        return read_json(self.paths.n_dates, lambda n_dates: {i: n_dates[i] for i in self.ids})
 
     @cached_property
     def positions(self) -> NDArray[np.float64]:
@@ -136,21 +136,14 @@ class PixelSetDataset:
                 f"The dataset has no {self.paths.positions}, the positions of the parcels. "
                 "Set split.by to random or stratified."
             )
-        positions = read_json(self.paths.positions)
-        return np.array([positions[i] for i in self.ids], float).reshape(-1, 2)
+        ids, values = read_json(self.paths.positions, _as_table)
+        return self._rows_of(self.paths.positions, ids, values, "Set split.by to random")
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
         """Geometric features of every parcel, float64 (N, F)."""
-        ids, values = self._features
-        row = {parcel_id: i for i, parcel_id in enumerate(ids)}
-        if missing := [i for i in self.ids if i not in row]:
-            raise InputError(
-                f"{self.paths.features} lacks {len(missing)} parcels, such as "
-                f"{', '.join(missing[:5])}. Set model.geometric_features to false, or add them."
-            )
-        features: NDArray[np.float64] = values[[row[i] for i in self.ids]]
-        return features
+        remedy = "Set model.geometric_features to false"
+        return self._rows_of(self.paths.features, *self._features, remedy)
 
     @property
     def all_features(self) -> NDArray[np.float64]:
@@ -162,18 +155,19 @@ class PixelSetDataset:
     @cached_property
     def nomenclature(self) -> str | None:
         """The nomenclature of the classes; None without labels."""
-        name: str | None = read_json(self.paths.nomenclature)
-        return name
+        return read_json(self.paths.nomenclature, _as_name)
 
     @cached_property
     def names(self) -> dict[str, str]:
         """Names of all declared classes, {code as text: name}."""
-        return dict(read_json(self.paths.names))
+        return read_json(self.paths.names, dict)
 
     @cached_property
     def classes(self) -> list[CropClass]:
         """The classes in order of the class index, with the names that are saved with a model."""
-        return [CropClass(c["code"], c["name"]) for c in read_json(self.paths.classes)]
+        return read_json(
+            self.paths.classes, lambda values: [CropClass(c["code"], c["name"]) for c in values]
+        )
 
     @cached_property
     def shown_classes(self) -> list[CropClass]:
@@ -183,7 +177,7 @@ class PixelSetDataset:
     @cached_property
     def codes(self) -> dict[str, Code | None]:
         """The declared class code of each parcel, None where none is declared."""
-        return dict(read_json(self.paths.labels).get(self.nomenclature, {}))
+        return read_json(self.paths.labels, lambda labels: dict(labels.get(self.nomenclature, {})))
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -224,7 +218,7 @@ class PixelSetDataset:
     @cached_property
     def description(self) -> dict[str, Any]:
         """Bands, cloud treatment, and whether the imagery is simulated, as in dataset.json."""
-        return dict(read_json(self.paths.description))
+        return read_json(self.paths.description, _as_description)
 
     @property
     def bands(self) -> list[str]:
@@ -239,19 +233,23 @@ class PixelSetDataset:
     @cached_property
     def dates(self) -> list[date]:
         """The dates of all parcels, in order of time."""
-        values = read_json(self.paths.dates)
-        return [date.fromisoformat(str(values[str(i)])) for i in range(len(values))]
+        return read_json(
+            self.paths.dates, lambda values: [_as_date(values[str(i)]) for i in range(len(values))]
+        )
 
     @cached_property
     def parcel_dates(self) -> dict[str, list[date]] | None:
         """The dates of each parcel, in order of time; None if all parcels have the same dates."""
         if not self.paths.parcel_dates.is_file():
             return None
-        values = read_json(self.paths.parcel_dates)
-        # Most parcels have the same dates as many others: each date is parsed once.
-        numbers = {number for own in values.values() for number in own}
-        days = {number: date.fromisoformat(str(number)) for number in numbers}
-        return {i: [days[number] for number in values[i]] for i in self.ids}
+
+        def parse(values: dict[str, list[int]]) -> dict[str, list[date]]:
+            # Most parcels have the same dates as many others: each date is parsed once.
+            numbers = {number for own in values.values() for number in own}
+            days = {number: _as_date(number) for number in numbers}
+            return {i: [days[number] for number in values[i]] for i in self.ids}
+
+        return read_json(self.paths.parcel_dates, parse)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -329,9 +327,21 @@ class PixelSetDataset:
         if rows.shape != expected:
             raise InputError(
                 f"{', '.join(map(str, files[:5]))}: {np.dtype(dtype)} of shape {rows.shape}, the "
-                f"dataset's META says {expected}. {REMEDY}"
+                f"dataset's META says {expected}. {remedy_for(files[0])}"
             )
         return rows
+
+    def _rows_of(
+        self, path: Path, ids: Sequence[str], values: NDArray[np.float64], remedy: str
+    ) -> NDArray[np.float64]:
+        """Return the rows of a file's table for the parcels of the dataset."""
+        row = {parcel_id: i for i, parcel_id in enumerate(ids)}
+        if missing := [i for i in self.ids if i not in row]:
+            raise InputError(
+                f"{path} lacks {len(missing)} parcels, such as {first_five(missing)}. {remedy}, or "
+                "add them."
+            )
+        return values[[row[i] for i in self.ids]]
 
     @cached_property
     def _days(self) -> NDArray[np.int64]:
@@ -339,7 +349,7 @@ class PixelSetDataset:
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
-        return dict(read_json(self.paths.sizes))
+        return read_json(self.paths.sizes, dict)
 
     @cached_property
     def _features(self) -> tuple[list[str], NDArray[np.float64]]:
@@ -348,10 +358,7 @@ class PixelSetDataset:
             raise InputError(
                 f"The dataset has no {self.paths.features}: set model.geometric_features to false."
             )
-        found = read_json(self.paths.features)
-        values = np.array(list(found.values()), np.float64)
-        # Like the reference, accept a single number for a list of one.
-        return list(found), values[:, None] if values.ndim == 1 else values
+        return read_json(self.paths.features, _as_table)
 
 
 def pad(parcels: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -392,8 +399,37 @@ def pad(parcels: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def read_folds(path: Path) -> list[dict[str, list[str]]]:
     """Read the folds that split wrote: {train, validation or test: parcel ids} each."""
-    with reading(path, "the folds of a dataset", "Make it again: snakemake -R split."):
-        return [dict(fold) for fold in json.loads(path.read_text(encoding="utf-8"))["folds"]]
+    return read_json(
+        path,
+        lambda values: [{role: fold[role] for role in ROLES} for fold in values["folds"]],
+        "the folds of a dataset",
+    )
+
+
+def _as_date(number: int) -> date:
+    """Parse YYYYMMDD."""
+    return date.fromisoformat(str(number))
+
+
+def _as_name(value: Any) -> str | None:
+    """Check that JSON is a name or null."""
+    if not isinstance(value, str | None):
+        raise ValueError(f"it contains {value!r}")
+    return value
+
+
+def _as_description(values: Any) -> dict[str, Any]:
+    """Check the parts of dataset.json that stages use."""
+    if lacking := [key for key in ("bands", "crs", "fill", "simulated") if key not in values]:
+        raise ValueError(f"it lacks {', '.join(lacking)}")
+    return dict(values)
+
+
+def _as_table(values: dict[str, Any]) -> tuple[list[str], NDArray[np.float64]]:
+    """Return the keys of JSON, and its values as an array, which is ten times smaller."""
+    table = np.array(list(values.values()), np.float64)
+    # Like the reference, accept a single number for a list of one.
+    return list(values), table[:, None] if table.ndim == 1 else table
 
 
 def day_zero(first: date, season_start: str | date | None) -> date:

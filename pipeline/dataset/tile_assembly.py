@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.pixels.gap_filling import fill_linear
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.packed_tiles import PackedTile, arrow, batches, packing
+from pipeline.dataset.packed_tiles import PackedTile, arrow, batches, map_array, packing
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.progress import ProgressLog
@@ -372,8 +372,8 @@ class TileSeries:
             for day, same_date in groupby(rows, key=lambda row: row.date)
         }
         pixels, clear = (
-            [[_map(extracted / f"{i}{suffix}", index) for i in own] for own in ids.values()]
-            for suffix in (".npy", ".valid.npy")
+            [[_map(extracted / f"{i}{suffix}", index, kind) for i in own] for own in ids.values()]
+            for suffix, kind in ((".npy", (np.uint16, 2)), (".valid.npy", (bool, 1)))
         )
         return cls(index, list(ids), pixels, clear)
 
@@ -454,9 +454,9 @@ class Observations:
         return counts
 
 
-def _map(path: Path, index: PixelIndex) -> NDArray[Any]:
+def _map(path: Path, index: PixelIndex, kind: tuple[type, int]) -> NDArray[Any]:
     """Map an extracted file; refuse a file with another number of pixels than the index."""
-    array: NDArray[Any] = np.load(path, mmap_mode="r")
+    array = map_array(path, *kind)
     if array.shape[-1] != len(index.rows):
         raise InputError(
             f"{path} has {array.shape[-1]} pixels, the pixel index of tile {index.tile} has "

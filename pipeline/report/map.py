@@ -24,6 +24,7 @@ from geo.register.columns import as_text
 from pipeline.classes.reasons import Status
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import TEXTS
+from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.rounding import score
 
 # The longer side of the map, in units of the view box or pixels of the image.
@@ -156,20 +157,19 @@ def draw_map(
 
 def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
     """Read the predicted parcels, with their outlines in a coordinate system; see `draw_map`."""
-    names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
-    n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
+    with artefact(layer, "a GeoPackage of predictions"):
+        names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
+        n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
+        table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
+        outlines = table.geometry.to_crs(crs)
+        parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
+        parcels["confidence"] = table["confidence"]
     if n_rows != n_predictions:
         raise InputError(
             f"{layer} has {n_rows} rows, the table of predictions has {n_predictions}. "
             "Write them again: snakemake -R predict."
         )
-    table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
-    parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
-    return parcels.assign(
-        confidence=table["confidence"],
-        geometry=table.geometry.to_crs(crs).array,
-        agreement=agreement(parcels),
-    )
+    return parcels.assign(geometry=outlines.array, agreement=agreement(parcels))
 
 
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:

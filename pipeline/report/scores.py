@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError, reading
 from models.metrics import confusion_matrix
+from pipeline.workflow.artefacts import artefact, read_json
 from pipeline.workflow.paths import RunPaths
 
 METHODS = {
@@ -28,6 +29,8 @@ TEXTS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
     "pred_source",
 ]
+# What a training log contains of every epoch.
+LOGGED = {f"{part}_{of}" for part in ("train", "val") for of in ("loss", "accuracy", "IoU")}
 # Confidences for which the report shows how many parcels reach them.
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 # The accuracy of fewer parcels is too uncertain to show.
@@ -39,7 +42,7 @@ TrainLog = dict[int, dict[str, float]]
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read the predictions of every input parcel: codes as text, "" where there is none."""
-    with reading(path, "a table of predictions", "Make it again: snakemake -R predict."):
+    with artefact(path, "a table of predictions"):
         table = pd.read_parquet(path, columns=[*TEXTS, "confidence"])
     for column in TEXTS:
         table[column] = table[column].astype("string").fillna("").astype(object)
@@ -135,21 +138,25 @@ def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
     """Read all scores of a run; None if there are none, as without labels."""
     if not paths.overall.is_file():
         return None
-    overall = {"model": _read_json(paths.overall)}
+    overall = {"model": read_json(paths.overall, _overall_scores)}
     if paths.baselines.is_file():
-        overall |= _read_json(paths.baselines)
-    classes = [
-        ClassScore(**_null_as_nan(row) | {"code": str(row["code"])})
-        for row in _read_json(paths.per_class)
-    ]
+        overall |= read_json(
+            paths.baselines, lambda found: {m: _overall_scores(own) for m, own in found.items()}
+        )
+    classes = read_json(
+        paths.per_class,
+        lambda rows: [ClassScore(**_null_as_nan(r) | {"code": str(r["code"])}) for r in rows],
+    )
     classes.sort(key=lambda score: -score.support)
-    folds = _read_json(paths.folds)
+    divided_by, parts = read_json(
+        paths.folds, lambda folds: (folds["by"], [_count_roles(fold) for fold in folds["folds"]])
+    )
     return Scores(
         {method: overall[method] for method in METHODS if method in overall},
         classes,
         count_confusions(out_of_fold(predictions), [score.code for score in classes]),
-        _read_fold_scores(paths, folds["folds"]),
-        folds["by"],
+        _read_fold_scores(paths, parts),
+        divided_by,
     )
 
 
@@ -186,9 +193,17 @@ def read_trainlogs(paths: RunPaths) -> dict[int, TrainLog]:
     """Read the training log of every fold, by number of the fold."""
     logs = {}
     for path in paths.models.glob("Fold_*/trainlog.json"):
-        epochs = {int(epoch): _null_as_nan(values) for epoch, values in _read_json(path).items()}
-        logs[int(path.parent.name.removeprefix("Fold_"))] = dict(sorted(epochs.items()))
+        logs[int(path.parent.name.removeprefix("Fold_"))] = read_json(path, _training_log)
     return dict(sorted(logs.items()))
+
+
+def _training_log(values: Mapping[str, Mapping[str, Any]]) -> TrainLog:
+    """Return the scores by epoch, in order."""
+    epochs = {int(epoch): _null_as_nan(own) for epoch, own in values.items()}
+    for epoch, own in epochs.items():
+        if lacking := LOGGED - own.keys():
+            raise ValueError(f"epoch {epoch} lacks {', '.join(sorted(lacking))}")
+    return dict(sorted(epochs.items()))
 
 
 def best_epoch(log: TrainLog) -> int:
@@ -200,35 +215,43 @@ def best_epoch(log: TrainLog) -> int:
     return max(finite, key=lambda epoch: (log[epoch]["val_IoU"], epoch))
 
 
-def _read_fold_scores(
-    paths: RunPaths, folds: Sequence[Mapping[str, Sequence[str]]]
-) -> list[FoldScore]:
+def _read_fold_scores(paths: RunPaths, parts: Sequence[Mapping[str, int]]) -> list[FoldScore]:
     """Read the scores of every fold on its test part."""
     scores = []
     for number, log in read_trainlogs(paths).items():
-        metrics = _null_as_nan(_read_json(paths.fold(number) / "test_metrics.json"))
-        sizes = {f"n_{role}": len(ids) for role, ids in folds[number - 1].items()}
+        accuracy, iou, loss = read_json(paths.fold(number) / "test_metrics.json", _test_scores)
         scores.append(
             FoldScore(
                 number=number,
-                accuracy=metrics["test_accuracy"] / 100,
-                iou=metrics["test_IoU"],
-                loss=metrics["test_loss"],
+                accuracy=accuracy / 100,
+                iou=iou,
+                loss=loss,
                 epoch=best_epoch(log),
                 n_epochs=len(log),
-                **sizes,
+                **parts[number - 1],
             )
         )
     return scores
 
 
+def _count_roles(fold: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the number of parcels of every part of a fold."""
+    return {f"n_{role}": len(fold[role]) for role in ("train", "validation", "test")}
+
+
+def _overall_scores(values: Mapping[str, float]) -> dict[str, float]:
+    """Check that the scores are there that the report shows."""
+    return {**values, **{metric: float(values[metric]) for metric in METRICS}}
+
+
+def _test_scores(values: Mapping[str, Any]) -> list[float]:
+    """Return accuracy in percent, mIoU and loss on the test part of a fold."""
+    found = _null_as_nan(values)
+    return [float(found[f"test_{name}"]) for name in ("accuracy", "IoU", "loss")]
+
+
 def _null_as_nan(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in values.items()}
-
-
-def _read_json(path: Path) -> Any:
-    with reading(path, "JSON", "Delete it and run the workflow again."):
-        return json.loads(path.read_text(encoding="utf-8"))
 
 
 # Scores of other runs, for comparison

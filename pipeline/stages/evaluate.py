@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from models.crop_model import CropModel
 from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
-from pipeline.dataset.model_inputs import read_inputs
+from pipeline.dataset.model_inputs import load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.baselines import Matrix, classify_series, majority
 from pipeline.workflow.settings import EvaluateSettings
@@ -56,7 +55,7 @@ def evaluate(
     device = choose_device(settings.train.device, threads)
     opened = PixelSetDataset.open(dataset)
     classes, parts = opened.shown_classes, opened.folds(folds)
-    trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
+    trained = load_trained(models, len(parts), device)
     data = read_inputs(opened, trained, classes)
     matrices: dict[str, list[Matrix]] = {"model": []}
     for number, (fold, model) in enumerate(zip(parts, trained, strict=True), 1):

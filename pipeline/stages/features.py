@@ -11,9 +11,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geo.errors import InputError, first_five, reading
+from geo.errors import InputError, first_five
 from geo.grid import main_crs
 from geo.pixels.pixel_index import PixelIndex
+from geo.register.placement import read_placed
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.writing import write_json
 
@@ -51,8 +52,7 @@ def features(
     for path in pixel_index:
         index = PixelIndex.load(path)
         source = parcels / f"{index.tile}.parquet"
-        with reading(source, "a table of parcels", "Make it anew: snakemake -R clean."):
-            table = gpd.read_parquet(source, columns=["parcel_id", "geometry"])
+        table = read_placed(source)
         ids, geometries = index.parcel_ids, table.set_index("parcel_id").geometry
         if (lacking := [i for i in ids if i not in geometries.index]) or (index.sizes == 0).any():
             raise InputError(

@@ -209,7 +209,7 @@ def _write_changed(texts: Mapping[Path, str], folder: Path) -> None:
         if path not in texts:
             path.unlink()
     for path, text in texts.items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
+from pipeline.classes import crop_class
 from pipeline.classes.class_mapping import choose_classes, read_codes, with_other
 from pipeline.classes.crop_class import (
     Classes,
     Code,
     CropClass,
-    read_names,
     write_classes,
     write_classes_csv,
 )
@@ -25,14 +25,20 @@ from pipeline.classes.ledger import class_reasons, say_counts, set_aside, status
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.existing_dataset import (
     ExistingParcel,
-    check_features,
     pack_arrays,
-    read_declared,
     read_own_normalisation,
     read_parcels,
+    say_nodata,
+)
+from pipeline.dataset.existing_metadata import (
+    check_features,
+    read_declared,
+    read_description,
+    read_n_dates,
+    read_names,
+    read_positions,
 )
 from pipeline.dataset.metadata import (
-    read_json,
     read_object,
     write_labels,
     write_metadata,
@@ -62,8 +68,12 @@ def ingest(
     The existing dataset is not changed. Its pixels are packed as assemble packs those of a tile.
     DATA and VALID become links to its folders, unless dataset.npy_files is false. They are
     written again where a run cannot use them as they are: if dates are not in order of time, or
-    integers are of another type, or files are named differently, or VALID shows pixels that are
-    clear on no date. Such pixels are left out; a parcel without other pixels is rejected.
+    numbers are of another type or unit, or files are named differently, or observations have no
+    data, or VALID shows pixels that are clear on no date. Such pixels are left out; a parcel
+    without other pixels is rejected.
+
+    Observations without data (see `stored_values`) are interpolated linearly in time, as cloudy
+    ones are, unless the dataset masks clouds.
 
     Parameters
     ----------
@@ -96,11 +106,11 @@ def ingest(
             "Choose another name for the run."
         )
     existing, paths = DatasetPaths(source), DatasetPaths(dataset)
-    found = examine(source, settings)
+    found = examine(source, settings, threads)
     parcels = found.usable
     tile = paths.tile(INGESTED)
     tile.root.mkdir(parents=True, exist_ok=True)
-    pack_arrays(parcels, existing, tile, threads)
+    pack_arrays(parcels, tile, threads, fill=found.description["fill"] != "none")
     _write_metadata(existing, paths, found)
     labels = {name: {i: codes[i] for i in parcels} for name, codes in found.labels.items()}
     write_labels(paths, labels, found.classes)
@@ -128,45 +138,59 @@ class Examined:
         Parcels that are used or predicted, by id.
     labels
         {nomenclature: {id: code or None}}.
-    bands
-        Names of the channels.
     rows
         The ledger.
     classes
         Classes of the nomenclature to train on.
     normalisation
         Means and standard deviations, dates in order of time; None where they are computed.
+    description
+        Content of dataset.json.
     """
 
     usable: dict[str, ExistingParcel]
     labels: dict[str, dict[str, Code | None]]
-    bands: list[str]
     rows: pd.DataFrame
     classes: Classes
     normalisation: Values | None
+    description: dict[str, Any]
+
+    @property
+    def bands(self) -> list[str]:
+        """Names of the channels."""
+        return list(self.description["bands"])
 
 
-def examine(source: Path, settings: IngestSettings) -> Examined:
-    """Read and check an existing dataset without the values of its arrays; see `ingest`."""
+def examine(source: Path, settings: IngestSettings, threads: int = 1) -> Examined:
+    """Read and check an existing dataset; see `ingest`."""
     existing = DatasetPaths(source)
-    parcels = read_parcels(existing)
+    parcels = read_parcels(existing, settings.dataset.reflectance_scale, threads)
     declared = read_declared(existing)
     labels = _labels(existing, declared, parcels)
     nomenclature = _nomenclature(labels, settings.dataset)
     check_features(existing)
+    read_positions(existing)
     codes = labels.get(nomenclature or "", {})
     without_array = sorted({i for own in declared.values() for i in own} - parcels.keys())
     rows = _start_ledger(existing, parcels, without_array, codes)
-    names = read_object(existing.names, optional=True)
+    names = read_names(existing)
     classes = Classes(nomenclature, _choose(rows, settings, names))
     if nomenclature in labels:
         labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
     usable = {i: parcels[i] for i in rows.loc[rows["status"] != Status.REJECTED, "parcel_id"]}
     if not usable:
         raise InputError(f"No parcel of {source} has a pixel that is clear on a date.")
-    first = next(iter(usable.values()))
-    bands = _bands(existing, first.shape[1], settings)
-    return Examined(usable, labels, bands, rows, classes, read_own_normalisation(existing, first))
+    own = list(usable.values())
+    if nodata := say_nodata(own):
+        logger.warning(nodata)
+    return Examined(
+        usable,
+        labels,
+        rows,
+        classes,
+        read_own_normalisation(existing, own),
+        _describe(existing, own, settings),
+    )
 
 
 def _labels(
@@ -225,9 +249,12 @@ def _start_ledger(
 
 
 def _clear_dates(existing: DatasetPaths, parcels: Mapping[str, ExistingParcel]) -> dict[str, int]:
-    """Return the number of dates on which each parcel is clear; all its dates if not stated."""
-    n_dates = read_object(existing.n_dates, optional=True)
-    return {i: n_dates.get(i, len(parcel.dates)) for i, parcel in parcels.items()}
+    """Return the number of dates on which each parcel is clear, as stated or as found."""
+    stated = read_n_dates(existing)
+    return {
+        i: parcel.n_clear_dates if parcel.has_nodata else stated.get(i, parcel.n_clear_dates)
+        for i, parcel in parcels.items()
+    }
 
 
 def _choose(
@@ -236,7 +263,7 @@ def _choose(
     """Choose the classes, and complete the ledger: parcels are used, only predicted or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
     codes = rows["code"].where(usable)
-    names = read_names(options.names) if options.names else known_names
+    names = crop_class.read_names(options.names) if options.names else known_names
     trained = settings.predict.weights is None
     classes, chosen = options.classes, list[CropClass]()
     if options.other_class is not None:
@@ -250,16 +277,22 @@ def _choose(
     return chosen
 
 
-def _bands(existing: DatasetPaths, n_channels: int, settings: IngestSettings) -> list[str]:
-    """Return the names of the channels."""
-    described = read_object(existing.description, optional=True).get("bands")
-    bands = settings.dataset.bands or described or settings.imagery.bands
+def _describe(
+    existing: DatasetPaths, parcels: Sequence[ExistingParcel], settings: IngestSettings
+) -> dict[str, Any]:
+    """Return the content of dataset.json: as in the existing one, completed."""
+    description = read_description(existing)
+    bands = settings.dataset.bands or description.get("bands") or settings.imagery.bands
+    n_channels = parcels[0].shape[1]
     if len(bands) != n_channels:
         raise InputError(
             f"DATA/<id>.npy have {n_channels} channels, but {len(bands)} bands are named: "
             f"{', '.join(bands)}. List their names, in order, in dataset.bands."
         )
-    return list(bands)
+    description["bands"] = list(bands)
+    if description["fill"] is None and any(parcel.has_nodata for parcel in parcels):
+        description["fill"] = "linear"
+    return description
 
 
 def _write_metadata(existing: DatasetPaths, paths: DatasetPaths, found: Examined) -> None:
@@ -276,11 +309,7 @@ def _write_metadata(existing: DatasetPaths, paths: DatasetPaths, found: Examined
         dates=dates,
         sizes={i: parcel.n_pixels for i, parcel in parcels.items()},
         n_dates=_clear_dates(existing, parcels),
-        description={
-            **{"tiles": {}, "crs": None, "fill": None, "mask": None, "simulated": False},
-            **read_object(existing.description, optional=True),
-            "bands": found.bands,
-        },
+        description=found.description,
         parcel_dates=parcel_dates,
     )
 
@@ -288,7 +317,7 @@ def _write_metadata(existing: DatasetPaths, paths: DatasetPaths, found: Examined
 def _copy_json(source: Path, target: Path) -> None:
     """Copy a file of the dataset if it exists; else remove that of an earlier run."""
     if source.is_file():
-        write_json(target, read_json(source))
+        write_json(target, read_object(source))
     else:
         target.unlink(missing_ok=True)
 
@@ -300,7 +329,7 @@ def _place_npy_files(
     threads: int,
 ) -> None:
     """Link to DATA and VALID of the existing dataset if they can be used; else write them."""
-    with_valid = existing.valid.is_dir()
+    with_valid = existing.valid.is_dir() or any(parcel.has_nodata for parcel in parcels.values())
     if all(parcel.is_as_stored(parcel_id) for parcel_id, parcel in parcels.items()):
         paths.pixels.symlink_to(existing.pixels.resolve(), target_is_directory=True)
         if with_valid:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from geo.errors import first_five, reading
+from geo.errors import first_five
 from geo.register.columns import with_codes
 from pipeline.classes.class_mapping import classify, nomenclatures
 from pipeline.classes.crop_class import Classes, Code, with_names, write_classes
@@ -25,6 +25,7 @@ from pipeline.classes.ledger import (
 )
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.metadata import write_labels
+from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.sections import named_columns
 from pipeline.workflow.settings import LabelSettings
@@ -107,7 +108,7 @@ def label(
 
 def _read(path: Path, stage: str) -> pd.DataFrame:
     """Read a table that a stage wrote."""
-    with reading(path, f"a table of the stage {stage}", f"Make it anew: snakemake -R {stage}."):
+    with artefact(path, f"a table of the stage {stage}"):
         return pd.read_parquet(path)
 
 

@@ -20,7 +20,7 @@ from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.model_inputs import describe_data, in_order, read_inputs
+from pipeline.dataset.model_inputs import describe_data, in_order, load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.predictions.columns import (
     ENSEMBLE,
@@ -98,7 +98,7 @@ def predict(
         classes = [CropClass(code, name) for code, name in pairs]
     else:
         parts = opened.folds(folds)
-        trained = [CropModel.load(models / f"Fold_{k}", device) for k in range(1, len(parts) + 1)]
+        trained = load_trained(models, len(parts), device)
         classes = opened.shown_classes
     inputs = read_inputs(opened, trained, classes)
     choices = choose_classes(inputs, parts, trained, classes, settings.predict.batch_size)

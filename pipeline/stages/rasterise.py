@@ -11,10 +11,9 @@ import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
-from geo.errors import reading
 from geo.grid import read_grids
 from geo.pixels.pixel_index import PixelIndex, index_pixels
-from geo.register.placement import buffered
+from geo.register.placement import buffered, read_placed
 from pipeline.workflow.settings import RasteriseSettings
 from pipeline.workflow.writing import replacing
 
@@ -55,8 +54,8 @@ def rasterise(
     settings
         parcels.all_touched, min_covered_fraction, buffer_m and min_pixels.
     """
-    usable = _read_parcels(parcels / f"{tile}.parquet")
-    rejected = _read_parcels(parcels / f"{tile}.rejected.parquet")
+    usable = read_placed(parcels / f"{tile}.parquet")
+    rejected = read_placed(parcels / f"{tile}.rejected.parquet")
     table = pd.concat([usable, rejected], ignore_index=True)
     found = index_pixels(
         buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
@@ -73,12 +72,6 @@ def rasterise(
     _write_counts(counts, table.assign(n_pixels=found.sizes, indexed=is_indexed))
     _write_label_image(label_image, index)
     logger.info("%d parcels, %d pixels of tile %s", len(index.parcel_ids), len(index.rows), tile)
-
-
-def _read_parcels(path: Path) -> gpd.GeoDataFrame:
-    """Read a table of parcels that clean wrote."""
-    with reading(path, "a table of parcels", "Make it anew: snakemake -R clean."):
-        return gpd.read_parquet(path)
 
 
 def _write_index(path: Path, index: PixelIndex) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from pipeline.report.scores import (
     read_scores,
     read_trainlogs,
 )
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import percent, rounded, score
@@ -139,8 +139,10 @@ def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
 
 def _versions(paths: RunPaths) -> list[str]:
     """Return the versions of the packages that the models were trained with."""
-    models = [json.loads(path.read_text()) for path in paths.models.glob("Fold_*/model.json")]
-    return sorted({f"{name} {number}" for m in models for name, number in m["versions"].items()})
+    versions: set[str] = set()
+    for path in paths.models.glob("Fold_*/model.json"):
+        versions |= read_json(path, lambda model: set(map(" ".join, model["versions"].items())))
+    return sorted(versions)
 
 
 def _files(paths: RunPaths) -> list[tuple[str, str]]:

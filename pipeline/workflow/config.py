@@ -206,7 +206,9 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
     written = sorted((p for p in jobs if p.is_file()), key=lambda path: path.stat().st_mtime_ns)
     used: dict[str, Any] = {}
     for path in written:
-        with reading(path, "a record of settings", "Delete it and run the stage again."):
+        stage = path.stem if path.parent.name == "settings" else path.parent.name
+        remedy = f"Make it again: snakemake -R {stage}."
+        with reading(path, "a record of settings", remedy):
             record = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
         for key, value in record.items():
             used[key] = value

@@ -13,6 +13,38 @@ NORMALISATIONS = ("normalisation_values.pkl", "S2-2017-T31TFM-meanstd.pkl")
 INGESTED = "ingested"
 
 
+# The stage that writes an artefact again, by its path below the folder of a run. The first pattern
+# that fits counts. Files that no stage reads are not listed.
+_WRITERS = {
+    "acquisitions.json": "index",
+    "grids.json": "index",
+    "acquisitions/*.json": "index",
+    "parcels/register.parquet": "clean",
+    "parcels/overlaps.parquet": "clean",
+    "parcels/tiles/*.parquet": "clean",
+    "parcels/pixel_index/*": "rasterise",
+    "extracted/*.npy": "extract",
+    "dataset/tiles/*/*": "assemble",
+    "parcels/ledger.parquet": "label",
+    "parcels/classes.json": "label",
+    "dataset/META/labels.json": "label",
+    "dataset/META/nomenclature.json": "label",
+    "dataset/META/classes.json": "label",
+    "dataset/META/names.json": "names",
+    "dataset/META/geomfeat.json": "features",
+    "dataset/META/positions.json": "features",
+    "dataset/META/*.json": "export",
+    "dataset/*.pkl": "normalise",
+    "folds.json": "split",
+    "models/Fold_*/test_metrics.json": "evaluate",
+    "models/Fold_*/*": "train",
+    "models/*.json": "evaluate",
+    "predictions/*": "predict",
+}
+# The stages in whose place an existing dataset is ingested.
+_NOT_INGESTED = {"split", "train", "evaluate", "predict"}
+
+
 class _Folder(Protocol):
     @property
     def root(self) -> Path: ...
@@ -325,3 +357,19 @@ class RunPaths:
     def benchmark(self, job: str) -> Path:
         """Return the file of time and memory of a rule, or of one job of it."""
         return self.root / "benchmarks" / f"{job}.tsv"
+
+
+def writer_of(path: Path) -> str | None:
+    """Return the stage that writes an artefact of a run; None for any other file."""
+    for pattern, stage in _WRITERS.items():
+        if not path.match(pattern):
+            continue
+        run = RunPaths(path.parents[pattern.count("/")])
+        # A dataset that was made elsewhere has such files, too, but does not lie in a run.
+        if pattern.startswith("dataset/") and not run.dataset.tiles.is_file():
+            return None
+        if stage not in _NOT_INGESTED and run.dataset.tile(INGESTED).root.is_dir():
+            normalised = stage == "normalise" and run.record("normalise").is_file()
+            return "normalise" if normalised else "ingest"
+        return stage
+    return None

@@ -416,6 +416,9 @@ class Dataset(Section):
     bands: Annotated[list[str], Field(min_length=1)] | None = None
     """bands of its channels, in order; null: those in META/dataset.json, otherwise imagery.bands"""
 
+    reflectance_scale: Annotated[float, Field(gt=0)] | None = None
+    """factor from stored values to reflectance; null: 0.0001 for integers and 1 for floats"""
+
     nomenclature: str | None = None
     """nomenclature of its labels.json; null: the first"""
 

@@ -11,13 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from geo.errors import InputError
+from geo.errors import InputError, first_five
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import load, merged, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
-from pipeline.workflow.writing import write_text
+from pipeline.workflow.writing import sweep, write_text
 
 # The folder that contains the Snakefile and the packages.
 SOURCE = Path(__file__).resolve().parents[2]
@@ -60,7 +61,9 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
 
 
 def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
-    """Write the settings with which a run starts. If it cannot run on a cluster, end the process.
+    """Write the settings with which a run starts, and delete what killed jobs of it left behind.
+
+    If the run cannot run on a cluster, end the process.
 
     Parameters
     ----------
@@ -71,7 +74,11 @@ def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
         check_cluster_paths(passed_to_shell)
     except InputError as error:
         sys.exit(f"\n{error}")
-    write_text(RunPaths.of(settings.run).started, settings.model_dump_json())
+    paths = RunPaths.of(settings.run)
+    if swept := sweep(paths.root):
+        names = first_five(path.relative_to(paths.root) for path in swept)
+        sys.stderr.write(f"Deleted what killed jobs had begun to write: {names}\n")
+    write_text(paths.started, settings.model_dump_json())
 
 
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
@@ -149,18 +156,32 @@ def summary(paths: RunPaths) -> str:
             path = path.with_suffix(".csv")
         if path.exists():
             lines.append(f"{what:12} {path}")
+    try:
+        return "\n".join(lines + _scores(paths))
+    except InputError as error:
+        return "\n".join([*lines, "", str(error)])
+
+
+def _scores(paths: RunPaths) -> list[str]:
+    """Describe the scores of a run, if it has any."""
+    lines = []
     if paths.overall.is_file() and paths.baselines.is_file():
-        overall, baselines = (
-            json.loads(path.read_text()) for path in (paths.overall, paths.baselines)
+        model = read_json(paths.overall, _shown_scores)
+        baselines = read_json(
+            paths.baselines, lambda found: {m: _shown_scores(own) for m, own in found.items()}
         )
         lines.append("")
         lines.append(f"{'out of fold':24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
-        for method, values in {"model": overall, **baselines}.items():
+        for method, (accuracy, iou, f1) in {"model": model, **baselines}.items():
             name = METHODS.get(method, method)
-            accuracy, iou, f1 = (values[k] for k in ("Accuracy", "MACRO_IoU", "MACRO_F1-score"))
             right = f"{rounded(100 * accuracy, 1, 100)}%"
             lines.append(f"{name:24}{right:>18}{score(iou):>10}{score(f1):>10}")
     description = paths.dataset.description
-    if description.is_file() and json.loads(description.read_text())["simulated"]:
+    if description.is_file() and read_json(description, lambda values: values["simulated"]):
         lines += ["", SIMULATED]
-    return "\n".join(lines)
+    return lines
+
+
+def _shown_scores(values: Mapping[str, float]) -> list[float]:
+    """Return overall accuracy, mean IoU and macro F1."""
+    return [float(values[metric]) for metric in ("Accuracy", "MACRO_IoU", "MACRO_F1-score")]

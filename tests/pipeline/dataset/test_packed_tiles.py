@@ -86,13 +86,18 @@ def test_packed_pixels_that_contradict_meta_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"META says \(\d+, 7, 4\)\. Make .* snakemake -R ingest"):
         _ = opened(run).pixels
     np.save(path, pixels.astype(np.int16))
-    with pytest.raises(InputError, match=r"pixels\.npy is int16 of shape .*, expected uint16 of 3"):
+    with pytest.raises(InputError, match=r"it is int16 of shape .*, expected uint16 of 3"):
         _ = opened(run).pixels
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"pixels\.npy is not a readable array"):
         _ = opened(run).pixels
+    np.save(path, pixels)
+    with path.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputError, match=r"it has \d+ bytes, expected \d+"):
+        _ = opened(run).pixels
     path.unlink()
-    with pytest.raises(InputError, match=r"lacks .*pixels\.npy, its packed pixels\. Make it"):
+    with pytest.raises(InputError, match=r"There is no .*pixels\.npy\. Make it again: .*-R ingest"):
         _ = opened(run).pixels
 
 

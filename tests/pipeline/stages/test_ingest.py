@@ -269,6 +269,28 @@ def mask(array):
     return spoil
 
 
+# dates.json of the builder.
+SPELLED = {str(i): number(day) for i, day in enumerate(SEASON)}
+
+
+def appended(source):
+    """Save a second array behind the first one, in the same file."""
+    with (source / "DATA" / "100.npy").open("ab") as file:
+        np.save(file, np.zeros((7, 4, 2), np.uint16))
+
+
+def cut(source):
+    path = source / "DATA" / "100.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def reshaped(source):
+    """Write a header whose shape no array can have, in place of its blanks."""
+    path = source / "DATA" / "100.npy"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"(7, 4, ", b"(7, -4,", 1))
+
+
 def remove_arrays(source):
     for path in (source / "DATA").iterdir():
         path.unlink()
@@ -298,10 +320,69 @@ UNREADABLE = {
         array(np.zeros((7, 3, 2), np.uint16)),
         r"have 4 channels, others do not: 1, such as 100 \(3\)",
     ),
-    "floats": (array(np.zeros((7, 4, 2), np.float32)), r"expected integers.*float32"),
-    "negative values": (
-        array(np.full((7, 4, 2), -5, np.int16)),
-        r"100\.npy has values from -5 to -5",
+    "floats among integers": (
+        array(np.ones((7, 4, 2), np.float32)),
+        r"some arrays are integers, others are floats: 1, such as 100\.npy",
+    ),
+    "complex numbers": (array(np.zeros((7, 4, 2), complex)), r"expected numbers.*complex128"),
+    "records": (array(np.zeros((7, 4, 2), "u2,u2")), r"100\.npy: expected numbers of shape"),
+    "objects": (array(np.full((7, 4, 2), None)), r"100\.npy.*contains objects, which are not read"),
+    "two axes": (array(np.zeros((7, 4), np.uint16)), r"shape \(T, C, S\), found uint16 of shape"),
+    "a longer file": (
+        appended,
+        r"100\.npy is not a readable array: it has \d+ bytes, expected \d+: something was appended",
+    ),
+    "a shorter file": (cut, r"100\.npy is not a readable array: .*it is incomplete"),
+    "a header of other numbers": (
+        reshaped,
+        r"100\.npy is not a readable array: its shape is \(7, -4, \d+\)",
+    ),
+    "a date twice": (
+        meta("dates.json", {str(i): number(SEASON[i // 2]) for i in range(7)}),
+        r"dates\.json contains 2018-03-01, 2018-03-21, 2018-04-15 more than once\. Merge",
+    ),
+    "a date twice in two spellings": (
+        meta("dates.json", {**SPELLED, "6": "2018-03-01T10:30:00"}),
+        r"dates\.json contains 2018-03-01 more than once",
+    ),
+    "own dates twice": (
+        meta("parcel_dates.json", {"100": [20180301, 20180301], "103": [20180301]}),
+        r"parcels that have a date more than once: 1, such as 100 \(2018-03-01\)",
+    ),
+    **{
+        f"the year {year}": (
+            meta("dates.json", {**SPELLED, "6": f"{year}0301"}),
+            rf"dates\.json: '{year}0301' is not the date of an image: expected 1972 to today",
+        )
+        for year in ("9999", "0001", "1918", "2108")
+    },
+    "a key twice": (
+        text("dates.json", '{"0": 20180301, "1": 20180401, "0": 20180501}'),
+        r"dates\.json is not valid JSON: the key '0' occurs more than once",
+    ),
+    "a code that is a list": (
+        meta("labels.json", {"crop": {"100": ["wheat"], "103": "wheat"}}),
+        r"codes in 'crop' that are neither numbers nor text: 1, such as 100",
+    ),
+    "positions that are NaN": (
+        text("positions.json", '{"100": [NaN, 3], "103": [1, 2]}'),
+        r"positions\.json: expected \{id: \[x, y\]\}; other values: 1, such as 100",
+    ),
+    "a number of dates that is text": (
+        meta("n_dates.json", {"100": "7"}),
+        r"n_dates\.json: expected \{id: number of dates\}; other values: 1, such as 100",
+    ),
+    "bands as text": (
+        meta("dataset.json", {"bands": "B02 B03 B04 B08"}),
+        r"dataset\.json: bands is 'B02 B03 B04 B08', expected a list of names",
+    ),
+    "another fill": (
+        meta("dataset.json", {"fill": "spline"}),
+        r"dataset\.json: fill is 'spline', expected linear, none or null",
+    ),
+    "names that are numbers": (
+        meta("names.json", {"wheat": 3}),
+        r"names\.json: expected \{code: name\}; other values: 1, such as wheat",
     ),
     "labels of other parcels": (
         meta("labels.json", {"crop": {"a": 1}}),
@@ -328,7 +409,11 @@ UNREADABLE = {
         mask(np.ones((7, 99), bool)),
         r"VALID/100\.npy: expected bool of shape \(T, S\), \(7,",
     ),
-    "a missing mask": (mask(None), r"VALID/100\.npy is not a readable array"),
+    "a missing mask": (mask(None), r"There is no .*VALID/100\.npy, but other parcels have one"),
+    "a mask of bytes": (
+        mask(np.ones((7, 2), np.uint8)),
+        r"VALID/100\.npy: expected bool of shape \(T, S\)",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from geo.errors import InputError, reading
 from geo.grid import Grid, read_grids
 from geo.imagery.acquisition import read_item
 from geo.pixels.pixel_index import PixelIndex
+from geo.register.placement import read_placed
 from pipeline.classes.class_mapping import read_declared
 from pipeline.classes.crop_class import read_classes, read_names
 from pipeline.classes.ledger import read_ledger
@@ -17,7 +18,6 @@ from pipeline.dataset.pixel_set_dataset import read_folds
 from pipeline.report.scores import read_comparison, read_predictions
 from pipeline.stages.ingest import _copy_json
 from pipeline.stages.label import _read
-from pipeline.stages.rasterise import _read_parcels
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
@@ -57,7 +57,7 @@ READERS = {
     "META taken over": (lambda path: _copy_json(path, path.with_name("o")), "positions.json"),
     "classes": (read_classes, "classes.json"),
     "ledger": (read_ledger, "ledger.parquet"),
-    "parcels": (_read_parcels, "31UDS.parquet"),
+    "parcels": (read_placed, "31UDS.parquet"),
     "table of a stage": (lambda path: _read(path, "clean"), "register.parquet"),
     "acquisitions": (read_acquisitions, "acquisitions.json"),
     "acquisition": (read_item, "S2A.json"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -30,6 +30,8 @@ class DataDescription:
         Date of day 0.
     normalisation
         Normalisation of the pixels.
+    dates
+        The dates of the observations; None if they are not known.
     """
 
     bands: list[str]
@@ -37,6 +39,7 @@ class DataDescription:
     class_names: list[str]
     first_date: date
     normalisation: Normalisation
+    dates: Sequence[date] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,9 @@ class ModelDescription:
         Number of models of the fold.
     versions
         Versions of the software that trained them.
+    dates
+        ISO dates of the training, in order of time; None if they are not known, as in files of
+        earlier versions and for models of the reference.
 
     Raises
     ------
@@ -80,6 +86,7 @@ class ModelDescription:
     seed: int
     members: int
     versions: dict[str, str]
+    dates: list[str] | None = None
 
     def __post_init__(self) -> None:
         h = self.hyperparameters
@@ -107,12 +114,11 @@ class ModelDescription:
         for name in ("n_pixels", "members"):
             if not is_size(value := getattr(self, name)):
                 raise InputError(f"{name}: expected a positive whole number, found {value!r}")
-        try:
-            date.fromisoformat(self.first_date)
-        except (TypeError, ValueError):
-            raise InputError(
-                f"first_date: expected YYYY-MM-DD, found {self.first_date!r}"
-            ) from None
+        _check_date("first_date", self.first_date)
+        if self.dates is not None:
+            _check_texts("dates", self.dates)
+            for day in self.dates:
+                _check_date("dates", day)
 
     @classmethod
     def of(
@@ -127,8 +133,9 @@ class ModelDescription:
         versions: dict[str, str],
     ) -> ModelDescription:
         """Describe models that were trained on the described data."""
+        dates = None if about.dates is None else [day.isoformat() for day in about.dates]
         return cls(
-            **vars(about) | {"first_date": about.first_date.isoformat()},
+            **vars(about) | {"first_date": about.first_date.isoformat(), "dates": dates},
             hyperparameters=hyperparameters,
             feature_scaling=feature_scaling,
             n_pixels=n_pixels,
@@ -190,6 +197,7 @@ class ModelDescription:
                     f"dataset has {found} for each parcel."
                 )
             scaling = FeatureScaling.fit(features)
+        about = replace(about, dates=None)  # those of its training are not known
         return cls.of(about, h, scaling, n_pixels=n_pixels, seed=0, members=1, versions={})
 
     def check_fits(self, data: PixelSets) -> None:
@@ -234,7 +242,8 @@ class ModelDescription:
     def from_json(cls, values: object) -> ModelDescription:
         """Read back what `to_json` returned."""
         expected = set(cls.__dataclass_fields__)
-        if not isinstance(values, dict) or values.keys() != expected:
+        # Earlier versions did not write the dates.
+        if not isinstance(values, dict) or {*values, "dates"} != expected:
             found = ", ".join(sorted(values)) if isinstance(values, dict) else repr(values)
             raise InputError(
                 f"expected the keys {', '.join(sorted(expected))}; found {found[:200] or 'none'}"
@@ -282,6 +291,13 @@ def _check_texts(name: str, values: object, *, or_numbers: bool = False) -> None
     if not isinstance(values, list) or not all(type(value) in kinds for value in values):
         what = "texts or whole numbers" if or_numbers else "texts"
         raise InputError(f"{name}: expected a list of {what}, found {str(values)[:100]}")
+
+
+def _check_date(name: str, value: object) -> None:
+    try:
+        date.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: expected YYYY-MM-DD, found {value!r}") from None
 
 
 def _shown(value: list[int | str] | str) -> str:

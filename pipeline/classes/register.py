@@ -22,11 +22,14 @@ from geo.register.fiboa import fiboa_columns
 from geo.register.placement import Placement, lon_lat_bounds, place
 from geo.register.polygons import mend
 from geo.register.reading import read_named, read_register_parts
+from pipeline.classes.class_choice import Models, classify
 from pipeline.classes.class_mapping import nomenclatures
+from pipeline.classes.crop_class import Classes, with_names
 from pipeline.classes.ledger import refuse_none_left, set_aside
 from pipeline.classes.reasons import WITHOUT_POLYGON, Reason
 from pipeline.workflow.sections import (
     Label,
+    ParcelClasses,
     RegisterColumns,
     RegisterFile,
     RegisterParcels,
@@ -68,6 +71,20 @@ class CheckedRegister:
         if with_polygon.any() and not (rows["tile"] != "").any():
             raise _outside_imagery(self.path, self.table[with_polygon], tiles)
         refuse_none_left(rows, f" of {self.path}")
+
+    def classes(self, options: ParcelClasses, models: Models, names: Path | None) -> Classes:
+        """Choose the classes as the stage label does, and complete the reasons of the rows.
+
+        Parameters
+        ----------
+        options, models
+            As in `classify`.
+        names
+            Table of class names.
+        """
+        labels = nomenclatures(options, self.table, follows_fiboa=self.follows_fiboa)
+        _, classes = classify(self.rows, self.table, labels, options, models)
+        return with_names(classes, names)
 
 
 def check_register(

@@ -12,7 +12,7 @@ from pandas.api.types import is_integer_dtype
 
 from geo.register.columns import as_text
 from pipeline.classes.crop_class import CropClass
-from pipeline.classes.reasons import Reason, Status
+from pipeline.classes.reasons import Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
 # Columns of the predictions, before the register's own columns.
@@ -124,15 +124,10 @@ class PredictionTable:
         Pixel-Set dataset.
     choices
         Choices for its parcels, in its order.
-    existing_weights
-        Whether the models are from another run, so that no parcel counts as trained on.
     """
 
-    def __init__(
-        self, dataset: PixelSetDataset, choices: Choices, *, existing_weights: bool
-    ) -> None:
+    def __init__(self, dataset: PixelSetDataset, choices: Choices) -> None:
         self._choices = choices
-        self._existing_weights = existing_weights
         self._ids = pd.Index(dataset.ids, dtype=object)
         self._names = dataset.names
 
@@ -142,10 +137,6 @@ class PredictionTable:
         # The register may repeat an id: the prediction belongs to the accepted row.
         ids = rows["parcel_id"].astype(object).where(rows["status"] != Status.REJECTED)
         places = self._ids.get_indexer(pd.Index(ids))
-        if self._existing_weights:
-            used = rows["status"] == Status.USED
-            changed = [str(Status.PREDICT_ONLY), str(Reason.EXISTING_WEIGHTS)]
-            rows.loc[used, ["status", "reason"]] = changed
         is_whole = is_integer_dtype(rows["code"].dtype)
         rows["declared_code"] = rows["code"].astype("Int64" if is_whole else "str")
         names = pd.Series(as_text(rows["code"]), index=rows.index).map(self._names)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from geo.errors import InputError
-from pipeline.classes.class_mapping import choose_classes, read_codes, with_other
+from pipeline.classes.class_choice import Models, assign
+from pipeline.classes.class_mapping import read_codes
 from pipeline.classes.crop_class import (
     Classes,
     Code,
@@ -79,8 +80,8 @@ def ingest(
     classes
         Written: classes of the nomenclature in order of the class index.
     settings
-        dataset, imagery.bands, split.folds. predict.weights: if set, nothing is trained, so
-        classes need no parcels.
+        dataset, imagery.bands, split.folds. predict.weights: if set, nothing is trained, and the
+        classes are those of the weights.
     threads
         Parcels that are read and packed at the same time.
 
@@ -235,17 +236,13 @@ def _choose(
 ) -> list[CropClass]:
     """Choose the classes, and complete the ledger: parcels are used, only predicted or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
-    codes = rows["code"].where(usable)
     names = read_names(options.names) if options.names else known_names
-    trained = settings.predict.weights is None
-    classes, chosen = options.classes, list[CropClass]()
-    if options.other_class is not None:
-        rows["code"], classes = with_other(rows["code"], usable, classes, options.other_class)
-        codes = rows["code"].where(usable)
-    if codes.notna().any() or not trained:
-        folds = settings.split.folds if trained else None
-        chosen = choose_classes(codes, classes, names, folds, section="dataset")
-    rows.loc[usable, "reason"] = class_reasons(codes[usable], chosen)
+    models = Models.of(settings.split.folds, settings.predict.weights)
+    is_trained, chosen = models.folds is not None, list[CropClass]()
+    if rows.loc[usable, "code"].notna().any() or not is_trained:
+        rows["code"], chosen = assign(rows["code"], usable, options, names, models, "dataset")
+    codes = rows.loc[usable, "code"]
+    rows.loc[usable, "reason"] = class_reasons(codes, chosen, is_trained=is_trained)
     rows["status"] = status_of(rows["reason"])
     return chosen
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from geo.errors import first_five, reading
 from geo.register.columns import with_codes
-from pipeline.classes.class_mapping import classify, nomenclatures
+from pipeline.classes.class_choice import Models, classify
+from pipeline.classes.class_mapping import nomenclatures
 from pipeline.classes.crop_class import Classes, Code, with_names, write_classes
 from pipeline.classes.ledger import (
     FROM_REGISTER,
@@ -68,7 +69,7 @@ def label(
         Pixel-Set dataset. Written into it: the labels of its parcels, and the classes.
     settings
         parcels: labels, nomenclature, classes, other_class, unknown_codes; split.folds and
-        predict.weights: with weights nothing is trained, so classes need no parcels.
+        predict.weights: with weights nothing is trained, and the classes are those of the weights.
     names
         JSON: path of a table of names, or null. Models store these names; the report and the
         predictions show the names of the stage names.
@@ -85,12 +86,12 @@ def label(
     count_observed(table, assembled)
     refuse_none_left(table, more=MORE_SETTINGS)
 
-    folds = settings.split.folds if settings.predict.weights is None else None
+    models = Models.of(settings.split.folds, settings.predict.weights)
     columns = _of_register(table)
     nomenclature = nomenclatures(
         settings.parcels, columns, follows_fiboa=table.attrs["follows_fiboa"]
     )
-    codes, chosen = classify(table, columns, nomenclature, settings.parcels, folds)
+    codes, chosen = classify(table, columns, nomenclature, settings.parcels, models)
     table["status"] = status_of(table["reason"])
     declared = dict.fromkeys(named_columns(nomenclature).values())
     checksums = table["checksum"].to_numpy(np.uint64)

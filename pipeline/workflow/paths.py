@@ -170,6 +170,9 @@ class RunPaths:
     started = _Below(".started.json")
     """All settings of a run that has started, for its jobs on other machines."""
 
+    checked = _Below(".checked")
+    """Digest of the inputs that were checked when a run started: they are not checked again."""
+
     acquisitions = _Below("acquisitions.json")
     """All acquisitions, used or not, with the reason: the table that later stages read."""
 
@@ -243,6 +246,9 @@ class RunPaths:
 
     A run from an existing dataset, which has no outlines, has only the latter two.
     """
+
+    existing_scores = _Below("predictions/scores.json")
+    """Scores of existing weights on the parcels that declare one of their classes; also .csv."""
 
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""

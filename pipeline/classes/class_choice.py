@@ -12,7 +12,7 @@ from pandas.api.types import is_integer_dtype
 
 from geo.errors import InputError
 from geo.register.columns import as_text
-from models.model_files import DESCRIPTION_FILE, read_description
+from models.model_files import first_description
 from pipeline.classes.class_mapping import read_codes, read_declared
 from pipeline.classes.crop_class import Classes, CropClass
 from pipeline.classes.ledger import class_reasons, set_aside
@@ -40,10 +40,9 @@ class Models(NamedTuple):
         """Return the models of the settings split.folds and predict.weights."""
         if weights is None:
             return cls(folds)
-        described = sorted(weights.glob(f"Fold_*/{DESCRIPTION_FILE}"))
-        if not described:
+        about = first_description(weights)  # all folds have the same classes
+        if about is None:
             return cls(None)
-        about = read_description(described[0].parent)  # all folds have the same classes
         pairs = zip(about.class_codes, about.class_names, strict=True)
         return cls(None, [CropClass(code, name) for code, name in pairs])
 

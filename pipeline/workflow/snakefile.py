@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 from geo.errors import InputError
 from pipeline.workflow.config import load, merged, view
-from pipeline.workflow.inputs import check_cluster_paths, check_inputs
+from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
@@ -51,12 +52,40 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
         check_installation(checkout)
         settings = load(merged(config, json.loads(os.environ.get(ASSIGNMENTS, "{}"))))
         check_inputs(settings)
+        if is_main:
+            _check_contents(settings)
         started = RunPaths.of(settings.run).started
         if not is_main and started.is_file():
             settings = from_json(started.read_text(encoding="utf-8"), Settings)
     except (InputError, OSError) as error:
         sys.exit(f"\n{error}")
     return settings
+
+
+def _check_contents(settings: Settings) -> None:
+    """Check register, tables, existing dataset and weights, if they were not checked before.
+
+    The libraries that read them would slow down every start of Snakemake, so another process checks
+    them, unless a run has started with the same inputs. A dry run leaves no record of its check.
+
+    Raises
+    ------
+    InputError
+        If they cannot be used.
+    """
+    checked = RunPaths.of(settings.run).checked
+    if settings.simulate is not None:
+        return
+    if checked.is_file() and checked.read_text(encoding="utf-8") == contents_state(settings):
+        return
+    module = "pipeline.inspection.check"
+    command = [sys.executable, "-P", "-m", module, "--settings", settings.model_dump_json()]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    text = done.stderr.replace("pipeline.check: ", "").strip()
+    if done.returncode != 0:
+        raise InputError(text)
+    if text:
+        sys.stderr.write(f"{text}\n")
 
 
 def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
@@ -71,7 +100,10 @@ def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
         check_cluster_paths(passed_to_shell)
     except InputError as error:
         sys.exit(f"\n{error}")
-    write_text(RunPaths.of(settings.run).started, settings.model_dump_json())
+    paths = RunPaths.of(settings.run)
+    write_text(paths.started, settings.model_dump_json())
+    # `start` has checked them.
+    write_text(paths.checked, contents_state(settings))
 
 
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:

@@ -169,6 +169,7 @@ class Inputs:
         index(
             settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
             view(settings, "index"), source_items, register,
+            weights=json.dumps(settings.predict.weights and str(settings.predict.weights)),
         )  # fmt: skip
         clean(
             register, run.grids, run.register, run.overlaps, run.parcels, view(settings, "clean"),
@@ -615,6 +616,16 @@ def weights(i, **metadata):
     path.write_text(json.dumps(json.loads(path.read_text()) | metadata))
 
 
+def of_another_season(i):
+    for file in i.imagery.iterdir():
+        write_tiff(file, names=BANDS)
+    i.set(imagery={"bands": BANDS})
+    save_models(i.folder / "weights", members=1)
+    for path in i.folder.glob("weights/Fold_*/model.json"):
+        dates = {"first_date": "2018-09-01", "dates": ["2018-09-01", "2018-10-01"]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | dates))
+
+
 def flipped(i):
     weights(i)
     path = i.folder / "weights" / "Fold_3" / "model.pth.tar"
@@ -653,6 +664,10 @@ WEIGHTS = {
     "no description": (
         lambda i: weights(i, hyperparameters=None),
         "Fold_2/model.json does not describe a model: hyperparameters: expected names and values",
+    ),
+    "of another season": (
+        of_another_season,
+        "2 dates from 2022-09-01 to 2022-10-01. 3 of the 3 dates .* 2022-04-03",
     ),
     "damaged": (flipped, "Fold_3/model.pth.tar is damaged: Bad CRC-32"),
 }

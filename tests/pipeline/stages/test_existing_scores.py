@@ -196,9 +196,8 @@ def test_the_dates_of_a_season_are_compared(trained, case):
     # Brute force over day numbers.
     of_training = [(day - date(2018, 3, 1)).days for day in TRAINED]
     own = [(day - season.day_0).days for day in dates]
-    unknown = [
-        d for d, n in zip(dates, own, strict=True) if min(abs(n - t) for t in of_training) > 30
-    ]
+    far = [min(abs(day - other) for other in of_training) > 30 for day in own]
+    unknown = [day for day, is_far in zip(dates, far, strict=True) if is_far]
     missing = [t for t in of_training if min(abs(n - t) for n in own) > 30]
     assert season.unknown == unknown
     assert [(day - season.day_0).days for day in season.missing] == missing

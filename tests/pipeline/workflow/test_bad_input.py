@@ -23,6 +23,7 @@ from shapely import Point, box
 from geo.errors import InputError
 from geo.grid import read_grids
 from geo.imagery.discovery import Damaged
+from pipeline.inspection.check import check
 from pipeline.stages.clean import clean
 from pipeline.stages.index import damaged_rows, index
 from pipeline.stages.ingest import ingest
@@ -684,6 +685,60 @@ TABLES = {
     "dataset": ("dataset", DATASETS),
     "weights": ("weights", WEIGHTS),
 }
+
+
+# What only a stage notices: where parcels and imagery are, dates of imagery, and values of arrays.
+ONLY_IN_STAGES = {
+    *("no polygons", "far from the imagery", "too small parcels", "of another season"),
+    *("refused address", "unknown tile", "no date in the range", "missing masks", "another format"),
+    *("negative values",),
+}
+
+
+@pytest.mark.parametrize(
+    ("good", "spoil", "words"),
+    [
+        pytest.param(good, *case, id=f"{table}: {name}")
+        for table, (good, cases) in TABLES.items()
+        for name, case in cases.items()
+        if table in ("settings", "register", "dataset", "weights") and name not in ONLY_IN_STAGES
+    ],
+)
+def test_bad_input_is_refused_when_the_workflow_is_parsed(inputs, good, spoil, words):
+    getattr(inputs, good)()
+    inputs.set(**spoil) if isinstance(spoil, dict) else spoil(inputs)
+    before = sorted(inputs.folder.rglob("*"))
+    with pytest.raises(InputError, match=f"(?s){words}"):
+        check_all(load(inputs.values))
+    assert sorted(inputs.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("good", ["geotiffs", "dataset"])
+def test_good_input_passes_when_the_workflow_is_parsed(inputs, good):
+    getattr(inputs, good)()
+    check_all(load(inputs.values))
+
+
+def check_all(settings):
+    check_inputs(settings)
+    check(settings)
+
+
+def test_codes_of_parcels_outside_the_imagery_need_not_be_in_the_table(inputs):
+    inputs.geotiffs()
+    unknown_codes(inputs)
+    (inputs.folder / "codes.csv").write_text("code,class\nwheat,1\nmaize,2\n")
+    outside = [box(X + 90_000, Y - 50, X + 90_040, Y - 20)] * 2
+    inside = [box(X + 20, Y - 40 * i - 50, X + 60, Y - 40 * i - 20) for i in range(8)]
+    codes = ["wheat", "maize"] * 4 + ["rye", "rye"]
+    columns = {"outlines": inside + outside, "ID": list(range(10))}
+    write_register(inputs.register, CODE=codes, **columns)
+    check_all(load(inputs.values))
+    inputs.start()
+    # The same code inside is refused.
+    write_register(inputs.register, CODE=codes[::-1], **columns)
+    with pytest.raises(InputError, match=r"codes.csv lacks 1 codes .*'rye' .2 parcels."):
+        check_all(load(inputs.values))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,10 @@ def read_parcels(dataset: DatasetPaths) -> dict[str, ExistingParcel]:
         If there are none, if their dates are not those of the dataset, if their numbers of
         channels differ, or if VALID does not fit them.
     """
-    paths = {_id_of(path): path for path in dataset.pixels.glob("*.npy")}
+    shortened = {name: i for i, name in read_object(dataset.file_names, optional=True).items()}
+    paths = {
+        shortened.get(path.name) or _id_of(path): path for path in dataset.pixels.glob("*.npy")
+    }
     if not paths:
         raise InputError(f"{dataset.pixels} has no <id>.npy files. Check dataset.path.")
     numeric = all(parcel_id.isascii() and parcel_id.isdecimal() for parcel_id in paths)

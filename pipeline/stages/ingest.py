@@ -40,7 +40,7 @@ from pipeline.dataset.metadata import (
     write_names,
 )
 from pipeline.dataset.normalisation_pickle import Values, write_normalisation
-from pipeline.dataset.npy_files import remove_npy_files, write_npy_files
+from pipeline.dataset.npy_files import remove_npy_files, write_npy_files, write_shortened_names
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.sections import Dataset
@@ -299,6 +299,7 @@ def _place_npy_files(
     """Link to DATA and VALID of the existing dataset if they can be used; else write them."""
     with_valid = existing.valid.is_dir()
     if all(parcel.is_as_stored(parcel_id) for parcel_id, parcel in parcels.items()):
+        write_shortened_names(paths, parcels)
         paths.pixels.symlink_to(existing.pixels.resolve(), target_is_directory=True)
         if with_valid:
             paths.valid.symlink_to(existing.valid.resolve(), target_is_directory=True)

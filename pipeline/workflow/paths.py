@@ -76,7 +76,7 @@ class DatasetPaths:
 
     Files that the reference does not read are beside its own: tiles, VALID, and in META
     classes.json, nomenclature.json, names.json, n_dates.json, dataset.json, tiles.json,
-    positions.json and parcel_dates.json.
+    positions.json, parcel_dates.json and file_names.json.
     """
 
     root: Path
@@ -95,6 +95,9 @@ class DatasetPaths:
 
     parcel_dates = _Below("META/parcel_dates.json")
     """{id: [YYYYMMDD, ...]}, in order of time; absent where all have those of dates.json."""
+
+    file_names = _Below("META/file_names.json")
+    """{id: name of its files} of the parcels whose id is too long for a file name; often absent."""
 
     sizes = _Below("META/sizes.json")
     """{id: number of pixels}."""

@@ -142,7 +142,7 @@ def _columns_of_parquet(
     first = _read_geoparquet(path, _in_memory(schema.empty_table()))
     _refuse_unplaced(first.crs, path)
     _ids(path, first, None, id_column, codes)
-    table = pq.read_table(path, columns=wanted).to_pandas()
+    table = pq.read_table(path, columns=wanted).to_pandas().reset_index(drop=True)
     _refuse_empty(table, path)
     return table, table[id_column]
 
@@ -152,7 +152,7 @@ def _read_all(path: Path, layer: str | None) -> tuple[gpd.GeoDataFrame, pd.Serie
     if not path.exists():
         raise InputError(f"There is no parcel register {path}. Check parcels.path.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        rows, feature_ids = _read_geoparquet(path, path).reset_index(drop=True), None
+        rows, feature_ids = _read_geoparquet(path, path), None
     else:
         rows, feature_ids = _read_with_gdal(path, *_find_layer(path, layer))
     return _in_two_dimensions(rows, path), feature_ids
@@ -230,7 +230,8 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
 def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
     """Read GeoParquet from the file itself, or from a part of it in memory."""
     try:
-        rows = gpd.read_parquet(source)
+        # Without the index that pandas stored: geometries are joined to rows by the index.
+        rows = gpd.read_parquet(source).reset_index(drop=True)
         types = {field.name: field.type for field in pq.read_schema(path)}
     except (ValueError, pa.ArrowException) as error:
         raise InputError(

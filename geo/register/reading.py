@@ -237,6 +237,9 @@ def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
         raise InputError(
             f"{path} cannot be read as GeoParquet: {error} Write it with geopandas' to_parquet."
         ) from error
+    # A layer of other formats has one geometry.
+    for name in rows.columns[rows.dtypes == "geometry"].drop(rows.geometry.name):
+        rows[name] = gpd.GeoSeries(rows[name]).to_wkt().astype("str")
     # Lists, such as fiboa's `category`, become JSON: other formats could not store them.
     for name in rows.columns.intersection([n for n, t in types.items() if pa.types.is_nested(t)]):
         rows[name] = [None if v is None else json.dumps(v, default=list) for v in rows[name]]

@@ -15,6 +15,7 @@ from typing import Any
 from geo.errors import InputError
 from pipeline.workflow.config import load, merged, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
+from pipeline.workflow.messages import keep_messages_short
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
@@ -48,6 +49,7 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
         False for a job on another machine. It parses the Snakefile again, but must use the settings
         with which the run started.
     """
+    keep_messages_short()
     try:
         check_installation(checkout)
         settings = load(merged(config, json.loads(os.environ.get(ASSIGNMENTS, "{}"))))

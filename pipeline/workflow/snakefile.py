@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from geo.errors import InputError
@@ -91,21 +92,63 @@ def _check_contents(settings: Settings) -> None:
 
 
 def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
-    """Write the settings with which a run starts. If it cannot run on a cluster, end the process.
+    """Write the settings with which a run starts. If it cannot start, end the process.
 
     Parameters
     ----------
     passed_to_shell
         Paths that a cluster's executor passes to a shell; empty for a local run.
     """
+    paths = RunPaths.of(settings.run)
     try:
         check_cluster_paths(passed_to_shell)
+        write_text(paths.started, settings.model_dump_json())
+        # `start` has checked them.
+        write_text(paths.checked, contents_state(settings))
+        _check_folders(paths.root)
     except InputError as error:
         sys.exit(f"\n{error}")
-    paths = RunPaths.of(settings.run)
-    write_text(paths.started, settings.model_dump_json())
-    # `start` has checked them.
-    write_text(paths.checked, contents_state(settings))
+    except OSError as error:
+        sys.exit(f"\n{_unwritable(paths.root, error.strerror)}")
+
+
+def _unwritable(folder: Path, why: str | None) -> InputError:
+    return InputError(
+        f"{folder.absolute()} cannot be written: {why}. Write results elsewhere: parcelwise run "
+        "FILE --directory DIR, or snakemake --directory DIR."
+    )
+
+
+def _check_folders(root: Path) -> None:
+    """Check that the folders of an earlier run, to the second level, can be written."""
+    level = [root]
+    for _ in range(2):
+        level = [
+            Path(entry.path)
+            for folder in level
+            for entry in os.scandir(folder)
+            if entry.is_dir(follow_symlinks=False)
+        ]
+        for folder in level:
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise _unwritable(folder, "Permission denied")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that Snakemake can write its own files into the folder that gets results/.
+
+    Raises
+    ------
+    InputError
+        If it cannot; Snakemake itself would show a traceback.
+    """
+    own = folder / ".snakemake"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=own):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error.strerror) from None
 
 
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:

@@ -149,6 +149,10 @@ class TileSeries:
         """Read which pixels are clear on each date, bool (T, P)."""
         return np.stack([np.logical_or.reduce([c[pixels] for c in own]) for own in self.clear])
 
+    def is_nodata(self) -> bool:
+        """Return whether no acquisition has a value at any pixel: extract writes 0 for nodata."""
+        return not any(pixels.any() for own in self.pixels for pixels in own)
+
     def clear_fraction(self) -> NDArray[np.float64]:
         """Compute the share of all parcels' pixels that is clear on each date, float64 (T,)."""
         return np.array([np.logical_or.reduce(own).mean() for own in self.clear])

@@ -95,6 +95,8 @@ def assemble(
             dropped_observations=int((~observed).sum()),
             min_clear_fraction=settings.clouds.min_clear_fraction,
             min_pixels=settings.parcels.min_pixels,
+            # Not read where a parcel was seen: then there are values.
+            is_nodata=bool(index.parcel_ids) and not n_pixels.any() and series.is_nodata(),
         ),
     )
 

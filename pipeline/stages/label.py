@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from geo.errors import first_five, reading
+from geo.errors import InputError, first_five, reading
 from geo.register.columns import with_codes
 from pipeline.classes.class_choice import Models, classify
 from pipeline.classes.class_mapping import nomenclatures
@@ -91,7 +91,10 @@ def label(
     nomenclature = nomenclatures(
         settings.parcels, columns, follows_fiboa=table.attrs["follows_fiboa"]
     )
-    codes, chosen = classify(table, columns, nomenclature, settings.parcels, models)
+    try:
+        codes, chosen = classify(table, columns, nomenclature, settings.parcels, models)
+    except InputError as error:
+        raise InputError(f"{error}{_say_unseen(table)}") from None
     table["status"] = status_of(table["reason"])
     declared = dict.fromkeys(named_columns(nomenclature).values())
     checksums = table["checksum"].to_numpy(np.uint64)
@@ -104,6 +107,12 @@ def label(
     write_classes(classes, chosen)
     write_ledger(ledger, table)
     _log(table, chosen, overlapping)
+
+
+def _say_unseen(rows: pd.DataFrame) -> str:
+    """Return a sentence on parcels whose class does not count because they were never seen."""
+    n = int((rows["reason"] == Reason.NEVER_CLEAR).sum())
+    return f" {n} of the {len(rows)} parcels are {Reason.NEVER_CLEAR.words}." if n else ""
 
 
 def _read(path: Path, stage: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ Snakemake itself loads no library for them.
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,13 @@ from pipeline.classes.class_choice import Models
 from pipeline.dataset.season import season_of
 from pipeline.workflow.sections import is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
+
+logger = logging.getLogger("pipeline.check")
+
+NO_LABELS = (
+    "Nothing can be trained, as {}: only the dataset can be made (target dataset), or existing "
+    "weights be used (predict.weights)."
+)
 
 
 def check(settings: Settings) -> None:
@@ -53,6 +61,8 @@ def _check_register(register: Path, settings: Settings) -> None:
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
     declared = read_declarations(register, options)
+    if models.folds is not None and not declared.labels:
+        logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
     try:
         declared.classes(options, models, options.names)
         return
@@ -81,6 +91,8 @@ def _check_dataset(source: Path, settings: Settings) -> None:
 
     found = examine(source, part_of(settings, IngestSettings))
     weights = settings.predict.weights
+    if weights is None and not found.classes.classes:
+        logger.warning("%s", NO_LABELS.format(f"no parcel of {source} has a label"))
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:
             raise InputError(

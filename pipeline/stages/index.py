@@ -147,8 +147,7 @@ def decide(
         signed_by=settings.imagery.sign,
         damaged=damaged if settings.imagery.damaged == "set_aside" else None,
     )
-    for item in damaged:
-        logger.warning("Set aside: %s", item.problem)
+    _say_set_aside(damaged)
     if settings.clouds.files is not None:
         found = with_mask_files(found, settings.clouds.files)
     tiles = choose_tiles(found, settings.imagery.tile)
@@ -184,6 +183,15 @@ def _check_season(weights: str | None, rows: Sequence[AcquisitionRow]) -> None:
         season.refuse()
         if text := season.explain():
             logger.warning("%s", text)
+
+
+def _say_set_aside(damaged: Sequence[Damaged]) -> None:
+    """Warn once of all products that are set aside; the log has every reason."""
+    if damaged:
+        problems = first_five([item.problem for item in damaged], "\n  ")
+        logger.warning("Set aside: %d products.\n  %s", len(damaged), problems)
+    for item in damaged[5:]:
+        logger.debug("Set aside: %s", item.problem)
 
 
 def _fetch_items(

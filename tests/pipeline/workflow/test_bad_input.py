@@ -32,7 +32,7 @@ from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
 from tests.builders.models import save_models
 from tests.builders.pixel_sets import BANDS, make
-from tests.builders.runs import label_parcels, observe, prepare_parcels
+from tests.builders.runs import label_parcels, observe, prepare_dataset, prepare_parcels
 from tests.builders.safe import write_safe, zip_product
 from tests.builders.stac import shorten_waits
 from tests.builders.theia import write_product
@@ -801,6 +801,39 @@ def test_a_damaged_acquisition_without_a_date_in_its_name_is_refused(inputs):
     metadata(inputs.products[1]).write_text("<html>")
     inputs.products[1].path.rename(inputs.imagery / "download")
     refuse(inputs, "MTD_MSIL2A.xml", "its name contains no date")
+
+
+def test_many_damaged_acquisitions_are_one_warning(inputs, caplog):
+    inputs.geotiffs().set(imagery={"damaged": "set_aside"})
+    for day in range(10, 75):
+        (inputs.imagery / f"{2000 + day}0408_T31UDS.tif").write_text("<html>")
+    with caplog.at_level(logging.DEBUG):
+        inputs.start()
+    (warning,) = (r.message for r in caplog.records if "products.\n" in r.message)
+    assert warning.startswith("Set aside: 65 products.")
+    assert warning.endswith("... and 60 more")
+    others = {r.message for r in caplog.records if r.levelno == logging.DEBUG}
+    assert sum("Set aside: " in message for message in others) == 60
+
+
+def test_imagery_that_is_nodata_at_all_parcels_is_called_that(inputs):
+    inputs.geotiffs()
+    for file in inputs.imagery.iterdir():
+        with rasterio.open(file, "r+") as raster:
+            raster.nodata = 0
+            raster.write(np.zeros((raster.count, *raster.shape), np.uint16))
+    settings = load(inputs.set(clouds={"mask": "none"}).values)
+    with pytest.raises(InputError, match=r"nodata at all of the 8 parcels: none of the 3 acq"):
+        prepare_dataset(settings, inputs.run.root)
+    # One pixel with a value, on a cloudy date, is not nodata.
+    with rasterio.open(second(inputs), "r+") as raster:
+        raster.write(np.full((2, 40, 40), 500, np.uint16))
+    for day in DAYS:
+        write_tiff(inputs.folder / "masks" / f"{day}.tif", names=("mask",))
+    masks = {"mask": "auto", "files": str(inputs.folder / "masks")}
+    settings = load(inputs.set(clouds=masks, imagery={"max_cloud_fraction": 1}).values)
+    with pytest.raises(InputError, match=r"None of the 8 parcels has parcels.min_pixels, 1"):
+        prepare_dataset(settings, inputs.run.root)
 
 
 def test_imagery_with_only_damaged_acquisitions_is_refused(inputs):

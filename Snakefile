@@ -36,10 +36,16 @@ paths = RunPaths.of(settings.run)
 
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
+EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
 # Without a register there are no outlines for a map, and the predictions are only tables.
 REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
-PREDICTIONS = [*LAYER, *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet")]
+SCORES = [] if TRAINED else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
+PREDICTIONS = [
+    *SCORES,
+    *LAYER,
+    *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
+]
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
 TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
@@ -226,9 +232,7 @@ rule predict:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         models=(
-            expand(rules.train.output, fold=FOLDS)
-            if TRAINED
-            else without_braces(weights(settings.predict.weights))
+            expand(rules.train.output, fold=FOLDS) if TRAINED else without_braces(EXISTING_WEIGHTS)
         ),
         folds=rules.split.output if TRAINED else [],
         ledger=paths.ledger,
@@ -241,11 +245,9 @@ rule predict:
         trained=settings_of("train") if TRAINED else [],  # as in evaluate
         dataset=paths.dataset.root,
         models=settings.predict.weights or paths.models,
-        folds=["--folds", paths.folds] if TRAINED else [],
+        folds=["--folds", paths.folds] if TRAINED else ["--scores", paths.existing_scores],
         register=verbatim(["--register", *REGISTER] if REGISTER else []),
-        unwatched=verbatim(
-            states_of_others([*REGISTER, *([] if TRAINED else weights(settings.predict.weights))])
-        ),
+        unwatched=verbatim(states_of_others([*REGISTER, *EXISTING_WEIGHTS])),
         predictions=paths.predictions,
     threads: cores
     resources:

@@ -29,7 +29,8 @@ from models.model_description import DataDescription
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
-from pipeline.evaluation.baselines import Matrix, classify_series, fill_gaps, majority
+from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
+from pipeline.evaluation.scores import Matrix
 from pipeline.stages.evaluate import add_up
 from pipeline.stages.split import divide
 from pipeline.stages.train import training_settings

@@ -247,7 +247,7 @@ def _table(folder: Path) -> Any:
     rng = np.random.default_rng(0)
     scores = np.log(rng.dirichlet(np.ones(len(classes)), n)).astype(np.float32)
     choices.put(0, scores, np.full(n, ENSEMBLE, np.int8))
-    return PredictionTable(dataset, choices, existing_weights=True)
+    return PredictionTable(dataset, choices)
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -30,6 +30,8 @@ class DataDescription:
         Date of day 0.
     normalisation
         Normalisation of the pixels.
+    dates
+        The dates of the observations; None if they are not known.
     """
 
     bands: list[str]
@@ -37,6 +39,7 @@ class DataDescription:
     class_names: list[str]
     first_date: date
     normalisation: Normalisation
+    dates: Sequence[date] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,9 @@ class ModelDescription:
         Number of models of the fold.
     versions
         Versions of the software that trained them.
+    dates
+        ISO dates of the training, in order of time; None if they are not known, as in files of
+        earlier versions and for models of the reference.
 
     Raises
     ------
@@ -80,6 +86,7 @@ class ModelDescription:
     seed: int
     members: int
     versions: dict[str, str]
+    dates: list[str] | None = None
 
     def __post_init__(self) -> None:
         h, shape = self.hyperparameters, self.normalisation.means.shape
@@ -100,6 +107,9 @@ class ModelDescription:
             value = getattr(self, name)
             expect(is_size(value), name, "a positive whole number", repr(value))
         expect(_is_date(self.first_date), "first_date", "YYYY-MM-DD", repr(self.first_date))
+        if self.dates is not None:
+            _check_texts("dates", self.dates)
+            expect(all(map(_is_date, self.dates)), "dates", "YYYY-MM-DD", str(self.dates)[:100])
 
     @classmethod
     def of(
@@ -114,8 +124,9 @@ class ModelDescription:
         versions: dict[str, str],
     ) -> ModelDescription:
         """Describe models that were trained on the described data."""
+        dates = None if about.dates is None else [day.isoformat() for day in about.dates]
         return cls(
-            **vars(about) | {"first_date": about.first_date.isoformat()},
+            **vars(about) | {"first_date": about.first_date.isoformat(), "dates": dates},
             hyperparameters=hyperparameters,
             feature_scaling=feature_scaling,
             n_pixels=n_pixels,
@@ -177,6 +188,7 @@ class ModelDescription:
                     f"dataset has {found} for each parcel."
                 )
             scaling = FeatureScaling.fit(features)
+        about = replace(about, dates=None)  # those of its training are not known
         return cls.of(about, h, scaling, n_pixels=n_pixels, seed=0, members=1, versions={})
 
     def check_fits(self, data: PixelSets) -> None:
@@ -220,7 +232,8 @@ class ModelDescription:
     def from_json(cls, values: object) -> ModelDescription:
         """Read back what `to_json` returned."""
         expected = set(cls.__dataclass_fields__)
-        if not isinstance(values, dict) or values.keys() != expected:
+        # Earlier versions did not write the dates.
+        if not isinstance(values, dict) or {*values, "dates"} != expected:
             found = ", ".join(sorted(values)) if isinstance(values, dict) else repr(values)
             raise InputError(
                 f"expected the keys {', '.join(sorted(expected))}; found {found[:200] or 'none'}"
@@ -276,6 +289,13 @@ def _is_date(text: object) -> bool:
     except ValueError:
         return False
     return isinstance(text, str)
+
+
+def _check_date(name: str, value: object) -> None:
+    try:
+        date.fromisoformat(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: expected YYYY-MM-DD, found {value!r}") from None
 
 
 def _shown(value: list[int | str] | str) -> str:

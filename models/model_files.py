@@ -93,6 +93,12 @@ def fold_folders(folder: Path) -> dict[int, Path]:
     return folds
 
 
+def first_description(folder: Path) -> ModelDescription | None:
+    """Read the description of the first fold that has one; None if all are of the reference."""
+    described = (fold for fold in _numbered(folder).values() if (fold / DESCRIPTION_FILE).is_file())
+    return next(map(read_description, described), None)
+
+
 def check_folds(folder: Path) -> dict[str, ModelDescription]:
     """Check, before anything is computed, that the models of all folds are complete and alike.
 

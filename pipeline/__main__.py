@@ -11,14 +11,15 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
 from models.fast_cpu.memory_allocator import keep_freed_memory
-from pipeline.workflow.sections import Section
-from pipeline.workflow.settings import from_json, part_of
 from pipeline.workflow.writing import write_text
+
+if TYPE_CHECKING:
+    from pipeline.workflow.sections import Section
 
 PACKAGES = ("geo", "models", "pipeline", "demo")
 
@@ -129,6 +130,9 @@ def run_function(
         Exit code: 0, or 1 after an error. An error that the user can correct is logged as its
         message alone, a bug with its traceback.
     """
+    # Not above: Ctrl-C during the import of pydantic would end in a traceback.
+    from pipeline.workflow.settings import from_json
+
     kinds = typing.get_type_hints(function)
     parser = _parser(function, kinds, program, is_stage=is_stage)
     values = vars((parser.parse_args if is_stage else parser.parse_intermixed_args)(arguments))
@@ -160,6 +164,7 @@ def _read(files: Path | list[Path], words: Sequence[str], kind: type[Section]) -
     """Read settings that a user wrote, cut to a type."""
     # A stage that a rule calls gets its settings as JSON and needs no YAML.
     from pipeline.workflow.config import read
+    from pipeline.workflow.settings import part_of
 
     more = [Path(word) for word in words if "=" not in word]
     paths = [*([files] if isinstance(files, Path) else files), *more]
@@ -259,7 +264,13 @@ def command() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Every stage works in blocks of the same size, so freed memory is needed again at once.
     keep_freed_memory()
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        # A job has a log file, and Snakemake says that the run is interrupted.
+        if "--log" not in sys.argv:
+            sys.stderr.write("parcelwise: interrupted\n")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ rule ingest:
     message:
         "Check the dataset {params.source} and pack its pixels."
     input:
-        without_braces(watched_dataset(settings.dataset.path)),
+        without_braces([*watched_dataset(settings.dataset.path), *EXISTING_WEIGHTS]),
     output:
         packed=paths.dataset.tile(INGESTED).arrays,
         meta=paths.dataset.metadata,
@@ -24,7 +24,9 @@ rule ingest:
         classes=[paths.classes, paths.class_table],
     params:
         source=settings.dataset.path,
-        unwatched=verbatim(states_of_others(watched_dataset(settings.dataset.path))),
+        unwatched=verbatim(
+            states_of_others([*watched_dataset(settings.dataset.path), *EXISTING_WEIGHTS])
+        ),
         settings=settings_of("ingest"),
         record=paths.record("ingest"),
         dataset=paths.dataset.root,

@@ -67,6 +67,8 @@ checkpoint index:
     threads: 4
     resources:
         mem_mb=1000,
+        # Not a parameter: the outputs do not depend on the weights, whose dates are compared here.
+        weights=json.dumps(settings.predict.weights and str(settings.predict.weights)),
     log:
         paths.log("index"),
     benchmark:
@@ -77,7 +79,7 @@ checkpoint index:
         "parcelwise index --settings {params.settings:q} --record {params.record:q}"
         " --imagery {params.imagery:q}"
         " --acquisitions {output.acquisitions:q} --table {output.view:q} --items {params.folder:q}"
-        " --grids {output.grids:q} {params.stac:q}"
+        " --grids {output.grids:q} {params.stac:q} --weights {resources.weights:q}"
         " --threads {threads} --log {log:q}"
 
 
@@ -243,6 +245,7 @@ rule label:
         counts=lambda wildcards: map(paths.pixel_counts, tiles(wildcards)),
         assembled=packed,
         codes=without_braces(settings.parcels.code_tables.values()),
+        weights=without_braces(EXISTING_WEIGHTS),
     output:
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
         classes=paths.classes,
@@ -250,7 +253,9 @@ rule label:
     params:
         settings=settings_of("label"),
         record=paths.record("label"),
-        unwatched=verbatim(states_of_others(settings.parcels.code_tables.values())),
+        unwatched=verbatim(
+            states_of_others([*settings.parcels.code_tables.values(), *EXISTING_WEIGHTS])
+        ),
         observed=lambda wildcards: [paths.dataset.tile(t).parcels for t in tiles(wildcards)],
         ledger=paths.ledger,
         dataset=paths.dataset.root,

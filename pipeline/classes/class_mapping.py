@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +13,12 @@ from pandas.api.types import is_integer_dtype
 
 from geo.errors import InputError, first_five
 from geo.register.columns import LARGEST_EXACT, as_text
-from pipeline.classes.crop_class import Classes, CropClass, read_csv
-from pipeline.classes.ledger import class_reasons, set_aside
-from pipeline.classes.reasons import ClassReason, Reason
-from pipeline.workflow.sections import Code, FrequentClasses, Label, LabelColumns, ParcelClasses
+from pipeline.classes.crop_class import read_csv
+from pipeline.workflow.sections import (
+    Code,
+    Label,
+    LabelColumns,
+)
 
 # HCAT codes have ten digits: level 2 is the first two, each further level adds two (EuroCrops).
 HCAT_DIGITS = 10
@@ -40,59 +42,6 @@ def nomenclatures(
         return dict(options.labels)
     name = "crop:name" if "crop:name" in columns else None
     return {"crop": Label(column="crop:code", class_name=name)}
-
-
-def classify(
-    rows: pd.DataFrame,
-    columns: pd.DataFrame,
-    labels: Mapping[str, Label],
-    options: ParcelClasses,
-    folds: int | None,
-) -> tuple[pd.DataFrame, Classes]:
-    """Choose the classes to train on; parcels without such a class are predicted only.
-
-    Parameters
-    ----------
-    rows
-        Rows of the ledger. Added: code and declared. Changed: reason.
-    columns
-        The register's own columns, of the same rows.
-    labels
-        Nomenclatures, as `nomenclatures` returns them.
-    options
-        nomenclature, classes, other_class, unknown_codes.
-    folds
-        Number of folds; None if nothing is trained.
-
-    Returns
-    -------
-    codes
-        Class codes of the parcels, one column per nomenclature.
-    classes
-        Classes of the nomenclature to train on.
-    """
-    usable = rows["reason"] == ""
-    unknown = options.unknown_codes, options.other_class
-    declared = {
-        name: read_declared(columns, label, name, usable, *unknown)
-        for name, label in labels.items()
-    }
-    by_name = {name: class_codes for name, (class_codes, _) in declared.items()}
-    codes = pd.DataFrame(by_name, index=rows.index)
-    trained = options.nomenclature or next(iter(labels), None)
-    if trained is None:
-        rows["code"], rows["declared"] = pd.Series(pd.NA, rows.index, "string"), ""
-        set_aside(rows, rows.index >= 0, Reason.NO_LABEL)
-        return codes, Classes(None, [])
-    chosen = options.classes
-    if options.other_class is not None:
-        codes[trained], chosen = with_other(codes[trained], usable, chosen, options.other_class)
-    rows["code"] = codes[trained]
-    rows["declared"] = as_text(columns[labels[trained].column])
-    _, names = declared[trained]
-    classes = choose_classes(rows["code"].where(usable), chosen, names, folds)
-    rows["reason"] = rows["reason"].where(~usable, class_reasons(rows["code"], classes))
-    return codes, Classes(trained, classes)
 
 
 def read_declared(
@@ -244,135 +193,3 @@ def _is_whole(value: Any) -> bool:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         return False
     return float(value).is_integer() and abs(float(value)) <= LARGEST_EXACT
-
-
-def with_other(
-    codes: pd.Series[Any],
-    usable: pd.Series[bool],
-    chosen: FrequentClasses | list[Code],
-    other: Code,
-) -> tuple[pd.Series[Any], FrequentClasses | list[Code]]:
-    """Merge all classes that are not trained on into the class `other`.
-
-    Parameters
-    ----------
-    codes
-        Declared codes, as `read_codes` returns them.
-    usable
-        Which parcels are counted where a least number of parcels is required.
-    chosen
-        The least number of parcels, or the codes in the order of their class index.
-    other
-        Code of the class; parcels may also declare it. If it is text, all codes become text.
-
-    Returns
-    -------
-    codes
-        With `other` in place of codes that are too rare or not listed.
-    chosen
-        If it is a list: with `other`, if a usable parcel has that class, and as text if the codes
-        are text.
-    """
-    if isinstance(chosen, FrequentClasses):
-        counts = codes[usable].value_counts()
-        trained = set(counts.index[counts >= chosen.min_parcels])
-    else:
-        trained = set(chosen)
-    merged = codes.notna() & ~codes.isin(trained)
-    if merged.sum() == codes.notna().sum():
-        # No class would be left beside `other`. `choose_classes` refuses this, naming the codes.
-        return codes, chosen
-    replaced = read_codes(codes.astype(object).mask(merged, other))
-    if isinstance(chosen, FrequentClasses):
-        return replaced, chosen
-    listed = [*chosen] if other in chosen or not (merged & usable).any() else [*chosen, other]
-    whole = is_integer_dtype(replaced)
-    return replaced, [code if whole else str(code) for code in listed]
-
-
-def choose_classes(
-    codes: pd.Series[Any],
-    chosen: FrequentClasses | Sequence[Code],
-    names: Mapping[str, str],
-    folds: int | None,
-    section: str = "parcels",
-) -> list[CropClass]:
-    """Choose the classes to train on.
-
-    Parameters
-    ----------
-    codes
-        Declared codes of the accepted parcels, as `read_codes` returns them.
-    chosen
-        The least number of parcels, or the codes in the order of their class index.
-    names
-        {code as text: name}; a class without a name is named by its code.
-    folds
-        Number of folds: a listed class needs at least one parcel in each. None if nothing is
-        trained: then every class is accepted.
-    section
-        Section of the settings that `chosen` is from, for messages.
-
-    Returns
-    -------
-    list of CropClass
-        Classes to train on in the order of the class index, then the others by code.
-
-    Raises
-    ------
-    InputError
-        If a listed class does not occur or has fewer parcels than folds, or if fewer than two
-        classes are left.
-    """
-    counts: Counter[Code] = Counter(codes.dropna().astype(object))
-    if isinstance(chosen, FrequentClasses):
-        used = sorted(code for code, n in counts.items() if n >= chosen.min_parcels)
-        reason = ClassReason.TOO_RARE
-        if len(used) < 2 and folds is not None:
-            raise InputError(
-                f"{len(used)} classes have at least {chosen.min_parcels} parcels, and a model "
-                f"needs two: {_with_counts(counts)}. Lower {section}.classes.min_parcels."
-            )
-    else:
-        used, reason = list(chosen), ClassReason.NOT_LISTED
-        _check_listed(used, counts, folds, f"{section}.classes")
-    unused = sorted(set(counts) - set(used))
-    described = [(code, names.get(str(code)) or str(code), counts[code]) for code in used + unused]
-    return [
-        CropClass(*crop, index, "") if index < len(used) else CropClass(*crop, None, str(reason))
-        for index, crop in enumerate(described)
-    ]
-
-
-def _check_listed(
-    listed: Sequence[Code], counts: Mapping[Code, int], folds: int | None, key: str
-) -> None:
-    """Refuse listed classes that are repeated, do not occur, or cannot be in every fold."""
-    repeated = [code for code, n in Counter(listed).items() if n > 1]
-    if repeated:
-        raise InputError(f"{key} lists {repeated[:5]} twice. List a class once.")
-    if folds is None:
-        return
-    absent = [code for code in listed if code not in counts]
-    if absent:
-        # A common mistake: 12 is listed, and the register has "12".
-        texts = {str(code): code for code in counts}
-        same = [texts[str(code)] for code in absent if str(code) in texts]
-        hint = f" The parcels have {same[:5]!r}: write them like that." if same else ""
-        raise InputError(
-            f"{key} lists {absent[:5]!r}, which no usable parcel declares; declared are "
-            f"{_with_counts(counts)}.{hint} Change {key}."
-        )
-    few = {code: counts[code] for code in listed if counts[code] < folds}
-    if few:
-        raise InputError(
-            f"{key} lists classes with fewer parcels than split.folds ({folds}): "
-            f"{_with_counts(few)}. Leave them out or use fewer folds."
-        )
-
-
-def _with_counts(counts: Mapping[Code, int]) -> str:
-    """List the ten most frequent classes with their numbers of parcels."""
-    most = Counter(counts).most_common(10)
-    more = f" and {len(counts) - len(most)} more" if len(counts) > len(most) else ""
-    return (", ".join(f"{code!r} ({n})" for code, n in most) or "no class at all") + more

@@ -124,10 +124,16 @@ def compare_outlines(rows: pd.DataFrame, overlaps: pd.DataFrame) -> pd.DataFrame
     return both
 
 
-def class_reasons(codes: pd.Series[Any], classes: Sequence[CropClass]) -> pd.Series[Any]:
-    """Return why parcels with these codes are not trained on; "" if they are trained on."""
+def class_reasons(
+    codes: pd.Series[Any], classes: Sequence[CropClass], *, is_trained: bool = True
+) -> pd.Series[Any]:
+    """Return why parcels with these codes are not trained on; "" if they are trained on.
+
+    `is_trained` is False for existing weights, which are not trained on any parcel.
+    """
     unused = {c.code: str(ClassReason(c.reason).of_parcels) for c in classes if c.reason}
-    reasons = codes.astype(object).map(unused).astype(object).fillna("")
+    others = "" if is_trained else str(Reason.EXISTING_WEIGHTS)
+    reasons = codes.astype(object).map(unused).astype(object).fillna(others)
     return reasons.mask(codes.isna(), str(Reason.NO_LABEL))
 
 

@@ -57,6 +57,11 @@ class Reason(_Worded):
     NO_LABEL = "no_label", "no declared class", Status.PREDICT_ONLY
     CLASS_TOO_RARE = "class_too_rare", "its class has too few parcels", Status.PREDICT_ONLY
     CLASS_NOT_LISTED = "class_not_listed", "its class is not listed", Status.PREDICT_ONLY
+    CLASS_UNKNOWN = (
+        "class_unknown_to_weights",
+        "its class is unknown to the existing weights",
+        Status.PREDICT_ONLY,
+    )
     EXISTING_WEIGHTS = "given_weights", "predicted by existing weights", Status.PREDICT_ONLY
 
     @property
@@ -79,6 +84,7 @@ class ClassReason(_Worded):
 
     TOO_RARE = "too_rare", "too few parcels", Reason.CLASS_TOO_RARE
     NOT_LISTED = "not_listed", "not listed", Reason.CLASS_NOT_LISTED
+    UNKNOWN = "unknown_to_weights", "unknown to the existing weights", Reason.CLASS_UNKNOWN
 
     @property
     def of_parcels(self) -> Reason:

@@ -21,12 +21,15 @@ from geo.register.columns import Checksums, as_text, numbered, row_checksums, wi
 from geo.register.fiboa import fiboa_columns
 from geo.register.placement import Placement, lon_lat_bounds, place
 from geo.register.polygons import mend
-from geo.register.reading import read_named, read_register_parts
+from geo.register.reading import read_columns, read_named, read_register_parts
+from pipeline.classes.class_choice import Models, classify
 from pipeline.classes.class_mapping import nomenclatures
+from pipeline.classes.crop_class import Classes, with_names
 from pipeline.classes.ledger import refuse_none_left, set_aside
 from pipeline.classes.reasons import WITHOUT_POLYGON, Reason
 from pipeline.workflow.sections import (
     Label,
+    ParcelClasses,
     RegisterColumns,
     RegisterFile,
     RegisterParcels,
@@ -34,6 +37,40 @@ from pipeline.workflow.sections import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """Ids and declared codes of a register.
+
+    Attributes
+    ----------
+    table
+        The columns of the codes.
+    labels
+        Nomenclatures.
+    rows
+        row, parcel_id, reason: one row per row of the register.
+    """
+
+    table: pd.DataFrame
+    labels: Mapping[str, Label]
+    rows: pd.DataFrame
+
+    def classes(self, options: ParcelClasses, models: Models, names: Path | None) -> Classes:
+        """Choose the classes as the stage label does, as if no other row were rejected.
+
+        If this is an error, it is also one for a part of the rows, except for unknown codes.
+
+        Parameters
+        ----------
+        options, models
+            As in `classify`.
+        names
+            Table of class names.
+        """
+        _, classes = classify(self.rows.copy(), self.table, self.labels, options, models)
+        return with_names(classes, names)
 
 
 @dataclass(frozen=True)
@@ -68,6 +105,20 @@ class CheckedRegister:
         if with_polygon.any() and not (rows["tile"] != "").any():
             raise _outside_imagery(self.path, self.table[with_polygon], tiles)
         refuse_none_left(rows, f" of {self.path}")
+
+    def classes(self, options: ParcelClasses, models: Models, names: Path | None) -> Classes:
+        """Choose the classes as the stage label does, and complete the reasons of the rows.
+
+        Parameters
+        ----------
+        options, models
+            As in `classify`.
+        names
+            Table of class names.
+        """
+        labels = nomenclatures(options, self.table, follows_fiboa=self.follows_fiboa)
+        _, classes = classify(self.rows, self.table, labels, options, models)
+        return with_names(classes, names)
 
 
 def check_register(
@@ -117,6 +168,25 @@ def check_register(
         set_aside(rows, placed.partial, Reason.PARTLY_OUTSIDE)
     set_aside(rows, shapely.area(placed.polygons) < options.min_area_m2, Reason.TOO_SMALL)
     return CheckedRegister(path, fiboa is not None, table, ids, rows, placed)
+
+
+def read_declarations(path: Path, options: RegisterColumns) -> Declarations:
+    """Read ids and declared codes of a register without its outlines.
+
+    Raises
+    ------
+    InputError
+        As `check_register`; if no row has an id.
+    """
+    fiboa = fiboa_columns(path)
+    follows_fiboa = fiboa is not None
+    labels = nomenclatures(options, fiboa or (), follows_fiboa=follows_fiboa)
+    id_column = _id_column(options, follows_fiboa)
+    table, ids = read_columns(path, options.layer, id_column, named_columns(labels))
+    rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(ids), "reason": ""})
+    set_aside(rows, rows["parcel_id"] == "", Reason.MISSING_ID)
+    refuse_none_left(rows, f" of {path}")
+    return Declarations(table, labels, rows)
 
 
 def _id_column(options: RegisterFile, follows_fiboa: bool) -> str:

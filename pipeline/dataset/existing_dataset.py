@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError, first_five, reading
 from geo.pixels.gap_filling import fill_linear
 from pipeline.dataset.existing_metadata import read_dates, read_parcel_dates, refuse
+from pipeline.dataset.metadata import read_object
 from pipeline.dataset.normalisation_pickle import Values, read_normalisation
 from pipeline.dataset.npy_files import file_name, read_array, read_shape
 from pipeline.dataset.packed_tiles import packing
@@ -163,7 +164,10 @@ def read_parcels(
         channels differ, if VALID does not fit them, or if their values are not plausible as
         reflectance.
     """
-    paths = {_id_of(path): path for path in dataset.pixels.glob("*.npy")}
+    shortened = {name: i for i, name in read_object(dataset.file_names, optional=True).items()}
+    paths = {
+        shortened.get(path.name) or _id_of(path): path for path in dataset.pixels.glob("*.npy")
+    }
     if not paths:
         raise InputError(f"{dataset.pixels} has no <id>.npy files. Check dataset.path.")
     numeric = all(parcel_id.isascii() and parcel_id.isdecimal() for parcel_id in paths)

@@ -18,6 +18,7 @@ from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.packed_tiles import batches, unmap
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
+from pipeline.dataset.season import season_of
 from pipeline.workflow.artefacts import artefact
 
 # Pixels of the parcels that are predicted together.
@@ -43,6 +44,7 @@ def describe_data(
         class_names=[crop.name for crop in classes],
         first_date=day_zero(dataset.dates[0], season_start),
         normalisation=Normalisation(*read_normalisation(dataset.paths.normalisation)),
+        dates=dataset.dates,
     )
 
 
@@ -91,26 +93,11 @@ def read_inputs(
         )
     data = dataset.pixel_sets(
         with_features=any(model.uses_features for model in models),
-        season_start=nearest_anniversary(date.fromisoformat(expected.first_date), dataset.dates[0]),
+        season_start=season_of(expected, dataset.dates).day_0,
     )
     for model in models:
         model.check_fits(data)
     return data
-
-
-def nearest_anniversary(day: date, target: date) -> date:
-    """Return the anniversary of `day` nearest to `target`.
-
-    It is day 0 of a model that is applied to another season than that of its training.
-    """
-
-    def in_year(year: int) -> date:
-        # 29 February exists in leap years only; 28 February replaces it in the others.
-        leap_day = (day.month, day.day) == (2, 29) and year != day.year
-        return day.replace(year=year, day=28 if leap_day else day.day)
-
-    years = range(target.year - 1, target.year + 2)
-    return min(map(in_year, years), key=lambda anniversary: abs(anniversary - target))
 
 
 def in_order(data: PixelSets, n_bytes: int = BATCH_BYTES) -> Iterator[tuple[int, PixelSets]]:

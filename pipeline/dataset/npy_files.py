@@ -7,10 +7,13 @@ of them, and a file is read or written by one system call.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache
@@ -26,17 +29,37 @@ from pipeline.dataset.packed_tiles import batches, header, unmap, write_at
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.writing import replacing_folder
+from pipeline.workflow.writing import replacing_folder, write_json
 
 # The header of a plain array is shorter.
 _HEADER_BYTES = 4096
+# Bytes of a file name on all usual file systems, and those of a longer name that are kept.
+_LONGEST_NAME, _KEPT_OF_LONG_NAME = 255, 200
 # Bytes of a batch of parcels: larger batches are not faster.
 LARGEST_BATCH = 16_000_000
 
 
 def file_name(parcel_id: str) -> str:
-    """Return a parcel's file name; characters that cannot be in a file name are %-encoded."""
-    return f"{quote(parcel_id, safe=' ()+,;=@-_.~')}.npy"
+    """Return a parcel's file name; characters that cannot be in a file name are %-encoded.
+
+    If the name is too long for a file system, it is shortened and ends in %~ and a digest of the
+    id, so that different ids have different names.
+    """
+    name = quote(parcel_id, safe=" ()+,;=@-_.~")
+    if len(name) + len(".npy") > _LONGEST_NAME:
+        begin = re.sub("%[0-9A-F]?$", "", name[:_KEPT_OF_LONG_NAME])
+        digest = hashlib.blake2b(parcel_id.encode("utf-8", "surrogatepass"), digest_size=16)
+        name = f"{begin}%~{digest.hexdigest()}"
+    return f"{name}.npy"
+
+
+def write_shortened_names(paths: DatasetPaths, parcel_ids: Iterable[str]) -> None:
+    """Write the names of the files whose name is shortened, {id: name}, if there are any."""
+    names = {i: name for i in parcel_ids if "%~" in (name := file_name(i))}
+    if names:
+        write_json(paths.file_names, names)
+    else:
+        paths.file_names.unlink(missing_ok=True)
 
 
 def write_npy_files(
@@ -59,6 +82,7 @@ def write_npy_files(
     with_valid
         Whether to write VALID.
     """
+    write_shortened_names(dataset.paths, dataset.ids)
     ids, offsets, lengths = dataset.ids, dataset.offsets.tolist(), dataset.lengths.tolist()
     pixels, clear = dataset.pixels, dataset.clear
     limit = LARGEST_BATCH if n_bytes is None else min(n_bytes // threads, LARGEST_BATCH)
@@ -111,6 +135,7 @@ def write_parcel(
 
 def remove_npy_files(paths: DatasetPaths) -> None:
     """Remove DATA and VALID of an earlier run, which are folders or links to folders."""
+    paths.file_names.unlink(missing_ok=True)
     for folder in (paths.pixels, paths.valid):
         if folder.is_symlink():
             folder.unlink()

@@ -70,6 +70,8 @@ class PackedTile:
         Number of (parcel, date) pairs that were dropped for having too few clear pixels.
     min_clear_fraction, min_pixels
         Settings by which dates were dropped and parcels were left out.
+    is_nodata
+        Whether no acquisition has a value at any pixel of the parcels.
     """
 
     tile: str
@@ -88,6 +90,7 @@ class PackedTile:
     dropped_observations: int
     min_clear_fraction: float
     min_pixels: int
+    is_nodata: bool = False
 
     @property
     def packed_ids(self) -> list[str]:
@@ -107,6 +110,8 @@ def write_tile(paths: TilePaths, tile: PackedTile) -> None:
     arrays = [arrow(column, kind) for column, kind in zip(columns, PARCELS.types, strict=True)]
     with replacing(paths.parcels) as temporary:
         pq.write_table(pa.Table.from_arrays(arrays, schema=PARCELS), temporary)
+    if not tile.is_nodata:
+        del values["is_nodata"]
     values["dates"] = [as_number(day) for day in tile.dates]
     if tile.parcel_dates is not None:
         own = tile.parcel_dates.items()

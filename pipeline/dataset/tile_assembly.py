@@ -104,6 +104,8 @@ def assemble_tile(
         dropped_observations=int((~observed).sum()),
         min_clear_fraction=clouds.min_clear_fraction,
         min_pixels=settings.parcels.min_pixels,
+        # Not read where a parcel was seen: then there are values.
+        is_nodata=bool(index.parcel_ids) and not n_pixels.any() and series.is_nodata(),
     )
 
 
@@ -423,6 +425,10 @@ class TileSeries:
     def read_clear(self, pixels: slice) -> NDArray[np.bool_]:
         """Read which pixels are clear on each date, bool (T, P)."""
         return np.stack([np.logical_or.reduce([c[pixels] for c in own]) for own in self.clear])
+
+    def is_nodata(self) -> bool:
+        """Return whether no acquisition has a value at any pixel: extract writes 0 for nodata."""
+        return not any(pixels.any() for own in self.pixels for pixels in own)
 
     def clear_fraction(self) -> NDArray[np.float64]:
         """Compute the share of all parcels' pixels that is clear on each date, float64 (T,)."""

@@ -15,8 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
 from pipeline.dataset.pixel_set_dataset import Fold
-
-Matrix = NDArray[np.int64]
+from pipeline.evaluation.scores import Matrix
 
 # If dates differ between parcels, series are interpolated to days at this step.
 STEP_DAYS = 10

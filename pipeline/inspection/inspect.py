@@ -17,8 +17,8 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
 from geo.pixels.pixel_index import index_pixels
 from geo.register.placement import buffered
-from pipeline.classes.class_mapping import classify, nomenclatures
-from pipeline.classes.crop_class import Classes, with_names
+from pipeline.classes.class_choice import Models
+from pipeline.classes.crop_class import Classes
 from pipeline.classes.ledger import count_pixels, refuse_none_left, status_of
 from pipeline.classes.reasons import Status
 from pipeline.classes.register import CheckedRegister, check_register
@@ -131,11 +131,10 @@ def _choose_classes(
         counts.append(pd.DataFrame({"row": on_tile, "n_pixels": index.sizes, "indexed": enough}))
     count_pixels(rows, pd.concat(counts[1:] or counts, ignore_index=True))
     refuse_none_left(rows, f" of {checked.path}")
-    folds = settings.split.folds if settings.predict.weights is None else None
-    labels = nomenclatures(options, checked.table, follows_fiboa=checked.follows_fiboa)
-    _, classes = classify(rows, checked.table, labels, options, folds)
+    models = Models.of(settings.split.folds, settings.predict.weights)
+    classes = checked.classes(options, models, options.names)
     rows["status"] = status_of(rows["reason"])
-    return with_names(classes, options.names)
+    return classes
 
 
 def _draw(file: Path, run: str, decision: Decision, checked: CheckedRegister) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from pandas.api.types import is_integer_dtype
 
 from geo.register.columns import as_text
 from pipeline.classes.crop_class import CropClass
-from pipeline.classes.reasons import Reason, Status
+from pipeline.classes.reasons import Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
 # Columns of the predictions, before the register's own columns.
@@ -124,15 +125,10 @@ class PredictionTable:
         Pixel-Set dataset.
     choices
         Choices for its parcels, in its order.
-    existing_weights
-        Whether the models are from another run, so that no parcel counts as trained on.
     """
 
-    def __init__(
-        self, dataset: PixelSetDataset, choices: Choices, *, existing_weights: bool
-    ) -> None:
+    def __init__(self, dataset: PixelSetDataset, choices: Choices) -> None:
         self._choices = choices
-        self._existing_weights = existing_weights
         self._ids = pd.Index(dataset.ids, dtype=object)
         self._names = dataset.names
 
@@ -142,10 +138,6 @@ class PredictionTable:
         # The register may repeat an id: the prediction belongs to the accepted row.
         ids = rows["parcel_id"].astype(object).where(rows["status"] != Status.REJECTED)
         places = self._ids.get_indexer(pd.Index(ids))
-        if self._existing_weights:
-            used = rows["status"] == Status.USED
-            changed = [str(Status.PREDICT_ONLY), str(Reason.EXISTING_WEIGHTS)]
-            rows.loc[used, ["status", "reason"]] = changed
         is_whole = is_integer_dtype(rows["code"].dtype)
         rows["declared_code"] = rows["code"].astype("Int64" if is_whole else "str")
         names = pd.Series(as_text(rows["code"]), index=rows.index).map(self._names)
@@ -157,7 +149,8 @@ class PredictionTable:
 def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
     """Add the register's own columns and outlines to rows of predictions: a GeoDataFrame.
 
-    A column whose name the predictions have, too, becomes register_<name>.
+    A column whose name is taken becomes register_<name>: the predictions have it, or an earlier
+    column in another case. Durations become text: a GeoPackage cannot store them.
 
     Parameters
     ----------
@@ -166,9 +159,22 @@ def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
     parcels
         The same rows of the register, a GeoDataFrame with the same index.
     """
-    # GDAL compares names without case, and stores the feature ids of a GeoPackage as fid.
-    taken = {column.lower() for column in rows.columns} | {"fid"}
-    renamed = {c: f"register_{c}" for c in parcels.columns if c.lower() in taken}
-    parcels = parcels.rename(columns=renamed)
-    own = parcels.drop(columns=parcels.geometry.name)
+    own = pd.DataFrame(parcels.drop(columns=parcels.geometry.name))
+    for name in own.select_dtypes("timedelta"):
+        own[name] = own[name].astype(object).map(str, na_action="ignore").astype("string")
+    own.columns = _free_names(own.columns, [*rows.columns, parcels.geometry.name])
     return parcels[[parcels.geometry.name]].join(pd.concat([rows, own], axis=1))
+
+
+def _free_names(names: Iterable[str], of_others: Iterable[str]) -> list[str]:
+    """Return names of the register's columns that differ, also without case, from all others."""
+    # GDAL compares names without case. A GeoPackage has feature ids in fid, and outlines in geom.
+    taken = {name.lower() for name in of_others} | {"fid", "geom"}
+    free = []
+    for name in names:
+        found, n = name, 1
+        while found.lower() in taken:
+            found, n = f"register_{name}" + f"_{n}" * (n > 1), n + 1
+        taken.add(found.lower())
+        free.append(found)
+    return free

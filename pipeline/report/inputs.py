@@ -114,24 +114,9 @@ def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
     )
 
 
-def read_account(paths: RunPaths, *, trained: bool = True) -> Ledger:
-    """Read the status and reason of every input parcel, the frequent ones first.
-
-    Parameters
-    ----------
-    paths
-        The run.
-    trained
-        Whether the run trained models. If it used existing weights, it was not trained on any
-        parcel.
-    """
+def read_account(paths: RunPaths) -> Ledger:
+    """Read the status and reason of every input parcel, the frequent ones first."""
     rows = read_ledger(paths.ledger, ["row", "parcel_id", "status", "reason", "mended"])
-    if not trained:
-        used = rows["status"] == Status.USED
-        rows.loc[used, ["status", "reason"]] = [
-            str(Status.PREDICT_ONLY),
-            str(Reason.EXISTING_WEIGHTS),
-        ]
     numbers = "row " + rows["row"].astype(str)
     names = rows["parcel_id"].where(rows["parcel_id"] != "", numbers)
     lines = []

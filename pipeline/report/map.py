@@ -21,9 +21,9 @@ from rasterio.transform import from_bounds
 
 from geo.errors import InputError
 from geo.register.columns import as_text
-from pipeline.classes.reasons import Status
+from pipeline.classes.reasons import Reason, Status
 from pipeline.report.class_colours import UNPREDICTED
-from pipeline.report.scores import TEXTS
+from pipeline.report.scores import TEXTS, is_scored
 from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.rounding import score
 
@@ -34,6 +34,7 @@ MOST_SHAPES = 3000
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
     "differs": ("predicted otherwise", "#d7301f"),
+    "unknown": ("predicted, declared class unknown to the weights", "#8c510a"),
     "uncompared": ("predicted, no declared class to compare with", "#e3c75f"),
     "unpredicted": ("no prediction", UNPREDICTED),
 }
@@ -148,10 +149,11 @@ def draw_map(
             _image(shown, shown["agreement"].map(agreement_colours), view),
         ),
         predicted=dict(Counter(shown["pred_code"])),
-        agreement=dict(Counter(shown["agreement"])),
+        agreement=(counts := dict(Counter(shown["agreement"]))),
         scale_bar=_scale_bar(view),
         n_beyond=len(predictions) - len(shown),
-        legend=AGREEMENT,
+        # Only existing weights have classes that they do not know.
+        legend={k: value for k, value in AGREEMENT.items() if k != "unknown" or k in counts},
     )
 
 
@@ -175,14 +177,18 @@ def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
     """Compare predicted with declared classes; return a key of `AGREEMENT` for every parcel.
 
-    Only out-of-fold predictions are compared. The other parcels have no declared class, or a class
-    that the models were not trained on.
+    Only parcels that are scored are compared. The others have no declared class, or a class that
+    the models were not trained on.
     """
-    source = predictions["pred_source"].to_numpy(str)
     same = (predictions["declared_code"] == predictions["pred_code"]).to_numpy()
-    compared = np.where(same, "same", "differs")
     return np.select(
-        [source == "", source != "out_of_fold"], ["unpredicted", "uncompared"], compared
+        [
+            predictions["pred_source"] == "",
+            is_scored(predictions),
+            predictions["reason"] == Reason.CLASS_UNKNOWN,
+        ],
+        ["unpredicted", np.where(same, "same", "differs"), "unknown"],
+        "uncompared",
     )
 
 

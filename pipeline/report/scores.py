@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError, reading
 from models.metrics import confusion_matrix
+from pipeline.classes.reasons import Reason
 from pipeline.workflow.artefacts import artefact, read_json
 from pipeline.workflow.paths import RunPaths
 
@@ -27,7 +28,7 @@ METHODS = {
 METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
 TEXTS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
-    "pred_source",
+    *("pred_source", "reason"),
 ]
 # What a training log contains of every epoch.
 LOGGED = {f"{part}_{of}" for part in ("train", "val") for of in ("loss", "accuracy", "IoU")}
@@ -55,9 +56,16 @@ def predicted_classes(predictions: pd.DataFrame) -> dict[str, str]:
     return {code: name for code, name in classes.items() if code}
 
 
-def out_of_fold(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the parcels that were predicted by a model that was not trained on them."""
-    return predictions[predictions["pred_source"] == "out_of_fold"]
+def is_scored(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return for which parcels prediction and declared class are compared, bool (N,).
+
+    They were predicted by a model that was not trained on them; or by existing weights, which know
+    their declared class.
+    """
+    by_weights = predictions["reason"] == Reason.EXISTING_WEIGHTS
+    is_predicted = predictions["pred_source"] != ""
+    scored = (predictions["pred_source"] == "out_of_fold") | (by_weights & is_predicted)
+    return scored.to_numpy(bool)
 
 
 @dataclass(frozen=True)
@@ -100,16 +108,17 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores on parcels that the models were not trained on.
+    """Scores on parcels that the models were not trained on; or those of existing weights.
 
     `classes` and `matrix` (rows declared, columns predicted) are ordered by falling support.
+    Existing weights have no folds. Of them, it is not known which parcels they were trained on.
     """
 
     overall: dict[str, dict[str, float]]
     classes: list[ClassScore]
     matrix: NDArray[np.int64]
     folds: list[FoldScore]
-    divided_by: str
+    divided_by: str | None
 
     @property
     def best_baseline(self) -> str | None:
@@ -135,7 +144,7 @@ class Scores:
 
 
 def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
-    """Read all scores of a run; None if there are none, as without labels."""
+    """Read all scores of a run that trained models; None if there are none, as without labels."""
     if not paths.overall.is_file():
         return None
     overall = {"model": read_json(paths.overall, _overall_scores)}
@@ -143,25 +152,62 @@ def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
         overall |= read_json(
             paths.baselines, lambda found: {m: _overall_scores(own) for m, own in found.items()}
         )
-    classes = read_json(
-        paths.per_class,
-        lambda rows: [ClassScore(**_null_as_nan(r) | {"code": str(r["code"])}) for r in rows],
-    )
-    classes.sort(key=lambda score: -score.support)
+    classes = read_json(paths.per_class, _class_scores)
     divided_by, parts = read_json(
         paths.folds, lambda folds: (folds["by"], [_count_roles(fold) for fold in folds["folds"]])
     )
     return Scores(
         {method: overall[method] for method in METHODS if method in overall},
         classes,
-        count_confusions(out_of_fold(predictions), [score.code for score in classes]),
+        count_confusions(predictions[is_scored(predictions)], [score.code for score in classes]),
         _read_fold_scores(paths, parts),
         divided_by,
     )
 
 
+@dataclass(frozen=True)
+class ExistingWeights:
+    """What is known about existing weights.
+
+    Attributes
+    ----------
+    scores
+        Their scores on the parcels that declare one of their classes; None without such parcels.
+    unknown
+        (name, code, number of parcels) of the declared classes that they do not know.
+    season
+        What is to be said about the dates of their training, "" if nothing; None if these are not
+        known.
+    """
+
+    scores: Scores | None
+    unknown: list[tuple[str, str, int]]
+    season: str | None
+
+
+def read_existing_weights(paths: RunPaths, predictions: pd.DataFrame) -> ExistingWeights | None:
+    """Read what the stage predict found about existing weights; None if it was not asked for it."""
+    if not paths.existing_scores.is_file():
+        return None
+    found: dict[str, Any] = read_json(paths.existing_scores)
+    scores = None
+    if found["overall"] is not None:
+        classes = _class_scores(found["per_class"])
+        codes = [score.code for score in classes]
+        matrix = count_confusions(predictions[is_scored(predictions)], codes)
+        scores = Scores({"model": found["overall"]}, classes, matrix, [], None)
+    unknown = [(c["name"], str(c["code"]), c["n_parcels"]) for c in found["unknown"]]
+    return ExistingWeights(scores, unknown, found["season"])
+
+
+def _class_scores(rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:
+    """Return the scores of the classes, by falling support."""
+    classes = [ClassScore(**_null_as_nan(row) | {"code": str(row["code"])}) for row in rows]
+    return sorted(classes, key=lambda score: -score.support)
+
+
 def count_confusions(parcels: pd.DataFrame, codes: Sequence[str]) -> NDArray[np.int64]:
-    """Count out-of-fold parcels by declared (rows) and predicted class (columns).
+    """Count parcels by declared (rows) and predicted class (columns).
 
     Returns
     -------
@@ -328,7 +374,7 @@ def confidence_groups(parcels: pd.DataFrame) -> list[Group]:
     Parameters
     ----------
     parcels
-        Out-of-fold predictions.
+        Predictions of the parcels that are scored.
     """
     ranked = parcels.sort_values("confidence", kind="stable")
     right, confidence = _right(ranked), ranked["confidence"].to_numpy(np.float64)

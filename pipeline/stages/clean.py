@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from geo.register.columns import as_text, row_checksums
 from geo.register.geopackage import outline_types
 from geo.register.placement import in_one_system
 from geo.register.polygons import find_overlaps, first_alike
-from pipeline.classes.class_mapping import classify, nomenclatures
-from pipeline.classes.crop_class import with_names
+from pipeline.classes.class_choice import Models
 from pipeline.classes.ledger import FROM_REGISTER, say_counts
 from pipeline.classes.register import CheckedRegister, check_register
 from pipeline.workflow.settings import CleanSettings, LabelSettings, from_json
@@ -83,7 +83,9 @@ def clean(
     checked = check_register(register, tiles, settings.parcels, declared)
     checked.refuse_unusable(tiles)
     if for_label is not None:
-        _check_classes(checked, for_label, json.loads(names))
+        path, for_classes = json.loads(names), replace(checked, rows=checked.rows.copy())
+        models = Models.of(for_label.split.folds, for_label.predict.weights)
+        for_classes.classes(for_label.parcels, models, None if path is None else Path(path))
     usable = (checked.rows["reason"] == "").to_numpy()
     polygons = in_one_system(checked.placed, usable, tiles)
     ids = checked.rows["parcel_id"].to_numpy(object)
@@ -97,15 +99,6 @@ def clean(
     if len(rejected):
         logger.info("rejected: %s", say_counts(rejected))
     logger.info("%d mended", checked.rows["mended"].sum())
-
-
-def _check_classes(checked: CheckedRegister, settings: LabelSettings, names: str | None) -> None:
-    """Refuse what the stage label would refuse; any usable parcel may turn out to have pixels."""
-    table, options = checked.table, settings.parcels
-    labels = nomenclatures(options, table, follows_fiboa=checked.follows_fiboa)
-    folds = settings.split.folds if settings.predict.weights is None else None
-    _, classes = classify(checked.rows.copy(), table, labels, options, folds)
-    with_names(classes, None if names is None else Path(names))
 
 
 def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
@@ -18,14 +17,12 @@ from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.model_inputs import load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.evaluation.baselines import Matrix, classify_series, majority
+from pipeline.evaluation.baselines import classify_series, majority
+from pipeline.evaluation.scores import CLASS_METRICS, Matrix, write_per_class
 from pipeline.workflow.settings import EvaluateSettings
 from pipeline.workflow.writing import finite_or_null, replacing, write_json
 
 logger = logging.getLogger(__name__)
-
-# The metrics of a class under the reference's names, and under those of our tables.
-CLASS_METRICS = {"Precision": "precision", "Recall": "recall", "F1-score": "f1", "IoU": "iou"}
 
 
 def evaluate(
@@ -129,20 +126,6 @@ def spread_over_folds(matrices: Sequence[Matrix]) -> dict[str, dict[str, float]]
         metric: {"mean": statistics.fmean(own), "std": statistics.stdev(own)}
         for metric, own in values.items()
     }
-
-
-def write_per_class(path: Path, classes: Sequence[CropClass], matrix: Matrix) -> None:
-    """Write the scores of every class as JSON, and also as CSV, for people."""
-    support = matrix.sum(axis=1).tolist()
-    rows = [
-        {"code": crop.code, "name": crop.name, "support": n}
-        | {name: values[key] for key, name in CLASS_METRICS.items()}
-        for crop, n, values in zip(classes, support, class_metrics(matrix).values(), strict=True)
-    ]
-    write_json(path, rows)
-    with replacing(path.with_suffix(".csv")) as temporary:
-        table = pd.DataFrame(rows)
-        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\r\n")
 
 
 def write_scores(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from geo.errors import InputError
+from geo.errors import InputError, first_five
 from geo.grid import main_crs
 from pipeline.dataset.metadata import write_metadata
 from pipeline.dataset.npy_files import remove_npy_files, write_npy_files
@@ -89,6 +89,13 @@ def _refuse_none_held(tiles: Sequence[PackedTile]) -> None:
     if any(tile.held.any() for tile in tiles):
         return
     n = sum(len(tile.parcel_ids) for tile in tiles)
+    if all(tile.is_nodata for tile in tiles if tile.parcel_ids):
+        acquisitions = [a for tile in tiles if tile.parcel_ids for a in tile.acquisitions]
+        raise InputError(
+            f"The imagery is nodata at all of the {n} parcels: none of the {len(acquisitions)} "
+            f"acquisitions has a value there ({first_five(acquisitions)}). Check that these files "
+            "are complete, which value they declare as nodata, and that they cover the parcels."
+        )
     any_dropped = any(tile.dropped_observations for tile in tiles)
     if any_dropped and not any(tile.n_dates.any() for tile in tiles):
         limit = max(tile.min_clear_fraction for tile in tiles)

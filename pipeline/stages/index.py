@@ -23,6 +23,8 @@ from geo.imagery.cloud_masks import (
 )
 from geo.imagery.discovery import Damaged, digests, find_acquisitions, with_mask_files
 from geo.imagery.radiometry import check_radiometry
+from models.model_files import first_description
+from pipeline.dataset.season import season_of
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
 from pipeline.workflow.settings import IndexSettings
 from pipeline.workflow.writing import write_json, write_text
@@ -70,6 +72,7 @@ def index(
     source_items: Path | None = None,
     register: Path | None = None,
     threads: int = 1,
+    weights: str = "null",
 ) -> None:
     """List the acquisitions of the imagery, which of them are used, and the grids of their tiles.
 
@@ -95,8 +98,17 @@ def index(
         Parcels; a STAC API is searched within their bounds if imagery.bbox is not set.
     threads
         Number of acquisitions that are read at the same time.
+    weights
+        JSON: folder of existing weights, or null. The dates are compared with those of their
+        training here, before any pixel is read, but nothing that is written here depends on it.
+
+    Raises
+    ------
+    InputError
+        If the imagery cannot be used, or most dates are far from those of the training.
     """
     decision = decide(imagery, settings, source_items, register, threads)
+    _check_season(json.loads(weights), decision.rows)
     write_items(items, decision.found)
     write_acquisitions(acquisitions, decision.rows)
     write_view(table, decision.rows)
@@ -135,8 +147,7 @@ def decide(
         signed_by=settings.imagery.sign,
         damaged=damaged if settings.imagery.damaged == "set_aside" else None,
     )
-    for item in damaged:
-        logger.warning("Set aside: %s", item.problem)
+    _say_set_aside(damaged)
     if settings.clouds.files is not None:
         found = with_mask_files(found, settings.clouds.files)
     tiles = choose_tiles(found, settings.imagery.tile)
@@ -162,6 +173,25 @@ def decide(
     rows = sorted([*rows, *damaged_rows(damaged)], key=lambda row: (row.date, row.tile))
     ranked = rank_tiles({(row.tile, row.date) for row in rows if row.used})
     return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in ranked})
+
+
+def _check_season(weights: str | None, rows: Sequence[AcquisitionRow]) -> None:
+    """Refuse existing weights, or warn, if the dates are not those of their training."""
+    model = None if weights is None else first_description(Path(weights))
+    if model is not None:
+        season = season_of(model, sorted({row.date for row in rows if row.used}))
+        season.refuse()
+        if text := season.explain():
+            logger.warning("%s", text)
+
+
+def _say_set_aside(damaged: Sequence[Damaged]) -> None:
+    """Warn once of all products that are set aside; the log has every reason."""
+    if damaged:
+        problems = first_five([item.problem for item in damaged], "\n  ")
+        logger.warning("Set aside: %d products.\n  %s", len(damaged), problems)
+    for item in damaged[5:]:
+        logger.debug("Set aside: %s", item.problem)
 
 
 def _fetch_items(

@@ -13,7 +13,8 @@ import pandas as pd
 
 from geo.errors import InputError
 from pipeline.classes import crop_class
-from pipeline.classes.class_mapping import choose_classes, read_codes, with_other
+from pipeline.classes.class_choice import Models, assign
+from pipeline.classes.class_mapping import read_codes
 from pipeline.classes.crop_class import (
     Classes,
     Code,
@@ -45,7 +46,7 @@ from pipeline.dataset.metadata import (
     write_names,
 )
 from pipeline.dataset.normalisation_pickle import Values, write_normalisation
-from pipeline.dataset.npy_files import remove_npy_files, write_npy_files
+from pipeline.dataset.npy_files import remove_npy_files, write_npy_files, write_shortened_names
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.sections import Dataset
@@ -89,8 +90,8 @@ def ingest(
     classes
         Written: classes of the nomenclature in order of the class index.
     settings
-        dataset, imagery.bands, split.folds. predict.weights: if set, nothing is trained, so
-        classes need no parcels.
+        dataset, imagery.bands, split.folds. predict.weights: if set, nothing is trained, and the
+        classes are those of the weights.
     threads
         Parcels that are read and packed at the same time.
 
@@ -262,17 +263,13 @@ def _choose(
 ) -> list[CropClass]:
     """Choose the classes, and complete the ledger: parcels are used, only predicted or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
-    codes = rows["code"].where(usable)
     names = crop_class.read_names(options.names) if options.names else known_names
-    trained = settings.predict.weights is None
-    classes, chosen = options.classes, list[CropClass]()
-    if options.other_class is not None:
-        rows["code"], classes = with_other(rows["code"], usable, classes, options.other_class)
-        codes = rows["code"].where(usable)
-    if codes.notna().any() or not trained:
-        folds = settings.split.folds if trained else None
-        chosen = choose_classes(codes, classes, names, folds, section="dataset")
-    rows.loc[usable, "reason"] = class_reasons(codes[usable], chosen)
+    models = Models.of(settings.split.folds, settings.predict.weights)
+    is_trained, chosen = models.folds is not None, list[CropClass]()
+    if rows.loc[usable, "code"].notna().any() or not is_trained:
+        rows["code"], chosen = assign(rows["code"], usable, options, names, models, "dataset")
+    codes = rows.loc[usable, "code"]
+    rows.loc[usable, "reason"] = class_reasons(codes, chosen, is_trained=is_trained)
     rows["status"] = status_of(rows["reason"])
     return chosen
 
@@ -331,6 +328,7 @@ def _place_npy_files(
     """Link to DATA and VALID of the existing dataset if they can be used; else write them."""
     with_valid = existing.valid.is_dir() or any(parcel.has_nodata for parcel in parcels.values())
     if all(parcel.is_as_stored(parcel_id) for parcel_id, parcel in parcels.items()):
+        write_shortened_names(paths, parcels)
         paths.pixels.symlink_to(existing.pixels.resolve(), target_is_directory=True)
         if with_valid:
             paths.valid.symlink_to(existing.valid.resolve(), target_is_directory=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from geo.errors import first_five
+from geo.errors import InputError, first_five
 from geo.register.columns import with_codes
-from pipeline.classes.class_mapping import classify, nomenclatures
+from pipeline.classes.class_choice import Models, classify
+from pipeline.classes.class_mapping import nomenclatures
 from pipeline.classes.crop_class import Classes, Code, with_names, write_classes
 from pipeline.classes.ledger import (
     FROM_REGISTER,
@@ -69,7 +70,7 @@ def label(
         Pixel-Set dataset. Written into it: the labels of its parcels, and the classes.
     settings
         parcels: labels, nomenclature, classes, other_class, unknown_codes; split.folds and
-        predict.weights: with weights nothing is trained, so classes need no parcels.
+        predict.weights: with weights nothing is trained, and the classes are those of the weights.
     names
         JSON: path of a table of names, or null. Models store these names; the report and the
         predictions show the names of the stage names.
@@ -86,12 +87,15 @@ def label(
     count_observed(table, assembled)
     refuse_none_left(table, more=MORE_SETTINGS)
 
-    folds = settings.split.folds if settings.predict.weights is None else None
+    models = Models.of(settings.split.folds, settings.predict.weights)
     columns = _of_register(table)
     nomenclature = nomenclatures(
         settings.parcels, columns, follows_fiboa=table.attrs["follows_fiboa"]
     )
-    codes, chosen = classify(table, columns, nomenclature, settings.parcels, folds)
+    try:
+        codes, chosen = classify(table, columns, nomenclature, settings.parcels, models)
+    except InputError as error:
+        raise InputError(f"{error}{_say_unseen(table)}") from None
     table["status"] = status_of(table["reason"])
     declared = dict.fromkeys(named_columns(nomenclature).values())
     checksums = table["checksum"].to_numpy(np.uint64)
@@ -104,6 +108,12 @@ def label(
     write_classes(classes, chosen)
     write_ledger(ledger, table)
     _log(table, chosen, overlapping)
+
+
+def _say_unseen(rows: pd.DataFrame) -> str:
+    """Return a sentence on parcels whose class does not count because they were never seen."""
+    n = int((rows["reason"] == Reason.NEVER_CLEAR).sum())
+    return f" {n} of the {len(rows)} parcels are {Reason.NEVER_CLEAR.words}." if n else ""
 
 
 def _read(path: Path, stage: str) -> pd.DataFrame:

@@ -22,6 +22,8 @@ from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import describe_data, in_order, load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
+from pipeline.dataset.season import season_of
+from pipeline.evaluation.scores import write_existing_scores
 from pipeline.predictions.columns import (
     ENSEMBLE,
     LEDGER_COLUMNS,
@@ -49,6 +51,7 @@ def predict(
     settings: PredictSettings,
     folds: Path | None = None,
     register: Path | None = None,
+    scores: Path | None = None,
     threads: int = 1,
 ) -> None:
     """Predict a class for every usable parcel, and write a row for every parcel of the register.
@@ -75,13 +78,17 @@ def predict(
         The folds that split wrote; None for existing weights.
     register
         The register, for outlines and further columns; None if the run started from a dataset.
+    scores
+        Written for existing weights: their scores on the parcels that declare one of their classes,
+        JSON, and those of every class as CSV beside it.
     threads
         Threads of torch on a CPU.
 
     Raises
     ------
     InputError
-        If another register was cleaned; nothing is written then.
+        If another register was cleaned, or most dates are far from those of the training of
+        existing weights; nothing is written then.
     """
     if register is not None and read_ledger(ledger, ["checksum"])["checksum"].isna().any():
         raise InputError(
@@ -96,6 +103,10 @@ def predict(
         about = trained[0].description
         pairs = zip(about.class_codes, about.class_names, strict=True)
         classes = [CropClass(code, name) for code, name in pairs]
+        season = season_of(about, opened.dates)
+        season.refuse()
+        if text := season.explain():
+            logger.warning("%s", text)
     else:
         parts = opened.folds(folds)
         trained = load_trained(models, len(parts), device)
@@ -103,7 +114,7 @@ def predict(
     inputs = read_inputs(opened, trained, classes)
     choices = choose_classes(inputs, parts, trained, classes, settings.predict.batch_size)
     del inputs  # Free the memory of days and features before the rows are written.
-    table = PredictionTable(opened, choices, existing_weights=folds is None)
+    table = PredictionTable(opened, choices)
     rows = read_ledger(ledger, LEDGER_COLUMNS)
     with PredictionFiles(predictions) as files:
         read: Iterator[tuple[Any, NDArray[np.int64]]] = _parts_of_ledger(len(rows))
@@ -121,6 +132,8 @@ def predict(
                 simulated=opened.description["simulated"],
             )
         write_rows(table, rows, files, read)
+    if folds is None and scores is not None:
+        write_existing_scores(scores, opened, classes, choices.chosen[:, 0], season)
 
 
 def load_existing(

@@ -31,9 +31,10 @@ from pipeline.report.scores import (
     confidence_groups,
     confidence_thresholds,
     doubtful_parcels,
-    out_of_fold,
+    is_scored,
     predicted_classes,
     read_comparison,
+    read_existing_weights,
     read_predictions,
     read_scores,
     read_trainlogs,
@@ -80,10 +81,13 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     by_frequency = sorted(trained, key=lambda c: -c.n_parcels)
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
-    scores = drawn = confidence = None
+    scores = weights = drawn = confidence = None
     if predictions is not None:
         confidence = _confidence(predictions)
-        if not existing_weights:
+        if existing_weights:
+            weights = read_existing_weights(paths, predictions)
+            scores = weights.scores if weights else None
+        else:
             scores = read_scores(paths, predictions)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
         if not used["dataset"]["path"] and paths.predictions.is_file():
@@ -97,9 +101,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         settings=used,
         imagery=imagery,
         clouds=cloud_chart(imagery.rows, used["imagery"]["max_cloud_fraction"]),
-        ledger=(
-            read_account(paths, trained=not existing_weights) if paths.ledger.is_file() else None
-        ),
+        ledger=read_account(paths) if paths.ledger.is_file() else None,
         statuses={str(status): status.words for status in Status},
         classes=classes,
         trained=trained,
@@ -108,7 +110,10 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         n_dataset=len(dataset),
         predictions=predictions,
         scores=scores,
-        comparison=read_comparison(paths, settings.report.compare) if scores else [],
+        weights=weights,
+        comparison=(
+            read_comparison(paths, settings.report.compare) if scores and not weights else []
+        ),
         methods=METHODS,
         training=training_charts({} if existing_weights else read_trainlogs(paths)),
         seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
@@ -124,8 +129,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
 
 
 def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
-    """Compare confidence with accuracy on the out-of-fold parcels; None if there are none."""
-    parcels = out_of_fold(predictions)
+    """Compare confidence with accuracy on the parcels that are scored; None if there are none."""
+    parcels = predictions[is_scored(predictions)]
     if parcels.empty:
         return None
     groups = confidence_groups(parcels)
@@ -152,6 +157,7 @@ def _files(paths: RunPaths) -> list[tuple[str, str]]:
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
+        paths.existing_scores: "scores of the existing weights",
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
         paths.ledger: "the same table, with types",
         paths.acquisitions_view: "every acquisition, used or not, and why",

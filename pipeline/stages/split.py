@@ -39,6 +39,12 @@ def split(dataset: Path, folds: Path, settings: SplitSettings) -> None:
     data, options = PixelSetDataset.open(dataset), settings.split
     labelled = np.flatnonzero(data.labels >= 0)
     labels = data.labels[labelled]
+    if not len(labelled):
+        raise InputError(
+            "No parcel of the dataset has a label, so that no model can be trained. Set "
+            "parcels.labels and parcels.classes (dataset.classes for an existing dataset), or use "
+            "existing weights (predict.weights). The dataset is complete."
+        )
     if len(labelled) < options.folds:
         raise InputError(
             f"{len(labelled)} labelled parcels cannot be divided into {options.folds} folds. "

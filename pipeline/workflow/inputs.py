@@ -9,6 +9,8 @@ from geo.errors import InputError
 from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
 from pipeline.workflow.settings import Settings
 
+_SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
+
 
 def check_inputs(settings: Settings) -> None:
     """Check that the paths of the inputs are set and exist, unless the run simulates them.
@@ -130,6 +132,31 @@ def imagery_state(settings: Settings) -> str:
     if isinstance(imagery, Path) and settings.simulate is None:
         files += watched_files(imagery, settings.imagery.format)
     return digest_of(files)
+
+
+def contents_state(settings: Settings) -> str:
+    """Compute a digest of the inputs that are checked before a run, and of the settings for them.
+
+    These are the register, the tables of codes and names, an existing dataset, and existing
+    weights.
+    """
+    files: list[Path] = list(settings.parcels.tables.values())
+    if settings.parcels.path is not None:
+        files += _register_files(settings.parcels.path)
+    if settings.dataset.path is not None:
+        files += watched_dataset(settings.dataset.path)
+    if settings.predict.weights is not None:
+        files += weights(settings.predict.weights)
+    used = {"imagery", "clouds", "parcels", "dataset", "split", "predict"}
+    return settings.model_dump_json(include=used) + "\n" + digest_of(files)
+
+
+def _register_files(path: Path) -> list[Path]:
+    """List the files of a register: those of a folder, and the parts of a shapefile."""
+    if path.is_dir():
+        return sorted(path.iterdir())
+    suffixes = _SHAPEFILE if path.suffix.lower() == ".shp" else (path.suffix,)
+    return [path.with_suffix(suffix) for suffix in suffixes]
 
 
 def watched_dataset(path: Path) -> list[Path]:

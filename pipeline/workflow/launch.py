@@ -18,7 +18,7 @@ from geo.errors import InputError
 from pipeline.workflow.config import parse_assignments, read
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.snakefile import ASSIGNMENTS, SOURCE, check_installation
+from pipeline.workflow.snakefile import ASSIGNMENTS, SOURCE, check_folder, check_installation
 
 # Rules that run once for each of these cannot be a target by name.
 REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
@@ -35,8 +35,15 @@ def launch(arguments: Sequence[str]) -> None:
         If the settings file, a setting or a target cannot be used.
     """
     command, environment = snakemake_call(arguments)
+    check_folder(_folder_of(command))
     sys.stdout.flush()
     os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606 (no shell is wanted)
+
+
+def _folder_of(command: Sequence[str]) -> Path:
+    """Return the folder that gets results/: the last --directory, or the current one."""
+    given = [command[i + 1] for i, word in enumerate(command[:-1]) if word in ("--directory", "-d")]
+    return Path(given[-1]) if given else Path()
 
 
 def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

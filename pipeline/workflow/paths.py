@@ -108,7 +108,7 @@ class DatasetPaths:
 
     Files that the reference does not read are beside its own: tiles, VALID, and in META
     classes.json, nomenclature.json, names.json, n_dates.json, dataset.json, tiles.json,
-    positions.json and parcel_dates.json.
+    positions.json, parcel_dates.json and file_names.json.
     """
 
     root: Path
@@ -127,6 +127,9 @@ class DatasetPaths:
 
     parcel_dates = _Below("META/parcel_dates.json")
     """{id: [YYYYMMDD, ...]}, in order of time; absent where all have those of dates.json."""
+
+    file_names = _Below("META/file_names.json")
+    """{id: name of its files} of the parcels whose id is too long for a file name; often absent."""
 
     sizes = _Below("META/sizes.json")
     """{id: number of pixels}."""
@@ -202,6 +205,9 @@ class RunPaths:
     started = _Below(".started.json")
     """All settings of a run that has started, for its jobs on other machines."""
 
+    checked = _Below(".checked")
+    """Digest of the inputs that were checked when a run started: they are not checked again."""
+
     acquisitions = _Below("acquisitions.json")
     """All acquisitions, used or not, with the reason: the table that later stages read."""
 
@@ -275,6 +281,9 @@ class RunPaths:
 
     A run from an existing dataset, which has no outlines, has only the latter two.
     """
+
+    existing_scores = _Below("predictions/scores.json")
+    """Scores of existing weights on the parcels that declare one of their classes; also .csv."""
 
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""

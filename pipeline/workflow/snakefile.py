@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from geo.errors import InputError, first_five
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import load, merged, view
-from pipeline.workflow.inputs import check_cluster_paths, check_inputs
+from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
+from pipeline.workflow.messages import keep_messages_short
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
@@ -48,10 +51,13 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
         False for a job on another machine. It parses the Snakefile again, but must use the settings
         with which the run started.
     """
+    keep_messages_short()
     try:
         check_installation(checkout)
         settings = load(merged(config, json.loads(os.environ.get(ASSIGNMENTS, "{}"))))
         check_inputs(settings)
+        if is_main:
+            _check_contents(settings)
         started = RunPaths.of(settings.run).started
         if not is_main and started.is_file():
             settings = from_json(started.read_text(encoding="utf-8"), Settings)
@@ -60,25 +66,96 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
     return settings
 
 
+def _check_contents(settings: Settings) -> None:
+    """Check register, tables, existing dataset and weights, if they were not checked before.
+
+    The libraries that read them would slow down every start of Snakemake, so another process checks
+    them, unless a run has started with the same inputs. A dry run leaves no record of its check.
+
+    Raises
+    ------
+    InputError
+        If they cannot be used.
+    """
+    checked = RunPaths.of(settings.run).checked
+    if settings.simulate is not None:
+        return
+    if checked.is_file() and checked.read_text(encoding="utf-8") == contents_state(settings):
+        return
+    module = "pipeline.inspection.check"
+    command = [sys.executable, "-P", "-m", module, "--settings", settings.model_dump_json()]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    text = done.stderr.replace("pipeline.check: ", "").strip()
+    if done.returncode != 0:
+        raise InputError(text)
+    if text:
+        sys.stderr.write(f"{text}\n")
+
+
 def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
     """Write the settings with which a run starts, and delete what killed jobs of it left behind.
 
-    If the run cannot run on a cluster, end the process.
+    If the run cannot start, end the process.
 
     Parameters
     ----------
     passed_to_shell
         Paths that a cluster's executor passes to a shell; empty for a local run.
     """
+    paths = RunPaths.of(settings.run)
     try:
         check_cluster_paths(passed_to_shell)
+        swept = sweep(paths.root)
+        write_text(paths.started, settings.model_dump_json())
+        # `start` has checked them.
+        write_text(paths.checked, contents_state(settings))
+        _check_folders(paths.root)
     except InputError as error:
         sys.exit(f"\n{error}")
-    paths = RunPaths.of(settings.run)
-    if swept := sweep(paths.root):
+    except OSError as error:
+        sys.exit(f"\n{_unwritable(paths.root, error.strerror)}")
+    if swept:
         names = first_five(path.relative_to(paths.root) for path in swept)
         sys.stderr.write(f"Deleted what killed jobs had begun to write: {names}\n")
-    write_text(paths.started, settings.model_dump_json())
+
+
+def _unwritable(folder: Path, why: str | None) -> InputError:
+    return InputError(
+        f"{folder.absolute()} cannot be written: {why}. Write results elsewhere: parcelwise run "
+        "FILE --directory DIR, or snakemake --directory DIR."
+    )
+
+
+def _check_folders(root: Path) -> None:
+    """Check that the folders of an earlier run, to the second level, can be written."""
+    level = [root]
+    for _ in range(2):
+        level = [
+            Path(entry.path)
+            for folder in level
+            for entry in os.scandir(folder)
+            if entry.is_dir(follow_symlinks=False)
+        ]
+        for folder in level:
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise _unwritable(folder, "Permission denied")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that Snakemake can write its own files into the folder that gets results/.
+
+    Raises
+    ------
+    InputError
+        If it cannot; Snakemake itself would show a traceback.
+    """
+    own = folder / ".snakemake"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=own):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error.strerror) from None
 
 
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:

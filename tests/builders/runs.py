@@ -101,6 +101,7 @@ def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     index(
         settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
         view(settings, "index"), source_items, settings.parcels.path,
+        weights=json.dumps(settings.predict.weights and str(settings.predict.weights)),
     )  # fmt: skip
     clean(
         settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,

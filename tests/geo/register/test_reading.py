@@ -14,7 +14,7 @@ from shapely import MultiPolygon, box
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.register.columns import as_text, numbered
-from geo.register.reading import read_named, read_register, read_register_parts
+from geo.register.reading import read_columns, read_named, read_register, read_register_parts
 from tests.builders.paths import DATA
 from tests.builders.registers import GRID, Run, frame, pixels, simple
 
@@ -293,6 +293,64 @@ def test_rows_keep_the_order_of_the_file(tmp_path, squares, suffix):
     assert found["n"].tolist() == [2, 1, 3]
     assert found.index.tolist() == [0, 1, 2]
     assert found.geometry.geom_equals_exact(squares.geometry, tolerance=1e-6, align=False).all()
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".gml", ".parquet", ".shp"])
+def test_columns_without_outlines_are_those_of_the_register(tmp_path, squares, suffix):
+    path = tmp_path / f"register{suffix}"
+    squares.loc[1, "name"] = None
+    squares.to_parquet(path) if suffix == ".parquet" else squares.to_file(path)
+    codes = {"a": "name", "b": "n"}
+    table, ids = read_named(path, None, "n", codes)
+    found, found_ids = read_columns(path, None, "n", codes)
+    assert as_text(found_ids).tolist() == as_text(ids).tolist() == ["3", "1", "2"]
+    for name in ("name", "n"):
+        assert as_text(found[name]).tolist() == as_text(table[name]).tolist()
+    for read in (read_named, read_columns):
+        with pytest.raises(InputError, match=r"parcels.id is 'N', .* Did you mean 'n'"):
+            read(path, None, "N", {})
+        with pytest.raises(InputError, match=r"code is 'x', which is not a column of"):
+            read(path, None, "n", {"code": "x"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", EXCERPTS)
+def test_columns_of_real_registers_are_read_without_outlines(folder):
+    if not REGISTERS.is_dir():
+        pytest.skip(reason="shared/data/registers is not there")
+    (path,) = [p for p in (REGISTERS / folder).iterdir() if p.suffix in (".gpkg", ".zip")]
+    options, _ = EXCERPTS[folder]
+    arguments = (path, options.get("layer"), options["id"], options["labels"])
+    (table, ids), (found, found_ids) = read_named(*arguments), read_columns(*arguments)
+    assert as_text(found_ids).tolist() == as_text(ids).tolist()
+    code = options["labels"]["crop"]
+    assert as_text(found[code]).tolist() == as_text(table[code]).tolist()
+
+
+def test_rows_of_geoparquet_with_a_stored_index_keep_their_outlines(tmp_path, squares):
+    """pandas stores an index with gaps, as after the removal of rows."""
+    path = tmp_path / "register.parquet"
+    squares.set_axis([0, 2, 1]).to_parquet(path)
+    expected = [box(i, 0, i + 1, 1) for i in range(3)]
+    table, _ = read_named(path, None, "n", {})
+    parts = [part for part, _ in read_register_parts(path, None, "n", {}, 2)]
+    for found in (table, pd.concat(parts)):
+        assert found["n"].tolist() == [3, 1, 2]
+        assert found.geometry.tolist() == expected
+    assert read_columns(path, None, "n", {})[0].index.tolist() == [0, 1, 2]
+
+
+def test_further_geometries_of_geoparquet_become_text(tmp_path, squares):
+    path = tmp_path / "register.parquet"
+    centres = squares.centroid.where([True, False, True])
+    squares.assign(centre=centres).to_parquet(path)
+    table, _ = read_named(path, None, "n", {})
+    parts = [part for part, _ in read_register_parts(path, None, "n", {}, 1)]
+    for found in (table, pd.concat(parts)):
+        assert found["centre"].isna().tolist() == [False, True, False]
+        assert shapely.from_wkt(found["centre"].iloc[2]) == centres.iloc[2]
+        assert found.geometry.tolist() == squares.geometry.tolist()
+    assert all(part["centre"].dtype == "str" for part in parts)
 
 
 def test_the_layer_is_chosen_by_name(tmp_path, squares):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from pipeline.stages.train import train
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.settings import STAGE_SETTINGS
-from tests.builders.pixel_sets import BANDS, ingest_dataset, make
+from tests.builders.pixel_sets import BANDS, ingest_dataset, ingest_folder, make
 from tests.builders.runs import (
     assemble_tiles,
     example,
@@ -268,3 +269,36 @@ def test_ids_become_different_file_names():
     assert names[0] == "12.npy"
     assert all("/" not in name for name in names)
     assert file_name("..") == "...npy"
+
+
+LONG = "Парцел-в-землището-на-село-Голямо-Белово-община-Белово-№-"
+
+
+def test_long_ids_become_different_short_file_names():
+    """The limit of file systems is 255 bytes; a letter of these ids is %-encoded as 6."""
+    ids = [LONG * n + last for n in (1, 2, 9) for last in "12"]
+    # Cut at every place, also within a %-encoded letter.
+    ids += ["x" * n + LONG for n in range(1, 13)]
+    ids += [file_name(ids[0]).removesuffix(".npy"), "y" * 251, "y" * 252]
+    names = [file_name(i) for i in ids]
+    assert len(set(names)) == len(ids)
+    assert max(len(name.encode()) for name in names) <= 255
+    assert names[-2] == "y" * 251 + ".npy"
+    assert all(re.fullmatch(r"(?:[^%]|%[0-9A-F]{2})*%~[0-9a-f]{32}\.npy", n) for n in names[:-3])
+
+
+def test_parcels_with_long_ids_are_read_again(tmp_path):
+    ids = [f"{LONG}{i}" for i in range(30)]
+    parcels = make(tmp_path / "given", ids=ids)
+    first = ingest_folder(tmp_path / "given", tmp_path / "first").dataset
+    names = json.loads(first.file_names.read_text())
+    assert set(names) == set(ids)
+    assert {path.name for path in first.pixels.iterdir()} == set(names.values())
+    for parcel_id, (_, pixels, _) in parcels.items():
+        assert np.array_equal(np.load(first.pixels / names[parcel_id]), pixels)
+    # The dataset of a run is an existing dataset of another run.
+    second = ingest_folder(first.root, tmp_path / "second").dataset
+    assert json.loads(second.file_names.read_text()) == names
+    dataset = PixelSetDataset.open(second.root)
+    assert sorted(dataset.ids) == sorted(ids)
+    assert all(np.array_equal(p["pixels"], parcels[p["id"]][1]) for p in dataset)

@@ -17,6 +17,7 @@ import pyogrio
 import pytest
 import shapely
 
+from pipeline.predictions.columns import with_register
 from pipeline.predictions.files import VIRIDIS, style_by_class, style_by_confidence
 from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
 from tests.builders.predictions import CLASSES, write_predictions
@@ -306,3 +307,34 @@ def test_qgis_draws_every_row_in_its_colour(tmp_path, whole):
     steps = [0, 1, 2, 6, None, 6, None]
     expected = [UNPREDICTED if step is None else VIRIDIS[step] for step in steps]
     assert list(found["Confidence"].values()) == expected
+
+
+REGISTER = {
+    # column of the register: (values, name in the predictions)
+    "CODE": (["x", "y"], "CODE"),
+    "Code": (["a", None], "register_Code"),
+    "code": (["b", "b"], "register_code_2"),
+    "register_Code": ([1, 2], "register_register_Code"),
+    "geom": (["POINT (0 0)", "text"], "register_geom"),
+    "fid": ([7, 7], "register_fid"),
+    "Reason": (["own", "own"], "register_Reason"),
+    "grown": (pd.to_timedelta(["1 days", None]), "grown"),
+}
+
+
+def test_columns_of_the_register_that_a_geopackage_cannot_store_are_renamed_or_text(tmp_path):
+    own = {name: values for name, (values, _) in REGISTER.items()}
+    register = gpd.GeoDataFrame(own, geometry=[SQUARE, TWO], crs=32631)
+    rows = rows_of(["p1", "p2"], register.geometry)
+    part = with_register(pd.DataFrame(rows.drop(columns="geometry")), register)
+    path = write_predictions(tmp_path, [part.iloc[:1], part.iloc[1:]])
+    layer = gpd.read_file(path, layer="parcels")
+    table = pd.read_parquet(path.with_suffix(".parquet"))
+    names = [name for _, name in REGISTER.values()]
+    for found in (layer, table):
+        assert [name for name in found.columns if name in names] == names
+        assert found["register_Code"].iloc[0] == "a"
+        assert found["register_code_2"].tolist() == ["b", "b"]
+        assert found["reason"].iloc[0] == ""
+        assert found["grown"].iloc[0] == "1 days 00:00:00"
+    assert layer.geometry.iloc[1].equals(TWO)

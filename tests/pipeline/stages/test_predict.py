@@ -16,7 +16,8 @@ from geo.errors import InputError
 from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.model_inputs import nearest_anniversary, read_inputs
+from pipeline.dataset.model_inputs import read_inputs
+from pipeline.dataset.season import nearest_anniversary
 from pipeline.stages.predict import load_existing, predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split

@@ -39,7 +39,7 @@ from pipeline.report.scores import (
     count_confusions,
     doubtful_parcels,
     frequent_confusions,
-    out_of_fold,
+    is_scored,
     read_predictions,
     wilson_interval,
 )
@@ -423,7 +423,7 @@ def test_every_row_of_the_register_has_a_status(tmp_path):
 
 def test_the_confusion_matrix_counts_the_out_of_fold_parcels(run):
     predictions = read_predictions(run.predictions.with_suffix(".parquet"))
-    matrix = count_confusions(out_of_fold(predictions), [c.code for c in CLASSES])
+    matrix = count_confusions(predictions[is_scored(predictions)], [c.code for c in CLASSES])
     np.testing.assert_array_equal(matrix, sklearn_confusion_matrix(DECLARED, PREDICTED))
     found = frequent_confusions(matrix, ["wheat", "maize", "grass"], n=2)
     assert [(c.declared, c.predicted, c.count) for c in found] == [
@@ -669,6 +669,7 @@ def test_99_96_percent_is_nowhere_written_as_100(tmp_path):
 
 def test_codes_that_are_numbers_are_read_as_text(tmp_path):
     row = {"parcel_id": "1", "status": "used", "declared_name": "x", "pred_name": "x"}
+    row["reason"] = ""
     table = pd.DataFrame([row | {"pred_source": "ensemble", "confidence": 0.5}] * 2)
     for column in ("declared_code", "pred_code"):
         table[column] = pd.Series([12, None], dtype="Int64")

@@ -23,6 +23,7 @@ from shapely import Point, box
 from geo.errors import InputError
 from geo.grid import read_grids
 from geo.imagery.discovery import Damaged
+from pipeline.inspection.check import check
 from pipeline.stages.index import damaged_rows
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.acquisition_table import read_acquisitions
@@ -31,7 +32,7 @@ from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
 from tests.builders.models import save_models
 from tests.builders.pixel_sets import BANDS, make
-from tests.builders.runs import label_parcels, observe, prepare_parcels
+from tests.builders.runs import label_parcels, observe, prepare_dataset, prepare_parcels
 from tests.builders.safe import write_safe, zip_product
 from tests.builders.stac import shorten_waits
 from tests.builders.theia import write_product
@@ -600,6 +601,16 @@ def weights(i, **metadata):
     path.write_text(json.dumps(json.loads(path.read_text()) | metadata))
 
 
+def of_another_season(i):
+    for file in i.imagery.iterdir():
+        write_tiff(file, names=BANDS)
+    i.set(imagery={"bands": BANDS})
+    save_models(i.folder / "weights", members=1)
+    for path in i.folder.glob("weights/Fold_*/model.json"):
+        dates = {"first_date": "2018-09-01", "dates": ["2018-09-01", "2018-10-01"]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | dates))
+
+
 def flipped(i):
     weights(i)
     path = i.folder / "weights" / "Fold_3" / "model.pth.tar"
@@ -639,6 +650,10 @@ WEIGHTS = {
         lambda i: weights(i, hyperparameters=None),
         "Fold_2/model.json does not describe a model: hyperparameters: expected names and values",
     ),
+    "of another season": (
+        of_another_season,
+        "2 dates from 2022-09-01 to 2022-10-01. 3 of the 3 dates .* 2022-04-03",
+    ),
     "damaged": (flipped, "Fold_3/model.pth.tar is damaged: Bad CRC-32"),
 }
 
@@ -654,6 +669,60 @@ TABLES = {
     "dataset": ("dataset", DATASETS),
     "weights": ("weights", WEIGHTS),
 }
+
+
+# What only a stage notices: where parcels and imagery are, dates of imagery, and values of arrays.
+ONLY_IN_STAGES = {
+    *("no polygons", "far from the imagery", "too small parcels", "of another season"),
+    *("refused address", "unknown tile", "no date in the range", "missing masks", "another format"),
+    *("negative values",),
+}
+
+
+@pytest.mark.parametrize(
+    ("good", "spoil", "words"),
+    [
+        pytest.param(good, *case, id=f"{table}: {name}")
+        for table, (good, cases) in TABLES.items()
+        for name, case in cases.items()
+        if table in ("settings", "register", "dataset", "weights") and name not in ONLY_IN_STAGES
+    ],
+)
+def test_bad_input_is_refused_when_the_workflow_is_parsed(inputs, good, spoil, words):
+    getattr(inputs, good)()
+    inputs.set(**spoil) if isinstance(spoil, dict) else spoil(inputs)
+    before = sorted(inputs.folder.rglob("*"))
+    with pytest.raises(InputError, match=f"(?s){words}"):
+        check_all(load(inputs.values))
+    assert sorted(inputs.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("good", ["geotiffs", "dataset"])
+def test_good_input_passes_when_the_workflow_is_parsed(inputs, good):
+    getattr(inputs, good)()
+    check_all(load(inputs.values))
+
+
+def check_all(settings):
+    check_inputs(settings)
+    check(settings)
+
+
+def test_codes_of_parcels_outside_the_imagery_need_not_be_in_the_table(inputs):
+    inputs.geotiffs()
+    unknown_codes(inputs)
+    (inputs.folder / "codes.csv").write_text("code,class\nwheat,1\nmaize,2\n")
+    outside = [box(X + 90_000, Y - 50, X + 90_040, Y - 20)] * 2
+    inside = [box(X + 20, Y - 40 * i - 50, X + 60, Y - 40 * i - 20) for i in range(8)]
+    codes = ["wheat", "maize"] * 4 + ["rye", "rye"]
+    columns = {"outlines": inside + outside, "ID": list(range(10))}
+    write_register(inputs.register, CODE=codes, **columns)
+    check_all(load(inputs.values))
+    inputs.start()
+    # The same code inside is refused.
+    write_register(inputs.register, CODE=codes[::-1], **columns)
+    with pytest.raises(InputError, match=r"codes.csv lacks 1 codes .*'rye' .2 parcels."):
+        check_all(load(inputs.values))
 
 
 @pytest.mark.parametrize(
@@ -732,6 +801,39 @@ def test_a_damaged_acquisition_without_a_date_in_its_name_is_refused(inputs):
     metadata(inputs.products[1]).write_text("<html>")
     inputs.products[1].path.rename(inputs.imagery / "download")
     refuse(inputs, "MTD_MSIL2A.xml", "its name contains no date")
+
+
+def test_many_damaged_acquisitions_are_one_warning(inputs, caplog):
+    inputs.geotiffs().set(imagery={"damaged": "set_aside"})
+    for day in range(10, 75):
+        (inputs.imagery / f"{2000 + day}0408_T31UDS.tif").write_text("<html>")
+    with caplog.at_level(logging.DEBUG):
+        inputs.start()
+    (warning,) = (r.message for r in caplog.records if "products.\n" in r.message)
+    assert warning.startswith("Set aside: 65 products.")
+    assert warning.endswith("... and 60 more")
+    others = {r.message for r in caplog.records if r.levelno == logging.DEBUG}
+    assert sum("Set aside: " in message for message in others) == 60
+
+
+def test_imagery_that_is_nodata_at_all_parcels_is_called_that(inputs):
+    inputs.geotiffs()
+    for file in inputs.imagery.iterdir():
+        with rasterio.open(file, "r+") as raster:
+            raster.nodata = 0
+            raster.write(np.zeros((raster.count, *raster.shape), np.uint16))
+    settings = load(inputs.set(clouds={"mask": "none"}).values)
+    with pytest.raises(InputError, match=r"nodata at all of the 8 parcels: none of the 3 acq"):
+        prepare_dataset(settings, inputs.run.root)
+    # One pixel with a value, on a cloudy date, is not nodata.
+    with rasterio.open(second(inputs), "r+") as raster:
+        raster.write(np.full((2, 40, 40), 500, np.uint16))
+    for day in DAYS:
+        write_tiff(inputs.folder / "masks" / f"{day}.tif", names=("mask",))
+    masks = {"mask": "auto", "files": str(inputs.folder / "masks")}
+    settings = load(inputs.set(clouds=masks, imagery={"max_cloud_fraction": 1}).values)
+    with pytest.raises(InputError, match=r"None of the 8 parcels has parcels.min_pixels, 1"):
+        prepare_dataset(settings, inputs.run.root)
 
 
 def test_imagery_with_only_damaged_acquisitions_is_refused(inputs):

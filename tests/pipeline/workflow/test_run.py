@@ -206,8 +206,11 @@ def test_ctrl_c_ends_the_run_and_its_jobs(small):
         assert run.poll() is None
         # A terminal sends Ctrl-C to all processes in the foreground.
         os.killpg(run.pid, signal.SIGINT)
-        run.communicate(timeout=30)
+        output, _ = run.communicate(timeout=30)
         assert run.returncode == 1
+        after = output.split("Train fold 1.")[-1]
+        assert after.endswith("\nInterrupted: the jobs end. The same command continues the run.\n")
+        assert not re.search("Traceback|Error|exited|Interrupted(?s:.*)Interrupted", after)
         with pytest.raises(ProcessLookupError):
             os.killpg(run.pid, 0)
     finally:

@@ -1,0 +1,52 @@
+"""Keep short what Snakemake writes: lists of files, and everything after Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+# Snakemake logs through this logger; the lists are attributes of its records.
+LOGGER = "snakemake.logging"
+LISTS = ("input", "output")
+SHOWN = 5
+
+
+class Shortener(logging.Filter):
+    """Shorten lists of files in messages, and drop the messages after Ctrl-C.
+
+    Otherwise each job that ends by Ctrl-C is reported as failed, with its files and its command.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_interrupted = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is logged; shorten its lists."""
+        for name in LISTS:
+            files = getattr(record, name, None)
+            if isinstance(files, list) and len(files) > SHOWN:
+                setattr(record, name, [*map(str, files[:SHOWN]), f"... ({len(files)} in total)"])
+        return not self.is_interrupted
+
+    def interrupt(self, number: int, _: FrameType | None) -> None:
+        """Handle Ctrl-C: say it in one line, and let Snakemake end its jobs.
+
+        Snakemake handles SystemExit as KeyboardInterrupt, but shows no traceback if there are no
+        jobs yet.
+        """
+        if not self.is_interrupted:
+            self.is_interrupted = True
+            sys.stderr.write("\nInterrupted: the jobs end. The same command continues the run.\n")
+        raise SystemExit(128 + number)
+
+
+def keep_messages_short() -> None:
+    """Shorten what Snakemake writes from now on."""
+    shortener = Shortener()
+    logging.getLogger(LOGGER).addFilter(shortener)
+    # A shell starts background jobs with Ctrl-C ignored: it stays ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, shortener.interrupt)

@@ -1,0 +1,115 @@
+"""Inputs are checked before a run starts, and only if they have changed since a run started."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from pipeline.workflow import snakefile
+from pipeline.workflow.config import merged
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.snakefile import freeze, start
+from tests.builders.models import save_models
+from tests.builders.paths import ROOT
+from tests.builders.pixel_sets import BANDS, make
+from tests.builders.runs import snakemake
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return the current folder: a register, a table of codes, and weights."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagery").mkdir()
+    (tmp_path / "imagery" / "20220403.tif").write_bytes(b"")
+    (tmp_path / "register.shp").write_bytes(b"shapes")
+    (tmp_path / "register.dbf").write_bytes(b"codes")
+    (tmp_path / "codes.csv").write_text("code,class\n")
+    save_models(tmp_path / "weights", members=1)
+    return tmp_path
+
+
+VALUES = {
+    "run": "mine",
+    "imagery": {"path": "imagery", "bands": BANDS},
+    "parcels": {
+        "path": "register.shp",
+        "labels": {"crop": {"column": "CODE", "table": "codes.csv"}},
+    },
+    "predict": {"weights": "weights"},
+}
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """Return the list of checks that were started; nothing is checked."""
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(snakefile.subprocess, "run", run)
+    return calls
+
+
+def test_inputs_are_checked_again_only_if_they_have_changed(folder, checks):
+    def begin(**over):
+        checks.clear()
+        return start(merged(VALUES, over), ROOT, is_main=True)
+
+    begin()
+    settings = begin()
+    assert len(checks) == 1, "a dry run leaves no record"
+    assert not (folder / "results").exists()
+    freeze(settings, [])
+    begin()
+    assert checks == []
+    begin(train={"epochs": 3})
+    assert checks == []
+    start(VALUES, ROOT, is_main=False)
+    assert checks == []
+    begin(parcels={"id": "ID"})
+    assert len(checks) == 1
+    for name in ("register.shp", "register.dbf", "codes.csv", "weights/Fold_2/model.json"):
+        freeze(settings, [])
+        begin()
+        assert checks == []
+        path = folder / name
+        path.write_bytes(path.read_bytes() + b" ")
+        begin()
+        assert len(checks) == 1, name
+    assert checks[0][:4] == [sys.executable, "-P", "-m", "pipeline.inspection.check"]
+
+
+def test_what_the_check_says_ends_the_process(folder, monkeypatch, capsys):
+    def run(command, **_):
+        text = "pipeline.check: register.shp has no rows."
+        return subprocess.CompletedProcess(command, code, stderr=f"{text}\n")
+
+    monkeypatch.setattr(snakefile.subprocess, "run", run)
+    code = 1
+    with pytest.raises(SystemExit) as end:
+        start(VALUES, ROOT, is_main=True)
+    assert end.value.code == "\nregister.shp has no rows."
+    code = 0
+    start(VALUES, ROOT, is_main=True)
+    assert capsys.readouterr().err == "register.shp has no rows.\n"
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_wrong_inputs_fails_with_one_message(tmp_path):
+    make(tmp_path / "existing")
+    settings = {"run": "small", "dataset": {"path": "existing", "bands": BANDS}}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    result = snakemake(tmp_path, "-n", check=False)
+    assert result.returncode == 1
+    message = "0 classes have at least 30 parcels, and a model needs two: 'barley' (20)"
+    output = result.stdout + result.stderr
+    assert output.count(message) == 1
+    assert "Traceback" not in output
+    assert len(output.splitlines()) < 8
+    assert not RunPaths(tmp_path / "results").root.exists()
+    dataset = {"classes": {"min_parcels": 5}}
+    assert snakemake(tmp_path, "-n", dataset=dataset).returncode == 0
+    assert not RunPaths(tmp_path / "results").root.exists()

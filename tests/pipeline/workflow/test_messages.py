@@ -1,0 +1,139 @@
+"""What a user reads: lists are short, Ctrl-C and folders that cannot be written end in one line."""
+
+import logging
+import os
+import signal
+import sys
+
+import pytest
+import yaml
+
+from geo.errors import InputError
+from pipeline import __main__ as command_line
+from pipeline.workflow import snakefile
+from pipeline.workflow.launch import _folder_of
+from pipeline.workflow.messages import LOGGER, Shortener
+from pipeline.workflow.settings import Settings
+from pipeline.workflow.snakefile import check_folder, freeze
+from tests.builders.paths import ROOT
+from tests.builders.runs import snakemake
+
+SNAKEFILE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pipeline.workflow.messages import keep_messages_short
+keep_messages_short()
+rule all:
+    input: "out"
+rule pack:
+    input: expand("in/{{n}}", n=range(700))
+    output: "out"
+    shell: "false"
+"""
+
+
+@pytest.mark.slow
+def test_a_failed_job_names_five_of_its_inputs(tmp_path):
+    (tmp_path / "in").mkdir()
+    for n in range(700):
+        (tmp_path / "in" / str(n)).touch()
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({}))
+    result = snakemake(tmp_path, "--cores", "1", check=False, source=tmp_path)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert "Error in rule pack:" in output
+    assert "input: in/0, in/1, in/2, in/3, in/4, ... (700 in total)" in output
+    assert output.count("in/5") == 0
+
+
+def test_lists_of_a_record_are_shortened():
+    record = logging.makeLogRecord(
+        {"input": [f"i{n}" for n in range(7000)], "output": list("abcde"), "log": list("abcdefg")}
+    )
+    assert Shortener().filter(record)
+    assert record.input == ["i0", "i1", "i2", "i3", "i4", "... (7000 in total)"]
+    assert record.output == list("abcde")
+    # Snakemake reads these files.
+    assert record.log == list("abcdefg")
+
+
+def test_after_ctrl_c_nothing_more_is_logged(capsys):
+    shortener = Shortener()
+    for _ in range(2):
+        with pytest.raises(SystemExit) as end:
+            shortener.interrupt(signal.SIGINT, None)
+        assert end.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 2
+    assert not shortener.filter(logging.makeLogRecord({"msg": "Error in rule train"}))
+
+
+def test_snakemake_still_logs_through_this_logger():
+    from snakemake.logging import logger
+
+    assert logger.name == LOGGER
+
+
+@pytest.mark.parametrize("job", [False, True])
+def test_ctrl_c_ends_a_command_in_at_most_one_line(monkeypatch, capsys, job):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(command_line, "main", interrupted)
+    monkeypatch.setattr(sys, "argv", ["parcelwise", *(["--log", "x.log"] if job else [])])
+    with pytest.raises(SystemExit) as end:
+        command_line.command()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == ("" if job else "parcelwise: interrupted\n")
+
+
+@pytest.mark.parametrize("name", ["results/default", "results/default/parcels", "a/b"])
+def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path, monkeypatch, name):
+    """Root can write everywhere, so that permissions are simulated."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/default/parcels/tiles").mkdir(parents=True)
+    access, mkdir = os.access, snakefile.Path.mkdir
+    bad = tmp_path / name
+
+    def denied(path, *arguments, **options):
+        if bad in (tmp_path / path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(
+        snakefile.os,
+        "access",
+        lambda path, mode: tmp_path / path != bad and access(path, mode),
+    )
+    words = f"{bad} cannot be written: Permission denied. Write results elsewhere"
+    if name == "a/b":
+        monkeypatch.setattr(snakefile.Path, "mkdir", denied)
+        with pytest.raises(InputError, match=words):
+            check_folder(bad)
+        return
+    if name == "results/default":
+
+        def write(path, _):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(snakefile, "write_text", write)
+    with pytest.raises(SystemExit) as end:
+        freeze(Settings(), [])
+    assert str(end.value.code).startswith(f"\n{words}")
+
+
+def test_a_folder_that_can_be_written_is_accepted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_folder(tmp_path / "new")
+    assert not list((tmp_path / "new" / ".snakemake").iterdir())
+    freeze(Settings(), [])
+    freeze(Settings(), [])
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [([], "."), (["--directory", "a"], "a"), (["--directory", "a", "-n", "-d", "b"], "b")],
+)
+def test_the_folder_of_the_results_is_that_of_snakemake(words, folder):
+    assert str(_folder_of(["snakemake", *words])) == folder

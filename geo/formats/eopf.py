@@ -57,29 +57,39 @@ def _read_product(
         attributes: Mapping[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
         properties = attributes["stac_discovery"]["properties"]
         sensing_start = datetime.fromisoformat(properties["start_datetime"]).replace(tzinfo=None)
+        outer = {**attributes.get("other_metadata", {}), **properties}
+        tile = _tile(path, attributes)
+        cloud_cover = properties.get("eo:cloud_cover")
+        cloud_fraction = None if cloud_cover is None else float(cloud_cover) / 100
+        baseline, created = (_text(properties.get(n)) for n in ("eopf:baseline", "created"))
     except _DAMAGED as error:
         raise InputError(
-            f"{path} is not a product of EOPF: its attributes have no stac_discovery with "
+            f"{path} is not a product of EOPF: its attributes have no usable stac_discovery with "
             f"properties and start_datetime ({error}): {_AGAIN}"
         ) from error
-    outer = {**attributes.get("other_metadata", {}), **properties}
     wanted, masks = bands_and_masks(finest(_layers(path, outer, reflectance_scale)), bands)
-    cloud_cover = properties.get("eo:cloud_cover")
     return Acquisition(
         # The name contains tile, times, orbit and baseline.
         id=path.name.removesuffix(".zarr"),
-        tile=_tile(path, attributes),
+        tile=tile,
         date=sensing_start.date(),
         product=path,
         format="stack",
-        baseline=properties.get("eopf:baseline"),
+        baseline=baseline,
         platform=str(properties.get("platform", "")).title() or None,
-        cloud_fraction=None if cloud_cover is None else float(cloud_cover) / 100,
+        cloud_fraction=cloud_fraction,
         bands=wanted,
         masks=masks,
         sensing_start=sensing_start,
-        generated=properties.get("created"),
+        generated=created,
     )
+
+
+def _text(value: object) -> str | None:
+    """Return a property that must be a text; None if it is not stated."""
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"{value!r} is not a text")
 
 
 def _layers(

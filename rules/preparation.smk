@@ -156,6 +156,7 @@ rule extract:
     output:
         pixels=paths.extracted("{acquisition}"),
         valid=paths.extracted_valid("{acquisition}"),
+        facts=paths.extraction_facts("{acquisition}"),
     params:
         settings=settings_of("extract"),
         record=paths.record("extract"),
@@ -170,7 +171,8 @@ rule extract:
     shell:
         "parcelwise extract --settings {params.settings:q} --record {params.record:q}"
         " --item {input.item:q} --pixel-index {input.pixel_index:q}"
-        " --pixels {output.pixels:q} --valid {output.valid:q} --threads {threads} --log {log:q}"
+        " --pixels {output.pixels:q} --valid {output.valid:q} --facts {output.facts:q}"
+        " --threads {threads} --log {log:q}"
 
 
 rule assemble:

@@ -17,7 +17,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from geo.errors import InputError, reading
-from geo.formats.conventions import band_name, scale_and_offset, tile_name
+from geo.formats.conventions import band_name, scale_and_offset, stated_nodata, tile_name
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
@@ -31,7 +31,7 @@ from geo.imagery.acquisition import (
     is_address,
 )
 from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
-from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
+from geo.imagery.raster_reading import crs_text, read_header
 
 Item = Mapping[str, Any]
 
@@ -307,10 +307,14 @@ def _band(
     if grid is None:
         header = read_header(source)
         grid = header.grid
+    dtype = np.dtype(
+        asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
+    )
     scale, offset = 1.0, 0.0
     if name in BANDS:
-        scale, offset = _radiometry(asset, item, header, unstated_offset)
+        scale, offset = _radiometry(asset, item, dtype, unstated_offset)
     nodata = asset.get("nodata")
+    stated = None if nodata is None else stated_nodata(float(nodata), dtype)
     return Band(
         name=name,
         source=source,
@@ -319,12 +323,12 @@ def _band(
         block_shape=None,
         scale=scale,
         offset=offset,
-        nodata=0.0 if nodata is None else float(nodata),  # 0 in every Sentinel-2 product
+        nodata=0.0 if stated is None else stated,  # 0 in every Sentinel-2 product
     )
 
 
 def _radiometry(
-    asset: _Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
+    asset: _Asset, item: Mapping[str, Any], dtype: np.dtype[Any], unstated_offset: float
 ) -> tuple[float, float]:
     """Return the scale and offset of an asset, as in `geo.imagery.acquisition.Band`.
 
@@ -332,8 +336,7 @@ def _radiometry(
     earthsearch:boa_offset_applied (formerly sentinel:boa_offset_applied). Its assets still state
     the offset (cirrus-geo/cirrus-earth-search, issues 21 and 33), which must then be ignored.
     """
-    dtype = asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
-    is_integer = bool(np.issubdtype(np.dtype(dtype), np.integer))
+    is_integer = dtype.kind in "iu"
     scale = asset.get("scale", "raster:scale")
     if scale is None:
         scale = 0.0001 if is_integer else 1.0

@@ -122,10 +122,10 @@ def find_acquisitions(
     _check_metres(found)
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
-    if format in ("geotiff", "stack") and reflectance_scale is None:
-        from geo.imagery.radiometry import check_float_scale
+    if format in ("geotiff", "stack"):
+        from geo.imagery.valid_values import check_scale
 
-        check_float_scale(found)
+        check_scale(found)
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 
 

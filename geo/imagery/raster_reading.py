@@ -14,10 +14,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geo.errors import InputError
+from geo.formats.conventions import band_name
 from geo.grid import Grid
 from geo.imagery.acquisition import Band, Plane, is_address
 from geo.imagery.array_reading import read_plane
@@ -92,7 +94,10 @@ _DAMAGED = "The file is damaged or incomplete: download or copy it again."
 
 @dataclass(frozen=True)
 class RasterHeader:
-    """The metadata of a raster file; tuples have one item for each band."""
+    """The metadata of a raster file; tuples have one item for each layer.
+
+    `alphas` tells which layers are alpha bands.
+    """
 
     grid: Grid
     block_shapes: tuple[tuple[int, int], ...]
@@ -101,6 +106,7 @@ class RasterHeader:
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
     nodata: tuple[float | None, ...]
+    alphas: tuple[bool, ...]
 
 
 def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
@@ -123,6 +129,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
     try:
         with OpenRasters() as rasters, rasters.use(source) as raster:
             grid = _grid(source, raster)
+            alphas = _alpha_layers(raster)
             end = _end_of_tiff_blocks(raster) if raster.driver == "GTiff" else 0
             header = RasterHeader(
                 grid=grid,
@@ -132,6 +139,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
                 scales=tuple(raster.scales),
                 offsets=tuple(raster.offsets),
                 nodata=tuple(raster.nodatavals),
+                alphas=tuple(layer in alphas for layer in raster.indexes),
             )
     except (RasterioError, OSError) as error:
         raise InputError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
@@ -209,15 +217,59 @@ def _read(
             if isinstance(band.layer, Plane)
         ]
     with rasters.use(source) as raster:
-        return list(raster.read(layers, window=Window.from_slices(*window)))
+        return _read_layers(raster, bands, layers, window=Window.from_slices(*window))
 
 
-def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which raw values of a band are data: neither its nodata value nor NaN."""
-    with_data = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
-    if raw.dtype.kind == "f":
-        with_data &= np.isfinite(raw)
-    return with_data
+def _read_layers(
+    raster: Any, bands: Sequence[Band], layers: Sequence[int], **how: Any
+) -> list[NDArray[Any]]:
+    """Read layers of an open raster; pixels that the file itself masks get the nodata value.
+
+    Parameters
+    ----------
+    raster, bands, layers
+        The raster, and its bands with the number of each one's layer.
+    how
+        Options of rasterio's `read`: window or out_shape.
+    """
+    values = list(raster.read(layers, **how))
+    visible = _visible(raster, layers[0], **how)
+    if visible is None or visible.all():
+        return values
+    return [
+        raw
+        if band.nodata is None
+        else np.where(visible, raw, raw.dtype.type(band.nodata)).astype(raw.dtype)
+        for band, raw in zip(bands, values, strict=True)
+    ]
+
+
+def _visible(raster: Any, layer: int, **how: Any) -> NDArray[np.bool_] | None:
+    """Return where the own masks of a GeoTIFF show pixels, None if it has none.
+
+    These are an internal mask or a .msk file, and alpha bands. GDAL applies an alpha band only if
+    there is no nodata value, so it is read here. JPEG 2000 of Sentinel-2 has no such masks.
+    """
+    if raster.driver != "GTiff":
+        return None
+    masks = [raster.read(i, **how) for i in _alpha_layers(raster) if i != layer]
+    flags = raster.mask_flag_enums[layer - 1]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        masks.append(raster.read_masks(layer, **how))
+    return np.all([mask != 0 for mask in masks], axis=0) if masks else None
+
+
+def _alpha_layers(raster: Any) -> list[int]:
+    """Return the numbers of the layers that are alpha bands, and not named as bands.
+
+    GDAL takes the fourth layer of a file for alpha if the first three are red, green and blue.
+    """
+    layers = enumerate(zip(raster.colorinterp, raster.descriptions, strict=True), 1)
+    return [
+        layer
+        for layer, (colour, text) in layers
+        if colour == ColorInterp.alpha and band_name(text or "") is None
+    ]
 
 
 def block_shape(band: Band) -> tuple[int, int]:
@@ -269,8 +321,7 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
     shape = min(height, side), min(width, side)
     try:
         with OpenRasters() as rasters, rasters.use(band.source) as raster:
-            values: NDArray[Any] = raster.read(band.layer, out_shape=shape)
-            return values[np.newaxis]
+            return np.stack(_read_layers(raster, [band], [band.layer], out_shape=shape))
     except (RasterioError, OSError) as error:
         raise InputError(
             f"Band {band.name} of {band.source} cannot be read ({error}). {_DAMAGED}"

@@ -156,7 +156,7 @@ rule extract:
     output:
         pixels=paths.extracted("{acquisition}"),
         valid=paths.extracted_valid("{acquisition}"),
-        facts=paths.extraction_facts("{acquisition}"),
+        counts=paths.extraction_counts("{acquisition}"),
     params:
         settings=settings_of("extract"),
         record=paths.record("extract"),
@@ -171,7 +171,7 @@ rule extract:
     shell:
         "parcelwise extract --settings {params.settings:q} --record {params.record:q}"
         " --item {input.item:q} --pixel-index {input.pixel_index:q}"
-        " --pixels {output.pixels:q} --valid {output.valid:q} --facts {output.facts:q}"
+        " --pixels {output.pixels:q} --valid {output.valid:q} --counts {output.counts:q}"
         " --threads {threads} --log {log:q}"
 
 

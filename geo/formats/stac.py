@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,9 +32,12 @@ from geo.imagery.acquisition import (
     is_address,
 )
 from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
-from geo.imagery.raster_reading import crs_text, read_header
+from geo.imagery.raster_reading import block_shape, crs_text, read_header
 
 Item = Mapping[str, Any]
+
+# Headers of remote files that are requested at the same time.
+_REQUESTS_AT_ONCE = 8
 
 
 def find(
@@ -59,6 +63,28 @@ def find(
     if not files:
         raise InputError(f"There is no STAC item (.json) in {path}.")
     return read_each(files, partial(_read_file, bands=bands, signed_by=signed_by), damaged)
+
+
+def unlike_files(found: Sequence[Acquisition], threads: int) -> dict[str, str]:
+    """Return, by id, how files differ from what their items state of them; their headers are read.
+
+    Of remote files, one of each grid is read, as every header is a request.
+    """
+
+    def problem(item: Acquisition) -> str | None:
+        stated: dict[object, Band] = {}
+        for band in (*item.bands.values(), *item.masks.values()):
+            stated.setdefault(band.grid if band.is_remote else band.name, band)
+        try:
+            for band in stated.values():
+                block_shape(band)
+        except InputError as error:
+            return f"{item.product}: {error}"
+        return None
+
+    with ThreadPoolExecutor(max(threads, _REQUESTS_AT_ONCE)) as pool:
+        problems = zip(found, pool.map(problem, found), strict=True)
+        return {item.id: text for item, text in problems if text is not None}
 
 
 def _baseline(item: Item) -> str | None:

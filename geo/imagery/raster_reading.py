@@ -19,7 +19,6 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geo.errors import InputError
-from geo.formats.conventions import band_name
 from geo.grid import Grid
 from geo.imagery.acquisition import Band, Plane, is_address
 from geo.imagery.array_reading import read_plane
@@ -260,15 +259,16 @@ def _visible(raster: Any, layer: int, **how: Any) -> NDArray[np.bool_] | None:
 
 
 def _alpha_layers(raster: Any) -> list[int]:
-    """Return the numbers of the layers that are alpha bands, and not named as bands.
+    """Return the numbers of the layers that are alpha bands.
 
-    GDAL takes the fourth layer of a file for alpha if the first three are red, green and blue.
+    GDAL takes the fourth layer of a file for alpha if the first three are red, green and blue. If
+    it is described as something else, it is not.
     """
     layers = enumerate(zip(raster.colorinterp, raster.descriptions, strict=True), 1)
     return [
         layer
         for layer, (colour, text) in layers
-        if colour == ColorInterp.alpha and band_name(text or "") is None
+        if colour == ColorInterp.alpha and (text or "alpha").lower().startswith("alpha")
     ]
 
 
@@ -280,7 +280,7 @@ def block_shape(band: Band) -> tuple[int, int]:
     Raises
     ------
     InputError
-        If the file is opened and does not have the band's grid.
+        If the file is opened and does not have the band's grid or layer.
     """
     if band.block_shape is not None:
         return band.block_shape
@@ -291,6 +291,11 @@ def block_shape(band: Band) -> tuple[int, int]:
             "leave the item out."
         )
     assert isinstance(band.layer, int)  # noqa: S101 (bands of stacks state their blocks)
+    if band.layer > len(header.block_shapes):
+        raise InputError(
+            f"{band.source} has {len(header.block_shapes)} layers, but {band.name} is layer "
+            f"{band.layer} by its catalogue: leave the item out."
+        )
     return header.block_shapes[band.layer - 1]
 
 
@@ -343,6 +348,13 @@ def crs_text(crs: Any) -> str:
 
 def _grid(source: str, raster: Any) -> Grid:
     """Return the grid of an open raster."""
+    if raster.transform.is_identity:
+        points = "only ground control points" if raster.gcps[0] else "none"
+        raise InputError(
+            f"{source} has no place on the ground: expected the corner and the size of its pixels "
+            f"(a geotransform), found {points}. Warp it (gdalwarp), or assign its corners "
+            "(gdal_edit.py -a_ullr)."
+        )
     if raster.crs is None:
         raise InputError(f"{source} has no coordinate system: assign one (gdal_edit -a_srs).")
     try:

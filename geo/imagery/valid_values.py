@@ -56,7 +56,7 @@ def _has_value(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
     nodata = band.nodata
     if nodata is None:
         with_value = np.ones(raw.shape, bool)
-    elif raw.dtype.kind in "iu" and nodata.is_integer():
+    elif raw.dtype.kind in "iu" and float(nodata).is_integer():
         with_value = raw != int(nodata)  # numpy would convert all values to compare with a float
     else:
         with_value = raw != nodata

@@ -27,7 +27,7 @@ def extract(
     valid: Path,
     settings: ExtractSettings,
     threads: int = 1,
-    facts: Path | None = None,
+    counts: Path | None = None,
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
@@ -47,7 +47,7 @@ def extract(
         imagery.bands, imagery.resampling and clouds.
     threads
         Number of blocks that are read at the same time.
-    facts
+    counts
         Written: how many of the pixels are nodata, how many of these because a value is impossible
         as reflectance, and how many are clear. None: only the log says it.
     """
@@ -57,16 +57,16 @@ def extract(
         logger.info("%s is not read: tile %s has no parcels", acquisition.id, index.tile)
         values = np.zeros((len(settings.imagery.bands), 0), np.uint16)
         clear = np.zeros(0, bool)
-        counts = {"pixels": 0, "nodata": 0, "impossible": 0, "clear": 0}
+        found = {"pixels": 0, "nodata": 0, "impossible": 0, "clear": 0}
     else:
-        values, clear, counts = _read(acquisition, index, settings, threads)
-        _log(acquisition, index, counts)
+        values, clear, found = _read(acquisition, index, settings, threads)
+        _log(acquisition, index, found)
     with replacing(pixels) as temporary:
         np.save(temporary, values)
     with replacing(valid) as temporary:
         np.save(temporary, clear)
-    if facts is not None:
-        write_json(facts, counts)
+    if counts is not None:
+        write_json(counts, found)
 
 
 def _read(
@@ -109,7 +109,7 @@ def _log(acquisition: Acquisition, index: PixelIndex, counts: dict[str, int]) ->
     logger.info(text, acquisition.id, counts["pixels"], n_parcels, shares["clear"])
     if counts["impossible"]:
         logger.warning(
-            "%s: %.2g %% of the parcels' pixels have values that are impossible as reflectance, "
+            "%s: %.3g %% of the parcels' pixels have values that are impossible as reflectance, "
             "below %g or above %g. They are taken for nodata.",
             *(acquisition.id, shares["impossible"], LOWEST / 10_000, HIGHEST / 10_000),
         )

@@ -299,9 +299,9 @@ class RunPaths:
         """Return the file of which of these pixels are clear: bool (these pixels,)."""
         return self.extractions / f"{acquisition}.valid.npy"
 
-    def extraction_facts(self, acquisition: str) -> Path:
+    def extraction_counts(self, acquisition: str) -> Path:
         """Return the file that counts these pixels: nodata, impossible and clear ones."""
-        return self.extractions / f"{acquisition}.json"
+        return self.root / "pixel_counts" / f"{acquisition}.json"
 
     def fold(self, fold: int | str) -> Path:
         """Return the folder of one fold's model and scores; folds count from 1."""

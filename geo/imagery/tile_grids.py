@@ -14,8 +14,8 @@ from geo.imagery.acquisition import Acquisition
 LARGEST_TILE_M = 110_000.0
 
 # Largest difference of a metre of the coordinate system from a metre on the ground. In UTM zones
-# and national systems it is below 0.01, at the edges of continental systems up to 0.06.
-_LARGEST_DISTORTION = 0.1
+# and national systems it is below 0.01, far from the centre of continental systems up to 0.1.
+_LARGEST_DISTORTION = 0.15
 # Step over which it is measured.
 _STEP_M = 1000.0
 

@@ -8,6 +8,8 @@ from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
+from geo.pixels.parcel_pixels import read_parcel_pixels
+from geo.pixels.pixel_index import PixelIndex
 from tests.builders.items import assert_survive
 
 WHOLE = slice(None)
@@ -116,3 +118,15 @@ def test_attributes_that_are_not_numbers_are_refused(tmp_path, rng, attributes, 
     path = packed(tmp_path, attributes, rng.integers(1, 9000, (6, 8)), "u2")
     with pytest.raises(InputError, match=rf"20180405\.nc: {words}"):
         find_acquisitions(path)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", ">i2", ">i4", ">f4"])
+def test_numbers_in_another_order_of_bytes_give_the_same_reflectance(tmp_path, rng, dtype):
+    counts = rng.integers(1, 9000, (6, 8))
+    raw = (counts / (10_000 if "f" in dtype else 1)).astype(dtype)
+    (found,) = find_acquisitions(packed(tmp_path, {}, raw, dtype))
+    rows, cols = np.indices((4, 8), np.int32).reshape(2, -1)
+    index = PixelIndex(["a"], np.array([0, 32]), rows, cols, "scene", found.grid)
+    pixels, has_values = read_parcel_pixels(found, index, ["B02", "B8A"])
+    assert has_values.all()
+    assert np.array_equal(pixels, np.tile(counts[:4].ravel(), (2, 1)))

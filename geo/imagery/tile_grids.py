@@ -74,13 +74,20 @@ def _problem(crs: str, bounds: _Bounds, pixel: float) -> tuple[str, str] | None:
 def _on_earth(system: object, x: float, y: float) -> tuple[float, float] | None:
     """Return longitude and latitude of a place, None if it is outside of the coordinate system."""
     from pyproj import Transformer
+    from pyproj.enums import TransformDirection
     from pyproj.exceptions import CRSError, ProjError
 
     try:
-        place = Transformer.from_crs(system, "OGC:CRS84", always_xy=True).transform(x, y)
+        to_earth = Transformer.from_crs(system, "OGC:CRS84", always_xy=True)
+        longitude, latitude = to_earth.transform(x, y)
+        if not (isfinite(longitude) and isfinite(latitude)):
+            return None
+        # Far outside, projections repeat: another place has the same longitude and latitude.
+        back = to_earth.transform(longitude, latitude, direction=TransformDirection.INVERSE)
     except (CRSError, ProjError):
         return None
-    return (place[0], place[1]) if all(map(isfinite, place)) else None
+    is_same = all(abs(a - b) <= 1e-6 * max(abs(b), 1e6) for a, b in zip(back, (x, y), strict=True))
+    return (longitude, latitude) if is_same else None
 
 
 def _distance(start: tuple[float, float], end: tuple[float, float]) -> float:
@@ -129,7 +136,12 @@ def _in_one_place(aligned: Sequence[Acquisition]) -> list[Acquisition]:
     A place is made of extents that overlap or touch. Other places belong to it as long as all
     together are not larger than a tile.
     """
-    main, *others = sorted(_places(aligned), key=len, reverse=True)
+    if max(_size(aligned)) <= LARGEST_TILE_M:
+        return list(aligned)
+    order = {item.id: number for number, item in enumerate(aligned)}
+    places = [sorted(place, key=lambda item: order[item.id]) for place in _places(aligned)]
+    # Equally many: the earliest first.
+    main, *others = sorted(places, key=lambda place: (-len(place), order[place[0].id]))
     apart: list[Acquisition] = []
     for place in others:
         together = [*main, *place]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from geo.errors import InputError
@@ -27,6 +28,9 @@ from geo.imagery.array_reading import read_plane
 # GDAL's default is 5 % of the memory. GDAL reads this variable at its first read; a value that the
 # user has set is kept.
 os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
+
+# A file without a place on the ground is refused by name (see `_grid`).
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 # The caller starts the threads, so GDAL is to start none.
 _GDAL = {"GDAL_NUM_THREADS": "1"}

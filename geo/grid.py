@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,9 @@ class Grid:
     width: int
 
     def __post_init__(self) -> None:
+        sides = self.x_min, self.y_max, self.pixel_width, self.pixel_height
+        if not all(map(isfinite, sides)):
+            raise ValueError(f"A grid needs a corner and pixels of finite numbers, found {sides}.")
         if min(self.pixel_width, self.pixel_height) <= 0 or min(self.height, self.width) <= 0:
             raise ValueError(
                 "A grid needs at least one pixel, and pixels of positive size. Found "
@@ -60,8 +64,12 @@ class Grid:
 
     @classmethod
     def from_transform(cls, crs: str, transform: Affine, height: int, width: int) -> Grid:
-        """Return the grid of a raster with an affine transform; refuse rotation."""
-        if transform.b or transform.d:
+        """Return the grid of a raster with an affine transform; refuse rotation.
+
+        Rounded numbers can rotate a raster by less than a hundredth of a pixel over its whole size.
+        """
+        turned = abs(transform.b) * height, abs(transform.d) * width
+        if not max(turned) <= 0.01 * abs(transform.a):
             raise ValueError("Rotated rasters are not read: warp them to a north-up grid first.")
         return cls(crs, transform.c, transform.f, transform.a, -transform.e, height, width)
 
@@ -120,6 +128,11 @@ class Grid:
         same_size = (right - left, bottom - top) == (other.width, other.height)
         distance = max(abs(edge - round(edge)) for edge in edges)
         return same_size and distance <= tolerance and self.has_crs(other.crs)
+
+    def contains(self, other: Grid) -> bool:
+        """Return whether another grid, which is aligned with this one, lies within it."""
+        left, top, right, bottom = (round(edge) for edge in self._edges_of(other))
+        return left >= 0 and top >= 0 and right <= self.width and bottom <= self.height
 
     def union(self, others: Iterable[Grid]) -> Grid:
         """Return this grid, extended to contain others that are aligned with it."""

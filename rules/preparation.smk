@@ -158,6 +158,7 @@ rule extract:
     output:
         pixels=paths.extracted("{acquisition}"),
         valid=paths.extracted_valid("{acquisition}"),
+        counts=paths.extraction_counts("{acquisition}"),
     params:
         settings=settings_of("extract"),
         record=paths.record("extract"),
@@ -172,7 +173,8 @@ rule extract:
     shell:
         "parcelwise extract --settings {params.settings:q} --record {params.record:q}"
         " --item {input.item:q} --pixel-index {input.pixel_index:q}"
-        " --pixels {output.pixels:q} --valid {output.valid:q} --threads {threads} --log {log:q}"
+        " --pixels {output.pixels:q} --valid {output.valid:q} --counts {output.counts:q}"
+        " --threads {threads} --log {log:q}"
 
 
 rule assemble:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from geo.errors import InputError
@@ -88,23 +89,31 @@ def decoding(
 ) -> tuple[float, float, float | None]:
     """Return scale, offset and nodata of a `Band`, from the statements of a file and conventions.
 
-    If the file states no nodata value, it is 0 for integers, as in Sentinel-2, and NaN for floats.
+    If the file states no nodata value, it is 0, as in Sentinel-2; see `stated_nodata`.
 
     Raises
     ------
     ValueError
-        If the units are not units of reflectance, or the data type is too small for reflectance.
+        If the units are not units of reflectance, the data type is not one for reflectance, or the
+        scale is not positive.
     """
+    if encoding.dtype.kind not in "iufb":
+        raise ValueError(f"{name} holds {encoding.dtype}, expected integers or floats")
     is_integer = encoding.dtype.kind in "iu"
-    nodata = encoding.nodata
+    nodata = stated_nodata(encoding.nodata, encoding.dtype)
     if name in MASKS:
         # 0 is the class "no data" of the scene classification, but "clear" in every other mask.
         default = 0.0 if name == SCENE_CLASSIFICATION else None
         return 1.0, 0.0, default if nodata in (None, 0) else nodata
     if nodata is None:
-        nodata = 0.0 if is_integer else float("nan")
+        nodata = 0.0
     if reflectance_scale is not None:
         return *scale_and_offset(1, 0, is_integer, reflectance_scale), nodata
+    if not (isfinite(encoding.scale) and isfinite(encoding.offset) and encoding.scale > 0):
+        raise ValueError(
+            f"{name} has the scale {encoding.scale} and the offset {encoding.offset}, expected a "
+            "scale above 0: set reflectance_scale to the reflectance of one raw unit"
+        )
     unit = _reflectance_of(encoding.units)
     if encoding.scale != 1 and unit not in (1.0, 0.01):
         raise ValueError(
@@ -118,6 +127,22 @@ def decoding(
             "reflectance x 10,000. Set reflectance_scale to the reflectance of 1"
         )
     return *scale_and_offset(scale, offset, is_integer, None), nodata
+
+
+def stated_nodata(nodata: float | None, dtype: np.dtype[np.generic]) -> float | None:
+    """Return the nodata value that a file states for raw numbers of a type, None if it states none.
+
+    A value that the type cannot hold states nothing, and nor does NaN: floats that are NaN are
+    nodata in any case, and software writes NaN as the nodata value of all its floats.
+    """
+    if nodata is None or nodata != nodata:
+        return None
+    if dtype.kind in "iu":
+        lowest, highest = (-128, 127) if dtype.kind == "i" else (0, 255)
+        n = 256 ** (dtype.itemsize - 1)
+        if not (nodata.is_integer() and lowest * n <= nodata < (highest + 1) * n):
+            return None
+    return nodata
 
 
 def scale_and_offset(

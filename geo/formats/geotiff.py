@@ -148,24 +148,32 @@ def _read(
 def _layer_names(
     path: Path, header: RasterHeader, file_bands: Sequence[str] | None
 ) -> list[str | None]:
-    """Return the bands of a file's layers, by its descriptions, its name, or else `file_bands`."""
+    """Return the bands of a file's layers, by its descriptions, its name, or else `file_bands`.
+
+    Alpha bands are not counted, unless `file_bands` names every layer.
+    """
     described = [band_name(text) for text in header.descriptions]
     if any(described):
         return described
     in_name = _BAND_PART.search(path.stem)
-    if len(described) == 1 and in_name is not None:
-        return [band_name(in_name["band"])]
+    colours = header.alphas.count(False)
+    if colours == 1 and in_name is not None:
+        return [None if alpha else band_name(in_name["band"]) for alpha in header.alphas]
     if file_bands is None:
         raise InputError(
-            f"{path}: none of its {len(described)} bands is described as B01 to B12, B8A or SCL. "
+            f"{path}: none of its {colours} bands is described as B01 to B12, B8A or SCL. "
             "Set file_bands to their names in order, or describe them in the file."
         )
-    if len(file_bands) != len(described):
+    names = [band_name(text) for text in file_bands]
+    if len(names) == len(described):
+        return names
+    if len(names) != colours:
         raise InputError(
-            f"{path} has {len(described)} bands, file_bands names {len(file_bands)}: "
+            f"{path} has {colours} bands, file_bands names {len(file_bands)}: "
             f"{', '.join(file_bands)}. Name every band of the file, in order."
         )
-    return [band_name(text) for text in file_bands]
+    in_order = iter(names)
+    return [None if alpha else next(in_order) for alpha in header.alphas]
 
 
 def _band(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +19,7 @@ from pyproj.exceptions import CRSError
 
 from geo.documents import read_json
 from geo.errors import InputError, reading
-from geo.formats.conventions import band_name, scale_and_offset, tile_name
+from geo.formats.conventions import band_name, scale_and_offset, stated_nodata, tile_name
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
@@ -33,9 +34,12 @@ from geo.imagery.acquisition import (
     is_address,
 )
 from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
-from geo.imagery.raster_reading import RasterHeader, crs_text, read_header
+from geo.imagery.raster_reading import block_shape, crs_text, read_header
 
 Item = Mapping[str, Any]
+
+# Headers of remote files that are requested at the same time.
+_REQUESTS_AT_ONCE = 8
 
 
 def find(
@@ -61,6 +65,28 @@ def find(
     if not files:
         raise InputError(f"There is no STAC item (.json) in {path}.")
     return read_each(files, partial(_read_file, bands=bands, signed_by=signed_by), damaged)
+
+
+def unlike_files(found: Sequence[Acquisition], threads: int) -> dict[str, str]:
+    """Return, by id, how files differ from what their items state of them; their headers are read.
+
+    Of remote files, one of each grid is read, as every header is a request.
+    """
+
+    def problem(item: Acquisition) -> str | None:
+        stated: dict[object, Band] = {}
+        for band in (*item.bands.values(), *item.masks.values()):
+            stated.setdefault(band.grid if band.is_remote else band.name, band)
+        try:
+            for band in stated.values():
+                block_shape(band)
+        except InputError as error:
+            return f"{item.product}: {error}"
+        return None
+
+    with ThreadPoolExecutor(max(threads, _REQUESTS_AT_ONCE)) as pool:
+        problems = zip(found, pool.map(problem, found), strict=True)
+        return {item.id: text for item, text in problems if text is not None}
 
 
 def _baseline(item: Item) -> str | None:
@@ -316,10 +342,14 @@ def _band(
     if grid is None:
         header = read_header(source)
         grid = header.grid
+    dtype = np.dtype(
+        asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
+    )
     scale, offset = 1.0, 0.0
     if name in BANDS:
-        scale, offset = _radiometry(asset, item, header, unstated_offset)
+        scale, offset = _radiometry(asset, item, dtype, unstated_offset)
     nodata = asset.get("nodata")
+    stated = None if nodata is None else stated_nodata(float(nodata), dtype)
     return Band(
         name=name,
         source=source,
@@ -328,12 +358,12 @@ def _band(
         block_shape=None,
         scale=scale,
         offset=offset,
-        nodata=0.0 if nodata is None else float(nodata),  # 0 in every Sentinel-2 product
+        nodata=0.0 if stated is None else stated,  # 0 in every Sentinel-2 product
     )
 
 
 def _radiometry(
-    asset: _Asset, item: Mapping[str, Any], header: RasterHeader | None, unstated_offset: float
+    asset: _Asset, item: Mapping[str, Any], dtype: np.dtype[Any], unstated_offset: float
 ) -> tuple[float, float]:
     """Return the scale and offset of an asset, as in `geo.imagery.acquisition.Band`.
 
@@ -341,8 +371,7 @@ def _radiometry(
     earthsearch:boa_offset_applied (formerly sentinel:boa_offset_applied). Its assets still state
     the offset (cirrus-geo/cirrus-earth-search, issues 21 and 33), which must then be ignored.
     """
-    dtype = asset.get("data_type") or (header.dtypes[asset.layer - 1] if header else "uint16")
-    is_integer = bool(np.issubdtype(np.dtype(dtype), np.integer))
+    is_integer = dtype.kind in "iu"
     scale = asset.get("scale", "raster:scale")
     if scale is None:
         scale = 0.0001 if is_integer else 1.0

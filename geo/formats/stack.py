@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import netCDF4
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from geo.formats.conventions import (
     band_name,
     decoding,
     finest,
+    stated_nodata,
     tile_name,
 )
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
@@ -35,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 # Variables without chunks are read by blocks of this many rows.
 _ROWS_OF_CONTIGUOUS = 512
+
+# Attributes that name missing values, and those that limit the valid ones.
+_MISSING = ("_FillValue", "missing_value", "fill_value")
+_LIMITS = ("valid_range", "valid_min", "valid_max")
 
 
 @dataclass(frozen=True)
@@ -178,18 +184,13 @@ def describe(
     grid, south_up = grid_of(path, data, variable, (axes.y, axes.x), outer)
     block = _block_shape(path, variable, axes, grid.shape)
     single = band_name(str(variable.name))
-    try:
-        encoding, missing, valid_range = _encoding(variable)
-    except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-        raise InputError(
-            f"{path}: the attributes of {variable.name} (scale_factor, _FillValue, valid_range, "
-            f"...) cannot be used: {error}."
-        ) from error
     for name, place in {single: 0}.items() if single else axes.bands.items():
         try:
+            encoding, missing, valid_range = _encoding(variable, is_netcdf=path.is_file())
             scale, offset, nodata = decoding(name, encoding, reflectance_scale)
-        except ValueError as error:
-            raise InputError(f"{path}: {variable.name}: {error}.") from error
+        # Attributes may contain anything, such as a scale_factor of 0 or a text.
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+            raise InputError(f"{path}: attributes of {variable.name}: {error}.") from error
         where: dict[Kind | None, int | Literal["y", "x"]]
         where = {"y": "y", "x": "x", "band": place, "time": 0, None: 0}
         plane = Plane(
@@ -199,6 +200,7 @@ def describe(
             south_up=south_up,
             missing=tuple(value for value in missing if value != nodata),
             valid_range=valid_range,
+            read_as=None if encoding.dtype == variable.dtype else encoding.dtype.name,
         )
         yield Band(name, str(path), plane, grid, block, scale, offset, nodata), axes
 
@@ -260,45 +262,66 @@ def _block_shape(
 
 
 def _encoding(
-    variable: xr.DataArray,
+    variable: xr.DataArray, *, is_netcdf: bool
 ) -> tuple[Encoding, tuple[float, ...], tuple[float, float] | None]:
     """Return the encoding, the missing values and the valid range from a variable's attributes.
 
-    `fill_value` is an attribute of EOPF; the others are in the CF conventions, 2.5.1 and 8.1.
+    `fill_value` is an attribute of EOPF; the others are in the CF conventions, 2.5.1 and 8.1, and
+    `_Unsigned` in the NetCDF User's Guide, appendix B.
     """
-    attributes = variable.attrs
-    missing = [
-        float(value)
-        for key in ("_FillValue", "missing_value", "fill_value")
-        if key in attributes
-        for value in np.atleast_1d(attributes[key])
-    ]
-    scale = float(attributes.get("scale_factor", 1))
-    offset = float(attributes.get("add_offset", 0))
+    dtype = _meant_type(variable)
+    numbers = {key: _numbers(variable, key, dtype) for key in (*_MISSING, *_LIMITS)}
+    missing = [value for key in _MISSING for value in numbers[key]]
+    stated = (stated_nodata(value, dtype) for value in missing)
+    scale = float(variable.attrs.get("scale_factor", 1))
+    offset = float(variable.attrs.get("add_offset", 0))
     encoding = Encoding(
-        dtype=variable.dtype,
+        dtype=dtype,
         scale=scale,
         offset=offset,
-        nodata=missing[0] if missing else None,
-        units=str(attributes.get("units", "")),
+        nodata=next((value for value in stated if value is not None), None),
+        units=str(variable.attrs.get("units", "")),
     )
-    return encoding, tuple(missing), _valid_range(variable, scale, offset)
-
-
-def _valid_range(variable: xr.DataArray, scale: float, offset: float) -> tuple[float, float] | None:
-    """Return the lowest and highest raw value that is data, None if no range is stated."""
-    attributes = variable.attrs
-    limits = np.ravel(attributes.get("valid_range", ())).tolist()
-    if not limits:
-        limits = [attributes.get("valid_min"), attributes.get("valid_max")]
-    if limits == [None, None]:
-        return None
+    # A NetCDF file has this value wherever nothing was written, if it names no other.
+    default = netCDF4.default_fillvals.get(variable.dtype.str[1:])
+    if is_netcdf and not numbers["_FillValue"] and default and dtype.itemsize > 1:
+        missing.append(_as_meant(np.array(default), variable.dtype, dtype))
     # If the limits have another type than the raw values, they refer to decoded values (CF, 8.1).
-    is_decoded = np.issubdtype(variable.dtype, np.integer) and any(
-        isinstance(limit, float | np.floating) for limit in limits
+    is_decoded = dtype.kind in "iu" and any(
+        np.asarray(variable.attrs[key]).dtype.kind == "f"
+        for key in _LIMITS
+        if key in variable.attrs
     )
-    lowest, highest = (
-        default if limit is None else round((limit - offset) / scale, 6) if is_decoded else limit
-        for limit, default in zip(limits, (-np.inf, np.inf), strict=True)
-    )
-    return float(lowest), float(highest)
+    limits = numbers["valid_range"] or [
+        *(numbers["valid_min"] or [-np.inf]),
+        *(numbers["valid_max"] or [np.inf]),
+    ]
+    if is_decoded:
+        limits = [round((limit - offset) / scale, 6) for limit in limits]
+    if len(limits) != 2:
+        raise ValueError(f"its valid range has {len(limits)} limits, expected 2")
+    valid_range = None if np.isinf(limits).all() else (limits[0], limits[1])
+    return encoding, tuple(missing), valid_range
+
+
+def _meant_type(variable: xr.DataArray) -> np.dtype[Any]:
+    """Return the type of a variable's numbers: `_Unsigned` tells that they are stored as others."""
+    dtype, unsigned = variable.dtype, str(variable.attrs.get("_Unsigned", "")).lower()
+    kind = {"true": "u", "false": "i"}.get(unsigned)
+    return np.dtype(f"{kind}{dtype.itemsize}") if kind and dtype.kind in "iu" else dtype
+
+
+def _numbers(variable: xr.DataArray, key: str, dtype: np.dtype[Any]) -> list[float]:
+    """Return the numbers of an attribute, empty if the variable has no such attribute."""
+    values = np.ravel(variable.attrs.get(key, ()))
+    try:
+        return [_as_meant(value, variable.dtype, dtype) for value in values]
+    except ValueError as error:
+        raise ValueError(f"{key} is {variable.attrs[key]!r}, expected a number") from error
+
+
+def _as_meant(value: NDArray[Any], stored: np.dtype[Any], dtype: np.dtype[Any]) -> float:
+    """Return a raw value, which may be written in the type that is stored, as the type meant."""
+    if value.dtype.kind == stored.kind != dtype.kind:
+        value = value.astype(stored.newbyteorder("=")).view(dtype)
+    return float(value)

@@ -87,6 +87,9 @@ class Plane:
         Raw values that are nodata, besides the band's `nodata`.
     valid_range
         Lowest and highest raw value that is data, None if the file states no range.
+    read_as
+        Data type of the raw values if it is not that of the file: NetCDF files can store unsigned
+        integers as signed ones of the same size.
     """
 
     variable: str
@@ -95,6 +98,7 @@ class Plane:
     south_up: bool = False
     missing: tuple[float, ...] = ()
     valid_range: tuple[float, float] | None = None
+    read_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -396,6 +400,7 @@ def _plane_fields(plane: Plane) -> dict[str, Any]:
         "parcelwise:south_up": plane.south_up,
         "parcelwise:missing": [_as_json(value) for value in plane.missing],
         "parcelwise:valid_range": None if limits is None else [_as_json(v) for v in limits],
+        "parcelwise:read_as": plane.read_as,
     }
 
 
@@ -431,6 +436,7 @@ def _plane(asset: Mapping[str, Any]) -> Plane:
         south_up=asset["parcelwise:south_up"],
         missing=tuple(map(float, asset["parcelwise:missing"])),
         valid_range=None if limits is None else (float(limits[0]), float(limits[1])),
+        read_as=asset.get("parcelwise:read_as"),
     )
 
 

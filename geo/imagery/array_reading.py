@@ -78,7 +78,8 @@ def read_plane(
     Returns
     -------
     ndarray of shape (rows, cols)
-        Values in the data type of the file.
+        Values in the data type of the file, or in that of the plane, in the order of bytes of this
+        machine.
 
     Raises
     ------
@@ -90,6 +91,9 @@ def read_plane(
     window = {"y": rows, "x": cols}
     selection = tuple(item if isinstance(item, int) else window[item] for item in plane.axes)
     values = (_read_zarr if path.is_dir() else _read_netcdf)(path, plane.variable, selection)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    if plane.read_as is not None:
+        values = values.view(plane.read_as)
     if plane.axes.index("x") < plane.axes.index("y"):
         values = values.T
     if plane.south_up:

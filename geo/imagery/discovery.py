@@ -129,13 +129,13 @@ def find_acquisitions(
     else:
         found = _find_stacks(path, bands, reflectance_scale, damaged)
     found = _with_bands(found, bands, damaged)
-    _check_metres(found)
+    found = _in_metres(found, damaged)
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
-    if format in ("geotiff", "stack") and reflectance_scale is None:
-        from geo.imagery.radiometry import check_float_scale
+    if format in ("geotiff", "stack"):
+        from geo.imagery.valid_values import check_scale
 
-        check_float_scale(found)
+        check_scale(found)
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 
 
@@ -229,19 +229,26 @@ def _with_bands(
     return complete
 
 
-def _check_metres(found: Sequence[Acquisition]) -> None:
-    """Check that grids are in metres: pixel sizes, buffers and resolutions are in metres."""
-    from rasterio.crs import CRS
+def _in_metres(found: Sequence[Acquisition], damaged: list[Damaged] | None) -> list[Acquisition]:
+    """Return the acquisitions whose grid is in metres; refuse the others, or set them aside."""
+    from geo.imagery.tile_grids import problem_of_metres
 
-    for crs in {item.grid.crs for item in found}:
-        unit, _ = CRS.from_user_input(crs).units_factor
-        if unit not in ("metre", "meter"):
-            products = [str(item.product) for item in found if item.grid.crs == crs]
+    usable: list[Acquisition] = []
+    others: dict[tuple[str, str], list[Path]] = {}
+    for item in found:
+        problem = problem_of_metres(item.grid)
+        if problem is None:
+            usable.append(item)
+        else:
+            others.setdefault(problem, []).append(item.product)
+    for (what, remedy), products in others.items():
+        if damaged is None:
             raise InputError(
-                f"{len(products)} of {len(found)} acquisitions have pixels in units of {unit}, not "
-                f"metres: {first_five(products)}. Warp them to the UTM zone of the tile: gdalwarp "
-                "-t_srs EPSG:326.. -tr 10 10."
+                f"{len(products)} of {len(found)} acquisitions have {what}: "
+                f"{first_five(list(map(str, products)))}. {remedy}"
             )
+        damaged += (Damaged(path, f"{path} has {what}. {remedy}") for path in products)
+    return usable
 
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:

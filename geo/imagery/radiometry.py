@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, Band, first_five
-from geo.imagery.raster_reading import has_data, read_coarse, read_window
+from geo.imagery.raster_reading import read_coarse
+from geo.imagery.valid_values import has_data
 
 logger = logging.getLogger(__name__)
 
@@ -297,40 +298,3 @@ def _scaled(scale: float, offset: float, raw: NDArray[Any]) -> NDArray[np.uint16
     """Return reflectance x 10,000 of raw values, rounded and clipped to uint16."""
     rounded = np.floor((raw.astype(np.float64) + offset) * scale + 0.5)
     return np.clip(rounded, 0, 65535).astype(np.uint16)
-
-
-# Above the reflectance of clouds and snow, below percent and counts of land.
-_MAX_REFLECTANCE = 2.0
-_WINDOW = 256
-
-
-def check_float_scale(found: Sequence[Acquisition]) -> None:
-    """Check that floats that are read as reflectance (0 to 1) are not counts or percent.
-
-    Files rarely state the unit of floats. A window of the first, the middle and the last
-    acquisition with floats is read.
-
-    Raises
-    ------
-    InputError
-        If half of the pixels are brighter than any land.
-    """
-    floats = [item for item in found if any(band.scale == 10_000 for band in item.bands.values())]
-    chosen = sorted({0, len(floats) // 2, len(floats) - 1}) if floats else []
-    for item in (floats[at] for at in chosen):
-        band = next(band for band in item.bands.values() if band.scale == 10_000)
-        median = _median_in_the_middle(band)
-        if median > _MAX_REFLECTANCE:
-            raise InputError(
-                f"{band.name} of {band.source} would be taken as reflectance (0 to 1), but half of "
-                f"its pixels are above {median:.4g}. Set reflectance_scale to the reflectance of "
-                "1: 0.0001 for counts, 0.01 for percent."
-            )
-
-
-def _median_in_the_middle(band: Band) -> float:
-    """Return the median raw value of a window in the middle of a band; 0 if it is all nodata."""
-    top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
-    raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
-    values = raw[has_data(band, raw)]
-    return float(np.median(values)) if values.size else 0.0

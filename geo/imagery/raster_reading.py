@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from geo.errors import InputError
@@ -30,6 +32,9 @@ os.environ.setdefault("GDAL_CACHEMAX", "64")  # MB
 # GDAL itself never opens an address: side-car files and tags could name one. `remote` reads
 # addresses.
 os.environ["CPL_VSIL_CURL_ALLOWED_FILENAME"] = "none"
+
+# A file without a place on the ground is refused by name (see `_grid`).
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 # The caller starts the threads, so GDAL is to start none.
 _GDAL = {"GDAL_NUM_THREADS": "1"}
@@ -166,7 +171,10 @@ _DAMAGED = "The file is damaged or incomplete: download or copy it again."
 
 @dataclass(frozen=True)
 class RasterHeader:
-    """The metadata of a raster file; tuples have one item for each band."""
+    """The metadata of a raster file; tuples have one item for each layer.
+
+    `alphas` tells which layers are alpha bands.
+    """
 
     grid: Grid
     block_shapes: tuple[tuple[int, int], ...]
@@ -175,6 +183,7 @@ class RasterHeader:
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
     nodata: tuple[float | None, ...]
+    alphas: tuple[bool, ...]
 
 
 def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
@@ -197,6 +206,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
     try:
         with OpenRasters() as rasters, rasters.use(source) as raster:
             grid = _grid(source, raster)
+            alphas = _alpha_layers(raster)
             end = _end_of_tiff_blocks(raster) if raster.driver == "GTiff" else 0
             header = RasterHeader(
                 grid=grid,
@@ -206,6 +216,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
                 scales=tuple(raster.scales),
                 offsets=tuple(raster.offsets),
                 nodata=tuple(raster.nodatavals),
+                alphas=tuple(layer in alphas for layer in raster.indexes),
             )
     except (RasterioError, OSError) as error:
         raise InputError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
@@ -289,15 +300,60 @@ def _read(
             if isinstance(band.layer, Plane)
         ]
     with rasters.use(source) as raster:
-        return list(raster.read(layers, window=Window.from_slices(*window)))
+        return _read_layers(raster, bands, layers, window=Window.from_slices(*window))
 
 
-def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which raw values of a band are data: neither its nodata value nor NaN."""
-    with_data = np.ones(raw.shape, bool) if band.nodata is None else raw != band.nodata
-    if raw.dtype.kind == "f":
-        with_data &= np.isfinite(raw)
-    return with_data
+def _read_layers(
+    raster: Any, bands: Sequence[Band], layers: Sequence[int], **how: Any
+) -> list[NDArray[Any]]:
+    """Read layers of an open raster; pixels that the file itself masks get the nodata value.
+
+    Parameters
+    ----------
+    raster, bands, layers
+        The raster, and its bands with the number of each one's layer.
+    how
+        Options of rasterio's `read`: window or out_shape.
+    """
+    values = list(raster.read(layers, **how))
+    visible = _visible(raster, layers[0], **how)
+    if visible is None or visible.all():
+        return values
+    return [
+        raw
+        if band.nodata is None
+        else np.where(visible, raw, raw.dtype.type(band.nodata)).astype(raw.dtype)
+        for band, raw in zip(bands, values, strict=True)
+    ]
+
+
+def _visible(raster: Any, layer: int, **how: Any) -> NDArray[np.bool_] | None:
+    """Return where the own masks of a GeoTIFF show pixels, None if it has none.
+
+    These are an internal mask or a .msk file, and alpha bands. GDAL applies an alpha band only if
+    there is no nodata value, so it is read here. JPEG 2000 of Sentinel-2 has no such masks.
+    """
+    if raster.driver != "GTiff":
+        return None
+    masks = [raster.read(i, **how) for i in _alpha_layers(raster) if i != layer]
+    flags = raster.mask_flag_enums[layer - 1]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        masks.append(raster.read_masks(layer, **how))
+    return np.all([mask != 0 for mask in masks], axis=0) if masks else None
+
+
+def _alpha_layers(raster: Any) -> list[int]:
+    """Return the numbers of the layers that are alpha bands.
+
+    GDAL takes the fourth layer of a file for alpha if the first three are red, green and blue. If
+    it is described as something else, it is not.
+    """
+    layers = enumerate(zip(raster.colorinterp, raster.descriptions, strict=True), 1)
+    return [
+        layer
+        for layer, (colour, text) in layers
+        if colour == ColorInterp.alpha and (text or "alpha").lower().startswith("alpha")
+    ]
 
 
 def check_block(source: str | Path, shape: Sequence[int]) -> None:
@@ -318,7 +374,7 @@ def block_shape(band: Band) -> tuple[int, int]:
     Raises
     ------
     InputError
-        If the file is opened and does not have the band's grid.
+        If the file is opened and does not have the band's grid or layer.
     """
     if band.block_shape is not None:
         return band.block_shape
@@ -329,6 +385,11 @@ def block_shape(band: Band) -> tuple[int, int]:
             "leave the item out."
         )
     assert isinstance(band.layer, int)  # noqa: S101 (bands of stacks state their blocks)
+    if band.layer > len(header.block_shapes):
+        raise InputError(
+            f"{band.source} has {len(header.block_shapes)} layers, but {band.name} is layer "
+            f"{band.layer} by its catalogue: leave the item out."
+        )
     return header.block_shapes[band.layer - 1]
 
 
@@ -359,8 +420,7 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
     shape = min(height, side), min(width, side)
     try:
         with OpenRasters() as rasters, rasters.use(band.source) as raster:
-            values: NDArray[Any] = raster.read(band.layer, out_shape=shape)
-            return values[np.newaxis]
+            return np.stack(_read_layers(raster, [band], [band.layer], out_shape=shape))
     except (RasterioError, OSError) as error:
         raise InputError(
             f"Band {band.name} of {band.source} cannot be read ({error}). {_DAMAGED}"
@@ -382,6 +442,13 @@ def crs_text(crs: Any) -> str:
 
 def _grid(source: str, raster: Any) -> Grid:
     """Return the grid of an open raster."""
+    if raster.transform.is_identity:
+        points = "only ground control points" if raster.gcps[0] else "none"
+        raise InputError(
+            f"{source} has no place on the ground: expected the corner and the size of its pixels "
+            f"(a geotransform), found {points}. Warp it (gdalwarp), or assign its corners "
+            "(gdal_edit.py -a_ullr)."
+        )
     if raster.crs is None:
         raise InputError(f"{source} has no coordinate system: assign one (gdal_edit -a_srs).")
     try:

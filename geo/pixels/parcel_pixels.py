@@ -17,7 +17,8 @@ from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, Band, Plane
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.radiometry import reflectance
-from geo.imagery.raster_reading import OpenRasters, block_shape, has_data, read_windows
+from geo.imagery.raster_reading import OpenRasters, block_shape, read_windows
+from geo.imagery.valid_values import count_varied, has_data, is_impossible, refuse_wrong_scale
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.resampling import Flatten, Ints, Stencil, is_too_fine, sample
 
@@ -175,6 +176,7 @@ def read_parcel_pixels(
     *,
     resampling: str = "bilinear",
     threads: int = 1,
+    impossible: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """Read the parcels' pixels of every band of an acquisition.
 
@@ -193,6 +195,9 @@ def read_parcel_pixels(
         nearest, bilinear or cubic: for bands whose pixels are larger than the grid's.
     threads
         Blocks to read at the same time.
+    impossible
+        bool (P,), all False. Set to True where a band has a value that is impossible as
+        reflectance; such pixels are nodata.
 
     Returns
     -------
@@ -205,13 +210,16 @@ def read_parcel_pixels(
     Raises
     ------
     InputError
-        If a file cannot be read, or a band cannot be resampled to the index's grid.
+        If a file cannot be read, a band cannot be resampled to the index's grid, or most values of
+        a band are impossible as reflectance.
     """
     sources = [acquisition.bands[name] for name in bands]
     workers = _workers(sources, threads)
     pixels = np.zeros((len(bands), len(index.rows)), np.uint16)
     # A pixel counts as nodata if one band is: models take the bands of a pixel together.
     has_values = np.ones(len(index.rows), bool)
+    if impossible is None:
+        impossible = np.zeros(len(index.rows), bool)
     with OpenRasters() as rasters:
         tasks: list[Callable[[], None]] = []
         readings = []
@@ -220,11 +228,13 @@ def read_parcel_pixels(
             has_values[plan.outside] = False
             for part in _parts(channels, len(plan.blocks), workers):
                 of_part = {channel: sources[channel] for channel in part}
-                reading = _GridReading(of_part, plan, pixels, has_values)
+                reading = _GridReading(of_part, plan, pixels, has_values, impossible)
                 readings.append(reading)
                 tasks += [partial(reading.read, block, rasters) for block in plan.blocks]
         _run(tasks, workers)
     _run([reading.sample_seams for reading in readings], threads)
+    for reading in readings:
+        reading.check_scale()
     if not has_values.all():
         pixels[:, ~has_values] = 0
     return pixels, has_values
@@ -325,11 +335,15 @@ class _GridReading:
         plan: Plan,
         pixels: NDArray[np.uint16],
         has_values: NDArray[np.bool_],
+        impossible: NDArray[np.bool_],
     ) -> None:
         self._bands, self._plan = bands, plan
-        self._pixels, self._has_values = pixels, has_values
+        self._pixels, self._has_values, self._impossible = pixels, has_values, impossible
         # Raw values of plan.seam_sources by channel, in the data type of the band's file.
         self._seams: dict[int, NDArray[Any]] = {}
+        # By channel, for every sampling with pixels that are not found: how many, how many of these
+        # have varied impossible values, and one such value. Threads append at the same time.
+        self._not_found: dict[int, list[tuple[int, int, float | None]]] = {c: [] for c in bands}
 
     def read(self, block: Block, rasters: OpenRasters) -> None:
         """Read one block of all bands, and sample the pixels that need only this block."""
@@ -365,6 +379,25 @@ class _GridReading:
                 self._pixels[channel][part] = reflectance(band, samples, values.dtype)
                 if not found.all():
                     self._has_values[part[~found]] = False
+                    self._note(channel, part[~found], values.take(centres[~found]))
+
+    def _note(self, channel: int, pixels: Ints, raw: NDArray[Any]) -> None:
+        """Note which of the pixels that are not found have an impossible raw value."""
+        is_strange = is_impossible(self._bands[channel], raw)
+        self._impossible[pixels[is_strange]] = True
+        strange = raw[is_strange]
+        example = float(strange[0]) if strange.size else None
+        self._not_found[channel].append((len(pixels), count_varied(strange), example))
+
+    def check_scale(self) -> None:
+        """Refuse a band if most of its values are impossible as reflectance."""
+        n = len(self._plan.index.rows) - len(self._plan.outside)
+        for channel, noted in self._not_found.items():
+            examples = sorted(example for _, _, example in noted if example is not None)
+            if examples:
+                n_data = n - sum(count for count, _, _ in noted)
+                n_varied = sum(count for _, count, _ in noted)
+                refuse_wrong_scale(self._bands[channel], n, n_data, n_varied, examples[0])
 
 
 def _read_clear(

@@ -99,6 +99,7 @@ class AcquisitionReason(_Worded):
     BEFORE_START = "before_start", "before imagery.start"
     AFTER_END = "after_end", "after imagery.end"
     OTHER_GRID = "other_grid", "on another pixel grid"
+    MISPLACED = "misplaced", "too far from the others of its tile"
     DAMAGED = "damaged", "damaged, or without a band"
     SUPERSEDED = "superseded", "replaced by a newer version"
     SAME_DAY = "same_day", "less complete than another one of the same day"

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, read_item
 from geo.imagery.cloud_masks import cloud_rules
+from geo.imagery.valid_values import HIGHEST, LOWEST
 from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.workflow.settings import ExtractSettings
-from pipeline.workflow.writing import replacing
+from pipeline.workflow.writing import replacing, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def extract(
     valid: Path,
     settings: ExtractSettings,
     threads: int = 1,
+    counts: Path | None = None,
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
@@ -45,6 +47,9 @@ def extract(
         imagery.bands, imagery.resampling and clouds.
     threads
         Number of blocks that are read at the same time.
+    counts
+        Written: how many of the pixels are nodata, how many of these because a value is impossible
+        as reflectance, and how many are clear. None: only the log says it.
     """
     acquisition = read_item(item)
     index = PixelIndex.load(pixel_index)
@@ -52,33 +57,59 @@ def extract(
         logger.info("%s is not read: tile %s has no parcels", acquisition.id, index.tile)
         values = np.zeros((len(settings.imagery.bands), 0), np.uint16)
         clear = np.zeros(0, bool)
+        found = {"pixels": 0, "nodata": 0, "impossible": 0, "clear": 0}
     else:
-        values, clear = _read(acquisition, index, settings, threads)
-        share = 100 * clear.mean() if len(clear) else 0.0
-        text = "%s: %d pixels of %d parcels, %.0f %% clear"
-        logger.info(text, acquisition.id, len(clear), len(index.parcel_ids), share)
+        values, clear, found = _read(acquisition, index, settings, threads)
+        _log(acquisition, index, found)
     with replacing(pixels) as temporary:
         np.save(temporary, values)
     with replacing(valid) as temporary:
         np.save(temporary, clear)
+    if counts is not None:
+        write_json(counts, found)
 
 
 def _read(
     acquisition: Acquisition, index: PixelIndex, settings: ExtractSettings, threads: int
-) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """Read reflectance, and which pixels are clear, at the pixels of the index."""
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_], dict[str, int]]:
+    """Read reflectance, and which pixels are clear, at the pixels of the index; count them."""
     imagery = settings.imagery
     if not acquisition.grid.is_aligned(index.grid):
         raise InputError(
             f"{acquisition.id} lies on another grid than the pixel index of the parcels: "
             f"{acquisition.grid} instead of {index.grid}. Index them again: snakemake -R clean."
         )
+    impossible = np.zeros(len(index.rows), bool)
     try:
-        values, clear = read_parcel_pixels(
-            acquisition, index, imagery.bands, resampling=imagery.resampling, threads=threads
+        values, has_values = read_parcel_pixels(
+            acquisition,
+            index,
+            imagery.bands,
+            resampling=imagery.resampling,
+            threads=threads,
+            impossible=impossible,
         )
         rules = cloud_rules(settings.clouds)
-        clear &= read_clear_mask(acquisition, index, rules, threads=threads)
+        clear = has_values & read_clear_mask(acquisition, index, rules, threads=threads)
     except InputError as error:
         raise InputError(f"{acquisition.id}: {error}") from error
-    return values, clear
+    counts = {"nodata": ~has_values, "impossible": impossible, "clear": clear}
+    return (
+        values,
+        clear,
+        {"pixels": len(clear)} | {name: int(which.sum()) for name, which in counts.items()},
+    )
+
+
+def _log(acquisition: Acquisition, index: PixelIndex, counts: dict[str, int]) -> None:
+    """Log the share of clear pixels, and warn of pixels that were taken out."""
+    shares = {name: 100 * count / max(counts["pixels"], 1) for name, count in counts.items()}
+    text = "%s: %d pixels of %d parcels, %.0f %% clear"
+    n_parcels = len(index.parcel_ids)
+    logger.info(text, acquisition.id, counts["pixels"], n_parcels, shares["clear"])
+    if counts["impossible"]:
+        logger.warning(
+            "%s: %.3g %% of the parcels' pixels have values that are impossible as reflectance, "
+            "below %g or above %g. They are taken for nodata.",
+            *(acquisition.id, shares["impossible"], LOWEST / 10_000, HIGHEST / 10_000),
+        )

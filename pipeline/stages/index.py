@@ -22,8 +22,11 @@ from geo.imagery.cloud_masks import (
     cloud_rules,
 )
 from geo.imagery.discovery import Damaged, digests, find_acquisitions, with_mask_files
+from geo.imagery.duplicates import compare_days, in_order_of_use
 from geo.imagery.radiometry import check_radiometry
+from geo.imagery.tile_grids import tile_grid
 from models.model_files import first_description
+from pipeline.classes.reasons import AcquisitionReason
 from pipeline.dataset.season import season_of
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
 from pipeline.workflow.settings import IndexSettings
@@ -33,10 +36,6 @@ logger = logging.getLogger(__name__)
 
 # Tiles whose numbers of dates differ by less than this fraction rank equally.
 RANK_TOLERANCE = 0.1
-
-# The fractions of valid pixels of the two halves of a tile add up to 1. The sum can be larger by
-# this: fractions are rounded, and both data strips contain the lines where they meet.
-_OVERLAP = 0.02
 
 # Before December 2016, the date of sensing stood behind that of processing in product names:
 # S2A_OPER_PRD_MSIL1C_PDMC_20160607T183552_R094_V20160607T105031_20160607T105031
@@ -153,6 +152,10 @@ def decide(
     tiles = choose_tiles(found, settings.imagery.tile)
     tile_grids = {tile: tile_grid([item for item in found if item.tile == tile]) for tile in tiles}
     reasons = reasons_not_to_use(found, tile_grids, settings)
+    _warn_of_places(found, reasons, tile_grids)
+    reasons |= _unlike_catalogue([i for i in found if i.id not in reasons], settings, threads)
+    found, duplicate = compare_days(found, reasons)
+    reasons |= duplicate
     rules = cloud_rules(settings.clouds)
     clouds = {
         item.id: cloud_fraction(item, rules, read_pixels=read_pixels)
@@ -266,29 +269,12 @@ def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | Non
     return sorted(set(tiles.values()))
 
 
-def tile_grid(found: Sequence[Acquisition]) -> Grid:
-    """Return the tile's grid: the union of all extents on the most common pixel alignment.
-
-    If two alignments are equally common, that of the earliest acquisition is used.
-    """
-    groups: list[list[Grid]] = []
-    for item in found:
-        group = next((g for g in groups if g[0].is_aligned(item.grid)), None)
-        if group is None:
-            groups.append([item.grid])
-        else:
-            group.append(item.grid)
-    first, *others = max(groups, key=len)
-    return first.union(others)
-
-
 def reasons_not_to_use(
     found: Sequence[Acquisition], grids: Mapping[str, Grid], settings: IndexSettings
 ) -> dict[str, str]:
-    """Return, by id, why acquisitions are not used, except for clouds, which must be read."""
+    """Return, by id, why acquisitions are not used by their tile, date and grid."""
     start, end = settings.imagery.start, settings.imagery.end
     reasons: dict[str, str] = {}
-    by_day: dict[tuple[str, date], list[Acquisition]] = {}
     for item in found:
         if item.tile not in grids:
             reasons[item.id] = "other_tile"
@@ -298,66 +284,51 @@ def reasons_not_to_use(
             reasons[item.id] = "after_end"
         elif not grids[item.tile].is_aligned(item.grid):
             reasons[item.id] = "other_grid"
-        else:
-            by_day.setdefault((item.tile, item.date), []).append(item)
-    for same_day in by_day.values():
-        reasons |= duplicates(same_day)
+        elif not grids[item.tile].contains(item.grid):
+            reasons[item.id] = "misplaced"
     return reasons
 
 
-def in_order_of_use(found: Iterable[Acquisition]) -> list[Acquisition]:
-    """Sort acquisitions by date and tile, and those of one day in the order of merging.
+def _warn_of_places(
+    found: Sequence[Acquisition], reasons: Mapping[str, str], grids: Mapping[str, Grid]
+) -> None:
+    """Warn of acquisitions that are not used because they are on other pixels than their tile."""
+    for reason in (AcquisitionReason.OTHER_GRID, AcquisitionReason.MISPLACED):
+        items = [item for item in found if reasons.get(item.id) == reason]
+        if items:
+            grid, own = grids[items[0].tile], items[0].grid
+            logger.warning(
+                "%d acquisitions are not used, as they are %s: %s. The first has its corner at "
+                "%.10g, %.10g (%s), tile %s at %.10g, %.10g (%s).",
+                *(len(items), reason.words, first_five([str(item.product) for item in items])),
+                *(own.x_min, own.y_max, own.crs, items[0].tile, grid.x_min, grid.y_max, grid.crs),
+            )
 
-    The acquisition with the most pixels comes first, among equals the newest processing.
+
+def _unlike_catalogue(
+    found: Sequence[Acquisition], settings: IndexSettings, threads: int
+) -> dict[str, str]:
+    """Return, by id, the reason `damaged` for acquisitions whose files differ from their catalogue.
+
+    Raises
+    ------
+    InputError
+        If there are some, and imagery.damaged is not set_aside.
     """
-    by_preference = sorted(found, key=lambda item: (item.preference, item.id), reverse=True)
-    return sorted(by_preference, key=lambda item: (item.date, item.tile))
+    of_catalogue = [item for item in found if item.format == "stac"]
+    if not of_catalogue:
+        return {}
+    from geo.formats.stac import unlike_files  # not needed for other imagery
 
-
-def duplicates(same_day: Sequence[Acquisition]) -> dict[str, str]:
-    """Return, by id, why acquisitions of one tile and day are not used.
-
-    If an acquisition was processed more than once, the preferred version is used and the others
-    are `superseded`. Acquisitions that complete each other are all used. Others are left out as
-    `same_day`. Clouds are not considered, so that the choice does not depend on settings.
-    """
-    reasons: dict[str, str] = {}
-    used: list[Acquisition] = []
-    for item in in_order_of_use(same_day):
-        if any(_is_reprocessing(item, other) for other in used):
-            reasons[item.id] = "superseded"
-        elif all(_is_complement(item, other) for other in used):
-            used.append(item)
-        else:
-            reasons[item.id] = "same_day"
-    return reasons
-
-
-def _is_reprocessing(item: Acquisition, other: Acquisition) -> bool:
-    """Return whether two acquisitions of one tile and day are two versions of the same one.
-
-    Two versions have the same data strip. If the data strip is unknown, they have the same time of
-    sensing and the same fraction of valid pixels: the two halves of a tile that lies across two
-    data strips have the same time, but different fractions.
-    """
-    if item.datastrip is not None and other.datastrip is not None:
-        return item.datastrip == other.datastrip
-    is_same_time = item.sensing_start is not None and item.sensing_start == other.sensing_start
-    return is_same_time and item.preference[0] == other.preference[0]
-
-
-def _is_complement(item: Acquisition, other: Acquisition) -> bool:
-    """Return whether two acquisitions of one tile and day, not two versions, complete each other.
-
-    They do if their data strips differ. If these are unknown, they do if their extents differ, or
-    if their fractions of valid pixels add up to at most one tile.
-    """
-    if item.datastrip is not None and other.datastrip is not None:
-        return True
-    if not item.grid.matches(other.grid):
-        return True
-    fractions = [1.0 if a.valid_fraction is None else a.valid_fraction for a in (item, other)]
-    return sum(fractions) <= 1 + _OVERLAP
+    problems = unlike_files(of_catalogue, threads)
+    if problems and settings.imagery.damaged != "set_aside":
+        raise InputError(
+            f"{len(problems)} of {len(of_catalogue)} acquisitions are not as their catalogue "
+            f"states:\n  {first_five(list(problems.values()), chr(10) + '  ')}"
+        )
+    for problem in problems.values():
+        logger.warning("Set aside: %s", problem)
+    return dict.fromkeys(problems, "damaged")
 
 
 def rank_tiles(used: Iterable[tuple[str, date]]) -> list[str]:

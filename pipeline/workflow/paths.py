@@ -340,6 +340,10 @@ class RunPaths:
         """Return the file of which of these pixels are clear: bool (these pixels,)."""
         return self.extractions / f"{acquisition}.valid.npy"
 
+    def extraction_counts(self, acquisition: str) -> Path:
+        """Return the file that counts these pixels: nodata, impossible and clear ones."""
+        return self.root / "pixel_counts" / f"{acquisition}.json"
+
     def fold(self, fold: int | str) -> Path:
         """Return the folder of one fold's model and scores; folds count from 1."""
         return self.models / f"Fold_{fold}"

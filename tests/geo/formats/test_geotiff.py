@@ -50,7 +50,7 @@ def test_real_float_frames():
         for band, values in zip(item.bands.values(), expected, strict=True):
             np.testing.assert_array_equal(read_window(band, WHOLE, WHOLE), values)
             assert (band.scale, band.offset) == (10_000, 0)
-            assert np.isnan(band.nodata)
+            assert band.nodata == 0
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,12 @@ def test_a_scale_in_single_precision_is_rounded(tmp_path, rng):
 
 @pytest.mark.parametrize(
     ("dtype", "nodata", "expected"),
-    [("uint16", None, 0), ("uint16", 65535, 65535), ("float32", -1, -1)],
-)
+    [
+        ("uint16", None, 0), ("uint16", 65535, 65535), ("float32", -1, -1),
+        # NaN is nodata in any case, and software states it for all floats.
+        ("float32", None, 0), ("float32", np.nan, 0), ("float32", np.inf, np.inf),
+    ],
+)  # fmt: skip
 def test_nodata(tmp_path, rng, dtype, nodata, expected):
     values = numbers(rng, dtype=dtype)
     write_tiff(tmp_path / "20180405.tif", values, ("B02", "B03"), nodata=nodata)

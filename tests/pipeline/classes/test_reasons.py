@@ -35,8 +35,8 @@ def test_every_reason_has_its_wording(kind):
 
 
 def test_reasons_of_acquisitions_are_members():
-    paths = [ROOT / "geo" / "imagery" / "discovery.py", ROOT / "pipeline" / "stages" / "index.py"]
-    source = "".join(path.read_text() for path in paths)
+    paths = ("geo/imagery/discovery.py", "geo/imagery/duplicates.py", "pipeline/stages/index.py")
+    source = "".join((ROOT / path).read_text() for path in paths)
     found = re.findall(r"reasons?(?:\[[\w.]+\])?\s*=\s*\"(\w+)\"", source)
     assert {"superseded", "damaged"} <= set(found) <= {str(reason) for reason in AcquisitionReason}
 

@@ -12,7 +12,8 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
-from pipeline.stages.index import duplicates, index, rank_tiles
+from geo.imagery.duplicates import duplicates
+from pipeline.stages.index import index, rank_tiles
 from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
     read_acquisitions,

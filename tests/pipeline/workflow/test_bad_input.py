@@ -313,6 +313,40 @@ def degrees(i):
         write_tiff(file, crs="EPSG:4326")
 
 
+def web_mercator(i):
+    for file in i.imagery.iterdir():
+        write_tiff(file, crs="EPSG:3857", x=334_000)
+
+
+def without_place(i):
+    with rasterio.open(second(i)) as raster:
+        values, names = raster.read(), raster.descriptions
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(
+            second(i), "w", driver="GTiff", height=40, width=40, count=2, dtype="uint16",
+            crs="EPSG:32631",
+        ) as raster:  # fmt: skip
+            raster.write(values)
+            raster.descriptions = names
+
+
+def change_transform(i, transform):
+    with rasterio.open(second(i), "r+") as raster:
+        raster.transform = transform
+
+
+def far_from_each_other(i):
+    sorted(i.imagery.iterdir())[2].unlink()
+    change_transform(i, Affine(10, 0, 0, 0, -10, 0))
+
+
+def percent(i):
+    for file in i.imagery.iterdir():
+        with rasterio.open(file, "r+") as raster:
+            raster.scales, raster.offsets = (0.01, 0.01), (0, 0)
+
+
 IMAGERY = {
     "empty folder": (empty_folder, "imagery.path: the folder .* is empty"),
     "no imagery": (only_text, "No imagery was recognised"),
@@ -332,6 +366,40 @@ IMAGERY = {
     "GeoTIFF in degrees": (
         degrees,
         "3 of 3 acquisitions have pixels in units of degree, not metres: .*20220403",
+    ),
+    "GeoTIFF in Web Mercator": (
+        web_mercator,
+        r"3 of 3 acquisitions have the coordinate system WGS 84 / Pseudo-Mercator, whose metres "
+        r"are not metres: one is 0.71 m .*gdalwarp -t_srs EPSG:32631 -tr 10 10",
+    ),
+    "degrees as metres": (
+        lambda i: change_transform(i, Affine(1e-4, 0, 3.1, 0, -1e-4, 50.7)),
+        "1 of 3 acquisitions have pixels of 0.0001 m at 3.102, 50.698 .*20220408.*EPSG:4326",
+    ),
+    "GeoTIFF without a place": (
+        without_place,
+        "20220408_T31UDS.tif has no place on the ground: expected the corner .* found none",
+    ),
+    "south-up GeoTIFF": (
+        lambda i: change_transform(i, Affine(10, 0, X, 0, 10, Y)),
+        "20220408_T31UDS.tif: .*south-up rasters are not read",
+    ),
+    "place that is not a number": (
+        lambda i: change_transform(i, Affine(10, 0, float("nan"), 0, -10, Y)),
+        "20220408_T31UDS.tif: A grid needs a corner and pixels of finite numbers",
+    ),
+    "outside of the coordinate system": (
+        lambda i: change_transform(i, Affine(10, 0, 1e12, 0, -10, Y)),
+        "1 of 3 acquisitions have a grid outside of their coordinate system WGS 84 / UTM zone 31N",
+    ),
+    "two acquisitions far apart": (
+        far_from_each_other,
+        "of tile 31UDS lie too far apart for one tile, 1 in one and 1 in another: "
+        "20220403_31UDS at 500000, 5600000; 20220408_31UDS at 0, 0",
+    ),
+    "a wrong scale": (
+        percent,
+        "B02 of .*20220403_T31UDS.tif would be taken as reflectance .*reflectance_scale",
     ),
 }
 
@@ -725,6 +793,7 @@ def test_codes_of_parcels_outside_the_imagery_need_not_be_in_the_table(inputs):
         check_all(load(inputs.values))
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
     ("good", "spoil", "words"),
     [
@@ -852,6 +921,34 @@ def test_an_acquisition_on_another_grid_is_set_aside(inputs):
         "other_grid",
         "",
     ]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_misplaced_acquisition_is_set_aside_by_name(inputs, caplog, at):
+    """At the origin, it would make a grid of 50,040 x 560,000 pixels."""
+    inputs.geotiffs()
+    path = sorted(inputs.imagery.iterdir())[at]
+    write_tiff(path, x=0)
+    with rasterio.open(path, "r+") as raster:
+        raster.transform = Affine(10, 0, 0, 0, -10, 0)
+    inputs.start()
+    rows = read_acquisitions(inputs.run.acquisitions)
+    expected = ["misplaced" if number == at else "" for number in range(3)]
+    assert [row.reason for row in rows] == expected
+    assert read_grids(inputs.run.grids)["31UDS"].shape == (40, 40)
+    assert re.search(
+        rf"1 acquisitions are not used, as they are too far .*{path.name}. The first has its "
+        r"corner at 0, 0 \(EPSG:32631\), tile 31UDS at 500000, 5600000",
+        caplog.text,
+    )
+
+
+def test_grids_not_in_metres_can_be_set_aside(inputs):
+    inputs.geotiffs().set(imagery={"damaged": "set_aside"})
+    write_tiff(second(inputs), crs="EPSG:3857", x=334_000)
+    inputs.start()
+    reasons = [row.reason for row in read_acquisitions(inputs.run.acquisitions)]
+    assert reasons == ["", "damaged", ""]
 
 
 def test_a_duplicate_id_is_rejected(inputs):

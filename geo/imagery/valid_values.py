@@ -1,0 +1,122 @@
+"""Which raw values of a band are data, and whether they have a scale that makes them reflectance.
+
+Files may contain values that are not data without saying so: -9999 or 65535 as a fill value, the
+numbers between it and the data where software has interpolated across the edge, infinity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geo.errors import InputError
+from geo.imagery.acquisition import MASKS, Acquisition, Band
+from geo.imagery.raster_reading import read_window
+
+# Reflectance x 10,000 beyond these is not data. Snow, clouds and sun glint reach 1.9; atmospheric
+# correction makes dark surfaces slightly negative.
+LOWEST, HIGHEST = -2_000.0, 20_000.0
+
+# If most values of a band are impossible, its scale is wrong, unless these are fewer than this
+# fraction of all: beside an area of fill values, interpolation leaves a seam of such values.
+_MOST, _SEAM = 0.5, 0.1
+
+# Side of the window in which the scale is checked.
+_WINDOW = 256
+
+
+def has_data(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which raw values of a band are data.
+
+    Not data are its nodata value, NaN, and values that are impossible as reflectance. Values of
+    masks may be any number.
+    """
+    with_data = _has_value(band, raw)
+    if band.name not in MASKS:
+        lowest, highest = (bound / band.scale - band.offset for bound in (LOWEST, HIGHEST))
+        if raw.dtype.kind in "iu":
+            lowest, highest = math.ceil(lowest), math.floor(highest)
+        with_data &= raw <= highest
+        if raw.dtype.kind != "u" or lowest > 0:
+            with_data &= raw >= lowest
+    return with_data
+
+
+def is_impossible(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which raw values of a band are neither nodata nor possible as reflectance."""
+    return _has_value(band, raw) & ~has_data(band, raw)
+
+
+def _has_value(band: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which raw values of a band are neither its nodata value nor NaN."""
+    nodata = band.nodata
+    if nodata is None:
+        with_value = np.ones(raw.shape, bool)
+    elif raw.dtype.kind in "iu" and float(nodata).is_integer():
+        with_value = raw != int(nodata)  # numpy would convert all values to compare with a float
+    else:
+        with_value = raw != nodata
+    if raw.dtype.kind == "f":
+        with_value &= ~np.isnan(raw)
+    return with_value
+
+
+def count_varied(impossible: NDArray[Any]) -> int:
+    """Return how many impossible values differ from the most frequent one, the fill value.
+
+    If one value is more than half of them, it is also their median.
+    """
+    return int(np.count_nonzero(impossible != np.median(impossible))) if impossible.size else 0
+
+
+def refuse_wrong_scale(band: Band, n: int, n_data: int, n_varied: int, example: float) -> None:
+    """Raise an error if most values of a band are impossible, and not one fill value.
+
+    Parameters
+    ----------
+    band
+        The band.
+    n, n_data, n_varied
+        Number of its values, of those that are data, and of those that `count_varied` counts.
+    example
+        An impossible raw value.
+    """
+    if n_varied > _MOST * (n_varied + n_data) and n_varied >= _SEAM * n:
+        reflectance = (example + band.offset) * band.scale / 10_000
+        raise InputError(
+            f"{band.name} of {band.source} would be taken as reflectance (0 to 1), but most of its "
+            f"pixels are beyond {LOWEST / 10_000} to {HIGHEST / 10_000:g}, such as "
+            f"{reflectance:.4g} (stored as {example:.6g}). Set reflectance_scale to the "
+            "reflectance of 1: 0.0001 for counts, 0.01 for percent; or correct the scale in the "
+            "file."
+        )
+
+
+def check_scale(found: Sequence[Acquisition]) -> None:
+    """Check that raw values and scale of acquisitions are those of reflectance.
+
+    Files rarely state the unit of floats, and may state a wrong scale. A window of every band of
+    the first, the middle and the last acquisition is read.
+
+    Raises
+    ------
+    InputError
+        If most pixels of a band are impossible as reflectance.
+    """
+    for at in sorted({0, len(found) // 2, len(found) - 1} if found else ()):
+        for band in found[at].bands.values():
+            top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
+            raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
+            impossible = raw[is_impossible(band, raw)]
+            if impossible.size:
+                refuse_wrong_scale(
+                    band,
+                    raw.size,
+                    int(np.count_nonzero(has_data(band, raw))),
+                    count_varied(impossible),
+                    float(np.sort(impossible)[impossible.size // 2]),
+                )

@@ -22,7 +22,7 @@ from geo.imagery.cloud_masks import (
     cloud_rules,
 )
 from geo.imagery.discovery import Damaged, digests, find_acquisitions, with_mask_files
-from geo.imagery.radiometry import check_radiometry
+from geo.imagery.offset_check import check_offsets
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions, write_view
 from pipeline.workflow.settings import IndexSettings
 from pipeline.workflow.writing import write_json, write_text
@@ -39,6 +39,13 @@ _OVERLAP = 0.02
 # Before December 2016, the date of sensing stood behind that of processing in product names:
 # S2A_OPER_PRD_MSIL1C_PDMC_20160607T183552_R094_V20160607T105031_20160607T105031
 _LONG_NAME = re.compile(r"_V(20\d{6})T\d{6}")
+
+_RADIOMETRY_REMEDY = (
+    "Get these acquisitions from another source, or correct their metadata (GeoTIFFs: gdal_edit "
+    "-scale and -offset). To leave them out, with those that cannot be decided, set "
+    "imagery.radiometry to set_aside. To read them as their metadata say, set imagery.radiometry "
+    "to trust."
+)
 
 
 @dataclass(frozen=True)
@@ -153,8 +160,11 @@ def decide(
     _check_any_left(found, reasons)
     used = [item for item in found if item.id not in reasons]
     check_masks(used, rules)
-    is_checked = read_pixels and settings.imagery.radiometry == "check"
-    radiometry = check_radiometry(used, threads) if is_checked else {}
+    radiometry: Mapping[str, str] = {}
+    if read_pixels and settings.imagery.radiometry != "trust":
+        radiometry, doubtful = _check_radiometry(used, settings, threads)
+        reasons |= doubtful
+        _check_any_left(found, reasons)
     rows = [
         _row(item, clouds, reasons, rules, radiometry.get(item.id, ""))
         for item in in_order_of_use(found)
@@ -162,6 +172,36 @@ def decide(
     rows = sorted([*rows, *damaged_rows(damaged)], key=lambda row: (row.date, row.tile))
     ranked = rank_tiles({(row.tile, row.date) for row in rows if row.used})
     return Decision(found, mark_merged(rows), {tile: tile_grids[tile] for tile in ranked})
+
+
+def _check_radiometry(
+    used: Sequence[Acquisition], settings: IndexSettings, threads: int
+) -> tuple[Mapping[str, str], dict[str, str]]:
+    """Compare pixels with announced offsets; refuse errors, set them aside, or warn of them.
+
+    Returns
+    -------
+    tuple of dict of str
+        The result by acquisition id, and the reasons of those that are set aside.
+
+    Raises
+    ------
+    InputError
+        If an acquisition contradicts its metadata, and imagery.radiometry is `check`.
+    """
+    findings = check_offsets(used, cloud_rules(settings.clouds), threads)
+    for result, count in Counter(findings.results.values()).most_common():
+        logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, result)
+    if not findings.problem:
+        return findings.results, {}
+    if settings.imagery.radiometry == "check":
+        raise InputError(f"{findings.problem}\n{_RADIOMETRY_REMEDY}")
+    if settings.imagery.radiometry == "warn":
+        logger.warning("%s\nAll of them are used as their metadata say.", findings.problem)
+        return findings.results, {}
+    logger.warning("Set aside: %s", findings.problem)
+    reasons = dict.fromkeys(findings.wrong, "wrong_offset")
+    return findings.results, reasons | dict.fromkeys(findings.unsafe, "undecided_offset")
 
 
 def _fetch_items(

@@ -39,7 +39,6 @@ from geo.imagery.raster_reading import has_data, is_read_in_windows, read_points
 OFFSET = 1000.0
 
 # One band of each group is compared: red, short-wave infrared, blue, and near infrared.
-_VISIBLE = ("B02", "B03", "B04")
 _NEAR_INFRARED = ("B8A", "B08", "B07", "B06")
 _GROUPS = (("B04", "B05", "B03"), ("B12", "B11"), ("B02", "B03"), _NEAR_INFRARED)
 
@@ -56,20 +55,20 @@ _WINDOWS, _WINDOW_M = 5, 1400.0
 _DARK, _DARK_LEVEL = 0.05, 600.0
 _FEW, _FLOOR = 0.02, 900.0
 # At least _TOGETHER acquisitions that are alike show that they contain the offset, if the darkest
-# percent of each is below these levels.
-_TOGETHER, _LOWEST, _LOWEST_INFRARED = 5, 1500.0, 2000.0
+# percent of all is below _DULL, and that of one of them below _LOWEST in each band.
+_TOGETHER, _DULL, _LOWEST = 5, 2500.0, 1500.0
 
 # The nearest acquisitions in time with which one is compared, and the least number of them.
 _NEAREST, _LEAST = 9, 3
 # Differences of this size between two dates of the same pixel are natural. Plants vary more in the
 # near infrared.
 _NATURAL, _NATURAL_NEAR_INFRARED = 300.0, 600.0
-# Likeness (see `_Comparison`) from which an acquisition is taken for the same land, and up to which
-# for other land, and the contrast between fields that clouds do not leave. Without a cloud mask,
-# more is asked of the first and the last.
+# Likeness (see `_Comparison`) from which an acquisition is taken for the same land, and contrast
+# between fields that clouds do not leave. Without a cloud mask, more of both is asked for.
 _SAME, _CONTRAST = 0.45, 0.4
 _SAME_UNMASKED, _CONTRAST_UNMASKED = 0.6, 0.5
-_OTHER = 0.2
+# An acquisition must be this many times more like the others with one offset than with the other.
+_TIMES = 3.0
 
 Agreement = Literal["agrees", "undecided", "contradicts"]
 
@@ -287,8 +286,10 @@ class _Series:
                 for at in self._undecided()
                 if self.found[at].announced == announced and self.possible[at]
             ]
-            alike = [at for at in group if self._ends_at_offset(at) and self._is_alike(at, group)]
-            if len(alike) < _TOGETHER:
+            lowest = {at: self._lowest(at) for at in group}
+            alike = [at for at in group if max(lowest[at]) < _DULL and self._is_alike(at, group)]
+            darkest = np.min([lowest[at] for at in alike], axis=0) if alike else np.inf
+            if len(alike) < _TOGETHER or np.max(darkest) >= _LOWEST:
                 continue
             for at in alike:
                 self.contained[at] = True
@@ -309,7 +310,7 @@ class _Series:
                 without, with_offset = map(comparison.likeness, (0.0, OFFSET))
                 contained = self.possible[at]
                 same, other = (with_offset, without) if contained else (without, with_offset)
-                if other <= _OTHER and self._is_same(at, same, comparison):
+                if _TIMES * other <= same and self._is_same(at, same, comparison):
                     newly[at] = contained
             for at, contained in newly.items():
                 self.contained[at] = contained
@@ -333,11 +334,12 @@ class _Series:
     def _by_neighbours(self, at: int, wrong: Sequence[bool | None]) -> bool | None:
         """Return whether an undecided acquisition is wrong, by the decided before and after it."""
         before = [w for w in wrong[:at] if w is not None][-2:]
-        after = [w for w in wrong[at + 1 :] if w is not None][:2]
-        if not before or not after:  # one error at the end of a series may be a single one
-            beside = before or after
-            return True if len(beside) == 2 and all(beside) else None
-        return True if before[-1] and after[0] else None
+        after = [w for w in wrong[at + 1 :] if w is not None][:1]
+        if not before or not before[-1]:
+            return None
+        # A single error at the end of a series says nothing about the dates behind it.
+        is_amid = after[0] if after else before == [True, True]
+        return True if is_amid else None
 
     def _undecided(self) -> list[int]:
         return [at for at, contained in enumerate(self.contained) if contained is None]
@@ -353,13 +355,13 @@ class _Series:
         comparison = self._compare(at, set(group) - {at})
         return comparison is not None and self._is_same(at, comparison.likeness(0.0), comparison)
 
-    def _ends_at_offset(self, at: int) -> bool:
-        """Return whether the darkest percent of the pixels is just above the offset."""
+    def _lowest(self, at: int) -> list[float]:
+        """Return the darkest percent of the pixels in each band but the near infrared."""
         names = self.found[at].bands
         bands = [band for band, name in enumerate(names) if name not in _NEAR_INFRARED]
-        limits = [_LOWEST if names[b] in _VISIBLE else _LOWEST_INFRARED for b in bands]
         pixels = self.found[at].values[bands][:, self.found[at].clear]
-        return len(bands) > 1 and bool((np.quantile(pixels, 0.01, axis=1) < limits).all())
+        # One band does not tell haze from an offset.
+        return np.quantile(pixels, 0.01, axis=1).tolist() if len(bands) > 1 else [np.inf]
 
     def _compare(self, at: int, others: Iterable[int]) -> _Comparison | None:
         """Compare an acquisition with the nearest of others; None if too few pixels are common."""

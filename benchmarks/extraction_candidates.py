@@ -33,9 +33,11 @@ def _extract(
     scene: Scene, pixel_index: Path, out: Path, products: Sequence[Path], threads: int
 ) -> None:
     """Run stage extract on every product."""
+    from models.fast_cpu.memory_allocator import keep_freed_memory
     from pipeline.stages.extract import extract
     from pipeline.workflow.config import read, view
 
+    keep_freed_memory()  # as the command does before any stage
     settings = view(read(scene.settings), "extract")
     for product in products:
         pixels, clear = out / f"{product.stem}.npy", out / f"{product.stem}_valid.npy"

@@ -1,11 +1,14 @@
-"""A check that an acquisition is the same when it is read from its item."""
+"""Checks of found acquisitions: they survive their item, and imagery is refused in words."""
 
 import json
 
 import pystac
+import pytest
 from pystac.validation import RegisteredValidator
 
+from geo.errors import InputError
 from geo.imagery.acquisition import read_item, to_item
+from geo.imagery.discovery import find_acquisitions
 
 
 def assert_survive(found, folder):
@@ -25,3 +28,10 @@ def assert_survive(found, folder):
         for name, band in acquisition.bands.items():
             assert item.assets[name].ext.proj.shape == list(band.grid.shape)
             assert item.assets[name].ext.proj.transform == list(band.grid.transform)[:6]
+
+
+def refusal(path, **options):
+    """Return why imagery is refused."""
+    with pytest.raises(InputError) as error:
+        find_acquisitions(path, **options)
+    return str(error.value)

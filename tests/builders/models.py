@@ -31,6 +31,15 @@ def training_settings(**changes):
     return TrainingSettings(**values | changes)
 
 
+def small_model(name="psetae", **others):
+    """Hyper-parameters of a model of two channels, three classes and narrow layers."""
+    values = {
+        "n_channels": 2, "n_classes": 3, "mlp1": (0, 8, 16), "mlp2": (0, 16), "mlp3": (0, 16),
+        "mlp4": (0, 8, 0), "n_head": 2, "d_k": 4, "d_model": None if name == "psetae" else 16,
+    }  # fmt: skip
+    return Hyperparameters.for_data(name, **values | others)
+
+
 def describe(hyperparameters, normalisation, feature_scaling=None, **changes):
     """Describe a model: what it takes, with made-up names."""
     h = hyperparameters

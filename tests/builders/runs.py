@@ -97,9 +97,10 @@ def for_label(settings: Settings) -> tuple[str, str]:
 def prepare_parcels(settings: Settings, root: Path) -> RunPaths:
     """Run index, clean and rasterise."""
     run = RunPaths(root)
+    source_items = run.source_items if settings.imagery.is_stac else None
     index(
         settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
-        view(settings, "index"),
+        view(settings, "index"), source_items, settings.parcels.path,
     )  # fmt: skip
     clean(
         settings.parcels.path, run.grids, run.register, run.overlaps, run.parcels,

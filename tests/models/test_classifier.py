@@ -4,30 +4,21 @@ import torch
 
 from models.classifier import ParcelClassifier
 from models.hyperparameters import Hyperparameters
+from tests.builders.models import small_model
 
 NAMES = ("psetae", "pseltae")
 
 
-def small(name, **others):
-    return Hyperparameters.for_data(
-        name,
-        n_channels=3,
-        n_classes=4,
-        n_extra=2,
-        mlp1=(3, 8, 8),
-        mlp2=(0, 16),
-        mlp3=(0, 16),
-        mlp4=(0, 8, 0),
-        n_head=4,
-        d_k=4,
-        d_model=None if name == "psetae" else 32,
-        **others,
-    )
+def four_classes(name, **others):
+    return small_model(
+        name, n_channels=3, n_classes=4, n_extra=2, n_head=4,
+        **{} if name == "psetae" else {"d_model": 32}, **others,
+    )  # fmt: skip
 
 
 def model_and_inputs(name, n=5, **others):
     generator = torch.Generator().manual_seed(1)
-    model = ParcelClassifier(small(name, **others), generator)
+    model = ParcelClassifier(four_classes(name, **others), generator)
     inputs = {
         "pixels": torch.randn(n, 6, 3, 7, generator=generator),
         "pixel_mask": torch.rand(n, 6, 7, generator=generator) < 0.8,
@@ -142,7 +133,7 @@ def test_initial_weights_follow_the_generator_and_the_reference(name):
 
 
 def test_building_with_a_generator_does_not_use_the_global_one():
-    hyperparameters = small("pseltae")
+    hyperparameters = four_classes("pseltae")
     generator = torch.Generator().manual_seed(1)
     torch.manual_seed(5)
     first = ParcelClassifier(hyperparameters, generator).state_dict()

@@ -8,14 +8,12 @@ import torch
 
 from models.classifier import ParcelClassifier
 from models.crop_model import CropModel
-from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
-from models.training.augmentation import Augmentation
 from models.training.batches import Batches
 from models.training.learner import focal_loss
 from models.training.train_fold import train_fold
-from tests.builders.models import describe, training_settings
+from tests.builders.models import describe, small_model, training_settings
 
 N, LONGEST = 240, 14
 PEAKS = np.array([40, 110, 180])
@@ -52,16 +50,9 @@ def ragged():
     )
 
 
-def make_hyperparameters(name):
-    return Hyperparameters.for_data(
-        name, n_channels=2, n_classes=3, mlp1=(0, 8, 16), mlp2=(0, 16), mlp3=(0, 16),
-        mlp4=(0, 8, 0), n_head=2, d_k=4, d_model=None if name == "psetae" else 16, dropout=0.0,
-    )  # fmt: skip
-
-
 def train_and_predict(name, data, indices):
     cpu = torch.device("cpu")
-    description = describe(make_hyperparameters(name), Normalisation(2000.0, 1000.0))
+    description = describe(small_model(name, dropout=0.0), Normalisation(2000.0, 1000.0))
     settings = training_settings(
         epochs=30, batch_size=16, n_pixels=6, learning_rate=0.01, optimizer="adamw",
         schedule="onecycle", initialisation="torch",
@@ -98,12 +89,11 @@ def test_values_at_padding_dates_do_not_change_the_training(ragged, name):
     )
     losses, gradients = [], []
     for each in (data, longer):
-        model = ParcelClassifier(make_hyperparameters(name), torch.Generator().manual_seed(1))
+        model = ParcelClassifier(small_model(name, dropout=0.0), torch.Generator().manual_seed(1))
         # Of the attention: it is drawn for padding too.
         model.temporal_encoder.attention_heads.dropout.p = 0.0
         batches = Batches(each, Normalisation(2000.0, 1000.0), None, 6, torch.device("cpu"))
-        rng, noise = np.random.default_rng(3), torch.Generator()
-        for batch in batches.training(np.arange(30), 30, Augmentation(), rng, noise):
+        for batch in batches.training(np.arange(30), 30, np.random.default_rng(3)):
             loss = focal_loss(model.train()(*batch.inputs), batch.labels, gamma=1.0)
             loss.backward()
             losses.append(loss.item())

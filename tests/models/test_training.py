@@ -21,28 +21,11 @@ from models.standardisation import FeatureScaling, Normalisation
 from models.training.batches import Batches
 from models.training.learner import focal_loss
 from models.training.train_fold import train_fold
-from tests.builders.models import describe, training_settings
+from tests.builders.models import describe, small_model, training_settings
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation(2000.0, 1000.0)
 PARTS = np.arange(20), np.arange(20, 30)
-
-
-def make_hyperparameters(name="psetae", **others):
-    return Hyperparameters.for_data(
-        name,
-        n_channels=2,
-        n_classes=3,
-        n_extra=2,
-        mlp1=(0, 8, 16),
-        mlp2=(0, 16),
-        mlp3=(0, 16),
-        mlp4=(0, 8, 0),
-        n_head=2,
-        d_k=4,
-        d_model=None if name == "psetae" else 16,
-        **others,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +49,7 @@ def data():
 
 
 def train(data, hyperparameters=None, on_epoch=None, parts=PARTS, **settings):
-    description = describe_for(data, hyperparameters or make_hyperparameters(), parts[0])
+    description = describe_for(data, hyperparameters or small_model(n_extra=2), parts[0])
     own = training_settings(**{"batch_size": 7, **settings})
     return train_fold(data, *parts, description, own, CPU, on_epoch=on_epoch)
 
@@ -76,7 +59,7 @@ def describe_for(data, hyperparameters, train=PARTS[0]):
 
 
 def crop_model(data, result, hyperparameters=None):
-    description = describe_for(data, hyperparameters or make_hyperparameters())
+    description = describe_for(data, hyperparameters or small_model(n_extra=2))
     return CropModel.of_results(description, [result], data.days[0], CPU)
 
 
@@ -91,7 +74,7 @@ def same_weights(one, other):
 class TestTraining:
     @pytest.mark.parametrize("name", ["psetae", "pseltae"])
     def test_the_seed_repeats_a_run_bit_for_bit(self, data, name):
-        hyperparameters = make_hyperparameters(name)
+        hyperparameters = small_model(name, n_extra=2)
         torch.manual_seed(1)
         first = train(data, hyperparameters, seed=5)
         torch.manual_seed(2)
@@ -109,7 +92,7 @@ class TestTraining:
     @pytest.mark.parametrize("name", ["psetae", "pseltae"])
     @pytest.mark.slow
     def test_overfits_twenty_parcels(self, data, name):
-        hyperparameters = make_hyperparameters(name, dropout=0.0)
+        hyperparameters = small_model(name, n_extra=2, dropout=0.0)
         result = train(data, hyperparameters, epochs=60, learning_rate=0.01)
         model = crop_model(data, result, hyperparameters)
         predicted = predict(model, data, PARTS[0]).argmax(1)
@@ -290,7 +273,7 @@ class TestCheckpoints:
 
     @pytest.mark.parametrize("name", ["psetae", "pseltae"])
     def test_round_trip(self, data, tmp_path, name):
-        hyperparameters = make_hyperparameters(name)
+        hyperparameters = small_model(name, n_extra=2)
         result = train(data, hyperparameters)
         path = self.save(tmp_path / "Fold_1", result, hyperparameters, data)
         assert {p.name for p in path.parent.iterdir()} == {
@@ -312,7 +295,7 @@ class TestCheckpoints:
             model.save(tmp_path / "Fold_2")
 
     def test_the_position_table_by_order_has_one_more_row(self, data, tmp_path):
-        hyperparameters = make_hyperparameters(positions="order")
+        hyperparameters = small_model(n_extra=2, positions="order")
         path = self.save(tmp_path, train(data, hyperparameters), hyperparameters, data)
         table = torch.load(path, weights_only=True)["state_dict"][
             "temporal_encoder.position_enc.weight"
@@ -321,7 +304,7 @@ class TestCheckpoints:
         torch.testing.assert_close(table[3, 0], torch.tensor(3.0).sin())
 
     def test_bytes_do_not_depend_on_the_file_name(self, data, tmp_path):
-        hyperparameters = make_hyperparameters()
+        hyperparameters = small_model(n_extra=2)
         one, other = (
             self.save(tmp_path / name, train(data), hyperparameters, data).read_bytes()
             for name in ("Fold_1", "elsewhere")
@@ -330,7 +313,7 @@ class TestCheckpoints:
 
     def test_description_round_trip(self, tmp_path):
         description = describe(
-            make_hyperparameters(),
+            small_model(n_extra=2),
             NORMALISATION,
             FeatureScaling(np.array([1.0, 0.1]), np.array([2.0, 1 / 3])),
             class_codes=["01", "B", "c"],
@@ -354,9 +337,9 @@ class TestCheckpoints:
             read_description(tmp_path)
 
     def test_refuses_weights_of_another_model(self, data, tmp_path):
-        hyperparameters = make_hyperparameters()
+        hyperparameters = small_model(n_extra=2)
         self.save(tmp_path, train(data), hyperparameters, data)
-        other = make_hyperparameters(dropout=0.1)
+        other = small_model(n_extra=2, dropout=0.1)
         load_checkpoint(tmp_path / "model.pth.tar", other, CPU)
         wider = Hyperparameters.for_data("psetae", n_channels=2, n_classes=3, n_extra=2)
         with pytest.raises(InputError, match=r"weights are not those .*expected \(64, 128\)"):
@@ -364,13 +347,13 @@ class TestCheckpoints:
 
     def test_refuses_files_that_are_not_checkpoints(self, tmp_path):
         with pytest.raises(InputError, match=r"model.pth.tar is not there"):
-            load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
+            load_checkpoint(tmp_path / "model.pth.tar", small_model(n_extra=2), CPU)
         (tmp_path / "model.pth.tar").write_bytes(b"half a file")
         with pytest.raises(InputError, match=r"not a file that torch.save wrote"):
-            load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
+            load_checkpoint(tmp_path / "model.pth.tar", small_model(n_extra=2), CPU)
         torch.save([1, 2], tmp_path / "model.pth.tar")
         with pytest.raises(InputError, match="expected 'epoch', 'state_dict'"):
-            load_checkpoint(tmp_path / "model.pth.tar", make_hyperparameters(), CPU)
+            load_checkpoint(tmp_path / "model.pth.tar", small_model(n_extra=2), CPU)
 
     def test_folds_are_in_numeric_order_without_other_folders(self, tmp_path):
         for name in ("Fold_10", "Fold_2", "Fold_1", "Fold_old", "notes", "Fold_3b"):

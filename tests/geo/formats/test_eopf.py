@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from tests.builders.eopf import LEFT, NAME, SIDE, TOP, write_product
+from tests.builders.items import refusal
 
 WHOLE = slice(None)
 
@@ -40,12 +40,6 @@ def product(original, tmp_path):
 def as_level_1c(product):
     shutil.rmtree(product / "conditions/mask/l2a_classification")
     shutil.rmtree(product / "quality/probability")
-
-
-def refusal(path, **options):
-    with pytest.raises(InputError) as error:
-        find_acquisitions(path, **options)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(("version", "consolidated"), [(2, True), (2, False), (3, True)])

@@ -10,11 +10,10 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
-from geo.errors import InputError
 from geo.formats.conventions import band_name, tile_name
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from tests.builders.items import assert_survive
+from tests.builders.items import assert_survive, refusal
 from tests.builders.paths import DATA
 from tests.builders.tiffs import write_tiff
 
@@ -29,12 +28,6 @@ def rng():
 def numbers(rng, count=2, dtype="uint16"):
     greatest = 10_000 if np.issubdtype(dtype, np.integer) else 1
     return (rng.random((count, 6, 8)) * greatest).astype(dtype)
-
-
-def refusal(path, **options):
-    with pytest.raises(InputError) as error:
-        find_acquisitions(path, **options)
-    return str(error.value)
 
 
 def test_real_float_frames():

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from geo.errors import InputError
 from geo.formats.safe import find_products, read_metadata
 from geo.imagery.acquisition import NATIVE_RESOLUTION_M
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
+from tests.builders.items import refusal
 from tests.builders.paths import DATA
 from tests.builders.safe import BAND_IDS, write_safe
 
@@ -171,12 +171,6 @@ def test_bands_that_are_not_asked_for_may_be_damaged(tmp_path, rng):
 
 def image(product, band):
     return next(product.path.rglob(f"*_{band}_*.*"))
-
-
-def refusal(path, **options):
-    with pytest.raises(InputError) as error:
-        find_acquisitions(path, **options)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("kept", [0.7, 0.99, -2])

@@ -10,10 +10,9 @@ import pytest
 import rasterio
 from affine import Affine
 
-from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from tests.builders.items import assert_survive
+from tests.builders.items import assert_survive, refusal
 from tests.builders.safe import SafeProduct, write_image, write_safe, zip_product
 
 WHOLE = slice(None)
@@ -23,12 +22,6 @@ DATATAKE = "20160103T104432"
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
-
-
-def refusal(path, **options):
-    with pytest.raises(InputError) as error:
-        find_acquisitions(path, **options)
-    return str(error.value)
 
 
 def assert_same_pixels(acquisition, pixels):

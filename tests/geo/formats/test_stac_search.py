@@ -14,7 +14,7 @@ from geo.formats.stac_search import Search, search_items
 from geo.imagery import remote
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from tests.builders.stac import Server, item_of, shorten_waits, write_scene
+from tests.builders.stac import item_of, write_scene
 
 BANDS = ["B02", "B03", "B8A"]
 DAYS = ["20180405", "20180420", "20180505", "20180520", "20180604"]
@@ -29,14 +29,6 @@ def scenes(tmp_path_factory):
     for day in DAYS[:2]:
         write_scene(folder, generator, day)
     return folder
-
-
-@pytest.fixture
-def server(scenes, monkeypatch):
-    shorten_waits(monkeypatch)
-    server = Server(scenes)
-    yield server
-    server.close()
 
 
 def saved(source, folder, search=EVERYTHING):

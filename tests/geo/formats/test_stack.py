@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pyproj import CRS
 
-from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
+from tests.builders.items import refusal
 from tests.builders.paths import DATA
 from tests.builders.stacks import DAYS, cube, write_stack
 
@@ -27,12 +27,6 @@ def flanders():
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
-
-
-def refusal(path, **options):
-    with pytest.raises(InputError) as error:
-        find_acquisitions(path, **options)
-    return str(error.value)
 
 
 def test_every_time_of_a_real_stack_is_found(flanders):

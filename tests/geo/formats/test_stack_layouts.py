@@ -13,7 +13,7 @@ from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
-from tests.builders.items import assert_survive
+from tests.builders.items import assert_survive, refusal
 from tests.builders.paths import DATA
 from tests.builders.stacks import DAYS, FORMATS, cube, write_stack
 
@@ -38,12 +38,6 @@ def assert_equal(found, data, bands=("B02", "B8A")):
             np.testing.assert_array_equal(read_window(band, WHOLE, WHOLE), expected)
             part = read_window(band, slice(1, 5), slice(2, 100))
             np.testing.assert_array_equal(part, expected[1:5, 2:])
-
-
-def refusal(path, **options):
-    with pytest.raises(InputError) as error:
-        find_acquisitions(path, **options)
-    return str(error.value)
 
 
 def band_axis(data, name="bands", labels=None):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from geo.errors import InputError
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.raster_reading import read_window
+from tests.builders.items import refusal
 from tests.builders.theia import COARSE, FINE, NAME, write_product
 
 WHOLE = slice(None)
@@ -14,12 +14,6 @@ WHOLE = slice(None)
 @pytest.fixture
 def rng():
     return np.random.default_rng(13)
-
-
-def refusal(path, **options):
-    with pytest.raises(InputError) as error:
-        find_acquisitions(path, **options)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("depth", [".", "2018/31UDS"])

@@ -23,9 +23,7 @@ from tests.builders.stac import (
     ORIGIN,
     SILENCE_S,
     SIZE,
-    Server,
     item_of,
-    shorten_waits,
     write_scene,
 )
 
@@ -44,14 +42,6 @@ def scenes(tmp_path_factory):
     write_scene(folder, generator, DAY)
     write_scene(folder / "jp2", generator, DAY, ".jp2")
     return folder
-
-
-@pytest.fixture
-def server(scenes, monkeypatch):
-    shorten_waits(monkeypatch)
-    server = Server(scenes)
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

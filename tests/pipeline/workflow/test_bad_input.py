@@ -23,17 +23,15 @@ from shapely import Point, box
 from geo.errors import InputError
 from geo.grid import read_grids
 from geo.imagery.discovery import Damaged
-from pipeline.stages.clean import clean
-from pipeline.stages.index import damaged_rows, index
+from pipeline.stages.index import damaged_rows
 from pipeline.stages.ingest import ingest
-from pipeline.stages.rasterise import rasterise
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, merged, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import RunPaths
 from tests.builders.models import save_models
 from tests.builders.pixel_sets import BANDS, make
-from tests.builders.runs import for_label, label_parcels, observe
+from tests.builders.runs import label_parcels, observe, prepare_parcels
 from tests.builders.safe import write_safe, zip_product
 from tests.builders.stac import shorten_waits
 from tests.builders.theia import write_product
@@ -164,21 +162,8 @@ class Inputs:
                 view(settings, "ingest"),
             )  # fmt: skip
             return
-        source_items = run.source_items if settings.imagery.is_stac else None
-        register = settings.parcels.path
-        index(
-            settings.imagery.path, run.acquisitions, run.acquisitions_view, run.items, run.grids,
-            view(settings, "index"), source_items, register,
-        )  # fmt: skip
-        clean(
-            register, run.grids, run.register, run.overlaps, run.parcels, view(settings, "clean"),
-            *for_label(settings),
-        )  # fmt: skip
+        prepare_parcels(settings, run.root)
         for tile in read_grids(run.grids):
-            rasterise(
-                run.parcels, run.grids, tile, run.pixel_index(tile), run.pixel_counts(tile),
-                run.label_image(tile), view(settings, "rasterise"),
-            )  # fmt: skip
             observe(run, tile)
         label_parcels(settings, run)
 

@@ -55,8 +55,10 @@ _WINDOWS, _WINDOW_M = 5, 1400.0
 _DARK, _DARK_LEVEL = 0.05, 600.0
 _FEW, _FLOOR = 0.02, 900.0
 # At least _TOGETHER acquisitions that are alike show that they contain the offset, if the darkest
-# percent of all is below _DULL, and that of one of them below _LOWEST in each band.
-_TOGETHER, _DULL, _LOWEST = 5, 2500.0, 1500.0
+# percent of each is below _DULL, and most of their pixels are above the darkest values without the
+# offset by _LIFT in all bands. If there are no such values, the darkest percent of one of them must
+# be below _LOWEST in each band.
+_TOGETHER, _DULL, _LIFT, _MOST, _LOWEST = 5, 2500.0, 700.0, 0.8, 1500.0
 
 # The nearest acquisitions in time with which one is compared, and the least number of them.
 _NEAREST, _LEAST = 9, 3
@@ -286,10 +288,14 @@ class _Series:
                 for at in self._undecided()
                 if self.found[at].announced == announced and self.possible[at]
             ]
-            lowest = {at: self._lowest(at) for at in group}
-            alike = [at for at in group if max(lowest[at]) < _DULL and self._is_alike(at, group)]
-            darkest = np.min([lowest[at] for at in alike], axis=0) if alike else np.inf
-            if len(alike) < _TOGETHER or np.max(darkest) >= _LOWEST:
+            alike = [
+                at
+                for at in group
+                if max(self._lowest(at)) < _DULL
+                and self._is_above_others(at)
+                and self._is_alike(at, group)
+            ]
+            if len(alike) < _TOGETHER or not self._ends_at_offset(alike):
                 continue
             for at in alike:
                 self.contained[at] = True
@@ -355,6 +361,12 @@ class _Series:
         comparison = self._compare(at, set(group) - {at})
         return comparison is not None and self._is_same(at, comparison.likeness(0.0), comparison)
 
+    def _ends_at_offset(self, alike: Sequence[int]) -> bool:
+        """Return whether the darkest pixels are just above the offset, if no other date tells."""
+        if len(self._absent()) >= _LEAST:
+            return True
+        return bool(np.min([self._lowest(at) for at in alike], axis=0).max() < _LOWEST)
+
     def _lowest(self, at: int) -> list[float]:
         """Return the darkest percent of the pixels in each band but the near infrared."""
         names = self.found[at].bands
@@ -362,6 +374,19 @@ class _Series:
         pixels = self.found[at].values[bands][:, self.found[at].clear]
         # One band does not tell haze from an offset.
         return np.quantile(pixels, 0.01, axis=1).tolist() if len(bands) > 1 else [np.inf]
+
+    def _is_above_others(self, at: int) -> bool:
+        """Return whether pixels are brighter in all bands than they were without the offset."""
+        absent = self._absent()
+        if len(absent) < _LEAST:
+            return True
+        floor = np.fmin.reduce([self.found[i].values for i in absent], axis=0)
+        lift = (self.found[at].values - floor).min(axis=0)
+        common = np.isfinite(lift)
+        return bool(common.sum() >= _MIN_PIXELS and (lift[common] > _LIFT).mean() > _MOST)
+
+    def _absent(self) -> list[int]:
+        return [at for at, contained in enumerate(self.contained) if contained is False]
 
     def _compare(self, at: int, others: Iterable[int]) -> _Comparison | None:
         """Compare an acquisition with the nearest of others; None if too few pixels are common."""

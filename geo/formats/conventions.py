@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from geo.errors import InputError
-from geo.imagery.acquisition import MASKS, NATIVE_RESOLUTION_M, SCENE_CLASSIFICATION, Band
+from geo.imagery.acquisition import BANDS, MASKS, NATIVE_RESOLUTION_M, SCENE_CLASSIFICATION, Band
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _BAND_NAME = re.compile(r"(?:B0?([1-9]|1[0-2]|8A)|(SCL|CLDPRB|CLD|CLM))(?![0-9A-Z])", re.IGNORECASE)
 # Grid zone and 100 km square of the Military Grid Reference System, without the letters I and O.
 _TILE = re.compile(r"(?<![A-Za-z0-9])T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![A-Za-z0-9])")
+# Processing baseline in names of products and of files made from them: ..._N0400_R051_...
+_BASELINE = re.compile(r"(?<![A-Za-z0-9])N(0\d)\.?(\d\d)(?![A-Za-z0-9])")
 _DATE = re.compile(r"(?<!\d)(20\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 
 # Reflectance of one unit, by the text that files write as units. "Counts" describes the stored
@@ -68,6 +70,31 @@ def tile_name(text: str) -> str | None:
     """Return the MGRS tile in a text, without the leading T, or None."""
     match = _TILE.search(text)
     return match[1] if match else None
+
+
+def baseline_in(text: str) -> str | None:
+    """Return the processing baseline ("04.00") in a text, or None."""
+    match = _BASELINE.search(text)
+    return f"{match[1]}.{match[2]}" if match else None
+
+
+def offset_of_baseline(baseline: str | None) -> float:
+    """Return the offset, in digital numbers, of bands that state no offset.
+
+    Since processing baseline 04.00, ESA adds 1000 to the digital numbers of every band (ESA,
+    "Copernicus Sentinel-2: Major Products Upgrade Upcoming", 2021). Copies of the pixels that do
+    not state the offset leave it to the reader to subtract 1000. Among them are the items of the
+    Planetary Computer ("Baseline Change" of its sentinel-2-l2a; microsoft/PlanetaryComputer,
+    issue 134). 99.99 is not a baseline: Sen2Cor writes it when users run it themselves.
+    """
+    return -1000.0 if baseline is not None and "04.00" <= baseline < "99" else 0.0
+
+
+def with_unstated_offset(band: Band, offset: float) -> Band:
+    """Return a band of digital numbers with an offset, unless it states a scale or an offset."""
+    if band.name in BANDS and (band.scale, band.offset) == (1.0, 0.0):
+        return replace(band, offset=offset)
+    return band
 
 
 def date_in(text: str) -> date | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,23 @@ from geo.errors import InputError
 from geo.formats.conventions import (
     Encoding,
     band_name,
+    baseline_in,
     date_in,
     decoding,
     finest,
+    offset_of_baseline,
     tile_name,
+    with_unstated_offset,
 )
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, bands_and_masks, first_five
-from geo.imagery.discovery import NOT_A_BAND, Damaged, read_each, tiff_files
+from geo.imagery.acquisition import (
+    BANDS,
+    UNNAMED_TILE,
+    Acquisition,
+    Band,
+    bands_and_masks,
+    first_five,
+)
+from geo.imagery.discovery import NOT_A_BAND, Damaged, files_ending, read_each, tiff_files
 from geo.imagery.raster_reading import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
@@ -35,6 +45,37 @@ _BAND_PART = re.compile(
     r"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|CLDPRB|CLD|CLM)(?:[-_. ](?:\d\dm|R[12]))?(?=[-_. ]|$)",
     re.IGNORECASE,
 )
+
+# Metadata of the product that files were made from, beside them: MTD_MSIL2A.xml, MTD_TL.xml,
+# <name of the file>_MTD.xml. Only these elements are looked for, so the XML is not parsed.
+_SIDECAR = re.compile(r"(?:(?P<stem>.+)_)?MTD(?:_\w+)?", re.IGNORECASE)
+_SIDECAR_BASELINE = re.compile(
+    r"<PROCESSING_BASELINE[^>]*>\s*(\d\d\.\d\d)|_N(\d\d\.\d\d)\s*</TILE_ID>"
+)
+_SIDECAR_OFFSET = re.compile(
+    r'<(?:BOA|RADIO)_ADD_OFFSET\s+band_id="(\d+)"\s*>\s*(-?\d+(?:\.\d+)?)\s*<'
+)
+_MAX_SIDECAR = 20_000_000  # bytes; real ones have less than 1 MB
+
+
+@dataclass(frozen=True)
+class _Processing:
+    """What names and files beside an acquisition say about its processing.
+
+    Parameters
+    ----------
+    baseline
+        "04.00", None if unknown.
+    offsets
+        Digital numbers that are added, by band, as the product's metadata list them.
+    """
+
+    baseline: str | None = None
+    offsets: Mapping[str, float] = field(default_factory=dict)
+
+    def offset_of(self, band: str) -> float:
+        """Return the offset of a band whose file states none."""
+        return self.offsets.get(band, offset_of_baseline(self.baseline))
 
 
 @dataclass(frozen=True)
@@ -125,14 +166,14 @@ def _read(
     reflectance_scale: float | None,
 ) -> Acquisition:
     """Read the headers of the files of one acquisition."""
-    layers: list[Band] = []
-    for path in group.files:
-        header = read_header(path)
-        layers += [
-            _band(name, path, layer, header, reflectance_scale)
-            for layer, name in enumerate(_layer_names(path, header, file_bands), 1)
-            if name is not None
-        ]
+    headers = {path: read_header(path) for path in group.files}
+    processing = _processing(group, headers.values())
+    layers = [
+        _band(name, path, layer, header, processing, reflectance_scale)
+        for path, header in headers.items()
+        for layer, name in enumerate(_layer_names(path, header, file_bands), 1)
+        if name is not None
+    ]
     wanted, masks = bands_and_masks(finest(layers), bands)
     return Acquisition(
         id=group.id,
@@ -142,6 +183,46 @@ def _read(
         format="geotiff",
         bands=wanted,
         masks=masks,
+        baseline=processing.baseline,
+    )
+
+
+def _processing(group: _FileGroup, headers: Iterable[RasterHeader]) -> _Processing:
+    """Return the processing by the metadata beside the files, their own, or their names."""
+    beside = _sidecar(group)
+    in_files = (header.baseline for header in headers)
+    in_names = (baseline_in(name) for file in group.files for name in _names(file))
+    stated = (beside.baseline, *in_files, *in_names)
+    return replace(beside, baseline=next(filter(None, stated), None))
+
+
+def _sidecar(group: _FileGroup) -> _Processing:
+    """Read the metadata beside the files of an acquisition, if there are any.
+
+    Metadata that do not begin with the name of a file belong to all files of a folder, so they are
+    used only if the files are of one acquisition.
+    """
+    folder = group.files[0].parent
+    stems = [_BAND_PART.sub("", file.stem).strip("-_. ") for file in group.files]
+    texts = []
+    for path in files_ending(folder, (".xml",)):
+        match = _SIDECAR.fullmatch(path.stem)
+        if match is None:
+            continue
+        is_own = match["stem"] is not None and any(s.startswith(match["stem"]) for s in stems)
+        is_of_folder = match["stem"] is None and len(_group(tiff_files(folder))) == 1
+        if is_own or is_of_folder:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                texts.append(file.read(_MAX_SIDECAR))
+    text = "\n".join(texts)
+    baseline = _SIDECAR_BASELINE.search(text)
+    return _Processing(
+        baseline=(baseline[1] or baseline[2]) if baseline else None,
+        offsets={
+            BANDS[int(number)]: float(offset)
+            for number, offset in _SIDECAR_OFFSET.findall(text)
+            if int(number) < len(BANDS)
+        },
     )
 
 
@@ -177,7 +258,12 @@ def _layer_names(
 
 
 def _band(
-    name: str, path: Path, layer: int, header: RasterHeader, reflectance_scale: float | None
+    name: str,
+    path: Path,
+    layer: int,
+    header: RasterHeader,
+    processing: _Processing,
+    reflectance_scale: float | None,
 ) -> Band:
     """Return one layer of a file."""
     at = layer - 1
@@ -192,4 +278,7 @@ def _band(
     except ValueError as error:
         raise InputError(f"{path}: {error}.") from error
     grid, block_shape = header.grid, header.block_shapes[at]
-    return Band(name, str(path), layer, grid, block_shape, scale, offset, nodata)
+    band = Band(name, str(path), layer, grid, block_shape, scale, offset, nodata)
+    if reflectance_scale is not None:
+        return band
+    return with_unstated_offset(band, processing.offset_of(name))

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from geo.documents import LARGEST_XML, parse_xml, read_limited, read_member, zip_members
 from geo.errors import InputError
+from geo.formats.conventions import offset_of_baseline
 from geo.imagery.acquisition import (
     BANDS,
     NATIVE_RESOLUTION_M,
@@ -255,7 +256,8 @@ class SafeMetadata:
     quantification
         Digital numbers of reflectance 1.
     offsets
-        Digital numbers that are added, by band; empty before baseline 04.00.
+        Digital numbers that are added, by band; empty before baseline 04.00, and where a program
+        has rewritten the metadata.
     granules
         Tiles of the product.
     """
@@ -269,6 +271,10 @@ class SafeMetadata:
     quantification: float
     offsets: Mapping[str, float]
     granules: tuple[Granule, ...]
+
+    def offset_of(self, band: str) -> float:
+        """Return the offset of a band, as stated or else as the baseline implies."""
+        return self.offsets.get(band, offset_of_baseline(self.baseline))
 
 
 def read_metadata(root: ElementTree.Element, place: str) -> SafeMetadata:
@@ -494,7 +500,7 @@ def _band(name: str, file: str, product: SafeFiles, metadata: SafeMetadata) -> B
         block_shape=header.block_shapes[0],
         # Quantification 0 is refused by `Band`.
         scale=10_000 / (metadata.quantification or math.inf) if is_reflectance else 1.0,
-        offset=metadata.offsets.get(name, 0.0) if is_reflectance else 0.0,
+        offset=metadata.offset_of(name) if is_reflectance else 0.0,
         # 0 is nodata in all bands (Special_Values) and in SCL, but a value in the other masks.
         nodata=0.0 if is_reflectance or name == SCENE_CLASSIFICATION else None,
     )

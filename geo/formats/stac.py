@@ -19,7 +19,13 @@ from pyproj.exceptions import CRSError
 
 from geo.documents import read_json
 from geo.errors import InputError, reading
-from geo.formats.conventions import band_name, scale_and_offset, stated_nodata, tile_name
+from geo.formats.conventions import (
+    band_name,
+    offset_of_baseline,
+    scale_and_offset,
+    stated_nodata,
+    tile_name,
+)
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
@@ -125,7 +131,7 @@ def _acquisition(
     version = _baseline(item)
     names = {*(BANDS if bands is None else bands), *MASKS}
     found = {
-        name: _band(name, asset, item, path.parent, signed_by, _unstated_offset(version))
+        name: _band(name, asset, item, path.parent, signed_by, offset_of_baseline(version))
         for name, asset in _best_assets(item).items()
         if name in names
     }
@@ -154,18 +160,6 @@ def _acquisition(
         generated=_first(properties, "s2:generation_time", "processing:datetime", "created"),
         datastrip=datastrip[1] if datastrip else None,
     )
-
-
-def _unstated_offset(version: str | None) -> float:
-    """Return the offset, in digital numbers, of assets that state no offset.
-
-    Since processing baseline 04.00, ESA adds 1000 to the digital numbers of every band (ESA,
-    "Copernicus Sentinel-2: Major Products Upgrade Upcoming", 2021). Catalogues that copy the
-    pixels without stating the offset leave it to the reader to subtract 1000. One of them is the
-    Planetary Computer ("Baseline Change" of its sentinel-2-l2a; microsoft/PlanetaryComputer,
-    issue 134).
-    """
-    return -1000.0 if version is not None and version >= "04.00" else 0.0
 
 
 def _tile(item: Item) -> str:

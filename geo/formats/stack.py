@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,10 +24,13 @@ from geo.errors import InputError
 from geo.formats.conventions import (
     Encoding,
     band_name,
+    baseline_in,
     decoding,
     finest,
+    offset_of_baseline,
     stated_nodata,
     tile_name,
+    with_unstated_offset,
 )
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, bands_and_masks
@@ -34,6 +38,9 @@ from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
 from geo.imagery.raster_reading import check_block
 
 logger = logging.getLogger(__name__)
+
+# Names of the processing baseline: of STAC properties, and those that programs make from them.
+_BASELINE = re.compile(r"(?:s2[:_])?processing[:_ ]?(?:baseline|version)", re.IGNORECASE)
 
 # Variables without chunks are read by blocks of this many rows.
 _ROWS_OF_CONTIGUOUS = 512
@@ -59,6 +66,9 @@ class StackPart:
         Bands and masks at time 0, by name.
     kinds
         Kinds of the axes of a band's array, by band.
+    baselines
+        Processing baseline of every time, None if not stated. It implies the offset of bands that
+        state neither scale nor offset.
     """
 
     path: Path
@@ -66,6 +76,7 @@ class StackPart:
     times: NDArray[np.datetime64]
     bands: Mapping[str, Band]
     kinds: Mapping[str, Sequence[Kind | None]]
+    baselines: Sequence[str | None]
 
     def at(self, index: int) -> Iterator[Band]:
         """Yield the bands and masks at a time."""
@@ -74,7 +85,8 @@ class StackPart:
             assert isinstance(plane, Plane)  # noqa: S101 (all bands of a stack are planes)
             axes = zip(self.kinds[name], plane.axes, strict=True)
             at_index = tuple(index if kind == "time" else axis for kind, axis in axes)
-            yield replace(band, layer=replace(plane, axes=at_index))
+            band_then = replace(band, layer=replace(plane, axes=at_index))
+            yield with_unstated_offset(band_then, offset_of_baseline(self.baselines[index]))
 
 
 def find(
@@ -120,6 +132,7 @@ def _acquisitions(
     for index, sensing_start in enumerate(stack[0].times.tolist()):
         layers = finest(band for part in stack for band in part.at(index))
         bands, masks = bands_and_masks(layers, wanted)
+        baselines = [part.baselines[index] for part in stack]
         yield Acquisition(
             id=f"{sensing_start:%Y%m%d}_{stack[0].tile}",
             tile=stack[0].tile,
@@ -129,6 +142,7 @@ def _acquisitions(
             bands=bands,
             masks=masks,
             sensing_start=sensing_start,
+            baseline=next(filter(None, baselines), None),
         )
 
 
@@ -246,7 +260,36 @@ def _read_part(
     tile = tile_name(str(data.attrs.get("tile", outer.get("tile", "")))) or tile_name(path.stem)
     times = times_of(path, data, {item.time for item in axes.values()})
     kinds = {name: item.kinds for name, item in axes.items()}
-    return StackPart(path, tile or UNNAMED_TILE, times, bands, kinds)
+    # reflectance_scale replaces all that the file states.
+    stated = None if reflectance_scale is not None else _baselines(path, data, outer, len(times))
+    baselines = stated or [None] * len(times)
+    return StackPart(path, tile or UNNAMED_TILE, times, bands, kinds, baselines)
+
+
+def _baselines(
+    path: Path, data: xr.Dataset, outer: Mapping[str, Any], n_times: int
+) -> list[str | None]:
+    """Return the processing baseline of every time, by the file's variables, attributes or name.
+
+    Programs that stack STAC items (stackstac, odc-stac) keep properties of the items as variables
+    along the time axis.
+    """
+    for name in map(str, data.variables):
+        if _BASELINE.fullmatch(name) and data[name].size in (1, n_times):
+            texts = [_baseline(value) for value in data[name].values.ravel().tolist()]
+            return texts if len(texts) == n_times else texts * n_times
+    for attributes in (data.attrs, outer):
+        for name, value in attributes.items():
+            if _BASELINE.fullmatch(name):
+                return [_baseline(value)] * n_times
+    return [baseline_in(path.stem)] * n_times
+
+
+def _baseline(value: object) -> str | None:
+    """Return a baseline as "04.00"; programs also write 4.0, N0400 and b'04.00'."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    match = re.fullmatch(r"N?(\d\d?)\.?(\d\d?)", text.strip())
+    return f"{int(match[1]):02}.{match[2]:0<2}" if match else None
 
 
 def _block_shape(

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -163,8 +163,13 @@ def _check_overviews(source: str, raster: Any) -> None:
 # Values of a block. A whole Sentinel-2 band of 10980 x 10980 pixels has a quarter of it.
 LARGEST_BLOCK = 2**29
 
-# Windows along each axis by which a large band is represented.
+# Larger bands are read at reduced resolution, at about this number of pixels along each axis.
+_REDUCED = 700
+# Windows along each axis by which a band is represented that cannot be read at reduced resolution.
 _WINDOWS = 5
+_EDGE = 3
+# Points that are further apart, in pixels, are read in separate windows.
+_WINDOW_GAP = 50
 
 _DAMAGED = "The file is damaged or incomplete: download or copy it again."
 
@@ -184,6 +189,8 @@ class RasterHeader:
     offsets: tuple[float, ...]
     nodata: tuple[float | None, ...]
     alphas: tuple[bool, ...]
+    # Processing baseline, which GDAL copies from SAFE products into the metadata of other files.
+    baseline: str | None = None
 
 
 def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
@@ -217,6 +224,7 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
                 offsets=tuple(raster.offsets),
                 nodata=tuple(raster.nodatavals),
                 alphas=tuple(layer in alphas for layer in raster.indexes),
+                baseline=raster.tags().get("PROCESSING_BASELINE"),
             )
     except (RasterioError, OSError) as error:
         raise InputError(f"{source} cannot be opened ({error}). {_DAMAGED}") from error
@@ -393,6 +401,14 @@ def block_shape(band: Band) -> tuple[int, int]:
     return header.block_shapes[band.layer - 1]
 
 
+def is_read_in_windows(band: Band) -> bool:
+    """Return whether a band cannot be read at reduced resolution without reading all of it.
+
+    A stack has no coarser levels, and a remote JPEG 2000 would be downloaded as a whole.
+    """
+    return isinstance(band.layer, Plane) or (band.is_remote and is_jp2(band.source))
+
+
 def read_coarse(band: Band, side: int) -> NDArray[Any]:
     """Read the raw values of about `side` x `side` pixels that represent the whole band.
 
@@ -414,17 +430,10 @@ def read_coarse(band: Band, side: int) -> NDArray[Any]:
     height, width = band.grid.shape
     if max(height, width) <= side:
         return read_window(band, slice(None), slice(None))[np.newaxis]
-    if isinstance(band.layer, Plane) or (band.is_remote and is_jp2(band.source)):
+    if is_read_in_windows(band):
         rows, cols = (_spread(length, side // _WINDOWS) for length in (height, width))
         return np.stack([read_window(band, row, col) for row in rows for col in cols])
-    shape = min(height, side), min(width, side)
-    try:
-        with OpenRasters() as rasters, rasters.use(band.source) as raster:
-            return np.stack(_read_layers(raster, [band], [band.layer], out_shape=shape))
-    except (RasterioError, OSError) as error:
-        raise InputError(
-            f"Band {band.name} of {band.source} cannot be read ({error}). {_DAMAGED}"
-        ) from error
+    return _read_reduced(band, slice(0, height), slice(0, width), side)[np.newaxis]
 
 
 def _spread(length: int, size: int) -> list[slice]:
@@ -432,6 +441,107 @@ def _spread(length: int, size: int) -> list[slice]:
     size = min(size, length)
     starts = np.linspace(0, length - size, _WINDOWS).astype(int)
     return [slice(start, start + size) for start in starts.tolist()]
+
+
+def read_points(
+    band: Band,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    usable: Callable[[NDArray[Any]], NDArray[np.bool_]],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Read the raw values of a band at the points of a lattice, decoding as little as possible.
+
+    A large raster is read at reduced resolution: JPEG 2000 contains coarser levels, and a Cloud
+    Optimized GeoTIFF contains overviews. Other bands are read in windows around points that are
+    near each other.
+
+    Parameters
+    ----------
+    band
+        Band or mask.
+    x, y
+        Coordinates of the lattice, (N,) from west to east and (M,) from north to south.
+    usable
+        Function that returns which raw values of a window can be used.
+
+    Returns
+    -------
+    tuple of ndarray (M x N,)
+        Raw values, and which of them are usable. Pixels within `_EDGE` pixels of others that are
+        not usable are not, either: at reduced resolution they are mixed with them, and beside
+        clouds they are hazy. Points outside the band are not usable.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    grid = band.grid
+    rows = np.floor((grid.y_max - y) / grid.pixel_height).astype(int)
+    cols = np.floor((x - grid.x_min) / grid.pixel_width).astype(int)
+    values = np.zeros((len(y), len(x)))
+    is_usable = np.zeros(values.shape, bool)
+    max_gap = _WINDOW_GAP if is_read_in_windows(band) else max(grid.shape)
+    for down in _runs(rows, grid.height, max_gap):
+        for right in _runs(cols, grid.width, max_gap):
+            window = (
+                slice(rows[down[0]], rows[down[-1]] + 1),
+                slice(cols[right[0]], cols[right[-1]] + 1),
+            )
+            raw = _read_reduced(band, *window)
+            good = _inside(usable(raw))
+            at = np.ix_(
+                _scaled(rows[down], window[0], raw.shape[0]),
+                _scaled(cols[right], window[1], raw.shape[1]),
+            )
+            place = np.ix_(down, right)
+            values[place], is_usable[place] = raw[at], good[at]
+    return values.ravel(), is_usable.ravel()
+
+
+def _runs(at: NDArray[np.int_], size: int, max_gap: int) -> list[NDArray[np.int_]]:
+    """Return the positions of sorted pixel numbers in runs without a gap, those outside apart."""
+    inside = np.flatnonzero((at >= 0) & (at < size))
+    if not inside.size:
+        return []
+    return np.split(inside, np.flatnonzero(np.diff(at[inside]) > max_gap) + 1)
+
+
+def _scaled(at: NDArray[np.int_], window: slice, size: int) -> NDArray[np.int_]:
+    """Return pixel numbers of a band as those of its window that was reduced to a size."""
+    return np.asarray((at - window.start) * size // (window.stop - window.start))
+
+
+def _read_reduced(band: Band, rows: slice, cols: slice, side: int = _REDUCED) -> NDArray[Any]:
+    """Read a window, at reduced resolution if it is large."""
+    shape = rows.stop - rows.start, cols.stop - cols.start
+    if max(shape) <= side or is_read_in_windows(band):
+        return read_window(band, rows, cols)
+    try:
+        with OpenRasters() as rasters, rasters.use(band.source) as raster:
+            (values,) = _read_layers(
+                raster,
+                [band],
+                [band.layer],  # type: ignore[list-item]  # a stack is read in windows
+                window=Window.from_slices(rows, cols),
+                out_shape=tuple(min(size, side) for size in shape),
+            )
+            return values
+    except (RasterioError, OSError) as error:
+        raise InputError(
+            f"Band {band.name} of {band.source} cannot be read ({error}). {_DAMAGED}"
+        ) from error
+
+
+def _inside(good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels around which all pixels within `_EDGE` are good."""
+    if good.all():
+        return good
+    from scipy import ndimage  # slow to import, and rarely needed
+
+    around = np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), bool)
+    inner: NDArray[np.bool_] = ndimage.binary_erosion(good, around, border_value=1)
+    return inner
 
 
 def crs_text(crs: Any) -> str:

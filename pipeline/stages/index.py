@@ -23,7 +23,7 @@ from geo.imagery.cloud_masks import (
 )
 from geo.imagery.discovery import Damaged, digests, find_acquisitions, with_mask_files
 from geo.imagery.duplicates import compare_days, in_order_of_use
-from geo.imagery.radiometry import check_radiometry
+from geo.imagery.offset_check import check_offsets
 from geo.imagery.tile_grids import tile_grid
 from models.model_files import first_description
 from pipeline.classes.reasons import AcquisitionReason
@@ -40,6 +40,13 @@ RANK_TOLERANCE = 0.1
 # Before December 2016, the date of sensing stood behind that of processing in product names:
 # S2A_OPER_PRD_MSIL1C_PDMC_20160607T183552_R094_V20160607T105031_20160607T105031
 _LONG_NAME = re.compile(r"_V(20\d{6})T\d{6}")
+
+_RADIOMETRY_REMEDY = (
+    "Get these acquisitions from another source, or correct their metadata (GeoTIFFs: gdal_edit "
+    "-scale and -offset). To leave them out, with those that cannot be decided, set "
+    "imagery.radiometry to set_aside. To read them as their metadata say, set imagery.radiometry "
+    "to trust."
+)
 
 
 @dataclass(frozen=True)
@@ -167,8 +174,11 @@ def decide(
     _check_any_left(found, reasons)
     used = [item for item in found if item.id not in reasons]
     check_masks(used, rules)
-    is_checked = read_pixels and settings.imagery.radiometry == "check"
-    radiometry = check_radiometry(used, threads) if is_checked else {}
+    radiometry: Mapping[str, str] = {}
+    if read_pixels and settings.imagery.radiometry != "trust":
+        radiometry, doubtful = _check_radiometry(used, settings, threads)
+        reasons |= doubtful
+        _check_any_left(found, reasons)
     rows = [
         _row(item, clouds, reasons, rules, radiometry.get(item.id, ""))
         for item in in_order_of_use(found)
@@ -195,6 +205,36 @@ def _say_set_aside(damaged: Sequence[Damaged]) -> None:
         logger.warning("Set aside: %d products.\n  %s", len(damaged), problems)
     for item in damaged[5:]:
         logger.debug("Set aside: %s", item.problem)
+
+
+def _check_radiometry(
+    used: Sequence[Acquisition], settings: IndexSettings, threads: int
+) -> tuple[Mapping[str, str], dict[str, str]]:
+    """Compare pixels with announced offsets; refuse errors, set them aside, or warn of them.
+
+    Returns
+    -------
+    tuple of dict of str
+        The result by acquisition id, and the reasons of those that are set aside.
+
+    Raises
+    ------
+    InputError
+        If an acquisition contradicts its metadata, and imagery.radiometry is `check`.
+    """
+    findings = check_offsets(used, cloud_rules(settings.clouds), threads)
+    for result, count in Counter(findings.results.values()).most_common():
+        logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, result)
+    if not findings.problem:
+        return findings.results, {}
+    if settings.imagery.radiometry == "check":
+        raise InputError(f"{findings.problem}\n{_RADIOMETRY_REMEDY}")
+    if settings.imagery.radiometry == "warn":
+        logger.warning("%s\nAll of them are used as their metadata say.", findings.problem)
+        return findings.results, {}
+    logger.warning("Set aside: %s", findings.problem)
+    reasons = dict.fromkeys(findings.wrong, "wrong_offset")
+    return findings.results, reasons | dict.fromkeys(findings.unsafe, "undecided_offset")
 
 
 def _fetch_items(

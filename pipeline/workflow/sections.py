@@ -99,9 +99,10 @@ class Imagery(Section):
     otherwise 0.0001 for integers and 1 for floats
     """
 
-    radiometry: Literal["check", "trust"] = "check"
-    """additive offset (processing baseline 04.00) in the metadata: check (stop if the pixels
-    contradict it) | trust (use it unchecked)
+    radiometry: Literal["check", "set_aside", "warn", "trust"] = "check"
+    """additive offset (processing baseline 04.00) in the metadata, if the pixels contradict it:
+    check (stop) | set_aside (leave out those acquisitions and those in doubt; acquisitions.csv
+    lists them) | warn (use all) | trust (do not look)
     """
 
     damaged: Literal["refuse", "set_aside"] = "refuse"

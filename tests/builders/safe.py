@@ -29,7 +29,7 @@ def write_safe(
     baseline="04.00",
     generated="2022-04-13T15:00:00.000000Z",
     level="2A",
-    offsets=None,  # by band id, or one number for all
+    offsets=0,  # by band id, or one number for all; None: no list of offsets
     quantification=10000,
     cloudy=12.5,  # percent, None: not stated
     no_data=0.0,
@@ -113,7 +113,8 @@ def _metadata(
     strip = f' datastripIdentifier="S2A_OPER_MSI_DS_S{datastrip}_N{baseline}"' if datastrip else ""
     kind, added = ("BOA_", "BOA") if level == "2A" else ("", "RADIO")
     if isinstance(offsets, int):
-        offsets = dict.fromkeys(range(13), offsets)
+        is_listed = offsets != 0 or baseline >= "04.00"
+        offsets = dict.fromkeys(range(13), offsets) if is_listed else None
     values = "".join(
         f'<{added}_ADD_OFFSET band_id="{band}">{value}</{added}_ADD_OFFSET>'
         for band, value in (offsets or {}).items()

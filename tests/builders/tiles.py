@@ -64,7 +64,7 @@ def write_scene(folder) -> Scene:
 
 
 def write_day(scene, rng, tile, day, **options):
-    baseline, offsets = BASELINES.get(day, ("04.00", None))
+    baseline, offsets = BASELINES.get(day, ("04.00", 0))
     return write_safe(
         scene.imagery, rng, tile=tile, sensed=f"202204{day}T105031", x_min=X_MIN[tile], bands=BANDS,
         baseline=baseline, offsets=offsets, **options,

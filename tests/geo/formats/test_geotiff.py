@@ -371,3 +371,92 @@ def test_an_item_keeps_a_coordinate_system_without_epsg_code(tmp_path, rng):
     crs = "+proj=laea +lat_0=50 +lon_0=9 +units=m +ellps=GRS80"
     write_tiff(tmp_path / "imagery" / "20180405.tif", numbers(rng), ("B02", "B03"), crs=crs)
     assert_survive(find_acquisitions(tmp_path / "imagery"), tmp_path / "items")
+
+
+NAME = "S2A_MSIL2A_20220413T105031_{}R051_T31UDS_20220413T150000"
+METADATA = "<PROCESSING_BASELINE>04.00</PROCESSING_BASELINE>"
+LIST = "".join(f'<BOA_ADD_OFFSET band_id="{n}">{-1000 - n}</BOA_ADD_OFFSET>' for n in range(13))
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline", "offset"),
+    [
+        (NAME.format("N0400_"), "04.00", -1000),
+        (NAME.format("N0510_"), "05.10", -1000),
+        (NAME.format("N0214_"), "02.14", 0),
+        (NAME.format(""), None, 0),
+        ("20220413_N05.09_clip", "05.09", -1000),
+        (NAME.format("N0400_") + ".SAFE/20220413", "04.00", -1000),
+        (NAME.format("N0400_") + ".SAFE/clip/20220413", "04.00", -1000),
+        ("20220413_N5100_E0400", None, 0),  # a place
+        ("20220413_PLAN0400", None, 0),
+    ],
+)
+def test_the_baseline_in_names_implies_the_offset(tmp_path, rng, name, baseline, offset):
+    write_tiff(tmp_path / "i" / f"{name}.tif", numbers(rng), ("B02", "SCL"), nodata=0)
+    (found,) = find_acquisitions(tmp_path / "i", "geotiff")
+    assert found.baseline == baseline
+    assert found.bands["B02"].offset == offset
+    assert found.masks["SCL"].offset == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "given", "expected"),
+    [
+        ("uint16", {}, None, (1, -1000)),
+        ("int16", {"scales": [1e-4], "offsets": [0.0]}, None, (1, -1000)),
+        # What a file states or a user sets is not replaced, and floats are reflectance already.
+        ("uint16", {"scales": [1e-4], "offsets": [-0.05]}, None, (1, -500)),
+        ("uint16", {"scales": [2e-4], "offsets": [0.0]}, None, (2, 0)),
+        ("uint16", {}, 1e-4, (1, 0)),
+        ("float32", {}, None, (10_000, 0)),
+    ],
+)
+def test_only_digital_numbers_have_the_offset_of_their_baseline(
+    tmp_path, rng, dtype, options, given, expected
+):
+    path = tmp_path / f"{NAME.format('N0400_')}.tif"
+    write_tiff(path, numbers(rng, 1, dtype), ("B02",), **options)
+    (found,) = find_acquisitions(tmp_path, "geotiff", reflectance_scale=given)
+    band = found.bands["B02"]
+    assert (band.scale, band.offset) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "text", "expected"),
+    [
+        ("20220413_MTD.xml", METADATA, (-1000, -1000)),
+        ("20220413_MTD_MSIL2A.xml", METADATA, (-1000, -1000)),
+        ("MTD_DS.xml", METADATA.replace("04.00", "03.01"), (0, 0)),
+        ("MTD_TL.xml", "<TILE_ID>S2B_OPER_MSI_L2A_TL_x_T31UDS_N04.00</TILE_ID>", (-1000, -1000)),
+        ("20220413_MTD.xml", METADATA + LIST, (-1001, -1008)),
+        ("20220413_MTD.xml", LIST.replace("BOA", "RADIO"), (-1001, -1008)),
+        ("20220418_MTD.xml", METADATA, (0, 0)),  # of another date
+        ("20220413.tif.aux.xml", METADATA, (0, 0)),
+        # Damaged: what can be read counts.
+        ("20220413_MTD.xml", METADATA + "<BOA_ADD_OFFSET band_id=", (-1000, -1000)),
+    ],
+)
+def test_metadata_beside_a_file_tell_its_offset(tmp_path, rng, sidecar, text, expected):
+    write_tiff(tmp_path / "20220413.tif", numbers(rng), ("B02", "B8A"))
+    (tmp_path / sidecar).write_text(f"<?xml version='1.0'?><n1:Product>{text}</n1:Product>")
+    (found,) = find_acquisitions(tmp_path, "geotiff")
+    assert tuple(band.offset for band in found.bands.values()) == expected
+
+
+def test_metadata_of_a_folder_are_not_those_of_several_dates(tmp_path, rng):
+    for day in ("20220413", "20220418"):
+        write_tiff(tmp_path / f"{day}.tif", numbers(rng), ("B02", "B8A"))
+    (tmp_path / "MTD_TL.xml").write_text(METADATA)
+    found = find_acquisitions(tmp_path, "geotiff")
+    assert [item.baseline for item in found] == [None, None]
+
+
+def test_the_baseline_in_tags_implies_the_offset(tmp_path, rng):
+    """GDAL copies the metadata of a SAFE product into the files that are made from it."""
+    path = write_tiff(tmp_path / "20220413.tif", numbers(rng), ("B02", "B8A"))
+    with rasterio.open(path, "r+") as raster:
+        raster.update_tags(PROCESSING_BASELINE="04.00")
+    (found,) = find_acquisitions(tmp_path)
+    assert found.baseline == "04.00"
+    assert {band.offset for band in found.bands.values()} == {-1000}

@@ -128,11 +128,24 @@ def test_the_scene_classification_is_neither_shifted_nor_scaled(tmp_path, rng):
     assert (found.masks["SCL"].scale, found.masks["SCL"].offset) == (1, 0)
 
 
-@pytest.mark.parametrize("baseline", ["02.14", "05.10"])
-def test_without_a_stated_offset_the_offset_is_0(tmp_path, rng, baseline):
-    write_safe(tmp_path, rng, baseline=baseline, offsets=None, sensed="20230813T105031")
+@pytest.mark.parametrize(
+    ("baseline", "listed", "offset"),
+    [
+        ("02.14", None, 0),
+        ("03.01", None, 0),
+        ("04.00", None, -1000),
+        ("05.10", None, -1000),
+        ("05.10", 0, 0),  # stated
+        ("99.99", None, 0),  # not a baseline: Sen2Cor that a user has run
+    ],
+)
+@pytest.mark.parametrize("level", ["1C", "2A"])
+def test_without_a_list_of_offsets_the_baseline_implies_the_offset(
+    tmp_path, rng, level, baseline, listed, offset
+):
+    write_safe(tmp_path, rng, level=level, baseline=baseline, offsets=listed, bands=("B02",))
     (found,) = find_acquisitions(tmp_path)
-    assert {band.offset for band in found.bands.values()} == {0}
+    assert {band.offset for band in found.bands.values()} == {offset}
 
 
 def test_products_at_any_depth_are_the_same_as_when_read_alone(tmp_path, rng):

@@ -215,3 +215,42 @@ def test_files_of_one_stack_must_have_the_same_times_and_different_bands(tmp_pat
     assert "2018-04-15T10:50:00, 2018-05-01T00:00:00" in message
     write_stack(cube(rng, ("B8A",)), tmp_path, name="b")
     assert "B8A of one acquisition is twice there, in " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["netcdf", "zarr2", "zarr3"])
+@pytest.mark.parametrize(
+    "variable", ["s2:processing_baseline", "processing:version", "processing_baseline"]
+)
+def test_each_time_has_the_offset_of_its_baseline(tmp_path, rng, form, variable):
+    """Programs that stack STAC items keep the baseline of every item."""
+    data = cube(rng).assign_coords({variable: ("time", ["03.01", "04.00", "05.10"])})
+    write_stack(data, tmp_path, form)
+    found = find_acquisitions(tmp_path)
+    assert [item.baseline for item in found] == ["03.01", "04.00", "05.10"]
+    for item, offset in zip(found, (0, -1000, -1000), strict=True):
+        assert {band.offset for band in item.bands.values()} == {offset}
+
+
+@pytest.mark.parametrize("value", ["04.00", "N0400", "4.0", 4.0])
+def test_a_stack_has_the_baseline_of_its_attributes_or_name(tmp_path, rng, value):
+    data = cube(rng)
+    data.attrs["processing_baseline"] = value
+    write_stack(data, tmp_path / "attribute")
+    write_stack(cube(rng), tmp_path / "name", name="31UDS_N0400_2022")
+    write_stack(cube(rng), tmp_path / "none", name="31UDS_2022")
+    for folder, offset in (("attribute", -1000), ("name", -1000), ("none", 0)):
+        for item in find_acquisitions(tmp_path / folder):
+            assert {band.offset for band in item.bands.values()} == {offset}
+
+
+def test_what_a_stack_states_is_not_replaced_by_its_baseline(tmp_path, rng):
+    data = cube(rng, scale_factor=1e-4, add_offset=-0.05)
+    data.attrs["processing_baseline"] = "04.00"
+    write_stack(data, tmp_path / "stated")
+    write_stack(cube(rng, dtype="float32"), tmp_path / "float", name="N0400")
+    write_stack(cube(rng), tmp_path / "given", name="N0400")
+    for folder, given, expected in (
+        ("stated", None, -500), ("float", None, 0), ("given", 1e-4, 0),
+    ):  # fmt: skip
+        for item in find_acquisitions(tmp_path / folder, reflectance_scale=given):
+            assert {band.offset for band in item.bands.values()} == {expected}

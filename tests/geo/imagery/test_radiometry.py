@@ -1,9 +1,8 @@
 """The check of announced offsets that the pixels do not contain, and the other way round."""
 
 import datetime
-from collections import Counter
+import logging
 from dataclasses import replace
-from types import MappingProxyType
 
 import netCDF4
 import numpy as np
@@ -11,18 +10,33 @@ import pytest
 import rasterio
 from affine import Affine
 
+from benchmarks.offset_errors import (
+    FLANDERS,
+    Count,
+    clean_subsets,
+    patterns,
+    read_series,
+    with_errors,
+)
 from geo.errors import InputError
+from geo.grid import Grid
+from geo.imagery.acquisition import Acquisition, Band
+from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.radiometry import DarkPixels, can_contradict, compare, measure_dark_pixels
-from geo.imagery.raster_reading import read_coarse
+from geo.imagery.offset_check import (
+    ClearPixels,
+    can_contradict,
+    check_offsets,
+    compare,
+    read_clear_pixels,
+)
+from geo.imagery.raster_reading import has_data, read_points
 from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
-from tests.builders.paths import DATA
 from tests.builders.safe import write_image, write_safe
 
-FLANDERS = DATA / "flanders-2018"
 BANDS = ["B02", "B04", "B12"]
 DAYS = ("20220403", "20220413", "20220423", "20220503", "20220513", "20220523", "20220602")
 # Reflectance of green and of bare land.
@@ -55,15 +69,16 @@ def write_as_safe(folder, day, scene, announced, in_pixels):
     numbers["B12"] = numbers["B12"][::2, ::2].copy()
     write_safe(
         folder, np.random.default_rng(0), sensed=f"{day}T105031", bands=tuple(BANDS),
-        numbers=numbers, cloudy=1, offsets=-1000 if announced else None, baseline="05.10",
+        numbers=numbers, cloudy=1, offsets=-1000 if announced else 0, baseline="05.10",
     )  # fmt: skip
 
 
 def write_as_tiff(folder, day, scene, announced, in_pixels):
     folder.mkdir(exist_ok=True)
     with rasterio.open(
-        folder / f"{day}.tif", "w", driver="GTiff", height=60, width=60, count=3, dtype="uint16",
-        crs="EPSG:32631", transform=Affine(10, 0, 500_000, 0, -10, 5_600_000), nodata=0,
+        folder / f"{day}.tif", "w", driver="GTiff", height=len(scene["B02"]), width=60, count=3,
+        dtype="uint16", crs="EPSG:32631", nodata=0,
+        transform=Affine(10, 0, 500_000, 0, -10, 5_600_000),
     ) as raster:  # fmt: skip
         raster.write(np.array([raw(scene[band], in_pixels) for band in BANDS]))
         raster.descriptions = BANDS
@@ -142,29 +157,43 @@ def test_wrong_metadata_are_refused(tmp_path, rng, write, flags):
     assert [row.radiometry for row in rows] == [""] * len(flags)
 
 
-def dark(day, scene, announced, in_pixels, clouds=None):
-    """Return the dark pixels of a scene without writing it."""
-    values = [scene[band].ravel() + 1000 * in_pixels for band in ("B04", "B12", "B02")]
-    if clouds is not None:
-        values = [v + c for v, c in zip(values, clouds, strict=True)]
-    return DarkPixels(
-        acquisition=stand_in(day),
-        announced=announced,
-        bands=("B04", "B12", "B02"),
-        quantiles=np.array([np.quantile(v, [0.01, 0.05, 0.25]) for v in values]),
-        below_dark=np.array([(v < 600).mean() for v in values]),
-        below_floor=np.array([(v < 900).mean() for v in values]),
-    )
+def test_wrong_metadata_are_set_aside_or_warned_of(tmp_path, rng, caplog):
+    flags = [*CORRECT[False][:3], (False, True), *CORRECT[False][:3]]
+    for number, (day, flag) in enumerate(zip(DAYS, flags, strict=True)):
+        scene = land(rng)
+        if number == 5:  # a cloud over everything: this date may be wrong, too
+            scene = {band: values + rng.uniform(2000, 6000) for band, values in scene.items()}
+        write_as_tiff(tmp_path / "i", day, scene, *flag)
+    with pytest.raises(InputError, match="1 others of the same tiles are too cloudy to decide"):
+        run_index(tmp_path / "i")
+    rows = run_index(tmp_path / "i", radiometry="set_aside")
+    reasons = ["", "", "", "wrong_offset", "", "undecided_offset", ""]
+    assert [row.reason for row in rows] == reasons
+    assert [row.used for row in rows] == [not reason for reason in reasons]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        rows = run_index(tmp_path / "i", radiometry="warn")
+    assert all(row.used for row in rows)
+    assert rows[3].radiometry == "contradicts"
+    assert f"{DAYS[3]}_scene announces no offset, but its pixels hold 1000" in caplog.text
 
 
-def stand_in(day):
-    class Item:
-        id = day
-        date = datetime.date.fromisoformat(day)
-        baseline = None
-        bands = MappingProxyType({})
+def test_if_all_dates_are_set_aside_none_is_left(tmp_path, rng):
+    write_as_tiff(tmp_path / "i", DAYS[0], land(rng), announced=True, in_pixels=False)
+    with pytest.raises(InputError, match=r"None of the 1 acquisitions .* 1 wrong_offset"):
+        run_index(tmp_path / "i", radiometry="set_aside")
 
-    return Item()
+
+def seen(day, scene, announced, in_pixels, clouds=(0, 0, 0)):
+    """Return the pixels of a scene without writing it."""
+    bands = ("B04", "B12", "B02")
+    values = [scene[b].ravel() + 1000 * in_pixels + c for b, c in zip(bands, clouds, strict=True)]
+    grid = Grid("EPSG:32631", 500_000, 5_600_000, 10, 10, 60, 60)
+    acquisition = Acquisition(
+        id=day, tile="31UDS", date=datetime.date.fromisoformat(day), product=None, format="safe",
+        bands={b: Band(b, "", 1, grid, None, offset=-1000.0 * announced) for b in bands}, masks={},
+    )  # fmt: skip
+    return ClearPixels(acquisition, announced, False, bands, np.array(values, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -177,12 +206,24 @@ def stand_in(day):
 )
 def test_haze_is_not_taken_for_an_offset(rng, clouds):
     scene = land(rng)
-    measured = [dark(day, scene, False, False) for day in DAYS[:5]]
-    measured.append(dark(DAYS[5], scene, False, False, clouds))
-    assert compare(measured)[DAYS[5]] == "undecided"
-    assert compare([dark(day, scene, False, False, clouds) for day in DAYS[:3]]) == dict.fromkeys(
+    found = [seen(day, scene, False, False) for day in DAYS[:5]]
+    found.append(seen(DAYS[5], scene, False, False, clouds))
+    assert compare(found)[DAYS[5]] == "undecided"
+    assert "contradicts" not in compare(found).values()
+    assert compare([seen(day, scene, False, False, clouds) for day in DAYS[:3]]) == dict.fromkeys(
         DAYS[:3], "undecided"
     )
+
+
+def test_a_cloud_that_is_as_bright_as_the_offset_hides_the_fields(rng):
+    """In one of 118 Flemish dates, clouds brighten all bands by 900 to 1,200."""
+    found = [seen(day, land(rng), False, False) for day in DAYS[:6]]
+    scene = land(rng)
+    hidden = {b: v.mean() + 0.3 * (v - v.mean()) + 1000 for b, v in scene.items()}
+    found.append(seen(DAYS[6], hidden, False, False))
+    assert compare(found)[DAYS[6]] == "undecided"
+    found[-1] = seen(DAYS[6], {b: v + 1000 for b, v in scene.items()}, False, False)
+    assert compare(found)[DAYS[6]] == "contradicts"
 
 
 @pytest.mark.parametrize(
@@ -190,80 +231,108 @@ def test_haze_is_not_taken_for_an_offset(rng, clouds):
 )
 def test_deserts_snow_and_clouds_are_not_taken_for_an_offset(rng, red, infrared, blue):
     spectrum = {"B04": red, "B12": infrared, "B02": blue}
-    measured = []
+    found = []
     for day in DAYS:
         noise = rng.normal(0, 0.01, 3600)
         scene = {band: 10_000 * (level + noise) for band, level in spectrum.items()}
-        measured.append(dark(day, scene, False, False))
-    assert "contradicts" not in compare(measured).values()
+        found.append(seen(day, scene, False, False))
+    assert "contradicts" not in compare(found).values()
 
 
 def test_a_few_negative_reflectances_are_accepted(rng):
-    measured = []
+    found = []
     for day in DAYS:
         scene = land(rng)
         for values in scene.values():
             values.ravel()[:100] = rng.uniform(-900, 0, 100)  # 3 %, over-corrected shadows
-        measured.append(dark(day, scene, True, True))
-    assert "contradicts" not in compare(measured).values()
+        found.append(seen(day, scene, True, True))
+    assert "contradicts" not in compare(found).values()
 
 
-@pytest.fixture(scope="module")
-def flanders():
+# Dates, and what is expected of those that clouds hide: all bands are 0.3 brighter.
+R, W, C = (False, False), (False, True), None  # right, wrong, cloudy
+
+
+@pytest.mark.parametrize(
+    ("dates", "expected"),
+    [
+        # An error from a date on: the cloudy dates in its midst and at its end are wrong, too. The
+        # one before it may belong to either side.
+        ([R, C, R, R, C, W, C, W, W, C], "a?aa?ccccc"),
+        # A single error says nothing about other dates.
+        ([R, C, R, R, C, W, C, R, R, C], "a?aa?c?aa?"),
+        ([R, R, R, R, R, C, W, C], "aaaaa?c?"),
+        # Errors here and there: any date may be wrong.
+        ([R, W, R, R, W, C, W, R, W, C, W, R], "acaac?cac?ca"),
+    ],
+)
+def test_cloudy_dates_are_wrong_in_the_midst_of_one_error_only(rng, dates, expected):
+    days = [f"2022{month:02}{day:02}" for month in (4, 5) for day in range(3, 28, 4)]
+    found = []
+    for day, flag in zip(days, dates, strict=False):
+        clouds = (0, 0, 0) if flag else (3000, 3000, 3000)
+        found.append(seen(day, land(rng), *(flag or (False, False)), clouds))
+    results = compare(found)
+    letters = {"agrees": "a", "contradicts": "c", "undecided": "?"}
+    assert "".join(letters[results[item.acquisition.id]] for item in found) == expected
+
+
+def test_an_error_can_begin_with_a_processing_baseline(rng):
+    """Old dates that were processed again have the baseline of the new ones."""
+    found = []
+    for number, day in enumerate(DAYS * 2):
+        is_new = number % 2 == 1
+        item = seen(day, land(rng), False, is_new, (0, 0, 0) if number != 5 else (3000,) * 3)
+        baseline = "05.10" if is_new else "02.14"
+        acquisition = replace(item.acquisition, id=f"{day}_{number}", baseline=baseline)
+        found.append(replace(item, acquisition=acquisition))
+    results = compare(found)
+    wrong = [item.acquisition.id for item in found if item.acquisition.baseline == "05.10"]
+    assert [id_ for id_, result in results.items() if result == "contradicts"] == sorted(wrong)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["masks", "no masks"])
+def flanders(request):
     if not FLANDERS.is_dir():
         pytest.skip(reason=f"{FLANDERS} is not there")
-    found = find_acquisitions(FLANDERS, bands=["B04", "B12", "B02"])
-    measured = [item for item in map(measure_dark_pixels, found[::2]) if item is not None]
-    assert {item.bands for item in measured} == {("B04", "B12", "B02")}
-    return measured
+    return read_series(FLANDERS, masked=request.param)
 
 
-def pretend(item, announced, in_pixels):
-    """Return the dark pixels of a real acquisition as if the offset were announced or contained."""
-    below = 0 if in_pixels else 1
-    return replace(
-        item,
-        announced=announced,
-        quantiles=item.quantiles + 1000 * in_pixels,
-        below_dark=item.below_dark * below,
-        below_floor=item.below_floor * below,
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["absent", "present"])
+def test_correct_metadata_of_real_acquisitions_are_accepted(flanders, rng, base):
+    count = Count()
+    for series in clean_subsets(flanders, rng, 40):
+        none = np.zeros(len(series), bool)
+        count.add(with_errors(series, base, "pixels", none), none)
+    # Archives announce the offset from one date on.
+    half = np.arange(len(flanders)) > len(flanders) / 2
+    mixed = [
+        replace(item, announced=bool(later), values=item.values + 1000 * later)
+        for item, later in zip(flanders, half, strict=True)
+    ]
+    count.add(mixed, np.zeros(len(flanders), bool))
+    assert count.false == 0
 
 
-def agreement(items, flags):
-    pretended = [pretend(item, *flag) for item, flag in zip(items, flags, strict=True)]
-    return Counter(compare(pretended).values())
-
-
-def test_real_acquisitions_with_correct_metadata_are_accepted(flanders, rng):
-    n = len(flanders)
-    assert agreement(flanders, [(False, False)] * n)["contradicts"] == 0
-    assert agreement(flanders, [(True, True)] * n)["contradicts"] == 0
-    half = [(i > n / 2, i > n / 2) for i in range(n)]
-    assert agreement(flanders, half)["contradicts"] == 0
-    # Correct metadata are rarely contradicted: in at most 1 of 100 draws, for each of six seeds.
-    contradicted = 0
-    for _ in range(100):
-        size = rng.integers(1, 12)
-        chosen = [flanders[i] for i in rng.choice(n, size, replace=False)]
-        flags = [(bool(b), bool(b)) for b in rng.integers(0, 2, size)]
-        contradicted += agreement(chosen, flags)["contradicts"] > 0
-    assert contradicted <= 3
-
-
-def test_real_acquisitions_with_wrong_metadata_are_found(flanders):
-    n = len(flanders)
-    # The other half of the dates is cloudy.
-    assert agreement(flanders, [(True, False)] * n)["contradicts"] > 0.4 * n
-    assert agreement(flanders, [(False, True)] * n)["contradicts"] > 0.9 * n
-    half = [(False, i > n / 2) for i in range(n)]
-    assert agreement(flanders, half)["contradicts"] > 0
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["pixels", "metadata"])
+@pytest.mark.parametrize("base", ["absent", "present"])
+def test_wrong_metadata_of_real_acquisitions_are_found(flanders, rng, base, error):
+    """The rates of every date and every beginning are printed by benchmarks.offset_errors."""
+    later, half = Count(), Count()
+    for is_wrong in [*patterns("later part", len(flanders), rng, 0)][5:-5:17]:
+        later.add(with_errors(flanders, base, error, is_wrong), is_wrong)
+    assert (later.complete, later.false) == (later.series, 0)
+    for is_wrong in patterns("random half", len(flanders), rng, 2):
+        half.add(with_errors(flanders, base, error, is_wrong), is_wrong)
+    assert half.accepted == half.false == 0
 
 
 def test_only_acquisitions_that_can_contradict_are_checked(tmp_path, rng):
     for day, baseline, offsets in (
         ("20210403", "03.01", None),
-        ("20220413", "04.00", None),
+        ("20220413", "04.00", 0),
         ("20220423", "04.00", -1000),
         ("20220503", "04.00", -700),
     ):
@@ -290,14 +359,13 @@ def test_pixels_beside_nodata_are_not_dark(tmp_path, rng):
     grid = replace(found.grid, height=header.height, width=header.width)
     header.close()
     band = replace(found.bands["B02"], source=str(image), grid=grid)
-    coarse = read_coarse(band, 700)
-    assert coarse.shape == (1, 700, 700)
-    dark_share = (coarse < 900)[coarse > 0].mean()
-    assert dark_share > 0.001, "without mixed pixels, this test proves nothing"
-    measured = measure_dark_pixels(replace(found, bands={"B04": band}))
-    # With six seeds, it is between an eighth and a twentieth.
-    assert measured.below_floor.max() < dark_share / 4
-    assert measured.announced
+    with rasterio.open(image) as raster:
+        reduced = raster.read(1, out_shape=(700, 700))
+    assert (reduced < 900)[reduced > 0].mean() > 0.001, "mixed pixels are what is left out"
+    (seen,) = read_clear_pixels([replace(found, bands={"B04": band}, masks={})], CloudRules(), 1)
+    assert seen.clear.mean() > 0.2
+    assert seen.below(900) == 0
+    assert seen.announced
 
 
 def test_a_large_stack_is_read_in_windows(tmp_path):
@@ -315,10 +383,53 @@ def test_a_large_stack_is_read_in_windows(tmp_path):
         values[0] = np.arange(side * side).reshape(side, side) % 5000 + 1
         data.crs = "EPSG:32631"
     (found,) = find_acquisitions(tmp_path)
-    coarse = read_coarse(found.bands["B04"], 700)
-    assert coarse.shape == (25, 140, 140)
+    band = found.bands["B04"]
     expected = np.arange(side * side).reshape(side, side) % 5000 + 1
-    np.testing.assert_array_equal(coarse[0], expected[:140, :140])
-    np.testing.assert_array_equal(coarse[-1], expected[-140:, -140:])
-    np.testing.assert_array_equal(coarse[7], expected[190:330, 380:520])
-    assert read_coarse(found.bands["B04"], 900).shape == (1, 900, 900)
+    # Two groups of columns: one window of each is read, and its points are those asked for.
+    at = np.array([3, 9, 20, 800, 850, 899])
+    x, y = 499_995 + 10 * (at + 0.5), 509_000 - 10 * (at + 0.5) - 5
+    windows = []
+
+    def usable(raw):
+        windows.append(raw.shape)
+        return has_data(band, raw)
+
+    values, is_usable = read_points(band, x, y, usable)
+    assert windows == [(18, 18), (18, 100), (100, 18), (100, 100)]
+    assert is_usable.all()
+    np.testing.assert_array_equal(values.reshape(6, 6), expected[np.ix_(at, at)])
+    # Points outside the band are not usable.
+    _, is_usable = read_points(band, np.append(x, 600_000), y, usable)
+    assert is_usable.sum() == 36
+
+
+def test_cloudy_pixels_and_those_beside_them_are_left_out(tmp_path, rng):
+    bands = ("B02", "B04", "B12", "SCL")
+    scene = {band: np.full((60, 60), 3000, np.uint16) for band in ("B02", "B04")}
+    scene |= {"B12": np.full((30, 30), 3000, np.uint16), "SCL": np.full((30, 30), 4, np.uint8)}
+    scene["SCL"][10:12, 20:22] = 9
+    write_safe(tmp_path, rng, bands=bands, numbers=scene, offsets=-1000)
+    (item,) = find_acquisitions(tmp_path)
+    (pixels,) = read_clear_pixels([item], CloudRules(), 1)
+    expected = np.ones((30, 30), bool)
+    expected[7:15, 17:25] = False
+    np.testing.assert_array_equal(pixels.clear.reshape(30, 30), expected)
+    assert pixels.is_masked
+    # If a run uses no masks, those of the products still tell where the check can look.
+    assert check_offsets([item], CloudRules(masks=()), 1).results == {item.id: "undecided"}
+
+
+def test_acquisitions_of_other_extents_are_compared_at_the_same_points(tmp_path, rng):
+    scene = land(rng)
+    for day, part in zip(DAYS, (slice(0, 60), slice(10, 60), slice(0, 40)), strict=False):
+        folder = tmp_path / day
+        write_as_tiff(folder, day, {b: v[part] for b, v in scene.items()}, False, False)
+        with rasterio.open(folder / f"{day}.tif", "r+") as raster:
+            raster.transform = Affine(10, 0, 500_000, 0, -10, 5_600_000 - 10 * part.start)
+    items = [item for day in DAYS[:3] for item in find_acquisitions(tmp_path / day)]
+    whole, *others = read_clear_pixels(items, CloudRules(), 2)
+    for other in others:
+        np.testing.assert_array_equal(
+            other.values[:, other.clear], whole.values[:, other.clear], strict=True
+        )
+    assert [item.clear.sum() for item in (whole, *others)] == [3600, 3000, 2400]

@@ -183,19 +183,22 @@ def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Doc
     """Yield the items that an API finds, page by page."""
     if not search.collections:
         found = _read(f"{address.rstrip('/')}/collections", client).get("collections", [])
+        with reading(_shown(address), "a STAC API, by its collections", _REPORT):
+            names = [str(entry["id"]) for entry in found]
         raise InputError(
             f"{without_signature(address)} has several collections: set imagery.collections to "
-            f"those to search. It has: {first_five(sorted(str(entry['id']) for entry in found))}."
+            f"those to search. It has: {first_five(sorted(names))}."
         )
     days = "/".join(day.isoformat() if day else ".." for day in (search.start, search.end))
     try:
-        items = Client.open(address, stac_io=client).search(
-            collections=list(search.collections),
-            bbox=None if search.bbox is None else tuple(search.bbox),
-            datetime=None if days == "../.." else days,
-            limit=_ITEMS_A_PAGE,
-        )
-        yield from _items_of(items.pages_as_dicts(), address)
+        with reading(_shown(address), "a STAC API", _REPORT):
+            items = Client.open(address, stac_io=client).search(
+                collections=list(search.collections),
+                bbox=None if search.bbox is None else tuple(search.bbox),
+                datetime=None if days == "../.." else days,
+                limit=_ITEMS_A_PAGE,
+            )
+            yield from _items_of(items.pages_as_dicts(), address)
     except (APIError, STACError) as error:
         raise InputError(
             f"{without_signature(address)} did not answer the search for "

@@ -64,7 +64,7 @@ def _read_product(
         baseline, created = (_text(properties.get(n)) for n in ("eopf:baseline", "created"))
     except _DAMAGED as error:
         raise InputError(
-            f"{path} is not a product of EOPF: its attributes have no usable stac_discovery with "
+            f"{path} is not a product of EOPF: its attributes have no stac_discovery with "
             f"properties and start_datetime ({error}): {_AGAIN}"
         ) from error
     wanted, masks = bands_and_masks(finest(_layers(path, outer, reflectance_scale)), bands)

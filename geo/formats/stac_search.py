@@ -135,7 +135,7 @@ def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple
     """
     read = {address}
     # The links that are left to follow, of every level from the catalogue down to the current one.
-    levels = [(address, _links(document, address))]
+    levels = [(address, iter(_places(document, address, "item", "child")))]
     while levels:
         place = next(levels[-1][1], None)
         if place is None:
@@ -158,19 +158,7 @@ def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple
         if linked.get("type") == "Feature":
             yield linked, place
         else:
-            levels.append((place, _links(linked, place)))
-
-
-def _links(document: Document, base: str) -> Iterator[str]:
-    """Return the places of the items and catalogues to which a catalogue links."""
-    places = _places(document, base, "item", "child")
-    local = [place for place in places if is_address(base) and not is_address(place)]
-    if local:
-        raise InputError(
-            f"{_shown(base)} links to {first_five(local)}, on this machine. A catalogue on a "
-            "server may only link to addresses: download it, if you trust it."
-        )
-    return iter(places)
+            levels.append((place, iter(_places(linked, place, "item", "child"))))
 
 
 def _places(document: Document, base: str, *relations: str) -> list[str]:
@@ -195,19 +183,22 @@ def _search_api(address: str, search: Search, client: StacApiIO) -> Iterator[Doc
     """Yield the items that an API finds, page by page."""
     if not search.collections:
         found = _read(f"{address.rstrip('/')}/collections", client).get("collections", [])
+        with reading(_shown(address), "a STAC API, by its collections", _REPORT):
+            names = [str(entry["id"]) for entry in found]
         raise InputError(
             f"{without_signature(address)} has several collections: set imagery.collections to "
-            f"those to search. It has: {first_five(sorted(str(entry['id']) for entry in found))}."
+            f"those to search. It has: {first_five(sorted(names))}."
         )
     days = "/".join(day.isoformat() if day else ".." for day in (search.start, search.end))
     try:
-        items = Client.open(address, stac_io=client).search(
-            collections=list(search.collections),
-            bbox=None if search.bbox is None else tuple(search.bbox),
-            datetime=None if days == "../.." else days,
-            limit=_ITEMS_A_PAGE,
-        )
-        yield from _items_of(items.pages_as_dicts(), address)
+        with reading(_shown(address), "a STAC API", _REPORT):
+            items = Client.open(address, stac_io=client).search(
+                collections=list(search.collections),
+                bbox=None if search.bbox is None else tuple(search.bbox),
+                datetime=None if days == "../.." else days,
+                limit=_ITEMS_A_PAGE,
+            )
+            yield from _items_of(items.pages_as_dicts(), address)
     except (APIError, STACError) as error:
         raise InputError(
             f"{without_signature(address)} did not answer the search for "

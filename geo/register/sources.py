@@ -37,6 +37,7 @@ _MOST_PACKED = 200
 
 # The key "crs" of GeoJSON, also with letters written as \\u0063. Its object is a few words long.
 _CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"')
+_CRS_LETTERS = (b'crs"', b"\\u0063", b"\\u0072", b"\\u0073")
 _LONGEST_CRS = 65_536
 _PART = 4 * 2**20
 
@@ -201,7 +202,7 @@ def _check_crs(content: IO[bytes], place: str) -> None:
         at_end = not part
         text = text[-_LONGEST_CRS:] + part
         # Searching these is much faster than the pattern.
-        if b'crs"' in text or b"\\u00" in text:
+        if any(letters in text for letters in _CRS_LETTERS):
             for key in _CRS.finditer(text):
                 ahead = text[key.end() : key.end() + _LONGEST_CRS]
                 # A key near the end of a part is found again in the next one.

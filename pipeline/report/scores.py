@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geo.errors import InputError, reading
+from geo.errors import InputError, first_five, reading
 from models.metrics import confusion_matrix
-from pipeline.workflow.artefacts import artefact, read_json
+from pipeline.workflow.artefacts import artefact, read_json, remedy_for
 from pipeline.workflow.paths import RunPaths
 
 METHODS = {
@@ -29,6 +29,7 @@ TEXTS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
     "pred_source",
 ]
+DIVIDED_BY = ("random", "stratified", "block")
 # What a training log contains of every epoch.
 LOGGED = {f"{part}_{of}" for part in ("train", "val") for of in ("loss", "accuracy", "IoU")}
 # Confidences for which the report shows how many parcels reach them.
@@ -147,14 +148,22 @@ def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
         paths.per_class,
         lambda rows: [ClassScore(**_null_as_nan(r) | {"code": str(r["code"])}) for r in rows],
     )
+    tested = out_of_fold(predictions)
+    found = {*tested["declared_code"], *tested["pred_code"]}
+    if unknown := found - {score.code for score in classes}:
+        raise InputError(
+            f"{paths.per_class} lacks classes of the predictions: {first_five(sorted(unknown))}. "
+            f"{remedy_for(paths.per_class)}"
+        )
     classes.sort(key=lambda score: -score.support)
     divided_by, parts = read_json(
-        paths.folds, lambda folds: (folds["by"], [_count_roles(fold) for fold in folds["folds"]])
+        paths.folds,
+        lambda folds: (_divided_by(folds), [_count_roles(fold) for fold in folds["folds"]]),
     )
     return Scores(
         {method: overall[method] for method in METHODS if method in overall},
         classes,
-        count_confusions(out_of_fold(predictions), [score.code for score in classes]),
+        count_confusions(tested, [score.code for score in classes]),
         _read_fold_scores(paths, parts),
         divided_by,
     )
@@ -234,6 +243,13 @@ def _read_fold_scores(paths: RunPaths, parts: Sequence[Mapping[str, int]]) -> li
     return scores
 
 
+def _divided_by(folds: Mapping[str, Any]) -> str:
+    """Return how the parcels were divided into folds."""
+    if (by := folds["by"]) not in DIVIDED_BY:
+        raise ValueError(f"by is {by!r}")
+    return str(by)
+
+
 def _count_roles(fold: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return the number of parcels of every part of a fold."""
     return {f"n_{role}": len(fold[role]) for role in ("train", "validation", "test")}
@@ -289,7 +305,7 @@ def _read_run(paths: RunPaths) -> RunScores:
     remedy = "Run its workflow again, or leave the run out of report.compare."
     with reading(paths.folds, "the folds of a run", remedy):
         folds = json.loads(paths.folds.read_text(encoding="utf-8"))
-        divided_by, n_folds = folds["by"], len(folds["folds"])
+        divided_by, n_folds = _divided_by(folds), len(folds["folds"])
     with reading(paths.spread, "the scores of a run", remedy):
         model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
         spread = {key: (model[key]["mean"], model[key]["std"]) for key in METRICS}

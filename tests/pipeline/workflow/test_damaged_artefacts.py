@@ -270,7 +270,7 @@ def check(message, stages, file):
 
 # Not damaged: the last byte is a line break, or no table of SQLite needs it.
 COMPLETE = {"acquisitions.json", "models/Fold_1/model.json", "predictions/parcels.gpkg"}
-# The header is intact, and nothing else tells: see README.
+# The header is intact, and nothing else tells. Files are flushed, so no power cut does this.
 UNNOTICED = ("pixels.npy", "clear.npy", f"{FIRST}.npy", f"{FIRST}.valid.npy")
 CASES = [
     (file, way)

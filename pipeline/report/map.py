@@ -124,26 +124,14 @@ def draw_map(
     InputError
         If the GeoPackage and the table have different numbers of rows.
     """
-    with artefact(layer, "a GeoPackage of predictions"):
-        names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
-        n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
-        table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
-        shapes = table.geometry.to_crs(crs)
-        parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
-        parcels["confidence"] = table["confidence"]
-    if n_rows != len(predictions):
-        raise InputError(
-            f"{layer} has {n_rows} rows, the table of predictions has {len(predictions)}. "
-            "Write them again: snakemake -R predict."
-        )
-    parcels = parcels.assign(geometry=shapes.array, agreement=agreement(parcels))
-    is_area = shapely.get_dimensions(shapes.array) == 2
-    drawable = is_area & ~shapely.is_empty(shapes.array)
+    parcels = _read_parcels(layer, len(predictions), crs)
+    outlines = np.asarray(parcels["geometry"])
+    drawable = (shapely.get_dimensions(outlines) == 2) & ~shapely.is_empty(outlines)
     accepted = drawable & (parcels["status"] != Status.REJECTED).to_numpy()
     if not accepted.any():
         return None
-    bounds = shapely.total_bounds(shapes.array[accepted])
-    inside = drawable & shapely.intersects(np.asarray(shapes.array), shapely.box(*bounds))
+    bounds = shapely.total_bounds(outlines[accepted])
+    inside = drawable & shapely.intersects(outlines, shapely.box(*bounds))
     # Rejected parcels are drawn first, so that they do not hide others: a second row with the same
     # id often has the same outline.
     shown = pd.concat([parcels[inside & ~accepted], parcels[inside & accepted]])
@@ -162,9 +150,25 @@ def draw_map(
         predicted=dict(Counter(shown["pred_code"])),
         agreement=dict(Counter(shown["agreement"])),
         scale_bar=_scale_bar(view),
-        n_beyond=n_rows - len(shown),
+        n_beyond=len(predictions) - len(shown),
         legend=AGREEMENT,
     )
+
+
+def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
+    """Read the predicted parcels, with their outlines in a coordinate system; see `draw_map`."""
+    with artefact(layer, "a GeoPackage of predictions"):
+        names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
+        n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
+        table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
+        confidence, outlines = table["confidence"], table.geometry.to_crs(crs).array
+        parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
+    if n_rows != n_predictions:
+        raise InputError(
+            f"{layer} has {n_rows} rows, the table of predictions has {n_predictions}. "
+            "Write them again: snakemake -R predict."
+        )
+    return parcels.assign(confidence=confidence, geometry=outlines, agreement=agreement(parcels))
 
 
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:

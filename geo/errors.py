@@ -21,8 +21,6 @@ _CONTENT_ERRORS = (
     *(MemoryError, OverflowError, SyntaxError, tokenize.TokenError),
     *(csv.Error, zipfile.BadZipFile, zlib.error, struct.error),
 )
-# These errors name the file themselves, and it is not damaged.
-_SYSTEM_ERRORS = (FileNotFoundError, PermissionError)
 
 
 class InputError(Exception):
@@ -37,7 +35,7 @@ def first_five(names: Iterable[object]) -> str:
 
 @contextmanager
 def reading(path: Path | str, expected: str, remedy: str) -> Iterator[None]:
-    """Raise an error that names the file if a library cannot read it.
+    """Raise an error that names the file if it is missing or a library cannot read it.
 
     Only the reading and parsing of the file belongs into the block: every other error of these
     types would be blamed on the file.
@@ -54,12 +52,14 @@ def reading(path: Path | str, expected: str, remedy: str) -> Iterator[None]:
     Raises
     ------
     InputError
-        If the file does not have the expected content.
+        If the file is missing or does not have the expected content.
     """
     try:
         yield
-    except _SYSTEM_ERRORS:
-        raise
+    except FileNotFoundError as error:
+        raise InputError(f"There is no {path}. {remedy}") from error
+    except PermissionError:
+        raise  # It names the file itself, which is not damaged.
     except _CONTENT_ERRORS as error:
         found = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, KeyError):

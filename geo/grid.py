@@ -161,9 +161,18 @@ class Grid:
 
 def read_grids(grids: Path) -> dict[str, Grid]:
     """Read the grid of every tile from grids.json, the most preferred tile first."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
     with reading(grids, "the grids of tiles", "Write it again: snakemake -R index."):
         table = json.loads(grids.read_text(encoding="utf-8"))
-        return {tile: Grid(**values) for tile, values in table.items()}
+        found = {tile: Grid(**values) for tile, values in table.items()}
+        try:
+            for crs in {grid.crs for grid in found.values()}:
+                CRS(crs)
+        except CRSError as error:
+            raise ValueError(str(error)) from error
+        return found
 
 
 def main_crs(parcels: Iterable[tuple[str, int]]) -> str:

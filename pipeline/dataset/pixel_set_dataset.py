@@ -177,7 +177,11 @@ class PixelSetDataset:
     @cached_property
     def codes(self) -> dict[str, Code | None]:
         """The declared class code of each parcel, None where none is declared."""
-        return read_json(self.paths.labels, lambda labels: dict(labels.get(self.nomenclature, {})))
+        name = self.nomenclature
+        return read_json(
+            self.paths.labels,
+            lambda labels: {} if name is None or not labels else dict(labels[name]),
+        )
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -339,7 +343,7 @@ class PixelSetDataset:
         if missing := [i for i in self.ids if i not in row]:
             raise InputError(
                 f"{path} lacks {len(missing)} parcels, such as {first_five(missing)}. {remedy}, or "
-                "add them."
+                f"add them. {remedy_for(path)}"
             )
         return values[[row[i] for i in self.ids]]
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 
+from geo.errors import InputError
 from pipeline.classes.crop_class import CropClass, read_classes
 from pipeline.classes.ledger import read_ledger
 from pipeline.classes.reasons import AcquisitionReason, Reason, Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_acquisitions
+from pipeline.workflow.artefacts import remedy_for
 from pipeline.workflow.paths import RunPaths
 
 
@@ -150,10 +152,14 @@ def read_shown_classes(
         The codes are texts, because they are only compared. The names are those to show.
     """
     if paths.classes.is_file():
-        names = dataset.names
+        names, table = dataset.names, read_classes(paths.classes)
+        if [c.code for c in table.trained] != [c.code for c in dataset.classes]:
+            raise InputError(
+                f"{paths.classes} and {dataset.paths.classes} list different classes. "
+                f"{remedy_for(paths.classes)}"
+            )
         classes = [
-            replace(c, code=str(c.code), name=names.get(str(c.code), c.name))
-            for c in read_classes(paths.classes).classes
+            replace(c, code=str(c.code), name=names.get(str(c.code), c.name)) for c in table.classes
         ]
     else:
         counts = Counter(dataset.labels.tolist())

@@ -163,15 +163,14 @@ def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
         names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
         n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
         table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
-        outlines = table.geometry.to_crs(crs)
+        confidence, outlines = table["confidence"], table.geometry.to_crs(crs).array
         parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
-        parcels["confidence"] = table["confidence"]
     if n_rows != n_predictions:
         raise InputError(
             f"{layer} has {n_rows} rows, the table of predictions has {n_predictions}. "
             "Write them again: snakemake -R predict."
         )
-    return parcels.assign(geometry=outlines.array, agreement=agreement(parcels))
+    return parcels.assign(confidence=confidence, geometry=outlines, agreement=agreement(parcels))
 
 
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:

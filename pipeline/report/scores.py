@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geo.errors import InputError, reading
+from geo.errors import InputError, first_five, reading
 from models.metrics import confusion_matrix
 from pipeline.classes.reasons import Reason
-from pipeline.workflow.artefacts import artefact, read_json
+from pipeline.workflow.artefacts import artefact, read_json, remedy_for
 from pipeline.workflow.paths import RunPaths
 
 METHODS = {
@@ -30,6 +30,7 @@ TEXTS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
     *("pred_source", "reason"),
 ]
+DIVIDED_BY = ("random", "stratified", "block")
 # What a training log contains of every epoch.
 LOGGED = {f"{part}_{of}" for part in ("train", "val") for of in ("loss", "accuracy", "IoU")}
 # Confidences for which the report shows how many parcels reach them.
@@ -153,13 +154,21 @@ def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
             paths.baselines, lambda found: {m: _overall_scores(own) for m, own in found.items()}
         )
     classes = read_json(paths.per_class, _class_scores)
+    scored = predictions[is_scored(predictions)]
+    found = {*scored["declared_code"], *scored["pred_code"]}
+    if unknown := found - {score.code for score in classes}:
+        raise InputError(
+            f"{paths.per_class} lacks classes of the predictions: {first_five(sorted(unknown))}. "
+            f"{remedy_for(paths.per_class)}"
+        )
     divided_by, parts = read_json(
-        paths.folds, lambda folds: (folds["by"], [_count_roles(fold) for fold in folds["folds"]])
+        paths.folds,
+        lambda folds: (_divided_by(folds), [_count_roles(fold) for fold in folds["folds"]]),
     )
     return Scores(
         {method: overall[method] for method in METHODS if method in overall},
         classes,
-        count_confusions(predictions[is_scored(predictions)], [score.code for score in classes]),
+        count_confusions(scored, [score.code for score in classes]),
         _read_fold_scores(paths, parts),
         divided_by,
     )
@@ -280,6 +289,13 @@ def _read_fold_scores(paths: RunPaths, parts: Sequence[Mapping[str, int]]) -> li
     return scores
 
 
+def _divided_by(folds: Mapping[str, Any]) -> str:
+    """Return how the parcels were divided into folds."""
+    if (by := folds["by"]) not in DIVIDED_BY:
+        raise ValueError(f"by is {by!r}")
+    return str(by)
+
+
 def _count_roles(fold: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return the number of parcels of every part of a fold."""
     return {f"n_{role}": len(fold[role]) for role in ("train", "validation", "test")}
@@ -335,7 +351,7 @@ def _read_run(paths: RunPaths) -> RunScores:
     remedy = "Run its workflow again, or leave the run out of report.compare."
     with reading(paths.folds, "the folds of a run", remedy):
         folds = json.loads(paths.folds.read_text(encoding="utf-8"))
-        divided_by, n_folds = folds["by"], len(folds["folds"])
+        divided_by, n_folds = _divided_by(folds), len(folds["folds"])
     with reading(paths.spread, "the scores of a run", remedy):
         model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
         spread = {key: (model[key]["mean"], model[key]["std"]) for key in METRICS}

@@ -40,6 +40,10 @@ MORE_SETTINGS = (
 )
 
 
+# Columns of clean's table that are used here.
+REGISTER_COLUMNS = ("parcel_id", "reason", "same_outline", "checksum")
+
+
 def label(
     rows: Path,
     overlaps: Path,
@@ -80,18 +84,18 @@ def label(
     InputError
         If every parcel is rejected, or the classes cannot be trained on.
     """
-    table = _read(rows, "clean")
-    assembled = pd.concat([_read(path, "assemble") for path in observed], ignore_index=True)
-    count_pixels(table, pd.concat([_read(path, "rasterise") for path in counts]))
-    overlapping = compare_outlines(table, _read(overlaps, "clean"))
+    table = _read(rows, "row", *REGISTER_COLUMNS)
+    assembled = _read_all(observed, "parcel_id", "n_pixels", "n_dates", "held")
+    count_pixels(table, _read_all(counts, "row", "n_pixels", "indexed"))
+    overlapping = compare_outlines(table, _read(overlaps, None, "parcel_id", "other_id", "area_m2"))
     count_observed(table, assembled)
     refuse_none_left(table, more=MORE_SETTINGS)
 
     models = Models.of(settings.split.folds, settings.predict.weights)
     columns = _of_register(table)
-    nomenclature = nomenclatures(
-        settings.parcels, columns, follows_fiboa=table.attrs["follows_fiboa"]
-    )
+    with artefact(rows, "a table of parcels"):
+        follows_fiboa = bool(table.attrs["follows_fiboa"])
+    nomenclature = nomenclatures(settings.parcels, columns, follows_fiboa=follows_fiboa)
     try:
         codes, chosen = classify(table, columns, nomenclature, settings.parcels, models)
     except InputError as error:
@@ -116,10 +120,20 @@ def _say_unseen(rows: pd.DataFrame) -> str:
     return f" {n} of the {len(rows)} parcels are {Reason.NEVER_CLEAR.words}." if n else ""
 
 
-def _read(path: Path, stage: str) -> pd.DataFrame:
-    """Read a table that a stage wrote."""
-    with artefact(path, f"a table of the stage {stage}"):
-        return pd.read_parquet(path)
+def _read_all(paths: list[Path], key: str, *columns: str) -> pd.DataFrame:
+    """Read the tables of all tiles as one."""
+    return pd.concat([_read(path, key, *columns) for path in paths], ignore_index=True)
+
+
+def _read(path: Path, key: str | None, *columns: str) -> pd.DataFrame:
+    """Read a table that a stage wrote, with these columns and the key, which no two rows share."""
+    with artefact(path, "a table of parcels"):
+        table = pd.read_parquet(path)
+        if lacking := {*columns, key or columns[0]} - {*table}:
+            raise ValueError(f"it lacks the columns {', '.join(sorted(lacking))}")
+        if key is not None and table[key].duplicated().any():
+            raise ValueError(f"two rows have the same {key}")
+        return table
 
 
 def _of_register(rows: pd.DataFrame) -> pd.DataFrame:

@@ -39,8 +39,6 @@ def artefact(path: Path, expected: str) -> Iterator[None]:
     try:
         with reading(path, expected, remedy):
             yield
-    except FileNotFoundError:
-        raise InputError(f"There is no {path}. {remedy}") from None
     except ModelInputError as error:
         raise InputError(f"{error}. {remedy}") from error
 

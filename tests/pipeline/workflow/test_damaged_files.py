@@ -58,7 +58,7 @@ READERS = {
     "classes": (read_classes, "classes.json"),
     "ledger": (read_ledger, "ledger.parquet"),
     "parcels": (read_placed, "31UDS.parquet"),
-    "table of a stage": (lambda path: _read(path, "clean"), "register.parquet"),
+    "table of a stage": (lambda path: _read(path, "row"), "register.parquet"),
     "acquisitions": (read_acquisitions, "acquisitions.json"),
     "acquisition": (read_item, "S2A.json"),
 }

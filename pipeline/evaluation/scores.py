@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from geo.errors import InputError, first_five
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
@@ -67,7 +68,19 @@ def write_existing_scores(
         Class index that is predicted for each parcel of the dataset, (N,).
     season
         The dates of the dataset and of the training.
+
+    Raises
+    ------
+    InputError
+        If the dataset was labelled for other classes.
     """
+    own, known = ([str(crop.code) for crop in each] for each in (dataset.classes, classes))
+    if own and own != known:
+        raise InputError(
+            f"{dataset.paths.classes} has the classes {first_five(own)}, the weights "
+            f"{first_five(known)}: it was labelled for other models. Run label again: snakemake -R "
+            "label, or -R ingest for an existing dataset."
+        )
     labels = dataset.labels
     scored = labels >= 0
     matrix = confusion_matrix(labels[scored], predicted[scored], len(classes))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from geo.errors import InputError
+from geo.imagery.discovery import detect_format
 from models.model_files import check_folds
 from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
@@ -40,12 +42,15 @@ def check(settings: Settings) -> None:
     ------
     InputError
         If the register, its codes, a table of codes or names, the existing dataset, or the existing
-        weights cannot be used.
+        weights cannot be used, or if there is no imagery.
     """
     if settings.dataset.path is not None:
         _check_dataset(settings.dataset.path, settings)
     elif settings.parcels.path is not None and settings.simulate is None:
         _check_register(settings.parcels.path, settings)
+        imagery = settings.imagery
+        if isinstance(imagery.path, Path) and imagery.format == "auto" and not imagery.is_stac:
+            detect_format(imagery.path)
 
 
 def _check_register(register: Path, settings: Settings) -> None:
@@ -55,7 +60,9 @@ def _check_register(register: Path, settings: Settings) -> None:
     But a code that a table lacks may be that of parcels outside the imagery: only in this case, the
     metadata of the imagery are read, too.
     """
-    # Imported here, because a run from an existing dataset works without GDAL.
+    if find_spec("pyogrio") is None:
+        logger.warning("%s is not checked: pyogrio is not installed here.", register)
+        return
     from pipeline.classes.register import check_register, read_declarations
 
     options = settings.parcels

@@ -121,7 +121,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         map=drawn,
         confidence=confidence,
         versions=[] if existing_weights else _versions(paths),
-        files=_files(paths),
+        files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
     )
     write_text(report, page)
@@ -150,14 +150,16 @@ def _versions(paths: RunPaths) -> list[str]:
     return sorted(versions)
 
 
-def _files(paths: RunPaths) -> list[tuple[str, str]]:
+def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
     """Return the files of the run, relative to its folder, and what they contain."""
+    # The files of an earlier run of this name, trained or not, may be there.
+    scores = {paths.existing_scores: "scores of the existing weights"} if existing_weights else {}
     table = paths.predictions.with_suffix("")
     files = {
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
-        paths.existing_scores: "scores of the existing weights",
+        **scores,
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
         paths.ledger: "the same table, with types",
         paths.acquisitions_view: "every acquisition, used or not, and why",

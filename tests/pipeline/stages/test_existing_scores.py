@@ -12,14 +12,16 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 from geo.errors import InputError
 from models.model_files import first_description, read_description
+from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.season import season_of
+from pipeline.evaluation.scores import write_existing_scores
 from pipeline.stages.predict import predict
 from pipeline.stages.report import report
 from pipeline.workflow.config import view
 from tests.builders.models import FOLDS, save_models
 from tests.builders.pixel_sets import CLASSES, SEASON, ingested, make, settings_for, write
 from tests.builders.registers import Run, simple
-from tests.builders.runs import recorded
+from tests.builders.runs import opened, recorded
 
 CODES = {
     "as trained": {name: name for name in CLASSES},
@@ -268,3 +270,16 @@ def test_the_dates_of_a_training_are_saved_with_the_model(tmp_path):
     )  # fmt: skip
     again = ModelDescription.from_json(json.loads(json.dumps(described.to_json())))
     assert again.dates == [day.isoformat() for day in SEASON]
+
+
+def test_a_dataset_that_was_labelled_for_other_models_is_refused(tmp_path):
+    case = Case(tmp_path)
+    case.predict()
+    write(case.run.dataset.classes, [{"code": c, "name": c} for c in ("maize", "barley", "wheat")])
+    with pytest.raises(
+        InputError, match=r"classes\.json has the classes maize, barley, .*-R"
+    ):
+        write_existing_scores(
+            case.run.existing_scores, opened(case.run), [CropClass(c, c) for c in CLASSES],
+            np.zeros(40, int), season_of(read_description(tmp_path / "weights/Fold_1"), SEASON),
+        )  # fmt: skip

@@ -753,7 +753,8 @@ ONLY_IN_STAGES = {
         pytest.param(good, *case, id=f"{table}: {name}")
         for table, (good, cases) in TABLES.items()
         for name, case in cases.items()
-        if table in ("settings", "register", "dataset", "weights") and name not in ONLY_IN_STAGES
+        if (table in ("settings", "register", "dataset", "weights") and name not in ONLY_IN_STAGES)
+        or name in ("no imagery", "mixed formats")
     ],
 )
 def test_bad_input_is_refused_when_the_workflow_is_parsed(inputs, good, spoil, words):

@@ -133,8 +133,9 @@ def find_acquisitions(
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack"):
-        from geo.imagery.valid_values import check_scale
+        from geo.imagery.valid_values import check_scale, with_fill_values
 
+        found = with_fill_values(found)
         check_scale(found)
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 

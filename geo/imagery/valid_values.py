@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,63 @@ def refuse_wrong_scale(band: Band, n: int, n_data: int, n_varied: int, example: 
         )
 
 
+def _examples(found: Sequence[Acquisition]) -> list[Acquisition]:
+    """Return the first, the middle and the last acquisition."""
+    return [found[at] for at in sorted({0, len(found) // 2, len(found) - 1})] if found else []
+
+
+def with_fill_values(found: Sequence[Acquisition]) -> list[Acquisition]:
+    """Return the acquisitions with the fill values that files do not name, such as -999 or -1.
+
+    A small negative number is possible as reflectance. It is the nodata value of a band if it is
+    its lowest number, more than a hundredth of all, and most of the negative ones, in windows of
+    the first, the middle or the last acquisition.
+    """
+    fills: dict[str, float] = {}
+    for item in _examples(found):
+        for band in item.bands.values():
+            fill = _negative_fill(band) if band.nodata == 0 else None
+            if fill is not None:
+                fills[band.name] = fill
+    if not fills:
+        return list(found)
+    return [
+        replace(
+            item,
+            bands={
+                name: replace(band, nodata=fills.get(name, 0.0)) if band.nodata == 0 else band
+                for name, band in item.bands.items()
+            },
+        )
+        for item in found
+    ]
+
+
+def _negative_fill(band: Band) -> float | None:
+    """Return the negative number that fills a band of signed integers, None if there is none."""
+    rows, cols = (_thirds(length) for length in band.grid.shape)
+    windows = []
+    for row in rows:
+        for col in cols:
+            raw = read_window(band, row, col)
+            if raw.dtype.kind != "i":
+                return None
+            windows.append(raw.ravel())
+    values = np.concatenate(windows)
+    negative = values[(values < 0) & has_data(band, values)]
+    if not negative.size:
+        return None
+    lowest = negative.min()
+    n = np.count_nonzero(negative == lowest)
+    return float(lowest) if n > values.size / 100 and n > negative.size / 2 else None
+
+
+def _thirds(length: int) -> list[slice]:
+    """Return windows at the start, in the middle and at the end of a length."""
+    size = min(length, _WINDOW // 4)
+    return [slice(at, at + size) for at in sorted({0, (length - size) // 2, length - size})]
+
+
 def check_scale(found: Sequence[Acquisition]) -> None:
     """Check that raw values and scale of acquisitions are those of reflectance.
 
@@ -107,8 +165,8 @@ def check_scale(found: Sequence[Acquisition]) -> None:
     InputError
         If most pixels of a band are impossible as reflectance.
     """
-    for at in sorted({0, len(found) // 2, len(found) - 1} if found else ()):
-        for band in found[at].bands.values():
+    for item in _examples(found):
+        for band in item.bands.values():
             top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
             raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
             impossible = raw[is_impossible(band, raw)]

@@ -109,6 +109,26 @@ def test_fill_values_without_a_tag_are_not_data(tmp_path, rng, case):
     assert np.array_equal(impossible, hidden & (not is_named))
 
 
+@pytest.mark.parametrize("dtype", ["int16", "int32"])
+@pytest.mark.parametrize("fill", [-1, -99, -999, -1000])
+def test_a_small_negative_fill_value_is_not_data(tmp_path, rng, fill, dtype):
+    """In one of three dates, and of one band; other negative numbers are data."""
+    values = rng.integers(1, 9000, (3, 40, 40)).astype(dtype)
+    values[0, 0, :8] = range(fill + 1, fill + 9) if fill < -8 else 5
+    hidden = np.zeros((40, 40), bool)
+    hidden[30:] = True
+    for day in (1, 2, 3):
+        own = values.copy()
+        own[0][hidden & (day == 3)] = fill
+        write_tiff(tmp_path / f"2018040{day}.tif", own, BANDS)
+    for item in find_acquisitions(tmp_path):
+        pixels, has_values = read_parcel_pixels(item, every_pixel(), BANDS)
+        expected = ~(hidden & (item.date.day == 3)).ravel()
+        assert np.array_equal(has_values, expected)
+        own = np.maximum(values, 0).reshape(3, -1)
+        assert np.array_equal(pixels, np.where(expected, own, 0))
+
+
 def test_slightly_negative_reflectance_is_data(tmp_path, rng):
     values = rng.integers(-1900, 9000, (3, 40, 40)).astype("int16")
     values[values == 0] = 1

@@ -321,7 +321,7 @@ def test_correct_metadata_of_real_acquisitions_are_accepted(flanders, rng, base)
 def test_wrong_metadata_of_real_acquisitions_are_found(flanders, rng, base, error):
     """The rates of every date and every beginning are printed by benchmarks.offset_errors."""
     later, half = Count(), Count()
-    for is_wrong in [*patterns("later part", len(flanders), rng, 0)][5:-5:17]:
+    for is_wrong in [*patterns("later part", len(flanders), rng, 0)][5:-12:17]:
         later.add(with_errors(flanders, base, error, is_wrong), is_wrong)
     assert (later.complete, later.false) == (later.series, 0)
     for is_wrong in patterns("random half", len(flanders), rng, 2):

@@ -43,9 +43,10 @@ _LONG_NAME = re.compile(r"_V(20\d{6})T\d{6}")
 
 _RADIOMETRY_REMEDY = (
     "Get these acquisitions from another source, or correct their metadata (GeoTIFFs: gdal_edit "
-    "-scale and -offset). To leave them out, with those that cannot be decided, set "
-    "imagery.radiometry to set_aside. To read them as their metadata say, set imagery.radiometry "
-    "to trust."
+    "-scale and -offset). GeoTIFFs and stacks whose names announce an offset that was removed from "
+    "the pixels: set imagery.reflectance_scale to 0.0001. To leave out all acquisitions that are "
+    "wrong or in doubt, set imagery.radiometry to set_aside. To read them as their metadata say, "
+    "set imagery.radiometry to trust."
 )
 
 

@@ -99,7 +99,9 @@ rule clean:
         record=paths.record("clean"),
         register=settings.parcels.path,
         unwatched=verbatim(states_of_others([settings.parcels.path])),
-        grids=lambda wildcards: paths.grids.read_text() if paths.grids.is_file() else "",
+        grids=lambda wildcards: (
+            paths.grids.read_text(errors="replace") if paths.grids.is_file() else ""
+        ),
     resources:
         mem_mb=4000,
         # clean also checks the settings of label, so that an error ends the run before any pixel is

@@ -40,7 +40,9 @@ def artefact(path: Path, expected: str) -> Iterator[None]:
         with reading(path, expected, remedy):
             yield
     except ModelInputError as error:
-        raise InputError(f"{error}. {remedy}") from error
+        if writer_of(path) is None:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}. {remedy}") from error
 
 
 def remedy_for(path: Path) -> str:

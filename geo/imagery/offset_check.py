@@ -10,8 +10,9 @@ One date alone rarely tells: a hazy day looks like an offset. So the same clear 
 in all acquisitions of a tile:
 
 1. Dark pixels show that the offset is absent: with it, their reflectance would be negative.
-2. At least five acquisitions that agree with each other pixel by pixel, and whose darkest pixels
-   all end just above 1,000, contain the offset. Clouds do not agree with each other.
+2. At least five acquisitions that agree with each other pixel by pixel contain the offset if all
+   their pixels are that much brighter than on the other dates or, without such dates, if their
+   darkest pixels end just above 1,000. Clouds do not agree with each other.
 3. Any other acquisition is compared with the nearest that are decided, with and without the offset.
    An offset is the same in all bands and pixels. Haze is brighter in blue than in the infrared,
    clouds weaken the contrast between fields, and seasons change the bands in different ways.
@@ -56,9 +57,9 @@ _WINDOWS, _WINDOW_M = 5, 1400.0
 _DARK, _DARK_LEVEL = 0.05, 600.0
 _FEW, _FLOOR = 0.02, 900.0
 # At least _TOGETHER acquisitions that are alike show that they contain the offset, if the darkest
-# percent of each is below _DULL, and most of their pixels are above the darkest values without the
-# offset by _LIFT in all bands. If there are no such values, the darkest percent of one of them must
-# be below _LOWEST in each band.
+# percent of each is below _DULL, and most of their pixels are above their darkest reflectance on
+# the decided dates by _LIFT in all bands. If no dates are decided, the darkest percent of one of
+# them must be below _LOWEST in each band.
 _TOGETHER, _DULL, _LIFT, _MOST, _LOWEST = 5, 2500.0, 700.0, 0.8, 1500.0
 
 # The nearest acquisitions in time with which one is compared, and the least number of them.
@@ -283,7 +284,7 @@ class _Series:
 
     def decide_in_groups(self) -> None:
         """Decide that the offset is present where a group of alike acquisitions ends at it."""
-        for announced in (False, True):
+        for announced in (True, False):  # the first are a floor for the others
             group = [
                 at
                 for at in self._undecided()
@@ -309,7 +310,7 @@ class _Series:
         newly: dict[int, bool] = {-1: True}
         while newly:
             newly = {}
-            decided = {at for at, contained in enumerate(self.contained) if contained is not None}
+            decided = set(self._decided())
             for at in self._undecided():
                 comparison = self._compare(at, (decided | self.trusted) - {at})
                 if comparison is None:
@@ -364,7 +365,7 @@ class _Series:
 
     def _ends_at_offset(self, alike: Sequence[int]) -> bool:
         """Return whether the darkest pixels are just above the offset, if no other date tells."""
-        if len(self._absent()) >= _LEAST:
+        if len(self._decided()) >= _LEAST:
             return True
         return bool(np.min([self._lowest(at) for at in alike], axis=0).max() < _LOWEST)
 
@@ -377,17 +378,21 @@ class _Series:
         return np.quantile(pixels, 0.01, axis=1).tolist() if len(bands) > 1 else [np.inf]
 
     def _is_above_others(self, at: int) -> bool:
-        """Return whether pixels are brighter in all bands than they were without the offset."""
-        absent = self._absent()
-        if len(absent) < _LEAST:
+        """Return whether most pixels are brighter in all bands than on all decided dates."""
+        decided = self._decided()
+        if len(decided) < _LEAST:
             return True
-        floor = np.fmin.reduce([self.found[i].values for i in absent], axis=0)
+        floor = np.fmin.reduce([self._without_offset(i) for i in decided], axis=0)
         lift = (self.found[at].values - floor).min(axis=0)
         common = np.isfinite(lift)
         return bool(common.sum() >= _MIN_PIXELS and (lift[common] > _LIFT).mean() > _MOST)
 
-    def _absent(self) -> list[int]:
-        return [at for at, contained in enumerate(self.contained) if contained is False]
+    def _decided(self) -> list[int]:
+        return [at for at, contained in enumerate(self.contained) if contained is not None]
+
+    def _without_offset(self, at: int) -> NDArray[np.float32]:
+        contained = self.contained[at] or at in self.trusted
+        return self.found[at].values - np.float32(OFFSET if contained else 0)
 
     def _compare(self, at: int, others: Iterable[int]) -> _Comparison | None:
         """Compare an acquisition with the nearest of others; None if too few pixels are common."""
@@ -397,10 +402,7 @@ class _Series:
             return None
         clear = self.found[at].clear
         reference = np.stack(
-            [
-                self.found[i].values[:, clear] - OFFSET * (self.contained[i] or i in self.trusted)
-                for _, i in sorted(distances)[:_NEAREST]
-            ]
+            [self._without_offset(i)[:, clear] for _, i in sorted(distances)[:_NEAREST]]
         )
         common = 2 * np.isfinite(reference[:, 0]).sum(axis=0) >= len(reference)
         if common.sum() < _MIN_PIXELS:

@@ -30,6 +30,7 @@ from models.fast_cpu.thread_pool import prefetched
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
+from models.training.augmentation import Augmenter
 from models.training.batches import Batches
 from models.training.learner import Learner, focal_loss
 from models.training.options import TrainingSettings
@@ -131,10 +132,11 @@ class _Trainer:
         size = self.settings.batch_size
         rng, noise = np.random.default_rng(number), torch.Generator(self.device).manual_seed(number)
         torch.manual_seed(number)  # dropout
-        drawn = self.batches.training(parcels, size, self.settings.augmentation, rng, noise)
+        drawn = self.batches.training(parcels, size, rng)
+        augmented = map(Augmenter(self.settings.augmentation, noise), drawn)
         self.learner.model.train()
         steps = 0
-        for batch in itertools.islice(prefetched(drawn), most):
+        for batch in itertools.islice(prefetched(augmented), most):
             if len(batch.labels) != size:  # a graph has a fixed batch size
                 continue
             # Features, or the mask of observed dates, are None if the data have none.

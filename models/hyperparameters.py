@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ from models.errors import InputError
 MODEL_NAMES = ("psetae", "pseltae")
 POOLINGS = ("mean", "std", "max", "min")
 POSITIONS = ("days", "order")
+MLPS = ("mlp1", "mlp2", "mlp3", "mlp4")
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ class Hyperparameters:
     n_dates: int | None = None
 
     def __post_init__(self) -> None:
-        for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
+        for mlp in MLPS:
             widths = getattr(self, mlp)
             _expect(isinstance(widths, list | tuple), mlp, "a list of widths", widths)
             object.__setattr__(self, mlp, tuple(widths))
-        self._check_values()
+        for names, expected, holds in _EXPECTED:
+            for name in names:
+                _expect(holds(value := getattr(self, name)), name, expected, value)
         self._check_widths()
 
     @property
@@ -123,20 +126,15 @@ class Hyperparameters:
             raise InputError(f"name: expected one of {MODEL_NAMES}, found {name!r}")
         defaults = {field.name: field.default for field in fields(cls)}
         values: dict[str, Any] = {**defaults, **papers, **others}
-        for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
+        for mlp in MLPS:
             values[mlp] = tuple(values[mlp])
             if not values[mlp]:
                 raise InputError(f"{mlp}: expected at least one width, found none")
-        pooled = values["mlp1"][-1] * len(values["pooling"].split("_"))
-        width = values["mlp2"][-1] if values["d_model"] is None else values["d_model"]
+        values |= {"name": name, "input_dim": n_channels, "extra_size": n_extra}
+        first = _first_widths(values)
         values |= {
-            "name": name,
-            "input_dim": n_channels,
-            "extra_size": n_extra,
-            "mlp1": (n_channels, *values["mlp1"][1:]),
-            "mlp2": (pooled + n_extra, *values["mlp2"][1:]),
-            "mlp3": (values["n_head"] * width if name == "psetae" else width, *values["mlp3"][1:]),
-            "mlp4": (values["mlp3"][-1], *values["mlp4"][1:-1], n_classes),
+            **{mlp: (first[mlp], *values[mlp][1:]) for mlp in MLPS},
+            "mlp4": (first["mlp4"], *values["mlp4"][1:-1], n_classes),
         }
         return cls(**values)
 
@@ -212,52 +210,10 @@ class Hyperparameters:
         """Return the attributes as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    def _check_values(self) -> None:
-        _expect(self.name in MODEL_NAMES, "name", f"one of {MODEL_NAMES}", self.name)
-        _expect(self.positions in POSITIONS, "positions", f"one of {POSITIONS}", self.positions)
-        poolings = str(self.pooling).split("_")
-        _expect(
-            all(p in POOLINGS for p in poolings) and len(set(poolings)) == len(poolings),
-            "pooling",
-            f"different ones of {POOLINGS}, joined by underscores",
-            self.pooling,
-        )
-        for mlp in ("mlp1", "mlp2", "mlp3", "mlp4"):
-            widths = getattr(self, mlp)
-            _expect(
-                2 <= len(widths) <= 100 and all(map(is_size, widths)),
-                mlp,
-                "2 to 100 positive widths",
-                widths,
-            )
-        for name in ("n_head", "d_k", "T"):
-            value = getattr(self, name)
-            _expect(is_size(value), name, "a positive whole number", value)
-        for name in ("d_model", "n_dates"):
-            value = getattr(self, name)
-            whole = value is None or is_size(value)
-            _expect(whole, name, "a positive whole number or null", value)
-        size, rate = self.extra_size, self.dropout
-        _expect(size == 0 or is_size(size), "extra_size", "zero or more", size)
-        number = isinstance(rate, int | float)
-        _expect(number and 0 <= rate < 1, "dropout", "a rate from 0 to below 1", rate)
-
     def _check_widths(self) -> None:
-        pooled = self.mlp1[-1] * len(self.pooling.split("_")) + self.extra_size
-        first3 = self.n_head * self.width if self.name == "psetae" else self.width
-        _expect(
-            self.mlp1[0] == self.input_dim, "mlp1[0]", f"input_dim, {self.input_dim}", self.mlp1
-        )
-        _expect(
-            self.mlp2[0] == pooled,
-            "mlp2[0]",
-            f"{pooled} = mlp1[-1] x number of poolings + extra_size",
-            self.mlp2,
-        )
-        _expect(
-            self.mlp3[0] == first3, "mlp3[0]", f"the width after the attention, {first3}", self.mlp3
-        )
-        _expect(self.mlp4[0] == self.mlp3[-1], "mlp4[0]", f"mlp3[-1], {self.mlp3[-1]}", self.mlp4)
+        for mlp, width in _first_widths(vars(self)).items():
+            widths = getattr(self, mlp)
+            _expect(widths[0] == width, f"{mlp}[0]", _FIRST_WIDTHS[mlp].format(width), widths)
         if self.name == "psetae":
             _expect(self.mlp3[-1] == self.width, "mlp3[-1]", f"{self.width}", self.mlp3)
             _expect(self.n_dates is None, "n_dates", "null (it is for pseltae only)", self.n_dates)
@@ -300,6 +256,53 @@ def _widths(shapes: Mapping[str, tuple[int, ...]], name: str, step: int) -> tupl
 def is_size(value: object) -> bool:
     """Return whether a value, which may be from a file, is a positive integer below 2^31."""
     return type(value) is int and 0 < value < 2**31
+
+
+def _are_poolings(value: object) -> bool:
+    names = str(value).split("_")
+    return len(set(names)) == len(names) and set(names) <= set(POOLINGS)
+
+
+# Attributes, what is expected of each of them alone, and whether a value is that.
+_EXPECTED: list[tuple[tuple[str, ...], str, Callable[[Any], bool]]] = [
+    (("name",), f"one of {MODEL_NAMES}", lambda name: name in MODEL_NAMES),
+    (("positions",), f"one of {POSITIONS}", lambda name: name in POSITIONS),
+    (("pooling",), f"different ones of {POOLINGS}, joined by underscores", _are_poolings),
+    (MLPS, "2 to 100 positive widths", lambda v: 2 <= len(v) <= 100 and all(map(is_size, v))),
+    (("n_head", "d_k", "T"), "a positive whole number", is_size),
+    (
+        ("d_model", "n_dates"),
+        "a positive whole number or null",
+        lambda value: value is None or is_size(value),
+    ),
+    (("extra_size",), "zero or more", lambda size: size == 0 or is_size(size)),
+    (
+        ("dropout",),
+        "a rate from 0 to below 1",
+        lambda rate: isinstance(rate, int | float) and 0 <= rate < 1,
+    ),
+]
+
+# Words for the first width of every MLP, which follows from other attributes.
+_FIRST_WIDTHS = {
+    "mlp1": "input_dim, {}",
+    "mlp2": "{} = mlp1[-1] x number of poolings + extra_size",
+    "mlp3": "the width after the attention, {}",
+    "mlp4": "mlp3[-1], {}",
+}
+
+
+def _first_widths(attributes: Mapping[str, Any]) -> dict[str, int]:
+    """Compute the first width of every MLP from the other attributes."""
+    h = attributes
+    width = h["mlp2"][-1] if h["d_model"] is None else h["d_model"]
+    return {
+        "mlp1": h["input_dim"],
+        "mlp2": h["mlp1"][-1] * len(h["pooling"].split("_")) + h["extra_size"],
+        # Each head of the TAE returns the whole width, each head of the L-TAE its share.
+        "mlp3": h["n_head"] * width if h["name"] == "psetae" else width,
+        "mlp4": h["mlp3"][-1],
+    }
 
 
 def _expect(holds: bool, name: str, expected: str, found: object) -> None:

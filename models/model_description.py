@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import InputError
+from models.errors import InputError, expect
 from models.hyperparameters import Hyperparameters, is_size
 from models.pixel_sets import PixelSets
 from models.standardisation import FeatureScaling, Normalisation
@@ -89,36 +89,28 @@ class ModelDescription:
     dates: list[str] | None = None
 
     def __post_init__(self) -> None:
-        h = self.hyperparameters
-        for name in ("bands", "class_names"):
-            _check_texts(name, getattr(self, name))
+        h, shape = self.hyperparameters, self.normalisation.means.shape
+        _check_texts("bands", self.bands)
+        _check_texts("class_names", self.class_names)
         # Codes keep their type: 12 is not "12".
         _check_texts("class_codes", self.class_codes, or_numbers=True)
-        for name, n in (("bands", h.input_dim), ("class_codes", h.n_classes)):
-            if len(getattr(self, name)) != n:
-                raise InputError(f"{name}: expected {n}, found {len(getattr(self, name))}")
-        if len(self.class_names) != len(self.class_codes):
-            raise InputError(
-                f"class_names: expected {len(self.class_codes)}, found {len(self.class_names)}"
-            )
-        if self.normalisation.means.shape[-1:] not in {(), (h.input_dim,)}:
-            raise InputError(
-                f"normalisation: expected values of {h.input_dim} channels, found the shape "
-                f"{self.normalisation.means.shape}"
-            )
         n_features = 0 if self.feature_scaling is None else len(self.feature_scaling.means)
-        if n_features != h.extra_size:
-            raise InputError(
-                f"feature_scaling: expected {h.extra_size} features, found {n_features}"
-            )
+        lengths = {"bands": h.input_dim, "class_codes": h.n_classes, "class_names": h.n_classes}
+        for name, n in lengths.items():
+            expect(len(values := getattr(self, name)) == n, name, n, len(values))
+        channels = f"values of {h.input_dim} channels"
+        fits = shape[-1:] in {(), (h.input_dim,)}
+        expect(fits, "normalisation", channels, f"the shape {shape}")
+        features = f"{h.extra_size} features"
+        expect(n_features == h.extra_size, "feature_scaling", features, n_features)
         for name in ("n_pixels", "members"):
-            if not is_size(value := getattr(self, name)):
-                raise InputError(f"{name}: expected a positive whole number, found {value!r}")
-        _check_date("first_date", self.first_date)
+            value = getattr(self, name)
+            expect(is_size(value), name, "a positive whole number", repr(value))
+        expect(_is_date(self.first_date), "first_date", "YYYY-MM-DD", repr(self.first_date))
         if self.dates is not None:
             _check_texts("dates", self.dates)
-            for day in self.dates:
-                _check_date("dates", day)
+            wrong = [day for day in self.dates if not _is_date(day)]
+            expect(not wrong, "dates", "YYYY-MM-DD", repr(wrong[:1]))
 
     @classmethod
     def of(
@@ -230,9 +222,8 @@ class ModelDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         scaling = self.feature_scaling
-        return values | {
+        return vars(self) | {
             "hyperparameters": self.hyperparameters.to_json(),
             "normalisation": self.normalisation.to_json(),
             "feature_scaling": None if scaling is None else scaling.to_json(),
@@ -287,17 +278,18 @@ def check_alike(models: Mapping[str, ModelDescription]) -> None:
 
 def _check_texts(name: str, values: object, *, or_numbers: bool = False) -> None:
     kinds: tuple[type, ...] = (str, int) if or_numbers else (str,)
+    what = "texts or whole numbers" if or_numbers else "texts"
     # The exact type is compared, because True is an int.
-    if not isinstance(values, list) or not all(type(value) in kinds for value in values):
-        what = "texts or whole numbers" if or_numbers else "texts"
-        raise InputError(f"{name}: expected a list of {what}, found {str(values)[:100]}")
+    holds = isinstance(values, list) and all(type(value) in kinds for value in values)
+    expect(holds, name, f"a list of {what}", str(values)[:100])
 
 
-def _check_date(name: str, value: object) -> None:
+def _is_date(text: object) -> bool:
     try:
-        date.fromisoformat(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: expected YYYY-MM-DD, found {value!r}") from None
+        date.fromisoformat(str(text))
+    except ValueError:
+        return False
+    return isinstance(text, str)
 
 
 def _shown(value: list[int | str] | str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import InputError
+from models.errors import InputError, expect
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +127,8 @@ class FeatureScaling(_MeansAndStds):
 
     def apply(self, features: NDArray[np.float64]) -> NDArray[np.float32]:
         """Standardise features (N, F); one that is constant in the training parcels becomes 0."""
-        if features.shape[1] != len(self.means):
-            raise InputError(
-                f"feature scaling: expected {len(self.means)} features, found {features.shape[1]}"
-            )
+        found, expected = features.shape[1], len(self.means)
+        expect(found == expected, "feature scaling", f"{expected} features", found)
         # The deviation of a constant column is a rounding error, not exactly 0.
         constant = self.stds <= 1e-12 * np.abs(self.means)
         scaled = (features - self.means) / np.where(constant, 1.0, self.stds)

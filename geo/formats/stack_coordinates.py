@@ -67,28 +67,36 @@ def axes_of(path: Path, data: xr.Dataset, variable: xr.DataArray) -> Axes | None
         If a variable with bands has unknown axes.
     """
     kinds = [_kind(data, axis) for axis in variable.dims]
-    is_band = band_name(str(variable.name)) is not None
-    labels: dict[str, int] = {}
-    if not is_band:
-        if not {"band", "y", "x"} <= set(kinds):
-            return None
-        labels = _labels(path, data, variable, variable.dims[kinds.index("band")])
-    for at, (axis, kind) in enumerate(zip(variable.dims, kinds, strict=True)):
-        if variable.sizes[axis] == 1 and (kind is None or (kind == "band" and is_band)):
-            kinds[at] = None
-        elif kind is None or (kind == "band" and is_band) or kinds.count(kind) > 1:
+    bands: dict[str, int] = {}
+    if band_name(str(variable.name)) is not None:
+        # The variable is one band, so a band axis has no meaning for it.
+        kinds = [None if kind == "band" else kind for kind in kinds]
+    elif {"band", "y", "x"} <= set(kinds):
+        bands = _bands(path, data, variable, variable.dims[kinds.index("band")])
+    else:
+        return None
+    _check_axes(path, variable, kinds)
+    by_kind = dict(zip(kinds, variable.dims, strict=True))
+    return Axes(tuple(kinds), by_kind["y"], by_kind["x"], by_kind.get("time"), bands)
+
+
+def _check_axes(path: Path, variable: xr.DataArray, kinds: Sequence[Kind | None]) -> None:
+    """Check that every axis has a kind or one place only, no kind twice, and y and x are there."""
+    axes = ", ".join(map(str, variable.dims))
+    for axis, kind in zip(variable.dims, kinds, strict=True):
+        is_unknown = kind is None and variable.sizes[axis] != 1
+        is_repeated = kind is not None and kinds.count(kind) > 1
+        if is_unknown or is_repeated:
             raise InputError(
-                f"{path}: {variable.name} has the axes ({_listed(variable)}), and {axis} is none "
-                "of time, y and x, each of which may be there once. Select one place on it "
+                f"{path}: {variable.name} has the axes ({axes}), and {axis} is none of time, y "
+                "and x, each of which may be there once. Select one place on it "
                 f"(`data.isel({axis}=0)`) or name it as what it is."
             )
     if not {"y", "x"} <= set(kinds):
         raise InputError(
-            f"{path}: {variable.name} has the axes ({_listed(variable)}), expected y and x among "
+            f"{path}: {variable.name} has the axes ({axes}), expected y and x among "
             'them: `data.rename(rows="y", cols="x")`.'
         )
-    by_kind = dict(zip(kinds, variable.dims, strict=True))
-    return Axes(tuple(kinds), by_kind["y"], by_kind["x"], by_kind.get("time"), labels)
 
 
 def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
@@ -104,7 +112,7 @@ def _kind(data: xr.Dataset, axis: Hashable) -> Kind | None:
     return _AXIS_ATTRIBUTES.get(str(coordinate.attrs.get("axis", "")).upper())
 
 
-def _labels(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable) -> dict[str, int]:
+def _bands(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable) -> dict[str, int]:
     """Return the positions of the bands on a band axis; other labels (indices) are left out."""
     values = data.coords[axis].values if axis in data.coords else np.arange(variable.sizes[axis])
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
@@ -124,11 +132,6 @@ def _labels(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable
             f'`data.assign_coords({axis}=["B02", "B03", ...])`.'
         )
     return found
-
-
-def _listed(variable: xr.DataArray) -> str:
-    """Return the names of a variable's axes as text."""
-    return ", ".join(str(axis) for axis in variable.dims)
 
 
 # Attributes of grid mappings, of the projection extension of STAC (in EOPF), and common others.

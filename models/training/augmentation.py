@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
+
+from models.training.batches import Batch
 
 # Fewer dates are too few to learn a crop's course from.
 _LEAST_DATES = 2
@@ -33,6 +35,38 @@ class Augmentation:
     jitter_clip: float = 0.0
     date_dropping: float = 0.0
     shift_days: int = 0
+
+
+class Augmenter:
+    """Change training batches at random.
+
+    Parameters
+    ----------
+    augmentation
+        The random changes.
+    noise
+        Draws them, on the device of the batches; with a different seed in every process.
+    """
+
+    def __init__(self, augmentation: Augmentation, noise: Generator) -> None:
+        self._augmentation = augmentation
+        self._noise = noise
+        self._jitter = Jitter(augmentation, noise.device) if augmentation.jitter_sigma > 0 else None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Add noise to the pixels of a batch, in place, drop dates and shift seasons."""
+        changes, noise = self._augmentation, self._noise
+        if self._jitter is not None:
+            self._jitter.add_to(batch.pixels.permute(0, 3, 1, 2), noise)  # in order of memory
+        if changes.date_dropping > 0:
+            observed = batch.pixel_mask.any(2)  # (B, T)
+            observed = observed if batch.observed is None else observed & batch.observed
+            observed = drop_dates(observed, changes.date_dropping, noise)
+            batch = replace(batch, observed=observed)
+        if changes.shift_days > 0:
+            positions = shift_season(batch.positions, changes.shift_days, noise)
+            batch = replace(batch, positions=positions)
+        return batch
 
 
 class Jitter:

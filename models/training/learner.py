@@ -135,14 +135,9 @@ def _scheduler(
 
 
 def focal_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    gamma: float,
-    class_weights: Tensor | None = None,
-    reduction: str = "mean",
+    logits: Tensor, labels: Tensor, *, gamma: float, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Compute the focal loss, -(1 - p)^gamma log p, with p the probability of the true class.
+    """Compute the mean focal loss, -(1 - p)^gamma log p, with p the probability of the true class.
 
     Lin et al., arXiv 1708.02002, eq. 4. As in the reference, the factor (1 - p)^gamma is treated as
     a constant: only log p has a gradient.
@@ -156,19 +151,16 @@ def focal_loss(
     gamma
         Focusing exponent; 0 for the cross-entropy.
     class_weights
-        Float tensor (n_classes,), the factor alpha of each class; None for 1.
-    reduction
-        "mean" over the batch (as in the reference, not divided by the weights), "sum" or "none".
+        Float tensor (n_classes,), the factor alpha of each class; None for 1. As in the reference,
+        the mean is not divided by the weights.
 
     Returns
     -------
     Tensor
-        A scalar; (B,) for "none".
+        A scalar.
     """
     log_p = functional.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
     loss = -((1 - log_p.detach().exp()) ** gamma) * log_p
     if class_weights is not None:
         loss = loss * class_weights.to(loss)[labels]
-    if reduction == "none":
-        return loss
-    return torch.mean(loss) if reduction == "mean" else torch.sum(loss)
+    return torch.mean(loss)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.errors import InputError
+from models.errors import expect
 from models.training.augmentation import Augmentation
 
 OPTIMIZERS = ("adam", "adamw")
@@ -85,21 +85,18 @@ class TrainingSettings:
             ("initialisation", INITIALISATIONS),
             ("precision", PRECISIONS),
         ):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name}: expected one of {allowed}, found {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            expect(value in allowed, name, f"one of {allowed}", repr(value))
         for name, least in (("epochs", 1), ("batch_size", 2), ("n_pixels", 1), ("patience", 1)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise InputError(f"{name}: expected {least} or more, found {value}")
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate: expected above 0, found {self.learning_rate}")
+            value = getattr(self, name)
+            expect(value is None or value >= least, name, f"{least} or more", value)
+        expect(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
         for name in ("weight_decay", "gamma", "jitter_sigma", "jitter_clip", "shift_days"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+            value = getattr(self, name)
+            expect(value >= 0, name, "0 or more", value)
         for name in ("date_dropping", "ema_decay"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise InputError(f"{name}: expected 0 to below 1, found {value}")
+            value = getattr(self, name)
+            expect(0 <= value < 1, name, "0 to below 1", value)
 
     @property
     def augmentation(self) -> Augmentation:

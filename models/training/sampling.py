@@ -118,9 +118,9 @@ class PixelRows:
         self._arrays = (data.pixels, data.clear)
         self._resident: tuple[Tensor, Tensor | None] | None = None
         if self.place.type != "cpu":
-            clear = None if data.clear is None else _copied(data.clear, device)
+            clear = None if data.clear is None else _copied(data.clear, device, torch.bool)
             # torch indexes few unsigned types: the bits are read as signed integers.
-            self._resident = _copied(data.pixels, device, view=np.int16), clear
+            self._resident = _copied(data.pixels, device, torch.int16), clear
 
     def beside(self, array: NDArray[np.int64]) -> Tensor:
         """Copy an array to the device that stores the pixels."""
@@ -163,19 +163,11 @@ def _fits(data: PixelSets, device: torch.device) -> bool:
 
 
 def _copied(
-    array: NDArray[Any] | StackedRows[Any], device: torch.device, view: type | None = None
+    array: NDArray[Any] | StackedRows[Any], device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Copy an array to a device chunk by chunk, its bits read as another type."""
-    first = torch.from_numpy(_chunk(array, 0, 1, view))
-    copy = torch.empty(array.shape, dtype=first.dtype, device=device)
+    """Copy an array to a device chunk by chunk, its bits read as another type of the same size."""
+    copy = torch.empty(array.shape, dtype=dtype, device=device)
     for start in range(0, len(array), _COPIED_TOGETHER):
-        chunk = _chunk(array, start, start + _COPIED_TOGETHER, view)
-        copy[start : start + len(chunk)] = torch.from_numpy(chunk)
+        chunk = np.array(array[start : start + _COPIED_TOGETHER])
+        copy[start : start + len(chunk)] = torch.from_numpy(chunk).view(dtype)
     return copy
-
-
-def _chunk(
-    array: NDArray[Any] | StackedRows[Any], start: int, stop: int, view: type | None
-) -> NDArray[Any]:
-    chunk = np.array(array[start:stop])
-    return chunk if view is None else chunk.view(view)

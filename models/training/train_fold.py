@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.classifier import ParcelClassifier, evaluation_mode
-from models.errors import InputError
+from models.errors import InputError, expect
 from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
 from models.metrics import balanced_weights, mean_iou
 from models.model_description import ModelDescription
 from models.pixel_sets import PixelSets
-from models.training.batches import Batch, Batches, training_batch_starts
+from models.training.augmentation import Augmenter
+from models.training.batches import Batch, Batches, divide
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
 from models.training.learner import Learner, focal_loss
@@ -118,7 +119,7 @@ def train_fold(
         keep=True,
     )
     loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
-    n_batches = len(training_batch_starts(len(train), settings.batch_size, 2 * processes.count))
+    n_batches = len(divide(train, settings.batch_size, 2 * processes.count))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
@@ -127,12 +128,11 @@ def train_fold(
         while not _has_ended(epoch, best, settings):
             epoch += 1
             rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
-            parcels = batches.training(
-                train, settings.batch_size, settings.augmentation, rng, noise, processes
-            )
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with thread_pool(device):
-                learnt = _learn(learner, prefetched(parcels), loss_of, watch)
+                drawn = batches.training(train, settings.batch_size, rng, processes)
+                augmented = map(Augmenter(settings.augmentation, noise), drawn)
+                learnt = _learn(learner, prefetched(augmented), loss_of, watch)
                 metrics = learnt.metrics(processes)
                 watch.end(learner.state_dict())
                 own = validation[processes.share]
@@ -142,13 +142,14 @@ def train_fold(
             ended = _has_ended(epoch, best, settings)
             if ended and best.epoch == 0:
                 raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
-            if processes.first:
-                if not math.isfinite(metrics["val_loss"]):
-                    _logger.warning("epoch %d: the validation loss is not finite", epoch)
-                if state is not None and (ended or epoch % state.every == 0):
-                    _write_state(state, epoch, best, learner)
-                if on_epoch is not None:
-                    on_epoch({"epoch": epoch, **metrics})
+            if not processes.first:
+                continue
+            if not math.isfinite(metrics["val_loss"]):
+                _logger.warning("epoch %d: the validation loss is not finite", epoch)
+            if state is not None and (ended or epoch % state.every == 0):
+                _write_state(state, epoch, best, learner)
+            if on_epoch is not None:
+                on_epoch({"epoch": epoch, **metrics})
     _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, best.trainlog[best.epoch])
     return best
 
@@ -175,6 +176,7 @@ def pixels_to_draw(training: TrainingSettings, sizes: NDArray[np.int64]) -> int:
 def _learn(
     learner: Learner, batches: Iterable[Batch], loss_of: Loss, watch: StepWatch
 ) -> EpochMetrics:
+    """Take one step for every batch."""
     model = learner.model
     totals = EpochMetrics("train", model.hyperparameters.n_classes, learner.device)
     model.train()
@@ -190,6 +192,8 @@ def _learn(
 def _validate(
     model: ParcelClassifier, batches: Batches, parcels: NDArray[np.int64], loss_of: Loss
 ) -> EpochMetrics:
+    """Compute the metrics of a model on parcels, without changing it."""
+
     @torch.inference_mode()
     def predict(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         batch = batches.of(chosen)
@@ -211,6 +215,7 @@ def _loss(
     n_classes: int,
     device: torch.device,
 ) -> Loss:
+    """Return the focal loss, with weights of the classes by their frequency if that is set."""
     class_weights = None
     if settings.class_weighting == "balanced":
         class_weights = torch.from_numpy(balanced_weights(labels, n_classes)).float().to(device)
@@ -275,8 +280,7 @@ def _check_parts(
     n_classes: int,
 ) -> None:
     for name, part, least in (("training", train, 2), ("validation", validation, 1)):
-        if len(part) < least:
-            raise InputError(f"{name}: expected at least {least} parcels, found {len(part)}")
+        expect(len(part) >= least, name, f"at least {least} parcels", len(part))
         labels = data.labels[part]
         if (wrong := part[(labels < 0) | (labels >= n_classes)]).size:
             first = ", ".join(f"{data.ids[i]} ({data.labels[i]})" for i in wrong[:5])

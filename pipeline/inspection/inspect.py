@@ -25,15 +25,16 @@ from pipeline.classes.register import CheckedRegister, check_register
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.text import (
     accepted,
+    aligned,
+    bytes_text,
+    classes_section,
     clouds_unread,
     expected_bytes,
-    say_bytes,
-    say_classes,
-    say_imagery,
-    say_parcels,
-    say_sizes,
-    say_statuses,
+    imagery_section,
+    parcels_section,
     section,
+    sizes_section,
+    status_lines,
 )
 from pipeline.stages.index import Decision, decide
 from pipeline.stages.ingest import Examined, examine
@@ -64,7 +65,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     """
     check_inputs(settings)
     if settings.dataset.path is not None:
-        _write(say_dataset(settings.dataset.path, part_of(settings, IngestSettings)))
+        _write(dataset_section(settings.dataset.path, part_of(settings, IngestSettings)))
         return
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
@@ -81,7 +82,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         decision = decide(
             imagery, part_of(settings, IndexSettings), items, register, read_pixels=False
         )
-    _write(say_imagery(imagery, decision.found, decision.rows, decision.grids))
+    _write(imagery_section(imagery, decision.found, decision.rows, decision.grids))
     options = settings.parcels
     checked = check_register(register, decision.grids, options, options.labels)
     file = picture or paths.inspection / "inputs.png"
@@ -90,8 +91,8 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     finally:
         # The picture also helps to understand an error.
         _draw(file, settings.run, decision, checked)
-    _write(say_parcels(register, checked.rows, checked.table.crs))
-    _write(say_classes(*classes))
+    _write(parcels_section(register, checked.rows, checked.table.crs))
+    _write(classes_section(*classes))
     sizes = expected_bytes(
         decision.rows,
         accepted(checked.rows),
@@ -99,7 +100,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         npy_files=settings.dataset.npy_files,
     )
     at_most = any(map(clouds_unread, decision.rows)) or settings.clouds.min_clear_fraction > 0
-    _write(say_sizes(sizes, _free_bytes(paths.root), at_most=at_most))
+    _write(sizes_section(sizes, _free_bytes(paths.root), at_most=at_most))
     _write(f"Picture\n  {file}\n")
 
 
@@ -176,8 +177,8 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def say_dataset(source: Path, settings: IngestSettings) -> str:
-    """Describe an existing dataset: its parcels, dates, bands, classes, and optional files.
+def dataset_section(source: Path, settings: IngestSettings) -> str:
+    """Return the sections on an existing dataset: parcels, dates, bands, files, and classes.
 
     Raises
     ------
@@ -186,33 +187,32 @@ def say_dataset(source: Path, settings: IngestSettings) -> str:
     """
     found = examine(source, settings)
     lines = [
-        *(str(source), f"{len(found.rows):,} parcels", *say_statuses(found.rows), ""),
-        *_say_arrays(found),
-        f"{'files':12}{'; '.join(_say_files(source))}",
+        *(str(source), f"{len(found.rows):,} parcels", *status_lines(found.rows), ""),
+        *aligned([*_array_rows(found), ("files", "; ".join(_file_texts(source)))]),
     ]
-    return section("Dataset", lines) + say_classes(*found.classes)
+    return section("Dataset", lines) + classes_section(*found.classes)
 
 
-def _say_arrays(found: Examined) -> list[str]:
-    """Describe the arrays: dates, bands, pixels and size."""
+def _array_rows(found: Examined) -> list[tuple[str, str]]:
+    """Return rows on the arrays: dates, bands, pixels, size and labels."""
     parcels = list(found.usable.values())
     dates = sorted({day for parcel in parcels for day in parcel.dates})
+    n_dates = _range_text([len(parcel.dates) for parcel in parcels])
     pixels = np.array([parcel.n_pixels for parcel in parcels])
+    n_pixels = _range_text(pixels.tolist())
     size = sum(int(np.prod(parcel.shape)) * parcel.dtype.itemsize for parcel in parcels)
     types = sorted({str(parcel.dtype) for parcel in parcels})
     return [
-        f"{'dates':12}{_span([len(parcel.dates) for parcel in parcels])} a parcel, from "
-        f"{dates[0]} to {dates[-1]}",
-        f"{'bands':12}{len(found.bands)}: {' '.join(found.bands)}",
-        f"{'pixels':12}{pixels.sum():,}, {_span(pixels.tolist())} a parcel, median "
-        f"{np.median(pixels):.0f}",
-        f"{'DATA':12}{say_bytes(size)} of {', '.join(types)}",
-        f"{'labels':12}{', '.join(found.labels) or 'none'}",
+        ("dates", f"{n_dates} a parcel, from {dates[0]} to {dates[-1]}"),
+        ("bands", f"{len(found.bands)}: {' '.join(found.bands)}"),
+        ("pixels", f"{pixels.sum():,}, {n_pixels} a parcel, median {np.median(pixels):.0f}"),
+        ("DATA", f"{bytes_text(size)} of {', '.join(types)}"),
+        ("labels", ", ".join(found.labels) or "none"),
     ]
 
 
-def _say_files(source: Path) -> list[str]:
-    """List the optional files of a dataset, and what the run does without them."""
+def _file_texts(source: Path) -> list[str]:
+    """Return the optional files of a dataset, and what the run does without them."""
     files = DatasetPaths(source)
     normalisation = files.existing_normalisation
     features, positions = files.features.is_file(), files.positions.is_file()
@@ -224,7 +224,7 @@ def _say_files(source: Path) -> list[str]:
     ]
 
 
-def _span(counts: Sequence[int]) -> str:
-    """Write the range of some numbers."""
+def _range_text(counts: Sequence[int]) -> str:
+    """Return the range of some numbers."""
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

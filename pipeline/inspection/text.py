@@ -22,31 +22,35 @@ MOST_CLASSES = 12
 HEADER_BYTES = 128
 
 
-def say_imagery(
+def imagery_section(
     source: object,
     found: Sequence[Acquisition],
     rows: Sequence[AcquisitionRow],
     grids: Mapping[str, Grid],
 ) -> str:
-    """Describe the acquisitions: how many are used, why others are not, and what they contain."""
+    """Return the section on the acquisitions: those used, why others are not, and their content."""
     used = [row for row in rows if row.used]
     lines = [
         f"{source}, {', '.join(sorted({row.format for row in rows}))}",
         f"{len(rows)} acquisitions, {len(used)} to use",
-        *_say_set_aside(rows),
-        *_say_unknown_clouds(used),
+        *_set_aside_lines(rows),
+        *_unknown_clouds_lines(used),
         "",
-        *_say_tiles(used, grids),
+        *_tile_lines(used, grids),
         "",
-        *_counted("baseline", map(_say_processing, used)),
-        *_counted("masks", (row.masks or "none" for row in used)),
-        *_say_bands({row.acquisition for row in used}, found),
+        *aligned(
+            [
+                *_frequency_rows("baseline", map(_processing_text, used)),
+                *_frequency_rows("masks", (row.masks or "none" for row in used)),
+                *_frequency_rows("bands", _bands_texts({row.acquisition for row in used}, found)),
+            ]
+        ),
     ]
     return section("Imagery", lines)
 
 
-def say_parcels(register: object, rows: pd.DataFrame, crs: Any) -> str:
-    """Describe the parcels: how many are used, why others are not, and on which tile they are.
+def parcels_section(register: object, rows: pd.DataFrame, crs: Any) -> str:
+    """Return the section on the parcels: how many are used, why others are not, and their tiles.
 
     Parameters
     ----------
@@ -57,14 +61,14 @@ def say_parcels(register: object, rows: pd.DataFrame, crs: Any) -> str:
     crs
         Coordinate system of the register.
     """
-    lines = [f"{register}, {len(rows):,} rows, {_short(crs)}", *say_statuses(rows)]
-    lines += ["", *_say_overlap(rows), ""]
+    lines = [f"{register}, {len(rows):,} rows, {_crs_text(crs)}", *status_lines(rows)]
+    lines += ["", *_overlap_lines(rows), ""]
     table = [("tile", "parcels", "pixels", "pixels a parcel, median")]
     for tile, of_tile in accepted(rows).groupby("tile"):
         n_pixels = of_tile["n_pixels"]
         counts = (f"{len(of_tile):,}", f"{n_pixels.sum():,}", f"{n_pixels.median():,.0f}")
         table.append((str(tile), *counts))
-    return section("Parcels", [*lines, *_columns(table)])
+    return section("Parcels", [*lines, *aligned(table)])
 
 
 def accepted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -72,8 +76,8 @@ def accepted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["status"] != Status.REJECTED]
 
 
-def say_classes(nomenclature: str | None, classes: Sequence[CropClass]) -> str:
-    """List the classes that are trained on, and the largest of the others."""
+def classes_section(nomenclature: str | None, classes: Sequence[CropClass]) -> str:
+    """Return the section on the classes: those that are trained on, the largest of the others."""
     if nomenclature is None:
         return section("Classes", ["none: parcels.labels names no column"])
     used = [c for c in classes if c.class_index is not None]
@@ -87,7 +91,7 @@ def say_classes(nomenclature: str | None, classes: Sequence[CropClass]) -> str:
         table.append((index, str(c.code), c.name, f"{c.n_parcels:,}"))
     more = len(others) - MOST_CLASSES
     rest = [f"... and {more} more that are not trained on"] if more > 0 else []
-    return section("Classes", [*lines, "", *_columns(table), *rest])
+    return section("Classes", [*lines, "", *aligned(table), *rest])
 
 
 def expected_bytes(
@@ -127,54 +131,60 @@ def expected_bytes(
     }
 
 
-def say_sizes(sizes: Mapping[str, int], free_bytes: int, *, at_most: bool) -> str:
-    """List the sizes of the arrays and the free space on the disk."""
-    lines = [f"{name:24}{say_bytes(size):>9}" for name, size in sizes.items()]
-    lines.append(f"{'together':24}{say_bytes(sum(sizes.values())):>9}")
-    if at_most:
-        lines[-1] += "  at most: less if dates turn out to be too cloudy"
-    return section("On disk", [*lines, f"{'free there':24}{say_bytes(free_bytes):>9}"])
+def sizes_section(sizes: Mapping[str, int], free_bytes: int, *, at_most: bool) -> str:
+    """Return the section on the sizes of the arrays and the free space on the disk."""
+    note = "at most: less if dates turn out to be too cloudy" if at_most else ""
+    rows = [(name, bytes_text(size), "") for name, size in sizes.items()]
+    rows.append(("together", bytes_text(sum(sizes.values())), note))
+    rows.append(("free there", bytes_text(free_bytes), ""))
+    return section("On disk", aligned(rows, right=1))
 
 
-def say_bytes(n_bytes: float) -> str:
-    """Write a number of bytes in B, kB, MB, GB or TB."""
+def bytes_text(n_bytes: float) -> str:
+    """Return a number of bytes in B, kB, MB, GB or TB."""
     units = ("B", "kB", "MB", "GB", "TB")
     power = min(len(units) - 1, max(0, int(math.log10(max(n_bytes, 1) * 1.0005) // 3)))
     value = n_bytes / 1000**power
     return f"{value:.{0 if power == 0 or value >= 9.95 else 1}f} {units[power]}"
 
 
-def say_statuses(rows: pd.DataFrame) -> list[str]:
-    """Count the rows of the ledger by status and reason."""
+def status_lines(rows: pd.DataFrame) -> list[str]:
+    """Return the number of rows of the ledger with each status, and with each of its reasons."""
     lines = []
     for status in Status:
         chosen = rows[rows["status"] == status]
-        lines.append(f"{len(chosen):9,} {status}")
+        lines.append(_count_line(len(chosen), status))
         reasons = chosen.loc[chosen["reason"] != "", "reason"].value_counts()
-        lines += [f"{n:17,} {Reason(str(r)).words}" for r, n in reasons.items()]
+        lines += [f"{'':8}{_count_line(n, Reason(str(r)).words)}" for r, n in reasons.items()]
     return lines
 
 
-def _say_set_aside(rows: Sequence[AcquisitionRow]) -> list[str]:
-    """List the acquisitions that are not used, by reason."""
+def _count_line(n: int, text: str) -> str:
+    """Return a number and what it counts."""
+    return f"{n:9,} {text}"
+
+
+def _set_aside_lines(rows: Sequence[AcquisitionRow]) -> list[str]:
+    """Return the acquisitions that are not used, a line for each reason."""
     ids: dict[str, list[str]] = {}
     for row in rows:
         if not row.used:
             ids.setdefault(AcquisitionReason(row.reason).words, []).append(row.acquisition)
     return [
-        f"{len(names):9} set aside, {reason}: {first_five(names)}" for reason, names in ids.items()
+        _count_line(len(names), f"set aside, {reason}: {first_five(names)}")
+        for reason, names in ids.items()
     ]
 
 
-def _say_unknown_clouds(used: Sequence[AcquisitionRow]) -> list[str]:
-    """Count the acquisitions whose cloud cover is not in the metadata, or without a mask."""
+def _unknown_clouds_lines(used: Sequence[AcquisitionRow]) -> list[str]:
+    """Return how many acquisitions have no cloud cover in their metadata, or no mask."""
     counts = {
         "have no cloud cover in their metadata: the run reads their masks and may set some aside": (
             sum(map(clouds_unread, used))
         ),
         "have no cloud mask: all their pixels count as clear": sum(not row.masks for row in used),
     }
-    return [f"{count:9} {text}" for text, count in counts.items() if count]
+    return [_count_line(n, text) for text, n in counts.items() if n]
 
 
 def clouds_unread(row: AcquisitionRow) -> bool:
@@ -182,32 +192,32 @@ def clouds_unread(row: AcquisitionRow) -> bool:
     return row.used and row.cloud_fraction is None and row.masks != ""
 
 
-def _say_tiles(used: Sequence[AcquisitionRow], grids: Mapping[str, Grid]) -> list[str]:
-    """List the tiles with their dates and grids."""
+def _tile_lines(used: Sequence[AcquisitionRow], grids: Mapping[str, Grid]) -> list[str]:
+    """Return a table of the tiles with their dates and grids."""
     table = [("tile", "dates", "first", "last", "system", "grid")]
     for tile, grid in grids.items():
         dates = sorted({row.date for row in used if row.tile == tile})
         if dates:
-            pixels = f"{grid.width} x {grid.height} of {_say_pixel(grid)}"
+            pixels = f"{grid.width} x {grid.height} of {_pixel_text(grid)}"
             first, last = (day.isoformat() for day in (dates[0], dates[-1]))
-            table.append((tile, str(len(dates)), first, last, _short(grid.crs), pixels))
-    return _columns(table)
+            table.append((tile, str(len(dates)), first, last, _crs_text(grid.crs), pixels))
+    return aligned(table)
 
 
-def _say_bands(used: set[str], found: Sequence[Acquisition]) -> list[str]:
-    """List the bands by pixel size, and count the acquisitions with the same list."""
+def _bands_texts(used: set[str], found: Sequence[Acquisition]) -> list[str]:
+    """Return the bands of every used acquisition, by pixel size."""
     texts = []
     for item in found:
         if item.id in used:
             names: dict[str, list[str]] = {}
             for band in item.bands.values():
-                names.setdefault(_say_pixel(band.grid), []).append(band.name)
+                names.setdefault(_pixel_text(band.grid), []).append(band.name)
             texts.append("; ".join(f"{size} {' '.join(n)}" for size, n in sorted(names.items())))
-    return _counted("bands", texts)
+    return texts
 
 
-def _say_overlap(rows: pd.DataFrame) -> list[str]:
-    """Count the parcels with an outline that are on the imagery."""
+def _overlap_lines(rows: pd.DataFrame) -> list[str]:
+    """Return how many of the parcels with an outline are on the imagery; nothing without any."""
     placed = rows[rows["n_pixels"].notna()]
     if placed.empty:
         return []
@@ -218,26 +228,28 @@ def _say_overlap(rows: pd.DataFrame) -> list[str]:
     return [f"{line}, {n_across:,} of them across its edge and set aside" if n_across else line]
 
 
-def _say_processing(row: AcquisitionRow) -> str:
-    """Name the platform, processing baseline and offset of an acquisition."""
+def _processing_text(row: AcquisitionRow) -> str:
+    """Return the platform, processing baseline and offset of an acquisition."""
     parts = [row.platform, row.baseline or "not stated", f"offset {row.offset}"]
     return ", ".join(part for part in parts if part)
 
 
-def _counted(title: str, texts: Iterable[str]) -> list[str]:
-    """List texts with their number of occurrences, the most frequent first."""
-    lines = [f"{text} ({n})" for text, n in Counter(texts).most_common()]
-    return [f"{title if i == 0 else '':10}{line}" for i, line in enumerate(lines)]
+def _frequency_rows(title: str, texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the different texts with their frequency, most frequent first; the first is titled."""
+    return [
+        ("" if i else title, f"{text} ({n})")
+        for i, (text, n) in enumerate(Counter(texts).most_common())
+    ]
 
 
-def _say_pixel(grid: Grid) -> str:
-    """Write the size of a pixel."""
+def _pixel_text(grid: Grid) -> str:
+    """Return the size of a pixel."""
     if grid.pixel_width == grid.pixel_height:
         return f"{grid.pixel_width:g} m"
     return f"{grid.pixel_width:.4g} x {grid.pixel_height:.4g} m"
 
 
-def _short(crs: Any) -> str:
+def _crs_text(crs: Any) -> str:
     """Return the code of a coordinate system, such as EPSG:32631, or else its name."""
     from pyproj import CRS
 
@@ -245,16 +257,19 @@ def _short(crs: Any) -> str:
     return ":".join(code) if code else CRS(crs).name
 
 
-def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
-    """Align the cells of a table."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+def aligned(rows: Sequence[tuple[str, ...]], right: int | None = None) -> list[str]:
+    """Return the rows of a table as lines; the cells of one column can be aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
+        "  ".join(
+            cell.rjust(width) if i == right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     ]
 
 
 def section(title: str, lines: Iterable[str]) -> str:
-    """Write a title with indented lines below it."""
+    """Return a title with indented lines below it."""
     body = "\n".join(f"  {line}".rstrip() for line in lines)
     return f"{title}\n{body}\n\n"

@@ -330,11 +330,10 @@ def month_ticks(first: date, last: date, x: Scale, at_most: int = 14) -> list[Ti
     """Mark the first day of every n-th month, with the least n for at most `at_most` marks."""
     months = (last.year - first.year) * 12 + last.month - first.month + 1
     step = next((s for s in (1, 2, 3, 6, 12) if months / s <= at_most), 12 * (months // 120 + 1))
-    starts = [
-        date(first.year + m // 12, m % 12 + 1, 1)
-        for m in range(first.month - 1, first.month + months)
-        if m % step == 0
-    ]
+    # Months are counted from the January before the first day.
+    starts = (
+        date(first.year + m // 12, m % 12 + 1, 1) for m in range(0, first.month - 1 + months, step)
+    )
     ticks, year = [], None
     for day in starts:
         if first <= day <= last:

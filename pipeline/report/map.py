@@ -124,26 +124,14 @@ def draw_map(
     InputError
         If the GeoPackage and the table have different numbers of rows.
     """
-    names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
-    n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
-    if n_rows != len(predictions):
-        raise InputError(
-            f"{layer} has {n_rows} rows, the table of predictions has {len(predictions)}. "
-            "Write them again: snakemake -R predict."
-        )
-    table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
-    shapes = table.geometry.to_crs(crs)
-    parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
-    parcels = parcels.assign(
-        confidence=table["confidence"], geometry=shapes.array, agreement=agreement(parcels)
-    )
-    is_area = shapely.get_dimensions(shapes.array) == 2
-    drawable = is_area & ~shapely.is_empty(shapes.array)
+    parcels = _read_parcels(layer, len(predictions), crs)
+    outlines = np.asarray(parcels["geometry"])
+    drawable = (shapely.get_dimensions(outlines) == 2) & ~shapely.is_empty(outlines)
     accepted = drawable & (parcels["status"] != Status.REJECTED).to_numpy()
     if not accepted.any():
         return None
-    bounds = shapely.total_bounds(shapes.array[accepted])
-    inside = drawable & shapely.intersects(np.asarray(shapes.array), shapely.box(*bounds))
+    bounds = shapely.total_bounds(outlines[accepted])
+    inside = drawable & shapely.intersects(outlines, shapely.box(*bounds))
     # Rejected parcels are drawn first, so that they do not hide others: a second row with the same
     # id often has the same outline.
     shown = pd.concat([parcels[inside & ~accepted], parcels[inside & accepted]])
@@ -162,9 +150,27 @@ def draw_map(
         predicted=dict(Counter(shown["pred_code"])),
         agreement=(counts := dict(Counter(shown["agreement"]))),
         scale_bar=_scale_bar(view),
-        n_beyond=n_rows - len(shown),
+        n_beyond=len(predictions) - len(shown),
         # Only existing weights have classes that they do not know.
         legend={k: value for k, value in AGREEMENT.items() if k != "unknown" or k in counts},
+    )
+
+
+def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
+    """Read the predicted parcels, with their outlines in a coordinate system; see `draw_map`."""
+    names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
+    n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
+    if n_rows != n_predictions:
+        raise InputError(
+            f"{layer} has {n_rows} rows, the table of predictions has {n_predictions}. "
+            "Write them again: snakemake -R predict."
+        )
+    table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
+    parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
+    return parcels.assign(
+        confidence=table["confidence"],
+        geometry=table.geometry.to_crs(crs).array,
+        agreement=agreement(parcels),
     )
 
 

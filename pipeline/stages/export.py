@@ -57,14 +57,11 @@ def _write_metadata(paths: DatasetPaths, tiles: Sequence[PackedTile]) -> None:
     """Join the descriptions of the tiles, and write them as META."""
     with_parcels = [tile for tile in tiles if tile.parcel_ids]
     held = [tile for tile in tiles if tile.held.any()]
-    sizes, n_dates = (
-        {
-            i: n
-            for tile in held
-            for i, n in zip(tile.packed_ids, getattr(tile, name)[tile.held].tolist(), strict=True)
-        }
-        for name in ("n_pixels", "n_dates")
-    )
+    sizes: dict[str, int] = {}
+    n_dates: dict[str, int] = {}
+    for tile in held:
+        sizes |= zip(tile.packed_ids, tile.n_pixels[tile.held].tolist(), strict=True)
+        n_dates |= zip(tile.packed_ids, tile.n_dates[tile.held].tolist(), strict=True)
     parcel_dates = {i: tile.dates_of(i) for tile in held for i in tile.packed_ids}
     differ = len(set(parcel_dates.values())) > 1
     write_metadata(

@@ -55,29 +55,23 @@ def rasterise(
     settings
         parcels.all_touched, min_covered_fraction, buffer_m and min_pixels.
     """
-    grid = read_grids(grids)[tile]
-    files = [parcels / f"{tile}.parquet", parcels / f"{tile}.rejected.parquet"]
-    tables = [_read_parcels(path) for path in files]
-    table = pd.concat(tables, ignore_index=True)
+    usable = _read_parcels(parcels / f"{tile}.parquet")
+    rejected = _read_parcels(parcels / f"{tile}.rejected.parquet")
+    table = pd.concat([usable, rejected], ignore_index=True)
     found = index_pixels(
         buffered(table.geometry.to_numpy(), settings.parcels.buffer_m),
         table["parcel_id"].tolist(),
-        grid,
+        read_grids(grids)[tile],
         tile,
         all_touched=settings.parcels.all_touched,
         min_covered_fraction=settings.parcels.min_covered_fraction,
     )
-    is_indexed = found.sizes >= settings.parcels.min_pixels
-    # The second table has the rejected parcels.
-    is_indexed[len(tables[0]) :] = False
+    is_usable = np.arange(len(table)) < len(usable)
+    is_indexed = is_usable & (found.sizes >= settings.parcels.min_pixels)
     index = found.select(is_indexed)
-    with replacing(pixel_index) as temporary:
-        index.save(temporary)
-    with replacing(counts) as temporary:
-        counted = table[["row", "parcel_id"]].assign(n_pixels=found.sizes, indexed=is_indexed)
-        pd.DataFrame(counted).to_parquet(temporary, index=False)
-    with replacing(label_image) as temporary:
-        _draw(temporary, index)
+    _write_index(pixel_index, index)
+    _write_counts(counts, table.assign(n_pixels=found.sizes, indexed=is_indexed))
+    _write_label_image(label_image, index)
     logger.info("%d parcels, %d pixels of tile %s", len(index.parcel_ids), len(index.rows), tile)
 
 
@@ -87,7 +81,18 @@ def _read_parcels(path: Path) -> gpd.GeoDataFrame:
         return gpd.read_parquet(path)
 
 
-def _draw(path: Path, index: PixelIndex) -> None:
+def _write_index(path: Path, index: PixelIndex) -> None:
+    with replacing(path) as temporary:
+        index.save(temporary)
+
+
+def _write_counts(path: Path, table: gpd.GeoDataFrame) -> None:
+    columns = pd.DataFrame(table[["row", "parcel_id", "n_pixels", "indexed"]])
+    with replacing(path) as temporary:
+        columns.to_parquet(temporary, index=False)
+
+
+def _write_label_image(path: Path, index: PixelIndex) -> None:
     """Write the label image, one row of blocks at a time."""
     grid = index.grid
     labels = np.repeat(np.arange(1, len(index.parcel_ids) + 1, dtype=np.uint32), index.sizes)
@@ -109,7 +114,7 @@ def _draw(path: Path, index: PixelIndex) -> None:
         "compress": "deflate",
         "sparse_ok": True,
     }
-    with rasterio.open(path, "w", **profile) as image:
+    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as image:
         for top, first, last in zip(tops, starts, starts[1:], strict=False):
             here = order[first:last]
             blocks = np.zeros((min(BLOCK, grid.height - top), grid.width), np.uint32)

@@ -4,9 +4,9 @@ import torch
 
 from models.errors import InputError
 from models.standardisation import FeatureScaling, Normalisation
-from models.training import sampling
-from models.training.augmentation import Augmentation, drop_dates
-from models.training.batches import Batches, training_batch_starts
+from models.training import batches, sampling
+from models.training.augmentation import Augmentation, Augmenter, drop_dates
+from models.training.batches import Batches, divide
 from models.training.distributed import Processes
 from models.training.sampling import PixelRows, draw_pixels, parcel_seeds
 from tests.builders.models import make_batches, make_data
@@ -86,7 +86,7 @@ class TestEvaluation:
     def test_equals_one_parcel_at_a_time(self):
         data = make_data()
         indices = np.array([4, 0, 3, 2, 5, 1])
-        [batch] = make_batches(data).evaluation(indices, 10)
+        batch = make_batches(data).of(indices)
         scaled = FeatureScaling.fit(data.features).apply(data.features)
         assert batch.pixels.shape == (6, 4, 2, 5)
         for row, i in enumerate(indices):
@@ -110,31 +110,27 @@ class TestEvaluation:
 
     def test_batch_size_and_order_change_no_parcel(self):
         batches = make_batches(make_data())
-        [whole] = batches.evaluation(np.arange(6), 6)
-        compared = []
-        for batch, i in zip(
-            batches.evaluation(np.arange(6)[::-1], 1), range(5, -1, -1), strict=True
-        ):
+        whole = batches.of(np.arange(6))
+        for i in range(5, -1, -1):
+            batch = batches.of(np.array([i]))
             # Alone, a small parcel is not padded to the size of the others.
             n_pixels = batch.pixels.shape[3]
             assert torch.equal(batch.pixels[0], whole.pixels[i, ..., :n_pixels])
             assert torch.equal(batch.pixel_mask[0], whole.pixel_mask[i, :, :n_pixels])
             assert not whole.pixel_mask[i, :, n_pixels:].any()
-            compared.append(i)
-        assert len(compared) == 6
 
     def test_pixels_are_pixel_major_memory(self):
-        [batch] = make_batches(make_data()).evaluation(np.arange(6), 6)
+        batch = make_batches(make_data()).of(np.arange(6))
         assert batch.pixels.permute(0, 3, 1, 2).is_contiguous()
 
     def test_empty_parcels_at_any_position(self):
         data = make_data(sizes=(0, 3, 0))
-        [batch] = make_batches(data).evaluation(np.arange(3), 3)
+        batch = make_batches(data).of(np.arange(3))
         assert batch.pixel_mask.any(2).any(1).tolist() == [False, True, False]
 
     def test_without_masks_and_features(self):
         data = make_data(clear=None, observed=None, features=None)
-        [batch] = make_batches(data).evaluation(np.arange(6), 6)
+        batch = make_batches(data).of(np.arange(6))
         assert batch.observed is None
         assert batch.extra is None
         assert batch.pixel_mask.sum().item() == 4 * (3 + 5 + 1 + 0 + 5 + 5)
@@ -143,8 +139,8 @@ class TestEvaluation:
         data = make_data()
         np.save(tmp_path / "pixels.npy", data.pixels)
         mapped = make_data(pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"))
-        [batch] = make_batches(mapped).evaluation(np.arange(6), 6)
-        [expected] = make_batches(data).evaluation(np.arange(6), 6)
+        batch = make_batches(mapped).of(np.arange(6))
+        expected = make_batches(data).of(np.arange(6))
         assert torch.equal(batch.pixels, expected.pixels)
 
 
@@ -156,8 +152,8 @@ class TestPixelRows:
         monkeypatch.setattr(sampling, "_COPIED_TOGETHER", 10)
         resident = PixelRows(data, CPU, keep=True)
         resident._resident = (
-            sampling._copied(data.pixels.view(np.int16), CPU),
-            sampling._copied(data.clear, CPU),
+            sampling._copied(data.pixels, CPU, torch.int16),
+            sampling._copied(data.clear, CPU, torch.bool),
         )
         chosen = torch.tensor([[0, 73, 2], [5, 5, 1]])
         pixels, clear = resident.gather(chosen)
@@ -177,9 +173,9 @@ class TestPixelRows:
 
 class TestTraining:
     def train(self, batches, seed=1, augmentation=UNCHANGED, batch_size=2):
-        rng = np.random.default_rng(seed)
-        noise = torch.Generator().manual_seed(seed)
-        return list(batches.training(np.arange(6), batch_size, augmentation, rng, noise))
+        augment = Augmenter(augmentation, torch.Generator().manual_seed(seed))
+        drawn = batches.training(np.arange(6), batch_size, np.random.default_rng(seed))
+        return list(map(augment, drawn))
 
     def test_every_parcel_once_in_a_new_order_with_new_pixels(self):
         data = make_data(labels=np.arange(6))
@@ -216,8 +212,9 @@ class TestTraining:
 
     @pytest.mark.parametrize(("n", "sizes"), [(6, [2, 2, 2]), (7, [2, 2, 3]), (2, [2]), (3, [3])])
     def test_no_batch_of_one(self, n, sizes):
-        starts = [*training_batch_starts(n, 2), n]
-        assert np.diff(starts).tolist() == sizes
+        batches = divide(np.arange(n), 2)
+        assert [len(batch) for batch in batches] == sizes
+        assert np.concatenate(batches).tolist() == list(range(n))
 
     def test_date_dropping_keeps_two_observed_dates_of_every_parcel(self):
         draws = torch.Generator().manual_seed(1)
@@ -242,8 +239,15 @@ class TestTraining:
         assert (first != other).any()
         assert (first != first[0]).any()
         assert 0.3 < first.mean() < 0.7
-        [evaluated] = batches.evaluation(np.arange(6), 6)
+        evaluated = batches.of(np.arange(6))
         assert evaluated.observed is None
+
+    def test_dates_that_a_parcel_does_not_have_stay_out_when_others_are_dropped(self):
+        data = make_data(sizes=(3,) * 6, n_dates=30, clear=None, labels=np.arange(6))
+        for batch in self.train(make_batches(data), 1, Augmentation(date_dropping=0.3)):
+            own = torch.from_numpy(data.observed[batch.labels])
+            assert not (batch.observed & ~own).any()
+            assert (batch.observed.sum(1) < own.sum(1)).all()
 
     def test_all_dates_of_a_parcel_are_shifted_together(self):
         data = make_data(labels=np.arange(6))
@@ -255,19 +259,24 @@ class TestTraining:
                 assert (moved == moved[:, :1]).all()
                 shifts += moved[:, 0].tolist()
         assert np.unique(shifts).tolist() == [-3, -2, -1, 0, 1, 2, 3]
-        [evaluated] = batches.evaluation(np.arange(6), 6)
+        evaluated = batches.of(np.arange(6))
         np.testing.assert_array_equal(evaluated.positions, data.days)
+
+    @pytest.mark.parametrize("together", [1, 4, 5, 100])
+    def test_parcels_drawn_together_change_no_batch(self, monkeypatch, together):
+        made = make_batches(make_data())
+        expected = self.train(made, batch_size=2)
+        monkeypatch.setattr(batches, "_DRAWN_TOGETHER", together)
+        for one, other in zip(self.train(made, batch_size=2), expected, strict=True):
+            assert one.parcels.tolist() == other.parcels.tolist()
+            assert torch.equal(one.pixels, other.pixels)
+            assert torch.equal(one.pixel_mask, other.pixel_mask)
 
     def test_processes_share_every_batch(self):
         batches = make_batches(make_data(labels=np.arange(6)))
         alone = self.train(batches, batch_size=4)
-        noise = torch.Generator()
         shares = [
-            list(
-                batches.training(
-                    np.arange(6), 4, UNCHANGED, np.random.default_rng(1), noise, Processes(rank, 2)
-                )
-            )
+            list(batches.training(np.arange(6), 4, np.random.default_rng(1), Processes(rank, 2)))
             for rank in (0, 1)
         ]
         # A last batch of two would leave each process one: the batch before takes it.
@@ -275,11 +284,13 @@ class TestTraining:
         assert [[len(b.labels) for b in share] for share in shares] == [[3], [3]]
         joined = sorted(i for share in shares for b in share for i in b.labels.tolist())
         assert joined == list(range(6))
+        # Each share knows the parcels of the whole batch.
+        assert [sorted(b.parcels.tolist()) for share in shares for b in share] == [joined, joined]
 
     def test_refuses_too_few_parcels(self):
-        rng, noise = np.random.default_rng(1), torch.Generator()
+        rng = np.random.default_rng(1)
         with pytest.raises(InputError, match=r"two or more parcels .*found 1 parcels"):
-            next(make_batches(make_data()).training(np.array([0]), 8, UNCHANGED, rng, noise))
+            next(make_batches(make_data()).training(np.array([0]), 8, rng))
 
 
 class TestStandardisation:
@@ -288,7 +299,7 @@ class TestStandardisation:
         rng = np.random.default_rng(2)
         normalisation = Normalisation(rng.uniform(1e3, 3e3, shape), rng.uniform(500, 900, shape))
         data = make_data(sizes=(5, 5), clear=None, observed=None)
-        [batch] = make_batches(data, normalisation=normalisation).evaluation(np.arange(2), 2)
+        batch = make_batches(data, normalisation=normalisation).of(np.arange(2))
         pixels = data.pixels.reshape(2, 5, 4, 2).astype(float)
         expected = (pixels - normalisation.means) / normalisation.stds
         np.testing.assert_allclose(batch.pixels.permute(0, 3, 1, 2), expected, atol=1e-5)
@@ -296,7 +307,7 @@ class TestStandardisation:
     def test_a_deviation_of_zero_returns_finite_pixels(self):
         data = make_data(sizes=(5, 5))
         normalisation = Normalisation([100.0, 200.0], [0.0, 10.0])
-        [batch] = make_batches(data, normalisation=normalisation).evaluation(np.arange(2), 2)
+        batch = make_batches(data, normalisation=normalisation).of(np.arange(2))
         assert torch.isfinite(batch.pixels).all()
 
     def test_refuses_other_shapes(self):

@@ -10,7 +10,6 @@ from models.classifier import ParcelClassifier
 from models.crop_model import CropModel
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
-from models.training.augmentation import Augmentation
 from models.training.batches import Batches
 from models.training.learner import focal_loss
 from models.training.train_fold import train_fold
@@ -94,8 +93,7 @@ def test_values_at_padding_dates_do_not_change_the_training(ragged, name):
         # Of the attention: it is drawn for padding too.
         model.temporal_encoder.attention_heads.dropout.p = 0.0
         batches = Batches(each, Normalisation(2000.0, 1000.0), None, 6, torch.device("cpu"))
-        rng, noise = np.random.default_rng(3), torch.Generator()
-        for batch in batches.training(np.arange(30), 30, Augmentation(), rng, noise):
+        for batch in batches.training(np.arange(30), 30, np.random.default_rng(3)):
             loss = focal_loss(model.train()(*batch.inputs), batch.labels, gamma=1.0)
             loss.backward()
             losses.append(loss.item())

@@ -99,7 +99,8 @@ def empty_parcel(mask):
     "change", [all_true, some_true, ragged_dates, one_true_pixel, empty_parcel]
 )
 def test_fast_path_equals_plain_layers(sets, change, pooling, training):
-    for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 3e-6)):
+    # In float32, both differ from float64 by up to 6e-6.
+    for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         mask = change(sets[1])
         inputs = sets[0].to(dtype), mask, sets[2].to(dtype)
         fast, plain = (make_encoder(pooling, dtype, fast=f).train(training) for f in (True, False))

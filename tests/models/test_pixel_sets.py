@@ -11,7 +11,6 @@ from models.errors import InputError
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets, StackedRows, stacked
 from models.standardisation import Normalisation
-from models.training.augmentation import Augmentation
 from models.training.resume import training_digest
 from models.training.sampling import PixelRows
 from tests.builders.models import describe, make_batches, make_data, training_settings
@@ -95,8 +94,7 @@ def test_batches_of_several_arrays_equal_those_of_one():
     assert equal(one.of(every), several.of(every))
 
     def training(batches):
-        rng, noise = np.random.default_rng(2), torch.Generator().manual_seed(2)
-        return list(batches.training(every, 3, Augmentation(), rng, noise))
+        return list(batches.training(every, 3, np.random.default_rng(2)))
 
     assert all(equal(a, b) for a, b in zip(training(one), training(several), strict=True))
     for first, last in ((0, 6), (1, 3), (2, 6), (3, 3)):
@@ -114,7 +112,7 @@ def test_the_copy_on_a_device_contains_every_array():
     from models.training.sampling import _copied
 
     data = in_tiles(make_data())
-    copy = _copied(data.pixels, torch.device("cpu"), view=np.int16)
+    copy = _copied(data.pixels, torch.device("cpu"), torch.int16)
     assert np.array_equal(copy.numpy().view(np.uint16), data.pixels[:])
     rows = PixelRows(data, torch.device("cpu"), keep=True)
     pixels, clear = rows.gather(torch.tensor([[0, 37], [12, 5]]))

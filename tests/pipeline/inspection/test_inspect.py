@@ -14,7 +14,7 @@ from shapely import box
 
 from pipeline.__main__ import main
 from pipeline.classes.reasons import Reason, Status
-from pipeline.inspection.text import say_bytes
+from pipeline.inspection.text import aligned, bytes_text
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read
 from pipeline.workflow.paths import RunPaths
@@ -106,7 +106,7 @@ def test_inspect_describes_what_the_run_then_does(folder, capsys):
     ):
         size = root.stat().st_size if root.is_file() else 0
         size += sum(path.stat().st_size for path in root.rglob("*.npy"))
-        assert re.search(rf"{title} +{say_bytes(size)}\n", shown), title
+        assert re.search(rf"{title} +{bytes_text(size)}\n", shown), title
     assert "at most" not in shown
 
 
@@ -163,7 +163,15 @@ def test_a_scene_must_be_simulated_first(tmp_path, caplog, monkeypatch):
      (999_600, "1.0 MB"), (2.5e9, "2.5 GB"), (3e15, "3000 TB")],
 )  # fmt: skip
 def test_sizes_are_written_in_a_readable_unit(n_bytes, shown):
-    assert say_bytes(n_bytes) == shown
+    assert bytes_text(n_bytes) == shown
+
+
+def test_columns_are_aligned():
+    rows = [("tile", "size", ""), ("a", "12 kB", "at most"), ("long name", "3 kB", "")]
+    assert aligned(rows) == ["tile       size", "a          12 kB  at most", "long name  3 kB"]
+    right = ["tile        size", "a          12 kB  at most", "long name   3 kB"]
+    assert aligned(rows, right=1) == right
+    assert aligned([]) == []
 
 
 def test_two_tiles_in_two_zones_without_masks(folder, capsys):

@@ -107,13 +107,15 @@ def parcels_on_shared_dates(*, clear_share=1.0, seed=3):
     labels = np.arange(300) % 3
     level = np.repeat(labels, np.diff(offsets))[:, None, None] * np.array([150.0, 0.0])
     pixels = 1000 + level * np.arange(6)[:, None] + rng.normal(0, 400, (offsets[-1], 6, 2))
+    clear = rng.random((offsets[-1], 6)) < clear_share
+    clear[offsets[:-1], 2] = True  # no series is without any value
     return PixelSets(
         ids=[str(i) for i in range(300)],
         pixels=pixels.clip(0).astype(np.uint16),
         offsets=offsets,
         days=np.tile([0, 10, 35, 41, 90, 120], (300, 1)),
         labels=labels,
-        clear=rng.random((offsets[-1], 6)) < clear_share,
+        clear=clear,
     )
 
 

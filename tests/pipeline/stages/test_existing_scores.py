@@ -276,9 +276,7 @@ def test_a_dataset_that_was_labelled_for_other_models_is_refused(tmp_path):
     case = Case(tmp_path)
     case.predict()
     write(case.run.dataset.classes, [{"code": c, "name": c} for c in ("maize", "barley", "wheat")])
-    with pytest.raises(
-        InputError, match=r"classes\.json has the classes maize, barley, .*-R"
-    ):
+    with pytest.raises(InputError, match=r"classes\.json has the classes maize, barley, .*-R"):
         write_existing_scores(
             case.run.existing_scores, opened(case.run), [CropClass(c, c) for c in CLASSES],
             np.zeros(40, int), season_of(read_description(tmp_path / "weights/Fold_1"), SEASON),

@@ -109,7 +109,8 @@ class ModelDescription:
         expect(_is_date(self.first_date), "first_date", "YYYY-MM-DD", repr(self.first_date))
         if self.dates is not None:
             _check_texts("dates", self.dates)
-            expect(all(map(_is_date, self.dates)), "dates", "YYYY-MM-DD", str(self.dates)[:100])
+            wrong = [day for day in self.dates if not _is_date(day)]
+            expect(not wrong, "dates", "YYYY-MM-DD", repr(wrong[:1]))
 
     @classmethod
     def of(
@@ -289,13 +290,6 @@ def _is_date(text: object) -> bool:
     except ValueError:
         return False
     return isinstance(text, str)
-
-
-def _check_date(name: str, value: object) -> None:
-    try:
-        date.fromisoformat(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: expected YYYY-MM-DD, found {value!r}") from None
 
 
 def _shown(value: list[int | str] | str) -> str:

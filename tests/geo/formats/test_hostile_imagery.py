@@ -107,12 +107,13 @@ def test_an_archive_of_very_many_members_is_refused_before_they_are_listed(tmp_p
 
 
 def test_names_of_members_reach_nothing_outside_the_archive(tmp_path):
-    outside = write_safe(tmp_path / "outside", np.random.default_rng(1)).path
+    outside = write_safe(tmp_path / "outside", np.random.default_rng(1))
+    metadata = (outside.path / "MTD_MSIL2A.xml").read_bytes()
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in" / "a.zip", "w") as archive:
         for name in ("/etc/MTD_MSIL2A.xml", "../../outside/MTD_MSIL2A.xml"):
-            archive.writestr(name, (outside / "MTD_MSIL2A.xml").read_bytes())
-        archive.write(tmp_path / "in" / "a.zip", "nested/MTD_MSIL2A.zip")
+            archive.writestr(name, metadata)
+        archive.writestr("nested/MTD_MSIL2A.zip", zip_product(outside).read_bytes())
     assert {product.root for product in find_products(tmp_path / "in", [])} == {
         *("/etc/", "../../outside/")
     }

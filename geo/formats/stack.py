@@ -204,7 +204,7 @@ def describe(
             scale, offset, nodata = decoding(name, encoding, reflectance_scale)
         # Attributes may contain anything, such as a scale_factor of 0 or a text.
         except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-            raise InputError(f"{path}: attributes of {variable.name}: {error}.") from error
+            raise InputError(f"{path}: {variable.name}: {error}.") from error
         where: dict[Kind | None, int | Literal["y", "x"]]
         where = {"y": "y", "x": "x", "band": place, "time": 0, None: 0}
         plane = Plane(

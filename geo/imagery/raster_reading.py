@@ -488,7 +488,7 @@ def read_points(
                 slice(rows[down[0]], rows[down[-1]] + 1),
                 slice(cols[right[0]], cols[right[-1]] + 1),
             )
-            raw = _read_reduced(band, *window)
+            raw = _read_reduced(band, *window, _REDUCED)
             good = _inside(usable(raw))
             at = np.ix_(
                 _scaled(rows[down], window[0], raw.shape[0]),
@@ -512,7 +512,7 @@ def _scaled(at: NDArray[np.int_], window: slice, size: int) -> NDArray[np.int_]:
     return np.asarray((at - window.start) * size // (window.stop - window.start))
 
 
-def _read_reduced(band: Band, rows: slice, cols: slice, side: int = _REDUCED) -> NDArray[Any]:
+def _read_reduced(band: Band, rows: slice, cols: slice, side: int) -> NDArray[Any]:
     """Read a window, at reduced resolution if it is large."""
     shape = rows.stop - rows.start, cols.stop - cols.start
     if max(shape) <= side or is_read_in_windows(band):

@@ -59,7 +59,9 @@ def test_without_parcels_there_are_no_features():
 
 def test_features_and_positions_are_those_of_the_dataset(tmp_path):
     parcels = tmp_path / "T.parquet"
-    table = gpd.GeoDataFrame({"parcel_id": ["p0", "p1"]}, geometry=[SQUARE, ANGLE], crs=GRID.crs)
+    table = gpd.GeoDataFrame(
+        {"row": [0, 1], "parcel_id": ["p0", "p1"]}, geometry=[SQUARE, ANGLE], crs=GRID.crs
+    )
     table.to_parquet(parcels)
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
     paths = tmp_path / "META" / "geomfeat.json", tmp_path / "META" / "positions.json"
@@ -74,7 +76,7 @@ def test_features_and_positions_are_those_of_the_dataset(tmp_path):
     assert shapely.Point(positions["p1"]).within(ANGLE)
 
     # The tile may have further parcels, in another order.
-    more = {"parcel_id": ["few", "p1", "p0"]}
+    more = {"row": [2, 1, 0], "parcel_id": ["few", "p1", "p0"]}
     gpd.GeoDataFrame(more, geometry=[SQUARE, ANGLE, SQUARE], crs=GRID.crs).to_parquet(parcels)
     features(tmp_path, [tmp_path / "index.npz"], tmp_path, *paths)
     assert [json.loads(path.read_text()) for path in paths] == [found, positions]
@@ -89,7 +91,7 @@ def test_features_and_positions_are_those_of_the_dataset(tmp_path):
 
 def test_an_index_of_other_parcels_is_refused(tmp_path):
     parcels = tmp_path / "T.parquet"
-    table = gpd.GeoDataFrame({"parcel_id": ["p0"]}, geometry=[SQUARE], crs=GRID.crs)
+    table = gpd.GeoDataFrame({"row": [0], "parcel_id": ["p0"]}, geometry=[SQUARE], crs=GRID.crs)
     table.to_parquet(parcels)
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
     with pytest.raises(

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
+
 from pipeline.stages.index import decide
 from pipeline.workflow.config import load, view
-from tests.builders.stac import item_of
+from tests.builders.stac import item_of, write_scene
 
 DAYS = ["20180405", "20180420", "20180505"]
 
@@ -18,7 +20,9 @@ def test_files_of_unchanged_items_stay_untouched(tmp_path):
         decide(source, settings, folder, read_pixels=False)
         return {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
 
-    items = [item_of(day, "https://somewhere") for day in DAYS]
+    for day in DAYS:
+        write_scene(tmp_path / "scenes", np.random.default_rng(4), day)
+    items = [item_of(day, str(tmp_path / "scenes")) for day in DAYS]
     names = [f"{item['id']}.json" for item in items]
     before = write(items)
     items[1]["properties"]["eo:cloud_cover"] = 30

@@ -75,7 +75,7 @@ def run(tmp_path_factory):
         dates=[date(2018, 3, 10) + timedelta(30 * t) for t in range(N_DATES)],
         sizes={i: int(size) for i, size in zip(ids, sizes, strict=True)},
         n_dates=dict.fromkeys(ids, N_DATES),
-        description={"bands": ["B04", "B08"], "fill": "linear"},
+        description={"bands": ["B04", "B08"], "fill": "linear", "crs": None, "simulated": False},
     )
     classes = [CropClass(k, f"class {k}", class_index=k) for k in range(3)]
     labels = {i: k % 3 for k, i in enumerate(ids)}

@@ -32,6 +32,9 @@ NATIVE_RESOLUTION_M = {
     **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12", SCENE_CLASSIFICATION), 20),
     **dict.fromkeys(("B01", "B09", "B10"), 60),
 }
+# Reflectance beyond these is not data. Snow, clouds and sun glint reach 1.9; atmospheric correction
+# makes dark surfaces slightly negative.
+PLAUSIBLE_REFLECTANCE = (-0.2, 2.0)
 # Cloud masks: scene classification, cloud probability in percent, the bits of THEIA's cloud mask,
 # and the user's mask (every value but 0 is cloudy).
 MASKS = (SCENE_CLASSIFICATION, "CLDPRB", "CLM", "MASK")

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
-from geo.imagery.acquisition import MASKS, Acquisition, Band
+from geo.imagery.acquisition import MASKS, PLAUSIBLE_REFLECTANCE, Acquisition, Band
 from geo.imagery.raster_reading import read_window
 
-# Reflectance x 10,000 beyond these is not data. Snow, clouds and sun glint reach 1.9; atmospheric
-# correction makes dark surfaces slightly negative.
-LOWEST, HIGHEST = -2_000.0, 20_000.0
+# In reflectance x 10,000, as all bands are converted.
+LOWEST, HIGHEST = (10_000 * limit for limit in PLAUSIBLE_REFLECTANCE)
 
 # If most values of a band are impossible, its scale is wrong, unless these are fewer than this
 # fraction of all: beside an area of fill values, interpolation leaves a seam of such values.

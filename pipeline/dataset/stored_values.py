@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
+from geo.imagery.acquisition import PLAUSIBLE_REFLECTANCE
 
 # A dataset of a run stores reflectance x 10,000.
 UNIT = 10_000
-# Reflectance outside this range is not data.
-PLAUSIBLE = (-0.2, 2.0)
 # The median reflectance of a dataset that shows vegetation, soil or water is within this range.
 PLAUSIBLE_MEDIAN = (0.002, 1.5)
 # Factors from stored values to reflectance that occur: reflectance, percent, thousandths, bytes,
@@ -71,7 +70,7 @@ def convert(
         nodata = np.any(stored == np.iinfo(np.uint16).max, axis=1)
         return stored, nodata
     values = stored * np.float64(factor_of(stored.dtype, scale))
-    low, high = (UNIT * limit for limit in PLAUSIBLE)
+    low, high = (UNIT * limit for limit in PLAUSIBLE_REFLECTANCE)
     # NaN is not within any range.
     within = (values >= low) & (values <= high)
     nodata = ~np.all(within, axis=1)

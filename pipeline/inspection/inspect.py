@@ -220,7 +220,7 @@ def _file_texts(source: Path) -> list[str]:
         "normalisation computed" if normalisation is None else normalisation.name,
         files.features.name if features else "no geometric features",
         files.positions.name if positions else "no positions (no spatial blocks, no map)",
-        "cloudy pixels marked (VALID)" if files.valid.is_dir() else "no VALID: all count as clear",
+        "cloudy pixels marked (VALID)" if files.valid.is_dir() else "no VALID: all but nodata is clear",
     ]
 
 

@@ -81,7 +81,7 @@ def _check_register(register: Path, settings: Settings) -> None:
             raise error from None
     if settings.imagery.path is None or is_address(settings.imagery.path):
         return  # clean will tell
-    from pipeline.stages.index import decide
+    from pipeline.dataset.acquisition_choice import decide
 
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None

@@ -22,6 +22,7 @@ from pipeline.classes.crop_class import Classes
 from pipeline.classes.ledger import count_pixels, refuse_none_left, status_of
 from pipeline.classes.reasons import Status
 from pipeline.classes.register import CheckedRegister, check_register
+from pipeline.dataset.acquisition_choice import Decision, decide
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.text import (
     accepted,
@@ -36,7 +37,6 @@ from pipeline.inspection.text import (
     sizes_section,
     status_lines,
 )
-from pipeline.stages.index import Decision, decide
 from pipeline.stages.ingest import Examined, examine
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import DatasetPaths, RunPaths
@@ -220,7 +220,9 @@ def _file_texts(source: Path) -> list[str]:
         "normalisation computed" if normalisation is None else normalisation.name,
         files.features.name if features else "no geometric features",
         files.positions.name if positions else "no positions (no spatial blocks, no map)",
-        "cloudy pixels marked (VALID)" if files.valid.is_dir() else "no VALID: all but nodata is clear",
+        "cloudy pixels marked (VALID)"
+        if files.valid.is_dir()
+        else "no VALID: all but nodata clear",
     ]
 
 

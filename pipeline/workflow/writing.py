@@ -10,7 +10,15 @@ from typing import Any
 
 from models.whole_files import replacing, replacing_folder, sweep
 
-__all__ = ["finite_or_null", "replacing", "replacing_folder", "sweep", "write_json", "write_text"]
+__all__ = [
+    "finite_or_null",
+    "replacing",
+    "replacing_folder",
+    "sweep",
+    "write_changed",
+    "write_json",
+    "write_text",
+]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,3 +35,13 @@ def write_json(path: Path, value: Any) -> None:
 def finite_or_null(values: Mapping[str, float]) -> dict[str, float | None]:
     """Replace values that are not finite by None, which is null in JSON."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def write_changed(texts: Mapping[Path, str], folder: Path) -> None:
+    """Write the files of a folder that are new or changed, and remove its other JSON files."""
+    for path in folder.glob("*.json"):
+        if path not in texts:
+            path.unlink()
+    for path, text in texts.items():
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_text(path, text)

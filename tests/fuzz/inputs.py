@@ -19,7 +19,7 @@ from geo.imagery.discovery import digests
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
 from pipeline.classes.crop_class import read_classes
-from pipeline.stages.index import decide
+from pipeline.dataset.acquisition_choice import decide
 from pipeline.workflow.config import load, read, view
 from tests.builders.pixel_sets import ingest_folder, make
 from tests.builders.readers import READERS, draw_scene

@@ -35,7 +35,11 @@ def test_every_reason_has_its_wording(kind):
 
 
 def test_reasons_of_acquisitions_are_members():
-    paths = ("geo/imagery/discovery.py", "geo/imagery/duplicates.py", "pipeline/stages/index.py")
+    paths = (
+        "geo/imagery/discovery.py",
+        "geo/imagery/duplicates.py",
+        "pipeline/dataset/acquisition_choice.py",
+    )
     source = "".join((ROOT / path).read_text() for path in paths)
     found = re.findall(r"reasons?(?:\[[\w.]+\])?\s*=\s*\"(\w+)\"", source)
     assert {"superseded", "damaged"} <= set(found) <= {str(reason) for reason in AcquisitionReason}

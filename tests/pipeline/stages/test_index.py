@@ -13,7 +13,8 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.duplicates import duplicates
-from pipeline.stages.index import index, rank_tiles
+from pipeline.dataset.acquisition_choice import rank_tiles
+from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import (
     AcquisitionRow,
     read_acquisitions,

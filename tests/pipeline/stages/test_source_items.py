@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from pipeline.stages.index import decide
+from pipeline.dataset.acquisition_choice import decide
 from pipeline.workflow.config import load, view
 from tests.builders.stac import item_of, write_scene
 

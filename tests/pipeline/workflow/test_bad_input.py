@@ -23,8 +23,8 @@ from shapely import Point, box
 from geo.errors import InputError
 from geo.grid import read_grids
 from geo.imagery.discovery import Damaged
+from pipeline.dataset.acquisition_choice import damaged_rows
 from pipeline.inspection.check import check
-from pipeline.stages.index import damaged_rows
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import load, merged, view

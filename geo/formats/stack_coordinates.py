@@ -18,6 +18,7 @@ from pyproj.exceptions import CRSError
 from geo.errors import InputError
 from geo.formats.conventions import band_name, date_in
 from geo.grid import Grid
+from geo.imagery.array_reading import BLOCK_ERRORS
 from geo.imagery.raster_reading import crs_text
 
 Kind = Literal["time", "band", "y", "x"]
@@ -219,7 +220,7 @@ def _values(path: Path, data: xr.Dataset, coordinate: xr.DataArray) -> NDArray[A
             )
     try:
         return np.asarray(coordinate.values)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except BLOCK_ERRORS as error:
         raise InputError(
             f"{path}: the coordinates {coordinate.name} cannot be read ({error}): download or copy "
             "the file again."

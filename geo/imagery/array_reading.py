@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from geo.imagery.acquisition import Plane
 
 # The HDF5 library that netCDF4 uses is not thread-safe.
 NETCDF_LOCK = threading.Lock()
+
+# Errors of the libraries for a damaged block or the damaged metadata of an array. Codecs of Zarr
+# raise SystemError if a size in the block is negative, and MemoryError if it is too large.
+BLOCK_ERRORS = (
+    *(OSError, RuntimeError, ValueError, LookupError, TypeError),
+    *(SystemError, MemoryError, zlib.error),
+)
 
 
 def is_consolidated(path: Path) -> bool:
@@ -83,7 +91,7 @@ def read_plane(
 
     Raises
     ------
-    OSError, RuntimeError, ValueError
+    one of BLOCK_ERRORS
         If a block is damaged or the file cannot be read.
     """
     if plane.south_up:

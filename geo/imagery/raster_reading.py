@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Band, Plane, is_address, local_file
-from geo.imagery.array_reading import read_plane
+from geo.imagery.array_reading import BLOCK_ERRORS, read_plane
 
 # Every block is read once, so GDAL's cache needs to hold only the blocks of the current windows.
 # GDAL's default is 5 % of the memory. GDAL reads this variable at its first read; a value that the
@@ -284,11 +284,7 @@ def read_windows(
             found += _read(source, in_source, window, rasters)
         except InputError as error:  # of a remote file, with its own remedy
             raise InputError(f"Band {names}: {error}") from error
-        # KeyError, TypeError: the metadata of a Zarr array are damaged.
-        except (
-            *(RasterioError, OSError, RuntimeError, ValueError),
-            *(KeyError, TypeError, MemoryError),
-        ) as error:
+        except (RasterioError, *BLOCK_ERRORS) as error:
             raise InputError(
                 f"Band {names} of {source} cannot be read at rows {top}-{bottom}, columns "
                 f"{left}-{right} ({error}). {_DAMAGED}"

@@ -118,6 +118,7 @@ def make_many(folder: Path, n_parcels: int) -> Path:
         n_dates=dict.fromkeys(ids, N_DATES),
         description={
             "bands": ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"],
+            "crs": None,
             "fill": "linear",
             "simulated": True,
         },

@@ -143,6 +143,7 @@ USED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_imports_nothing_slow_that_it_does_not_use(stage):
     assert loaded_by(f"import pipeline.stages.{stage}") & SLOW <= USED[stage]

@@ -48,7 +48,7 @@ def indexed(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> 
     """Index the parcels' pixels, as stage rasterise does, then run stage extract on all."""
     import geopandas as gpd
 
-    from geo.imagery.raster_reading import read_header
+    from geo.imagery.raster_header import read_header
     from geo.pixels.pixel_index import index_pixels
 
     table = gpd.read_parquet(scene.parcels)

@@ -36,7 +36,7 @@ from geo.imagery.acquisition import (
     first_five,
 )
 from geo.imagery.discovery import NOT_A_BAND, Damaged, files_ending, read_each, tiff_files
-from geo.imagery.raster_reading import RasterHeader, read_header
+from geo.imagery.raster_header import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
 

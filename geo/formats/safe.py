@@ -24,7 +24,7 @@ from geo.imagery.acquisition import (
     bands_and_masks,
 )
 from geo.imagery.discovery import Damaged, read_each, refuse_damaged, refuse_two_levels, walk
-from geo.imagery.raster_reading import RasterHeader, read_header
+from geo.imagery.raster_header import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
 

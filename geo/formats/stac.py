@@ -40,7 +40,7 @@ from geo.imagery.acquisition import (
     is_address,
 )
 from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
-from geo.imagery.raster_reading import block_shape, crs_text, read_header
+from geo.imagery.raster_header import block_shape, crs_text, read_header
 
 Item = Mapping[str, Any]
 

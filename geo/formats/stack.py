@@ -35,7 +35,7 @@ from geo.formats.conventions import (
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, bands_and_masks
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
-from geo.imagery.raster_reading import check_block
+from geo.imagery.raster_header import check_block
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from geo.errors import InputError
 from geo.formats.conventions import band_name, date_in
 from geo.grid import Grid
 from geo.imagery.array_reading import BLOCK_ERRORS
-from geo.imagery.raster_reading import crs_text
+from geo.imagery.raster_header import crs_text
 
 Kind = Literal["time", "band", "y", "x"]
 

@@ -18,7 +18,7 @@ from geo.errors import InputError
 from geo.formats.conventions import band_name
 from geo.imagery.acquisition import Acquisition, Band, bands_and_masks
 from geo.imagery.discovery import Damaged, read_each, theia_folders
-from geo.imagery.raster_reading import read_header
+from geo.imagery.raster_header import read_header
 
 # SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2_FRE_B2.tif
 _IMAGE = re.compile(r"_(?P<kind>FRE|SRE)_(?P<band>B\d[\dA]?)\.tif$", re.IGNORECASE)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.imagery.acquisition import MASKS, SCENE_CLASSIFICATION, Acquisition, Band, first_five
-from geo.imagery.raster_reading import block_shape, read_window
+from geo.imagery.raster_header import block_shape
+from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
 from geo.pixels.resampling import axes
 

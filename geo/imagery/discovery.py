@@ -378,7 +378,7 @@ def _with_mask(item: Acquisition, path: Path | None) -> Acquisition:
     """Return an acquisition with the user's mask in a file, or without a MASK if it has none."""
     masks = {name: band for name, band in item.masks.items() if name != "MASK"}
     if path is not None:
-        from geo.imagery.raster_reading import read_header  # most runs have no such masks
+        from geo.imagery.raster_header import read_header  # most runs have no such masks
 
         header = read_header(path)
         # The nodata value of the file is not needed: like every value but 0, it is cloudy.

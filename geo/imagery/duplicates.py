@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition
-from geo.imagery.raster_reading import read_coarse
+from geo.imagery.reduced_reading import read_coarse
 from geo.imagery.valid_values import has_data
 
 # The fractions of valid pixels of the two halves of a tile add up to 1. The sum can be larger by

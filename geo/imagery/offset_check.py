@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition, Band, first_five
 from geo.imagery.cloud_masks import CloudRules
-from geo.imagery.raster_reading import is_read_in_windows, read_points
+from geo.imagery.reduced_reading import is_read_in_windows, read_points
 from geo.imagery.valid_values import has_data
 
 # Added to reflectance x 10,000 since baseline 04.00, in all bands.

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, Band, Plane
 from geo.imagery.cloud_masks import CloudRules
+from geo.imagery.open_rasters import OpenRasters
 from geo.imagery.radiometry import reflectance
-from geo.imagery.raster_reading import OpenRasters, block_shape, read_windows
+from geo.imagery.raster_header import block_shape
+from geo.imagery.raster_reading import read_windows
 from geo.imagery.valid_values import count_varied, has_data, is_impossible, refuse_wrong_scale
 from geo.pixels.pixel_index import PixelIndex
 from geo.pixels.resampling import Flatten, Ints, Stencil, is_too_fine, sample

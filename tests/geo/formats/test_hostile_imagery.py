@@ -19,7 +19,8 @@ from geo import documents
 from geo.errors import InputError
 from geo.formats.safe import find_products
 from geo.imagery.discovery import find_acquisitions, walk, watched_files
-from geo.imagery.raster_reading import read_coarse, read_window
+from geo.imagery.raster_reading import read_window
+from geo.imagery.reduced_reading import read_coarse
 from tests.builders.readers import READERS, draw_scene
 from tests.builders.safe import write_safe, zip_product
 from tests.builders.stac import Server

@@ -30,7 +30,7 @@ from geo.imagery.offset_check import (
     compare,
     read_clear_pixels,
 )
-from geo.imagery.raster_reading import read_points
+from geo.imagery.reduced_reading import read_points
 from geo.imagery.valid_values import has_data
 from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import read_acquisitions

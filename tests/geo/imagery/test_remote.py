@@ -15,7 +15,9 @@ from geo.errors import InputError
 from geo.imagery import remote
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.raster_reading import read_header, read_points, read_window
+from geo.imagery.raster_header import read_header
+from geo.imagery.raster_reading import read_window
+from geo.imagery.reduced_reading import read_points
 from geo.imagery.valid_values import has_data
 from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
@@ -176,7 +178,7 @@ def points(band, at):
 
 
 def test_a_coarse_geotiff_is_read_from_its_overviews(server, scenes, tmp_path, monkeypatch):
-    monkeypatch.setattr("geo.imagery.raster_reading._REDUCED", 100)
+    monkeypatch.setattr("geo.imagery.reduced_reading._REDUCED", 100)
     near = acquisition_at(tmp_path / "near", str(scenes)).bands["B02"]
     far = acquisition_at(tmp_path / "far", server.url).bands["B02"]
     at = np.linspace(0, min(far.grid.shape) - 1, 50).astype(int)

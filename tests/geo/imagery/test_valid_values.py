@@ -9,7 +9,7 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Band
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.raster_reading import read_coarse
+from geo.imagery.reduced_reading import read_coarse
 from geo.imagery.valid_values import has_data, is_impossible
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import PixelIndex

@@ -18,7 +18,7 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.raster_reading import OpenRasters
+from geo.imagery.open_rasters import OpenRasters
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
 from tests.builders.safe import write_image, write_safe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ _BAND_NAME = re.compile(r"(?:B0?([1-9]|1[0-2]|8A)|(SCL|CLDPRB|CLD|CLM))(?![0-9A-
 _TILE = re.compile(r"(?<![A-Za-z0-9])T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![A-Za-z0-9])")
 # Processing baseline in names of products and of files made from them: ..._N0400_R051_...
 _BASELINE = re.compile(r"(?<![A-Za-z0-9])N(0\d)\.?(\d\d)(?![A-Za-z0-9])")
+# Year, day of the year and time of sensing, as in names of HLS: 2020123T105031.
+_DAY_OF_YEAR = re.compile(r"(?<!\d)(20\d\d)([0-3]\d\d)T\d{6}(?!\d)")
 _DATE = re.compile(r"(?<!\d)(20\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 
 # Reflectance of one unit, by the text that files write as units. "Counts" describes the stored
@@ -98,17 +100,23 @@ def with_unstated_offset(band: Band, offset: float) -> Band:
 
 
 def date_in(text: str) -> date | None:
-    """Return the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD) in a text, or None.
+    """Return the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD, YYYYDDDTHHMMSS) in a text, or None.
 
     In names of Sentinel-2 products, the date of sensing comes before the date of processing.
 
     Raises
     ------
     ValueError
-        If the month has no such day.
+        If the month or year has no such day.
     """
-    match = _DATE.search(text)
-    return date(int(match[1]), int(match[3]), int(match[4])) if match else None
+    if match := _DATE.search(text):
+        return date(int(match[1]), int(match[3]), int(match[4]))
+    if match := _DAY_OF_YEAR.search(text):
+        day = date(int(match[1]), 1, 1) + timedelta(int(match[2]) - 1)
+        if day.year != int(match[1]):
+            raise ValueError(f"{match[1]} has no day {match[2]}")
+        return day
+    return None
 
 
 def decoding(

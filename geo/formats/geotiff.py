@@ -46,6 +46,14 @@ _BAND_PART = re.compile(
     re.IGNORECASE,
 )
 
+# Images that other archives keep beside the bands: masks and qualities (Fmask of HLS, QAI of FORCE,
+# CLOUD of sits, SCENECLASSIFICATION of Terrascope), angles, distances and indices.
+_BESIDE_BANDS = re.compile(
+    r"(?:^|[-_. ])(?:Fmask|QAI|CLOUDS?|SCENECLASSIFICATION|SHADOWS?|[SV][AZ]A|DST|HOT|VZN|OVV|AOD"
+    r"|ND[VWS]I|EVI2?|SAVI|FAPAR|LAI|FCOVER)(?:[-_. ]\d+m)?(?:[-_. ]v\d+)?$",
+    re.IGNORECASE,
+)
+
 # Metadata of the product that files were made from, beside them: MTD_MSIL2A.xml, MTD_TL.xml,
 # <name of the file>_MTD.xml. Only these elements are looked for, so the XML is not parsed.
 _SIDECAR = re.compile(r"(?:(?P<stem>.+)_)?MTD(?:_\w+)?", re.IGNORECASE)
@@ -101,10 +109,10 @@ def find(
     also if `path` is one of them. Subfolders are searched if the folder itself has no GeoTIFF.
     """
     files = tiff_files(path)
-    others = [file.name for file in files if NOT_A_BAND.search(file.stem)]
+    others = [file.name for file in files if _is_no_band(file)]
     if others:
         logger.info("%d GeoTIFFs contain no band: %s.", len(others), first_five(others))
-    files = [file for file in files if not NOT_A_BAND.search(file.stem)]
+    files = [file for file in files if not _is_no_band(file)]
     if not files:
         raise InputError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
     undated = [file.name for file in files if _date_of(file) is None]
@@ -119,11 +127,16 @@ def find(
     return read_each(groups, read, damaged, lambda group: group.files[0])
 
 
+def _is_no_band(file: Path) -> bool:
+    """Return whether the name of a file says that it contains no band."""
+    return bool(NOT_A_BAND.search(file.stem) or _BESIDE_BANDS.search(file.stem))
+
+
 def _group(files: Sequence[Path]) -> list[_FileGroup]:
     """Group files by acquisition, by the names of files and folders."""
     by_name: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
-        if _date_of(file) is not None and not NOT_A_BAND.search(file.stem):
+        if _date_of(file) is not None and not _is_no_band(file):
             name = _BAND_PART.sub("", file.stem).strip("-_. ")
             by_name.setdefault((file.parent, name), []).append(file)
     groups: list[_FileGroup] = []

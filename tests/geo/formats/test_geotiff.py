@@ -63,6 +63,7 @@ def test_real_float_frames():
         ("31UDS-20180405", date(2018, 4, 5), "31UDS"),
         # Not an MGRS tile.
         ("05APR_20180405", date(2018, 4, 5), "scene"),
+        ("HLS.S30.T31TFM.2018095T105031.v2.0", date(2018, 4, 5), "31TFM"),
     ],
 )
 def test_dates_and_tiles_are_read_from_names(tmp_path, rng, stem, day, tile):
@@ -215,6 +216,28 @@ def test_images_that_are_not_bands_are_left_out(tmp_path, rng, caplog):
     assert "2 GeoTIFFs contain no band: T31UDS_20180505_AOT_10m.tif" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("band", "beside"),
+    [
+        ("HLS.S30.T31TFM.2020123T105031.v2.0.B02", "HLS.S30.T31TFM.2020123T105031.v2.0.Fmask"),
+        ("HLS.S30.T31TFM.2020123T105031.v2.0.B02", "HLS.S30.T31TFM.2020123T105031.v2.0.SZA"),
+        ("20200502_LEVEL2_SEN2A_B02", "20200502_LEVEL2_SEN2A_QAI"),
+        ("SENTINEL-2_MSI_20LKP_B02_2020-05-02", "SENTINEL-2_MSI_20LKP_2020-05-02_CLOUD"),
+        (
+            "S2A_20200502T105031_31UFS_B02_10M_V200",
+            "S2A_20200502T105031_31UFS_SCENECLASSIFICATION_20M_V200",
+        ),
+    ],
+)
+def test_masks_and_indices_of_other_archives_are_left_out(tmp_path, rng, caplog, band, beside):
+    write_tiff(tmp_path / f"{band}.tif", numbers(rng, 1))
+    write_tiff(tmp_path / f"{beside}.tif", numbers(rng, 1, "uint8"))
+    with caplog.at_level("INFO"):
+        (found,) = find_acquisitions(tmp_path)
+    assert (list(found.bands), found.date) == (["B02"], date(2020, 5, 2))
+    assert f"1 GeoTIFFs contain no band: {beside}.tif" in caplog.text
+
+
 def test_an_unknown_scale_is_refused(tmp_path, rng):
     path = write_tiff(tmp_path / "20180405.tif", numbers(rng, dtype="uint8"), ("B02", "B03"))
     assert f"{path}: B02 holds uint8 and says no scale" in refusal(tmp_path)
@@ -334,6 +357,8 @@ def test_files_without_a_date_are_refused(tmp_path, rng):
     assert "elevation.tif" in message
     (tmp_path / "elevation.tif").rename(tmp_path / "20180231.tif")
     assert "20180231.tif holds no date (day is out of range" in refusal(tmp_path)
+    (tmp_path / "20180231.tif").rename(tmp_path / "2018366T105031.tif")
+    assert "2018366T105031.tif holds no date (2018 has no day 366)" in refusal(tmp_path)
 
 
 def test_a_band_that_exists_twice_is_refused(tmp_path, rng):

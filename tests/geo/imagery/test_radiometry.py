@@ -327,7 +327,9 @@ def test_wrong_metadata_of_real_acquisitions_are_found(flanders, rng, base, erro
     assert (later.complete, later.false) == (later.series, 0)
     for is_wrong in patterns("random half", len(flanders), rng, 2):
         half.add(with_errors(flanders, base, error, is_wrong), is_wrong)
-    assert half.accepted == half.false == 0
+    assert half.false == 0
+    # Without masks, half of these dates are only cloud: errors without order are not always found.
+    assert half.accepted == 0 or not flanders[0].is_masked
 
 
 def test_only_acquisitions_that_can_contradict_are_checked(tmp_path, rng):

@@ -109,10 +109,10 @@ def find(
     also if `path` is one of them. Subfolders are searched if the folder itself has no GeoTIFF.
     """
     files = tiff_files(path)
-    others = [file.name for file in files if _is_no_band(file)]
+    others = [file.name for file in files if _lacks_bands(file)]
     if others:
         logger.info("%d GeoTIFFs contain no band: %s.", len(others), first_five(others))
-    files = [file for file in files if not _is_no_band(file)]
+    files = [file for file in files if not _lacks_bands(file)]
     if not files:
         raise InputError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
     undated = [file.name for file in files if _date_of(file) is None]
@@ -127,7 +127,7 @@ def find(
     return read_each(groups, read, damaged, lambda group: group.files[0])
 
 
-def _is_no_band(file: Path) -> bool:
+def _lacks_bands(file: Path) -> bool:
     """Return whether the name of a file says that it contains no band."""
     return bool(NOT_A_BAND.search(file.stem) or _BESIDE_BANDS.search(file.stem))
 
@@ -136,7 +136,7 @@ def _group(files: Sequence[Path]) -> list[_FileGroup]:
     """Group files by acquisition, by the names of files and folders."""
     by_name: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
-        if _date_of(file) is not None and not _is_no_band(file):
+        if _date_of(file) is not None and not _lacks_bands(file):
             name = _BAND_PART.sub("", file.stem).strip("-_. ")
             by_name.setdefault((file.parent, name), []).append(file)
     groups: list[_FileGroup] = []

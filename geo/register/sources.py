@@ -167,7 +167,7 @@ def _check_shapefile(path: Path) -> None:
     """Check that outlines and table are complete; GDAL leaves out rows of a truncated file."""
     with path.open("rb") as file:
         begin = file.read(28)
-    if not begin.startswith(b"\0\0\x27\x0a"):  # GDAL says that it is no shapefile
+    if not begin.startswith(b"\0\0\x27\x0a"):  # GDAL says that it is not a shapefile
         return
     # ESRI Shapefile Technical Description: bytes 24 to 27, in words of two bytes.
     stated = {path: 2 * int.from_bytes(begin[24:28], "big")}
@@ -219,7 +219,7 @@ def _is_link(behind_key: bytes) -> bool:
     before, colon, value = behind_key.partition(b":")
     value = value.lstrip()
     if before.strip() or not colon or (value and not value.startswith(b"{")):
-        return False  # the text is no key, or its value no object
+        return False  # the text is not a key, or its value not an object
     try:
         crs, _ = json.JSONDecoder().raw_decode(value.decode("utf-8", "replace"))
     except (ValueError, RecursionError):

@@ -16,17 +16,15 @@ from geo.formats.stac_search import Search, search_items
 from geo.imagery import remote
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.remote import read_bytes, web_session
-from tests.builders.stac import Server, item_of, shorten_waits
+from tests.builders.stac import item_of
 
 EVERYTHING = Search(["sentinel-2-l2a"], None, None, None)
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    shorten_waits(monkeypatch)
-    server = Server(tmp_path)
-    yield server
-    server.close()
+def scenes(tmp_path):
+    """The folder that `server` serves."""
+    return tmp_path
 
 
 def write(folder, **documents):

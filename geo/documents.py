@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 from xml.etree import ElementTree
 
 from geo.errors import InputError, reading
@@ -116,16 +118,29 @@ def read_member(archive: Path, name: str, limit: int) -> bytes:
     InputError
         If it is larger, damaged or encrypted.
     """
-    place = f"{archive}: {name}"
+    with open_member(archive, name) as file:
+        return _read(file, limit, f"{archive}: {name}")
+
+
+@contextmanager
+def open_member(archive: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open a member of a zip archive to read it.
+
+    Raises
+    ------
+    InputError
+        If it is damaged or encrypted.
+    """
     try:
         with zipfile.ZipFile(archive) as content, content.open(name) as file:
-            return _read(file, limit, place)
+            yield file
     # RuntimeError: the member is encrypted, or its compression is not supported.
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError) as error:
+        place = f"{archive}: {name}"
         raise InputError(f"{place} is damaged or incomplete ({error}). {_AGAIN}") from error
 
 
-def _read(file: Any | BinaryIO, limit: int, place: str) -> bytes:
+def _read(file: IO[bytes], limit: int, place: str) -> bytes:
     """Read a whole file, but refuse one of more than `limit` bytes."""
     content: bytes = file.read(limit + 1)
     if len(content) > limit:

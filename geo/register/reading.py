@@ -22,7 +22,7 @@ from pyproj import Transformer
 from geo.errors import InputError, first_five
 from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
-from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
+from geo.register.sources import check_files, check_number_of_rows, find_sources
 
 # DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
 # states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
@@ -268,7 +268,6 @@ def _read_with_gdal(
 
 def _read_info(path: Path, source: str, layer: str, **options: bool) -> dict[str, Any]:
     """Read what GDAL knows of a layer before its rows are read."""
-    check_view(path, layer)
     try:
         info: dict[str, Any] = pyogrio.read_info(source, layer=layer, **options)
     except UNREADABLE as error:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
+import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
 from typing import IO
 
 import pyogrio
 from pyogrio._ogr import _register_drivers
 
-from geo.documents import zip_members
+from geo.documents import open_member, zip_members
 from geo.errors import InputError, first_five
+from geo.register.views import check_views
 
 # MEM is for what is written; the others contain outlines, and open no further file or address.
 DRIVERS = frozenset(
@@ -41,8 +43,7 @@ _CRS_LETTERS = (b'crs"', b"\\u0063", b"\\u0072", b"\\u0073")
 _LONGEST_CRS = 65_536
 _PART = 4 * 2**20
 
-# Steps of SQLite's machine for the rows of a view: about 20 s, ten million rows of a simple view.
-_MOST_STEPS = 1_000_000_000
+_SQLITE = b"SQLite format 3\0"
 
 
 def _keep_drivers() -> None:
@@ -69,8 +70,12 @@ def find_sources(path: Path) -> Iterator[str]:
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if file.suffix.lower() == ".shp":
             _check_shapefile(file)
+        elif file.suffix.lower() == ".tab":
+            _check_tab(file)
     if not zipfile.is_zipfile(path):
-        _check_content(path)
+        if path.is_file():
+            with path.open("rb") as content:
+                _check_content(content, str(path), path)
         yield str(path)
         return
     names = _zipped_registers(path)
@@ -103,37 +108,6 @@ def check_number_of_rows(path: Path, n_rows: int) -> None:
         )
 
 
-def check_view(path: Path, layer: str) -> None:
-    """Check that a layer of a GeoPackage that is a view, a query, has an end.
-
-    Raises
-    ------
-    InputError
-        If its rows need more than `_MOST_STEPS` steps, or functions that SQLite does not have.
-    """
-    if path.suffix.lower() != ".gpkg" or not path.is_file():
-        return
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        found = connection.execute(
-            "SELECT 1 FROM sqlite_master WHERE name = ? AND type = 'view'", (layer,)
-        ).fetchone()
-        if found is None:
-            return
-        calls = iter(range(_MOST_STEPS // 100_000))
-        connection.set_progress_handler(lambda: next(calls, None) is None, 100_000)
-        quoted = layer.replace('"', '""')
-        connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()  # noqa: S608 (quoted)
-    except sqlite3.Error as error:
-        reason = "it is endless" if "interrupted" in str(error) else str(error)
-        raise InputError(
-            f"{path}: the layer {layer!r} cannot be read ({reason}). If it is a view, write its "
-            "rows to a table, for example with ogr2ogr."
-        ) from None
-    finally:
-        connection.close()
-
-
 def _zipped_registers(path: Path) -> list[PurePosixPath]:
     """Return what can contain parcels in an archive: one file, or a folder of shapefiles."""
     members = zip_members(path)
@@ -147,10 +121,11 @@ def _zipped_registers(path: Path) -> list[PurePosixPath]:
     # macOS adds hidden files with the same suffixes, such as __MACOSX/._parcels.shp.
     names = [PurePosixPath(member.filename) for member in members]
     found = [n for n in names if n.suffix.lower() in ZIPPED_SUFFIXES and n.name[0] != "."]
-    for name in found:
-        if name.suffix.lower() in (".json", ".geojson"):
-            with zipfile.ZipFile(path) as archive, archive.open(str(name)) as content:
-                _check_crs(content, f"{path}: {name}")
+    # GDAL opens the only member of an archive whatever its name is, so the contents decide.
+    for member in members:
+        if not member.is_dir():
+            with open_member(path, member.filename) as content:
+                _check_content(content, f"{path}: {member.filename}")
     if len(found) > 1 and {(n.parent, n.suffix.lower()) for n in found} == {
         (found[0].parent, ".shp")
     }:
@@ -185,13 +160,31 @@ def _check_shapefile(path: Path) -> None:
             )
 
 
-def _check_content(path: Path) -> None:
-    """Check that a file does not name the address of its coordinate system, as GeoJSON can."""
-    if path.is_file():
-        with path.open("rb") as content:
-            if content.read(1024).lstrip(b"\xef\xbb\xbf\x1e \t\r\n").startswith(b"{"):
-                content.seek(0)
-                _check_crs(content, str(path))
+def _check_tab(path: Path) -> None:
+    """Check that a table of MapInfo is not a list of other tables, which GDAL would open."""
+    with path.open("rb") as file:
+        text = file.read(65_536).lower()
+    if b"isseamless" in text or b"create view" in text or b"open table" in text:
+        raise InputError(
+            f"{path} lists other tables, and no file that a file names is opened. Set parcels.path "
+            "to the table of the parcels, or convert it with ogr2ogr."
+        )
+
+
+def _check_content(content: IO[bytes], place: str, path: Path | None = None) -> None:
+    """Check that a file, or a member of an archive, is neither endless nor names an address."""
+    begin = content.read(1024)
+    content.seek(0)
+    if begin.lstrip(b"\xef\xbb\xbf\x1e \t\r\n").startswith(b"{"):
+        _check_crs(content, place)
+    elif begin.startswith(_SQLITE):
+        if path is not None:
+            check_views(path, place)
+            return
+        with NamedTemporaryFile() as unpacked:
+            shutil.copyfileobj(content, unpacked)
+            unpacked.flush()
+            check_views(Path(unpacked.name), place)
 
 
 def _check_crs(content: IO[bytes], place: str) -> None:

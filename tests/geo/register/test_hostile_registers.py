@@ -17,7 +17,7 @@ import pytest
 from shapely import box
 
 from geo.errors import InputError
-from geo.register import sources
+from geo.register import sources, views
 from geo.register.reading import read_bounds, read_named, read_register, read_register_parts
 from tests.builders.registers import frame
 from tests.builders.stac import Server
@@ -154,29 +154,87 @@ def test_a_view_of_a_geopackage_is_read(tmp_path, squares):
     assert list(read_register(tmp_path / "r.gpkg", "parcels")["ID"]) == ["a", "b"]
 
 
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+VIEWS = {
+    "endless": (f'{ENDLESS} SELECT i AS fid, geom, i AS ID FROM n, "table"', "it is endless"),
+    # GDAL would hang while it lists the layers.
+    "endless sum": (
+        f'{ENDLESS} SELECT max(i) AS fid, geom, max(i) AS ID FROM n, "table"',
+        "it is endless",
+    ),
+    "crosses": (
+        'SELECT a.fid AS fid, a.geom AS geom, a.ID AS ID FROM "table" a'
+        + "".join(f', "table" t{number}' for number in range(40)),
+        "it is endless",
+    ),
+    "long bytes": (
+        'SELECT fid, geom, zeroblob(900000000) AS ID FROM "table"',
+        "string or blob too big",
+    ),
+    "long text": (
+        "SELECT fid, geom, printf('%.*c', 20000000, 'x') AS ID FROM \"table\"",
+        "user-defined function raised exception",
+    ),
+    "many long texts": (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 99) SELECT "
+        'fid, geom, hex(zeroblob(4000000)) AS ID FROM "table", n',
+        "its cells have 1,584,.* bytes, the file",
+    ),
+    "extension": (
+        'SELECT fid, geom, load_extension("x") AS ID FROM "table"',
+        r"unsafe use of load_extension\(\)",
+    ),
+    "function of GDAL": (
+        "SELECT fid, geom, ogr_geocode('x') AS ID FROM \"table\"",
+        "no such function: ogr_geocode",
+    ),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        (
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-            'SELECT i AS fid, geom, i AS ID FROM n, "table"',
-            "it is endless",
-        ),
-        (
-            'SELECT fid, geom, load_extension("x") AS ID FROM "table"',
-            r"unsafe use of load_extension\(\)",
-        ),
-        ("SELECT fid, geom, ogr_geocode('x') AS ID FROM \"table\"", "cannot be read"),
-    ],
+    ("form", "layer"), [("r.gpkg", "parcels"), ("r.db", "table"), ("r.zip", "parcels")]
 )
-@pytest.mark.parametrize("read", [read_register, read_bounds])
 def test_a_view_without_an_end_or_with_functions_is_refused(
-    tmp_path, squares, monkeypatch, query, words, read
+    tmp_path, squares, monkeypatch, view, form, layer
 ):
-    monkeypatch.setattr(sources, "_MOST_STEPS", 1_000_000)
+    """Also if another layer is read, as GDAL evaluates all views while it lists them."""
+    query, words = VIEWS[view]
+    monkeypatch.setattr(views, "MOST_STEPS", 1_000_000)
+    monkeypatch.setattr(views, "_LONGEST_CELL", 10_000_000)
     with_view(tmp_path / "r.gpkg", squares, query)
-    with pytest.raises(InputError, match=words):
-        read(tmp_path / "r.gpkg", "parcels")
+    path = tmp_path / form
+    if form == "r.zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(tmp_path / "r.gpkg", "register.dat")
+    elif form == "r.db":
+        (tmp_path / "r.gpkg").rename(path)
+    with pytest.raises(InputError, match=rf"the view 'parcels' cannot be read \({words}"):
+        read_bounds(path, layer)
+
+
+def test_a_view_with_functions_of_gdal_about_geometries_is_read(tmp_path, squares):
+    query = "SELECT fid, geom, printf('%s %.2f', ID, ST_MaxX(geom)) AS ID FROM \"table\""
+    with_view(tmp_path / "r.gpkg", squares, query)
+    assert list(read_register(tmp_path / "r.gpkg", "parcels")["ID"]) == ["a 1.00", "b 3.00"]
+
+
+def test_a_table_of_mapinfo_that_lists_others_is_refused(tmp_path, squares):
+    squares.to_file(tmp_path / "r.tab", driver="MapInfo File")
+    assert list(read_register(tmp_path / "r.tab")["ID"]) == ["a", "b"]
+    with (tmp_path / "r.tab").open("a") as file:
+        file.write('\nbegin_metadata\n"\\IsSeamless" = "TRUE"\nend_metadata\n')
+    with pytest.raises(InputError, match=r"r\.tab lists other tables"):
+        read_register(tmp_path / "r.tab")
+
+
+def test_the_only_member_of_an_archive_is_checked_whatever_its_name_is(tmp_path, server):
+    text = with_crs(LINKS[0].format(url=server.url))
+    with zipfile.ZipFile(tmp_path / "r.zip", "w") as archive:
+        archive.writestr("parcels.dat", text)
+    with pytest.raises(InputError, match=r"parcels\.dat links to its coordinate system"):
+        read_register(tmp_path / "r.zip")
+    assert server.log == []
 
 
 def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch):

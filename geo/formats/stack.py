@@ -35,6 +35,7 @@ from geo.formats.conventions import (
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, bands_and_masks
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
+from geo.imagery.hdf5_files import check_self_contained
 from geo.imagery.raster_header import check_block
 
 logger = logging.getLogger(__name__)
@@ -229,6 +230,7 @@ def _open(path: Path) -> dict[str, xr.Dataset]:
             return xr.open_groups(
                 path, engine="zarr", consolidated=is_consolidated(path), **options
             )
+        check_self_contained(path)
         return xr.open_groups(path, engine="netcdf4", **options)
     # LookupError, TypeError and others: the metadata of a Zarr store are damaged.
     except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:

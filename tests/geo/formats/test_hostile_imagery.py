@@ -9,6 +9,7 @@ import struct
 import tracemalloc
 import zipfile
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -295,6 +296,77 @@ def test_items_open_only_files_and_addresses(tmp_path, server, href):
     with pytest.raises(InputError, match=r"which is not opened|is not a file"):
         find_acquisitions(tmp_path / "items", "stac")
     assert server.log == []
+
+
+def link_array(file, outside):
+    file["B02"] = h5py.ExternalLink(outside, "/B02")
+
+
+def link_group(file, outside):
+    file["group"] = h5py.ExternalLink(outside, "/")
+
+
+def link_below(file, outside):
+    file["group/below/B02"] = h5py.ExternalLink(outside, "/B02")
+
+
+def store_outside(file, outside):
+    scaled(file, file.create_dataset("B02", (4, 4), "u2", external=[(outside, 0, 32)]))
+
+
+def virtual(file, outside):
+    layout = h5py.VirtualLayout((4, 4), "u2")
+    layout[:] = h5py.VirtualSource(outside, "B02", (4, 4))
+    scaled(file, file.create_virtual_dataset("B02", layout))
+
+
+def loop_of_groups(file, outside):
+    file["group/upwards"] = file["/"]
+
+
+def many_groups(file, outside):
+    """Every group is in two others, so that the last one has a million places."""
+    for number in range(20):
+        file.create_group(f"g{number}")
+    for number in range(19):
+        file[f"g{number}/a"] = file[f"g{number}/b"] = file[f"g{number + 1}"]
+
+
+def scaled(file, array):
+    for dimension, name in zip(array.dims, ("y", "x"), strict=True):
+        dimension.attach_scale(file[name])
+
+
+REACHING_HDF5 = [
+    (link_array, r"/B02 is stored in another file, .*private\.nc"),
+    (link_group, r"/group is stored in another file, .*private\.nc"),
+    (link_below, r"/group/below/B02 is stored in another file, .*private\.nc"),
+    (store_outside, r"/B02 is stored in another file, .*private\.nc"),
+    (virtual, r"/B02 is stored in another file, .*private\.nc"),
+    (loop_of_groups, "the group /group/upwards contains itself"),
+    (many_groups, "it has more than 10,000 groups"),
+]
+
+
+@pytest.mark.parametrize(("reach", "words"), REACHING_HDF5)
+def test_a_netcdf_that_reaches_out_is_refused(tmp_path, reach, words):
+    """The library itself would read the other file, and end the process at a loop."""
+    outside = tmp_path / "private.nc"
+    path = tmp_path / "stack" / "20180405.nc"
+    path.parent.mkdir()
+    for file, name in ((outside, "B02"), (path, "B03")):
+        with netCDF4.Dataset(file, "w") as stack:
+            for axis, step in (("y", -10), ("x", 10)):
+                stack.createDimension(axis, 4)
+                stack.createVariable(axis, "f8", (axis,))[:] = step * np.arange(4)
+            stack.createVariable(name, "u2", ("y", "x"))[:] = 1234
+            stack.epsg = 32631
+    assert list(find_acquisitions(path.parent)[0].bands) == ["B03"]
+    with h5py.File(path, "a") as file:
+        reach(file, str(outside))
+    with pytest.raises(InputError, match=words) as error:
+        find_acquisitions(path.parent)
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])

@@ -136,7 +136,7 @@ def find_acquisitions(
         from geo.imagery.valid_values import check_scale, with_fill_values
 
         found = with_fill_values(found)
-        check_scale(found)
+        check_scale(found, is_stated=reflectance_scale is not None)
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 
 

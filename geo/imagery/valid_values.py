@@ -7,8 +7,9 @@ numbers between it and the data where software has interpolated across the edge,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.imagery.acquisition import MASKS, PLAUSIBLE_REFLECTANCE, Acquisition, Band
 from geo.imagery.raster_reading import read_window
+from geo.imagery.reflectance_scale import fitting_scale, is_too_dark
 
 # In reflectance x 10,000, as all bands are converted.
 LOWEST, HIGHEST = (10_000 * limit for limit in PLAUSIBLE_REFLECTANCE)
@@ -24,6 +26,9 @@ LOWEST, HIGHEST = (10_000 * limit for limit in PLAUSIBLE_REFLECTANCE)
 # If most values of a band are impossible, its scale is wrong, unless these are fewer than this
 # fraction of all: beside an area of fill values, interpolation leaves a seam of such values.
 _MOST, _SEAM = 0.5, 0.1
+
+# So few pixels do not tell whether an image is too dark.
+_FEW = 100
 
 # Side of the window in which the scale is checked.
 _WINDOW = 256
@@ -153,27 +158,91 @@ def _thirds(length: int) -> list[slice]:
     return [slice(at, at + size) for at in sorted({0, (length - size) // 2, length - size})]
 
 
-def check_scale(found: Sequence[Acquisition]) -> None:
+def check_scale(found: Sequence[Acquisition], *, is_stated: bool = False) -> None:
     """Check that raw values and scale of acquisitions are those of reflectance.
 
     Files rarely state the unit of floats, and may state a wrong scale. A window of every band of
-    the first, the middle and the last acquisition is read.
+    the first, the middle and the last acquisition is read, more windows if it is dark.
+
+    Parameters
+    ----------
+    found
+        The acquisitions.
+    is_stated
+        Whether the settings state the scale: then darker images are accepted.
 
     Raises
     ------
     InputError
-        If most pixels of a band are impossible as reflectance.
+        If most pixels of a band are impossible as reflectance, or all are darker than land.
     """
-    for item in _examples(found):
+    examples = _examples(found)
+    for item in examples:
         for band in item.bands.values():
-            top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
-            raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
+            raw = _window(band)
             impossible = raw[is_impossible(band, raw)]
             if impossible.size:
-                refuse_wrong_scale(
-                    band,
-                    raw.size,
-                    int(np.count_nonzero(has_data(band, raw))),
-                    count_varied(impossible),
-                    float(np.sort(impossible)[impossible.size // 2]),
-                )
+                n_data = int(np.count_nonzero(has_data(band, raw)))
+                example = float(np.sort(impossible)[impossible.size // 2])
+                n_varied = count_varied(impossible)
+                if n_data == 0 and n_varied == 0 and _is_value(example):
+                    n_varied = raw.size
+                refuse_wrong_scale(band, raw.size, n_data, n_varied, example)
+    # Bands of which land can be dark: dense forest reflects 0.02 to 0.04 in them.
+    is_certain = is_stated or all(_VISIBLE.issuperset(item.bands) for item in examples)
+    for read in (_window, _scattered):
+        brightest = [max(_brightness(item, read), key=_first, default=None) for item in examples]
+        known = sorted((found for found in brightest if found is not None), key=_first)
+        if not known or not is_too_dark(known[len(known) // 2][0], is_certain=is_certain):
+            return
+        usual = known[len(known) // 2]
+    reflectance, stored, band = usual
+    fitting = fitting_scale(stored)
+    raise InputError(
+        f"{band.name} of {band.source} would be taken as reflectance (0 to 1), but nine tenths of "
+        f"its pixels are below {reflectance:.2g} (stored as {stored:.6g}), and its other bands are "
+        "darker: too dark for land. Set reflectance_scale to the reflectance of 1"
+        + (f", probably {fitting:g}" if fitting else "")
+        + ("." if is_certain else f"; to {band.scale / 10_000:g}, if the imagery is dark.")
+    )
+
+
+_first = itemgetter(0)
+
+# Fill values that a wrong scale could explain, too.
+_FILLS = (99.0, 255.0, 999.0, 9999.0)
+_VISIBLE = frozenset({"B01", "B02", "B03", "B04", "B09", "B10"})
+
+
+def _is_value(constant: float) -> bool:
+    """Return whether the only number of an image is a value in another unit, not a fill value."""
+    return constant > 0 and constant not in _FILLS and fitting_scale(constant) is not None
+
+
+def _window(band: Band) -> NDArray[Any]:
+    """Read the centre of a band."""
+    top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
+    return read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
+
+
+def _scattered(band: Band) -> NDArray[Any]:
+    """Read nine windows of a band, which are spread over it."""
+    rows, cols = (_thirds(length) for length in band.grid.shape)
+    windows = [read_window(band, row, col).ravel() for row in rows for col in cols]
+    return np.concatenate(windows)
+
+
+def _brightness(
+    item: Acquisition, read: Callable[[Band], NDArray[Any]]
+) -> Iterator[tuple[float, float, Band]]:
+    """Yield, of every band, the value that nine tenths of the pixels are below: reflectance, raw.
+
+    Bands that have data in few pixels there are left out.
+    """
+    for band in item.bands.values():
+        raw = read(band)
+        values = raw[has_data(band, raw)]
+        if values.size >= max(_FEW, _SEAM * raw.size):
+            at = values.size * 9 // 10
+            stored = float(np.partition(values, at)[at])
+            yield (stored + band.offset) * band.scale / 10_000, stored, band

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.imagery.acquisition import PLAUSIBLE_REFLECTANCE
+from geo.imagery.reflectance_scale import fitting_scale, is_too_dark
 
 # A dataset of a run stores reflectance x 10,000.
 UNIT = 10_000
 # The median reflectance of a dataset that shows vegetation, soil or water is within this range.
 PLAUSIBLE_MEDIAN = (0.002, 1.5)
-# Factors from stored values to reflectance that occur: reflectance, percent, thousandths, bytes,
-# and reflectance x 10,000.
-FACTORS = (1.0, 0.01, 0.001, 0.004, 0.0001)
+# With more channels, one of them is infrared, in which plants and soil are bright.
+_MOST_VISIBLE = 3
 
 
 def factor_of(dtype: np.dtype[Any], scale: float | None) -> float:
@@ -95,27 +95,33 @@ def check_scale(arrays: Iterable[NDArray[Any]], scale: float | None, folder: obj
     InputError
         If the median is not plausible as reflectance. The message names a scale that is.
     """
-    samples, dtype = [], np.dtype(np.uint16)
+    samples, dtype, n_channels = [], np.dtype(np.uint16), 0
     for array in arrays:
-        dtype = array.dtype
+        dtype, n_channels = array.dtype, array.shape[1]
         numbers = array[np.isfinite(array) & (array != 0)].astype(np.float64)
         samples.append(numbers)
-    stored = np.concatenate(samples) if samples else np.zeros(0)
+    stored = np.abs(np.concatenate(samples)) if samples else np.zeros(0)
+    if not len(stored):
+        return 0.0
     # Markers of nodata, such as -9999 and 65535, are the extremes of an array.
-    middle = float(np.median(np.abs(stored))) if len(stored) else 0.0
+    middle, bright = (float(value) for value in np.quantile(stored, (0.5, 0.9)))
     factor = factor_of(dtype, scale) / UNIT
     median = middle * factor
     low, high = PLAUSIBLE_MEDIAN
-    if not len(stored) or low <= median <= high:
+    is_certain = scale is not None or n_channels <= _MOST_VISIBLE
+    is_dark = is_too_dark(bright * factor, is_certain=is_certain)
+    if low <= median <= high and not is_dark:
         return median
-    fitting = [other for other in FACTORS if 10 * low <= middle * other <= high]
+    fitting = fitting_scale(bright)
     remedy = (
-        f"Set dataset.reflectance_scale to {fitting[0]:g}, if these are reflectances x "
-        f"{1 / fitting[0]:g}"
+        f"Set dataset.reflectance_scale to {fitting:g}, if these are reflectances x {1 / fitting:g}"
         if fitting
         else "Set dataset.reflectance_scale to the factor from stored values to reflectance"
     )
+    if is_dark and not is_certain:
+        remedy += f"; to {factor:g}, if the parcels are dark"
     raise InputError(
-        f"{folder}: the median of the stored values, {dtype}, is {middle:.6g}; multiplied by "
-        f"{factor:g} it is no plausible reflectance: expected {low:g} to {high:g}. {remedy}."
+        f"{folder}: the median of the stored values, {dtype}, is {middle:.6g}, and nine tenths are "
+        f"below {bright:.6g}; multiplied by {factor:g} they are not plausible reflectance: "
+        f"expected a median from {low:g} to {high:g}, and brighter values. {remedy}."
     )

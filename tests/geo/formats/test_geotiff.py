@@ -320,7 +320,7 @@ def test_nodata(tmp_path, rng, dtype, nodata, expected):
 
 
 def test_block_shape_is_that_of_the_tiles(tmp_path, rng):
-    values = rng.integers(0, 9, (1, 64, 100)).astype("uint16")
+    values = rng.integers(0, 9000, (1, 64, 100)).astype("uint16")
     tiles = {"tiled": True, "blockxsize": 32, "blockysize": 16}
     write_tiff(tmp_path / "20180405.tif", values, ("B02",), **tiles)
     (found,) = find_acquisitions(tmp_path)

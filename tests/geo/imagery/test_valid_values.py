@@ -176,6 +176,76 @@ def test_a_wrong_scale_is_refused_before_the_pixels_are_read(tmp_path, rng, case
         find_acquisitions(path, reflectance_scale=scale)
 
 
+CONSTANTS = {"counts": 2500, "percent": 37, "thousandths": 420}
+
+
+@pytest.mark.parametrize("case", CONSTANTS)
+def test_a_wrong_scale_of_an_image_of_one_value_is_refused(tmp_path, case):
+    path = write(tmp_path, np.full((3, 40, 40), CONSTANTS[case], "float32"))
+    with pytest.raises(InputError, match=r"20180405.tif would be taken as reflectance .*stored as"):
+        find_acquisitions(path)
+
+
+@pytest.mark.parametrize("fill", [-9999, 65535, 1e20, 9999, 255])
+def test_an_image_of_one_fill_value_is_nodata_and_not_refused(tmp_path, fill):
+    _, has_values, impossible = read(write(tmp_path, np.full((3, 40, 40), fill, "float32")))
+    assert not has_values.any()
+    assert impossible.all()
+
+
+# How counts are stored, their type, the scale in the settings, the scale that the message says.
+TOO_SMALL = {
+    "reflectance as counts": (1e-4, "float32", 0.0001, "1"),
+    "percent as counts": (0.01, "uint16", None, "0.01"),
+    "percent, and a scale": (0.01, "float32", 0.0001, "0.01"),
+    "thousandths": (0.1, "uint16", None, "0.001"),
+    "thousandths as percent": (0.1, "uint16", 0.00001, "0.001"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_SMALL)
+def test_a_scale_that_makes_all_numbers_too_small_is_refused(tmp_path, rng, case):
+    factor, dtype, scale, remedy = TOO_SMALL[case]
+    values = (rng.integers(300, 5000, (3, 40, 40)) * factor).astype(dtype)
+    path = write(tmp_path, values)
+    with pytest.raises(
+        InputError,
+        match=rf"20180405.tif would be taken as .*too dark for land.*probably {remedy}[.;]",
+    ):
+        find_acquisitions(path, reflectance_scale=scale)
+    has_values = read(path, reflectance_scale=float(remedy))[1]  # the remedy works
+    assert has_values.mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("names", "highest", "scale"),
+    [
+        (("B02", "B03", "B04"), 400, None),  # dense forest
+        (("B02", "B03", "B08"), 700, 0.0001),  # a lake, whose scale is stated
+        (("B02", "B03", "B08"), 1400, None),  # winter
+    ],
+)
+def test_dark_images_are_read(tmp_path, rng, names, highest, scale):
+    values = rng.integers(1, highest, (3, 40, 40)).astype("uint16")
+    (found,) = find_acquisitions(write(tmp_path, values, names), reflectance_scale=scale)
+    pixels, has_values = read_parcel_pixels(found, every_pixel(), list(names))
+    assert has_values.all()
+    assert np.array_equal(pixels, values.reshape(3, -1))
+
+
+def test_land_beside_a_lake_in_the_centre_is_read(tmp_path, rng):
+    values = rng.integers(100, 500, (3, 400, 400)).astype("uint16")
+    values[:, :60] = rng.integers(500, 4000, (3, 60, 400))
+    assert find_acquisitions(write(tmp_path, values))
+
+
+def test_a_dark_date_among_others_is_read(tmp_path, rng):
+    values = rng.integers(300, 4000, (3, 40, 40))
+    for day, divisor in ((1, 1), (2, 20), (3, 1)):
+        write_tiff(tmp_path / f"2018040{day}.tif", (values // divisor).astype("uint16"), BANDS)
+    assert len(find_acquisitions(tmp_path)) == 3
+
+
 def test_a_wrong_scale_of_one_of_many_acquisitions_is_found_when_it_is_read(tmp_path, rng):
     values = rng.integers(300, 9000, (3, 40, 40))
     for day in range(1, 8):

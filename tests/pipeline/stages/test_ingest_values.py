@@ -85,7 +85,14 @@ IMPLAUSIBLE = {
     "floats, and a scale for integers": (np.float32, 1e-4, 0.0001, r"reflectance_scale to 1, if"),
     "integers, and a scale for floats": (np.uint16, 1, 1, r"reflectance_scale to 0\.0001, if"),
     "radiance": (np.float64, 1e9, None, r"to the factor from stored values to reflectance\."),
-    "integers x 1,000,000": (np.uint32, 100, None, r"expected 0\.002 to 1\.5"),
+    "integers x 1,000,000": (np.uint32, 100, None, r"expected a median from 0\.002 to 1\.5"),
+    "integers in percent": (np.uint16, 0.01, None, r"reflectance_scale to 0\.01, if"),
+    "integers x 1,000": (
+        np.uint16,
+        0.1,
+        None,
+        r"reflectance_scale to 0\.001, if.*; to 0\.0001, if",
+    ),
 }
 
 

@@ -22,6 +22,7 @@ from pystac_client.stac_api_io import StacApiIO
 from geo.documents import LARGEST_JSON, read_limited
 from geo.errors import InputError, reading
 from geo.imagery.acquisition import first_five, is_address, safe_name
+from geo.imagery.networks import check_reach
 from geo.imagery.remote import read_bytes, web_session, without_signature
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,9 @@ def search_items(source: str | Path, search: Search) -> dict[str, Document]:
         raise InputError(
             f"{shown} has no STAC item for {search}. Check the dates, the area and the collections."
         )
+    for item in items:
+        for asset in item["assets"].values():
+            check_reach(asset["href"], str(source))
     items.sort(key=lambda item: (str(item["properties"].get("datetime")), str(item["id"])))
     found: dict[str, Document] = {}
     for item in items:
@@ -104,7 +108,7 @@ def _find_items(source: str | Path, search: Search) -> Iterator[tuple[Document, 
         source /= "catalog.json"
     address = str(source)
     client = StacApiIO(max_retries=None)
-    client.session = web_session()
+    client.session = web_session(address)
     document = _read(address, client)
     kind = document.get("type")
     if kind == "FeatureCollection":

@@ -44,6 +44,7 @@ from urllib3 import Retry
 from geo.documents import LARGEST_JSON
 from geo.errors import InputError
 from geo.imagery.acquisition import PLANETARY_COMPUTER
+from geo.imagery.networks import check_reach
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, S3Credential
@@ -117,10 +118,23 @@ class _TimedRetry(Retry):
 
 
 class _WholeAnswers(HTTPAdapter):
-    """Transport of `requests` with timeouts and retries, which returns whole answers only."""
+    """Transport of `requests` with timeouts and retries, which returns whole answers only.
 
-    def send(self, *args: Any, **options: Any) -> requests.Response:
-        """Send a request until its answer is whole."""
+    Parameters
+    ----------
+    source
+        The catalogue that the settings name: see `geo.imagery.networks.check_reach`.
+    """
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **options: Any
+    ) -> requests.Response:
+        """Send a request until its answer is whole; those that follow redirects come here, too."""
+        check_reach(str(request.url), self.source)
         options["timeout"] = CONNECT_TIMEOUT_S, READ_TIMEOUT_S
         self.max_retries = _TimedRetry(
             started=time.monotonic(),
@@ -133,15 +147,15 @@ class _WholeAnswers(HTTPAdapter):
             retry_after_max=_LONGEST_RETRY_AFTER_S,
         )
 
-        def request() -> requests.Response | None:
-            answer = super(_WholeAnswers, self).send(*args, **options)
+        def whole() -> requests.Response | None:
+            answer = super(_WholeAnswers, self).send(request, *args, **options)
             try:
                 answer._content = _read_body(answer)
             except requests.exceptions.ChunkedEncodingError:
                 return None
             return answer
 
-        answer = _until_whole(request)
+        answer = _until_whole(whole)
         if answer is None:
             raise requests.ConnectionError("every answer ended too early")
         return answer
@@ -163,11 +177,17 @@ def _read_body(answer: requests.Response) -> bytes:
     return bytes(body)
 
 
-def web_session() -> requests.Session:
-    """Return a session for documents and tokens, which repeats requests as `read_bytes` does."""
+def web_session(source: str = "") -> requests.Session:
+    """Return a session for documents and tokens, which repeats requests as `read_bytes` does.
+
+    Parameters
+    ----------
+    source
+        Path or address of the catalogue that the settings name.
+    """
     session = requests.Session()
-    session.mount("https://", _WholeAnswers())
-    session.mount("http://", _WholeAnswers())
+    session.mount("https://", _WholeAnswers(source))
+    session.mount("http://", _WholeAnswers(source))
     return session
 
 
@@ -274,6 +294,8 @@ def _locate(source: str) -> tuple[ObjectStore, str]:
     if needs_token and _takes_token(parts.netloc, parts.query):
         container, _, path = parts.path.lstrip("/").partition("/")
         return _azure_store(f"{parts.scheme}://{parts.netloc}", container), unquote(path)
+    # The catalogue was checked when it was read. Those on this machine may name private addresses.
+    check_reach(address, "")
     # A store per folder, because the bands of an acquisition share it and so its connections.
     folder, _, name = parts.path.rpartition("/")
     address = urlunsplit((parts.scheme, parts.netloc, folder, parts.query, ""))

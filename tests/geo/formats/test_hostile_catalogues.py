@@ -4,7 +4,7 @@ import gzip
 import http.server
 import json
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from requests import RequestException
@@ -13,7 +13,7 @@ from geo import documents
 from geo.errors import InputError
 from geo.formats import stac_search
 from geo.formats.stac_search import Search, search_items
-from geo.imagery import remote
+from geo.imagery import networks, remote
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.remote import read_bytes, web_session
 from tests.builders.stac import item_of
@@ -238,3 +238,108 @@ def test_passwords_are_not_sent_to_the_server_of_a_redirect(serve, read):
     read(f"http://user:secret@127.0.0.1:{first}/x")
     assert seen[0].startswith("Basic ")
     assert seen[1:] == [None]
+
+
+ADDRESSES = {
+    "127.0.0.1": "private",
+    "127.1": "private",
+    "2130706433": "private",
+    "0x7f000001": "private",
+    "0.0.0.0": "private",  # noqa: S104 (nothing is bound)
+    "localhost": "private",
+    "[::1]": "private",
+    "[::ffff:127.0.0.1]": "private",
+    "10.1.2.3": "private",
+    "172.16.0.1": "private",
+    "192.168.1.1": "private",
+    "100.64.0.1": "private",
+    "[fd00::1]": "private",
+    "169.254.169.254": "link-local",
+    "[::ffff:169.254.169.254]": "link-local",
+    "[fe80::1]": "link-local",
+    "93.184.215.14": "public",
+    "172.32.0.1": "public",
+    "[2606:2800::1]": "public",
+    "no-such-host.invalid": "public",
+}
+
+
+@pytest.mark.parametrize("host", ADDRESSES)
+def test_networks_of_addresses(tmp_path, host):
+    """A catalogue on the internet, on a private network and on this machine names the host."""
+    network = ADDRESSES[host]
+    assert networks.network_of(host.strip("[]")) == network
+    for source, allowed in (
+        ("https://93.184.215.14/catalog.json", {"public"}),
+        ("http://192.168.1.7:8000/catalog.json", {"public", "private"}),
+        (str(tmp_path), {"public", "private"}),
+    ):
+        address = f"http://me:secret@{host}:8080/B02.tif?sig=SECRET"
+        with nullcontext() if network in allowed else pytest.raises(InputError) as error:
+            networks.check_reach(address, source)
+        if network not in allowed:
+            assert f"is on {host.strip('[]')}, which is an address of" in str(error.value)
+            assert "SECRET" not in str(error.value)
+
+
+@pytest.fixture
+def public(monkeypatch):
+    """Let 127.0.0.1 be an address on the internet; the name localhost stays private."""
+    networks.network_of.cache_clear()
+    resolve = networks.resolve
+    known = {"127.0.0.1": ["93.184.215.14"]}
+    monkeypatch.setattr(networks, "resolve", lambda host: known.get(host) or resolve(host))
+    yield
+    networks.network_of.cache_clear()
+
+
+NAMED = [
+    ("catalog", catalogue("http://localhost:{port}/x.json")),
+    ("catalog", catalogue("http://localhost:{port}/x.json", rel="item")),
+    ("item", item_of("20180405", "http://localhost:{port}")),
+    ("item", item_of("20180405", "http://169.254.169.254")),
+]
+
+
+@pytest.mark.parametrize(("name", "document"), NAMED)
+def test_catalogues_on_the_internet_name_no_private_address(
+    tmp_path, server, public, name, document
+):
+    text = json.dumps(document).replace("{port}", str(server.http.server_port))
+    write(tmp_path, **{name: text, "x": item_of("20180405", "https://example.org")})
+    with pytest.raises(InputError, match="is an address of this machine or of a private network"):
+        search_items(f"{server.url}/{name}.json", EVERYTHING)
+    assert len(server.log) == 1
+    # The remedy works.
+    if "169.254" not in text:
+        assert search_items(tmp_path / f"{name}.json", EVERYTHING)
+
+
+def test_redirects_lead_to_no_private_address(serve, public):
+    seen = []
+
+    def final(self):
+        seen.append(self.path)
+        self.send_error(404)
+
+    second = serve(final)
+
+    def redirect(self):
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{second}/x")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    first = serve(redirect)
+    with pytest.raises(InputError, match="is an address of this machine or of a private network"):
+        search_items(f"http://127.0.0.1:{first}/catalog.json", EVERYTHING)
+    assert seen == []
+
+
+def test_items_of_this_machine_name_no_link_local_address(tmp_path):
+    item = item_of("20180405", "http://169.254.169.254/latest")
+    for asset in item["assets"].values():
+        del asset["proj:shape"]
+    write(tmp_path, item=item)
+    with pytest.raises(InputError, match=r"is on 169\.254\.169\.254, which .* Leave it out"):
+        find_acquisitions(tmp_path / "item.json", "stac")

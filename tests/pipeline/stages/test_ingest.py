@@ -192,7 +192,7 @@ def test_other_integers_become_uint16(source, tmp_path, dtype):
     parcels = make(source)
     for parcel_id, (_, pixels, _) in parcels.items():
         np.save(source / "DATA" / f"{parcel_id}.npy", (pixels % 200).astype(dtype))
-    run = ingest_folder(source, tmp_path / "run")
+    run = ingest_folder(source, tmp_path / "run", reflectance_scale=0.0001)  # so they are dark
     for parcel_id, (_, pixels, _) in parcels.items():
         found = read_pixels(run.dataset, parcel_id)
         assert found.dtype == np.uint16

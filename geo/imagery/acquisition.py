@@ -211,6 +211,11 @@ class Acquisition:
         """Make id and tile safe: they come from files, and become names of files and jobs."""
         object.__setattr__(self, "id", safe_name(self.id))
         object.__setattr__(self, "tile", safe_name(self.tile))
+        for name in ("cloud_fraction", "valid_fraction"):
+            value = getattr(self, name)
+            # NaN, -1 and 9999 state nothing. Real products state up to 100.1 %.
+            if value is not None and not -0.001 <= value <= 1.01:
+                object.__setattr__(self, name, None)
 
     @property
     def grid(self) -> Grid:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -29,6 +29,9 @@ TIFF_ENDINGS = (".tif", ".tiff")
 IMAGE_ENDINGS = (*TIFF_ENDINGS, ".jp2")
 ITEM_ENDINGS = (".json", ".geojson")
 _NETCDF_ENDINGS = (".nc", ".nc4")
+
+# Landsat 1 took the first images that are still used.
+FIRST_YEAR = 1972
 
 # Images of products that are not bands: true colour, aerosol, water vapour, preview, snow
 # probability.
@@ -130,6 +133,7 @@ def find_acquisitions(
         found = _find_stacks(path, bands, reflectance_scale, damaged)
     found = _with_bands(found, bands, damaged)
     found = _in_metres(found, damaged)
+    found = _of_satellites(found, damaged)
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack"):
@@ -250,6 +254,27 @@ def _in_metres(found: Sequence[Acquisition], damaged: list[Damaged] | None) -> l
             )
         damaged += (Damaged(path, f"{path} has {what}. {remedy}") for path in products)
     return usable
+
+
+def _of_satellites(
+    found: Sequence[Acquisition], damaged: list[Damaged] | None
+) -> list[Acquisition]:
+    """Return the acquisitions of past days; refuse the others, or set them aside."""
+    # A day ahead, for other time zones.
+    last = date.today() + timedelta(days=1)
+    others = [
+        Damaged(
+            item.product,
+            f"{item.product} has the date {item.date}, expected {FIRST_YEAR} to today. Correct it.",
+        )
+        for item in found
+        if not date(FIRST_YEAR, 1, 1) <= item.date <= last
+    ]
+    if damaged is None:
+        refuse_damaged(others, len(found))
+    else:
+        damaged += others
+    return [item for item in found if date(FIRST_YEAR, 1, 1) <= item.date <= last]
 
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:

@@ -13,6 +13,7 @@ from typing import Any
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from geo.documents import LARGEST_XML
 from geo.errors import InputError
 from geo.imagery.acquisition import is_address, local_file
 
@@ -115,6 +116,7 @@ def _open(source: str) -> Any:
                 beside = file.with_name(file.name + side_car)
                 if beside.exists():
                     _check_format(beside, driver)
+            _check_size(file.with_name(f"{file.name}.aux.xml"))
     raster = rasterio.open(source, driver=driver, sharing=False)
     _check_overviews(source, raster)
     return raster
@@ -137,6 +139,15 @@ def _check_format(file: Path, driver: str) -> None:
             f"{file} cannot be opened as {_FORMATS[driver]}: it begins with {begin!r}. Download it "
             "again. Other formats, such as VRT, can name further files and addresses and are not "
             "opened: write the pixels into a GeoTIFF with gdal_translate."
+        )
+
+
+def _check_size(side_car: Path) -> None:
+    """Check that a side-car file of metadata is small: GDAL reads it at every opening."""
+    if side_car.is_file() and side_car.stat().st_size > LARGEST_XML:
+        raise InputError(
+            f"{side_car} has {side_car.stat().st_size:,} bytes, at most {LARGEST_XML:,} are read. "
+            "Remove it: GDAL writes it again."
         )
 
 

@@ -97,7 +97,8 @@ def refuse_wrong_scale(band: Band, n: int, n_data: int, n_varied: int, example: 
             f"pixels are beyond {LOWEST / 10_000} to {HIGHEST / 10_000:g}, such as "
             f"{reflectance:.4g} (stored as {example:.6g}). Set reflectance_scale to the "
             "reflectance of 1: 0.0001 for counts, 0.01 for percent; or correct the scale in the "
-            "file."
+            "file. Products and catalogues (SAFE, THEIA, STAC) state theirs in their metadata: "
+            "download those again."
         )
 
 

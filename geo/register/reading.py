@@ -24,6 +24,8 @@ from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
 from geo.register.sources import check_files, check_number_of_rows, find_sources
 
+_LONGEST_TEXT = 10_000  # characters of an id or a code
+
 # DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
 # states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
 UNREADABLE = (
@@ -177,7 +179,22 @@ def _ids(
                 f"{setting} is {column!r}, which is not a column of {path}.{hint} "
                 f"Its columns are: {', '.join(columns)}."
             )
+        if column in table:
+            _refuse_long_texts(path, table[column], setting)
     return table[id_column] if id_column in table or feature_ids is None else feature_ids
+
+
+def _refuse_long_texts(path: Path, texts: pd.Series[Any], setting: str) -> None:
+    """Refuse a column of ids or codes with a text that is neither."""
+    if not pd.api.types.is_string_dtype(texts.dtype):
+        return
+    lengths = texts.astype("str").str.len()
+    if (longest := lengths.max()) > _LONGEST_TEXT:
+        raise InputError(
+            f"{path}: the column {texts.name} ({setting}) has a text of {longest:,.0f} characters, "
+            f"in row {int(lengths.argmax()) + 1}; at most {_LONGEST_TEXT:,} are read as an id or a "
+            "code. Correct it, or name another column."
+        )
 
 
 def _in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
@@ -193,10 +210,13 @@ def _refuse_empty(table: pd.DataFrame, path: Path) -> None:
 
 
 def _refuse_unplaced(crs: Any, path: Path) -> None:
-    if crs is None:
+    is_placed = crs is not None and (crs.is_projected or crs.is_geographic)
+    # GeoPackage has two systems for data that have none.
+    if not is_placed or crs.name.lower().startswith("undefined"):
+        found = "" if crs is None else f" on the ground, but {crs.name}"
         raise InputError(
-            f"{path} has no coordinate system, so its parcels cannot be placed on the imagery. "
-            "Add the coordinate system that it was made in, for example with "
+            f"{path} has no coordinate system{found}, so its parcels cannot be placed on the "
+            "imagery. Add the coordinate system that it was made in, for example with "
             "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
         )
 
@@ -257,7 +277,14 @@ def _read_with_gdal(
         # Measures are dropped on purpose.
         warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
         try:
-            rows = pyogrio.read_dataframe(source, layer=layer, fid_as_index=True, **part)
+            options = {"layer": layer, "fid_as_index": True, **part}
+            try:
+                rows = pyogrio.read_dataframe(source, **options)
+            except shapely.errors.GEOSException:
+                # Outlines that are damaged become None: rows with their reason.
+                rows = pyogrio.read_dataframe(source, on_invalid="ignore", **options)
+                if rows.geometry.isna().all():
+                    raise
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
     feature_ids = pd.Series(rows.index.to_numpy(np.int64), name=info["fid_column"] or "fid")

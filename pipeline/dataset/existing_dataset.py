@@ -166,7 +166,9 @@ def read_parcels(
     """
     shortened = {name: i for i, name in read_object(dataset.file_names, optional=True).items()}
     paths = {
-        shortened.get(path.name) or _id_of(path): path for path in dataset.pixels.glob("*.npy")
+        shortened.get(path.name) or _id_of(path): path
+        for path in dataset.pixels.glob("*.npy")
+        if not path.name.startswith(("._", ".nfs"))  # written by macOS and NFS
     }
     if not paths:
         raise InputError(f"{dataset.pixels} has no <id>.npy files. Check dataset.path.")

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from geo.errors import InputError, first_five
+from geo.imagery.discovery import FIRST_YEAR
 from pipeline.dataset.metadata import read_object
 from pipeline.workflow.paths import DatasetPaths
-
-# Landsat 1 took the first images that are still used.
-FIRST_YEAR = 1972
 
 
 def read_dates(dataset: DatasetPaths) -> list[date]:
@@ -26,6 +24,15 @@ def read_dates(dataset: DatasetPaths) -> list[date]:
     refuse(wrong, f'{dataset.dates}: expected {{"0": YYYYMMDD, "1": ...}}; other keys')
     if not values:
         raise InputError(f"{dataset.dates} has no dates.")
+    numbers = sorted(map(int, values))
+    if numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
+        raise InputError(
+            f"{dataset.dates}: its keys must count from 0 or from 1, as they are places on the "
+            f"first axis of the arrays. Found {numbers[0]} to {numbers[-1]}"
+            + (f", without {first_five(missing)}" if missing else "")
+            + ". Correct them."
+        )
     dates = [_parse_date(values[key], dataset.dates) for key in sorted(values, key=int)]
     if twice := _repeated(dates):
         raise InputError(
@@ -56,6 +63,8 @@ def _repeated(dates: Sequence[date]) -> str:
 def _parse_date(value: object, path: Path) -> date:
     """Parse 20180501, "20180501", "2018-05-01" or an ISO date with a time."""
     try:
+        if "W" in str(value):  # 2018-W12, which is a week
+            raise ValueError
         day = datetime.fromisoformat(str(value)).date()
     except ValueError:
         raise InputError(
@@ -80,7 +89,11 @@ def read_declared(dataset: DatasetPaths) -> dict[str, dict[str, Any]]:
             [i for i, code in codes.items() if not isinstance(code, int | float | str | None)],
             f"{dataset.labels}: codes in {name!r} that are neither numbers nor text",
         )
-    return labels
+    # pandas and json write NaN for a code that is missing.
+    return {
+        name: {i: None if code != code else code for i, code in codes.items()}
+        for name, codes in labels.items()
+    }
 
 
 def read_n_dates(dataset: DatasetPaths) -> dict[str, int]:

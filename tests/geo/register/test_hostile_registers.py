@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import zipfile
+from contextlib import closing
 
 import numpy as np
 import pandas as pd
@@ -219,6 +220,37 @@ def test_a_view_with_functions_of_gdal_about_geometries_is_read(tmp_path, square
     query = "SELECT fid, geom, printf('%s %.2f', ID, ST_MaxX(geom)) AS ID FROM \"table\""
     with_view(tmp_path / "r.gpkg", squares, query)
     assert list(read_register(tmp_path / "r.gpkg", "parcels")["ID"]) == ["a 1.00", "b 3.00"]
+
+
+def test_a_damaged_outline_is_a_row_without_one(tmp_path):
+    path = tmp_path / "r.geojson"
+    values = json.loads(with_crs(""))
+    values["features"][0]["geometry"]["coordinates"] = [[[3.0, 4.0]]]
+    path.write_text(json.dumps(values))
+    table = read_register(path)
+    assert table.geometry.isna().tolist() == [True, False]
+    assert list(table["ID"]) == [0, 1]
+
+
+@pytest.mark.parametrize("srs", [-1, 0])
+def test_undefined_coordinate_systems_of_geopackage_are_none(tmp_path, squares, srs):
+    path = tmp_path / "r.gpkg"
+    squares.to_file(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        for table in ("gpkg_contents", "gpkg_geometry_columns"):
+            database.execute(f"UPDATE {table} SET srs_id = {srs}")  # noqa: S608 (of this file)
+    with pytest.raises(
+        InputError, match=r"r\.gpkg has no coordinate system on the ground, but [Uu]ndefined"
+    ):
+        read_register(path)
+
+
+def test_a_text_that_is_neither_an_id_nor_a_code_is_refused(tmp_path):
+    path = tmp_path / "r.gpkg"
+    frame(SQUARES, ID=["a", "b"], CODE=["x", "y" * 20_000]).to_file(path)
+    assert len(read_named(path, None, "ID", {})[0]) == 2
+    with pytest.raises(InputError, match=r"column CODE \(parcels.labels\) .*20,000 .*in row 2;"):
+        read_named(path, None, "ID", {"parcels.labels": "CODE"})
 
 
 def test_a_table_of_mapinfo_that_lists_others_is_refused(tmp_path, squares):

@@ -10,6 +10,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
+from geo.errors import InputError
 from geo.formats.conventions import band_name, tile_name
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
@@ -325,6 +326,18 @@ def test_block_shape_is_that_of_the_tiles(tmp_path, rng):
     write_tiff(tmp_path / "20180405.tif", values, ("B02",), **tiles)
     (found,) = find_acquisitions(tmp_path)
     assert found.bands["B02"].block_shape == (16, 32)
+
+
+def test_dates_to_come_are_refused_or_set_aside(tmp_path, rng):
+    values = rng.integers(0, 9000, (1, 40, 40)).astype("uint16")
+    write_tiff(tmp_path / "20180405.tif", values, ("B02",))
+    path = write_tiff(tmp_path / "20991231.tif", values, ("B02",))
+    with pytest.raises(InputError, match=r"20991231\.tif has the date 2099-12-31, expected"):
+        find_acquisitions(tmp_path)
+    damaged = []
+    (found,) = find_acquisitions(tmp_path, damaged=damaged)
+    assert found.date == date(2018, 4, 5)
+    assert [item.product for item in damaged] == [path]
 
 
 @pytest.mark.parametrize("options", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])

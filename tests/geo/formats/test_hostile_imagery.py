@@ -19,6 +19,7 @@ import zarr
 from geo import documents
 from geo.errors import InputError
 from geo.formats.safe import find_products
+from geo.imagery import open_rasters
 from geo.imagery.discovery import find_acquisitions, walk, watched_files
 from geo.imagery.raster_reading import read_window
 from geo.imagery.reduced_reading import read_coarse
@@ -271,6 +272,14 @@ def test_side_cars_that_reach_nowhere_are_used(tmp_path):
     (item,) = find_acquisitions(tmp_path)
     assert item.bands["B02"].nodata == 7
     np.testing.assert_array_equal(read_window(item.bands["B02"], slice(64), slice(64)), VALUES[0])
+
+
+def test_a_huge_side_car_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(open_rasters, "LARGEST_XML", 1000)
+    path = write_tiff(tmp_path / "20180405.tif", VALUES, ["B02"])
+    path.with_name("20180405.tif.aux.xml").write_text("<PAMDataset>" + " " * 1000)
+    with pytest.raises(InputError, match=r"20180405\.tif\.aux\.xml has 1,012 bytes, at most 1,000"):
+        find_acquisitions(tmp_path)
 
 
 @pytest.mark.parametrize(

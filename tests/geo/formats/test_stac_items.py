@@ -343,3 +343,15 @@ def test_items_of_services_can_be_written_and_read_again(tmp_path, service, sign
     for asset in json.loads(path.read_text())["assets"].values():
         assert asset["href"].startswith(("https://", "s3://"))
         assert asset.get("parcelwise:signed_by") == signed_by
+
+
+@pytest.mark.parametrize(
+    ("percent", "fraction"),
+    [(float("nan"), None), (-50, None), (9999, None), (100.05, 1.0005), (0, 0.0), ("20", 0.2)],
+)
+def test_a_cloud_cover_that_is_none_is_not_stated(tmp_path, percent, fraction):
+    item = item_of("20180405", "https://example.org")
+    item["properties"]["eo:cloud_cover"] = percent
+    (tmp_path / "x.json").write_text(json.dumps(item))
+    (found,) = find_acquisitions(tmp_path, "stac")
+    assert found.cloud_fraction == (None if fraction is None else pytest.approx(fraction))

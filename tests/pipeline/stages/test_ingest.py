@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 from geo.errors import InputError
+from pipeline.dataset.existing_metadata import read_declared
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
-from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.sections import read_recipe
 from tests.builders.paths import PARITY, ROOT
 from tests.builders.pixel_sets import (
@@ -306,6 +307,15 @@ UNREADABLE = {
         r"dates\.json: 'May' is not a date",
     ),
     "no dates": (meta("dates.json", {}), r"dates\.json has no dates"),
+    "a place left out": (
+        meta("dates.json", {str(i + (i > 2)): number(day) for i, day in enumerate(SEASON)}),
+        r"keys must count from 0 or from 1.*Found 0 to 7, without 3\. Correct them",
+    ),
+    "places from 2": (
+        meta("dates.json", {str(i + 2): number(day) for i, day in enumerate(SEASON)}),
+        r"keys must count from 0 or from 1.*Found 2 to 8\. Correct them",
+    ),
+    "a week": (meta("dates.json", {**SPELLED, "6": "2018-W40"}), r"'2018-W40' is not a date"),
     "other keys": (meta("dates.json", {"first": 20180301}), r"other keys: 1, such as first"),
     "a list of dates": (meta("dates.json", [20180301]), r"dates\.json contains '\[20180301\]'"),
     "own dates without a list": (
@@ -625,3 +635,16 @@ def test_the_example_of_the_paper_runs_from_files_to_report(tmp_path):
     assert "register" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.S)
     again = snakemake(tmp_path, "-n", configfile=config, **settings)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_files_of_macos_and_nfs_are_no_parcels(source, tmp_path):
+    parcels = make(source)
+    for name in ("._100.npy", ".nfs0000002a.npy"):
+        (source / "DATA" / name).write_bytes(b"\0\x05\x16\x07")
+    assert list(opened(ingest_folder(source, tmp_path / "run")).ids) == list(parcels)
+
+
+def test_a_code_that_is_nan_is_none(source, tmp_path):
+    labels = {i: CLASSES[label] for i, (label, _, _) in make(source).items()}
+    write(source / "META" / "labels.json", {"crop": {**labels, "100": float("nan")}})
+    assert read_declared(DatasetPaths(source)) == {"crop": {**labels, "100": None}}

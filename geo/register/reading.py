@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import warnings
@@ -19,7 +18,7 @@ import pyogrio
 import shapely
 from pyproj import Transformer
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
 from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
@@ -170,12 +169,9 @@ def _ids(
         columns.append(str(feature_ids.name))
     for setting, column in {"parcels.id": id_column, **codes}.items():
         if column not in columns:
-            lower = {name.lower(): name for name in columns}
-            near = difflib.get_close_matches(column.lower(), lower, n=1)
-            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
             raise InputError(
-                f"{setting} is {column!r}, which is not a column of {path}.{hint} "
-                f"Its columns are: {', '.join(columns)}."
+                f"{setting} is {column!r}, which is not a column of {path}."
+                f"{did_you_mean(column, columns)} Its columns are: {', '.join(columns)}."
             )
     return table[id_column] if id_column in table or feature_ids is None else feature_ids
 
@@ -312,14 +308,14 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     if len(chosen) == 1:
         return source, chosen[0]
     if layer is not None:
-        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}. "
-        remedy = "Change parcels.layer."
+        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}."
+        remedy = f"{did_you_mean(layer, spatial)} Change parcels.layer."
     elif not spatial:
-        problem = "no layer with geometries. "
-        remedy = "Set parcels.path to the file of the outlines."
+        problem = "no layer with geometries."
+        remedy = " Set parcels.path to the file of the outlines."
     else:
-        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}. "
-        remedy = "Set parcels.layer to the layer of the parcels."
+        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}."
+        remedy = " Set parcels.layer to the layer of the parcels."
     raise InputError(f"{path} has {problem}{remedy}")
 
 

@@ -56,7 +56,7 @@ def checks(monkeypatch):
 def test_inputs_are_checked_again_only_if_they_have_changed(folder, checks):
     def begin(**over):
         checks.clear()
-        return start(merged(VALUES, over), ROOT, is_main=True)
+        return start([], merged(VALUES, over), ROOT, is_main=True)
 
     begin()
     settings = begin()
@@ -67,7 +67,7 @@ def test_inputs_are_checked_again_only_if_they_have_changed(folder, checks):
     assert checks == []
     begin(train={"epochs": 3})
     assert checks == []
-    start(VALUES, ROOT, is_main=False)
+    start([], VALUES, ROOT, is_main=False)
     assert checks == []
     begin(parcels={"id": "ID"})
     assert len(checks) == 1
@@ -90,10 +90,10 @@ def test_what_the_check_says_ends_the_process(folder, monkeypatch, capsys):
     monkeypatch.setattr(snakefile.subprocess, "run", run)
     code = 1
     with pytest.raises(SystemExit) as end:
-        start(VALUES, ROOT, is_main=True)
+        start([], VALUES, ROOT, is_main=True)
     assert end.value.code == "\nregister.shp has no rows."
     code = 0
-    start(VALUES, ROOT, is_main=True)
+    start([], VALUES, ROOT, is_main=True)
     assert capsys.readouterr().err == "register.shp has no rows.\n"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
-from models.fast_cpu.memory_allocator import keep_freed_memory
+from pipeline.command import command
 from pipeline.workflow.writing import write_text
 
 if TYPE_CHECKING:
@@ -256,21 +256,6 @@ def _start_logging(log: Path | None) -> None:
     logging.captureWarnings(True)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG)
-
-
-def command() -> None:
-    """Run the command of the terminal, and end the process with its exit code."""
-    # Stages start their own threads. Libraries that start one thread per core would compete.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Every stage works in blocks of the same size, so freed memory is needed again at once.
-    keep_freed_memory()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        # A job has a log file, and Snakemake says that the run is interrupted.
-        if "--log" not in sys.argv:
-            sys.stderr.write("parcelwise: interrupted\n")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

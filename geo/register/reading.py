@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
 from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
+
+Bounds = tuple[float, float, float, float]
 
 # DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
 # states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
@@ -219,6 +222,39 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return west, south, east, north
+
+
+def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, set[str]]:
+    """Read what a register states of its outlines, without reading them.
+
+    Returns
+    -------
+    bounds, types
+        West, south, east, north in degrees, None if they are not stated; and the types of its
+        geometries, such as Point and MultiPolygon, empty if they are not stated.
+
+    Raises
+    ------
+    InputError
+        As in `read_register`.
+    """
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        geo = json.loads((pq.read_schema(path).metadata or {}).get(b"geo", b"{}"))
+        column = geo.get("columns", {}).get(geo.get("primary_column"), {})
+        crs, bounds = column.get("crs", "OGC:CRS84"), column.get("bbox")
+        types = column.get("geometry_types", [])
+        if bounds is not None and len(bounds) == 6:  # with heights
+            bounds = [*bounds[:2], *bounds[3:5]]
+    else:
+        info = _read_info(path, *_find_layer(path, layer))
+        crs, bounds = info["crs"], info["total_bounds"]
+        types = [] if info["geometry_type"] in (None, "Unknown") else [info["geometry_type"]]
+    plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
+    if crs is None or bounds is None or not np.isfinite(bounds).all():
+        return None, plain
+    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    west, south, east, north = to_degrees.transform_bounds(*bounds)
+    return (west, south, east, north), plain
 
 
 def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:

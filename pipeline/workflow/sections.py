@@ -65,12 +65,12 @@ def _local(value: object) -> object:
         raise ValueError(f"an address is not opened here: {what}")
     if value == "":
         raise ValueError("the path is empty: write one, or remove the line")
-    if not isinstance(value, str) or not value.startswith("~"):
+    if not isinstance(value, str):
         return value
     try:
         return Path(value).expanduser()
     except RuntimeError:  # there is no such user
-        return value
+        return Path(value)
 
 
 def _is_file(address: object) -> bool:

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from geo.errors import InputError
+from models.fast_cpu import memory_allocator
 from pipeline import __main__ as command_line
+from pipeline.command import command
 from pipeline.workflow import snakefile
 from pipeline.workflow.launch import _folder_of
 from pipeline.workflow.messages import LOGGER, Shortener
@@ -79,11 +81,11 @@ def test_ctrl_c_ends_a_command_in_at_most_one_line(monkeypatch, capsys, job):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(memory_allocator, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(command_line, "main", interrupted)
     monkeypatch.setattr(sys, "argv", ["parcelwise", *(["--log", "x.log"] if job else [])])
     with pytest.raises(SystemExit) as end:
-        command_line.command()
+        command()
     assert end.value.code == 130
     assert capsys.readouterr().err == ("" if job else "parcelwise: interrupted\n")
 

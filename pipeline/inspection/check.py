@@ -75,8 +75,8 @@ def _check_register(register: Path, settings: Settings) -> None:
 
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
-    _check_geometries(register, options.layer)
     declared = read_declarations(register, options)
+    _check_geometries(register, options.layer)
     if models.folds is not None and not declared.labels:
         logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
     try:

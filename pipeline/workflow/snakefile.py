@@ -19,7 +19,7 @@ from geo.errors import InputError, first_five, nearest
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
-from pipeline.workflow.messages import keep_messages_short
+from pipeline.workflow.messages import LIBRARY, keep_messages_short
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
@@ -332,10 +332,24 @@ def summary(paths: RunPaths) -> str:
             path = path.with_suffix(".csv")
         if path.exists():
             lines.append(f"{what:12} {path}")
+    lines += _library_warnings(paths)
     try:
         return "\n".join(lines + _scores(paths))
     except InputError as error:
         return "\n".join([*lines, "", str(error)])
+
+
+def _library_warnings(paths: RunPaths) -> list[str]:
+    """Group the warnings of libraries in the logs of a run: a line for each of three kinds."""
+    kinds: dict[str, list[str]] = {}
+    for log in sorted(paths.logs.rglob("*.log")):
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(LIBRARY):
+                # Those of several files differ in names and numbers.
+                kind = re.sub(r"\S*[/\d]\S*", "", line)
+                kinds.setdefault(kind, []).append(f"{line[len(LIBRARY) :]} ({log})")
+    most = sorted(kinds.values(), key=len, reverse=True)[:3]
+    return [f"{len(found)} warnings of a library, such as: {found[0]}" for found in most]
 
 
 def _scores(paths: RunPaths) -> list[str]:

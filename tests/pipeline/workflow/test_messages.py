@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -15,8 +16,9 @@ from pipeline.command import command
 from pipeline.workflow import snakefile
 from pipeline.workflow.launch import _folder_of
 from pipeline.workflow.messages import LOGGER, Shortener
+from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.snakefile import check_folder, freeze
+from pipeline.workflow.snakefile import check_folder, freeze, summary
 from tests.builders.paths import ROOT
 from tests.builders.runs import snakemake
 
@@ -139,3 +141,37 @@ def test_a_folder_that_can_be_written_is_accepted(tmp_path, monkeypatch):
 )
 def test_the_folder_of_the_results_is_that_of_snakemake(words, folder):
     assert str(_folder_of(["snakemake", *words])) == folder
+
+
+NOISY = """
+import logging, warnings
+from pipeline.__main__ import _start_logging
+from pathlib import Path
+import sys
+_start_logging(Path(sys.argv[1]) if sys.argv[1:] else None)
+for _ in range(3):
+    logging.getLogger("rasterio._env").warning("tag 42113 of %s is unknown", "a/b1.tif")
+    warnings.warn("an overflow", stacklevel=2)
+    logging.getLogger("pipeline.extract").info("12 percent")
+"""
+
+
+def test_a_warning_of_a_library_is_written_once_and_only_to_the_log_of_a_job(tmp_path):
+    run = RunPaths(tmp_path)
+    for number, job in enumerate(("extract/a", "extract/b", "assemble/t")):
+        code = NOISY.replace("b1", f"b{number}")
+        words = [sys.executable, "-c", code, str(run.log(job))]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stderr == 3 * "pipeline.extract: 12 percent\n"
+    text = run.log("extract/a").read_text()
+    assert text.count("library rasterio._env: tag 42113 of a/b0.tif is unknown\n") == 1
+    assert text.count("UserWarning: an overflow") == 1
+    assert text.count("pipeline.extract: 12 percent\n") == 3
+    lines = summary(run).splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("3 warnings of a library, such as: rasterio._env: tag 42113 of a/b")
+    assert lines[0].endswith(f"({run.log('assemble/t')})")
+    # Without a log, the terminal is the only place.
+    words = [sys.executable, "-c", NOISY]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.count("tag 42113") == 1

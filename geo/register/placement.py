@@ -101,9 +101,8 @@ def place(
     # Share of the parcel inside its tile, infinite if the tile contains it; -1 without a tile.
     best_rank = np.full(n, -1.0)
     for tile, grid in grids.items():
-        near = np.flatnonzero(
-            (best_rank < np.inf) & _is_near(parcels.polygons, crs, grid, point_buffer_m or 0)
-        )
+        is_near = _is_near(parcels.polygons, crs, grid, point_buffer_m or 0)
+        near = np.flatnonzero((best_rank < np.inf) & is_near)
         original = Mended(parcels.polygons[near], parcels.reasons[near], parcels.mended[near])
         moved = reproject(original, crs, grid)
         outlines = moved.polygons

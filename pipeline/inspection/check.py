@@ -63,11 +63,14 @@ def _check_register(register: Path, settings: Settings) -> None:
     if find_spec("pyogrio") is None:
         logger.warning("%s is not checked: pyogrio is not installed here.", register)
         return
-    from pipeline.classes.register import check_register, read_declarations
+    from geo.register.reading import has_only_points
+    from pipeline.classes.register import check_register, points_refused, read_declarations
 
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
     declared = read_declarations(register, options)
+    if options.point_buffer_m is None and has_only_points(register, options.layer):
+        raise points_refused(register, "all")
     if models.folds is not None and not declared.labels:
         logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
     try:

@@ -131,7 +131,7 @@ def draw_map(
     accepted = (parcels["status"] != Status.REJECTED).to_numpy()
     parcels["geometry"] = outlines = _dots(np.asarray(parcels["geometry"]), accepted)
     drawable = (shapely.get_dimensions(outlines) == 2) & ~shapely.is_empty(outlines)
-    accepted &= drawable
+    accepted = accepted & drawable
     if not accepted.any():
         return None
     bounds = shapely.total_bounds(outlines[accepted])

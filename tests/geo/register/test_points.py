@@ -1,5 +1,7 @@
 """Points as samples: pixels and discs against rasterio, and distances of pixel centres."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import rasterio
@@ -21,8 +23,7 @@ ODD = Grid("EPSG:32633", 465181.05, 5080254.63, 9.995, 9.997, 20, 30)
 def pixels_of(geometries, grid, **choice):
     index = index_pixels(geometries, list(map(str, range(len(geometries)))), grid, "t", **choice)
     places = list(zip(index.rows.tolist(), index.cols.tolist(), strict=True))
-    ends = index.offsets.tolist()
-    return [places[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [places[a:b] for a, b in pairwise(index.offsets.tolist())]
 
 
 def random_points(grid, n=300, seed=1):

@@ -18,7 +18,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from geo.documents import read_json
-from geo.errors import InputError, reading
+from geo.errors import InputError, UnavailableError, reading
 from geo.formats.conventions import (
     band_name,
     offset_of_baseline,
@@ -86,6 +86,8 @@ def unlike_files(found: Sequence[Acquisition], threads: int) -> dict[str, str]:
         try:
             for band in stated.values():
                 block_shape(band)
+        except UnavailableError:
+            raise
         except InputError as error:
             return f"{item.product}: {error}"
         return None

@@ -24,6 +24,7 @@ from pipeline.workflow.sections import (
     Band,
     CloudMasks,
     Clouds,
+    Damaged,
     Dataset,
     FrequentClasses,
     Imagery,
@@ -128,6 +129,12 @@ class ImageryBands(Section):
     bands: list[Band]
 
 
+class AssembledImagery(ImageryBands):
+    """The channels, and what happens to acquisitions that cannot be read."""
+
+    damaged: Damaged
+
+
 class BandReading(ImageryBands):
     """How the bands of an acquisition are read."""
 
@@ -215,7 +222,7 @@ class ExtractSettings(Section):
 class AssembleSettings(Section):
     """Settings of stage assemble."""
 
-    imagery: ImageryBands
+    imagery: AssembledImagery
     clouds: Clouds
     parcels: MinPixels
     assemble: Assemble

@@ -127,7 +127,7 @@ FAILURES = {
     "unknown host": (lambda _: "http://nowhere.invalid", "resolve", "the connection failed"),
     "silent": (served(silent), "timed out", "TimedOut"),
     "drip of a body": (served(functools.partial(drip, BYTES)), "no whole answer within", None),
-    "drip of a range": (served(functools.partial(drip, RANGE[:-7])), None, "the connection failed|Timeout|timed"),
+    "drip of a range": (served(functools.partial(drip, RANGE[:-7])), None, "the connection failed"),
     "drip of headers": (served(drip_headers), "no whole answer within", "TimedOut"),
     "503": (served(functools.partial(busy, "503 Service Unavailable")), "answered 503", "503"),
     "429": (served(functools.partial(busy, "429 Too Many Requests")), "answered 429", "429"),
@@ -197,7 +197,7 @@ def test_a_service_that_answers_again_is_asked_again(serve, monkeypatch):
     monkeypatch.setattr(retries, "LIMIT_S", 0.5)
     with pytest.raises(UnavailableError, match="503"):
         remote.read_bytes(f"{address}/a", (0, 10))
-    with pytest.raises(UnavailableError, match="503.* is not asked again"):
+    with pytest.raises(UnavailableError, match=r"503.* is not asked again"):
         remote.read_bytes(f"{address}/b", (0, 10))
     time.sleep(0.6)
     list(answers)
@@ -224,3 +224,16 @@ def test_tokens_that_do_not_come_end_within_the_limit(serve, tmp_path, monkeypat
         unlike_files(found, 4)
     assert re.search(words, str(error.value))
     assert time.monotonic() - started < 1.5 * LIMIT_S
+
+
+def test_a_long_download_is_not_cut(serve):
+    item = json.dumps(item_of("20180405", "https://host")).encode()
+    body = b"".join([item, *[b" " * 10_000] * 24])
+
+    def answer(connection):
+        connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        for start in range(0, len(body), 10_000):
+            connection.sendall(body[start : start + 10_000])
+            time.sleep(LIMIT_S / 16)
+
+    assert len(search_items(f"{serve(answer)}/item.json", EVERYTHING)) == 1

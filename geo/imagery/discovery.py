@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -255,12 +256,24 @@ def _in_metres(found: Sequence[Acquisition], damaged: list[Damaged] | None) -> l
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
     """Append a number to ids that occur twice; the preferred acquisition keeps its id."""
-    unique, times = [], dict[str, int]()
+    unique: list[Acquisition] = []
+    taken: set[str] = set()
     # The sort is stable: equally preferred acquisitions keep their order.
     for item in sorted(found, key=lambda item: item.preference, reverse=True):
-        number = times[item.id] = times.get(item.id, 0) + 1
-        unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
+        name = unused_name(item.id, taken)
+        unique.append(item if name == item.id else replace(item, id=name))
     return unique
+
+
+def unused_name(name: str, taken: set[str]) -> str:
+    """Return a name, with a number if it is taken, and take it.
+
+    Names that differ only in case count as the same, as their files are one on some disks.
+    """
+    numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    unused = next(text for text in numbered if text.lower() not in taken)
+    taken.add(unused.lower())
+    return unused
 
 
 @dataclass(frozen=True)

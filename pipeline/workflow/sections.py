@@ -33,6 +33,7 @@ Widths = Annotated[list[Positive], Field(min_length=2)]
 ImageryFormat = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 Resampling = Literal["nearest", "bilinear", "cubic"]
 Signing = Literal["planetary_computer"]
+Damaged = Literal["refuse", "set_aside"]
 
 _RECIPES = Path(__file__).with_name("recipes")
 RECIPES = tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml")))
@@ -162,9 +163,10 @@ class Imagery(Section):
     lists them) | warn (use all) | trust (do not look)
     """
 
-    damaged: Literal["refuse", "set_aside"] = "refuse"
-    """products that cannot be read or lack bands: refuse (stop) | set_aside (acquisitions.csv lists
-    them, and the log of index gives the reasons)
+    damaged: Damaged = "refuse"
+    """products that cannot be read or lack bands: refuse (stop) | set_aside (leave them out;
+    acquisitions.csv lists them, and the log of index gives the reasons; the report lists those
+    whose damage shows only when their pixels are read)
     """
 
     collections: list[str] = []

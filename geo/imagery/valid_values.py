@@ -6,19 +6,21 @@ numbers between it and the data where software has interpolated across the edge,
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import InputError
+from geo.errors import SET_ASIDE, InputError, UnavailableError
 from geo.imagery.acquisition import MASKS, PLAUSIBLE_REFLECTANCE, Acquisition, Band
 from geo.imagery.raster_reading import read_window
 from geo.imagery.reflectance_scale import fitting_scale, is_too_dark
+
+_Read = TypeVar("_Read")
 
 # In reflectance x 10,000, as all bands are converted.
 LOWEST, HIGHEST = (10_000 * limit for limit in PLAUSIBLE_REFLECTANCE)
@@ -102,24 +104,48 @@ def refuse_wrong_scale(band: Band, n: int, n_data: int, n_varied: int, example: 
         )
 
 
-def _examples(found: Sequence[Acquisition]) -> list[Acquisition]:
-    """Return the first, the middle and the last acquisition."""
-    return [found[at] for at in sorted({0, len(found) // 2, len(found) - 1})] if found else []
+def _read_examples(
+    found: Sequence[Acquisition], read: Callable[[Acquisition], _Read], *, is_refused: bool
+) -> list[_Read]:
+    """Read the first, the middle and the last acquisition.
+
+    If a damaged one is not refused, the examples are those of the others. Whatever reads all of its
+    pixels sets it aside.
+    """
+    readable = list(found)
+    values: dict[int, _Read] = {}
+    while readable:
+        examples = [readable[at] for at in sorted({0, len(readable) // 2, len(readable) - 1})]
+        unread = next((item for item in examples if id(item) not in values), None)
+        if unread is None:
+            return [values[id(item)] for item in examples]
+        try:
+            values[id(unread)] = read(unread)
+        except UnavailableError:
+            raise
+        except InputError as error:
+            if is_refused:
+                raise InputError(f"{error}\n{SET_ASIDE}") from error
+            readable = [item for item in readable if item is not unread]
+    return []
 
 
-def with_fill_values(found: Sequence[Acquisition]) -> list[Acquisition]:
+def with_fill_values(found: Sequence[Acquisition], *, is_refused: bool = True) -> list[Acquisition]:
     """Return the acquisitions with the fill values that files do not name, such as -999 or -1.
 
     A small negative number is possible as reflectance. It is the nodata value of a band if it is
     its lowest number, more than a hundredth of all, and most of the negative ones, in windows of
-    the first, the middle or the last acquisition.
+    the first, the middle or the last acquisition. `is_refused` tells whether damaged ones are.
     """
+
+    def fills_of(item: Acquisition) -> dict[str, float]:
+        bands = [band for band in item.bands.values() if band.nodata == 0]
+        read = {band.name: _negative_fill(band) for band in bands}
+        return {name: fill for name, fill in read.items() if fill is not None}
+
     fills: dict[str, float] = {}
-    for item in _examples(found):
-        for band in item.bands.values():
-            fill = _negative_fill(band) if band.nodata == 0 else None
-            if fill is not None:
-                fills[band.name] = fill
+    for own in _read_examples(found, fills_of, is_refused=is_refused):
+        fills |= own
     if not fills:
         return list(found)
     return [
@@ -159,7 +185,9 @@ def _thirds(length: int) -> list[slice]:
     return [slice(at, at + size) for at in sorted({0, (length - size) // 2, length - size})]
 
 
-def check_scale(found: Sequence[Acquisition], *, is_stated: bool = False) -> None:
+def check_scale(
+    found: Sequence[Acquisition], *, is_stated: bool = False, is_refused: bool = True
+) -> None:
     """Check that raw values and scale of acquisitions are those of reflectance.
 
     Files rarely state the unit of floats, and may state a wrong scale. A window of every band of
@@ -171,44 +199,39 @@ def check_scale(found: Sequence[Acquisition], *, is_stated: bool = False) -> Non
         The acquisitions.
     is_stated
         Whether the settings state the scale: then darker images are accepted.
+    is_refused
+        Whether damaged acquisitions are refused.
 
     Raises
     ------
     InputError
         If most pixels of a band are impossible as reflectance, or all are darker than land.
     """
-    examples = _examples(found)
-    for item in examples:
-        for band in item.bands.values():
-            raw = _window(band)
-            impossible = raw[is_impossible(band, raw)]
-            if impossible.size:
-                n_data = int(np.count_nonzero(has_data(band, raw)))
-                example = float(np.sort(impossible)[impossible.size // 2])
-                n_varied = count_varied(impossible)
-                if n_data == 0 and n_varied == 0 and _is_value(example):
-                    n_varied = raw.size
-                refuse_wrong_scale(band, raw.size, n_data, n_varied, example)
+
+    def read(window: Callable[[Band], NDArray[Any]]) -> list[list[tuple[Band, NDArray[Any]]]]:
+        def of_item(item: Acquisition) -> list[tuple[Band, NDArray[Any]]]:
+            return [(band, window(band)) for band in item.bands.values()]
+
+        return _read_examples(found, of_item, is_refused=is_refused)
+
+    examples = read(_centre)
+    for band, raw in itertools.chain.from_iterable(examples):
+        impossible = raw[is_impossible(band, raw)]
+        if impossible.size:
+            n_data = int(np.count_nonzero(has_data(band, raw)))
+            example = float(np.sort(impossible)[impossible.size // 2])
+            n_varied = count_varied(impossible)
+            if n_data == 0 and n_varied == 0 and _is_value(example):
+                n_varied = raw.size
+            refuse_wrong_scale(band, raw.size, n_data, n_varied, example)
     # Bands of which land can be dark: dense forest reflects 0.02 to 0.04 in them.
-    is_certain = is_stated or all(_VISIBLE.issuperset(item.bands) for item in examples)
-    for read in (_window, _scattered):
-        brightest = [max(_brightness(item, read), key=_first, default=None) for item in examples]
-        known = sorted((found for found in brightest if found is not None), key=_first)
-        if not known or not is_too_dark(known[len(known) // 2][0], is_certain=is_certain):
-            return
-        usual = known[len(known) // 2]
-    reflectance, stored, band = usual
-    fitting = fitting_scale(stored)
-    raise InputError(
-        f"{band.name} of {band.source} would be taken as reflectance (0 to 1), but nine tenths of "
-        f"its pixels are below {reflectance:.2g} (stored as {stored:.6g}), and its other bands are "
-        "darker: too dark for land. Set reflectance_scale to the reflectance of 1"
-        + (f", probably {fitting:g}" if fitting else "")
-        + ("." if is_certain else f"; to {band.scale / 10_000:g}, if the imagery is dark.")
-    )
+    is_certain = is_stated or _VISIBLE.issuperset(band.name for e in examples for band, _ in e)
+    usual = _usual_brightness(examples)
+    if usual is not None and is_too_dark(usual[0], is_certain=is_certain):
+        usual = _usual_brightness(read(_scattered))  # the centre may be a lake
+        if usual is not None and is_too_dark(usual[0], is_certain=is_certain):
+            _refuse_dark(*usual, is_certain=is_certain)
 
-
-_first = itemgetter(0)
 
 # Fill values that a wrong scale could explain, too.
 _FILLS = (99.0, 255.0, 999.0, 9999.0)
@@ -220,30 +243,50 @@ def _is_value(constant: float) -> bool:
     return constant > 0 and constant not in _FILLS and fitting_scale(constant) is not None
 
 
-def _window(band: Band) -> NDArray[Any]:
-    """Read the centre of a band."""
+def _centre(band: Band) -> NDArray[Any]:
+    """Read the raw values of a window in the middle of a band."""
     top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
     return read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
 
 
 def _scattered(band: Band) -> NDArray[Any]:
-    """Read nine windows of a band, which are spread over it."""
+    """Read the raw values of nine windows, which are spread over a band."""
     rows, cols = (_thirds(length) for length in band.grid.shape)
     windows = [read_window(band, row, col).ravel() for row in rows for col in cols]
     return np.concatenate(windows)
 
 
-def _brightness(
-    item: Acquisition, read: Callable[[Band], NDArray[Any]]
-) -> Iterator[tuple[float, float, Band]]:
-    """Yield, of every band, the value that nine tenths of the pixels are below: reflectance, raw.
+_Brightness = tuple[float, float, Band]
 
-    Bands that have data in few pixels there are left out.
+
+def _usual_brightness(
+    examples: Sequence[Sequence[tuple[Band, NDArray[Any]]]],
+) -> _Brightness | None:
+    """Return the brightness of the median acquisition in its brightest band.
+
+    It is the value that nine tenths of the pixels are below: reflectance, raw, and the band. None
+    if no band has data in more than few pixels.
     """
-    for band in item.bands.values():
-        raw = read(band)
-        values = raw[has_data(band, raw)]
-        if values.size >= max(_FEW, _SEAM * raw.size):
-            at = values.size * 9 // 10
-            stored = float(np.partition(values, at)[at])
-            yield (stored + band.offset) * band.scale / 10_000, stored, band
+    brightest: list[_Brightness] = []
+    for example in examples:
+        of_bands: list[_Brightness] = []
+        for band, raw in example:
+            values = raw[has_data(band, raw)]
+            if values.size >= max(_FEW, _SEAM * raw.size):
+                at = values.size * 9 // 10
+                stored = float(np.partition(values, at)[at])
+                of_bands.append(((stored + band.offset) * band.scale / 10_000, stored, band))
+        brightest += sorted(of_bands, key=lambda found: found[0])[-1:]
+    brightest.sort(key=lambda found: found[0])
+    return brightest[len(brightest) // 2] if brightest else None
+
+
+def _refuse_dark(reflectance: float, stored: float, band: Band, *, is_certain: bool) -> None:
+    fitting = fitting_scale(stored)
+    raise InputError(
+        f"{band.name} of {band.source} would be taken as reflectance (0 to 1), but nine tenths of "
+        f"its pixels are below {reflectance:.2g} (stored as {stored:.6g}), and its other bands are "
+        "darker: too dark for land. Set reflectance_scale to the reflectance of 1"
+        + (f", probably {fitting:g}" if fitting else "")
+        + ("." if is_certain else f"; to {band.scale / 10_000:g}, if the imagery is dark.")
+    )

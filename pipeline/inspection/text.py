@@ -228,13 +228,12 @@ def passes_lines(tracks: Sequence[Track]) -> list[str]:
     """
     lines = []
     for track in tracks:
-        name = "an orbit that is not named" if track.orbit is None else f"orbit R{track.orbit:03}"
+        orbit = "" if track.orbit is None else f" by orbit R{track.orbit:03}"
         if track.expected:
             n = len(track.expected) - len(track.missing)
             lines.append(
-                f"{track.tile} is passed by {name} every {track.every_days} days: acquisitions on "
-                f"{n} of {len(track.expected)} dates from {track.expected[0]} to "
-                f"{track.expected[-1]}"
+                f"{track.tile} is passed{orbit} every {track.every_days} days: acquisitions on {n} "
+                f"of {len(track.expected)} dates from {track.expected[0]} to {track.expected[-1]}"
             )
             lines += _dates_lines(track.missing)
         elif track.orbit is not None:

@@ -237,9 +237,7 @@ def passes_lines(tracks: Sequence[Track]) -> list[str]:
             )
             lines += _dates_lines(track.missing)
         elif track.orbit is not None:
-            lines.append(
-                f"{track.tile} was passed by {name} on {track.first}: once is not compared"
-            )
+            lines.append(f"{track.tile} was passed{orbit} on {track.first} only: not compared")
     if any(track.missing for track in tracks):
         lines.append(NOTE)
     return [*lines, ""] if lines else []

@@ -40,7 +40,7 @@ from pipeline.inspection.text import (
     status_lines,
 )
 from pipeline.stages.ingest import Examined, examine
-from pipeline.workflow.acquisition_table import AcquisitionRow
+from pipeline.workflow.acquisition_table import AcquisitionRow, read_acquisitions
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import DatasetPaths, RunPaths
@@ -123,15 +123,18 @@ def without_damaged(decision: Decision, paths: RunPaths) -> list[AcquisitionRow]
     Only files that have not changed since then count.
     """
     found = {item.id: item for item in decision.found}
+    reason = str(AcquisitionReason.DAMAGED)
+    earlier = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
+    noticed = {row.acquisition for row in earlier if row.reason == reason}
 
     def is_damaged(name: str) -> bool:
         record, item = paths.extraction_counts(name), paths.item(name)
-        if not record.is_file() or "damaged" not in read_json(record) or not item.is_file():
+        is_noticed = name in noticed or (record.is_file() and "damaged" in read_json(record))
+        if not is_noticed or not item.is_file():
             return False
         stated: str = read_json(item)["properties"]["parcelwise:digest"]
         return stated == digests([found[name]])[name]
 
-    reason = str(AcquisitionReason.DAMAGED)
     return [
         row._replace(used=False, reason=reason) if row.used and is_damaged(row.acquisition) else row
         for row in decision.rows

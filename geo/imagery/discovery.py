@@ -577,6 +577,18 @@ def watched_files(path: Path, format: Format = "auto") -> list[str]:  # noqa: A0
     return found
 
 
+def one_product(path: Path, format: Format = "auto") -> Path | None:  # noqa: A002
+    """Return one product, GeoTIFF or stack of the imagery, to look at before all are read."""
+    first = next(iter(watched_files(path, format)), None)
+    if first is None:
+        return None
+    file = Path(first)
+    if file.suffix.lower() in (*IMAGE_ENDINGS, *_NETCDF_ENDINGS, ".zip"):
+        return file
+    roots = [p for p in file.parents if not _ZARR_ROOT.isdisjoint(os.listdir(p))]  # noqa: PTH208
+    return roots[-1] if roots else file.parent
+
+
 def digest_of(files: Iterable[Path | str]) -> str:
     """Return a digest of the names, sizes and times of files; it changes if one is replaced.
 

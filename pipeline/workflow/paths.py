@@ -365,9 +365,14 @@ class RunPaths:
         """Return the folder of a fold that TensorBoard reads."""
         return self.root / "tensorboard" / f"Fold_{fold}"
 
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self.root / "logs"
+
     def log(self, job: str) -> Path:
         """Return the log of a rule, or of one job of it."""
-        return self.root / "logs" / f"{job}.log"
+        return self.logs / f"{job}.log"
 
     def benchmark(self, job: str) -> Path:
         """Return the file of time and memory of a rule, or of one job of it."""

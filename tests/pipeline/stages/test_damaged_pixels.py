@@ -3,6 +3,7 @@
 The dataset must then equal that of a run in which the damaged date never existed.
 """
 
+import json
 import re
 import shutil
 import warnings
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 from shapely import box
 
-from geo.errors import InputError
+from geo.errors import AccessError, InputError, UnavailableError
+from geo.imagery import remote, retries
 from geo.imagery.array_reading import ChunkFiles, lost_chunks
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
@@ -29,6 +31,7 @@ from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
 from tests.builders.runs import assemble_tiles, opened, prepare_dataset, prepare_parcels
 from tests.builders.safe import write_safe, zip_product
+from tests.builders.stac import Server, item_of, shorten_waits, write_scene
 from tests.builders.stacks import cube
 from tests.builders.tiffs import write_tiff
 
@@ -251,14 +254,14 @@ def test_the_dataset_equals_that_without_the_damaged_date(tmp_path, kind, at):
     assert written(run) == written(without)
 
 
-def extracted(tmp_path, damaged="set_aside"):
+def extracted(tmp_path, damaged="set_aside", settings=None):
     """Prepare the parcels, and return the run and a function that extracts an acquisition."""
-    settings = settings_of(tmp_path, damaged)
+    settings = settings or settings_of(tmp_path, damaged)
     run = prepare_parcels(settings, tmp_path / "run")
 
     def start(name, damaged=damaged):
         extract(
-            run.item(name), run.pixel_index("31UDS"), run.extracted(name),
+            run.item(name), next(run.pixel_index("x").parent.glob("*.npz")), run.extracted(name),
             run.extracted_valid(name), view(settings, "extract"), 1, run.extraction_counts(name),
             damaged,
         )  # fmt: skip
@@ -309,6 +312,36 @@ def test_a_product_that_is_gone_is_not_set_aside(tmp_path):
     with pytest.raises(InputError, match="is not a file"):
         start(f"{DAYS[1]}_31UDS")
     assert not run.extraction_counts(f"{DAYS[1]}_31UDS").exists()
+
+
+def test_what_a_server_does_not_give_is_set_aside_only_if_it_does_not_exist(tmp_path, monkeypatch):
+    """A server without an answer, or that refuses access, says nothing of the pixels."""
+    shorten_waits(monkeypatch)
+    server = Server(tmp_path / "scenes")
+    write_scene(server.root, np.random.default_rng(14), DAYS[1])
+    item = item_of(DAYS[1], server.url)
+    (tmp_path / "imagery").mkdir()
+    (tmp_path / "imagery" / f"{item['id']}.json").write_text(json.dumps(item))
+    settings = settings_of(tmp_path, "set_aside")
+    imagery = settings.imagery.model_copy(
+        update={"path": tmp_path / "imagery" / f"{item['id']}.json", "format": "stac"}
+    )
+    settings = settings.model_copy(update={"imagery": imagery})
+    run, start = extracted(tmp_path, settings=settings)
+    (server.root / DAYS[1] / "B8A.tif").unlink()
+    remote._chunk.cache_clear()
+    server.faults = lambda *_: "503"
+    with pytest.raises(UnavailableError, match="503"):
+        start(item["id"])
+    monkeypatch.setattr(retries, "_given_up", {})
+    server.faults, server.needs_query = lambda *_: None, True
+    with pytest.raises(AccessError, match="403"):
+        start(item["id"])
+    assert not run.extraction_counts(item["id"]).exists()
+    server.needs_query = False
+    start(item["id"])
+    assert "B8A.tif does not exist" in read_json(run.extraction_counts(item["id"]))["damaged"]
+    server.close()
 
 
 def test_damage_of_masks_that_the_index_reads_is_set_aside_there(tmp_path):

@@ -32,6 +32,10 @@ class UnavailableError(InputError):
     """A service or a folder that cannot be reached now: the files in it may be intact."""
 
 
+class AccessError(InputError):
+    """Access to a file is refused: the credentials are wrong or expired, or it does not exist."""
+
+
 # The last sentence about one acquisition of many that cannot be read.
 SET_ASIDE = "To leave out acquisitions that cannot be read, set imagery.damaged to set_aside."
 

@@ -40,7 +40,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_auth_from_url, get_netrc_auth
 
 from geo.documents import LARGEST_JSON
-from geo.errors import InputError, UnavailableError
+from geo.errors import AccessError, InputError, UnavailableError
 from geo.imagery import retries
 from geo.imagery.acquisition import PLANETARY_COMPUTER
 from geo.imagery.networks import check_reach
@@ -196,6 +196,8 @@ def read_bytes(source: str, extent: tuple[int, int] | None = None) -> tuple[byte
         return until_answered(urlsplit(shown).netloc, try_once)
     except GivenUpError as error:
         raise UnavailableError(f"{shown} cannot be read ({error}). {_AGAIN}") from None
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise AccessError(_refused(shown, _cause(error))) from None
     except (BaseError, FileNotFoundError, ValueError) as error:
         raise InputError(_explain(shown, error)) from None
 
@@ -230,8 +232,6 @@ def _explain(shown: str, error: Exception) -> str:
             f"{shown} does not exist ({reason}). Check its address, or search the imagery again: "
             "snakemake -R index."
         )
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return _refused(shown, reason)
     if isinstance(error, NotSupportedError):
         return (
             f"{shown}: the server does not support range requests, it sends whole files only. Copy "
@@ -351,7 +351,7 @@ def _check_token(shown: str, account: str, container: str) -> None:
     try:
         _tokens(account, container)()
     except requests.HTTPError as error:
-        raise InputError(_refused(shown, f"no token: {error}")) from None
+        raise AccessError(_refused(shown, f"no token: {error}")) from None
     except requests.ConnectionError as error:
         raise UnavailableError(
             f"{shown} cannot be read: there is no token for it, as the service of the Planetary "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from geo.errors import InputError
+from geo.errors import SET_ASIDE, InputError
 from geo.formats.conventions import date_in, tile_name
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address
@@ -286,7 +286,7 @@ def _unlike_catalogue(
     if problems and settings.imagery.damaged != "set_aside":
         raise InputError(
             f"{len(problems)} of {len(of_catalogue)} acquisitions are not as their catalogue "
-            f"states:\n  {first_five(list(problems.values()), chr(10) + '  ')}"
+            f"states:\n  {first_five(list(problems.values()), chr(10) + '  ')}\n{SET_ASIDE}"
         )
     for problem in problems.values():
         logger.warning("Set aside: %s", problem)

@@ -15,15 +15,17 @@ import shapely
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
+from geo.imagery.discovery import digests
 from geo.pixels.pixel_index import index_pixels
 from geo.register.placement import buffered
 from geo.register.polygons import POLYGONAL, PUNCTUAL
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.classes.ledger import count_pixels, refuse_none_left, status_of
-from pipeline.classes.reasons import Status
+from pipeline.classes.reasons import AcquisitionReason, Status
 from pipeline.classes.register import CheckedRegister, check_register
 from pipeline.dataset.acquisition_choice import Decision, decide
+from pipeline.dataset.passes import expected_passes
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.text import (
     accepted,
@@ -39,6 +41,8 @@ from pipeline.inspection.text import (
     status_lines,
 )
 from pipeline.stages.ingest import Examined, examine
+from pipeline.workflow.acquisition_table import AcquisitionRow, read_acquisitions
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
@@ -83,7 +87,10 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         decision = decide(
             imagery, part_of(settings, IndexSettings), items, register, read_pixels=False
         )
-    _write(imagery_section(imagery, decision.found, decision.rows, decision.grids))
+        # The items of a catalogue may state the orbit.
+        tracks = expected_passes(decision.rows, settings.imagery.start, settings.imagery.end)
+    rows = without_damaged(decision, paths)
+    _write(imagery_section(imagery, decision.found, rows, decision.grids, tracks))
     options = settings.parcels
     checked = check_register(register, decision.grids, options, options.labels)
     file = picture or paths.inspection / "inputs.png"
@@ -95,12 +102,12 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     _write(parcels_section(register, checked.rows, checked.table.crs))
     _write(classes_section(*classes))
     sizes = expected_bytes(
-        decision.rows,
+        rows,
         accepted(checked.rows),
         len(settings.imagery.bands),
         npy_files=settings.dataset.npy_files,
     )
-    at_most = any(map(clouds_unread, decision.rows)) or settings.clouds.min_clear_fraction > 0
+    at_most = any(map(clouds_unread, rows)) or settings.clouds.min_clear_fraction > 0
     _write(sizes_section(sizes, _free_bytes(paths.root), at_most=at_most))
     _write(f"Picture\n  {file}\n")
 
@@ -109,6 +116,30 @@ def _write(text: str) -> None:
     """Write to the terminal at once, because the next part can take long."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def without_damaged(decision: Decision, paths: RunPaths) -> list[AcquisitionRow]:
+    """Return the rows, those set aside that an earlier run could not read.
+
+    Only files that have not changed since then count.
+    """
+    found = {item.id: item for item in decision.found}
+    reason = str(AcquisitionReason.DAMAGED)
+    earlier = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
+    noticed = {row.acquisition for row in earlier if row.reason == reason}
+
+    def is_damaged(name: str) -> bool:
+        record, item = paths.extraction_counts(name), paths.item(name)
+        is_noticed = name in noticed or (record.is_file() and "damaged" in read_json(record))
+        if not is_noticed or not item.is_file():
+            return False
+        stated: str = read_json(item)["properties"]["parcelwise:digest"]
+        return stated == digests([found[name]])[name]
+
+    return [
+        row._replace(used=False, reason=reason) if row.used and is_damaged(row.acquisition) else row
+        for row in decision.rows
+    ]
 
 
 def _choose_classes(

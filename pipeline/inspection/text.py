@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import pandas as pd
@@ -13,11 +15,14 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Reason, Status
+from pipeline.dataset.passes import NOTE, Track
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.rounding import rounded
 
 # At most so many of the classes that are not trained on are listed.
 MOST_CLASSES = 12
+# At most so many dates without an acquisition are listed for one orbit.
+MOST_DATES = 60
 # Header of a .npy file.
 HEADER_BYTES = 128
 
@@ -27,8 +32,19 @@ def imagery_section(
     found: Sequence[Acquisition],
     rows: Sequence[AcquisitionRow],
     grids: Mapping[str, Grid],
+    tracks: Sequence[Track],
 ) -> str:
-    """Return the section on the acquisitions: those used, why others are not, and their content."""
+    """Return the section on the acquisitions: those used, why others are not, and their content.
+
+    Parameters
+    ----------
+    source
+        Path or address of the imagery.
+    found, rows, grids
+        The decision on the acquisitions.
+    tracks
+        The passes of the satellites over the tiles.
+    """
     used = [row for row in rows if row.used]
     lines = [
         f"{source}, {', '.join(sorted({row.format for row in rows}))}",
@@ -38,6 +54,7 @@ def imagery_section(
         "",
         *_tile_lines(used, grids),
         "",
+        *passes_lines(tracks),
         *aligned(
             [
                 *_frequency_rows("baseline", map(_processing_text, used)),
@@ -202,6 +219,38 @@ def _tile_lines(used: Sequence[AcquisitionRow], grids: Mapping[str, Grid]) -> li
             first, last = (day.isoformat() for day in (dates[0], dates[-1]))
             table.append((tile, str(len(dates)), first, last, _crs_text(grid.crs), pixels))
     return aligned(table)
+
+
+def passes_lines(tracks: Sequence[Track]) -> list[str]:
+    """Return which passes of the satellites have an acquisition, and the dates of the others.
+
+    A blank line follows, if there is any pass.
+    """
+    lines = []
+    for track in tracks:
+        orbit = "" if track.orbit is None else f" by orbit R{track.orbit:03}"
+        if track.expected:
+            n = len(track.expected) - len(track.missing)
+            lines.append(
+                f"{track.tile} is passed{orbit} every {track.every_days} days: acquisitions on {n} "
+                f"of {len(track.expected)} dates from {track.expected[0]} to {track.expected[-1]}"
+            )
+            lines += _dates_lines(track.missing)
+        elif track.orbit is not None:
+            lines.append(f"{track.tile} was passed{orbit} on {track.first} only: not compared")
+    if any(track.missing for track in tracks):
+        lines.append(NOTE)
+    return [*lines, ""] if lines else []
+
+
+def _dates_lines(missing: Sequence[date]) -> list[str]:
+    """Return the dates of passes without an acquisition, in lines of the usual width."""
+    if not missing:
+        return []
+    shown = ", ".join(str(day) for day in missing[:MOST_DATES])
+    more = len(missing) - MOST_DATES
+    text = f"no acquisition for {shown}" + (f", ... and {more} more" if more > 0 else "")
+    return textwrap.wrap(text, 96, initial_indent=" " * 8, subsequent_indent=" " * 8)
 
 
 def _bands_texts(used: set[str], found: Sequence[Acquisition]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import SET_ASIDE, InputError, UnavailableError
+from geo.errors import SET_ASIDE, AccessError, InputError, UnavailableError
 from geo.imagery.acquisition import Acquisition, read_item
 from geo.imagery.cloud_masks import cloud_rules
 from geo.imagery.valid_values import HIGHEST, LOWEST
@@ -73,8 +73,8 @@ def extract(
         _check_grid(acquisition, index)
         try:
             values, clear, numbers = _read(acquisition, index, settings, threads)
-        except UnavailableError:
-            raise
+        except (UnavailableError, AccessError):
+            raise  # the next acquisition would fail, too
         except InputError as error:
             # If the whole product is missing, it was moved, or its disk is not mounted.
             if damaged != "set_aside" or counts is None or not acquisition.product.exists():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import jinja2
 import pandas as pd
 
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
+from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.figures import (
@@ -100,6 +103,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         dataset=dataset.description,
         settings=used,
         imagery=imagery,
+        tracks=expected_passes(imagery.rows, *_period(used)),
+        passes_note=NOTE,
         clouds=cloud_chart(imagery.rows, used["imagery"]["max_cloud_fraction"]),
         ledger=read_account(paths) if paths.ledger.is_file() else None,
         statuses={str(status): status.words for status in Status},
@@ -126,6 +131,15 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     )
     write_text(report, page)
     logger.info("%s: %.2f MB", report, report.stat().st_size / 1e6)
+
+
+def _period(used: Mapping[str, Any]) -> tuple[date | None, date | None]:
+    """Return the first and the last day that the run asked for; None: no limit."""
+    first, last = (
+        None if (day := used["imagery"][name]) is None else date.fromisoformat(str(day))
+        for name in ("start", "end")
+    )
+    return first, last
 
 
 def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:

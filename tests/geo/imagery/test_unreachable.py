@@ -189,6 +189,19 @@ def test_a_dead_service_is_waited_for_once_and_not_for_every_item(serve, tmp_pat
     assert time.monotonic() - started < 1.5 * LIMIT_S
 
 
+def test_items_without_a_grid_of_a_dead_service_are_not_set_aside(serve, tmp_path):
+    address, damaged = serve(functools.partial(busy, "503 Service Unavailable")), []
+    for day in range(9):
+        item = item_of(f"201804{day + 1:02}", address)
+        del item["properties"]["proj:epsg"]
+        (tmp_path / f"{day}.json").write_text(json.dumps(item))
+    started = time.monotonic()
+    with pytest.raises(UnavailableError, match=r"503.*Run it again when the service answers"):
+        find_acquisitions(tmp_path, "stac", damaged=damaged)
+    assert not damaged
+    assert time.monotonic() - started < 1.5 * LIMIT_S
+
+
 def test_a_service_that_answers_again_is_asked_again(serve, monkeypatch):
     answers = iter([functools.partial(busy, "503 Service Unavailable")] * 7)
     good = RANGE + "0123456789"

@@ -8,6 +8,7 @@ import re
 from datetime import date
 from decimal import Decimal
 from html.parser import HTMLParser
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -596,6 +597,33 @@ def test_a_run_without_predictions_has_a_page(tmp_path):
     checker = check_page(page)
     assert "62 parcels prepared, none classified yet" in text_of(page)
     assert not {"map", "scores", "confidence", "training"} & set(checker.ids)
+
+
+def test_acquisitions_that_could_not_be_read_are_set_aside_with_the_reason(tmp_path):
+    paths = make_run(tmp_path / "run", models=False)
+    description = json.loads(paths.dataset.description.read_text())
+    description["damaged"] = {f"a{DATES[1]}": "B02 of <a.jp2> is cut"}
+    paths.dataset.description.write_text(json.dumps(description))
+    page = page_of(paths)
+    check_page(page)
+    assert "3 are used and 2 set aside: " in text_of(page)
+    assert "damaged, or without a band (1)" in text_of(page)
+    assert "1 could not be read B02 of &lt;a.jp2&gt; is cut" in text_of(page)
+
+
+def test_the_passes_without_an_acquisition_are_listed(tmp_path):
+    paths = make_run(tmp_path / "run", models=False)
+    rows = [
+        AcquisitionRow(f"S2A_R051_{day}", "31TFM", day, Path("p"), "safe", used=day.day != 11)
+        for day in (date(2020, 6, d) for d in (1, 11, 16, 26))
+    ]
+    rows[1] = rows[1]._replace(reason="too_cloudy")
+    write_acquisitions(paths.acquisitions, rows)
+    page = page_of(paths, imagery={"start": "2020-05-27"})
+    check_page(page)
+    text = text_of(page)
+    assert "31TFM is passed by orbit R051 every 5 days. Acquisitions were found on 4 of 7" in text
+    assert "3 dates without an acquisition 2020-05-27, 2020-06-06, 2020-06-21" in text
 
 
 def test_a_run_from_an_existing_dataset_has_no_register(tmp_path):

@@ -1,9 +1,12 @@
-"""Options of pytest that show whether a test passes by the luck of a seed."""
+"""Options of pytest that show whether a test passes by luck; tests do not wait for the disk."""
 
 import sys
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
+
+from models import whole_files
 
 TESTS = Path(__file__).parent
 
@@ -17,12 +20,24 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    leave_unflushed("flush")
+    leave_unflushed("flush_folder")
     if offset := config.getoption("seed_offset"):
         shift_seeds(offset)
     if threads := config.getoption("torch_threads"):
         import torch
 
         torch.set_num_threads(threads)
+
+
+def leave_unflushed(name):
+    """Let a function that waits for the disk return at once: no power cut is tested."""
+
+    @wraps(getattr(whole_files, name))
+    def unflushed(path):
+        pass
+
+    setattr(whole_files, name, unflushed)
 
 
 def shift_seeds(offset):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +20,13 @@ import pyogrio
 import shapely
 from pyproj import Transformer
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
 from geo.register.point_tables import TABLE_SUFFIXES, coordinate_columns, crs_of_columns
 from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
+
+Bounds = tuple[float, float, float, float]
 
 # DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
 # states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
@@ -172,12 +174,9 @@ def _ids(
         columns.append(str(feature_ids.name))
     for setting, column in {"parcels.id": id_column, **codes}.items():
         if column not in columns:
-            lower = {name.lower(): name for name in columns}
-            near = difflib.get_close_matches(column.lower(), lower, n=1)
-            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
             raise InputError(
-                f"{setting} is {column!r}, which is not a column of {path}.{hint} "
-                f"Its columns are: {', '.join(columns)}."
+                f"{setting} is {column!r}, which is not a column of {path}."
+                f"{did_you_mean(column, columns)} Its columns are: {', '.join(columns)}."
             )
     return table[id_column] if id_column in table or feature_ids is None else feature_ids
 
@@ -211,7 +210,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     InputError
         As in `read_register`; if no row has a geometry.
     """
-    if path.suffix.lower() in PARQUET_SUFFIXES:
+    if path.suffix.lower() in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES):
         register = read_register(path, layer)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
@@ -227,8 +226,14 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     return west, south, east, north
 
 
-def has_only_points(path: Path, layer: str | None = None) -> bool:
-    """Return whether a file declares that all geometries of its layer are points.
+def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, set[str]]:
+    """Read what a register states of its outlines, without reading them.
+
+    Returns
+    -------
+    bounds, types
+        West, south, east, north in degrees, None if they are not stated; and the types of its
+        geometries, such as Point and MultiPolygon, empty if they are not stated.
 
     Raises
     ------
@@ -238,11 +243,22 @@ def has_only_points(path: Path, layer: str | None = None) -> bool:
     if path.suffix.lower() in PARQUET_SUFFIXES:
         geo = json.loads((pq.read_schema(path).metadata or {}).get(b"geo", b"{}"))
         column = geo.get("columns", {}).get(geo.get("primary_column"), {})
-        kinds = column.get("geometry_types", [])
+        crs, bounds = column.get("crs", "OGC:CRS84"), column.get("bbox")
+        types = column.get("geometry_types", [])
+        if bounds is not None and len(bounds) == 6:  # with heights
+            bounds = [*bounds[:2], *bounds[3:5]]
+    elif path.suffix.lower() in TABLE_SUFFIXES:
+        return None, {"Point"}
     else:
-        kinds = [_read_info(path, *_find_layer(path, layer))["geometry_type"] or ""]
-    # Such as Point, MultiPoint, and Point Z.
-    return bool(kinds) and all("Point" in kind for kind in kinds)
+        info = _read_info(path, *_find_layer(path, layer))
+        crs, bounds = info["crs"], info["total_bounds"]
+        types = [] if info["geometry_type"] in (None, "Unknown") else [info["geometry_type"]]
+    plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
+    if crs is None or bounds is None or not np.isfinite(bounds).all():
+        return None, plain
+    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    west, south, east, north = to_degrees.transform_bounds(*bounds)
+    return (west, south, east, north), plain
 
 
 def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
@@ -357,8 +373,8 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     if len(chosen) == 1:
         return source, chosen[0]
     if layer is not None:
-        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}. "
-        remedy = "Change parcels.layer."
+        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}."
+        remedy = f"{did_you_mean(layer, spatial)} Change parcels.layer."
     elif not spatial:
         problem = "no layer with geometries. "
         remedy = (
@@ -366,8 +382,8 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
             "columns lon and lat, in degrees."
         )
     else:
-        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}. "
-        remedy = "Set parcels.layer to the layer of the parcels."
+        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}."
+        remedy = " Set parcels.layer to the layer of the parcels."
     raise InputError(f"{path} has {problem}{remedy}")
 
 

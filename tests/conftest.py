@@ -1,9 +1,13 @@
-"""Options of pytest that show whether a test passes by the luck of a seed."""
+"""Options of pytest that show whether a test passes by luck; tests do not wait for the disk."""
 
+import os
 import sys
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
+
+from models import whole_files
 
 TESTS = Path(__file__).parent
 
@@ -13,16 +17,38 @@ def pytest_addoption(parser):
         "--seed-offset", type=int, default=0,
         help="add this to the seeds of the tests' random data (default: 0)",
     )  # fmt: skip
-    parser.addoption("--torch-threads", type=int, help="threads of torch (default: all cores)")
+    parser.addoption("--torch-threads", type=int, help="threads of torch (default: an equal share)")
 
 
 def pytest_configure(config):
+    share_cores()
+    leave_unflushed("flush")
+    leave_unflushed("flush_folder")
     if offset := config.getoption("seed_offset"):
         shift_seeds(offset)
     if threads := config.getoption("torch_threads"):
         import torch
 
         torch.set_num_threads(threads)
+
+
+def share_cores():
+    """Divide the cores among the processes of pytest, before torch and others are imported.
+
+    Otherwise each of them starts a thread for every core, and the threads wait for each other.
+    """
+    n_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_processes)))
+
+
+def leave_unflushed(name):
+    """Let a function that waits for the disk return at once: no power cut is tested."""
+
+    @wraps(getattr(whole_files, name))
+    def unflushed(path):
+        pass
+
+    setattr(whole_files, name, unflushed)
 
 
 def shift_seeds(offset):

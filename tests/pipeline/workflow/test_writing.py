@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import ctypes
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from models import whole_files
 from models.whole_files import temporary_of
 from pipeline.workflow.config import load
 from pipeline.workflow.snakefile import freeze
@@ -72,6 +74,13 @@ def test_json_is_utf_8_and_without_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, float("nan"))
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1, None]}
+
+
+@pytest.fixture(autouse=True)
+def flushed(monkeypatch):
+    """Wait for the disk, which other tests do not (see conftest)."""
+    for name in ("flush", "flush_folder"):
+        monkeypatch.setattr(whole_files, name, inspect.unwrap(getattr(whole_files, name)))
 
 
 @pytest.fixture

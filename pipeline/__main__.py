@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geo.errors import InputError
+from geo.errors import InputError, did_you_mean
 from models.errors import InputError as ModelInputError
 from pipeline.command import command
 from pipeline.workflow.messages import LIBRARY
@@ -73,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command", nargs="?", choices=[*COMMANDS, *STAGES], metavar="command", help="what to do"
     )
     words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words else ""
+    if name and not name.startswith("-") and name not in (*COMMANDS, *STAGES):
+        is_file = name.endswith((".yaml", ".yml"))
+        hint = f" Did you mean `parcelwise run {name}`?" if is_file else ""
+        hint = hint or did_you_mean(name, (*COMMANDS, *STAGES))
+        top.error(f"there is no command {name!r}.{hint}")
     chosen = top.parse_args(words[:1])
     # A command is imported when it is chosen, so that --help answers at once.
     if chosen.version:

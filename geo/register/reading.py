@@ -365,12 +365,15 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
         try:
             return source, [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
         except pyogrio.errors.DataSourceError as error:
-            failures.append(str(error))
+            failures.append(str(error).partition(";")[0])  # then follow GDAL's ways to force it
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
+    if path.is_dir() and path.suffix.lower() != ".gdb":
+        files = first_five(sorted(file.name for file in path.iterdir()))
+        raise InputError(f"{path} is a folder ({files}): set parcels.path to the file in it.")
     raise InputError(
-        f"{path} cannot be read: {failures[0]} Use a GeoPackage, shapefile, GML, GeoJSON, "
-        "FlatGeobuf or file geodatabase, zipped or not, or GeoParquet. Files that name others "
+        f"{path} cannot be read: {failures[0].rstrip('.')}. Use a GeoPackage, shapefile, GML, "
+        "GeoJSON, FlatGeobuf or file geodatabase, zipped or not, or GeoParquet. Files that name others "
         "(VRT, WFS) are not opened: convert them with ogr2ogr."
     )
 

@@ -36,7 +36,8 @@ def test_the_help_lists_every_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
+        (["mine.yaml"], "there is no command 'mine.yaml'. Did you mean `parcelwise run mine.yaml`"),
         ([], "name a command or a stage"),
         (["split", "--settings", "{}"], "arguments are required: --dataset, --folds"),
         (["inspect"], "required: FILE"),

@@ -130,6 +130,13 @@ def test_wrong_usage_ends_with_exit_code_2(folder, recorded, capsys, words, mess
     assert recorded == []
 
 
+def test_the_file_can_be_anywhere_among_the_words(folder, recorded):
+    main(["run", "train.epochs=3", "mine.yaml", "report"])
+    ((_, command, environment),) = recorded
+    assert command[command.index("--configfile") + 1] == "mine.yaml"
+    assert json.loads(environment["PARCELWISE_SETTINGS"]) == {"train": {"epochs": 3}}
+
+
 @pytest.mark.parametrize("target", ["all", "dataset", "index", "report", "results/mine/folds.json"])
 def test_a_rule_or_a_file_of_the_run_is_a_target(folder, recorded, target):
     main(["run", "mine.yaml", target])

@@ -126,6 +126,17 @@ def test_stages_can_be_named(folder, checks, monkeypatch, words):
     assert start([], VALUES, ROOT, is_main=True, cores=1).run == "mine"
 
 
+@pytest.mark.parametrize("name", ["results", "results/mine"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_results_must_be_a_folder(folder, checks, name, is_link):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("nowhere") if is_link else path.write_text("")
+    what = "a link to nowhere" if is_link else "a file"
+    with pytest.raises(SystemExit, match=f"{path} is {what}, not a folder"):
+        start([], VALUES, ROOT, is_main=True)
+
+
 def test_no_job_runs_without_cores(folder, checks):
     with pytest.raises(SystemExit, match="--cores must be at least 1, or all"):
         start([], VALUES, ROOT, is_main=True, cores=0)

@@ -93,6 +93,7 @@ def test_values_keep_their_types(folder, monkeypatch, assignments, settings):
         (["mine.yaml", "repot"], "Did you mean 'report'?"),
         (["mine.yaml", "soil"], "Known are all, clean, dataset, evaluate, "),
         (["mine.yaml", "ingest"], "'ingest' is neither a target"),
+        (["mine.yaml", "simulate"], "'simulate' is neither a target"),
         (["dataset.yaml", "index"], "'index' is neither a target"),
         (["mine.yaml", "results/other/folds.json"], "nor a file in results/mine."),
         (["mine.yaml", "train"], "'train' runs once per fold and cannot be a target."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import inspect
 import logging
@@ -21,6 +22,10 @@ from pipeline.workflow.writing import write_text
 
 if TYPE_CHECKING:
     from pipeline.workflow.sections import Section
+
+# Errors of a disk, a quota and a limit of the shell.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FREE_SPACE = ". Free space, and repeat the command: it continues with what is missing."
 
 PACKAGES = ("geo", "models", "pipeline", "demo")
 
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         try:
             launch(words[1:])
-        except InputError as error:
+        except (InputError, OSError) as error:
             sys.stderr.write(f"parcelwise run: {error}\n")
         return 1
     room = "stages" if name in STAGES else "inspection"
@@ -158,7 +163,8 @@ def run_function(
         if record is not None:
             write_text(record, values["settings"].model_dump_json())
     except (InputError, ModelInputError, OSError) as error:
-        log_of.error("%s", error)
+        is_full = isinstance(error, OSError) and error.errno in _FULL
+        log_of.error("%s%s", error, _FREE_SPACE if is_full else "")
         return 1
     except Exception:
         where = f", which is also in {log}" if log else ""
@@ -303,6 +309,8 @@ def _start_logging(log: Path | None) -> None:
     for handler in handlers:
         handler.setFormatter(_Format("%(name)s: %(message)s"))
     logging.captureWarnings(True)
+    # A log that cannot be written, as on a full disk, must not hide why.
+    logging.raiseExceptions = False
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG)
 

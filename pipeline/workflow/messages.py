@@ -96,6 +96,7 @@ def run_snakemake() -> None:
     _on_ctrl_c(_end)
     from snakemake.cli import main  # type: ignore[import-untyped]
 
+    sys.argv[0] = "snakemake"  # the name in its messages
     main(sys.argv[1:])
 
 

@@ -28,6 +28,14 @@ class InputError(Exception):
     """Input or settings that cannot be used; the message says what, where, and what to do."""
 
 
+class UnavailableError(InputError):
+    """A service or a folder that cannot be reached now: the files in it may be intact."""
+
+
+# The last sentence about one acquisition of many that cannot be read.
+SET_ASIDE = "To leave out acquisitions that cannot be read, set imagery.damaged to set_aside."
+
+
 def first_five(names: Iterable[object]) -> str:
     """Join the first five names for a message, with ", ..." if there are more."""
     texts = [str(name) for name in names]

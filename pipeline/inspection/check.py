@@ -23,13 +23,14 @@ from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.dataset.season import season_of
-from pipeline.workflow.sections import is_address
+from pipeline.workflow.sections import Parcels, is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
 
 logger = logging.getLogger("pipeline.check")
 
 # Geometries that contain no pixel.
-WITHOUT_AREA = {"Point", "MultiPoint", "LineString", "MultiLineString", "CompoundCurve"}
+POINTS = {"Point", "MultiPoint"}
+LINES = {"LineString", "MultiLineString", "CompoundCurve"}
 
 NO_LABELS = (
     "Nothing can be trained, as {}: only the dataset can be made (target dataset), or existing "
@@ -76,7 +77,7 @@ def _check_register(register: Path, settings: Settings) -> None:
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
     declared = read_declarations(register, options)
-    _check_geometries(register, options.layer)
+    _check_geometries(register, options)
     if models.folds is not None and not declared.labels:
         logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
     try:
@@ -110,12 +111,18 @@ def _is_remote(settings: Settings) -> bool:
     return settings.imagery.path is None or is_address(settings.imagery.path)
 
 
-def _check_geometries(register: Path, layer: str | None) -> None:
-    """Refuse a register whose layer states that it contains points or lines."""
+def _check_geometries(register: Path, options: Parcels) -> None:
+    """Refuse a register whose layer states that it contains only lines, or points unasked."""
     from geo.register.reading import read_extent
+    from pipeline.classes.register import points_refused
 
-    _, types = read_extent(register, layer)
-    if types and types <= WITHOUT_AREA:
+    _, types = read_extent(register, options.layer)
+    if not types:
+        return
+    if types <= POINTS:
+        if options.point_buffer_m is None:
+            raise points_refused(register, "all")
+    elif types <= POINTS | LINES:
         raise InputError(
             f"{register} contains no polygons, but {first_five(sorted(types))}. Set parcels.path "
             "(and parcels.layer, if it has several layers) to the outlines of the parcels."

@@ -33,6 +33,7 @@ Widths = Annotated[list[Positive], Field(min_length=2)]
 ImageryFormat = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 Resampling = Literal["nearest", "bilinear", "cubic"]
 Signing = Literal["planetary_computer"]
+Damaged = Literal["refuse", "set_aside"]
 
 _RECIPES = Path(__file__).with_name("recipes")
 RECIPES = tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml")))
@@ -162,9 +163,10 @@ class Imagery(Section):
     lists them) | warn (use all) | trust (do not look)
     """
 
-    damaged: Literal["refuse", "set_aside"] = "refuse"
-    """products that cannot be read or lack bands: refuse (stop) | set_aside (acquisitions.csv lists
-    them, and the log of index gives the reasons)
+    damaged: Damaged = "refuse"
+    """products that cannot be read or lack bands: refuse (stop) | set_aside (leave them out;
+    acquisitions.csv lists them, and the log of index gives the reasons; the report lists those
+    whose damage shows only when their pixels are read)
     """
 
     collections: list[str] = []
@@ -439,6 +441,25 @@ class RegisterParcels(PixelChoice, RegisterFile):
     partly_outside: Literal["reject", "keep"] = "reject"
     """parcels that cross the edge of the imagery: reject | keep (the part inside)"""
 
+    point_buffer_m: Annotated[float, Field(ge=0)] | None = None
+    """points: null (rejected) | 0 (the pixel under the point) | metres (radius of a disc around the
+    point). min_area_m2 does not apply to them
+    """
+
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        if self.point_buffer_m is not None and self.buffer_m:
+            raise ValueError(
+                "buffer_m buffers polygons and point_buffer_m points: set one of them, and put the "
+                "points of a mixed register into a run of their own"
+            )
+        if self.point_buffer_m == 0 and self.all_touched:
+            raise ValueError(
+                "all_touched adds the pixels around the one under a point: with point_buffer_m, "
+                "set it to false, or point_buffer_m to a small radius such as 0.1"
+            )
+        return self
+
 
 class IndexedParcels(PixelChoice):
     """Which parcels have enough pixels."""
@@ -454,6 +475,15 @@ class Parcels(IndexedParcels, RegisterParcels, ParcelClasses, RegisterColumns):
 
     names: LocalPath | None = None
     """CSV with columns code,name: class names of the nomenclature"""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.point_buffer_m == 0 and self.min_pixels > 1:
+            raise ValueError(
+                f"min_pixels is {self.min_pixels}, and a point has 1 pixel with point_buffer_m 0: "
+                "set min_pixels to 1, or point_buffer_m to the radius of a disc"
+            )
+        return self
 
     @property
     def tables(self) -> dict[str, Path]:

@@ -24,6 +24,7 @@ from pipeline.workflow.sections import (
     Band,
     CloudMasks,
     Clouds,
+    Damaged,
     Dataset,
     FrequentClasses,
     Imagery,
@@ -130,6 +131,12 @@ class ImageryBands(Section):
     bands: list[Band]
 
 
+class AssembledImagery(ImageryBands):
+    """The channels, and what happens to acquisitions that cannot be read."""
+
+    damaged: Damaged
+
+
 class BandReading(ImageryBands):
     """How the bands of an acquisition are read."""
 
@@ -217,7 +224,7 @@ class ExtractSettings(Section):
 class AssembleSettings(Section):
     """Settings of stage assemble."""
 
-    imagery: ImageryBands
+    imagery: AssembledImagery
     clouds: Clouds
     parcels: MinPixels
     assemble: Assemble

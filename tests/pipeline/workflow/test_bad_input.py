@@ -18,7 +18,7 @@ import pytest
 import rasterio
 import xarray as xr
 from rasterio.transform import Affine
-from shapely import Point, box
+from shapely import LineString, Point, box
 
 from geo.errors import InputError
 from geo.grid import read_grids
@@ -514,6 +514,19 @@ def points(i):
     write_register(i.register, outlines=[Point(X + 50, Y - 50)] * 8)
 
 
+def lines(i):
+    write_register(i.register, outlines=[LineString([(X, Y), (X + 50, Y - 50)])] * 8)
+
+
+def unplaced_csv(i):
+    table = gpd.read_file(i.register)
+    centres = table.geometry.centroid
+    path = i.folder / "points.csv"
+    columns = pd.DataFrame(table.drop(columns="geometry"))
+    columns.assign(x=centres.x, y=centres.y).to_csv(path, index=False)
+    i.set(parcels={"path": str(path), "point_buffer_m": 0})
+
+
 def two_layers(i):
     gpd.read_file(i.register).to_file(i.register, layer="fields of 2021")
 
@@ -562,7 +575,12 @@ def zip_of_two(i):
 REGISTERS = {
     "no CRS": (without_crs, "has no coordinate system"),
     "no rows": (no_rows, "has no rows"),
-    "no polygons": (points, "8 not_a_polygon|register.gpkg contains no polygons, but Point"),
+    "no polygons": (lines, "register.gpkg contains no polygons, but LineString"),
+    "points": (points, "points instead of outlines .*parcels.point_buffer_m.* Set it to 0 to read"),
+    "coordinates of unknown system": (
+        unplaced_csv,
+        "coordinate system of its columns x and y.*rename them to lon and lat.*ogr2ogr -a_srs",
+    ),
     "far from the imagery": (
         lambda i: write_register(i.register, x=X + 90_000),
         "No parcel of .* is on the imagery. In degrees",

@@ -38,6 +38,19 @@ from tests.builders.runs import recorded, write_record
             r"all_touched selects all .* set one of them",
         ),
         (
+            {"parcels": {"point_buffer_m": 10, "buffer_m": -10}},
+            r"buffer_m buffers polygons and point_buffer_m points: set one",
+        ),
+        (
+            {"parcels": {"point_buffer_m": 0, "all_touched": True}},
+            r"all_touched adds the pixels around .* small radius such as 0\.1",
+        ),
+        (
+            {"parcels": {"point_buffer_m": 0, "min_pixels": 2}},
+            r"min_pixels is 2, and a point",
+        ),
+        ({"parcels": {"point_buffer_m": -1}}, r"point_buffer_m: .*equal to 0, found -1"),
+        (
             {"dataset": {"path": "x"}, "imagery": {"path": "y"}},
             r"dataset\.path takes the place of imagery\.path",
         ),

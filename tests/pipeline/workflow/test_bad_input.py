@@ -575,7 +575,7 @@ def zip_of_two(i):
 REGISTERS = {
     "no CRS": (without_crs, "has no coordinate system"),
     "no rows": (no_rows, "has no rows"),
-    "no polygons": (lines, "register.gpkg contains no polygons, but LineString"),
+    "no polygons": (lines, "8 not_a_polygon|register.gpkg contains no polygons, but LineString"),
     "points": (points, "points instead of outlines .*parcels.point_buffer_m.* Set it to 0 to read"),
     "coordinates of unknown system": (
         unplaced_csv,

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+import geopandas as gpd
 import pytest
 import yaml
+from shapely import box
 
 from geo.errors import InputError
 from pipeline.inspection.check import check
@@ -181,6 +183,33 @@ def test_weights_of_the_reference_are_checked(tmp_path, values, message):
             values,
         )
     )
+    if message is None:
+        check(settings)
+        return
+    with pytest.raises(InputError, match=message):
+        check(settings)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("code\nwheat\n", "codes.csv lacks 1 codes .*'maize' .1 parcels"),
+        ("code\nwheat\nmaize", None),
+    ],
+)
+def test_with_imagery_on_a_server_every_code_must_be_in_the_table(tmp_path, table, message):
+    outlines = gpd.GeoDataFrame(
+        {"ID_PARCEL": [1, 2], "CODE": ["wheat", "maize"]},
+        geometry=[box(i, 0, i + 1, 1) for i in (0, 2)],
+        crs=32631,
+    )
+    outlines.to_file(tmp_path / "register.gpkg")
+    (tmp_path / "codes.csv").write_text(table)
+    label = {"column": "CODE", "table": str(tmp_path / "codes.csv")}
+    parcels = {"path": str(tmp_path / "register.gpkg"), "labels": {"crop": label}}
+    values = {"imagery": {"path": "http://127.0.0.1:9/", "collections": ["s2"]}}
+    save_models(tmp_path / "weights", members=1)
+    settings = load(values | {"parcels": parcels, "predict": {"weights": f"{tmp_path}/weights"}})
     if message is None:
         check(settings)
         return

@@ -199,6 +199,7 @@ def test_text_in_another_encoding_is_refused_with_its_line(tmp_path, encoding):
         ("b2", ["B12", "B02"], "B02"),
         ("CodeCultu", ["AREA", "code_cultu"], "code_cultu"),
         ("id", ["width", "AREA"], None),
+        ("ID_X", ["PARCEL_ID_LONGER"], None),
         ("soil", [], None),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import inspect
 import logging
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geo.errors import InputError
+from geo.errors import InputError, did_you_mean
 from models.errors import InputError as ModelInputError
 from pipeline.command import command
 from pipeline.workflow.messages import LIBRARY
@@ -21,6 +22,10 @@ from pipeline.workflow.writing import write_text
 
 if TYPE_CHECKING:
     from pipeline.workflow.sections import Section
+
+# Errors of a disk, a quota and a limit of the shell.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FREE_SPACE = ". Free space, and repeat the command: it continues with what is missing."
 
 PACKAGES = ("geo", "models", "pipeline", "demo")
 
@@ -73,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command", nargs="?", choices=[*COMMANDS, *STAGES], metavar="command", help="what to do"
     )
     words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words else ""
+    if name and not name.startswith("-") and name not in (*COMMANDS, *STAGES):
+        is_file = name.endswith((".yaml", ".yml"))
+        hint = f" Did you mean `parcelwise run {name}`?" if is_file else ""
+        hint = hint or did_you_mean(name, (*COMMANDS, *STAGES))
+        top.error(f"there is no command {name!r}.{hint}")
     chosen = top.parse_args(words[:1])
     # A command is imported when it is chosen, so that --help answers at once.
     if chosen.version:
@@ -88,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         try:
             launch(words[1:])
-        except InputError as error:
+        except (InputError, OSError) as error:
             sys.stderr.write(f"parcelwise run: {error}\n")
         return 1
     room = "stages" if name in STAGES else "inspection"
@@ -152,7 +163,8 @@ def run_function(
         if record is not None:
             write_text(record, values["settings"].model_dump_json())
     except (InputError, ModelInputError, OSError) as error:
-        log_of.error("%s", error)
+        is_full = isinstance(error, OSError) and error.errno in _FULL
+        log_of.error("%s%s", error, _FREE_SPACE if is_full else "")
         return 1
     except Exception:
         where = f", which is also in {log}" if log else ""
@@ -297,6 +309,8 @@ def _start_logging(log: Path | None) -> None:
     for handler in handlers:
         handler.setFormatter(_Format("%(name)s: %(message)s"))
     logging.captureWarnings(True)
+    # A log that cannot be written, as on a full disk, must not hide why.
+    logging.raiseExceptions = False
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG)
 

@@ -608,6 +608,8 @@ def one_product(path: Path, format: Format = "auto") -> Path | None:  # noqa: A0
     if first is None:
         return None
     file = Path(first)
+    if any(_THEIA_METADATA.fullmatch(other.name) for other in file.parent.iterdir()):
+        return file.parent
     if file.suffix.lower() in (*IMAGE_ENDINGS, *_NETCDF_ENDINGS, ".zip"):
         return file
     roots = [p for p in file.parents if not _ZARR_ROOT.isdisjoint(os.listdir(p))]  # noqa: PTH208

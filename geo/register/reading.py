@@ -30,6 +30,9 @@ _LONGEST_TEXT = 10_000  # characters of an id or a code
 
 Bounds = tuple[float, float, float, float]
 
+# Characters of a path that SQLite opens (SQLITE_MAX_PATHLEN of its Unix files).
+_LONGEST_PATH = 512
+
 # DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
 # states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
 UNREADABLE = (
@@ -426,13 +429,22 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
                 for name, kind in layers
             ]
         except pyogrio.errors.DataSourceError as error:
-            failures.append(str(error))
+            failures.append(str(error).partition(";")[0])  # then follow GDAL's ways to force it
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
+    if path.is_dir() and path.suffix.lower() != ".gdb":
+        files = first_five(sorted(file.name for file in path.iterdir()))
+        raise InputError(f"{path} is a folder ({files}): set parcels.path to the file in it.")
+    n_characters = len(str(path.absolute()))
+    if n_characters > _LONGEST_PATH:
+        raise InputError(
+            f"{path} cannot be read: its whole path has {n_characters} characters, and some "
+            f"formats open at most {_LONGEST_PATH}. Move it to a shorter path."
+        )
     raise InputError(
-        f"{path} cannot be read: {failures[0]} Use a GeoPackage, shapefile, GML, GeoJSON, "
-        "FlatGeobuf or file geodatabase, zipped or not, or GeoParquet. Files that name others "
-        "(VRT, WFS) are not opened: convert them with ogr2ogr."
+        f"{path} cannot be read: {failures[0].rstrip('.')}. Use a GeoPackage, shapefile, GML, "
+        "GeoJSON, FlatGeobuf or file geodatabase, zipped or not, or GeoParquet. Files that name "
+        "others (VRT, WFS) are not opened: convert them with ogr2ogr."
     )
 
 

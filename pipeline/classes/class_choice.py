@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
-from geo.errors import InputError
+from geo.errors import InputError, did_you_mean
 from geo.register.columns import as_text
 from models.model_files import first_description
 from pipeline.classes.class_mapping import read_codes, read_declared
@@ -252,6 +252,7 @@ def _check_listed(
         texts = {str(code): code for code in counts}
         same = [texts[str(code)] for code in absent if str(code) in texts]
         hint = f" The parcels have {same[:5]!r}: write them like that." if same else ""
+        hint = hint or did_you_mean(str(absent[0]), counts)
         raise InputError(
             f"{key} lists {absent[:5]!r}, which no usable parcel declares; declared are "
             f"{_with_counts(counts)}.{hint} Change {key}."

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT, as_text
 from pipeline.classes.crop_class import read_csv
 from pipeline.workflow.sections import (
@@ -118,7 +118,8 @@ def _read_table(label: Label, nomenclature: str) -> tuple[dict[str, str], dict[s
     for setting, column in wanted.items():
         if column not in columns:
             raise InputError(
-                f"{path} has no column {column!r}, which is {key}.{setting}. Its columns, "
+                f"{path} has no column {column!r}, which is {key}.{setting}."
+                f"{did_you_mean(column, columns)} Its columns, "
                 f"separated by commas, are: {', '.join(columns) or 'none'}."
             )
     # EuroCrops has rows for classes without a code.

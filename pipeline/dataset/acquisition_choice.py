@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from geo.errors import SET_ASIDE, InputError
+from geo.errors import SET_ASIDE, InputError, did_you_mean
 from geo.formats.conventions import date_in, tile_name
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address
@@ -226,7 +226,7 @@ def choose_tiles(found: Sequence[Acquisition], wanted: str | Sequence[str] | Non
         listing = first_five([f"{tile} ({count})" for tile, count in sorted(counts.items())])
         raise InputError(
             f"imagery.tile asks for {first_five(unknown)}, which the imagery does not have. "
-            f"It has: {listing}."
+            f"It has: {listing}.{did_you_mean(unknown[0], counts)}"
         )
     return sorted(set(tiles.values()))
 

@@ -68,6 +68,8 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     InputError
         If the inputs would end the run. The text up to there is on the terminal.
     """
+    if picture is not None and picture.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--picture {picture}: expected a name that ends in .png, .svg or .pdf.")
     check_inputs(settings)
     if settings.dataset.path is not None:
         _write(dataset_section(settings.dataset.path, part_of(settings, IngestSettings)))

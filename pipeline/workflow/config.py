@@ -151,7 +151,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         )
         raise InputError(f"{what}. {hint}")
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 (safe)
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (safe)
         _check_number(found, str(path))
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
@@ -165,8 +165,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise InputError(f"{path} is not YAML of settings: it is nested too deeply.") from None
     if not isinstance(found, dict):
+        what = "nothing" if found is None else repr(str(found)[:50])
         raise InputError(
-            f"{path} contains no settings, found {str(found)[:50]!r}. Write `section:`, and below "
+            f"{path} contains no settings, found {what}. Write `section:`, and below "
             "it `  key: value`, as in configs/default.yaml."
         )
     return found

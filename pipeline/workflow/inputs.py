@@ -8,6 +8,7 @@ from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
 from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
+from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings
 
 _SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
@@ -58,6 +59,7 @@ def check_inputs(settings: Settings) -> None:
                 )
     _check_dataset(settings)
     _check_weights(settings)
+    _check_compared(settings.report.compare)
 
 
 def _hint(path: Path) -> str:
@@ -139,6 +141,18 @@ def _check_weights(settings: Settings) -> None:
                 f"predict.weights: the model of {fold} was trained on the bands "
                 f"{', '.join(trained.bands)}, imagery.bands are "
                 f"{', '.join(settings.imagery.bands)}. Set imagery.bands to those of the model."
+            )
+
+
+def _check_compared(runs: Iterable[str]) -> None:
+    """Check that the runs to compare with exist: the report is the last stage."""
+    for name in runs:
+        root = RunPaths.of(name).root
+        if not root.is_dir():
+            others = [path.name for path in root.parent.glob("*")]
+            raise InputError(
+                f"report.compare: there is no run {name!r} in {root.parent}."
+                f"{did_you_mean(name, others)} Run it first, or leave it out."
             )
 
 

@@ -57,7 +57,9 @@ def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
         separator = own.index("--")
         own, options = own[:separator], own[separator + 1 :]
     parsed = _parse(own)
-    file, *words = parsed.words
+    words = list(parsed.words)
+    file = next((word for word in words if "=" not in word or Path(word).is_file()), words[0])
+    words.remove(file)
     assignments = [word for word in words if "=" in word]
     targets = [word for word in words if "=" not in word]
     settings = read(Path(file), assignments=assignments)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 # Snakemake logs through this logger; the lists are attributes of its records.
@@ -20,10 +22,22 @@ LISTS = ("input", "output")
 SHOWN = 5
 
 
+# How Snakemake reports an error of a function of the Snakefile.
+_INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
+
+
+def _is_mistake(log: str) -> bool:
+    """Return whether a job ended with a message for the user, by its log."""
+    path = Path(str(log))
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return re.search("^pipeline", text, re.MULTILINE) is not None and "\nTraceback " not in text
+
+
 class Shortener(logging.Filter):
-    """Shorten lists of files in messages, and drop the messages after Ctrl-C.
+    """Shorten lists of files and errors of the user, and drop the messages after Ctrl-C.
 
     Otherwise each job that ends by Ctrl-C is reported as failed, with its files and its command.
+    A job that a user's mistake ended has said so in its log, which Snakemake shows.
     """
 
     def __init__(self) -> None:
@@ -36,7 +50,14 @@ class Shortener(logging.Filter):
             files = getattr(record, name, None)
             if isinstance(files, list) and len(files) > SHOWN:
                 setattr(record, name, [*map(str, files[:SHOWN]), f"... ({len(files)} in total)"])
-        return not self.is_interrupted
+        text = record.getMessage()
+        if (error := _INPUT_ERROR.search(text)) is not None:
+            record.msg, record.args = f"\n{error[1]}", ()
+        if any(map(_is_mistake, getattr(record, "log", None) or ())):
+            record.input = record.output = []
+            record.shellcmd = None
+        # The error of the job follows, and names its log.
+        return not (self.is_interrupted or text.startswith("RuleException:\nCalledProcessError"))
 
     def interrupt(self, number: int, _: FrameType | None) -> None:
         """Handle Ctrl-C: say it in one line, and let Snakemake end its jobs.
@@ -75,6 +96,7 @@ def run_snakemake() -> None:
     _on_ctrl_c(_end)
     from snakemake.cli import main  # type: ignore[import-untyped]
 
+    sys.argv[0] = "snakemake"  # the name in its messages
     main(sys.argv[1:])
 
 

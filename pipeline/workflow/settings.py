@@ -419,6 +419,8 @@ def _describe(place: Sequence[str], errors: Sequence[ErrorDetails], kind: type[B
     first = errors[0]
     if first["type"] == "extra_forbidden":
         return f"{location}: unknown setting; {_known_like(place, kind)}"
+    if isinstance(first["input"], list):  # it may also be settings, but is meant as a list
+        errors = [error for error in errors if error["type"] != "model_type"] or errors
     expected = list(dict.fromkeys(map(_expected, errors)))
     text = " or ".join([expected[0], *(e.removeprefix("Input should be ") for e in expected[1:])])
     if first["type"] == "string_pattern_mismatch":
@@ -461,6 +463,9 @@ def _remedy(value: object, errors: Sequence[ErrorDetails]) -> str:
 def _known_like(place: Sequence[str], kind: type[BaseModel]) -> str:
     """Say which setting an unknown one may be: one of its section, or of another one."""
     *sections, key = place
+    of, dot, name = key.partition(".")
+    if dot and not sections and of in kind.model_fields:
+        return f"in a file, write `{of}:`, and below it, indented, `{name}: ...`"
     known = list(_section_at(sections, kind).model_fields)
     elsewhere = [
         f"{name}.{key}"

@@ -78,6 +78,7 @@ def start(
         settings = load(merged(merged(read_values(files), config), assignments))
         check_inputs(settings)
         if is_main:
+            _check_is_folder(RunPaths.of(settings.run).root)
             for name in _named_stages(sys.argv[1:]):
                 check_target(name, settings, is_alone=False)
             _check_contents(settings)
@@ -162,7 +163,8 @@ def _rules(settings: Settings) -> Iterator[str]:
         files.append("rules/training.smk")
     for file in files:
         text = (SOURCE / file).read_text(encoding="utf-8")
-        yield from re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.MULTILINE)
+        names = re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.MULTILINE)
+        yield from (name for name in names if name != "simulate" or settings.simulate is not None)
 
 
 def _check_contents(settings: Settings) -> None:
@@ -238,6 +240,17 @@ def _check_folders(root: Path) -> None:
         for folder in level:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise _unwritable(folder, "Permission denied")
+
+
+def _check_is_folder(root: Path) -> None:
+    """Check that the folder of a run is none yet, or a folder, and so are those above it."""
+    for path in (root, *root.parents):
+        if os.path.lexists(path) and not path.is_dir():
+            what = f"a link to {path.readlink()}" if path.is_symlink() else "a file"
+            raise InputError(
+                f"{path.absolute()} is {what}, not a folder. Rename it, or write results elsewhere "
+                "(--directory DIR)."
+            )
 
 
 def check_folder(folder: Path) -> None:

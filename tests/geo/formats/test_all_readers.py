@@ -11,7 +11,7 @@ import pytest
 import shapely
 
 from geo.errors import InputError
-from geo.imagery.discovery import find_acquisitions
+from geo.imagery.discovery import find_acquisitions, one_product
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
@@ -152,3 +152,32 @@ def test_a_setting_of_another_format_is_refused(imagery):
     if item.format not in ("geotiff", "stack"):
         with pytest.raises(InputError, match="leave out reflectance_scale"):
             imagery.find(reflectance_scale=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("files", "product"),
+    [
+        (["2018/S2A.SAFE/MTD_MSIL2A.xml", "2018/S2A.SAFE/GRANULE/a.jp2"], "2018/S2A.SAFE"),
+        (["a/MTD_MSIL2A.xml", "b/MTD_MSIL2A.xml"], "a"),
+        (["S2A.zip", "S2B.zip"], "S2A.zip"),
+        (["20180401.tif", "20180402.tif"], "20180401.tif"),
+        (["2018/20180401_B02.TIFF"], "2018/20180401_B02.TIFF"),
+        (["x/SENTINEL2A_1_L2A_2_MTD_ALL.xml", "x/SENTINEL2A_1_FRE_B2.tif"], "x"),
+        (["a.nc"], "a.nc"),
+        (["a.zarr/zarr.json", "a.zarr/B02/zarr.json", "a.zarr/B02/c/0/0/0"], "a.zarr"),
+        (["notes.txt"], None),
+    ],
+)
+def test_one_product_is_the_first(tmp_path, files, product):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = one_product(tmp_path)
+    assert found is None if product is None else found.match(str(tmp_path / product))
+
+
+def test_one_product_is_at_the_place_of_all(imagery):
+    found = find_acquisitions(one_product(imagery.path))
+    places = [item.grid.bounds for item in imagery.find()]
+    assert found
+    assert all(item.grid.bounds in places for item in found)

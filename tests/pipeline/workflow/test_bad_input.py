@@ -210,6 +210,10 @@ SETTINGS = {
         {"parcels": {"path": "registr.gpkg"}},
         "there is no registr.gpkg. .*has no registr.gpkg",
     ),
+    "a run to compare with that does not exist": (
+        {"report": {"compare": ["other"]}},
+        "report.compare: there is no run 'other' in results",
+    ),
     "variable in a path": (
         {"parcels": {"path": "$DATA/r.gpkg"}},
         "there is no .DATA/r.gpkg. Variables are not replaced in settings files",
@@ -255,6 +259,14 @@ SETTINGS = {
     "a class that does not occur": (
         {"parcels": {"classes": ["wheat", "rye"]}},
         "lists .'rye'., which no usable parcel declares",
+    ),
+    "a class that is written otherwise": (
+        {"parcels": {"classes": ["Wheat", "maize"]}},
+        "lists .'Wheat'., which .* Did you mean 'wheat'.",
+    ),
+    "a tile that is written otherwise": (
+        {"imagery": {"tile": "31UD"}},
+        "asks for 31UD, .* Did you mean '31UDS'",
     ),
     "too few parcels for the folds": (
         {
@@ -563,7 +575,7 @@ def zip_of_two(i):
 REGISTERS = {
     "no CRS": (without_crs, "has no coordinate system"),
     "no rows": (no_rows, "has no rows"),
-    "no polygons": (lines, "contains no polygons, but LineString|8 parcels .* 8 not_a_polygon"),
+    "no polygons": (lines, "8 not_a_polygon|register.gpkg contains no polygons, but LineString"),
     "points": (points, "points instead of outlines .*parcels.point_buffer_m.* Set it to 0 to read"),
     "coordinates of unknown system": (
         unplaced_csv,
@@ -768,7 +780,8 @@ TABLES = {
 # What only a stage notices: where parcels and imagery are, dates of imagery, and values of arrays.
 ONLY_IN_STAGES = {
     *("too small parcels", "of another season"),
-    *("refused address", "unknown tile", "no date in the range", "missing masks", "another format"),
+    *("refused address", "unknown tile", "a tile that is written otherwise"),
+    *("no date in the range", "missing masks", "another format"),
 }
 
 

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+import geopandas as gpd
 import pytest
 import yaml
+from shapely import box
 
 from geo.errors import InputError
 from pipeline.inspection.check import check
@@ -126,6 +128,17 @@ def test_stages_can_be_named(folder, checks, monkeypatch, words):
     assert start([], VALUES, ROOT, is_main=True, cores=1).run == "mine"
 
 
+@pytest.mark.parametrize("name", ["results", "results/mine"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_results_must_be_a_folder(folder, checks, name, is_link):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("nowhere") if is_link else path.write_text("")
+    what = "a link to nowhere" if is_link else "a file"
+    with pytest.raises(SystemExit, match=f"{path} is {what}, not a folder"):
+        start([], VALUES, ROOT, is_main=True)
+
+
 def test_no_job_runs_without_cores(folder, checks):
     with pytest.raises(SystemExit, match="--cores must be at least 1, or all"):
         start([], VALUES, ROOT, is_main=True, cores=0)
@@ -170,6 +183,33 @@ def test_weights_of_the_reference_are_checked(tmp_path, values, message):
             values,
         )
     )
+    if message is None:
+        check(settings)
+        return
+    with pytest.raises(InputError, match=message):
+        check(settings)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("code\nwheat\n", "codes.csv lacks 1 codes .*'maize' .1 parcels"),
+        ("code\nwheat\nmaize", None),
+    ],
+)
+def test_with_imagery_on_a_server_every_code_must_be_in_the_table(tmp_path, table, message):
+    outlines = gpd.GeoDataFrame(
+        {"ID_PARCEL": [1, 2], "CODE": ["wheat", "maize"]},
+        geometry=[box(i, 0, i + 1, 1) for i in (0, 2)],
+        crs=32631,
+    )
+    outlines.to_file(tmp_path / "register.gpkg")
+    (tmp_path / "codes.csv").write_text(table)
+    label = {"column": "CODE", "table": str(tmp_path / "codes.csv")}
+    parcels = {"path": str(tmp_path / "register.gpkg"), "labels": {"crop": label}}
+    values = {"imagery": {"path": "http://127.0.0.1:9/", "collections": ["s2"]}}
+    save_models(tmp_path / "weights", members=1)
+    settings = load(values | {"parcels": parcels, "predict": {"weights": f"{tmp_path}/weights"}})
     if message is None:
         check(settings)
         return

@@ -1,5 +1,7 @@
 """The command line: its usage, its errors in one line, and the settings that a stage gets."""
 
+import errno
+import os
 import subprocess
 import sys
 import tomllib
@@ -36,7 +38,8 @@ def test_the_help_lists_every_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "there is no command 'trian'. Did you mean 'train'?"),
+        (["mine.yaml"], "there is no command 'mine.yaml'. Did you mean `parcelwise run mine.yaml`"),
         ([], "name a command or a stage"),
         (["split", "--settings", "{}"], "arguments are required: --dataset, --folds"),
         (["inspect"], "required: FILE"),
@@ -148,3 +151,21 @@ def test_the_command_sets_up_memory_before_the_stage(monkeypatch):
         command()
     assert end.value.code == 0
     assert done == ["memory", "stage"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES])
+def test_a_full_disk_says_what_to_do(caplog, number):
+    def full(settings: SplitSettings) -> None:
+        """Fail as a stage does whose disk is full."""
+        raise OSError(number, os.strerror(number), "pixels.npy")
+
+    full.__annotations__["settings"] = SplitSettings
+    assert call(full, "--settings", SPLIT) == 1
+    assert f"{os.strerror(number)}: 'pixels.npy'" in caplog.text
+    assert ("Free space, and repeat the command" in caplog.text) == (number != errno.EACCES)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_picture_of_an_unknown_format_is_refused(config, capsys, caplog):
+    assert main(["inspect", str(config), "--picture", "x.pdff"]) == 1
+    assert "x.pdff: expected a name that ends in .png, .svg or .pdf" in caplog.text

@@ -84,6 +84,11 @@ from tests.builders.runs import recorded, write_record
         ({"imagery": {"bands": "B02"}}, r"imagery\.bands: .*Write a list: \[B02\]"),
         ({"imagery": ["path"]}, r"imagery: Input should be settings, `key: value`"),
         ({"model": {"name": "PSETAE"}}, r"model\.name: .*Did you mean 'psetae'\?"),
+        (
+            {"train.epochs": 3},
+            r"train\.epochs: .* write `train:`, and below it",
+        ),
+        ({"parcels": {"classes": [1]}}, r"parcels\.classes: List should have at least 2 items"),
         ({"id": "ID"}, r"id: unknown setting; did you mean 'parcels\.id'\?"),
         ({"path": "x"}, r"'imagery\.path' or 'parcels\.path' or 'dataset\.path'"),
         ({"model": {"epochs": 3}}, r"model\.epochs: .*did you mean 'train\.epochs'"),
@@ -127,6 +132,7 @@ def aliases(first, merge, levels=40):
         ("run: a: b", "line 1, column 7: mapping values are not allowed here. Indent"),
         ("run\nimagery: {}", "line 2, column 8: .*"),
         ("- imagery: {}", "contains no settings, found"),
+        ("# imagery: {}", "contains no settings, found nothing"),
         ("run: !!int x", "is not YAML: invalid literal"),
         ("run: !!python/object:os.system {}", "could not determine a constructor"),
         (b"run: a\0b".decode(), "is not YAML"),
@@ -193,6 +199,7 @@ def test_text_in_another_encoding_is_refused_with_its_line(tmp_path, encoding):
         ("b2", ["B12", "B02"], "B02"),
         ("CodeCultu", ["AREA", "code_cultu"], "code_cultu"),
         ("id", ["width", "AREA"], None),
+        ("ID_X", ["PARCEL_ID_LONGER"], None),
         ("soil", [], None),
     ],
 )

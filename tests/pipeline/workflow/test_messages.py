@@ -62,6 +62,33 @@ def test_lists_of_a_record_are_shortened():
     assert record.log == list("abcdefg")
 
 
+@pytest.mark.parametrize(
+    ("text", "is_short"),
+    [
+        ("pipeline.index: None of the 3 acquisitions is left to use.\n", True),
+        ("pipeline.index: This is a bug\nTraceback (most recent call last):\n", False),
+        ("", False),
+    ],
+)
+def test_the_command_of_a_job_that_a_mistake_ended_is_not_shown(tmp_path, text, is_short):
+    log = tmp_path / "index.log"
+    log.write_text(text)
+    values = {"input": ["a"], "output": ["b"], "log": [str(log)], "shellcmd": "parcelwise index"}
+    record = logging.makeLogRecord(values)
+    assert Shortener().filter(record)
+    assert record.shellcmd == (None if is_short else "parcelwise index")
+    assert record.input == ([] if is_short else ["a"])
+
+
+def test_an_error_of_the_snakefile_is_its_message():
+    text = "InputFunctionException in rule models:\nError:\n  InputError: Nothing is trained.\n"
+    record = logging.makeLogRecord({"msg": f"{text}Wildcards:\n\nTraceback:\n  File x"})
+    assert Shortener().filter(record)
+    assert record.getMessage() == "\nNothing is trained."
+    twice = "RuleException:\nCalledProcessError in file Snakefile"
+    assert not Shortener().filter(logging.makeLogRecord({"msg": twice}))
+
+
 def test_after_ctrl_c_nothing_more_is_logged(capsys):
     shortener = Shortener()
     for _ in range(2):

@@ -93,6 +93,7 @@ def test_values_keep_their_types(folder, monkeypatch, assignments, settings):
         (["mine.yaml", "repot"], "Did you mean 'report'?"),
         (["mine.yaml", "soil"], "Known are all, clean, dataset, evaluate, "),
         (["mine.yaml", "ingest"], "'ingest' is neither a target"),
+        (["mine.yaml", "simulate"], "'simulate' is neither a target"),
         (["dataset.yaml", "index"], "'index' is neither a target"),
         (["mine.yaml", "results/other/folds.json"], "nor a file in results/mine."),
         (["mine.yaml", "train"], "'train' runs once per fold and cannot be a target."),
@@ -128,6 +129,13 @@ def test_wrong_usage_ends_with_exit_code_2(folder, recorded, capsys, words, mess
     assert end.value.code == 2
     assert message in capsys.readouterr().err
     assert recorded == []
+
+
+def test_the_file_can_be_anywhere_among_the_words(folder, recorded):
+    main(["run", "train.epochs=3", "mine.yaml", "report"])
+    ((_, command, environment),) = recorded
+    assert command[command.index("--configfile") + 1] == "mine.yaml"
+    assert json.loads(environment["PARCELWISE_SETTINGS"]) == {"train": {"epochs": 3}}
 
 
 @pytest.mark.parametrize("target", ["all", "dataset", "index", "report", "results/mine/folds.json"])

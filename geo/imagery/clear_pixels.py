@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.cloud_masks import CloudRules
+from geo.imagery.discovery import setting_aside
 from geo.imagery.reduced_reading import is_read_in_windows, read_points
 from geo.imagery.valid_values import has_data
 
@@ -69,11 +70,15 @@ def announces_offset(acquisition: Acquisition) -> bool | None:
 
 
 def read_clear_pixels(
-    found: Sequence[Acquisition], rules: CloudRules, threads: int
+    found: Sequence[Acquisition],
+    rules: CloudRules,
+    threads: int,
+    unreadable: dict[str, str] | None = None,
 ) -> list[ClearPixels]:
     """Read the clear pixels of the acquisitions of a tile at the same points.
 
-    Acquisitions with another offset, or with too few clear pixels, are left out.
+    Acquisitions with another offset, or with too few clear pixels, are left out, and so are those
+    that are added to `unreadable`.
     """
     names = [[name for name in group if all(name in a.bands for a in found)] for group in _GROUPS]
     bands = tuple(dict.fromkeys(group[0] for group in names if group))
@@ -96,8 +101,14 @@ def read_clear_pixels(
         values[:, ~clear] = np.nan
         return ClearPixels(item, announced, bands, values) if clear.sum() >= MIN_PIXELS else None
 
+    def read_or_note(item: Acquisition) -> ClearPixels | None:
+        found = None
+        with setting_aside(item.id, unreadable):
+            found = read(item)
+        return found
+
     with ThreadPoolExecutor(threads) as pool:
-        return [item for item in pool.map(read, found) if item is not None]
+        return [item for item in pool.map(read_or_note, found) if item is not None]
 
 
 def _is_clear(rules: CloudRules, mask: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:

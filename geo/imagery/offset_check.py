@@ -50,7 +50,12 @@ class Findings:
         return [id_ for id_, result in self.results.items() if result == "contradicts"]
 
 
-def check_offsets(used: Sequence[Acquisition], rules: CloudRules, threads: int) -> Findings:
+def check_offsets(
+    used: Sequence[Acquisition],
+    rules: CloudRules,
+    threads: int,
+    unreadable: dict[str, str] | None = None,
+) -> Findings:
     """Compare the pixels of acquisitions with the offset that their metadata announce.
 
     Parameters
@@ -61,6 +66,8 @@ def check_offsets(used: Sequence[Acquisition], rules: CloudRules, threads: int) 
         The cloud masks that are used. If none is, the masks of the products are.
     threads
         Number of acquisitions that are read at the same time.
+    unreadable
+        Acquisitions that cannot be read are added, {id: problem}; None: they are refused.
 
     Raises
     ------
@@ -71,8 +78,8 @@ def check_offsets(used: Sequence[Acquisition], rules: CloudRules, threads: int) 
     rules = replace(rules if rules.masks else CloudRules(), dilation_m=0.0)
     results: dict[str, Agreement] = {item.id: "undecided" for item in uncertain}
     for tile in sorted({item.tile for item in uncertain}):
-        found = read_clear_pixels([item for item in used if item.tile == tile], rules, threads)
-        compared = compare(found)
+        of_tile = [item for item in used if item.tile == tile]
+        compared = compare(read_clear_pixels(of_tile, rules, threads, unreadable))
         results |= {id_: result for id_, result in compared.items() if id_ in results}
     wrong_tiles = {
         item.tile for item in uncertain if results[item.id] in {"contradicts", "conflicts"}

@@ -41,7 +41,7 @@ _CLEAR, _TIMES = 0.2, 3.0
 _CONTRAST = 0.5
 # From one level to the other, the median difference of a band may deviate from 1,000 by this
 # fraction of its natural difference: haze and thin clouds deviate more in one of the bands.
-_STEP = 0.7
+_STEP, _STEP_PIXELS = 0.7, 300
 # Dates that begin a group, and rounds at most until nothing changes.
 _BEGINNING, _ROUNDS = 4, 20
 
@@ -172,8 +172,17 @@ class _Series:
     def _grow(self, beginning: _Group, left: Iterable[int]) -> _Group:
         """Return a group with all dates that agree with it."""
         group = beginning
+        places: dict[int, _Place | None] = {}
+        compared: dict[int, object] = {}
         for _ in range(_ROUNDS):
-            places = {t: self._place(t, _without(group, t)) for t in left}
+            for t in left:
+                others = _without(group, t)
+                with_what = (
+                    [(i, group[i].level) for i in self._nearest(t, others)],
+                    self._levels_of(t, others),
+                )
+                if compared.get(t) != with_what:  # otherwise, it would be placed as before
+                    places[t], compared[t] = self._place(t, others), with_what
             before = {t: place.level for t, place in group.items()}
             group = _on_two_levels({t: place for t, place in places.items() if place is not None})
             if len(group) < _BEGINNING or {t: p.level for t, p in group.items()} == before:
@@ -302,6 +311,8 @@ class _Comparison:
         """
         scaled = (self._on_level(level) - self._median()) / self.natural
         pixels = (np.abs(scaled) < 2).all(axis=0)
+        if pixels.sum() < _STEP_PIXELS:
+            return False
         return bool(np.abs(np.median(scaled[:, pixels], axis=1)).max() < _STEP)
 
     def _on_level(self, level: int) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ _CLEAR, _TIMES = 0.2, 3.0
 _CONTRAST = 0.5
 # From one level to the other, the median difference of a band may deviate from 1,000 by this
 # fraction of its natural difference: haze and thin clouds deviate more in one of the bands.
-_STEP, _STEP_PIXELS = 0.7, 300
+_STEP, _STEP_PIXELS = 0.9, 300
 # Dates that begin a group, and rounds at most until nothing changes.
 _BEGINNING, _ROUNDS = 4, 20
 

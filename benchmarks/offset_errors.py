@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.imagery.clear_pixels import MIN_PIXELS, OFFSET, ClearPixels, read_clear_pixels
 from geo.imagery.cloud_masks import CloudRules, cloud_fraction
 from geo.imagery.discovery import find_acquisitions
-from geo.imagery.offset_check import OFFSET, ClearPixels, compare, read_clear_pixels
+from geo.imagery.offset_check import compare
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
 BANDS = ["B02", "B04", "B8A", "B12"]
@@ -53,10 +54,10 @@ class Count:
         """Check one series of which some dates are wrong."""
         results = compare(found)
         labels = np.array([results[item.acquisition.id] for item in found])
-        named = labels == "contradicts"
-        used = (labels == "agrees") | ((labels == "undecided") & ~named.any())
+        named, conflicts = labels == "contradicts", labels == "conflicts"
+        used = (labels == "agrees") | ((labels == "undecided") & ~(named | conflicts).any())
         self.series += 1
-        self.false += bool(named[~is_wrong].any())
+        self.false += bool(named[~is_wrong].any()) or bool(conflicts.any() and not is_wrong.any())
         if is_wrong.any():
             self.named += named[is_wrong].mean()
             self.accepted += used[is_wrong].mean()
@@ -97,7 +98,7 @@ def read_series(
         )
         for item in series
     ]
-    return [item for item in cut if item.clear.sum() >= 200]
+    return [item for item in cut if item.clear.sum() >= MIN_PIXELS]
 
 
 def with_errors(

@@ -17,6 +17,8 @@ from geo.register.polygons import POLYGONAL, with_polygons
 
 # Older versions of QGIS and GDAL warn about newer versions of the format.
 VERSION = "1.2"
+# SQLite's limit of columns, without those of feature ids and outlines.
+MOST_COLUMNS = 1998
 
 
 class Style(NamedTuple):
@@ -68,7 +70,12 @@ class LayerWriter:
         self._others = _Layer(path, others, "Unknown", f"{description} Rows that are not polygons.")
 
     def add(self, part: geopandas.GeoDataFrame) -> None:
-        """Append rows; the columns may have any type that GDAL writes."""
+        """Append rows; the columns may have any type that GDAL writes.
+
+        Columns after the first `MOST_COLUMNS` are left out.
+        """
+        own = part.columns.drop(part.geometry.name)
+        part = part[[*own[:MOST_COLUMNS], part.geometry.name]]
         outlines = with_polygons(part.geometry.to_numpy())
         part = part.set_geometry(geopandas.GeoSeries(outlines, part.index, crs=part.crs))
         is_other = ~shapely.is_missing(outlines)

@@ -79,7 +79,7 @@ def classify(
     usable = rows["reason"] == ""
     unknown = options.unknown_codes, options.other_class
     declared = {
-        name: read_declared(columns, label, name, usable, *unknown)
+        name: read_declared(columns, label, name, usable, *unknown, encoding=options.encoding)
         for name, label in labels.items()
     }
     by_name = {name: class_codes for name, (class_codes, _) in declared.items()}

@@ -264,6 +264,9 @@ def _choose(
     """Choose the classes, and complete the ledger: parcels are used, only predicted or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
     names = crop_class.read_names(options.names) if options.names else known_names
+    if options.names:
+        declared = rows.loc[usable, "code"].dropna().unique().tolist()
+        crop_class.refuse_other_codes(names, declared, options.names)
     models = Models.of(settings.split.folds, settings.predict.weights)
     is_trained, chosen = models.folds is not None, list[CropClass]()
     if rows.loc[usable, "code"].notna().any() or not is_trained:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
@@ -257,6 +257,27 @@ class Label(Section):
         return self
 
 
+def _known_encoding(name: str) -> str:
+    """Check that Python has an encoding of text with this name."""
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(
+            "unknown encoding; examples are utf-8, cp1252 (Windows, Western Europe), cp1250 "
+            "(Central Europe), cp1251 (Cyrillic), iso8859-1 and utf-16"
+        ) from None
+    return name
+
+
+class TextEncoding(Section):
+    """The encoding of text that is not UTF-8."""
+
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    """encoding of shapefiles, and of tables and values that are not UTF-8, such as cp1252 (Western
+    Europe) or cp1250 (Central Europe); null: that which the file states, otherwise UTF-8
+    """
+
+
 class RegisterFile(Section):
     """The register, and the ids of its rows."""
 
@@ -270,7 +291,7 @@ class RegisterFile(Section):
     """column of the parcel ids; null: ID_PARCEL, or id in a fiboa file"""
 
 
-class LabelColumns(Section):
+class LabelColumns(TextEncoding):
     """The nomenclatures and their columns."""
 
     labels: dict[str, Label] = {}
@@ -368,7 +389,7 @@ class PixelChoice(Section):
         return self
 
 
-class RegisterParcels(PixelChoice, RegisterFile):
+class RegisterParcels(PixelChoice, TextEncoding, RegisterFile):
     """How the rows of the register become parcels."""
 
     duplicate_ids: Literal["reject", "number"] = "reject"

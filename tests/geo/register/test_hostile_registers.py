@@ -17,7 +17,7 @@ import pytest
 from shapely import box
 
 from geo.errors import InputError
-from geo.register import sources
+from geo.register import archives, sources
 from geo.register.reading import read_bounds, read_named, read_register, read_register_parts
 from tests.builders.registers import frame
 from tests.builders.stac import Server
@@ -180,7 +180,7 @@ def test_a_view_without_an_end_or_with_functions_is_refused(
 
 
 def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_LARGE", 1_000_000)
+    monkeypatch.setattr(archives, "_LARGE", 1_000_000)
     with zipfile.ZipFile(tmp_path / "r.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("r.geojson", '{"type": "FeatureCollection"' + " " * 2_000_000 + "}")
     with pytest.raises(

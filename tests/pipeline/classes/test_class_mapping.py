@@ -161,8 +161,10 @@ REFUSED = [
     ({"code": "Code"}, TABLE, r"no column 'Code'.*labels\.crop\.code.*code, name, class"),
     ({"class_code": "group"}, TABLE, r"no column 'group'.*labels\.crop\.class_code"),
     ({"class_name": "group"}, TABLE, r"no column 'group'.*labels\.crop\.class_name"),
-    ({}, "code;name\n1;wheat\n", r"separated by commas, are: code;name"),
-    ({}, "", r"separated by commas, are: none"),
+    ({}, "cod;name\n1;wheat\n", r"separated by commas, semicolons or tabs, are: cod;name"),
+    ({}, "", r"separated by commas, semicolons or tabs, are: none"),
+    ({}, "code,name\n1,wheat, hard\n", r"crops\.csv: line 2 has 3 values, .* 2 columns \(code"),
+    ({}, "code,name,code\n1,wheat,2\n", r"crops\.csv has two columns 'code'"),
     ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"more than one class for 1 codes: '1'"),
     ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are not HCAT codes.*'10', '20'"),
 ]

@@ -18,6 +18,7 @@ from geo.register.archives import unpacked
 from geo.register.fiboa import PARQUET_SUFFIXES, follows_fiboa
 from geo.register.geoparquet import GeoParquet
 from geo.register.layers import Layer, is_text
+from geo.register.text import RAW
 
 
 def read_register(
@@ -222,11 +223,12 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
         As in `read_register`; if no row has a geometry.
     """
     path = unpacked(path)
+    # Text is not used, so that every byte may stand for a letter.
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        register = read_register(path, layer)
+        register = read_register(path, layer, RAW)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
-        source = Layer(path, layer)
+        source = Layer(path, layer, RAW)
         crs, bounds = source.crs, source.bounds()
     if crs is None or bounds is None or not np.isfinite(bounds).all():
         raise InputError(

@@ -11,8 +11,8 @@ import lzma
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -73,7 +73,7 @@ def _unpacked(path: Path, time_ns: int, size: int) -> Path:  # noqa: ARG001 (oth
                 f"{path} is a {kind} archive, which is not opened. Unpack it, and set parcels.path "
                 "to the file of the parcels."
             )
-    with reading(path, "an archive that can be unpacked", "Copy it again from its source."):
+    with _unpacking(path):
         if path.name.lower().endswith(TAR_ENDINGS):
             return _from_tar(path)
         if path.suffix.lower() in UNPACKERS:
@@ -83,12 +83,26 @@ def _unpacked(path: Path, time_ns: int, size: int) -> Path:  # noqa: ARG001 (oth
         found = zipped_register(path)
         if found is not None and found.suffix.lower() in PARQUET_SUFFIXES:
             with (
-                reading(path, "an archive that can be unpacked", "Copy it again from its source."),
+                _unpacking(path),
                 zipfile.ZipFile(path) as archive,
                 archive.open(str(found)) as content,
             ):
                 return _copy(content, found, path, _folder())
     return path
+
+
+@contextmanager
+def _unpacking(path: Path) -> Iterator[None]:
+    """Name an archive that cannot be unpacked."""
+    remedy = "Copy it again from its source."
+    try:
+        with reading(path, "an archive that can be unpacked", remedy):
+            yield
+    except (tarfile.TarError, lzma.LZMAError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise InputError(
+            f"{path} is not an archive that can be unpacked: {reason}. {remedy}"
+        ) from error
 
 
 def _from_tar(path: Path) -> Path:

@@ -76,6 +76,9 @@ class LayerWriter:
         """
         own = part.columns.drop(part.geometry.name)
         part = part[[*own[:MOST_COLUMNS], part.geometry.name]]
+        # By the specification, times are those of UTC.
+        times = part.select_dtypes("datetimetz")
+        part = part.assign(**{name: times[name].dt.tz_convert("UTC") for name in times})
         outlines = with_polygons(part.geometry.to_numpy())
         part = part.set_geometry(geopandas.GeoSeries(outlines, part.index, crs=part.crs))
         is_other = ~shapely.is_missing(outlines)

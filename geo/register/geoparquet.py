@@ -89,7 +89,7 @@ class GeoParquet:
                 rows = self._read(part, first)
                 first += len(rows)
                 # Outlines are bytes in the file; further ones are text here.
-                own = [n for n in rows if rows[n].dtype not in ("geometry", "str")]
+                own = [n for n, dtype in rows.dtypes.items() if dtype not in ("geometry", "str")]
                 yield rows.astype({n: types[n] for n in own if types[n] is not None})
 
     def _read(self, source: Path | IO[bytes], first_row: int = 0) -> gpd.GeoDataFrame:

@@ -132,9 +132,9 @@ class Layer:
             raise unreadable(self._path, error) from error
         if self._is_raw:
             rows = rows.rename(columns={raw: name for name, raw in self._raw_names.items()})
-        for name, kind in self.kinds.items():
-            if name in rows and rows[name].dtype == object:
-                rows[name] = _simple(rows[name], kind)
+        for name, dtype in rows.dtypes.items():
+            if dtype == object:
+                rows[name] = _simple(rows[name], self.kinds[name])
         if self._is_raw:
             self._text.decode(rows, part.get("skip_features", 0))
         return rows

@@ -146,8 +146,8 @@ class RawText:
             Number of rows of the file before them, for messages.
         """
         odd = {}
-        for name in table.columns:
-            if table[name].dtype == "str":
+        for name, dtype in table.dtypes.items():
+            if dtype == "str":
                 values = table[name].dropna()
                 values = values[~values.map(str.isascii).astype(bool)]
                 if len(values):

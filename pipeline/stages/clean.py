@@ -132,8 +132,10 @@ def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:
         same_outline=np.where(first >= 0, checked.rows["parcel_id"].to_numpy()[first], ""),
         geometry_type=outline_types(table.geometry),
         checksum=row_checksums(table.geometry, checked.ids),
-        **{f"{FROM_REGISTER}{name}": _storable(own[name]) for name in own},
     )
+    # All at once: adding thousands of columns one by one copies the table as often.
+    named = {f"{FROM_REGISTER}{name}": _storable(own[name]) for name in own}
+    rows = pd.concat([rows, pd.DataFrame(named, rows.index)], axis=1)
     # Stored in the metadata of the Parquet file.
     rows.attrs["follows_fiboa"] = checked.follows_fiboa
     return rows

@@ -133,7 +133,7 @@ class Layer:
         if self._is_raw:
             rows = rows.rename(columns={raw: name for name, raw in self._raw_names.items()})
         for name, dtype in rows.dtypes.items():
-            if dtype == object:
+            if dtype == "object":
                 rows[name] = _simple(rows[name], self.kinds[name])
         if self._is_raw:
             self._text.decode(rows, part.get("skip_features", 0))

@@ -208,7 +208,7 @@ def test_columns_of_any_name_are_written_and_other_names_said(tmp_path, caplog):
 
 def test_predictions_are_a_register_again_and_again(tmp_path):
     path = through(parquet(tmp_path / "r.parquet", []), tmp_path)
-    for i in range(3):
+    for i in range(2):
         folder = tmp_path / str(i)
         folder.mkdir()
         path = through(path, folder, id="parcel_id")

@@ -389,11 +389,11 @@ UNREADABLE = {
         r"no id under 'crop' is that of a file in DATA: it has a, DATA has 100",
     ),
     "a label under an id that is written differently": (
-        meta("labels.json", {"crop": {"100.0": 1, "101": 2}}),
+        meta("labels.json", {"crop": {"100.0": 1, "103": 2}}),
         r"the id '100\.0' under 'crop' has no file in DATA, and '100', which has one, no label",
     ),
     "labels under ids that are written differently": (
-        meta("labels.json", {"crop": {"0100": 1, "0101": 2}}),
+        meta("labels.json", {"crop": {"0100": 1, "0103": 2}}),
         r"no id under 'crop' is that of a file in DATA: .*Write ids as the names of the files",
     ),
     "labels without ids": (

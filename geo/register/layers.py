@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pyarrow as pa
 import pyogrio
 import shapely
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT
+from geo.register.point_tables import TABLE_SUFFIXES, coordinate_columns, crs_of_columns
 from geo.register.sources import (
     check_number_of_rows,
     check_view,
@@ -58,6 +61,7 @@ class Layer:
     def __init__(self, path: Path, name: str | None, encoding: str | None = None) -> None:
         self._path = path
         self._source, self._name = _find_layer(path, name)
+        self._coordinates = _coordinate_options(path, self._source, self._name)
         info = self._info()
         self._is_raw = self._is_shapefile = info["driver"] == SHAPEFILE
         self._text = RawText(str(path), encoding)
@@ -70,6 +74,9 @@ class Layer:
             )
         self._raw_names = dict(zip(names, map(str, info["fields"]), strict=True))
         self.crs: Any = info["crs"]
+        self.stated_bounds: Any = info["total_bounds"]
+        """Bounds in the layer's coordinate system, if GDAL knows them without reading all rows."""
+        self.geometry_type: str | None = info["geometry_type"]
         self.dtypes: dict[str, str] = dict(zip(self._raw_names, info["dtypes"], strict=True))
         """{column: type of its values in numpy}."""
         self.kinds: dict[str, str] = dict(zip(self._raw_names, info["ogr_types"], strict=True))
@@ -90,17 +97,12 @@ class Layer:
         `part` are options of `pyogrio.read_dataframe`: columns, read_geometry, skip_features,
         max_features.
         """
-        with warnings.catch_warnings():
-            # Measures are dropped on purpose.
-            warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
-            # Text that looks like JSON in some rows only remains text.
-            warnings.filterwarnings("ignore", r"Could not parse column .* as JSON")
-            try:
-                rows = self._read(part)
-            except UnicodeDecodeError:
-                # Some text is not UTF-8, although the format demands it.
-                self._is_raw = True
-                rows = self._read(part)
+        try:
+            rows = self._read(part)
+        except UnicodeDecodeError:
+            # Some text is not UTF-8, although the format demands it.
+            self._is_raw = True
+            rows = self._read(part)
         feature_ids = pd.Series(rows.index.to_numpy(np.int64), name=self._fid_name)
         rows = self._with_whole_numbers(rows.reset_index(drop=True), part)
         return rows, feature_ids
@@ -109,27 +111,33 @@ class Layer:
         """Read what GDAL knows of the layer before its rows are read."""
         check_view(self._path, self._name)
         try:
-            info: dict[str, Any] = pyogrio.read_info(
-                self._source, layer=self._name, encoding=RAW, **options
-            )
+            with _expected_warnings():
+                info: dict[str, Any] = pyogrio.read_info(
+                    self._source, layer=self._name, encoding=RAW, **self._coordinates, **options
+                )
         except UNREADABLE as error:
             raise unreadable(self._path, error) from error
+        if self._coordinates and info["crs"] is None and info["geometry_type"] == "Point":
+            info["crs"] = crs_of_columns(self._path, *self._coordinates.values())
         check_number_of_rows(self._path, info["features"])
         return info
 
     def _read(self, part: dict[str, Any]) -> gpd.GeoDataFrame:
         """Read rows; raise UnicodeDecodeError if text that was not read as `RAW` is not UTF-8."""
-        options = {"layer": self._name, "fid_as_index": True, **part}
+        options = {"layer": self._name, "fid_as_index": True, **self._coordinates, **part}
         if self._is_raw:
             options["encoding"] = RAW
             if "columns" in part:
                 options["columns"] = [self._raw_names[name] for name in part["columns"]]
         try:
-            rows = pyogrio.read_dataframe(self._source, **options)
+            with _expected_warnings():
+                rows = pyogrio.read_dataframe(self._source, **options)
         except UnicodeDecodeError:
             raise
         except UNREADABLE as error:
             raise unreadable(self._path, error) from error
+        if self._coordinates and isinstance(rows, gpd.GeoDataFrame) and rows.crs is None:
+            rows = rows.set_crs(self.crs)
         if self._is_raw:
             rows = rows.rename(columns={raw: name for name, raw in self._raw_names.items()})
         for name, dtype in rows.dtypes.items():
@@ -158,6 +166,27 @@ class Layer:
             for name, raw in zip(large, options["columns"], strict=True):
                 rows[name] = pd.array(exact[raw].to_pylist(), "Int64")
         return rows.astype(dict.fromkeys(whole, "Int64"))
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    """Silence warnings of what is done on purpose."""
+    with warnings.catch_warnings():
+        # Measures are dropped.
+        warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
+        # Text that looks like JSON in some rows only remains text.
+        warnings.filterwarnings("ignore", r"Could not parse column .* as JSON")
+        # Points whose coordinates are not numbers are rows without geometry, rejected by name.
+        warnings.filterwarnings("ignore", "Invalid value type found")
+        yield
+
+
+def _coordinate_options(path: Path, source: str, layer: str) -> dict[str, str]:
+    """Return the options with which GDAL takes points from two columns of a CSV file."""
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        return {}
+    columns = coordinate_columns(pyogrio.read_info(source, layer=layer, encoding=RAW)["fields"])
+    return dict(zip(("X_POSSIBLE_NAMES", "Y_POSSIBLE_NAMES"), columns or (), strict=False))
 
 
 def _simple(column: pd.Series[Any], kind: str) -> pd.Series[Any]:
@@ -211,14 +240,17 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     if len(chosen) == 1:
         return source, chosen[0]
     if layer is not None:
-        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}. "
-        remedy = "Change parcels.layer."
+        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}."
+        remedy = f"{did_you_mean(layer, spatial)} Change parcels.layer."
     elif not spatial:
         problem = "no layer with geometries. "
-        remedy = "Set parcels.path to the file of the outlines."
+        remedy = (
+            "Set parcels.path to the file of the outlines. Points of a CSV file are read from "
+            "columns lon and lat, in degrees."
+        )
     else:
-        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}. "
-        remedy = "Set parcels.layer to the layer of the parcels."
+        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}."
+        remedy = " Set parcels.layer to the layer of the parcels."
     raise InputError(f"{path} has {problem}{remedy}")
 
 
@@ -230,7 +262,11 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
     failures = []
     for source in find_sources(path):
         try:
-            return source, [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
+            layers = [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
+            return source, [
+                (name, kind or ("Point" if _coordinate_options(path, source, name) else None))
+                for name, kind in layers
+            ]
         except pyogrio.errors.DataSourceError as error:
             failures.append(str(error))
         except UNREADABLE as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import pandas as pd
 import shapely
 from pyproj import Transformer
 
-from geo.errors import InputError
+from geo.errors import InputError, did_you_mean
 from geo.register.archives import unpacked
 from geo.register.fiboa import PARQUET_SUFFIXES, follows_fiboa
 from geo.register.geoparquet import GeoParquet
 from geo.register.layers import Layer, is_text
+from geo.register.point_tables import TABLE_SUFFIXES
 from geo.register.text import RAW
+
+Bounds = tuple[float, float, float, float]
+
 
 
 def read_register(
@@ -183,12 +188,9 @@ def _ids(
         columns.append(str(feature_ids.name))
     for setting, column in {"parcels.id": id_column, **codes}.items():
         if column not in columns:
-            lower = {name.lower(): name for name in columns}
-            near = difflib.get_close_matches(column.lower(), lower, n=1)
-            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
             raise InputError(
-                f"{setting} is {column!r}, which is not a column of {path}.{hint} "
-                f"Its columns are: {', '.join(columns)}."
+                f"{setting} is {column!r}, which is not a column of {path}."
+                f"{did_you_mean(column, columns)} Its columns are: {', '.join(columns)}."
             )
     return table[id_column] if id_column in table or feature_ids is None else feature_ids
 
@@ -224,7 +226,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     """
     path = unpacked(path)
     # Text is not used, so that every byte may stand for a letter.
-    if path.suffix.lower() in PARQUET_SUFFIXES:
+    if path.suffix.lower() in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES):
         register = read_register(path, layer, RAW)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
@@ -238,6 +240,42 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return west, south, east, north
+
+
+def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, set[str]]:
+    """Read what a register states of its outlines, without reading them.
+
+    Returns
+    -------
+    bounds, types
+        West, south, east, north in degrees, None if they are not stated; and the types of its
+        geometries, such as Point and MultiPolygon, empty if they are not stated.
+
+    Raises
+    ------
+    InputError
+        As in `read_register`.
+    """
+    path = _existing(path)
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        geo = json.loads(GeoParquet(path).metadata.get(b"geo", b"{}"))
+        column = geo.get("columns", {}).get(geo.get("primary_column"), {})
+        crs, bounds = column.get("crs", "OGC:CRS84"), column.get("bbox")
+        types = column.get("geometry_types", [])
+        if bounds is not None and len(bounds) == 6:  # with heights
+            bounds = [*bounds[:2], *bounds[3:5]]
+    elif path.suffix.lower() in TABLE_SUFFIXES:
+        return None, {"Point"}
+    else:
+        source = Layer(path, layer, RAW)
+        crs, bounds = source.crs, source.stated_bounds
+        types = [] if source.geometry_type in (None, "Unknown") else [source.geometry_type]
+    plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
+    if crs is None or bounds is None or not np.isfinite(bounds).all():
+        return None, plain
+    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    west, south, east, north = to_degrees.transform_bounds(*bounds)
+    return (west, south, east, north), plain
 
 
 # Nullable types of pandas, by the kind of the numpy type.

@@ -25,7 +25,6 @@ from geo.register.text import RAW
 Bounds = tuple[float, float, float, float]
 
 
-
 def read_register(
     path: Path, layer: str | None = None, encoding: str | None = None
 ) -> gpd.GeoDataFrame:

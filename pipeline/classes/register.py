@@ -150,8 +150,9 @@ def check_register(
     tiles
         Grid of every tile; earlier tiles are preferred.
     options
-        layer, id, encoding, duplicate_ids, partly_outside, min_area_m2, point_buffer_m; all_touched,
-        min_covered_fraction and buffer_m determine by how much a parcel may exceed a tile.
+        layer, id, encoding, duplicate_ids, partly_outside, min_area_m2, point_buffer_m;
+        all_touched, min_covered_fraction and buffer_m determine by how much a parcel may exceed a
+        tile.
     labels
         Nomenclatures, whose columns the register must have.
 

@@ -1,13 +1,17 @@
-"""Registers in archives: zip, tar, and single packed files.
+"""Registers in archives (zip, tar, single packed files), and text files in UTF-16.
 
-GDAL reads most formats within zip archives. The others are unpacked into a temporary folder.
+GDAL reads most formats within zip archives. Others are unpacked into a temporary folder, and text
+is written there in UTF-8.
 """
 
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
+import io
 import lzma
+import re
 import shutil
 import tarfile
 import zipfile
@@ -21,6 +25,8 @@ from typing import IO, Any, cast
 from geo.documents import zip_members
 from geo.errors import InputError, first_five, reading
 from geo.register.fiboa import PARQUET_SUFFIXES
+from geo.register.point_tables import TABLE_SUFFIXES
+from geo.register.text import decode_document
 
 # Suffixes of files that can contain parcels.
 SUFFIXES = (
@@ -36,6 +42,8 @@ UNPACKERS: dict[str, Callable[[Path], Any]] = {
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
+JSON_SUFFIXES = (".json", ".geojson")
+WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 # First bytes of archives that are not opened.
 OTHERS = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "Zstandard"}
 
@@ -47,7 +55,7 @@ _folders: list[TemporaryDirectory[str]] = []
 
 
 def unpacked(path: Path) -> Path:
-    """Return the file to read: the path itself, or a copy of the register in an archive.
+    """Return the file to read: the path itself, or a copy that is unpacked, and in UTF-8.
 
     The copy exists until the process ends.
 
@@ -88,7 +96,30 @@ def _unpacked(path: Path, time_ns: int, size: int) -> Path:  # noqa: ARG001 (oth
                 archive.open(str(found)) as content,
             ):
                 return _copy(content, found, path, _folder())
-    return path
+    return _in_utf8(path, begin)
+
+
+def _in_utf8(path: Path, begin: bytes) -> Path:
+    """Return the path, or a copy of a text file that GDAL cannot read as it is.
+
+    These are files in UTF-16 or UTF-32, and tables in which Excel states the separator.
+    """
+    is_table = path.suffix.lower() in TABLE_SUFFIXES
+    is_wide = b"\0" in begin or begin.startswith(WIDE_MARKS)
+    states_separator = begin.removeprefix(codecs.BOM_UTF8).lower().startswith(b"sep=")
+    is_text = is_table or path.suffix.lower() in JSON_SUFFIXES
+    if not ((is_text and is_wide) or (is_table and states_separator)):
+        return path
+    text = decode_document(path.read_bytes(), None)
+    if text is None:
+        return path
+    if is_table:
+        text = re.sub(r"^sep=.\r?\n", "", text, flags=re.IGNORECASE)
+    folder = _folder()
+    for beside in (path.with_suffix(".csvt"), path.with_suffix(".prj")):
+        if beside.is_file():
+            _copy(io.BytesIO(beside.read_bytes()), PurePosixPath(beside.name), path, folder)
+    return _copy(io.BytesIO(text.encode()), PurePosixPath(path.name), path, folder)
 
 
 @contextmanager

@@ -190,6 +190,38 @@ def test_the_row_of_a_later_part_is_named(tmp_path):
         list(parts)
 
 
+POINTS = "ID;lon;lat;crop\r\n1;3,5;36,25;Maïs\r\n002;4;37;x\r\n"
+
+
+@pytest.mark.parametrize("first", ["", "sep=;\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_points_of_tables_in_any_unicode_are_read(tmp_path, encoding, first):
+    path = tmp_path / "points.csv"
+    path.write_bytes((first + POINTS).encode(encoding))
+    table, ids = read_named(path, None, "ID", {"c": "crop"})
+    assert ids.tolist() == ["1", "002"]
+    assert table["crop"].tolist() == ["Maïs", "x"]
+    assert [(p.x, p.y) for p in table.geometry] == [(3.5, 36.25), (4, 37)]
+    assert read_bounds(path) == (3.5, 36.25, 4, 37)
+
+
+def test_points_of_a_table_in_another_encoding_are_read_by_the_setting(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_bytes(POINTS.encode("cp1252"))
+    words = r"points\.csv: row 1, column 'crop': 'Ma\\xefs' is not text in utf-8.*parcels\.encoding"
+    with pytest.raises(InputError, match=words):
+        read_named(path, None, "ID", {})
+    table, _ = read_named(path, None, "ID", {}, "cp1252")
+    assert table["crop"].tolist() == ["Maïs", "x"]
+
+
+def test_geojson_in_utf_16_is_read(tmp_path):
+    register().to_file(tmp_path / "r.geojson")
+    text = (tmp_path / "r.geojson").read_text(encoding="utf-8")
+    (tmp_path / "r.geojson").write_text(text, encoding="utf-16")
+    assert read_all(tmp_path / "r.geojson") == TEXTS
+
+
 TABLE = [("code", "name"), ("001", "Maïs"), ("2", "żyto, Łąka"), ("3", "a;b")]
 
 

@@ -196,9 +196,7 @@ def _simple(column: pd.Series[Any], kind: str) -> pd.Series[Any]:
     """
     if kind in ARROW_TYPES:
         return column.astype(pd.ArrowDtype(ARROW_TYPES[kind]))
-    if is_text(kind):
-        return as_json(column)
-    return column
+    return as_json(column) if is_text(kind) and column.notna().any() else column
 
 
 def is_text(kind: str) -> bool:

@@ -110,8 +110,9 @@ class RawText:
     encoding
         The setting; None if it is not set.
     is_whole
-        Whether all text has one encoding, as in a shapefile: the setting, otherwise that which
-        decodes all of it. In other files only some values are not UTF-8, and the setting is theirs.
+        Whether all text has one encoding, as in a shapefile: UTF-8 if all of it is valid, otherwise
+        the setting, otherwise what the file states. In other files only some values are not UTF-8,
+        and the setting is theirs.
     stated
         Encoding that the file states.
     is_assumed
@@ -128,7 +129,7 @@ class RawText:
         is_assumed: bool = False,
     ) -> None:
         self._place, self._encoding, self._is_whole = place, encoding, is_whole
-        self._stated, self._is_assumed = stated, is_assumed
+        self._stated, self._is_assumed, self._is_said = stated, is_assumed, False
 
     def names(self, fields: Iterable[Any]) -> list[str]:
         """Decode the names of columns."""
@@ -160,29 +161,34 @@ class RawText:
                 if text not in known:
                     at = f"row {first_row + int(row) + 1}, column {name!r}"
                     known[text] = self._decode(text, candidates, at)
-            if self._is_assumed and candidates == [self._stated]:
-                self._is_assumed = False  # said once
-                logger.warning(
-                    "%s does not state which encoding of Windows it has. It is read in %s, as %r: "
-                    "if that is wrong, set parcels.encoding",
-                    self._place,
-                    self._stated,
-                    next(iter(known.values())),
-                )
+            if candidates != ["utf-8"]:
+                self._say_encoding(candidates[0], next(iter(known.values())))
             table.loc[values.index, name] = values.map(known)
+
+    def _say_encoding(self, used: str, example: str) -> None:
+        """Warn once if the encoding is assumed, or is not the one that the file states."""
+        if self._is_said or not self._is_whole:
+            return
+        self._is_said = True
+        if self._encoding is None and self._is_assumed:
+            logger.warning(
+                "%s does not state which encoding of Windows it has. It is read in %s, as %r: if "
+                "that is wrong, set parcels.encoding",
+                *(self._place, used, example),
+            )
+        if self._encoding is not None and self._stated not in (None, used):
+            logger.warning(
+                "%s states the encoding %s, but is read in parcels.encoding, %s, as %r",
+                *(self._place, self._stated, used, example),
+            )
 
     def _candidates(self, texts: Sequence[str]) -> list[str]:
         """Return the encodings to try, in order."""
         if not self._is_whole:
             return ["utf-8", *filter(None, [self._encoding])]
-        if self._encoding is not None:
-            return [self._encoding]
-        several = self._stated is not None and _has_wide_letters(self._stated)
-        if self._stated is not None and (
-            several or not all(_decode(text.encode(RAW), ["utf-8"]) is not None for text in texts)
-        ):
-            return [self._stated]
-        return ["utf-8"]
+        name = self._encoding or self._stated or "utf-8"
+        is_utf8 = all(_decode(text.encode(RAW), ["utf-8"]) is not None for text in texts)
+        return ["utf-8" if is_utf8 and not _has_wide_letters(name) else name]
 
     def _decode(self, text: str, candidates: Sequence[str], at: str) -> str:
         content = text.encode(RAW)

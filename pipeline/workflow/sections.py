@@ -333,8 +333,8 @@ class TextEncoding(Section):
     """The encoding of text that is not UTF-8."""
 
     encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
-    """encoding of shapefiles, and of tables and values that are not UTF-8, such as cp1252 (Western
-    Europe) or cp1250 (Central Europe); null: that which the file states, otherwise UTF-8
+    """encoding of text in the register and its tables that is not UTF-8, such as cp1252 (Western
+    Europe) or cp1250 (Central Europe); null: that which a shapefile states
     """
 
 

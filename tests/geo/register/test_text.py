@@ -116,6 +116,18 @@ def test_the_encoding_of_windows_is_assumed_with_a_warning(tmp_path, caplog):
     )
 
 
+def test_the_setting_is_for_text_that_is_not_utf8(tmp_path, caplog):
+    """A setting for a table of names leaves a shapefile in UTF-8 alone, and is said otherwise."""
+    path = shapefile(tmp_path, TEXTS, "utf-8", "UTF-8", 0)
+    assert read_all(path, encoding="cp1252") == TEXTS
+    assert not caplog.records
+    path = shapefile(tmp_path, TEXTS, "cp1252", "1250", 0)
+    assert read_named(path, None, "ID", {}, "cp1252")[0]["Cödé"][0] == "Maïs"
+    (record,) = caplog.records
+    words = "r.shp states the encoding cp1250, but is read in parcels.encoding, cp1252, as 'Maïs'"
+    assert words in record.message
+
+
 @pytest.mark.parametrize(
     ("cpg", "driver", "expected"),
     [

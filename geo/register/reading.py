@@ -40,7 +40,7 @@ def read_register(
     layer
         Name of the layer, if the file has several layers with geometries.
     encoding
-        Encoding of shapefiles, and of text that is not UTF-8; None for what the file states.
+        Encoding of text that is not UTF-8; None for that which a shapefile states.
 
     Returns
     -------

@@ -7,13 +7,17 @@ import io
 from pathlib import Path
 
 from geo.errors import InputError, reading
-from geo.register.text import RAW, decode_document, not_decoded
+from geo.register.text import RAW, SETTING, decode_document, not_decoded
 
 SEPARATORS = (",", ";", "\t", "|")
 
 
 def read_csv(
-    path: Path, expected: str, key: str, encoding: str | None = None
+    path: Path,
+    expected: str,
+    key: str,
+    encoding: str | None = None,
+    setting: str | None = SETTING,
 ) -> tuple[list[str], list[dict[str, str]]]:
     """Read a CSV that a user wrote: its columns, and its rows without surrounding blanks.
 
@@ -28,6 +32,8 @@ def read_csv(
         is there is checked by the caller.
     encoding
         Encoding of a file that is not UTF-8 and has no byte order mark; None if it is not known.
+    setting
+        The setting of the encoding, for messages; None if there is none for this file.
 
     Raises
     ------
@@ -38,7 +44,7 @@ def read_csv(
         content = path.read_bytes()
         text = decode_document(content, encoding)
         if text is None:
-            raise _not_decoded(path, content, key, encoding)
+            raise _not_decoded(path, content, key, encoding, setting)
         columns, rows = _parse(text, key)
     if repeated := {c for c in columns if c == key and columns.count(c) > 1}:
         raise InputError(f"{path} has two columns {repeated.pop()!r}. Remove or rename one.")
@@ -74,7 +80,9 @@ def _parse(text: str, key: str) -> tuple[list[str], list[tuple[int, list[str]]]]
     return first or ([], [])
 
 
-def _not_decoded(path: Path, content: bytes, key: str, encoding: str | None) -> InputError:
+def _not_decoded(
+    path: Path, content: bytes, key: str, encoding: str | None, setting: str | None
+) -> InputError:
     """Name the first value of a table that is neither UTF-8 nor of the encoding."""
     columns, rows = _parse(content.decode(RAW), key)
     for number, row in [(1, columns), *rows]:
@@ -82,7 +90,6 @@ def _not_decoded(path: Path, content: bytes, key: str, encoding: str | None) -> 
             if decode_document(value.encode(RAW), encoding) is None:
                 name = columns[i] if i < len(columns) else i + 1
                 tried = ["utf-8", *filter(None, [encoding])]
-                return not_decoded(
-                    str(path), f"line {number}, column {name!r}", value.encode(RAW), tried
-                )
+                at = f"line {number}, column {name!r}"
+                return not_decoded(str(path), at, value.encode(RAW), tried, setting)
     return InputError(f"{path} is not text in UTF-8, UTF-16 or {encoding}. Save it in UTF-8.")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SETTING = "parcels.encoding"
 # Every byte is a letter: text that was decoded by it can be encoded to its bytes again.
 RAW = "iso8859-1"
 # Byte order marks; that of UTF-32 begins with that of UTF-16.
@@ -199,7 +200,7 @@ class RawText:
 
 
 def not_decoded(
-    place: str, at: str, content: bytes, tried: Sequence[str] = ("utf-8",)
+    place: str, at: str, content: bytes, tried: Sequence[str], setting: str | None = SETTING
 ) -> InputError:
     """Say which text cannot be decoded, and as what it would be read in other encodings.
 
@@ -213,6 +214,8 @@ def not_decoded(
         The bytes of the text.
     tried
         Encodings that were tried.
+    setting
+        The setting of the encoding; None if there is none for this file.
     """
     read = {
         name: f"{decoded!r} in {name} ({region})"
@@ -222,10 +225,14 @@ def not_decoded(
     hint = f" It is {', '.join(read.values())}." if read else ""
     untried = [name for name in ("utf-8", *read) if name not in tried]
     example = f", such as {untried[0]}" if untried else ""
+    remedy = "Write the file in UTF-8."
+    if setting is not None:
+        remedy = (
+            f"Set {setting} to the encoding in which it was written{example}, or write the file in "
+            "UTF-8."
+        )
     return InputError(
-        f"{place}: {at}: {str(content)[1:]} is not text in {' or '.join(tried)}.{hint} Set "
-        f"parcels.encoding to the encoding in which it was written{example}, or write the file in "
-        "UTF-8."
+        f"{place}: {at}: {str(content)[1:]} is not text in {' or '.join(tried)}.{hint} {remedy}"
     )
 
 

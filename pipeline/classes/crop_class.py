@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from geo.errors import InputError, first_five
 from geo.register.tables import read_csv
+from geo.register.text import SETTING
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.writing import write_json, write_text
 
@@ -85,7 +86,9 @@ def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:
     write_text(path, text.getvalue())
 
 
-def read_names(path: Path, encoding: str | None = None) -> dict[str, str]:
+def read_names(
+    path: Path, encoding: str | None = None, setting: str | None = SETTING
+) -> dict[str, str]:
     """Read the names of classes, {code as text: name}, from a CSV with columns code and name.
 
     Parameters
@@ -94,6 +97,8 @@ def read_names(path: Path, encoding: str | None = None) -> dict[str, str]:
         The table.
     encoding
         Encoding of a table that is not UTF-8; None if it is not known.
+    setting
+        The setting of the encoding, for messages; None if there is none for this table.
 
     Raises
     ------
@@ -102,7 +107,7 @@ def read_names(path: Path, encoding: str | None = None) -> dict[str, str]:
     """
     if not path.is_file():
         raise InputError(f"There is no table of class names {path}. Check parcels.names.")
-    columns, rows = read_csv(path, "a table of class names", "code", encoding)
+    columns, rows = read_csv(path, "a table of class names", "code", encoding, setting)
     if not {"code", "name"} <= set(columns):
         raise InputError(
             f"{path} has the columns {', '.join(columns) or 'none'}, expected code and name, "

@@ -273,7 +273,7 @@ def _choose(
 ) -> list[CropClass]:
     """Choose the classes, and complete the ledger: parcels are used, only predicted or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
-    names = crop_class.read_names(options.names) if options.names else known_names
+    names = crop_class.read_names(options.names, setting=None) if options.names else known_names
     if options.names:
         declared = rows.loc[usable, "code"].dropna().unique().tolist()
         crop_class.refuse_other_codes(names, declared, options.names)

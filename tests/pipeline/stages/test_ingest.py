@@ -226,6 +226,13 @@ def test_listed_classes_keep_their_order_and_names(source, tmp_path):
         ("wheat", "winter wheat"), ("barley", "barley"),
     ]  # fmt: skip
     assert set(ledger_of(run)["reason"]) == {"", "class_not_listed"}
+    # The setting of the encoding is for registers, whose settings a dataset has not.
+    names.write_bytes("code,name\nwheat,blé\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"'blé' in cp1252.*\. Write the file in UTF-8\.$"):
+        ingest_folder(source, tmp_path / "run", names=names)
+    names.write_text("code,name\nWheat,x\n")
+    with pytest.raises(InputError, match=r"has none of the \d declared codes, .*Write 'Wheat' as"):
+        ingest_folder(source, tmp_path / "run", names=names)
 
 
 def text(name, content):

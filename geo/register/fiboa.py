@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,20 +29,19 @@ CROP = "https://fiboa.org/crop-extension/v0.2.0/schema.yaml"
 
 # Metadata that name fiboa: up to version 0.2.0, and from 0.3.0 on.
 METADATA_KEYS = (b"fiboa", b"collection")
+# Beginnings of the names of columns of fiboa and its extensions; with "_" up to version 0.2.0.
+PREFIXES = ("determination:", "determination_", "crop:", "hcat:", "admin:", "flik:", "metrics:")
 
 
-def fiboa_columns(path: Path) -> list[str] | None:
-    """List the columns of a GeoParquet file that follows fiboa, any version; None for others."""
-    if path.suffix.lower() not in PARQUET_SUFFIXES or not path.is_file():
-        return None
-    try:
-        schema = pq.read_schema(path)
-    except pa.ArrowException:
-        # Reading the register will report it.
-        return None
-    metadata = schema.metadata or {}
-    follows_fiboa = any(b"fiboa" in metadata.get(key, b"") for key in METADATA_KEYS)
-    return list(schema.names) if follows_fiboa else None
+def follows_fiboa(columns: Sequence[str], metadata: Mapping[bytes, bytes]) -> bool:
+    """Return whether a register follows fiboa, any version.
+
+    GeoParquet says so in its metadata. In other formats, columns show it whose names only fiboa
+    uses, beside the column of the ids.
+    """
+    if any(b"fiboa" in metadata.get(key, b"") for key in METADATA_KEYS):
+        return True
+    return "id" in columns and any(name.startswith(PREFIXES) for name in columns)
 
 
 class ParquetWriter:

@@ -17,6 +17,8 @@ from geo.register.polygons import POLYGONAL, PUNCTUAL, with_polygons
 
 # Older versions of QGIS and GDAL warn about newer versions of the format.
 VERSION = "1.2"
+# SQLite's limit of columns, without those of feature ids and outlines.
+MOST_COLUMNS = 1998
 
 
 class Style(NamedTuple):
@@ -83,7 +85,15 @@ class LayerWriter:
         self._styles = {name: styles, self.others: other_styles if self.n_others else ()}
 
     def add(self, part: geopandas.GeoDataFrame) -> None:
-        """Append rows; the columns may have any type that GDAL writes."""
+        """Append rows; the columns may have any type that GDAL writes.
+
+        Columns after the first `MOST_COLUMNS` are left out.
+        """
+        own = part.columns.drop(part.geometry.name)
+        part = part[[*own[:MOST_COLUMNS], part.geometry.name]]
+        # By the specification, times are those of UTC.
+        times = part.select_dtypes("datetimetz")
+        part = part.assign(**{name: times[name].dt.tz_convert("UTC") for name in times})
         outlines = with_polygons(part.geometry.to_numpy())
         part = part.set_geometry(geopandas.GeoSeries(outlines, part.index, crs=part.crs))
         is_other = ~shapely.is_missing(outlines)

@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pyogrio
 import shapely
 from pyproj import Transformer
 
-from geo.errors import InputError, did_you_mean, first_five
-from geo.register.columns import LARGEST_EXACT
-from geo.register.fiboa import PARQUET_SUFFIXES
-from geo.register.point_tables import TABLE_SUFFIXES, coordinate_columns, crs_of_columns
-from geo.register.sources import check_files, check_number_of_rows, find_sources
+from geo.errors import InputError, did_you_mean
+from geo.register.archives import unpacked
+from geo.register.fiboa import PARQUET_SUFFIXES, follows_fiboa
+from geo.register.geoparquet import GeoParquet
+from geo.register.layers import Layer, is_text
+from geo.register.point_tables import TABLE_SUFFIXES
+from geo.register.text import RAW
 
 _LONGEST_TEXT = 10_000  # characters of an id or a code
 
 Bounds = tuple[float, float, float, float]
 
-# Characters of a path that SQLite opens (SQLITE_MAX_PATHLEN of its Unix files).
-_LONGEST_PATH = 512
 
-# DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
-# states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
-UNREADABLE = (
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    shapely.errors.GEOSException,
-    *(UnicodeDecodeError, UnboundLocalError, MemoryError),
-)
-
-
-def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
+def read_register(
+    path: Path, layer: str | None = None, encoding: str | None = None
+) -> gpd.GeoDataFrame:
     """Read all rows of a parcel register.
 
     Heights and measures are dropped. GDAL approximates curves by lines, with a vertex every 4
@@ -52,9 +38,11 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
     Parameters
     ----------
     path
-        A file or folder of a format in `geo.register.sources`, zipped or not, or GeoParquet.
+        A file or folder of a format in `geo.register.sources`, or GeoParquet, packed or not.
     layer
         Name of the layer, if the file has several layers with geometries.
+    encoding
+        Encoding of text that is not UTF-8; None for that which a shapefile states.
 
     Returns
     -------
@@ -67,11 +55,15 @@ def read_register(path: Path, layer: str | None = None) -> gpd.GeoDataFrame:
         If the file is missing or unreadable, has several layers or none, or has no coordinate
         system.
     """
-    return _read_all(path, layer)[0]
+    return _read_all(path, layer, encoding)[0]
 
 
 def read_named(
-    path: Path, layer: str | None, id_column: str, codes: Mapping[str, str]
+    path: Path,
+    layer: str | None,
+    id_column: str,
+    codes: Mapping[str, str],
+    encoding: str | None = None,
 ) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
     """Read all rows of a register, and their ids.
 
@@ -87,6 +79,8 @@ def read_named(
         Column of the ids, or the name of the feature ids.
     codes
         {setting: column}: other columns that the register must have.
+    encoding
+        As in `read_register`.
 
     Returns
     -------
@@ -98,19 +92,23 @@ def read_named(
     InputError
         As in `read_register`; if there are no rows, or a column is missing.
     """
-    table, feature_ids = _read_all(path, layer)
+    table, feature_ids = _read_all(path, layer, encoding)
     _refuse_empty(table, path)
     return table, _ids(path, table, feature_ids, id_column, codes)
 
 
 def read_columns(
-    path: Path, layer: str | None, id_column: str, codes: Mapping[str, str]
+    path: Path,
+    layer: str | None,
+    id_column: str,
+    codes: Mapping[str, str],
+    encoding: str | None = None,
 ) -> tuple[pd.DataFrame, pd.Series[Any]]:
     """Read columns of a register without its geometries, which takes a fraction of the time.
 
     Parameters
     ----------
-    path, layer, id_column, codes
+    path, layer, id_column, codes, encoding
         As in `read_named`.
 
     Returns
@@ -123,46 +121,58 @@ def read_columns(
     InputError
         As in `read_named`.
     """
-    if not path.exists():
-        raise InputError(f"There is no parcel register {path}. Check parcels.path.")
+    path = _existing(path)
     wanted = list(dict.fromkeys([id_column, *codes.values()]))
+    # `first` has all columns, so that what `read_named` refuses is refused here.
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        return _columns_of_parquet(path, id_column, codes, wanted)
-    source, layer = _find_layer(path, layer)
-    # Reads all columns of the first row, and so refuses what `read_named` refuses.
-    first, feature_ids = _read_with_gdal(path, source, layer, max_features=1)
+        file = GeoParquet(path, encoding)
+        first = file.first()
+        _refuse_unplaced(first.crs, path)
+        _ids(path, first, None, id_column, codes)
+        table = file.columns(wanted)
+        _refuse_empty(table, path)
+        return table, table[id_column]
+    source = Layer(path, layer, encoding)
+    first, feature_ids = source.read(max_features=1)
     _refuse_unplaced(first.crs, path)
     _refuse_empty(first, path)
     _ids(path, first, feature_ids, id_column, codes)
-    part = {"columns": [name for name in wanted if name in first], "read_geometry": False}
-    table, feature_ids = _read_with_gdal(path, source, layer, **part)
+    columns = [name for name in wanted if name in first]
+    table, feature_ids = source.read(columns=columns, read_geometry=False)
     return table, table.get(id_column, feature_ids)
 
 
-def _columns_of_parquet(
-    path: Path, id_column: str, codes: Mapping[str, str], wanted: list[str]
-) -> tuple[pd.DataFrame, pd.Series[Any]]:
-    """Read columns of a GeoParquet file; refuse what `read_named` refuses."""
-    try:
-        schema = pq.read_schema(path)
-    except pa.ArrowException as error:
-        raise InputError(f"{path} cannot be read as GeoParquet: {error}") from error
-    first = _read_geoparquet(path, _in_memory(schema.empty_table()))
-    _refuse_unplaced(first.crs, path)
-    _ids(path, first, None, id_column, codes)
-    table = pq.read_table(path, columns=wanted).to_pandas().reset_index(drop=True)
-    _refuse_empty(table, path)
-    return table, table[id_column]
+def fiboa_columns(path: Path, layer: str | None, encoding: str | None = None) -> list[str] | None:
+    """List the columns of a register that follows fiboa, any version; None for others.
+
+    Parameters
+    ----------
+    path, layer, encoding
+        As in `read_register`.
+    """
+    path = _existing(path)
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        file = GeoParquet(path, encoding)
+        return file.names if follows_fiboa(file.names, file.metadata) else None
+    names = list(Layer(path, layer, encoding).dtypes)
+    return names if follows_fiboa(names, {}) else None
 
 
-def _read_all(path: Path, layer: str | None) -> tuple[gpd.GeoDataFrame, pd.Series[Any] | None]:
-    """Read a register and its feature ids; GeoParquet has none."""
+def _existing(path: Path) -> Path:
+    """Return the file to read, see `unpacked`; refuse a path that does not exist."""
     if not path.exists():
         raise InputError(f"There is no parcel register {path}. Check parcels.path.")
+    return unpacked(path)
+
+
+def _read_all(
+    path: Path, layer: str | None, encoding: str | None
+) -> tuple[gpd.GeoDataFrame, pd.Series[Any] | None]:
+    """Read a register and its feature ids; GeoParquet has none."""
+    path = _existing(path)
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        rows, feature_ids = _read_geoparquet(path, path), None
-    else:
-        rows, feature_ids = _read_with_gdal(path, *_find_layer(path, layer))
+        return _in_two_dimensions(GeoParquet(path, encoding).read(), path), None
+    rows, feature_ids = Layer(path, layer, encoding).read()
     return _in_two_dimensions(rows, path), feature_ids
 
 
@@ -233,12 +243,14 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     InputError
         As in `read_register`; if no row has a geometry.
     """
+    path = unpacked(path)
+    # Text is not used, so that every byte may stand for a letter.
     if path.suffix.lower() in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES):
-        register = read_register(path, layer)
+        register = read_register(path, layer, RAW)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
-        info = _read_info(path, *_find_layer(path, layer), force_total_bounds=True)
-        crs, bounds = info["crs"], info["total_bounds"]
+        source = Layer(path, layer, RAW)
+        crs, bounds = source.crs, source.bounds()
     if crs is None or bounds is None or not np.isfinite(bounds).all():
         raise InputError(
             f"{path} has no coordinate system or no geometry, so that there is no area to search "
@@ -263,8 +275,9 @@ def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, se
     InputError
         As in `read_register`.
     """
+    path = _existing(path)
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        geo = json.loads((pq.read_schema(path).metadata or {}).get(b"geo", b"{}"))
+        geo = json.loads(GeoParquet(path).metadata.get(b"geo", b"{}"))
         column = geo.get("columns", {}).get(geo.get("primary_column"), {})
         crs, bounds = column.get("crs", "OGC:CRS84"), column.get("bbox")
         types = column.get("geometry_types", [])
@@ -273,179 +286,15 @@ def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, se
     elif path.suffix.lower() in TABLE_SUFFIXES:
         return None, {"Point"}
     else:
-        info = _read_info(path, *_find_layer(path, layer))
-        crs, bounds = info["crs"], info["total_bounds"]
-        types = [] if info["geometry_type"] in (None, "Unknown") else [info["geometry_type"]]
+        source = Layer(path, layer, RAW)
+        crs, bounds = source.crs, source.stated_bounds
+        types = [] if source.geometry_type in (None, "Unknown") else [source.geometry_type]
     plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
     if crs is None or bounds is None or not np.isfinite(bounds).all():
         return None, plain
     to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return (west, south, east, north), plain
-
-
-def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
-    """Read GeoParquet from the file itself, or from a part of it in memory."""
-    check_files(path)
-    try:
-        if source is path:
-            check_number_of_rows(path, pq.read_metadata(path).num_rows)
-        # Without the index that pandas stored: geometries are joined to rows by the index.
-        rows = gpd.read_parquet(source).reset_index(drop=True)
-        types = {field.name: field.type for field in pq.read_schema(path)}
-    # KeyError, TypeError: the JSON of its metadata is damaged. OSError: a part of it is.
-    except (*UNREADABLE, ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} cannot be read as GeoParquet: {error} Write it with geopandas' to_parquet."
-        ) from error
-    # A layer of other formats has one geometry.
-    for name in rows.columns[rows.dtypes == "geometry"].drop(rows.geometry.name):
-        rows[name] = gpd.GeoSeries(rows[name]).to_wkt().astype("str")
-    # Lists, such as fiboa's `category`, become JSON: other formats could not store them.
-    for name in rows.columns.intersection([n for n, t in types.items() if pa.types.is_nested(t)]):
-        rows[name] = [None if v is None else json.dumps(v, default=list) for v in rows[name]]
-    return rows
-
-
-def _read_with_gdal(
-    path: Path, source: str, layer: str, **part: Any
-) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
-    """Read a layer that `_find_layer` found, or a part of it, and its feature ids."""
-    info = _read_info(path, source, layer)
-    coordinates = _coordinate_options(path, source, layer)
-    options = {"fid_as_index": True, **coordinates, **part}
-    with _expected_warnings():
-        try:
-            try:
-                rows = pyogrio.read_dataframe(source, layer=layer, **options)
-            except shapely.errors.GEOSException:
-                # Outlines that are damaged become None: rows with their reason.
-                rows = pyogrio.read_dataframe(source, layer=layer, on_invalid="ignore", **options)
-                if rows.geometry.isna().all():
-                    raise
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
-    if coordinates and isinstance(rows, gpd.GeoDataFrame) and rows.crs is None:
-        rows = rows.set_crs(info["crs"])
-    feature_ids = pd.Series(rows.index.to_numpy(np.int64), name=info["fid_column"] or "fid")
-    types = dict(zip(info["fields"], info["dtypes"], strict=True))
-    rows = rows.reset_index(drop=True)
-    return _with_whole_numbers(rows, types, source, layer, **part), feature_ids
-
-
-def _read_info(path: Path, source: str, layer: str, **options: bool) -> dict[str, Any]:
-    """Read what GDAL knows of a layer before its rows are read."""
-    with _expected_warnings():
-        try:
-            coordinates = _coordinate_options(path, source, layer)
-            info: dict[str, Any] = pyogrio.read_info(source, layer=layer, **coordinates, **options)
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
-    if coordinates and info["crs"] is None and info["geometry_type"] == "Point":
-        info["crs"] = crs_of_columns(path, *coordinates.values())
-    check_number_of_rows(path, info["features"])
-    return info
-
-
-@contextmanager
-def _expected_warnings() -> Iterator[None]:
-    """Silence GDAL's warnings of what is done on purpose."""
-    with warnings.catch_warnings():
-        # Measures are dropped.
-        warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
-        # Points whose coordinates are not numbers are rows without geometry, rejected by name.
-        warnings.filterwarnings("ignore", "Invalid value type found")
-        yield
-
-
-def _coordinate_options(path: Path, source: str, layer: str) -> dict[str, str]:
-    """Return the options with which GDAL takes points from two columns of a CSV file."""
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        return {}
-    columns = coordinate_columns(pyogrio.read_info(source, layer=layer)["fields"])
-    return dict(zip(("X_POSSIBLE_NAMES", "Y_POSSIBLE_NAMES"), columns or (), strict=False))
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{path} cannot be read: {error} Convert it to polygons with GDAL, for example with "
-        "`ogr2ogr -nlt MULTIPOLYGON register.gpkg` and the path."
-    )
-
-
-def _with_whole_numbers(
-    rows: gpd.GeoDataFrame, types: Mapping[str, str], source: str, layer: str, **part: Any
-) -> gpd.GeoDataFrame:
-    """Convert integer columns back that pandas made floats because values are missing."""
-    whole = [
-        name
-        for name, dtype in types.items()
-        if name in rows and dtype.startswith("int") and rows[name].dtype == "float64"
-    ]
-    # Larger integers are not exact in float64: an id would become that of another row. Read them
-    # again, with Arrow.
-    large = [name for name in whole if (rows[name].abs() >= LARGEST_EXACT).any()]
-    if large:
-        options = {"columns": large, "read_geometry": False} | part
-        _, exact = pyogrio.read_arrow(source, layer=layer, **options)
-        for name in large:
-            rows[name] = pd.array(exact[name].to_pylist(), "Int64")
-    return rows.astype(dict.fromkeys(whole, "Int64"))
-
-
-def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
-    """Find the source that GDAL is to open, and the layer to read from it."""
-    source, layers = _list_layers(path)
-    spatial = [name for name, geometry_type in layers if geometry_type is not None]
-    chosen = [name for name in spatial if layer in (None, name)]
-    if len(chosen) == 1:
-        return source, chosen[0]
-    if layer is not None:
-        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}."
-        remedy = f"{did_you_mean(layer, spatial)} Change parcels.layer."
-    elif not spatial:
-        problem = "no layer with geometries. "
-        remedy = (
-            "Set parcels.path to the file of the outlines. Points of a CSV file are read from "
-            "columns lon and lat, in degrees."
-        )
-    else:
-        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}."
-        remedy = " Set parcels.layer to the layer of the parcels."
-    raise InputError(f"{path} has {problem}{remedy}")
-
-
-def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
-    """Find the source that GDAL can open, and list its layers with their geometry types.
-
-    The type of a table without geometries is None.
-    """
-    failures = []
-    for source in find_sources(path):
-        try:
-            layers = [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
-            return source, [
-                (name, kind or ("Point" if _coordinate_options(path, source, name) else None))
-                for name, kind in layers
-            ]
-        except pyogrio.errors.DataSourceError as error:
-            failures.append(str(error).partition(";")[0])  # then follow GDAL's ways to force it
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
-    if path.is_dir() and path.suffix.lower() != ".gdb":
-        files = first_five(sorted(file.name for file in path.iterdir()))
-        raise InputError(f"{path} is a folder ({files}): set parcels.path to the file in it.")
-    n_characters = len(str(path.absolute()))
-    if n_characters > _LONGEST_PATH:
-        raise InputError(
-            f"{path} cannot be read: its whole path has {n_characters} characters, and some "
-            f"formats open at most {_LONGEST_PATH}. Move it to a shorter path."
-        )
-    raise InputError(
-        f"{path} cannot be read: {failures[0].rstrip('.')}. Use a GeoPackage, shapefile, GML, "
-        "GeoJSON, FlatGeobuf or file geodatabase, zipped or not, or GeoParquet. Files that name "
-        "others (VRT, WFS) are not opened: convert them with ogr2ogr."
-    )
 
 
 # Nullable types of pandas, by the kind of the numpy type.
@@ -455,7 +304,12 @@ Parts = Iterable[tuple[gpd.GeoDataFrame, "pd.Series[Any] | None"]]
 
 
 def read_register_parts(
-    path: Path, layer: str | None, id_column: str, codes: Mapping[str, str], n_rows: int
+    path: Path,
+    layer: str | None,
+    id_column: str,
+    codes: Mapping[str, str],
+    n_rows: int,
+    encoding: str | None = None,
 ) -> Iterator[tuple[gpd.GeoDataFrame, pd.Series[Any]]]:
     """Read the rows of `read_named` in parts of at most `n_rows` rows.
 
@@ -472,70 +326,30 @@ def read_register_parts(
     InputError
         As in `read_register`; if a column is missing.
     """
+    path = _existing(path)
+    parts: Parts
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        types, parts = _parts_of_parquet(path, n_rows)
+        file = GeoParquet(path, encoding)
+        file.first()  # refuses other Parquet
+        parts = ((rows, None) for rows in file.parts(n_rows))
     else:
-        types, parts = _parts_with_gdal(path, layer, n_rows)
+        parts = _parts_with_gdal(Layer(path, layer, encoding), n_rows)
     first = 0
     for rows, feature_ids in parts:
-        own = {name: dtype for name, dtype in types.items() if name in rows}
-        part = _in_two_dimensions(rows.astype(own), path)
+        part = _in_two_dimensions(rows, path)
         part.index = pd.RangeIndex(first, first + len(part))
         first += len(part)
         yield part, _ids(path, part, feature_ids, id_column, codes).set_axis(part.index)
 
 
-def _parts_with_gdal(path: Path, layer: str | None, n_rows: int) -> tuple[dict[str, str], Parts]:
-    """Return the types of the columns, and the parts of a layer that GDAL reads."""
-    source, layer = _find_layer(path, layer)
-    info = _read_info(path, source, layer, force_feature_count=True)
-    types = {}
-    for name, dtype, ogr_type in zip(
-        info["fields"], info["dtypes"], info["ogr_types"], strict=True
-    ):
-        if np.dtype(dtype).kind in NULLABLE:
-            types[str(name)] = NULLABLE[np.dtype(dtype).kind]
-        elif ogr_type == "OFTString":
-            types[str(name)] = "str"
-    parts = (
-        _read_with_gdal(path, source, layer, skip_features=first, max_features=n_rows)
-        for first in range(0, max(info["features"], 1), n_rows)
-    )
-    return types, parts
-
-
-def _parts_of_parquet(path: Path, n_rows: int) -> tuple[dict[str, str], Parts]:
-    """Return the types of the columns, and the parts of a GeoParquet file."""
-    check_files(path)
-    try:
-        check_number_of_rows(path, pq.read_metadata(path).num_rows)
-        schema = pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
-    # Refuses a file that is Parquet, but not GeoParquet.
-    _read_geoparquet(path, _in_memory(schema.empty_table()))
-    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_nested)
-    types = {}
-    for field in schema:
-        if pa.types.is_integer(field.type):
-            types[field.name] = "UInt64" if pa.types.is_unsigned_integer(field.type) else "Int64"
-        elif pa.types.is_boolean(field.type):
-            types[field.name] = "boolean"
-        elif any(is_type(field.type) for is_type in is_text):
-            types[field.name] = "str"
-
-    def parts() -> Parts:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=n_rows):
-                part = _in_memory(pa.Table.from_batches([batch], schema))
-                yield _read_geoparquet(path, part), None
-
-    return types, parts()
-
-
-def _in_memory(table: pa.Table) -> io.BytesIO:
-    """Write a table to a file in memory: geopandas reads files, not tables."""
-    written = io.BytesIO()
-    pq.write_table(table, written)
-    written.seek(0)
-    return written
+def _parts_with_gdal(layer: Layer, n_rows: int) -> Parts:
+    """Read the rows of a layer in parts of the same types, and their feature ids."""
+    types = {
+        name: NULLABLE[np.dtype(dtype).kind]
+        for name, dtype in layer.dtypes.items()
+        if layer.kinds[name].startswith("OFTInteger") and not dtype.startswith("list")
+    }
+    types |= {name: "str" for name, kind in layer.kinds.items() if is_text(kind)}
+    for first in range(0, max(layer.count(), 1), n_rows):
+        rows, feature_ids = layer.read(skip_features=first, max_features=n_rows)
+        yield rows.astype({n: kind for n, kind in types.items() if n in rows}), feature_ids

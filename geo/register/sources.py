@@ -20,7 +20,8 @@ import pyogrio
 from pyogrio._ogr import _register_drivers
 
 from geo.documents import open_member, zip_members
-from geo.errors import InputError, first_five
+from geo.errors import InputError
+from geo.register import archives
 from geo.register.views import check_views
 
 # MEM is for what is written; the others contain outlines, and open no further file or address.
@@ -30,13 +31,6 @@ DRIVERS = frozenset(
         *("GeoJSON", "GeoJSONSeq", "ESRIJSON", "TopoJSON", "KML", "LIBKML", "CSV", "MEM"),
     )
 )
-# Suffixes of the files in a zip archive that can contain parcels.
-ZIPPED_SUFFIXES = (".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json")
-
-# Members of archives may be larger than this if they were packed by no more than `_MOST_PACKED`.
-_LARGE = 2**30
-_MOST_PACKED = 200
-
 # The key "crs" of GeoJSON, also with letters written as \\u0063. Its object is a few words long.
 _CRS = re.compile(rb'"(?:c|\\u0063)(?:r|\\u0072)(?:s|\\u0073)"')
 _CRS_LETTERS = (b'crs"', b"\\u0063", b"\\u0072", b"\\u0073")
@@ -54,6 +48,37 @@ def _keep_drivers() -> None:
 
 
 _keep_drivers()
+
+
+def shapefile_part(path: Path, layer: str, suffix: str) -> bytes | None:
+    """Read the first bytes of a file that belongs to a shapefile, in a folder or a zip archive.
+
+    Parameters
+    ----------
+    path
+        The .shp file, its folder, or an archive.
+    layer
+        Name of the shapefile.
+    suffix
+        "cpg" or "dbf".
+
+    Returns
+    -------
+    At most 64 bytes; None if there is no such file.
+    """
+    wanted = f"{layer}.{suffix}".lower()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if PurePosixPath(name).name.lower() == wanted:
+                    with archive.open(name) as content:
+                        return content.read(64)
+        return None
+    for file in sorted((path if path.is_dir() else path.parent).iterdir()):
+        if file.name.lower() == wanted and file.is_file():
+            with file.open("rb") as content:
+                return content.read(64)
+    return None
 
 
 def find_sources(path: Path) -> Iterator[str]:
@@ -78,11 +103,15 @@ def find_sources(path: Path) -> Iterator[str]:
                 _check_content(content, str(path), path)
         yield str(path)
         return
-    names = _zipped_registers(path)
+    # GDAL opens the only member of an archive whatever its name is, so the contents decide.
+    for name in archives.names_in_zip(path):
+        with open_member(path, str(name)) as content:
+            _check_content(content, f"{path}: {name}")
+    register = archives.zipped_register(path)
     # GDAL opens an archive by itself if the files are at its root.
     yield str(path)
-    for name in names:
-        yield f"/vsizip/{path}/{name}"
+    if register is not None:
+        yield f"/vsizip/{path}/{register}"
 
 
 def check_files(path: Path) -> None:
@@ -106,36 +135,6 @@ def check_number_of_rows(path: Path, n_rows: int) -> None:
             f"{path} states {n_rows:,} rows, but has only {size:,} bytes. It is damaged: copy it "
             "again from its source."
         )
-
-
-def _zipped_registers(path: Path) -> list[PurePosixPath]:
-    """Return what can contain parcels in an archive: one file, or a folder of shapefiles."""
-    members = zip_members(path)
-    for member in members:
-        if member.file_size > max(_LARGE, _MOST_PACKED * member.compress_size):
-            raise InputError(
-                f"{path}: {member.filename} unpacks from {member.compress_size:,} bytes to "
-                f"{member.file_size:,}, more than {_MOST_PACKED} times as many. It is not a "
-                "register, or unpack it yourself, if you trust it."
-            )
-    # macOS adds hidden files with the same suffixes, such as __MACOSX/._parcels.shp.
-    names = [PurePosixPath(member.filename) for member in members]
-    found = [n for n in names if n.suffix.lower() in ZIPPED_SUFFIXES and n.name[0] != "."]
-    # GDAL opens the only member of an archive whatever its name is, so the contents decide.
-    for member in members:
-        if not member.is_dir():
-            with open_member(path, member.filename) as content:
-                _check_content(content, f"{path}: {member.filename}")
-    if len(found) > 1 and {(n.parent, n.suffix.lower()) for n in found} == {
-        (found[0].parent, ".shp")
-    }:
-        found = [found[0].parent]
-    if len(found) > 1:
-        raise InputError(
-            f"{path} contains {len(found)} files: {first_five(found)}. Unpack it, and "
-            "set parcels.path to the file of the parcels."
-        )
-    return found
 
 
 def _check_shapefile(path: Path) -> None:

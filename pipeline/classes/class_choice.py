@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 from pandas.api.types import is_integer_dtype
 
-from geo.errors import InputError, did_you_mean
+from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import as_text
 from models.model_files import first_description
 from pipeline.classes.class_mapping import read_codes, read_declared
-from pipeline.classes.crop_class import Classes, CropClass
+from pipeline.classes.crop_class import Classes, CropClass, spelling
 from pipeline.classes.ledger import class_reasons, set_aside
 from pipeline.classes.reasons import ClassReason, Reason
 from pipeline.workflow.sections import Code, Dataset, FrequentClasses, Label, ParcelClasses
+
+logger = logging.getLogger(__name__)
 
 
 class Models(NamedTuple):
@@ -79,7 +82,7 @@ def classify(
     usable = rows["reason"] == ""
     unknown = options.unknown_codes, options.other_class
     declared = {
-        name: read_declared(columns, label, name, usable, *unknown)
+        name: read_declared(columns, label, name, usable, *unknown, encoding=options.encoding)
         for name, label in labels.items()
     }
     by_name = {name: class_codes for name, (class_codes, _) in declared.items()}
@@ -131,12 +134,28 @@ def assign(
         As `choose_classes` or `known_classes` returns them.
     """
     other, chosen = options.other_class, options.classes
+    _say_alike(codes[usable], section)
     if models.known is not None:
         codes = _with_known_other(codes, models.known, other)
         return codes, known_classes(codes.where(usable), models.known, names)
     if other is not None:
         codes, chosen = with_other(codes, usable, chosen, other)
     return codes, choose_classes(codes.where(usable), chosen, names, models.folds, section)
+
+
+def _say_alike(codes: pd.Series[Any], section: str) -> None:
+    """Say which codes are classes of their own only because a number is written differently."""
+    spellings: dict[str, list[str]] = {}
+    for code in sorted(map(str, codes.dropna().unique())):
+        spellings.setdefault(spelling(code), []).append(code)
+    alike = [" and ".join(map(repr, own)) for own in spellings.values() if len(own) > 1]
+    if alike:
+        logger.warning(
+            "%s: these codes are different classes, but only differ in how they are written: %s. "
+            "If they are the same, write them alike",
+            section,
+            first_five(alike),
+        )
 
 
 def with_other(

@@ -13,7 +13,8 @@ from pandas.api.types import is_integer_dtype
 
 from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT, as_text
-from pipeline.classes.crop_class import read_csv
+from geo.register.tables import read_csv
+from pipeline.classes.crop_class import alike_codes
 from pipeline.workflow.sections import (
     Code,
     Label,
@@ -51,6 +52,7 @@ def read_declared(
     usable: pd.Series[bool],
     unknown: Literal["refuse", "unlabelled", "other"] = "refuse",
     other: Code | None = None,
+    encoding: str | None = None,
 ) -> tuple[pd.Series[Any], dict[str, str]]:
     """Read the classes that parcels declare in a nomenclature.
 
@@ -67,6 +69,8 @@ def read_declared(
     unknown
         How codes are treated that the table lacks: they are refused, or the parcels have no label,
         or they have the class `other`.
+    encoding
+        Encoding of a table that is not UTF-8.
 
     Returns
     -------
@@ -88,7 +92,7 @@ def read_declared(
             # In reverse, so that the first name of a code wins.
             names = dict(zip(codes[named.index][::-1].astype(str), named[::-1], strict=True))
     else:
-        table, names = _read_table(label, nomenclature)
+        table, names = _read_table(label, nomenclature, encoding)
         texts = pd.Series(as_text(columns[label.column]), index=columns.index)
         lacking = usable & (texts != "") & ~texts.isin(list(table))
         if unknown == "refuse" and lacking.any():
@@ -102,7 +106,9 @@ def read_declared(
     return codes, names
 
 
-def _read_table(label: Label, nomenclature: str) -> tuple[dict[str, str], dict[str, str]]:
+def _read_table(
+    label: Label, nomenclature: str, encoding: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
     """Read a table of codes, CSV: {code: class code} and {class code: name}.
 
     A code with an empty class is not a class: its parcels have no label.
@@ -110,7 +116,7 @@ def _read_table(label: Label, nomenclature: str) -> tuple[dict[str, str], dict[s
     path, key = label.table, f"parcels.labels.{nomenclature}"
     if path is None or not path.is_file():
         raise InputError(f"There is no table of codes {path}. Check {key}.table.")
-    columns, table = read_csv(path, "a table of codes")
+    columns, table = read_csv(path, "a table of codes", label.code, encoding)
     class_code = label.class_code or ("class" if "class" in columns else label.code)
     plain = "name" if class_code == label.code else "class_name"
     class_name = label.class_name or (plain if plain in columns else class_code)
@@ -120,7 +126,7 @@ def _read_table(label: Label, nomenclature: str) -> tuple[dict[str, str], dict[s
             raise InputError(
                 f"{path} has no column {column!r}, which is {key}.{setting}."
                 f"{did_you_mean(column, columns)} Its columns, "
-                f"separated by commas, are: {', '.join(columns) or 'none'}."
+                f"separated by commas, semicolons or tabs, are: {', '.join(columns) or 'none'}."
             )
     # EuroCrops has rows for classes without a code.
     rows = [(r[label.code], r[class_code], r[class_name]) for r in table if r[label.code]]
@@ -142,9 +148,8 @@ def _unknown_codes(
     counts = Counter(codes.tolist()).most_common()
     most = ", ".join(f"{code!r} ({n} parcels)" for code, n in counts[:10])
     more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
-    bare = {code.lstrip("0"): code for code in table}
-    alike = next((bare[c.lstrip("0")] for c, _ in counts if c.lstrip("0") in bare), None)
-    hint = f" It has {alike!r}: write codes alike." if alike is not None else ""
+    alike = alike_codes((code for code, _ in counts), table)
+    hint = f" It has {alike[1]!r}: write codes alike." if alike is not None else ""
     return InputError(
         f"{label.table} lacks {len(counts)} codes of column {label.column!r} in its column "
         f"{label.code!r}: {most}{more}.{hint} Add them, or set parcels.unknown_codes to "

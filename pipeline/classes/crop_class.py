@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from geo.errors import InputError, reading
+from geo.errors import InputError, first_five
+from geo.register.tables import read_csv
+from geo.register.text import SETTING
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.writing import write_json, write_text
 
@@ -82,22 +86,19 @@ def write_classes_csv(path: Path, classes: Sequence[CropClass]) -> None:
     write_text(path, text.getvalue())
 
 
-def read_csv(path: Path, expected: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a CSV that a user wrote: its columns, and its rows without surrounding blanks.
-
-    `expected` says what the file should be, for the message if it cannot be read.
-    """
-    with (
-        reading(path, expected, "Save it as CSV in UTF-8."),
-        path.open(newline="", encoding="utf-8-sig") as file,
-    ):
-        table = csv.DictReader(file)
-        columns = list(table.fieldnames or [])
-        return columns, [{c: (row[c] or "").strip() for c in columns} for row in table]
-
-
-def read_names(path: Path) -> dict[str, str]:
+def read_names(
+    path: Path, encoding: str | None = None, setting: str | None = SETTING
+) -> dict[str, str]:
     """Read the names of classes, {code as text: name}, from a CSV with columns code and name.
+
+    Parameters
+    ----------
+    path
+        The table.
+    encoding
+        Encoding of a table that is not UTF-8; None if it is not known.
+    setting
+        The setting of the encoding, for messages; None if there is none for this table.
 
     Raises
     ------
@@ -106,19 +107,59 @@ def read_names(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise InputError(f"There is no table of class names {path}. Check parcels.names.")
-    columns, rows = read_csv(path, "a table of class names")
+    columns, rows = read_csv(path, "a table of class names", "code", encoding, setting)
     if not {"code", "name"} <= set(columns):
         raise InputError(
             f"{path} has the columns {', '.join(columns) or 'none'}, expected code and name, "
-            "separated by commas. Rename the columns, or leave parcels.names unset."
+            "separated by commas, semicolons or tabs. Rename the columns, or leave parcels.names "
+            "unset."
         )
     return {row["code"]: row["name"] for row in rows}
 
 
-def with_names(table: Classes, names: Path | None) -> Classes:
-    """Replace the names of the classes that a table of names contains."""
+def with_names(table: Classes, names: Path | None, encoding: str | None = None) -> Classes:
+    """Replace the names of the classes that a table of names contains.
+
+    Raises
+    ------
+    InputError
+        As in `read_names`; if the table has none of the classes.
+    """
     if names is None:
         return table
-    by_code = read_names(names)
+    by_code = read_names(names, encoding)
+    refuse_other_codes(by_code, [c.code for c in table.classes], names)
     named = [replace(c, name=by_code.get(str(c.code)) or c.name) for c in table.classes]
     return table._replace(classes=named)
+
+
+def refuse_other_codes(names: Mapping[str, str], codes: Collection[Code], path: Path) -> None:
+    """Refuse a table of names that has none of the codes, if there are any."""
+    if not codes or any(str(code) in names for code in codes):
+        return
+    known = [repr(code) for code in names]
+    hint = ""
+    if alike := alike_codes(map(str, codes), names):
+        own, other = alike
+        hint = f" Write {other!r} as {own!r} there."
+    raise InputError(
+        f"{path} has none of the {len(codes)} declared codes, such as "
+        f"{first_five(repr(str(code)) for code in codes)}; it has {first_five(known) or 'none'}."
+        f"{hint} Correct its column code, or leave the table of names unset."
+    )
+
+
+def alike_codes(codes: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
+    """Find the first code that another one equals except for its spelling.
+
+    Spellings differ in leading zeros, decimals of whole numbers, case, blanks, and the form in
+    which Unicode writes accents.
+    """
+    spelled = {spelling(code): code for code in others}
+    return next(((c, spelled[spelling(c)]) for c in codes if spelling(c) in spelled), None)
+
+
+def spelling(code: str) -> str:
+    """Return a code without what may differ in its spelling, see `alike_codes`."""
+    plain = "".join(unicodedata.normalize("NFKC", code).casefold().split())
+    return re.sub(r"[.,]0+$", "", plain).lstrip("0")

@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 from geo.errors import InputError, first_five
 from geo.grid import Grid
 from geo.register.columns import Checksums, as_text, numbered, row_checksums, with_codes
-from geo.register.fiboa import fiboa_columns
+from geo.register.fiboa import PARQUET_SUFFIXES
 from geo.register.placement import Placement, lon_lat_bounds, place
 from geo.register.points import is_point
 from geo.register.polygons import mend
-from geo.register.reading import read_columns, read_named, read_register_parts
+from geo.register.reading import (
+    fiboa_columns,
+    read_columns,
+    read_named,
+    read_register_parts,
+)
 from pipeline.classes.class_choice import Models, classify
 from pipeline.classes.class_mapping import nomenclatures
 from pipeline.classes.crop_class import Classes, with_names
@@ -71,7 +76,7 @@ class Declarations:
             Table of class names.
         """
         _, classes = classify(self.rows.copy(), self.table, self.labels, options, models)
-        return with_names(classes, names)
+        return with_names(classes, names, options.encoding)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class CheckedRegister:
         """
         labels = nomenclatures(options, self.table, follows_fiboa=self.follows_fiboa)
         _, classes = classify(self.rows, self.table, labels, options, models)
-        return with_names(classes, names)
+        return with_names(classes, names, options.encoding)
 
 
 def check_register(
@@ -145,8 +150,9 @@ def check_register(
     tiles
         Grid of every tile; earlier tiles are preferred.
     options
-        layer, id, duplicate_ids, partly_outside, min_area_m2, point_buffer_m; all_touched,
-        min_covered_fraction and buffer_m determine by how much a parcel may exceed a tile.
+        layer, id, encoding, duplicate_ids, partly_outside, min_area_m2, point_buffer_m;
+        all_touched, min_covered_fraction and buffer_m determine by how much a parcel may exceed a
+        tile.
     labels
         Nomenclatures, whose columns the register must have.
 
@@ -155,9 +161,9 @@ def check_register(
     InputError
         If the register cannot be read, has no rows, or lacks a column.
     """
-    fiboa = fiboa_columns(path)
+    fiboa = _fiboa_columns(path, options, labels)
     id_column = _id_column(options, fiboa is not None)
-    table, ids = read_named(path, options.layer, id_column, named_columns(labels))
+    table, ids = read_named(path, options.layer, id_column, named_columns(labels), options.encoding)
     placed = place(
         mend(table.geometry.to_numpy(), with_points=options.point_buffer_m is not None),
         table.crs,
@@ -199,15 +205,26 @@ def read_declarations(path: Path, options: RegisterColumns) -> Declarations:
     InputError
         As `check_register`; if no row has an id.
     """
-    fiboa = fiboa_columns(path)
+    fiboa = _fiboa_columns(path, options, options.labels)
     follows_fiboa = fiboa is not None
     labels = nomenclatures(options, fiboa or (), follows_fiboa=follows_fiboa)
     id_column = _id_column(options, follows_fiboa)
-    table, ids = read_columns(path, options.layer, id_column, named_columns(labels))
+    table, ids = read_columns(
+        path, options.layer, id_column, named_columns(labels), options.encoding
+    )
     rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(ids), "reason": ""})
     set_aside(rows, rows["parcel_id"] == "", Reason.MISSING_ID)
     refuse_none_left(rows, f" of {path}")
     return Declarations(table, labels, rows)
+
+
+def _fiboa_columns(
+    path: Path, options: RegisterColumns | RegisterParcels, labels: Mapping[str, Label]
+) -> list[str] | None:
+    """List the columns of a register that follows fiboa; None for others, or if none is needed."""
+    if path.suffix.lower() not in PARQUET_SUFFIXES and options.id is not None and labels:
+        return None  # Listing them takes as long as reading the file, if it is GeoJSON.
+    return fiboa_columns(path, options.layer, options.encoding)
 
 
 def _id_column(options: RegisterFile, follows_fiboa: bool) -> str:
@@ -257,7 +274,7 @@ def matched_parts(
     ledger
         parcel_id and checksum of every row that was cleaned.
     options
-        layer, id and labels.
+        layer, id, encoding and labels.
     n_rows
         Rows to read at a time.
 
@@ -272,13 +289,14 @@ def matched_parts(
         If the rows are not those of the ledger: another register was cleaned. The parts that were
         yielded before must then be discarded.
     """
-    fiboa = fiboa_columns(register)
+    fiboa = _fiboa_columns(register, options, options.labels)
     labels = nomenclatures(options, fiboa or (), follows_fiboa=fiboa is not None)
     codes, id_column = named_columns(labels), _id_column(options, fiboa is not None)
     matcher = _Matcher(ledger["checksum"].to_numpy(np.uint64))
     unknown: Counter[str] = Counter()  # ids of the rows that the ledger lacks
     moved, first = False, 0
-    for part, ids in read_register_parts(register, options.layer, id_column, codes, n_rows):
+    source = register, options.layer, id_column, codes, n_rows, options.encoding
+    for part, ids in read_register_parts(*source):
         declared = [part[column] for column in dict.fromkeys(codes.values())]
         places = matcher.find(with_codes(row_checksums(part.geometry, ids), declared))
         unknown.update(_count_ids(as_text(ids)[places < 0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,9 @@ from pandas.api.types import is_integer_dtype
 from geo.register.columns import as_text
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Status
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+
+if TYPE_CHECKING:
+    from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
 # Columns of the predictions, before the register's own columns.
 COLUMNS = [
@@ -149,8 +151,8 @@ class PredictionTable:
 def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
     """Add the register's own columns and outlines to rows of predictions: a GeoDataFrame.
 
-    A column whose name is taken becomes register_<name>: the predictions have it, or an earlier
-    column in another case. Durations become text: a GeoPackage cannot store them.
+    Columns have the names that `free_names` gives them. Durations, and integers that are larger
+    than those of a GeoPackage, become text.
 
     Parameters
     ----------
@@ -160,21 +162,32 @@ def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
         The same rows of the register, a GeoDataFrame with the same index.
     """
     own = pd.DataFrame(parcels.drop(columns=parcels.geometry.name))
-    for name in own.select_dtypes("timedelta"):
+    for name in own.select_dtypes(["timedelta", "UInt64"]):
         own[name] = own[name].astype(object).map(str, na_action="ignore").astype("string")
-    own.columns = _free_names(own.columns, [*rows.columns, parcels.geometry.name])
+    own.columns = list(free_names(own.columns, parcels.geometry.name).values())
     return parcels[[parcels.geometry.name]].join(pd.concat([rows, own], axis=1))
 
 
-def _free_names(names: Iterable[str], of_others: Iterable[str]) -> list[str]:
-    """Return names of the register's columns that differ, also without case, from all others."""
+def free_names(names: Iterable[str], geometry: str) -> dict[str, str]:
+    """Return the names of the register's columns in the predictions: {name: name there}.
+
+    A column whose name is taken becomes register_<name>: the predictions have it, or an earlier
+    column in another case. So does a column without a name.
+
+    Parameters
+    ----------
+    names
+        Names of the columns.
+    geometry
+        Name of the outlines.
+    """
     # GDAL compares names without case. A GeoPackage has feature ids in fid, and outlines in geom.
-    taken = {name.lower() for name in of_others} | {"fid", "geom"}
-    free = []
+    taken = {name.lower() for name in COLUMNS} | {"", "fid", "geom", geometry.lower()}
+    free = {}
     for name in names:
         found, n = name, 1
         while found.lower() in taken:
             found, n = f"register_{name}" + f"_{n}" * (n > 1), n + 1
         taken.add(found.lower())
-        free.append(found)
+        free[name] = found
     return free

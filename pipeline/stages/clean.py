@@ -16,14 +16,16 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
+from geo.errors import first_five
 from geo.grid import Grid, read_grids
 from geo.register.columns import as_text, row_checksums
-from geo.register.geopackage import outline_types
+from geo.register.geopackage import MOST_COLUMNS, outline_types
 from geo.register.placement import in_one_system
 from geo.register.polygons import find_overlaps, first_alike
 from pipeline.classes.class_choice import Models
 from pipeline.classes.ledger import FROM_REGISTER, say_counts
 from pipeline.classes.register import CheckedRegister, check_register
+from pipeline.predictions.columns import COLUMNS, free_names
 from pipeline.workflow.settings import CleanSettings, LabelSettings, from_json
 from pipeline.workflow.writing import replacing, replacing_folder
 
@@ -65,7 +67,7 @@ def clean(
         <tile>.parquet, the usable parcels, and <tile>.rejected.parquet, the other parcels on the
         tile.
     settings
-        parcels: layer, id, duplicate_ids, partly_outside, min_area_m2, all_touched,
+        parcels: layer, id, encoding, duplicate_ids, partly_outside, min_area_m2, all_touched,
         min_covered_fraction, buffer_m, point_buffer_m.
     labels, names
         JSON, the settings of the stage label and its table of names. They are checked here, before
@@ -86,6 +88,7 @@ def clean(
         path, for_classes = json.loads(names), replace(checked, rows=checked.rows.copy())
         models = Models.of(for_label.split.folds, for_label.predict.weights)
         for_classes.classes(for_label.parcels, models, None if path is None else Path(path))
+    _say_columns(checked.table)
     usable = (checked.rows["reason"] == "").to_numpy()
     polygons = in_one_system(checked.placed, usable, tiles)
     ids = checked.rows["parcel_id"].to_numpy(object)
@@ -106,6 +109,25 @@ def clean(
         )
 
 
+def _say_columns(table: gpd.GeoDataFrame) -> None:
+    """Say which columns the predictions will have under another name, or not in the GeoPackage."""
+    names = free_names(table.columns.drop(table.geometry.name), table.geometry.name)
+    if renamed := [f"{name!r} as {new!r}" for name, new in names.items() if name != new]:
+        logger.warning(
+            "%d columns of the register have other names in the predictions, which have their own "
+            "of these names: %s",
+            len(renamed),
+            first_five(renamed),
+        )
+    if left_out := [*names][MOST_COLUMNS - len(COLUMNS) :]:
+        logger.warning(
+            "%d columns of the register are not in predictions/parcels.gpkg, whose format has at "
+            "most 2,000, but in parcels.parquet and parcels.csv beside it: %s",
+            len(left_out),
+            first_five(left_out),
+        )
+
+
 def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:
     """Make the table of every row of the register."""
     table = checked.table
@@ -115,8 +137,10 @@ def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:
         same_outline=np.where(first >= 0, checked.rows["parcel_id"].to_numpy()[first], ""),
         geometry_type=outline_types(table.geometry),
         checksum=row_checksums(table.geometry, checked.ids),
-        **{f"{FROM_REGISTER}{name}": _storable(own[name]) for name in own},
     )
+    # All at once: adding thousands of columns one by one copies the table as often.
+    named = {f"{FROM_REGISTER}{name}": _storable(own[name]) for name in own}
+    rows = pd.concat([rows, pd.DataFrame(named, rows.index)], axis=1)
     # Stored in the metadata of the Parquet file.
     rows.attrs["follows_fiboa"] = checked.follows_fiboa
     return rows

@@ -19,6 +19,8 @@ from pipeline.classes.crop_class import (
     Classes,
     Code,
     CropClass,
+    alike_codes,
+    spelling,
     write_classes,
     write_classes_csv,
 )
@@ -205,7 +207,15 @@ def _labels(
         if codes and not codes.keys() & parcels:
             raise InputError(
                 f"{existing.labels}: no id under {name!r} is that of a file in DATA: it has "
-                f"{', '.join(list(codes)[:5])}, DATA has {', '.join(list(parcels)[:5])}."
+                f"{', '.join(list(codes)[:5])}, DATA has {', '.join(list(parcels)[:5])}. Write "
+                "ids as the names of the files."
+            )
+        # 1 and "1" are the same key in JSON, "1.0" and "01" are others.
+        unused = [i for i in codes if i not in parcels and spelling(i).isdecimal()]
+        if alike := alike_codes(unused, [i for i in parcels if i not in codes]):
+            raise InputError(
+                f"{existing.labels}: the id {alike[0]!r} under {name!r} has no file in DATA, and "
+                f"{alike[1]!r}, which has one, no label. Write ids as the names of the files."
             )
         column = read_codes(pd.Series({i: codes.get(i) for i in parcels}, dtype=object))
         labels[name] = dict(zip(parcels, _plain(column), strict=True))
@@ -263,7 +273,10 @@ def _choose(
 ) -> list[CropClass]:
     """Choose the classes, and complete the ledger: parcels are used, only predicted or rejected."""
     options, usable = settings.dataset, rows["reason"] == ""
-    names = crop_class.read_names(options.names) if options.names else known_names
+    names = crop_class.read_names(options.names, setting=None) if options.names else known_names
+    if options.names:
+        declared = rows.loc[usable, "code"].dropna().unique().tolist()
+        crop_class.refuse_other_codes(names, declared, options.names)
     models = Models.of(settings.split.folds, settings.predict.weights)
     is_trained, chosen = models.folds is not None, list[CropClass]()
     if rows.loc[usable, "code"].notna().any() or not is_trained:

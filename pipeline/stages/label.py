@@ -107,7 +107,8 @@ def label(
 
     held = assembled.loc[assembled["held"], "parcel_id"].tolist()
     path = json.loads(names)
-    named = with_names(chosen, None if path is None else Path(path))
+    table_of_names = None if path is None else Path(path)
+    named = with_names(chosen, table_of_names, settings.parcels.encoding)
     write_labels(DatasetPaths(dataset), _of_parcels(held, table, codes), named)
     write_classes(classes, chosen)
     write_ledger(ledger, table)

@@ -26,14 +26,15 @@ def names(classes: Path, dataset: Path, table: Path, settings: NamesSettings) ->
         Written: CSV of the declared classes, for people.
     settings
         parcels.names: a table of names, which take precedence over the names in the register and in
-        the tables of codes.
+        the tables of codes; parcels.encoding.
 
     Raises
     ------
     InputError
-        If the table of names is missing or lacks a column.
+        If the table of names is missing, lacks a column, or has none of the classes.
     """
-    named = with_names(read_classes(classes), settings.parcels.names)
+    options = settings.parcels
+    named = with_names(read_classes(classes), options.names, options.encoding)
     write_names(DatasetPaths(dataset), named)
     write_classes_csv(table, named.classes)
     logger.info("%d classes named", len(named.classes))

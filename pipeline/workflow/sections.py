@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -316,6 +317,27 @@ class Label(Section):
         return self
 
 
+def _known_encoding(name: str) -> str:
+    """Check that Python has an encoding of text with this name."""
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(
+            "unknown encoding; examples are utf-8, cp1252 (Windows, Western Europe), cp1250 "
+            "(Central Europe), cp1251 (Cyrillic), iso8859-1 and utf-16"
+        ) from None
+    return name
+
+
+class TextEncoding(Section):
+    """The encoding of text that is not UTF-8."""
+
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    """encoding of text in the register and its tables that is not UTF-8, such as cp1252 (Western
+    Europe) or cp1250 (Central Europe); null: that which a shapefile states
+    """
+
+
 class RegisterFile(Section):
     """The register, and the ids of its rows."""
 
@@ -329,7 +351,7 @@ class RegisterFile(Section):
     """column of the parcel ids; null: ID_PARCEL, or id in a fiboa file"""
 
 
-class LabelColumns(Section):
+class LabelColumns(TextEncoding):
     """The nomenclatures and their columns."""
 
     labels: dict[str, Label] = {}
@@ -427,7 +449,7 @@ class PixelChoice(Section):
         return self
 
 
-class RegisterParcels(PixelChoice, RegisterFile):
+class RegisterParcels(PixelChoice, TextEncoding, RegisterFile):
     """How the rows of the register become parcels."""
 
     duplicate_ids: Literal["reject", "number"] = "reject"

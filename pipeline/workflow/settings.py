@@ -123,6 +123,7 @@ class ClassNames(Section):
     """The names of the classes."""
 
     names: Path | None
+    encoding: str | None
 
 
 class ImageryBands(Section):

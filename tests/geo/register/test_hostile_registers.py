@@ -18,7 +18,7 @@ import pytest
 from shapely import box
 
 from geo.errors import InputError
-from geo.register import sources, views
+from geo.register import archives, views
 from geo.register.reading import read_bounds, read_named, read_register, read_register_parts
 from tests.builders.registers import frame
 from tests.builders.stac import Server
@@ -272,7 +272,7 @@ def test_the_only_member_of_an_archive_is_checked_whatever_its_name_is(tmp_path,
 
 
 def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_LARGE", 1_000_000)
+    monkeypatch.setattr(archives, "_LARGE", 1_000_000)
     with zipfile.ZipFile(tmp_path / "r.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("r.geojson", '{"type": "FeatureCollection"' + " " * 2_000_000 + "}")
     with pytest.raises(

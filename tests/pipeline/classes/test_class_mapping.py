@@ -94,6 +94,65 @@ def test_the_register_can_contain_the_names(run):
     assert [c["name"] for c in run.classes] == ["blé", "maize"]
 
 
+@pytest.mark.parametrize(
+    ("codes", "names", "words"),
+    [
+        (
+            ["001", "002"] * 2,
+            "code,name\n1,wheat\n",
+            r"such as '001', '002'; it has '1'. Write '1' as",
+        ),
+        ([1, 2] * 2, "code,name\n01,wheat\n", r"such as '1', '2'; it has '01'. Write '01' as '1'"),
+        ([1, 2] * 2, "code,name\n1.0,wheat\n", r"it has '1.0'. Write '1.0' as '1' there"),
+        (["MAÏS", "B"] * 2, "code,name\nmai\u0308s,maize\n", r"it has 'mai\u0308s'. Write 'mai"),
+        (["a", "b"] * 2, "code,name\nx,wheat\n", r"it has 'x'. Correct its column code"),
+        (["a", "b"] * 2, "code,name\n", r"it has none. Correct its column code"),
+    ],
+)
+def test_names_of_other_codes_are_refused(run, codes, names, words):
+    path = run.folder / "names.csv"
+    path.write_text(names, encoding="utf-8")
+    with pytest.raises(
+        InputError, match=f"names\\.csv has none of the 2 declared codes, .*{words}"
+    ):
+        run(simple(codes), labels={"crop": "CODE"}, classes={"min_parcels": 2}, names=path)
+    assert not run.paths.register.exists()
+
+
+def test_one_setting_reads_register_table_and_names(run):
+    """All three are in Windows-1250."""
+    (run.folder / "crops.csv").write_bytes("code;class\nżyto;r\nryż;q\n".encode("cp1250"))
+    (run.folder / "names.csv").write_bytes("code\tname\nr\tRoż\nq\tŁąka\n".encode("cp1250"))
+    path = run.folder / "r.shp"
+    simple(["żyto", "ryż"] * 2).to_file(path, encoding="cp1250")
+    path.with_suffix(".cpg").unlink()
+    options = {"labels": {"crop": label(run)}, "names": run.folder / "names.csv"}
+    options |= {"classes": {"min_parcels": 2}, "encoding": "cp1250"}
+    run(path, **options)
+    assert run.column("declared") == ["żyto", "ryż"] * 2
+    assert [(c["code"], c["name"]) for c in run.classes] == [("q", "Łąka"), ("r", "Roż")]
+    options["encoding"] = None
+    with pytest.raises(
+        InputError, match=r"r\.shp: row 1, column 'CODE': '\\xbfyto' is not text in"
+    ):
+        run(path, **options)
+    simple(["żyto", "ryż"] * 2).to_file(path, encoding="utf-8")
+    with pytest.raises(InputError, match=r"crops\.csv: line 2, column 'code': '\\xbfyto' is not"):
+        run(path, **options)
+    (run.folder / "crops.csv").write_text("code;class\nżyto;r\nryż;q\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"names\.csv: line 2, column 'name': 'Ro\\xbf' is not"):
+        run(path, **options)
+
+
+def test_codes_that_only_differ_in_writing_are_said(run, caplog):
+    codes = ["1", "01", "1.0", "Wheat", "wheat", "2", None]
+    run(simple(codes), labels={"crop": "CODE"}, classes={"min_parcels": 2}, weights=run.folder)
+    assert (
+        "differ in how they are written: '01' and '1' and '1.0', 'Wheat' and 'wheat'."
+        in caplog.text
+    )
+
+
 UNKNOWN = ["1", "1", "3", "3", "x", "y", "x", "2"]
 
 
@@ -161,8 +220,10 @@ REFUSED = [
     ({"code": "Code"}, TABLE, r"no column 'Code'.*labels\.crop\.code.*code, name, class"),
     ({"class_code": "group"}, TABLE, r"no column 'group'.*labels\.crop\.class_code"),
     ({"class_name": "group"}, TABLE, r"no column 'group'.*labels\.crop\.class_name"),
-    ({}, "code;name\n1;wheat\n", r"separated by commas, are: code;name"),
-    ({}, "", r"separated by commas, are: none"),
+    ({}, "cod;name\n1;wheat\n", r"separated by commas, semicolons or tabs, are: cod;name"),
+    ({}, "", r"separated by commas, semicolons or tabs, are: none"),
+    ({}, "code,name\n1,wheat, hard\n", r"crops\.csv: line 2 has 3 values, .* 2 columns \(code"),
+    ({}, "code,name,code\n1,wheat,2\n", r"crops\.csv has two columns 'code'"),
     ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"more than one class for 1 codes: '1'"),
     ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are not HCAT codes.*'10', '20'"),
 ]

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from geopandas.testing import assert_geodataframe_equal
 
-from geo.register.fiboa import CROP, FIBOA, VECOREL, fiboa_columns
-from geo.register.reading import read_register
+from geo.register.fiboa import CROP, FIBOA, VECOREL
+from geo.register.reading import fiboa_columns, read_register
 from pipeline.predictions.files import COLUMNS
 from tests.builders.predictions import write_predictions
 from tests.builders.registers import GRID, Run, pixels, simple
@@ -53,6 +53,23 @@ def test_ids_and_crops_need_no_settings(run, key, about):
     assert list(run.labels["crop"].values()) == CODES
 
 
+@pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".fgb"])
+def test_other_formats_are_known_by_their_columns(run, suffix):
+    """GeoJSON of fiboa has its ids beside the properties."""
+    register = simple(CODES).rename(columns={"ID_PARCEL": "id", "CODE": "crop:code"})
+    register["determination:datetime"] = "2023-05-15T00:00:00Z"
+    path = run.folder / f"fields{suffix}"
+    if suffix == ".geojson":
+        features = json.loads(register.to_crs("EPSG:4326").set_index("id").to_json())
+        path.write_text(json.dumps(features | {"fiboa_version": "0.2.0"}))
+    else:
+        register.to_file(path)
+    run(path, classes={"min_parcels": 2})
+    assert sorted(run.column("parcel_id")) == ["p0", "p1", "p2", "p3", "p4"]
+    codes = dict(zip(run.column("parcel_id"), run.column("code"), strict=True))
+    assert list(map(codes.get, sorted(codes))) == ["110", "110", "0220", "0220", ""]
+
+
 def test_settings_take_precedence(run):
     groups = list("aabbc")
     path = fiboa(run.folder / "fields.parquet", GROUP=groups, own=["v", "w", "x", "y", "z"])
@@ -72,9 +89,8 @@ def test_a_file_without_crops_has_no_labels(run):
 def test_other_files_do_not_count_as_fiboa(tmp_path):
     simple(["A"]).to_parquet(tmp_path / "plain.parquet")
     simple(["A"]).to_file(tmp_path / "plain.gpkg")
-    (tmp_path / "text.parquet").write_text("This is no register.")
-    for name in ("plain.parquet", "plain.gpkg", "text.parquet", "nowhere.parquet"):
-        assert fiboa_columns(tmp_path / name) is None
+    for name in ("plain.parquet", "plain.gpkg"):
+        assert fiboa_columns(tmp_path / name, None) is None
 
 
 def test_nested_columns_become_text(tmp_path):

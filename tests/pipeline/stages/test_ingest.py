@@ -227,6 +227,13 @@ def test_listed_classes_keep_their_order_and_names(source, tmp_path):
         ("wheat", "winter wheat"), ("barley", "barley"),
     ]  # fmt: skip
     assert set(ledger_of(run)["reason"]) == {"", "class_not_listed"}
+    # The setting of the encoding is for registers, whose settings a dataset has not.
+    names.write_bytes("code,name\nwheat,blé\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"'blé' in cp1252.*\. Write the file in UTF-8\.$"):
+        ingest_folder(source, tmp_path / "run", names=names)
+    names.write_text("code,name\nWheat,x\n")
+    with pytest.raises(InputError, match=r"has none of the \d declared codes, .*Write 'Wheat' as"):
+        ingest_folder(source, tmp_path / "run", names=names)
 
 
 def text(name, content):
@@ -397,6 +404,14 @@ UNREADABLE = {
     "labels of other parcels": (
         meta("labels.json", {"crop": {"a": 1}}),
         r"no id under 'crop' is that of a file in DATA: it has a, DATA has 100",
+    ),
+    "a label under an id that is written differently": (
+        meta("labels.json", {"crop": {"100.0": 1, "103": 2}}),
+        r"the id '100\.0' under 'crop' has no file in DATA, and '100', which has one, no label",
+    ),
+    "labels under ids that are written differently": (
+        meta("labels.json", {"crop": {"0100": 1, "0103": 2}}),
+        r"no id under 'crop' is that of a file in DATA: .*Write ids as the names of the files",
     ),
     "labels without ids": (
         meta("labels.json", {"crop": "wheat"}),

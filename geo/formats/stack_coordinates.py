@@ -16,7 +16,8 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from geo.errors import InputError
-from geo.formats.conventions import band_name, date_in
+from geo.formats.conventions import band_name
+from geo.formats.dates import date_in
 from geo.grid import Grid
 from geo.imagery.array_reading import BLOCK_ERRORS
 from geo.imagery.raster_header import crs_text

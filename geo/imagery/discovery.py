@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from geo.errors import InputError
-from geo.formats.conventions import date_in, tile_name
+from geo.formats.archives import NOT_A_BAND, Convention
+from geo.formats.conventions import tile_name
+from geo.formats.dates import date_in
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, first_five, local_file
 
 _Item = TypeVar("_Item")
@@ -26,13 +28,10 @@ _Read = TypeVar("_Read")
 Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 
 TIFF_ENDINGS = (".tif", ".tiff")
-IMAGE_ENDINGS = (*TIFF_ENDINGS, ".jp2")
+_JP2_ENDINGS = (".jp2",)
+IMAGE_ENDINGS = (*TIFF_ENDINGS, *_JP2_ENDINGS)
 ITEM_ENDINGS = (".json", ".geojson")
 _NETCDF_ENDINGS = (".nc", ".nc4")
-
-# Images of products that are not bands: true colour, aerosol, water vapour, preview, snow
-# probability.
-NOT_A_BAND = re.compile(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)", re.IGNORECASE)
 
 # Files that readers open: images, stacks, archives, and the metadata of SAFE and THEIA. GDAL's
 # side-car files (.aux.xml) and most of the masks of SAFE are not among them.
@@ -40,6 +39,8 @@ _READ = re.compile(
     r"(?!MSK_(?!CLDPRB|CLASSI)).*\.(?:tiff?|jp2|nc4?|zip)|manifest\.safe|.*MTD.*(?<!\.aux)\.xml",
     re.IGNORECASE,
 )
+# Metadata beside images, of AWS and of Sentinel Hub; none is a STAC item.
+_SIDECAR = re.compile(r"(?:tileInfo|productInfo|request)\.json|(?:product_?)?metadata\.xml", re.I)
 # Names of products and of files that readers open.
 _IMAGERY = re.compile(
     rf"(?!\.)(?:{_READ.pattern}|.*\.(?:safe|zarr|ovr|msk|xml|tfw|wld))", re.IGNORECASE
@@ -57,6 +58,7 @@ def find_acquisitions(
     bands: Sequence[str] | None = None,
     file_bands: Sequence[str] | None = None,
     reflectance_scale: float | None = None,
+    convention: Convention | None = None,
     signed_by: str | None = None,
     damaged: list[Damaged] | None = None,
 ) -> list[Acquisition]:
@@ -75,6 +77,8 @@ def find_acquisitions(
         Names of the bands of GeoTIFFs without band descriptions, in order.
     reflectance_scale
         Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files state.
+    convention
+        How GeoTIFFs are named, in place of what is recognised; see `geo.formats.archives`.
     signed_by
         Service that signs the addresses of STAC items: planetary_computer.
     damaged
@@ -100,10 +104,11 @@ def find_acquisitions(
         refuse_damaged(unreadable, len(unreadable))
     else:
         damaged += unreadable
-    if format != "geotiff" and file_bands is not None:
-        raise InputError(
-            f"file_bands names bands of GeoTIFFs, but {path} is {format}: leave it out."
-        )
+    for name, value in (("file_bands", file_bands), ("convention", convention)):
+        if format != "geotiff" and value is not None:
+            raise InputError(
+                f"{name} names bands of GeoTIFFs, but {path} is {format}: leave it out."
+            )
     if format in ("safe", "theia", "stac") and reflectance_scale is not None:
         raise InputError(
             f"The {format} products of {path} state their scale: leave out reflectance_scale."
@@ -121,7 +126,7 @@ def find_acquisitions(
     elif format == "geotiff":
         from geo.formats import geotiff
 
-        found = geotiff.find(path, bands, file_bands, reflectance_scale, damaged)
+        found = geotiff.find(path, bands, file_bands, reflectance_scale, damaged, convention)
     elif format == "stac":
         from geo.formats import stac
 
@@ -164,11 +169,12 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
         found.append("geotiff")
     # JSON files beside other imagery are not items. Stacks and GeoTIFFs in subfolders may be part
     # of products.
-    if not found and any(files_ending(path, ITEM_ENDINGS)):
+    items = (f for f in files_ending(path, ITEM_ENDINGS) if not _SIDECAR.fullmatch(f.name))
+    if not found and any(items):
         found.append("stac")
     if not found and stacks:
         found.append("stack")
-    if not found and tiff_files(path):
+    if not found and image_files(path):
         found.append("geotiff")
     if len(found) == 1:
         return found[0]
@@ -179,8 +185,8 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
         )
     raise InputError(
         f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
-        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif), nor "
-        "stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
+        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif) or "
+        "JPEG 2000 (.jp2), nor stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
     )
 
 
@@ -461,12 +467,16 @@ def files_ending(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:
             yield file
 
 
-def tiff_files(path: Path) -> list[Path]:
-    """Return GeoTIFFs: the path itself, those in the folder, or else those in its subfolders."""
-    files = list(files_ending(path, TIFF_ENDINGS))
-    if files:
-        return files
-    return [file for folder, _, _ in walk(path) for file in files_ending(folder, TIFF_ENDINGS)]
+def image_files(path: Path) -> list[Path]:
+    """Return images: the path itself, those in the folder, or else those in its subfolders.
+
+    If there are GeoTIFFs, JPEG 2000 files are ignored.
+    """
+    for endings in (TIFF_ENDINGS, _JP2_ENDINGS):
+        if files := list(files_ending(path, endings)):
+            return files
+    below = [file for folder, _, _ in walk(path) for file in files_ending(folder, IMAGE_ENDINGS)]
+    return [file for file in below if file.suffix.lower() in TIFF_ENDINGS] or below
 
 
 def stack_files(path: Path) -> list[Path]:
@@ -514,12 +524,13 @@ def watched_files(path: Path, format: Format = "auto") -> list[str]:  # noqa: A0
         If "auto", JSON files are watched only if there is no other imagery.
     """
     if not path.is_dir():
-        if path.suffix.lower() in TIFF_ENDINGS:  # files beside it may contain its other bands
-            return list(map(str, files_ending(path.parent, TIFF_ENDINGS)))
+        if path.suffix.lower() in IMAGE_ENDINGS:  # files beside it may contain its other bands
+            return list(map(str, files_ending(path.parent, IMAGE_ENDINGS)))
         if path.suffix.lower() not in ITEM_ENDINGS or path.stem not in ("catalog", "collection"):
             return [str(path)]
         path = path.parent  # by convention, the linked items are here
     found: list[str] = []
+    sidecars: list[str] = []
     items: list[str] = []
     for folder, subfolders, files in walk(path):
         if not _ZARR_ROOT.isdisjoint(files):
@@ -534,11 +545,13 @@ def watched_files(path: Path, format: Format = "auto") -> list[str]:  # noqa: A0
                 continue
             if _READ.fullmatch(name) and not NOT_A_BAND.search(name):
                 found.append(f"{folder}/{name}")
+            elif _SIDECAR.fullmatch(name):
+                sidecars.append(f"{folder}/{name}")
             elif name.lower().endswith(ITEM_ENDINGS):
                 items.append(f"{folder}/{name}")
     if format == "stac" or (format == "auto" and not found):
         found += items
-    return found
+    return found + sidecars
 
 
 def digest_of(files: Iterable[Path | str]) -> str:

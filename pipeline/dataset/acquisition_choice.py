@@ -12,7 +12,9 @@ from datetime import date
 from pathlib import Path
 
 from geo.errors import InputError
-from geo.formats.conventions import date_in, tile_name
+from geo.formats.archives import own_convention
+from geo.formats.conventions import tile_name
+from geo.formats.dates import date_in
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address
 from geo.imagery.cloud_masks import (
@@ -89,12 +91,14 @@ def decide(
     if source_items is not None:
         _fetch_items(imagery, source_items, register, settings)
     damaged: list[Damaged] = []
+    own = settings.imagery.convention
     found = find_acquisitions(
         source_items or Path(imagery),
         "stac" if source_items else settings.imagery.format,
         bands=settings.imagery.bands,
         file_bands=settings.imagery.file_bands,
         reflectance_scale=settings.imagery.reflectance_scale,
+        convention=None if own is None else own_convention(own.model_dump()),
         signed_by=settings.imagery.sign,
         damaged=damaged if settings.imagery.damaged == "set_aside" else None,
     )

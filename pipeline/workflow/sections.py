@@ -6,6 +6,7 @@ settings that depend on the training recipe are in recipes/<recipe>.yaml.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
@@ -62,6 +63,87 @@ class Section(BaseModel):
     )
 
 
+class MaskMeaning(Section):
+    """A cloud mask, and the meaning of its values: clear, cloudy or cloudy_bits."""
+
+    name: str
+    """its name in place of a band's, in the name of the file or the description of the layer"""
+
+    clear: list[int] = []
+    """values that are clear; all others are cloudy"""
+
+    cloudy: list[int] = []
+    """values that are cloudy; all others are clear"""
+
+    cloudy_bits: list[Annotated[int, Field(ge=0, le=15)]] = []
+    """bits of which one is set where it is cloudy"""
+
+    nodata: list[int] = []
+    """values without data"""
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskMeaning:
+        if sum(map(bool, (self.clear, self.cloudy, self.cloudy_bits))) != 1:
+            raise ValueError("set one of clear, cloudy and cloudy_bits")
+        return self
+
+
+class NamingConvention(Section):
+    """How GeoTIFFs and their layers are named, in place of what is recognised."""
+
+    date: str | None = None
+    """where the date is in a path, as a regular expression with %Y, %y, %m, %b, %d and %j"""
+
+    band: str | None = None
+    """where the name of the band is in the name of a file, as a regular expression with a group"""
+
+    tile: str | None = None
+    """where the tile is in a path, as a regular expression with a group"""
+
+    bands: dict[str, Band] = {}
+    """Sentinel-2 band by your own name, such as {sr_band4: B04}"""
+
+    ignore: str | None = None
+    """names of files that are left out, as a regular expression"""
+
+    mask: MaskMeaning | None = None
+    """cloud mask, such as {name: QA, clear: [0, 1]}"""
+
+    nodata: float | None = None
+    """raw value without data, if the files state none"""
+
+    offset: Literal["none", "from_2022"] | None = None
+    """additive offset of baseline 04.00 in the pixels: none | from_2022 (in all images since 25
+    January 2022); null: by the baseline in names and metadata
+    """
+
+    period: Literal["month", "ten_days"] | Positive | None = None
+    """the images are composites of periods: month | ten_days | a number of days that begin at the
+    date in the name, or any of these if the name contains the first and the last day. Their date is
+    the middle
+    """
+
+    @model_validator(mode="after")
+    def _check(self) -> NamingConvention:
+        for name in ("band", "tile", "ignore", "date"):
+            _check_expression(name, getattr(self, name))
+        return self
+
+
+def _check_expression(name: str, text: str | None) -> None:
+    """Check that the text of a setting is a regular expression, and has what it needs."""
+    if text is None:
+        return
+    try:
+        expression = re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{name}: {text!r} is not a regular expression ({error})") from error
+    if name in ("band", "tile") and expression.groups < 1:
+        raise ValueError(f"{name}: {text!r} has no group: write ( ) around the {name}")
+    if name == "date" and not (re.search("%[Yy]", text) and re.search("%[mbj]", text)):
+        raise ValueError(f"date: {text!r} must contain %Y or %y, and %m and %d, or %j: _%Y%m%d_")
+
+
 class Imagery(Section):
     """The imagery, and how to read it."""
 
@@ -93,6 +175,12 @@ class Imagery(Section):
 
     file_bands: list[str] | None = None
     """bands of GeoTIFFs without band descriptions, in file order"""
+
+    convention: NamingConvention | None = None
+    """GeoTIFFs of other archives than those in README: {date: _%d%m%Y_, band: ..., tile: ...,
+    bands: {sr_band4: B04}, ignore: ..., mask: {name: QA, clear: [0, 1]}, nodata: ..., offset: ...,
+    period: month}; the schema explains them
+    """
 
     reflectance_scale: Annotated[float, Field(gt=0)] | None = None
     """GeoTIFFs and stacks: factor from stored values to reflectance; null: the scale in the file,

@@ -213,6 +213,7 @@ _FORCE: Mapping[str, Any] = {
 _HLS: Mapping[str, Any] = {
     "band": _re(r"[._](?P<band>B\d[\dA]|Fmask|QA|[SV][AZ]A)(?=[._]|$)"),
     "masks": (FMASK,),
+    "tile": _re(r"\.T(\d\d[A-Z]{3})\.[^/]*$"),
     "is_complete": True,
     "nodata": -9999.0,
     "offset": "none",
@@ -279,6 +280,7 @@ CONVENTIONS = (
         *("Terrascope", _re(r"/S2[A-D]_\d{8}T\d{6}_\d\d[A-Z]{3}_[^/]+_V\d{3}$")),
         band=_re(r"_(?:TOC-)?(?P<band>[A-Z\d]+)(?:_\d\dM)?(?=_V\d{3}$)"),
         masks=(Mask("SCENECLASSIFICATION"),),
+        tile=_re(r"_(\d\d[A-Z]{3})_[^/]*$"),
         is_complete=True,
         nodata=32767.0,
         offset="none",
@@ -441,9 +443,8 @@ def _tile(convention: Convention, place: str) -> str | None:
     """Return the tile in the names of a file and its folders, None if there is none."""
     if convention.tile is not None:
         match = convention.tile.search(place)
-        if match is None:
-            return None
-        text = "".join(match.groups()) or match[0]
-        return tile_name(text.upper().zfill(5)) or text
+        if match is not None:
+            text = "".join(match.groups())
+            return tile_name(text.upper().zfill(5)) or text
     names = place.split("/")[:-4:-1]
     return next((tile for name in names if (tile := tile_name(name))), None)

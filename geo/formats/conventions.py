@@ -35,7 +35,11 @@ _AFTER_COMMON = re.compile(
     r"[-_ ]*(?:band|reflectance|[(]?\d+(?:[.]\d+)? ?n?m[)]?)$", re.IGNORECASE
 )
 # Grid zone and 100 km square of the Military Grid Reference System, without the letters I and O.
-_TILE = re.compile(r"(?<![A-Za-z0-9])T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![A-Za-z0-9])")
+# In lower case, only with the leading t.
+_TILE = re.compile(
+    r"(?<![A-Za-z0-9])(?:T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])"
+    r"|t([0-6]\d[c-hj-np-x][a-hj-np-z][a-hj-np-v]))(?![A-Za-z0-9])"
+)
 # Processing baseline in names of products and of files made from them: ..._N0400_R051_...
 _BASELINE = re.compile(r"(?<![A-Za-z0-9])N(0\d)\.?(\d\d)(?![A-Za-z0-9])")
 # Reflectance of one unit, by the text that files write as units. "Counts" describes the stored
@@ -93,7 +97,7 @@ def numbered_band(text: str) -> str | None:
 def tile_name(text: str) -> str | None:
     """Return the MGRS tile in a text, without the leading T, or None."""
     match = _TILE.search(text)
-    return match[1] if match else None
+    return (match[1] or match[2]).upper() if match else None
 
 
 def baseline_in(text: str) -> str | None:

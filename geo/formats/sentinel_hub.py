@@ -85,6 +85,8 @@ def read_request(path: Path) -> Request:
     InputError
         If it is missing, or does not describe one collection of images.
     """
+    if not path.is_file():
+        raise InputError(f"There is no {path}, which tells the date and the bands. {_REMEDY}")
     content = read_json(path, "a request of Sentinel Hub", _REMEDY)
     with reading(path, "a request of Sentinel Hub", _REMEDY):
         payload = content.get("request", content)["payload"]

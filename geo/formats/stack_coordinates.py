@@ -133,8 +133,8 @@ def _bands(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable)
             found[name] = position
     if not found:
         raise InputError(
-            f"{path}: none of the labels of the axis {axis} of {variable.name} is B01 to B12, B8A "
-            f"or SCL, found {', '.join(texts[:5])}. Label it: "
+            f"{path}: none of the labels of the axis {axis} of {variable.name} is B01 to B12, "
+            f"B8A, SCL or a common name (red, nir08), found {', '.join(texts[:5])}. Label it: "
             f'`data.assign_coords({axis}=["B02", "B03", ...])`.'
         )
     return found

@@ -34,11 +34,6 @@ def draw(rng, nodata=0, dtype="int16", low=1):
     return raw, np.where(is_nodata, np.nan, raw.astype(float))
 
 
-def coarse(values):
-    """Return the transform of an image of 20 m, with the size of `values`."""
-    return {"transform": Affine(20, 0, 500_000, 0, -20, 5_600_000)} if values is not None else {}
-
-
 def per_pixel(values, is_clear: Callable[[int], bool]):
     return np.array([[is_clear(int(value)) for value in row] for row in values])
 
@@ -66,9 +61,10 @@ def draw_scl(rng):
     return values, per_pixel(values, scl_is_clear)
 
 
-def hls(
-    folder, rng, sensor="S30", bands=None, name="HLS.{sensor}.T31TFM.{day:%Y%j}T104619.v2.0.{band}"
-):
+HLS_NAME = "HLS.{sensor}.T31TFM.{day:%Y%j}T104619.v2.0.{band}"
+
+
+def hls(folder, rng, sensor="S30", bands=None, name=HLS_NAME):
     """Write HLS; baseline 04.00 in the tags is that of the product that HLS was made from."""
     bands = bands or {band: band for band in SENTINEL}
     for day in DAYS:
@@ -122,18 +118,8 @@ def force_of_landsat(folder, rng):
 
 
 def force_with_descriptions(folder, rng):
-    names = [
-        "BLUE",
-        "GREEN",
-        "RED",
-        "REDEDGE1",
-        "REDEDGE2",
-        "REDEDGE3",
-        "BROADNIR",
-        "NIR",
-        "SWIR1",
-        "SWIR2",
-    ]
+    names = ["BLUE", "GREEN", "RED", "REDEDGE1", "REDEDGE2", "REDEDGE3", "BROADNIR", "NIR"]
+    names += ["SWIR1", "SWIR2"]
     return force(folder, rng, described=names)
 
 

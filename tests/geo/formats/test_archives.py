@@ -1,16 +1,22 @@
 """Archives as they are delivered: dates, bands, reflectance and clear pixels of each."""
 
+from datetime import date
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from geo.errors import InputError
+from geo.formats.archives import own_convention
 from geo.imagery.acquisition import BANDS
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.radiometry import reflectance
 from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
-from tests.builders.archives import ARCHIVES
-from tests.builders.items import assert_survive
+from pipeline.workflow.sections import NamingConvention
+from tests.builders.archives import ARCHIVES, Image, request_text
+from tests.builders.items import assert_survive, refusal
 from tests.builders.tiffs import write_tiff
 
 WHOLE = slice(None)
@@ -90,3 +96,193 @@ def test_archives_are_also_read_if_their_names_vary(tmp_path, name, sibling):
     expected = write(name, tmp_path)
     SIBLINGS[sibling](tmp_path)
     assert_equal(find_acquisitions(tmp_path), expected)
+
+
+BANDS_OF_ONE = np.arange(1, 385, dtype="uint16").reshape(2, 12, 16)
+
+
+def dates(folder, *names, bands=("B02", "B8A"), **own):
+    """Return the dates of files of these names, read with a convention of the user."""
+    for name in names:
+        write_tiff(folder / f"{name}.tif", BANDS_OF_ONE, bands)
+    return [f"{item.date}" for item in find_acquisitions(folder, convention=convention(own))]
+
+
+def convention(own):
+    return own_convention(NamingConvention(**own).model_dump()) if own else None
+
+
+@pytest.mark.parametrize(
+    ("names", "own", "expected"),
+    [
+        # A date that is the same in every name is that of the production.
+        (["20230101_S2_20180405", "20230101_S2_20180410"], {}, ["2018-04-05", "2018-04-10"]),
+        (["2018-04-05/v20230101", "2018-04-10/v20230101"], {}, ["2018-04-05", "2018-04-10"]),
+        (["20230101/2018095T105031", "20230101/2018100T1050"], {}, ["2018-04-05", "2018-04-10"]),
+        (["a_2018095", "a_2018-100"], {}, ["2018-04-05", "2018-04-10"]),
+        # Two dates of one day, and names in which the first is known to be that of sensing.
+        (["20180405_20180405", "20180410_20180410"], {}, ["2018-04-05", "2018-04-10"]),
+        (
+            [f"S2A_MSIL2A_201804{day}T1_R051_T31UDS_201901{day}T1" for day in ("05", "10")],
+            {},
+            ["2018-04-05", "2018-04-10"],
+        ),
+        (["20180405_20190102", "20180410_20190103"], {}, None),
+        (
+            ["20180405_20190102", "20180410_20190103"],
+            {"date": "^.*/%Y%m%d_"},
+            ["2018-04-05", "2018-04-10"],
+        ),
+        (["x_05042018_y", "x_10042018_y"], {"date": "_%d%m%Y_"}, ["2018-04-05", "2018-04-10"]),
+        (["x_5-Apr-18"], {"date": "_%d-%b-%y"}, ["2018-04-05"]),
+        (["18095"], {"date": "/%y%j$"}, ["2018-04-05"]),
+        # Composites have the date in the middle of their period.
+        (["2018-04", "201805"], {"period": "month"}, ["2018-04-15", "2018-05-16"]),
+        (["20180201", "20200201"], {"period": "month"}, ["2018-02-14", "2020-02-15"]),
+        (
+            ["20180501", "20180511", "20180521"],
+            {"period": "ten_days"},
+            ["2018-05-05", "2018-05-15", "2018-05-26"],
+        ),
+        (["2018-05-D1", "2018-05-D3"], {"period": "ten_days"}, ["2018-05-05", "2018-05-26"]),
+        (["20180501"], {"period": 16}, ["2018-05-08"]),
+        (["20180501_20180510", "20180511_20180520"], {"period": 10}, ["2018-05-05", "2018-05-15"]),
+        (["2018-04", "2018-05"], {}, None),
+    ],
+)
+def test_the_date_of_a_name(tmp_path, names, own, expected):
+    if expected is not None:
+        assert dates(tmp_path, *names, **own) == expected
+        return
+    with pytest.raises(InputError, match=r"imagery\.convention: \{(date|period)"):
+        dates(tmp_path, *names, **own)
+
+
+def test_layers_of_a_file_may_be_months(tmp_path):
+    layers = [f"2018-{month:02}_{band}" for month in (4, 5) for band in ("B4", "B8A")]
+    values = np.arange(1, 769, dtype="uint16").reshape(4, 12, 16)
+    write_tiff(tmp_path / "monthly.tif", values, layers)
+    found = find_acquisitions(tmp_path, convention=convention({"period": "month"}))
+    assert [f"{item.date}" for item in found] == ["2018-04-15", "2018-05-16"]
+    assert [band.layer for item in found for band in item.bands.values()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("mask", "is_clear"),
+    [
+        ({"clear": [0, 3]}, lambda v: v in (0, 3)),
+        ({"clear": [0, 3], "nodata": [3]}, lambda v: v == 0),
+        ({"cloudy": [1, 2]}, lambda v: v not in (1, 2)),
+        ({"cloudy_bits": [1, 2]}, lambda v: not (v >> 1 & 1 or v >> 2 & 1)),
+        ({"cloudy_bits": [1], "nodata": [0]}, lambda v: v != 0 and not v >> 1 & 1),
+    ],
+)
+@pytest.mark.parametrize("is_layer", [False, True])
+def test_the_convention_of_a_user(tmp_path, mask, is_clear, is_layer):
+    """Own names of bands, of a mask beside or inside the files, and of what to leave out."""
+    mask_values = np.arange(192, dtype="uint16").reshape(12, 16) % 8
+    layers, names = np.stack([*BANDS_OF_ONE, mask_values]), ("sr_red", "sr_nir", "Quality")
+    if is_layer:
+        write_tiff(tmp_path / "f12_a_20180405.tif", layers, names)
+    else:
+        for name, values in zip(names, layers, strict=True):
+            write_tiff(tmp_path / f"f12_a_20180405_{name}.tif", values[None])
+    write_tiff(tmp_path / "f12_a_20180405_smooth.tif", layers[:2], ("B04", "B05"))
+    own = {"bands": {"SR_red": "B04", "sr_nir": "B8A"}, "mask": {"name": "quality", **mask}}
+    own |= {"tile": "/(f12)_", "ignore": "smooth"}
+    (item,) = find_acquisitions(tmp_path, convention=convention(own))
+    right = dict(zip(("B04", "B8A"), BANDS_OF_ONE.astype(float), strict=True))
+    clear = np.array([[bool(is_clear(int(v))) for v in row] for row in mask_values])
+    assert_equal([item], [Image(date(2018, 4, 5), "f12", right, clear)])
+
+
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        ({"band": "_B.._"}, "no group: write"),
+        ({"tile": "("}, "not a regular expression"),
+        ({"date": "_%d%m_"}, "must contain %Y or %y"),
+        ({"mask": {"name": "QA"}}, "set one of clear, cloudy and cloudy_bits"),
+        ({"bands": {"x": "B13"}}, "Input should be 'B01'"),
+        ({"period": "week"}, "month"),
+    ],
+)
+def test_conventions_that_cannot_be_are_refused(own, problem):
+    with pytest.raises(ValidationError, match=problem):
+        NamingConvention(**own)
+
+
+def test_a_pattern_of_the_user_finds_the_band(tmp_path):
+    for band in ("k2", "k8a"):
+        write_tiff(tmp_path / f"{band}-part_20180405_x.tif", BANDS_OF_ONE[:1])
+    own = {"band": r"^k(\w+)-", "bands": {"2": "B02", "8a": "B8A"}}
+    (item,) = find_acquisitions(tmp_path, convention=convention(own))
+    assert list(item.bands) == ["B02", "B8A"]
+
+
+def test_images_that_name_no_band_are_left_out_beside_bands_only(tmp_path, caplog):
+    write_tiff(tmp_path / "20180405.tif", BANDS_OF_ONE, ("B02", "B8A"))
+    write_tiff(tmp_path / "20180405_angles.tif", np.ones((4, 12, 16), "float32"))
+    write_tiff(
+        tmp_path / "20180405_colours.tif", np.ones((3, 12, 16), "uint8"), ("Red", "Green", "Blue")
+    )
+    write_tiff(tmp_path / "20180410_LAI.tif", BANDS_OF_ONE[:1])
+    write_tiff(tmp_path / "dem.tif", BANDS_OF_ONE[:1])
+    (item,) = find_acquisitions(tmp_path)
+    assert item.date == date(2018, 4, 5)
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith("4 images are left out")
+    # Several layers of another date are an image whose bands must be named.
+    write_tiff(tmp_path / "20180415.tif", np.ones((2, 12, 16), "uint16"))
+    assert "20180415.tif: none of its 2 bands is described" in refusal(tmp_path)
+    damaged = []
+    assert [i.date for i in find_acquisitions(tmp_path, damaged=damaged)] == [item.date]
+    assert [d.product.name for d in damaged] == ["20180415.tif"]
+
+
+def test_a_mask_without_bands_is_refused_by_name(tmp_path):
+    for name in ("20180405_B02", "20180405_SCL", "20180410_SCL"):
+        write_tiff(tmp_path / f"{name}.tif", BANDS_OF_ONE[:1])
+    assert "20180410_scene has no bands, but SCL: complete it" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("request_options", "values", "offset", "scale"),
+    [
+        ({}, "uint16", 0, 1),
+        ({"processing": {"harmonizeValues": "false"}}, "uint16", -1000, 1),
+        ({"units": "REFLECTANCE", "kind": "FLOAT32"}, "float32", 0, 10_000),
+        ({"units": "REFLECTANCE", "factor": "10000 * "}, "uint16", 0, 1),
+        ({"units": "REFLECTANCE", "kind": "AUTO"}, "uint8", 0, 10_000 / 255),
+        ({"units": "REFLECTANCE", "kind": "FLOAT32", "processing": {"harmonizeValues": False}},
+         "float32", -0.1, 10_000),
+    ],
+)  # fmt: skip
+def test_the_script_of_a_request_tells_the_scale(tmp_path, request_options, values, offset, scale):
+    answer = tmp_path / ("a" * 32)
+    numbers = np.full((2, 12, 16), 0.25 if values == "float32" else 250)
+    write_tiff(answer / "response.tiff", numbers.astype(values))
+    text = request_text(date(2022, 6, 15), ["B02", "B08"], **request_options)
+    (answer / "request.json").write_text(text)
+    (item,) = find_acquisitions(tmp_path)
+    band = item.bands["B08"]
+    assert (band.layer, band.offset, band.scale) == pytest.approx((2, offset, scale))
+
+
+def test_requests_that_tell_no_date_are_refused(tmp_path):
+    answer = tmp_path / ("a" * 32)
+    write_tiff(answer / "response.tiff", BANDS_OF_ONE)
+    assert "There is no" in refusal(tmp_path)
+    day = date(2022, 6, 1)
+    text = request_text(day, ["B02", "B08"], to="2022-07-01T00:00:00Z")
+    (answer / "request.json").write_text(text)
+    assert "asks for one image of 2022-06-01 to 2022-06-30" in refusal(tmp_path)
+    (item,) = find_acquisitions(tmp_path, convention=convention({"period": "month"}))
+    assert item.date == date(2022, 6, 15)
+    (answer / "request.json").write_text(
+        request_text(day, ["B02", "B08"]).replace("sample.B02,", "x,")
+    )
+    assert "none of its 2 bands is described" in refusal(tmp_path)
+    assert list(find_acquisitions(tmp_path, file_bands=["B02", "B08"])[0].bands) == ["B02", "B08"]
+    (answer / "request.json").write_text("{}")
+    assert "request.json is not a request of Sentinel Hub" in refusal(tmp_path)

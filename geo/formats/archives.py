@@ -102,8 +102,8 @@ _COMMON_BAND = re.compile(rf"(?:^|[-_. ])(?P<band>{_COMMON}){_ENDS}", re.IGNOREC
 # Images of products that are not bands: true colour, aerosol, water vapour, previews, probabilities
 # of snow, and the quality of every band (QI_DATA of SAFE, qi of AWS).
 NOT_A_BAND = re.compile(
-    r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB|SNW|DETFOO|QUALIT|CLASSI|DEFECT|SATURA|NODATA|TECQUA)"
-    r"(?=[-_. ]|$)|^preview$",
+    r"(?:^|[-_. ])(?:TCI|AOT|WVP|PVI|SNWPRB|SNW|DETFOO|QUALIT|CLASSI|DEFECT|SATURA|NODATA|TECQUA)"
+    r"(?=[-_. ]|$)|(?:^|[-_. ])(?:preview|quicklook|thumbnail|browse)$",
     re.IGNORECASE,
 )
 _RESOLUTION = re.compile(r"[-_. ](?:\d\dm|R[12])(?=[-_. ]|$)", re.IGNORECASE)
@@ -144,7 +144,8 @@ class Convention:
         Where the band is named in the name of a file: group `band`. The files of an acquisition
         differ only there. None: a number (B02, B8A) or a common name (nir08).
     bands
-        Sentinel-2 band by the archive's own name, in lower case; None: another quantity.
+        Band by the archive's own name, in lower case: of Sentinel-2, or another name. None: another
+        quantity.
     images
         What is named in place of a band if a file contains several.
     layers

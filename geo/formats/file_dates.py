@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from geo.errors import InputError, first_five
 from geo.formats.archives import FileName, place_of
 from geo.formats.dates import Period, date_by, dates_in, image_day, middle, month_in
 
@@ -14,19 +13,20 @@ from geo.formats.dates import Period, date_by, dates_in, image_day, middle, mont
 _Levels = tuple[tuple[date, ...], ...]
 
 
-def dates_of(names: Sequence[FileName]) -> dict[Path, date]:
-    """Return the date of every file that has one, by its name and those of its two folders.
+def dates_of(names: Sequence[FileName]) -> tuple[dict[Path, date], dict[Path, str]]:
+    """Return the dates of files by their names and those of their two folders.
 
     A date that is the same in all names (of production, of a collection) is not the date of
     sensing, if another one differs. Of composites, the date is the middle of their period.
 
-    Raises
-    ------
-    InputError
-        If a name contains a day that does not exist, or two dates that both differ from file to
-        file.
+    Returns
+    -------
+    tuple of dict
+        The date of every file that has one; and what is wrong with the names of others: a day that
+        does not exist, or two dates that both differ from file to file.
     """
     found: dict[Path, date] = {}
+    problems: dict[Path, str] = {}
     alike: dict[tuple[int, ...], list[tuple[FileName, _Levels]]] = {}
     for name in names:
         pattern, period = name.convention.date, name.convention.period
@@ -38,16 +38,17 @@ def dates_of(names: Sequence[FileName]) -> dict[Path, date]:
                 continue
             levels = tuple(tuple(dates_in(text)) for text in _names(name.path))
         except ValueError as error:
-            raise InputError(
-                f"The name of {name.path} holds no date ({error}). Rename it."
-            ) from error
+            problems[name.path] = f"The name of {name.path} holds no date ({error}). Rename it."
+            continue
         if any(levels):
             alike.setdefault(tuple(map(len, levels)), []).append((name, levels))
         elif period is not None and (month := _month(name.path)):
             found[name.path] = image_day(*month)
     for members in alike.values():
-        found |= _choose(members)
-    return found
+        days, unclear = _choose(members)
+        found |= days
+        problems |= unclear
+    return found, problems
 
 
 def contain_months(names: Sequence[FileName]) -> bool:
@@ -65,37 +66,34 @@ def _names(path: Path) -> tuple[str, str, str]:
     return path.stem, path.parent.name, path.parent.parent.name
 
 
-def _choose(members: Sequence[tuple[FileName, _Levels]]) -> dict[Path, date]:
-    """Return the dates of files whose names contain equally many dates."""
+def _choose(
+    members: Sequence[tuple[FileName, _Levels]],
+) -> tuple[dict[Path, date], dict[Path, str]]:
+    """Return the dates of files whose names contain equally many dates, or why they are unclear."""
     rows = [levels for _, levels in members]
-    first_level = next(at for at, days in enumerate(rows[0]) if days)
     differing = {
-        at: [j for j in range(len(rows[0][at])) if len({row[at][j] for row in rows}) > 1]
-        for at in range(len(rows[0]))
+        at: [j for j in range(len(days)) if len({row[at][j] for row in rows}) > 1]
+        for at, days in enumerate(rows[0])
     }
-    level = next((at for at, columns in differing.items() if columns), first_level)
+    with_dates = next(at for at, days in enumerate(rows[0]) if days)
+    level = next((at for at, columns in differing.items() if columns), with_dates)
     columns = differing[level] or [0]
+    is_clear = len(columns) == 1 or all(len({row[level][j] for j in columns}) == 1 for row in rows)
     chosen: dict[Path, date] = {}
+    unclear: dict[Path, str] = {}
     for name, row in members:
-        days = row[level]
-        period = name.convention.period
+        days, period = row[level], name.convention.period
         if period is not None and len(days) == 2 and days[0] <= days[1]:
             chosen[name.path] = middle(*days)
-        elif len(columns) == 1 or name.is_sensing_first or _are_one_day(rows, level, columns):
+        elif is_clear or name.is_sensing_first:
             chosen[name.path] = image_day(days[columns[0]], period)
         else:
             differ = " and ".join(str(days[column]) for column in columns)
-            raise InputError(
+            unclear[name.path] = (
                 f"The names of {len(members)} files contain several dates that differ from file to "
-                f"file, such as {differ} in {name.path.name}: it is not clear which is that of the "
+                f"file, such as {differ} in {name.path}: it is not clear which is that of the "
                 "image. Say where it is with imagery.convention: {date: ...}, the text around it "
                 "with %Y, %m and %d in place of its parts. If they are the first and the last day "
-                "of composites, set imagery.convention: {period: ten_days}. Files: "
-                f"{first_five(str(name.path) for name, _ in members)}."
+                "of composites, set imagery.convention: {period: ten_days}."
             )
-    return chosen
-
-
-def _are_one_day(rows: Sequence[_Levels], level: int, columns: Sequence[int]) -> bool:
-    """Return whether several dates of every name are the same day."""
-    return all(len({row[level][j] for j in columns}) == 1 for row in rows)
+    return chosen, unclear

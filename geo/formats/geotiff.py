@@ -40,6 +40,7 @@ from geo.formats.sentinel_hub import read_request
 from geo.formats.sidecars import Processing, processing_of
 from geo.imagery.acquisition import (
     BANDS,
+    MASKS,
     SCENE_CLASSIFICATION,
     UNNAMED_TILE,
     Acquisition,
@@ -65,6 +66,8 @@ class _FileGroup:
     day: date | None
     # Among the groups of this folder, day and tile, so that a file has the same if read alone.
     number: int
+    # What is wrong with the dates in the names.
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _group(folder: Path, convention: Convention | None) -> list[_FileGroup]:
     """Group the files of a folder by acquisition, by the names of files and folders."""
     names = [file_name(file, convention) for file in image_files(folder)]
     names = [name for name in names if not name.is_beside]
-    days = dates_of(names)
+    days, problems = dates_of(names)
     groups: dict[tuple[Path, str, date], list[FileName]] = {}
     for name in names:
         groups.setdefault((*name.group, days.get(name.path, date.min)), []).append(name)
@@ -160,7 +163,8 @@ def _group(folder: Path, convention: Convention | None) -> list[_FileGroup]:
         place = members[0].path.parent, day, members[0].tile
         numbers[place] += 1
         day_or_none = None if day == date.min else day
-        found.append(_FileGroup(tuple(members), day_or_none, numbers[place]))
+        problem = next((problems[m.path] for m in members if m.path in problems), None)
+        found.append(_FileGroup(tuple(members), day_or_none, numbers[place], problem))
     return found
 
 
@@ -300,7 +304,7 @@ def _band(
 
 def _acquisition(dated: _Dated, bands: Sequence[str] | None) -> Acquisition:
     """Return the acquisition of the layers of one date."""
-    if not any(layer.band.name in BANDS for layer in dated.layers):
+    if all(layer.band.name in MASKS for layer in dated.layers):
         names = ", ".join(layer.band.name for layer in dated.layers)
         raise InputError(f"{dated.product}: {dated.id} has no bands, but {names}: complete it.")
     ranks = [layer.rank for layer in dated.layers if layer.band.name == SCENE_CLASSIFICATION]
@@ -368,14 +372,12 @@ def _unnamed_text(path: Path, n: int, file_bands: Sequence[str] | None) -> str:
 
 def _refuse_undated(path: Path, n_files: int, contents: Sequence[_Contents]) -> None:
     """Raise an error if files with bands have no date."""
-    undated = [
-        name
-        for item in contents
-        if any(layer.day is None for layer in item.layers)
-        for name in item.group.files
-    ]
+    groups = [i.group for i in contents if any(layer.day is None for layer in i.layers)]
+    undated = [name for group in groups for name in group.files]
     if not undated:
         return
+    if problem := next((group.problem for group in groups if group.problem), None):
+        raise InputError(problem)
     months = (
         " They name months: if they are composites, set imagery.convention: {period: month}."
         if contain_months(undated)

@@ -117,7 +117,7 @@ class Band:
     Parameters
     ----------
     name
-        B01 to B12, B8A or one of `MASKS`.
+        B01 to B12, B8A, a name of the user (of another sensor's band), or one of `MASKS`.
     source
         A local file, a member of an archive (/vsizip/{archive}/member, as GDAL names it), an
         address (https://..., s3://...), or the file or Zarr folder of a stack.
@@ -182,7 +182,7 @@ class Acquisition:
     format
         Reader that found it.
     bands
-        Bands by name, in order of wavelength.
+        Bands by name, those of Sentinel-2 in order of wavelength.
     masks
         Cloud masks by name, those of `MASKS` that the acquisition has.
     baseline, platform
@@ -239,10 +239,14 @@ class Acquisition:
 def bands_and_masks(
     found: Mapping[str, _Found], wanted: Sequence[str] | None
 ) -> tuple[dict[str, _Found], dict[str, _Found]]:
-    """Return the wanted bands in order of wavelength (None: all), and the masks."""
-    names = BANDS if wanted is None else wanted
+    """Return the wanted bands (None: all), those of Sentinel-2 by wavelength, and the masks."""
+    own = (name for name in found if name not in BANDS and name not in MASKS)
     return (
-        {name: found[name] for name in BANDS if name in found and name in names},
+        {
+            name: found[name]
+            for name in (*BANDS, *own)
+            if name in found and (wanted is None or name in wanted)
+        },
         {name: found[name] for name in MASKS if name in found},
     )
 

@@ -18,7 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
-Band = Literal[BANDS]  # type: ignore[valid-type]
+# A band of Sentinel-2, or an own name, but not that of a mask.
+Band = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]{0,30}$")]
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -101,7 +102,9 @@ class NamingConvention(Section):
     """where the tile is in a path, as a regular expression with a group"""
 
     bands: dict[str, Band] = {}
-    """Sentinel-2 band by your own name, such as {sr_band4: B04}"""
+    """band by the name that the files use, such as {sr_band4: B04}. A band that Sentinel-2 does not
+    have can have any other name, {Yellow: yellow}, which imagery.bands can contain
+    """
 
     ignore: str | None = None
     """names of files that are left out, as a regular expression"""
@@ -127,6 +130,8 @@ class NamingConvention(Section):
     def _check(self) -> NamingConvention:
         for name in ("band", "tile", "ignore", "date"):
             _check_expression(name, getattr(self, name))
+        if masks := {"SCL", "CLDPRB", "CLM", "MASK"} & set(self.bands.values()):
+            raise ValueError(f"bands: {sorted(masks)} are masks: set mask")
         return self
 
 
@@ -156,7 +161,7 @@ class Imagery(Section):
     """auto | safe | theia | geotiff | stack (NetCDF, Zarr) | stac"""
 
     bands: Annotated[list[Band], Field(min_length=1)] = TEN_BANDS
-    """channels, in this order"""
+    """channels, in this order: B01 to B12, B8A, or names of convention.bands"""
 
     tile: str | Annotated[list[str], Field(min_length=1)] | None = None
     """MGRS tile or list of tiles to use; null: all tiles"""
@@ -222,6 +227,12 @@ class Imagery(Section):
             raise ValueError(f"only STAC can be an address, not {self.format}: {self.path}")
         if self.bbox and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
             raise ValueError(f"bbox is west, south, east, north in degrees, found {self.bbox}")
+        own = () if self.convention is None else self.convention.bands.values()
+        if unknown := [band for band in self.bands if band not in BANDS and band not in own]:
+            raise ValueError(
+                f"bands: {', '.join(unknown)} is none of {', '.join(BANDS)}, and no name in "
+                "convention: {bands: {...}}"
+            )
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"a band is named twice in {self.bands}")
         if self.start and self.end and self.start > self.end:

@@ -14,7 +14,7 @@ from geo.imagery.discovery import find_acquisitions
 from geo.imagery.radiometry import reflectance
 from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
-from pipeline.workflow.sections import NamingConvention
+from pipeline.workflow.sections import Imagery, NamingConvention
 from tests.builders.archives import ARCHIVES, Image, request_text
 from tests.builders.items import assert_survive, refusal
 from tests.builders.tiffs import write_tiff
@@ -203,13 +203,26 @@ def test_the_convention_of_a_user(tmp_path, mask, is_clear, is_layer):
         ({"tile": "("}, "not a regular expression"),
         ({"date": "_%d%m_"}, "must contain %Y or %y"),
         ({"mask": {"name": "QA"}}, "set one of clear, cloudy and cloudy_bits"),
-        ({"bands": {"x": "B13"}}, "Input should be 'B01'"),
+        ({"bands": {"x": "B 1"}}, "should match pattern"),
+        ({"bands": {"x": "SCL"}}, "are masks: set mask"),
         ({"period": "week"}, "month"),
     ],
 )
 def test_conventions_that_cannot_be_are_refused(own, problem):
     with pytest.raises(ValidationError, match=problem):
         NamingConvention(**own)
+
+
+def test_bands_of_other_sensors_have_the_names_of_the_user(tmp_path):
+    write_tiff(tmp_path / "20180405.tif", BANDS_OF_ONE, ("Yellow", "NIR"))
+    own = {"bands": {"yellow": "yellow"}}
+    settings = Imagery(bands=["yellow", "B08"], convention=own)
+    found = find_acquisitions(tmp_path, bands=settings.bands, convention=convention(own))
+    assert list(found[0].bands) == ["B08", "yellow"]
+    assert found[0].bands["yellow"].layer == 1
+    assert_survive(found, tmp_path / "items")
+    with pytest.raises(ValidationError, match="bands: yellow is none of B01, B02"):
+        Imagery(bands=["yellow"])
 
 
 def test_a_pattern_of_the_user_finds_the_band(tmp_path):
@@ -228,10 +241,13 @@ def test_images_that_name_no_band_are_left_out_beside_bands_only(tmp_path, caplo
     )
     write_tiff(tmp_path / "20180410_LAI.tif", BANDS_OF_ONE[:1])
     write_tiff(tmp_path / "dem.tif", BANDS_OF_ONE[:1])
+    # The dates of such images may be unclear, or not exist.
+    for name in ("mean_20180101_20180331", "mean_20180401_20180630", "20180231"):
+        write_tiff(tmp_path / f"{name}.tif", BANDS_OF_ONE[:1])
     (item,) = find_acquisitions(tmp_path)
     assert item.date == date(2018, 4, 5)
     (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
-    assert warning.startswith("4 images are left out")
+    assert warning.startswith("7 images are left out")
     # Several layers of another date are an image whose bands must be named.
     write_tiff(tmp_path / "20180415.tif", np.ones((2, 12, 16), "uint16"))
     assert "20180415.tif: none of its 2 bands is described" in refusal(tmp_path)

@@ -18,8 +18,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
-# A band of Sentinel-2, or an own name, but not that of a mask.
-Band = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]{0,30}$")]
+# A band of Sentinel-2, or an own name, which does not look like one: B13 is a mistake.
+Band = Annotated[
+    str, Field(pattern="^(B0[1-9]|B1[0-2]|B8A|B[A-Za-z_][A-Za-z0-9_]*|[AC-Za-z][A-Za-z0-9_]*)$")
+]
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -154,6 +154,18 @@ def sits(folder, rng):
     write_tiff(path, scl[None])
 
 
+def sits_of_landsat(folder, rng):
+    """CLOUD has the bits of QA_PIXEL: 0 fill, 1 dilated, 2 cirrus, 3 cloud, 4 shadow, 5 snow."""
+    for day in DAYS:
+        reflectance = {}
+        for name, band in {"RED": "B04", "NIR08": "B8A", "SWIR16": "B11"}.items():
+            raw, reflectance[band] = draw(rng, -9999)
+            write_tiff(folder / f"LANDSAT_OLI_224067_{name}_{day}.tif", raw[None], nodata=-9999)
+        qa = rng.integers(0, 256, SHAPE).astype("uint16")
+        write_tiff(folder / f"LANDSAT_OLI_224067_CLOUD_{day}.tif", qa[None])
+        yield Image(day, "224067", reflectance, per_pixel(qa, lambda value: value & 0b11111 == 0))
+
+
 def terrascope(folder, rng):
     for day in DAYS:
         stem = f"S2B_{day:%Y%m%d}T104619_31UDS"
@@ -274,6 +286,23 @@ def aws(folder, rng):
         yield Image(day, "31TFM", reflectance, clear)
 
 
+def aws_1c(folder, rng):
+    """Level 1C as on AWS, with the baseline in the name of the product only."""
+    for day in DAYS:
+        product = folder / f"6/L/XH/{day.year}/{day.month}/{day.day}/0"
+        offset = 1000 if day.year >= 2022 else 0
+        reflectance = {}
+        for band in ("B02", "B03"):
+            raw, values = draw(rng, 0, "uint16", low=1001)
+            write_jp2(product / f"{band}.jp2", raw)
+            reflectance[band] = values - offset
+        write_jp2(product / "preview.jp2", raw)
+        baseline = "N0400" if offset else "N0206"
+        name = f"S2A_MSIL1C_{day:%Y%m%d}T105031_{baseline}_R051_T06LXH_{day:%Y%m%d}T140000"
+        (product / "tileInfo.json").write_text(json.dumps({"productName": name}))
+        yield Image(day, "06LXH", reflectance)
+
+
 def jp2_folders(folder, rng):
     """The images of products without their metadata, in R10m and R20m."""
     for day in DAYS[:2]:
@@ -309,11 +338,13 @@ ARCHIVES = {
     "FORCE with descriptions": force_with_descriptions,
     "FORCE series": force_series,
     "sits": sits,
+    "sits of Landsat": sits_of_landsat,
     "Terrascope": terrascope,
     "Earth Engine": earth_engine,
     "Earth Engine toBands": earth_engine_series,
     "Sentinel Hub": sentinel_hub,
     "AWS": aws,
+    "AWS level 1C": aws_1c,
     "R10m and R20m": jp2_folders,
     "common names": common_names,
 }

@@ -4,6 +4,7 @@ from datetime import date
 
 import numpy as np
 import pytest
+import rasterio
 from pydantic import ValidationError
 
 from geo.errors import InputError
@@ -14,6 +15,8 @@ from geo.imagery.discovery import find_acquisitions
 from geo.imagery.radiometry import reflectance
 from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
+from geo.pixels.parcel_pixels import read_clear_mask
+from geo.pixels.pixel_index import PixelIndex
 from pipeline.workflow.sections import Imagery, NamingConvention
 from tests.builders.archives import ARCHIVES, Image, request_text
 from tests.builders.items import assert_survive, refusal
@@ -203,7 +206,7 @@ def test_the_convention_of_a_user(tmp_path, mask, is_clear, is_layer):
         ({"tile": "("}, "not a regular expression"),
         ({"date": "_%d%m_"}, "must contain %Y or %y"),
         ({"mask": {"name": "QA"}}, "set one of clear, cloudy and cloudy_bits"),
-        ({"bands": {"x": "B 1"}}, "should match pattern"),
+        ({"bands": {"x": "B13"}}, "should match pattern"),
         ({"bands": {"x": "SCL"}}, "are masks: set mask"),
         ({"period": "week"}, "month"),
     ],
@@ -302,3 +305,27 @@ def test_requests_that_tell_no_date_are_refused(tmp_path):
     assert list(find_acquisitions(tmp_path, file_bands=["B02", "B08"])[0].bands) == ["B02", "B08"]
     (answer / "request.json").write_text("{}")
     assert "request.json is not a request of Sentinel Hub" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "bits", "nodata"),
+    [
+        ("HLS S30", (9,), 0b10, ()),
+        ("HLS S30", (0, 3, 9, 11), 0b11010, (255,)),
+        ("HLS S30", (6,), 0b100000, ()),
+    ],
+)
+def test_clouds_classes_apply_to_every_mask(tmp_path, name, classes, bits, nodata):
+    """The parcels' pixels: classes choose bits, of which the higher may be hidden by lower ones."""
+    write(name, tmp_path)
+    (item, *_) = find_acquisitions(tmp_path)
+    with rasterio.open(item.masks["SCL"].source) as raster:
+        values = raster.read(1).ravel().astype(int)
+    rows, cols = (a.ravel().astype(np.int32) for a in np.indices(item.grid.shape))
+    index = PixelIndex(["all"], np.array([0, len(rows)]), rows, cols, item.tile, item.grid)
+    clear = read_clear_mask(item, index, CloudRules(classes=classes))
+    # A pixel has one class: cloud before shadow, surroundings, snow and water.
+    order = [2, 8, 4, 16, 32]
+    first = [next((bit for bit in order if value & bit), 0) for value in values]
+    hidden = np.array([bool(bit & bits) for bit in first]) & (values != 255)
+    np.testing.assert_array_equal(clear, ~(hidden | np.isin(values, nodata)))

@@ -394,10 +394,11 @@ def file_name(path: Path, own: Convention | None = None) -> FileName:
 
 def _replaced(found: Convention, own: Convention) -> Convention:
     """Return a convention with what the user's states in place of its own."""
+    nothing = Convention("", own.files)
     stated = {
-        item.name: value
+        item.name: getattr(own, item.name)
         for item in fields(own)
-        if item.name not in ("name", "files") and (value := getattr(own, item.name))
+        if item.name != "name" and getattr(own, item.name) != getattr(nothing, item.name)
     }
     bands, masks = {**found.bands, **own.bands}, (*own.masks, *found.masks)
     return replace(found, **{**stated, "bands": bands, "masks": masks})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from geo.formats.archives import FileName, place_of
 from geo.formats.dates import Period, date_by, dates_in, image_day, middle, month_in
 
+# Composites of a quarter of a year.
+_LONGEST_PERIOD = timedelta(100)
 # Dates by level: in the name of a file, of its folder, and of the folder above.
 _Levels = tuple[tuple[date, ...], ...]
 
@@ -77,16 +79,16 @@ def _choose(
     }
     with_dates = next(at for at, days in enumerate(rows[0]) if days)
     level = next((at for at, columns in differing.items() if columns), with_dates)
-    columns = differing[level] or [0]
-    is_clear = len(columns) == 1 or all(len({row[level][j] for j in columns}) == 1 for row in rows)
+    columns = differing[level]
+    is_clear = len(columns) < 2 or all(len({row[level][j] for j in columns}) == 1 for row in rows)
     chosen: dict[Path, date] = {}
     unclear: dict[Path, str] = {}
     for name, row in members:
         days, period = row[level], name.convention.period
-        if period is not None and len(days) == 2 and days[0] <= days[1]:
+        if period is not None and len(columns) != 1 and _is_period(days):
             chosen[name.path] = middle(*days)
         elif is_clear or name.is_sensing_first:
-            chosen[name.path] = image_day(days[columns[0]], period)
+            chosen[name.path] = image_day(days[columns[0] if columns else 0], period)
         else:
             differ = " and ".join(str(days[column]) for column in columns)
             unclear[name.path] = (
@@ -97,3 +99,8 @@ def _choose(
                 "of composites, set imagery.convention: {period: ten_days}."
             )
     return chosen, unclear
+
+
+def _is_period(days: Sequence[date]) -> bool:
+    """Return whether two dates can be the first and the last day of a composite."""
+    return len(days) == 2 and timedelta(0) <= days[1] - days[0] <= _LONGEST_PERIOD

@@ -12,9 +12,10 @@ from datetime import date
 from pathlib import Path
 
 from geo.errors import InputError
-from geo.formats.archives import own_convention
+from geo.formats.archives import file_name, own_convention
 from geo.formats.conventions import tile_name
 from geo.formats.dates import date_in
+from geo.formats.file_dates import dates_of
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address
 from geo.imagery.cloud_masks import (
@@ -376,6 +377,8 @@ def _date_of(product: Path, problem: str) -> date:
         day = date_in(long_name[1] if long_name else product.stem)
     except ValueError:
         day = None
+    if day is None:  # it may be in the names of folders
+        day = dates_of([file_name(product)])[0].get(product)
     if day is None:
         raise InputError(
             f"{problem}\nIt cannot be set aside, as its name contains no date: remove it, or write "

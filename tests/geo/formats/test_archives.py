@@ -17,6 +17,7 @@ from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
 from geo.pixels.parcel_pixels import read_clear_mask
 from geo.pixels.pixel_index import PixelIndex
+from pipeline.dataset.acquisition_choice import damaged_rows
 from pipeline.workflow.sections import Imagery, NamingConvention
 from tests.builders.archives import ARCHIVES, Image, request_text
 from tests.builders.items import assert_survive, refusal
@@ -150,6 +151,9 @@ def convention(own):
         (["2018-05-D1", "2018-05-D3"], {"period": "ten_days"}, ["2018-05-05", "2018-05-26"]),
         (["20180501"], {"period": 16}, ["2018-05-08"]),
         (["20180501_20180510", "20180511_20180520"], {"period": 10}, ["2018-05-05", "2018-05-15"]),
+        (["20180501_20180510"], {"period": 10}, ["2018-05-05"]),
+        (["20180501_v20230101"], {"period": "month"}, ["2018-05-16"]),
+        (["20180501_20180801", "20180601_20180801"], {"period": 16}, ["2018-05-08", "2018-06-08"]),
         (["2018-04", "2018-05"], {}, None),
     ],
 )
@@ -226,6 +230,37 @@ def test_bands_of_other_sensors_have_the_names_of_the_user(tmp_path):
     assert_survive(found, tmp_path / "items")
     with pytest.raises(ValidationError, match="bands: yellow is none of B01, B02"):
         Imagery(bands=["yellow"])
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "offset"),
+    [
+        ("20220124T1_20220124T1_T31UES", {"offset": "from_2022"}, 0),
+        ("20220125T1_20220125T1_T31UES", {"offset": "from_2022"}, -1000),
+        ("20220125T1_20220125T1_T31UES", {}, 0),
+        ("20220615_N0400", {}, -1000),
+        ("20220615_N0400", {"offset": "none"}, 0),
+    ],
+)
+def test_the_offset_of_a_convention(tmp_path, name, own, offset):
+    write_tiff(tmp_path / f"{name}.tif", BANDS_OF_ONE, ("B2", "SCL"), nodata=7)
+    (item,) = find_acquisitions(tmp_path, convention=convention(own))
+    assert (item.bands["B02"].offset, item.masks["SCL"].offset) == (offset, 0)
+    # What a file states is not replaced by the convention.
+    own = own | {"nodata": 5}
+    assert find_acquisitions(tmp_path, convention=convention(own))[0].bands["B02"].nodata == 7
+    write_tiff(tmp_path / f"{name}.tif", BANDS_OF_ONE, ("B2", "SCL"))
+    assert find_acquisitions(tmp_path, convention=convention(own))[0].bands["B02"].nodata == 5
+
+
+def test_a_damaged_image_whose_date_is_in_folders_is_set_aside(tmp_path):
+    write("AWS", tmp_path)
+    path = next(tmp_path.rglob("2018/4/5/0/R10m/B02.jp2"))
+    path.write_bytes(path.read_bytes()[:100])
+    damaged = []
+    found = find_acquisitions(tmp_path, damaged=damaged)
+    assert len(found) == 2
+    assert [row.date for row in damaged_rows(damaged)] == [date(2018, 4, 5)]
 
 
 def test_a_pattern_of_the_user_finds_the_band(tmp_path):

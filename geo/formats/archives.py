@@ -1,15 +1,16 @@
 """How archives name their files: one table of conventions, which settings can extend.
 
-A convention is recognised by the names of a file and of its folders. All that no archive is
-recognised by follows `PLAIN`: the date, the band and the tile are looked for in the names.
+A convention is recognised by the names of a file and of its folders. Other files follow `PLAIN`:
+the date, the band and the tile are looked for in their names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -410,15 +411,20 @@ def part_for_band(convention: Convention, name: str) -> tuple[str | None, tuple[
     if match is not None and "band" not in match.re.groupindex:  # a pattern of the user
         return match[1], match.span(1)
     if match is None and not convention.is_complete:
-        own = (*(mask.name for mask in convention.masks), *map(re.escape, convention.bands))
-        # A number counts more than a colour, and of colours the last: blue_nile_20180405_red.
-        colours = list(_COMMON_BAND.finditer(name))
-        match = (
-            _own_part(own).search(name)
-            or _NUMBERED_BAND.search(name)
-            or (colours[-1] if colours else None)
-        )
+        match = next(_parts_for_bands(convention, name), None)
     return (None, (0, 0)) if match is None else (match["band"], match.span())
+
+
+def _parts_for_bands(convention: Convention, name: str) -> Iterator[re.Match[str]]:
+    """Yield the parts of a name that can name its band, the surest first.
+
+    A number counts more than a colour, and of colours the last: blue_nile_20180405_red.
+    """
+    own = (*(mask.name for mask in convention.masks), *map(re.escape, convention.bands))
+    colours = reversed(list(_COMMON_BAND.finditer(name)))
+    for match in chain(_own_part(own).finditer(name), _NUMBERED_BAND.finditer(name), colours):
+        if convention.layer(match["band"]) is not None:
+            yield match
 
 
 @cache
@@ -434,11 +440,10 @@ def _is_beside(convention: Convention, path: Path, band: str | None) -> bool:
         return True
     if convention.ignore is not None and convention.ignore.search(path.stem):
         return True
-    if band is None:
+    if band is None or not convention.is_complete:
         return False
-    if convention.images and re.fullmatch(convention.images, band, re.IGNORECASE):
-        return False
-    return convention.layer(band) is None
+    is_image = re.fullmatch(convention.images, band, re.IGNORECASE) is not None
+    return not is_image and convention.layer(band) is None
 
 
 def _tile(convention: Convention, place: str) -> str | None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from geo.errors import InputError
 from geo.formats.archives import (
-    PLAIN,
     SENTINEL_HUB,
     Convention,
     FileName,
@@ -115,14 +114,14 @@ def find(
     Files whose names differ only by the band (20180405.tif, 20180405_SCL.tif) are one acquisition,
     also if `path` is one of them. Subfolders are searched if the folder itself has no GeoTIFF.
     """
-    names = [file_name(file, convention) for file in image_files(path)]
+    names = _names(path, convention)
     beside = [name.path.name for name in names if name.is_beside]
     if beside:
         logger.info("%d images contain no band: %s.", len(beside), first_five(beside))
     wanted = {name.path for name in names if not name.is_beside}
     if not wanted:
         raise InputError(f"There is no GeoTIFF (.tif, .tiff) or JPEG 2000 of bands in {path}.")
-    groups = _group(path if path.is_dir() else path.parent, convention)
+    groups = _group(names if path.is_dir() else _names(path.parent, convention))
     groups = [group for group in groups if any(name.path in wanted for name in group.files)]
     read = partial(
         _read, file_bands=file_bands, reflectance_scale=reflectance_scale, convention=convention
@@ -147,9 +146,13 @@ def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:
             yield _Dated(id_, tile, day, product, item.baseline, tuple(layers))
 
 
-def _group(folder: Path, convention: Convention | None) -> list[_FileGroup]:
-    """Group the files of a folder by acquisition, by the names of files and folders."""
-    names = [file_name(file, convention) for file in image_files(folder)]
+def _names(path: Path, convention: Convention | None) -> list[FileName]:
+    """Return what the names of the files at a path tell."""
+    return [file_name(file, convention) for file in image_files(path)]
+
+
+def _group(names: Sequence[FileName]) -> list[_FileGroup]:
+    """Group files by acquisition, by the names of files and folders."""
     names = [name for name in names if not name.is_beside]
     days, problems = dates_of(names)
     groups: dict[tuple[Path, str, date], list[FileName]] = {}
@@ -179,7 +182,7 @@ def _read(
     processing = processing_of(
         group.files,
         [header.baseline for header in headers],
-        is_only_acquisition=lambda folder: len(_group(folder, convention)) == 1,
+        is_only_acquisition=lambda folder: len(_group(_names(folder, convention))) == 1,
     )
     layers: list[_FoundLayer] = []
     unnamed = []
@@ -262,8 +265,9 @@ def _described(text: str, convention: Convention) -> str | None:
     """
     if convention.layer(text) is not None:
         return text
-    part = part_for_band(PLAIN, text)[0] if day_or_period_in(text, convention.period) else None
-    return part if part is not None and convention.layer(part) is not None else None
+    if day_or_period_in(text, convention.period) is None:
+        return None
+    return part_for_band(replace(convention, band=None, is_complete=False), text)[0]
 
 
 def _is_preview(text: str, header: RasterHeader, at: int, reflectance_scale: float | None) -> bool:

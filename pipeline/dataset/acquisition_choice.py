@@ -24,8 +24,9 @@ from geo.imagery.cloud_masks import (
     cloud_fraction,
     cloud_rules,
 )
-from geo.imagery.discovery import Damaged, find_acquisitions, with_mask_files
+from geo.imagery.discovery import Damaged, find_acquisitions
 from geo.imagery.duplicates import compare_days, in_order_of_use
+from geo.imagery.mask_files import with_mask_files
 from geo.imagery.offset_check import check_offsets
 from geo.imagery.tile_grids import tile_grid
 from pipeline.classes.reasons import AcquisitionReason

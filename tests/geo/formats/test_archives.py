@@ -263,6 +263,23 @@ def test_a_damaged_image_whose_date_is_in_folders_is_set_aside(tmp_path):
     assert [row.date for row in damaged_rows(damaged)] == [date(2018, 4, 5)]
 
 
+def test_of_several_masks_that_of_the_user_or_the_most_specific_is_used(tmp_path):
+    layers = np.stack([*BANDS_OF_ONE, BANDS_OF_ONE[0], BANDS_OF_ONE[1]])
+    write_tiff(tmp_path / "20180405.tif", layers, ("B2", "QA60", "SCL", "own"))
+    (item,) = find_acquisitions(tmp_path)
+    assert item.masks["SCL"].layer == 3
+    own = {"mask": {"name": "own", "clear": [0]}}
+    (item,) = find_acquisitions(tmp_path, convention=convention(own))
+    assert item.masks["SCL"].layer == 4
+
+
+def test_names_like_those_of_bands_are_not_taken_for_them(tmp_path):
+    for plot in ("B13", "B99"):
+        write_tiff(tmp_path / f"plot_{plot}_20180405.tif", BANDS_OF_ONE, ("B02", "B8A"))
+    found = find_acquisitions(tmp_path)
+    assert [item.id for item in found] == ["20180405_scene", "20180405_scene_2"]
+
+
 def test_a_pattern_of_the_user_finds_the_band(tmp_path):
     for band in ("k2", "k8a"):
         write_tiff(tmp_path / f"{band}-part_20180405_x.tif", BANDS_OF_ONE[:1])

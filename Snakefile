@@ -19,6 +19,7 @@ from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
     escaped,
     freeze,
+    refuse_training,
     stage_settings,
     start,
     states_of_others,
@@ -27,11 +28,13 @@ from pipeline.workflow.snakefile import (
     without_braces,
 )
 
-
-configfile: Path(workflow.basedir) / "configs" / "default.yaml"
-
-
-settings = start(config, workflow.basedir, is_main=workflow.is_main_process)
+settings = start(
+    workflow.overwrite_configfiles,
+    workflow.config_settings.config,
+    workflow.basedir,
+    is_main=workflow.is_main_process,
+    cores=workflow.resource_settings.cores,
+)
 paths = RunPaths.of(settings.run)
 
 FOLDS = range(1, settings.split.folds + 1)
@@ -108,121 +111,20 @@ include: "rules/ingestion.smk" if settings.dataset.path else "rules/preparation.
 include: "rules/dataset.smk"
 
 
+# The models are trained, or they are existing ones.
 if TRAINED:
     JOBS += ["split", *(f"train/Fold_{fold}" for fold in FOLDS), "evaluate"]
+
+    include: "rules/training.smk"
+
+else:
+
+    rule models:
+        input:
+            lambda wildcards: refuse_training(),
+
+
 JOBS.append("predict")
-
-
-rule split:
-    message:
-        "Divide the labelled parcels into {settings.split.folds} folds."
-    input:
-        packed=PACKED,
-        labels=LABELS,
-        positions=paths.dataset.positions if settings.split.by == "block" else [],
-    output:
-        paths.folds,
-    params:
-        settings=settings_of("split"),
-        record=paths.record("split"),
-        dataset=paths.dataset.root,
-    resources:
-        mem_mb=1000,
-    log:
-        paths.log("split"),
-    benchmark:
-        paths.benchmark("split")
-    conda:
-        ENVIRONMENT
-    shell:
-        "parcelwise split --settings {params.settings:q} --record {params.record:q}"
-        " --dataset {params.dataset:q}"
-        " --folds {output:q} --log {log:q}"
-
-
-rule train:
-    message:
-        "Train fold {wildcards.fold}."
-    input:
-        packed=PACKED,
-        dataset=DATASET,
-        labels=LABELS,
-        folds=rules.split.output,
-    output:
-        # The model's files are not outputs, because Snakemake deletes outputs when a job starts and
-        # when it fails. A failed training must not delete the earlier model.
-        touch(paths.trained("{fold}")),
-    params:
-        settings=settings_of("train"),
-        record=lambda wildcards: paths.record(f"train/Fold_{wildcards.fold}"),
-        dataset=paths.dataset.root,
-        folder=lambda wildcards: paths.fold(wildcards.fold),
-        # Not an output, because Snakemake would delete it before a killed training continues.
-        state=lambda wildcards: paths.training_state(wildcards.fold),
-        tensorboard=lambda wildcards: paths.tensorboard(wildcards.fold),
-    threads: cores_of_fold
-    resources:
-        mem_mb=4000,
-        gpu=gpus,
-    log:
-        paths.log("train/Fold_{fold}"),
-    benchmark:
-        paths.benchmark("train/Fold_{fold}")
-    conda:
-        ENVIRONMENT
-    shell:
-        "parcelwise train --settings {params.settings:q} --record {params.record:q}"
-        " --dataset {params.dataset:q}"
-        " --folds {input.folds:q} --fold {wildcards.fold:q} --model {params.folder:q}"
-        " --state {params.state:q} --tensorboard {params.tensorboard:q} --threads {threads} --log {log:q}"
-
-
-rule evaluate:
-    message:
-        "Score the model and the baselines on the test parcels of every fold."
-    input:
-        packed=PACKED,
-        dataset=[DATASET, LABELS, NAMES],
-        folds=rules.split.output,
-        models=expand(rules.train.output, fold=FOLDS),
-    output:
-        metrics=expand(paths.fold("{fold}") / "test_metrics.json", fold=FOLDS),
-        matrices=expand(paths.fold("{fold}") / "conf_mat.pkl", fold=FOLDS),
-        overall=paths.overall,
-        per_class=[paths.per_class, paths.per_class.with_suffix(".csv")],
-        baselines=paths.baselines,
-        spread=paths.spread,
-        scores=paths.scores,
-    params:
-        settings=settings_of("evaluate"),
-        record=paths.record("evaluate"),
-        # If every training failed with new settings, the old outputs of train are still there. This
-        # parameter makes the rule run again.
-        trained=settings_of("train"),
-        dataset=paths.dataset.root,
-        models=paths.models,
-    threads: cores
-    resources:
-        mem_mb=4000,
-        gpu=gpus,
-    log:
-        paths.log("evaluate"),
-    benchmark:
-        paths.benchmark("evaluate")
-    conda:
-        ENVIRONMENT
-    shell:
-        "parcelwise evaluate --settings {params.settings:q} --record {params.record:q}"
-        " --dataset {params.dataset:q}"
-        " --folds {input.folds:q} --models {params.models:q} --threads {threads} --log {log:q}"
-
-
-rule models:
-    message:
-        "The models and their scores are in {paths.models}."
-    input:
-        TABLES,
-        rules.evaluate.output,
 
 
 rule predict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import struct
 import tokenize
 import zipfile
@@ -27,10 +28,49 @@ class InputError(Exception):
     """Input or settings that cannot be used; the message says what, where, and what to do."""
 
 
+class UnavailableError(InputError):
+    """A service or a folder that cannot be reached now: the files in it may be intact."""
+
+
+# The last sentence about one acquisition of many that cannot be read.
+SET_ASIDE = "To leave out acquisitions that cannot be read, set imagery.damaged to set_aside."
+
+
 def first_five(names: Iterable[object]) -> str:
     """Join the first five names for a message, with ", ..." if there are more."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:5]) + ", ..." * (len(texts) > 5)
+
+
+def nearest(name: str, known: Iterable[object]) -> str | None:
+    """Return the known name that is most like a name, whatever their case; None if none is.
+
+    Names are also alike if all words of one are words of the other, such as ID and ID_PARCEL.
+    """
+    # Imported here, because few runs have an error.
+    import difflib
+
+    name, plain = _plain(name), {_plain(str(other)): str(other) for other in known}
+    if close := difflib.get_close_matches(name, plain, n=1):
+        return plain[close[0]]
+    own = set(name.split())
+    for other in sorted(plain, key=len):
+        shared = own & set(other.split())
+        if shared and shared in (own, set(other.split())):
+            return plain[other]
+    return None
+
+
+def _plain(name: str) -> str:
+    """Return the words of a name in small letters: parcel id of PARCEL_ID, and 7 of 007."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", " ", name).lower()
+    return re.sub(r"(?<!\d)0+(?=\d)", "", words).strip()
+
+
+def did_you_mean(name: str, known: Iterable[object]) -> str:
+    """Return " Did you mean 'X'?" for the known name that is most like a name, or ""."""
+    near = nearest(name, known)
+    return "" if near is None else f" Did you mean {near!r}?"
 
 
 @contextmanager

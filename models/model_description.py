@@ -170,16 +170,7 @@ class ModelDescription:
             If the weights are not those of a PSE+TAE or PSE+L-TAE, or do not fit the dataset.
         """
         h = Hyperparameters.of_weights(weights, pooling=pooling, T=T, positions=positions)
-        if h.n_classes != len(about.class_codes):
-            raise InputError(
-                f"it predicts {h.n_classes} classes, the settings name {len(about.class_codes)}. "
-                "List their codes in dataset.classes, in the order of its training."
-            )
-        if h.input_dim != len(about.bands):
-            raise InputError(
-                f"it takes {h.input_dim} channels, the dataset has {len(about.bands)}: "
-                f"{', '.join(about.bands)}."
-            )
+        check_reference(h, len(about.class_codes), about.bands)
         scaling = None
         if h.extra_size:
             if features is None or features.shape[1] != h.extra_size:
@@ -294,3 +285,22 @@ def _is_date(text: object) -> bool:
 
 def _shown(value: list[int | str] | str) -> str:
     return value if isinstance(value, str) else ", ".join(map(str, value))
+
+
+def check_reference(h: Hyperparameters, n_classes: int, bands: Sequence[str]) -> None:
+    """Check that a model of the reference has the classes and channels that settings name.
+
+    Raises
+    ------
+    InputError
+        If it does not. The message follows a name of the model.
+    """
+    if h.n_classes != n_classes:
+        raise InputError(
+            f"it predicts {h.n_classes} classes, the settings name {n_classes}. List their codes "
+            "in parcels.classes or dataset.classes, in the order of its training."
+        )
+    if h.input_dim != len(bands):
+        raise InputError(
+            f"it takes {h.input_dim} channels, the dataset has {len(bands)}: {', '.join(bands)}."
+        )

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
-from models.fast_cpu.memory_allocator import keep_freed_memory
+from pipeline.command import command
+from pipeline.workflow.messages import LIBRARY
 from pipeline.workflow.writing import write_text
 
 if TYPE_CHECKING:
@@ -237,10 +238,49 @@ def _add_argument(
     parser.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
+def _is_own(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in PACKAGES
+
+
+class _Format(logging.Formatter):
+    """Write the origin of a message before it, and mark those of libraries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        text = super().format(record)
+        return text if _is_own(record) else f"{LIBRARY}{text.rstrip()}"
+
+
+class _Libraries(logging.Filter):
+    """Let each warning of a library pass once: many blocks of an image repeat the same.
+
+    Parameters
+    ----------
+    is_shown
+        False: no warning of a library passes. A job's are in its log, and the summary of the run
+        groups those of all jobs.
+    """
+
+    def __init__(self, *, is_shown: bool = True) -> None:
+        super().__init__()
+        self._is_shown = is_shown
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is logged."""
+        if _is_own(record):
+            return True
+        text = record.getMessage()
+        is_new = text not in self._seen
+        self._seen.add(text)
+        return is_new and self._is_shown
+
+
 def _start_logging(log: Path | None) -> None:
     """Log to the terminal and, with every detail, to a file."""
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.INFO)
+    terminal.addFilter(_Libraries(is_shown=log is None))
     handlers: list[logging.Handler] = [terminal]
     # Several processes train together under torchrun: only the first one logs.
     first = os.environ.get("RANK", "0") == "0"
@@ -252,25 +292,13 @@ def _start_logging(log: Path | None) -> None:
         if first:
             log.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(logging.FileHandler(log, mode="w"))
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=handlers)
+            handlers[-1].addFilter(_Libraries())
+    logging.basicConfig(level=logging.WARNING, handlers=handlers)
+    for handler in handlers:
+        handler.setFormatter(_Format("%(name)s: %(message)s"))
     logging.captureWarnings(True)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(logging.DEBUG)
-
-
-def command() -> None:
-    """Run the command of the terminal, and end the process with its exit code."""
-    # Stages start their own threads. Libraries that start one thread per core would compete.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Every stage works in blocks of the same size, so freed memory is needed again at once.
-    keep_freed_memory()
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        # A job has a log file, and Snakemake says that the run is interrupted.
-        if "--log" not in sys.argv:
-            sys.stderr.write("parcelwise: interrupted\n")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,8 @@ rule extract:
         record=paths.record("extract"),
     resources:
         mem_mb=2000,
+        # Not a parameter: when it changes, what is extracted already stays.
+        damaged=settings.imagery.damaged,
     log:
         paths.log("extract/{acquisition}"),
     benchmark:
@@ -176,7 +178,7 @@ rule extract:
         "parcelwise extract --settings {params.settings:q} --record {params.record:q}"
         " --item {input.item:q} --pixel-index {input.pixel_index:q}"
         " --pixels {output.pixels:q} --valid {output.valid:q} --counts {output.counts:q}"
-        " --threads {threads} --log {log:q}"
+        " --damaged {resources.damaged:q} --threads {threads} --log {log:q}"
 
 
 rule assemble:
@@ -196,6 +198,7 @@ rule assemble:
         record=paths.record("assemble"),
         acquisitions=of_tile,
         extracted=paths.extractions,
+        counts=paths.counts,
         tile=lambda wildcards: paths.dataset.tile(wildcards.tile).root,
     threads: 2
     resources:
@@ -210,7 +213,7 @@ rule assemble:
         "parcelwise assemble --settings {params.settings:q} --record {params.record:q}"
         " --acquisitions {input.acquisitions:q}"
         " --extracted {params.extracted:q} --pixel-index {input.pixel_index:q}"
-        " --tile {params.tile:q} --threads {threads} --log {log:q}"
+        " --counts {params.counts:q} --tile {params.tile:q} --threads {threads} --log {log:q}"
 
 
 rule export:

@@ -18,9 +18,10 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from geo.documents import read_json
-from geo.errors import InputError, reading
+from geo.errors import InputError, UnavailableError, reading
 from geo.formats.conventions import (
     band_name,
+    baseline_in,
     offset_of_baseline,
     scale_and_offset,
     stated_nodata,
@@ -43,6 +44,9 @@ from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
 from geo.imagery.raster_header import block_shape, crs_text, read_header
 
 Item = Mapping[str, Any]
+
+# Properties with the name of the product.
+_PRODUCT_NAMES = ("s2:product_uri", "sentinel:product_id")
 
 # Headers of remote files that are requested at the same time.
 _REQUESTS_AT_ONCE = 8
@@ -86,6 +90,8 @@ def unlike_files(found: Sequence[Acquisition], threads: int) -> dict[str, str]:
         try:
             for band in stated.values():
                 block_shape(band)
+        except UnavailableError:
+            raise
         except InputError as error:
             return f"{item.product}: {error}"
         return None
@@ -96,7 +102,10 @@ def unlike_files(found: Sequence[Acquisition], threads: int) -> dict[str, str]:
 
 
 def _baseline(item: Item) -> str | None:
-    """Return the processing baseline of an item ("04.00"), or None if the item states none."""
+    """Return the processing baseline of an item ("04.00"), or None if the item states none.
+
+    Items of older catalogues have it only in the name of the product.
+    """
     value = _first(
         item["properties"],
         "s2:processing_baseline",
@@ -105,7 +114,10 @@ def _baseline(item: Item) -> str | None:
         "sentinel2:processing_baseline",
     )
     match = re.fullmatch(r"0?(\d+)\.(\d+)", str(value).strip())
-    return f"{int(match[1]):02}.{match[2]:0<2}" if match else None
+    if match:
+        return f"{int(match[1]):02}.{match[2]:0<2}"
+    names = (*(item["properties"].get(name) for name in _PRODUCT_NAMES), item["id"])
+    return next(filter(None, (baseline_in(str(name)) for name in names)), None)
 
 
 def _read_file(path: Path, bands: Sequence[str] | None, signed_by: str | None) -> Acquisition:
@@ -125,7 +137,7 @@ def _acquisition(
 ) -> Acquisition:
     """Convert an item into an acquisition."""
     properties = item["properties"]
-    sensed = _time(_first(properties, "datetime", "start_datetime"))
+    sensed = _time(_first(properties, "datetime", "start_datetime", "dtr:start_datetime"))
     if sensed is None:
         raise InputError(f"{path}: item {item['id']} has no datetime.")
     version = _baseline(item)
@@ -139,6 +151,8 @@ def _acquisition(
     nodata_percent = _first(properties, "s2:nodata_pixel_percentage")
     if nodata_percent is None:
         nodata_percent = properties.get("statistics", {}).get("nodata")
+    if nodata_percent is None and properties.get("sentinel:data_coverage") is not None:
+        nodata_percent = 100 - float(properties["sentinel:data_coverage"])
     # S2B_OPER_MSI_L2A_DS_2BPS_20230912T174059_S20230912T133836_N05.09: the time behind S is the
     # start of sensing.
     datastrip = re.search(
@@ -151,7 +165,7 @@ def _acquisition(
         product=path,
         format="stac",
         baseline=version,
-        platform=_first(properties, "platform"),
+        platform=_first(properties, "platform", "eo:platform"),
         cloud_fraction=None if cloud_percent is None else float(cloud_percent) / 100,
         bands={name: found[name] for name in BANDS if name in found},
         masks={name: found[name] for name in MASKS if name in found},
@@ -165,15 +179,16 @@ def _acquisition(
 def _tile(item: Item) -> str:
     """Return the MGRS tile of an item."""
     properties = item["properties"]
-    parts = [properties.get(f"mgrs:{part}") for part in ("utm_zone", "latitude_band")]
-    square = properties.get("mgrs:grid_square")
-    if square and all(parts):
-        return f"{int(parts[0]):02}{parts[1]}{square}"
+    for prefix in ("mgrs", "sentinel"):
+        names = ("utm_zone", "latitude_band", "grid_square")
+        zone, *letters = (properties.get(f"{prefix}:{name}") for name in names)
+        if zone and all(letters):
+            return f"{int(zone):02}{''.join(letters)}"
     code = _first(properties, "s2:mgrs_tile", "grid:code", "s2:tile")
     match = re.fullmatch(r"(?:MGRS-)?T?(\d{1,2})([A-Z]{3})", str(code))
     if match:
         return f"{int(match[1]):02}{match[2]}"
-    for text in (properties.get("s2:product_uri"), item["id"]):
+    for text in (*(properties.get(name) for name in _PRODUCT_NAMES), item["id"]):
         tile = tile_name(str(text))
         if tile is not None:
             return tile
@@ -259,7 +274,9 @@ def _best_assets(item: Mapping[str, Any]) -> dict[str, _Asset]:
 
 def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, _Asset]]:
     """Yield the names and layers of all bands and masks."""
-    for key, fields in item["assets"].items():
+    listed = item["properties"].get("eo:bands") or ()
+    for key, stated in item["assets"].items():
+        fields = _with_listed_bands(stated, listed)
         href = fields["href"].partition("?")[0].lower()
         is_image = _IMAGE.match(fields.get("type") or "") or href.endswith(_IMAGE_ENDINGS)
         if not is_image or not _OTHER_ROLES.isdisjoint(fields.get("roles") or ()):
@@ -270,6 +287,21 @@ def _images(item: Mapping[str, Any]) -> Iterator[tuple[str, _Asset]]:
             name = _band_name(asset)
             if name is not None:
                 yield name, asset
+
+
+def _with_listed_bands(
+    fields: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return an asset whose `eo:bands` are objects.
+
+    Before STAC 1.0, they could be numbers of the bands that the item lists.
+    """
+    bands = fields.get("eo:bands") or ()
+    if not any(isinstance(band, int) for band in bands):
+        return fields
+    known = dict(enumerate(listed))
+    objects = [known.get(band, {}) if isinstance(band, int) else band for band in bands]
+    return {**fields, "eo:bands": objects}
 
 
 def _band_name(asset: _Asset) -> str | None:
@@ -387,11 +419,16 @@ def _grid(asset: _Asset, item: Mapping[str, Any]) -> Grid | None:
         return properties.get(name) if value is None else value
 
     transform, shape = stated("proj:transform"), stated("proj:shape")
-    crs = stated("proj:code") or stated("proj:epsg") or stated("proj:wkt2")
+    crs = stated("proj:code") or stated("proj:epsg") or stated("eo:epsg")
+    crs = crs or stated("proj:wkt2") or stated("proj:projjson")
     if transform is None or shape is None or crs is None:
         return None
+    metres = asset.get("gsd", "eo:gsd")
+    if asset.get("proj:transform") is None and metres not in (None, abs(transform[0])):
+        return None  # the item states the grid of assets of another resolution
     try:
-        name = crs_text(CRS.from_user_input(crs))
+        code = f"EPSG:{crs}" if str(crs).isdecimal() else crs
+        name = crs_text(CRS.from_user_input(code))
         return Grid.from_transform(name, Affine(*transform[:6]), int(shape[0]), int(shape[1]))
     except (CRSError, ValueError, TypeError) as error:
         raise InputError(f"Asset {asset.key} of {item['id']}: {error}") from error

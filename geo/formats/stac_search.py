@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from pystac_client.stac_api_io import StacApiIO
 from geo.documents import LARGEST_JSON, read_limited
 from geo.errors import InputError, reading
 from geo.imagery.acquisition import first_five, is_address, safe_name
+from geo.imagery.discovery import unused_name
 from geo.imagery.remote import read_bytes, web_session, without_signature
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,9 @@ def search_items(source: str | Path, search: Search) -> dict[str, Document]:
         )
     items.sort(key=lambda item: (str(item["properties"].get("datetime")), str(item["id"])))
     found: dict[str, Document] = {}
+    taken: set[str] = set()
     for item in items:
-        id_ = safe_name(str(item["id"]))
-        numbered = (f"{id_}_{number}" for number in itertools.count(2))
-        found[next(n for n in itertools.chain([id_], numbered) if n not in found)] = item
+        found[unused_name(safe_name(str(item["id"])), taken)] = item
     logger.info("%d items of %s", len(items), shown)
     return found
 
@@ -136,10 +135,13 @@ def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple
     read = {address}
     # The links that are left to follow, of every level from the catalogue down to the current one.
     levels = [(address, iter(_places(document, address, "item", "child")))]
+    # The catalogues of these levels.
+    documents = [document]
     while levels:
         place = next(levels[-1][1], None)
         if place is None:
             levels.pop()
+            documents.pop()
             continue
         above = [address for address, _ in levels]
         if place in above:
@@ -156,9 +158,31 @@ def _walk(document: Document, address: str, client: StacApiIO) -> Iterator[tuple
             )
         linked = _read(place, client)
         if linked.get("type") == "Feature":
-            yield linked, place
+            yield _completed(linked, documents[-1]), place
         else:
+            documents.append(linked)
             levels.append((place, iter(_places(linked, place, "item", "child"))))
+
+
+def _completed(item: Document, collection: Document) -> Document:
+    """Return an item with what its collection states of all items and of their assets.
+
+    These are `item_assets`, and `properties` of STAC before 0.9 (extension commons). What the item
+    states itself has precedence.
+    """
+    commons, templates = collection.get("properties"), collection.get("item_assets")
+    if isinstance(commons, dict) and isinstance(item.get("properties"), dict):
+        item = {**item, "properties": commons | item["properties"]}
+    assets = item.get("assets")
+    if isinstance(templates, dict) and isinstance(assets, dict):
+        whole = {
+            key: {**templates[key], **asset}
+            if isinstance(asset, dict) and isinstance(templates.get(key), dict)
+            else asset
+            for key, asset in assets.items()
+        }
+        item = {**item, "assets": whole}
+    return item
 
 
 def _places(document: Document, base: str, *relations: str) -> list[str]:

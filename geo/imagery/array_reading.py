@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import threading
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import reading
-from geo.imagery.acquisition import Plane
+from geo.imagery.acquisition import Acquisition, Band, Plane
 
 # The HDF5 library that netCDF4 uses is not thread-safe.
 NETCDF_LOCK = threading.Lock()
@@ -23,7 +25,7 @@ NETCDF_LOCK = threading.Lock()
 # raise SystemError if a size in the block is negative, and MemoryError if it is too large.
 BLOCK_ERRORS = (
     *(OSError, RuntimeError, ValueError, LookupError, TypeError),
-    *(SystemError, MemoryError, zlib.error),
+    *(SystemError, MemoryError, EOFError, zlib.error, lzma.LZMAError),
 )
 
 
@@ -35,26 +37,83 @@ def is_consolidated(path: Path) -> bool:
     return (path / ".zmetadata").is_file()
 
 
-def chunks_by_place(array: Path, plane: Plane) -> dict[tuple[int, ...], list[Path]]:
+class ChunkFiles:
+    """The chunk files of Zarr arrays; the files of an array are listed once."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[Path, dict[tuple[int, ...], list[Path]]] = {}
+
+    def of(self, store: Path, plane: Plane) -> list[Path]:
+        """Return the files of the chunks of a plane.
+
+        A chunk that only contains fill values may have no file.
+        """
+        array = store / plane.variable
+        if array not in self._arrays:
+            self._arrays[array] = _chunks_by_place(array, plane)
+        return self._arrays[array].get(_place_of(array, plane), [])
+
+
+def lost_chunks(acquisition: Acquisition, files: ChunkFiles) -> str | None:
+    """Return which band of a Zarr stack has lost chunks, None if none certainly has.
+
+    Zarr writes no file for a chunk without data. But a band without any file has lost them if
+    another band on its grid has some at that time, and so has a band that lacks a chunk which
+    another band has, amid chunks with data. At the edge of the data, a sliver may reach into the
+    chunk in one band only.
+    """
+    layouts: dict[object, dict[Band, set[tuple[int, int]]]] = {}
+    for band in acquisition.bands.values():
+        store = Path(band.source)
+        if isinstance(band.layer, Plane) and store.is_dir():
+            array, axes = store / band.layer.variable, band.layer.axes
+            places = (_places(array, file) for file in files.of(store, band.layer))
+            own = {(place[axes.index("y")], place[axes.index("x")]) for place in places}
+            layouts.setdefault((band.grid, band.block_shape), {})[band] = own
+    for bands in layouts.values():
+        everywhere = set().union(*bands.values())
+        for band, own in bands.items():
+            lost = {at for at in everywhere - own if not own or _surrounding(*at) <= own}
+            if lost:
+                assert isinstance(band.layer, Plane)  # noqa: S101 (see above)
+                return (
+                    f"{Path(band.source) / band.layer.variable} has lost {len(lost)} of the "
+                    f"{len(everywhere)} chunks of {acquisition.id}, of which other bands have "
+                    "files: download or copy it again."
+                )
+    return None
+
+
+def _surrounding(row: int, col: int) -> set[tuple[int, int]]:
+    """Return the places of the eight chunks around a chunk."""
+    around = {(row + down, col + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+    return around - {(row, col)}
+
+
+def _chunks_by_place(array: Path, plane: Plane) -> dict[tuple[int, ...], list[Path]]:
     """Group the chunk files of a Zarr array by their chunk numbers on the axes that a plane fixes.
 
-    A chunk that only contains fill values may have no file. `place_of` returns the chunk numbers
-    of a plane.
+    `_place_of` returns the chunk numbers of a plane.
     """
     chunks: dict[tuple[int, ...], list[Path]] = {}
     fixed = [axis for axis, place in enumerate(plane.axes) if isinstance(place, int)]
     for folder, _, files in os.walk(array):
         for name in files:
             file = Path(folder, name)
-            # Zarr version 2 names a chunk 4.0.1 or 4/0/1, version 3 names it c/4/0/1 or c.4.0.1.
-            parts = re.split(r"[./]", file.relative_to(array).as_posix().removeprefix("c"))
-            places = [int(part) for part in parts if part.isdecimal()]
+            places = _places(array, file)
             if len(places) == len(plane.axes):
                 chunks.setdefault(tuple(places[axis] for axis in fixed), []).append(file)
     return chunks
 
 
-def place_of(array: Path, plane: Plane) -> tuple[int, ...]:
+def _places(array: Path, chunk: Path) -> list[int]:
+    """Return the numbers of a chunk on the axes of its array."""
+    # Zarr version 2 names a chunk 4.0.1 or 4/0/1, version 3 names it c/4/0/1 or c.4.0.1.
+    parts = re.split(r"[./]", chunk.relative_to(array).as_posix().removeprefix("c"))
+    return [int(part) for part in parts if part.isdecimal()]
+
+
+def _place_of(array: Path, plane: Plane) -> tuple[int, ...]:
     """Return the chunk numbers of a plane on the axes that it fixes."""
     metadata = array / "zarr.json"
     with reading(array, "an array of Zarr", "Download or copy it again."):
@@ -122,7 +181,34 @@ def _read_zarr(path: Path, variable: str, selection: tuple[int | slice, ...]) ->
     """Read part of an array without decoding its scale, offset and fill value."""
     import zarr
 
-    return np.asarray(zarr.open_array(path, path=variable, mode="r")[selection])
+    store = _whole_chunks()(path, read_only=True)
+    array = zarr.open_array(store, path=variable, mode="r")
+    store.is_blosc = "blosc" in str(array.compressors[-1:]).lower()
+    return np.asarray(array[selection])
+
+
+@lru_cache(maxsize=1)
+def _whole_chunks() -> Any:
+    """Return a store of Zarr that refuses chunks of Blosc that were cut.
+
+    Blosc itself does not compare the length in the header of a chunk with its content. It then
+    decodes whatever is in the memory behind it.
+    """
+    from zarr.storage import LocalStore
+
+    class WholeChunks(LocalStore):
+        is_blosc = False
+
+        async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+            found = await super().get(key, prototype, byte_range)
+            if self.is_blosc and byte_range is None and found is not None:
+                # The last of the four numbers of a header is the length of the chunk.
+                length = int.from_bytes(found[12:16].to_bytes(), "little")
+                if length > len(found):
+                    raise ValueError(f"chunk {key} has {len(found)} bytes instead of {length}")
+            return found
+
+    return WholeChunks
 
 
 def _replace_nodata(values: NDArray[Any], plane: Plane, nodata: float | None) -> NDArray[Any]:

@@ -7,15 +7,16 @@ here.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from geo.errors import InputError
+from geo.errors import SET_ASIDE, InputError, UnavailableError
 from geo.formats.archives import NOT_A_BAND, Convention
 from geo.imagery.acquisition import Acquisition, Band, Plane, first_five, local_file
 
@@ -137,8 +138,9 @@ def find_acquisitions(
     if format in ("geotiff", "stack"):
         from geo.imagery.valid_values import check_scale, with_fill_values
 
-        found = with_fill_values(found)
-        check_scale(found)
+        is_refused = damaged is None
+        found = with_fill_values(found, is_refused=is_refused)
+        check_scale(found, is_refused=is_refused)
     return sorted(_with_unique_ids(found), key=lambda item: (item.date, item.tile, item.id))
 
 
@@ -257,12 +259,24 @@ def _in_metres(found: Sequence[Acquisition], damaged: list[Damaged] | None) -> l
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:
     """Append a number to ids that occur twice; the preferred acquisition keeps its id."""
-    unique, times = [], dict[str, int]()
+    unique: list[Acquisition] = []
+    taken: set[str] = set()
     # The sort is stable: equally preferred acquisitions keep their order.
     for item in sorted(found, key=lambda item: item.preference, reverse=True):
-        number = times[item.id] = times.get(item.id, 0) + 1
-        unique.append(item if number == 1 else replace(item, id=f"{item.id}_{number}"))
+        name = unused_name(item.id, taken)
+        unique.append(item if name == item.id else replace(item, id=name))
     return unique
+
+
+def unused_name(name: str, taken: set[str]) -> str:
+    """Return a name, with a number if it is taken, and take it.
+
+    Names that differ only in case count as the same, as their files are one on some disks.
+    """
+    numbered = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    unused = next(text for text in numbered if text.lower() not in taken)
+    taken.add(unused.lower())
+    return unused
 
 
 @dataclass(frozen=True)
@@ -301,6 +315,8 @@ def read_each(
     for item in items:
         try:
             found.append(read(item))
+        except UnavailableError:
+            raise
         except InputError as error:
             failed.append(Damaged(product(item), str(error)))
     if damaged is None:
@@ -310,12 +326,32 @@ def read_each(
     return found
 
 
+@contextmanager
+def setting_aside(name: str, unreadable: dict[str, str] | None) -> Iterator[None]:
+    """Note an acquisition whose pixels cannot be read, {name: problem}, or refuse it (None).
+
+    Raises
+    ------
+    InputError
+        If it is refused, or if nothing can be read now.
+    """
+    try:
+        yield
+    except UnavailableError:
+        raise
+    except InputError as error:
+        if unreadable is None:
+            raise InputError(f"{error}\n{SET_ASIDE}") from error
+        unreadable[name] = str(error)
+
+
 def refuse_damaged(damaged: Sequence[Damaged], total: int) -> None:
     """Raise one error about all products that cannot be used, if there are any."""
     if damaged:
         text = f"{len(damaged)} of {total} acquisitions cannot be read:\n  "
-        problems = [item.problem for item in damaged]
-        raise InputError((text if total > 1 else "") + first_five(problems, "\n  "))
+        problems = first_five([item.problem for item in damaged], "\n  ")
+        remedy = f"\n{SET_ASIDE}" if len(damaged) < total else ""
+        raise InputError((text if total > 1 else "") + problems + remedy)
 
 
 def refuse_two_levels(level_2a: Sequence[Path], level_1c: Sequence[Path]) -> None:
@@ -490,6 +526,18 @@ def watched_files(path: Path, format: Format = "auto") -> list[str]:  # noqa: A0
     return found + sidecars
 
 
+def one_product(path: Path, format: Format = "auto") -> Path | None:  # noqa: A002
+    """Return one product, GeoTIFF or stack of the imagery, to look at before all are read."""
+    first = next(iter(watched_files(path, format)), None)
+    if first is None:
+        return None
+    file = Path(first)
+    if file.suffix.lower() in (*IMAGE_ENDINGS, *_NETCDF_ENDINGS, ".zip"):
+        return file
+    roots = [p for p in file.parents if not _ZARR_ROOT.isdisjoint(os.listdir(p))]  # noqa: PTH208
+    return roots[-1] if roots else file.parent
+
+
 def digest_of(files: Iterable[Path | str]) -> str:
     """Return a digest of the names, sizes and times of files; it changes if one is replaced.
 
@@ -513,9 +561,9 @@ def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
     For a Zarr stack, these are the chunks that contain the acquisition's time: a time that is
     added does not change the digests of the others.
     """
-    from geo.imagery.array_reading import chunks_by_place, place_of
+    from geo.imagery.array_reading import ChunkFiles
 
-    arrays: dict[Path, dict[tuple[int, ...], list[Path]]] = {}
+    chunks = ChunkFiles()
 
     def files_of(band: Band) -> list[Path]:
         if band.is_remote:
@@ -523,10 +571,7 @@ def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
         path = local_file(band.source)
         if not isinstance(band.layer, Plane) or not path.is_dir():
             return [path]
-        array = path / band.layer.variable
-        if array not in arrays:
-            arrays[array] = chunks_by_place(array, band.layer)
-        return arrays[array].get(place_of(array, band.layer), [])
+        return chunks.of(path, band.layer)
 
     found: dict[str, str] = {}
     for item in acquisitions:

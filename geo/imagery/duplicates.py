@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition
+from geo.imagery.discovery import setting_aside
 from geo.imagery.reduced_reading import read_coarse
 from geo.imagery.valid_values import has_data
 
@@ -30,7 +31,9 @@ Coverage = Mapping[str, NDArray[np.bool_]]
 
 
 def compare_days(
-    found: Sequence[Acquisition], without: Container[str]
+    found: Sequence[Acquisition],
+    without: Container[str],
+    unreadable: dict[str, str] | None = None,
 ) -> tuple[list[Acquisition], dict[str, str]]:
     """Compare the acquisitions of each tile and day.
 
@@ -40,6 +43,8 @@ def compare_days(
         All acquisitions.
     without
         Ids of those that are not used for another reason.
+    unreadable
+        Acquisitions that cannot be read are added, {id: problem}; None: they are refused.
 
     Returns
     -------
@@ -59,8 +64,9 @@ def compare_days(
             by_day.setdefault((item.tile, item.date), []).append(item)
     covered: dict[str, NDArray[np.bool_]] = {}
     for same_day in by_day.values():
-        if _must_be_read(same_day):
-            covered |= {item.id: _coverage(item) for item in same_day}
+        for item in same_day if _must_be_read(same_day) else ():
+            with setting_aside(item.id, unreadable):
+                covered[item.id] = _coverage(item)
     measured = {
         item.id: replace(item, valid_fraction=float(covered[item.id].mean()))
         for item in found
@@ -68,7 +74,8 @@ def compare_days(
     }
     reasons: dict[str, str] = {}
     for same_day in by_day.values():
-        reasons |= duplicates([measured.get(item.id, item) for item in same_day], covered)
+        readable = [item for item in same_day if item.id not in (unreadable or ())]
+        reasons |= duplicates([measured.get(item.id, item) for item in readable], covered)
     return [measured.get(item.id, item) for item in found], reasons
 
 

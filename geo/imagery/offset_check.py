@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition, Band, first_five
 from geo.imagery.cloud_masks import CloudRules
+from geo.imagery.discovery import setting_aside
 from geo.imagery.reduced_reading import is_read_in_windows, read_points
 from geo.imagery.valid_values import has_data
 
@@ -135,7 +136,12 @@ class Findings:
         return [id_ for id_, result in self.results.items() if result == "contradicts"]
 
 
-def check_offsets(used: Sequence[Acquisition], rules: CloudRules, threads: int) -> Findings:
+def check_offsets(
+    used: Sequence[Acquisition],
+    rules: CloudRules,
+    threads: int,
+    unreadable: dict[str, str] | None = None,
+) -> Findings:
     """Compare the pixels of acquisitions with the offset that their metadata announce.
 
     Parameters
@@ -146,6 +152,8 @@ def check_offsets(used: Sequence[Acquisition], rules: CloudRules, threads: int) 
         The cloud masks that are used. If none is, the masks of the products are.
     threads
         Number of acquisitions that are read at the same time.
+    unreadable
+        Acquisitions that cannot be read are added, {id: problem}; None: they are refused.
 
     Raises
     ------
@@ -156,7 +164,8 @@ def check_offsets(used: Sequence[Acquisition], rules: CloudRules, threads: int) 
     rules = replace(rules if rules.masks else CloudRules(), dilation_m=0.0)
     results: dict[str, Agreement] = {item.id: "undecided" for item in uncertain}
     for tile in sorted({item.tile for item in uncertain}):
-        found = read_clear_pixels([item for item in used if item.tile == tile], rules, threads)
+        of_tile = [item for item in used if item.tile == tile]
+        found = read_clear_pixels(of_tile, rules, threads, unreadable)
         compared = compare(found)
         results |= {id_: result for id_, result in compared.items() if id_ in results}
     wrong_tiles = {item.tile for item in uncertain if results[item.id] == "contradicts"}
@@ -176,11 +185,15 @@ def can_contradict(acquisition: Acquisition) -> bool:
 
 
 def read_clear_pixels(
-    found: Sequence[Acquisition], rules: CloudRules, threads: int
+    found: Sequence[Acquisition],
+    rules: CloudRules,
+    threads: int,
+    unreadable: dict[str, str] | None = None,
 ) -> list[ClearPixels]:
     """Read the clear pixels of the acquisitions of a tile at the same points.
 
-    Acquisitions with another offset, or with too few clear pixels, are left out.
+    Acquisitions with another offset, or with too few clear pixels, are left out, and so are those
+    that are added to `unreadable`.
     """
     names = [[name for name in group if all(name in a.bands for a in found)] for group in _GROUPS]
     bands = tuple(dict.fromkeys(group[0] for group in names if group))
@@ -206,8 +219,14 @@ def read_clear_pixels(
             return None
         return ClearPixels(item, announced, bool(masks), bands, values)
 
+    def read_or_note(item: Acquisition) -> ClearPixels | None:
+        found = None
+        with setting_aside(item.id, unreadable):
+            found = read(item)
+        return found
+
     with ThreadPoolExecutor(threads) as pool:
-        return [item for item in pool.map(read, found) if item is not None]
+        return [item for item in pool.map(read_or_note, found) if item is not None]
 
 
 def _is_clear(rules: CloudRules, mask: Band, raw: NDArray[Any]) -> NDArray[np.bool_]:

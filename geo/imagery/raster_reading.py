@@ -66,7 +66,7 @@ def read_windows(
         try:
             found += _read(source, in_source, window, rasters)
         except InputError as error:  # of a remote file, with its own remedy
-            raise InputError(f"Band {names}: {error}") from error
+            raise type(error)(f"Band {names}: {error}") from error
         except (RasterioError, *BLOCK_ERRORS) as error:
             raise InputError(
                 f"Band {names} of {source} cannot be read at rows {top}-{bottom}, columns "

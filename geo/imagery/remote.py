@@ -1,8 +1,7 @@
 """Read remote files over HTTP, S3 and Azure, and open remote rasters.
 
-obstore sends the requests, signs them, and retries failed connections and server errors. This
-module adds what obstore does not do: it compares the length of every answer with the length that
-was requested, and requests cut answers again.
+obstore sends the requests and signs them. This module compares the length of every answer with the
+length that was requested, and repeats requests that fail (see `retries`).
 
 GDAL could read remote files itself (/vsicurl/), but it takes an answer that ends early for the
 content of the file: its JPEG 2000 driver then decodes wrong pixels without an error, and the cut
@@ -16,14 +15,14 @@ import itertools
 import logging
 import os
 import re
-import time
+import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import obstore
@@ -39,11 +38,12 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, HTTPStore, S3Store
 from requests.adapters import HTTPAdapter
 from requests.utils import get_auth_from_url, get_netrc_auth
-from urllib3 import Retry
 
 from geo.documents import LARGEST_JSON
-from geo.errors import InputError
+from geo.errors import InputError, UnavailableError
+from geo.imagery import retries
 from geo.imagery.acquisition import PLANETARY_COMPUTER
+from geo.imagery.retries import GivenUpError, TemporaryError, until_answered, within
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, S3Credential
@@ -51,24 +51,15 @@ if TYPE_CHECKING:
 # urllib3 warns of every retry, with the whole address and so with its signature.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
-# A request that fails is repeated, after waits that double from the first to the longest.
-TRIES = 7
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 16.0
-# No request is repeated later than this after its first try.
-RETRY_FOR_S = 120.0
-
-CONNECT_TIMEOUT_S = 10.0
-READ_TIMEOUT_S = 60.0  # between two bytes
-ANSWER_TIMEOUT_S = 600.0  # for one whole answer
-
+# A token is replaced this long before it expires.
+_EXPIRING = timedelta(minutes=5)
 # Longest wait that a server can ask for by the header Retry-After.
 _LONGEST_RETRY_AFTER_S = 60
-_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+# Codes besides those of server errors after which a request is repeated: timeout, too early, too
+# many requests.
+_TEMPORARY = (408, 425, 429)
 
 _AGAIN = "Run it again when the service answers: finished files are kept."
-
-Answer = TypeVar("Answer")
 
 
 def without_signature(source: str) -> str:
@@ -77,90 +68,66 @@ def without_signature(source: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _until_whole(request: Callable[[], Answer | None]) -> Answer | None:
-    """Repeat a request until its answer is whole, at most `TRIES` times and for `RETRY_FOR_S`.
-
-    Parameters
-    ----------
-    request
-        Sends the request once and returns the answer, or None if the answer was cut.
-
-    Returns
-    -------
-    Answer or None
-        None if no answer was whole.
-    """
-    deadline = time.monotonic() + RETRY_FOR_S
-    for number in range(TRIES):
-        if number:
-            time.sleep(min(FIRST_WAIT_S * 2 ** (number - 1), LONGEST_WAIT_S))
-        answer = request()
-        if answer is not None or time.monotonic() > deadline:
-            return answer
-    return None
-
-
-class _TimedRetry(Retry):
-    """urllib3's retries, but none later than `RETRY_FOR_S` after the start of the first try."""
-
-    def __init__(self, *args: Any, started: float, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.started = started
-
-    def new(self, **options: Any) -> _TimedRetry:
-        """Return the retries that are left."""
-        return super().new(started=self.started, **options)
-
-    def is_exhausted(self) -> bool:
-        """Return whether no try is left."""
-        return super().is_exhausted() or time.monotonic() > self.started + RETRY_FOR_S
+def _is_temporary(status: int) -> bool:
+    """Return whether a status code says that the same request may succeed later."""
+    return status >= 500 or status in _TEMPORARY
 
 
 class _WholeAnswers(HTTPAdapter):
-    """Transport of `requests` with timeouts and retries, which returns whole answers only."""
+    """Transport of `requests` that repeats requests, and returns whole answers only."""
 
-    def send(self, *args: Any, **options: Any) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         """Send a request until its answer is whole."""
-        options["timeout"] = CONNECT_TIMEOUT_S, READ_TIMEOUT_S
-        self.max_retries = _TimedRetry(
-            started=time.monotonic(),
-            total=TRIES - 1,
-            backoff_factor=FIRST_WAIT_S,
-            backoff_max=LONGEST_WAIT_S,
-            status_forcelist=_TEMPORARY,
-            allowed_methods=None,  # a STAC search is a POST that changes nothing
-            raise_on_status=False,  # the last answer says more than the number of tries
-            retry_after_max=_LONGEST_RETRY_AFTER_S,
-        )
+        options["timeout"] = retries.CONNECT_TIMEOUT_S, retries.READ_TIMEOUT_S
+        body = bytearray()
 
-        def request() -> requests.Response | None:
-            answer = super(_WholeAnswers, self).send(*args, **options)
+        def try_once() -> requests.Response:
+            body.clear()
             try:
-                answer._content = _read_body(answer)
+                answer = super(_WholeAnswers, self).send(request, **options)
+                if not _is_temporary(answer.status_code):
+                    _read_body(answer, body)
+                    answer._content = bytes(body)
+                    return answer
             except requests.exceptions.ChunkedEncodingError:
-                return None
-            return answer
+                raise TemporaryError("the answer ended too early") from None
+            except (requests.ConnectionError, requests.Timeout) as error:
+                raise TemporaryError(_innermost(error)) from None
+            asked = answer.headers.get("Retry-After", "")
+            wait_s = min(int(asked), _LONGEST_RETRY_AFTER_S) if asked.isdecimal() else None
+            answer.close()
+            raise TemporaryError(
+                f"the server answered {answer.status_code} {answer.reason}", wait_s
+            )
 
-        answer = _until_whole(request)
-        if answer is None:
-            raise requests.ConnectionError("every answer ended too early")
-        return answer
+        try:
+            return until_answered(
+                urlsplit(request.url or "").netloc,
+                lambda left_s: within(left_s, try_once, lambda: len(body)),
+            )
+        except GivenUpError as error:
+            raise requests.ConnectionError(str(error)) from None
 
 
-def _read_body(answer: requests.Response) -> bytes:
-    """Read the body of an answer, unpacked, within the bounds of size and time."""
-    deadline = time.monotonic() + ANSWER_TIMEOUT_S
-    body = bytearray()
+def _innermost(error: BaseException) -> str:
+    """Return what went wrong with a connection, without the address."""
+    inner: Any = error
+    while isinstance(inner, BaseException):
+        error = inner
+        inner = getattr(error, "reason", None) or next(
+            (part for part in error.args if isinstance(part, BaseException)), None
+        )
+    return re.sub(r"\w*Connection\w*\(.*?\): ", "", str(error))
+
+
+def _read_body(answer: requests.Response, body: bytearray) -> None:
+    """Read the body of an answer, unpacked, up to the largest size."""
     # As large a part as a connection brings: an answer may be packed a thousandfold.
     for part in answer.iter_content(65_536):
         body += part
-        if len(body) > LARGEST_JSON or time.monotonic() > deadline:
+        if len(body) > LARGEST_JSON:
             answer.close()
-            raise requests.RequestException(
-                f"the answer has more than {LARGEST_JSON:,} bytes or takes longer than "
-                f"{ANSWER_TIMEOUT_S:g} s"
-            )
-    return bytes(body)
+            raise requests.RequestException(f"the answer has more than {LARGEST_JSON:,} bytes")
 
 
 def web_session() -> requests.Session:
@@ -188,43 +155,56 @@ def read_bytes(source: str, extent: tuple[int, int] | None = None) -> tuple[byte
         support range requests.
     """
 
-    def request() -> tuple[bytes, int] | None:
-        store, path = _locate(source)
-        answer = obstore.get(store, path, options={"range": extent} if extent else None)
-        size = answer.meta["size"]
-        start, stop = extent or (0, size)
+    def try_once(_left_s: float) -> tuple[bytes, int]:
         try:
+            answer = obstore.get(store, path, options={"range": extent} if extent else None)
+            size = answer.meta["size"]
             content = answer.bytes().to_bytes()
-        except BaseError:
-            # obstore resumes an answer that breaks off only if the server sends an ETag.
-            return None
-        return (content, size) if len(content) == min(stop, size) - start else None
+        except BaseError as error:
+            line = str(error).partition("\n")[0]
+            status = _STATUS.search(line)
+            if not (_is_temporary(int(status[1])) if status else _NO_ANSWER.search(line)):
+                raise
+            # obstore's messages contain the whole address: the signature must not reach the log.
+            raise TemporaryError(_cause(error)) from None
+        start, stop = extent or (0, size)
+        if len(content) != min(stop, size) - start:
+            raise TemporaryError("the answer ended too early")
+        return content, size
 
     shown = without_signature(source)
     try:
-        answer = _until_whole(request)
+        store, path = _locate(source)
+        return until_answered(urlsplit(shown).netloc, try_once)
+    except GivenUpError as error:
+        raise UnavailableError(f"{shown} cannot be read ({error}). {_AGAIN}") from None
     except (BaseError, FileNotFoundError, ValueError) as error:
-        # obstore's messages contain the whole address: the signature must not reach the log.
         raise InputError(_explain(shown, error)) from None
-    if answer is None:
-        raise InputError(f"{shown} cannot be read (every answer ended too early). {_AGAIN}")
-    return answer
+
+
+_STATUS = re.compile(r"status code: (\d{3})[A-Za-z ]*")
+# The connection failed, or the answer broke off.
+_NO_ANSWER = re.compile(r"[-:] HTTP error: ")
+
+
+def _cause(error: Exception) -> str:
+    """Return the cause of an error of obstore."""
+    # "Generic HTTP error: Error performing GET {address} in 1 s, after 6 retries, ... - {cause}:
+    # {the server's page}", and below it the chain of errors, of which the innermost comes last.
+    line, _, chain = str(error).partition("\n")
+    if status := _STATUS.search(line):
+        return status[0].removeprefix("status code: ").strip()
+    if "kind: Interrupted" in chain:
+        return "the answer ended too early"
+    if line.endswith("HTTP error: error sending request"):
+        causes = re.findall(r'"[^"]+"|\b[A-Z]\w+(?=,?\n)', chain)
+        return f"the connection failed: {causes[-1]}"
+    return re.sub(r"\?\S*", "", line)
 
 
 def _explain(shown: str, error: Exception) -> str:
     """Return the message for the user about an error of obstore."""
-    # "Generic HTTP error: Error performing GET {address} in 1 s, after 6 retries, ... - {cause}:
-    # {the server's page}", and below it the chain of errors, of which the innermost comes last.
-    line, _, chain = str(error).partition("\n")
-    if status := re.search(r"status code: (\d{3}[A-Za-z ]*)", line):
-        reason = status[1].strip()
-    elif line.endswith("HTTP error: error sending request"):
-        causes = re.findall(r'"[^"]+"|\b[A-Z]\w+(?=,?\n)', chain)
-        reason = f"the connection failed: {causes[-1]}"
-    else:
-        reason = re.sub(r"\?\S*", "", line)
-    if retries := re.search(r", after \d+ retries", line):
-        reason += retries[0]
+    reason = _cause(error)
     if isinstance(error, ValueError):
         return f"{shown} is not a valid address ({reason})."
     if isinstance(error, FileNotFoundError):
@@ -233,17 +213,22 @@ def _explain(shown: str, error: Exception) -> str:
             "snakemake -R index."
         )
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return (
-            f"Access to {shown} is refused ({reason}). Set imagery.sign, or the credentials of the "
-            "service in the environment (README, STAC). S3 also refuses access to files that do "
-            "not exist."
-        )
+        return _refused(shown, reason)
     if isinstance(error, NotSupportedError):
         return (
             f"{shown}: the server does not support range requests, it sends whole files only. Copy "
             "the imagery to a disk and read it there."
         )
-    return f"{shown} cannot be read ({reason}). {_AGAIN}"
+    return f"{shown} cannot be read ({reason}). Check its address, or report it to the service."
+
+
+def _refused(shown: str, reason: str) -> str:
+    """Return the message about an address to which access is refused."""
+    return (
+        f"Access to {shown} is refused ({reason}). Set imagery.sign, or the credentials of the "
+        "service in the environment (README, STAC). S3 also refuses access to files that do not "
+        "exist."
+    )
 
 
 def _locate(source: str) -> tuple[ObjectStore, str]:
@@ -273,6 +258,7 @@ def _locate(source: str) -> tuple[ObjectStore, str]:
         )
     if needs_token and _takes_token(parts.netloc, parts.query):
         container, _, path = parts.path.lstrip("/").partition("/")
+        _check_token(without_signature(address), _account(parts.netloc), container)
         return _azure_store(f"{parts.scheme}://{parts.netloc}", container), unquote(path)
     # A store per folder, because the bands of an acquisition share it and so its connections.
     folder, _, name = parts.path.rpartition("/")
@@ -290,6 +276,11 @@ def _takes_token(host: str, query: str) -> bool:
     return host.endswith(".blob.core.windows.net") and not is_public and not is_signed
 
 
+def _account(host: str) -> str:
+    """Return the account of Azure whose files a host serves."""
+    return host.partition(".")[0]
+
+
 @lru_cache(maxsize=256)
 def _http_store(address: str) -> HTTPStore:
     """Make the store of a folder on a web server."""
@@ -302,15 +293,68 @@ def _http_store(address: str) -> HTTPStore:
     return HTTPStore(address, **_options(default_headers=headers))
 
 
+class _Tokens:
+    """Tokens of a container of the Planetary Computer, requested anew when the last one expires."""
+
+    def __init__(self, account: str, container: str) -> None:
+        self._request = PlanetaryComputerCredentialProvider(
+            account_name=account, container_name=container, session=web_session()
+        )
+        self._lock = threading.Lock()
+        self._token: Any = None
+
+    def __call__(self) -> Any:
+        """Return the current token; requests raises an error if there is none."""
+        with self._lock:
+            now = datetime.now(UTC)
+            if self._token is None or self._token["expires_at"].astimezone(UTC) < now + _EXPIRING:
+                self._token = self._request()
+            return self._token
+
+
+@lru_cache(maxsize=256)
+def _tokens(account: str, container: str) -> _Tokens:
+    """Return the tokens of a container; all of its files share them."""
+    return _Tokens(account, container)
+
+
+def _check_token(shown: str, account: str, container: str) -> None:
+    """Request the token of a container now: obstore would hide why there is none.
+
+    Raises
+    ------
+    UnavailableError
+        If the service of the tokens does not answer.
+    InputError
+        If it refuses, or does not send a token.
+    """
+    try:
+        _tokens(account, container)()
+    except requests.HTTPError as error:
+        raise InputError(_refused(shown, f"no token: {error}")) from None
+    except requests.ConnectionError as error:
+        raise UnavailableError(
+            f"{shown} cannot be read: there is no token for it, as the service of the Planetary "
+            f"Computer that signs addresses does not answer ({error}). {_AGAIN}"
+        ) from None
+    except (requests.RequestException, LookupError, TypeError, ValueError):
+        raise UnavailableError(
+            f"{shown} cannot be read: the service of the Planetary Computer that signs addresses "
+            f"sent something else than a token. {_AGAIN}"
+        ) from None
+
+
 @lru_cache(maxsize=256)
 def _azure_store(endpoint: str, container: str) -> AzureStore:
     """Make the store of a container of the Planetary Computer; obstore renews its token."""
-    provider = PlanetaryComputerCredentialProvider(
-        account_name=urlsplit(endpoint).netloc.partition(".")[0],
+    account = _account(urlsplit(endpoint).netloc)
+    return AzureStore(
+        credential_provider=_tokens(account, container),
+        account_name=account,
         container_name=container,
-        session=web_session(),
+        endpoint=endpoint,
+        **_options(),
     )
-    return AzureStore(credential_provider=provider, endpoint=endpoint, **_options())
 
 
 @lru_cache(maxsize=256)
@@ -355,19 +399,11 @@ def _options(**client: Any) -> dict[str, Any]:
         client["root_certificate"] = Path(bundle).read_bytes()
     client |= {
         "allow_http": True,
-        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-        "read_timeout": timedelta(seconds=READ_TIMEOUT_S),
-        "timeout": timedelta(seconds=ANSWER_TIMEOUT_S),
+        "connect_timeout": timedelta(seconds=retries.CONNECT_TIMEOUT_S),
+        "read_timeout": timedelta(seconds=retries.READ_TIMEOUT_S),
+        "timeout": timedelta(seconds=retries.LIMIT_S),
     }
-    backoff = {
-        "init_backoff": timedelta(seconds=FIRST_WAIT_S),
-        "max_backoff": timedelta(seconds=LONGEST_WAIT_S),
-        # obstore draws each wait between the first one and `base` times the previous one: with 4,
-        # waits double on average.
-        "base": 4,
-    }
-    retry = {"max_retries": TRIES - 1, "retry_timeout": timedelta(seconds=RETRY_FOR_S)}
-    return {"client_options": client, "retry_config": {**retry, "backoff": backoff}}
+    return {"client_options": client, "retry_config": {"max_retries": 0}}
 
 
 # GDAL reads the file header and the headers of JPEG 2000 tiles again for every window, because

@@ -7,16 +7,18 @@ numbers between it and the data where software has interpolated across the edge,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import InputError
+from geo.errors import SET_ASIDE, InputError, UnavailableError
 from geo.imagery.acquisition import MASKS, PLAUSIBLE_REFLECTANCE, Acquisition, Band
 from geo.imagery.raster_reading import read_window
+
+_Read = TypeVar("_Read")
 
 # In reflectance x 10,000, as all bands are converted.
 LOWEST, HIGHEST = (10_000 * limit for limit in PLAUSIBLE_REFLECTANCE)
@@ -96,24 +98,48 @@ def refuse_wrong_scale(band: Band, n: int, n_data: int, n_varied: int, example: 
         )
 
 
-def _examples(found: Sequence[Acquisition]) -> list[Acquisition]:
-    """Return the first, the middle and the last acquisition."""
-    return [found[at] for at in sorted({0, len(found) // 2, len(found) - 1})] if found else []
+def _read_examples(
+    found: Sequence[Acquisition], read: Callable[[Acquisition], _Read], *, is_refused: bool
+) -> list[_Read]:
+    """Read the first, the middle and the last acquisition.
+
+    If a damaged one is not refused, the examples are those of the others. Whatever reads all of its
+    pixels sets it aside.
+    """
+    readable = list(found)
+    values: dict[int, _Read] = {}
+    while readable:
+        examples = [readable[at] for at in sorted({0, len(readable) // 2, len(readable) - 1})]
+        unread = next((item for item in examples if id(item) not in values), None)
+        if unread is None:
+            return [values[id(item)] for item in examples]
+        try:
+            values[id(unread)] = read(unread)
+        except UnavailableError:
+            raise
+        except InputError as error:
+            if is_refused:
+                raise InputError(f"{error}\n{SET_ASIDE}") from error
+            readable = [item for item in readable if item is not unread]
+    return []
 
 
-def with_fill_values(found: Sequence[Acquisition]) -> list[Acquisition]:
+def with_fill_values(found: Sequence[Acquisition], *, is_refused: bool = True) -> list[Acquisition]:
     """Return the acquisitions with the fill values that files do not name, such as -999 or -1.
 
     A small negative number is possible as reflectance. It is the nodata value of a band if it is
     its lowest number, more than a hundredth of all, and most of the negative ones, in windows of
-    the first, the middle or the last acquisition.
+    the first, the middle or the last acquisition. `is_refused` tells whether damaged ones are.
     """
+
+    def fills_of(item: Acquisition) -> dict[str, float]:
+        bands = [band for band in item.bands.values() if band.nodata == 0]
+        read = {band.name: _negative_fill(band) for band in bands}
+        return {name: fill for name, fill in read.items() if fill is not None}
+
     fills: dict[str, float] = {}
-    for item in _examples(found):
-        for band in item.bands.values():
-            fill = _negative_fill(band) if band.nodata == 0 else None
-            if fill is not None:
-                fills[band.name] = fill
+    for own in _read_examples(found, fills_of, is_refused=is_refused):
+        fills |= own
     if not fills:
         return list(found)
     return [
@@ -153,21 +179,24 @@ def _thirds(length: int) -> list[slice]:
     return [slice(at, at + size) for at in sorted({0, (length - size) // 2, length - size})]
 
 
-def check_scale(found: Sequence[Acquisition]) -> None:
+def check_scale(found: Sequence[Acquisition], *, is_refused: bool = True) -> None:
     """Check that raw values and scale of acquisitions are those of reflectance.
 
     Files rarely state the unit of floats, and may state a wrong scale. A window of every band of
-    the first, the middle and the last acquisition is read.
+    the first, the middle and the last acquisition is read. `is_refused` tells whether damaged ones
+    are refused.
 
     Raises
     ------
     InputError
         If most pixels of a band are impossible as reflectance.
     """
-    for item in _examples(found):
-        for band in item.bands.values():
-            top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
-            raw = read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))
+
+    def centres(item: Acquisition) -> list[tuple[Band, NDArray[Any]]]:
+        return [(band, _centre(band)) for band in item.bands.values()]
+
+    for example in _read_examples(found, centres, is_refused=is_refused):
+        for band, raw in example:
             impossible = raw[is_impossible(band, raw)]
             if impossible.size:
                 refuse_wrong_scale(
@@ -177,3 +206,9 @@ def check_scale(found: Sequence[Acquisition]) -> None:
                     count_varied(impossible),
                     float(np.sort(impossible)[impossible.size // 2]),
                 )
+
+
+def _centre(band: Band) -> NDArray[Any]:
+    """Read the raw values of a window in the middle of a band."""
+    top, left = ((size - min(size, _WINDOW)) // 2 for size in band.grid.shape)
+    return read_window(band, slice(top, top + _WINDOW), slice(left, left + _WINDOW))

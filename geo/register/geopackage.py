@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import pandas as pd
 import pyogrio
 import shapely
 
-from geo.register.polygons import POLYGONAL, with_polygons
+from geo.register.polygons import POLYGONAL, PUNCTUAL, with_polygons
 
 # Older versions of QGIS and GDAL warn about newer versions of the format.
 VERSION = "1.2"
@@ -27,25 +27,33 @@ class Style(NamedTuple):
     qml: str
 
 
+POLYGONS = ("Polygon", "MultiPolygon")
+POINTS = ("Point", "MultiPoint")
+
+
 class LayerWriter:
     """Write a GeoPackage in parts: a layer of polygons, and a layer of rows that are not polygons.
 
-    Rows without geometry belong to the layer of polygons, so that it has a single declared type.
-    Geometry collections are reduced to their polygons, if they contain any.
+    If there are points, but no polygons, the main layer is one of points, and the other layer
+    contains rows that are not points. Rows without geometry belong to the main layer, so that it
+    has a single declared type. Geometry collections are reduced to their polygons, if they contain
+    any.
 
     Parameters
     ----------
     path
         File to write; an existing file is replaced.
     name
-        Name of the layer of polygons; the other layer is <name>_not_polygons.
+        Name of the main layer; the other layer is <name>_not_polygons or <name>_not_points.
     description
-        Description of the layers, shown by QGIS and ogrinfo. For the polygons, the number of rows
+        Description of the layers, shown by QGIS and ogrinfo. For the main layer, the number of rows
         in the other layer is appended.
     outlines
         {geometry type: number of rows} over all parts, types as `outline_types` returns them.
     styles
-        Styles of the polygons: QGIS applies the first one, and offers the others.
+        Styles of the main layer: QGIS applies the first one, and offers the others.
+    other_styles
+        Styles of the other layer.
     """
 
     def __init__(
@@ -56,49 +64,57 @@ class LayerWriter:
         description: str,
         outlines: Mapping[str, int],
         styles: Sequence[Style] = (),
+        other_styles: Sequence[Style] = (),
     ) -> None:
         path.unlink(missing_ok=True)
-        self._path, self._name, self._styles = path, name, styles
-        kind = "MultiPolygon" if "MultiPolygon" in outlines else "Polygon"
-        self.n_others = sum(n for k, n in outlines.items() if k not in ("Polygon", "MultiPolygon"))
-        """Number of rows that are not polygons."""
-        others = f"{name}_not_polygons"
-        hint = f" {self.n_others} rows are not polygons: see the layer {others}."
-        self._polygons = _Layer(path, name, kind, description + hint * (self.n_others > 0))
-        self._others = _Layer(path, others, "Unknown", f"{description} Rows that are not polygons.")
+        self._path = path
+        has_points = has_only_points(outlines)
+        kinds, plural = (POINTS, "points") if has_points else (POLYGONS, "polygons")
+        self._type_ids = PUNCTUAL if has_points else POLYGONAL
+        kind = kinds[1] if kinds[1] in outlines else kinds[0]
+        self.n_others = sum(n for k, n in outlines.items() if k not in kinds)
+        """Number of rows in the other layer."""
+        self.others = f"{name}_not_{plural}"
+        """Name of the other layer."""
+        hint = f" {self.n_others} rows are not {plural}: see the layer {self.others}."
+        self._main = _Layer(path, name, kind, description + hint * (self.n_others > 0))
+        about_others = f"{description} Rows that are not {plural}."
+        self._others = _Layer(path, self.others, "Unknown", about_others)
+        self._styles = {name: styles, self.others: other_styles if self.n_others else ()}
 
     def add(self, part: geopandas.GeoDataFrame) -> None:
         """Append rows; the columns may have any type that GDAL writes."""
         outlines = with_polygons(part.geometry.to_numpy())
         part = part.set_geometry(geopandas.GeoSeries(outlines, part.index, crs=part.crs))
         is_other = ~shapely.is_missing(outlines)
-        is_other &= ~np.isin(shapely.get_type_id(outlines), POLYGONAL)
-        # Polygons come first, even if there are none: theirs is to be the first layer of the file.
-        self._polygons.add(part[~is_other])
+        is_other &= ~np.isin(shapely.get_type_id(outlines), self._type_ids)
+        # The main layer is to be the first of the file, even if the first part has no row of it.
+        self._main.add(part[~is_other])
         if is_other.any():
             self._others.add(part[is_other])
 
     def close(self) -> None:
         """Write the styles to the table in which QGIS looks for them."""
-        if not self._styles:
+        if not any(self._styles.values()):
             return
         # The columns, and the key `id`, are those that QGIS creates when it saves a style.
         rows = [
             {
                 "f_table_catalog": "",
                 "f_table_schema": "",
-                "f_table_name": self._name,
+                "f_table_name": layer,
                 "f_geometry_column": "geom",
                 "styleName": style.name,
                 "styleQML": style.qml,
                 "styleSLD": "",
-                "useAsDefault": style is self._styles[0],
+                "useAsDefault": style is styles[0],
                 "description": style.description,
                 "owner": "",
                 "ui": "",
                 "update_time": datetime.now(UTC),
             }
-            for style in self._styles
+            for layer, styles in self._styles.items()
+            for style in styles
         ]
         pyogrio.write_dataframe(
             pd.DataFrame(rows),
@@ -134,6 +150,12 @@ class _Layer:
             **self._creation_options,
         )
         self._creation_options = {}
+
+
+def has_only_points(outlines: Iterable[str]) -> bool:
+    """Return whether there are points among the geometry types of a register, but no polygons."""
+    kinds = {*outlines}
+    return not kinds.isdisjoint(POINTS) and kinds.isdisjoint(POLYGONS)
 
 
 def outline_types(outlines: geopandas.GeoSeries) -> list[str]:

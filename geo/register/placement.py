@@ -17,6 +17,7 @@ from shapely.errors import ShapelyError
 
 from geo.errors import reading
 from geo.grid import Grid, main_crs
+from geo.register.points import outline_points
 from geo.register.polygons import Mended, is_finite, mend
 
 # Share of a tile's width by which its bounding box is widened before parcels are compared with it:
@@ -44,7 +45,8 @@ class Placement(Mended):
     """Polygons of parcels after mending, each in the coordinate system of its tile.
 
     Reprojection can break a polygon: `polygons`, `reasons` and `mended` describe the reprojected
-    one; `polygons` is None for a parcel outside all tiles.
+    one; `polygons` is None for a parcel outside all tiles. Points are replaced by polygons on the
+    grid of the tile.
 
     Parameters
     ----------
@@ -59,7 +61,13 @@ class Placement(Mended):
 
 
 def place(
-    parcels: Mended, crs: Any, grids: Mapping[str, Grid], *, buffer_m: float, slack_pixels: float
+    parcels: Mended,
+    crs: Any,
+    grids: Mapping[str, Grid],
+    *,
+    buffer_m: float,
+    slack_pixels: float,
+    point_buffer_m: float | None = None,
 ) -> Placement:
     """Assign each parcel to the first tile that contains it, else to that with the largest overlap.
 
@@ -69,7 +77,7 @@ def place(
     Parameters
     ----------
     parcels
-        Mended polygons (P,).
+        Mended polygons, and points if `point_buffer_m` is set (P,).
     crs
         Their coordinate system.
     grids
@@ -79,6 +87,8 @@ def place(
         fit into the tile.
     slack_pixels
         Share of a pixel by which a parcel may exceed a tile that still contains it completely.
+    point_buffer_m
+        Radius of the disc that replaces a point; 0: the pixel under it (see `outline_points`).
     """
     n = len(parcels.polygons)
     placed = Placement(
@@ -91,19 +101,23 @@ def place(
     # Share of the parcel inside its tile, infinite if the tile contains it; -1 without a tile.
     best_rank = np.full(n, -1.0)
     for tile, grid in grids.items():
-        near = np.flatnonzero((best_rank < np.inf) & _is_near(parcels.polygons, crs, grid))
+        is_near = _is_near(parcels.polygons, crs, grid, point_buffer_m or 0)
+        near = np.flatnonzero((best_rank < np.inf) & is_near)
         original = Mended(parcels.polygons[near], parcels.reasons[near], parcels.mended[near])
         moved = reproject(original, crs, grid)
+        outlines = moved.polygons
+        if point_buffer_m is not None:
+            outlines = outline_points(outlines, grid, point_buffer_m)
         broken = (moved.reasons != "") & (placed.tiles[near] == "")
         placed.reasons[near[broken]] = moved.reasons[broken]
 
-        beyond = reaches_beyond(buffered(moved.polygons, buffer_m), grid, slack_pixels)
-        share = share_inside(moved.polygons, grid)
+        beyond = reaches_beyond(buffered(outlines, buffer_m), grid, slack_pixels)
+        share = share_inside(outlines, grid)
         # Reprojection is exact to about six digits.
         rank = np.where(beyond, np.round(share, 6), np.inf)
         better = np.flatnonzero((share > 0) & (rank > best_rank[near]))
         rows = near[better]
-        placed.polygons[rows] = moved.polygons[better]
+        placed.polygons[rows] = outlines[better]
         placed.reasons[rows] = moved.reasons[better]
         placed.mended[rows] = moved.mended[better]
         placed.tiles[rows] = tile
@@ -179,14 +193,17 @@ def reaches_beyond(polygons: NDArray[Any], grid: Grid, pixels: float) -> NDArray
     return beyond
 
 
-def _is_near(polygons: NDArray[Any], crs: Any, grid: Grid) -> NDArray[np.bool_]:
-    """Return which polygons may overlap a grid: those that overlap its bounding box in `crs`.
+def _is_near(polygons: NDArray[Any], crs: Any, grid: Grid, distance_m: float) -> NDArray[np.bool_]:
+    """Return which polygons may overlap a grid, or be within a distance of it.
+
+    These are the polygons that overlap the widened bounding box of the grid in `crs`.
 
     bool (P,); False for None. If the grid's bounding box is undefined in `crs`, all others are.
     """
     exists: NDArray[np.bool_] = ~shapely.is_missing(polygons)
     to_register = Transformer.from_crs(grid.crs, crs, always_xy=True)
-    left, bottom, right, top = to_register.transform_bounds(*grid.bounds)
+    corners = np.array(grid.bounds) + np.array([-1, -1, 1, 1]) * distance_m
+    left, bottom, right, top = to_register.transform_bounds(*corners.tolist())
     # In degrees, the left of a box across the antimeridian is greater than its right.
     if not np.isfinite([left, bottom, right, top]).all() or left > right:
         return exists

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shapely import GeometryType
 
 POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
+PUNCTUAL = (GeometryType.POINT, GeometryType.MULTIPOINT)
 
 # Why a geometry cannot be used: a row gets the first reason that applies.
 GEOMETRY_REASONS = ("null_geometry", "empty_geometry", "not_a_polygon", "invalid_geometry")
@@ -27,7 +28,8 @@ class Mended:
     Parameters
     ----------
     polygons
-        Valid polygons and multipolygons (P,), of shapely; None where the geometry cannot be used.
+        Valid polygons and multipolygons (P,), of shapely, and points if they are accepted; None
+        where the geometry cannot be used.
     reasons
         Why it cannot be used, one of GEOMETRY_REASONS, str (P,); "" for usable ones.
     mended
@@ -39,7 +41,7 @@ class Mended:
     mended: NDArray[np.bool_]
 
 
-def mend(geometries: NDArray[Any]) -> Mended:
+def mend(geometries: NDArray[Any], *, with_points: bool = False) -> Mended:
     """Make polygons valid, and give a reason for each geometry where that is impossible.
 
     Geometry collections are reduced to their polygons. A polygon that overlaps itself becomes the
@@ -49,6 +51,8 @@ def mend(geometries: NDArray[Any]) -> Mended:
     ----------
     geometries
         Geometries of shapely in two dimensions (P,); None where a row has none.
+    with_points
+        Accept points and multipoints, which are then left unchanged.
     """
     originals = np.asarray(geometries, object)
     reasons = np.full(len(originals), "", object)
@@ -58,8 +62,9 @@ def mend(geometries: NDArray[Any]) -> Mended:
 
     polygons = with_polygons(originals)
     collections = shapely.get_type_id(originals) == GeometryType.GEOMETRYCOLLECTION
+    is_point = np.isin(shapely.get_type_id(polygons), PUNCTUAL) & with_points
     polygonal = np.isin(shapely.get_type_id(polygons), POLYGONAL) & ~shapely.is_empty(polygons)
-    reasons[(reasons == "") & ~polygonal] = "not_a_polygon"
+    reasons[(reasons == "") & ~polygonal & ~is_point] = "not_a_polygon"
 
     usable = reasons == ""
     polygons[~usable | ~is_finite(polygons)] = None
@@ -67,8 +72,8 @@ def mend(geometries: NDArray[Any]) -> Mended:
     # The method "structure" keeps the area that overlapping parts share; "linework" removes it.
     repaired = shapely.make_valid(polygons[broken], method="structure", keep_collapsed=False)
     polygons[broken] = _polygons_of(repaired)
-    # The area of None is NaN, which is not above 0.
-    reasons[usable & ~(shapely.area(polygons) > 0)] = "invalid_geometry"
+    has_place = (shapely.area(polygons) > 0) | (is_point & ~shapely.is_missing(polygons))
+    reasons[usable & ~has_place] = "invalid_geometry"
 
     polygons[reasons != ""] = None
     mended = np.zeros(len(originals), bool)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,10 +20,13 @@ import pyogrio
 import shapely
 from pyproj import Transformer
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT
 from geo.register.fiboa import PARQUET_SUFFIXES
+from geo.register.point_tables import TABLE_SUFFIXES, coordinate_columns, crs_of_columns
 from geo.register.sources import check_files, check_number_of_rows, check_view, find_sources
+
+Bounds = tuple[float, float, float, float]
 
 # DataLayerError is also that of geometries and coordinate systems. MemoryError: a damaged file
 # states any number of rows. UnboundLocalError: pyogrio, for a coordinate system that is not UTF-8.
@@ -170,12 +174,9 @@ def _ids(
         columns.append(str(feature_ids.name))
     for setting, column in {"parcels.id": id_column, **codes}.items():
         if column not in columns:
-            lower = {name.lower(): name for name in columns}
-            near = difflib.get_close_matches(column.lower(), lower, n=1)
-            hint = f" Did you mean {lower[near[0]]!r}?" if near else ""
             raise InputError(
-                f"{setting} is {column!r}, which is not a column of {path}.{hint} "
-                f"Its columns are: {', '.join(columns)}."
+                f"{setting} is {column!r}, which is not a column of {path}."
+                f"{did_you_mean(column, columns)} Its columns are: {', '.join(columns)}."
             )
     return table[id_column] if id_column in table or feature_ids is None else feature_ids
 
@@ -209,7 +210,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     InputError
         As in `read_register`; if no row has a geometry.
     """
-    if path.suffix.lower() in PARQUET_SUFFIXES:
+    if path.suffix.lower() in (*PARQUET_SUFFIXES, *TABLE_SUFFIXES):
         register = read_register(path, layer)
         crs, bounds = register.crs, tuple(register.total_bounds)
     else:
@@ -223,6 +224,41 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
     to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return west, south, east, north
+
+
+def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, set[str]]:
+    """Read what a register states of its outlines, without reading them.
+
+    Returns
+    -------
+    bounds, types
+        West, south, east, north in degrees, None if they are not stated; and the types of its
+        geometries, such as Point and MultiPolygon, empty if they are not stated.
+
+    Raises
+    ------
+    InputError
+        As in `read_register`.
+    """
+    if path.suffix.lower() in PARQUET_SUFFIXES:
+        geo = json.loads((pq.read_schema(path).metadata or {}).get(b"geo", b"{}"))
+        column = geo.get("columns", {}).get(geo.get("primary_column"), {})
+        crs, bounds = column.get("crs", "OGC:CRS84"), column.get("bbox")
+        types = column.get("geometry_types", [])
+        if bounds is not None and len(bounds) == 6:  # with heights
+            bounds = [*bounds[:2], *bounds[3:5]]
+    elif path.suffix.lower() in TABLE_SUFFIXES:
+        return None, {"Point"}
+    else:
+        info = _read_info(path, *_find_layer(path, layer))
+        crs, bounds = info["crs"], info["total_bounds"]
+        types = [] if info["geometry_type"] in (None, "Unknown") else [info["geometry_type"]]
+    plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
+    if crs is None or bounds is None or not np.isfinite(bounds).all():
+        return None, plain
+    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    west, south, east, north = to_degrees.transform_bounds(*bounds)
+    return (west, south, east, north), plain
 
 
 def _read_geoparquet(path: Path, source: Path | IO[bytes]) -> gpd.GeoDataFrame:
@@ -253,13 +289,15 @@ def _read_with_gdal(
 ) -> tuple[gpd.GeoDataFrame, pd.Series[Any]]:
     """Read a layer that `_find_layer` found, or a part of it, and its feature ids."""
     info = _read_info(path, source, layer)
-    with warnings.catch_warnings():
-        # Measures are dropped on purpose.
-        warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
+    coordinates = _coordinate_options(path, source, layer)
+    options = {"fid_as_index": True, **coordinates, **part}
+    with _expected_warnings():
         try:
-            rows = pyogrio.read_dataframe(source, layer=layer, fid_as_index=True, **part)
+            rows = pyogrio.read_dataframe(source, layer=layer, **options)
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
+    if coordinates and isinstance(rows, gpd.GeoDataFrame) and rows.crs is None:
+        rows = rows.set_crs(info["crs"])
     feature_ids = pd.Series(rows.index.to_numpy(np.int64), name=info["fid_column"] or "fid")
     types = dict(zip(info["fields"], info["dtypes"], strict=True))
     rows = rows.reset_index(drop=True)
@@ -269,12 +307,35 @@ def _read_with_gdal(
 def _read_info(path: Path, source: str, layer: str, **options: bool) -> dict[str, Any]:
     """Read what GDAL knows of a layer before its rows are read."""
     check_view(path, layer)
-    try:
-        info: dict[str, Any] = pyogrio.read_info(source, layer=layer, **options)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with _expected_warnings():
+        try:
+            coordinates = _coordinate_options(path, source, layer)
+            info: dict[str, Any] = pyogrio.read_info(source, layer=layer, **coordinates, **options)
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
+    if coordinates and info["crs"] is None and info["geometry_type"] == "Point":
+        info["crs"] = crs_of_columns(path, *coordinates.values())
     check_number_of_rows(path, info["features"])
     return info
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    """Silence GDAL's warnings of what is done on purpose."""
+    with warnings.catch_warnings():
+        # Measures are dropped.
+        warnings.filterwarnings("ignore", r"Measured \(M\) geometry types")
+        # Points whose coordinates are not numbers are rows without geometry, rejected by name.
+        warnings.filterwarnings("ignore", "Invalid value type found")
+        yield
+
+
+def _coordinate_options(path: Path, source: str, layer: str) -> dict[str, str]:
+    """Return the options with which GDAL takes points from two columns of a CSV file."""
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        return {}
+    columns = coordinate_columns(pyogrio.read_info(source, layer=layer)["fields"])
+    return dict(zip(("X_POSSIBLE_NAMES", "Y_POSSIBLE_NAMES"), columns or (), strict=False))
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -312,14 +373,17 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     if len(chosen) == 1:
         return source, chosen[0]
     if layer is not None:
-        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}. "
-        remedy = "Change parcels.layer."
+        problem = f"no layer {layer!r} with geometries, but: {first_five(spatial)}."
+        remedy = f"{did_you_mean(layer, spatial)} Change parcels.layer."
     elif not spatial:
         problem = "no layer with geometries. "
-        remedy = "Set parcels.path to the file of the outlines."
+        remedy = (
+            "Set parcels.path to the file of the outlines. Points of a CSV file are read from "
+            "columns lon and lat, in degrees."
+        )
     else:
-        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}. "
-        remedy = "Set parcels.layer to the layer of the parcels."
+        problem = f"{len(spatial)} layers with geometries: {first_five(spatial)}."
+        remedy = " Set parcels.layer to the layer of the parcels."
     raise InputError(f"{path} has {problem}{remedy}")
 
 
@@ -331,7 +395,11 @@ def _list_layers(path: Path) -> tuple[str, list[tuple[str, str | None]]]:
     failures = []
     for source in find_sources(path):
         try:
-            return source, [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
+            layers = [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
+            return source, [
+                (name, kind or ("Point" if _coordinate_options(path, source, name) else None))
+                for name, kind in layers
+            ]
         except pyogrio.errors.DataSourceError as error:
             failures.append(str(error))
         except UNREADABLE as error:

@@ -20,6 +20,7 @@ from geo.grid import Grid
 from geo.register.columns import Checksums, as_text, numbered, row_checksums, with_codes
 from geo.register.fiboa import fiboa_columns
 from geo.register.placement import Placement, lon_lat_bounds, place
+from geo.register.points import is_point
 from geo.register.polygons import mend
 from geo.register.reading import read_columns, read_named, read_register_parts
 from pipeline.classes.class_choice import Models, classify
@@ -104,7 +105,15 @@ class CheckedRegister:
         with_polygon = ~rows["reason"].isin(WITHOUT_POLYGON).to_numpy()
         if with_polygon.any() and not (rows["tile"] != "").any():
             raise _outside_imagery(self.path, self.table[with_polygon], tiles)
+        if self.n_refused_points and not (rows["reason"] == "").any():
+            raise points_refused(self.path, f"{self.n_refused_points:,} of {len(rows):,}")
         refuse_none_left(rows, f" of {self.path}")
+
+    @property
+    def n_refused_points(self) -> int:
+        """Number of points that are rejected because parcels.point_buffer_m is not set."""
+        is_refused = (self.rows["reason"] == Reason.NOT_A_POLYGON).to_numpy()
+        return int((is_refused & is_point(self.table.geometry.to_numpy())).sum())
 
     def classes(self, options: ParcelClasses, models: Models, names: Path | None) -> Classes:
         """Choose the classes as the stage label does, and complete the reasons of the rows.
@@ -136,8 +145,8 @@ def check_register(
     tiles
         Grid of every tile; earlier tiles are preferred.
     options
-        layer, id, duplicate_ids, partly_outside, min_area_m2; all_touched, min_covered_fraction and
-        buffer_m determine by how much a parcel may exceed a tile.
+        layer, id, duplicate_ids, partly_outside, min_area_m2, point_buffer_m; all_touched,
+        min_covered_fraction and buffer_m determine by how much a parcel may exceed a tile.
     labels
         Nomenclatures, whose columns the register must have.
 
@@ -150,11 +159,12 @@ def check_register(
     id_column = _id_column(options, fiboa is not None)
     table, ids = read_named(path, options.layer, id_column, named_columns(labels))
     placed = place(
-        mend(table.geometry.to_numpy()),
+        mend(table.geometry.to_numpy(), with_points=options.point_buffer_m is not None),
         table.crs,
         tiles,
         buffer_m=options.buffer_m,
         slack_pixels=_slack_pixels(options),
+        point_buffer_m=options.point_buffer_m,
     )
     rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(ids)})
     rows["reason"], rows["mended"], rows["tile"] = placed.reasons, placed.mended, placed.tiles
@@ -166,8 +176,19 @@ def check_register(
     set_aside(rows, placed.tiles == "", Reason.OUTSIDE_IMAGERY)
     if options.partly_outside == "reject":
         set_aside(rows, placed.partial, Reason.PARTLY_OUTSIDE)
-    set_aside(rows, shapely.area(placed.polygons) < options.min_area_m2, Reason.TOO_SMALL)
+    # A point stands for a field of any size.
+    is_small = shapely.area(placed.polygons) < options.min_area_m2
+    set_aside(rows, is_small & ~is_point(table.geometry.to_numpy()), Reason.TOO_SMALL)
     return CheckedRegister(path, fiboa is not None, table, ids, rows, placed)
+
+
+def points_refused(register: Path, which: str) -> InputError:
+    """Say that points are rejected, and which setting accepts them."""
+    return InputError(
+        f"{register} has points instead of outlines ({which} rows), and parcels.point_buffer_m is "
+        "not set. Set it to 0 to read the pixel under each point, or to the radius in metres of a "
+        "disc around it."
+    )
 
 
 def read_declarations(path: Path, options: RegisterColumns) -> Declarations:

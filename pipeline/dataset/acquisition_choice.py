@@ -18,13 +18,14 @@ from geo.formats.dates import date_in
 from geo.formats.file_dates import dates_of
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address
+from geo.imagery.array_reading import ChunkFiles, lost_chunks
 from geo.imagery.cloud_masks import (
     CloudRules,
     check_masks,
     cloud_fraction,
     cloud_rules,
 )
-from geo.imagery.discovery import Damaged, find_acquisitions
+from geo.imagery.discovery import Damaged, find_acquisitions, setting_aside
 from geo.imagery.duplicates import compare_days, in_order_of_use
 from geo.imagery.mask_files import with_mask_files
 from geo.imagery.offset_check import check_offsets
@@ -112,14 +113,19 @@ def decide(
     reasons = reasons_not_to_use(found, tile_grids, settings)
     _warn_of_places(found, reasons, tile_grids)
     reasons |= _unlike_catalogue([i for i in found if i.id not in reasons], settings, threads)
-    found, duplicate = compare_days(found, reasons)
-    reasons |= duplicate
+    # Damage that metadata do not show: {id: problem}. None: it is refused.
+    unreadable: dict[str, str] | None = {} if settings.imagery.damaged == "set_aside" else None
+    _find_lost_chunks([i for i in found if i.id not in reasons], unreadable)
+    reasons |= dict.fromkeys(unreadable or (), "damaged")
+    found, duplicate = compare_days(found, reasons, unreadable)
+    reasons |= duplicate | dict.fromkeys(unreadable or (), "damaged")
     rules = cloud_rules(settings.clouds)
-    clouds = {
-        item.id: cloud_fraction(item, rules, read_pixels=read_pixels)
-        for item in found
-        if item.id not in reasons
-    }
+    clouds: dict[str, float | None] = {}
+    for item in found:
+        if item.id not in reasons:
+            with setting_aside(item.id, unreadable):
+                clouds[item.id] = cloud_fraction(item, rules, read_pixels=read_pixels)
+    reasons |= dict.fromkeys(unreadable or (), "damaged")
     limit = settings.imagery.max_cloud_fraction
     reasons |= {id_: "too_cloudy" for id_, cloudy in clouds.items() if (cloudy or 0) > limit}
     _check_any_left(found, reasons)
@@ -127,9 +133,11 @@ def decide(
     check_masks(used, rules)
     radiometry: Mapping[str, str] = {}
     if read_pixels and settings.imagery.radiometry != "trust":
-        radiometry, doubtful = _check_radiometry(used, settings, threads)
-        reasons |= doubtful
+        radiometry, doubtful = _check_radiometry(used, settings, threads, unreadable)
+        reasons |= doubtful | dict.fromkeys(unreadable or (), "damaged")
         _check_any_left(found, reasons)
+    for problem in (unreadable or {}).values():
+        logger.warning("Set aside: %s", problem)
     rows = [
         _row(item, clouds, reasons, rules, radiometry.get(item.id, ""))
         for item in in_order_of_use(found)
@@ -149,7 +157,10 @@ def _say_set_aside(damaged: Sequence[Damaged]) -> None:
 
 
 def _check_radiometry(
-    used: Sequence[Acquisition], settings: IndexSettings, threads: int
+    used: Sequence[Acquisition],
+    settings: IndexSettings,
+    threads: int,
+    unreadable: dict[str, str] | None,
 ) -> tuple[Mapping[str, str], dict[str, str]]:
     """Compare pixels with announced offsets; refuse errors, set them aside, or warn of them.
 
@@ -163,7 +174,7 @@ def _check_radiometry(
     InputError
         If an acquisition contradicts its metadata, and imagery.radiometry is `check`.
     """
-    findings = check_offsets(used, cloud_rules(settings.clouds), threads)
+    findings = check_offsets(used, cloud_rules(settings.clouds), threads, unreadable)
     for result, count in Counter(findings.results.values()).most_common():
         logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, result)
     if not findings.problem:
@@ -286,6 +297,15 @@ def _unlike_catalogue(
     for problem in problems.values():
         logger.warning("Set aside: %s", problem)
     return dict.fromkeys(problems, "damaged")
+
+
+def _find_lost_chunks(found: Sequence[Acquisition], unreadable: dict[str, str] | None) -> None:
+    """Add the acquisitions of Zarr stacks that have lost chunks to `unreadable`, or refuse them."""
+    chunks = ChunkFiles()
+    for item in found:
+        with setting_aside(item.id, unreadable):
+            if problem := lost_chunks(item, chunks):
+                raise InputError(problem)
 
 
 def rank_tiles(used: Iterable[tuple[str, date]]) -> list[str]:

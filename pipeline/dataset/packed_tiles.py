@@ -10,9 +10,9 @@ import io
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -72,6 +72,8 @@ class PackedTile:
         Settings by which dates were dropped and parcels were left out.
     is_nodata
         Whether no acquisition has a value at any pixel of the parcels.
+    damaged
+        {id: problem} of the acquisitions that were left out because they cannot be read.
     """
 
     tile: str
@@ -91,6 +93,7 @@ class PackedTile:
     min_clear_fraction: float
     min_pixels: int
     is_nodata: bool = False
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def packed_ids(self) -> list[str]:
@@ -104,14 +107,15 @@ class PackedTile:
 
 def write_tile(paths: TilePaths, tile: PackedTile) -> None:
     """Write the table of parcels as Parquet, and everything else about a tile as JSON."""
-    values = {field.name: getattr(tile, field.name) for field in fields(tile)}
+    values = {entry.name: getattr(tile, entry.name) for entry in fields(tile)}
     names = ("parcel_ids", "n_pixels", "n_dates", "held")
     columns = [values.pop(name) for name in names]
     arrays = [arrow(column, kind) for column, kind in zip(columns, PARCELS.types, strict=True)]
     with replacing(paths.parcels) as temporary:
         pq.write_table(pa.Table.from_arrays(arrays, schema=PARCELS), temporary)
-    if not tile.is_nodata:
-        del values["is_nodata"]
+    for name in ("is_nodata", "damaged"):
+        if not values[name]:
+            del values[name]
     values["dates"] = [as_number(day) for day in tile.dates]
     if tile.parcel_dates is not None:
         own = tile.parcel_dates.items()

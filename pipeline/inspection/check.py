@@ -13,16 +13,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from geo.errors import InputError
-from geo.imagery.discovery import detect_format
-from models.model_files import check_folds
+from geo.errors import InputError, first_five
+from geo.imagery.discovery import detect_format, find_acquisitions, one_product
+from models.errors import InputError as ModelInputError
+from models.hyperparameters import Hyperparameters
+from models.model_description import check_reference
+from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, check_folds
 from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
+from pipeline.classes.crop_class import Classes
 from pipeline.dataset.season import season_of
-from pipeline.workflow.sections import is_address
+from pipeline.workflow.sections import Parcels, is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
 
 logger = logging.getLogger("pipeline.check")
+
+# Geometries that contain no pixel.
+POINTS = {"Point", "MultiPoint"}
+LINES = {"LineString", "MultiLineString", "CompoundCurve"}
 
 NO_LABELS = (
     "Nothing can be trained, as {}: only the dataset can be made (target dataset), or existing "
@@ -57,8 +65,9 @@ def _check_register(register: Path, settings: Settings) -> None:
     """Check the columns of a register and its classes.
 
     The register can be larger than the imagery. Nearly all errors are also errors for a part of it.
-    But a code that a table lacks may be that of parcels outside the imagery: only in this case, the
-    metadata of the imagery are read, too.
+    But a code that a table lacks may be that of parcels outside the imagery: in this case, the
+    metadata of the imagery are read, too, and if its first product is not where the parcels are.
+    If the imagery is on a server, all codes must be in the table.
     """
     if find_spec("pyogrio") is None:
         logger.warning("%s is not checked: pyogrio is not installed here.", register)
@@ -68,28 +77,105 @@ def _check_register(register: Path, settings: Settings) -> None:
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
     declared = read_declarations(register, options)
+    _check_geometries(register, options)
     if models.folds is not None and not declared.labels:
         logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
     try:
-        declared.classes(options, models, options.names)
-        return
+        classes = declared.classes(options, models, options.names)
+        if settings.predict.weights is not None:
+            _check_reference(settings.predict.weights, settings, classes)
+        if _may_overlap(register, settings):
+            return
     except InputError as error:
+        if _is_remote(settings):
+            raise
         lenient = options.model_copy(update={"unknown_codes": "unlabelled"})
         try:
             declared.classes(lenient, models, options.names)
         except InputError:
             raise error from None
-    if settings.imagery.path is None or is_address(settings.imagery.path):
-        return  # clean will tell
     from pipeline.dataset.acquisition_choice import decide
 
     with TemporaryDirectory() as scratch:
         items = Path(scratch) / "items" if settings.imagery.is_stac else None
         index = part_of(settings, IndexSettings)
-        tiles = decide(settings.imagery.path, index, items, register, read_pixels=False).grids
+        imagery = settings.imagery.path or Path()
+        tiles = decide(imagery, index, items, register, read_pixels=False).grids
     checked = check_register(register, tiles, options, options.labels)
     checked.refuse_unusable(tiles)
     checked.classes(options, models, options.names)
+
+
+def _is_remote(settings: Settings) -> bool:
+    """Return whether the footprints of the imagery are not on this machine."""
+    return settings.imagery.path is None or is_address(settings.imagery.path)
+
+
+def _check_geometries(register: Path, options: Parcels) -> None:
+    """Refuse a register whose layer states that it contains only lines, or points unasked."""
+    from geo.register.reading import read_extent
+    from pipeline.classes.register import points_refused
+
+    _, types = read_extent(register, options.layer)
+    if not types:
+        return
+    if types <= POINTS:
+        if options.point_buffer_m is None:
+            raise points_refused(register, "all")
+    elif types <= POINTS | LINES:
+        raise InputError(
+            f"{register} contains no polygons, but {first_five(sorted(types))}. Set parcels.path "
+            "(and parcels.layer, if it has several layers) to the outlines of the parcels."
+        )
+
+
+def _may_overlap(register: Path, settings: Settings) -> bool:
+    """Return whether a register may lie on the imagery, as far as one product of it tells."""
+    from geo.register.placement import lon_lat_bounds
+    from geo.register.reading import read_extent
+
+    bounds, _ = read_extent(register, settings.parcels.layer)
+    imagery = settings.imagery
+    if bounds is None or not isinstance(imagery.path, Path):
+        return True
+    product = one_product(imagery.path, imagery.format)
+    if product is None:
+        return True
+    try:
+        found = find_acquisitions(product, imagery.format, file_bands=imagery.file_bands)
+    except InputError:
+        return True  # index will tell
+    boxes = [(bounds, lon_lat_bounds(item.grid.bounds, item.grid.crs)) for item in found]
+    # Across the antimeridian, west is greater than east.
+    return any(
+        (a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3])
+        or a[0] > a[2]
+        or b[0] > b[2]
+        for a, b in boxes
+    )
+
+
+def _check_reference(weights: Path, settings: Settings, classes: Classes) -> None:
+    """Check the number of classes and channels of weights of the reference."""
+    listed = isinstance(settings.parcels.classes, list) or settings.dataset.path is not None
+    folds = [fold for fold in weights.glob("Fold_*") if not (fold / DESCRIPTION_FILE).is_file()]
+    if not folds or find_spec("torch") is None:
+        return
+    from models.checkpoints import load_state_dict
+
+    model, bands = settings.model, settings.dataset.bands or settings.imagery.bands
+    for fold in folds:
+        path = fold / WEIGHTS_FILE
+        shapes = {name: tuple(value.shape) for name, value in load_state_dict(path).items()}
+        try:
+            h = Hyperparameters.of_weights(
+                shapes, pooling=model.pooling, T=model.T, positions=model.positions
+            )
+            # Fewer classes may be frequent enough among the parcels on the imagery.
+            if listed or len(classes.trained) < h.n_classes:
+                check_reference(h, len(classes.trained), bands)
+        except ModelInputError as error:
+            raise InputError(f"predict.weights: {path}: {error}") from None
 
 
 def _check_dataset(source: Path, settings: Settings) -> None:
@@ -98,7 +184,9 @@ def _check_dataset(source: Path, settings: Settings) -> None:
 
     found = examine(source, part_of(settings, IngestSettings))
     weights = settings.predict.weights
-    if weights is None and not found.classes.classes:
+    if weights is not None:
+        _check_reference(weights, settings, found.classes)
+    elif not found.classes.classes:
         logger.warning("%s", NO_LABELS.format(f"no parcel of {source} has a label"))
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:

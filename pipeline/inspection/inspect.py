@@ -17,6 +17,7 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
 from geo.pixels.pixel_index import index_pixels
 from geo.register.placement import buffered
+from geo.register.polygons import POLYGONAL, PUNCTUAL
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.classes.ledger import count_pixels, refuse_none_left, status_of
@@ -141,7 +142,7 @@ def _draw(file: Path, run: str, decision: Decision, checked: CheckedRegister) ->
     """Draw the footprints of the acquisitions over the outlines of the register."""
     table, rows = checked.table, checked.rows
     outlines = to_degrees(table.geometry.to_numpy(), table.crs)
-    outlines[~np.isin(shapely.get_type_id(outlines), (3, 6))] = None
+    outlines[~np.isin(shapely.get_type_id(outlines), (*POLYGONAL, *PUNCTUAL))] = None
     if "status" not in rows:
         # An error came before the classes were chosen.
         rows = rows.assign(status=rows["reason"].map(_status_without_class))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from geo.grid import Grid
+from geo.register.points import is_point
 from pipeline.classes.reasons import Status
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.writing import replacing
@@ -55,7 +56,7 @@ def draw(
     footprints
         The different grids of the acquisitions of every tile.
     outlines
-        Polygons of the parcels in degrees (P,); None for parcels without a polygon.
+        Polygons and points of the parcels in degrees (P,); None for other geometries.
     status
         Status of the parcels: str (P,).
     rows
@@ -133,18 +134,24 @@ def _draw_map(
     # Used parcels last, so that no other parcel covers them.
     for kind in reversed(Status):
         chosen = outlines[(status == kind) & ~shapely.is_missing(outlines)]
-        rings = shapely.get_exterior_ring(shapely.get_parts(chosen))
+        parts = shapely.get_parts(chosen)
+        is_dot = is_point(parts)
+        rings = shapely.get_exterior_ring(parts[~is_dot])
         polygons = [shapely.get_coordinates(ring) for ring in rings]
         edge = "white" if edges else COLOURS[kind]
         axes.add_collection(
             PolyCollection(polygons, facecolors=COLOURS[kind], edgecolors=edge, linewidths=0.3)
         )
+        if is_dot.any():
+            x, y = shapely.get_coordinates(parts[is_dot]).T
+            axes.scatter(x, y, s=9, facecolors=COLOURS[kind], edgecolors=edge, linewidths=0.3)
     for boxes in tiles.values():
         for box in boxes:
             x, y = shapely.get_coordinates(box).T
             axes.plot(x, y, color=FOOTPRINT, linewidth=1.2)
     width, height = _extent(bounds)
-    margin = 0.06 * max(width, height)
+    # A single point has no extent.
+    margin = 0.06 * max(width, height) or 0.001
     axes.set_xlim(bounds[0] - margin, bounds[2] + margin)
     axes.set_ylim(bounds[1] - margin, bounds[3] + margin)
     # A degree of longitude is shorter than a degree of latitude by this factor.

@@ -88,6 +88,7 @@ class PredictionFiles:
         code_list: str | None,
         last_date: date,
         simulated: bool,
+        with_points: bool = False,
     ) -> None:
         """Write a GeoPackage and fiboa's GeoParquet as well.
 
@@ -105,23 +106,29 @@ class PredictionFiles:
             Last date of the imagery: when the fields were last observed.
         simulated
             Whether the imagery is simulated.
+        with_points
+            Whether points are predicted, beside polygons or alone.
         """
         # GDAL is imported only here: without a register, predictions need no GDAL.
-        from geo.register.geopackage import LayerWriter, Style
+        from geo.register.geopackage import LayerWriter, Style, has_only_points
 
         note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
-        styles = [
-            Style(
-                f"Predicted class{mark}",
-                f"{note}The most probable class of every parcel.",
-                style_by_class(classes),
-            ),
-            Style(
-                f"Confidence{mark}",
-                f"{note}Confidence of the predicted class.",
-                style_by_confidence(),
-            ),
-        ]
+
+        def styles(symbol: str) -> list[Style]:
+            return [
+                Style(
+                    f"Predicted class{mark}",
+                    f"{note}The most probable class of every parcel.",
+                    style_by_class(classes, symbol),
+                ),
+                Style(
+                    f"Confidence{mark}",
+                    f"{note}Confidence of the predicted class.",
+                    style_by_confidence(symbol),
+                ),
+            ]
+
+        only_points = has_only_points(outlines)
         layers = self._open(
             self._predictions.with_suffix(".gpkg"),
             lambda path: LayerWriter(
@@ -129,11 +136,14 @@ class PredictionFiles:
                 name="parcels",
                 description=f"{note}Predicted crop class of every parcel.",
                 outlines=outlines,
-                styles=styles,
+                styles=styles("marker" if only_points else "fill"),
+                other_styles=styles("marker") if with_points and not only_points else [],
             ),
         )
         if layers.n_others:
-            logger.info("%d rows are not polygons: layer parcels_not_polygons", layers.n_others)
+            logger.info("%d rows are in the layer %s", layers.n_others, layers.others)
+        if with_points:
+            logger.info("predicted points have no outline, and are not in the fiboa file")
         fiboa = self._open(
             self._predictions.with_name(f"{self._predictions.stem}_fiboa.parquet"),
             lambda path: FiboaWriter(
@@ -174,6 +184,8 @@ class PredictionFiles:
 def fiboa_features(parcels: Any, last_date: date) -> Any:
     """Select the predicted parcels, and name their columns as fiboa does: a GeoDataFrame.
 
+    Points are left out: fiboa's geometries are polygons.
+
     Parameters
     ----------
     parcels
@@ -183,9 +195,10 @@ def fiboa_features(parcels: Any, last_date: date) -> Any:
     """
     import geopandas
 
+    from geo.register.points import is_point
     from geo.register.polygons import mend
 
-    predicted = parcels[parcels["pred_source"] != ""]
+    predicted = parcels[parcels["pred_source"].ne("") & ~is_point(parcels.geometry.to_numpy())]
     observed = pd.Timestamp(last_date, tz="UTC").as_unit("ms")
     return geopandas.GeoDataFrame(
         {
@@ -210,13 +223,15 @@ UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 REPLACEMENT = "\ufffd"
 
 
-def style_by_class(classes: Mapping[str, tuple[str, str]]) -> str:
+def style_by_class(classes: Mapping[str, tuple[str, str]], symbol: str = "fill") -> str:
     """Return a QML style that colours parcels by predicted class.
 
     Parameters
     ----------
     classes
         {code: (name, colour #rrggbb)}, in the order of the legend.
+    symbol
+        fill (polygons) or marker (points).
     """
     column = "pred_code"
     if any(UNWRITABLE.search(code) for code in classes):
@@ -230,11 +245,11 @@ def style_by_class(classes: Mapping[str, tuple[str, str]]) -> str:
     for code, (name, colour) in {**classes, "": (NO_PREDICTION, UNPREDICTED)}.items():
         _add(categories, "category", value=code, label=name, symbol=len(colours), render="true")
         colours.append(colour)
-    _add_symbols(renderer, colours)
+    _add_symbols(renderer, colours, symbol)
     return _text(root)
 
 
-def style_by_confidence() -> str:
+def style_by_confidence(symbol: str = "fill") -> str:
     """Return a QML style that colours parcels by confidence, in the steps of the report's table."""
     # QGIS does not draw rows whose value is missing.
     root, renderer = _renderer("graduatedSymbol", 'coalesce("confidence", -1)')
@@ -244,7 +259,7 @@ def style_by_confidence() -> str:
     for i, (low, high) in enumerate(steps):
         label = f"{percent(low, 0)} to {percent(high, 0)}" if low >= 0 else NO_PREDICTION
         _add(ranges, "range", lower=low, upper=high, label=label, symbol=i, render="true")
-    _add_symbols(renderer, [UNPREDICTED, *VIRIDIS])
+    _add_symbols(renderer, [UNPREDICTED, *VIRIDIS], symbol)
     return _text(root)
 
 
@@ -253,16 +268,24 @@ def _renderer(kind: str, column: str) -> tuple[ElementTree.Element, ElementTree.
     return root, _add(root, "renderer-v2", type=kind, attr=column, symbollevels="0")
 
 
-def _add_symbols(renderer: ElementTree.Element, colours: list[str]) -> None:
-    """Add a fill for every colour, numbered from 0."""
+# The class of a symbol's layer in QGIS, and its properties beside colour and outline.
+SYMBOLS = {
+    "fill": ("SimpleFill", {"style": "solid"}),
+    "marker": ("SimpleMarker", {"name": "circle", "size": "2", "size_unit": "MM"}),
+}
+
+
+def _add_symbols(renderer: ElementTree.Element, colours: list[str], kind: str) -> None:
+    """Add a symbol for every colour, numbered from 0."""
     symbols = ElementTree.SubElement(renderer, "symbols")
+    name, shape = SYMBOLS[kind]
     for i, colour in enumerate(colours):
-        symbol = _add(symbols, "symbol", type="fill", name=i, alpha="1", clip_to_extent="1")
-        layer = _add(symbol, "layer", **{"class": "SimpleFill", "enabled": "1", "pass": "0"})
+        symbol = _add(symbols, "symbol", type=kind, name=i, alpha="1", clip_to_extent="1")
+        layer = _add(symbol, "layer", **{"class": name, "enabled": "1", "pass": "0"})
         red, green, blue = bytes.fromhex(colour[1:])
         for key, value in {
             "color": f"{red},{green},{blue},255",
-            "style": "solid",
+            **shape,
             # Thin and transparent, so that parcels of a few pixels still show their colour.
             "outline_color": "0,0,0,70",
             "outline_style": "solid",

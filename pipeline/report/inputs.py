@@ -33,12 +33,15 @@ class Imagery:
         Whether dates differ between parcels.
     clear_dates
         Minimum, median and maximum number of dates on which a parcel is clear.
+    damaged
+        {id: problem} of the acquisitions whose damage showed when their pixels were read.
     """
 
     rows: list[AcquisitionRow]
     dates: list[date]
     own_dates: bool
     clear_dates: tuple[int, float, int] | None
+    damaged: Mapping[str, str]
 
     @property
     def used(self) -> list[AcquisitionRow]:
@@ -101,9 +104,15 @@ def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
     """Read the acquisitions, and on how many dates the parcels are clear."""
     rows = read_acquisitions(paths.acquisitions) if paths.acquisitions.is_file() else []
     with_parcels = dataset.description.get("tiles") or {row.tile for row in rows}
+    damaged = dataset.description.get("damaged", {})
+    unused = dict.fromkeys(damaged, AcquisitionReason.DAMAGED) | {
+        row.acquisition: AcquisitionReason.NO_PARCELS
+        for row in rows
+        if row.tile not in with_parcels
+    }
     rows = [
-        row._replace(used=False, reason=str(AcquisitionReason.NO_PARCELS))
-        if row.used and row.tile not in with_parcels
+        row._replace(used=False, reason=str(unused[row.acquisition]))
+        if row.used and row.acquisition in unused
         else row
         for row in rows
     ]
@@ -113,6 +122,7 @@ def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
         dates=dataset.dates,
         own_dates=dataset.parcel_dates is not None,
         clear_dates=(min(n_clear), statistics.median(n_clear), max(n_clear)) if n_clear else None,
+        damaged=damaged,
     )
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -21,6 +22,7 @@ from rasterio.transform import from_bounds
 
 from geo.errors import InputError
 from geo.register.columns import as_text
+from geo.register.points import is_point
 from pipeline.classes.reasons import Reason, Status
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import TEXTS, is_scored
@@ -108,7 +110,7 @@ def draw_map(
     Parameters
     ----------
     layer
-        GeoPackage of the predictions, whose layer `parcels` is drawn.
+        GeoPackage of the predictions. Polygons, and points that were not rejected, are drawn.
     predictions
         The same predictions as a table, with a row for each row of all layers.
     crs
@@ -126,9 +128,10 @@ def draw_map(
         If the GeoPackage and the table have different numbers of rows.
     """
     parcels = _read_parcels(layer, len(predictions), crs)
-    outlines = np.asarray(parcels["geometry"])
+    accepted = (parcels["status"] != Status.REJECTED).to_numpy()
+    parcels["geometry"] = outlines = _dots(np.asarray(parcels["geometry"]), accepted)
     drawable = (shapely.get_dimensions(outlines) == 2) & ~shapely.is_empty(outlines)
-    accepted = drawable & (parcels["status"] != Status.REJECTED).to_numpy()
+    accepted = accepted & drawable
     if not accepted.any():
         return None
     bounds = shapely.total_bounds(outlines[accepted])
@@ -157,20 +160,33 @@ def draw_map(
     )
 
 
+def _dots(outlines: NDArray[Any], accepted: NDArray[np.bool_]) -> NDArray[Any]:
+    """Replace accepted points by discs that are large enough to be seen."""
+    points = np.flatnonzero(is_point(outlines) & accepted)
+    west, south, east, north = shapely.total_bounds(outlines[accepted])
+    radius_m = max(0.004 * max(east - west, north - south), 5.0)
+    discs = outlines.copy()
+    discs[points] = shapely.buffer(outlines[points], radius_m)
+    return discs
+
+
 def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
     """Read the predicted parcels, with their outlines in a coordinate system; see `draw_map`."""
     with artefact(layer, "a GeoPackage of predictions"):
         names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
-        n_rows = sum(pyogrio.read_info(layer, layer=name)["features"] for name in names)
-        table = geopandas.read_file(layer, layer="parcels", columns=[*TEXTS, "confidence"])
-        confidence, outlines = table["confidence"], table.geometry.to_crs(crs).array
-        parcels = pd.DataFrame({name: as_text(table[name]) for name in TEXTS})
-    if n_rows != n_predictions:
+        parts = []
+        for name in names:
+            table = geopandas.read_file(layer, layer=name, columns=[*TEXTS, "confidence"])
+            texts = pd.DataFrame({text: as_text(table[text]) for text in TEXTS})
+            own = {"confidence": table["confidence"], "geometry": table.geometry.to_crs(crs).array}
+            parts.append(texts.assign(**own))
+        parcels = pd.concat(parts, ignore_index=True)
+    if len(parcels) != n_predictions:
         raise InputError(
-            f"{layer} has {n_rows} rows, the table of predictions has {n_predictions}. "
+            f"{layer} has {len(parcels)} rows, the table of predictions has {n_predictions}. "
             "Write them again: snakemake -R predict."
         )
-    return parcels.assign(confidence=confidence, geometry=outlines, agreement=agreement(parcels))
+    return parcels.assign(agreement=agreement(parcels))
 
 
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:

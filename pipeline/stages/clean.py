@@ -66,7 +66,7 @@ def clean(
         tile.
     settings
         parcels: layer, id, duplicate_ids, partly_outside, min_area_m2, all_touched,
-        min_covered_fraction, buffer_m.
+        min_covered_fraction, buffer_m, point_buffer_m.
     labels, names
         JSON, the settings of the stage label and its table of names. They are checked here, before
         any pixel is read, but nothing that is written here depends on them.
@@ -99,6 +99,11 @@ def clean(
     if len(rejected):
         logger.info("rejected: %s", say_counts(rejected))
     logger.info("%d mended", checked.rows["mended"].sum())
+    if checked.n_refused_points:
+        logger.warning(
+            "%d rejected rows are points: parcels.point_buffer_m accepts them",
+            checked.n_refused_points,
+        )
 
 
 def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:

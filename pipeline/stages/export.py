@@ -62,6 +62,7 @@ def _write_metadata(paths: DatasetPaths, tiles: Sequence[PackedTile]) -> None:
     for tile in held:
         sizes |= zip(tile.packed_ids, tile.n_pixels[tile.held].tolist(), strict=True)
         n_dates |= zip(tile.packed_ids, tile.n_dates[tile.held].tolist(), strict=True)
+    damaged = {name: why for tile in tiles for name, why in tile.damaged.items()}
     parcel_dates = {i: tile.dates_of(i) for tile in held for i in tile.packed_ids}
     differ = len(set(parcel_dates.values())) > 1
     write_metadata(
@@ -80,6 +81,7 @@ def _write_metadata(paths: DatasetPaths, tiles: Sequence[PackedTile]) -> None:
             "dropped_observations": sum(tile.dropped_observations for tile in tiles),
             "acquisitions": [a for tile in with_parcels for a in tile.acquisitions],
             "simulated": any(tile.simulated for tile in with_parcels),
+            **({"damaged": damaged} if damaged else {}),
         },
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geo.errors import InputError
+from geo.errors import SET_ASIDE, InputError, UnavailableError
 from geo.imagery.acquisition import Acquisition, read_item
 from geo.imagery.cloud_masks import cloud_rules
 from geo.imagery.valid_values import HIGHEST, LOWEST
@@ -28,10 +28,12 @@ def extract(
     settings: ExtractSettings,
     threads: int = 1,
     counts: Path | None = None,
+    damaged: str = "refuse",
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
-    If the tile has no parcels, nothing is read and empty arrays are written.
+    If the tile has no parcels, nothing is read and empty arrays are written. The same is done if
+    the acquisition cannot be read and is set aside.
 
     Parameters
     ----------
@@ -49,18 +51,39 @@ def extract(
         Number of blocks that are read at the same time.
     counts
         Written: how many of the pixels are nodata, how many of these because a value is impossible
-        as reflectance, and how many are clear. None: only the log says it.
+        as reflectance, and how many are clear; `damaged` says why the acquisition is set aside.
+        None: only the log says it, and no acquisition can be set aside.
+    damaged
+        imagery.damaged: what happens if the acquisition cannot be read. It is not one of the
+        settings, because the others need not be extracted again when it changes.
+
+    Raises
+    ------
+    InputError
+        If the acquisition cannot be read and is refused, if its service or its folder cannot be
+        reached, or if it has another grid than the pixel index.
     """
     acquisition = read_item(item)
     index = PixelIndex.load(pixel_index)
+    values, clear = np.zeros((len(settings.imagery.bands), 0), np.uint16), np.zeros(0, bool)
+    found: dict[str, int | str] = {"pixels": 0, "nodata": 0, "impossible": 0, "clear": 0}
     if len(index.parcel_ids) == 0:
         logger.info("%s is not read: tile %s has no parcels", acquisition.id, index.tile)
-        values = np.zeros((len(settings.imagery.bands), 0), np.uint16)
-        clear = np.zeros(0, bool)
-        found = {"pixels": 0, "nodata": 0, "impossible": 0, "clear": 0}
     else:
-        values, clear, found = _read(acquisition, index, settings, threads)
-        _log(acquisition, index, found)
+        _check_grid(acquisition, index)
+        try:
+            values, clear, numbers = _read(acquisition, index, settings, threads)
+        except UnavailableError:
+            raise
+        except InputError as error:
+            # If the whole product is missing, it was moved, or its disk is not mounted.
+            if damaged != "set_aside" or counts is None or not acquisition.product.exists():
+                raise InputError(f"{error}\n{SET_ASIDE} What is extracted is kept.") from error
+            logger.warning("Set aside: %s", error)
+            found["damaged"] = str(error)
+        else:
+            _log(acquisition, index, numbers)
+            found |= numbers
     with replacing(pixels) as temporary:
         np.save(temporary, values)
     with replacing(valid) as temporary:
@@ -69,16 +92,20 @@ def extract(
         write_json(counts, found)
 
 
-def _read(
-    acquisition: Acquisition, index: PixelIndex, settings: ExtractSettings, threads: int
-) -> tuple[NDArray[np.uint16], NDArray[np.bool_], dict[str, int]]:
-    """Read reflectance, and which pixels are clear, at the pixels of the index; count them."""
-    imagery = settings.imagery
+def _check_grid(acquisition: Acquisition, index: PixelIndex) -> None:
+    """Check that an acquisition is on the pixels of the index."""
     if not acquisition.grid.is_aligned(index.grid):
         raise InputError(
             f"{acquisition.id} lies on another grid than the pixel index of the parcels: "
             f"{acquisition.grid} instead of {index.grid}. Index them again: snakemake -R clean."
         )
+
+
+def _read(
+    acquisition: Acquisition, index: PixelIndex, settings: ExtractSettings, threads: int
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_], dict[str, int]]:
+    """Read reflectance, and which pixels are clear, at the pixels of the index; count them."""
+    imagery = settings.imagery
     impossible = np.zeros(len(index.rows), bool)
     try:
         values, has_values = read_parcel_pixels(
@@ -92,7 +119,7 @@ def _read(
         rules = cloud_rules(settings.clouds)
         clear = has_values & read_clear_mask(acquisition, index, rules, threads=threads)
     except InputError as error:
-        raise InputError(f"{acquisition.id}: {error}") from error
+        raise type(error)(f"{acquisition.id}: {error}") from error
     counts = {"nodata": ~has_values, "impossible": impossible, "clear": clear}
     return (
         values,

@@ -20,6 +20,7 @@ from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
+from pipeline.classes.reasons import Status
 from pipeline.dataset.model_inputs import describe_data, in_order, load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.dataset.season import season_of
@@ -125,6 +126,11 @@ def predict(
             read = matched_parts(register, rows, settings.parcels, ROWS_AT_A_TIME)
             files.add_layers(
                 Counter(filter(None, rows["geometry_type"])),
+                with_points=bool(
+                    rows.loc[rows["status"] != Status.REJECTED, "geometry_type"]
+                    .isin(["Point", "MultiPoint"])
+                    .any()
+                ),
                 classes=_coloured(opened, choices),
                 collection=settings.run,
                 code_list=settings.predict.code_list,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections import Counter
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from geo.errors import InputError, first_five, reading
+from geo.errors import InputError, nearest, reading
 from pipeline.workflow.settings import STAGE_SETTINGS, Settings, checked, part_of
 
 # Values of settings. A few lines of YAML can repeat each other by anchors and aliases (&x, *x), and
@@ -34,9 +33,16 @@ def load(values: Mapping[str, Any]) -> Settings:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without repeated keys, of which the last would count, and whose merges have an end."""
+    """YAML 1.2, as editors read it, without repeated keys, and whose merges have an end.
 
-    def __init__(self, stream: str) -> None:
+    In YAML 1.1, 010 is the number 8, NO and on are truth values, 12:30 is 750, and 2018 is another
+    type than 2018-05-01. Here, all of these but 2018 are text, and the settings convert text that
+    is a date, or yes and no, where they expect that.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (typed in the base class)
+
+    def __init__(self, stream: bytes | str) -> None:
         super().__init__(stream)
         self.flattened: set[int] = set()
 
@@ -45,13 +51,33 @@ class _Loader(yaml.SafeLoader):
         if id(node) in self.flattened:  # after that, own keys stand behind the merged ones
             return
         self.flattened.add(id(node))
-        counts = Counter(str(key.value) for key, _ in node.value)
-        repeated = [key for key, count in counts.items() if count > 1]
-        if repeated:
-            raise yaml.YAMLError(f"{first_five(repeated)} is there twice{node.start_mark}")
+        lines: dict[str, list[int]] = {}
+        for key, _ in node.value:
+            lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
+        for key, places in lines.items():
+            if len(places) > 1:
+                where = " and ".join(map(str, places))
+                raise yaml.YAMLError(f"the key {key} is there twice, in lines {where}. Keep one")
         super().flatten_mapping(node)
         if len(node.value) > MOST_VALUES:
             raise yaml.YAMLError(f"it merges more than {MOST_VALUES:,} values")
+
+
+# https://yaml.org/spec/1.2.2/#1032-tag-resolution, without octal and hexadecimal numbers.
+for _name, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", "<<", ["<"]),
+):
+    _tag = f"tag:yaml.org,2002:{_name}"
+    _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
 
 
 def _check_number(values: Any, what: str) -> None:
@@ -85,8 +111,7 @@ def read(*paths: Path, assignments: Iterable[str] = ()) -> Settings:
     Parameters
     ----------
     paths
-        A user's own files, or the config.yaml of a finished run. Each file overrides the settings
-        of the files before it, as Snakemake does it.
+        A user's own files, or the config.yaml of a finished run, as in `read_values`.
     assignments
         Settings such as "train.epochs=3", which override those of the files.
 
@@ -95,10 +120,21 @@ def read(*paths: Path, assignments: Iterable[str] = ()) -> Settings:
     InputError
         If a file is missing or not YAML, or its settings cannot be used.
     """
+    return load(merged(read_values(paths), parse_assignments(assignments)))
+
+
+def read_values(paths: Iterable[Path]) -> dict[str, Any]:
+    """Read the values of settings from files; each file overrides those before it.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or not YAML, or repeats a key.
+    """
     values: dict[str, Any] = {}
     for path in paths:
         values = merged(values, _read_yaml(path))
-    return load(merged(values, parse_assignments(assignments)))
+    return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -106,17 +142,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         folder = path if path.is_dir() else path.parent
         files = sorted(str(file) for file in folder.glob("*.yaml"))
-        near = files[:1] if path.is_dir() else difflib.get_close_matches(str(path), files, n=1)
+        near = files[0] if path.is_dir() and files else nearest(str(path), files)
         what = f"{path} is a folder" if path.is_dir() else f"There is no settings file {path}"
         hint = (
-            f"Did you mean {near[0]}?" if near else "Name your own, or results/<run>/config.yaml."
+            f"Did you mean {near}?"
+            if near is not None
+            else "Name your own, or results/<run>/config.yaml."
         )
         raise InputError(f"{what}. {hint}")
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 (safe)
         _check_number(found, str(path))
-    # ValueError: text that is not UTF-8, a date or a number that does not exist.
-    except (yaml.YAMLError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise InputError(
+            f"{path} is not YAML: line {line} is not text in UTF-8. Save it in that encoding."
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {_problem(error)}") from None
+    except ValueError as error:  # a tag such as !!int of a value that is none
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise InputError(f"{path} is not YAML of settings: it is nested too deeply.") from None
@@ -126,6 +170,24 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             "it `  key: value`, as in configs/default.yaml."
         )
     return found
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """Say in which line YAML is broken, what was found, and what is often meant."""
+    mark = getattr(error, "problem_mark", None)
+    text = " ".join(str(getattr(error, "problem", None) or error).split())
+    if mark is None:
+        return text
+    hints = {
+        "'\\t'": "Indent with blanks, not with tabs.",
+        "escape": "Write paths with /, or in single quotes.",
+        "mapping values are not allowed": "Indent the keys of a section alike, and quote text that "
+        "contains a colon.",
+        "expected ',' or": "Is a bracket or a brace not closed?",
+        "could not find expected ':'": "Write a colon and a blank behind the key.",
+    }
+    hint = next((f" {hint}" for words, hint in hints.items() if words in text), "")
+    return f"line {mark.line + 1}, column {mark.column + 1}: {text}.{hint}"
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from geo.errors import InputError
+from geo.errors import InputError, did_you_mean
 from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
 from pipeline.workflow.settings import Settings
 
@@ -42,7 +43,9 @@ def check_inputs(settings: Settings) -> None:
         if isinstance(path, str):  # an address, which index reads first
             continue
         if not path.exists():
-            raise InputError(f"{key}: there is no {path}. Set it to the path of {what}.")
+            raise InputError(
+                f"{key}: there is no {path}.{_hint(path)} Set it to the path of {what}."
+            )
         if path.is_dir() and not any(path.iterdir()):
             raise InputError(f"{key}: the folder {path} is empty. Set it to the path of {what}.")
     if settings.simulate is not None:
@@ -55,6 +58,27 @@ def check_inputs(settings: Settings) -> None:
                 )
     _check_dataset(settings)
     _check_weights(settings)
+
+
+def _hint(path: Path) -> str:
+    """Say why a path may not exist, or what is there instead; "" if nothing is known."""
+    text = str(path)
+    if "$" in text:
+        return (
+            " Variables are not replaced in settings files: write the path, or set it on the "
+            "command line."
+        )
+    if re.match(r"[A-Za-z]:|\\\\", text):
+        return " This is a path of Windows. In WSL, C:\\data is /mnt/c/data."
+    if text != text.strip():
+        return " It begins or ends with a blank."
+    there = path.absolute()
+    while not there.exists():
+        there, lacking = there.parent, there.name
+    if there.is_file():
+        return f" {there} is a file, not a folder."
+    hint = did_you_mean(lacking, (entry.name for entry in there.iterdir()))
+    return f"{hint} {there} has no {lacking}." if hint or not path.is_absolute() else ""
 
 
 def check_cluster_paths(paths: Iterable[Path | str]) -> None:

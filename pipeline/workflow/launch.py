@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from geo.errors import InputError
 from pipeline.workflow.config import parse_assignments, read
-from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.settings import Settings
-from pipeline.workflow.snakefile import ASSIGNMENTS, SOURCE, check_folder, check_installation
-
-# Rules that run once for each of these cannot be a target by name.
-REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
+from pipeline.workflow.snakefile import (
+    ASSIGNMENTS,
+    SOURCE,
+    check_folder,
+    check_installation,
+    check_target,
+)
 
 
 def launch(arguments: Sequence[str]) -> None:
@@ -65,9 +63,9 @@ def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
     settings = read(Path(file), assignments=assignments)
     check_installation(SOURCE)
     for target in targets:
-        _check_target(target, settings)
+        check_target(target, settings)
     command = [
-        *(sys.executable, "-m", "snakemake", *targets),
+        *(sys.executable, "-m", "pipeline.workflow.messages", *targets),
         *("--snakefile", str(SOURCE / "Snakefile"), "--configfile", file),
         *(["--directory", str(parsed.directory)] if parsed.directory else []),
         # Without --cores, profiles/default sets all cores, and the profile of a cluster no limit.
@@ -120,36 +118,6 @@ examples:
     if not parsed.words:
         parser.error("FILE is missing")
     return parsed
-
-
-def _check_target(target: str, settings: Settings) -> None:
-    """Check that a target is a rule of the run, or can be one of its files."""
-    rules = set(_rules(settings))
-    root = RunPaths.of(settings.run).root
-    if target in REPEATED and target in rules:
-        raise InputError(
-            f"{target!r} runs once per {REPEATED[target]} and cannot be a target. Name the target "
-            f"that needs it, or run it again by `-- --forcerun {target}`."
-        )
-    if target in rules or root in Path(target).parents:
-        return
-    sections = [name for name in Settings.model_fields if target.startswith(f"{name}.")]
-    near = difflib.get_close_matches(target, rules - set(REPEATED), n=1)
-    if sections:
-        hint = f"To change a setting, write {target}=VALUE."
-    elif near:
-        hint = f"Did you mean {near[0]!r}?"
-    else:
-        hint = f"Known are {', '.join(sorted(rules - set(REPEATED)))}."
-    raise InputError(f"{target!r} is neither a target of this run nor a file in {root}. {hint}")
-
-
-def _rules(settings: Settings) -> Iterator[str]:
-    """Yield the names of the rules that these settings include."""
-    source = "ingestion" if settings.dataset.path else "preparation"
-    for file in ("Snakefile", "rules/dataset.smk", f"rules/{source}.smk"):
-        text = (SOURCE / file).read_text(encoding="utf-8")
-        yield from re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.MULTILINE)
 
 
 def version() -> str:

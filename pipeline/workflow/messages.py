@@ -1,14 +1,21 @@
-"""Keep short what Snakemake writes: lists of files, and everything after Ctrl-C."""
+"""Keep short what Snakemake writes: lists of files, and everything after Ctrl-C.
+
+`python -m pipeline.workflow.messages` is `snakemake`, whose import Ctrl-C ends in one line, too.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 # Snakemake logs through this logger; the lists are attributes of its records.
 LOGGER = "snakemake.logging"
+# What the logs of jobs begin a warning of a library with.
+LIBRARY = "library "
 LISTS = ("input", "output")
 SHOWN = 5
 
@@ -43,10 +50,33 @@ class Shortener(logging.Filter):
         raise SystemExit(128 + number)
 
 
+def _end(number: int, _: FrameType | None) -> None:
+    """Handle Ctrl-C before Snakemake does anything."""
+    sys.stderr.write("\nInterrupted.\n")
+    sys.stderr.flush()
+    os._exit(128 + number)
+
+
 def keep_messages_short() -> None:
     """Shorten what Snakemake writes from now on."""
     shortener = Shortener()
     logging.getLogger(LOGGER).addFilter(shortener)
-    # A shell starts background jobs with Ctrl-C ignored: it stays ignored.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, shortener.interrupt)
+    _on_ctrl_c(shortener.interrupt)
+
+
+def _on_ctrl_c(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Replace the handler of Ctrl-C; a shell starts background jobs with Ctrl-C ignored."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+
+
+def run_snakemake() -> None:
+    """Run Snakemake with the arguments of this process."""
+    _on_ctrl_c(_end)
+    from snakemake.cli import main  # type: ignore[import-untyped]
+
+    main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    run_snakemake()

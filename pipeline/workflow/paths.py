@@ -24,6 +24,7 @@ _WRITERS = {
     "parcels/tiles/*.parquet": "clean",
     "parcels/pixel_index/*": "rasterise",
     "extracted/*.npy": "extract",
+    "pixel_counts/*.json": "extract",
     "dataset/tiles/*/*": "assemble",
     "parcels/ledger.parquet": "label",
     "parcels/classes.json": "label",
@@ -252,6 +253,7 @@ class RunPaths:
     class_table = _Below("parcels/classes.csv")
     """The same classes with their displayed names, for people."""
 
+    counts = _Below("pixel_counts")
     extractions = _Below("extracted")
     """Folder of the extracted pixels, by acquisition."""
 
@@ -341,8 +343,8 @@ class RunPaths:
         return self.extractions / f"{acquisition}.valid.npy"
 
     def extraction_counts(self, acquisition: str) -> Path:
-        """Return the file that counts these pixels: nodata, impossible and clear ones."""
-        return self.root / "pixel_counts" / f"{acquisition}.json"
+        """Return the file that counts these pixels, or says why they cannot be read."""
+        return self.counts / f"{acquisition}.json"
 
     def fold(self, fold: int | str) -> Path:
         """Return the folder of one fold's model and scores; folds count from 1."""
@@ -363,9 +365,14 @@ class RunPaths:
         """Return the folder of a fold that TensorBoard reads."""
         return self.root / "tensorboard" / f"Fold_{fold}"
 
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self.root / "logs"
+
     def log(self, job: str) -> Path:
         """Return the log of a rule, or of one job of it."""
-        return self.root / "logs" / f"{job}.log"
+        return self.logs / f"{job}.log"
 
     def benchmark(self, job: str) -> Path:
         """Return the file of time and memory of a rule, or of one job of it."""

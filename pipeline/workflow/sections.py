@@ -11,10 +11,18 @@ from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
@@ -29,6 +37,7 @@ Widths = Annotated[list[Positive], Field(min_length=2)]
 ImageryFormat = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 Resampling = Literal["nearest", "bilinear", "cubic"]
 Signing = Literal["planetary_computer"]
+Damaged = Literal["refuse", "set_aside"]
 
 _RECIPES = Path(__file__).with_name("recipes")
 RECIPES = tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml")))
@@ -51,10 +60,38 @@ def is_address(location: object) -> bool:
 
 def _location(value: object) -> object:
     """Turn local paths into `Path`. An address stays text, as `Path` would drop a slash."""
-    return Path(value) if isinstance(value, str) and not is_address(value) else value
+    return value if is_address(value) and not _is_file(value) else _local(value)
 
 
+def _local(value: object) -> object:
+    """Replace ~ of a local path by the home folder; refuse an address."""
+    if is_address(value):
+        what = "write a path of this machine without file://" if _is_file(value) else "download it"
+        raise ValueError(f"an address is not opened here: {what}")
+    if value == "":
+        raise ValueError("the path is empty: write one, or remove the line")
+    if not isinstance(value, str):
+        return value
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(value)
+
+
+def _is_file(address: object) -> bool:
+    return str(address).lower().startswith("file:")
+
+
+def _day(value: object) -> object:
+    """Refuse numbers, which pydantic would take for seconds since 1970."""
+    if isinstance(value, int | float):
+        raise ValueError("expected a date, YYYY-MM-DD")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_local)]
 Location = Annotated[Path | str, BeforeValidator(_location)]
+Day = Annotated[date, BeforeValidator(_day)]
 
 
 class Section(BaseModel):
@@ -64,6 +101,27 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false in place of numbers and codes, as which pydantic would take them.
+
+        YAML 1.1, which Snakemake reads, also means them by NO, yes, on and off without quotes.
+        """
+        kind = cls.model_fields[str(info.field_name)].annotation
+        takes_truth = bool in (kind, *get_args(kind))
+        if not takes_truth and any(isinstance(v, bool) for v in _values(value)):
+            raise ValueError(
+                "true and false are not expected here. If they are codes or names, such as NO, "
+                "write them in quotes"
+            )
+        return value
+
+
+def _values(value: object) -> list[object]:
+    """Return the values of a list, or a value alone."""
+    return value if isinstance(value, list) else [value]
 
 
 class MaskMeaning(Section):
@@ -168,10 +226,10 @@ class Imagery(Section):
     tile: str | Annotated[list[str], Field(min_length=1)] | None = None
     """MGRS tile or list of tiles to use; null: all tiles"""
 
-    start: date | None = None
+    start: Day | None = None
     """first date to use, YYYY-MM-DD; null: no limit"""
 
-    end: date | None = None
+    end: Day | None = None
     """last date to use; null: no limit"""
 
     max_cloud_fraction: Fraction = 0.8
@@ -200,9 +258,10 @@ class Imagery(Section):
     lists them) | warn (use all) | trust (do not look)
     """
 
-    damaged: Literal["refuse", "set_aside"] = "refuse"
-    """products that cannot be read or lack bands: refuse (stop) | set_aside (acquisitions.csv lists
-    them, and the log of index gives the reasons)
+    damaged: Damaged = "refuse"
+    """products that cannot be read or lack bands: refuse (stop) | set_aside (leave them out;
+    acquisitions.csv lists them, and the log of index gives the reasons; the report lists those
+    whose damage shows only when their pixels are read)
     """
 
     collections: list[str] = []
@@ -268,7 +327,7 @@ class CloudMasks(Section):
     cloud probability
     """
 
-    files: Path | None = None
+    files: LocalPath | None = None
     """folder of your own masks: one raster per acquisition, with the date (and the tile) in its
     name; values other than 0 are not clear
     """
@@ -326,7 +385,7 @@ class Label(Section):
     column: str
     """column of the codes in the register"""
 
-    table: Path | None = None
+    table: LocalPath | None = None
     """CSV with a row for every code"""
 
     code: str = "code"
@@ -361,7 +420,7 @@ class Label(Section):
 class RegisterFile(Section):
     """The register, and the ids of its rows."""
 
-    path: Path | None = None
+    path: LocalPath | None = None
     """file that GDAL reads, or GeoParquet"""
 
     layer: str | None = None
@@ -483,6 +542,25 @@ class RegisterParcels(PixelChoice, RegisterFile):
     partly_outside: Literal["reject", "keep"] = "reject"
     """parcels that cross the edge of the imagery: reject | keep (the part inside)"""
 
+    point_buffer_m: Annotated[float, Field(ge=0)] | None = None
+    """points: null (rejected) | 0 (the pixel under the point) | metres (radius of a disc around the
+    point). min_area_m2 does not apply to them
+    """
+
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        if self.point_buffer_m is not None and self.buffer_m:
+            raise ValueError(
+                "buffer_m buffers polygons and point_buffer_m points: set one of them, and put the "
+                "points of a mixed register into a run of their own"
+            )
+        if self.point_buffer_m == 0 and self.all_touched:
+            raise ValueError(
+                "all_touched adds the pixels around the one under a point: with point_buffer_m, "
+                "set it to false, or point_buffer_m to a small radius such as 0.1"
+            )
+        return self
+
 
 class IndexedParcels(PixelChoice):
     """Which parcels have enough pixels."""
@@ -496,8 +574,17 @@ class IndexedParcels(PixelChoice):
 class Parcels(IndexedParcels, RegisterParcels, ParcelClasses, RegisterColumns):
     """The register, its classes, and which pixels belong to a parcel."""
 
-    names: Path | None = None
+    names: LocalPath | None = None
     """CSV with columns code,name: class names of the nomenclature"""
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.point_buffer_m == 0 and self.min_pixels > 1:
+            raise ValueError(
+                f"min_pixels is {self.min_pixels}, and a point has 1 pixel with point_buffer_m 0: "
+                "set min_pixels to 1, or point_buffer_m to the radius of a disc"
+            )
+        return self
 
     @property
     def tables(self) -> dict[str, Path]:
@@ -512,7 +599,7 @@ class Dataset(Section):
     The metadata of an existing dataset take precedence over these settings.
     """
 
-    path: Path | None = None
+    path: LocalPath | None = None
     """existing dataset: folder of DATA/<id>.npy, META/labels.json, dates.json ..."""
 
     bands: Annotated[list[str], Field(min_length=1)] | None = None
@@ -524,7 +611,7 @@ class Dataset(Section):
     nomenclature: str | None = None
     """nomenclature of its labels.json; null: the first"""
 
-    names: Path | None = None
+    names: LocalPath | None = None
     """CSV with columns code,name: class names of the nomenclature"""
 
     classes: Classes = FrequentClasses()
@@ -730,7 +817,7 @@ def known_recipe(train: dict[str, Any]) -> str:
 class Predict(Section):
     """How classes are predicted."""
 
-    weights: Path | None = None
+    weights: LocalPath | None = None
     """existing weights to use instead of training: folder of Fold_<k>/model.pth.tar, ours or the
     reference's. For the reference's, set model and train.pixels accordingly
     """

@@ -8,9 +8,9 @@ section a stage gets. `sections` defines default, range, unit and description of
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -18,12 +18,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from geo.errors import InputError
+from geo.errors import InputError, did_you_mean, nearest
 from pipeline.workflow.sections import (
     Assemble,
     Band,
     CloudMasks,
     Clouds,
+    Damaged,
     Dataset,
     FrequentClasses,
     Imagery,
@@ -51,8 +52,8 @@ AnySettings = TypeVar("AnySettings", bound=Section)
 class Settings(Section):
     """Every setting of a run, as described in configs/default.yaml."""
 
-    run: str = Field(default="default", pattern=r"^\w[\w.-]*$")
-    """results go to results/<run>/"""
+    run: str = Field(default="default", pattern=r"^\w[\w.-]*$", max_length=100)
+    """results go to results/<run>/; letters, digits, _ . and -"""
     imagery: Imagery = Imagery()
     clouds: Clouds = Clouds()
     parcels: Parcels = Parcels()
@@ -77,6 +78,8 @@ class Settings(Section):
         """Take the model of the training recipe if model.name is not set, or null."""
         if not isinstance(values, dict):
             return values
+        # A section whose lines are all comments is null in YAML.
+        values = {key: value for key, value in values.items() if value is not None or key == "run"}
         model, train = values.get("model", {}), values.get("train", {})
         if not isinstance(model, dict) or model.get("name") is not None:
             return values
@@ -126,6 +129,12 @@ class ImageryBands(Section):
     """The channels."""
 
     bands: list[Band]
+
+
+class AssembledImagery(ImageryBands):
+    """The channels, and what happens to acquisitions that cannot be read."""
+
+    damaged: Damaged
 
 
 class BandReading(ImageryBands):
@@ -215,7 +224,7 @@ class ExtractSettings(Section):
 class AssembleSettings(Section):
     """Settings of stage assemble."""
 
-    imagery: ImageryBands
+    imagery: AssembledImagery
     clouds: Clouds
     parcels: MinPixels
     assemble: Assemble
@@ -359,31 +368,111 @@ def checked(values: dict[str, Any], kind: type[AnySettings]) -> AnySettings:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(item, kind) for item in error.errors()]
+        lines = _explain(error.errors(), values, kind)
         if len(lines) == 1:
             raise InputError(f"This setting cannot be used: {lines[0]}") from None
         raise InputError("These settings cannot be used:\n  " + "\n  ".join(lines)) from None
 
 
-def _explain(error: ErrorDetails, kind: type[BaseModel]) -> str:
-    """Describe one validation error: the key, the value found, and the values expected."""
-    location = ".".join(str(part) for part in error["loc"] if not str(part).startswith("Frequent"))
-    if error["type"] == "extra_forbidden":
-        *sections, key = map(str, error["loc"])
-        known = list(_section_at(sections, kind).model_fields)
-        near = difflib.get_close_matches(key, known, n=1)
-        if not near and not sections:
-            # A setting without its section, such as `epochs`.
-            near = [
-                f"{name}.{key}"
-                for name, field in kind.model_fields.items()
-                if (section := _section_of(field)) and key in section.model_fields
-            ]
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"{location}: unknown setting; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"
-    return f"{location or 'settings'}: {message}{found}"
+# Words for errors of pydantic that do not say what to write.
+_EXPECTED = {
+    "model_type": "Input should be settings, `key: value`",
+    "dict_type": "Input should be settings, `key: value`",
+    "path_type": "Input should be a path",
+}
+_DATE = "Input should be a date of the calendar, YYYY-MM-DD"
+
+
+def _explain(
+    errors: Sequence[ErrorDetails], values: Mapping[str, Any], kind: type[BaseModel]
+) -> list[str]:
+    """Describe errors of validation, a line each: the key, the value found, and those expected.
+
+    A value that may have several types has an error for each of them: the descriptions are joined,
+    and left out if a part of the value has an error.
+    """
+    found: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for error in errors:
+        found.setdefault(_place_of(error, values), []).append(error)
+    return [
+        _describe(place, own, kind)
+        for place, own in found.items()
+        if not any(other[: len(place)] == place and other != place for other in found)
+        or any(error["type"] == "value_error" for error in own)
+    ]
+
+
+def _place_of(error: ErrorDetails, values: Any) -> tuple[str, ...]:
+    """Return the keys that lead to an error, without pydantic's names of alternative types."""
+    place = []
+    for part in error["loc"]:
+        within = isinstance(values, Mapping) and part in values
+        if within or (isinstance(values, list) and isinstance(part, int)):
+            place.append(str(part))
+            values = values[part]
+    return (*place, str(error["loc"][-1])) if error["type"] == "missing" else tuple(place)
+
+
+def _describe(place: Sequence[str], errors: Sequence[ErrorDetails], kind: type[BaseModel]) -> str:
+    """Describe the errors of one setting."""
+    location = ".".join(place) or "settings"
+    first = errors[0]
+    if first["type"] == "extra_forbidden":
+        return f"{location}: unknown setting; {_known_like(place, kind)}"
+    expected = list(dict.fromkeys(map(_expected, errors)))
+    text = " or ".join([expected[0], *(e.removeprefix("Input should be ") for e in expected[1:])])
+    if first["type"] == "string_pattern_mismatch":
+        setting = _section_at(place[:-1], kind).model_fields[place[-1]]
+        text = f"it has not the expected form ({setting.description})"
+    value = first["input"]
+    if isinstance(value, dict):
+        return f"{location}: {text}"
+    found = repr(value)
+    found = f"{found[:60]}..." if len(found) > 60 else found
+    return f"{location}: {text}, found {found}{_remedy(value, errors)}"
+
+
+def _expected(error: ErrorDetails) -> str:
+    """Describe the expected value."""
+    if error["type"].startswith("date_"):
+        return _DATE
+    return _EXPECTED.get(error["type"], error["msg"].removeprefix("Value error, "))
+
+
+def _remedy(value: object, errors: Sequence[ErrorDetails]) -> str:
+    """Say what to write in place of a value of a wrong type."""
+    types = {error["type"] for error in errors}
+    if value is None:
+        return ": there is no value behind the colon. Write one, or remove the line"
+    if "string_type" in types and isinstance(value, int | float):
+        return f". YAML reads this as a number: for text, write it in quotes, '{value}'"
+    if "list_type" in types and isinstance(value, str | int):
+        return f". Write a list: [{value}]"
+    if "dict_type" in types and isinstance(value, str):
+        return f". Write a name before it, such as {{crop: {value}}}"
+    if "model_type" in types and isinstance(value, str):
+        return ". Write them in the lines below, indented"
+    if "literal_error" in types and isinstance(value, str):
+        choices = re.findall(r"'([^']*)'", " ".join(map(_expected, errors)))
+        return f".{hint}" if (hint := did_you_mean(value, choices)) else ""
+    return ""
+
+
+def _known_like(place: Sequence[str], kind: type[BaseModel]) -> str:
+    """Say which setting an unknown one may be: one of its section, or of another one."""
+    *sections, key = place
+    known = list(_section_at(sections, kind).model_fields)
+    elsewhere = [
+        f"{name}.{key}"
+        for name, field in kind.model_fields.items()
+        if (section := _section_of(field)) and key in section.model_fields
+    ]
+    if sections and key in kind.model_fields:
+        elsewhere = [f"{key}, without indentation"]
+    near = nearest(key, known)
+    if elsewhere and (near is None or near.lower() != key.lower()):
+        return f"did you mean {' or '.join(map(repr, elsewhere))}?"
+    return f"known here: {', '.join(known)}" if near is None else f"did you mean {near!r}?"
 
 
 def _section_at(location: Sequence[str], section: type[BaseModel]) -> type[BaseModel]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NoReturn
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError, first_five, nearest
 from pipeline.workflow.artefacts import read_json
-from pipeline.workflow.config import load, merged, view
+from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
-from pipeline.workflow.messages import keep_messages_short
+from pipeline.workflow.messages import LIBRARY, keep_messages_short
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
@@ -28,6 +30,10 @@ SOURCE = Path(__file__).resolve().parents[2]
 # Environment variable: the settings that `parcelwise run` lays over those of the files, as JSON.
 # Snakemake's own --config would turn null and numbers into text.
 ASSIGNMENTS = "PARCELWISE_SETTINGS"
+# Rules that run once for each of these cannot be a target by name.
+REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
+# Targets that do not exist if existing weights are used.
+TRAINING = ("split", "train", "evaluate", "models")
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",
@@ -38,25 +44,42 @@ SIMULATED = (
 )
 
 
-def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> Settings:
+def start(
+    files: Iterable[Path],
+    config: Mapping[str, Any],
+    checkout: str | Path,
+    *,
+    is_main: bool,
+    cores: int | None = None,
+) -> Settings:
     """Load and check the settings of a run. If they are wrong, end the process with one message.
 
     Parameters
     ----------
+    files
+        Files of settings. They are not read by Snakemake, which would take a repeated key for its
+        last value, and NO or 010 for what they mean in YAML 1.1.
     config
-        All settings, as read by Snakemake.
+        Settings of Snakemake's --config, which override those of the files.
     checkout
         Folder of the Snakefile.
     is_main
         False for a job on another machine. It parses the Snakefile again, but must use the settings
         with which the run started.
+    cores
+        Cores that Snakemake may use; None: not known.
     """
     keep_messages_short()
     try:
         check_installation(checkout)
-        settings = load(merged(config, json.loads(os.environ.get(ASSIGNMENTS, "{}"))))
+        if cores is not None and cores < 1:
+            raise InputError("--cores must be at least 1, or all: no job can run without a core.")
+        assignments = json.loads(os.environ.get(ASSIGNMENTS, "{}"))
+        settings = load(merged(merged(read_values(files), config), assignments))
         check_inputs(settings)
         if is_main:
+            for name in _named_stages(sys.argv[1:]):
+                check_target(name, settings, is_alone=False)
             _check_contents(settings)
         started = RunPaths.of(settings.run).started
         if not is_main and started.is_file():
@@ -64,6 +87,82 @@ def start(config: Mapping[str, Any], checkout: str | Path, *, is_main: bool) -> 
     except (InputError, OSError) as error:
         sys.exit(f"\n{error}")
     return settings
+
+
+def _named_stages(words: Sequence[str]) -> list[str]:
+    """Return what Snakemake's options name to run again, to run up to, or to leave out.
+
+    Snakemake itself ignores unknown names of --omit-from.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in (("-R", "--forcerun"), ("-U", "--until"), ("-O", "--omit-from")):
+        parser.add_argument(*options, nargs="*", dest=options[1])
+    known, _ = parser.parse_known_args(words)
+    return [name for names in vars(known).values() for name in names or ()]
+
+
+def check_target(target: str, settings: Settings, *, is_alone: bool = True) -> None:
+    """Check that a target is a rule of the run, or can be one of its files.
+
+    Parameters
+    ----------
+    target
+        The name of a rule, or a path.
+    settings
+        All settings.
+    is_alone
+        Whether it is a target of its own, and not one that an option names beside the targets.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    rules = set(_rules(settings))
+    root = RunPaths.of(settings.run).root
+    made = [root]
+    if settings.simulate is not None:
+        made += [Path(settings.imagery.path or root), settings.parcels.path or root]
+    path = Path(target).absolute()
+    is_file = any(one.absolute() in (path, *path.parents) for one in made)
+    if target in TRAINING and settings.predict.weights is not None:
+        refuse_training()
+    if is_alone and target in REPEATED and target in rules:
+        raise InputError(
+            f"{target!r} runs once per {REPEATED[target]} and cannot be a target. Name the target "
+            f"that needs it, or run it again by `-- --forcerun {target}`."
+        )
+    if target in rules or is_file:
+        return
+    sections = [name for name in Settings.model_fields if target.startswith(f"{name}.")]
+    known = rules - set(REPEATED) if is_alone else rules
+    near = nearest(target, known)
+    if sections:
+        hint = f"To change a setting, write {target}=VALUE."
+    elif near:
+        hint = f"Did you mean {near!r}?"
+    else:
+        hint = f"Known are {', '.join(sorted(known))}."
+    raise InputError(f"{target!r} is neither a target of this run nor a file in {root}. {hint}")
+
+
+def refuse_training() -> NoReturn:
+    """Refuse to make models if there are existing ones."""
+    raise InputError(
+        "predict.weights is set: these weights are used, and nothing is trained. Choose the target "
+        "predictions or report, or remove predict.weights."
+    )
+
+
+def _rules(settings: Settings) -> Iterator[str]:
+    """Yield the names of the rules that these settings include."""
+    files = ["Snakefile", "rules/dataset.smk"]
+    files.append(f"rules/{'ingestion' if settings.dataset.path else 'preparation'}.smk")
+    if settings.predict.weights is None:
+        files.append("rules/training.smk")
+    for file in files:
+        text = (SOURCE / file).read_text(encoding="utf-8")
+        yield from re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.MULTILINE)
 
 
 def _check_contents(settings: Settings) -> None:
@@ -233,10 +332,24 @@ def summary(paths: RunPaths) -> str:
             path = path.with_suffix(".csv")
         if path.exists():
             lines.append(f"{what:12} {path}")
+    lines += _library_warnings(paths)
     try:
         return "\n".join(lines + _scores(paths))
     except InputError as error:
         return "\n".join([*lines, "", str(error)])
+
+
+def _library_warnings(paths: RunPaths) -> list[str]:
+    """Group the warnings of libraries in the logs of a run: a line for each of three kinds."""
+    kinds: dict[str, list[str]] = {}
+    for log in sorted(paths.logs.rglob("*.log")):
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(LIBRARY):
+                # Those of several files differ in names and numbers.
+                kind = re.sub(r"\S*[/\d]\S*", "", line)
+                kinds.setdefault(kind, []).append(f"{line[len(LIBRARY) :]} ({log})")
+    most = sorted(kinds.values(), key=len, reverse=True)[:3]
+    return [f"{len(found)} warnings of a library, such as: {found[0]}" for found in most]
 
 
 def _scores(paths: RunPaths) -> list[str]:

@@ -143,6 +143,7 @@ def prepare_dataset(settings: Settings, root: Path, threads: int = 2) -> RunPath
         extract(
             run.item(name), run.pixel_index(row.tile),
             run.extracted(name), run.extracted_valid(name), view(settings, "extract"), threads,
+            run.extraction_counts(name), settings.imagery.damaged,
         )  # fmt: skip
     pixel_index = [run.pixel_index(tile) for tile in sorted(read_grids(run.grids))]
     tiles = assemble_tiles(run, sorted(read_grids(run.grids)), settings, threads)
@@ -161,7 +162,7 @@ def assemble_tiles(run: RunPaths, tiles, settings, threads=2, root=None) -> list
     for tile in tiles:
         assemble(
             run.acquisitions, run.extractions, run.pixel_index(tile), dataset.tile(tile).root,
-            view(settings, "assemble"), threads,
+            view(settings, "assemble"), threads, run.counts if run.counts.is_dir() else None,
         )  # fmt: skip
     return [dataset.tile(tile).root for tile in tiles]
 

@@ -14,7 +14,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
-from geo.imagery import remote
+from geo.imagery import retries
 
 METRES = {"B02": 10, "B03": 10, "B8A": 20, "SCL": 20}
 COMMON = {"B02": "blue", "B03": "green", "B8A": "nir08", "SCL": "scl"}
@@ -26,8 +26,10 @@ SILENCE_S = 5.0
 
 def shorten_waits(monkeypatch):
     """Let failed requests be repeated almost at once."""
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(remote, "LONGEST_WAIT_S", 0.04)
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.04)
+    # Another test may have had the same port.
+    monkeypatch.setattr(retries, "_given_up", {})
 
 
 class Server:

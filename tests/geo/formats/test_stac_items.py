@@ -4,6 +4,7 @@ import json
 from datetime import date, datetime
 
 import pytest
+from pyproj import CRS
 
 from geo.errors import InputError
 from geo.imagery.discovery import find_acquisitions
@@ -320,6 +321,120 @@ def test_items_that_cannot_be_used_are_refused(read, change, message):
     change(item)
     with pytest.raises(InputError, match=message):
         read(item, bands=["B02"])
+
+
+def old_item(version):
+    """Return an item of STAC before 1.0: its assets name bands by number, if not by their keys."""
+    bands = [{"name": name, "common_name": KEYS[name].rstrip("123")} for name in TEN + TWENTY[:-1]]
+    grid = placed("B02", 600_000, 5_700_000)
+    assets = {
+        f"file{number}": {
+            "href": f"https://somewhere/{number}.tif",
+            "type": "image/vnd.stac.geotiff; cloud-optimized=true",
+            "eo:bands": [number],
+        }
+        for number in (0, 1)
+    }
+    assets["file0"] |= grid
+    # The red edge has no common name of its own, and three layers are in one file.
+    assets["edge"] = {
+        "href": "https://somewhere/e.tif",
+        "type": "image/tiff",
+        "eo:bands": [4, 5, 6],
+    }
+    assets["edge"] |= placed("B05", 600_000, 5_700_000)
+    return {
+        "type": "Feature",
+        "stac_version": version,
+        "id": "S2A_31UES_20180405_0_L1C",
+        "properties": {
+            "datetime": "2018-04-05T10:50:31.024Z",
+            "eo:platform": "sentinel-2a",
+            "eo:epsg": 32631,
+            "eo:gsd": 10,
+            "eo:cloud_cover": 20,
+            "eo:bands": bands,
+            "sentinel:utm_zone": 31,
+            "sentinel:latitude_band": "U",
+            "sentinel:grid_square": "ES",
+            "sentinel:data_coverage": 78.5,
+            "sentinel:product_id": "S2A_MSIL1C_20180405T105031_N0206_R051_T31UES_20180405T130217",
+            **grid,
+        },
+        "assets": assets,
+    }
+
+
+@pytest.mark.parametrize("version", ["0.6.2", "0.7.0", "0.8.0", "0.8.1", "0.9.0", "1.0.0-beta.2"])
+def test_items_before_version_1_are_read(read, version):
+    found = read(old_item(version))
+    assert {name: (band.source[-5:], band.layer) for name, band in found.bands.items()} == {
+        "B02": ("0.tif", 1), "B03": ("1.tif", 1),
+        "B05": ("e.tif", 1), "B06": ("e.tif", 2), "B07": ("e.tif", 3),
+    }  # fmt: skip
+    assert {band.grid.bounds for band in found.bands.values()} == {
+        (600_000, 5_590_200, 709_800, 5_700_000)
+    }
+    assert {name: band.grid.pixel_width for name, band in found.bands.items()} == {
+        "B02": 10, "B03": 10, "B05": 20, "B06": 20, "B07": 20,
+    }  # fmt: skip
+    assert found.bands["B05"].grid.crs == "EPSG:32631"
+    assert (found.tile, found.baseline, found.platform) == ("31UES", "02.06", "sentinel-2a")
+    assert (found.valid_fraction, found.cloud_fraction) == (0.785, 0.2)
+    assert found.sensing_start == datetime(2018, 4, 5, 10, 50, 31, 24000)
+
+
+def test_numbers_of_bands_that_the_item_does_not_list_are_ignored(read):
+    item = old_item("0.8.1")
+    del item["properties"]["eo:bands"]
+    item["assets"]["B04"] = {**item["assets"].pop("file0"), "eo:bands": [3]}
+    assert list(read(item).bands) == ["B04"]
+
+
+def test_a_period_of_version_0_8_has_its_first_day(read):
+    item = old_item("0.8.1")
+    item["properties"]["dtr:start_datetime"] = item["properties"].pop("datetime")
+    assert read(item).date == date(2018, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("properties", "asset", "crs"),
+    [
+        ({"proj:code": "EPSG:32631", "proj:epsg": 32632}, {}, "EPSG:32631"),
+        ({"proj:epsg": 32632}, {"proj:code": "EPSG:32631"}, "EPSG:32631"),
+        ({"proj:epsg": "32631"}, {}, "EPSG:32631"),
+        ({"proj:epsg": None, "proj:code": "EPSG:32631"}, {}, "EPSG:32631"),
+        ({"proj:code": None, "proj:wkt2": CRS(32631).to_wkt()}, {}, "EPSG:32631"),
+        ({"proj:projjson": CRS(32631).to_json_dict()}, {}, "EPSG:32631"),
+    ],
+)
+def test_the_coordinate_system_is_stated_in_many_ways(read, properties, asset, crs):
+    item = item_of("20180405", "https://somewhere")
+    del item["properties"]["proj:epsg"]
+    item["properties"] |= properties
+    for fields in item["assets"].values():
+        fields |= asset
+    assert {band.grid.crs for band in read(item).bands.values()} == {crs}
+
+
+def test_bands_of_version_1_1_have_their_names_and_scales_inside(read):
+    item = item_of("20180405", "https://somewhere")
+    item["stac_version"] = "1.1.0"
+    grid = placed("B02", 600_000, 5_700_000)
+    inside = {"name": "x", "eo:common_name": "nir", "raster:scale": 0.01, "raster:offset": -0.5}
+    item["assets"] = {
+        "a": {"href": "https://somewhere/a.tif", "bands": [inside], "nodata": 7, **grid},
+        "b": {
+            "href": "https://somewhere/b.tif",
+            "bands": [{"eo:common_name": "rededge071"}],
+            **grid,
+        },
+    }
+    item["assets"]["b"] |= {"raster:scale": 0.001, "raster:offset": -0.1, "data_type": "int16"}
+    bands = read(item).bands
+    assert {name: (b.scale, b.offset, b.nodata) for name, b in bands.items()} == {
+        "B05": (10, -100, 0), "B08": (100, -50, 7),
+    }  # fmt: skip
 
 
 def test_missing_bands_are_refused(read):

@@ -11,7 +11,6 @@ import pytest
 
 from geo.errors import InputError
 from geo.formats.stac_search import Search, search_items
-from geo.imagery import remote
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
 from tests.builders.stac import item_of, write_scene
@@ -75,7 +74,7 @@ def test_without_collections_the_message_lists_those_of_the_api(server, tmp_path
     [
         ("503", "the server answered 503"),
         ("dropped", "closed"),
-        ("short", "every answer ended too early"),
+        ("short", "ended too early"),
     ],
 )
 @pytest.mark.parametrize(
@@ -96,17 +95,6 @@ def test_an_api_that_does_not_answer_is_named(
     assert key not in "".join(traceback.format_exception(error.value))
     assert key not in caplog.text
     assert len(server.log) == answers + 7
-
-
-def test_the_time_of_all_tries_is_bounded(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_FOR_S", 0.0)
-    monkeypatch.setattr(remote, "READ_TIMEOUT_S", 0.1)
-    for fault, reason in [("silent", "timed out"), ("short", "too early"), ("503", "answered 503")]:
-        server.log.clear()
-        server.faults = lambda *_, fault=fault: fault
-        with pytest.raises(InputError, match=reason):
-            saved(f"{server.url}/api", tmp_path)
-        assert len(server.log) == 1
 
 
 def test_the_waits_are_those_that_a_server_asks_for(server, tmp_path, monkeypatch):
@@ -186,3 +174,68 @@ def test_sources_that_are_not_stac_are_refused(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(InputError, match=message):
         saved(path, tmp_path / "items")
+
+
+IDS = [
+    ".hidden",
+    "..",
+    "-rf",
+    "a/b",
+    "a:b",
+    "A:B",
+    "x" * 300,
+    "Ä" * 60,
+    "same",
+    "SAME",
+    "same_2",
+    "",
+    7,
+]
+
+
+def test_any_id_becomes_a_file_of_its_own(tmp_path):
+    """Also on disks that do not tell upper from lower case."""
+    items = []
+    for number, name in enumerate(IDS):
+        item = item_of(f"201804{number + 1:02}", "https://somewhere")
+        items.append({**item, "id": name})
+    (tmp_path / "items.json").write_text(
+        json.dumps({"type": "FeatureCollection", "features": items})
+    )
+    files = saved(tmp_path / "items.json", tmp_path / "items")
+    assert len({name.lower() for name in files}) == len(IDS)
+    assert not any(name.startswith((".", "-")) for name in files)
+    found = find_acquisitions(tmp_path / "items", bands=BANDS)
+    assert [item.date.day for item in found] == list(range(1, len(IDS) + 1))
+    assert len({item.id.lower() for item in found}) == len(IDS)
+    assert {f"{item.id}.json" for item in found} == set(files)
+    texts = [json.loads(item.product.read_text())["id"] for item in found]
+    assert texts == IDS
+
+
+@pytest.mark.parametrize("version", ["0.8.1", "1.0.0"])
+def test_items_are_completed_by_their_collection(tmp_path, version):
+    item = item_of(DAYS[0], "https://somewhere")
+    item["stac_version"] = version
+    item["assets"] = {
+        "a": {**item["assets"]["blue"], "eo:bands": [1]},
+        "b": item["assets"]["nir08"],
+        "scl": item["assets"]["scl"],
+    }
+    collection = {"type": "Collection", "id": "s2", "links": [{"rel": "item", "href": "item.json"}]}
+    listed = [{"name": "B04"}, {"name": "B03"}]
+    if version == "0.8.1":
+        collection["properties"] = {"eo:bands": listed, "eo:cloud_cover": 99}
+        item["assets"]["b"]["eo:bands"] = [0]
+    else:
+        assets = {"a": {"eo:bands": listed[1:]}, "b": {"eo:bands": listed[:1], "href": "no"}}
+        collection["item_assets"] = {**assets, "c": {"eo:bands": [{"name": "B02"}]}}
+        del item["assets"]["a"]["eo:bands"]
+    (tmp_path / "collection.json").write_text(json.dumps(collection))
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    saved(tmp_path / "collection.json", tmp_path / "items")
+    (found,) = find_acquisitions(tmp_path / "items", bands=["B03", "B04"])
+    assert {name: band.source[-7:] for name, band in found.bands.items()} == {
+        "B03": "B02.tif", "B04": "B8A.tif",
+    }  # fmt: skip
+    assert found.cloud_fraction == 0.2

@@ -1,7 +1,6 @@
 """Remote pixels equal those of the same files on the disk, whatever faults the network has."""
 
 import json
-import time
 import traceback
 from dataclasses import replace
 
@@ -24,7 +23,6 @@ from geo.pixels.pixel_index import index_pixels
 from tests.builders.stac import (
     BLOCK,
     ORIGIN,
-    SILENCE_S,
     SIZE,
     item_of,
     write_scene,
@@ -109,8 +107,8 @@ def test_pixels_equal_those_of_the_files(server, index, expected, tmp_path, endi
     [
         ("503", "503 Service Unavailable, after 6 retries"),
         ("dropped", "the connection failed"),
-        ("short", "every answer ended too early"),
-        ("shorter", "every answer ended too early"),
+        ("short", "ended too early"),
+        ("shorter", "ended too early"),
     ],
 )
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -130,20 +128,6 @@ def test_a_lasting_fault_is_named_with_the_address_but_not_its_signature(
     assert f"{base_of(server.url, ending)}/{DAY}/B" in message
     assert "Run it again when the service answers" in message
     assert "SECRET" not in "".join(traceback.format_exception(error.value))
-
-
-def test_the_time_of_all_tries_is_bounded(server, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_FOR_S", 0.0)
-    server.faults = lambda *_: "short"
-    with pytest.raises(InputError, match="ended too early"):
-        remote.read_bytes(f"{server.url}/{DAY}/B02.tif", (0, 100))
-    assert len(server.log) == 1
-    server.faults = lambda *_: "silent"
-    monkeypatch.setattr(remote, "READ_TIMEOUT_S", 0.1)
-    started = time.monotonic()
-    with pytest.raises(InputError, match="TimedOut"):
-        remote.read_bytes(f"{server.url}/jp2/{DAY}/B02.jp2", (0, 100))
-    assert time.monotonic() - started < SILENCE_S
 
 
 def test_only_blocks_with_parcels_are_read(server, scenes, index, tmp_path):
@@ -306,6 +290,7 @@ def planetary_computer(server, scenes, monkeypatch):
     monkeypatch.setenv("PC_SDK_SAS_URL", "http://tokens.example/sas/token")
     server.root, server.needs_query, server.etag = scenes.parent, True, '"1"'
     remote._azure_store.cache_clear()  # the stores of the tests have the same address
+    remote._tokens.cache_clear()
     remote._http_store.cache_clear()
     return f"http://account.blob.core.windows.net/{scenes.name}"
 
@@ -332,6 +317,7 @@ def test_without_tokens_the_planetary_computer_refuses_access(
     with pytest.raises(InputError, match=r"403 Forbidden\)\. Set imagery\.sign"):
         remote.read_bytes(address, (0, 10))
     monkeypatch.setenv("PC_SDK_SAS_URL", "http://tokens.example/nowhere")
+    remote._tokens.cache_clear()
     with pytest.raises(InputError, match=r"is refused .*404 Client Error.*tokens\.example"):
         remote.read_bytes(f"planetary-computer+{address}", (0, 10))
     # Addresses of other hosts, and addresses with a signature, need no token.

@@ -11,9 +11,12 @@ import yaml
 from affine import Affine
 from matplotlib.image import imread
 from shapely import box
+from shapely import points as points_of
 
+from geo.grid import Grid
 from pipeline.__main__ import main
 from pipeline.classes.reasons import Reason, Status
+from pipeline.inspection.picture import COLOURS, draw, to_degrees
 from pipeline.inspection.text import aligned, bytes_text
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read
@@ -119,6 +122,19 @@ def test_inspect_reads_no_pixel(folder, capsys, monkeypatch):
     assert "3 acquisitions, 3 to use" in shown
     assert "3 have no cloud cover in their metadata" in shown
     assert "at most" in shown
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_points_are_drawn_on_every_map(tmp_path, n):
+    grid = Grid("EPSG:32631", X, Y, 10.0, 10.0, 60, 60)
+    points = to_degrees(points_of(np.linspace([X + 5, Y - 5], [X + 95, Y - 95], n)), grid.crs)
+    used = np.full(n, str(Status.USED), object)
+    n_dots = []
+    for outlines in (points, np.full(n, None, object)):
+        draw(tmp_path / "map.svg", "", {"31UDS": [grid]}, outlines, used, [])
+        text = (tmp_path / "map.svg").read_text()
+        n_dots.append(text.count(f"fill: {COLOURS[Status.USED]}; stroke: #ffffff"))
+    assert n_dots == [n, 0]
 
 
 def test_an_error_of_the_run_ends_inspect_after_the_picture(folder, capsys, caplog):

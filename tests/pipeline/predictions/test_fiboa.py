@@ -152,6 +152,14 @@ def test_predictions_are_a_register_again(run):
     assert [c["name"] for c in run.classes] == ["blé", "maïs"]
 
 
+def test_predicted_points_are_left_out(tmp_path):
+    table = predictions()
+    table.loc[0, "geometry"] = table.geometry.iloc[0].centroid
+    assert gpd.read_parquet(write_fiboa(tmp_path, [table]))["id"].tolist() == ["b"]
+    table = table[:1]
+    assert gpd.read_parquet(write_fiboa(tmp_path, [table])).empty
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_parts_result_in_the_same_file(tmp_path, cut):
     """Even if a part has no prediction, or no names."""

@@ -1,6 +1,7 @@
 """The GeoPackage: the layer of each row, and the styles in which QGIS draws the polygons."""
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -123,6 +124,43 @@ def test_polygons_alone_result_in_one_layer_of_one_type(tmp_path, names, kind):
     assert pyogrio.list_layers(path).tolist() == [["parcels", kind], ["layer_styles", None]]
     assert len(pyogrio.read_dataframe(path, layer="parcels")) == 2
     assert "not polygons" not in table(path, CONTENTS)[0]["description"]
+
+
+def symbols(path):
+    """Return the type of the symbols of each layer's styles."""
+    found = {}
+    for row in table(path, "SELECT f_table_name, styleQML FROM layer_styles"):
+        kinds = set(re.findall(r'<symbol type="(\w+)"', row["styleQML"]))
+        found.setdefault(row["f_table_name"], []).append(kinds)
+    return found
+
+
+@pytest.mark.parametrize("n_rows", [1, 100])
+@pytest.mark.parametrize(
+    ("second", "kind"),
+    [(shapely.Point(3, 4), "Point"), (shapely.MultiPoint([(3, 4)]), "MultiPoint")],
+)
+def test_points_alone_stay_points_in_the_main_layer(tmp_path, n_rows, second, kind):
+    path = write(
+        tmp_path, rows_of(list("abcd"), [LINE, POINT, None, second]), n_rows, with_points=True
+    )
+    assert pyogrio.list_layers(path).tolist() == [
+        ["parcels", kind], ["parcels_not_points", "Unknown"], ["layer_styles", None]
+    ]  # fmt: skip
+    main = gpd.read_file(path, layer="parcels")
+    assert main["parcel_id"].tolist() == ["b", "c", "d"]
+    assert set(main.geom_type.dropna()) == {kind}
+    assert main.geometry.centroid.tolist() == [POINT, None, shapely.Point(3, 4)]
+    assert gpd.read_file(path, layer="parcels_not_points")["parcel_id"].tolist() == ["a"]
+    assert "1 rows are not points" in table(path, CONTENTS)[0]["description"]
+    assert symbols(path) == {"parcels": [{"marker"}] * 2}
+
+
+@pytest.mark.parametrize("with_points", [True, False])
+def test_predicted_points_beside_polygons_have_styles(tmp_path, with_points):
+    path = write(tmp_path, named("polygon", "point"), with_points=with_points)
+    points = {"parcels_not_polygons": [{"marker"}] * 2} if with_points else {}
+    assert symbols(path) == {"parcels": [{"fill"}] * 2, **points}
 
 
 def test_time_and_extent_are_those_of_the_rows(tmp_path):

@@ -537,6 +537,46 @@ def test_many_parcels_are_drawn_as_an_image_of_the_same_map(run, monkeypatch):
     assert page.count("data:image/png;base64,") == 2
 
 
+@pytest.mark.parametrize("n_points", [62, 30])
+def test_points_are_drawn_as_dots_where_they_are(tmp_path, run, n_points):
+    """All parcels as points, and some as points in a layer of their own beside polygons."""
+    rows = geopandas.read_file(run.predictions, layer="parcels").to_crs("EPSG:32631")
+    centres = rows.geometry[:n_points].centroid
+    rows.loc[rows.index[:n_points], "geometry"] = centres
+    paths = RunPaths(tmp_path)
+    paths.predictions.parent.mkdir()
+    if n_points == 30:
+        rows[:n_points].to_file(paths.predictions, layer="parcels_not_polygons")
+        rows[n_points:].to_file(paths.predictions, layer="parcels")
+    else:
+        rows.to_file(paths.predictions, layer="parcels")
+    table = run.predictions.with_suffix(".parquet").read_bytes()
+    paths.predictions.with_suffix(".parquet").write_bytes(table)
+    drawn, whole = make_map(paths), make_map(run)
+    assert (drawn.predicted, drawn.agreement) == (whole.predicted, whole.agreement)
+    places = {}
+    for shape in drawn.shapes:
+        steps = np.array(re.findall(r"-?\d+", shape.path), int).reshape(-1, 2)
+        corners = np.cumsum(steps, axis=0)
+        places[shape.title.split(":")[0]] = corners.min(axis=0), corners.max(axis=0)
+    low, high = np.array(list(places.values())).swapaxes(0, 1)[:, :n_points]
+    metre = drawn.scale_bar[0] / int(drawn.scale_bar[1].removesuffix(" m"))
+    np.testing.assert_allclose(high - low, np.full((n_points, 2), 10 * metre), atol=2)
+    # Ten dots in a row, 30 m from each other.
+    steps = np.diff((low + high)[:10, 0] / 2)
+    np.testing.assert_allclose(steps, 30 * metre, atol=1.5)
+
+
+def test_a_single_point_has_a_map(tmp_path):
+    paths = make_run(tmp_path / "run")
+    rows = geopandas.read_file(paths.predictions)[:1]
+    rows.set_geometry(rows.centroid).to_file(tmp_path / "one.gpkg", layer="parcels")
+    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))[:1]
+    drawn = draw_map(tmp_path / "one.gpkg", predictions, "EPSG:32631", {})
+    assert (drawn.width, drawn.height, len(drawn.shapes)) == (1800, 1800, 1)
+    assert drawn.scale_bar[1] == "1 m"
+
+
 def test_a_layer_with_fewer_rows_than_its_table_is_refused(tmp_path):
     paths = make_run(tmp_path / "run")
     geopandas.read_file(paths.predictions).iloc[:5].to_file(paths.predictions, layer="parcels")

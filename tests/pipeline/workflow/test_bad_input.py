@@ -18,7 +18,7 @@ import pytest
 import rasterio
 import xarray as xr
 from rasterio.transform import Affine
-from shapely import Point, box
+from shapely import LineString, Point, box
 
 from geo.errors import InputError
 from geo.grid import read_grids
@@ -205,6 +205,18 @@ SETTINGS = {
     "missing imagery": (
         {"imagery": {"path": "/nowhere/s2"}},
         "imagery.path: there is no /nowhere/s2",
+    ),
+    "register with another name": (
+        {"parcels": {"path": "registr.gpkg"}},
+        "there is no registr.gpkg. .*has no registr.gpkg",
+    ),
+    "variable in a path": (
+        {"parcels": {"path": "$DATA/r.gpkg"}},
+        "there is no .DATA/r.gpkg. Variables are not replaced in settings files",
+    ),
+    "path of Windows": (
+        {"parcels": {"path": r"C:\data\r.gpkg"}},
+        "This is a path of Windows. In WSL, C:.data is /mnt/c/data",
     ),
     "missing register": (
         {"parcels": {"path": "/nowhere/r.gpkg"}},
@@ -490,6 +502,19 @@ def points(i):
     write_register(i.register, outlines=[Point(X + 50, Y - 50)] * 8)
 
 
+def lines(i):
+    write_register(i.register, outlines=[LineString([(X, Y), (X + 50, Y - 50)])] * 8)
+
+
+def unplaced_csv(i):
+    table = gpd.read_file(i.register)
+    centres = table.geometry.centroid
+    path = i.folder / "points.csv"
+    columns = pd.DataFrame(table.drop(columns="geometry"))
+    columns.assign(x=centres.x, y=centres.y).to_csv(path, index=False)
+    i.set(parcels={"path": str(path), "point_buffer_m": 0})
+
+
 def two_layers(i):
     gpd.read_file(i.register).to_file(i.register, layer="fields of 2021")
 
@@ -538,7 +563,12 @@ def zip_of_two(i):
 REGISTERS = {
     "no CRS": (without_crs, "has no coordinate system"),
     "no rows": (no_rows, "has no rows"),
-    "no polygons": (points, "None of the 8 parcels .* 8 not_a_polygon"),
+    "no polygons": (lines, "register.gpkg contains no polygons, but LineString"),
+    "points": (points, "points instead of outlines .*parcels.point_buffer_m.* Set it to 0 to read"),
+    "coordinates of unknown system": (
+        unplaced_csv,
+        "coordinate system of its columns x and y.*rename them to lon and lat.*ogr2ogr -a_srs",
+    ),
     "far from the imagery": (
         lambda i: write_register(i.register, x=X + 90_000),
         "No parcel of .* is on the imagery. In degrees",
@@ -737,7 +767,7 @@ TABLES = {
 
 # What only a stage notices: where parcels and imagery are, dates of imagery, and values of arrays.
 ONLY_IN_STAGES = {
-    *("no polygons", "far from the imagery", "too small parcels", "of another season"),
+    *("too small parcels", "of another season"),
     *("refused address", "unknown tile", "no date in the range", "missing masks", "another format"),
 }
 

@@ -6,10 +6,12 @@ import sys
 import pytest
 import yaml
 
+from geo.errors import InputError
+from pipeline.inspection.check import check
 from pipeline.workflow import snakefile
-from pipeline.workflow.config import merged
+from pipeline.workflow.config import load, merged
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.snakefile import freeze, start
+from pipeline.workflow.snakefile import check_target, freeze, start
 from tests.builders.models import save_models
 from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, make
@@ -56,7 +58,7 @@ def checks(monkeypatch):
 def test_inputs_are_checked_again_only_if_they_have_changed(folder, checks):
     def begin(**over):
         checks.clear()
-        return start(merged(VALUES, over), ROOT, is_main=True)
+        return start([], merged(VALUES, over), ROOT, is_main=True)
 
     begin()
     settings = begin()
@@ -67,7 +69,7 @@ def test_inputs_are_checked_again_only_if_they_have_changed(folder, checks):
     assert checks == []
     begin(train={"epochs": 3})
     assert checks == []
-    start(VALUES, ROOT, is_main=False)
+    start([], VALUES, ROOT, is_main=False)
     assert checks == []
     begin(parcels={"id": "ID"})
     assert len(checks) == 1
@@ -90,11 +92,89 @@ def test_what_the_check_says_ends_the_process(folder, monkeypatch, capsys):
     monkeypatch.setattr(snakefile.subprocess, "run", run)
     code = 1
     with pytest.raises(SystemExit) as end:
-        start(VALUES, ROOT, is_main=True)
+        start([], VALUES, ROOT, is_main=True)
     assert end.value.code == "\nregister.shp has no rows."
     code = 0
-    start(VALUES, ROOT, is_main=True)
+    start([], VALUES, ROOT, is_main=True)
     assert capsys.readouterr().err == "register.shp has no rows.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("run: a\n\nrun: b", [], r"settings.yaml is not YAML: the key run is .*lines 1 and 3"),
+        ("run: mine", ["--cores", "2", "-R", "extrct"], r"'extrct' is .* Did you mean 'extract'"),
+        ("run: mine", ["--until", "labl"], r"'labl' is neither .*Did you mean 'label'"),
+        ("run: mine", ["--omit-from", "clean", "soil"], r"'soil' is neither .* Known are all, as"),
+        ("run: mine", ["-R", "train", "label"], r"nothing is trained"),
+    ],
+)
+def test_settings_and_stages_are_checked_under_plain_snakemake(
+    folder, checks, monkeypatch, text, words, message
+):
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words])
+    with pytest.raises(SystemExit, match=message):
+        start([path], VALUES, ROOT, is_main=True)
+    assert checks == []
+
+
+@pytest.mark.parametrize("words", [["-R", "extract", "-n"], ["-R", "-n"], ["--until=label"], []])
+def test_stages_can_be_named(folder, checks, monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["snakemake", *words])
+    assert start([], VALUES, ROOT, is_main=True, cores=1).run == "mine"
+
+
+def test_no_job_runs_without_cores(folder, checks):
+    with pytest.raises(SystemExit, match="--cores must be at least 1, or all"):
+        start([], VALUES, ROOT, is_main=True, cores=0)
+
+
+@pytest.mark.parametrize("target", ["models", "split", "evaluate", "train"])
+def test_with_existing_weights_there_is_no_training(target):
+    with pytest.raises(InputError, match=r"predict.weights is set: .* nothing is trained. Choose"):
+        check_target(target, load(VALUES))
+    check_target("predictions", load(VALUES))
+
+
+def reference_weights(folder):
+    """Write weights of the reference: models without a description."""
+    save_models(folder / "reference", members=1)
+    for path in folder.glob("reference/Fold_*/model.json"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": {"classes": ["barley", "maize"]}}, "predicts 3 classes, the settings name 2"),
+        ({"dataset": {"bands": ["B02"]}}, "have 4 channels, but 1 bands are named"),
+        ({"model": {"pooling": "mean_std_min_max"}}, "Set model.pooling to that of the training"),
+        ({}, None),
+    ],
+)
+def test_weights_of_the_reference_are_checked(tmp_path, values, message):
+    make(tmp_path / "existing", 30)
+    reference_weights(tmp_path)
+    settings = load(
+        merged(
+            {
+                "dataset": {
+                    "path": str(tmp_path / "existing"),
+                    "bands": BANDS,
+                    "classes": ["barley", "maize", "wheat"],
+                },
+                "predict": {"weights": str(tmp_path / "reference")},
+            },
+            values,
+        )
+    )
+    if message is None:
+        check(settings)
+        return
+    with pytest.raises(InputError, match=message):
+        check(settings)
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
+from models.fast_cpu import memory_allocator
 from pipeline import __main__ as command_line
 from pipeline.__main__ import COMMANDS, STAGES, main, run_function
+from pipeline.command import command
 from pipeline.workflow import launch
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings
@@ -140,9 +142,9 @@ def test_a_stage_gets_only_its_own_settings():
 
 def test_the_command_sets_up_memory_before_the_stage(monkeypatch):
     done = []
-    monkeypatch.setattr(command_line, "keep_freed_memory", lambda: done.append("memory"))
+    monkeypatch.setattr(memory_allocator, "keep_freed_memory", lambda: done.append("memory"))
     monkeypatch.setattr(command_line, "main", lambda: done.append("stage") or 0)
     with pytest.raises(SystemExit) as end:
-        command_line.command()
+        command()
     assert end.value.code == 0
     assert done == ["memory", "stage"]

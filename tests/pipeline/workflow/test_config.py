@@ -1,11 +1,13 @@
 """Settings: errors name key, value and alternative; the record of a run makes the run again."""
 
 import os
+from datetime import date
+from pathlib import Path
 
 import pytest
 import yaml
 
-from geo.errors import InputError
+from geo.errors import InputError, did_you_mean, nearest
 from pipeline.workflow.config import load, read, read_record, view
 from pipeline.workflow.inputs import imagery_state
 from pipeline.workflow.paths import RunPaths
@@ -36,6 +38,19 @@ from tests.builders.runs import recorded, write_record
             r"all_touched selects all .* set one of them",
         ),
         (
+            {"parcels": {"point_buffer_m": 10, "buffer_m": -10}},
+            r"buffer_m buffers polygons and point_buffer_m points: set one",
+        ),
+        (
+            {"parcels": {"point_buffer_m": 0, "all_touched": True}},
+            r"all_touched adds the pixels around .* small radius such as 0\.1",
+        ),
+        (
+            {"parcels": {"point_buffer_m": 0, "min_pixels": 2}},
+            r"min_pixels is 2, and a point",
+        ),
+        ({"parcels": {"point_buffer_m": -1}}, r"point_buffer_m: .*equal to 0, found -1"),
+        (
             {"dataset": {"path": "x"}, "imagery": {"path": "y"}},
             r"dataset\.path takes the place of imagery\.path",
         ),
@@ -44,6 +59,36 @@ from tests.builders.runs import recorded, write_record
         ({"split": {"folds": 50}}, r"min_parcels is 30 and split\.folds 50"),
         ({"model": {"pooling": "median"}}, r"pooling joins .*'median'"),
         ({"run": "../elsewhere"}, r"run: .*elsewhere"),
+        ({"run": ".."}, r"run: it has not the expected form \(.*letters, digits, .*found '\.\.'"),
+        ({"run": 2021}, r"run: .*found 2021\. YAML reads this as a number: .*quotes, '2021'"),
+        ({"run": None}, r"run: .*found None: there is no value behind the colon"),
+        (
+            {"run": "x" * 101},
+            r"run: .* at most 100 characters, found 'x{59}\.\.\.$",
+        ),
+        ({"parcels": {"classes": [8, False]}}, r"parcels\.classes: true and false .*such as NO"),
+        ({"train": {"epochs": True}}, r"train\.epochs: true and false are not expected"),
+        ({"parcels": {"classes": [1.5]}}, r"parcels\.classes\.0: .*found 1\.5\. .*quotes"),
+        ({"parcels": {"classes": "wheat"}}, r"parcels\.classes: .*Write a list: \[wheat\]"),
+        ({"parcels": {"labels": "CT"}}, r"parcels\.labels: .*such as \{crop: CT\}"),
+        ({"parcels": {"labels": {"crop": 3}}}, r"parcels\.labels\.crop: .*settings.*found 3"),
+        ({"parcels": {"id": 7}}, r"parcels\.id: .*number: for text, write it in quotes, '7'"),
+        ({"parcels": {"path": ""}}, r"parcels\.path: the path is empty"),
+        ({"parcels": {"path": 5}}, r"parcels\.path: Input should be a path, found 5"),
+        ({"parcels": {"path": "https://a/b.gpkg"}}, r"an address is not opened here: download it"),
+        ({"imagery": {"path": "file:///a"}}, r"write a path of this machine without file://"),
+        ({"imagery": {"start": 2018}}, r"imagery\.start: expected a date, YYYY-MM-DD, found 2018"),
+        ({"imagery": {"start": 86400}}, r"imagery\.start: expected a date, .*found 86400"),
+        ({"imagery": {"start": "2018-02-31"}}, r"imagery\.start: .*a date of the calendar"),
+        ({"imagery": {"tile": 31}}, r"imagery\.tile: .*string or .*list, found 31\. YAML"),
+        ({"imagery": {"bands": "B02"}}, r"imagery\.bands: .*Write a list: \[B02\]"),
+        ({"imagery": ["path"]}, r"imagery: Input should be settings, `key: value`"),
+        ({"model": {"name": "PSETAE"}}, r"model\.name: .*Did you mean 'psetae'\?"),
+        ({"id": "ID"}, r"id: unknown setting; did you mean 'parcels\.id'\?"),
+        ({"path": "x"}, r"'imagery\.path' or 'parcels\.path' or 'dataset\.path'"),
+        ({"model": {"epochs": 3}}, r"model\.epochs: .*did you mean 'train\.epochs'"),
+        ({"imagery": {"parcels": {}}}, r"imagery\.parcels: .*'parcels, without indentation'"),
+        ({"parcels": {"classes": {"min_parcel": 3}}}, r"cannot be used: parcels\.classes\.min_p"),
     ],
 )
 def test_bad_settings_are_refused(values, message):
@@ -75,7 +120,16 @@ def aliases(first, merge, levels=40):
         ("imagery: " + "{a: " * 5_000, "it is nested too deeply"),
         ("train: {epochs: 3}\ntrain: {gamma: 1}", "train is there twice"),
         ("train: {epochs: 3, epochs: 4}", "epochs is there twice"),
-        ("imagery: {start: 2018-02-31}", "is not YAML: day is out of range"),
+        ("train: {epochs: 3}\n\ntrain: {gamma: 1}", "train is there twice, in lines 1 and 3"),
+        ("train:\n\tepochs: 3", r"line 2, column 1: .*Indent with blanks, not with tabs"),
+        ("a: [1, 2\nb: 3", "Is a bracket or a brace not closed"),
+        ('parcels: {path: "C:\\data"}', "unknown escape character 'd'. Write paths with /"),
+        ("run: a: b", "line 1, column 7: mapping values are not allowed here. Indent"),
+        ("run\nimagery: {}", "line 2, column 8: .*"),
+        ("- imagery: {}", "contains no settings, found"),
+        ("run: !!int x", "is not YAML: invalid literal"),
+        ("run: !!python/object:os.system {}", "could not determine a constructor"),
+        (b"run: a\0b".decode(), "is not YAML"),
     ],
 )
 def test_yaml_that_grows_is_refused(tmp_path, text, words):
@@ -84,6 +138,67 @@ def test_yaml_that_grows_is_refused(tmp_path, text, words):
     with pytest.raises(InputError, match=words) as error:
         read(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", "010"), ("NO", "NO"), ("on", "on"), ("12:30", "12:30"), ("0x1F", "0x1F"),
+        ("2018-05-01", "2018-05-01"), ("1_000", "1_000"), ("10", 10), ("-3", -3), ("0", 0),
+        ("'10'", "10"), ("+5", 5), ("=", "="),
+    ],
+)  # fmt: skip
+def test_codes_are_what_is_written(tmp_path, text, value):
+    """YAML 1.1, which PyYAML reads, makes 8 of 010, False of NO, and 750 of 12:30."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(f"parcels: {{classes: [{text}, other]}}")
+    assert read(path).parcels.classes == [value, "other"]
+    assert read(tmp_path / "settings.yaml", assignments=[f"parcels.classes=[{text}, b]"]) == load(
+        {"parcels": {"classes": [value, "b"]}}
+    )
+
+
+def test_values_are_converted_where_another_type_is_expected(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(
+        "\ufeffrun: '2021'\nimagery:\n  start: 2018-05-01\n  path: ~/ü\nclouds:\nparcels:\n"
+        "  all_touched: yes\ntrain: {learning_rate: 1e-3, epochs: 1e2, patience: ~}\n".encode()
+    )
+    settings = read(path)
+    assert settings.run == "2021"
+    assert settings.imagery.start == date(2018, 5, 1)
+    assert settings.imagery.path == Path.home() / "ü"
+    assert settings.clouds == load({}).clouds
+    assert settings.parcels.all_touched is True
+    assert (settings.train.learning_rate, settings.train.epochs) == (0.001, 100)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_text_in_another_encoding_is_refused_with_its_line(tmp_path, encoding):
+    path = tmp_path / "settings.yaml"
+    path.write_bytes("run: a\nparcels: {id: é}\n".encode(encoding))
+    line = 1 if encoding == "utf-16" else 2
+    with pytest.raises(InputError, match=f"line {line} is not text in UTF-8. Save it in that"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "near"),
+    [
+        ("ID", ["AREA", "ID_PARCEL"], "ID_PARCEL"),
+        ("PARCEL_ID", ["AREA", "ID"], "ID"),
+        ("parcelid", ["ID_PARCEL", "id"], "ID_PARCEL"),
+        ("code", ["CODE", "CODE_CULTU"], "CODE"),
+        ("1", ["001", "002"], "001"),
+        ("b2", ["B12", "B02"], "B02"),
+        ("CodeCultu", ["AREA", "code_cultu"], "code_cultu"),
+        ("id", ["width", "AREA"], None),
+        ("soil", [], None),
+    ],
+)
+def test_the_nearest_name(name, known, near):
+    assert nearest(name, known) == near
+    assert did_you_mean(name, known) == ("" if near is None else f" Did you mean {near!r}?")
 
 
 def test_aliases_and_merges_can_be_used(tmp_path):

@@ -3,18 +3,22 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 import yaml
 
 from geo.errors import InputError
+from models.fast_cpu import memory_allocator
 from pipeline import __main__ as command_line
+from pipeline.command import command
 from pipeline.workflow import snakefile
 from pipeline.workflow.launch import _folder_of
 from pipeline.workflow.messages import LOGGER, Shortener
+from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings
-from pipeline.workflow.snakefile import check_folder, freeze
+from pipeline.workflow.snakefile import check_folder, freeze, summary
 from tests.builders.paths import ROOT
 from tests.builders.runs import snakemake
 
@@ -79,11 +83,11 @@ def test_ctrl_c_ends_a_command_in_at_most_one_line(monkeypatch, capsys, job):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(memory_allocator, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(command_line, "main", interrupted)
     monkeypatch.setattr(sys, "argv", ["parcelwise", *(["--log", "x.log"] if job else [])])
     with pytest.raises(SystemExit) as end:
-        command_line.command()
+        command()
     assert end.value.code == 130
     assert capsys.readouterr().err == ("" if job else "parcelwise: interrupted\n")
 
@@ -137,3 +141,37 @@ def test_a_folder_that_can_be_written_is_accepted(tmp_path, monkeypatch):
 )
 def test_the_folder_of_the_results_is_that_of_snakemake(words, folder):
     assert str(_folder_of(["snakemake", *words])) == folder
+
+
+NOISY = """
+import logging, warnings
+from pipeline.__main__ import _start_logging
+from pathlib import Path
+import sys
+_start_logging(Path(sys.argv[1]) if sys.argv[1:] else None)
+for _ in range(3):
+    logging.getLogger("rasterio._env").warning("tag 42113 of %s is unknown", "a/b1.tif")
+    warnings.warn("an overflow", stacklevel=2)
+    logging.getLogger("pipeline.extract").info("12 percent")
+"""
+
+
+def test_a_warning_of_a_library_is_written_once_and_only_to_the_log_of_a_job(tmp_path):
+    run = RunPaths(tmp_path)
+    for number, job in enumerate(("extract/a", "extract/b", "assemble/t")):
+        code = NOISY.replace("b1", f"b{number}")
+        words = [sys.executable, "-c", code, str(run.log(job))]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stderr == 3 * "pipeline.extract: 12 percent\n"
+    text = run.log("extract/a").read_text()
+    assert text.count("library rasterio._env: tag 42113 of a/b0.tif is unknown\n") == 1
+    assert text.count("UserWarning: an overflow") == 1
+    assert text.count("pipeline.extract: 12 percent\n") == 3
+    lines = summary(run).splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("3 warnings of a library, such as: rasterio._env: tag 42113 of a/b")
+    assert lines[0].endswith(f"({run.log('assemble/t')})")
+    # Without a log, the terminal is the only place.
+    words = [sys.executable, "-c", NOISY]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.count("tag 42113") == 1

@@ -13,8 +13,9 @@ import yaml
 
 from pipeline.__main__ import STAGES, main
 from pipeline.workflow import launch
-from pipeline.workflow.launch import REPEATED, snakemake_call
+from pipeline.workflow.launch import snakemake_call
 from pipeline.workflow.settings import Settings
+from pipeline.workflow.snakefile import REPEATED
 from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, make
 
@@ -47,7 +48,8 @@ def test_the_words_become_the_call_of_snakemake(folder, recorded, monkeypatch):
     ((program, command, environment),) = recorded
     assert program == sys.executable
     assert command == [
-        *(sys.executable, "-m", "snakemake", "report", "--snakefile", str(ROOT / "Snakefile")),
+        *(sys.executable, "-m", "pipeline.workflow.messages", "report"),
+        *("--snakefile", str(ROOT / "Snakefile")),
         *("--configfile", "mine.yaml", "--directory", "out", "--cores", "2"),
         *("-n", "--forcerun", "train"),
     ]
@@ -135,7 +137,7 @@ def test_a_rule_or_a_file_of_the_run_is_a_target(folder, recorded, target):
 
 
 def test_rules_that_run_several_times_are_those_with_wildcards():
-    text = (ROOT / "Snakefile").read_text() + (ROOT / "rules/preparation.smk").read_text()
+    text = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
     messages = dict(re.findall(r"rule (\w+):\n\s+message:\n\s+\"(.*)\"", text))
     found = {rule: re.findall(r"\{wildcards\.(\w+)\}", text) for rule, text in messages.items()}
     assert {rule: names[0] for rule, names in found.items() if names} == REPEATED

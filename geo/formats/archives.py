@@ -25,6 +25,10 @@ NEAR_CLOUD, CLOUD, CIRRUS, SNOW = 8, 9, 10, 11
 _EVERY_BIT = -1
 
 
+def _re(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
 def _bits(**classes: int) -> ClassRules:
     """Return rules for single bits, b3=SHADOW; the first that is set counts."""
     places = ((1 << int(name[1:]), class_) for name, class_ in classes.items())
@@ -91,31 +95,29 @@ SENTINEL_HUB_CLM = Mask(
 
 # The part of a name in which the files of one acquisition differ: _B02, -SCL, _B05_20m, _nir08.
 _ENDS = r"(?:[-_. ](?:\d\dm|R[12]))?(?=[-_. ]|$)"
-_NUMBERED_BAND = re.compile(
-    rf"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|(?:MSK_)?CLDPRB|CLD|CLM){_ENDS}", re.IGNORECASE
-)
+_NUMBERED_BAND = _re(rf"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|(?:MSK_)?CLDPRB|CLD|CLM){_ENDS}")
 _COMMON = "|".join(
     re.sub(r"^(rededge|nir|swir|broad|narrow|coastal)(?=[a-z0-9])", r"\1[-_]?", name)
     for name in sorted(COMMON_BANDS, key=len, reverse=True)
 )
-_COMMON_BAND = re.compile(rf"(?:^|[-_. ])(?P<band>{_COMMON}){_ENDS}", re.IGNORECASE)
+_COMMON_BAND = _re(rf"(?:^|[-_. ])(?P<band>{_COMMON}){_ENDS}")
 
-# Images of products that are not bands: true colour, aerosol, water vapour, previews, probabilities
-# of snow, and the quality of every band (QI_DATA of SAFE, qi of AWS).
-NOT_A_BAND = re.compile(
-    r"(?:^|[-_. ])(?:TCI|AOT|WVP|PVI|SNWPRB|SNW|DETFOO|QUALIT|CLASSI|DEFECT|SATURA|NODATA|TECQUA)"
-    r"(?=[-_. ]|$)|(?:^|[-_. ])(?:preview|quicklook|thumbnail|browse)$",
-    re.IGNORECASE,
+# Images of products that are not bands: true colour, aerosol, water vapour, preview, snow
+# probability.
+NOT_A_BAND = _re(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)")
+# The quality of every band (in QI_DATA of SAFE, qi of AWS), snow, and images for people.
+_QUALITY_OR_PREVIEW = _re(
+    r"(?:^|[-_. ])(?:SNW|DETFOO|QUALIT|CLASSI|DEFECT|SATURA|NODATA|TECQUA)(?=[-_. ]|$)"
+    r"|(?:^|[-_. ])(?:preview|quicklook|thumbnail|browse)$"
 )
-_RESOLUTION = re.compile(r"[-_. ](?:\d\dm|R[12])(?=[-_. ]|$)", re.IGNORECASE)
-_RESOLUTION_FOLDER = re.compile(r"/(?:R\d0m|qi|QI_DATA|IMG_DATA)(?=/)", re.IGNORECASE)
+_RESOLUTION = _re(r"[-_. ](?:\d\dm|R[12])(?=[-_. ]|$)")
+_RESOLUTION_FOLDER = _re(r"/(?:R\d0m|qi|QI_DATA|IMG_DATA)(?=/)")
 
 # Names in which the date of sensing comes first and that of processing second: of products and
 # granules, and of images of Earth Engine.
-_SENSING_FIRST = re.compile(
+_SENSING_FIRST = _re(
     r"MSIL(?:1C|2A)_|(?:^|[/_])S2[A-D]L(?:1C|2A)_|(?:^|[/_])L(?:1C|2A)_T\d\d[A-Z]{3}"
-    r"|\d{8}T\d{6}_\d{8}T\d{6}_T\d\d[A-Z]{3}",
-    re.IGNORECASE,
+    r"|\d{8}T\d{6}_\d{8}T\d{6}_T\d\d[A-Z]{3}"
 )
 
 
@@ -193,10 +195,6 @@ class Convention:
                 return Layer(SCENE_CLASSIFICATION, mask.classes, rank)
         name = self.bands[own] if own in self.bands else band_name(text)
         return None if name is None else Layer(name)
-
-
-def _re(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
 
 
 _SENTINEL_LAYERS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
@@ -436,7 +434,8 @@ def _own_part(names: tuple[str, ...]) -> re.Pattern[str]:
 def _is_beside(convention: Convention, path: Path, band: str | None) -> bool:
     """Return whether the name of a file tells that it contains neither bands nor masks."""
     # AWS has small copies of the bands in a folder "preview".
-    if NOT_A_BAND.search(path.stem) or path.parent.name == "preview":
+    others = (NOT_A_BAND, _QUALITY_OR_PREVIEW)
+    if path.parent.name == "preview" or any(other.search(path.stem) for other in others):
         return True
     if convention.ignore is not None and convention.ignore.search(path.stem):
         return True

@@ -22,6 +22,8 @@ _MONTH = re.compile(
     re.IGNORECASE,
 )
 
+_WEEK = re.compile(r"(?<![0-9])(20\d\d)-?W([0-5]\d)(?![0-9])", re.IGNORECASE)
+
 # The codes of strftime that a pattern of the user may contain.
 _CODES = {
     **{"%Y": r"(?P<Y>20\d\d)", "%y": r"(?P<y>\d\d)", "%m": r"(?P<m>\d\d?)", "%d": r"(?P<d>\d\d?)"},
@@ -53,8 +55,16 @@ def date_in(text: str) -> date | None:
     return None if match is None else _day(match.groupdict())
 
 
-def month_in(text: str) -> tuple[date, Period] | None:
-    """Return the first day of a month or of ten days (YYYY-MM, YYYY-MM-D2) in a text, or None."""
+def period_in(text: str) -> tuple[date, Period] | None:
+    """Return the first day of a month, ten days or a week (YYYY-MM, YYYY-MM-D2, YYYY-W19), or None.
+
+    Raises
+    ------
+    ValueError
+        If the year has no such week.
+    """
+    if week := _WEEK.search(text):
+        return date.fromisocalendar(int(week[1]), int(week[2]), 1), 7
     match = _MONTH.search(text)
     if match is None:
         return None
@@ -126,9 +136,9 @@ def image_day(first: date, period: Period | None) -> date:
 
 
 def day_or_period_in(text: str, period: Period | None) -> date | None:
-    """Return the day of an image by a text; only composites can state a month."""
+    """Return the day of an image by a text; only composites can state a month or a week."""
     day = date_in(text)
     if day is not None:
         return image_day(day, period)
-    month = None if period is None else month_in(text)
-    return None if month is None else image_day(*month)
+    stated = None if period is None else period_in(text)
+    return None if stated is None else image_day(*stated)

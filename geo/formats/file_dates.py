@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from geo.formats.archives import FileName, place_of
-from geo.formats.dates import Period, date_by, dates_in, image_day, middle, month_in
+from geo.formats.dates import Period, date_by, dates_in, image_day, middle, period_in
 
 # Composites of a quarter of a year.
 _LONGEST_PERIOD = timedelta(100)
@@ -39,13 +39,14 @@ def dates_of(names: Sequence[FileName]) -> tuple[dict[Path, date], dict[Path, st
                     found[name.path] = image_day(day, period)
                 continue
             levels = tuple(tuple(dates_in(text)) for text in _names(name.path))
+            stated = _period(name.path) if period is not None and not any(levels) else None
+            if stated is not None:
+                found[name.path] = image_day(*stated)
         except ValueError as error:
             problems[name.path] = f"The name of {name.path} holds no date ({error}). Rename it."
             continue
         if any(levels):
             alike.setdefault(tuple(map(len, levels)), []).append((name, levels))
-        elif period is not None and (month := _month(name.path)):
-            found[name.path] = image_day(*month)
     for members in alike.values():
         days, unclear = _choose(members)
         found |= days
@@ -53,14 +54,17 @@ def dates_of(names: Sequence[FileName]) -> tuple[dict[Path, date], dict[Path, st
     return found, problems
 
 
-def contain_months(names: Sequence[FileName]) -> bool:
-    """Return whether names contain months, of which only composites can be."""
-    return any(_month(name.path) for name in names)
+def contain_periods(names: Sequence[FileName]) -> bool:
+    """Return whether names contain months or weeks instead of days."""
+    try:
+        return any(_period(name.path) for name in names)
+    except ValueError:
+        return False
 
 
-def _month(path: Path) -> tuple[date, Period] | None:
-    """Return the month or the ten days in the name of a file or its folders."""
-    return next((found for name in _names(path) if (found := month_in(name))), None)
+def _period(path: Path) -> tuple[date, Period] | None:
+    """Return the month, ten days or week in the name of a file or its folders."""
+    return next((found for name in _names(path) if (found := period_in(name))), None)
 
 
 def _names(path: Path) -> tuple[str, str, str]:

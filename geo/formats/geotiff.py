@@ -23,18 +23,17 @@ from geo.formats.archives import (
     FileName,
     Layer,
     file_name,
-    part_for_band,
 )
 from geo.formats.conventions import (
     Encoding,
     decoding,
     finest,
-    numbered_band,
     tile_name,
     with_unstated_offset,
 )
 from geo.formats.dates import day_or_period_in
-from geo.formats.file_dates import contain_months, dates_of
+from geo.formats.file_dates import contain_periods, dates_of
+from geo.formats.layer_names import is_preview, layer_texts
 from geo.formats.sentinel_hub import read_request
 from geo.formats.sidecars import Processing, processing_of
 from geo.imagery.acquisition import (
@@ -97,8 +96,14 @@ class _Dated:
     tile: str
     date: date
     product: Path
+    folder: Path
     baseline: str | None
     layers: tuple[_FoundLayer, ...]
+
+    @property
+    def is_masks(self) -> bool:
+        """Whether it has no bands."""
+        return all(layer.band.name in MASKS for layer in self.layers)
 
 
 def find(
@@ -130,7 +135,8 @@ def find(
     _set_unnamed_aside(contents, file_bands, damaged)
     _refuse_undated(path, len(wanted), contents)
     read_dated = partial(_acquisition, bands=bands)
-    return read_each(_by_date(contents), read_dated, damaged, lambda item: item.product)
+    dated = _with_lone_masks(list(_by_date(contents)))
+    return read_each(dated, read_dated, damaged, lambda item: item.product)
 
 
 def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:
@@ -143,7 +149,33 @@ def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:
         for (day, tile), layers in sorted(by_day.items()):
             number = f"_{item.group.number}" if item.group.number > 1 else ""
             id_, product = f"{day:%Y%m%d}_{tile}{number}", item.group.files[0].path
-            yield _Dated(id_, tile, day, product, item.baseline, tuple(layers))
+            folder = item.group.files[0].group[0]
+            yield _Dated(id_, tile, day, product, folder, item.baseline, tuple(layers))
+
+
+def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
+    """Return the layers by date; masks of other names join the only bands of their day and folder.
+
+    MSK_CLDPRB_20m lies beside T31TFM_20180403T105031_B02_10m.
+    """
+    owners: dict[tuple[Path, date], list[_Dated]] = {}
+    for item in found:
+        if not item.is_masks:
+            owners.setdefault((item.folder, item.date), []).append(item)
+    lone: dict[tuple[Path, date], list[_FoundLayer]] = {}
+    others = []
+    for item in found:
+        of_day = owners.get((item.folder, item.date), ())
+        if item.is_masks and len(of_day) == 1 and item.tile in (of_day[0].tile, UNNAMED_TILE):
+            lone.setdefault((item.folder, item.date), []).extend(item.layers)
+        else:
+            others.append(item)
+    return [
+        replace(item, layers=(*item.layers, *lone.get((item.folder, item.date), ())))
+        if not item.is_masks
+        else item
+        for item in others
+    ]
 
 
 def _names(path: Path, convention: Convention | None) -> list[FileName]:
@@ -213,9 +245,9 @@ def _layers(
     days = [day_or_period_in(text, convention.period) for text in header.descriptions]
     # A date that is the same in all descriptions is not that of an image.
     is_series = len(set(days) - {None}) > 1 or day is None
-    for at, text in enumerate(_texts(name, header, file_bands)):
+    for at, text in enumerate(layer_texts(name, header, file_bands)):
         layer = None if text is None else convention.layer(text)
-        if text is None or layer is None or _is_preview(text, header, at, reflectance_scale):
+        if text is None or layer is None or is_preview(text, header, at, reflectance_scale):
             continue
         then = days[at] if is_series and days[at] is not None else day
         band = _band(layer, name.path, at, header, convention.nodata, reflectance_scale)
@@ -226,55 +258,6 @@ def _layers(
             band = with_unstated_offset(band, processing.offset_of(band.name))
         tile = tile_name(header.descriptions[at]) or name.tile or UNNAMED_TILE
         yield _FoundLayer(band, layer.rank, then, tile)
-
-
-def _texts(
-    name: FileName, header: RasterHeader, file_bands: Sequence[str] | None
-) -> list[str | None]:
-    """Return the texts that name the layers of a file, None for layers without a name.
-
-    A single layer is named by its file, unless its description is the number of a band. The dates
-    of one band are described by dates only. Several layers are named by their descriptions, by
-    `file_bands`, or by the convention of their archive. Alpha bands are not counted, unless
-    `file_bands` names every layer.
-    """
-    convention, alphas = name.convention, header.alphas
-    n = alphas.count(False)
-    described = [_described(text, convention) for text in header.descriptions]
-    days = [day_or_period_in(text, convention.period) for text in header.descriptions]
-    is_dated = not any(described) and all(days)
-    if name.band is not None and convention.layer(name.band) is not None:
-        has_number = any(text is not None and numbered_band(text) for text in described)
-        if is_dated or (n == 1 and (convention.is_complete or not has_number)):
-            return [None if alpha else name.band for alpha in alphas]
-    of_archive = next((layers for layers in convention.layers if len(layers) == n), None)
-    if any(described) and (of_archive is None or all(described)):
-        return described
-    if file_bands is not None and len(file_bands) == len(alphas):
-        return list(file_bands)
-    in_order = file_bands if file_bands is not None and len(file_bands) == n else of_archive
-    texts = iter(in_order or ())
-    return [None if alpha else next(texts, None) for alpha in alphas]
-
-
-def _described(text: str, convention: Convention) -> str | None:
-    """Return the part of a layer's description that names a band or mask, or None.
-
-    It is at the start, or, as in series of Earth Engine, anywhere beside a date:
-    20180105T105431_20180105T105430_T31UES_B4.
-    """
-    if convention.layer(text) is not None:
-        return text
-    if day_or_period_in(text, convention.period) is None:
-        return None
-    return part_for_band(replace(convention, band=None, is_complete=False), text)[0]
-
-
-def _is_preview(text: str, header: RasterHeader, at: int, reflectance_scale: float | None) -> bool:
-    """Return whether a layer is a colour of an image for people: bytes, and no number of a band."""
-    is_byte = np.dtype(header.dtypes[at]).itemsize == 1
-    is_unscaled = header.scales[at] == 1 and reflectance_scale is None
-    return text.lower() in ("red", "green", "blue") and is_byte and is_unscaled
 
 
 def _band(
@@ -308,7 +291,7 @@ def _band(
 
 def _acquisition(dated: _Dated, bands: Sequence[str] | None) -> Acquisition:
     """Return the acquisition of the layers of one date."""
-    if all(layer.band.name in MASKS for layer in dated.layers):
+    if dated.is_masks:
         names = ", ".join(layer.band.name for layer in dated.layers)
         raise InputError(f"{dated.product}: {dated.id} has no bands, but {names}: complete it.")
     ranks = [layer.rank for layer in dated.layers if layer.band.name == SCENE_CLASSIFICATION]
@@ -383,8 +366,9 @@ def _refuse_undated(path: Path, n_files: int, contents: Sequence[_Contents]) -> 
     if problem := next((group.problem for group in groups if group.problem), None):
         raise InputError(problem)
     months = (
-        " They name months: if they are composites, set imagery.convention: {period: month}."
-        if contain_months(undated)
+        " They name months or weeks: if they are composites, set imagery.convention: {period: "
+        "month}."
+        if contain_periods(undated)
         else ""
     )
     raise InputError(

@@ -154,7 +154,9 @@ def convention(own):
         (["20180501_20180510"], {"period": 10}, ["2018-05-05"]),
         (["20180501_v20230101"], {"period": "month"}, ["2018-05-16"]),
         (["20180501_20180801", "20180601_20180801"], {"period": 16}, ["2018-05-08", "2018-06-08"]),
+        (["2018-W19", "2018W20"], {"period": 7}, ["2018-05-10", "2018-05-17"]),
         (["2018-04", "2018-05"], {}, None),
+        (["2018-W19"], {}, None),
     ],
 )
 def test_the_date_of_a_name(tmp_path, names, own, expected):
@@ -309,6 +311,15 @@ def test_images_that_name_no_band_are_left_out_beside_bands_only(tmp_path, caplo
     damaged = []
     assert [i.date for i in find_acquisitions(tmp_path, damaged=damaged)] == [item.date]
     assert [d.product.name for d in damaged] == ["20180415.tif"]
+
+
+def test_a_mask_of_another_name_belongs_to_the_only_bands_of_its_day_and_folder(tmp_path):
+    product = tmp_path / "L2A_T31TFM_A014532_20180403T105030"
+    write_tiff(product / "IMG_DATA/R10m/T31TFM_20180403T105031_B02_10m.tif", BANDS_OF_ONE[:1])
+    write_tiff(product / "QI_DATA/MSK_CLDPRB_20m.tif", BANDS_OF_ONE[:1])
+    write_tiff(product / "QI_DATA/MSK_DETFOO_B02.tif", BANDS_OF_ONE[:1])
+    (item,) = find_acquisitions(tmp_path, "geotiff")
+    assert (list(item.bands), list(item.masks)) == (["B02"], ["CLDPRB"])
 
 
 def test_a_mask_without_bands_is_refused_by_name(tmp_path):

@@ -15,21 +15,35 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
-# A band of Sentinel-2, or an own name, which does not look like one: B13 is a mistake.
-Band = Annotated[
-    str, Field(pattern="^(B0[1-9]|B1[0-2]|B8A|B[A-Za-z_][A-Za-z0-9_]*|[AC-Za-z][A-Za-z0-9_]*)$")
+# A name of the user for a band of another sensor. Names like those of Sentinel-2 are mistakes: B13.
+_OWN_BAND = "^(B[A-Za-z_][A-Za-z0-9_]*|[AC-Za-z][A-Za-z0-9_]*)$"
+
+
+def _own_band(name: str) -> str:
+    """Check that a name can be that of a band of another sensor."""
+    if re.fullmatch(_OWN_BAND, name) is None:
+        raise ValueError("a name of convention: {bands: {...}}")
+    return name
+
+
+_OwnBand = Annotated[
+    str, AfterValidator(_own_band), WithJsonSchema({"type": "string", "pattern": _OWN_BAND})
 ]
+_KnownBand = Literal[BANDS]  # type: ignore[valid-type]
+Band = _KnownBand | _OwnBand
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -212,7 +212,7 @@ def test_the_convention_of_a_user(tmp_path, mask, is_clear, is_layer):
         ({"tile": "("}, "not a regular expression"),
         ({"date": "_%d%m_"}, "must contain %Y or %y"),
         ({"mask": {"name": "QA"}}, "set one of clear, cloudy and cloudy_bits"),
-        ({"bands": {"x": "B13"}}, "should match pattern"),
+        ({"bands": {"x": "B13"}}, "a name of convention: {bands"),
         ({"bands": {"x": "SCL"}}, "are masks: set mask"),
         ({"period": "week"}, "month"),
     ],

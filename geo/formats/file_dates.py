@@ -38,7 +38,7 @@ def dates_of(names: Sequence[FileName]) -> tuple[dict[Path, date], dict[Path, st
                 if day is not None:
                     found[name.path] = image_day(day, period)
                 continue
-            levels = tuple(tuple(dates_in(text)) for text in _names(name.path))
+            levels = _levels(name.path)
             stated = _period(name.path) if period is not None and not any(levels) else None
             if stated is not None:
                 found[name.path] = image_day(*stated)
@@ -52,6 +52,27 @@ def dates_of(names: Sequence[FileName]) -> tuple[dict[Path, date], dict[Path, st
         found |= days
         problems |= unclear
     return found, problems
+
+
+def _levels(path: Path) -> _Levels:
+    """Return the dates in the name of a file and its folders.
+
+    Raises
+    ------
+    ValueError
+        If none is a date, and one looks like it: 20180231.
+    """
+    levels: list[tuple[date, ...]] = []
+    errors: list[ValueError] = []
+    for text in _names(path):
+        try:
+            levels.append(tuple(dates_in(text)))
+        except ValueError as error:
+            levels.append(())
+            errors.append(error)
+    if errors and not any(levels):
+        raise errors[0]
+    return tuple(levels)
 
 
 def contain_periods(names: Sequence[FileName]) -> bool:
@@ -89,9 +110,11 @@ def _choose(
     unclear: dict[Path, str] = {}
     for name, row in members:
         days, period = row[level], name.convention.period
-        if period is not None and len(columns) != 1 and _is_period(days):
+        if name.is_sensing_first:
+            chosen[name.path] = row[with_dates][0]
+        elif period is not None and len(columns) != 1 and _is_period(days):
             chosen[name.path] = middle(*days)
-        elif is_clear or name.is_sensing_first:
+        elif is_clear:
             chosen[name.path] = image_day(days[columns[0] if columns else 0], period)
         else:
             differ = " and ".join(str(days[column]) for column in columns)

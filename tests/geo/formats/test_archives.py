@@ -105,6 +105,9 @@ def test_archives_are_also_read_if_their_names_vary(tmp_path, name, sibling):
 BANDS_OF_ONE = np.arange(1, 385, dtype="uint16").reshape(2, 12, 16)
 
 
+TILES = (("T31UDS", "05"), ("T31TFM", "06"))
+
+
 def dates(folder, *names, bands=("B02", "B8A"), **own):
     """Return the dates of files of these names, read with a convention of the user."""
     for name in names:
@@ -131,6 +134,12 @@ def convention(own):
             {},
             ["2018-04-05", "2018-04-10"],
         ),
+        (
+            [f"S2A_MSIL2A_20180405T1_R051_{tile}_201901{day}T1" for tile, day in TILES],
+            {},
+            ["2018-04-05", "2018-04-05"],
+        ),
+        (["20180231/20180405", "20180231/20180410"], {}, ["2018-04-05", "2018-04-10"]),
         (["20180405_20190102", "20180410_20190103"], {}, None),
         (
             ["20180405_20190102", "20180410_20190103"],

@@ -228,7 +228,7 @@ _AWS_FOLDERS = r"/(\d{1,2})/([C-X])/([A-Z]{2})/20\d\d/\d{1,2}/\d{1,2}/\d+/"
 PLAIN = Convention("names with a date", _re(""), masks=(Mask("SCL"), QA60))
 SENTINEL_HUB = Convention(
     # <hash>/response.tiff beside request.json, see `geo.formats.sentinel_hub`.
-    *("Sentinel Hub", _re(r"/[0-9a-f]{32}/response$")),
+    *("Sentinel Hub", _re(r"/response$")),
     masks=(Mask("SCL"), SENTINEL_HUB_CLM),
 )
 
@@ -277,8 +277,8 @@ CONVENTIONS = (
     # S2B_20200405T104619_31UDS_TOC-B04_10M_V210, ..._SCENECLASSIFICATION_20M_V210 (Terrascope
     # Sentinel-2 Products User Manual V2).
     Convention(
-        *("Terrascope", _re(r"/S2[A-D]_\d{8}T\d{6}_\d\d[A-Z]{3}_[^/]+_V\d{3}$")),
-        band=_re(r"_(?:TOC-)?(?P<band>[A-Z\d]+)(?:_\d\dM)?(?=_V\d{3}$)"),
+        *("Terrascope", _re(r"/S2[A-D]_\d{8}T\d{6}_\d\d[A-Z]{3}_[^/]+_V\d+$")),
+        band=_re(r"_(?:TOC-)?(?P<band>[A-Z\d]+)(?:_\d\dM)?(?=_V\d+$)"),
         masks=(Mask("SCENECLASSIFICATION"),),
         tile=_re(r"_(\d\d[A-Z]{3})_[^/]*$"),
         is_complete=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -46,7 +46,7 @@ from geo.imagery.acquisition import (
     bands_and_masks,
     first_five,
 )
-from geo.imagery.discovery import Damaged, image_files, read_each, refuse_damaged
+from geo.imagery.discovery import Damaged, image_files, images_below, read_each, refuse_damaged
 from geo.imagery.raster_header import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
@@ -119,24 +119,44 @@ def find(
     Files whose names differ only by the band (20180405.tif, 20180405_SCL.tif) are one acquisition,
     also if `path` is one of them. Subfolders are searched if the folder itself has no GeoTIFF.
     """
-    names = _names(path, convention)
-    beside = [name.path.name for name in names if name.is_beside]
-    if beside:
-        logger.info("%d images contain no band: %s.", len(beside), first_five(beside))
-    wanted = {name.path for name in names if not name.is_beside}
-    if not wanted:
-        raise InputError(f"There is no GeoTIFF (.tif, .tiff) or JPEG 2000 of bands in {path}.")
-    groups = _group(names if path.is_dir() else _names(path.parent, convention))
-    groups = [group for group in groups if any(name.path in wanted for name in group.files)]
     read = partial(
         _read, file_bands=file_bands, reflectance_scale=reflectance_scale, convention=convention
     )
-    contents = read_each(groups, read, damaged, lambda group: group.files[0].path)
+    files = image_files(path)
+    n_damaged = len(damaged or ())
+    names, contents = _contents(path, files, read, damaged, convention)
+    if not any(item.layers for item in contents) and len(images_below(path)) > len(files):
+        # Those of the folder itself are others: a model of the ground, an outline.
+        del (damaged or [])[n_damaged:]
+        names, contents = _contents(path, images_below(path), read, damaged, convention)
+    beside = [name.path.name for name in names if name.is_beside]
+    if beside:
+        logger.info("%d images contain no band: %s.", len(beside), first_five(beside))
+    if len(beside) == len(names):
+        raise InputError(f"There is no GeoTIFF (.tif, .tiff) or JPEG 2000 of bands in {path}.")
     _set_unnamed_aside(contents, file_bands, damaged)
-    _refuse_undated(path, len(wanted), contents)
+    _refuse_undated(path, len(names) - len(beside), contents)
     read_dated = partial(_acquisition, bands=bands)
     dated = _with_lone_masks(list(_by_date(contents)))
     return read_each(dated, read_dated, damaged, lambda item: item.product)
+
+
+def _contents(
+    path: Path,
+    files: Sequence[Path],
+    read: Callable[[_FileGroup], _Contents],
+    damaged: list[Damaged] | None,
+    convention: Convention | None,
+) -> tuple[list[FileName], list[_Contents]]:
+    """Return the names of files, and the contents of their groups.
+
+    If the path is a file, those beside it are grouped, too, but only its own group is read.
+    """
+    names = [file_name(file, convention) for file in files]
+    wanted = {name.path for name in names if not name.is_beside}
+    groups = _group(names if path.is_dir() else _names(path.parent, convention))
+    groups = [group for group in groups if any(name.path in wanted for name in group.files)]
+    return names, read_each(groups, read, damaged, lambda group: group.files[0].path)
 
 
 def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:

@@ -17,9 +17,10 @@ from geo.formats.dates import Period, middle
 
 _REMEDY = "Request it again with save_data=True, or rename response.tiff to its date."
 _RETURN = re.compile(r"return\s*(?:\{\s*\w+\s*:\s*)?\[(.*?)\]", re.DOTALL)
-# sample.B02, 10000 * sample.B02, sample.B02 * 1e4
+# sample.B02, 10000 * sample.B02, samples[0].B02 * 1e4, sample["B02"]
 _SAMPLE = re.compile(
-    r"(?:(?P<before>[\d.e]+)\s*\*\s*)?\w+(?:\[0\])?\.(?P<band>\w+)(?:\s*\*\s*(?P<after>[\d.e]+))?"
+    r"(?:(?P<before>[\d.e]+)\s*\*\s*)?\w+(?:\[0\])?(?:\.|\[[\"'])(?P<band>\w+)(?:[\"']\])?"
+    r"(?:\s*\*\s*(?P<after>[\d.e]+))?"
 )
 # Without a type, or with AUTO, bytes are stretched (documentation of evalscript, sampleType).
 _SAMPLE_TYPE = re.compile(r"sampleType\s*:\s*(?:SampleType\.|[\"'])(?!AUTO)\w+", re.IGNORECASE)
@@ -72,9 +73,10 @@ class Request:
 
     def scale_of(self, dtype: str) -> float | None:
         """Return the reflectance of one number of an answer of a data type, None if unknown."""
-        if self.scale is None or not (self.is_stretched and dtype == "uint8"):
-            return self.scale
-        return self.scale / 255
+        if self.scale is not None and self.is_stretched and dtype == "uint8":
+            return self.scale / 255
+        # Integers cannot be reflectance 0 to 1: the script does not tell what they are.
+        return None if self.scale == 1 and "int" in dtype else self.scale
 
 
 def read_request(path: Path) -> Request:
@@ -83,14 +85,15 @@ def read_request(path: Path) -> Request:
     Raises
     ------
     InputError
-        If it is missing, or does not describe one collection of images.
+        If it is missing, or does not describe images of some days.
     """
     if not path.is_file():
         raise InputError(f"There is no {path}, which tells the date and the bands. {_REMEDY}")
     content = read_json(path, "a request of Sentinel Hub", _REMEDY)
     with reading(path, "a request of Sentinel Hub", _REMEDY):
-        payload = content.get("request", content)["payload"]
-        (data,) = payload["input"]["data"]
+        request = content.get("request", content)
+        payload = request.get("payload", request)
+        data = payload["input"]["data"][0]
         times = data["dataFilter"]["timeRange"]
         first, last = (datetime.fromisoformat(times[end]) for end in ("from", "to"))
         script = str(payload["evalscript"])

@@ -447,8 +447,13 @@ def image_files(path: Path) -> list[Path]:
     for endings in (TIFF_ENDINGS, _JP2_ENDINGS):
         if files := list(files_ending(path, endings)):
             return files
-    below = [file for folder, _, _ in walk(path) for file in files_ending(folder, IMAGE_ENDINGS)]
+    below = images_below(path)
     return [file for file in below if file.suffix.lower() in TIFF_ENDINGS] or below
+
+
+def images_below(path: Path) -> list[Path]:
+    """Return the GeoTIFFs and JPEG 2000 files in a folder and its subfolders."""
+    return [file for folder, _, _ in walk(path) for file in files_ending(folder, IMAGE_ENDINGS)]
 
 
 def stack_files(path: Path) -> list[Path]:

@@ -17,8 +17,10 @@ from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
 from geo.pixels.parcel_pixels import read_clear_mask
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.acquisition_choice import damaged_rows
+from pipeline.dataset.acquisition_choice import damaged_rows, decide
+from pipeline.workflow.config import load
 from pipeline.workflow.sections import Imagery, NamingConvention
+from pipeline.workflow.settings import IndexSettings, part_of
 from tests.builders.archives import ARCHIVES, Image, request_text
 from tests.builders.items import assert_survive, refusal
 from tests.builders.tiffs import write_tiff
@@ -322,6 +324,13 @@ def test_images_that_name_no_band_are_left_out_beside_bands_only(tmp_path, caplo
     assert [d.product.name for d in damaged] == ["20180415.tif"]
 
 
+@pytest.mark.parametrize("name", ["FORCE", "AWS", "HLS S30"])
+def test_other_images_above_the_folders_of_an_archive_are_left_out(tmp_path, name):
+    expected = write(name, tmp_path / "2018")
+    write_tiff(tmp_path / "dem.tif", BANDS_OF_ONE[:1])
+    assert_equal(find_acquisitions(tmp_path), expected)
+
+
 def test_a_mask_of_another_name_belongs_to_the_only_bands_of_its_day_and_folder(tmp_path):
     product = tmp_path / "L2A_T31TFM_A014532_20180403T105030"
     write_tiff(product / "IMG_DATA/R10m/T31TFM_20180403T105031_B02_10m.tif", BANDS_OF_ONE[:1])
@@ -344,6 +353,7 @@ def test_a_mask_without_bands_is_refused_by_name(tmp_path):
         ({"processing": {"harmonizeValues": "false"}}, "uint16", -1000, 1),
         ({"units": "REFLECTANCE", "kind": "FLOAT32"}, "float32", 0, 10_000),
         ({"units": "REFLECTANCE", "factor": "10000 * "}, "uint16", 0, 1),
+        ({"units": "REFLECTANCE"}, "uint16", 0, 1),
         ({"units": "REFLECTANCE", "kind": "AUTO"}, "uint8", 0, 10_000 / 255),
         ({"units": "REFLECTANCE", "kind": "FLOAT32", "processing": {"harmonizeValues": False}},
          "float32", -0.1, 10_000),
@@ -401,3 +411,18 @@ def test_clouds_classes_apply_to_every_mask(tmp_path, name, classes, bits, nodat
     first = [next((bit for bit in order if value & bit), 0) for value in values]
     hidden = np.array([bool(bit & bits) for bit in first]) & (values != 255)
     np.testing.assert_array_equal(clear, ~(hidden | np.isin(values, nodata)))
+
+
+def test_the_settings_describe_an_archive(tmp_path):
+    """From settings as a user writes them to the decision on each date."""
+    clear = np.zeros((12, 16), "uint8")
+    for day, mask in (("05042018", clear), ("10042018", np.ones_like(clear))):
+        write_tiff(tmp_path / f"{day}_sr_2.tif", BANDS_OF_ONE[:1])
+        write_tiff(tmp_path / f"{day}_quality.tif", mask[None])
+    own = {"date": "/%d%m%Y_", "bands": {"sr_2": "B02"}, "mask": {"name": "quality", "clear": [0]}}
+    settings = load({"imagery": {"path": str(tmp_path), "bands": ["B02"], "convention": own}})
+    rows = decide(tmp_path, part_of(settings, IndexSettings)).rows
+    assert [(f"{row.date}", row.masks, row.reason) for row in rows] == [
+        ("2018-04-05", "SCL", ""),
+        ("2018-04-10", "SCL", "too_cloudy"),
+    ]

@@ -18,9 +18,10 @@ from geo.formats.dates import Period, middle
 _REMEDY = "Request it again with save_data=True, or rename response.tiff to its date."
 _RETURN = re.compile(r"return\s*(?:\{\s*\w+\s*:\s*)?\[(.*?)\]", re.DOTALL)
 # sample.B02, 10000 * sample.B02, samples[0].B02 * 1e4, sample["B02"]
+_NUMBER = r"\d+(?:\.\d+)?(?:e\d+)?"
 _SAMPLE = re.compile(
-    r"(?:(?P<before>[\d.e]+)\s*\*\s*)?\w+(?:\[0\])?(?:\.|\[[\"'])(?P<band>\w+)(?:[\"']\])?"
-    r"(?:\s*\*\s*(?P<after>[\d.e]+))?"
+    rf"(?:(?P<before>{_NUMBER})\s*\*\s*)?\w+(?:\[0\])?(?:\.|\[[\"'])(?P<band>\w+)(?:[\"']\])?"
+    rf"(?:\s*\*\s*(?P<after>{_NUMBER}))?"
 )
 # Without a type, or with AUTO, bytes are stretched (documentation of evalscript, sampleType).
 _SAMPLE_TYPE = re.compile(r"sampleType\s*:\s*(?:SampleType\.|[\"'])(?!AUTO)\w+", re.IGNORECASE)
@@ -95,7 +96,9 @@ def read_request(path: Path) -> Request:
         payload = request.get("payload", request)
         data = payload["input"]["data"][0]
         times = data["dataFilter"]["timeRange"]
-        first, last = (datetime.fromisoformat(times[end]) for end in ("from", "to"))
+        first, last = (
+            datetime.fromisoformat(times[end]).replace(tzinfo=None) for end in ("from", "to")
+        )
         script = str(payload["evalscript"])
         harmonised = str(data.get("processing", {}).get("harmonizeValues", True))
     if last < first:
@@ -128,5 +131,5 @@ def _layers(script: str) -> tuple[tuple[str, ...] | None, float | None]:
     }
     units = _UNITS.search(script)
     of_unit = 1e-4 if units is not None and units[1].upper() == "DN" else 1.0
-    scale = of_unit / factors.pop() if len(factors) == 1 else None
+    scale = of_unit / factors.pop() if len(factors) == 1 and 0 not in factors else None
     return tuple(sample["band"] for sample in found), scale

@@ -385,6 +385,10 @@ def test_requests_that_tell_no_date_are_refused(tmp_path):
     )
     assert "none of its 2 bands is described" in refusal(tmp_path)
     assert list(find_acquisitions(tmp_path, file_bands=["B02", "B08"])[0].bands) == ["B02", "B08"]
+    for factor in ("0 * ", "1..2 * "):  # a scale that cannot be
+        text = request_text(day, ["B02", "B08"], to="2022-06-01T12:00:00", factor=factor)
+        (answer / "request.json").write_text(text)
+        assert find_acquisitions(tmp_path, file_bands=["B02", "B08"])[0].bands["B02"].scale == 1
     (answer / "request.json").write_text("{}")
     assert "request.json is not a request of Sentinel Hub" in refusal(tmp_path)
 

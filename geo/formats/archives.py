@@ -450,7 +450,7 @@ def _tile(convention: Convention, place: str) -> str | None:
     if convention.tile is not None:
         match = convention.tile.search(place)
         if match is not None:
-            text = "".join(match.groups())
+            text = "".join(filter(None, match.groups()))
             return tile_name(text.upper().zfill(5)) or text
     names = place.split("/")[:-4:-1]
     return next((tile for name in names if (tile := tile_name(name))), None)

@@ -194,7 +194,7 @@ class NamingConvention(Section):
     January 2022); null: by the baseline in names and metadata
     """
 
-    period: Literal["month", "ten_days"] | Positive | None = None
+    period: Literal["month", "ten_days"] | Annotated[int, Field(ge=1, le=366)] | None = None
     """the images are composites of periods: month | ten_days | a number of days that begin at the
     date in the name, or any of these if the name contains the first and the last day. Their date is
     the middle
@@ -323,11 +323,12 @@ class CloudMasks(Section):
         | Annotated[list[Literal["scl", "cldprb", "theia", "files"]], Field(min_length=1)]
     ) = "auto"
     """auto (all masks of an acquisition, and the masks set below) | none | a list of scl, cldprb,
-    theia, files (every acquisition must have these masks)
+    theia, files (every acquisition must have these masks). Masks of other archives (Fmask, QAI,
+    QA60, ...) are read as scl
     """
 
     classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
-    """SCL classes that are not clear; the default is no data, saturated, cloud shadow, cloud
+    """SCL classes that are not clear, also in masks of other archives; the default is no data, saturated, cloud shadow, cloud
     (medium and high probability), thin cirrus
     """
 

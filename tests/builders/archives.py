@@ -66,7 +66,7 @@ HLS_NAME = "HLS.{sensor}.T31TFM.{day:%Y%j}T104619.v2.0.{band}"
 
 def hls(folder, rng, sensor="S30", bands=None, name=HLS_NAME):
     """Write HLS; baseline 04.00 in the tags is that of the product that HLS was made from."""
-    bands = bands or {band: band for band in SENTINEL}
+    bands = bands or {band: band for band in ("B02", "B05", "B8A", "B11")}
     for day in DAYS:
         reflectance = {}
         for band, ours in bands.items():
@@ -87,8 +87,8 @@ def hls(folder, rng, sensor="S30", bands=None, name=HLS_NAME):
 
 
 def hls_l30(folder, rng):
-    bands = {"B01": "B01", "B02": "B02", "B03": "B03", "B04": "B04", "B05": "B8A", "B06": "B11"}
-    bands |= {"B07": "B12", "B09": None, "B10": None, "B11": None}
+    bands = {"B01": "B01", "B04": "B04", "B05": "B8A", "B06": "B11", "B07": "B12"}
+    bands |= {"B09": None, "B10": None, "B11": None}
     return hls(folder, rng, "L30", bands)
 
 
@@ -97,8 +97,8 @@ def hls_of_appeears(folder, rng):
 
 
 def force(folder, rng, sensor="SEN2A", layers=SENTINEL, described=()):
-    for tile in ("X0065_Y0040", "X0066_Y0040"):
-        for day in DAYS:
+    for tile, days in (("X0065_Y0040", DAYS[1:]), ("X0066_Y0040", DAYS[:1])):
+        for day in days:
             pairs = [draw(rng, -9999) for _ in layers]
             stem = folder / tile / f"{day:%Y%m%d}_LEVEL2_{sensor}"
             raw = np.stack([values for values, _ in pairs])
@@ -107,8 +107,7 @@ def force(folder, rng, sensor="SEN2A", layers=SENTINEL, described=()):
             mask = rng.integers(0, 16, SHAPE) + 512 * rng.integers(0, 2, SHAPE)
             mask = (mask + 64 * rng.integers(0, 8, SHAPE)).astype("int16")
             write_tiff(stem.with_name(f"{stem.name}_QAI.tif"), mask[None], nodata=1)
-            for other in ("HOT", "VZN", "DST"):
-                write_tiff(stem.with_name(f"{stem.name}_{other}.tif"), mask[None], nodata=-9999)
+            write_tiff(stem.with_name(f"{stem.name}_HOT.tif"), mask[None], nodata=-9999)
             reflectance = {b: values for b, (_, values) in zip(layers, pairs, strict=True)}
             yield Image(day, tile, reflectance, per_pixel(mask, qai_is_clear))
 

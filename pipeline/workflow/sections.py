@@ -328,8 +328,8 @@ class CloudMasks(Section):
     """
 
     classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
-    """SCL classes that are not clear, also in masks of other archives; the default is no data, saturated, cloud shadow, cloud
-    (medium and high probability), thin cirrus
+    """SCL classes that are not clear, also in masks of other archives; the default is no data,
+    saturated, cloud shadow, cloud (medium and high probability), thin cirrus
     """
 
     theia_bits: list[Annotated[int, Field(ge=0, le=7)]] = [0, 1, 2, 3, 4, 5, 6, 7]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -16,15 +15,33 @@ if TYPE_CHECKING:
     import numpy as np
 
 # MASK is not among the names: in a layer that is called "mask", 1 may mean clear as well as cloudy.
-_BAND_NAME = re.compile(r"(?:B0?([1-9]|1[0-2]|8A)|(SCL|CLDPRB|CLD|CLM))(?![0-9A-Z])", re.IGNORECASE)
+_BAND_NAME = re.compile(
+    r"(?:B0?([1-9]|1[0-2]|8A)|(SCL|(?:MSK_)?CLDPRB|CLD|CLM))(?![0-9A-Z])", re.IGNORECASE
+)
+# Common names, of the STAC extension eo and of other software, without "-", "_" and spaces.
+# "rededge" without a number is left out, because it is used for three bands.
+COMMON_BANDS = {
+    **{"coastal": "B01", "coastalaerosol": "B01", "blue": "B02", "green": "B03", "red": "B04"},
+    **dict.fromkeys(("rededge071", "rededge1", "rededge705", "re1", "vre1"), "B05"),
+    **dict.fromkeys(("rededge075", "rededge2", "rededge740", "re2", "vre2"), "B06"),
+    **dict.fromkeys(("rededge078", "rededge3", "rededge783", "re3", "vre3"), "B07"),
+    **dict.fromkeys(("nir", "nirbroad", "broadnir"), "B08"),
+    **dict.fromkeys(("nir08", "nirnarrow", "narrownir"), "B8A"),
+    **dict.fromkeys(("swir16", "swir1"), "B11"),
+    **dict.fromkeys(("swir22", "swir2"), "B12"),
+}
+# What follows a common name: "red (665 nm)", "blue_10m", "green reflectance".
+_AFTER_COMMON = re.compile(
+    r"[-_ ]*(?:band|reflectance|[(]?\d+(?:[.]\d+)? ?n?m[)]?)$", re.IGNORECASE
+)
 # Grid zone and 100 km square of the Military Grid Reference System, without the letters I and O.
-_TILE = re.compile(r"(?<![A-Za-z0-9])T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![A-Za-z0-9])")
+# In lower case, only with the leading t.
+_TILE = re.compile(
+    r"(?<![A-Za-z0-9])(?:T?([0-6]\d[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])"
+    r"|t([0-6]\d[c-hj-np-x][a-hj-np-z][a-hj-np-v]))(?![A-Za-z0-9])"
+)
 # Processing baseline in names of products and of files made from them: ..._N0400_R051_...
 _BASELINE = re.compile(r"(?<![A-Za-z0-9])N(0\d)\.?(\d\d)(?![A-Za-z0-9])")
-# Year, day of the year and time of sensing, as in names of HLS: 2020123T105031.
-_DAY_OF_YEAR = re.compile(r"(?<!\d)(20\d\d)([0-3]\d\d)T\d{6}(?!\d)")
-_DATE = re.compile(r"(?<!\d)(20\d\d)([-_]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
-
 # Reflectance of one unit, by the text that files write as units. "Counts" describes the stored
 # numbers, and not the unit after scale and offset are applied: it has the factor 1.
 _UNITS = {
@@ -58,20 +75,29 @@ class Encoding:
 
 
 def band_name(text: str) -> str | None:
-    """Return the band at the start of a text (B02, b2, "B8A - 865 nm", SCL), or None."""
+    """Return the band of a text (B02, b2, "B8A - 865 nm", SCL, red, nir08), or None.
+
+    A number or a mask may be followed by other words; a common name may not.
+    """
+    common = re.sub(r"[-_ ]", "", _AFTER_COMMON.sub("", text.strip())).lower()
+    return numbered_band(text) or COMMON_BANDS.get(common)
+
+
+def numbered_band(text: str) -> str | None:
+    """Return the band at the start of a text by its number, or the mask (SCL), or None."""
     match = _BAND_NAME.match(text.strip())
     if match is None:
         return None
     number = match[1]
     if number is None:
-        return "CLDPRB" if match[2].upper() == "CLD" else match[2].upper()
+        return "CLDPRB" if "CLD" in match[2].upper() else match[2].upper()
     return f"B{number.upper():0>2}"
 
 
 def tile_name(text: str) -> str | None:
     """Return the MGRS tile in a text, without the leading T, or None."""
     match = _TILE.search(text)
-    return match[1] if match else None
+    return (match[1] or match[2]).upper() if match else None
 
 
 def baseline_in(text: str) -> str | None:
@@ -97,26 +123,6 @@ def with_unstated_offset(band: Band, offset: float) -> Band:
     if band.name in BANDS and (band.scale, band.offset) == (1.0, 0.0):
         return replace(band, offset=offset)
     return band
-
-
-def date_in(text: str) -> date | None:
-    """Return the first date (YYYYMMDD, YYYY-MM-DD, YYYY_MM_DD, YYYYDDDTHHMMSS) in a text, or None.
-
-    In names of Sentinel-2 products, the date of sensing comes before the date of processing.
-
-    Raises
-    ------
-    ValueError
-        If the month or year has no such day.
-    """
-    if match := _DATE.search(text):
-        return date(int(match[1]), int(match[3]), int(match[4]))
-    if match := _DAY_OF_YEAR.search(text):
-        day = date(int(match[1]), 1, 1) + timedelta(int(match[2]) - 1)
-        if day.year != int(match[1]):
-            raise ValueError(f"{match[1]} has no day {match[2]}")
-        return day
-    return None
 
 
 def decoding(

@@ -1,14 +1,15 @@
-"""GeoTIFFs: one file for each date, or for each band and date.
+"""GeoTIFF and JPEG 2000: files by date, by band and date, or with all dates of a series.
 
-The dates are in the names of the files or of their folders.
+The names of files, folders and layers tell the date, the band and the tile; see
+`geo.formats.archives`.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -16,84 +17,93 @@ from pathlib import Path
 import numpy as np
 
 from geo.errors import InputError
+from geo.formats.archives import (
+    SENTINEL_HUB,
+    Convention,
+    FileName,
+    Layer,
+    file_name,
+)
 from geo.formats.conventions import (
     Encoding,
-    band_name,
-    baseline_in,
-    date_in,
     decoding,
     finest,
-    offset_of_baseline,
     tile_name,
     with_unstated_offset,
 )
+from geo.formats.dates import day_or_period_in
+from geo.formats.file_dates import contain_periods, dates_of
+from geo.formats.layer_names import is_preview, layer_texts
+from geo.formats.sentinel_hub import read_request
+from geo.formats.sidecars import Processing, processing_of
 from geo.imagery.acquisition import (
     BANDS,
+    MASKS,
+    SCENE_CLASSIFICATION,
     UNNAMED_TILE,
     Acquisition,
     Band,
     bands_and_masks,
     first_five,
 )
-from geo.imagery.discovery import NOT_A_BAND, Damaged, files_ending, read_each, tiff_files
+from geo.imagery.discovery import Damaged, image_files, images_below, read_each, refuse_damaged
 from geo.imagery.raster_header import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
 
-# The part of a name in which the files of one acquisition differ: _B02, -SCL, _B05_20m.
-_BAND_PART = re.compile(
-    r"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|CLDPRB|CLD|CLM)(?:[-_. ](?:\d\dm|R[12]))?(?=[-_. ]|$)",
-    re.IGNORECASE,
-)
-
-# Images that other archives keep beside the bands: masks and qualities (Fmask of HLS, QAI of FORCE,
-# CLOUD of sits, SCENECLASSIFICATION of Terrascope), angles, distances and indices.
-_BESIDE_BANDS = re.compile(
-    r"(?:^|[-_. ])(?:Fmask|QAI|CLOUDS?|SCENECLASSIFICATION|SHADOWS?|[SV][AZ]A|DST|HOT|VZN|OVV|AOD"
-    r"|ND[VWS]I|EVI2?|SAVI|FAPAR|LAI|FCOVER)(?:[-_. ]\d+m)?(?:[-_. ]v\d+)?$",
-    re.IGNORECASE,
-)
-
-# Metadata of the product that files were made from, beside them: MTD_MSIL2A.xml, MTD_TL.xml,
-# <name of the file>_MTD.xml. Only these elements are looked for, so the XML is not parsed.
-_SIDECAR = re.compile(r"(?:(?P<stem>.+)_)?MTD(?:_\w+)?", re.IGNORECASE)
-_SIDECAR_BASELINE = re.compile(
-    r"<PROCESSING_BASELINE[^>]*>\s*(\d\d\.\d\d)|_N(\d\d\.\d\d)\s*</TILE_ID>"
-)
-_SIDECAR_OFFSET = re.compile(
-    r'<(?:BOA|RADIO)_ADD_OFFSET\s+band_id="(\d+)"\s*>\s*(-?\d+(?:\.\d+)?)\s*<'
-)
-_MAX_SIDECAR = 20_000_000  # bytes; real ones have less than 1 MB
-
-
-@dataclass(frozen=True)
-class _Processing:
-    """What names and files beside an acquisition say about its processing.
-
-    Parameters
-    ----------
-    baseline
-        "04.00", None if unknown.
-    offsets
-        Digital numbers that are added, by band, as the product's metadata list them.
-    """
-
-    baseline: str | None = None
-    offsets: Mapping[str, float] = field(default_factory=dict)
-
-    def offset_of(self, band: str) -> float:
-        """Return the offset of a band whose file states none."""
-        return self.offsets.get(band, offset_of_baseline(self.baseline))
+# Since then, pixels have the additive offset of processing baseline 04.00: see
+# `geo.formats.conventions.offset_of_baseline`.
+_WITH_OFFSET = date(2022, 1, 25)
 
 
 @dataclass(frozen=True)
 class _FileGroup:
-    """The files of one acquisition: in one folder, with names that differ only by the band."""
+    """The files of one acquisition, or of the dates of a series, by their names."""
+
+    files: tuple[FileName, ...]
+    day: date | None
+    # Among the groups of this folder, day and tile, so that a file has the same if read alone.
+    number: int
+    # What is wrong with the dates in the names.
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class _FoundLayer:
+    """A band or mask in a file; a smaller rank is preferred to others of this name."""
+
+    band: Band
+    rank: int
+    day: date | None
+    tile: str
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The layers of the files of a group, and the files in which no layer is named."""
+
+    group: _FileGroup
+    layers: tuple[_FoundLayer, ...]
+    unnamed: tuple[tuple[FileName, int], ...]  # with the number of their layers
+    baseline: str | None
+
+
+@dataclass(frozen=True)
+class _Dated:
+    """The layers of one date."""
 
     id: str
     tile: str
     date: date
-    files: tuple[Path, ...]
+    product: Path
+    folder: Path
+    baseline: str | None
+    layers: tuple[_FoundLayer, ...]
+
+    @property
+    def is_masks(self) -> bool:
+        """Whether it has no bands."""
+        return all(layer.band.name in MASKS for layer in self.layers)
 
 
 def find(
@@ -102,196 +112,287 @@ def find(
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
     damaged: list[Damaged] | None,
+    convention: Convention | None = None,
 ) -> list[Acquisition]:
-    """Find the GeoTIFFs of a folder; see `geo.imagery.discovery.find_acquisitions`.
+    """Find the images of a folder; see `geo.imagery.discovery.find_acquisitions`.
 
     Files whose names differ only by the band (20180405.tif, 20180405_SCL.tif) are one acquisition,
     also if `path` is one of them. Subfolders are searched if the folder itself has no GeoTIFF.
     """
-    files = tiff_files(path)
-    others = [file.name for file in files if _lacks_bands(file)]
-    if others:
-        logger.info("%d GeoTIFFs contain no band: %s.", len(others), first_five(others))
-    files = [file for file in files if not _lacks_bands(file)]
-    if not files:
-        raise InputError(f"There is no GeoTIFF (.tif, .tiff) of bands in {path}.")
-    undated = [file.name for file in files if _date_of(file) is None]
-    if undated:
-        raise InputError(
-            f"{len(undated)} of {len(files)} GeoTIFFs of {path} have no date (YYYYMMDD or "
-            f"YYYY-MM-DD) in their names: {first_five(undated)}. Rename or move them."
-        )
-    groups = _group(files if path.is_dir() else tiff_files(path.parent))
-    groups = [group for group in groups if not set(group.files).isdisjoint(files)]
-    read = partial(_read, bands=bands, file_bands=file_bands, reflectance_scale=reflectance_scale)
-    return read_each(groups, read, damaged, lambda group: group.files[0])
+    read = partial(
+        _read, file_bands=file_bands, reflectance_scale=reflectance_scale, convention=convention
+    )
+    files = image_files(path)
+    n_damaged = len(damaged or ())
+    names, contents = _contents(path, files, read, damaged, convention)
+    if not any(item.layers for item in contents) and len(images_below(path)) > len(files):
+        # Those of the folder itself are others: a model of the ground, an outline.
+        del (damaged or [])[n_damaged:]
+        names, contents = _contents(path, images_below(path), read, damaged, convention)
+    beside = [name.path.name for name in names if name.is_beside]
+    if beside:
+        logger.info("%d images contain no band: %s.", len(beside), first_five(beside))
+    if len(beside) == len(names):
+        raise InputError(f"There is no GeoTIFF (.tif, .tiff) or JPEG 2000 of bands in {path}.")
+    _set_unnamed_aside(contents, file_bands, damaged)
+    _refuse_undated(path, len(names) - len(beside), contents)
+    read_dated = partial(_acquisition, bands=bands)
+    dated = _with_lone_masks(list(_by_date(contents)))
+    return read_each(dated, read_dated, damaged, lambda item: item.product)
 
 
-def _lacks_bands(file: Path) -> bool:
-    """Return whether the name of a file says that it contains no band."""
-    return bool(NOT_A_BAND.search(file.stem) or _BESIDE_BANDS.search(file.stem))
+def _contents(
+    path: Path,
+    files: Sequence[Path],
+    read: Callable[[_FileGroup], _Contents],
+    damaged: list[Damaged] | None,
+    convention: Convention | None,
+) -> tuple[list[FileName], list[_Contents]]:
+    """Return the names of files, and the contents of their groups.
+
+    If the path is a file, those beside it are grouped, too, but only its own group is read.
+    """
+    names = [file_name(file, convention) for file in files]
+    wanted = {name.path for name in names if not name.is_beside}
+    groups = _group(names if path.is_dir() else _names(path.parent, convention))
+    groups = [group for group in groups if any(name.path in wanted for name in group.files)]
+    return names, read_each(groups, read, damaged, lambda group: group.files[0].path)
 
 
-def _group(files: Sequence[Path]) -> list[_FileGroup]:
+def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:
+    """Yield the layers of each date and tile of the groups; a series has several."""
+    for item in contents:
+        by_day: dict[tuple[date, str], list[_FoundLayer]] = {}
+        for layer in item.layers:
+            assert layer.day is not None  # noqa: S101 (undated files are refused before)
+            by_day.setdefault((layer.day, layer.tile), []).append(layer)
+        for (day, tile), layers in sorted(by_day.items()):
+            number = f"_{item.group.number}" if item.group.number > 1 else ""
+            id_, product = f"{day:%Y%m%d}_{tile}{number}", item.group.files[0].path
+            folder = item.group.files[0].group[0]
+            yield _Dated(id_, tile, day, product, folder, item.baseline, tuple(layers))
+
+
+def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
+    """Return the layers by date; masks of other names join the only bands of their day and folder.
+
+    MSK_CLDPRB_20m lies beside T31TFM_20180403T105031_B02_10m.
+    """
+    owners: dict[tuple[Path, date], list[_Dated]] = {}
+    for item in found:
+        if not item.is_masks:
+            owners.setdefault((item.folder, item.date), []).append(item)
+    lone: dict[tuple[Path, date], list[_FoundLayer]] = {}
+    others = []
+    for item in found:
+        of_day = owners.get((item.folder, item.date), ())
+        if item.is_masks and len(of_day) == 1 and item.tile in (of_day[0].tile, UNNAMED_TILE):
+            lone.setdefault((item.folder, item.date), []).extend(item.layers)
+        else:
+            others.append(item)
+    return [
+        replace(item, layers=(*item.layers, *lone.get((item.folder, item.date), ())))
+        if not item.is_masks
+        else item
+        for item in others
+    ]
+
+
+def _names(path: Path, convention: Convention | None) -> list[FileName]:
+    """Return what the names of the files at a path tell."""
+    return [file_name(file, convention) for file in image_files(path)]
+
+
+def _group(names: Sequence[FileName]) -> list[_FileGroup]:
     """Group files by acquisition, by the names of files and folders."""
-    by_name: dict[tuple[Path, str], list[Path]] = {}
-    for file in files:
-        if _date_of(file) is not None and not _lacks_bands(file):
-            name = _BAND_PART.sub("", file.stem).strip("-_. ")
-            by_name.setdefault((file.parent, name), []).append(file)
-    groups: list[_FileGroup] = []
-    taken: dict[tuple[Path, str], int] = {}
-    for (folder, _), members in sorted(by_name.items()):
+    names = [name for name in names if not name.is_beside]
+    days, problems = dates_of(names)
+    groups: dict[tuple[Path, str, date], list[FileName]] = {}
+    for name in names:
+        groups.setdefault((*name.group, days.get(name.path, date.min)), []).append(name)
+    found = []
+    numbers: Counter[tuple[Path, date, str | None]] = Counter()
+    for (_, _, day), members in sorted(groups.items()):
         # The file without a band in its name comes first.
-        members.sort(key=lambda file: (_BAND_PART.search(file.stem) is not None, file))
-        day, tile = _date_of(members[0]), _tile_of(members[0])
-        assert day is not None  # noqa: S101 (files without a date are left out above)
-        base = f"{day:%Y%m%d}_{tile}"
-        # Numbers are per folder, so that a file has the same number if it is read alone.
-        number = taken[folder, base] = taken.get((folder, base), 0) + 1
-        id_ = f"{base}_{number}" if number > 1 else base
-        groups.append(_FileGroup(id_, tile, day, tuple(members)))
-    return groups
-
-
-def _names(file: Path) -> tuple[str, str, str]:
-    """Return the names that may contain tile and date: of the file, and of its two folders."""
-    return file.stem, file.parent.name, file.parent.parent.name
-
-
-def _tile_of(file: Path) -> str:
-    """Return the tile in the name of a file or its folders."""
-    return next((tile for name in _names(file) if (tile := tile_name(name))), UNNAMED_TILE)
-
-
-def _date_of(file: Path) -> date | None:
-    """Return the date in the name of a file or its folders, None if there is none."""
-    try:
-        return next((day for name in _names(file) if (day := date_in(name))), None)
-    except ValueError as error:
-        raise InputError(f"The name of {file} holds no date ({error}). Rename it.") from error
+        members.sort(key=lambda name: (name.band is not None, name.path))
+        place = members[0].path.parent, day, members[0].tile
+        numbers[place] += 1
+        day_or_none = None if day == date.min else day
+        problem = next((problems[m.path] for m in members if m.path in problems), None)
+        found.append(_FileGroup(tuple(members), day_or_none, numbers[place], problem))
+    return found
 
 
 def _read(
     group: _FileGroup,
-    bands: Sequence[str] | None,
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
-) -> Acquisition:
-    """Read the headers of the files of one acquisition."""
-    headers = {path: read_header(path) for path in group.files}
-    processing = _processing(group, headers.values())
-    layers = [
-        _band(name, path, layer, header, processing, reflectance_scale)
-        for path, header in headers.items()
-        for layer, name in enumerate(_layer_names(path, header, file_bands), 1)
-        if name is not None
-    ]
-    wanted, masks = bands_and_masks(finest(layers), bands)
-    return Acquisition(
-        id=group.id,
-        tile=group.tile,
-        date=group.date,
-        product=group.files[0],
-        format="geotiff",
-        bands=wanted,
-        masks=masks,
-        baseline=processing.baseline,
+    convention: Convention | None,
+) -> _Contents:
+    """Read the headers of the files of a group, and name their layers."""
+    headers = [read_header(name.path) for name in group.files]
+    processing = processing_of(
+        group.files,
+        [header.baseline for header in headers],
+        is_only_acquisition=lambda folder: len(_group(_names(folder, convention))) == 1,
     )
+    layers: list[_FoundLayer] = []
+    unnamed = []
+    for name, header in zip(group.files, headers, strict=True):
+        found = list(_layers(name, header, group.day, processing, file_bands, reflectance_scale))
+        layers += found
+        if not found:
+            unnamed.append((name, header.alphas.count(False)))
+    return _Contents(group, tuple(layers), tuple(unnamed), processing.baseline)
 
 
-def _processing(group: _FileGroup, headers: Iterable[RasterHeader]) -> _Processing:
-    """Return the processing by the metadata beside the files, their own, or their names."""
-    beside = _sidecar(group)
-    in_files = (header.baseline for header in headers)
-    in_names = (baseline_in(name) for file in group.files for name in _names(file))
-    stated = (beside.baseline, *in_files, *in_names)
-    return replace(beside, baseline=next(filter(None, stated), None))
-
-
-def _sidecar(group: _FileGroup) -> _Processing:
-    """Read the metadata beside the files of an acquisition, if there are any.
-
-    Metadata that do not begin with the name of a file belong to all files of a folder, so they are
-    used only if the files are of one acquisition.
-    """
-    folder = group.files[0].parent
-    stems = [_BAND_PART.sub("", file.stem).strip("-_. ") for file in group.files]
-    texts = []
-    for path in files_ending(folder, (".xml",)):
-        match = _SIDECAR.fullmatch(path.stem)
-        if match is None:
+def _layers(
+    name: FileName,
+    header: RasterHeader,
+    day: date | None,
+    processing: Processing,
+    file_bands: Sequence[str] | None,
+    reflectance_scale: float | None,
+) -> Iterator[_FoundLayer]:
+    """Yield the bands and masks of a file."""
+    convention = name.convention
+    if convention.name == SENTINEL_HUB.name:
+        request = read_request(name.path.parent / "request.json")
+        day = request.day(convention.period)
+        file_bands = request.layers or file_bands
+        reflectance_scale = reflectance_scale or request.scale_of(header.dtypes[0])
+        convention = replace(convention, offset="none" if request.is_harmonised else "from_2022")
+    days = [day_or_period_in(text, convention.period) for text in header.descriptions]
+    # A date that is the same in all descriptions is not that of an image.
+    is_series = len(set(days) - {None}) > 1 or day is None
+    for at, text in enumerate(layer_texts(name, header, file_bands)):
+        layer = None if text is None else convention.layer(text)
+        if text is None or layer is None or is_preview(text, header, at, reflectance_scale):
             continue
-        is_own = match["stem"] is not None and any(s.startswith(match["stem"]) for s in stems)
-        is_of_folder = match["stem"] is None and len(_group(tiff_files(folder))) == 1
-        if is_own or is_of_folder:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                texts.append(file.read(_MAX_SIDECAR))
-    text = "\n".join(texts)
-    baseline = _SIDECAR_BASELINE.search(text)
-    return _Processing(
-        baseline=(baseline[1] or baseline[2]) if baseline else None,
-        offsets={
-            BANDS[int(number)]: float(offset)
-            for number, offset in _SIDECAR_OFFSET.findall(text)
-            if int(number) < len(BANDS)
-        },
-    )
-
-
-def _layer_names(
-    path: Path, header: RasterHeader, file_bands: Sequence[str] | None
-) -> list[str | None]:
-    """Return the bands of a file's layers, by its descriptions, its name, or else `file_bands`.
-
-    Alpha bands are not counted, unless `file_bands` names every layer.
-    """
-    described = [band_name(text) for text in header.descriptions]
-    if any(described):
-        return described
-    in_name = _BAND_PART.search(path.stem)
-    colours = header.alphas.count(False)
-    if colours == 1 and in_name is not None:
-        return [None if alpha else band_name(in_name["band"]) for alpha in header.alphas]
-    if file_bands is None:
-        raise InputError(
-            f"{path}: none of its {colours} bands is described as B01 to B12, B8A or SCL. "
-            "Set file_bands to their names in order, or describe them in the file."
-        )
-    names = [band_name(text) for text in file_bands]
-    if len(names) == len(described):
-        return names
-    if len(names) != colours:
-        raise InputError(
-            f"{path} has {colours} bands, file_bands names {len(file_bands)}: "
-            f"{', '.join(file_bands)}. Name every band of the file, in order."
-        )
-    in_order = iter(names)
-    return [None if alpha else next(in_order) for alpha in header.alphas]
+        then = days[at] if is_series and days[at] is not None else day
+        band = _band(layer, name.path, at, header, convention.nodata, reflectance_scale)
+        if convention.offset == "from_2022":
+            if then is not None and then >= _WITH_OFFSET and band.name in BANDS and not band.offset:
+                band = replace(band, offset=-1000 / band.scale)
+        elif convention.offset is None and reflectance_scale is None:
+            band = with_unstated_offset(band, processing.offset_of(band.name))
+        tile = tile_name(header.descriptions[at]) or name.tile or UNNAMED_TILE
+        yield _FoundLayer(band, layer.rank, then, tile)
 
 
 def _band(
-    name: str,
+    layer: Layer,
     path: Path,
-    layer: int,
+    at: int,
     header: RasterHeader,
-    processing: _Processing,
+    nodata: float | None,
     reflectance_scale: float | None,
 ) -> Band:
     """Return one layer of a file."""
-    at = layer - 1
     encoding = Encoding(
         dtype=np.dtype(header.dtypes[at]),
         scale=header.scales[at],
         offset=header.offsets[at],
-        nodata=header.nodata[at],
+        nodata=nodata if header.nodata[at] is None else header.nodata[at],
     )
     try:
-        scale, offset, nodata = decoding(name, encoding, reflectance_scale)
+        scale, offset, no_value = decoding(layer.name, encoding, reflectance_scale)
     except ValueError as error:
         raise InputError(f"{path}: {error}.") from error
-    grid, block_shape = header.grid, header.block_shapes[at]
-    band = Band(name, str(path), layer, grid, block_shape, scale, offset, nodata)
-    if reflectance_scale is not None:
-        return band
-    return with_unstated_offset(band, processing.offset_of(name))
+    return Band(
+        *(layer.name, str(path), at + 1, header.grid, header.block_shapes[at]),
+        scale=scale,
+        offset=offset,
+        # Rules turn every value into a class; 0 is nodata.
+        nodata=0.0 if layer.classes else no_value,
+        classes=layer.classes,
+    )
+
+
+def _acquisition(dated: _Dated, bands: Sequence[str] | None) -> Acquisition:
+    """Return the acquisition of the layers of one date."""
+    if dated.is_masks:
+        names = ", ".join(layer.band.name for layer in dated.layers)
+        raise InputError(f"{dated.product}: {dated.id} has no bands, but {names}: complete it.")
+    ranks = [layer.rank for layer in dated.layers if layer.band.name == SCENE_CLASSIFICATION]
+    chosen = (
+        layer.band
+        for layer in dated.layers
+        if layer.band.name != SCENE_CLASSIFICATION or layer.rank == min(ranks)
+    )
+    wanted, masks = bands_and_masks(finest(chosen), bands)
+    return Acquisition(
+        id=dated.id,
+        tile=dated.tile,
+        date=dated.date,
+        product=dated.product,
+        format="geotiff",
+        bands=wanted,
+        masks=masks,
+        baseline=dated.baseline,
+    )
+
+
+def _set_unnamed_aside(
+    contents: Sequence[_Contents],
+    file_bands: Sequence[str] | None,
+    damaged: list[Damaged] | None,
+) -> None:
+    """Warn of images that name no band and lie beside others that do; refuse the others.
+
+    Indices, angles and models of the ground are such images. A file of several layers is refused
+    if no other file has its date: its bands are needed.
+    """
+    days = {(item.group.files[0].group[0], item.group.day) for item in contents if item.layers}
+    foreign, refused = [], []
+    for item in contents:
+        for name, n in item.unnamed:
+            is_beside = item.group.day is None or (name.group[0], item.group.day) in days
+            if days and (n == 1 or is_beside):
+                foreign.append(name.path.name)
+            else:
+                refused.append(Damaged(name.path, _unnamed_text(name.path, n, file_bands)))
+    if foreign:
+        logger.warning(
+            "%d images are left out, as neither their names nor their descriptions name a band: "
+            "%s. If they are bands or cloud masks, name these in imagery.convention.",
+            *(len(foreign), first_five(foreign)),
+        )
+    if damaged is None:
+        refuse_damaged(refused, len(contents))
+    else:
+        damaged += refused
+
+
+def _unnamed_text(path: Path, n: int, file_bands: Sequence[str] | None) -> str:
+    """Return the message about a file whose layers have no name."""
+    if file_bands is not None:
+        return (
+            f"{path} has {n} bands, file_bands names {len(file_bands)}: {', '.join(file_bands)}. "
+            "Name every band of the file, in order."
+        )
+    return (
+        f"{path}: none of its {n} bands is described as B01 to B12, B8A or SCL, or by a common "
+        "name (red, nir08). Set file_bands to their names in order, or describe them in the file."
+    )
+
+
+def _refuse_undated(path: Path, n_files: int, contents: Sequence[_Contents]) -> None:
+    """Raise an error if files with bands have no date."""
+    groups = [i.group for i in contents if any(layer.day is None for layer in i.layers)]
+    undated = [name for group in groups for name in group.files]
+    if not undated:
+        return
+    if problem := next((group.problem for group in groups if group.problem), None):
+        raise InputError(problem)
+    months = (
+        " They name months or weeks: if they are composites, set imagery.convention: {period: "
+        "month}."
+        if contain_periods(undated)
+        else ""
+    )
+    raise InputError(
+        f"{len(undated)} of {n_files} GeoTIFFs of {path} have no date (YYYYMMDD or YYYY-MM-DD) in "
+        f"their names: {first_five([name.path.name for name in undated])}.{months} Rename or move "
+        "them, or say where the date is with imagery.convention: {date: ...}."
+    )

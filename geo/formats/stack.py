@@ -98,7 +98,8 @@ def find(
     if not parts:
         raise InputError(
             f"There is no stack in {path}: none of {len(files)} NetCDF files and Zarr folders has "
-            "a variable B01 to B12, B8A or SCL, nor one with a band axis labelled so."
+            "a variable B01 to B12, B8A, SCL or of a common name (red, nir08), nor one with a band "
+            "axis labelled so."
         )
     return [item for stack in _join(parts) for item in _acquisitions(path, stack, bands)]
 

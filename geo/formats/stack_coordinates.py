@@ -16,7 +16,8 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from geo.errors import InputError
-from geo.formats.conventions import band_name, date_in
+from geo.formats.conventions import band_name
+from geo.formats.dates import date_in
 from geo.grid import Grid
 from geo.imagery.array_reading import BLOCK_ERRORS
 from geo.imagery.raster_header import crs_text
@@ -132,8 +133,8 @@ def _bands(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable)
             found[name] = position
     if not found:
         raise InputError(
-            f"{path}: none of the labels of the axis {axis} of {variable.name} is B01 to B12, B8A "
-            f"or SCL, found {', '.join(texts[:5])}. Label it: "
+            f"{path}: none of the labels of the axis {axis} of {variable.name} is B01 to B12, "
+            f"B8A, SCL or a common name (red, nir08), found {', '.join(texts[:5])}. Label it: "
             f'`data.assign_coords({axis}=["B02", "B03", ...])`.'
         )
     return found

@@ -23,6 +23,10 @@ from geo.grid import Grid
 
 _Found = TypeVar("_Found")
 
+# Rules (bits, value, class): a raw value with raw & bits == value has this class of the SCL. The
+# first rule that applies counts.
+ClassRules = tuple[tuple[int, int, int], ...]
+
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 SCENE_CLASSIFICATION = "SCL"
@@ -113,7 +117,7 @@ class Band:
     Parameters
     ----------
     name
-        B01 to B12, B8A or one of `MASKS`.
+        B01 to B12, B8A, a name of the user (of another sensor's band), or one of `MASKS`.
     source
         A local file, a member of an archive (/vsizip/{archive}/member, as GDAL names it), an
         address (https://..., s3://...), or the file or Zarr folder of a stack.
@@ -130,6 +134,9 @@ class Band:
         Raw units that are added before scaling.
     nodata
         Raw value of pixels without data, None if there is none. NaN is always nodata, too.
+    classes
+        Rules by which the values of another archive's mask (bits, codes) become classes of the
+        scene classification when they are read. Empty: the file contains classes, or no mask.
     """
 
     name: str
@@ -140,6 +147,7 @@ class Band:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
+    classes: ClassRules = ()
 
     def __post_init__(self) -> None:
         """Check scale and offset, which come from files."""
@@ -174,7 +182,7 @@ class Acquisition:
     format
         Reader that found it.
     bands
-        Bands by name, in order of wavelength.
+        Bands by name, those of Sentinel-2 in order of wavelength.
     masks
         Cloud masks by name, those of `MASKS` that the acquisition has.
     baseline, platform
@@ -236,10 +244,14 @@ class Acquisition:
 def bands_and_masks(
     found: Mapping[str, _Found], wanted: Sequence[str] | None
 ) -> tuple[dict[str, _Found], dict[str, _Found]]:
-    """Return the wanted bands in order of wavelength (None: all), and the masks."""
-    names = BANDS if wanted is None else wanted
+    """Return the wanted bands (None: all), those of Sentinel-2 by wavelength, and the masks."""
+    own = (name for name in found if name not in BANDS and name not in MASKS)
     return (
-        {name: found[name] for name in BANDS if name in found and name in names},
+        {
+            name: found[name]
+            for name in (*BANDS, *own)
+            if name in found and (wanted is None or name in wanted)
+        },
         {name: found[name] for name in MASKS if name in found},
     )
 
@@ -389,6 +401,7 @@ def _asset(band: Band, folder: Path) -> dict[str, Any]:
         "parcelwise:block_shape": None if band.block_shape is None else list(band.block_shape),
         "parcelwise:scale": band.scale,
         "parcelwise:offset": band.offset,
+        "parcelwise:classes": [list(rule) for rule in band.classes] or None,
     }
     if band.name in COMMON_NAMES:
         asset["bands"] = [{"name": band.name, "eo:common_name": COMMON_NAMES[band.name]}]
@@ -431,6 +444,7 @@ def _band(name: str, asset: Mapping[str, Any], folder: Path) -> Band:
         scale=asset["parcelwise:scale"],
         offset=asset["parcelwise:offset"],
         nodata=None if nodata is None else float(nodata),
+        classes=tuple((b, v, c) for b, v, c in asset.get("parcelwise:classes", ())),
     )
 
 

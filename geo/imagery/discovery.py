@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from geo.errors import SET_ASIDE, InputError, UnavailableError
-from geo.formats.conventions import date_in, tile_name
-from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, first_five, local_file
+from geo.formats.archives import NOT_A_BAND, Convention
+from geo.imagery.acquisition import Acquisition, Band, Plane, first_five, local_file
 
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
@@ -27,16 +27,13 @@ _Read = TypeVar("_Read")
 Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 
 TIFF_ENDINGS = (".tif", ".tiff")
-IMAGE_ENDINGS = (*TIFF_ENDINGS, ".jp2")
+_JP2_ENDINGS = (".jp2",)
+IMAGE_ENDINGS = (*TIFF_ENDINGS, *_JP2_ENDINGS)
 ITEM_ENDINGS = (".json", ".geojson")
 _NETCDF_ENDINGS = (".nc", ".nc4")
 
 # Landsat 1 took the first images that are still used.
 FIRST_YEAR = 1972
-
-# Images of products that are not bands: true colour, aerosol, water vapour, preview, snow
-# probability.
-NOT_A_BAND = re.compile(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)", re.IGNORECASE)
 
 # Files that readers open: images, stacks, archives, and the metadata of SAFE and THEIA. GDAL's
 # side-car files (.aux.xml) and most of the masks of SAFE are not among them.
@@ -44,6 +41,8 @@ _READ = re.compile(
     r"(?!MSK_(?!CLDPRB|CLASSI)).*\.(?:tiff?|jp2|nc4?|zip)|manifest\.safe|.*MTD.*(?<!\.aux)\.xml",
     re.IGNORECASE,
 )
+# Metadata beside images, of AWS and of Sentinel Hub; none is a STAC item.
+_SIDECAR = re.compile(r"(?:tileInfo|productInfo|request)\.json|(?:product_?)?metadata\.xml", re.I)
 # Names of products and of files that readers open.
 _IMAGERY = re.compile(
     rf"(?!\.)(?:{_READ.pattern}|.*\.(?:safe|zarr|ovr|msk|xml|tfw|wld))", re.IGNORECASE
@@ -61,6 +60,7 @@ def find_acquisitions(
     bands: Sequence[str] | None = None,
     file_bands: Sequence[str] | None = None,
     reflectance_scale: float | None = None,
+    convention: Convention | None = None,
     signed_by: str | None = None,
     damaged: list[Damaged] | None = None,
 ) -> list[Acquisition]:
@@ -79,6 +79,8 @@ def find_acquisitions(
         Names of the bands of GeoTIFFs without band descriptions, in order.
     reflectance_scale
         Reflectance of one raw unit of GeoTIFFs and stacks, in place of what the files state.
+    convention
+        How GeoTIFFs are named, in place of what is recognised; see `geo.formats.archives`.
     signed_by
         Service that signs the addresses of STAC items: planetary_computer.
     damaged
@@ -104,10 +106,11 @@ def find_acquisitions(
         refuse_damaged(unreadable, len(unreadable))
     else:
         damaged += unreadable
-    if format != "geotiff" and file_bands is not None:
-        raise InputError(
-            f"file_bands names bands of GeoTIFFs, but {path} is {format}: leave it out."
-        )
+    for name, value in (("file_bands", file_bands), ("convention", convention)):
+        if format != "geotiff" and value is not None:
+            raise InputError(
+                f"{name} names bands of GeoTIFFs, but {path} is {format}: leave it out."
+            )
     if format in ("safe", "theia", "stac") and reflectance_scale is not None:
         raise InputError(
             f"The {format} products of {path} state their scale: leave out reflectance_scale."
@@ -125,7 +128,7 @@ def find_acquisitions(
     elif format == "geotiff":
         from geo.formats import geotiff
 
-        found = geotiff.find(path, bands, file_bands, reflectance_scale, damaged)
+        found = geotiff.find(path, bands, file_bands, reflectance_scale, damaged, convention)
     elif format == "stac":
         from geo.formats import stac
 
@@ -170,11 +173,12 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
         found.append("geotiff")
     # JSON files beside other imagery are not items. Stacks and GeoTIFFs in subfolders may be part
     # of products.
-    if not found and any(files_ending(path, ITEM_ENDINGS)):
+    items = (f for f in files_ending(path, ITEM_ENDINGS) if not _SIDECAR.fullmatch(f.name))
+    if not found and any(items):
         found.append("stac")
     if not found and stacks:
         found.append("stack")
-    if not found and tiff_files(path):
+    if not found and image_files(path):
         found.append("geotiff")
     if len(found) == 1:
         return found[0]
@@ -185,8 +189,8 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
         )
     raise InputError(
         f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
-        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif), nor "
-        "stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
+        "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif) or "
+        "JPEG 2000 (.jp2), nor stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
     )
 
 
@@ -386,67 +390,6 @@ def refuse_two_levels(level_2a: Sequence[Path], level_1c: Sequence[Path]) -> Non
         )
 
 
-def with_mask_files(found: Sequence[Acquisition], folder: Path) -> list[Acquisition]:
-    """Return the acquisitions with the user's masks in place of their masks of that name (MASK).
-
-    Parameters
-    ----------
-    found
-        The acquisitions. One without a file in the folder is returned without a MASK.
-    folder
-        Rasters whose names contain the date (YYYYMMDD or YYYY-MM-DD) and optionally the tile.
-        Every value but 0 is cloudy.
-
-    Raises
-    ------
-    InputError
-        If a name has no date, an acquisition has two files, or a file cannot be read.
-    """
-    files: dict[date, list[Path]] = {}
-    undated = []
-    for path in files_ending(folder, IMAGE_ENDINGS):
-        try:
-            day = date_in(path.stem)
-        except ValueError:
-            day = None
-        if day is None:
-            undated.append(path.name)
-        else:
-            files.setdefault(day, []).append(path)
-    if undated:
-        raise InputError(
-            f"{len(undated)} masks of {folder} have no date (YYYYMMDD or YYYY-MM-DD) in their "
-            f"names: {first_five(undated)}. Rename or move them."
-        )
-    return [_with_mask(item, _choose_mask(item, files.get(item.date, []))) for item in found]
-
-
-def _choose_mask(item: Acquisition, candidates: Sequence[Path]) -> Path | None:
-    """Return the mask with the tile of an acquisition in its name, else one without any tile."""
-    tiles = {path: tile_name(path.stem) for path in candidates}
-    of_tile = [p for p, tile in tiles.items() if tile is not None and tile == item.tile]
-    of_any = [p for p, tile in tiles.items() if tile is None or item.tile == UNNAMED_TILE]
-    chosen = of_tile or of_any
-    if len(chosen) > 1:
-        raise InputError(
-            f"{item.id} has {len(chosen)} masks: {first_five([str(p) for p in chosen])}. "
-            "Keep one, or write the tile into their names."
-        )
-    return chosen[0] if chosen else None
-
-
-def _with_mask(item: Acquisition, path: Path | None) -> Acquisition:
-    """Return an acquisition with the user's mask in a file, or without a MASK if it has none."""
-    masks = {name: band for name, band in item.masks.items() if name != "MASK"}
-    if path is not None:
-        from geo.imagery.raster_header import read_header  # most runs have no such masks
-
-        header = read_header(path)
-        # The nodata value of the file is not needed: like every value but 0, it is cloudy.
-        masks["MASK"] = Band("MASK", str(path), 1, header.grid, header.block_shapes[0])
-    return replace(item, masks=masks)
-
-
 def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield a folder and all its subfolders, with the sorted names of their folders and files.
 
@@ -522,12 +465,21 @@ def files_ending(path: Path, endings: tuple[str, ...]) -> Iterator[Path]:
             yield file
 
 
-def tiff_files(path: Path) -> list[Path]:
-    """Return GeoTIFFs: the path itself, those in the folder, or else those in its subfolders."""
-    files = list(files_ending(path, TIFF_ENDINGS))
-    if files:
-        return files
-    return [file for folder, _, _ in walk(path) for file in files_ending(folder, TIFF_ENDINGS)]
+def image_files(path: Path) -> list[Path]:
+    """Return images: the path itself, those in the folder, or else those in its subfolders.
+
+    If there are GeoTIFFs, JPEG 2000 files are ignored.
+    """
+    for endings in (TIFF_ENDINGS, _JP2_ENDINGS):
+        if files := list(files_ending(path, endings)):
+            return files
+    below = images_below(path)
+    return [file for file in below if file.suffix.lower() in TIFF_ENDINGS] or below
+
+
+def images_below(path: Path) -> list[Path]:
+    """Return the GeoTIFFs and JPEG 2000 files in a folder and its subfolders."""
+    return [file for folder, _, _ in walk(path) for file in files_ending(folder, IMAGE_ENDINGS)]
 
 
 def stack_files(path: Path) -> list[Path]:
@@ -575,12 +527,13 @@ def watched_files(path: Path, format: Format = "auto") -> list[str]:  # noqa: A0
         If "auto", JSON files are watched only if there is no other imagery.
     """
     if not path.is_dir():
-        if path.suffix.lower() in TIFF_ENDINGS:  # files beside it may contain its other bands
-            return list(map(str, files_ending(path.parent, TIFF_ENDINGS)))
+        if path.suffix.lower() in IMAGE_ENDINGS:  # files beside it may contain its other bands
+            return list(map(str, files_ending(path.parent, IMAGE_ENDINGS)))
         if path.suffix.lower() not in ITEM_ENDINGS or path.stem not in ("catalog", "collection"):
             return [str(path)]
         path = path.parent  # by convention, the linked items are here
     found: list[str] = []
+    sidecars: list[str] = []
     items: list[str] = []
     for folder, subfolders, files in walk(path):
         if not _ZARR_ROOT.isdisjoint(files):
@@ -595,11 +548,13 @@ def watched_files(path: Path, format: Format = "auto") -> list[str]:  # noqa: A0
                 continue
             if _READ.fullmatch(name) and not NOT_A_BAND.search(name):
                 found.append(f"{folder}/{name}")
+            elif _SIDECAR.fullmatch(name):
+                sidecars.append(f"{folder}/{name}")
             elif name.lower().endswith(ITEM_ENDINGS):
                 items.append(f"{folder}/{name}")
     if format == "stac" or (format == "auto" and not found):
         found += items
-    return found
+    return found + sidecars
 
 
 def one_product(path: Path, format: Format = "auto") -> Path | None:  # noqa: A002

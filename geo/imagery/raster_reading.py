@@ -16,6 +16,7 @@ from rasterio.windows import Window
 from geo.errors import InputError
 from geo.imagery.acquisition import Band, Plane
 from geo.imagery.array_reading import BLOCK_ERRORS, read_plane
+from geo.imagery.mask_classes import as_classes
 from geo.imagery.open_rasters import DAMAGED, OpenRasters
 from geo.imagery.raster_header import alpha_layers
 
@@ -47,7 +48,8 @@ def read_windows(
     Returns
     -------
     list of ndarray of shape (rows, cols)
-        One array for each band, in the data type of its file, without scale and offset.
+        One array for each band, in the data type of its file, without scale and offset; masks with
+        `Band.classes` as these classes.
 
     Raises
     ------
@@ -100,7 +102,10 @@ def read_layers(
     how
         Options of rasterio's `read`: window or out_shape.
     """
-    values = list(raster.read(layers, **how))
+    values = [
+        as_classes(raw, band.classes) if band.classes else raw
+        for band, raw in zip(bands, raster.read(layers, **how), strict=True)
+    ]
     visible = _visible(raster, layers[0], **how)
     if visible is None or visible.all():
         return values

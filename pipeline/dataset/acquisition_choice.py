@@ -12,7 +12,10 @@ from datetime import date
 from pathlib import Path
 
 from geo.errors import SET_ASIDE, InputError, did_you_mean
-from geo.formats.conventions import date_in, tile_name
+from geo.formats.archives import file_name, own_convention
+from geo.formats.conventions import tile_name
+from geo.formats.dates import date_in
+from geo.formats.file_dates import dates_of
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, first_five, is_address
 from geo.imagery.array_reading import ChunkFiles, lost_chunks
@@ -22,8 +25,9 @@ from geo.imagery.cloud_masks import (
     cloud_fraction,
     cloud_rules,
 )
-from geo.imagery.discovery import Damaged, find_acquisitions, setting_aside, with_mask_files
+from geo.imagery.discovery import Damaged, find_acquisitions, setting_aside
 from geo.imagery.duplicates import compare_days, in_order_of_use
+from geo.imagery.mask_files import with_mask_files
 from geo.imagery.offset_check import check_offsets
 from geo.imagery.tile_grids import tile_grid
 from pipeline.classes.reasons import AcquisitionReason
@@ -90,12 +94,14 @@ def decide(
     if source_items is not None:
         _fetch_items(imagery, source_items, register, settings)
     damaged: list[Damaged] = []
+    own = settings.imagery.convention
     found = find_acquisitions(
         source_items or Path(imagery),
         "stac" if source_items else settings.imagery.format,
         bands=settings.imagery.bands,
         file_bands=settings.imagery.file_bands,
         reflectance_scale=settings.imagery.reflectance_scale,
+        convention=None if own is None else own_convention(own.model_dump()),
         signed_by=settings.imagery.sign,
         damaged=damaged if settings.imagery.damaged == "set_aside" else None,
     )
@@ -392,6 +398,8 @@ def _date_of(product: Path, problem: str) -> date:
         day = date_in(long_name[1] if long_name else product.stem)
     except ValueError:
         day = None
+    if day is None:  # it may be in the names of folders
+        day = dates_of([file_name(product)])[0].get(product)
     if day is None:
         raise InputError(
             f"{problem}\nIt cannot be set aside, as its name contains no date: remove it, or write "

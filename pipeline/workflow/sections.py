@@ -6,6 +6,7 @@ settings that depend on the training recipe are in recipes/<recipe>.yaml.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from functools import cache
@@ -20,13 +21,29 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 TEN_BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
-Band = Literal[BANDS]  # type: ignore[valid-type]
+# A name of the user for a band of another sensor. Names like those of Sentinel-2 are mistakes: B13.
+_OWN_BAND = "^(B[A-Za-z_][A-Za-z0-9_]*|[AC-Za-z][A-Za-z0-9_]*)$"
+
+
+def _own_band(name: str) -> str:
+    """Check that a name can be that of a band of another sensor."""
+    if re.fullmatch(_OWN_BAND, name) is None:
+        raise ValueError("a name of convention: {bands: {...}}")
+    return name
+
+
+_OwnBand = Annotated[
+    str, AfterValidator(_own_band), WithJsonSchema({"type": "string", "pattern": _OWN_BAND})
+]
+_KnownBand = Literal[BANDS]  # type: ignore[valid-type]
+Band = _KnownBand | _OwnBand
 Code = str | int
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -121,6 +138,91 @@ def _values(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
+class MaskMeaning(Section):
+    """A cloud mask, and the meaning of its values: clear, cloudy or cloudy_bits."""
+
+    name: str
+    """its name in place of a band's, in the name of the file or the description of the layer"""
+
+    clear: list[int] = []
+    """values that are clear; all others are cloudy"""
+
+    cloudy: list[int] = []
+    """values that are cloudy; all others are clear"""
+
+    cloudy_bits: list[Annotated[int, Field(ge=0, le=15)]] = []
+    """bits of which one is set where it is cloudy"""
+
+    nodata: list[int] = []
+    """values without data"""
+
+    @model_validator(mode="after")
+    def _check(self) -> MaskMeaning:
+        if sum(map(bool, (self.clear, self.cloudy, self.cloudy_bits))) != 1:
+            raise ValueError("set one of clear, cloudy and cloudy_bits")
+        return self
+
+
+class NamingConvention(Section):
+    """How GeoTIFFs and their layers are named, in place of what is recognised."""
+
+    date: str | None = None
+    """where the date is in a path, as a regular expression with %Y, %y, %m, %b, %d and %j"""
+
+    band: str | None = None
+    """where the name of the band is in the name of a file, as a regular expression with a group"""
+
+    tile: str | None = None
+    """where the tile is in a path, as a regular expression with a group"""
+
+    bands: dict[str, Band] = {}
+    """band by the name that the files use, such as {sr_band4: B04}. A band that Sentinel-2 does not
+    have can have any other name, {Yellow: yellow}, which imagery.bands can contain
+    """
+
+    ignore: str | None = None
+    """names of files that are left out, as a regular expression"""
+
+    mask: MaskMeaning | None = None
+    """cloud mask, such as {name: QA, clear: [0, 1]}"""
+
+    nodata: float | None = None
+    """raw value without data, if the files state none"""
+
+    offset: Literal["none", "from_2022"] | None = None
+    """additive offset of baseline 04.00 in the pixels: none | from_2022 (in all images since 25
+    January 2022); null: by the baseline in names and metadata
+    """
+
+    period: Literal["month", "ten_days"] | Annotated[int, Field(ge=1, le=366)] | None = None
+    """the images are composites of periods: month | ten_days | a number of days that begin at the
+    date in the name, or any of these if the name contains the first and the last day. Their date is
+    the middle
+    """
+
+    @model_validator(mode="after")
+    def _check(self) -> NamingConvention:
+        for name in ("band", "tile", "ignore", "date"):
+            _check_expression(name, getattr(self, name))
+        if masks := {"SCL", "CLDPRB", "CLM", "MASK"} & set(self.bands.values()):
+            raise ValueError(f"bands: {sorted(masks)} are masks: set mask")
+        return self
+
+
+def _check_expression(name: str, text: str | None) -> None:
+    """Check that the text of a setting is a regular expression, and has what it needs."""
+    if text is None:
+        return
+    try:
+        expression = re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{name}: {text!r} is not a regular expression ({error})") from error
+    if name in ("band", "tile") and expression.groups < 1:
+        raise ValueError(f"{name}: {text!r} has no group: write ( ) around the {name}")
+    if name == "date" and not (re.search("%[Yy]", text) and re.search("%[mbj]", text)):
+        raise ValueError(f"date: {text!r} must contain %Y or %y, and %m and %d, or %j: _%Y%m%d_")
+
+
 class Imagery(Section):
     """The imagery, and how to read it."""
 
@@ -133,7 +235,7 @@ class Imagery(Section):
     """auto | safe | theia | geotiff | stack (NetCDF, Zarr) | stac"""
 
     bands: Annotated[list[Band], Field(min_length=1)] = TEN_BANDS
-    """channels, in this order"""
+    """channels, in this order: B01 to B12, B8A, or names of convention.bands"""
 
     tile: str | Annotated[list[str], Field(min_length=1)] | None = None
     """MGRS tile or list of tiles to use; null: all tiles"""
@@ -152,6 +254,12 @@ class Imagery(Section):
 
     file_bands: list[str] | None = None
     """bands of GeoTIFFs without band descriptions, in file order"""
+
+    convention: NamingConvention | None = None
+    """GeoTIFFs of other archives than those in README: {date: _%d%m%Y_, band: ..., tile: ...,
+    bands: {sr_band4: B04}, ignore: ..., mask: {name: QA, clear: [0, 1]}, nodata: ..., offset: ...,
+    period: month}; the schema explains them
+    """
 
     reflectance_scale: Annotated[float, Field(gt=0)] | None = None
     """GeoTIFFs and stacks: factor from stored values to reflectance; null: the scale in the file,
@@ -194,6 +302,12 @@ class Imagery(Section):
             raise ValueError(f"only STAC can be an address, not {self.format}: {self.path}")
         if self.bbox and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
             raise ValueError(f"bbox is west, south, east, north in degrees, found {self.bbox}")
+        own = () if self.convention is None else self.convention.bands.values()
+        if unknown := [band for band in self.bands if band not in BANDS and band not in own]:
+            raise ValueError(
+                f"bands: {', '.join(unknown)} is none of {', '.join(BANDS)}, and no name in "
+                "convention: {bands: {...}}"
+            )
         if len(set(self.bands)) < len(self.bands):
             raise ValueError(f"a band is named twice in {self.bands}")
         if self.start and self.end and self.start > self.end:
@@ -209,12 +323,13 @@ class CloudMasks(Section):
         | Annotated[list[Literal["scl", "cldprb", "theia", "files"]], Field(min_length=1)]
     ) = "auto"
     """auto (all masks of an acquisition, and the masks set below) | none | a list of scl, cldprb,
-    theia, files (every acquisition must have these masks)
+    theia, files (every acquisition must have these masks). Masks of other archives (Fmask, QAI,
+    QA60, ...) are read as scl
     """
 
     classes: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]
-    """SCL classes that are not clear; the default is no data, saturated, cloud shadow, cloud
-    (medium and high probability), thin cirrus
+    """SCL classes that are not clear, also in masks of other archives; the default is no data,
+    saturated, cloud shadow, cloud (medium and high probability), thin cirrus
     """
 
     theia_bits: list[Annotated[int, Field(ge=0, le=7)]] = [0, 1, 2, 3, 4, 5, 6, 7]

@@ -29,10 +29,13 @@ def made(request, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "made", ["extra-tif-hls-fmask", "force-boa-qai", "hls-day-of-year"], indirect=True
+    ("made", "mask"),
+    [("extra-tif-hls-fmask", "SCL"), ("force-boa-qai", "SCL"), ("hls-day-of-year", "")],
+    indirect=["made"],
 )
-def test_bands_beside_masks_and_days_of_the_year_are_read(made):
+def test_masks_beside_bands_and_days_of_the_year_are_read(made, mask):
     dataset, rows = made
+    assert set(rows["masks"]) == {mask}
     assert set(rows["used"]) == {"yes"}
     assert sorted(rows["date"]) == sorted(DATES.values())
     dates = json.loads((dataset / "META" / "dates.json").read_text())

@@ -11,6 +11,7 @@ import pytest
 import shapely
 
 from geo.errors import InputError
+from geo.formats.archives import PLAIN
 from geo.imagery.discovery import find_acquisitions, one_product
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import read_parcel_pixels
@@ -149,6 +150,8 @@ def test_a_setting_of_another_format_is_refused(imagery):
     if item.format != "geotiff":
         with pytest.raises(InputError, match="file_bands names bands of GeoTIFFs"):
             imagery.find(file_bands=["B02"])
+        with pytest.raises(InputError, match="convention names bands of GeoTIFFs"):
+            imagery.find(convention=PLAIN)
     if item.format not in ("geotiff", "stack"):
         with pytest.raises(InputError, match="leave out reflectance_scale"):
             imagery.find(reflectance_scale=1e-4)

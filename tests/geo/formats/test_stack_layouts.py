@@ -82,6 +82,14 @@ def test_bands_may_be_an_axis(tmp_path, rng, form, axis, order):
     assert list(found[0].bands) == ["B02", "B8A"]
 
 
+@pytest.mark.parametrize("is_axis", [False, True])
+def test_bands_may_have_common_names(tmp_path, rng, is_axis):
+    data = cube(rng)
+    labelled = band_axis(data, labels=["blue", "nir08"])
+    renamed = labelled if is_axis else data.rename(B02="blue", B8A="nir08")
+    assert_equal(find_acquisitions(write_stack(renamed, tmp_path, "netcdf")), data)
+
+
 @pytest.mark.parametrize(
     ("form", "names"),
     [

@@ -20,8 +20,9 @@ import zarr
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band, read_item
-from geo.imagery.discovery import digest_of, digests, find_acquisitions, walk, with_mask_files
+from geo.imagery.discovery import digest_of, digests, find_acquisitions, walk
 from geo.imagery.discovery import watched_files as watched_texts
+from geo.imagery.mask_files import with_mask_files
 from geo.pixels.pixel_index import index_pixels
 from pipeline.stages.extract import extract
 from pipeline.stages.index import write_items

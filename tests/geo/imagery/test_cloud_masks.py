@@ -16,7 +16,8 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.cloud_masks import CloudRules, check_masks, cloud_fraction, cloud_rules, dilate
-from geo.imagery.discovery import find_acquisitions, with_mask_files
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.mask_files import with_mask_files
 from geo.pixels.parcel_pixels import read_clear_mask
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.workflow.config import load

@@ -146,6 +146,8 @@ def decoding(
         # 0 is the class "no data" of the scene classification, but "clear" in every other mask.
         default = 0.0 if name == SCENE_CLASSIFICATION else None
         return 1.0, 0.0, default if nodata in (None, 0) else nodata
+    if encoding.dtype.kind == "b":
+        raise ValueError(f"{name} holds {encoding.dtype}, expected integers or floats")
     if nodata is None:
         nodata = 0.0
     if reflectance_scale is not None:

@@ -28,7 +28,10 @@ _PROBABILITY = "quality/probability"
 
 _AGAIN = "download it again."
 # Errors of zarr and xarray for damaged metadata.
-_DAMAGED = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+_DAMAGED = (
+    *(OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError),
+    ZeroDivisionError,
+)
 
 
 def read_products(

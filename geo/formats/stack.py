@@ -234,7 +234,11 @@ def _open(path: Path) -> dict[str, xr.Dataset]:
         check_self_contained(path)
         return xr.open_groups(path, engine="netcdf4", **options)
     # LookupError, TypeError and others: the metadata of a Zarr store are damaged.
-    except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+    # ZeroDivisionError: its chunks have the length 0.
+    except (
+        *(OSError, RuntimeError, LookupError, TypeError, AttributeError),
+        ZeroDivisionError,
+    ) as error:
         kind = "Zarr" if path.is_dir() else "NetCDF"
         raise InputError(
             f"{path} cannot be opened as {kind} ({error}): download or copy it again."
@@ -344,6 +348,8 @@ def _encoding(
     ]
     if is_decoded:
         limits = [round((limit - offset) / scale, 6) for limit in limits]
+    if len(limits) == 2 and limits[0] > limits[1]:
+        raise ValueError(f"its valid range begins at {limits[0]:g} and ends at {limits[1]:g}")
     if len(limits) != 2:
         raise ValueError(f"its valid range has {len(limits)} limits, expected 2")
     valid_range = None if np.isinf(limits).all() else (limits[0], limits[1])

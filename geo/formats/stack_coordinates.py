@@ -202,7 +202,7 @@ def grid_of(
 
 def _spacing(path: Path, data: xr.Dataset, axis: Hashable) -> tuple[float, float]:
     """Return the signed step between an axis' coordinates, and the first coordinate."""
-    if axis not in data.coords or data.sizes[axis] < 2:
+    if axis not in data.coords or data.sizes[axis] < 2 or data.coords[axis].ndim != 1:
         raise InputError(f"{path}: the axis {axis} needs coordinates of at least 2 pixels.")
     values = _values(path, data, data.coords[axis]).astype(np.float64)
     step = (values[-1] - values[0]) / (len(values) - 1)

@@ -25,7 +25,7 @@ NETCDF_LOCK = threading.Lock()
 # raise SystemError if a size in the block is negative, and MemoryError if it is too large.
 BLOCK_ERRORS = (
     *(OSError, RuntimeError, ValueError, LookupError, TypeError),
-    *(SystemError, MemoryError, EOFError, zlib.error, lzma.LZMAError),
+    *(SystemError, MemoryError, EOFError, ZeroDivisionError, zlib.error, lzma.LZMAError),
 )
 
 

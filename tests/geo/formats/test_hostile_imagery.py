@@ -26,6 +26,7 @@ from geo.imagery.reduced_reading import read_coarse
 from tests.builders.readers import READERS, draw_scene
 from tests.builders.safe import write_safe, zip_product
 from tests.builders.stac import Server
+from tests.builders.stacks import cube, write_stack
 from tests.builders.theia import write_product
 from tests.builders.tiffs import write_tiff
 
@@ -376,6 +377,52 @@ def test_a_netcdf_that_reaches_out_is_refused(tmp_path, reach, words):
     with pytest.raises(InputError, match=words) as error:
         find_acquisitions(path.parent)
     assert str(path) in str(error.value)
+
+
+def with_attributes(**attrs):
+    def apply(data):
+        for band in data.data_vars.values():
+            band.attrs |= attrs
+        return data
+
+    return apply
+
+
+ODD_STACKS = {
+    "a valid range of no number": (
+        with_attributes(valid_range=np.array([9000, 1], "u2")),
+        "its valid range begins at 9000 and ends at 1",
+    ),
+    "truth values": (
+        lambda data: data.assign(B02=data.B02 > 5000),
+        "B02 holds bool, expected integers or floats",
+    ),
+    "coordinates of two axes": (
+        lambda data: data.drop_vars("x").assign_coords(x=(("y", "x"), np.zeros((48, 48)))),
+        "the axis x needs coordinates",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["netcdf", "zarr3"])
+@pytest.mark.parametrize("case", ODD_STACKS)
+def test_odd_stacks_are_refused(tmp_path, case, kind):
+    alter, words = ODD_STACKS[case]
+    data = cube(np.random.default_rng(1), ["B02"], ("2018-04-05T10:50",), shape=(48, 48))
+    write_stack(alter(data), tmp_path, kind, "stack")
+    with pytest.raises(InputError, match=words):
+        find_acquisitions(tmp_path)
+
+
+def test_chunks_without_length_are_refused(tmp_path):
+    group = zarr.create_group(tmp_path / "stack.zarr")
+    group.create_array("B02", shape=(9, 9), chunks=(3, 3), dtype="u2")
+    file = tmp_path / "stack.zarr" / "B02" / "zarr.json"
+    values = json.loads(file.read_text())
+    values["chunk_grid"]["configuration"]["chunk_shape"] = [0, 3]
+    file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"stack\.zarr cannot be (read|opened)"):
+        find_acquisitions(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])

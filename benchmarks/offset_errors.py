@@ -24,7 +24,8 @@ from geo.imagery.offset_check import compare
 
 FLANDERS = Path(__file__).parents[2] / "shared" / "data" / "flanders-2018"
 BANDS = ["B02", "B04", "B8A", "B12"]
-SCENARIOS = ("clean", "single", "later part", "random half", "all dates")
+SCENARIOS = ("clean", "single", "single clear", "later part", "random half", "all dates")
+_LEAST_CLEAR = 0.05
 _MAX_CLOUD_FRACTION = 0.8  # the default of imagery.max_cloud_fraction
 
 
@@ -101,6 +102,13 @@ def read_series(
     return [item for item in cut if item.clear.sum() >= MIN_PIXELS]
 
 
+def clear_dates(folder: Path, series: Sequence[ClearPixels]) -> NDArray[np.bool_]:
+    """Return which dates have at least 5 % clear pixels by their masks, which may not be used."""
+    found = read_clear_pixels(find_acquisitions(folder, bands=BANDS), CloudRules(), 1)
+    clear = {item.acquisition.id for item in found if item.clear.mean() >= _LEAST_CLEAR}
+    return np.array([item.acquisition.id in clear for item in series])
+
+
 def with_errors(
     series: Sequence[ClearPixels], base: str, error: str, is_wrong: NDArray[np.bool_]
 ) -> list[ClearPixels]:
@@ -114,11 +122,20 @@ def with_errors(
 
 
 def patterns(
-    name: str, n: int, rng: np.random.Generator, repeats: int
+    name: str,
+    n: int,
+    rng: np.random.Generator,
+    repeats: int,
+    is_clear: NDArray[np.bool_] | None = None,
 ) -> Iterator[NDArray[np.bool_]]:
-    """Yield which dates are wrong: single ones, later parts of any length, or random halves."""
+    """Yield which dates are wrong: single ones, later parts of any length, or random halves.
+
+    `is_clear` says which dates have clear pixels: the only ones that "single clear" makes wrong.
+    """
     if name == "single":
         yield from np.eye(n, dtype=bool)
+    elif name == "single clear":
+        yield from np.eye(n, dtype=bool)[is_clear]
     elif name == "later part":
         yield from (np.arange(n) >= cut for cut in range(1, n))
     elif name == "all dates":
@@ -166,11 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "complete",
         "false",
     )
-    print("{:6} {:11} {:8} {:9} {:>6} {:>6} {:>8} {:>8} {:>7}".format(*heads))
+    print("{:6} {:12} {:8} {:9} {:>6} {:>6} {:>8} {:>8} {:>7}".format(*heads))
     for masked in (True, False):
         all_series = [read_series(options.imagery, masked=masked, window=w) for w in windows]
         rows: dict[tuple[str, str, str], Count] = {}
         for series in all_series:
+            is_clear = clear_dates(options.imagery, series)
             for base in ("absent", "present"):
                 if "clean" in options.scenarios:
                     clean = rows.setdefault(("clean", base, ""), Count())
@@ -180,13 +198,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for name in (name for name in SCENARIOS[1:] if name in options.scenarios):
                     for error in ("pixels", "metadata"):
                         row = rows.setdefault((name, base, error), Count())
-                        for is_wrong in patterns(name, len(series), rng, options.repeats // 5):
+                        for is_wrong in patterns(
+                            name, len(series), rng, options.repeats // 5, is_clear
+                        ):
                             row.add(with_errors(series, base, error, is_wrong), is_wrong)
         for (name, base, error), row in rows.items():
             rates = [value / row.series for value in (row.named, row.accepted, row.complete)]
             texts = ["", "", ""] if name == "clean" else [f"{rate:.3f}" for rate in rates]
             print(
-                f"{'on' if masked else 'off':6} {name:11} {base:8} {error:9} {row.series:6} "
+                f"{'on' if masked else 'off':6} {name:12} {base:8} {error:9} {row.series:6} "
                 f"{texts[0]:>6} {texts[1]:>8} {texts[2]:>8} {row.false / row.series:7.4f}",
                 flush=True,
             )

@@ -194,8 +194,9 @@ class _Series:
     def _with_exact_step(self, group: _Group) -> _Group:
         """Return a group without dates whose distance from the other level is not 0.1.
 
-        The level with more dates is trusted. Dates that are far from all of its dates are kept, if
-        any other date shows that the second level exists.
+        The level with more dates is trusted, and the others are compared with its dates only. Those
+        that are far from all of them are kept, if any other date shows that there is a second
+        level. Then the dates of the trusted level are compared with all that are left.
         """
         if len(_levels(group)) < 2:
             return group
@@ -209,7 +210,14 @@ class _Series:
             for t, place in second.items()
             if t not in far and self._place(t, first, has_exact_step=True) is not None
         }
-        return {**first, **exact, **far} if exact else first
+        if not exact:
+            return first
+        group = {**first, **exact, **far}
+        return {
+            t: place
+            for t, place in group.items()
+            if t not in first or self._place(t, _without(group, t), has_exact_step=True) is not None
+        }
 
     def _place(self, t: int, group: _Group, *, has_exact_step: bool = False) -> _Place | None:
         """Return where a date belongs in a group, None if it agrees on no level or on several."""

@@ -180,10 +180,17 @@ def test_a_coarse_jpeg_2000_is_read_in_windows(server, tmp_path):
     np.testing.assert_array_equal(values.reshape(4, 4), whole[np.ix_(at, at)])
 
 
-def test_without_the_extension_projection_the_grid_is_that_of_the_file(server, scenes, tmp_path):
+@pytest.mark.parametrize("is_of_item", [False, True])
+def test_a_grid_that_is_not_stated_is_that_of_the_file(server, scenes, tmp_path, is_of_item):
+    """The item may state the grid of its assets of 10 m only."""
     item = item_of(DAY, server.url)
+    if is_of_item:
+        grid = ("proj:shape", "proj:transform")
+        item["properties"] |= {name: item["assets"]["blue"][name] for name in grid}
     for asset in item["assets"].values():
+        metres = asset.pop("proj:transform")[0]
         del asset["proj:shape"]
+        asset["gsd"] = metres
     (tmp_path / "item.json").write_text(json.dumps(item))
     (found,) = find_acquisitions(tmp_path / "item.json", bands=BANDS)
     for name, band in found.bands.items():

@@ -8,7 +8,6 @@ import re
 import shutil
 import warnings
 import zipfile
-import zlib
 from types import MappingProxyType
 
 import geopandas as gpd
@@ -140,7 +139,7 @@ class Zipped(Safe):
 
 
 class NetCdf:
-    """A stack with a chunk a day."""
+    """A stack with a chunk a day, with checksums."""
 
     def __init__(self, folder, rng):
         times = [f"{day[:4]}-{day[4:6]}-{day[6:]}T10:50" for day in DAYS]
@@ -151,14 +150,12 @@ class NetCdf:
     def write(self, data):
         self.file = self.path.with_suffix(".nc")
         self.file.parent.mkdir(exist_ok=True)
-        encoding = {"zlib": True, "shuffle": False, "chunksizes": (1, SIDE, SIDE)}
+        encoding = {"fletcher32": True, "chunksizes": (1, SIDE, SIDE)}
         data.to_netcdf(self.file, encoding=dict.fromkeys(BANDS, encoding))
 
     def damage(self, day):
-        packed = zlib.compress(self.data["B02"].values[DAYS.index(day)].tobytes(), 4)
-        content = self.file.read_bytes()
-        assert content.count(packed) == 1
-        spoil(self.file, content.index(packed), len(packed))
+        values = self.data["B02"].values[DAYS.index(day)].tobytes()
+        spoil(self.file, self.file.read_bytes().index(values), len(values))
 
     def remove(self, day):
         self.write(self.data.isel(time=[at for at, other in enumerate(DAYS) if other != day]))
@@ -379,8 +376,10 @@ def test_a_cut_chunk_of_any_codec_is_damage(tmp_path, codec, length):
     chunk = tmp_path / "a.zarr" / "B02" / "0.0.0"
     content = chunk.read_bytes()
     chunk.write_bytes(content[: length if length > 1 else int(length * len(content))])
-    with pytest.raises(InputError, match=r"B02 of .* cannot be read"):
+    with pytest.raises(InputError, match=r"B02 of .* cannot be read") as error:
         read_window(band, slice(None), slice(None))
+    # Blosc itself may decode what happens to be in the memory behind the chunk.
+    assert codec != "Blosc" or length > 1 or "bytes instead of" in str(error.value)
 
 
 @pytest.mark.parametrize("kind", [Zipped, TiledTiffs])

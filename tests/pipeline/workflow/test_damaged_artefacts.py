@@ -99,12 +99,13 @@ class Stages:
     def _extract(self, run, settings):
         extract(
             run.item(FIRST), run.pixel_index(TILE), run.extracted(FIRST),
-            run.extracted_valid(FIRST), settings,
+            run.extracted_valid(FIRST), settings, 1, run.extraction_counts(FIRST),
         )  # fmt: skip
 
     def _assemble(self, run, settings):
         tile = run.dataset.tile(TILE).root
-        assemble(run.acquisitions, run.extractions, run.pixel_index(TILE), tile, settings)
+        index = run.pixel_index(TILE)
+        assemble(run.acquisitions, run.extractions, index, tile, settings, 1, run.counts)
 
     def _export(self, run, settings):
         export([run.dataset.tile(TILE).root], run.dataset.root, settings)
@@ -160,6 +161,7 @@ READ = {
     f"parcels/pixel_index/{TILE}.counts.parquet": "label",
     f"extracted/{FIRST}.npy": "assemble",
     f"extracted/{FIRST}.valid.npy": "assemble",
+    f"pixel_counts/{FIRST}.json": "assemble",
     f"dataset/tiles/{TILE}/parcels.parquet": "export label",
     f"dataset/tiles/{TILE}/tile.json": "export",
     f"dataset/tiles/{TILE}/pixels.npy": "normalise export train evaluate predict",
@@ -196,7 +198,7 @@ NOT_READ = re.compile(
     r"dataset/META/positions\.json"
 )
 # The same as others.
-ALIKE = re.compile(r"acquisitions/.*|extracted/.*|models/Fold_2/.*|settings/.*")
+ALIKE = re.compile(r"acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*")
 
 DAMAGE = {
     "cut": lambda content: content[: len(content) // 2],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
     return [(p.relative_to(paths.root).as_posix(), text) for p, text in files.items() if p.exists()]
 
 
+@cache
 def _template() -> jinja2.Template:
     """Return the page's template with its filters."""
     environment = jinja2.Environment(

@@ -51,7 +51,7 @@ def test_points_and_polygons_have_their_status_and_pixels(run, crs):
     if crs != GRID.crs:
         # Reprojected, a point on a border may be on either side of it.
         rows.loc[[2, 3], "geometry"] = [at(2.01, 2.01), at(8.01, 2.5)]
-    run(rows.to_crs(crs), point_buffer_m=0, min_area_m2=30, **PARCELS)
+    run(rows.to_crs(crs), point_buffer_m=0, min_area_m2=150, **PARCELS)
     for row, found in zip(ROWS, run.ledger, strict=True):
         assert tuple(found[key] for key in KEYS) == row[1:], found["parcel_id"]
     outlines = run.usable.set_index("parcel_id").geometry

@@ -12,7 +12,7 @@ Period = Literal["month", "ten_days"] | int
 
 _DAY = r"(?P<Y>20\d\d)(?P<s>[-_.]?)(?P<m>0[1-9]|1[0-2])(?P=s)(?P<d>0[1-9]|[12]\d|3[01])"
 # Day of the year: 2020123T105031 (HLS), doy2020123 (AppEEARS), A2020123 (MODIS), 2020-123.
-_DAY_OF_YEAR = r"(?:doy|A)?(?P<Yj>20\d\d)-?(?P<j>0(?:0[1-9]|[1-9]\d)|[12]\d\d|3[0-5]\d|36[0-6])"
+_DAY_OF_YEAR = r"(?:doy|DOY|A)?(?P<Yj>20\d\d)-?(?P<j>0(?:0[1-9]|[1-9]\d)|[12]\d\d|3[0-5]\d|36[0-6])"
 _DATE = re.compile(
     rf"(?<![0-9]){_DAY}(?![0-9])|(?<![A-Za-z0-9]){_DAY_OF_YEAR}(?=[Tt]\d{{4}}|[^A-Za-z0-9]|$)"
 )
@@ -136,9 +136,15 @@ def image_day(first: date, period: Period | None) -> date:
 
 
 def day_or_period_in(text: str, period: Period | None) -> date | None:
-    """Return the day of an image by a text; only composites can state a month or a week."""
-    day = date_in(text)
+    """Return the day of an image by a text; only composites can state a month or a week.
+
+    A day or week that does not exist is not a date.
+    """
+    try:
+        day = date_in(text)
+        stated = None if period is None or day is not None else period_in(text)
+    except ValueError:
+        return None
     if day is not None:
         return image_day(day, period)
-    stated = None if period is None else period_in(text)
     return None if stated is None else image_day(*stated)

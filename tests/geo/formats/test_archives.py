@@ -193,6 +193,12 @@ def test_layers_of_a_file_may_be_months(tmp_path):
     assert [band.layer for item in found for band in item.bands.values()] == [1, 2, 3, 4]
 
 
+def test_descriptions_without_a_day_that_exists_are_no_dates(tmp_path):
+    write_tiff(tmp_path / "20180405.tif", BANDS_OF_ONE, ("B2 20180231", "B8A 2018-W60"))
+    (item,) = find_acquisitions(tmp_path, convention=convention({"period": 1}))
+    assert (item.date, list(item.bands)) == (date(2018, 4, 5), ["B02", "B8A"])
+
+
 @pytest.mark.parametrize(
     ("mask", "is_clear"),
     [

@@ -236,7 +236,8 @@ class _Series:
         share = clear[level].mean()
         if share < _CLEAR or any(share < _TIMES * clear[other].mean() for other in others):
             return None
-        if compared.contrast(level, clear[level]) < _CONTRAST:
+        # If most of the other dates are under thin clouds, it is their contrast that is low.
+        if not _CONTRAST < compared.contrast(level, clear[level]) < 1 / _CONTRAST:
             return None
         if has_exact_step and not compared.has_exact_step(level):
             return None

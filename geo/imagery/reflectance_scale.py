@@ -1,4 +1,4 @@
-"""Whether the reflectance of land can have a brightness, and the scale that would give it one."""
+"""How dark reflectance can be, and the scale that makes stored values those of land."""
 
 from __future__ import annotations
 
@@ -8,25 +8,12 @@ from math import log
 # and reflectance x 10,000.
 FACTORS = (1.0, 0.01, 0.001, 0.004, 0.0001)
 
-# The brightest tenth of the pixels of land, in the brightest band on a usual date, reflects more:
-# plants in the near infrared 0.25 to 0.5, soil 0.1 to 0.4, clouds 0.5 to 1. In 118 dates of a
-# Flemish window, it is at least 0.13. Lakes and burnt areas alone can be darker than `_DARK`, so it
-# is the limit only if the settings do not state the scale. Nothing is darker than `_DARKEST`.
-_DARK, _DARKEST = 0.08, 0.008
+# The brightest tenth of the pixels of land, in the brightest band on a usual date, reflects more
+# than `DARK`: plants in the near infrared 0.25 to 0.5, soil 0.1 to 0.4, clouds 0.5 to 1. In 118
+# dates of a Flemish window, it is at least 0.13. Lakes, burnt areas, and bands of visible light
+# alone can be darker. No surface is darker than `DARKEST` in all bands.
+DARK, DARKEST = 0.08, 0.008
 _USUAL, _LEAST, _MOST = 0.35, 0.1, 1.2
-
-
-def is_too_dark(reflectance: float, *, is_certain: bool) -> bool:
-    """Return whether the reflectance of the brightest tenth of the pixels is not that of land.
-
-    Parameters
-    ----------
-    reflectance
-        In the brightest band.
-    is_certain
-        Whether the settings state the scale, or the bands may be dark (blue, green, red).
-    """
-    return reflectance < (_DARKEST if is_certain else _DARK)
 
 
 def fitting_scale(stored: float) -> float | None:

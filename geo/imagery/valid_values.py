@@ -7,6 +7,7 @@ numbers between it and the data where software has interpolated across the edge,
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from geo.errors import SET_ASIDE, InputError, UnavailableError
 from geo.imagery.acquisition import MASKS, PLAUSIBLE_REFLECTANCE, Acquisition, Band
 from geo.imagery.raster_reading import read_window
-from geo.imagery.reflectance_scale import fitting_scale, is_too_dark
+from geo.imagery.reflectance_scale import DARK, DARKEST, fitting_scale
+
+logger = logging.getLogger(__name__)
 
 _Read = TypeVar("_Read")
 
@@ -198,14 +201,14 @@ def check_scale(
     found
         The acquisitions.
     is_stated
-        Whether the settings state the scale: then darker images are accepted.
+        Whether the settings state the scale: then there is no warning of dark images.
     is_refused
         Whether damaged acquisitions are refused.
 
     Raises
     ------
     InputError
-        If most pixels of a band are impossible as reflectance, or all are darker than land.
+        If most pixels of a band are impossible as reflectance, or all are darker than any surface.
     """
 
     def read(window: Callable[[Band], NDArray[Any]]) -> list[list[tuple[Band, NDArray[Any]]]]:
@@ -224,13 +227,14 @@ def check_scale(
             if n_data == 0 and n_varied == 0 and _is_value(example):
                 n_varied = raw.size
             refuse_wrong_scale(band, raw.size, n_data, n_varied, example)
-    # Bands of which land can be dark: dense forest reflects 0.02 to 0.04 in them.
-    is_certain = is_stated or _VISIBLE.issuperset(band.name for e in examples for band, _ in e)
+    # In visible light alone, dense forest reflects 0.02 to 0.04.
+    may_be_dark = is_stated or _VISIBLE.issuperset(band.name for e in examples for band, _ in e)
+    limit = DARKEST if may_be_dark else DARK
     usual = _usual_brightness(examples)
-    if usual is not None and is_too_dark(usual[0], is_certain=is_certain):
+    if usual is not None and usual[0] < limit:
         usual = _usual_brightness(read(_scattered))  # the centre may be a lake
-        if usual is not None and is_too_dark(usual[0], is_certain=is_certain):
-            _refuse_dark(*usual, is_certain=is_certain)
+    if usual is not None and usual[0] < limit:
+        _say_dark(*usual)
 
 
 # Fill values that a wrong scale could explain, too.
@@ -275,18 +279,24 @@ def _usual_brightness(
             if values.size >= max(_FEW, _SEAM * raw.size):
                 at = values.size * 9 // 10
                 stored = float(np.partition(values, at)[at])
-                of_bands.append(((stored + band.offset) * band.scale / 10_000, stored, band))
+                # A wrong offset is not a wrong scale: `geo.imagery.offset_check` finds it.
+                largest = max(stored, stored + band.offset)
+                of_bands.append((largest * band.scale / 10_000, stored, band))
         brightest += sorted(of_bands, key=lambda found: found[0])[-1:]
     brightest.sort(key=lambda found: found[0])
     return brightest[len(brightest) // 2] if brightest else None
 
 
-def _refuse_dark(reflectance: float, stored: float, band: Band, *, is_certain: bool) -> None:
+def _say_dark(reflectance: float, stored: float, band: Band) -> None:
+    """Refuse what no surface reflects; warn of what only lakes and burnt areas reflect."""
     fitting = fitting_scale(stored)
-    raise InputError(
-        f"{band.name} of {band.source} would be taken as reflectance (0 to 1), but nine tenths of "
-        f"its pixels are below {reflectance:.2g} (stored as {stored:.6g}), and its other bands are "
-        "darker: too dark for land. Set reflectance_scale to the reflectance of 1"
-        + (f", probably {fitting:g}" if fitting else "")
-        + ("." if is_certain else f"; to {band.scale / 10_000:g}, if the imagery is dark.")
+    found = (
+        f"Nine tenths of the pixels of {band.name} of {band.source} are below {reflectance:.2g} as "
+        f"reflectance (stored as {stored:.6g}), and its other bands are darker"
     )
+    remedy = "set imagery.reflectance_scale to the factor from stored values to reflectance" + (
+        f", probably {fitting:g}" if fitting else ""
+    )
+    if reflectance < DARKEST:
+        raise InputError(f"{found}: no surface is so dark. Probably the scale is wrong: {remedy}.")
+    logger.warning("%s. If this is not water or burnt land, %s.", found, remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.imagery.acquisition import PLAUSIBLE_REFLECTANCE
-from geo.imagery.reflectance_scale import fitting_scale, is_too_dark
+from geo.imagery.reflectance_scale import DARK, fitting_scale
+
+logger = logging.getLogger(__name__)
 
 # A dataset of a run stores reflectance x 10,000.
 UNIT = 10_000
@@ -108,20 +111,21 @@ def check_scale(arrays: Iterable[NDArray[Any]], scale: float | None, folder: obj
     factor = factor_of(dtype, scale) / UNIT
     median = middle * factor
     low, high = PLAUSIBLE_MEDIAN
-    is_certain = scale is not None or n_channels <= _MOST_VISIBLE
-    is_dark = is_too_dark(bright * factor, is_certain=is_certain)
-    if low <= median <= high and not is_dark:
-        return median
     fitting = fitting_scale(bright)
     remedy = (
         f"Set dataset.reflectance_scale to {fitting:g}, if these are reflectances x {1 / fitting:g}"
         if fitting
         else "Set dataset.reflectance_scale to the factor from stored values to reflectance"
     )
-    if is_dark and not is_certain:
-        remedy += f"; to {factor:g}, if the parcels are dark"
-    raise InputError(
+    found = (
         f"{folder}: the median of the stored values, {dtype}, is {middle:.6g}, and nine tenths are "
-        f"below {bright:.6g}; multiplied by {factor:g} they are not plausible reflectance: "
-        f"expected a median from {low:g} to {high:g}, and brighter values. {remedy}."
+        f"below {bright:.6g}; multiplied by {factor:g} they are"
     )
+    if not low <= median <= high:
+        raise InputError(
+            f"{found} not plausible reflectance: expected a median from {low:g} to {high:g}. "
+            f"{remedy}."
+        )
+    if bright * factor < DARK and scale is None and n_channels > _MOST_VISIBLE:
+        logger.warning("%s as dark as water or burnt land. %s.", found, remedy)
+    return median

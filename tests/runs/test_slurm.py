@@ -191,7 +191,7 @@ def test_a_folder_with_shell_characters_is_refused_before_any_job(simulated, fol
 
 
 def test_rules_that_use_a_gpu_request_it():
-    text = (ROOT / "Snakefile").read_text()
+    text = "".join(p.read_text() for p in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
     for stage, kind in STAGE_SETTINGS.items():
         rule = re.search(rf"(?s)rule {stage}:\n.*?shell:", text)
         train = kind.model_fields.get("train")

@@ -198,8 +198,6 @@ TOO_SMALL = {
     "reflectance as counts": (1e-4, "float32", 0.0001, "1"),
     "percent as counts": (0.01, "uint16", None, "0.01"),
     "percent, and a scale": (0.01, "float32", 0.0001, "0.01"),
-    "thousandths": (0.1, "uint16", None, "0.001"),
-    "thousandths as percent": (0.1, "uint16", 0.00001, "0.001"),
 }
 
 
@@ -210,11 +208,18 @@ def test_a_scale_that_makes_all_numbers_too_small_is_refused(tmp_path, rng, case
     path = write(tmp_path, values)
     with pytest.raises(
         InputError,
-        match=rf"20180405.tif would be taken as .*too dark for land.*probably {remedy}[.;]",
+        match=rf"20180405.tif are below .*no surface is so dark.*reflectance, probably {remedy}\.",
     ):
         find_acquisitions(path, reflectance_scale=scale)
     has_values = read(path, reflectance_scale=float(remedy))[1]  # the remedy works
     assert has_values.mean() > 0.99
+
+
+def test_a_scale_that_makes_land_as_dark_as_water_is_said(tmp_path, rng, caplog):
+    values = (rng.integers(300, 5000, (3, 40, 40)) * 0.1).astype("uint16")
+    find_acquisitions(write(tmp_path, values))
+    assert "If this is not water or burnt land, set imagery.reflectance_scale" in caplog.text
+    assert "probably 0.001" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -225,18 +230,20 @@ def test_a_scale_that_makes_all_numbers_too_small_is_refused(tmp_path, rng, case
         (("B02", "B03", "B08"), 1400, None),  # winter
     ],
 )
-def test_dark_images_are_read(tmp_path, rng, names, highest, scale):
+def test_dark_images_are_read(tmp_path, rng, caplog, names, highest, scale):
     values = rng.integers(1, highest, (3, 40, 40)).astype("uint16")
     (found,) = find_acquisitions(write(tmp_path, values, names), reflectance_scale=scale)
     pixels, has_values = read_parcel_pixels(found, every_pixel(), list(names))
     assert has_values.all()
     assert np.array_equal(pixels, values.reshape(3, -1))
+    assert caplog.text == ""
 
 
-def test_land_beside_a_lake_in_the_centre_is_read(tmp_path, rng):
+def test_land_beside_a_lake_in_the_centre_is_read(tmp_path, rng, caplog):
     values = rng.integers(100, 500, (3, 400, 400)).astype("uint16")
     values[:, :60] = rng.integers(500, 4000, (3, 60, 400))
     assert find_acquisitions(write(tmp_path, values))
+    assert caplog.text == ""
 
 
 def test_a_dark_date_among_others_is_read(tmp_path, rng):

@@ -87,12 +87,6 @@ IMPLAUSIBLE = {
     "radiance": (np.float64, 1e9, None, r"to the factor from stored values to reflectance\."),
     "integers x 1,000,000": (np.uint32, 100, None, r"expected a median from 0\.002 to 1\.5"),
     "integers in percent": (np.uint16, 0.01, None, r"reflectance_scale to 0\.01, if"),
-    "integers x 1,000": (
-        np.uint16,
-        0.1,
-        None,
-        r"reflectance_scale to 0\.001, if.*; to 0\.0001, if",
-    ),
 }
 
 
@@ -103,6 +97,15 @@ def test_a_scale_that_is_not_plausible_is_refused(source, tmp_path, case):
     write_arrays(source / "DATA", {i: (p * factor).astype(dtype) for i, p in parcels.items()})
     with pytest.raises(InputError, match=r"DATA: the median of the stored values.*" + message):
         ingest_folder(source, tmp_path / "run", reflectance_scale=scale)
+
+
+def test_a_scale_that_makes_parcels_as_dark_as_water_is_said(source, tmp_path, caplog):
+    parcels = stored(make(source, pickled=False))
+    thousandths = {i: (p * 0.1).astype(np.uint16) for i, p in parcels.items()}
+    write_arrays(source / "DATA", thousandths)
+    with caplog.at_level(logging.WARNING):
+        ingest_folder(source, tmp_path / "run")
+    assert "as dark as water or burnt land. Set dataset.reflectance_scale to 0.001" in caplog.text
 
 
 def test_a_normalisation_in_another_unit_is_refused(source, tmp_path):

@@ -20,6 +20,7 @@ from pipeline.workflow.snakefile import (
     escaped,
     freeze,
     refuse_training,
+    refuse_unlabelled,
     stage_settings,
     start,
     states_of_others,

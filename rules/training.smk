@@ -6,7 +6,7 @@ rule split:
         "Divide the labelled parcels into {settings.split.folds} folds."
     input:
         packed=PACKED,
-        labels=LABELS,
+        labels=lambda wildcards: refuse_unlabelled(settings) or LABELS,
         positions=paths.dataset.positions if settings.split.by == "block" else [],
     output:
         paths.folds,

@@ -362,7 +362,8 @@ def _check_shapes(dataset: DatasetPaths, parcels: Mapping[str, ExistingParcel]) 
     ]
     refuse(
         misdated,
-        f"The first axis of DATA/<id>.npy is not the dates of {dataset.dates.parent}",
+        f"The first axis of DATA/<id>.npy is not the dates of {dataset.dates.parent} (parcels with "
+        "dates of their own: META/parcel_dates.json, {id: [YYYYMMDD, ...]})",
     )
     channels = [p.shape[1] for p in parcels.values()]
     usual = max(set(channels), key=channels.count)

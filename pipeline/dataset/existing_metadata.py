@@ -20,6 +20,12 @@ from pipeline.workflow.paths import DatasetPaths
 def read_dates(dataset: DatasetPaths) -> list[date]:
     """Read the dates of the arrays' first axis; keys count from 0 or from 1."""
     values = read_object(dataset.dates)
+    refuse(
+        [key for key, value in values.items() if isinstance(value, list | dict)],
+        f"{dataset.dates} contains one list of dates, those of all arrays. Write the dates of each "
+        f'parcel to {dataset.parcel_dates}, {{"id": [YYYYMMDD, ...]}}, in place of this file. '
+        "Dates of their own have the ids",
+    )
     wrong = [key for key in values if not key.isdecimal()]
     refuse(wrong, f'{dataset.dates}: expected {{"0": YYYYMMDD, "1": ...}}; other keys')
     if not values:

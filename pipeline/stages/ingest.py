@@ -115,6 +115,12 @@ def ingest(
     tile.root.mkdir(parents=True, exist_ok=True)
     pack_arrays(parcels, tile, threads, fill=found.description["fill"] != "none")
     _write_metadata(existing, paths, found)
+    if settings.predict.weights is None and not existing.features.is_file():
+        logger.warning(
+            "there is no %s: models can be trained only without geometric features "
+            "(model.geometric_features: false)",
+            existing.features,
+        )
     labels = {name: {i: codes[i] for i in parcels} for name, codes in found.labels.items()}
     write_labels(paths, labels, found.classes)
     write_names(paths, found.classes)

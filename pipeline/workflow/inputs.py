@@ -8,7 +8,8 @@ from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
 from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
-from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.paths import DatasetPaths, RunPaths
+from pipeline.workflow.sections import Normalise
 from pipeline.workflow.settings import Settings
 
 _SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
@@ -104,16 +105,30 @@ def _check_dataset(settings: Settings) -> None:
     path = settings.dataset.path
     if path is None:
         return
-    if not (path / "DATA").is_dir():
+    dataset = DatasetPaths(path)
+    if not dataset.pixels.is_dir():
         raise InputError(
             f"dataset.path: {path} has no folder DATA. Set it to the folder of a Pixel-Set "
             "dataset, which contains DATA and META."
         )
     blocks = settings.split.by == "block" and settings.predict.weights is None
-    if blocks and not (path / "META" / "positions.json").is_file():
+    if blocks and not dataset.positions.is_file():
         raise InputError(
             f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
             "the positions of the parcels. Add it, or set split.by to random or stratified."
+        )
+    features, normalisation = dataset.features, dataset.existing_normalisation
+    # Existing weights state whether they need features, see `_check_weights`.
+    with_features = settings.model.geometric_features and settings.predict.weights is None
+    if with_features and not features.is_file():
+        raise InputError(
+            f"model.geometric_features is true, but there is no {features}, the geometric features "
+            "of the parcels. Add it, or set model.geometric_features to false."
+        )
+    if settings.normalise != Normalise() and normalisation is not None:
+        raise InputError(
+            f"normalise.by: without effect, because the dataset has {normalisation}. Remove the "
+            "setting, or that file."
         )
 
 
@@ -141,6 +156,13 @@ def _check_weights(settings: Settings) -> None:
                 f"predict.weights: the model of {fold} was trained on the bands "
                 f"{', '.join(trained.bands)}, imagery.bands are "
                 f"{', '.join(settings.imagery.bands)}. Set imagery.bands to those of the model."
+            )
+        features = settings.dataset.path and DatasetPaths(settings.dataset.path).features
+        if features and trained.feature_scaling is not None and not features.is_file():
+            raise InputError(
+                f"predict.weights: the model of {fold} was trained with geometric features, and "
+                f"there is no {features}. Add it, or use weights of a training without them "
+                "(model.geometric_features: false)."
             )
 
 

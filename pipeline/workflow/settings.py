@@ -48,6 +48,15 @@ from pipeline.workflow.sections import (
 
 AnySettings = TypeVar("AnySettings", bound=Section)
 
+# What is used of these sections if a run starts from an existing dataset.
+_USED_WITH_DATASET: dict[str, set[str]] = {
+    "imagery": {"bands"},
+    "clouds": set(),
+    "parcels": set(),
+    "assemble": set(),
+    "predict": {"weights", "batch_size"},
+}
+
 
 class Settings(Section):
     """Every setting of a run, as described in configs/default.yaml."""
@@ -96,12 +105,51 @@ class Settings(Section):
                     f"{self.split.folds}: a class needs at least one parcel in every fold"
                 )
         others = (self.imagery.path, self.parcels.path, self.simulate)
-        if self.dataset.path is not None and any(other is not None for other in others):
+        has_others = any(other is not None for other in others)
+        if self.dataset.path is not None and has_others:
             raise ValueError(
                 "dataset.path takes the place of imagery.path, parcels.path and simulate: set "
                 "it, or them"
             )
+        if self.dataset.path is not None:
+            self._refuse_unused(_USED_WITH_DATASET, "if dataset.path is set", ("dataset",))
+        elif has_others:
+            used = {"dataset": {"npy_files"}}
+            self._refuse_unused(used, "unless dataset.path is set", ("parcels", "imagery"))
         return self
+
+    def _refuse_unused(
+        self, used: Mapping[str, set[str]], when: str, instead: Sequence[str]
+    ) -> None:
+        """Refuse settings of some sections that no stage would use, unless they are the default.
+
+        Parameters
+        ----------
+        used
+            {section: its settings that are used}.
+        when
+            When the others have no effect.
+        instead
+            Sections that may have a setting of the same name to use instead.
+        """
+        unused = [
+            (section, key)
+            for section, keys in used.items()
+            for key, default in type(getattr(self, section))()
+            if key not in keys and getattr(getattr(self, section), key) != default
+        ]
+        if not unused:
+            return
+        others = [
+            f"{other}.{key}"
+            for _, key in unused
+            for other in instead
+            if key in type(getattr(self, other)).model_fields
+        ]
+        hint = f", and set {', '.join(others)} instead" if others else ""
+        raise ValueError(
+            f"{', '.join(map('.'.join, unused))}: without effect {when}. Remove it{hint}"
+        )
 
 
 # Parts of sections. Their settings have no defaults, because a rule passes all of them.

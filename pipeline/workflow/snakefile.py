@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
 from pipeline.workflow.messages import LIBRARY, keep_messages_short
-from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.settings import Settings, from_json
 from pipeline.workflow.writing import sweep, write_text
@@ -152,6 +153,35 @@ def refuse_training() -> NoReturn:
     raise InputError(
         "predict.weights is set: these weights are used, and nothing is trained. Choose the target "
         "predictions or report, or remove predict.weights."
+    )
+
+
+def refuse_unlabelled(settings: Settings) -> None:
+    """Refuse to train if no parcel has a label, before anything is made.
+
+    Only the split needs labels. Inputs that had some are not read again.
+    """
+    if settings.parcels.labels or RunPaths.of(settings.run).folds.is_file():
+        return
+    source, register = settings.dataset.path, settings.parcels.path
+    if source is not None:
+        path = DatasetPaths(source).labels
+        nomenclatures = read_json(path, dict).values() if path.is_file() else ()
+        if any(code not in (None, "") for codes in nomenclatures for code in codes.values()):
+            return
+        remedy = f"write {path}, {{nomenclature: {{id: code}}}}"
+    else:
+        if register is not None and settings.simulate is None and find_spec("pyogrio") is not None:
+            # Only a register whose settings name no labels is read here: fiboa names its own.
+            from geo.register.reading import fiboa_columns
+
+            columns = fiboa_columns(register, settings.parcels.layer, settings.parcels.encoding)
+            if "crop:code" in (columns or ()):
+                return
+        remedy = "set parcels.labels to the column of the crops, such as {crop: CODE}"
+    raise InputError(
+        f"No parcel has a label, so that no model can be trained: {remedy}. Without labels, choose "
+        "the target dataset, or set predict.weights to existing weights."
     )
 
 

@@ -20,6 +20,7 @@ from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.sections import read_recipe
+from tests.builders.models import save_models
 from tests.builders.paths import PARITY, ROOT
 from tests.builders.pixel_sets import (
     BANDS,
@@ -323,6 +324,18 @@ UNREADABLE = {
         r"keys must count from 0 or from 1.*Found 2 to 8\. Correct them",
     ),
     "a week": (meta("dates.json", {**SPELLED, "6": "2018-W40"}), r"'2018-W40' is not a date"),
+    "dates of their own in place of shared ones": (
+        meta("dates.json", {"100": [20180301, 20180401], "103": [20180301]}),
+        r"dates\.json contains one list .* to .*META/parcel_dates\.json.*: 2, such as 100, 103\.",
+    ),
+    "objects of dates": (
+        meta("dates.json", {"a": {"0": 20180301}}),
+        r"to .*META/parcel_dates\.json, .* have the ids: 1, such as a\.",
+    ),
+    "fewer dates in one array": (
+        array(np.zeros((6, 4, 2), np.uint16)),
+        r"dates of their own: META/parcel_dates\.json, .*: 1, such as 100 \(6 instead of 7\)",
+    ),
     "other keys": (meta("dates.json", {"first": 20180301}), r"other keys: 1, such as first"),
     "a list of dates": (meta("dates.json", [20180301]), r"dates\.json contains '\[20180301\]'"),
     "own dates without a list": (
@@ -488,9 +501,14 @@ def test_blocks_need_positions(source, tmp_path):
     assert json.loads(run.folds.read_text())["by"] == "block"
 
 
-def test_missing_features_are_named(source, tmp_path):
+def test_missing_features_are_named(source, tmp_path, caplog):
     make(source, features=False)
+    values = {"dataset": {"path": source, **OPTIONS}}
+    with pytest.raises(InputError, match=r"geomfeat\.json.*model\.geometric_features to false"):
+        check_inputs(load(values))
+    check_inputs(load({**values, "model": {"geometric_features": False}}))
     run = ingest_folder(source, tmp_path / "run")
+    assert "geomfeat.json: models can be trained only without" in caplog.text
     assert opened(run).pixel_sets(with_features=False).features is None
     with pytest.raises(InputError, match=r"model\.geometric_features to false"):
         opened(run).pixel_sets(with_features=True)
@@ -503,6 +521,26 @@ def test_missing_features_are_named(source, tmp_path):
     run = ingest_folder(source, tmp_path / "run")
     with pytest.raises(InputError, match=r"lacks 59 parcels, such as 103"):
         opened(run).pixel_sets(with_features=True)
+
+
+def test_weights_with_features_need_those_of_the_dataset(source, tmp_path):
+    make(source, features=False)
+    save_models(tmp_path / "weights", members=1)
+    weights = {"weights": str(tmp_path / "weights")}
+    settings = load({"dataset": {"path": source, **OPTIONS}, "predict": weights})
+    with pytest.raises(InputError, match=r"predict\.weights: .*features, and there is no .*Add it"):
+        check_inputs(settings)
+    write(source / "META" / "geomfeat.json", {"100": [1, 2, 3, 4]})
+    check_inputs(settings)
+
+
+def test_a_normalisation_that_is_not_computed_has_no_settings(source):
+    make(source)
+    settings = load({"dataset": {"path": source, **OPTIONS}, "normalise": {"by": "all"}})
+    with pytest.raises(InputError, match=r"normalise\.by: without effect, .*\.pkl.*Remove"):
+        check_inputs(settings)
+    (source / "normalisation_values.pkl").unlink()
+    check_inputs(settings)
 
 
 def test_the_dataset_of_the_same_run_is_refused(source, tmp_path):

@@ -13,7 +13,7 @@ from pipeline.inspection.check import check
 from pipeline.workflow import snakefile
 from pipeline.workflow.config import load, merged
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.snakefile import check_target, freeze, start
+from pipeline.workflow.snakefile import check_target, freeze, refuse_unlabelled, start
 from tests.builders.models import save_models
 from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, make
@@ -215,6 +215,39 @@ def test_with_imagery_on_a_server_every_code_must_be_in_the_table(tmp_path, tabl
         return
     with pytest.raises(InputError, match=message):
         check(settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, r"set parcels\.labels to .* target dataset, or set predict\.weights"),
+        ({"labels": {"crop": "CODE"}}, None),
+        ({"path": "fiboa.geojson"}, None),
+        ({"path": None}, r"write .*existing/META/labels\.json"),
+    ],
+)
+def test_training_without_labels_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, values, message
+):
+    monkeypatch.chdir(tmp_path)
+    outlines = gpd.GeoDataFrame({"id": ["a"]}, geometry=[box(0, 0, 1, 1)], crs=4326)
+    outlines.to_file("plain.geojson")
+    outlines.assign(**{"crop:code": "wheat"}).to_file("fiboa.geojson")
+    make(tmp_path / "existing", labelled=0)
+    parcels = {"path": "plain.geojson", **values}
+    if parcels["path"] is None:
+        settings = load({"dataset": {"path": tmp_path / "existing"}})
+    else:
+        settings = load({"imagery": {"path": "imagery"}, "parcels": parcels})
+    if message is None:
+        refuse_unlabelled(settings)
+        return
+    with pytest.raises(InputError, match=message):
+        refuse_unlabelled(settings)
+    folds = RunPaths.of(settings.run).folds
+    folds.parent.mkdir(parents=True)
+    folds.write_text("{}")
+    refuse_unlabelled(settings)
 
 
 @pytest.mark.slow

@@ -54,6 +54,25 @@ from tests.builders.runs import recorded, write_record
             {"dataset": {"path": "x"}, "imagery": {"path": "y"}},
             r"dataset\.path takes the place of imagery\.path",
         ),
+        (
+            {"dataset": {"path": "x"}, "parcels": {"classes": ["a", "b"], "buffer_m": -5}},
+            r"parcels\.classes, parcels\.buffer_m: without effect if dataset\.path is set\. "
+            r"Remove it, and set dataset\.classes instead",
+        ),
+        (
+            {"dataset": {"path": "x"}, "imagery": {"tile": "31TFM"}},
+            r"imagery\.tile: without effect",
+        ),
+        ({"dataset": {"path": "x"}, "clouds": {"fill": "none"}}, r"clouds\.fill: without effect"),
+        (
+            {"dataset": {"path": "x"}, "predict": {"code_list": "https://a/b.csv"}},
+            r"predict\.code_list: without effect if dataset\.path is set\. Remove it",
+        ),
+        (
+            {"imagery": {"path": "x"}, "dataset": {"bands": ["B02"], "names": "n.csv"}},
+            r"dataset\.bands, dataset\.names: without effect unless dataset\.path is set\. Remove "
+            r"it, and set imagery\.bands, parcels\.names instead",
+        ),
         ({"parcels": {"classes": ["a"]}}, r"parcels\.classes"),
         ({"split": {"folds": 1}}, r"split\.folds: .*found 1"),
         ({"split": {"folds": 50}}, r"min_parcels is 30 and split\.folds 50"),

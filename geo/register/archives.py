@@ -32,7 +32,10 @@ from geo.register.text import decode_document
 SUFFIXES = (
     *(".shp", ".gpkg", ".fgb", ".gml", ".geojson", ".json", ".geojsonl", ".kml", ".tab", ".mif"),
     *PARQUET_SUFFIXES,
+    *TABLE_SUFFIXES,
 )
+# Files that GDAL does not read within an archive as it reads them outside.
+UNPACKED_SUFFIXES = (*PARQUET_SUFFIXES, *TABLE_SUFFIXES)
 # A file geodatabase is a folder.
 GEODATABASE = ".gdb"
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -86,25 +89,23 @@ def _unpacked(path: Path, time_ns: int, size: int) -> Path:  # noqa: ARG001 (oth
             return _from_tar(path)
         if path.suffix.lower() in UNPACKERS:
             with UNPACKERS[path.suffix.lower()](path) as content:
-                return _copy(content, PurePosixPath(path.stem), path, _folder())
+                return _in_utf8(_copy(content, PurePosixPath(path.stem), path, _folder()))
     if zipfile.is_zipfile(path):
         found = zipped_register(path)
-        if found is not None and found.suffix.lower() in PARQUET_SUFFIXES:
-            with (
-                _unpacking(path),
-                zipfile.ZipFile(path) as archive,
-                archive.open(str(found)) as content,
-            ):
-                return _copy(content, found, path, _folder())
-    return _in_utf8(path, begin)
+        if found is not None and found.suffix.lower() in UNPACKED_SUFFIXES:
+            with _unpacking(path):
+                return _from_zip(path, found)
+    return _in_utf8(path)
 
 
-def _in_utf8(path: Path, begin: bytes) -> Path:
+def _in_utf8(path: Path) -> Path:
     """Return the path, or a copy of a text file that GDAL cannot read as it is.
 
     These are files in UTF-16 or UTF-32, and tables in which Excel states the separator.
     """
     is_table = path.suffix.lower() in TABLE_SUFFIXES
+    with path.open("rb") as file:
+        begin = file.read(8)
     is_wide = b"\0" in begin or begin.startswith(WIDE_MARKS)
     states_separator = begin.removeprefix(codecs.BOM_UTF8).lower().startswith(b"sep=")
     is_text = is_table or path.suffix.lower() in JSON_SUFFIXES
@@ -136,6 +137,23 @@ def _unpacking(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _from_zip(path: Path, found: PurePosixPath) -> Path:
+    """Copy the register in a zip archive, with the files in its folder that belong to it."""
+    folder = _folder()
+    with zipfile.ZipFile(path) as archive:
+        for name in names_in_zip(path):
+            if _belongs_to(name, found):
+                with archive.open(str(name)) as content:
+                    _copy(content, name, path, folder)
+    return _in_utf8(folder / path.name / _inside(found))
+
+
+def _belongs_to(name: PurePosixPath, register: PurePosixPath) -> bool:
+    """Return whether a member of an archive is a register, or one of the files beside it."""
+    beside = name.parent == register.parent and name.name.startswith(f"{register.stem}.")
+    return beside or register in (name, *name.parents)
+
+
 def _from_tar(path: Path) -> Path:
     """Copy the register in a tar archive, with the files in its folder that belong to it."""
     with tarfile.open(path) as archive:
@@ -148,11 +166,11 @@ def _from_tar(path: Path) -> Path:
             )
         folder = _folder()
         for name, member in members.items():
-            beside = name.parent == found.parent and name.name.startswith(f"{found.stem}.")
-            if beside or found in (name, *name.parents):
+            if _belongs_to(name, found):
                 with closing(cast("IO[bytes]", archive.extractfile(member))) as content:
                     _copy(content, name, path, folder)
-    return folder / path.name / _inside(found)
+    copied = folder / path.name / _inside(found)
+    return _in_utf8(copied) if copied.is_file() else copied
 
 
 def _folder() -> Path:
@@ -215,8 +233,11 @@ def _register_among(names: Sequence[PurePosixPath], archive: Path) -> PurePosixP
             found[geodatabases[-1]] = None
         elif name.suffix.lower() in SUFFIXES and not is_hidden(name):
             found[name] = None
-    # JSON beside other files describes them.
-    several = [name for name in found if name.suffix.lower() != ".json"] or list(found)
+    # Tables and JSON beside other files describe them.
+    for described in ((*TABLE_SUFFIXES, ".json"), (".json",), ()):
+        several = [name for name in found if name.suffix.lower() not in described]
+        if several:
+            break
     shapefiles = {(name.parent, name.suffix.lower()) for name in several}
     if len(several) > 1 and shapefiles == {(several[0].parent, ".shp")}:
         return several[0].parent

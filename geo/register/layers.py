@@ -106,6 +106,9 @@ class Layer:
             rows = self._read(part)
         feature_ids = pd.Series(rows.index.to_numpy(np.int64), name=self._fid_name)
         rows = self._with_whole_numbers(rows.reset_index(drop=True), part)
+        # Truth values among which some are missing arrive as floats.
+        truths = [name for name, dtype in self.dtypes.items() if name in rows and dtype == "bool"]
+        rows = rows.astype({name: "boolean" for name in truths if rows[name].dtype != "bool"})
         return rows, feature_ids
 
     def _info(self, **options: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 
 from geo.errors import InputError, did_you_mean
 from geo.register.archives import unpacked
@@ -214,8 +214,15 @@ def _refuse_long_texts(path: Path, texts: pd.Series[Any], setting: str) -> None:
 def _in_two_dimensions(register: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     """Drop heights and measures; refuse a register without a coordinate system."""
     _refuse_unplaced(register.crs, path)
-    register.geometry = gpd.GeoSeries(shapely.force_2d(register.geometry.values), crs=register.crs)
+    outlines = shapely.force_2d(register.geometry.values)
+    register.geometry = gpd.GeoSeries(outlines, crs=_without_heights(register.crs))
     return register
+
+
+def _without_heights(crs: Any) -> CRS:
+    """Return a coordinate system without its heights, for which PROJ has no bounds."""
+    found: CRS = CRS.from_user_input(crs)
+    return found.to_2d() if len(found.axis_info) > 2 else found
 
 
 def _refuse_empty(table: pd.DataFrame, path: Path) -> None:
@@ -256,7 +263,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
             f"{path} has no coordinate system or no geometry, so that there is no area to search "
             "imagery for. Set imagery.bbox."
         )
-    to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    to_degrees = Transformer.from_crs(_without_heights(crs), "EPSG:4326", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return west, south, east, north
 
@@ -292,7 +299,7 @@ def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, se
     plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
     if crs is None or bounds is None or not np.isfinite(bounds).all():
         return None, plain
-    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    to_degrees = Transformer.from_crs(_without_heights(crs), "OGC:CRS84", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return (west, south, east, north), plain
 

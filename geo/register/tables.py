@@ -10,6 +10,8 @@ from geo.errors import InputError, reading
 from geo.register.text import RAW, SETTING, decode_document, not_decoded
 
 SEPARATORS = (",", ";", "\t", "|")
+# First bytes of XLSX, ODS and zip archives, XLS, Parquet, and GeoPackages.
+BINARY = (b"PK\3\4", b"\xd0\xcf\x11\xe0", b"PAR1", b"SQLite format 3")
 
 
 def read_csv(
@@ -42,13 +44,16 @@ def read_csv(
     """
     with reading(path, expected, "Save it as CSV in UTF-8."):
         content = path.read_bytes()
+        if content.startswith(BINARY):
+            raise ValueError("it is not text, but a spreadsheet, an archive or a database")
         text = decode_document(content, encoding)
         if text is None:
             raise _not_decoded(path, content, key, encoding, setting)
         columns, rows = _parse(text, key)
     if repeated := {c for c in columns if c == key and columns.count(c) > 1}:
         raise InputError(f"{path} has two columns {repeated.pop()!r}. Remove or rename one.")
-    for number, row in rows:
+    # Without the key, the first line is not that of the columns, as the caller says.
+    for number, row in rows if key in columns else ():
         if any(value.strip() for value in row[len(columns) :]):
             raise InputError(
                 f"{path}: line {number} has {len(row)} values, but there are {len(columns)} "

@@ -240,6 +240,11 @@ def choose_classes(
     if isinstance(chosen, FrequentClasses):
         used = sorted(code for code, n in counts.items() if n >= chosen.min_parcels)
         reason = ClassReason.TOO_RARE
+        if not counts and folds is not None:
+            raise InputError(
+                f"No usable parcel declares a class. Check {section}.labels, or leave it out: then "
+                "parcels are only predicted."
+            )
         if len(used) < 2 and folds is not None:
             raise InputError(
                 f"{len(used)} classes have at least {chosen.min_parcels} parcels, and a model "

@@ -128,6 +128,11 @@ def _read_table(
                 f"{did_you_mean(column, columns)} Its columns, "
                 f"separated by commas, semicolons or tabs, are: {', '.join(columns) or 'none'}."
             )
+        if columns.count(column) > 1:
+            raise InputError(
+                f"{path} has two columns {column!r}, which is {key}.{setting}. Remove or rename "
+                "one."
+            )
     # EuroCrops has rows for classes without a code.
     rows = [(r[label.code], r[class_code], r[class_name]) for r in table if r[label.code]]
     classes: dict[str, str] = {}

@@ -114,6 +114,8 @@ def read_names(
             "separated by commas, semicolons or tabs. Rename the columns, or leave parcels.names "
             "unset."
         )
+    if columns.count("name") > 1:
+        raise InputError(f"{path} has two columns 'name'. Remove or rename one.")
     return {row["code"]: row["name"] for row in rows}
 
 

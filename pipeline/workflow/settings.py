@@ -97,25 +97,27 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        for section in ("parcels", "dataset"):
-            classes = getattr(self, section).classes
-            if isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds:
-                raise ValueError(
-                    f"{section}.classes.min_parcels is {classes.min_parcels} and split.folds "
-                    f"{self.split.folds}: a class needs at least one parcel in every fold"
-                )
+        existing = self.dataset.path is not None
         others = (self.imagery.path, self.parcels.path, self.simulate)
         has_others = any(other is not None for other in others)
-        if self.dataset.path is not None and has_others:
+        if existing and has_others:
             raise ValueError(
                 "dataset.path takes the place of imagery.path, parcels.path and simulate: set "
                 "it, or them"
             )
-        if self.dataset.path is not None:
+        if existing:
             self._refuse_unused(_USED_WITH_DATASET, "if dataset.path is set", ("dataset",))
         elif has_others:
             used = {"dataset": {"npy_files"}}
             self._refuse_unused(used, "unless dataset.path is set", ("parcels", "imagery"))
+        for section, is_used in (("parcels", not existing), ("dataset", not has_others)):
+            classes = getattr(self, section).classes
+            is_few = isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds
+            if is_used and is_few:
+                raise ValueError(
+                    f"{section}.classes.min_parcels is {classes.min_parcels} and split.folds "
+                    f"{self.split.folds}: a class needs at least one parcel in every fold"
+                )
         return self
 
     def _refuse_unused(

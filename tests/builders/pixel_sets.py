@@ -15,6 +15,7 @@ from pipeline.stages.ingest import ingest
 from pipeline.stages.normalise import normalise
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import INGESTED, RunPaths
+from pipeline.workflow.sections import Parcels
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]
@@ -114,16 +115,17 @@ def ingest_dataset(settings, run):
 
 
 def settings_for(source, weights=None, **over):
-    return load(
+    settings = load(
         {
             "dataset": {"path": source, "bands": BANDS, "classes": {"min_parcels": 5}},
             "train": {"epochs": 2, "batch_size": 16, "pixels": 8, "device": "cpu"},
             "split": {"folds": 2},
-            "parcels": {"id": "ID"},
             "predict": {"weights": weights},
         }
         | over
     )
+    # A run has a dataset or a register; tests also write predictions of a dataset as an outline.
+    return settings.model_copy(update={"parcels": Parcels(id="ID")})
 
 
 def ingested(settings, root):

@@ -25,8 +25,10 @@ from geo.register.reading import (
 from tests.builders.registers import frame
 
 SQUARES = frame([box(i, 0, i + 1, 1) for i in range(3)], ID=["a", "b", "ü"])
-SUFFIXES = [".gpkg", ".shp", ".geojson", ".fgb", ".parquet", ".gdb", ".tab", ".gml"]
+SUFFIXES = [".gpkg", ".shp", ".geojson", ".fgb", ".parquet", ".gdb", ".tab", ".gml", ".csv"]
 DRIVERS = {".tab": "MapInfo File", ".gdb": "OpenFileGDB"}
+# The .prj beside a table has its coordinate system.
+OPTIONS = {".csv": {"GEOMETRY": "AS_WKT", "CREATE_CSVT": "YES"}}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def written(tmp_path_factory):
         if suffix == ".parquet":
             SQUARES.to_parquet(path)
         else:
-            SQUARES.to_file(path, driver=DRIVERS.get(suffix))
+            SQUARES.to_file(path, driver=DRIVERS.get(suffix), **OPTIONS.get(suffix, {}))
     return lambda suffix: root / suffix[1:]
 
 
@@ -96,6 +98,28 @@ def test_a_register_in_an_archive_has_the_same_rows(tmp_path, written, suffix, k
 def test_a_single_packed_file_has_the_same_rows(tmp_path, written, suffix, ending, module):
     path = tmp_path / f"fields{suffix}{ending}"
     path.write_bytes(module.compress((written(suffix) / f"fields{suffix}").read_bytes()))
+    assert ids_of(path) == ["a", "b", "ü"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_points_of_a_packed_table_are_read(tmp_path, kind, encoding):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "points.csv"
+    path.write_bytes("ID;lon;lat\n1;3,5;36,25\n002;4;37\n".encode(encoding))
+    packed = tmp_path / f"points.csv.{kind}"
+    if kind == "gz":
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+    else:
+        pack(tmp_path / "in", packed)
+    table, ids = read_named(packed, None, "ID", {})
+    assert ids.tolist() == ["1", "002"]
+    assert [(p.x, p.y) for p in table.geometry] == [(3.5, 36.25), (4, 37)]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_table_beside_a_register_describes_it(tmp_path, written, kind):
+    path = pack(written(".gpkg"), tmp_path / f"r.{kind}", also=[("codes.csv", b"code;name\n")])
     assert ids_of(path) == ["a", "b", "ü"]
 
 

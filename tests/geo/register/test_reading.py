@@ -396,12 +396,16 @@ def test_ids_and_codes_as_text(values, expected):
     assert as_text(pd.Series(values)).tolist() == expected
 
 
-def test_integers_stay_integers_beside_a_missing_one(tmp_path):
+def test_integers_and_truths_stay_what_they_are_beside_a_missing_one(tmp_path):
     squares = [shapely.box(i, 0, i + 1, 1) for i in range(3)]
     ids = pd.array([1002307, None, 3], "Int64")
-    table = gpd.GeoDataFrame({"ID": ids, "AREA": [1.0, 2.0, None]}, geometry=squares, crs=2154)
+    truths = pd.array([True, None, False], "boolean")
+    columns = {"ID": ids, "AREA": [1.0, 2.0, None], "TRUE": truths}
+    table = gpd.GeoDataFrame(columns, geometry=squares, crs=2154)
     table.to_file(tmp_path / "r.gpkg")
     read = read_register(tmp_path / "r.gpkg")
     assert read["ID"].dtype == "Int64"
     assert read["AREA"].dtype == "float64"
+    assert read["TRUE"].dtype == "boolean"
+    assert read["TRUE"].equals(table["TRUE"])
     assert read["ID"].astype(object).where(read["ID"].notna(), None).tolist() == [1002307, None, 3]

@@ -224,6 +224,9 @@ REFUSED = [
     ({}, "", r"separated by commas, semicolons or tabs, are: none"),
     ({}, "code,name\n1,wheat, hard\n", r"crops\.csv: line 2 has 3 values, .* 2 columns \(code"),
     ({}, "code,name,code\n1,wheat,2\n", r"crops\.csv has two columns 'code'"),
+    ({}, "code,name,name\n1,a,b\n", r"crops\.csv has two columns 'name'.*labels\.crop\.class_name"),
+    ({}, "# crops\ncode,name\n1,a\n", r"no column 'code'.*tabs, are: # crops"),
+    ({}, "PK\3\4.", r"crops\.csv is not a table of codes: it is not text, but a spreadsheet"),
     ({}, "code,class\n1,a\n1,b\n2,a\n2,a\n", r"more than one class for 1 codes: '1'"),
     ({"hcat_level": 4}, TABLE, r"hcat_level is set, but 2 classes are not HCAT codes.*'10', '20'"),
 ]

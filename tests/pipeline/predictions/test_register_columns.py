@@ -168,6 +168,26 @@ def test_columns_of_every_type_of_geojson_are_written(tmp_path):
     assert text["large"].tolist()[-1] == str(2**60 + 1)
 
 
+@pytest.mark.parametrize("ending", ["gpkg", "parquet", "geojson"])
+def test_truths_can_be_codes_and_some_are_missing(tmp_path, ending):
+    """Whole and in parts, they are the same text: the rows would not be those of the ledger."""
+    path = tmp_path / f"r.{ending}"
+    register = base(code=pd.array([True, False, True, False, None, None], "boolean"))
+    register.to_parquet(path) if ending == "parquet" else register.to_file(path)
+    layer, _, _ = read(through(path, tmp_path))
+    assert plain(layer["code"]) == [True, False, True, False, None, None]
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326+5773", "EPSG:4979"])
+def test_heights_of_the_coordinate_system_are_dropped(tmp_path, crs):
+    register = base().to_crs(4326).set_crs(crs, allow_override=True)
+    register.to_parquet(tmp_path / "r.parquet")
+    package = through(tmp_path / "r.parquet", tmp_path)
+    found = gpd.read_file(package, layer="parcels")
+    assert found.crs == "EPSG:4326"
+    assert found.geometry.geom_equals_exact(base().to_crs(4326).geometry, 1e-9).all()
+
+
 def test_blobs_of_a_geopackage_are_written(tmp_path):
     base().to_file(tmp_path / "r.gpkg", layer="r", SPATIAL_INDEX="NO")
     added = {"blob": ("BLOB", b"\x00\xff"), "small": ("TINYINT", 3)}

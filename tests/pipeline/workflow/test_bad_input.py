@@ -272,7 +272,6 @@ SETTINGS = {
         {
             "parcels": {"classes": ["wheat", "maize"]},
             "split": {"folds": 6},
-            "dataset": {"classes": {"min_parcels": 6}},
         },
         "fewer parcels than split.folds .6.",
     ),
@@ -601,7 +600,7 @@ REGISTERS = {
     ),
     "no class at all": (
         lambda i: write_register(i.register, CODE=[None] * 8),
-        "0 classes have at least 2 .*no class at all",
+        r"No usable parcel declares a class\. Check parcels\.labels, or leave it out",
     ),
     "names without columns": (
         names_without_columns,

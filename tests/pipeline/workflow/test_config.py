@@ -120,6 +120,12 @@ def test_bad_settings_are_refused(values, message):
         load(values)
 
 
+def test_classes_of_a_section_that_is_not_used_do_not_limit_the_folds():
+    few = {"split": {"folds": 40}}
+    assert load({**few, "imagery": {"path": "x"}, "parcels": {"classes": [1, 2]}}).split.folds == 40
+    assert load({**few, "dataset": {"path": "x", "classes": [1, 2]}}).split.folds == 40
+
+
 def test_all_errors_are_in_one_message():
     with pytest.raises(InputError) as error:
         load({"train": {"epochs": 0, "gamma": -1}, "runn": "x"})

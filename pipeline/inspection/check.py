@@ -23,7 +23,8 @@ from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.dataset.season import season_of
-from pipeline.workflow.sections import Parcels, is_address
+from pipeline.workflow.sections.parcels import Parcels
+from pipeline.workflow.sections.values import is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
 
 logger = logging.getLogger("pipeline.check")

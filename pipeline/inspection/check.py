@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from geo.errors import InputError, first_five
-from geo.imagery.discovery import detect_format, find_acquisitions, one_product
+from geo.imagery.discovery import detect_format, find_acquisitions
+from geo.imagery.imagery_files import one_product
 from models.errors import InputError as ModelInputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import check_reference

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
-from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
+from geo.imagery.imagery_files import IMAGE_ENDINGS, digest_of, files_ending, watched_files
 from pipeline.workflow.paths import DatasetPaths, RunPaths
-from pipeline.workflow.sections import Normalise
+from pipeline.workflow.sections.models import Normalise
 from pipeline.workflow.settings import Settings
 
 _SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")

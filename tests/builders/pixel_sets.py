@@ -15,7 +15,7 @@ from pipeline.stages.ingest import ingest
 from pipeline.stages.normalise import normalise
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import INGESTED, RunPaths
-from pipeline.workflow.sections import Parcels
+from pipeline.workflow.sections.parcels import Parcels
 
 BANDS = ["B02", "B03", "B04", "B08"]
 CLASSES = ["barley", "maize", "wheat"]

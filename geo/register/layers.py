@@ -37,6 +37,8 @@ UNREADABLE = (
 # Characters of a path that SQLite opens (SQLITE_MAX_PATHLEN of its Unix files).
 _LONGEST_PATH = 512
 SHAPEFILE = "ESRI Shapefile"
+# Column in which pyogrio returns the outlines.
+OUTLINES = "geometry"
 # Types of columns that pandas would take for those of their first values.
 ARROW_TYPES = {"OFTBinary": pa.binary(), "OFTTime": pa.time64("us")}
 
@@ -141,6 +143,12 @@ class Layer:
                     rows = pyogrio.read_dataframe(self._source, on_invalid="ignore", **options)
                     if rows.geometry.isna().all():
                         raise
+                if OUTLINES in self.dtypes and isinstance(rows, gpd.GeoDataFrame):
+                    # pyogrio has put the outlines in place of the column of that name.
+                    own = {**options, "columns": [OUTLINES], "read_geometry": False}
+                    column = pyogrio.read_dataframe(self._source, **own)[OUTLINES]
+                    free = next(n for n in ("geom", "outline", "_outline") if n not in rows)
+                    rows = rows.rename_geometry(free).assign(**{OUTLINES: column})
         except UnicodeDecodeError:
             raise
         except UNREADABLE as error:

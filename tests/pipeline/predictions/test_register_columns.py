@@ -178,6 +178,21 @@ def test_truths_can_be_codes_and_some_are_missing(tmp_path, ending):
     assert plain(layer["code"]) == [True, False, True, False, None, None]
 
 
+@pytest.mark.parametrize("ending", ["gpkg", "shp", "geojson"])
+def test_a_column_can_have_the_name_that_outlines_have(tmp_path, ending):
+    texts = [f"surveyed {i}" for i in range(N)]
+    register = base().rename_geometry("outline").assign(geometry=texts)
+    if ending != "gpkg":  # in which outlines have this name
+        register["geom"] = texts
+    register.to_file(tmp_path / f"r.{ending}")
+    package = through(tmp_path / f"r.{ending}", tmp_path)
+    assert pd.read_parquet(package.with_suffix(".parquet"))["geometry"].tolist() == texts
+    columns = gpd.read_file(package, layer="parcels", ignore_geometry=True)
+    assert columns["geometry"].tolist() == texts
+    found = gpd.read_file(package, layer="parcels").geometry
+    assert found.normalize().geom_equals_exact(base().normalize(), 1e-6).all()
+
+
 @pytest.mark.parametrize("crs", ["EPSG:4326+5773", "EPSG:4979"])
 def test_heights_of_the_coordinate_system_are_dropped(tmp_path, crs):
     register = base().to_crs(4326).set_crs(crs, allow_override=True)

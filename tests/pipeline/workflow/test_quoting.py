@@ -85,7 +85,6 @@ TOGETHER = {
         "unknown_codes": "other",
         "other_class": "other",
     },
-    "dataset": {"classes": {"min_parcels": 2}},
     "split": {"folds": 2},
     # The recipe must not override a setting that equals the default of another recipe.
     "train": {"recipe": "paper", "batch_size": 64},

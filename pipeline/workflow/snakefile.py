@@ -166,8 +166,9 @@ def refuse_unlabelled(settings: Settings) -> None:
     source, register = settings.dataset.path, settings.parcels.path
     if source is not None:
         path = DatasetPaths(source).labels
-        nomenclatures = read_json(path, dict).values() if path.is_file() else ()
-        if any(code not in (None, "") for codes in nomenclatures for code in codes.values()):
+        labels = read_json(path, dict) if path.is_file() else {}
+        codes = labels.get(settings.dataset.nomenclature or next(iter(labels), ""), {})
+        if any(code not in (None, "") for code in codes.values()):
             return
         remedy = f"write {path}, {{nomenclature: {{id: code}}}}"
     else:

@@ -16,7 +16,7 @@ from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import check_target, freeze, refuse_unlabelled, start
 from tests.builders.models import save_models
 from tests.builders.paths import ROOT
-from tests.builders.pixel_sets import BANDS, make
+from tests.builders.pixel_sets import BANDS, make, write
 from tests.builders.runs import snakemake
 
 
@@ -224,6 +224,8 @@ def test_with_imagery_on_a_server_every_code_must_be_in_the_table(tmp_path, tabl
         ({"labels": {"crop": "CODE"}}, None),
         ({"path": "fiboa.geojson"}, None),
         ({"path": None}, r"write .*existing/META/labels\.json"),
+        ({"path": None, "codes": {"1": None, "2": ""}}, r"write .*existing/META/labels\.json"),
+        ({"path": None, "codes": {"1": None, "2": 0}}, None),
     ],
 )
 def test_training_without_labels_is_refused_before_anything_is_made(
@@ -236,6 +238,8 @@ def test_training_without_labels_is_refused_before_anything_is_made(
     make(tmp_path / "existing", labelled=0)
     parcels = {"path": "plain.geojson", **values}
     if parcels["path"] is None:
+        labels = {"crop": values.get("codes", {}), "other": {"1": "wheat"}}
+        write(tmp_path / "existing" / "META" / "labels.json", labels)
         settings = load({"dataset": {"path": tmp_path / "existing"}})
     else:
         settings = load({"imagery": {"path": "imagery"}, "parcels": parcels})

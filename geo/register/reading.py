@@ -263,7 +263,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
             f"{path} has no coordinate system or no geometry, so that there is no area to search "
             "imagery for. Set imagery.bbox."
         )
-    to_degrees = Transformer.from_crs(_without_heights(crs), "EPSG:4326", always_xy=True)
+    to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return west, south, east, north
 
@@ -299,7 +299,7 @@ def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, se
     plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
     if crs is None or bounds is None or not np.isfinite(bounds).all():
         return None, plain
-    to_degrees = Transformer.from_crs(_without_heights(crs), "OGC:CRS84", always_xy=True)
+    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return (west, south, east, north), plain
 

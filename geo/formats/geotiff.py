@@ -23,9 +23,11 @@ from geo.formats.archives import (
     FileName,
     Layer,
     file_name,
+    original_stem,
 )
 from geo.formats.conventions import (
     Encoding,
+    baseline_in,
     decoding,
     finest,
     tile_name,
@@ -130,6 +132,8 @@ def find(
         del (damaged or [])[n_damaged:]
         names, contents = _contents(path, images_below(path), read, damaged, convention)
     beside = [name.path.name for name in names if name.is_beside]
+    if copies := [name.path.name for name in names if _original(name.path) and name.is_beside]:
+        logger.warning("%d copies of images are left out: %s.", len(copies), first_five(copies))
     if beside:
         logger.info("%d images contain no band: %s.", len(beside), first_five(beside))
     if len(beside) == len(names):
@@ -152,7 +156,7 @@ def _contents(
 
     If the path is a file, those beside it are grouped, too, but only its own group is read.
     """
-    names = [file_name(file, convention) for file in files]
+    names = _named(files, convention)
     wanted = {name.path for name in names if not name.is_beside}
     groups = _group(names if path.is_dir() else _names(path.parent, convention))
     groups = [group for group in groups if any(name.path in wanted for name in group.files)]
@@ -174,33 +178,66 @@ def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:
 
 
 def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
-    """Return the layers by date; masks of other names join the only bands of their day and folder.
+    """Return the layers by date; masks of other names join the only bands of their day.
 
-    MSK_CLDPRB_20m lies beside T31TFM_20180403T105031_B02_10m.
+    MSK_CLDPRB_20m lies beside T31TFM_20180403T105031_B02_10m. Masks in other folders must overlap.
     """
-    owners: dict[tuple[Path, date], list[_Dated]] = {}
+    by_day: dict[date, list[_Dated]] = {}
     for item in found:
         if not item.is_masks:
-            owners.setdefault((item.folder, item.date), []).append(item)
-    lone: dict[tuple[Path, date], list[_FoundLayer]] = {}
-    others = []
-    for item in found:
-        of_day = owners.get((item.folder, item.date), ())
-        if item.is_masks and len(of_day) == 1 and item.tile in (of_day[0].tile, UNNAMED_TILE):
-            lone.setdefault((item.folder, item.date), []).extend(item.layers)
+            by_day.setdefault(item.date, []).append(item)
+    joined: dict[int, list[_FoundLayer]] = {}
+    without_bands = []
+    for item in filter(lambda item: item.is_masks, found):
+        of_day = [o for o in by_day.get(item.date, ()) if _may_be_one_tile(item.tile, o.tile)]
+        beside = [other for other in of_day if other.folder == item.folder]
+        owners = beside or [other for other in of_day if _overlap(item, other)]
+        if len(owners) == 1:
+            joined.setdefault(id(owners[0]), []).extend(item.layers)
         else:
-            others.append(item)
-    return [
-        replace(item, layers=(*item.layers, *lone.get((item.folder, item.date), ())))
-        if not item.is_masks
-        else item
-        for item in others
-    ]
+            without_bands.append(item)
+    with_bands = (
+        replace(item, layers=(*item.layers, *joined.get(id(item), ())))
+        for items in by_day.values()
+        for item in items
+    )
+    return [*with_bands, *without_bands]
+
+
+def _may_be_one_tile(one: str, other: str) -> bool:
+    return one == other or UNNAMED_TILE in (one, other)
+
+
+def _overlap(one: _Dated, other: _Dated) -> bool:
+    """Return whether the first layers of two dates have pixels in common."""
+    first, second = one.layers[0].band.grid, other.layers[0].band.grid
+    (left, low, right, high), (left_2, low_2, right_2, high_2) = first.bounds, second.bounds
+    return (
+        left < right_2
+        and left_2 < right
+        and low < high_2
+        and low_2 < high
+        and (first.has_crs(second.crs))
+    )
 
 
 def _names(path: Path, convention: Convention | None) -> list[FileName]:
     """Return what the names of the files at a path tell."""
-    return [file_name(file, convention) for file in image_files(path)]
+    return _named(image_files(path), convention)
+
+
+def _named(files: Sequence[Path], convention: Convention | None) -> list[FileName]:
+    """Return what the names of files tell; copies contain nothing if their originals are there."""
+    names, there = [file_name(file, convention) for file in files], set(files)
+    return [
+        replace(name, is_beside=True) if _original(name.path) in there else name for name in names
+    ]
+
+
+def _original(path: Path) -> Path | None:
+    """Return the file that a file is a copy of by its name, None if it is none."""
+    original = path.with_name(original_stem(path) + path.suffix)
+    return original if original != path else None
 
 
 def _group(names: Sequence[FileName]) -> list[_FileGroup]:
@@ -223,6 +260,12 @@ def _group(names: Sequence[FileName]) -> list[_FileGroup]:
     return found
 
 
+def _is_one_acquisition(names: Sequence[FileName]) -> bool:
+    """Return whether images are of one day, tile and processing: bands, indices, a preview."""
+    groups = _group(names)
+    return len({(g.day, g.files[0].tile, baseline_in(g.files[0].path.name)) for g in groups}) == 1
+
+
 def _read(
     group: _FileGroup,
     file_bands: Sequence[str] | None,
@@ -234,7 +277,7 @@ def _read(
     processing = processing_of(
         group.files,
         [header.baseline for header in headers],
-        is_only_acquisition=lambda folder: len(_group(_names(folder, convention))) == 1,
+        is_only_acquisition=lambda folder: _is_one_acquisition(_names(folder, convention)),
     )
     layers: list[_FoundLayer] = []
     unnamed = []
@@ -371,9 +414,16 @@ def _unnamed_text(path: Path, n: int, file_bands: Sequence[str] | None) -> str:
             f"{path} has {n} bands, file_bands names {len(file_bands)}: {', '.join(file_bands)}. "
             "Name every band of the file, in order."
         )
+    expected = "B01 to B12, B8A or SCL, or by a common name (red, nir08)"
+    if n == 1:
+        return (
+            f"{path}: neither its name nor its description names its band as {expected}. Name it "
+            "with imagery.convention: {bands: {NAME: B02}}, where NAME is the part of the name of "
+            "the file that names the band, or with {band: ...}."
+        )
     return (
-        f"{path}: none of its {n} bands is described as B01 to B12, B8A or SCL, or by a common "
-        "name (red, nir08). Set file_bands to their names in order, or describe them in the file."
+        f"{path}: none of its {n} bands is described as {expected}. Set file_bands to their names "
+        "in order, or describe them in the file."
     )
 
 

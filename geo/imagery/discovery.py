@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,10 @@ _READ = re.compile(
     r"(?!MSK_(?!CLDPRB|CLASSI)).*\.(?:tiff?|jp2|nc4?|zip)|manifest\.safe|.*MTD.*(?<!\.aux)\.xml",
     re.IGNORECASE,
 )
+# Files that are not read: packed, of other formats of rasters, and incomplete.
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_RASTERS = (".img", ".dim", ".vrt", ".hdf", ".h5", ".he5", ".bil", ".bsq", ".dat", ".grib")
+_UNFINISHED = (".part", ".crdownload", ".partial", ".download", ".tmp", ".aria2")
 # Metadata beside images, of AWS and of Sentinel Hub; none is a STAC item.
 _SIDECAR = re.compile(r"(?:tileInfo|productInfo|request)\.json|(?:product_?)?metadata\.xml", re.I)
 # Names of products and of files that readers open.
@@ -191,7 +196,24 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
         f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
         "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif) or "
         "JPEG 2000 (.jp2), nor stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
+        f"{_found_instead(path)}"
     )
+
+
+def _found_instead(path: Path) -> str:
+    """Return which files are at a path that has no imagery, and what to do with them."""
+    files = [file.lower() for _, _, names in walk(path) for file in names if file[0] != "."]
+    endings = Counter(Path(file).suffix for file in files or [path.name.lower()])
+    if not files and path.is_dir():
+        return " It is empty."
+    remedies = {
+        " Unpack archives.": _PACKED,
+        " Convert other rasters (gdal_translate to GeoTIFF, with the date in the name).": _RASTERS,
+        " Some downloads have not ended.": _UNFINISHED,
+    }
+    listing = first_five([f"{n} {ending or 'without ending'}" for ending, n in endings.items()])
+    fitting = (text for text, kinds in remedies.items() if not endings.keys().isdisjoint(kinds))
+    return f" It has {listing}.{''.join(fitting)}"
 
 
 def _find_stacks(

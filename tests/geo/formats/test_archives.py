@@ -157,7 +157,9 @@ def convention(own):
         (["x_05042018_y", "x_10042018_y"], {"date": "_%d%m%Y_"}, ["2018-04-05", "2018-04-10"]),
         (["x_5-Apr-18"], {"date": "_%d-%b-%y"}, ["2018-04-05"]),
         (["18095"], {"date": "/%y%j$"}, ["2018-04-05"]),
-        # Composites have the date in the middle of their period.
+        # Composites have the date in the middle of their period, which any of its days can name.
+        (["20180415", "20180531"], {"period": "month"}, ["2018-04-15", "2018-05-16"]),
+        (["20180410", "20180420"], {"period": "ten_days"}, ["2018-04-05", "2018-04-15"]),
         (["2018-04", "201805"], {"period": "month"}, ["2018-04-15", "2018-05-16"]),
         (["20180201", "20200201"], {"period": "month"}, ["2018-02-14", "2020-02-15"]),
         (
@@ -350,6 +352,59 @@ def test_a_mask_of_another_name_belongs_to_the_only_bands_of_its_day_and_folder(
     write_tiff(product / "QI_DATA/MSK_DETFOO_B02.tif", BANDS_OF_ONE[:1])
     (item,) = find_acquisitions(tmp_path, "geotiff")
     assert (list(item.bands), list(item.masks)) == (["B02"], ["CLDPRB"])
+
+
+COPIES = ("{} (1)", "{}(2)", "{} - Copy", "{} - Kopie (2)", "{} copy 2")
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_copies_are_read_only_without_their_originals(tmp_path, caplog, copy, is_whole):
+    names = ["20180405"] if is_whole else ["20180405_B02", "20180405_B8A"]
+    for name in names:
+        values = BANDS_OF_ONE if is_whole else BANDS_OF_ONE[:1]
+        described = ("B02", "B8A") if is_whole else ()
+        original = write_tiff(tmp_path / f"{name}.tif", values, described)
+        write_tiff(tmp_path / f"{copy.format(name)}.tif", values, described)
+    (item,) = find_acquisitions(tmp_path)
+    assert all(copy.format("") not in band.source for band in item.bands.values())
+    assert f"copies of images are left out: {copy.format(names[0])}.tif" in caplog.text
+    original.unlink()
+    (item,) = find_acquisitions(tmp_path)
+    assert list(item.bands) == ["B02", "B8A"]
+
+
+def test_a_single_layer_without_a_name_can_be_named_as_the_message_says(tmp_path):
+    for band in ("band02", "band8a"):
+        write_tiff(tmp_path / f"20180405_{band}.tif", BANDS_OF_ONE[:1])
+    assert "20180405_band02.tif: neither its name nor its description" in refusal(tmp_path)
+    own = {"bands": {"band02": "B02", "band8a": "B8A"}}
+    (item,) = find_acquisitions(tmp_path, convention=convention(own))
+    assert list(item.bands) == ["B02", "B8A"]
+
+
+@pytest.mark.parametrize("name", ["Probability", "cloud_probability", "quality_cloud_confidence"])
+def test_cloud_probabilities_have_many_names(tmp_path, name):
+    write_tiff(tmp_path / "20180405.tif", BANDS_OF_ONE, ("B02", name))
+    write_tiff(tmp_path / "20180410_B02.tif", BANDS_OF_ONE[:1])
+    write_tiff(tmp_path / f"20180410_{name}.tif", BANDS_OF_ONE[:1])
+    assert [list(item.masks) for item in find_acquisitions(tmp_path)] == [["CLDPRB"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["a.zip", "b.tar.gz"], "It has 1 .zip, 1 .gz. Unpack archives."),
+        (["20180405.dim", "20180405.img"], "It has 1 .dim, 1 .img. Convert other rasters"),
+        (["20180405.tif.part"], "It has 1 .part. Some downloads have not ended."),
+        (["README"], "It has 1 without ending."),
+        ([], "It is empty."),
+    ],
+)
+def test_a_folder_without_imagery_is_described(tmp_path, names, what):
+    for name in names:
+        (tmp_path / name).write_bytes(b"PK\x05\x06" + bytes(18))
+    assert what in refusal(tmp_path)
 
 
 def test_a_mask_without_bands_is_refused_by_name(tmp_path):

@@ -38,6 +38,7 @@ from geo.formats.file_dates import contain_periods, dates_of
 from geo.formats.layer_names import is_preview, layer_texts
 from geo.formats.sentinel_hub import read_request
 from geo.formats.sidecars import Processing, processing_of
+from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
     MASKS,
@@ -106,6 +107,11 @@ class _Dated:
     def is_masks(self) -> bool:
         """Whether it has no bands."""
         return all(layer.band.name in MASKS for layer in self.layers)
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of its first layer."""
+        return self.layers[0].band.grid
 
 
 def find(
@@ -191,7 +197,7 @@ def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
     for item in filter(lambda item: item.is_masks, found):
         of_day = [o for o in by_day.get(item.date, ()) if _may_be_one_tile(item.tile, o.tile)]
         beside = [other for other in of_day if other.folder == item.folder]
-        owners = beside or [other for other in of_day if _overlap(item, other)]
+        owners = beside or [other for other in of_day if item.grid.overlaps(other.grid)]
         if len(owners) == 1:
             joined.setdefault(id(owners[0]), []).extend(item.layers)
         else:
@@ -206,19 +212,6 @@ def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
 
 def _may_be_one_tile(one: str, other: str) -> bool:
     return one == other or UNNAMED_TILE in (one, other)
-
-
-def _overlap(one: _Dated, other: _Dated) -> bool:
-    """Return whether the first layers of two dates have pixels in common."""
-    first, second = one.layers[0].band.grid, other.layers[0].band.grid
-    (left, low, right, high), (left_2, low_2, right_2, high_2) = first.bounds, second.bounds
-    return (
-        left < right_2
-        and left_2 < right
-        and low < high_2
-        and low_2 < high
-        and (first.has_crs(second.crs))
-    )
 
 
 def _names(path: Path, convention: Convention | None) -> list[FileName]:

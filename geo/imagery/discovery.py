@@ -143,6 +143,7 @@ def find_acquisitions(
     found = _with_bands(found, bands, damaged)
     found = _in_metres(found, damaged)
     found = _of_satellites(found, damaged)
+    found = _in_one_place(found, damaged)
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack"):
@@ -303,6 +304,29 @@ def _of_satellites(
     else:
         damaged += others
     return [item for item in found if date(FIRST_YEAR, 1, 1) <= item.date <= last]
+
+
+def _in_one_place(found: Sequence[Acquisition], damaged: list[Damaged] | None) -> list[Acquisition]:
+    """Return the acquisitions whose layers overlap; refuse the others, or set them aside."""
+    usable, others = [], []
+    for item in found:
+        layers = (*item.bands.values(), *item.masks.values())
+        other = next((layer for layer in layers if not item.grid.overlaps(layer.grid)), None)
+        if other is None:
+            usable.append(item)
+            continue
+        problem = (
+            f"{other.name} of {other.source} has its corner at {other.grid.x_min:.10g}, "
+            f"{other.grid.y_max:.10g} ({other.grid.crs}), but other layers of {item.id} at "
+            f"{item.grid.x_min:.10g}, {item.grid.y_max:.10g} ({item.grid.crs}): warp it to that "
+            "(gdalwarp -t_srs), or get the right one."
+        )
+        others.append(Damaged(item.product, problem))
+    if damaged is None:
+        refuse_damaged(others, len(found))
+    else:
+        damaged += others
+    return usable
 
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:

@@ -122,7 +122,7 @@ _QUALITY_OR_PREVIEW = _re(
 _RESOLUTION = _re(r"[-_. ](?:\d\dm|R[12])(?=[-_. ]|$)")
 _RESOLUTION_FOLDER = _re(r"/(?:R\d0m|qi|QI_DATA|IMG_DATA)(?=/)")
 
-_BAND_FOLDER = _re(rf"B\d[\dA]|SCL|CLM|(?:MSK_)?CLDPRB|{_COMMON}")
+_BAND_FOLDER = _re(rf"B\d[\dA]?|SCL|CLM|(?:MSK_)?CLDPRB|{_COMMON}")
 
 # Names that browsers and file managers give to copies: B02 (1), B02(1), B02 - Copy, B02 copy 2.
 _COPY = _re(r"\s*\(\d{1,2}\)$| - (?:Copy|Kopie|Copie|Copia)(?: \(\d+\))?$| copy(?: \d+)?$")
@@ -490,5 +490,4 @@ def _tile(convention: Convention, place: str) -> str | None:
         if match is not None:
             text = "".join(filter(None, match.groups()))
             return tile_name(text.upper().zfill(5)) or text
-    names = place.split("/")[:-4:-1]
-    return next((tile for name in names if (tile := tile_name(name))), None)
+    return next((tile for name in reversed(place.split("/")) if (tile := tile_name(name))), None)

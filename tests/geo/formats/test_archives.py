@@ -133,6 +133,8 @@ def convention(own):
         # A date that is the same in every name is that of the production.
         (["20230101_S2_20180405", "20230101_S2_20180410"], {}, ["2018-04-05", "2018-04-10"]),
         (["2018-04-05/v20230101", "2018-04-10/v20230101"], {}, ["2018-04-05", "2018-04-10"]),
+        (["2018/04/05/R10m/a", "2018/4/10/R10m/a"], {}, ["2018-04-05", "2018-04-10"]),
+        (["2018/04/a", "2018/05/a"], {"period": "month"}, ["2018-04-15", "2018-05-16"]),
         (["20230101/2018095T105031", "20230101/2018100T1050"], {}, ["2018-04-05", "2018-04-10"]),
         (["a_2018095", "a_2018-100"], {}, ["2018-04-05", "2018-04-10"]),
         # Two dates of one day, and names in which the first is known to be that of sensing.
@@ -336,6 +338,12 @@ def test_images_that_name_no_band_are_left_out_beside_bands_only(tmp_path, caplo
     damaged = []
     assert [i.date for i in find_acquisitions(tmp_path, damaged=damaged)] == [item.date]
     assert [d.product.name for d in damaged] == ["20180415.tif"]
+
+
+def test_the_tile_may_be_in_the_name_of_any_folder(tmp_path):
+    for tile in ("31TFM", "31TGM"):
+        write_tiff(tmp_path / tile / "2018/20180405/R10m/B02.tif", BANDS_OF_ONE[:1])
+    assert [i.id for i in find_acquisitions(tmp_path)] == ["20180405_31TFM", "20180405_31TGM"]
 
 
 @pytest.mark.parametrize("name", ["FORCE", "AWS", "HLS S30"])

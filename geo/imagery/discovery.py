@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -21,6 +22,8 @@ from typing import Literal, TypeVar
 from geo.errors import SET_ASIDE, InputError, UnavailableError
 from geo.formats.archives import NOT_A_BAND, Convention
 from geo.imagery.acquisition import Acquisition, Band, Plane, first_five, local_file
+
+logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
@@ -144,6 +147,7 @@ def find_acquisitions(
     found = _in_metres(found, damaged)
     found = _of_satellites(found, damaged)
     found = _in_one_place(found, damaged)
+    _warn_of_unread(path, {item.product for item in (*found, *(damaged or ()))})
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack"):
@@ -246,11 +250,11 @@ def _with_bands(
     complete, lacking = [], []
     for item in found:
         missing = [band for band in bands or () if band not in item.bands]
-        if not missing:
+        if item.bands and not missing:
             complete.append(item)
             continue
         existing = ", ".join(item.bands) or "none of those asked for"
-        problem = f"{item.product}: no {', '.join(missing)} (it has {existing})"
+        problem = f"{item.product}: no {', '.join(missing) or 'band'} (it has {existing})"
         lacking.append(Damaged(item.product, problem))
     if lacking and damaged is None:
         problems = first_five([item.problem for item in lacking], "\n  ")
@@ -327,6 +331,24 @@ def _in_one_place(found: Sequence[Acquisition], damaged: list[Damaged] | None) -
     else:
         damaged += others
     return usable
+
+
+def _warn_of_unread(path: Path, products: Container[Path]) -> None:
+    """Warn once of archives and incomplete downloads that are not read beside the imagery."""
+    unread = [
+        folder / name
+        for folder, subfolders, files in walk(path)
+        for name in files
+        if name.lower().endswith((*_PACKED, *_UNFINISHED)) and name[0] != "."
+        # An archive whose content lies beside it, and one that is read.
+        if name.split(".")[0] not in {subfolder.split(".")[0] for subfolder in subfolders}
+        and folder / name not in products
+    ]
+    if unread:
+        logger.warning(
+            "%d files are not read: %s. If they are imagery, unpack them, or end the downloads.",
+            *(len(unread), first_five([file.name for file in unread])),
+        )
 
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:

@@ -399,6 +399,14 @@ def test_cloud_probabilities_have_many_names(tmp_path, name):
     assert [list(item.masks) for item in find_acquisitions(tmp_path)] == [["CLDPRB"]] * 2
 
 
+def test_files_that_are_not_read_are_named(tmp_path, caplog):
+    write_tiff(tmp_path / "2018" / "20180405.tif", BANDS_OF_ONE, ("B02", "B8A"))
+    for name in ("2018.zip", "a.zip", "b.tif.part", "c.txt"):
+        (tmp_path / name).write_bytes(b"PK\x05\x06" + bytes(18))
+    find_acquisitions(tmp_path)
+    assert "2 files are not read: a.zip, b.tif.part. If they are imagery, unpack" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("names", "what"),
     [

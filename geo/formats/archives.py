@@ -117,7 +117,7 @@ NOT_A_BAND = _re(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)")
 # The quality of every band (in QI_DATA of SAFE, qi of AWS), snow, and images for people.
 _QUALITY_OR_PREVIEW = _re(
     r"(?:^|[-_. ])(?:SNW|DETFOO|QUALIT|CLASSI|DEFECT|SATURA|NODATA|TECQUA)(?=[-_. ]|$)"
-    r"|(?:^|[-_. ])(?:preview|quicklook|thumbnail|browse)$"
+    r"|(?:^|[-_. ])(?:preview|quicklook|thumbnail|browse|visual)(?:_\d\dm)?$"
 )
 _RESOLUTION = _re(r"[-_. ](?:\d\dm|R[12])(?=[-_. ]|$)")
 _RESOLUTION_FOLDER = _re(r"/(?:R\d0m|qi|QI_DATA|IMG_DATA)(?=/)")

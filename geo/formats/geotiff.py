@@ -243,7 +243,9 @@ def _group(names: Sequence[FileName]) -> list[_FileGroup]:
         groups.setdefault((*name.group, days.get(name.path, date.min)), []).append(name)
     found = []
     numbers: Counter[tuple[Path, date, str | None]] = Counter()
-    for (_, _, day), members in sorted(groups.items()):
+    # Those with a band in a name come first: an index beside them does not change their numbers.
+    in_order = sorted(groups.items(), key=lambda g: (not any(n.band for n in g[1]), g[0]))
+    for (_, _, day), members in in_order:
         # The file without a band in its name comes first.
         members.sort(key=lambda name: (name.band is not None, name.path))
         place = members[0].path.parent, day, members[0].tile

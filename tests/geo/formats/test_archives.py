@@ -64,7 +64,8 @@ def foreign(folder):
     """Write images that are not bands, dated and undated, beside each file's folder."""
     values = np.ones((1, 12, 16), "float32")
     for path in {file.parent for file in folder.rglob("*.tif*")}:
-        write_tiff(path / "20180405_LAI.tif", values)
+        for name in ("20180405_LAI", "HLS-VI.S30.T31TFM.2018095T104619.v2.0.EVI"):
+            write_tiff(path / f"{name}.tif", values)
         write_tiff(path / "dem.tif", values)
 
 
@@ -107,7 +108,9 @@ SIBLINGS = {
 def test_archives_are_also_read_if_their_names_vary(tmp_path, name, sibling):
     expected = write(name, tmp_path)
     SIBLINGS[sibling](tmp_path)
-    assert_equal(find_acquisitions(tmp_path), expected)
+    found = find_acquisitions(tmp_path)
+    assert_equal(found, expected)
+    assert {item.id for item in found} == {f"{i.day:%Y%m%d}_{i.tile}" for i in expected}
 
 
 BANDS_OF_ONE = np.arange(1, 385, dtype="uint16").reshape(2, 12, 16)

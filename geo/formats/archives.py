@@ -396,7 +396,12 @@ class FileName:
         return _SENSING_FIRST.search(place_of(self.path)) is not None
 
 
-def file_name(path: Path, own: Convention | None = None) -> FileName:
+def is_in_band_folder(path: Path) -> bool:
+    """Return whether the folder of a file has the name of a band or a mask."""
+    return _BAND_FOLDER.fullmatch(path.parent.name) is not None
+
+
+def file_name(path: Path, own: Convention | None = None, *, band_folders: bool = True) -> FileName:
     """Return what the name of a file tells, by the convention of its archive.
 
     Parameters
@@ -405,6 +410,8 @@ def file_name(path: Path, own: Convention | None = None) -> FileName:
         The file.
     own
         Convention of the user: what it states replaces what the archive's convention states.
+    band_folders
+        Whether folders with the names of bands contain one band each, and not areas (B1, B2).
     """
     place = place_of(path)
     found = next((item for item in CONVENTIONS if item.files.search(place)), PLAIN)
@@ -413,8 +420,10 @@ def file_name(path: Path, own: Convention | None = None) -> FileName:
     band, span = part_for_band(convention, stem)
     name = stem[: span[0]] + stem[span[1] :]
     folder = path.parent
-    if band is None and _BAND_FOLDER.fullmatch(folder.name):  # B02/20180405.tif
-        band, folder = folder.name, folder.parent
+    if band_folders and is_in_band_folder(path):  # B02/20180405.tif
+        of_folder = convention.layer(folder.name)
+        if band is None or convention.layer(band) == of_folder:
+            band, folder = band or folder.name, folder.parent
     return FileName(
         path=path,
         convention=convention,

@@ -23,6 +23,7 @@ from geo.formats.archives import (
     FileName,
     Layer,
     file_name,
+    is_in_band_folder,
     original_stem,
 )
 from geo.formats.conventions import (
@@ -222,10 +223,21 @@ def _names(path: Path, convention: Convention | None) -> list[FileName]:
 
 def _named(files: Sequence[Path], convention: Convention | None) -> list[FileName]:
     """Return what the names of files tell; copies contain nothing if their originals are there."""
-    names, there = [file_name(file, convention) for file in files], set(files)
+    in_band_folder = next(filter(is_in_band_folder, files), None)
+    has_bands = in_band_folder is None or not _has_several_layers(in_band_folder)
+    names = [file_name(file, convention, band_folders=has_bands) for file in files]
+    there = set(files)
     return [
         replace(name, is_beside=True) if _original(name.path) in there else name for name in names
     ]
+
+
+def _has_several_layers(path: Path) -> bool:
+    """Return whether a file has several bands; what is wrong with it is said when it is read."""
+    try:
+        return read_header(path).alphas.count(False) > 1
+    except InputError:
+        return False
 
 
 def _original(path: Path) -> Path | None:

@@ -343,6 +343,23 @@ def test_images_that_name_no_band_are_left_out_beside_bands_only(tmp_path, caplo
     assert [d.product.name for d in damaged] == ["20180415.tif"]
 
 
+def test_folders_with_the_names_of_bands_may_be_areas(tmp_path):
+    for area in ("B1", "B2"):
+        write_tiff(tmp_path / area / "20180405.tif", BANDS_OF_ONE, ("B02", "B8A"))
+    assert [list(i.bands) for i in find_acquisitions(tmp_path)] == [["B02", "B8A"]] * 2
+
+
+@pytest.mark.parametrize("name", ["{day}", "S2_{day}_{band}_10m", "{band}_{day}"])
+@pytest.mark.parametrize("folder", ["{band}", "2018/{band}"])
+def test_folders_by_band(tmp_path, folder, name):
+    for day in ("20180405", "20180410"):
+        for band in ("B2", "B8A", "red"):
+            path = f"{folder}/{name}.tif".format(day=day, band=band)
+            write_tiff(tmp_path / path, BANDS_OF_ONE[:1])
+    found = find_acquisitions(tmp_path)
+    assert [list(item.bands) for item in found] == [["B02", "B04", "B8A"]] * 2
+
+
 def test_the_tile_may_be_in_the_name_of_any_folder(tmp_path):
     for tile in ("31TFM", "31TGM"):
         write_tiff(tmp_path / tile / "2018/20180405/R10m/B02.tif", BANDS_OF_ONE[:1])

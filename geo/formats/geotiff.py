@@ -102,6 +102,7 @@ class _Dated:
     date: date
     product: Path
     folder: Path
+    group: str  # the name that its files share
     baseline: str | None
     layers: tuple[_FoundLayer, ...]
 
@@ -181,8 +182,8 @@ def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:
         for (day, tile), layers in sorted(by_day.items()):
             number = f"_{item.group.number}" if item.group.number > 1 else ""
             id_, product = f"{day:%Y%m%d}_{tile}{number}", item.group.files[0].path
-            folder = item.group.files[0].group[0]
-            yield _Dated(id_, tile, day, product, folder, item.baseline, tuple(layers))
+            place = item.group.files[0].group
+            yield _Dated(id_, tile, day, product, *place, item.baseline, tuple(layers))
 
 
 def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
@@ -199,7 +200,8 @@ def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
     for item in filter(lambda item: item.is_masks, found):
         of_day = [o for o in by_day.get(item.date, ()) if _may_be_one_tile(item.tile, o.tile)]
         beside = [other for other in of_day if other.folder == item.folder]
-        owners = beside or [other for other in of_day if item.grid.overlaps(other.grid)]
+        near = [other for other in of_day if item.grid.overlaps(other.grid)]
+        owners = beside or [other for other in near if other.group == item.group] or near
         if len(owners) == 1:
             joined.setdefault(id(owners[0]), []).extend(item.layers)
         else:

@@ -5,6 +5,7 @@ from datetime import date
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from pydantic import ValidationError
 
 from geo.errors import InputError
@@ -23,7 +24,7 @@ from pipeline.workflow.sections.imagery import Imagery, NamingConvention
 from pipeline.workflow.settings import IndexSettings, part_of
 from tests.builders.archives import ARCHIVES, Image, request_text
 from tests.builders.items import assert_survive, refusal
-from tests.builders.tiffs import write_tiff
+from tests.builders.tiffs import TRANSFORM, write_tiff
 
 WHOLE = slice(None)
 
@@ -360,6 +361,22 @@ def test_folders_by_band(tmp_path, folder, name):
     assert [list(item.bands) for item in found] == [["B02", "B04", "B8A"]] * 2
 
 
+@pytest.mark.parametrize("names", [("B2", "B8A"), ("20180405T1_20180405T1_T31UES_B2", "x_B3")])
+def test_parts_of_an_image_that_earth_engine_splits_are_one_date(tmp_path, names):
+    parts = [(0, 0), (0, 16), (12, 0), (12, 16)]
+    for top, left in parts:
+        path = tmp_path / f"S2_20180405-{top:010}-{left:010}.tif"
+        where = TRANSFORM * Affine.translation(left, top)
+        write_tiff(path, BANDS_OF_ONE, names, transform=where)
+    settings = load({"imagery": {"path": str(tmp_path), "bands": ["B02"], "radiometry": "trust"}})
+    decision = decide(tmp_path, part_of(settings, IndexSettings))
+    assert [(row.used, row.reason) for row in decision.rows] == [(True, "")] + [
+        (True, "merged")
+    ] * 3
+    (grid,) = decision.grids.values()
+    assert (grid.shape, grid.bounds[0], grid.bounds[3]) == ((24, 32), 500_000, 5_600_000)
+
+
 def test_the_tile_may_be_in_the_name_of_any_folder(tmp_path):
     for tile in ("31TFM", "31TGM"):
         write_tiff(tmp_path / tile / "2018/20180405/R10m/B02.tif", BANDS_OF_ONE[:1])
@@ -441,6 +458,17 @@ def test_a_folder_without_imagery_is_described(tmp_path, names, what):
     for name in names:
         (tmp_path / name).write_bytes(b"PK\x05\x06" + bytes(18))
     assert what in refusal(tmp_path)
+
+
+def test_masks_in_another_folder_belong_to_the_bands_of_their_name(tmp_path):
+    for part in "ab":
+        write_tiff(tmp_path / f"bands/S2_20180405_{part}.tif", BANDS_OF_ONE, ("B02", "B8A"))
+        write_tiff(tmp_path / f"masks/S2_20180405_{part}_SCL.tif", BANDS_OF_ONE[:1])
+    found = find_acquisitions(tmp_path)
+    assert [item.masks["SCL"].source[-9:] for item in found] == ["a_SCL.tif", "b_SCL.tif"]
+    assert [item.bands["B02"].source[-5:] for item in found] == ["a.tif", "b.tif"]
+    write_tiff(tmp_path / "masks/20180405_SCL.tif", BANDS_OF_ONE[:1])  # of which of them?
+    assert "20180405_SCL.tif: 20180405_scene has no bands, but SCL" in refusal(tmp_path)
 
 
 def test_a_mask_without_bands_is_refused_by_name(tmp_path):

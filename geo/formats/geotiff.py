@@ -7,7 +7,6 @@ The names of files, folders and layers tell the date, the band and the tile; see
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -22,20 +21,24 @@ from geo.formats.archives import (
     Convention,
     FileName,
     Layer,
-    file_name,
-    is_in_band_folder,
-    original_stem,
 )
 from geo.formats.conventions import (
     Encoding,
-    baseline_in,
     decoding,
     finest,
     tile_name,
     with_unstated_offset,
 )
 from geo.formats.dates import day_or_period_in
-from geo.formats.file_dates import contain_periods, dates_of
+from geo.formats.file_dates import contain_periods
+from geo.formats.file_groups import (
+    FileGroup,
+    group_files,
+    is_one_acquisition,
+    named,
+    names_at,
+    original_of,
+)
 from geo.formats.layer_names import is_preview, layer_texts
 from geo.formats.sentinel_hub import read_request
 from geo.formats.sidecars import Processing, processing_of
@@ -62,18 +65,6 @@ _WITH_OFFSET = date(2022, 1, 25)
 
 
 @dataclass(frozen=True)
-class _FileGroup:
-    """The files of one acquisition, or of the dates of a series, by their names."""
-
-    files: tuple[FileName, ...]
-    day: date | None
-    # Among the groups of this folder, day and tile, so that a file has the same if read alone.
-    number: int
-    # What is wrong with the dates in the names.
-    problem: str | None
-
-
-@dataclass(frozen=True)
 class _FoundLayer:
     """A band or mask in a file; a smaller rank is preferred to others of this name."""
 
@@ -87,7 +78,7 @@ class _FoundLayer:
 class _Contents:
     """The layers of the files of a group, and the files in which no layer is named."""
 
-    group: _FileGroup
+    group: FileGroup
     layers: tuple[_FoundLayer, ...]
     unnamed: tuple[tuple[FileName, int], ...]  # with the number of their layers
     baseline: str | None
@@ -141,7 +132,7 @@ def find(
         del (damaged or [])[n_damaged:]
         names, contents = _contents(path, images_below(path), read, damaged, convention)
     beside = [name.path.name for name in names if name.is_beside]
-    if copies := [name.path.name for name in names if _original(name.path) and name.is_beside]:
+    if copies := [name.path.name for name in names if original_of(name.path) and name.is_beside]:
         logger.warning("%d copies of images are left out: %s.", len(copies), first_five(copies))
     if beside:
         logger.info("%d images contain no band: %s.", len(beside), first_five(beside))
@@ -157,7 +148,7 @@ def find(
 def _contents(
     path: Path,
     files: Sequence[Path],
-    read: Callable[[_FileGroup], _Contents],
+    read: Callable[[FileGroup], _Contents],
     damaged: list[Damaged] | None,
     convention: Convention | None,
 ) -> tuple[list[FileName], list[_Contents]]:
@@ -165,9 +156,9 @@ def _contents(
 
     If the path is a file, those beside it are grouped, too, but only its own group is read.
     """
-    names = _named(files, convention)
+    names = named(files, convention)
     wanted = {name.path for name in names if not name.is_beside}
-    groups = _group(names if path.is_dir() else _names(path.parent, convention))
+    groups = group_files(names if path.is_dir() else names_at(path.parent, convention))
     groups = [group for group in groups if any(name.path in wanted for name in group.files)]
     return names, read_each(groups, read, damaged, lambda group: group.files[0].path)
 
@@ -218,66 +209,8 @@ def _may_be_one_tile(one: str, other: str) -> bool:
     return one == other or UNNAMED_TILE in (one, other)
 
 
-def _names(path: Path, convention: Convention | None) -> list[FileName]:
-    """Return what the names of the files at a path tell."""
-    return _named(image_files(path), convention)
-
-
-def _named(files: Sequence[Path], convention: Convention | None) -> list[FileName]:
-    """Return what the names of files tell; copies contain nothing if their originals are there."""
-    in_band_folder = next(filter(is_in_band_folder, files), None)
-    has_bands = in_band_folder is None or not _has_several_layers(in_band_folder)
-    names = [file_name(file, convention, band_folders=has_bands) for file in files]
-    there = set(files)
-    return [
-        replace(name, is_beside=True) if _original(name.path) in there else name for name in names
-    ]
-
-
-def _has_several_layers(path: Path) -> bool:
-    """Return whether a file has several bands; what is wrong with it is said when it is read."""
-    try:
-        return read_header(path).alphas.count(False) > 1
-    except InputError:
-        return False
-
-
-def _original(path: Path) -> Path | None:
-    """Return the file that a file is a copy of by its name, None if it is none."""
-    original = path.with_name(original_stem(path) + path.suffix)
-    return original if original != path else None
-
-
-def _group(names: Sequence[FileName]) -> list[_FileGroup]:
-    """Group files by acquisition, by the names of files and folders."""
-    names = [name for name in names if not name.is_beside]
-    days, problems = dates_of(names)
-    groups: dict[tuple[Path, str, date], list[FileName]] = {}
-    for name in names:
-        groups.setdefault((*name.group, days.get(name.path, date.min)), []).append(name)
-    found = []
-    numbers: Counter[tuple[Path, date, str | None]] = Counter()
-    # Those with a band in a name come first: an index beside them does not change their numbers.
-    in_order = sorted(groups.items(), key=lambda g: (not any(n.band for n in g[1]), g[0]))
-    for (_, _, day), members in in_order:
-        # The file without a band in its name comes first.
-        members.sort(key=lambda name: (name.band is not None, name.path))
-        place = members[0].path.parent, day, members[0].tile
-        numbers[place] += 1
-        day_or_none = None if day == date.min else day
-        problem = next((problems[m.path] for m in members if m.path in problems), None)
-        found.append(_FileGroup(tuple(members), day_or_none, numbers[place], problem))
-    return found
-
-
-def _is_one_acquisition(names: Sequence[FileName]) -> bool:
-    """Return whether images are of one day, tile and processing: bands, indices, a preview."""
-    groups = _group(names)
-    return len({(g.day, g.files[0].tile, baseline_in(g.files[0].path.name)) for g in groups}) == 1
-
-
 def _read(
-    group: _FileGroup,
+    group: FileGroup,
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
     convention: Convention | None,
@@ -287,7 +220,7 @@ def _read(
     processing = processing_of(
         group.files,
         [header.baseline for header in headers],
-        is_only_acquisition=lambda folder: _is_one_acquisition(_names(folder, convention)),
+        is_only_acquisition=lambda folder: is_one_acquisition(names_at(folder, convention)),
     )
     layers: list[_FoundLayer] = []
     unnamed = []

@@ -113,6 +113,12 @@ class Grid:
 
         return bool(CRS(self.crs) == CRS(crs))
 
+    def overlaps(self, other: Grid) -> bool:
+        """Return whether both grids have a coordinate system and an area in common."""
+        (left, low, right, high), (left_2, low_2, right_2, high_2) = self.bounds, other.bounds
+        is_near = left < right_2 and left_2 < right and low < high_2 and low_2 < high
+        return is_near and self.has_crs(other.crs)
+
     def is_aligned(self, other: Grid, tolerance: float = 0.01) -> bool:
         """Return whether both grids are clips of one larger grid: same pixels, any extent.
 

@@ -88,6 +88,15 @@ QA_PIXEL = Mask(
         *_OTHERWISE_CLEAR,
     ),
 )
+# MAJA product format, CLD: all clouds, shadows inside and outside the image, the thinnest clouds,
+# high clouds. Bit 0 is the sum of others.
+MAJA_CLD = Mask(
+    "CLD",
+    (
+        *_bits(b1=CLOUD, b4=CLOUD, b5=CLOUD, b2=SHADOW, b3=SHADOW, b6=CIRRUS, b7=CIRRUS, b0=CLOUD),
+        *_OTHERWISE_CLEAR,
+    ),
+)
 # Sentinel Hub, documentation of Sentinel-2: s2cloudless as 0 or 1, 255 without data.
 SENTINEL_HUB_CLM = Mask(
     "CLM", ((_EVERY_BIT, 1, CLOUD), (_EVERY_BIT, 0, CLEAR), (_EVERY_BIT, 255, NODATA))
@@ -96,9 +105,9 @@ SENTINEL_HUB_CLM = Mask(
 # The part of a name in which the files of one acquisition differ: _B02, -SCL, _B05_20m, _nir08.
 _ENDS = r"(?:[-_. ](?:\d\dm|R[12]))?(?=[-_. ]|$)"
 _NUMBERED_BAND = _re(rf"(?:^|[-_. ])(?P<band>B\d[\dA]?|SCL|(?:MSK_)?CLDPRB|CLD|CLM){_ENDS}")
+_WORDS = r"(rededge|nir|swir|broad|narrow|coastal|quality|scene|cloud)(?=[a-z0-9])"
 _COMMON = "|".join(
-    re.sub(r"^(rededge|nir|swir|broad|narrow|coastal)(?=[a-z0-9])", r"\1[-_]?", name)
-    for name in sorted(COMMON_BANDS, key=len, reverse=True)
+    re.sub(_WORDS, r"\1[-_]?", name) for name in sorted(COMMON_BANDS, key=len, reverse=True)
 )
 _COMMON_BAND = _re(rf"(?:^|[-_. ])(?P<band>{_COMMON}){_ENDS}")
 
@@ -108,10 +117,15 @@ NOT_A_BAND = _re(r"(?:^|[-_. ])(TCI|AOT|WVP|PVI|SNWPRB)(?=[-_. ]|$)")
 # The quality of every band (in QI_DATA of SAFE, qi of AWS), snow, and images for people.
 _QUALITY_OR_PREVIEW = _re(
     r"(?:^|[-_. ])(?:SNW|DETFOO|QUALIT|CLASSI|DEFECT|SATURA|NODATA|TECQUA)(?=[-_. ]|$)"
-    r"|(?:^|[-_. ])(?:preview|quicklook|thumbnail|browse)$"
+    r"|(?:^|[-_. ])(?:preview|quicklook|thumbnail|browse|visual)(?:_\d\dm)?$"
 )
 _RESOLUTION = _re(r"[-_. ](?:\d\dm|R[12])(?=[-_. ]|$)")
 _RESOLUTION_FOLDER = _re(r"/(?:R\d0m|qi|QI_DATA|IMG_DATA)(?=/)")
+
+_BAND_FOLDER = _re(rf"B\d[\dA]?|SCL|CLM|(?:MSK_)?CLDPRB|{_COMMON}")
+
+# Names that browsers and file managers give to copies: B02 (1), B02(1), B02 - Copy, B02 copy 2.
+_COPY = _re(r"\s*\(\d{1,2}\)$| - (?:Copy|Kopie|Copie|Copia)(?: \(\d+\))?$| copy(?: \d+)?$")
 
 # Names in which the date of sensing comes first and that of processing second: of products and
 # granules, and of images of Earth Engine.
@@ -227,8 +241,9 @@ _AWS_FOLDERS = r"/(\d{1,2})/([C-X])/([A-Z]{2})/20\d\d/\d{1,2}/\d{1,2}/\d+/"
 
 PLAIN = Convention("names with a date", _re(""), masks=(Mask("SCL"), QA60))
 SENTINEL_HUB = Convention(
-    # <hash>/response.tiff beside request.json, see `geo.formats.sentinel_hub`.
-    *("Sentinel Hub", _re(r"/response$")),
+    # <hash>/response.tiff beside request.json, see `geo.formats.sentinel_hub`. An answer of several
+    # files is response.tar, with default.tif in it.
+    *("Sentinel Hub", _re(r"/response$|/[0-9a-f]{32}/default$")),
     masks=(Mask("SCL"), SENTINEL_HUB_CLM),
 )
 
@@ -242,7 +257,7 @@ CONVENTIONS = (
         Convention(
             *(f"FORCE {sensor}", _re(rf"/\d{{8}}_LEVEL[23]_{sensor}\w+_\w{{3}}$")),
             band=_re(r"_(?P<band>[A-Z\d]{3})$"),
-            images="BOA|TOA|BAP",
+            images="BOA|TOA|BAP|IMP",
             layers=layers,
             masks=(QAI,),
             **_FORCE,
@@ -285,6 +300,18 @@ CONVENTIONS = (
         nodata=32767.0,
         offset="none",
     ),
+    # S2A_OPER_SSC_L2VALD_31TFM____20180405_FRE_R1.DBL (MAJA native format): R1 has the bands of
+    # 10 m, R2 those of 20 m.
+    Convention(
+        *("MAJA", _re(r"/S2\w_OPER_SSC_L2VALD_\d\d[A-Z]{3}____\d{8}_\w{3}(?:_R[12])?\.DBL$")),
+        band=_re(r"_(?P<band>[A-Z\d]{3})(?:_R[12])?\.DBL$"),
+        images="FRE",
+        layers=(_FINE_LAYERS, ("B05", "B06", "B07", "B8A", "B11", "B12")),
+        masks=(MAJA_CLD,),
+        tile=_re(r"_L2VALD_(\d\d[A-Z]{3})_"),
+        is_complete=True,
+        nodata=-10_000.0,
+    ),
     SENTINEL_HUB,
     # tiles/31/T/FM/2018/4/3/0/B02.jp2 (level 1C), .../0/R10m/B02.jp2, .../0/qi/CLD_20m.jp2 (2A).
     Convention(
@@ -326,9 +353,14 @@ def _own_rules(mask: Mapping[str, Any]) -> ClassRules:
     return (*nodata, *bits, *clear, *cloudy, (0, 0, CLOUD if clear else CLEAR))
 
 
+def original_stem(path: Path) -> str:
+    """Return the name of a file without ending, of a copy the name of its original."""
+    return _COPY.sub("", path.stem) or path.stem
+
+
 def place_of(path: Path) -> str:
     """Return the names in which a convention is recognised: of a file and the folders above it."""
-    return "/".join(("", *path.absolute().parts[-9:-1], path.stem))
+    return "/".join(("", *path.absolute().parts[-9:-1], original_stem(path)))
 
 
 @dataclass(frozen=True)
@@ -364,7 +396,12 @@ class FileName:
         return _SENSING_FIRST.search(place_of(self.path)) is not None
 
 
-def file_name(path: Path, own: Convention | None = None) -> FileName:
+def is_in_band_folder(path: Path) -> bool:
+    """Return whether the folder of a file has the name of a band or a mask."""
+    return _BAND_FOLDER.fullmatch(path.parent.name) is not None
+
+
+def file_name(path: Path, own: Convention | None = None, *, band_folders: bool = True) -> FileName:
     """Return what the name of a file tells, by the convention of its archive.
 
     Parameters
@@ -373,20 +410,30 @@ def file_name(path: Path, own: Convention | None = None) -> FileName:
         The file.
     own
         Convention of the user: what it states replaces what the archive's convention states.
+    band_folders
+        Whether folders with the names of bands contain one band each, and not areas (B1, B2).
     """
     place = place_of(path)
     found = next((item for item in CONVENTIONS if item.files.search(place)), PLAIN)
     convention = found if own is None else _replaced(found, own)
-    band, span = part_for_band(convention, path.stem)
-    name = path.stem[: span[0]] + path.stem[span[1] :]
-    # The folders of resolutions (R10m) and of masks (qi) contain parts of one acquisition.
-    folder = _RESOLUTION_FOLDER.sub("", f"{path.parent.as_posix()}/")
+    stem = original_stem(path)
+    band, span = part_for_band(convention, stem)
+    name = stem[: span[0]] + stem[span[1] :]
+    folder = path.parent
+    if band_folders and is_in_band_folder(path):  # B02/20180405.tif
+        of_folder = convention.layer(folder.name)
+        if band is None or convention.layer(band) == of_folder:
+            band, folder = band or folder.name, folder.parent
     return FileName(
         path=path,
         convention=convention,
         band=band,
         is_beside=_is_beside(convention, path, band),
-        group=(Path(folder), _RESOLUTION.sub("", name).strip("-_. ")),
+        # The folders of resolutions (R10m) and of masks (qi) contain parts of one acquisition.
+        group=(
+            Path(_RESOLUTION_FOLDER.sub("", f"{folder.as_posix()}/")),
+            _RESOLUTION.sub("", name).strip("-_. "),
+        ),
         tile=_tile(convention, place),
     )
 
@@ -452,5 +499,4 @@ def _tile(convention: Convention, place: str) -> str | None:
         if match is not None:
             text = "".join(filter(None, match.groups()))
             return tile_name(text.upper().zfill(5)) or text
-    names = place.split("/")[:-4:-1]
-    return next((tile for name in names if (tile := tile_name(name))), None)
+    return next((tile for name in reversed(place.split("/")) if (tile := tile_name(name))), None)

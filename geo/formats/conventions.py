@@ -29,6 +29,9 @@ COMMON_BANDS = {
     **dict.fromkeys(("nir08", "nirnarrow", "narrownir"), "B8A"),
     **dict.fromkeys(("swir16", "swir1"), "B11"),
     **dict.fromkeys(("swir22", "swir2"), "B12"),
+    # Masks as SNAP and other software call them, and s2cloudless in Earth Engine.
+    **dict.fromkeys(("sceneclassification", "qualitysceneclassification"), "SCL"),
+    **dict.fromkeys(("probability", "cloudprobability", "qualitycloudconfidence"), "CLDPRB"),
 }
 # What follows a common name: "red (665 nm)", "blue_10m", "green reflectance".
 _AFTER_COMMON = re.compile(

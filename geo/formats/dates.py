@@ -116,13 +116,18 @@ def _day(parts: Mapping[str, str | None]) -> date:
     return date(year, month, int(parts.get("d") or 1))
 
 
-def last_day(first: date, period: Period) -> date:
-    """Return the last day of the period that begins at a day."""
+def _bounds(day: date, period: Period) -> tuple[date, date]:
+    """Return the first and last day of the period that begins at a day, or is named by one.
+
+    Archives name a month by its first day, its last, or, as THEIA's syntheses, the 15th.
+    """
     if isinstance(period, int):
-        return first + timedelta(period - 1)
-    if period == "ten_days" and first.day < 20:
-        return first + timedelta(9)
-    return (first.replace(day=1) + timedelta(31)).replace(day=1) - timedelta(1)
+        return day, day + timedelta(period - 1)
+    if period == "ten_days" and day.day <= 20:
+        first = day.replace(day=1 if day.day <= 10 else 11)
+        return first, first + timedelta(9)
+    last = (day.replace(day=1) + timedelta(31)).replace(day=1) - timedelta(1)
+    return day.replace(day=1 if period == "month" else 21), last
 
 
 def middle(first: date, last: date) -> date:
@@ -130,9 +135,9 @@ def middle(first: date, last: date) -> date:
     return first + (last - first) // 2
 
 
-def image_day(first: date, period: Period | None) -> date:
-    """Return the day of an image, or the middle of the period of a composite that begins there."""
-    return first if period is None else middle(first, last_day(first, period))
+def image_day(day: date, period: Period | None) -> date:
+    """Return the day of an image, or the middle of the period of a composite."""
+    return day if period is None else middle(*_bounds(day, period))
 
 
 def day_or_period_in(text: str, period: Period | None) -> date | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -11,12 +12,14 @@ from geo.formats.dates import Period, date_by, dates_in, image_day, middle, peri
 
 # Composites of a quarter of a year.
 _LONGEST_PERIOD = timedelta(100)
-# Dates by level: in the name of a file, of its folder, and of the folder above.
+# Folders by year, month and day; above images of composites by year and month.
+_DAY_FOLDERS = re.compile(r"/(20\d\d)/(0?[1-9]|1[0-2])/(?:(0?[1-9]|[12]\d|3[01])/)?")
+# Dates by level: in the name of a file, of its folder, of the folder above, and in folders by day.
 _Levels = tuple[tuple[date, ...], ...]
 
 
 def dates_of(names: Sequence[FileName]) -> tuple[dict[Path, date], dict[Path, str]]:
-    """Return the dates of files by their names and those of their two folders.
+    """Return the dates of files by their names and those of their folders.
 
     A date that is the same in all names (of production, of a collection) is not the date of
     sensing, if another one differs. Of composites, the date is the middle of their period.
@@ -88,9 +91,12 @@ def _period(path: Path) -> tuple[date, Period] | None:
     return next((found for name in _names(path) if (found := period_in(name))), None)
 
 
-def _names(path: Path) -> tuple[str, str, str]:
-    """Return the names that may contain the date: of the file, and of its two folders."""
-    return path.stem, path.parent.name, path.parent.parent.name
+def _names(path: Path) -> tuple[str, str, str, str]:
+    """Return the names that may contain the date: of the file, its two folders, and 2018/4/5."""
+    match = _DAY_FOLDERS.search(path.as_posix())
+    numbers = map(int, filter(None, match.groups())) if match else ()
+    above = "-".join(f"{number:02}" for number in numbers)
+    return path.stem, path.parent.name, path.parent.parent.name, above
 
 
 def _choose(

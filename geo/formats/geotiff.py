@@ -7,7 +7,6 @@ The names of files, folders and layers tell the date, the band and the tile; see
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -22,7 +21,6 @@ from geo.formats.archives import (
     Convention,
     FileName,
     Layer,
-    file_name,
 )
 from geo.formats.conventions import (
     Encoding,
@@ -32,10 +30,19 @@ from geo.formats.conventions import (
     with_unstated_offset,
 )
 from geo.formats.dates import day_or_period_in
-from geo.formats.file_dates import contain_periods, dates_of
+from geo.formats.file_dates import contain_periods
+from geo.formats.file_groups import (
+    FileGroup,
+    group_files,
+    is_one_acquisition,
+    named,
+    names_at,
+    original_of,
+)
 from geo.formats.layer_names import is_preview, layer_texts
 from geo.formats.sentinel_hub import read_request
 from geo.formats.sidecars import Processing, processing_of
+from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
     MASKS,
@@ -58,18 +65,6 @@ _WITH_OFFSET = date(2022, 1, 25)
 
 
 @dataclass(frozen=True)
-class _FileGroup:
-    """The files of one acquisition, or of the dates of a series, by their names."""
-
-    files: tuple[FileName, ...]
-    day: date | None
-    # Among the groups of this folder, day and tile, so that a file has the same if read alone.
-    number: int
-    # What is wrong with the dates in the names.
-    problem: str | None
-
-
-@dataclass(frozen=True)
 class _FoundLayer:
     """A band or mask in a file; a smaller rank is preferred to others of this name."""
 
@@ -83,7 +78,7 @@ class _FoundLayer:
 class _Contents:
     """The layers of the files of a group, and the files in which no layer is named."""
 
-    group: _FileGroup
+    group: FileGroup
     layers: tuple[_FoundLayer, ...]
     unnamed: tuple[tuple[FileName, int], ...]  # with the number of their layers
     baseline: str | None
@@ -98,6 +93,7 @@ class _Dated:
     date: date
     product: Path
     folder: Path
+    group: str  # the name that its files share
     baseline: str | None
     layers: tuple[_FoundLayer, ...]
 
@@ -105,6 +101,11 @@ class _Dated:
     def is_masks(self) -> bool:
         """Whether it has no bands."""
         return all(layer.band.name in MASKS for layer in self.layers)
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of its first layer."""
+        return self.layers[0].band.grid
 
 
 def find(
@@ -131,6 +132,8 @@ def find(
         del (damaged or [])[n_damaged:]
         names, contents = _contents(path, images_below(path), read, damaged, convention)
     beside = [name.path.name for name in names if name.is_beside]
+    if copies := [name.path.name for name in names if original_of(name.path) and name.is_beside]:
+        logger.warning("%d copies of images are left out: %s.", len(copies), first_five(copies))
     if beside:
         logger.info("%d images contain no band: %s.", len(beside), first_five(beside))
     if len(beside) == len(names):
@@ -145,7 +148,7 @@ def find(
 def _contents(
     path: Path,
     files: Sequence[Path],
-    read: Callable[[_FileGroup], _Contents],
+    read: Callable[[FileGroup], _Contents],
     damaged: list[Damaged] | None,
     convention: Convention | None,
 ) -> tuple[list[FileName], list[_Contents]]:
@@ -153,9 +156,9 @@ def _contents(
 
     If the path is a file, those beside it are grouped, too, but only its own group is read.
     """
-    names = [file_name(file, convention) for file in files]
+    names = named(files, convention)
     wanted = {name.path for name in names if not name.is_beside}
-    groups = _group(names if path.is_dir() else _names(path.parent, convention))
+    groups = group_files(names if path.is_dir() else names_at(path.parent, convention))
     groups = [group for group in groups if any(name.path in wanted for name in group.files)]
     return names, read_each(groups, read, damaged, lambda group: group.files[0].path)
 
@@ -170,62 +173,44 @@ def _by_date(contents: Sequence[_Contents]) -> Iterator[_Dated]:
         for (day, tile), layers in sorted(by_day.items()):
             number = f"_{item.group.number}" if item.group.number > 1 else ""
             id_, product = f"{day:%Y%m%d}_{tile}{number}", item.group.files[0].path
-            folder = item.group.files[0].group[0]
-            yield _Dated(id_, tile, day, product, folder, item.baseline, tuple(layers))
+            place = item.group.files[0].group
+            yield _Dated(id_, tile, day, product, *place, item.baseline, tuple(layers))
 
 
 def _with_lone_masks(found: Sequence[_Dated]) -> list[_Dated]:
-    """Return the layers by date; masks of other names join the only bands of their day and folder.
+    """Return the layers by date; masks of other names join the only bands of their day.
 
-    MSK_CLDPRB_20m lies beside T31TFM_20180403T105031_B02_10m.
+    MSK_CLDPRB_20m lies beside T31TFM_20180403T105031_B02_10m. Masks in other folders must overlap.
     """
-    owners: dict[tuple[Path, date], list[_Dated]] = {}
+    by_day: dict[date, list[_Dated]] = {}
     for item in found:
         if not item.is_masks:
-            owners.setdefault((item.folder, item.date), []).append(item)
-    lone: dict[tuple[Path, date], list[_FoundLayer]] = {}
-    others = []
-    for item in found:
-        of_day = owners.get((item.folder, item.date), ())
-        if item.is_masks and len(of_day) == 1 and item.tile in (of_day[0].tile, UNNAMED_TILE):
-            lone.setdefault((item.folder, item.date), []).extend(item.layers)
+            by_day.setdefault(item.date, []).append(item)
+    joined: dict[int, list[_FoundLayer]] = {}
+    without_bands = []
+    for item in filter(lambda item: item.is_masks, found):
+        of_day = [o for o in by_day.get(item.date, ()) if _may_be_one_tile(item.tile, o.tile)]
+        beside = [other for other in of_day if other.folder == item.folder]
+        near = [other for other in of_day if item.grid.overlaps(other.grid)]
+        owners = beside or [other for other in near if other.group == item.group] or near
+        if len(owners) == 1:
+            joined.setdefault(id(owners[0]), []).extend(item.layers)
         else:
-            others.append(item)
-    return [
-        replace(item, layers=(*item.layers, *lone.get((item.folder, item.date), ())))
-        if not item.is_masks
-        else item
-        for item in others
-    ]
+            without_bands.append(item)
+    with_bands = (
+        replace(item, layers=(*item.layers, *joined.get(id(item), ())))
+        for items in by_day.values()
+        for item in items
+    )
+    return [*with_bands, *without_bands]
 
 
-def _names(path: Path, convention: Convention | None) -> list[FileName]:
-    """Return what the names of the files at a path tell."""
-    return [file_name(file, convention) for file in image_files(path)]
-
-
-def _group(names: Sequence[FileName]) -> list[_FileGroup]:
-    """Group files by acquisition, by the names of files and folders."""
-    names = [name for name in names if not name.is_beside]
-    days, problems = dates_of(names)
-    groups: dict[tuple[Path, str, date], list[FileName]] = {}
-    for name in names:
-        groups.setdefault((*name.group, days.get(name.path, date.min)), []).append(name)
-    found = []
-    numbers: Counter[tuple[Path, date, str | None]] = Counter()
-    for (_, _, day), members in sorted(groups.items()):
-        # The file without a band in its name comes first.
-        members.sort(key=lambda name: (name.band is not None, name.path))
-        place = members[0].path.parent, day, members[0].tile
-        numbers[place] += 1
-        day_or_none = None if day == date.min else day
-        problem = next((problems[m.path] for m in members if m.path in problems), None)
-        found.append(_FileGroup(tuple(members), day_or_none, numbers[place], problem))
-    return found
+def _may_be_one_tile(one: str, other: str) -> bool:
+    return one == other or UNNAMED_TILE in (one, other)
 
 
 def _read(
-    group: _FileGroup,
+    group: FileGroup,
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
     convention: Convention | None,
@@ -235,7 +220,7 @@ def _read(
     processing = processing_of(
         group.files,
         [header.baseline for header in headers],
-        is_only_acquisition=lambda folder: len(_group(_names(folder, convention))) == 1,
+        is_only_acquisition=lambda folder: is_one_acquisition(names_at(folder, convention)),
     )
     layers: list[_FoundLayer] = []
     unnamed = []
@@ -372,9 +357,16 @@ def _unnamed_text(path: Path, n: int, file_bands: Sequence[str] | None) -> str:
             f"{path} has {n} bands, file_bands names {len(file_bands)}: {', '.join(file_bands)}. "
             "Name every band of the file, in order."
         )
+    expected = "B01 to B12, B8A or SCL, or by a common name (red, nir08)"
+    if n == 1:
+        return (
+            f"{path}: neither its name nor its description names its band as {expected}. Name it "
+            "with imagery.convention: {bands: {NAME: B02}}, where NAME is the part of the name of "
+            "the file that names the band, or with {band: ...}."
+        )
     return (
-        f"{path}: none of its {n} bands is described as B01 to B12, B8A or SCL, or by a common "
-        "name (red, nir08). Set file_bands to their names in order, or describe them in the file."
+        f"{path}: none of its {n} bands is described as {expected}. Set file_bands to their names "
+        "in order, or describe them in the file."
     )
 
 

@@ -24,7 +24,7 @@ from geo.imagery.acquisition import (
     bands_and_masks,
 )
 from geo.imagery.damaged import Damaged, read_each, refuse_damaged, refuse_two_levels
-from geo.imagery.imagery_files import walk
+from geo.imagery.imagery_files import theia_folders, walk
 from geo.imagery.raster_header import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)
@@ -199,10 +199,15 @@ def find_products(path: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
             if not name.startswith("."):
                 yield from _products_in(folder / name, damaged)
     damaged += [
-        Damaged(folder, f"{folder} has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it. {_AGAIN}")
+        Damaged(
+            folder,
+            f"{folder} has no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it. {_AGAIN} To read images "
+            "without these metadata, set imagery.format to geotiff.",
+        )
         for folder in without_metadata
-        # Some programs unpack X.zip to X.SAFE/X.SAFE.
+        # Some programs unpack X.zip to X.SAFE/X.SAFE. Sen4CAP writes products of MAJA to .SAFE.
         if not any(product.is_relative_to(folder) for product in found)
+        and not theia_folders(folder)
     ]
 
 

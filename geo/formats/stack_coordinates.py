@@ -122,6 +122,10 @@ def _bands(path: Path, data: xr.Dataset, variable: xr.DataArray, axis: Hashable)
     in_file = axis in data.coords
     values = _values(path, data, data.coords[axis]) if in_file else range(5)
     texts = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    # rioxarray numbers the bands of a GeoTIFF, and keeps their descriptions here.
+    described = np.ravel(variable.attrs.get("long_name", ()))
+    if len(described) == len(texts) > 1 and not any(map(band_name, texts)):
+        texts = [str(text) for text in described]
     found: dict[str, int] = {}
     for position, text in enumerate(texts):
         name = band_name(text)

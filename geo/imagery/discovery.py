@@ -25,6 +25,7 @@ from geo.imagery.imagery_files import (
     unreadable_files,
     unused_name,
 )
+from geo.imagery.unread_files import found_instead, warn_of_unread
 
 
 def find_acquisitions(
@@ -112,6 +113,8 @@ def find_acquisitions(
     found = _with_bands(found, bands, damaged)
     found = _in_metres(found, damaged)
     found = _of_satellites(found, damaged)
+    found = _in_one_place(found, damaged)
+    warn_of_unread(path, {item.product for item in (*found, *(damaged or ()))})
     if not found:
         refuse_damaged(damaged or [], len(damaged or []))
     if format in ("geotiff", "stack"):
@@ -165,6 +168,7 @@ def detect_format(path: Path) -> Literal["safe", "theia", "geotiff", "stack", "s
         f"No imagery was recognised at {path}: neither products in SAFE (MTD_MSIL2A.xml or "
         "MTD_MSIL1C.xml inside) or of THEIA (..._MTD_ALL.xml inside), nor GeoTIFFs (.tif) or "
         "JPEG 2000 (.jp2), nor stacks (NetCDF .nc, Zarr folders), nor STAC items (.json)."
+        f"{found_instead(path)}"
     )
 
 
@@ -197,11 +201,11 @@ def _with_bands(
     complete, lacking = [], []
     for item in found:
         missing = [band for band in bands or () if band not in item.bands]
-        if not missing:
+        if item.bands and not missing:
             complete.append(item)
             continue
         existing = ", ".join(item.bands) or "none of those asked for"
-        problem = f"{item.product}: no {', '.join(missing)} (it has {existing})"
+        problem = f"{item.product}: no {', '.join(missing) or 'band'} (it has {existing})"
         lacking.append(Damaged(item.product, problem))
     if lacking and damaged is None:
         problems = first_five([item.problem for item in lacking], "\n  ")
@@ -255,6 +259,29 @@ def _of_satellites(
     else:
         damaged += others
     return [item for item in found if date(FIRST_YEAR, 1, 1) <= item.date <= last]
+
+
+def _in_one_place(found: Sequence[Acquisition], damaged: list[Damaged] | None) -> list[Acquisition]:
+    """Return the acquisitions whose layers overlap; refuse the others, or set them aside."""
+    usable, others = [], []
+    for item in found:
+        layers = (*item.bands.values(), *item.masks.values())
+        other = next((layer for layer in layers if not item.grid.overlaps(layer.grid)), None)
+        if other is None:
+            usable.append(item)
+            continue
+        problem = (
+            f"{other.name} of {other.source} has its corner at {other.grid.x_min:.10g}, "
+            f"{other.grid.y_max:.10g} ({other.grid.crs}), but other layers of {item.id} at "
+            f"{item.grid.x_min:.10g}, {item.grid.y_max:.10g} ({item.grid.crs}): warp it to that "
+            "(gdalwarp -t_srs), or get the right one."
+        )
+        others.append(Damaged(item.product, problem))
+    if damaged is None:
+        refuse_damaged(others, len(found))
+    else:
+        damaged += others
+    return usable
 
 
 def _with_unique_ids(found: Sequence[Acquisition]) -> list[Acquisition]:

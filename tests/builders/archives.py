@@ -242,7 +242,8 @@ def sentinel_hub(folder, rng):
         mask = rng.choice([0, 1, 255], SHAPE).astype("uint16")
         answer = folder / f"{number:032x}"
         raw = np.stack([*(values for values, _ in pairs), mask])
-        write_tiff(answer / "response.tiff", raw)
+        # The file of an unpacked response.tar.
+        write_tiff(answer / ("default.tif" if number else "response.tiff"), raw)
         names = ["B04", "B8A", "B12", "CLM"]
         (answer / "request.json").write_text(request_text(day, names))
         reflectance = {n: v for n, (_, v) in zip(names, pairs, strict=False)}
@@ -314,6 +315,79 @@ def jp2_folders(folder, rng):
         yield Image(day, "31TFM", reflectance)
 
 
+def maja_is_clear(value):
+    """MAJA product format, CLD: each bit is a cloud or a shadow."""
+    return value == 0
+
+
+def maja(folder, rng):
+    """MAJA's native format: the bands of 10 m and of 20 m in one file each."""
+    for day in DAYS:
+        name = f"S2A_OPER_SSC_L2VALD_31TFM____{day:%Y%m%d}"
+        stem, reflectance = folder / f"{name}.DBL.DIR" / name, {}
+        for number, bands in enumerate(
+            ((*SENTINEL[:3], "B08"), (*SENTINEL[3:6], *SENTINEL[7:])), 1
+        ):
+            transform = Affine(10 * number, 0, 500_000, 0, -10 * number, 5_600_000)
+            pairs = [draw(rng, -10_000) for _ in bands]
+            raw = np.stack([values for values, _ in pairs])
+            for kind in ("FRE", "SRE"):
+                path = stem.with_name(f"{name}_{kind}_R{number}.DBL.TIF")
+                write_tiff(path, raw if kind == "FRE" else raw + 1, transform=transform)
+            reflectance |= {b: values for b, (_, values) in zip(bands, pairs, strict=True)}
+        mask = rng.integers(0, 2, SHAPE) * rng.integers(0, 256, SHAPE)
+        write_tiff(stem.with_name(f"{name}_CLD_R1.DBL.TIF"), mask[None].astype("uint8"))
+        write_tiff(stem.with_name(f"{name}_ATB_R1.DBL.TIF"), raw[:2])
+        yield Image(day, "31TFM", reflectance, per_pixel(mask, maja_is_clear))
+
+
+def folders_by_band(folder, rng):
+    for day in DAYS:
+        reflectance = {}
+        for name in ("B02", "B8A"):
+            raw, reflectance[name] = draw(rng, 0, "uint16")
+            write_tiff(folder / name / f"{day}.tif", raw[None])
+        scl, clear = draw_scl(rng)
+        write_tiff(folder / "scl" / f"{day}.tif", scl[None])
+        yield Image(day, "scene", reflectance, clear)
+
+
+def masks_in_their_own_folder(folder, rng):
+    for day in DAYS:
+        pairs = [draw(rng, 0, "uint16") for _ in range(2)]
+        raw = np.stack([values for values, _ in pairs])
+        write_tiff(folder / "bands" / f"S2_{day}.tif", raw, ("B02", "B8A"))
+        scl, clear = draw_scl(rng)
+        write_tiff(folder / "masks" / f"T31TFM_{day}_SCL.tif", scl[None])
+        # Of another place.
+        elsewhere = TRANSFORM * Affine.translation(1000, 0)
+        write_tiff(folder / "x" / f"S2_{day}.tif", raw, ("B02", "B8A"), transform=elsewhere)
+        write_tiff(folder / "y" / f"{day}_SCL.tif", scl[None], transform=elsewhere)
+        reflectance = dict(zip(("B02", "B8A"), (v for _, v in pairs), strict=True))
+        yield from [Image(day, "scene", reflectance, clear)] * 2
+
+
+def earth_search(folder, rng):
+    """Assets of Earth Search by product, other images and the metadata beside them."""
+    for day in DAYS:
+        product, reflectance = folder / f"S2A_T31TFM_{day:%Y%m%d}T105031_L2A", {}
+        offset = 1000 if day.year >= 2022 else 0
+        for name, band in {"red": "B04", "nir08": "B8A"}.items():
+            raw, values = draw(rng, 0, "uint16", low=1001)
+            write_tiff(product / f"{name}.tif", raw[None])
+            reflectance[band] = values - offset
+        for name in ("visual", "snow", "cloud", "thumbnail"):
+            write_tiff(product / f"{name}.tif", np.ones((1, *SHAPE), "uint8"))
+        scl, clear = draw_scl(rng)
+        write_tiff(product / "scl.tif", scl[None])
+        baseline = "04.00" if offset else "02.07"
+        (product / "granule_metadata.xml").write_text("<TILE_ID/>")
+        (product / "product_metadata.xml").write_text(
+            f"<PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE>"
+        )
+        yield Image(day, "31TFM", reflectance, clear)
+
+
 def common_names(folder, rng):
     for day in DAYS:
         reflectance = {}
@@ -345,5 +419,9 @@ ARCHIVES = {
     "AWS": aws,
     "AWS level 1C": aws_1c,
     "R10m and R20m": jp2_folders,
+    "MAJA": maja,
+    "folders by band": folders_by_band,
+    "masks in their own folder": masks_in_their_own_folder,
+    "Earth Search": earth_search,
     "common names": common_names,
 }

@@ -5,6 +5,7 @@ from datetime import date
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from pydantic import ValidationError
 
 from geo.errors import InputError
@@ -23,7 +24,7 @@ from pipeline.workflow.sections.imagery import Imagery, NamingConvention
 from pipeline.workflow.settings import IndexSettings, part_of
 from tests.builders.archives import ARCHIVES, Image, request_text
 from tests.builders.items import assert_survive, refusal
-from tests.builders.tiffs import write_tiff
+from tests.builders.tiffs import TRANSFORM, write_tiff
 
 WHOLE = slice(None)
 
@@ -64,7 +65,8 @@ def foreign(folder):
     """Write images that are not bands, dated and undated, beside each file's folder."""
     values = np.ones((1, 12, 16), "float32")
     for path in {file.parent for file in folder.rglob("*.tif*")}:
-        write_tiff(path / "20180405_LAI.tif", values)
+        for name in ("20180405_LAI", "HLS-VI.S30.T31TFM.2018095T104619.v2.0.EVI"):
+            write_tiff(path / f"{name}.tif", values)
         write_tiff(path / "dem.tif", values)
 
 
@@ -107,7 +109,9 @@ SIBLINGS = {
 def test_archives_are_also_read_if_their_names_vary(tmp_path, name, sibling):
     expected = write(name, tmp_path)
     SIBLINGS[sibling](tmp_path)
-    assert_equal(find_acquisitions(tmp_path), expected)
+    found = find_acquisitions(tmp_path)
+    assert_equal(found, expected)
+    assert {item.id for item in found} == {f"{i.day:%Y%m%d}_{i.tile}" for i in expected}
 
 
 BANDS_OF_ONE = np.arange(1, 385, dtype="uint16").reshape(2, 12, 16)
@@ -133,6 +137,8 @@ def convention(own):
         # A date that is the same in every name is that of the production.
         (["20230101_S2_20180405", "20230101_S2_20180410"], {}, ["2018-04-05", "2018-04-10"]),
         (["2018-04-05/v20230101", "2018-04-10/v20230101"], {}, ["2018-04-05", "2018-04-10"]),
+        (["2018/04/05/R10m/a", "2018/4/10/R10m/a"], {}, ["2018-04-05", "2018-04-10"]),
+        (["2018/04/a", "2018/05/a"], {"period": "month"}, ["2018-04-15", "2018-05-16"]),
         (["20230101/2018095T105031", "20230101/2018100T1050"], {}, ["2018-04-05", "2018-04-10"]),
         (["a_2018095", "a_2018-100"], {}, ["2018-04-05", "2018-04-10"]),
         # Two dates of one day, and names in which the first is known to be that of sensing.
@@ -157,7 +163,9 @@ def convention(own):
         (["x_05042018_y", "x_10042018_y"], {"date": "_%d%m%Y_"}, ["2018-04-05", "2018-04-10"]),
         (["x_5-Apr-18"], {"date": "_%d-%b-%y"}, ["2018-04-05"]),
         (["18095"], {"date": "/%y%j$"}, ["2018-04-05"]),
-        # Composites have the date in the middle of their period.
+        # Composites have the date in the middle of their period, which any of its days can name.
+        (["20180415", "20180531"], {"period": "month"}, ["2018-04-15", "2018-05-16"]),
+        (["20180410", "20180420"], {"period": "ten_days"}, ["2018-04-05", "2018-04-15"]),
         (["2018-04", "201805"], {"period": "month"}, ["2018-04-15", "2018-05-16"]),
         (["20180201", "20200201"], {"period": "month"}, ["2018-02-14", "2020-02-15"]),
         (
@@ -336,6 +344,44 @@ def test_images_that_name_no_band_are_left_out_beside_bands_only(tmp_path, caplo
     assert [d.product.name for d in damaged] == ["20180415.tif"]
 
 
+def test_folders_with_the_names_of_bands_may_be_areas(tmp_path):
+    for area in ("B1", "B2"):
+        write_tiff(tmp_path / area / "20180405.tif", BANDS_OF_ONE, ("B02", "B8A"))
+    assert [list(i.bands) for i in find_acquisitions(tmp_path)] == [["B02", "B8A"]] * 2
+
+
+@pytest.mark.parametrize("name", ["{day}", "S2_{day}_{band}_10m", "{band}_{day}"])
+@pytest.mark.parametrize("folder", ["{band}", "2018/{band}"])
+def test_folders_by_band(tmp_path, folder, name):
+    for day in ("20180405", "20180410"):
+        for band in ("B2", "B8A", "red"):
+            path = f"{folder}/{name}.tif".format(day=day, band=band)
+            write_tiff(tmp_path / path, BANDS_OF_ONE[:1])
+    found = find_acquisitions(tmp_path)
+    assert [list(item.bands) for item in found] == [["B02", "B04", "B8A"]] * 2
+
+
+def test_parts_of_an_image_that_earth_engine_splits_are_one_date(tmp_path):
+    parts = [(0, 0), (0, 16), (12, 0), (12, 16)]
+    for top, left in parts:
+        path = tmp_path / f"S2_20180405-{top:010}-{left:010}.tif"
+        where = TRANSFORM * Affine.translation(left, top)
+        write_tiff(path, BANDS_OF_ONE, ("B2", "B8A"), transform=where)
+    settings = load({"imagery": {"path": str(tmp_path), "bands": ["B02"], "radiometry": "trust"}})
+    decision = decide(tmp_path, part_of(settings, IndexSettings))
+    assert [(row.used, row.reason) for row in decision.rows] == [(True, "")] + [
+        (True, "merged")
+    ] * 3
+    (grid,) = decision.grids.values()
+    assert (grid.shape, grid.bounds[0], grid.bounds[3]) == ((24, 32), 500_000, 5_600_000)
+
+
+def test_the_tile_may_be_in_the_name_of_any_folder(tmp_path):
+    for tile in ("31TFM", "31TGM"):
+        write_tiff(tmp_path / tile / "2018/20180405/R10m/B02.tif", BANDS_OF_ONE[:1])
+    assert [i.id for i in find_acquisitions(tmp_path)] == ["20180405_31TFM", "20180405_31TGM"]
+
+
 @pytest.mark.parametrize("name", ["FORCE", "AWS", "HLS S30"])
 def test_other_images_above_the_folders_of_an_archive_are_left_out(tmp_path, name):
     expected = write(name, tmp_path / "2018")
@@ -350,6 +396,78 @@ def test_a_mask_of_another_name_belongs_to_the_only_bands_of_its_day_and_folder(
     write_tiff(product / "QI_DATA/MSK_DETFOO_B02.tif", BANDS_OF_ONE[:1])
     (item,) = find_acquisitions(tmp_path, "geotiff")
     assert (list(item.bands), list(item.masks)) == (["B02"], ["CLDPRB"])
+
+
+COPIES = ("{} (1)", "{}(2)", "{} - Copy", "{} - Kopie (2)", "{} copy 2")
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_copies_are_read_only_without_their_originals(tmp_path, caplog, copy, is_whole):
+    names = ["20180405"] if is_whole else ["20180405_B02", "20180405_B8A"]
+    for name in names:
+        values = BANDS_OF_ONE if is_whole else BANDS_OF_ONE[:1]
+        described = ("B02", "B8A") if is_whole else ()
+        original = write_tiff(tmp_path / f"{name}.tif", values, described)
+        write_tiff(tmp_path / f"{copy.format(name)}.tif", values, described)
+    (item,) = find_acquisitions(tmp_path)
+    assert all(copy.format("") not in band.source for band in item.bands.values())
+    assert f"copies of images are left out: {copy.format(names[0])}.tif" in caplog.text
+    original.unlink()
+    (item,) = find_acquisitions(tmp_path)
+    assert list(item.bands) == ["B02", "B8A"]
+
+
+def test_a_single_layer_without_a_name_can_be_named_as_the_message_says(tmp_path):
+    for band in ("band02", "band8a"):
+        write_tiff(tmp_path / f"20180405_{band}.tif", BANDS_OF_ONE[:1])
+    assert "20180405_band02.tif: neither its name nor its description" in refusal(tmp_path)
+    own = {"bands": {"band02": "B02", "band8a": "B8A"}}
+    (item,) = find_acquisitions(tmp_path, convention=convention(own))
+    assert list(item.bands) == ["B02", "B8A"]
+
+
+@pytest.mark.parametrize("name", ["Probability", "cloud_probability", "quality_cloud_confidence"])
+def test_cloud_probabilities_have_many_names(tmp_path, name):
+    write_tiff(tmp_path / "20180405.tif", BANDS_OF_ONE, ("B02", name))
+    write_tiff(tmp_path / "20180410_B02.tif", BANDS_OF_ONE[:1])
+    write_tiff(tmp_path / f"20180410_{name}.tif", BANDS_OF_ONE[:1])
+    assert [list(item.masks) for item in find_acquisitions(tmp_path)] == [["CLDPRB"]] * 2
+
+
+def test_files_that_are_not_read_are_named(tmp_path, caplog):
+    write_tiff(tmp_path / "2018" / "20180405.tif", BANDS_OF_ONE, ("B02", "B8A"))
+    for name in ("2018.zip", "a.zip", "b.tif.part", "c.txt"):
+        (tmp_path / name).write_bytes(b"PK\x05\x06" + bytes(18))
+    find_acquisitions(tmp_path)
+    assert "2 files are not read: a.zip, b.tif.part. If they are imagery, unpack" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["a.zip", "b.tar.gz"], "It has 1 .zip, 1 .gz. Unpack archives."),
+        (["20180405.dim", "20180405.img"], "It has 1 .dim, 1 .img. Convert other rasters"),
+        (["20180405.tif.part"], "It has 1 .part. Some downloads have not ended."),
+        (["README"], "It has 1 without ending."),
+        ([], "It is empty."),
+    ],
+)
+def test_a_folder_without_imagery_is_described(tmp_path, names, what):
+    for name in names:
+        (tmp_path / name).write_bytes(b"PK\x05\x06" + bytes(18))
+    assert what in refusal(tmp_path)
+
+
+def test_masks_in_another_folder_belong_to_the_bands_of_their_name(tmp_path):
+    for part in "ab":
+        write_tiff(tmp_path / f"bands/S2_20180405_{part}.tif", BANDS_OF_ONE, ("B02", "B8A"))
+        write_tiff(tmp_path / f"masks/S2_20180405_{part}_SCL.tif", BANDS_OF_ONE[:1])
+    found = find_acquisitions(tmp_path)
+    assert [item.masks["SCL"].source[-9:] for item in found] == ["a_SCL.tif", "b_SCL.tif"]
+    assert [item.bands["B02"].source[-5:] for item in found] == ["a.tif", "b.tif"]
+    write_tiff(tmp_path / "masks/20180405_SCL.tif", BANDS_OF_ONE[:1])  # of which of them?
+    assert "20180405_SCL.tif: 20180405_scene has no bands, but SCL" in refusal(tmp_path)
 
 
 def test_a_mask_without_bands_is_refused_by_name(tmp_path):

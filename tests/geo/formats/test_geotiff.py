@@ -384,6 +384,26 @@ def test_acquisitions_without_a_band_are_counted(tmp_path, rng):
     assert "20180410.tif: no B03 (it has B02)" in message
 
 
+@pytest.mark.parametrize("name", ["B8A", "SCL"])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"crs": "EPSG:32632"},
+        {"transform": Affine(10, 0, 600_000, 0, -10, 5_600_000)},
+        {"transform": Affine(10, 0, 500_000, 0, -10, 5_500_000)},
+    ],
+)
+def test_layers_of_one_acquisition_overlap(tmp_path, rng, name, elsewhere):
+    for day in ("20180405", "20180410"):
+        write_tiff(tmp_path / f"{day}_B02.tif", numbers(rng, 1))
+        where = elsewhere if day == "20180410" else {"transform": Affine(20, 0, 5e5, 0, -20, 5.6e6)}
+        path = write_tiff(tmp_path / f"{day}_{name}.tif", numbers(rng, 1), **where)
+    assert f"{name} of {path} has its corner at" in refusal(tmp_path)
+    damaged = []
+    assert [item.id for item in find_acquisitions(tmp_path, damaged=damaged)] == ["20180405_scene"]
+    assert "warp it to that" in damaged[0].problem
+
+
 def test_a_folder_without_geotiffs_is_refused(tmp_path):
     assert "There is no GeoTIFF" in refusal(tmp_path, format="geotiff")
 

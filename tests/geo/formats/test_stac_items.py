@@ -256,7 +256,7 @@ def test_layers_of_one_file_are_bands(read):
             "bands": [{"name": name, "data_type": "float32"} for name in names],
             "raster:scale": 0.01,
             "proj:shape": [5, 6],
-            "proj:transform": [10, 0, 0, 0, -10, 0, 0, 0, 1],
+            "proj:transform": [10, 0, 500_000, 0, -10, 5_600_000, 0, 0, 1],
         },
         "green": {**item["assets"]["green"], "href": "https://somewhere/green.tif"},
     }

@@ -90,6 +90,13 @@ def test_bands_may_have_common_names(tmp_path, rng, is_axis):
     assert_equal(find_acquisitions(write_stack(renamed, tmp_path, "netcdf")), data)
 
 
+def test_numbered_bands_may_be_described_as_rioxarray_writes(tmp_path, rng):
+    data = cube(rng)
+    stacked = band_axis(data, "band", labels=[1, 2])
+    stacked["reflectance"].attrs["long_name"] = ["B02", "B8A"]
+    assert_equal(find_acquisitions(write_stack(stacked, tmp_path, "netcdf")), data)
+
+
 @pytest.mark.parametrize(
     ("form", "names"),
     [

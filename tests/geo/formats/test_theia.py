@@ -16,7 +16,7 @@ def rng():
     return np.random.default_rng(13)
 
 
-@pytest.mark.parametrize("depth", [".", "2018/31UDS"])
+@pytest.mark.parametrize("depth", [".", "2018/31UDS", "S2A_MSIL2A_20180505T105031_T31UDS.SAFE"])
 def test_a_product_is_found_with_its_metadata(tmp_path, rng, depth):
     arrays = write_product(tmp_path / depth, rng)
     assert detect_format(tmp_path) == "theia"

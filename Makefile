@@ -53,7 +53,7 @@ benchmarks/.venv/ready: requirements.txt benchmarks/requirements.txt pyproject.t
 	benchmarks/.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# default.yaml and schema.json, after an edit of pipeline/workflow/sections.py or a recipe.
+# default.yaml and schema.json, after an edit of pipeline/workflow/sections/ or a recipe.
 configs: $(VENV)/ready
 	$(BIN)/python -m pipeline.workflow.generate_configs
 

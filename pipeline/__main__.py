@@ -21,7 +21,7 @@ from pipeline.workflow.messages import LIBRARY
 from pipeline.workflow.writing import write_text
 
 if TYPE_CHECKING:
-    from pipeline.workflow.sections import Section
+    from pipeline.workflow.sections.values import Section
 
 # Errors of a disk, a quota and a limit of the shell.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

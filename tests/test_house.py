@@ -19,7 +19,8 @@ from geo.errors import InputError
 from pipeline.__main__ import COMMANDS, STAGES, main
 from pipeline.workflow.config import load
 from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema_json
-from pipeline.workflow.sections import RECIPES, Section, read_recipe
+from pipeline.workflow.sections.models import RECIPES, read_recipe
+from pipeline.workflow.sections.values import Section
 from pipeline.workflow.settings import STAGE_SETTINGS, ExportSettings, LabelSettings, Settings
 from tests.builders.paths import ROOT
 

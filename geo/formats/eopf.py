@@ -20,7 +20,7 @@ from geo.formats.conventions import finest, tile_name
 from geo.formats.stack import describe
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, bands_and_masks
 from geo.imagery.array_reading import is_consolidated
-from geo.imagery.discovery import Damaged, read_each, refuse_two_levels
+from geo.imagery.damaged import Damaged, read_each, refuse_two_levels
 
 _REFLECTANCE = "measurements/reflectance"
 _CLASSIFICATION = "conditions/mask/l2a_classification"

@@ -46,7 +46,8 @@ from geo.imagery.acquisition import (
     bands_and_masks,
     first_five,
 )
-from geo.imagery.discovery import Damaged, image_files, images_below, read_each, refuse_damaged
+from geo.imagery.damaged import Damaged, read_each, refuse_damaged
+from geo.imagery.imagery_files import image_files, images_below
 from geo.imagery.raster_header import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from geo.imagery.acquisition import (
     Band,
     bands_and_masks,
 )
-from geo.imagery.discovery import Damaged, read_each, refuse_damaged, refuse_two_levels, walk
+from geo.imagery.damaged import Damaged, read_each, refuse_damaged, refuse_two_levels
+from geo.imagery.imagery_files import walk
 from geo.imagery.raster_header import RasterHeader, read_header
 
 logger = logging.getLogger(__name__)

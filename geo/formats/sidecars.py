@@ -10,7 +10,7 @@ from pathlib import Path
 from geo.formats.archives import FileName
 from geo.formats.conventions import baseline_in, offset_of_baseline
 from geo.imagery.acquisition import BANDS
-from geo.imagery.discovery import files_ending
+from geo.imagery.imagery_files import files_ending
 
 # Metadata of the product that files were made from, beside them: MTD_MSIL2A.xml, MTD_TL.xml,
 # <name of the file>_MTD.xml; of AWS metadata.xml, tileInfo.json, productInfo.json. Only these

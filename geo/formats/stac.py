@@ -40,7 +40,8 @@ from geo.imagery.acquisition import (
     Band,
     is_address,
 )
-from geo.imagery.discovery import ITEM_ENDINGS, Damaged, files_ending, read_each
+from geo.imagery.damaged import Damaged, read_each
+from geo.imagery.imagery_files import ITEM_ENDINGS, files_ending
 from geo.imagery.raster_header import block_shape, crs_text, read_header
 
 Item = Mapping[str, Any]

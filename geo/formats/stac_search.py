@@ -21,7 +21,7 @@ from pystac_client.stac_api_io import StacApiIO
 from geo.documents import LARGEST_JSON, read_limited
 from geo.errors import InputError, reading
 from geo.imagery.acquisition import first_five, is_address, safe_name
-from geo.imagery.discovery import unused_name
+from geo.imagery.imagery_files import unused_name
 from geo.imagery.networks import check_reach
 from geo.imagery.remote import read_bytes, web_session, without_signature
 

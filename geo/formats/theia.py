@@ -17,7 +17,8 @@ from geo.documents import LARGEST_XML, parse_xml, read_limited
 from geo.errors import InputError
 from geo.formats.conventions import band_name
 from geo.imagery.acquisition import Acquisition, Band, bands_and_masks
-from geo.imagery.discovery import Damaged, read_each, theia_folders
+from geo.imagery.damaged import Damaged, read_each
+from geo.imagery.imagery_files import theia_folders
 from geo.imagery.raster_header import read_header
 
 # SENTINEL2A_20180505-105355-460_L2A_T31UDS_C_V2-2_FRE_B2.tif

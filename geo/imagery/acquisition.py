@@ -27,6 +27,9 @@ _Found = TypeVar("_Found")
 # first rule that applies counts.
 ClassRules = tuple[tuple[int, int, int], ...]
 
+# Landsat 1 took the first images that are still used.
+FIRST_YEAR = 1972
+
 # In the order of the band ids 0 to 12 of the Sentinel-2 product specification.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 SCENE_CLASSIFICATION = "SCL"
@@ -300,7 +303,7 @@ def to_item(acquisition: Acquisition, folder: Path, digest: str) -> dict[str, An
     folder
         Folder of the item. Relative paths in the item start from there.
     digest
-        Digest of the acquisition's files, from `geo.imagery.discovery.digests`.
+        Digest of the acquisition's files, from `geo.imagery.imagery_files.digests`.
     """
     time = acquisition.sensing_start
     # If only the day is stated, the acquisition lasts from midnight to midnight.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.cloud_masks import CloudRules
-from geo.imagery.discovery import setting_aside
+from geo.imagery.damaged import setting_aside
 from geo.imagery.reduced_reading import is_read_in_windows, read_points
 from geo.imagery.valid_values import has_data
 

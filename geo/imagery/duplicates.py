@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition
-from geo.imagery.discovery import setting_aside
+from geo.imagery.damaged import setting_aside
 from geo.imagery.reduced_reading import read_coarse
 from geo.imagery.valid_values import has_data
 

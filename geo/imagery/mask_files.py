@@ -11,7 +11,7 @@ from geo.errors import InputError
 from geo.formats.conventions import tile_name
 from geo.formats.dates import date_in
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, first_five
-from geo.imagery.discovery import IMAGE_ENDINGS, files_ending
+from geo.imagery.imagery_files import IMAGE_ENDINGS, files_ending
 from geo.imagery.raster_header import read_header
 
 

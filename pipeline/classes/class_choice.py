@@ -18,7 +18,9 @@ from pipeline.classes.class_mapping import read_codes, read_declared
 from pipeline.classes.crop_class import Classes, CropClass, spelling
 from pipeline.classes.ledger import class_reasons, set_aside
 from pipeline.classes.reasons import ClassReason, Reason
-from pipeline.workflow.sections import Code, Dataset, FrequentClasses, Label, ParcelClasses
+from pipeline.workflow.sections.models import Dataset
+from pipeline.workflow.sections.parcels import FrequentClasses, Label, ParcelClasses
+from pipeline.workflow.sections.values import Code
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,8 @@ from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT, as_text
 from geo.register.tables import read_csv
 from pipeline.classes.crop_class import alike_codes
-from pipeline.workflow.sections import (
-    Code,
-    Label,
-    LabelColumns,
-)
+from pipeline.workflow.sections.parcels import Label, LabelColumns
+from pipeline.workflow.sections.values import Code
 
 # HCAT codes have ten digits: level 2 is the first two, each further level adds two (EuroCrops).
 HCAT_DIGITS = 10

@@ -33,7 +33,7 @@ from pipeline.classes.class_mapping import nomenclatures
 from pipeline.classes.crop_class import Classes, with_names
 from pipeline.classes.ledger import refuse_none_left, set_aside
 from pipeline.classes.reasons import WITHOUT_POLYGON, Reason
-from pipeline.workflow.sections import (
+from pipeline.workflow.sections.parcels import (
     Label,
     ParcelClasses,
     RegisterColumns,

@@ -25,7 +25,8 @@ from geo.imagery.cloud_masks import (
     cloud_fraction,
     cloud_rules,
 )
-from geo.imagery.discovery import Damaged, find_acquisitions, setting_aside
+from geo.imagery.damaged import Damaged, setting_aside
+from geo.imagery.discovery import find_acquisitions
 from geo.imagery.duplicates import compare_days, in_order_of_use
 from geo.imagery.mask_files import with_mask_files
 from geo.imagery.offset_check import check_offsets

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geo.errors import InputError, first_five
-from geo.imagery.discovery import FIRST_YEAR
+from geo.imagery.acquisition import FIRST_YEAR
 from pipeline.dataset.metadata import read_object
 from pipeline.workflow.paths import DatasetPaths
 

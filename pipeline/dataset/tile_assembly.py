@@ -32,7 +32,7 @@ from pipeline.dataset.packed_tiles import PackedTile, arrow, batches, map_array,
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.sections import Clouds
+from pipeline.workflow.sections.imagery import Clouds
 from pipeline.workflow.settings import AssembleSettings
 from pipeline.workflow.writing import replacing
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from geo.errors import InputError, first_five
-from geo.imagery.discovery import detect_format, find_acquisitions, one_product
+from geo.imagery.discovery import detect_format, find_acquisitions
+from geo.imagery.imagery_files import one_product
 from models.errors import InputError as ModelInputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import check_reference
@@ -23,7 +24,8 @@ from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.dataset.season import season_of
-from pipeline.workflow.sections import Parcels, is_address
+from pipeline.workflow.sections.parcels import Parcels
+from pipeline.workflow.sections.values import is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
 
 logger = logging.getLogger("pipeline.check")

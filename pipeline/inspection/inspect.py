@@ -15,7 +15,7 @@ import shapely
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
-from geo.imagery.discovery import digests
+from geo.imagery.imagery_files import digests
 from geo.pixels.pixel_index import index_pixels
 from geo.register.placement import buffered
 from geo.register.polygons import POLYGONAL, PUNCTUAL

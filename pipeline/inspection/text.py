@@ -228,7 +228,7 @@ def passes_lines(tracks: Sequence[Track]) -> list[str]:
     """
     lines = []
     for track in tracks:
-        orbit = "" if track.orbit is None else f" by orbit R{track.orbit:03}"
+        orbit = " by an orbit" if track.orbit is None else f" by orbit R{track.orbit:03}"
         if track.expected:
             n = len(track.expected) - len(track.missing)
             lines.append(

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from geo.imagery.acquisition import Acquisition, first_five, to_item
-from geo.imagery.discovery import digests
+from geo.imagery.imagery_files import digests
 from models.model_files import first_description
 from pipeline.dataset.acquisition_choice import decide
 from pipeline.dataset.season import season_of

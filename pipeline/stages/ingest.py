@@ -51,7 +51,7 @@ from pipeline.dataset.normalisation_pickle import Values, write_normalisation
 from pipeline.dataset.npy_files import remove_npy_files, write_npy_files, write_shortened_names
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.workflow.paths import INGESTED, DatasetPaths
-from pipeline.workflow.sections import Dataset
+from pipeline.workflow.sections.models import Dataset
 from pipeline.workflow.settings import IngestSettings
 from pipeline.workflow.writing import write_json
 

@@ -28,7 +28,7 @@ from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.metadata import write_labels
 from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.sections import named_columns
+from pipeline.workflow.sections.parcels import named_columns
 from pipeline.workflow.settings import LabelSettings
 
 logger = logging.getLogger(__name__)

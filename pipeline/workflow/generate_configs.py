@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
-from pipeline.workflow.sections import RECIPES, read_recipe
+from pipeline.workflow.sections.models import RECIPES, read_recipe
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import write_text
 
@@ -28,7 +28,7 @@ HEADER = f"""\
 #     parcelwise run configs/mine.yaml
 # null means "not set". Unknown keys are refused.
 #
-# `make configs` writes this file from pipeline/workflow/sections.py: edit that.
+# `make configs` writes this file from pipeline/workflow/sections/: edit that.
 """
 WIDTH = 100
 # First column of the comments.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
-from geo.imagery.discovery import IMAGE_ENDINGS, digest_of, files_ending, watched_files
+from geo.imagery.imagery_files import IMAGE_ENDINGS, digest_of, files_ending, watched_files
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings
 

@@ -19,32 +19,29 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from geo.errors import InputError, did_you_mean, nearest
-from pipeline.workflow.sections import (
+from pipeline.workflow.sections.imagery import CloudMasks, Clouds, Imagery
+from pipeline.workflow.sections.models import (
     Assemble,
-    Band,
-    CloudMasks,
-    Clouds,
-    Damaged,
     Dataset,
-    FrequentClasses,
-    Imagery,
-    IndexedParcels,
     Model,
     Normalise,
-    ParcelClasses,
-    Parcels,
     Predict,
-    RegisterColumns,
-    RegisterParcels,
     Report,
-    Resampling,
-    Section,
     Simulate,
     Split,
     Train,
     known_recipe,
     read_recipe,
 )
+from pipeline.workflow.sections.parcels import (
+    FrequentClasses,
+    IndexedParcels,
+    ParcelClasses,
+    Parcels,
+    RegisterColumns,
+    RegisterParcels,
+)
+from pipeline.workflow.sections.values import Band, Damaged, Resampling, Section
 
 AnySettings = TypeVar("AnySettings", bound=Section)
 

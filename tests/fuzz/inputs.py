@@ -15,7 +15,7 @@ import yaml
 
 from geo.formats.stac_search import Search, search_items
 from geo.imagery.acquisition import read_item, to_item
-from geo.imagery.discovery import digests
+from geo.imagery.imagery_files import digests
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
 from pipeline.classes.crop_class import read_classes

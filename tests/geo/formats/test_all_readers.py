@@ -12,7 +12,8 @@ import shapely
 
 from geo.errors import InputError
 from geo.formats.archives import PLAIN
-from geo.imagery.discovery import find_acquisitions, one_product
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.imagery_files import one_product
 from geo.imagery.raster_reading import read_window
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels

@@ -19,7 +19,7 @@ from geo.pixels.parcel_pixels import read_clear_mask
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.dataset.acquisition_choice import damaged_rows, decide
 from pipeline.workflow.config import load
-from pipeline.workflow.sections import Imagery, NamingConvention
+from pipeline.workflow.sections.imagery import Imagery, NamingConvention
 from pipeline.workflow.settings import IndexSettings, part_of
 from tests.builders.archives import ARCHIVES, Image, request_text
 from tests.builders.items import assert_survive, refusal

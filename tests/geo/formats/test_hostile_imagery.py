@@ -20,7 +20,8 @@ from geo import documents
 from geo.errors import InputError
 from geo.formats.safe import find_products
 from geo.imagery import open_rasters
-from geo.imagery.discovery import find_acquisitions, walk, watched_files
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.imagery_files import walk, watched_files
 from geo.imagery.raster_reading import read_window
 from geo.imagery.reduced_reading import read_coarse
 from tests.builders.readers import READERS, draw_scene

@@ -20,8 +20,9 @@ import zarr
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition, Band, read_item
-from geo.imagery.discovery import digest_of, digests, find_acquisitions, walk
-from geo.imagery.discovery import watched_files as watched_texts
+from geo.imagery.discovery import find_acquisitions
+from geo.imagery.imagery_files import digest_of, digests, walk
+from geo.imagery.imagery_files import watched_files as watched_texts
 from geo.imagery.mask_files import with_mask_files
 from geo.pixels.pixel_index import index_pixels
 from pipeline.stages.extract import extract

@@ -11,7 +11,7 @@ from pipeline.classes.class_mapping import read_declared
 from pipeline.stages.ingest import ingest
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.sections import Label
+from pipeline.workflow.sections.parcels import Label
 from tests.builders.paths import DATA
 from tests.builders.pixel_sets import BANDS, CLASSES, make
 from tests.builders.registers import Run, simple

@@ -36,6 +36,7 @@ def test_every_reason_has_its_wording(kind):
 
 def test_reasons_of_acquisitions_are_members():
     paths = (
+        "geo/imagery/damaged.py",
         "geo/imagery/discovery.py",
         "geo/imagery/duplicates.py",
         "pipeline/dataset/acquisition_choice.py",

@@ -19,7 +19,7 @@ from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs
 from pipeline.workflow.paths import DatasetPaths, RunPaths
-from pipeline.workflow.sections import read_recipe
+from pipeline.workflow.sections.models import read_recipe
 from tests.builders.paths import PARITY, ROOT
 from tests.builders.pixel_sets import (
     BANDS,

@@ -37,7 +37,7 @@ from pipeline.stages.train import (
 from pipeline.workflow.config import load, read, view
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.progress import show_progress
-from pipeline.workflow.sections import read_recipe
+from pipeline.workflow.sections.models import read_recipe
 from pipeline.workflow.writing import write_json
 from tests.builders.models import describe
 from tests.builders.paths import ROOT

@@ -22,7 +22,7 @@ from shapely import LineString, Point, box
 
 from geo.errors import InputError
 from geo.grid import read_grids
-from geo.imagery.discovery import Damaged
+from geo.imagery.damaged import Damaged
 from pipeline.dataset.acquisition_choice import damaged_rows
 from pipeline.inspection.check import check
 from pipeline.stages.ingest import ingest

@@ -21,7 +21,7 @@ from pipeline.stages.label import _read
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.sections import Label
+from pipeline.workflow.sections.parcels import Label
 
 
 def pixel_index(path):

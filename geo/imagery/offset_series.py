@@ -54,6 +54,8 @@ _FEW, _FLOOR = 0.02, 900.0
 # number of bands without the near infrared is compared. With fewer bands, haze can look like the
 # offset on single dates: the level of a date contradicts its metadata only with _TOGETHER others.
 _BANDS_THAT_SHOW_HAZE = 3
+# Dates on one level can contain the offset if more than this fraction of them can.
+_MOST_POSSIBLE = 0.9
 # At least _TOGETHER dates on one level contain the offset if the darkest percent of one of them is
 # below _LOWEST in each band but the near infrared. As many on each of two levels are a conflict.
 _TOGETHER, _LOWEST = 5, 1500.0
@@ -265,7 +267,9 @@ class _Series:
         if len(_levels(group)) > 1:
             return sorted(_levels(group))
         (level,) = _levels(group)
-        below = [level - 1] if all(self.possible[i] for i in group) else []
+        # A single dark date among them can be misplaced.
+        can_contain = np.mean([self.possible[i] for i in group]) > _MOST_POSSIBLE
+        below = [level - 1] if can_contain else []
         above = [level + 1] if self.possible[t] else []
         return [*below, level, *above]
 

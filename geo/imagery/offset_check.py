@@ -13,13 +13,19 @@ whose others are wrong are wrong, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 from geo.imagery.acquisition import Acquisition, first_five
-from geo.imagery.clear_pixels import OFFSET, ClearPixels, announces_offset, read_clear_pixels
+from geo.imagery.clear_pixels import (
+    MIN_PIXELS,
+    OFFSET,
+    ClearPixels,
+    announces_offset,
+    read_clear_pixels,
+)
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.offset_series import explain
 
@@ -38,11 +44,14 @@ class Findings:
         Ids of undecided acquisitions of tiles in which metadata are wrong.
     problem
         What is wrong and what is undecided, "" if nothing is wrong.
+    undecided
+        By tile, how many acquisitions are undecided, and why.
     """
 
     results: Mapping[str, Agreement]
     unsafe: Sequence[str]
     problem: str
+    undecided: Sequence[str]
 
     @property
     def wrong(self) -> list[str]:
@@ -77,10 +86,13 @@ def check_offsets(
     uncertain = [item for item in used if can_contradict(item)]
     rules = replace(rules if rules.masks else CloudRules(), dilation_m=0.0)
     results: dict[str, Agreement] = {item.id: "undecided" for item in uncertain}
+    undecided = []
     for tile in sorted({item.tile for item in uncertain}):
         of_tile = [item for item in used if item.tile == tile]
         compared = compare(read_clear_pixels(of_tile, rules, threads, unreadable))
         results |= {id_: result for id_, result in compared.items() if id_ in results}
+        ids = [item.id for item in uncertain if item.tile == tile]
+        undecided += _why_undecided(tile, {id_: results[id_] for id_ in ids}, compared.keys())
     wrong_tiles = {
         item.tile for item in uncertain if results[item.id] in {"contradicts", "conflicts"}
     }
@@ -89,7 +101,7 @@ def check_offsets(
         for item in uncertain
         if item.tile in wrong_tiles and results[item.id] in {"undecided", "conflicts"}
     ]
-    return Findings(results, unsafe, _explain(uncertain, results, unsafe))
+    return Findings(results, unsafe, _explain(uncertain, results, unsafe), undecided)
 
 
 def can_contradict(acquisition: Acquisition) -> bool:
@@ -149,6 +161,20 @@ def _by_neighbours(at: int, wrong: Sequence[bool | None]) -> bool | None:
     # A single error at the end of a series says nothing about the dates behind it.
     is_amid = after[0] if after else before == [True, True]
     return True if is_amid else None
+
+
+def _why_undecided(tile: str, results: Mapping[str, Agreement], compared: Set[str]) -> list[str]:
+    """Return how many acquisitions of a tile are undecided and why: one line, or none."""
+    undecided = [id_ for id_, result in results.items() if result == "undecided"]
+    if not undecided:
+        return []
+    unlike = len(compared & set(undecided))
+    return [
+        f"Tile {tile}: the pixels of {len(undecided)} of {len(results)} acquisitions do not tell "
+        f"whether they contain the offset. {len(undecided) - unlike} have fewer than {MIN_PIXELS} "
+        f"clear pixels. {unlike} have no pixels too dark for the offset, and too few similar dates "
+        "of the same season that are decided."
+    ]
 
 
 def _explain(

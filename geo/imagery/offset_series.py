@@ -50,6 +50,12 @@ _BEGINNING, _ROUNDS = 4, 20
 # be present only if less than the fraction _FEW is below _FLOOR.
 _DARK, _DARK_LEVEL = 0.05, 600.0
 _FEW, _FLOOR = 0.02, 900.0
+# Haze brightens blue most and the short-wave infrared least. This shows only if at least this
+# number of bands without the near infrared is compared. With fewer bands, haze can look like the
+# offset on single dates: the level of a date contradicts its metadata only with _TOGETHER others.
+_BANDS_THAT_SHOW_HAZE = 3
+# Dates on one level can contain the offset if more than this fraction of them can.
+_MOST_POSSIBLE = 0.9
 # At least _TOGETHER dates on one level contain the offset if the darkest percent of one of them is
 # below _LOWEST in each band but the near infrared. As many on each of two levels are a conflict.
 _TOGETHER, _LOWEST = 5, 1500.0
@@ -98,18 +104,28 @@ def explain(found: Sequence[ClearPixels], absent: Iterable[int]) -> Explanation:
     series = _Series(found)
     dates = range(len(found))
     known_absent = {t for t in dates if series.below(t, _DARK_LEVEL) >= _DARK} | set(absent)
+    cannot_contain = {t for t in dates if not series.possible[t]} | set(absent)
     contained: list[bool | None] = [False if t in known_absent else None for t in dates]
     conflicts: list[int] = []
     for group in series.groups():
         lower = [t for t, place in group.items() if place.level == 0]
         upper = [t for t, place in group.items() if place.level == 1]
-        if known_absent & group.keys():
-            contained = [t in upper if t in group else c for t, c in enumerate(contained)]
-        elif series.ends_at_offset(lower):  # brighter dates cannot contain the offset twice
-            contained = [True if t in lower else c for t, c in enumerate(contained)]
-        elif all(found[t].announced == (t in upper) for t in group) and upper:
-            contained = [t in upper if t in group else c for t, c in enumerate(contained)]
-        elif min(len(lower), len(upper)) >= _TOGETHER:
+        is_lower_absent = bool(known_absent & group.keys())
+        if is_lower_absent and 2 * len(cannot_contain.intersection(lower)) < len(lower):
+            continue  # the level without the offset is dark on most dates: a dark one is misplaced
+        # Dates that are brighter than others with the offset cannot contain it twice.
+        is_lower_present = not is_lower_absent and series.ends_at_offset(lower)
+        by_level = {
+            t: is_lower_present or t in upper for t in (lower if is_lower_present else group)
+        }
+        wrong = {t for t, contains in by_level.items() if contains != found[t].announced}
+        if not series.shows_haze and len(wrong) < _TOGETHER:
+            by_level = {t: contains for t, contains in by_level.items() if t not in wrong}
+            wrong = set()
+        is_explained = not wrong and len(set(by_level.values())) == 2
+        if is_lower_absent or is_lower_present or is_explained:
+            contained = [by_level.get(t, c) for t, c in enumerate(contained)]
+        elif wrong and min(len(lower), len(upper)) >= _TOGETHER:
             conflicts += sorted(group)
     return Explanation(contained, conflicts)
 
@@ -124,6 +140,7 @@ class _Series:
         self.is_infrared = np.isin(found[0].bands, NEAR_INFRARED)
         natural = np.where(self.is_infrared, _NATURAL_NEAR_INFRARED, _NATURAL)
         self.natural = natural.astype(np.float32)[:, None]
+        self.shows_haze = (~self.is_infrared).sum() >= _BANDS_THAT_SHOW_HAZE
         # Whether enough pixels are bright enough to contain the offset.
         self.possible = [self.below(t, _FLOOR) < _FEW for t in range(len(found))]
 
@@ -250,7 +267,9 @@ class _Series:
         if len(_levels(group)) > 1:
             return sorted(_levels(group))
         (level,) = _levels(group)
-        below = [level - 1] if all(self.possible[i] for i in group) else []
+        # A single dark date among them can be misplaced.
+        can_contain = np.mean([self.possible[i] for i in group]) > _MOST_POSSIBLE
+        below = [level - 1] if can_contain else []
         above = [level + 1] if self.possible[t] else []
         return [*below, level, *above]
 

@@ -28,18 +28,28 @@ _WINDOW_GAP = 50
 def is_read_in_windows(band: Band) -> bool:
     """Return whether a band cannot be read at reduced resolution without reading all of it.
 
-    A stack has no coarser levels, and a remote JPEG 2000 would be downloaded as a whole.
+    A stack has no coarser levels, a large tiled GeoTIFF may have no overviews, and a remote
+    JPEG 2000 would be downloaded as a whole.
     """
-    return isinstance(band.layer, Plane) or (band.is_remote and is_jp2(band.source))
+    if isinstance(band.layer, Plane) or (band.is_remote and is_jp2(band.source)):
+        return True
+    if max(band.grid.shape) <= _REDUCED or band.is_remote or is_jp2(band.source):
+        return False
+    try:
+        with OpenRasters() as rasters, rasters.use(band.source) as raster:
+            # Only the strips that contain points are decoded, so strips need no windows.
+            is_tiled = raster.block_shapes[band.layer - 1][1] < raster.width
+            return is_tiled and not raster.overviews(band.layer)
+    except (RasterioError, OSError):
+        return False  # what is wrong is said when the pixels are read
 
 
 def read_coarse(band: Band, side: int) -> NDArray[Any]:
     """Read the raw values of about `side` x `side` pixels that represent the whole band.
 
     A raster is read at reduced resolution, so that little is decoded: JPEG 2000 contains coarser
-    levels, and a Cloud Optimized GeoTIFF contains overviews. A stack has neither, and a remote
-    JPEG 2000 would have to be downloaded as a whole. Both are read in windows that are spread
-    evenly over the band.
+    levels, and a Cloud Optimized GeoTIFF contains overviews. Bands without them, and remote
+    JPEG 2000, are read in windows that are spread evenly over the band.
 
     Returns
     -------

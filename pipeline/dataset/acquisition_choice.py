@@ -178,6 +178,8 @@ def _check_radiometry(
     findings = check_offsets(used, cloud_rules(settings.clouds), threads, unreadable)
     for result, count in Counter(findings.results.values()).most_common():
         logger.info("Offset in metadata and pixels of %d acquisitions: %s.", count, result)
+    for line in findings.undecided:
+        logger.info(line)
     if not findings.problem:
         return findings.results, {}
     if settings.imagery.radiometry == "check":

@@ -25,7 +25,7 @@ from geo.imagery.clear_pixels import ClearPixels, read_clear_pixels
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.offset_check import can_contradict, check_offsets, compare
-from geo.imagery.reduced_reading import read_points
+from geo.imagery.reduced_reading import is_read_in_windows, read_points
 from geo.imagery.valid_values import has_data
 from pipeline.stages.index import index
 from pipeline.workflow.acquisition_table import read_acquisitions
@@ -174,6 +174,22 @@ def test_wrong_metadata_are_set_aside_or_warned_of(tmp_path, rng, caplog):
     assert f"{DAYS[3]}_scene announces no offset, but its pixels hold 1000" in caplog.text
 
 
+def test_the_log_says_how_many_dates_are_undecided_and_why(tmp_path, rng, caplog):
+    scenes = [bright_land(rng), bright_land(rng)]
+    for values in scenes[1].values():
+        values[2:] = -1000  # nodata: 120 pixels are left
+    for day, scene in zip(DAYS, scenes, strict=False):
+        write_as_tiff(tmp_path / "i", day, scene, False, False)
+        with rasterio.open(tmp_path / "i" / f"{day}.tif", "r+") as raster:
+            raster.write(np.where(raster.read() == 1, 0, raster.read()))
+    with caplog.at_level(logging.INFO):
+        run_index(tmp_path / "i")
+    lines = [line for line in caplog.messages if "do not tell" in line]
+    assert len(lines) == 1
+    assert "2 of 2 acquisitions do not tell whether they contain the offset" in lines[0]
+    assert "1 have fewer than 200 clear pixels. 1 have no pixels too dark" in lines[0]
+
+
 def test_if_all_dates_are_set_aside_none_is_left(tmp_path, rng):
     write_as_tiff(tmp_path / "i", DAYS[0], land(rng), announced=True, in_pixels=False)
     with pytest.raises(InputError, match=r"None of the 1 acquisitions .* 1 wrong_offset"):
@@ -263,6 +279,32 @@ def test_two_levels_of_bright_land_are_named(rng, announced, in_pixels, expected
         for day, *flags in zip(days_of(12), announced, in_pixels, strict=True)
     ]
     assert set(compare(found).values()) == {expected}
+
+
+def without_infrared(item):
+    """Return the red and blue pixels of an acquisition."""
+    return replace(item, bands=("B04", "B02"), values=item.values[[0, 2]])
+
+
+def test_haze_cannot_be_told_from_the_offset_without_infrared(rng):
+    """One to four dates can be hazy, as the metadata of the other dates say."""
+    for n_wrong, expected in ((4, set()), (6, {"contradicts"})):
+        found = [
+            without_infrared(seen(day, land(rng), at >= 8, at >= 8 - n_wrong))
+            for at, day in enumerate(days_of(16))
+        ]
+        results = list(compare(found).values())
+        assert set(results[8 - n_wrong : 8]) == (expected or {"undecided"})
+        assert set(results[: 8 - n_wrong] + results[8:]) == {"agrees"}
+
+
+def test_a_misplaced_dark_date_does_not_decide_the_others(rng):
+    """Most dates of a level without the offset are dark."""
+    found = [seen(day, bright_land(rng), True, True) for day in days_of(9)]
+    found[4].values[0, :300] = 400
+    results = compare(found)
+    assert results.pop(days_of(9)[4]) == "contradicts"
+    assert set(results.values()) <= {"undecided", "agrees"}
 
 
 def test_a_conflict_stops_the_run_or_all_its_dates_are_set_aside(tmp_path, rng, caplog):
@@ -475,6 +517,36 @@ def test_a_large_stack_is_read_in_windows(tmp_path):
     # Points outside the band are not usable.
     _, is_usable = read_points(band, np.append(x, 600_000), y, usable)
     assert is_usable.sum() == 36
+
+
+@pytest.mark.parametrize(
+    ("layout", "overviews", "expected"),
+    [
+        ({"tiled": True, "blockxsize": 64, "blockysize": 64}, [], True),
+        ({"tiled": True, "blockxsize": 64, "blockysize": 64}, [2], False),
+        ({}, [], False),  # only the strips with points are decoded
+    ],
+)
+def test_large_tiles_without_overviews_are_read_in_windows(tmp_path, layout, overviews, expected):
+    side = 750
+    numbers = np.arange(side * side).reshape(side, side) % 5000 + 1
+    with rasterio.open(
+        tmp_path / "20220403.tif", "w", driver="GTiff", height=side, width=side, count=1,
+        dtype="uint16", crs="EPSG:32631", nodata=0,
+        transform=Affine(10, 0, 500_000, 0, -10, 5_600_000), **layout,
+    ) as raster:  # fmt: skip
+        raster.write(numbers.astype(np.uint16), 1)
+        raster.descriptions = ["B04"]
+        raster.build_overviews(overviews)
+    (found,) = find_acquisitions(tmp_path)
+    assert is_read_in_windows(found.bands["B04"]) == expected
+    (seen,) = read_clear_pixels([found], CloudRules(), 1)
+    assert seen.clear.all()
+    if expected:  # five windows of 12 points, 1,400 m wide
+        at = (np.linspace(0, 610, 5)[:, None] + np.linspace(0, 140, 12, endpoint=False)).astype(int)
+        np.testing.assert_array_equal(
+            seen.values[0], numbers[np.ix_(at.ravel(), at.ravel())].ravel()
+        )
 
 
 def test_cloudy_pixels_and_those_beside_them_are_left_out(tmp_path, rng):

@@ -10,9 +10,12 @@ cloud mask is needed.
    group on one level, and on no other. Only the pixels that agree are compared with further dates.
    This is repeated until nothing changes.
 2. The levels of a group that has two must be 0.1 apart in all bands, date by date.
-3. If some dates of a group are too dark to contain the offset, the lower level is without it. If
+3. If dates of a group are too dark to contain the offset, the lower level is without it, unless
+   most of its dates can contain it: then a dark date is misplaced, and nothing is decided. If
    the darkest pixels of the lower level end just above 1,000, this level contains it. If neither is
    so, two levels are a conflict that the pixels do not solve.
+4. If too few bands are compared to tell haze from the offset, the level of a few dates does not
+   contradict their metadata.
 
 Dates outside of all groups are decided only if they are too dark to contain the offset.
 """

@@ -298,6 +298,17 @@ def test_haze_cannot_be_told_from_the_offset_without_infrared(rng):
         assert set(results[: 8 - n_wrong] + results[8:]) == {"agrees"}
 
 
+def test_a_dark_date_on_the_upper_level_does_not_hide_the_lower(rng):
+    in_pixels = np.random.default_rng(2).permutation(24) < 16
+    found = [
+        seen(day, land(rng), False, bool(contained))
+        for day, contained in zip(days_of(24, 4), in_pixels, strict=True)
+    ]
+    found[np.flatnonzero(in_pixels)[7]].values[:, :110] = 700
+    results = list(compare(found).values())
+    assert [r == "contradicts" for r in results] == in_pixels.tolist()
+
+
 def test_a_misplaced_dark_date_does_not_decide_the_others(rng):
     """Most dates of a level without the offset are dark."""
     found = [seen(day, bright_land(rng), True, True) for day in days_of(9)]

@@ -186,30 +186,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("{:6} {:12} {:8} {:9} {:>6} {:>6} {:>8} {:>8} {:>7}".format(*heads))
     for masked in (True, False):
         all_series = [read_series(options.imagery, masked=masked, window=w) for w in windows]
-        rows: dict[tuple[str, str, str], Count] = {}
-        for series in all_series:
-            is_clear = clear_dates(options.imagery, series)
+        for name in options.scenarios:
             for base in ("absent", "present"):
-                if "clean" in options.scenarios:
-                    clean = rows.setdefault(("clean", base, ""), Count())
-                    for subset in clean_subsets(series, rng, options.repeats):
-                        none = np.zeros(len(subset), bool)
-                        clean.add(with_errors(subset, base, "pixels", none), none)
-                for name in (name for name in SCENARIOS[1:] if name in options.scenarios):
-                    for error in ("pixels", "metadata"):
-                        row = rows.setdefault((name, base, error), Count())
-                        for is_wrong in patterns(
-                            name, len(series), rng, options.repeats // 5, is_clear
-                        ):
+                for error in ("",) if name == "clean" else ("pixels", "metadata"):
+                    row = Count()
+                    for series in all_series:
+                        if name == "clean":
+                            for subset in clean_subsets(series, rng, options.repeats):
+                                none = np.zeros(len(subset), bool)
+                                row.add(with_errors(subset, base, "pixels", none), none)
+                            continue
+                        is_clear = clear_dates(options.imagery, series)
+                        n, repeats = len(series), options.repeats // 5
+                        for is_wrong in patterns(name, n, rng, repeats, is_clear):
                             row.add(with_errors(series, base, error, is_wrong), is_wrong)
-        for (name, base, error), row in rows.items():
-            rates = [value / row.series for value in (row.named, row.accepted, row.complete)]
-            texts = ["", "", ""] if name == "clean" else [f"{rate:.3f}" for rate in rates]
-            print(
-                f"{'on' if masked else 'off':6} {name:12} {base:8} {error:9} {row.series:6} "
-                f"{texts[0]:>6} {texts[1]:>8} {texts[2]:>8} {row.false / row.series:7.4f}",
-                flush=True,
-            )
+                    rates = [rate / row.series for rate in (row.named, row.accepted, row.complete)]
+                    texts = ["", "", ""] if name == "clean" else [f"{rate:.3f}" for rate in rates]
+                    print(
+                        f"{'on' if masked else 'off':6} {name:12} {base:8} {error:9} "
+                        f"{row.series:6} {texts[0]:>6} {texts[1]:>8} {texts[2]:>8} "
+                        f"{row.false / row.series:7.4f}",
+                        flush=True,
+                    )
     return 0
 
 

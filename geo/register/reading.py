@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 from geo.errors import InputError, did_you_mean
 from geo.register.archives import unpacked
@@ -240,6 +241,18 @@ def _refuse_unplaced(crs: Any, path: Path) -> None:
             "imagery. Add the coordinate system that it was made in, for example with "
             "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
         )
+    _to_degrees(crs, path)
+
+
+def _to_degrees(crs: Any, path: Path) -> Transformer:
+    """Return the transformation of a coordinate system to degrees; refuse one that has none."""
+    try:
+        return Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    except ProjError as error:
+        raise InputError(
+            f"{path}: its coordinate system cannot be used ({error}). Correct it, for example with "
+            "`ogr2ogr -a_srs EPSG:2154 register.gpkg` and the path."
+        ) from error
 
 
 def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, float, float]:
@@ -263,7 +276,7 @@ def read_bounds(path: Path, layer: str | None = None) -> tuple[float, float, flo
             f"{path} has no coordinate system or no geometry, so that there is no area to search "
             "imagery for. Set imagery.bbox."
         )
-    to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    to_degrees = _to_degrees(crs, path)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return west, south, east, north
 
@@ -299,7 +312,7 @@ def read_extent(path: Path, layer: str | None = None) -> tuple[Bounds | None, se
     plain = {re.sub(r"^(3D |2\.5D |Measured )+|( Z| M| ZM)$", "", str(name)) for name in types}
     if crs is None or bounds is None or not np.isfinite(bounds).all():
         return None, plain
-    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    to_degrees = _to_degrees(crs, path)
     west, south, east, north = to_degrees.transform_bounds(*bounds)
     return (west, south, east, north), plain
 

@@ -96,8 +96,9 @@ def stated_encoding(code_page: str | None, language_driver: int) -> str | None:
     elif code_page is None and language_driver in LANGUAGE_DRIVERS:
         stated = f"cp{LANGUAGE_DRIVERS[language_driver]}"
     try:
+        "".encode(stated or "utf-8")  # some codecs are not of text
         return codecs.lookup(stated).name if stated else None
-    except LookupError:
+    except (LookupError, ValueError):
         return None
 
 

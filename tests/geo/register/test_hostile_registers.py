@@ -19,7 +19,13 @@ from shapely import box
 
 from geo.errors import InputError
 from geo.register import archives, views
-from geo.register.reading import read_bounds, read_named, read_register, read_register_parts
+from geo.register.reading import (
+    read_bounds,
+    read_extent,
+    read_named,
+    read_register,
+    read_register_parts,
+)
 from tests.builders.registers import frame
 from tests.builders.stac import Server
 
@@ -243,6 +249,15 @@ def test_undefined_coordinate_systems_of_geopackage_are_none(tmp_path, squares, 
         InputError, match=r"r\.gpkg has no coordinate system on the ground, but [Uu]ndefined"
     ):
         read_register(path)
+
+
+def test_a_coordinate_system_with_an_unknown_projection_is_refused(tmp_path, squares):
+    squares.to_file(tmp_path / "r.shp")
+    text = (tmp_path / "r.prj").read_text()
+    (tmp_path / "r.prj").write_text(text.replace('"Transverse_Mercator"', '"Transverse"'))
+    for read in (read_register, read_bounds, read_extent):
+        with pytest.raises(InputError, match=r"r\.shp: its coordinate system cannot be used"):
+            read(tmp_path / "r.shp")
 
 
 def test_a_text_that_is_neither_an_id_nor_a_code_is_refused(tmp_path):

@@ -131,6 +131,8 @@ def test_the_setting_is_for_text_that_is_not_utf8(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("cpg", "driver", "expected"),
     [
+        ("UT\0-8", 0, None),  # damaged
+        ("zlib", 0, None),  # not of text
         (None, 0, None),
         ("UTF-8", 0x03, "utf-8"),
         (" utf8\r\n", 0, "utf-8"),

@@ -12,8 +12,10 @@ from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from geo.errors import InputError, first_five
+from geo.formats.archives import own_convention
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.imagery_files import one_product
 from models.errors import InputError as ModelInputError
@@ -27,6 +29,9 @@ from pipeline.dataset.season import season_of
 from pipeline.workflow.sections.parcels import Parcels
 from pipeline.workflow.sections.values import is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
+
+if TYPE_CHECKING:
+    from geo.register.reading import Bounds
 
 logger = logging.getLogger("pipeline.check")
 
@@ -74,19 +79,21 @@ def _check_register(register: Path, settings: Settings) -> None:
     if find_spec("pyogrio") is None:
         logger.warning("%s is not checked: pyogrio is not installed here.", register)
         return
+    from geo.register.reading import read_extent
     from pipeline.classes.register import check_register, read_declarations
 
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
     declared = read_declarations(register, options)
-    _check_geometries(register, options)
+    bounds, types = read_extent(register, options.layer)
+    _check_geometries(register, types, options)
     if models.folds is not None and not declared.labels:
         logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
     try:
         classes = declared.classes(options, models, options.names)
         if settings.predict.weights is not None:
             _check_reference(settings.predict.weights, settings, classes)
-        if _may_overlap(register, settings):
+        if bounds is None or _may_overlap(bounds, settings):
             return
     except InputError as error:
         if _is_remote(settings):
@@ -113,12 +120,10 @@ def _is_remote(settings: Settings) -> bool:
     return settings.imagery.path is None or is_address(settings.imagery.path)
 
 
-def _check_geometries(register: Path, options: Parcels) -> None:
+def _check_geometries(register: Path, types: set[str], options: Parcels) -> None:
     """Refuse a register whose layer states that it contains only lines, or points unasked."""
-    from geo.register.reading import read_extent
     from pipeline.classes.register import points_refused
 
-    _, types = read_extent(register, options.layer)
     if not types:
         return
     if types <= POINTS:
@@ -131,20 +136,25 @@ def _check_geometries(register: Path, options: Parcels) -> None:
         )
 
 
-def _may_overlap(register: Path, settings: Settings) -> bool:
+def _may_overlap(bounds: Bounds, settings: Settings) -> bool:
     """Return whether a register may lie on the imagery, as far as one product of it tells."""
     from geo.register.placement import lon_lat_bounds
-    from geo.register.reading import read_extent
 
-    bounds, _ = read_extent(register, settings.parcels.layer)
     imagery = settings.imagery
-    if bounds is None or not isinstance(imagery.path, Path):
+    if not isinstance(imagery.path, Path):
         return True
     product = one_product(imagery.path, imagery.format)
     if product is None:
         return True
+    own = imagery.convention
     try:
-        found = find_acquisitions(product, imagery.format, file_bands=imagery.file_bands)
+        found = find_acquisitions(
+            product,
+            imagery.format,
+            file_bands=imagery.file_bands,
+            reflectance_scale=imagery.reflectance_scale,
+            convention=None if own is None else own_convention(own.model_dump()),
+        )
     except InputError:
         return True  # index will tell
     boxes = [(bounds, lon_lat_bounds(item.grid.bounds, item.grid.crs)) for item in found]

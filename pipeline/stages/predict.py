@@ -13,10 +13,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError
 from models.crop_model import CropModel
 from models.model_files import (
-    CALIBRATION_FILE,
     DESCRIPTION_FILE,
     OUT_OF_FOLD_FILE,
     fold_folders,
@@ -30,6 +29,7 @@ from pipeline.dataset.model_inputs import describe_data, in_order, load_trained,
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.dataset.season import season_of
 from pipeline.evaluation.out_of_fold import (
+    OTHER_MODELS,
     OutOfFold,
     ensemble_probabilities,
     probabilities_at,
@@ -232,15 +232,13 @@ def existing_calibration(folder: Path, trained: Sequence[CropModel]) -> OutOfFol
             *(folder, OUT_OF_FOLD_FILE),
         )
         return None
-    folds = fold_folders(folder)
-    lacking = [fold.name for fold in folds.values() if not (fold / CALIBRATION_FILE).is_file()]
-    found = None if lacking else read_out_of_fold(path)
-    shape = len(trained), trained[0].n_classes
-    if found is None or (found.n_folds, found.log_probabilities.shape[1]) != shape:
-        what = f"{first_five(lacking)} has no {CALIBRATION_FILE}" if lacking else "it is of others"
+    found = read_out_of_fold(path)
+    expected = len(trained), trained[0].n_classes
+    if (found.n_folds, found.log_probabilities.shape[1]) != expected:
         raise InputError(
-            f"{path} does not belong to the models beside it: {what}. Use the folder models of one "
-            "finished run as a whole, or delete the file: the confidences are not calibrated then."
+            f"{path} does not belong to the models beside it: it is of {found.n_folds} folds and "
+            f"{found.log_probabilities.shape[1]} classes, they of {expected[0]} and {expected[1]}. "
+            f"{OTHER_MODELS}"
         )
     logger.info(
         "calibrated by %d parcels of the training. Nothing is proven about prediction sets of "

@@ -337,9 +337,7 @@ def test_the_page_shows_calibration_and_sets(run):
     )
     # 50 of 60 predictions are right.
     assert before == pytest.approx(50 / 60 - 0.8)
-    assert f"differ by {percent(after)} on average" in text.replace(
-        "%", "\N{NARROW NO-BREAK SPACE}%"
-    )
+    assert f"differ by {100 * after:.1f}% on average" in text
     assert f"and by {100 * before:.1f}% without the temperatures" in text
     assert "Temperatures of the folds: 0.700, 0.800 (at the lower bound)." in text
     sets = json.loads(run.prediction_sets.read_text())

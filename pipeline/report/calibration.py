@@ -61,7 +61,7 @@ def _parts(
     """Check the parts of calibration.json that the report shows."""
     before, after = dict(values["before"]), dict(values["after"])
     for own in (before, after):
-        for key in ("ece", "classwise_ece", "log_loss"):
+        for key in ("ece", "ece_by_chance", "classwise_ece", "log_loss"):
             own[key] = float(own[key])
         for row in own["reliability"]:
             row |= {key: float(row[key]) for key in ("confidence", "accuracy")}

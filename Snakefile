@@ -17,6 +17,7 @@ except ModuleNotFoundError:
     )
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
+    division_settings,
     escaped,
     freeze,
     refuse_training,
@@ -78,6 +79,8 @@ settings_of = lambda stage: stage_settings(settings, stage)
 
 
 wildcard_constraints:
+    # The suffix of split.also, see rules/training.smk.
+    also="(_[a-z]+)?",
     acquisition="[A-Za-z0-9_.-]+",
     fold="[0-9]+",
     tile="[A-Za-z0-9_.-]+",
@@ -114,7 +117,6 @@ include: "rules/dataset.smk"
 
 # The models are trained, or they are existing ones.
 if TRAINED:
-    JOBS += ["split", *(f"train/Fold_{fold}" for fold in FOLDS), "evaluate"]
 
     include: "rules/training.smk"
 
@@ -134,10 +136,8 @@ rule predict:
     input:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
-        models=(
-            expand(rules.train.output, fold=FOLDS) if TRAINED else without_braces(EXISTING_WEIGHTS)
-        ),
-        folds=rules.split.output if TRAINED else [],
+        models=(MODELS if TRAINED else without_braces(EXISTING_WEIGHTS)),
+        folds=paths.folds if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
     output:
@@ -186,7 +186,7 @@ rule report:
         classes=paths.class_table,
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
-        models=rules.evaluate.output if TRAINED else [],
+        models=[EVALUATED, VARIOGRAM] if TRAINED else [],
         predictions=rules.predict.output,
     output:
         report=paths.report,

@@ -23,6 +23,7 @@ from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents
 from pipeline.workflow.messages import LIBRARY, keep_messages_short
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.rounding import rounded, score
+from pipeline.workflow.sections.models import DIVISION_SETTINGS
 from pipeline.workflow.settings import Settings, from_json
 from pipeline.workflow.writing import sweep, write_text
 
@@ -33,8 +34,10 @@ SOURCE = Path(__file__).resolve().parents[2]
 ASSIGNMENTS = "PARCELWISE_SETTINGS"
 # Rules that run once for each of these cannot be a target by name.
 REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
+# With split.also, so do these.
+DIVIDED = dict.fromkeys(("split", "evaluate"), "division into folds")
 # Targets that do not exist if existing weights are used.
-TRAINING = ("split", "train", "evaluate", "models")
+TRAINING = ("variogram", "split", "train", "evaluate", "models")
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",
@@ -129,15 +132,16 @@ def check_target(target: str, settings: Settings, *, is_alone: bool = True) -> N
     is_file = any(one.absolute() in (path, *path.parents) for one in made)
     if target in TRAINING and settings.predict.weights is not None:
         refuse_training()
-    if is_alone and target in REPEATED and target in rules:
+    repeated = REPEATED if settings.split.also is None else REPEATED | DIVIDED
+    if is_alone and target in repeated and target in rules:
         raise InputError(
-            f"{target!r} runs once per {REPEATED[target]} and cannot be a target. Name the target "
+            f"{target!r} runs once per {repeated[target]} and cannot be a target. Name the target "
             f"that needs it, or run it again by `-- --forcerun {target}`."
         )
     if target in rules or is_file:
         return
     sections = [name for name in Settings.model_fields if target.startswith(f"{name}.")]
-    known = rules - set(REPEATED) if is_alone else rules
+    known = rules - set(repeated) if is_alone else rules
     near = nearest(target, known)
     if sections:
         hint = f"To change a setting, write {target}=VALUE."
@@ -304,6 +308,19 @@ def check_folder(folder: Path) -> None:
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
     """Return the settings of a stage as the parameter of its rule, which also triggers reruns."""
     return verbatim(view(settings, stage).model_dump_json())
+
+
+def division_settings(settings: Settings, way: str) -> str:
+    """Return the settings of stage split for split.by or split.also, as the parameter of its rule.
+
+    Only those that this way of dividing reads: another side of blocks, or another split.also, must
+    not trigger the training on random folds.
+    """
+    used = {"folds", "seed", "by" if way == settings.split.by else "also"}
+    if way in DIVISION_SETTINGS:
+        used.add(DIVISION_SETTINGS[way])
+    passed: str = view(settings, "split").model_dump_json(include={"split": used})
+    return passed
 
 
 def check_installation(checkout: str | Path, packages: str | None = None) -> None:

@@ -115,6 +115,41 @@ rule train:
         " --state {params.state:q} --tensorboard {params.tensorboard:q} --threads {threads} --log {log:q}"
 
 
+rule calibrate:
+    message:
+        "Predict every labelled parcel by the model that was not trained on it, and fit temperatures."
+    input:
+        packed=PACKED,
+        dataset=[DATASET, LABELS],
+        folds=rules.split.output,
+        models=expand(rules.train.output, fold=FOLDS, allow_missing=True),
+    output:
+        out_of_fold=divided.out_of_fold,
+        temperatures=expand(divided.calibration("{fold}"), fold=FOLDS, allow_missing=True),
+    params:
+        settings=settings_of("calibrate"),
+        record=lambda wildcards: paths.record(f"calibrate{also(wildcards)}"),
+        # If every training failed with new settings, the old outputs of train are still there. This
+        # parameter makes the rule run again.
+        trained=settings_of("train"),
+        dataset=paths.dataset.root,
+        models=lambda wildcards: of_division(wildcards).models,
+    threads: cores
+    resources:
+        mem_mb=4000,
+        gpu=gpus,
+    log:
+        paths.log(f"calibrate{ALSO}"),
+    benchmark:
+        paths.benchmark(f"calibrate{ALSO}")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise calibrate --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q} --folds {input.folds:q} --models {params.models:q}"
+        " --threads {threads} --log {log:q}"
+
+
 rule evaluate:
     message:
         "Score the model and the baselines on the test parcels of every fold."
@@ -122,7 +157,7 @@ rule evaluate:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         folds=rules.split.output,
-        models=expand(rules.train.output, fold=FOLDS, allow_missing=True),
+        predicted=rules.calibrate.output,
     output:
         metrics=expand(divided.fold("{fold}") / "test_metrics.json", fold=FOLDS, allow_missing=True),
         matrices=expand(divided.fold("{fold}") / "conf_mat.pkl", fold=FOLDS, allow_missing=True),
@@ -134,15 +169,11 @@ rule evaluate:
     params:
         settings=settings_of("evaluate"),
         record=lambda wildcards: paths.record(f"evaluate{also(wildcards)}"),
-        # If every training failed with new settings, the old outputs of train are still there. This
-        # parameter makes the rule run again.
-        trained=settings_of("train"),
         dataset=paths.dataset.root,
         models=lambda wildcards: of_division(wildcards).models,
     threads: cores
     resources:
         mem_mb=4000,
-        gpu=gpus,
     log:
         paths.log(f"evaluate{ALSO}"),
     benchmark:
@@ -155,13 +186,19 @@ rule evaluate:
         " --folds {input.folds:q} --models {params.models:q} --threads {threads} --log {log:q}"
 
 
-# The scores of all divisions, and the models of split.by.
+# The scores of all divisions. Of split.by: the models and the out-of-fold predictions.
 EVALUATED = expand(rules.evaluate.output, also=WAYS)
-MODELS = expand(paths.trained("{fold}"), fold=FOLDS)
+MODELS = expand(rules.train.output, fold=FOLDS, also="")
+CALIBRATED = expand(rules.calibrate.output, also="")
 # The jobs whose settings the report shows.
 JOBS += ["variogram"] if VARIOGRAM else []
 for one in WAYS:
-    JOBS += [f"split{one}", *(f"train{one}/Fold_{fold}" for fold in FOLDS), f"evaluate{one}"]
+    JOBS += [
+        f"split{one}",
+        *(f"train{one}/Fold_{fold}" for fold in FOLDS),
+        f"calibrate{one}",
+        f"evaluate{one}",
+    ]
 
 
 rule models:

@@ -35,9 +35,9 @@ ASSIGNMENTS = "PARCELWISE_SETTINGS"
 # Rules that run once for each of these cannot be a target by name.
 REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
 # With split.also, so do these.
-DIVIDED = dict.fromkeys(("split", "evaluate"), "division into folds")
+DIVIDED = dict.fromkeys(("split", "calibrate", "evaluate"), "division into folds")
 # Targets that do not exist if existing weights are used.
-TRAINING = ("variogram", "split", "train", "evaluate", "models")
+TRAINING = ("variogram", "split", "train", "calibrate", "evaluate", "models")
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",

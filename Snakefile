@@ -99,7 +99,7 @@ onstart:
 
 
 onsuccess:
-    print(summary(paths))
+    print(summary(paths, settings.split.also))
 
 
 rule all:

@@ -381,8 +381,16 @@ def states_of_others(paths: Iterable[Path | str]) -> list[list[str | int]]:
     return states
 
 
-def summary(paths: RunPaths) -> str:
-    """Describe the results of a run: the paths that exist, and the scores."""
+def summary(paths: RunPaths, also: str | None = None) -> str:
+    """Describe the results of a run: the paths that exist, and the scores.
+
+    Parameters
+    ----------
+    paths
+        The run.
+    also
+        split.also.
+    """
     lines = []
     for what, path in (
         ("dataset", paths.dataset.root),
@@ -395,7 +403,13 @@ def summary(paths: RunPaths) -> str:
             lines.append(f"{what:12} {path}")
     lines += _library_warnings(paths)
     try:
-        return "\n".join(lines + _scores(paths))
+        lines += _scores(paths, "out of fold")
+        if also is not None:
+            lines += _scores(paths.divided_by(also), f"out of fold, {also}")
+        description = paths.dataset.description
+        if description.is_file() and read_json(description, lambda values: values["simulated"]):
+            lines += ["", SIMULATED]
+        return "\n".join(lines)
     except InputError as error:
         return "\n".join([*lines, "", str(error)])
 
@@ -413,7 +427,7 @@ def _library_warnings(paths: RunPaths) -> list[str]:
     return [f"{len(found)} warnings of a library, such as: {found[0]}" for found in most]
 
 
-def _scores(paths: RunPaths) -> list[str]:
+def _scores(paths: RunPaths, title: str) -> list[str]:
     """Describe the scores of a run, if it has any."""
     lines = []
     if paths.overall.is_file() and paths.baselines.is_file():
@@ -422,14 +436,11 @@ def _scores(paths: RunPaths) -> list[str]:
             paths.baselines, lambda found: {m: _shown_scores(own) for m, own in found.items()}
         )
         lines.append("")
-        lines.append(f"{'out of fold':24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
+        lines.append(f"{title:24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
         for method, (accuracy, iou, f1) in {"model": model, **baselines}.items():
             name = METHODS.get(method, method)
             right = f"{rounded(100 * accuracy, 1, 100)}%"
             lines.append(f"{name:24}{right:>18}{score(iou):>10}{score(f1):>10}")
-    description = paths.dataset.description
-    if description.is_file() and read_json(description, lambda values: values["simulated"]):
-        lines += ["", SIMULATED]
     return lines
 
 

@@ -366,7 +366,7 @@ def test_other_runs_are_compared_if_set(tmp_path):
         page_of(paths, **compare)
     write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
     text = text_of(page_of(paths, **compare))
-    assert "mine 2, in equal shares of the classes 50.0% ± 12.5 0.500 ± 0.125" in text
+    assert "mine 2, at random, every class in equal shares 50.0% ± 12.5 0.500 ± 0.125" in text
     assert "blocks 3, by square blocks of land 25.0% ± 6.2 0.250 ± 0.062" in text
 
 

@@ -298,8 +298,11 @@ def choose_side(found: Autocorrelation, positions: Floats, n_folds: int) -> tupl
 
 def _say_ranges(found: Autocorrelation) -> str:
     """Say how far parcels are alike."""
+    if len(found.distances_m) < FEWEST_BINS:
+        return "No range found: there are too few parcels to tell how far they are alike."
     if found.range_m is None:
-        return "No range found: neighbouring parcels are not more alike than distant ones."
+        are_not = "are not more alike" if found.features else "do not agree more often"
+        return f"No range found: neighbouring parcels {are_not} than distant ones."
     parts = []
     for range_m, what in (
         (

@@ -96,11 +96,14 @@ def variogram_chart(found: Mapping[str, Any], block_m: float | None) -> Chart | 
         side = x(min(max(math.log10(block_m), distances[0]), distances[-1]))
         ends = [(side, y(y.low)), (side, y(y.high))]
         lines.append(Line(join_points(ends), "limit", f"Blocks of {_say_metres(block_m)}"))
-    powers = range(math.ceil(distances[0]), math.floor(distances[-1]) + 1)
+    steps = (1, 2, 5) if distances[-1] - distances[0] < 2.5 else (1,)
+    powers = range(math.floor(distances[0]), math.ceil(distances[-1]) + 1)
+    marked = [step * 10.0**power for power in powers for step in steps]
+    inside = [m for m in marked if distances[0] <= math.log10(m) <= distances[-1]]
     return Chart(
         "Difference of the parcels of a pair by their distance.",
         *(440, 260),
-        [Tick(x(power), _say_metres(10.0**power)) for power in powers],
+        [Tick(x(math.log10(metres)), _say_metres(metres)) for metres in inside],
         [Tick(y(share), f"{share:g}") for share in (0, 0.5, 1)],
         *(lines, dots),
         left=46,

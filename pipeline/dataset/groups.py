@@ -42,7 +42,7 @@ def read_register_groups(register: Path, column: str) -> dict[str, str]:
         usable = rows.loc[rows["reason"] == ""]
         own = [name for name in map(str, rows) if name.startswith(FROM_REGISTER)]
         names = [name.removeprefix(FROM_REGISTER) for name in own]
-    check_column(column, names, "the register", "columns")
+    check_column(column, names, "the register", "column")
     groups = as_text(usable[f"{FROM_REGISTER}{column}"])
     return dict(zip(usable["parcel_id"], groups, strict=True))
 
@@ -76,7 +76,7 @@ def read_dataset_groups(path: Path, column: str) -> dict[str, str]:
             raise InputError(
                 f"{path}: expected {{column: {{id: value}}}}, found others in {name!r}."
             )
-    check_column(column, list(columns), str(path), "keys")
+    check_column(column, list(columns), str(path), "key")
     values = pd.Series(columns[column], dtype=object)
     return dict(zip(values.index, as_text(values), strict=True))
 
@@ -85,8 +85,8 @@ def check_column(column: str, known: Sequence[str], where: str, what: str) -> No
     """Refuse a column of groups that is not among those known."""
     if column not in known:
         raise InputError(
-            f"split.column: {where} has no {column!r}.{did_you_mean(column, known)} Its {what} "
-            f"are: {', '.join(known)}."
+            f"split.column is {column!r}, which is not a {what} of {where}."
+            f"{did_you_mean(column, known)} Its {what}s are: {', '.join(known)}."
         )
 
 

@@ -185,7 +185,7 @@ def _folds_of_register(
     groups = None
     if column is not None:
         names = checked.table.columns.drop(checked.table.geometry.name)
-        check_column(column, list(map(str, names)), str(checked.path), "columns")
+        check_column(column, list(map(str, names)), str(checked.path), "column")
         groups = as_text(checked.table[column])
     polygons = in_one_system(checked.placed, usable, tiles)
     positions = np.full((len(polygons), 2), np.nan)

@@ -168,7 +168,7 @@ def sample_pairs(positions: Floats, generator: np.random.Generator) -> Pairs:
 
     Few random pairs of a million parcels are neighbours. Therefore the parcels are thinned step by
     step to a quarter, and each step contributes the pairs within clusters of neighbours, which are
-    twice as far apart as in the step before; the last step contributes all pairs.
+    twice as far apart as in the step before; the last MOST_PARCELS contribute all pairs.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def sample_pairs(positions: Floats, generator: np.random.Generator) -> Pairs:
         _, near = KDTree(positions[left]).query(positions[left[:CLUSTERS]], CLUSTER_SIZE)
         one, other = np.triu_indices(CLUSTER_SIZE, 1)
         chosen.append(left[[near[:, one].ravel(), near[:, other].ravel()]])
-        left = left[: len(left) // 4]
+        left = left[: max(len(left) // 4, MOST_PARCELS)]
     chosen.append(left[np.array(np.triu_indices(len(left), 1))])
     parcels, places = np.unique(np.concatenate(chosen, axis=1), return_inverse=True)
     first, second = places.reshape(2, -1)

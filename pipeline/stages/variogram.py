@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError
+from models.pixel_sets import PixelSets
 from pipeline.dataset.groups import blocks_of
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.baselines import parcel_means
@@ -54,7 +56,8 @@ def variogram(dataset: Path, variogram: Path, settings: VariogramSettings) -> No
     positions, labels = data.positions[labelled], data.labels[labelled]
     generator = np.random.default_rng(options.seed)
     pairs = sample_pairs(positions, generator)
-    features, names = season_means(data, labelled[pairs.parcels])
+    sets = data.pixel_sets(with_features=False)
+    features, names = season_means(sets, data.bands, labelled[pairs.parcels])
     found = measure(positions, labels, features, names, pairs, generator)
     side, text = choose_side(found, positions, options.folds)
     n_blocks = len(np.unique(blocks_of(positions, side)))
@@ -63,23 +66,32 @@ def variogram(dataset: Path, variogram: Path, settings: VariogramSettings) -> No
 
 
 def season_means(
-    data: PixelSetDataset, parcels: NDArray[np.int64]
+    data: PixelSets, bands: Sequence[str], parcels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Average every band and NDVI over the pixels and dates of some parcels.
+    """Average every band and NDVI over the clear pixels and the dates of some parcels.
+
+    Parameters
+    ----------
+    data
+        All parcels.
+    bands
+        Names of its C channels.
+    parcels
+        int64 (n,).
 
     Returns
     -------
     means, names
         float64 (n, C + 1), without NDVI if the bands for it are absent; and the C + 1 names.
     """
-    sets, bands = data.pixel_sets(with_features=False), data.bands
+    has_ndvi = RED in bands and NEAR_INFRARED in bands
     n_parts = -(-len(parcels) // PARCELS_AT_A_TIME)
     parts = []
-    for part in map(sets.chosen, np.array_split(parcels, n_parts)):
+    for part in map(data.chosen, np.array_split(parcels, n_parts)):
         series = parcel_means(part)
         if part.observed is not None:
             series[~part.observed] = np.nan
-        if has_ndvi := RED in bands and NEAR_INFRARED in bands:
+        if has_ndvi:
             red, infrared = (series[:, :, bands.index(b)] for b in (RED, NEAR_INFRARED))
             ndvi = (infrared - red) / np.maximum(infrared + red, 1)
             series = np.concatenate([series, ndvi[:, :, None]], axis=2)

@@ -222,8 +222,6 @@ NOT_READ = re.compile(
 ALIKE = re.compile(
     r"folds_.*|acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*"
 )
-    r"folds_.*|acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*"
-)
 
 DAMAGE = {
     "cut": lambda content: content[: len(content) // 2],

@@ -46,7 +46,7 @@ rule variogram:
 
 rule split:
     message:
-        "Divide the labelled parcels into {settings.split.folds} folds."
+        "Divide the labelled parcels into {settings.split.folds} folds: {output}."
     input:
         packed=PACKED,
         labels=lambda wildcards: refuse_unlabelled(settings) or LABELS,
@@ -80,7 +80,7 @@ rule split:
 
 rule train:
     message:
-        "Train fold {wildcards.fold}."
+        "Train fold {wildcards.fold}: {params.folder}."
     input:
         packed=PACKED,
         dataset=DATASET,
@@ -117,7 +117,7 @@ rule train:
 
 rule calibrate:
     message:
-        "Predict every labelled parcel by the model that was not trained on it, and fit temperatures."
+        "Predict every labelled parcel by the model of {params.models} that was not trained on it, and fit temperatures."
     input:
         packed=PACKED,
         dataset=[DATASET, LABELS],
@@ -152,7 +152,7 @@ rule calibrate:
 
 rule evaluate:
     message:
-        "Score the model and the baselines on the test parcels of every fold."
+        "Score the model of {params.models} and the baselines on the test parcels of every fold."
     input:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],

@@ -5,7 +5,11 @@ from pipeline.workflow.paths import INGESTED, DatasetPaths
 
 source = DatasetPaths(settings.dataset.path)
 # Optional files of a dataset.
-OPTIONAL = [f for f in ("features", "positions", "parcel_dates") if getattr(source, f).is_file()]
+OPTIONAL = [
+    file
+    for file in ("features", "positions", "groups", "parcel_dates")
+    if getattr(source, file).is_file()
+]
 
 
 rule ingest:

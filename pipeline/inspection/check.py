@@ -18,6 +18,7 @@ from geo.errors import InputError, first_five
 from geo.formats.archives import own_convention
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.imagery_files import one_product
+from geo.register.columns import as_text
 from models.errors import InputError as ModelInputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import check_reference
@@ -25,7 +26,9 @@ from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, check_folds, fold
 from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
+from pipeline.dataset.groups import check_number, read_dataset_groups
 from pipeline.dataset.season import season_of
+from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.sections.parcels import Parcels
 from pipeline.workflow.sections.values import is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
@@ -100,11 +103,15 @@ def _check_register(register: Path, settings: Settings) -> None:
 
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
-    declared = read_declarations(register, options)
+    column = settings.split.column if settings.predict.weights is None else None
+    grouped = {} if column is None else {"split.column": column}
+    declared = read_declarations(register, options, grouped)
     bounds, types = read_extent(register, options.layer)
     _check_geometries(register, types, options)
     if models.folds is not None and not declared.labels:
         logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
+    if column is not None:
+        check_number(as_text(declared.table[column]), column, settings.split.folds)
     try:
         classes = declared.classes(options, models, options.names)
         if settings.predict.weights is not None:
@@ -216,6 +223,11 @@ def _check_dataset(source: Path, settings: Settings) -> None:
         _check_reference(weights, settings, found.classes)
     elif not found.classes.classes:
         logger.warning("%s", NO_LABELS.format(f"no parcel of {source} has a label"))
+    if weights is None and settings.split.column is not None:
+        column = settings.split.column
+        groups = read_dataset_groups(DatasetPaths(source).groups, column)
+        values = [groups.get(parcel_id, "") for parcel_id in found.usable]
+        check_number(values, column, settings.split.folds)
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:
             raise InputError(

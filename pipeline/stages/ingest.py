@@ -82,8 +82,8 @@ def ingest(
     ----------
     source
         The existing dataset: DATA/<id>.npy and META/dates.json. Optional: META/labels.json,
-        geomfeat.json and the normalisation pickle; VALID, positions.json, parcel_dates.json,
-        n_dates.json, names.json and dataset.json, which this project adds.
+        geomfeat.json and the normalisation pickle; VALID, positions.json, groups.json,
+        parcel_dates.json, n_dates.json, names.json and dataset.json, which this project adds.
     dataset
         Written: the dataset of the run, with the packed pixels and all metadata that the other
         stages need, and the normalisation if the existing dataset has one.
@@ -126,6 +126,7 @@ def ingest(
     write_names(paths, found.classes)
     _copy_json(existing.features, paths.features)
     _copy_json(existing.positions, paths.positions)
+    _copy_json(existing.groups, paths.groups)
     if found.normalisation is not None:
         write_normalisation(paths.normalisation, *found.normalisation)
     remove_npy_files(paths)

@@ -111,12 +111,18 @@ def _check_dataset(settings: Settings) -> None:
             f"dataset.path: {path} has no folder DATA. Set it to the folder of a Pixel-Set "
             "dataset, which contains DATA and META."
         )
-    blocks = settings.split.by == "block" and settings.predict.weights is None
-    if blocks and not dataset.positions.is_file():
-        raise InputError(
-            f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
-            "the positions of the parcels. Add it, or set split.by to random or stratified."
-        )
+    for setting in ("by", "also"):
+        way = getattr(settings.split, setting)
+        needed = {
+            "block": (dataset.positions, "{id: [x, y]} in metres, the positions of the parcels"),
+            "group": (dataset.groups, "{column: {id: value}}, the groups of the parcels"),
+        }
+        file, what = needed.get(way, (None, ""))
+        if file is not None and settings.predict.weights is None and not file.is_file():
+            raise InputError(
+                f"split.{setting} is {way}, but {path} has no META/{file.name}, {what}. Add it, or "
+                f"set split.{setting} to random or stratified."
+            )
     features, normalisation = dataset.features, dataset.existing_normalisation
     # Existing weights state whether they need features, see `_check_weights`.
     with_features = settings.model.geometric_features and settings.predict.weights is None

@@ -105,6 +105,7 @@ class Settings(Section):
         elif has_others:
             used = {"dataset": {"npy_files"}}
             self._refuse_unused(used, "unless dataset.path is set", ("parcels", "imagery"))
+        self._check_split()
         for section, is_used in (("parcels", not existing), ("dataset", not has_others)):
             classes = getattr(self, section).classes
             is_few = isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds
@@ -114,6 +115,25 @@ class Settings(Section):
                     f"{self.split.folds}: a class needs at least one parcel in every fold"
                 )
         return self
+
+    def _check_split(self) -> None:
+        """Check that the ways of dividing differ, and have the settings that they need."""
+        options = self.split
+        if options.also == options.by:
+            raise ValueError(
+                f"split.by and split.also are both {options.by}: choose another way, or remove "
+                "split.also"
+            )
+        if "group" in options.ways and options.column is None:
+            raise ValueError(
+                "split.by or split.also is group, but split.column is not set: name the column "
+                "whose values are the groups, such as {by: group, column: FARM_ID}"
+            )
+        if "group" not in options.ways and options.column is not None:
+            raise ValueError(
+                "split.column: without effect unless split.by or split.also is group. Remove it, "
+                "or set one of them"
+            )
 
     def _refuse_unused(
         self, used: Mapping[str, set[str]], when: str, instead: Sequence[str]
@@ -199,6 +219,12 @@ class SplitFolds(Section):
     """The number of folds."""
 
     folds: int
+
+
+class VariogramFolds(SplitFolds):
+    """The number of folds, and the seed of the sample."""
+
+    seed: int
 
 
 class SplitSeed(Section):
@@ -318,6 +344,12 @@ class NormaliseSettings(Section):
     normalise: Normalise
 
 
+class VariogramSettings(Section):
+    """Settings of stage variogram."""
+
+    split: VariogramFolds
+
+
 class SplitSettings(Section):
     """Settings of stage split."""
 
@@ -375,6 +407,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "export": ExportSettings,
     "ingest": IngestSettings,
     "normalise": NormaliseSettings,
+    "variogram": VariogramSettings,
     "split": SplitSettings,
     "train": TrainSettings,
     "calibrate": CalibrateSettings,

@@ -41,9 +41,10 @@ paths = RunPaths.of(settings.run)
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
 EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
-# Without a register there are no outlines for a map, and the predictions are only tables.
+# Without a register there are no outlines for a map and no areas: the predictions are only tables.
 REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
+AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
 SCORES = [] if TRAINED else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
 PREDICTIONS = [
     *SCORES,
@@ -104,6 +105,7 @@ rule all:
     input:
         TABLES,
         PREDICTIONS,
+        AREAS,
         paths.report,
 
 
@@ -169,12 +171,19 @@ rule predict:
         " --predictions {params.predictions:q} --threads {threads} --log {log:q}"
 
 
+if REGISTER:
+    JOBS.append("areas")
+
+    include: "rules/areas.smk"
+
+
 rule predictions:
     message:
         "The predictions are in {paths.predictions.parent}."
     input:
         TABLES,
         rules.predict.output,
+        AREAS,
 
 
 rule report:
@@ -188,6 +197,7 @@ rule report:
         dataset=[DATASET, LABELS, NAMES],
         models=rules.evaluate.output if TRAINED else [],
         predictions=rules.predict.output,
+        areas=AREAS,
     output:
         report=paths.report,
         config=paths.config,

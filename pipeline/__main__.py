@@ -45,6 +45,7 @@ STAGES = {
     "train": "train the model of one fold",
     "evaluate": "score the trained folds on their test parcels, beside baselines",
     "predict": "predict a class for every usable parcel",
+    "areas": "estimate the area of every class, with confidence intervals",
     "report": "write the report of a run",
 }
 

@@ -91,7 +91,7 @@ def loaded_by(statement):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["ingest", "split", "train", "evaluate", "predict", "report"])
+@pytest.mark.parametrize("stage", ["ingest", "split", "train", "evaluate", "predict", "areas", "report"])
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
 
@@ -112,6 +112,7 @@ def test_models_run_without_gdal(stage):
         "features",
         "ingest",
         "split",
+        "areas",
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -140,6 +141,7 @@ USED = {
     "train": {"torch"},
     "evaluate": {"pandas", "scipy", "sklearn", "torch"},
     "predict": {"pandas", "torch"},
+    "areas": {"pandas", "scipy"},
     "report": {"jinja2", "matplotlib", "pandas"},
 }
 

@@ -197,8 +197,17 @@ def points_refused(register: Path, which: str) -> InputError:
     )
 
 
-def read_declarations(path: Path, options: RegisterColumns) -> Declarations:
+def read_declarations(
+    path: Path, options: RegisterColumns, others: Mapping[str, str] | None = None
+) -> Declarations:
     """Read ids and declared codes of a register without its outlines.
+
+    Parameters
+    ----------
+    path, options
+        The register.
+    others
+        {setting: column}: other columns that it must have.
 
     Raises
     ------
@@ -209,9 +218,8 @@ def read_declarations(path: Path, options: RegisterColumns) -> Declarations:
     follows_fiboa = fiboa is not None
     labels = nomenclatures(options, fiboa or (), follows_fiboa=follows_fiboa)
     id_column = _id_column(options, follows_fiboa)
-    table, ids = read_columns(
-        path, options.layer, id_column, named_columns(labels), options.encoding
-    )
+    columns = named_columns(labels) | dict(others or {})
+    table, ids = read_columns(path, options.layer, id_column, columns, options.encoding)
     rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(ids), "reason": ""})
     set_aside(rows, rows["parcel_id"] == "", Reason.MISSING_ID)
     refuse_none_left(rows, f" of {path}")

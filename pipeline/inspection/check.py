@@ -84,7 +84,7 @@ def _check_register(register: Path, settings: Settings) -> None:
 
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
-    declared = read_declarations(register, options)
+    declared = read_declarations(register, options, settings.areas.columns)
     bounds, types = read_extent(register, options.layer)
     _check_geometries(register, types, options)
     if models.folds is not None and not declared.labels:

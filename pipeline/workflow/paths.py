@@ -40,6 +40,7 @@ _WRITERS = {
     "models/Fold_*/test_metrics.json": "evaluate",
     "models/Fold_*/*": "train",
     "models/*.json": "evaluate",
+    "predictions/areas.*": "areas",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
@@ -286,6 +287,15 @@ class RunPaths:
 
     existing_scores = _Below("predictions/scores.json")
     """Scores of existing weights on the parcels that declare one of their classes; also .csv."""
+
+    probabilities = _Below("predictions/probabilities.parquet")
+    """Probability of every class for every predicted parcel."""
+
+    areas = _Below("predictions/areas.parquet")
+    """Area of every class, in total and by region; .csv beside it for people."""
+
+    areas_account = _Below("predictions/areas.json")
+    """What the areas are based on: the sample, what speaks against it, and the accuracies."""
 
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""

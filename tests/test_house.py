@@ -91,7 +91,9 @@ def loaded_by(statement):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["ingest", "split", "train", "evaluate", "predict", "areas", "report"])
+@pytest.mark.parametrize(
+    "stage", ["ingest", "split", "train", "evaluate", "predict", "areas", "report"]
+)
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
 

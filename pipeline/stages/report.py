@@ -15,6 +15,7 @@ import pandas as pd
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.report.areas import read_areas
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.figures import (
     MOST_PARCELS,
@@ -85,7 +86,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     by_frequency = sorted(trained, key=lambda c: -c.n_parcels)
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
-    scores = weights = drawn = confidence = None
+    scores = weights = drawn = confidence = areas = None
     if predictions is not None:
         confidence = _confidence(predictions)
         if existing_weights:
@@ -99,6 +100,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             from pipeline.report.map import draw_map
 
             drawn = draw_map(paths.predictions, predictions, dataset.description["crs"], colours)
+            areas = read_areas(paths)
     page = _template().render(
         run=run.name,
         dataset=dataset.description,
@@ -125,6 +127,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
         most_parcels=MOST_PARCELS,
         map=drawn,
+        areas=areas,
         confidence=confidence,
         versions=[] if existing_weights else _versions(paths),
         files=_files(paths, existing_weights=existing_weights),
@@ -175,6 +178,8 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
         **scores,
+        paths.areas.with_suffix(".csv"): "area of every class, in total and by region",
+        paths.areas_account: "what the areas are based on",
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
         paths.ledger: "the same table, with types",
         paths.acquisitions_view: "every acquisition, used or not, and why",

@@ -168,8 +168,9 @@ def main() -> None:
     total = world.total(np.ones(len(world.areas), bool))
     outcomes, mapped, labelled = simulate(world, options.labelled, options.surveys, rng)
     print(
-        f"SIMULATED: {options.surveys} surveys, {options.labelled:,} of {options.parcels:,} parcels "
-        "labelled. Bias, half-widths of intervals: % of the true area. Covers: % of the surveys.\n"
+        f"SIMULATED: {options.surveys} surveys, {options.labelled:,} of {options.parcels:,} "
+        "parcels labelled. Bias, half-widths of intervals: % of the true area. Covers: % of the "
+        "surveys.\n"
     )
     titles = [f"{name}: {what}" for name in ESTIMATORS for what in ("bias", "± ", "covers")]
     print(f"| class | share % | labelled | mapped: bias | {' | '.join(titles)} |")

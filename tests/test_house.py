@@ -92,7 +92,7 @@ def loaded_by(statement):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stage", ["ingest", "split", "train", "evaluate", "predict", "areas", "report"]
+    "stage", ["ingest", "split", "train", "calibrate", "evaluate", "predict", "areas", "report"]
 )
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
@@ -114,6 +114,7 @@ def test_models_run_without_gdal(stage):
         "features",
         "ingest",
         "split",
+        "evaluate",
         "areas",
     ],
 )
@@ -141,7 +142,8 @@ USED = {
     "ingest": {"pandas"},
     "split": {"pandas", "scipy", "sklearn"},  # pandas and scipy: of sklearn
     "train": {"torch"},
-    "evaluate": {"pandas", "scipy", "sklearn", "torch"},
+    "calibrate": {"scipy", "torch"},
+    "evaluate": {"pandas", "scipy", "sklearn"},
     "predict": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
     "report": {"jinja2", "matplotlib", "pandas"},

@@ -115,7 +115,7 @@ def is_finite(geometries: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def ground_areas(polygons: NDArray[Any], crs: Any) -> NDArray[np.float64]:
-    """Compute the areas of polygons on the ellipsoid, float64 (P,), m2; NaN for None.
+    """Compute the areas of polygons on the ellipsoid, float64 (P,), m2; NaN without a polygon.
 
     The area in a projection is divided by the areal scale at the centre of the polygon: in UTM, it
     differs from the area on the ground by up to 0.2 %. For parcels, whose scale hardly varies, this
@@ -129,7 +129,9 @@ def ground_areas(polygons: NDArray[Any], crs: Any) -> NDArray[np.float64]:
         Their coordinate system, projected, in metres.
     """
     areas = np.full(len(polygons), np.nan)
-    some = np.flatnonzero(is_finite(polygons))
+    some = np.flatnonzero(is_finite(polygons) & ~shapely.is_empty(polygons))
+    if not len(some):
+        return areas
     projection = Proj(CRS(crs))
     x, y = shapely.get_coordinates(shapely.centroid(polygons[some])).T
     scale = projection.get_factors(*projection(x, y, inverse=True)).areal_scale

@@ -57,14 +57,14 @@ class Areas:
         What the stage areas wrote into areas.json.
     chart
         The estimates with their intervals; None if there are no estimates.
-    n_regions
-        Number of regions; 0 without the setting.
+    has_regions
+        Whether the table also has areas by region.
     """
 
     lines: list[AreaLine]
     account: dict[str, Any]
     chart: Chart | None
-    n_regions: int
+    has_regions: bool
 
 
 def read_areas(paths: RunPaths) -> Areas | None:
@@ -79,7 +79,7 @@ def read_areas(paths: RunPaths) -> Areas | None:
         )
         lines = [_line(row) for row in rows.to_dict("records")]
         chart = None if account["reason"] or rows.empty else area_chart(rows)
-    return Areas(lines, account, chart, table["region"].nunique() - 1)
+    return Areas(lines, account, chart, len(rows) < len(table))
 
 
 def hectares(area: float) -> str:

@@ -234,7 +234,7 @@ def join_small_groups(
         own = own[np.argsort(counts[own], kind="stable")]
         if counts[own[0]] < FEWEST_IN_GROUP:
             enough = np.cumsum(counts[own]) >= FEWEST_IN_GROUP
-            n_joined = max(2, int(enough.argmax()) + 1) if enough.any() else len(own)
+            n_joined = int(enough.argmax()) + 1 if enough.any() else len(own)
             joined[own[:n_joined]] = own[0]
     groups: Index = np.unique(joined[cell_of], return_inverse=True)[1].astype(np.int64)
     return groups

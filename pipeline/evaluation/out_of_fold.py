@@ -17,16 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from geo.errors import InputError
+from geo.errors import InputError, first_five
 from models.model_files import CALIBRATION_FILE
 from pipeline.classes.crop_class import Code
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.workflow.artefacts import artefact, read_json, remedy_for
+from pipeline.workflow.paths import writer_of
 from pipeline.workflow.writing import replacing
 
 # The columns before those of the classes.
 _COLUMNS = {"parcel_id": pa.string(), "fold": pa.int64(), "label": pa.int64()}
 _PREFIX = "log_probability_"
+OTHER_MODELS = (
+    "Use the folder models of one finished run as a whole, or delete the file: the confidences are "
+    "not calibrated then."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +97,27 @@ def probabilities_at(
     return odds
 
 
+def ensemble_probabilities(
+    log_probabilities: Sequence[NDArray[np.floating[Any]]], temperatures: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute the probabilities of parcels that the models of all folds predict, float64 (n, K).
+
+    Each model is calibrated before the mean of the log-probabilities is taken.
+
+    Parameters
+    ----------
+    log_probabilities
+        (n, K) of every fold, up to a constant of each row.
+    temperatures
+        float64 (number of folds,).
+    """
+    scaled = [
+        np.asarray(own, np.float64) / temperature
+        for own, temperature in zip(log_probabilities, temperatures, strict=True)
+    ]
+    return probabilities_at(np.mean(scaled, axis=0), 1.0)
+
+
 def write_out_of_fold(path: Path, predictions: OutOfFold, codes: Sequence[Code]) -> None:
     """Write the predictions, a row a parcel, without the temperatures.
 
@@ -119,7 +145,7 @@ def read_out_of_fold(path: Path) -> OutOfFold:
     Raises
     ------
     InputError
-        If a file is missing, or is not what calibrate writes.
+        If a file is missing, or is not what calibrate writes; or if a fold was trained again.
     """
     with artefact(path, "a table of out-of-fold predictions"):
         table = pq.read_table(path)
@@ -133,8 +159,14 @@ def read_out_of_fold(path: Path) -> OutOfFold:
         if len(fold) and not (fold.min() >= 1 and 0 <= labels.min() <= labels.max() < len(others)):
             raise ValueError("it has folds or labels that do not exist")
         ids = table["parcel_id"].to_pylist()
-    folds = range(1, int(fold.max(initial=0)) + 1)
-    temperatures = [read_temperature(path.parent / f"Fold_{number}") for number in folds]
+    folders = [path.parent / f"Fold_{k}" for k in range(1, int(fold.max(initial=0)) + 1)]
+    if lacking := [own.name for own in folders if not (own / CALIBRATION_FILE).is_file()]:
+        remedy = OTHER_MODELS if writer_of(path) is None else remedy_for(path)
+        raise InputError(
+            f"{path} does not belong to the models beside it: {first_five(lacking)} without "
+            f"{CALIBRATION_FILE}. {remedy}"
+        )
+    temperatures = [read_temperature(folder) for folder in folders]
     return OutOfFold(ids, fold, labels, scores, np.array(temperatures, np.float64))
 
 

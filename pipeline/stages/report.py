@@ -16,6 +16,7 @@ from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.areas import read_areas
+from pipeline.report.calibration import read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.figures import (
     MOST_PARCELS,
@@ -86,7 +87,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     by_frequency = sorted(trained, key=lambda c: -c.n_parcels)
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
-    scores = weights = drawn = confidence = areas = None
+    scores = weights = drawn = confidence = calibration = sets = areas = None
     if predictions is not None:
         confidence = _confidence(predictions)
         if existing_weights:
@@ -94,6 +95,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             scores = weights.scores if weights else None
         else:
             scores = read_scores(paths, predictions)
+            if scores is not None:
+                calibration, sets = read_calibration(paths), read_sets(paths)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
         if not used["dataset"]["path"] and paths.predictions.is_file():
             # Imported here, because a run from an existing dataset works without GDAL.
@@ -129,6 +132,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         map=drawn,
         areas=areas,
         confidence=confidence,
+        calibration=calibration,
+        sets=sets,
         versions=[] if existing_weights else _versions(paths),
         files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
@@ -177,6 +182,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
+        paths.probabilities: "the calibrated probability of every class",
         **scores,
         paths.areas.with_suffix(".csv"): "area of every class, in total and by region",
         paths.areas_account: "what the areas are based on",

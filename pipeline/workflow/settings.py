@@ -50,7 +50,7 @@ _USED_WITH_DATASET: dict[str, set[str]] = {
     "clouds": set(),
     "parcels": set(),
     "assemble": set(),
-    "predict": {"weights", "batch_size"},
+    "predict": {"weights", "batch_size", "set_error"},
     # An existing dataset has no outlines.
     "areas": set(),
 }
@@ -228,6 +228,12 @@ class InferenceBatch(Section):
     batch_size: int
 
 
+class SetError(Section):
+    """The error rate of the prediction sets."""
+
+    set_error: float
+
+
 class TrainDevice(Section):
     """The device of the model."""
 
@@ -345,6 +351,7 @@ class EvaluateSettings(Section):
     """Settings of stage evaluate."""
 
     split: SplitSeed
+    predict: SetError
 
 
 class PredictSettings(Section):

@@ -50,6 +50,7 @@ PREDICTIONS = [
     *SCORES,
     *LAYER,
     paths.probabilities,
+    *([paths.mean_probabilities] if TRAINED and REGISTER else []),
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.

@@ -11,7 +11,7 @@ rule areas:
         settings=settings_of("areas"),
         record=paths.record("areas"),
         predictions=paths.predictions.with_suffix(".parquet"),
-        probabilities=["--probabilities", paths.probabilities] if TRAINED else [],
+        probabilities=["--probabilities", paths.mean_probabilities] if TRAINED else [],
         dataset=paths.dataset.root,
     resources:
         mem_mb=2000,

@@ -35,8 +35,9 @@ from scipy.stats import norm, t
 FEWEST_IN_GROUP = 10
 # With fewer labelled parcels, variances are not known well enough for an interval: in all, ...
 FEWEST_LABELLED = 20
-# ... and of a class. Simulated surveys show from which number on intervals are right
-# (docs/accuracy.md).
+# ... and of a class. These are effective numbers, because a sample that lacks one of a few very
+# large parcels knows nothing of them. Simulated surveys show that intervals are right from these
+# numbers on (docs/accuracy.md).
 FEWEST_OF_CLASS = 5
 LEVEL = 0.95
 
@@ -143,11 +144,16 @@ class Population:
         if labelled.all():
             return False
         counts = np.bincount(self.strata[labelled], minlength=int(self.strata.max()) + 1)
-        return bool(labelled.sum() < FEWEST_LABELLED or counts[self.strata[~labelled]].min() < 2)
+        own = self.areas[labelled]
+        [number] = effective_numbers(own, np.zeros(len(own), np.int64), 1)
+        return bool(number < FEWEST_LABELLED or counts[self.strata[~labelled]].min() < 2)
 
     def has_interval(self) -> NDArray[np.bool_]:
         """Return the classes with enough labelled parcels for an interval, bool (K,)."""
-        return (self.counts() >= FEWEST_OF_CLASS) | self.is_labelled.all()
+        labelled = self.is_labelled
+        own = self.labels[labelled]
+        numbers = effective_numbers(self.areas[labelled], own, self.n_classes)
+        return (numbers >= FEWEST_OF_CLASS) | labelled.all()
 
 
 @dataclass(frozen=True)
@@ -201,6 +207,17 @@ class Accuracy:
 def _sums(groups: Index, values: Float, n_groups: int) -> Float:
     """Add up values (n,) by group: float64 (n_groups,)."""
     return np.bincount(groups, values, n_groups).astype(np.float64)
+
+
+def effective_numbers(areas: Float, groups: Index, n_groups: int) -> Float:
+    """Return how many parcels of equal area would tell as much: (sum of a)^2 / sum of a^2.
+
+    Kish (1992, Journal of Official Statistics 8, 183-200). float64 (n_groups,); 0 without parcels.
+    """
+    total, squares = (_sums(groups, areas**power, n_groups) for power in (1, 2))
+    numbers = np.divide(total**2, squares, out=np.zeros(n_groups), where=squares > 0)
+    # Rounded, so that parcels of equal area count as many as they are.
+    return np.asarray(np.round(numbers, 9), np.float64)
 
 
 def join_small_groups(

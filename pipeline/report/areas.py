@@ -46,6 +46,36 @@ class AreaLine:
 
 
 @dataclass(frozen=True)
+class Account:
+    """What the areas are based on, from areas.json.
+
+    Attributes
+    ----------
+    n_parcels, area_ha
+        All predicted parcels with an outline.
+    n_labelled, labelled_ha
+        Those that declare a class.
+    n_without_area
+        Number of predicted points.
+    reason
+        Why areas are not estimated; "" if they are.
+    differences
+        What speaks against a random sample.
+    accuracy
+        Share of the area that is predicted right, and its interval; None if it is not estimated.
+    """
+
+    n_parcels: int
+    area_ha: float
+    n_labelled: int
+    labelled_ha: float
+    n_without_area: int
+    reason: str
+    differences: list[str]
+    accuracy: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
 class Areas:
     """The areas of all classes, and what they are based on.
 
@@ -54,7 +84,7 @@ class Areas:
     lines
         The classes, by falling area.
     account
-        What the stage areas wrote into areas.json.
+        What they are based on.
     chart
         The estimates with their intervals; None if there are no estimates.
     has_regions
@@ -62,7 +92,7 @@ class Areas:
     """
 
     lines: list[AreaLine]
-    account: dict[str, Any]
+    account: Account
     chart: Chart | None
     has_regions: bool
 
@@ -71,15 +101,33 @@ def read_areas(paths: RunPaths) -> Areas | None:
     """Read the areas of a run; None if they were not estimated, as without a register."""
     if not (paths.areas.is_file() and paths.areas_account.is_file()):
         return None
-    account = read_json(paths.areas_account, dict)
+    account = read_json(paths.areas_account, _account, "what areas are based on")
     with artefact(paths.areas, "a table of areas"):
         table = pd.read_parquet(paths.areas)
         rows = table[table["region"] == ALL].sort_values(
             ["mapped_ha", "declared_ha"], ascending=False, kind="stable"
         )
         lines = [_line(row) for row in rows.to_dict("records")]
-        chart = None if account["reason"] or rows.empty else area_chart(rows)
+        chart = None if account.reason or rows.empty else area_chart(rows)
     return Areas(lines, account, chart, len(rows) < len(table))
+
+
+def _account(values: Mapping[str, Any]) -> Account:
+    """Check the values of areas.json that are shown."""
+    accuracy = None
+    if values["accuracy"] is not None:
+        value, low, high = map(float, values["accuracy"]["overall"])
+        accuracy = (value, low, high)
+    return Account(
+        n_parcels=int(values["n_parcels"]),
+        area_ha=float(values["area_ha"]),
+        n_labelled=int(values["n_labelled"]),
+        labelled_ha=float(values["labelled_ha"]),
+        n_without_area=int(values["n_without_area"]),
+        reason=str(values["reason"]),
+        differences=[str(difference["words"]) for difference in values["differences"]],
+        accuracy=accuracy,
+    )
 
 
 def hectares(area: float) -> str:

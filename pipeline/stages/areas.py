@@ -98,8 +98,8 @@ def areas(
     settings
         areas.
     probabilities
-        Probabilities of every predicted parcel, Parquet; None for existing weights: areas are not
-        estimated then.
+        Mean probabilities of every predicted parcel, Parquet; None for existing weights: areas are
+        not estimated then.
 
     Raises
     ------

@@ -299,6 +299,9 @@ class RunPaths:
     probabilities = _Below("predictions/probabilities.parquet")
     """Parquet: the probability of every class, for every predicted parcel."""
 
+    mean_probabilities = _Below("predictions/mean_probabilities.parquet")
+    """Parquet: the same; for parcels that all models predict, the mean of their probabilities."""
+
     existing_scores = _Below("predictions/scores.json")
     """Scores of existing weights on the parcels that declare one of their classes; also .csv."""
 

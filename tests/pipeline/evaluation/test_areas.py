@@ -13,6 +13,7 @@ from pipeline.evaluation.areas import (
     Sample,
     accuracy,
     difference,
+    effective_numbers,
     error_adjusted,
     interval,
     join_small_groups,
@@ -205,6 +206,19 @@ def test_an_interval_needs_parcels_of_the_class():
     labels = [0] * 30 + [1] * FEWEST_OF_CLASS + [2] * (FEWEST_OF_CLASS - 1) + [-1]
     found = population(labels, [0] * len(labels))
     assert found.has_interval().tolist() == [True, True, False]
+
+
+def test_a_few_large_parcels_count_as_few():
+    areas, groups = np.array([0.1] * 5 + [1, 1, 8]), np.array([0] * 5 + [2] * 3)
+    found = effective_numbers(areas, groups, 3)
+    assert found.tolist() == pytest.approx([5, 0, 100 / 66])
+    labels = [0] * 30 + [1] * 30 + [2] * 30 + [-1]
+    large = [1.0] * 60 + [1.0] * 29 + [100.0, 1.0]
+    assert population(labels, [0] * 91, large).is_too_small
+    large[-2] = 10.0
+    assert population(labels, [0] * 91, large).has_interval().tolist() == [True, True, True]
+    large[-2] = 30.0
+    assert population(labels, [0] * 91, large).has_interval().tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ OTHERS = "other declared classes"
 M2_PER_HA = 10_000
 
 # Why areas are not estimated.
+NO_OUTLINES = "no predicted parcel has an outline"
 NO_LABELS = "no parcel declares a class"
 UNKNOWN_SAMPLE = (
     "it is not known how the labelled parcels were chosen: areas.sample states it, if they are a "
@@ -111,7 +112,9 @@ def areas(
     parcels = read_parcels(predictions, register, opened, settings, probabilities)
     population = parcels.population
     reason = ""
-    if not population.is_labelled.any():
+    if not parcels.ids:
+        reason = NO_OUTLINES
+    elif not population.is_labelled.any():
         reason = NO_LABELS
     elif not population.is_labelled.all():
         if probabilities is None:

@@ -212,7 +212,7 @@ def test_a_register_of_points_alone_has_no_areas(run):
     run.register["area_m2"] = np.nan
     run(sample="random")
     assert run.account["n_parcels"] == 0
-    assert run.account["reason"] == "no parcel declares a class"
+    assert run.account["reason"] == "no predicted parcel has an outline"
     assert (run.table["mapped_ha"] == 0).all()
     assert read_areas(run.paths).chart is None
 

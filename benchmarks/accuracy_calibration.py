@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 
 from benchmarks.model_choice import CPU, Task, read_canada
 from models.crop_model import CropModel
-from pipeline.evaluation.calibration_error import classwise_errors, expected_calibration_error
+from pipeline.evaluation.calibration_error import (
+    classwise_errors,
+    error_by_chance,
+    expected_calibration_error,
+)
 from pipeline.evaluation.out_of_fold import OutOfFold, ensemble_probabilities, probabilities_at
 from pipeline.evaluation.prediction_sets import PredictionSets
 from pipeline.evaluation.temperature import fit_temperature
@@ -31,6 +35,7 @@ from pipeline.workflow.settings import TrainSettings, part_of
 
 FOLDS = 5
 ERROR = 0.1
+ERRORS = "ECE (by chance), classwise ECE, log loss"
 TRAIN = {"epochs": 40, "members": 3}
 
 
@@ -122,7 +127,10 @@ def measure(
     for name, temperatures in ways.items():
         yield f"temperatures: {name}", " ".join(f"{t:.2f}" for t in temperatures)
         own = replace(found, temperatures=temperatures)
-        yield f"out of fold, {name}: ECE, classwise ECE, log loss", _errors(own.probabilities, own)
+        yield (
+            f"out of fold, {name}: ECE (by chance), classwise ECE, log loss",
+            _errors(own.probabilities, own),
+        )
     sets = PredictionSets(found, ERROR)
     yield "out of fold, thresholds per class", _coverage(sets.of_tested(), found.labels)
     yield "out of fold, one threshold", _coverage(_marginal_sets(found), found.labels)
@@ -134,11 +142,13 @@ def measure(
         "folds calibrated, then mean": ensemble_probabilities(by_fold, found.temperatures),
     }
     best, _ = fit_temperature(np.mean(by_fold, axis=0), truth)
-    averaged[f"mean of folds at the temperature that fits {IT}"] = probabilities_at(
-        np.mean(by_fold, axis=0), best
-    )
+    at_best = probabilities_at(np.mean(by_fold, axis=0), best)
+    averaged["mean of folds at the best temperature for these points"] = at_best
     for name, probabilities in averaged.items():
-        yield f"apart, {name}: ECE, classwise ECE, log loss", _errors(probabilities, truth)
+        yield (
+            f"apart, {name}: ECE (by chance), classwise ECE, log loss",
+            _errors(probabilities, truth),
+        )
     yield "that temperature", f"{best:.2f}"
     pairs = zip(by_fold, fitted, strict=True)
     members = sets.of_new([probabilities_at(own, t) for own, t in pairs])
@@ -147,17 +157,16 @@ def measure(
     yield "apart, thresholds on the mean of folds", _coverage(thresholds, truth)
 
 
-IT = "these points (not possible in use)"
-
-
 def _errors(probabilities: NDArray[np.float64], truth: OutOfFold | NDArray[np.int64]) -> str:
-    """Return calibration errors in per cent, and log loss."""
+    """Return calibration errors in per cent, in brackets that by chance, and log loss."""
     labels = truth.labels if isinstance(truth, OutOfFold) else truth
     right = probabilities.argmax(axis=1) == labels
-    error = expected_calibration_error(probabilities.max(axis=1), right)
+    confidence = probabilities.max(axis=1)
+    error = expected_calibration_error(confidence, right)
+    chance = 100 * error_by_chance(confidence)
     by_class = classwise_errors(probabilities, labels).mean()
     loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
-    return f"{100 * error:.1f} %, {100 * by_class:.1f} %, {loss:.3f}"
+    return f"{100 * error:.1f} % ({chance:.1f}), {100 * by_class:.1f} %, {loss:.3f}"
 
 
 def _coverage(members: NDArray[np.bool_], labels: NDArray[np.int64]) -> str:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from geo.errors import InputError, first_five
-from models.model_files import CALIBRATION_FILE
+from models.model_files import CALIBRATION_FILE, OUT_OF_FOLD_FILE
 from pipeline.classes.crop_class import Code
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.workflow.artefacts import artefact, read_json, remedy_for
@@ -192,6 +192,34 @@ def read_tested(path: Path, dataset: PixelSetDataset, folds: Sequence[Fold]) -> 
         raise InputError(
             f"{path} was made with other folds, labels or classes than the dataset "
             f"{dataset.paths.root} has now. {remedy_for(path)}"
+        )
+    return predictions
+
+
+def read_existing(folder: Path, n_folds: int, n_classes: int) -> OutOfFold | None:
+    """Read the predictions beside existing weights, which calibrate them; None if there are none.
+
+    Parameters
+    ----------
+    folder
+        Folder of Fold_<k>/.
+    n_folds, n_classes
+        Of the weights.
+
+    Raises
+    ------
+    InputError
+        As `read_out_of_fold`; or if the predictions are of other models.
+    """
+    path = folder / OUT_OF_FOLD_FILE
+    if not path.is_file():
+        return None
+    predictions = read_out_of_fold(path)
+    found = predictions.n_folds, predictions.log_probabilities.shape[1]
+    if found != (n_folds, n_classes):
+        raise InputError(
+            f"{path} does not belong to the models beside it: it is of {found[0]} folds and "
+            f"{found[1]} classes, they of {n_folds} and {n_classes}. {OTHER_MODELS}"
         )
     return predictions
 

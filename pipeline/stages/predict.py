@@ -29,11 +29,10 @@ from pipeline.dataset.model_inputs import describe_data, in_order, load_trained,
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.dataset.season import season_of
 from pipeline.evaluation.out_of_fold import (
-    OTHER_MODELS,
     OutOfFold,
     ensemble_probabilities,
     probabilities_at,
-    read_out_of_fold,
+    read_existing,
     read_tested,
 )
 from pipeline.evaluation.prediction_sets import PredictionSets
@@ -129,7 +128,18 @@ def predict(
         season.refuse()
         if text := season.explain():
             logger.warning("%s", text)
-        calibration = existing_calibration(models, trained)
+        calibration = read_existing(models, len(trained), trained[0].n_classes)
+        if calibration is None:
+            logger.info(
+                "%s has no %s: confidences are not calibrated, and there are no prediction sets",
+                *(models, OUT_OF_FOLD_FILE),
+            )
+        else:
+            logger.info(
+                "calibrated by %d parcels of the training. Nothing is proven about prediction sets "
+                "of another region or season.",
+                len(calibration.ids),
+            )
     else:
         parts = opened.folds(folds)
         tested = calibration = read_tested(models / OUT_OF_FOLD_FILE, opened, parts)
@@ -220,37 +230,6 @@ def load_existing(
         )
         for fold in folds
     ]
-
-
-def existing_calibration(folder: Path, trained: Sequence[CropModel]) -> OutOfFold | None:
-    """Read the out-of-fold predictions beside existing weights; None if there are none.
-
-    Raises
-    ------
-    InputError
-        If they are not those of the weights.
-    """
-    path = folder / OUT_OF_FOLD_FILE
-    if not path.is_file():
-        logger.info(
-            "%s has no %s: confidences are not calibrated, and there are no prediction sets",
-            *(folder, OUT_OF_FOLD_FILE),
-        )
-        return None
-    found = read_out_of_fold(path)
-    expected = len(trained), trained[0].n_classes
-    if (found.n_folds, found.log_probabilities.shape[1]) != expected:
-        raise InputError(
-            f"{path} does not belong to the models beside it: it is of {found.n_folds} folds and "
-            f"{found.log_probabilities.shape[1]} classes, they of {expected[0]} and {expected[1]}. "
-            f"{OTHER_MODELS}"
-        )
-    logger.info(
-        "calibrated by %d parcels of the training. Nothing is proven about prediction sets of "
-        "another region or season.",
-        len(found.ids),
-    )
-    return found
 
 
 class Predictor:

@@ -12,6 +12,7 @@ from pipeline.evaluation.calibration_error import (
     N_BINS,
     classwise_errors,
     describe_calibration,
+    error_by_chance,
     expected_calibration_error,
     reliability,
 )
@@ -61,6 +62,16 @@ def test_the_errors_are_those_of_the_bins(drawn):
     np.testing.assert_allclose([row["confidence"] for row in rows], means)
     by_class = [error_of(probabilities[:, k], labels == k) for k in range(3)]
     np.testing.assert_allclose(classwise_errors(probabilities, labels), by_class)
+
+
+def test_the_error_by_chance_is_that_of_drawn_labels():
+    rng = np.random.default_rng(7)
+    confidence = rng.uniform(0.3, 1, 900)
+    drawn = [
+        expected_calibration_error(confidence, rng.random(900) < confidence) for _ in range(400)
+    ]
+    # Their mean is known to half a per cent of itself, and is not quite normal.
+    assert error_by_chance(confidence) == pytest.approx(np.mean(drawn), rel=0.04)
 
 
 def test_the_description_compares_both(drawn):

@@ -13,6 +13,7 @@ from models.training.distributed import choose_device
 from pipeline.evaluation.out_of_fold import probabilities_at, read_out_of_fold, read_tested
 from pipeline.evaluation.prediction_sets import PredictionSets
 from pipeline.evaluation.temperature import fit_temperature
+from pipeline.inspection.check import check
 from pipeline.stages.calibrate import calibrate
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
@@ -158,10 +159,15 @@ def test_a_table_of_other_models_is_refused(calibrated, tmp_path, spoil, words):
     shutil.copytree(run.models, folder)
     spoil(folder)
     options = view(settings, "predict")
+    given = settings.predict.model_copy(update={"weights": folder})
     message = rf"out_of_fold\.parquet does not belong .* {words}.* or delete the file"
     with pytest.raises(InputError, match=message):
         predict(run.dataset.root, folder, run.ledger, tmp_path / "out.gpkg", options)
+    # Also before a run starts
+    with pytest.raises(InputError, match=rf"predict\.weights: .* {words}"):
+        check(settings.model_copy(update={"predict": given}))
     (folder / "out_of_fold.parquet").unlink()
+    check(settings.model_copy(update={"predict": given}))
     predict(run.dataset.root, folder, run.ledger, tmp_path / "out.gpkg", options)
 
 

@@ -42,14 +42,16 @@ paths = RunPaths.of(settings.run)
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
 EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
-# Without a register there are no outlines for a map, and the predictions are only tables.
+# Without a register there are no outlines for a map and no areas: the predictions are only tables.
 REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
+AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
 SCORES = [] if TRAINED else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
 PREDICTIONS = [
     *SCORES,
     *LAYER,
     paths.probabilities,
+    *([paths.mean_probabilities] if TRAINED and REGISTER else []),
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
@@ -108,6 +110,7 @@ rule all:
     input:
         TABLES,
         PREDICTIONS,
+        AREAS,
         paths.report,
 
 
@@ -171,12 +174,19 @@ rule predict:
         " --predictions {params.predictions:q} --threads {threads} --log {log:q}"
 
 
+if REGISTER:
+    JOBS.append("areas")
+
+    include: "rules/areas.smk"
+
+
 rule predictions:
     message:
         "The predictions are in {paths.predictions.parent}."
     input:
         TABLES,
         rules.predict.output,
+        AREAS,
 
 
 rule report:
@@ -190,6 +200,7 @@ rule report:
         dataset=[DATASET, LABELS, NAMES],
         models=[EVALUATED, VARIOGRAM] if TRAINED else [],
         predictions=rules.predict.output,
+        areas=AREAS,
     output:
         report=paths.report,
         config=paths.config,

@@ -47,6 +47,7 @@ STAGES = {
     "calibrate": "predict the labelled parcels out of fold, and fit the temperatures",
     "evaluate": "score the trained folds on their test parcels, beside baselines",
     "predict": "predict a class for every usable parcel",
+    "areas": "estimate the area of every class, with confidence intervals",
     "report": "write the report of a run",
 }
 

@@ -92,7 +92,11 @@ def loaded_by(statement):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stage", ["ingest", "variogram", "split", "train", "calibrate", "evaluate", "predict", "report"]
+    "stage",
+    [
+        *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "predict", "areas"),
+        "report",
+    ],
 )
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
@@ -116,6 +120,7 @@ def test_models_run_without_gdal(stage):
         "variogram",
         "split",
         "evaluate",
+        "areas",
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -146,6 +151,7 @@ USED = {
     "calibrate": {"scipy", "torch"},
     "evaluate": {"pandas", "scipy", "sklearn"},
     "predict": {"pandas", "torch"},
+    "areas": {"pandas", "scipy"},
     "report": {"jinja2", "matplotlib", "pandas"},
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
+from pyproj import CRS, Proj
 from shapely import GeometryType
 
 POLYGONAL = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
@@ -111,6 +112,31 @@ def is_finite(geometries: NDArray[Any]) -> NDArray[np.bool_]:
     finite: NDArray[np.bool_] = ~shapely.is_missing(geometries)
     finite[owners[~np.isfinite(coordinates).all(axis=1)]] = False
     return finite
+
+
+def ground_areas(polygons: NDArray[Any], crs: Any) -> NDArray[np.float64]:
+    """Compute the areas of polygons on the ellipsoid, float64 (P,), m2; NaN without a polygon.
+
+    The area in a projection is divided by the areal scale at the centre of the polygon: in UTM, it
+    differs from the area on the ground by up to 0.2 %. For parcels, whose scale hardly varies, this
+    is exact to a millionth.
+
+    Parameters
+    ----------
+    polygons
+        Polygons of shapely (P,).
+    crs
+        Their coordinate system, projected, in metres.
+    """
+    areas = np.full(len(polygons), np.nan)
+    some = np.flatnonzero(is_finite(polygons) & ~shapely.is_empty(polygons))
+    if not len(some):
+        return areas
+    projection = Proj(CRS(crs))
+    x, y = shapely.get_coordinates(shapely.centroid(polygons[some])).T
+    scale = projection.get_factors(*projection(x, y, inverse=True)).areal_scale
+    areas[some] = shapely.area(polygons[some]) / scale
+    return areas
 
 
 def find_overlaps(

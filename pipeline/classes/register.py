@@ -220,7 +220,7 @@ def read_declarations(
     follows_fiboa = fiboa is not None
     labels = nomenclatures(options, fiboa or (), follows_fiboa=follows_fiboa)
     id_column = _id_column(options, follows_fiboa)
-    columns = {**named_columns(labels), **(others or {})}
+    columns = named_columns(labels) | dict(others or {})
     table, ids = read_columns(path, options.layer, id_column, columns, options.encoding)
     rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(ids), "reason": ""})
     set_aside(rows, rows["parcel_id"] == "", Reason.MISSING_ID)

@@ -105,7 +105,7 @@ def _check_register(register: Path, settings: Settings) -> None:
     models = Models.of(settings.split.folds, settings.predict.weights)
     column = settings.split.column if settings.predict.weights is None else None
     grouped = {} if column is None else {"split.column": column}
-    declared = read_declarations(register, options, grouped)
+    declared = read_declarations(register, options, grouped | settings.areas.columns)
     bounds, types = read_extent(register, options.layer)
     _check_geometries(register, types, options)
     if models.folds is not None and not declared.labels:

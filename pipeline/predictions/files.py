@@ -57,7 +57,8 @@ class PredictionFiles:
         # Functions that write a part, by the name of the step.
         self._tables: dict[str, Callable[[pd.DataFrame], None]] = {}
         self._layers: dict[str, Callable[[Any], None]] = {}
-        self._write_probabilities: Callable[[Sequence[str], NDArray[np.float64]], None]
+        # Functions that write probabilities, by the name of the file.
+        self._probabilities: dict[str, Callable[[Sequence[str], NDArray[np.float64]], None]] = {}
         self.seconds: dict[str, float] = {}
         """Duration of each step."""
 
@@ -83,9 +84,9 @@ class PredictionFiles:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def add_probabilities(self, codes: Sequence[Code]) -> None:
-        """Write probabilities.parquet as well: parcel_id, and a column of every class code."""
-        parquet = self._open(self._predictions.with_name("probabilities.parquet"), ParquetWriter)
+    def add_probabilities(self, name: str, codes: Sequence[Code]) -> None:
+        """Write <name>.parquet as well: parcel_id, and a column of every class code."""
+        parquet = self._open(self._predictions.with_name(f"{name}.parquet"), ParquetWriter)
         names = ["parcel_id", *map(str, codes)]
 
         def write(ids: Sequence[str], probabilities: NDArray[np.float64]) -> None:
@@ -95,12 +96,15 @@ class PredictionFiles:
 
         # The file has its columns even if no parcel is predicted.
         write([], np.zeros((0, len(codes))))
-        self._write_probabilities = write
+        self._probabilities[name] = write
 
-    def put_probabilities(self, ids: Sequence[str], probabilities: NDArray[np.float64]) -> None:
-        """Write the probabilities (n, K) of n parcels, after `add_probabilities`."""
-        with self.timed("probabilities"):
-            self._write_probabilities(ids, probabilities)
+    def put_probabilities(
+        self, ids: Sequence[str], probabilities: Mapping[str, NDArray[np.float64]]
+    ) -> None:
+        """Write {name: probabilities (n, K)} of n parcels, to the files of `add_probabilities`."""
+        for name, write in self._probabilities.items():
+            with self.timed(name):
+                write(ids, probabilities[name])
 
     def add_layers(
         self,

@@ -15,13 +15,15 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from geo.errors import first_five
 from geo.grid import Grid, read_grids
 from geo.register.columns import as_text, row_checksums
 from geo.register.geopackage import MOST_COLUMNS, outline_types
-from geo.register.placement import in_one_system
-from geo.register.polygons import find_overlaps, first_alike
+from geo.register.placement import Placement, in_one_system
+from geo.register.points import is_point
+from geo.register.polygons import find_overlaps, first_alike, ground_areas
 from pipeline.classes.class_choice import Models
 from pipeline.classes.ledger import FROM_REGISTER, say_counts
 from pipeline.classes.register import CheckedRegister, check_register
@@ -58,8 +60,8 @@ def clean(
         Grids of the tiles; where tiles overlap, earlier ones are preferred.
     rows
         Written: Parquet, one row per row of the register: the reason if outline or id cannot be
-        used, the checksum that identifies the row, and the register's own columns, with their
-        types.
+        used, its area, the checksum that identifies the row, and the register's own columns, with
+        their types.
     overlaps
         Written: Parquet, the pairs of usable parcels that overlap.
     parcels
@@ -96,7 +98,7 @@ def clean(
         find_overlaps(polygons, ids, MIN_OVERLAP_M2).to_parquet(temporary, index=False)
     _write_parcels(parcels, checked, usable, tiles)
     with replacing(rows) as temporary:
-        _register_rows(checked, polygons).to_parquet(temporary, index=False)
+        _register_rows(checked, polygons, tiles).to_parquet(temporary, index=False)
     rejected = checked.rows.loc[~usable, "reason"]
     logger.info("%d rows: %d rejected", len(usable), len(rejected))
     if len(rejected):
@@ -128,7 +130,9 @@ def _say_columns(table: gpd.GeoDataFrame) -> None:
         )
 
 
-def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:
+def _register_rows(
+    checked: CheckedRegister, polygons: Any, tiles: Mapping[str, Grid]
+) -> pd.DataFrame:
     """Make the table of every row of the register."""
     table = checked.table
     own = table.drop(columns=table.geometry.name)
@@ -136,6 +140,9 @@ def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:
     rows = checked.rows.assign(
         same_outline=np.where(first >= 0, checked.rows["parcel_id"].to_numpy()[first], ""),
         geometry_type=outline_types(table.geometry),
+        area_m2=np.where(
+            is_point(table.geometry.to_numpy()), np.nan, _areas(checked.placed, tiles)
+        ),
         checksum=row_checksums(table.geometry, checked.ids),
     )
     # All at once: adding thousands of columns one by one copies the table as often.
@@ -144,6 +151,15 @@ def _register_rows(checked: CheckedRegister, polygons: Any) -> pd.DataFrame:
     # Stored in the metadata of the Parquet file.
     rows.attrs["follows_fiboa"] = checked.follows_fiboa
     return rows
+
+
+def _areas(placed: Placement, tiles: Mapping[str, Grid]) -> NDArray[np.float64]:
+    """Compute the areas of the outlines, without buffer, m2; NaN outside the tiles."""
+    areas = np.full(len(placed.polygons), np.nan)
+    for tile, grid in tiles.items():
+        here = placed.tiles == tile
+        areas[here] = ground_areas(placed.polygons[here], grid.crs)
+    return areas
 
 
 def _storable(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -88,7 +88,9 @@ def predict(
         Written, with the suffixes .csv and .parquet: one row per row of the ledger. With a
         register also .gpkg, and <name>_fiboa.parquet with the predicted parcels. Beside them
         probabilities.parquet: parcel_id and the probability of every class, named by its code, for
-        the predicted parcels.
+        the predicted parcels. With a register and own models also mean_probabilities.parquet, in
+        which a parcel that all models predict has the mean of their probabilities: its errors are
+        on average those of the out-of-fold predictions, on which the areas are based.
     settings
         run, train.device, predict.batch_size, set_error and code_list, parcels; for weights of the
         reference, model and train.pixels.
@@ -146,7 +148,10 @@ def predict(
     inputs = read_inputs(opened, trained, classes)
     rows = read_ledger(ledger, LEDGER_COLUMNS)
     with PredictionFiles(predictions) as files:
-        files.add_probabilities([crop.code for crop in classes])
+        codes = [crop.code for crop in classes]
+        files.add_probabilities("probabilities", codes)
+        if tested is not None and register is not None:  # for areas
+            files.add_probabilities("mean_probabilities", codes)
         choices = Choices.empty(len(inputs.ids), classes, with_sets=calibration is not None)
         predictor = Predictor(
             trained, calibration, settings.predict.set_error, settings.predict.batch_size
@@ -258,16 +263,23 @@ class Predictor:
 
     def predict(
         self, data: PixelSets, indices: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
-        """Return the probabilities of parcels, float64 (n, K), and their sets, bool (n, K)."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_] | None]:
+        """Predict n parcels.
+
+        Returns
+        -------
+        probabilities, means, sets
+            float64 (n, K), of the mean log-probabilities; float64 (n, K), means of the models'
+            probabilities; bool (n, K), or None.
+        """
         by_fold = [
             model.log_probabilities(data, indices, self._batch_size) for model in self._trained
         ]
-        members = None
-        if self.sets is not None:
-            pairs = zip(by_fold, self._temperatures, strict=True)
-            members = self.sets.of_new([probabilities_at(own, t) for own, t in pairs])
-        return ensemble_probabilities(by_fold, self._temperatures), members
+        pairs = zip(by_fold, self._temperatures, strict=True)
+        calibrated = [probabilities_at(own, temperature) for own, temperature in pairs]
+        members = None if self.sets is None else self.sets.of_new(calibrated)
+        together = ensemble_probabilities(by_fold, self._temperatures)
+        return together, np.mean(calibrated, axis=0), members
 
 
 def choose_classes(
@@ -312,13 +324,15 @@ def choose_classes(
             own = rows >= 0
             probabilities[own] = tested.probabilities[rows[own]]
             members[own] = members_of_tested[rows[own]]
+        means = probabilities.copy()
         if len(new := np.flatnonzero(rows < 0)):
-            probabilities[new], found = predictor.predict(part, new)
+            probabilities[new], means[new], found = predictor.predict(part, new)
             if found is not None:
                 members[new] = found
         source = np.where(rows < 0, ENSEMBLE, OUT_OF_FOLD).astype(np.int8)
         choices.put(start, probabilities, source, members)
-        files.put_probabilities(part.ids, probabilities)
+        written = {"probabilities": probabilities, "mean_probabilities": means}
+        files.put_probabilities(part.ids, written)
         progress.add(len(part))
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.report.areas import read_areas
 from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
@@ -88,7 +89,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     by_frequency = sorted(trained, key=lambda c: -c.n_parcels)
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
-    scores = weights = drawn = confidence = calibration = sets = None
+    scores = weights = drawn = confidence = calibration = sets = areas = None
     if predictions is not None:
         confidence = _confidence(predictions)
         if existing_weights:
@@ -104,6 +105,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             from pipeline.report.map import draw_map
 
             drawn = draw_map(paths.predictions, predictions, dataset.description["crs"], colours)
+            areas = read_areas(paths)
     has_models = scores is not None and not existing_weights
     divisions = read_divisions(paths, used["split"]["also"]) if has_models else None
     leading = scores
@@ -138,6 +140,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
         most_parcels=MOST_PARCELS,
         map=drawn,
+        areas=areas,
         confidence=confidence,
         calibration=calibration,
         sets=sets,
@@ -191,6 +194,8 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         table.with_suffix(".parquet"): "the same table, with types",
         paths.probabilities: "the calibrated probability of every class",
         **scores,
+        paths.areas.with_suffix(".csv"): "area of every class, in total and by region",
+        paths.areas_account: "what the areas are based on",
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
         paths.ledger: "the same table, with types",
         paths.acquisitions_view: "every acquisition, used or not, and why",

@@ -213,7 +213,7 @@ def contents_state(settings: Settings) -> str:
         files += watched_dataset(settings.dataset.path)
     if settings.predict.weights is not None:
         files += weights(settings.predict.weights)
-    used = {"imagery", "clouds", "parcels", "dataset", "split", "predict"}
+    used = {"imagery", "clouds", "parcels", "dataset", "split", "predict", "areas"}
     return settings.model_dump_json(include=used) + "\n" + digest_of(files)
 
 

@@ -43,6 +43,7 @@ _WRITERS = {
     "models*/Fold_*/test_metrics.json": "evaluate",
     "models*/Fold_*/*": "train",
     "models*/*.json": "evaluate",
+    "predictions/areas.*": "areas",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
@@ -319,8 +320,17 @@ class RunPaths:
     probabilities = _Below("predictions/probabilities.parquet")
     """Parquet: the probability of every class, for every predicted parcel."""
 
+    mean_probabilities = _Below("predictions/mean_probabilities.parquet")
+    """Parquet: the same; for parcels that all models predict, the mean of their probabilities."""
+
     existing_scores = _Below("predictions/scores.json")
     """Scores of existing weights on the parcels that declare one of their classes; also .csv."""
+
+    areas = _Below("predictions/areas.parquet")
+    """Area of every class, in total and by region; .csv beside it for people."""
+
+    areas_account = _Below("predictions/areas.json")
+    """What the areas are based on: the sample, what speaks against it, and the accuracies."""
 
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""

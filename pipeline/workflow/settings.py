@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from geo.errors import InputError
 from pipeline.workflow.sections.imagery import CloudMasks, Clouds, Imagery
 from pipeline.workflow.sections.models import (
+    Areas,
     Assemble,
     Dataset,
     Model,
@@ -50,6 +51,8 @@ _USED_WITH_DATASET: dict[str, set[str]] = {
     "parcels": set(),
     "assemble": set(),
     "predict": {"weights", "batch_size", "set_error"},
+    # An existing dataset has no outlines.
+    "areas": set(),
 }
 
 
@@ -70,6 +73,7 @@ class Settings(Section):
     )
     train: Train = Field(default_factory=lambda: Train.model_validate({}))
     predict: Predict = Predict()
+    areas: Areas = Areas()
     report: Report = Report()
     simulate: Simulate | None = None
     """Write a simulated raw scene first, to imagery.path and parcels.path (see configs/demo.yaml).
@@ -106,6 +110,11 @@ class Settings(Section):
             used = {"dataset": {"npy_files"}}
             self._refuse_unused(used, "unless dataset.path is set", ("parcels", "imagery"))
         self._check_split()
+        if self.predict.weights is not None and self.areas.sample != "unknown":
+            raise ValueError(
+                "areas.sample: without effect if predict.weights is set, because it is not known "
+                "which parcels the weights were trained on. Remove it"
+            )
         for section, is_used in (("parcels", not existing), ("dataset", not has_others)):
             classes = getattr(self, section).classes
             is_few = isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds
@@ -388,6 +397,12 @@ class PredictSettings(Section):
     predict: Predict
 
 
+class AreasSettings(Section):
+    """Settings of stage areas."""
+
+    areas: Areas
+
+
 class ReportSettings(Section):
     """Settings of stage report."""
 
@@ -413,6 +428,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "calibrate": CalibrateSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
+    "areas": AreasSettings,
     "report": ReportSettings,
 }
 

@@ -197,6 +197,8 @@ def _rules(settings: Settings) -> Iterator[str]:
     files.append(f"rules/{'ingestion' if settings.dataset.path else 'preparation'}.smk")
     if settings.predict.weights is None:
         files.append("rules/training.smk")
+    if settings.dataset.path is None:
+        files.append("rules/areas.smk")
     for file in files:
         text = (SOURCE / file).read_text(encoding="utf-8")
         names = re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.MULTILINE)

@@ -302,6 +302,35 @@ class Predict(Section):
     """address of a CSV of the class codes, for the crop extension of fiboa"""
 
 
+class Areas(Section):
+    """Crop areas, with confidence intervals where the labelled parcels are a random sample."""
+
+    sample: Literal["unknown", "random"] = "unknown"
+    """how the labelled parcels were chosen: unknown (only mapped and declared areas are given) |
+    random (by chance from all parcels, or from those of each stratum: areas are estimated)
+    """
+
+    strata: str | None = None
+    """column of the register within whose values the parcels were drawn; null: from all parcels"""
+
+    region: str | None = None
+    """column of the register by whose values areas are also given; null: only in total"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Areas:
+        if self.strata is not None and self.sample != "random":
+            raise ValueError(
+                "strata is without effect unless sample is random: set sample, or remove strata"
+            )
+        return self
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of the register that are used: {setting: column}."""
+        named = {"areas.strata": self.strata, "areas.region": self.region}
+        return {setting: column for setting, column in named.items() if column is not None}
+
+
 class Report(Section):
     """The report."""
 

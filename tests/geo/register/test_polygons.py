@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import shapely
+from pyproj import Geod, Transformer
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
-from geo.register.polygons import find_overlaps, first_alike, mend
+from geo.register.polygons import find_overlaps, first_alike, ground_areas, mend
 
 
 def test_mending_keeps_the_area_or_gives_a_reason():
@@ -49,6 +50,30 @@ def test_mending_keeps_the_area_or_gives_a_reason():
     assert [None if p is None else p.area for p in found.polygons] == areas
     assert all(p is None or p.is_valid for p in found.polygons)
     assert len(mend(np.array([], object)).polygons) == 0
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y"),
+    [
+        ("EPSG:32631", 500_000, 5_000_000),  # scale 0.9996
+        ("EPSG:32631", 800_000, 5_000_000),  # at the edge of the zone
+        ("EPSG:32731", 250_000, 9_000_000),
+        ("EPSG:3035", 4_000_000, 3_000_000),  # of equal area
+    ],
+)
+def test_areas_are_those_on_the_ellipsoid(crs, x, y):
+    holed = box(x, y, x + 300, y + 200) - box(x + 50, y + 50, x + 90, y + 90)
+    polygons = [holed, MultiPolygon([box(x, y, x + 80, y + 80), box(x + 90, y, x + 99, y + 9)])]
+    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    geod = Geod(ellps="GRS80" if crs == "EPSG:3035" else "WGS84")
+    # Points on the sides, because straight lines of a projection are not geodesics.
+    dense = shapely.segmentize(polygons, 5)
+    lon_lat = shapely.transform(dense, to_degrees.transform, interleaved=False)
+    expected = [abs(geod.geometry_area_perimeter(polygon)[0]) for polygon in lon_lat]
+    found = ground_areas(np.array([Polygon(), *polygons, None], object), crs)
+    np.testing.assert_allclose(found[1:3], expected, rtol=2e-6)
+    assert np.isnan(found[[0, 3]]).all()
+    assert ground_areas(np.array([], object), crs).shape == (0,)
 
 
 def test_valid_polygons_are_left_unchanged():

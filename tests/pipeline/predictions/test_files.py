@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import shapely
+import torch
 from geopandas.testing import assert_geodataframe_equal
 
 from geo.errors import InputError
@@ -17,8 +18,8 @@ from geo.register.reading import read_register, read_register_parts
 from models.crop_model import CropModel, ensemble
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.model_inputs import in_order
-from pipeline.evaluation.out_of_fold import read_out_of_fold
+from pipeline.dataset.model_inputs import in_order, load_trained, read_inputs
+from pipeline.evaluation.out_of_fold import probabilities_at, read_out_of_fold
 from pipeline.evaluation.prediction_sets import PredictionSets
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
@@ -276,3 +277,15 @@ def test_every_predicted_parcel_has_its_probabilities(trained, tmp_path, monkeyp
     assert own.loc[predictions.ids, "prediction_set"].tolist() == sets
     assert own.loc[predictions.ids, "set_size"].tolist() == members.sum(axis=1).tolist()
     np.testing.assert_allclose(found.loc[predictions.ids], predictions.probabilities, rtol=1e-6)
+    # Areas are based on means of probabilities instead of log-probabilities.
+    means = pd.read_parquet(path.with_name("mean_probabilities.parquet")).set_index("parcel_id")
+    pd.testing.assert_frame_equal(means.loc[predictions.ids], found.loc[predictions.ids])
+    dataset = opened(run)
+    models = load_trained(run.models, 2, torch.device("cpu"))
+    data = read_inputs(dataset, models, dataset.classes)
+    new = np.flatnonzero(~np.isin(dataset.ids, predictions.ids))
+    pairs = zip(models, predictions.temperatures, strict=True)
+    expected = np.mean(
+        [probabilities_at(m.log_probabilities(data, new, 9), t) for m, t in pairs], 0
+    )
+    np.testing.assert_allclose(means.loc[np.array(dataset.ids)[new]], expected, rtol=1e-5)

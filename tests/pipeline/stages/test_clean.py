@@ -60,6 +60,17 @@ def test_usable_parcels_are_written_in_the_coordinates_of_the_tile(run):
     assert run.labels["crop"]["16"] is None
 
 
+def test_the_area_of_every_outline_on_a_tile_is_written(run):
+    """Without buffer, also of rejected parcels; 0.9996 is the scale of UTM at its meridian."""
+    run(every_reason(), labels={"crop": "CODE"}, classes={"min_parcels": 2}, buffer_m=-1)
+    table = pd.read_parquet(run.paths.register)
+    expected = [
+        g.area / 0.9996**2 if row[6] else np.nan
+        for row, g in zip(ROWS, every_reason().make_valid(), strict=True)
+    ]
+    np.testing.assert_allclose(table["area_m2"], expected, rtol=1e-4)
+
+
 def test_the_table_of_classes(run, tmp_path):
     (tmp_path / "names.csv").write_text("code,name\nA, wheat \nC,maize\n")
     run(

@@ -1,5 +1,7 @@
 """Registers of points, from the file to the ledger: by eye, on a grid of 8 x 8 pixels."""
 
+import math
+
 import geopandas as gpd
 import pandas as pd
 import pytest
@@ -57,6 +59,10 @@ def test_points_and_polygons_have_their_status_and_pixels(run, crs):
     outlines = run.usable.set_index("parcel_id").geometry
     for parcel_id, expected in (("p2", pixels(2, 2, 3, 3)), ("p5", pixels(4, 4, 6, 5))):
         assert outlines[parcel_id].symmetric_difference(expected).area < 1e-6
+    # The pixel of a point is not the area of its field.
+    areas = pd.read_parquet(run.paths.register).set_index("parcel_id")["area_m2"]
+    assert math.isnan(areas["p2"])
+    assert areas["p5"] == pytest.approx(400 / 0.9996**2, rel=1e-4)
 
 
 def test_discs_are_parcels_like_others(run):

@@ -330,6 +330,62 @@ def test_the_page_has_numbers_of_parcels_and_scores(run):
     assert "The longest gap between two dates is 80 days" in text
 
 
+def make_areas(paths, **account):
+    """Write areas of three classes: the last one has no interval, and is not trained on."""
+    rows = [
+        ("BTH", "winter wheat", 30, 60.0, 2000.0, 1500.0, 1400.0, 1650.0),
+        ("PPH", "grass <&>", 10, 20.0, 90.0, 80.0, 70.04, 99.96),
+        ("", "other declared classes", 2, 4.0, 0.0, 4.5, np.nan, np.nan),
+    ]
+    names = ["code", "name", "n_labelled", "declared_ha", "mapped_ha", "error_adjusted_ha"]
+    names += [f"error_adjusted_{end}_ha" for end in ("low", "high")]
+    table = pd.DataFrame(rows, columns=names).assign(region="(all)")
+    for end in ("", "_low", "_high"):
+        table[f"difference{end}_ha"] = table[f"error_adjusted{end}_ha"] * (
+            not account.get("reason")
+        )
+    pd.concat([table, table.assign(region="north")]).to_parquet(paths.areas)
+    values = {
+        "n_parcels": 62, "area_ha": 2090.4, "n_labelled": 42, "labelled_ha": 84.0,
+        "n_without_area": 0, "reason": "", "differences": [],
+        "accuracy": {"overall": [0.9, 0.85, 0.95], "classes": []},
+    }  # fmt: skip
+    write_json(paths.areas_account, values | account)
+
+
+def test_areas_are_shown_with_their_intervals(tmp_path):
+    paths = make_run(tmp_path / "hand")
+    assert "areas" not in check_page(page_of(paths)).ids
+    make_areas(paths)
+    page = page_of(paths)
+    assert "#areas" in check_page(page).references
+    text = text_of(page)
+    assert "The 62 predicted parcels cover 2,090 ha. 42 of them declare a class, on 84 ha." in text
+    assert "winter wheat 30 60.0 2,000 1,500 1,400 to 1,650 1,500 1,400 to 1,650" in text
+    assert "grass &lt;&amp;&gt; 10 20.0 90.0 80.0 70.0 to 100" in text
+    assert "other declared classes 2 4.0 0.0 4.5 no interval: too few parcels" in text
+    assert "By area, 90.0\N{NARROW NO-BREAK SPACE}% is predicted right (85.0" in page
+    assert "The areas by region are in predictions/areas.csv" in text
+    assert "winter wheat: 1,500 ha, error-adjusted (95 % interval: 1,400 to 1,650)" in page
+    assert "winter wheat: 2,000 ha, mapped" in page
+    # A run from a dataset has no areas; its folder may have those of an earlier run.
+    assert "areas" not in check_page(page_of(paths, dataset={"path": "x"})).ids
+
+
+def test_areas_without_estimates_say_why(tmp_path):
+    paths = make_run(tmp_path / "hand")
+    words = "their median area is 1 ha, that of the others 2 ha"
+    make_areas(paths, differences=[{"what": "area", "p_value": 1e-9, "words": words}])
+    text = text_of(page_of(paths))
+    assert f"not like a random sample, so the intervals cannot be trusted: {words}" in text
+    make_areas(paths, reason="it is not known which parcels", accuracy=None)
+    text = text_of(page_of(paths))
+    assert "Better estimates are not given, because it is not known which parcels." in text
+    assert "winter wheat 30 60.0 2,000 grass" in text
+    assert "Mapped areas are biased" in text
+    assert "Difference estimator" not in text
+
+
 def test_the_page_shows_calibration_and_sets(run):
     page = page_of(run)
     text = text_of(page)

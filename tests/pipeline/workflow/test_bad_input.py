@@ -883,6 +883,16 @@ def test_good_input_passes_when_the_workflow_is_parsed(inputs, good):
     check_all(load(inputs.values))
 
 
+def test_columns_of_the_areas_must_be_in_the_register(inputs):
+    inputs.geotiffs()
+    check_all(load({**inputs.values, "areas": {"sample": "random", "strata": "CODE"}}))
+    for key in ("region", "strata"):
+        areas = {"sample": "random", key: "CODES"}
+        words = rf"areas\.{key} is 'CODES', which is not a column.* Did you mean 'CODE'"
+        with pytest.raises(InputError, match=words):
+            check_all(load({**inputs.values, "areas": areas}))
+
+
 def check_all(settings):
     check_inputs(settings)
     check(settings)

@@ -107,7 +107,11 @@ def test_what_the_check_says_ends_the_process(folder, monkeypatch, capsys):
         ("run: a\n\nrun: b", [], r"settings.yaml is not YAML: the key run is .*lines 1 and 3"),
         ("run: mine", ["--cores", "2", "-R", "extrct"], r"'extrct' is .* Did you mean 'extract'"),
         ("run: mine", ["--until", "labl"], r"'labl' is neither .*Did you mean 'label'"),
-        ("run: mine", ["--omit-from", "clean", "soil"], r"'soil' is neither .* Known are all, as"),
+        (
+            "run: mine",
+            ["--omit-from", "clean", "soil"],
+            r"'soil' is neither .* Known are all, areas, as",
+        ),
         ("run: mine", ["-R", "train", "label"], r"nothing is trained"),
     ],
 )

@@ -63,6 +63,19 @@ from tests.builders.runs import recorded, write_record
             {"dataset": {"path": "x"}, "imagery": {"tile": "31TFM"}},
             r"imagery\.tile: without effect",
         ),
+        (
+            {"dataset": {"path": "x"}, "areas": {"region": "COMMUNE"}},
+            r"areas\.region: without effect if dataset\.path is set\. Remove it",
+        ),
+        (
+            {"areas": {"strata": "SIZE"}},
+            r"areas: strata is without effect unless sample is random: set sample, or remove",
+        ),
+        (
+            {"predict": {"weights": "x"}, "areas": {"sample": "random"}},
+            r"areas\.sample: without effect if predict\.weights is set, .*Remove it",
+        ),
+        ({"areas": {"sample": "stratified"}}, r"areas\.sample: .*unknown.*random"),
         ({"dataset": {"path": "x"}, "clouds": {"fill": "none"}}, r"clouds\.fill: without effect"),
         (
             {"dataset": {"path": "x"}, "predict": {"code_list": "https://a/b.csv"}},

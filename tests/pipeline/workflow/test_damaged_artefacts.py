@@ -16,6 +16,7 @@ from shapely import box
 
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
+from pipeline.stages.areas import areas
 from pipeline.stages.assemble import assemble
 from pipeline.stages.calibrate import calibrate
 from pipeline.stages.clean import clean
@@ -161,6 +162,12 @@ class Stages:
             self.settings.parcels.path,
         )  # fmt: skip
 
+    def _areas(self, run, settings):
+        areas(
+            run.predictions.with_suffix(".parquet"), run.register, run.dataset.root, run.areas,
+            settings, run.mean_probabilities,
+        )  # fmt: skip
+
     def _report(self, run, settings):
         records = sorted(run.settings.rglob("*.json"))
         report(run.root, run.report, records, settings)
@@ -171,7 +178,7 @@ READ = {
     "acquisitions.json": "assemble report",
     "grids.json": "clean rasterise",
     f"acquisitions/{FIRST}.json": "extract",
-    "parcels/register.parquet": "label split",
+    "parcels/register.parquet": "label split areas",
     "parcels/overlaps.parquet": "label",
     f"parcels/tiles/{TILE}.parquet": "rasterise features",
     f"parcels/tiles/{TILE}.rejected.parquet": "rasterise",
@@ -211,7 +218,10 @@ READ = {
     "models/prediction_sets.json": "report",
     "parcels/ledger.parquet": "predict report",
     "parcels/classes.json": "names report",
-    "predictions/parcels.parquet": "report",
+    "predictions/parcels.parquet": "areas report",
+    "predictions/mean_probabilities.parquet": "areas",
+    "predictions/areas.parquet": "report",
+    "predictions/areas.json": "report",
     "predictions/parcels.gpkg": "report",
     "settings/train.json": "report",
 }
@@ -246,7 +256,7 @@ def finished(tmp_path_factory):
     stages("split")
     train(run.dataset.root, run.folds, 2, run.fold(2), view(settings, "train"))
     recorded(settings, run)
-    for stage in ("train", "calibrate", "evaluate", "predict", "report"):
+    for stage in ("train", "calibrate", "evaluate", "predict", "areas", "report"):
         stages(stage)
     return settings, run
 

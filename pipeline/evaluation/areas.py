@@ -1,0 +1,443 @@
+"""Crop areas with confidence intervals, from labelled parcels that are a random sample of all.
+
+The area of the labelled parcels is known. The area of a class among the others is estimated in two
+ways, which are one formula: the models predict a share of every parcel, and the labelled parcels
+tell by how much the predictions are wrong.
+
+- `error_adjusted` predicts nothing. Parcels are grouped by their predicted class, and the shares of
+  the classes are those of the labelled parcels of the group: the post-stratified estimator of
+  Olofsson et al. (2014, Remote Sensing of Environment 148, 42-57), for units of unequal area.
+- `difference` predicts the probabilities of the classes: the model-assisted difference estimator
+  (Särndal, Swensson and Wretman 1992, Model Assisted Survey Sampling, chapter 6; McRoberts 2010,
+  Remote Sensing of Environment 114, 1017-1025).
+
+Every labelled parcel must be predicted by a model that was not trained on it, as otherwise the
+predictions look better than they are (Breidt and Opsomer 2017, Statistical Science 32, 190-205;
+Zrnic and Candès 2024, PNAS 121, e2322083121).
+
+The units are parcels, and the target is area. Within a group, errors are therefore expanded by the
+ratio of areas, not by that of counts: the ratio estimator (Cochran 1977, Sampling Techniques,
+chapter 6). Its variance is that of Royall and Cumberland (1981, Journal of the American Statistical
+Association 76, 66-77). For units of equal area, both are the formulas of Olofsson et al., with the
+correction for finite populations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+
+# A group of fewer labelled parcels is joined with others: its shares would be too uncertain, and a
+# group in which all happen to be right would look as if it had no error.
+FEWEST_IN_GROUP = 10
+# With fewer labelled parcels, variances are not known well enough for an interval: in all, ...
+FEWEST_LABELLED = 20
+# ... and of a class. These are effective numbers, because a sample that lacks one of a few very
+# large parcels knows nothing of them. Simulated surveys show that intervals are right from these
+# numbers on (docs/accuracy.md).
+FEWEST_OF_CLASS = 5
+LEVEL = 0.95
+
+Float = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Population:
+    """N parcels, of which some are labelled.
+
+    Attributes
+    ----------
+    areas
+        float64 (N,), m2, positive.
+    labels
+        int64 (N,), declared class, in 0 .. K - 1; -1 for parcels that are not labelled.
+    mapped
+        int64 (N,), predicted class, for labelled parcels by a model that was not trained on them.
+    predicted
+        float (N, K), probabilities of the classes, for labelled parcels as `mapped`; for the others
+        the mean of the models.
+    strata
+        int64 (N,), in 0 .. S - 1. The labelled parcels are a random sample of each stratum.
+    """
+
+    areas: Float
+    labels: Index
+    mapped: Index
+    predicted: NDArray[np.floating]
+    strata: Index
+
+    @property
+    def n_classes(self) -> int:
+        """Number K of classes."""
+        return int(self.predicted.shape[1])
+
+    @property
+    def is_labelled(self) -> NDArray[np.bool_]:
+        """Which parcels are labelled, bool (N,)."""
+        labelled: NDArray[np.bool_] = self.labels >= 0
+        return labelled
+
+    def part(self, chosen: NDArray[np.bool_] | Index) -> Population:
+        """Return some of the parcels as a population of their own."""
+        return Population(
+            self.areas[chosen],
+            self.labels[chosen],
+            self.mapped[chosen],
+            self.predicted[chosen],
+            self.strata[chosen],
+        )
+
+    def areas_by(self, classes: Index, chosen: NDArray[np.bool_] | None = None) -> Float:
+        """Add up the areas by class (N,), of all parcels or of some: float64 (K,), m2."""
+        where = slice(None) if chosen is None else chosen
+        return _sums(classes[where], self.areas[where], self.n_classes)
+
+    def counts(self) -> Index:
+        """Count the labelled parcels of every class, int64 (K,)."""
+        return np.bincount(self.labels[self.is_labelled], minlength=self.n_classes)
+
+    def sample(self, groups: Index) -> Sample:
+        """Return the labelled parcels in groups (N,), numbered from 0."""
+        labelled = self.is_labelled
+        rest = _sums(groups[~labelled], self.areas[~labelled], int(groups.max(initial=0)) + 1)
+        return Sample(self.areas[labelled], groups[labelled], rest)
+
+    def by_stratum(self) -> Sample:
+        """Return the labelled parcels by stratum."""
+        return self.sample(np.unique(self.strata, return_inverse=True)[1])
+
+    def by_predicted_class(self) -> Sample:
+        """Return the labelled parcels by stratum and predicted class."""
+        groups = join_small_groups(self.strata, self.mapped, self.is_labelled, self.n_classes)
+        return self.sample(groups)
+
+    def error_adjusted(self) -> Estimate:
+        """Estimate the areas from the labelled parcels by predicted class."""
+        labels = self.labels[self.is_labelled]
+        return error_adjusted(self.by_predicted_class(), labels, self.n_classes)
+
+    def difference(self) -> Estimate:
+        """Estimate the areas from the probabilities, corrected by their errors."""
+        labelled = self.is_labelled
+        predicted = self.predicted[labelled].astype(np.float64)
+        rest = np.array(self.areas[~labelled] @ self.predicted[~labelled], np.float64)
+        return difference(self.by_stratum(), self.labels[labelled], predicted, rest)
+
+    def accuracy(self) -> Accuracy:
+        """Estimate the accuracies of the predicted classes by area."""
+        labelled = self.is_labelled
+        return accuracy(
+            self.by_predicted_class(),
+            self.labels[labelled],
+            self.mapped[labelled],
+            self.areas_by(self.mapped),
+        )
+
+    @property
+    def is_too_small(self) -> bool:
+        """Whether the labelled parcels are too few for the others, in all or in a stratum."""
+        labelled = self.is_labelled
+        if labelled.all():
+            return False
+        counts = np.bincount(self.strata[labelled], minlength=int(self.strata.max()) + 1)
+        own = self.areas[labelled]
+        [number] = effective_numbers(own, np.zeros(len(own), np.int64), 1)
+        return bool(number < FEWEST_LABELLED or counts[self.strata[~labelled]].min() < 2)
+
+    def has_interval(self) -> NDArray[np.bool_]:
+        """Return the classes with enough labelled parcels for an interval, bool (K,)."""
+        labelled = self.is_labelled
+        own = self.labels[labelled]
+        numbers = effective_numbers(self.areas[labelled], own, self.n_classes)
+        return (numbers >= FEWEST_OF_CLASS) | labelled.all()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The n labelled parcels of a population, and the area that is not labelled.
+
+    Attributes
+    ----------
+    areas
+        float64 (n,), m2, positive.
+    groups
+        int64 (n,), group of each, in 0 .. H - 1. The labelled parcels of a group are a random
+        sample of it.
+    rest
+        float64 (H,), area in m2 of the parcels of each group that are not labelled. A group with
+        such parcels needs at least two labelled ones.
+    """
+
+    areas: Float
+    groups: Index
+    rest: Float
+
+    def sums(self, values: Float) -> Float:
+        """Add up values (n, M) by group: float64 (H, M)."""
+        return np.column_stack([_sums(self.groups, column, len(self.rest)) for column in values.T])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Areas of K classes, and their 95 % intervals; float64 (K,) each, m2."""
+
+    area: Float
+    low: Float
+    high: Float
+    standard_error: Float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracies by area, each with its standard error: float64, NaN where undefined.
+
+    `overall` is a pair of numbers. `users` and `producers` have shape (K, 2): the share of the area
+    mapped as a class that is of it, and the share of the area of a class that is mapped as it.
+    """
+
+    overall: Float
+    users: Float
+    producers: Float
+
+
+def _sums(groups: Index, values: Float, n_groups: int) -> Float:
+    """Add up values (n,) by group: float64 (n_groups,)."""
+    return np.bincount(groups, values, n_groups).astype(np.float64)
+
+
+def effective_numbers(areas: Float, groups: Index, n_groups: int) -> Float:
+    """Return how many parcels of equal area would tell as much: (sum of a)^2 / sum of a^2.
+
+    Kish (1992, Journal of Official Statistics 8, 183-200). float64 (n_groups,); 0 without parcels.
+    """
+    total, squares = (_sums(groups, areas**power, n_groups) for power in (1, 2))
+    numbers = np.divide(total**2, squares, out=np.zeros(n_groups), where=squares > 0)
+    # Rounded, so that parcels of equal area count as many as they are.
+    return np.asarray(np.round(numbers, 9), np.float64)
+
+
+def join_small_groups(
+    strata: Index, mapped: Index, is_labelled: NDArray[np.bool_], n_classes: int
+) -> Index:
+    """Group parcels by stratum and predicted class, and join groups with too few labelled parcels.
+
+    The smallest groups of a stratum are joined with each other until the result has at least
+    `FEWEST_IN_GROUP` labelled parcels, or is the whole stratum.
+
+    Parameters
+    ----------
+    strata
+        int64 (N,), stratum of every parcel, in 0 .. S - 1.
+    mapped
+        int64 (N,), predicted class.
+    is_labelled
+        bool (N,).
+    n_classes
+        Number of classes that can be predicted.
+
+    Returns
+    -------
+    int64 (N,), group of every parcel, numbered from 0 without gaps.
+    """
+    cells, cell_of = np.unique(strata * n_classes + mapped, return_inverse=True)
+    counts = np.bincount(cell_of[is_labelled], minlength=len(cells))
+    joined = np.arange(len(cells))
+    for stratum in np.unique(cells // n_classes):
+        own = np.flatnonzero(cells // n_classes == stratum)
+        own = own[np.argsort(counts[own], kind="stable")]
+        if counts[own[0]] < FEWEST_IN_GROUP:
+            enough = np.cumsum(counts[own]) >= FEWEST_IN_GROUP
+            n_joined = int(enough.argmax()) + 1 if enough.any() else len(own)
+            joined[own[:n_joined]] = own[0]
+    groups: Index = np.unique(joined[cell_of], return_inverse=True)[1].astype(np.int64)
+    return groups
+
+
+def error_adjusted(sample: Sample, labels: Index, n_classes: int) -> Estimate:
+    """Estimate the areas of the classes from the labelled parcels of groups.
+
+    Parameters
+    ----------
+    sample
+        The labelled parcels, grouped by predicted class.
+    labels
+        int64 (n,), class of each.
+    n_classes
+        Number K of classes.
+    """
+    observed = np.eye(n_classes)[labels]
+    return _estimate(sample, observed, np.zeros_like(observed), np.zeros(n_classes))
+
+
+def difference(sample: Sample, labels: Index, predicted: Float, predicted_rest: Float) -> Estimate:
+    """Estimate the areas of the classes from predictions, corrected by their errors.
+
+    Parameters
+    ----------
+    sample
+        The labelled parcels; the groups are the strata in which they were drawn.
+    labels
+        int64 (n,), class of each.
+    predicted
+        float64 (n, K), predicted shares of the classes by a model that was not trained on the
+        parcel: probabilities, calibrated or not, or 1 for one class.
+    predicted_rest
+        float64 (K,), m2: sum of area times predicted share over the parcels that are not labelled.
+        If several models were trained on different parts of the labelled parcels, their mean.
+    """
+    return _estimate(sample, np.eye(predicted.shape[1])[labels], predicted, predicted_rest)
+
+
+def accuracy(sample: Sample, labels: Index, mapped: Index, mapped_areas: Float) -> Accuracy:
+    """Estimate the accuracies of the predicted classes, by area.
+
+    Equations 1 to 3 and 5 to 7 of Olofsson et al. (2014), for units of unequal area. The variance
+    of a producer's accuracy, a ratio of two estimates, is that of the linearised ratio.
+
+    Parameters
+    ----------
+    sample
+        The labelled parcels, grouped by predicted class.
+    labels, mapped
+        int64 (n,), declared and predicted class.
+    mapped_areas
+        float64 (K,), m2: area of all parcels by predicted class, labelled or not.
+    """
+    n_classes = len(mapped_areas)
+    observed, is_mapped = np.eye(n_classes)[labels], np.eye(n_classes)[mapped]
+    right = observed * is_mapped
+    areas = _totals(sample, np.column_stack([observed, right, right.sum(axis=1)]))
+    of_class, right_area = areas[:n_classes], areas[n_classes:-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        users, producers = right_area / mapped_areas, right_area / of_class
+        known = np.nan_to_num(producers)
+        # The areas by predicted class are known, so only the right ones vary.
+        values = np.column_stack([right, right - known * observed, right.sum(axis=1)])
+        errors = np.sqrt(_variances(sample, values).sum(axis=0))
+        return Accuracy(
+            np.array([areas[-1], errors[-1]]) / mapped_areas.sum(),
+            np.column_stack([users, errors[:n_classes] / mapped_areas]),
+            np.column_stack([producers, errors[n_classes:-1] / of_class]),
+        )
+
+
+def _estimate(sample: Sample, observed: Float, predicted: Float, predicted_rest: Float) -> Estimate:
+    """Estimate totals of the classes as known + predicted + errors of the predictions.
+
+    Parameters
+    ----------
+    sample
+        The labelled parcels.
+    observed, predicted
+        float64 (n, K), shares of the classes.
+    predicted_rest
+        float64 (K,), m2.
+    """
+    known = sample.areas @ observed
+    rest = sample.rest.sum()
+    if not rest:
+        return Estimate(known, known, known, np.zeros_like(known))
+    errors = observed - predicted
+    # Without the area of the labelled parcels, which is known.
+    share = (predicted_rest + sample.rest @ _ratios(sample, errors)) / rest
+    variances = _variances(sample, errors) / rest**2
+    variance = variances.sum(axis=0)
+    low, high = _score_interval(
+        share,
+        variance,
+        _variances(sample, errors, observed).sum(axis=0) / rest**2,
+        sample.rest @ _ratios(sample, observed) / rest,
+        _degrees_of_freedom(variances, np.bincount(sample.groups, minlength=len(sample.rest))),
+    )
+    bounded = np.clip([share, low, high], 0, 1)
+    area, lowest, highest = known + rest * bounded
+    return Estimate(area, lowest, highest, rest * np.sqrt(variance))
+
+
+def _totals(sample: Sample, values: Float) -> Float:
+    """Estimate totals of area times value (n, M) over all parcels: float64 (M,)."""
+    total: Float = sample.areas @ values + sample.rest @ _ratios(sample, values)
+    return total
+
+
+def _ratios(sample: Sample, values: Float) -> Float:
+    """Return the mean value (n, M) by area of the labelled parcels of every group, (H, M)."""
+    areas = sample.areas[:, None]
+    ratios: Float = sample.sums(areas * values) / np.maximum(sample.sums(areas), 1e-300)
+    return ratios
+
+
+def _variances(sample: Sample, values: Float, weights: Float | float = 1.0) -> Float:
+    """Return the variance of `_totals` that each group contributes: float64 (H, M), m4.
+
+    v_D of Royall and Cumberland (1981): the sum of squared residuals e, each divided by 1 minus the
+    parcel's share of the labelled area, times A_r A / a^2, where A, A_r and a are the area of the
+    group, and its part that is not labelled and that is labelled.
+
+    Parameters
+    ----------
+    sample
+        The labelled parcels.
+    values
+        float64 (n, M).
+    weights
+        (n, M), factors of the squared residuals.
+    """
+    labelled = sample.sums(sample.areas[:, None])
+    residuals = sample.areas[:, None] * (values - _ratios(sample, values)[sample.groups])
+    leverage = sample.areas[:, None] / labelled[sample.groups]
+    # A single labelled parcel has leverage 1 and residual 0: its group must have no rest.
+    squares = sample.sums(weights * residuals**2 / np.maximum(1 - leverage, 1e-12))
+    rest = sample.rest[:, None]
+    variances: Float = squares * rest * (rest + labelled) / np.maximum(labelled, 1e-300) ** 2
+    return variances
+
+
+def _degrees_of_freedom(variances: Float, counts: Index) -> Float:
+    """Return the degrees of freedom of a sum of variances (H, K) (Satterthwaite 1946), (K,)."""
+    squares = (variances**2 / np.maximum(counts - 1, 1)[:, None]).sum(axis=0)
+    freedom = np.full(variances.shape[1], np.inf)
+    np.divide(variances.sum(axis=0) ** 2, squares, out=freedom, where=squares > 0)
+    return freedom
+
+
+def _score_interval(
+    share: Float, variance: Float, own: Float, observed: Float, freedom: Float
+) -> tuple[Float, Float]:
+    """Return the 95 % score intervals of shares.
+
+    The variance grows with the share: the part `own` that comes from parcels of the class is
+    proportional to their number. The interval contains the values that are plausible with the
+    variance that belongs to them, as that of Wilson (1927) does for proportions. Intervals of equal
+    length on both sides are too low for rare classes.
+
+    Parameters
+    ----------
+    share
+        float64 (K,), estimates.
+    variance
+        float64 (K,), their variances.
+    own
+        float64 (K,), the part of the variances from labelled parcels of the class itself.
+    observed
+        float64 (K,), estimates without predictions: positive if `own` is.
+    freedom
+        float64 (K,), degrees of freedom.
+    """
+    quantile = t.ppf((1 + LEVEL) / 2, np.maximum(freedom, 1))
+    # (share - x)^2 <= q^2 (variance - own + own x / observed)
+    slope = np.divide(quantile**2 * own, observed, out=np.zeros_like(own), where=observed > 0)
+    middle = share + slope / 2
+    inner = middle**2 - share**2 + quantile**2 * (variance - own)
+    half = np.sqrt(np.maximum(inner, 0))
+    return middle - half, middle + half
+
+
+def interval(value: float, standard_error: float) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy, within 0 .. 1 (equation 12 of Olofsson et al.)."""
+    half = float(norm.ppf((1 + LEVEL) / 2)) * standard_error
+    return max(0.0, value - half), min(1.0, value + half)

@@ -1,0 +1,27 @@
+rule areas:
+    message:
+        "Estimate the area of every class."
+    input:
+        predictions=rules.predict.output,
+        register=paths.register,
+        dataset=[DATASET, LABELS, NAMES],
+    output:
+        AREAS,
+    params:
+        settings=settings_of("areas"),
+        record=paths.record("areas"),
+        predictions=paths.predictions.with_suffix(".parquet"),
+        probabilities=["--probabilities", paths.mean_probabilities] if TRAINED else [],
+        dataset=paths.dataset.root,
+    resources:
+        mem_mb=2000,
+    log:
+        paths.log("areas"),
+    benchmark:
+        paths.benchmark("areas")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise areas --settings {params.settings:q} --record {params.record:q}"
+        " --predictions {params.predictions:q} {params.probabilities:q} --register {input.register:q}"
+        " --dataset {params.dataset:q} --areas {output[0]:q} --log {log:q}"

@@ -105,6 +105,8 @@ def test_false_alarms_are_at_most_the_stated_share_of_every_class(rate, wrong):
         (np.zeros(5, int), np.ones((5, 1))),
         (np.zeros(60, int), np.full((60, 2), 0.5)),  # nothing is predicted more than another
         (np.arange(60) % 2, np.tile([0.9, 0.1], (60, 1))),  # all margins of a class are equal
+        # the lowest of a class, but predicted as declared
+        (np.zeros(99, int), np.stack([np.linspace(0.6, 0.9, 99), np.linspace(0.4, 0.1, 99)], 1)),
         (np.array([0, 1, 1]), np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])),  # too few
         (np.zeros(0, int), np.zeros((0, 3))),
     ],
@@ -115,8 +117,20 @@ def test_without_evidence_declarations_conform(labels, probabilities):
     assert sorted(doubts.rank) == list(range(1, len(labels) + 1))
 
 
-def test_finding_supposes_every_parcel_declared_as_another_class():
-    labels, probabilities = draw((60, 40, 30), 5)
+@pytest.mark.parametrize(("n", "expected"), [(50, Verdict.CONFLICT), (49, Verdict.DOUBT)])
+def test_a_class_is_compared_alone_if_one_parcel_is_the_stated_share(n, expected):
+    labels = np.repeat([0, 1], [n, 40])
+    # All of class 1 are contradicted more than the one of class 0.
+    probabilities = np.repeat([[0.9, 0.1], [0.95, 0.05]], [n, 40], axis=0)
+    probabilities[0] = 0.4, 0.6
+    if expected == Verdict.DOUBT:
+        labels, probabilities = labels[: n + 3], probabilities[: n + 3]
+    assert judge(labels, probabilities, 0.02).verdict[0] == expected
+
+
+@pytest.mark.parametrize("steps", [None, 10])
+def test_finding_supposes_every_parcel_declared_as_another_class(steps):
+    labels, probabilities = draw((59, 39, 29), 5, steps)
     found = estimate_finding(labels, probabilities, 0.1).by_class
     for c in range(3):
         verdicts = []
@@ -127,6 +141,13 @@ def test_finding_supposes_every_parcel_declared_as_another_class():
         shares = [v == Verdict.CONFLICT for v in verdicts], [v != "CONFORM" for v in verdicts]
         np.testing.assert_allclose(found[c], np.mean(shares, axis=1), atol=1e-12)
     assert 0 < found[:, 0].min() < found[:, 1].max() < 1
+
+
+def test_a_list_by_chance_finds_its_own_share():
+    labels = np.arange(2000) % 2
+    probability = np.repeat(np.linspace(0.01, 0.99, 1000), 2)
+    by_length = estimate_finding(labels, np.stack([probability, 1 - probability], 1), 0.02).by_length
+    np.testing.assert_allclose(by_length, LIST_LENGTHS, atol=0.0011)
 
 
 def test_the_list_finds_what_planted_declarations_show():

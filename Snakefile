@@ -44,7 +44,11 @@ EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
 # Without a register there are no outlines for a map, and the predictions are only tables.
 REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
-SCORES = [] if TRAINED else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
+SCORES = (
+    [paths.doubts]
+    if TRAINED
+    else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
+)
 PREDICTIONS = [
     *SCORES,
     *LAYER,
@@ -138,6 +142,7 @@ rule predict:
             expand(rules.train.output, fold=FOLDS) if TRAINED else without_braces(EXISTING_WEIGHTS)
         ),
         folds=rules.split.output if TRAINED else [],
+        calibrated=rules.calibrate.output if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
     output:
@@ -148,7 +153,11 @@ rule predict:
         trained=settings_of("train") if TRAINED else [],  # as in evaluate
         dataset=paths.dataset.root,
         models=settings.predict.weights or paths.models,
-        folds=["--folds", paths.folds] if TRAINED else ["--scores", paths.existing_scores],
+        folds=(
+            ["--folds", paths.folds, "--doubts", paths.doubts]
+            if TRAINED
+            else ["--scores", paths.existing_scores]
+        ),
         register=verbatim(["--register", *REGISTER] if REGISTER else []),
         unwatched=verbatim(states_of_others([*REGISTER, *EXISTING_WEIGHTS])),
         predictions=paths.predictions,

@@ -61,7 +61,8 @@ class Condition:
     @property
     def is_wrong(self) -> NDArray[np.bool_]:
         """Whether a declaration is wrong, bool (N,)."""
-        return (self.task.data.labels >= 0) & (self.task.data.labels != self.truth)
+        labels = self.task.data.labels
+        return np.asarray((labels >= 0) & (labels != self.truth))
 
 
 def conditions(data: Path, demo: Path, seed: int) -> Iterator[Condition]:
@@ -99,7 +100,7 @@ def nearest_classes(task: Task) -> NDArray[np.int64]:
     means = np.stack([series[data.labels == c].mean(axis=0) for c in range(task.n_classes)])
     distance = np.square(means[:, None] - means).sum(axis=(2, 3))
     np.fill_diagonal(distance, np.inf)
-    return distance.argmin(axis=1).astype(np.int64)
+    return np.asarray(distance.argmin(axis=1), np.int64)
 
 
 def flip(
@@ -109,7 +110,7 @@ def flip(
     others: NDArray[np.int64] | None,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Flip 5 % of the right declarations to another class, at random or to `others` of the class."""
+    """Flip 5 % of the right declarations, at random or to the class `others` of each class."""
     rng = np.random.default_rng(seed)
     right = np.flatnonzero((labels >= 0) & (labels == truth))
     chosen = rng.choice(right, round(FLIPPED * len(right)), replace=False)
@@ -147,13 +148,13 @@ def trained(
         training=replace(options, seed=condition.seed),
         device=CPU,
     )
-    parts = {
-        role: model.log_probabilities(task.data, part, batch_size=256)
-        for role, part in (("validation", fold.validation), ("test", fold.test))
-    }
+    validation, test = (
+        model.log_probabilities(task.data, part, batch_size=256)
+        for part in (fold.validation, fold.test)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **parts)
-    return Predicted(**parts)
+    np.savez(path, validation=validation, test=test)
+    return Predicted(validation, test)
 
 
 def flagged(condition: Condition, number: int, folder: Path) -> NDArray[np.int64]:
@@ -220,7 +221,7 @@ def is_label_issue(
     totals = np.bincount(labels, probabilities[rows, labels], probabilities.shape[1])
     reached = probabilities >= np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
     best = np.where(reached, probabilities, -1.0).argmax(axis=1)
-    return reached.any(axis=1) & (best != labels)
+    return np.asarray(reached.any(axis=1) & (best != labels))
 
 
 def main() -> None:

@@ -6,12 +6,17 @@ declaration it contradicts. Nothing here needs to know which declarations are wr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+
+from pipeline.classes.crop_class import CropClass
+from pipeline.evaluation.out_of_fold import OutOfFold
+from pipeline.workflow.writing import finite_or_null, write_json
 
 Probabilities = NDArray[np.float64]
 
@@ -114,7 +119,8 @@ def judge(labels: NDArray[np.int64], probabilities: Probabilities, false_alarms:
     share = np.empty(len(labels))
     for group in np.unique(groups[labels]):
         own = groups[labels] == group
-        share[own] = rankdata(margin[own], "max") / own.sum()
+        _, place, counts = np.unique(margin[own], return_inverse=True, return_counts=True)
+        share[own] = np.cumsum(counts)[place] / own.sum()
     rank = np.empty(len(labels), np.int64)
     rank[np.argsort(margin, kind="stable")] = rows + 1
     return Doubts(probabilities[rows, labels], rank, verdicts_of(margin, share, false_alarms))
@@ -206,3 +212,59 @@ def estimate_finding(
         found = np.cumsum(np.where(order < n, 0.0, 1 / len(wrong)))
         by_length = np.interp(LIST_LENGTHS, length, found)
     return Finding(by_class, by_length)
+
+
+def write_doubts(
+    path: Path,
+    classes: Sequence[CropClass],
+    tested: OutOfFold,
+    doubts: Doubts,
+    false_alarms: float,
+) -> None:
+    """Write what is known about the verdicts, for the report.
+
+    Parameters
+    ----------
+    path
+        Written: JSON. false_alarms; n, the number of declarations; supposed_wrong, a share; lists,
+        the number of parcels of a list and the share of these wrong declarations in it; classes,
+        each with the numbers of declarations, of CONFLICT and DOUBT, and how many wrong ones would
+        get CONFLICT, and either, see `Finding`. null where a value is not defined.
+    classes
+        Classes in order of the class index.
+    tested
+        Out-of-fold predictions.
+    doubts
+        Judgement of these declarations.
+    false_alarms
+        As for `judge`.
+    """
+    finding = estimate_finding(tested.labels, tested.probabilities, false_alarms)
+    n = len(tested.ids)
+    counts = (
+        np.bincount(tested.labels[chosen], minlength=len(classes)).tolist()
+        for chosen in (
+            np.full(n, True),
+            doubts.verdict == Verdict.CONFLICT,
+            doubts.verdict == Verdict.DOUBT,
+        )
+    )
+    rows = zip(classes, *counts, *finding.by_class.T.tolist(), strict=True)
+    keys = ("n", "n_conflict", "n_doubt", "found_conflict", "found")
+    lists = zip(LIST_LENGTHS, finding.by_length.tolist(), strict=True)
+    write_json(
+        path,
+        {
+            "false_alarms": false_alarms,
+            "n": n,
+            "supposed_wrong": SUPPOSED_WRONG,
+            "lists": [
+                finite_or_null({"n": round(length * n), "found": found}) for length, found in lists
+            ],
+            "classes": [
+                {"code": crop.code, "name": crop.name}
+                | finite_or_null(dict(zip(keys, row, strict=True)))
+                for crop, *row in rows
+            ],
+        },
+    )

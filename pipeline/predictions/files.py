@@ -33,7 +33,7 @@ DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 ti
 # Columns of the predictions that fiboa has no name for.
 COLUMNS = [
     *("declared_code", "declared_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
-    *("n_pixels", "n_dates", "pred_source"),
+    *("declared_probability", "verdict", "doubt_rank", "n_pixels", "n_dates", "pred_source"),
 ]
 
 

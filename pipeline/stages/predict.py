@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from models.crop_model import CropModel, ensemble
-from models.model_files import DESCRIPTION_FILE, fold_folders
+from models.model_files import DESCRIPTION_FILE, OUT_OF_FOLD_FILE, fold_folders
 from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
@@ -24,6 +24,8 @@ from pipeline.classes.reasons import Status
 from pipeline.dataset.model_inputs import describe_data, in_order, load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.dataset.season import season_of
+from pipeline.evaluation.doubts import judge, write_doubts
+from pipeline.evaluation.out_of_fold import read_tested
 from pipeline.evaluation.scores import write_existing_scores
 from pipeline.predictions.columns import (
     ENSEMBLE,
@@ -31,6 +33,7 @@ from pipeline.predictions.columns import (
     OUT_OF_FOLD,
     Choices,
     PredictionTable,
+    judged_columns,
     with_register,
 )
 from pipeline.predictions.files import PredictionFiles
@@ -52,6 +55,7 @@ def predict(
     settings: PredictSettings,
     folds: Path | None = None,
     register: Path | None = None,
+    doubts: Path | None = None,
     scores: Path | None = None,
     threads: int = 1,
 ) -> None:
@@ -73,12 +77,15 @@ def predict(
         Written, with the suffixes .csv and .parquet: one row per row of the ledger. With a
         register also .gpkg, and <name>_fiboa.parquet with the predicted parcels.
     settings
-        run, train.device, predict.batch_size, predict.code_list, parcels; for weights of the
-        reference, model and train.pixels.
+        run, train.device, predict.batch_size, predict.code_list, predict.false_alarms, parcels; for
+        weights of the reference, model and train.pixels.
     folds
         The folds that split wrote; None for existing weights.
     register
         The register, for outlines and further columns; None if the run started from a dataset.
+    doubts
+        Written with `folds`: JSON, see `write_doubts`. With existing weights, no declaration is
+        judged, because they can be trained on it.
     scores
         Written for existing weights: their scores on the parcels that declare one of their classes,
         JSON, and those of every class as CSV beside it.
@@ -108,14 +115,21 @@ def predict(
         season.refuse()
         if text := season.explain():
             logger.warning("%s", text)
+        judged = None
     else:
         parts = opened.folds(folds)
         trained = load_trained(models, len(parts), device)
         classes = opened.shown_classes
+        tested = read_tested(models / OUT_OF_FOLD_FILE, opened, parts)
+        false_alarms = settings.predict.false_alarms
+        found = judge(tested.labels, tested.probabilities, false_alarms)
+        judged = judged_columns(tested.ids, found)
+        if doubts is not None:
+            write_doubts(doubts, classes, tested, found, false_alarms)
     inputs = read_inputs(opened, trained, classes)
     choices = choose_classes(inputs, parts, trained, classes, settings.predict.batch_size)
     del inputs  # Free the memory of days and features before the rows are written.
-    table = PredictionTable(opened, choices)
+    table = PredictionTable(opened, choices, judged)
     rows = read_ledger(ledger, LEDGER_COLUMNS)
     with PredictionFiles(predictions) as files:
         read: Iterator[tuple[Any, NDArray[np.int64]]] = _parts_of_ledger(len(rows))

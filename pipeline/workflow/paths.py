@@ -289,6 +289,9 @@ class RunPaths:
     A run from an existing dataset, which has no outlines, has only the latter two.
     """
 
+    doubts = _Below("predictions/doubts.json")
+    """Verdicts on the declarations of every class, and how many wrong ones would be found."""
+
     existing_scores = _Below("predictions/scores.json")
     """Scores of existing weights on the parcels that declare one of their classes; also .csv."""
 

@@ -49,7 +49,7 @@ _USED_WITH_DATASET: dict[str, set[str]] = {
     "clouds": set(),
     "parcels": set(),
     "assemble": set(),
-    "predict": {"weights", "batch_size"},
+    "predict": {"weights", "batch_size", "false_alarms"},
 }
 
 

@@ -32,7 +32,9 @@ def draw(counts, seed, steps=None):
     """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    favoured = np.where(rng.random(len(labels)) < 0.7, labels, rng.integers(0, len(counts), len(labels)))
+    favoured = np.where(
+        rng.random(len(labels)) < 0.7, labels, rng.integers(0, len(counts), len(labels))
+    )
     alpha = 0.5 + 2.0 * (favoured[:, None] == np.arange(len(counts)))
     probabilities = rng.gamma(alpha)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -48,7 +50,9 @@ def test_margins_are_cleanlabs():
     assert ranks.tolist() == (np.argsort(np.argsort(CLEANLAB, kind="stable")) + 1).tolist()
 
 
-@pytest.mark.parametrize(("counts", "steps"), [((4, 3), None), ((9, 2, 3, 5), None), ((9, 9, 9), 5)])
+@pytest.mark.parametrize(
+    ("counts", "steps"), [((4, 3), None), ((9, 2, 3, 5), None), ((9, 9, 9), 5)]
+)
 def test_margins_are_those_to_the_best_other_class(counts, steps):
     _, probabilities = draw(counts, 1, steps)
     expected = [
@@ -146,7 +150,9 @@ def test_finding_supposes_every_parcel_declared_as_another_class(steps):
 def test_a_list_by_chance_finds_its_own_share():
     labels = np.arange(2000) % 2
     probability = np.repeat(np.linspace(0.01, 0.99, 1000), 2)
-    by_length = estimate_finding(labels, np.stack([probability, 1 - probability], 1), 0.02).by_length
+    by_length = estimate_finding(
+        labels, np.stack([probability, 1 - probability], 1), 0.02
+    ).by_length
     np.testing.assert_allclose(by_length, LIST_LENGTHS, atol=0.0011)
 
 

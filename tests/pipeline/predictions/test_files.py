@@ -20,6 +20,7 @@ from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import in_order
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -40,6 +41,7 @@ def trained(tmp_path_factory):
     split(run.dataset.root, run.folds, view(settings, "split"))
     for fold in (1, 2):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))
+    calibrate(run.dataset.root, run.folds, run.models, view(settings, "calibrate"))
     return run, settings
 
 

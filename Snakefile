@@ -52,6 +52,7 @@ SCORES = (
 PREDICTIONS = [
     *SCORES,
     *LAYER,
+    paths.probabilities,
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
@@ -142,7 +143,7 @@ rule predict:
             expand(rules.train.output, fold=FOLDS) if TRAINED else without_braces(EXISTING_WEIGHTS)
         ),
         folds=rules.split.output if TRAINED else [],
-        calibrated=rules.calibrate.output if TRAINED else [],
+        predicted=rules.calibrate.output if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
     output:
@@ -150,7 +151,7 @@ rule predict:
     params:
         settings=settings_of("predict"),
         record=paths.record("predict"),
-        trained=settings_of("train") if TRAINED else [],  # as in evaluate
+        trained=settings_of("train") if TRAINED else [],  # as in calibrate
         dataset=paths.dataset.root,
         models=settings.predict.weights or paths.models,
         folds=(

@@ -137,7 +137,7 @@ def _check_weights(settings: Settings) -> None:
     folder = settings.predict.weights
     if folder is None:
         return
-    if not weights(folder):
+    if not any(folder.glob("Fold_*/model*")):
         raise InputError(
             f"predict.weights: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
@@ -226,8 +226,9 @@ def watched_dataset(path: Path) -> list[Path]:
 
 
 def weights(folder: Path) -> list[Path]:
-    """List the files of existing weights."""
-    return sorted(p for p in folder.glob("Fold_*/model*") if p.is_file())
+    """List the files of existing weights, and of their calibration."""
+    patterns = ("Fold_*/model*", "Fold_*/calibration.json", "out_of_fold.parquet")
+    return sorted(p for pattern in patterns for p in folder.glob(pattern) if p.is_file())
 
 
 def has_gpu() -> bool:

@@ -265,6 +265,11 @@ class Predict(Section):
     batch_size: Positive = 256
     """parcels in a batch"""
 
+    set_error: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """prediction sets: share of the parcels of a class whose set may lack it; a smaller one makes
+    larger sets
+    """
+
     false_alarms: Annotated[float, Field(gt=0, le=0.2)] = 0.02
     """greatest share of the declarations of a class that get the verdict CONFLICT, and so of the
     true ones that get it by mistake; DOUBT: five times this share

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,17 +19,33 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from sklearn.metrics import average_precision_score
 
 from benchmarks.model_choice import CPU, Task, divided, read_canada
 from models.crop_model import CropModel
+from models.metrics import confusion_matrix, overall_metrics
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.evaluation.baselines import fill_gaps, parcel_means
+from pipeline.evaluation.doubts import (
+    DOUBT_FACTOR,
+    LIST_LENGTHS,
+    Verdict,
+    estimate_finding,
+    judge,
+    margins,
+)
+from pipeline.evaluation.out_of_fold import probabilities_at
+from pipeline.evaluation.temperature import fit_temperature
+from pipeline.stages.evaluate import add_up
 from pipeline.stages.train import training_settings
 from pipeline.workflow.settings import TrainSettings, part_of
 
-SEEDS = (1, 2, 3)
+PLAIN = "as usual"
+RATES = (0.02, 0.05)
+VERDICTS = {
+    "CONFLICT": [Verdict.CONFLICT],
+    "CONFLICT or DOUBT": [Verdict.CONFLICT, Verdict.DOUBT],
+}
 FLIPPED = 0.05
 # A doubtful parcel gets this part of the weight of another one; the number of steps is the same.
 WEIGHT = 3
@@ -43,7 +59,7 @@ class Condition:
     Attributes
     ----------
     name
-        Task, flips and seed.
+        Task and flips.
     task
         Its labels are the declared ones.
     truth
@@ -68,12 +84,12 @@ class Condition:
 def conditions(data: Path, demo: Path, seed: int) -> Iterator[Condition]:
     """Yield every task as it is, with random flips, and with flips to the most similar class."""
     for task, truth in tasks(data, demo):
-        yield Condition(f"{task.name}, no flips, {seed}", task, truth, seed)
+        yield Condition(f"{task.name}, no flips", task, truth, seed)
         nearest = nearest_classes(task)
         for name, others in (("random", None), ("similar", nearest)):
             labels = flip(task.data.labels, truth, task.n_classes, others, seed)
             flipped = replace(task, data=replace(task.data, labels=labels))
-            yield Condition(f"{task.name}, {name} flips, {seed}", flipped, truth, seed)
+            yield Condition(f"{task.name}, {name} flips", flipped, truth, seed)
 
 
 def tasks(data: Path, demo: Path) -> Iterator[tuple[Task, NDArray[np.int64]]]:
@@ -133,11 +149,11 @@ def trained(
     condition: Condition, fold: Fold, name: str, folder: Path, epochs: int = EPOCHS
 ) -> Predicted:
     """Train one model and predict, or read what an earlier run predicted."""
-    path = folder / condition.name / f"{name}.npz"
+    path = folder / f"{condition.name}, {condition.seed}" / f"{name}.npz"
     if path.is_file():
         with np.load(path) as saved:
             return Predicted(saved["validation"], saved["test"])
-    print(f"{condition.name}: {name}", file=sys.stderr, flush=True)
+    print(f"{condition.name}, {condition.seed}: {name}", file=sys.stderr, flush=True)
     task = replace(condition.task, train={**condition.task.train, "epochs": epochs})
     settings = task.settings
     options = training_settings(part_of(settings, TrainSettings))
@@ -175,36 +191,35 @@ def flagged(condition: Condition, number: int, folder: Path) -> NDArray[np.int64
     return parcels[is_label_issue(task.data.labels[parcels], np.concatenate(found))]
 
 
-def robust_passes(condition: Condition, number: int, folder: Path) -> dict[str, Predicted]:
-    """Train a fold as usual, and in the ways that take doubtful declarations into account."""
+def training_passes(
+    condition: Condition, number: int, folder: Path
+) -> dict[str, Callable[[], Predicted]]:
+    """Return the ways to train a fold on wrong declarations, from the cheapest on."""
     fold = condition.task.folds[number - 1]
-    doubtful = flagged(condition, number, folder)
-    trusted = np.setdiff1d(fold.train, doubtful)
-    wrong = np.flatnonzero(condition.is_wrong)
-    weighted = np.concatenate([fold.train, *(WEIGHT - 1) * [trusted]])
-    passes = {
-        "plain": (fold.train, EPOCHS),
-        "removed": (trusted, EPOCHS),
-        "weighted": (weighted, EPOCHS // WEIGHT),
-    }
-    if len(wrong):
-        passes["oracle"] = (np.setdiff1d(fold.train, wrong), EPOCHS)
+
+    def on(name: str, train: NDArray[np.int64], epochs: int = EPOCHS) -> Predicted:
+        return trained(condition, replace(fold, train=train), f"{name}_{number}", folder, epochs)
+
+    def weighted() -> Predicted:
+        trusted = np.setdiff1d(fold.train, flagged(condition, number, folder))
+        repeated = np.concatenate([fold.train, *(WEIGHT - 1) * [trusted]])
+        return on("weighted", repeated, EPOCHS // WEIGHT)
+
     return {
-        name: trained(condition, replace(fold, train=train), f"{name}_{number}", folder, epochs)
-        for name, (train, epochs) in passes.items()
+        PLAIN: lambda: on("plain", fold.train),
+        "wrong ones left out, if they were known": lambda: on(
+            "oracle", np.setdiff1d(fold.train, np.flatnonzero(condition.is_wrong))
+        ),
+        "doubtful ones left out": lambda: on(
+            "removed", np.setdiff1d(fold.train, flagged(condition, number, folder))
+        ),
+        f"doubtful ones with 1 / {WEIGHT} of the weight": weighted,
     }
 
 
 def calibrated(scores: Predicted, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the probabilities of the test part, by the temperature of the validation part."""
-    rows = np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        scaled = scores.validation.astype(np.float64) / np.exp(log_temperature)
-        return float(-log_softmax(scaled, axis=1)[rows, labels].mean())
-
-    best = minimize_scalar(loss, bounds=(-3, 3), method="bounded").x
-    return np.asarray(softmax(scores.test.astype(np.float64) / np.exp(best), axis=1))
+    return probabilities_at(scores.test, fit_temperature(scores.validation, labels)[0])
 
 
 def is_label_issue(
@@ -224,22 +239,175 @@ def is_label_issue(
     return np.asarray(reached.any(axis=1) & (best != labels))
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The declarations of a condition, in the order of the test parts.
+
+    Attributes
+    ----------
+    labels, probabilities
+        int64 (N,), float64 (N, K): the declared class, and out-of-fold probabilities.
+    is_wrong
+        bool (N,).
+    """
+
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    is_wrong: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, condition: Condition, folder: Path) -> Judged:
+        """Read or train the out-of-fold predictions of a condition."""
+        labels = condition.task.data.labels
+        parts = []
+        for number, fold in enumerate(condition.task.folds, 1):
+            scores = training_passes(condition, number, folder)[PLAIN]()
+            parts.append(calibrated(scores, labels[fold.validation]))
+        tested = np.concatenate(condition.task.parts)
+        return cls(labels[tested], np.concatenate(parts), condition.is_wrong[tested])
+
+
+def label_qualities(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Compute the candidates for the order of the list; the lowest is the most doubtful."""
+    rows = np.arange(len(labels))
+    declared = probabilities[rows, labels]
+    margin = margins(probabilities)[rows, labels]
+    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    thresholds = np.bincount(labels, declared, probabilities.shape[1]) / np.maximum(counts, 1)
+    adjusted = probabilities - thresholds + thresholds.max()
+    adjusted /= adjusted.sum(axis=1, keepdims=True)
+    largest = probabilities.max(axis=1)
+    share = np.array(
+        [(margin[labels == c] <= m).mean() for c, m in zip(labels, margin, strict=True)]
+    )
+    return {
+        "most confident contradictions": np.where(margin < 0, -largest, largest),
+        "self-confidence": declared,
+        "normalised margin": margin,
+        "self-confidence, adjusted for class thresholds": adjusted[rows, labels],
+        "normalised margin, adjusted for class thresholds": margins(adjusted)[rows, labels],
+        "share of the class with a lower margin": np.array(share),
+    }
+
+
+def found_by_list(quality: NDArray[np.float64], is_wrong: NDArray[np.bool_]) -> list[float]:
+    """Return precision at n wrong ones, 1 and 2 %, recall at 5 and 10 %, average precision."""
+    ordered = is_wrong[np.argsort(quality, kind="stable")]
+    n, wrong = len(ordered), int(is_wrong.sum())
+    return [
+        float(ordered[:wrong].mean()),
+        *(float(ordered[: round(share * n)].mean()) for share in (0.01, 0.02)),
+        *(float(ordered[: round(share * n)].sum() / wrong) for share in (0.05, 0.1)),
+        float(average_precision_score(is_wrong, -quality)),
+    ]
+
+
+def verdict_row(judged: Judged, rate: float, at_least: Sequence[Verdict]) -> list[float]:
+    """Return share with a verdict, precision, recall, and the share of false alarms."""
+    verdicts = judge(judged.labels, judged.probabilities, rate).verdict
+    alarm, wrong = np.isin(verdicts, at_least), judged.is_wrong
+    return [
+        float(alarm.mean()),
+        float(wrong[alarm].mean()) if alarm.any() else np.nan,
+        float(alarm[wrong].mean()) if wrong.any() else np.nan,
+        float(alarm[~wrong].mean()),
+    ]
+
+
+def scores_of(condition: Condition, way: str, folder: Path) -> list[float]:
+    """Return accuracy and macro F1 on the test parcels whose declaration is right."""
+    task = condition.task
+    matrices = []
+    for number, fold in enumerate(task.folds, 1):
+        scores = training_passes(condition, number, folder)[way]().test
+        right = ~condition.is_wrong[fold.test]
+        labels, predicted = task.data.labels[fold.test][right], scores.argmax(axis=1)[right]
+        matrices.append(confusion_matrix(labels, predicted, task.n_classes))
+    metrics = overall_metrics(add_up(matrices))
+    return [metrics["Accuracy"], metrics["MACRO_F1-score"]]
+
+
+def table(title: str, *columns: str) -> None:
+    """Print the head of a table."""
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+
+def line(*names: str, values: Sequence[Sequence[float]]) -> None:
+    """Print a row of a table: means over the seeds, in per cent."""
+    means = (f"{100 * value:.1f}" for value in np.mean(values, axis=0))
+    print(f"| {' | '.join((*names, *means))} |", flush=True)
+
+
+def print_orders(judged: Mapping[str, Sequence[Judged]]) -> None:
+    """Compare the orders of the list."""
+    lists = ("precision at n wrong", "in the first 1 %", "2 %", "recall in the first 5 %", "10 %")
+    table("Order of the list", "declarations", "order", *lists, "average precision")
+    for name, own in judged.items():
+        qualities = [label_qualities(one.labels, one.probabilities) for one in own]
+        for order in qualities[0] if own[0].is_wrong.any() else ():
+            pairs = zip(qualities, own, strict=True)
+            line(name, order, values=[found_by_list(q[order], o.is_wrong) for q, o in pairs])
+
+
+def print_verdicts(judged: Mapping[str, Sequence[Judged]]) -> None:
+    """Compare stated and measured shares of false alarms."""
+    columns = ("stated", "get it", "precision", "recall", "false alarms")
+    table("Verdicts", "declarations", "verdict", *columns)
+    for name, own in judged.items():
+        for rate in RATES:
+            for verdict, at_least in VERDICTS.items():
+                stated = rate * (1 if len(at_least) == 1 else DOUBT_FACTOR)
+                rows = [verdict_row(one, rate, at_least) for one in own]
+                line(name, verdict, f"{100 * stated:.0f}", values=rows)
+
+
+def print_estimates(judged: Mapping[str, Sequence[Judged]]) -> None:
+    """Compare the share of wrong declarations in the list, estimated and measured."""
+    lengths = (f"first {100 * length:.0f} %" for length in LIST_LENGTHS)
+    table("Wrong declarations found by the list", "declarations", "", *lengths)
+    for name, own in judged.items():
+        estimates = [estimate_finding(one.labels, one.probabilities, RATES[0]) for one in own]
+        line(name, "estimated", values=[estimate.by_length.tolist() for estimate in estimates])
+        if own[0].is_wrong.any():
+            found = []
+            for one in own:
+                rank = judge(one.labels, one.probabilities, RATES[0]).rank
+                listed = [one.is_wrong[rank <= s * len(rank)].sum() for s in LIST_LENGTHS]
+                found.append([float(n / one.is_wrong.sum()) for n in listed])
+            line(name, "found", values=found)
+
+
+def print_trainings(by_name: Mapping[str, Sequence[Condition]], folder: Path) -> None:
+    """Compare the ways of training."""
+    table("Ways of training", "declarations", "training", "accuracy", "macro F1")
+    for way in training_passes(next(iter(by_name.values()))[0], 1, folder):
+        for name, own in by_name.items():
+            if "no flips" not in name:
+                line(name, way, values=[scores_of(condition, way, folder) for condition in own])
+
+
 def main() -> None:
     """Train, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("demo", type=Path)
-    parser.add_argument("work", type=Path)
+    parser.add_argument("data", type=Path, help="folder of canada-2017")
+    parser.add_argument("demo", type=Path, help="results/demo")
+    parser.add_argument("work", type=Path, help="where predictions are kept")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of flips and training")
+    parser.add_argument("--training-seeds", type=int, default=1, help="of the ways of training")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in SEEDS:
+    by_name: dict[str, list[Condition]] = {}
+    for seed in range(1, options.seeds + 1):
         for condition in conditions(options.data, options.demo, seed):
-            for k, fold in enumerate(condition.task.folds, 1):
-                trained(condition, fold, f"plain_{k}", options.work)
-    for seed in SEEDS:
-        for condition in conditions(options.data, options.demo, seed):
-            for k, _ in enumerate(condition.task.folds, 1):
-                robust_passes(condition, k, options.work)
+            by_name.setdefault(condition.name, []).append(condition)
+    judged = {name: [Judged.of(c, options.work) for c in own] for name, own in by_name.items()}
+    print_orders(judged)
+    print_verdicts(judged)
+    print_estimates(judged)
+    few = {name: own[: options.training_seeds] for name, own in by_name.items()}
+    print_trainings(few, options.work)
 
 
 if __name__ == "__main__":

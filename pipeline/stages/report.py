@@ -16,6 +16,7 @@ from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.class_colours import read_class_colours
+from pipeline.report.doubts import read_doubts
 from pipeline.report.figures import (
     MOST_PARCELS,
     calibration_chart,
@@ -126,6 +127,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         most_parcels=MOST_PARCELS,
         map=drawn,
         confidence=confidence,
+        doubts=None if existing_weights or predictions is None else read_doubts(paths),
         versions=[] if existing_weights else _versions(paths),
         files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
@@ -174,6 +176,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
+        **({} if existing_weights else {paths.doubts: "verdicts on the declarations, by class"}),
         **scores,
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
         paths.ledger: "the same table, with types",

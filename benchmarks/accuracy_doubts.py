@@ -382,10 +382,9 @@ def print_estimates(judged: Mapping[str, Sequence[Judged]]) -> None:
 def print_trainings(by_name: Mapping[str, Sequence[Condition]], folder: Path) -> None:
     """Compare the ways of training."""
     table("Ways of training", "declarations", "training", "accuracy", "macro F1")
-    for way in training_passes(next(iter(by_name.values()))[0], 1, folder):
-        for name, own in by_name.items():
-            if "no flips" not in name:
-                line(name, way, values=[scores_of(condition, way, folder) for condition in own])
+    for name, own in by_name.items():
+        for way in training_passes(own[0], 1, folder) if "no flips" not in name else ():
+            line(name, way, values=[scores_of(condition, way, folder) for condition in own])
 
 
 def main() -> None:

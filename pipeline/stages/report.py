@@ -15,6 +15,7 @@ import pandas as pd
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.report.calibration import read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.doubts import read_doubts
 from pipeline.report.figures import (
@@ -86,7 +87,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     by_frequency = sorted(trained, key=lambda c: -c.n_parcels)
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
-    scores = weights = drawn = confidence = None
+    scores = weights = drawn = confidence = calibration = sets = None
     if predictions is not None:
         confidence = _confidence(predictions)
         if existing_weights:
@@ -94,6 +95,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             scores = weights.scores if weights else None
         else:
             scores = read_scores(paths, predictions)
+            calibration, sets = read_calibration(paths), read_sets(paths)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
         if not used["dataset"]["path"] and paths.predictions.is_file():
             # Imported here, because a run from an existing dataset works without GDAL.
@@ -127,6 +129,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         most_parcels=MOST_PARCELS,
         map=drawn,
         confidence=confidence,
+        calibration=calibration,
+        sets=sets,
         doubts=None if existing_weights or predictions is None else read_doubts(paths),
         versions=[] if existing_weights else _versions(paths),
         files=_files(paths, existing_weights=existing_weights),
@@ -176,6 +180,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
+        paths.probabilities: "the calibrated probability of every class",
         **({} if existing_weights else {paths.doubts: "verdicts on the declarations, by class"}),
         **scores,
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",

@@ -36,6 +36,7 @@ REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "
 # Targets that do not exist if existing weights are used.
 TRAINING = ("split", "train", "calibrate", "evaluate", "models")
 METHODS = {
+    "gradient_boosting": "boosting on means",
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",
     "majority": "most frequent class",

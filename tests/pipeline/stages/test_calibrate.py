@@ -47,19 +47,28 @@ def test_every_labelled_parcel_is_predicted_by_the_model_of_its_fold(calibrated)
     data = dataset.pixel_sets(with_features=True)
     labelled = np.flatnonzero(dataset.labels >= 0)
     assert len(labelled) == 108
+    models = [CropModel.load(run.fold(k), choose_device("cpu", 1)) for k in range(1, FOLDS + 1)]
+    folds = dataset.folds(run.folds)
+    by_fold = [model.log_probabilities(data, np.arange(len(data)), 7) for model in models]
     assert predictions.ids == [dataset.ids[i] for i in labelled]
     assert predictions.labels.tolist() == dataset.labels[labelled].tolist()
-    for number, fold in enumerate(dataset.folds(run.folds), 1):
-        model = CropModel.load(run.fold(number), choose_device("cpu", 1))
+    for number, fold in enumerate(folds, 1):
         rows = predictions.rows_of(number)
         assert [predictions.ids[i] for i in rows] == [dataset.ids[i] for i in fold.test]
-        expected = model.log_probabilities(data, fold.test, 7)
+        expected = by_fold[number - 1][fold.test]
         np.testing.assert_allclose(predictions.log_probabilities[rows], expected, atol=1e-5)
-        scores = model.log_probabilities(data, fold.validation, 7)
-        temperature, note = fit_temperature(scores, data.labels[fold.validation])
+        # Fitted on the validation parcels of all folds that this fold is not tested on.
+        pairs = [
+            (own[i], dataset.labels[i])
+            for own, other in zip(by_fold, folds, strict=True)
+            for i in other.validation
+            if i not in fold.test
+        ]
+        scores, labels = map(np.array, zip(*pairs, strict=True))
+        temperature, note = fit_temperature(scores, labels)
         assert predictions.temperatures[number - 1] == pytest.approx(temperature, rel=1e-3)
         written = json.loads(run.calibration(number).read_text())
-        assert written["n_parcels"] == len(fold.validation)
+        assert written["n_parcels"] == len(pairs) == 72
         assert (written["note"] is None) == (note is None)
         # The probabilities are those at the temperature of the fold.
         odds = np.exp(expected.astype(float) / temperature)

@@ -144,7 +144,7 @@ class Stages:
     def _predict(self, run, settings):
         predict(
             run.dataset.root, run.models, run.ledger, run.predictions, settings, run.folds,
-            self.settings.parcels.path,
+            self.settings.parcels.path, run.doubts,
         )  # fmt: skip
 
     def _report(self, run, settings):
@@ -195,6 +195,7 @@ READ = {
     "parcels/classes.json": "names report",
     "predictions/parcels.parquet": "report",
     "predictions/parcels.gpkg": "report",
+    "predictions/doubts.json": "report",
     "settings/train.json": "report",
 }
 # Files for people and other software, or for runs with other settings.

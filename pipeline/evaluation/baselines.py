@@ -68,10 +68,11 @@ def classify_series(
         days = shared_days(data.days, data.observed)
         series = resample(series, data.days, data.observed, days)
     table = fill_gaps(series, days)
-    # scikit-learn's defaults, except that leaves may have few parcels, as rare classes do, and that
-    # no parcels are set aside to stop early.
+    # scikit-learn's defaults, except that no parcels are set aside to stop early, and that leaves
+    # may have fewer than 20 parcels where there are fewer than 1000: they could not be split.
+    n = sum(len(fold.test) for fold in folds)
     boosting = HistGradientBoostingClassifier(
-        early_stopping=False, min_samples_leaf=5, random_state=seed
+        early_stopping=False, min_samples_leaf=max(1, min(20, n // 50)), random_state=seed
     )
     classifiers = {
         "gradient_boosting": boosting,

@@ -95,7 +95,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             scores = weights.scores if weights else None
         else:
             scores = read_scores(paths, predictions)
-            calibration, sets = read_calibration(paths), read_sets(paths)
+            if scores is not None:
+                calibration, sets = read_calibration(paths), read_sets(paths)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
         if not used["dataset"]["path"] and paths.predictions.is_file():
             # Imported here, because a run from an existing dataset works without GDAL.

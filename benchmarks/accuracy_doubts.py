@@ -41,7 +41,8 @@ from pipeline.stages.train import training_settings
 from pipeline.workflow.settings import TrainSettings, part_of
 
 PLAIN = "as usual"
-RATES = (0.02, 0.05)
+# Of CONFLICT; at the last one, whatever is contradicted gets DOUBT.
+RATES = (0.02, 0.05, 0.2)
 VERDICTS = {
     "CONFLICT": [Verdict.CONFLICT],
     "CONFLICT or DOUBT": [Verdict.CONFLICT, Verdict.DOUBT],
@@ -205,11 +206,11 @@ def training_passes(
         repeated = np.concatenate([fold.train, *(WEIGHT - 1) * [trusted]])
         return on("weighted", repeated, EPOCHS // WEIGHT)
 
+    known = np.setdiff1d(fold.train, np.flatnonzero(condition.is_wrong))
+    oracle = "plain" if len(known) == len(fold.train) else "oracle"
     return {
         PLAIN: lambda: on("plain", fold.train),
-        "wrong ones left out, if they were known": lambda: on(
-            "oracle", np.setdiff1d(fold.train, np.flatnonzero(condition.is_wrong))
-        ),
+        "wrong ones left out, if they were known": lambda: on(oracle, known),
         "doubtful ones left out": lambda: on(
             "removed", np.setdiff1d(fold.train, flagged(condition, number, folder))
         ),
@@ -383,7 +384,7 @@ def print_trainings(by_name: Mapping[str, Sequence[Condition]], folder: Path) ->
     """Compare the ways of training."""
     table("Ways of training", "declarations", "training", "accuracy", "macro F1")
     for name, own in by_name.items():
-        for way in training_passes(own[0], 1, folder) if "no flips" not in name else ():
+        for way in training_passes(own[0], 1, folder):
             line(name, way, values=[scores_of(condition, way, folder) for condition in own])
 
 
@@ -394,7 +395,9 @@ def main() -> None:
     parser.add_argument("demo", type=Path, help="results/demo")
     parser.add_argument("work", type=Path, help="where predictions are kept")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of flips and training")
-    parser.add_argument("--training-seeds", type=int, default=1, help="of the ways of training")
+    parser.add_argument(
+        "--training-seeds", type=int, default=1, help="of the ways of training; 0: none"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     by_name: dict[str, list[Condition]] = {}
@@ -405,8 +408,9 @@ def main() -> None:
     print_orders(judged)
     print_verdicts(judged)
     print_estimates(judged)
-    few = {name: own[: options.training_seeds] for name, own in by_name.items()}
-    print_trainings(few, options.work)
+    if options.training_seeds:
+        few = {name: own[: options.training_seeds] for name, own in by_name.items()}
+        print_trainings(few, options.work)
 
 
 if __name__ == "__main__":

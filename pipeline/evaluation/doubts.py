@@ -95,7 +95,7 @@ def judge(labels: NDArray[np.int64], probabilities: Probabilities, false_alarms:
     - CONFORM: all others.
 
     Classes of less than 1 / `false_alarms` parcels, of which a single parcel is a larger share,
-    are compared together.
+    are compared together, as if they were one class.
 
     At most the share `false_alarms` of the declarations of a class get CONFLICT. So at most this
     share of them are false alarms, whatever the models, the folds and the truth are. This is the

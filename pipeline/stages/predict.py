@@ -177,6 +177,7 @@ def predict(
                     .isin(["Point", "MultiPoint"])
                     .any()
                 ),
+                with_verdicts=judged is not None,
                 classes=_coloured(opened, choices),
                 collection=settings.run,
                 code_list=settings.predict.code_list,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points
-from pipeline.workflow.artefacts import read_json
+from pipeline.workflow.artefacts import artefact, read_json
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import percent
 
@@ -84,6 +87,15 @@ def _sets(values: Mapping[str, Any]) -> dict[str, Any]:
     rows = [{key: row[key] for key in keys} for row in values["per_class"]]
     rows.sort(key=lambda row: -row["support"])
     return {**shown, "support": int(values["support"]), "classes": rows}
+
+
+def has_sets(predictions: Path) -> bool:
+    """Return whether a table of predictions has prediction sets: its confidences are calibrated."""
+    with artefact(predictions, "a table of predictions"):
+        if "set_size" not in pq.read_schema(predictions).names:
+            return False
+        sizes = pq.read_table(predictions, columns=["set_size"])["set_size"]
+        return bool(sizes.null_count < len(sizes))
 
 
 def reliability_chart(

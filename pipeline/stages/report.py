@@ -15,7 +15,7 @@ import pandas as pd
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.calibration import read_calibration, read_sets
+from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.doubts import read_doubts
 from pipeline.report.figures import (
@@ -121,6 +121,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         predictions=predictions,
         scores=scores,
         weights=weights,
+        calibrated=predictions is not None and has_sets(table),
         comparison=(
             read_comparison(paths, settings.report.compare) if scores and not weights else []
         ),

@@ -17,8 +17,8 @@ COLUMNS = [
     *("doubt_rank", "parcel_id", "declared_code", "declared_name", "declared_probability"),
     *("pred_code", "pred_name", "confidence", "verdict"),
 ]
-# What predict writes of every class.
-OF_CLASS = {"code", "name", "n", "n_conflict", "n_doubt", "found_conflict", "found"}
+# Numbers of declarations of every class.
+COUNTS = ("n", "n_conflict", "n_doubt")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class DoubtfulDeclarations:
     lists
         (number of the first parcels of the list, share of these wrong declarations among them).
     classes
-        Rows of `OF_CLASS`, by falling number of declarations; codes are text.
+        code, name, `COUNTS`, found_conflict and found (see `Finding`) of every class, by falling
+        number of declarations; codes are text.
     first
         The first parcels of the list, rows of `COLUMNS`.
     """
@@ -80,14 +81,22 @@ def read_doubts(paths: RunPaths) -> DoubtfulDeclarations | None:
 
 def _doubts(values: Mapping[str, Any], first: list[dict[str, Any]]) -> DoubtfulDeclarations:
     """Check what predict wrote."""
-    classes = [{**row, "code": str(row["code"])} for row in values["classes"]]
-    if lacking := OF_CLASS.difference(*classes):
-        raise ValueError(f"its classes lack {', '.join(sorted(lacking))}")
+    classes = [
+        {"code": str(row["code"]), "name": str(row["name"])}
+        | {count: int(row[count]) for count in COUNTS}
+        | {share: _share(row[share]) for share in ("found_conflict", "found")}
+        for row in values["classes"]
+    ]
     return DoubtfulDeclarations(
         false_alarms=float(values["false_alarms"]),
         n=int(values["n"]),
         supposed_wrong=float(values["supposed_wrong"]),
-        lists=[(int(row["n"]), row["found"]) for row in values["lists"]],
+        lists=[(int(row["n"]), _share(row["found"])) for row in values["lists"]],
         classes=sorted(classes, key=lambda row: -row["n"]),
         first=first,
     )
+
+
+def _share(value: Any) -> float | None:
+    """Return a share, or None for null."""
+    return None if value is None else float(value)

@@ -49,7 +49,7 @@ VERDICTS = {
     "CONFLICT or DOUBT": [Verdict.CONFLICT, Verdict.DOUBT],
 }
 FLIPPED = 0.05
-# A doubtful parcel gets this part of the weight of another one; the number of steps is the same.
+# A trusted parcel has this many times the weight of a doubtful one, at the same number of steps.
 WEIGHT = 3
 EPOCHS = 36
 # Fixed, so that what was measured stays when the default recipe changes.

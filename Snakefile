@@ -46,7 +46,11 @@ EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
 REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
-SCORES = [] if TRAINED else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
+SCORES = (
+    [paths.doubts]
+    if TRAINED
+    else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
+)
 PREDICTIONS = [
     *SCORES,
     *LAYER,
@@ -153,7 +157,11 @@ rule predict:
         trained=settings_of("train") if TRAINED else [],  # as in calibrate
         dataset=paths.dataset.root,
         models=settings.predict.weights or paths.models,
-        folds=["--folds", paths.folds] if TRAINED else ["--scores", paths.existing_scores],
+        folds=(
+            ["--folds", paths.folds, "--doubts", paths.doubts]
+            if TRAINED
+            else ["--scores", paths.existing_scores]
+        ),
         register=verbatim(["--register", *REGISTER] if REGISTER else []),
         unwatched=verbatim(states_of_others([*REGISTER, *EXISTING_WEIGHTS])),
         predictions=paths.predictions,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as runner
-from benchmarks import gpu, model_choice, recipe_search
+from benchmarks import accuracy_doubts, gpu, model_choice, recipe_search
 from benchmarks.harness import (
     OUT,
     Benchmark,
@@ -371,3 +371,52 @@ def test_models_are_compared_on_test_parcels(tmp_path, monkeypatch):
     scores = [model_choice._scores(task, "pseltae", k, 2, tmp_path) for k in range(3)]
     pooled = model_choice._pooled(task, scores)
     np.testing.assert_array_equal(pooled, compared["pseltae"][1])
+
+
+def test_label_qualities_and_issues_are_cleanlabs():
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 0])
+    probabilities = np.array(
+        [
+            *([0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.4, 0.35, 0.25], [0.2, 0.6, 0.2]),
+            *([0.55, 0.3, 0.15], [0.3, 0.5, 0.2], [0.05, 0.15, 0.8], [0.34, 0.33, 0.33]),
+            *([0.6, 0.1, 0.3], [0.25, 0.25, 0.5]),
+        ]
+    )
+    # Computed by cleanlab 2.9.0.
+    issues = [1, 4, 8, 9]
+    margin = [
+        *(0.76871757, 0.23498888, 0.56856931, 0.63157895, 0.34247591),
+        *(0.54262417, 0.78280208, 0.44477391, 0.31578947, 0.43958488),
+    ]
+    confidence = [
+        *(0.72424018, 0.19051149, 0.45737583, 0.54262417, 0.27575982),
+        *(0.45366938, 0.71163825, 0.29355078, 0.26686434, 0.32394366),
+    ]
+    found = accuracy_doubts.is_label_issue(labels, probabilities)
+    assert np.flatnonzero(found).tolist() == issues
+    qualities = accuracy_doubts.label_qualities(labels, probabilities)
+    own = qualities["self-confidence, adjusted for class thresholds"]
+    np.testing.assert_allclose(own, confidence, atol=1e-8)
+    own = qualities["normalised margin, adjusted for class thresholds"]
+    np.testing.assert_allclose((own + 1) / 2, margin, atol=1e-8)
+
+
+@pytest.mark.parametrize("others", [None, np.array([1, 2, 0])])
+def test_only_right_declarations_are_flipped(others):
+    labels = np.tile([0, 1, 2, -1], 100)
+    truth = np.where(np.arange(400) < 100, -1, labels)
+    flipped = accuracy_doubts.flip(labels, truth, 3, others, 1)
+    changed = np.flatnonzero(flipped != labels)
+    assert len(changed) == round(0.05 * 225)
+    assert (labels[changed] == truth[changed]).all()
+    assert set(flipped[changed]) == {0, 1, 2}
+    if others is not None:
+        assert (flipped[changed] == others[labels[changed]]).all()
+
+
+def test_a_list_is_scored_by_what_it_finds():
+    is_wrong = np.arange(100) < 5
+    quality = np.where(np.arange(100) < 3, 0.0, np.arange(100) / 100 + 0.1)
+    quality[3:5] = 2, 3
+    found = accuracy_doubts.found_by_list(quality, is_wrong)
+    assert found == pytest.approx([0.6, 1, 1, 0.6, 0.6, (3 + 4 / 99 + 5 / 100) / 5])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,13 @@ from pipeline.classes.reasons import Status
 
 if TYPE_CHECKING:
     from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+    from pipeline.evaluation.doubts import Doubts
 
 # Columns of the predictions, before the register's own columns.
 COLUMNS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
     *("confidence", "pred2_code", "pred2_name", "confidence2", "prediction_set", "set_size"),
+    *("declared_probability", "verdict", "doubt_rank"),
     *("n_pixels", "n_dates", "pred_source", "reason"),
 ]
 
@@ -172,10 +174,15 @@ class PredictionTable:
         Pixel-Set dataset.
     choices
         Choices for its parcels, in its order.
+    judged
+        Judgement of the declarations, by parcel id, see `judged_columns`; None if there is none.
     """
 
-    def __init__(self, dataset: PixelSetDataset, choices: Choices) -> None:
+    def __init__(
+        self, dataset: PixelSetDataset, choices: Choices, judged: pd.DataFrame | None = None
+    ) -> None:
         self._choices = choices
+        self._judged = judged_columns() if judged is None else judged
         self._ids = pd.Index(dataset.ids, dtype=object)
         self._names = dataset.names
 
@@ -190,7 +197,36 @@ class PredictionTable:
         names = pd.Series(as_text(rows["code"]), index=rows.index).map(self._names)
         rows["declared_name"] = names.astype("str")
         chosen = self._choices.table(places).set_axis(rows.index)
-        return pd.DataFrame(pd.concat([rows, chosen], axis=1)[COLUMNS])
+        judged = self._judged.reindex(ids).set_axis(rows.index)
+        return pd.DataFrame(pd.concat([rows, chosen, judged], axis=1)[COLUMNS])
+
+
+def judged_columns(ids: Sequence[str] = (), doubts: Doubts | None = None) -> pd.DataFrame:
+    """Make the columns on the declarations of parcels, by parcel id.
+
+    Parameters
+    ----------
+    ids
+        N different ids.
+    doubts
+        Judgement of their declarations; None if N is 0.
+
+    Returns
+    -------
+    Table of declared_probability, float64; verdict; and doubt_rank, integers that can be missing.
+    """
+    probability, rank, verdict = (
+        ([], [], [])
+        if doubts is None
+        else (np.round(doubts.probability, 4), doubts.rank, doubts.verdict)
+    )
+    return pd.DataFrame(
+        {
+            "declared_probability": pd.Series(probability, dtype="float64"),
+            "verdict": pd.Series(verdict, dtype="str"),
+            "doubt_rank": pd.Series(rank, dtype="Int64"),
+        }
+    ).set_axis(pd.Index(ids, dtype=object))
 
 
 def with_register(rows: pd.DataFrame, parcels: Any) -> Any:

@@ -36,7 +36,7 @@ DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 ti
 # Columns of the predictions that fiboa has no name for.
 COLUMNS = [
     *("declared_code", "declared_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
-    *("n_pixels", "n_dates", "pred_source"),
+    *("declared_probability", "verdict", "doubt_rank", "n_pixels", "n_dates", "pred_source"),
 ]
 
 
@@ -116,6 +116,7 @@ class PredictionFiles:
         last_date: date,
         simulated: bool,
         with_points: bool = False,
+        with_verdicts: bool = False,
     ) -> None:
         """Write a GeoPackage and fiboa's GeoParquet as well.
 
@@ -135,6 +136,8 @@ class PredictionFiles:
             Whether the imagery is simulated.
         with_points
             Whether points are predicted, beside polygons or alone.
+        with_verdicts
+            Whether declarations were judged.
         """
         # GDAL is imported only here: without a register, predictions need no GDAL.
         from geo.register.geopackage import LayerWriter, Style, has_only_points
@@ -142,6 +145,11 @@ class PredictionFiles:
         note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
 
         def styles(symbol: str) -> list[Style]:
+            verdicts = Style(
+                f"Verdict{mark}",
+                f"{note}Verdict on the declared class.",
+                style_by_value("verdict", VERDICT_COLOURS, symbol),
+            )
             return [
                 Style(
                     f"Predicted class{mark}",
@@ -153,6 +161,7 @@ class PredictionFiles:
                     f"{note}Confidence of the predicted class.",
                     style_by_confidence(symbol),
                 ),
+                *([verdicts] if with_verdicts else []),
             ]
 
         only_points = has_only_points(outlines)
@@ -243,6 +252,13 @@ def fiboa_features(parcels: Any, last_date: date) -> Any:
 
 DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 NO_PREDICTION = "no prediction"
+# {verdict: (label, colour)}; red and orange stand out from grey, also for the colour-blind.
+VERDICT_COLOURS = {
+    "CONFLICT": ("CONFLICT", "#b2182b"),
+    "DOUBT": ("DOUBT", "#fdae61"),
+    "CONFORM": ("CONFORM", "#d9e2ea"),
+    "": ("no verdict", UNPREDICTED),
+}
 # Viridis (Smith and van der Walt 2015): equal steps look equal, and low confidence is dark.
 VIRIDIS = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743", "#fde725")
 # Characters that XML 1.0 cannot contain, not even escaped.
@@ -265,12 +281,27 @@ def style_by_class(classes: Mapping[str, tuple[str, str]], symbol: str = "fill")
         # The style has these characters replaced: QGIS must compare it with replaced codes.
         pattern = r"[\\x01-\\x08\\x0b\\x0c\\x0e-\\x1f\\x{fffe}\\x{ffff}]"
         column = f"regexp_replace(\"pred_code\", '{pattern}', '{REPLACEMENT}')"
+    return style_by_value(column, {**classes, "": (NO_PREDICTION, UNPREDICTED)}, symbol)
+
+
+def style_by_value(column: str, values: Mapping[str, tuple[str, str]], symbol: str) -> str:
+    """Return a QML style that colours parcels by a column of text.
+
+    Parameters
+    ----------
+    column
+        Column or expression of QGIS.
+    values
+        {value: (label, colour #rrggbb)}, in the order of the legend; "" for all other rows.
+    symbol
+        fill (polygons) or marker (points).
+    """
     root, renderer = _renderer("categorizedSymbol", column)
     categories = ElementTree.SubElement(renderer, "categories")
     colours: list[str] = []
-    # QGIS applies the category "" to all rows without a category: those without a predicted code.
-    for code, (name, colour) in {**classes, "": (NO_PREDICTION, UNPREDICTED)}.items():
-        _add(categories, "category", value=code, label=name, symbol=len(colours), render="true")
+    # QGIS applies the category "" to all rows without a category.
+    for value, (label, colour) in values.items():
+        _add(categories, "category", value=value, label=label, symbol=len(colours), render="true")
         colours.append(colour)
     _add_symbols(renderer, colours, symbol)
     return _text(root)

@@ -28,6 +28,7 @@ from pipeline.classes.reasons import Status
 from pipeline.dataset.model_inputs import describe_data, in_order, load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.dataset.season import season_of
+from pipeline.evaluation.doubts import judge, write_doubts
 from pipeline.evaluation.out_of_fold import (
     OutOfFold,
     ensemble_probabilities,
@@ -43,6 +44,7 @@ from pipeline.predictions.columns import (
     OUT_OF_FOLD,
     Choices,
     PredictionTable,
+    judged_columns,
     with_register,
 )
 from pipeline.predictions.files import PredictionFiles
@@ -64,6 +66,7 @@ def predict(
     settings: PredictSettings,
     folds: Path | None = None,
     register: Path | None = None,
+    doubts: Path | None = None,
     scores: Path | None = None,
     threads: int = 1,
 ) -> None:
@@ -92,12 +95,15 @@ def predict(
         which a parcel that all models predict has the mean of their probabilities: its errors are
         on average those of the out-of-fold predictions, on which the areas are based.
     settings
-        run, train.device, predict.batch_size, set_error and code_list, parcels; for weights of the
-        reference, model and train.pixels.
+        run, train.device, predict.batch_size, set_error, false_alarms and code_list, parcels; for
+        weights of the reference, model and train.pixels.
     folds
         The folds that split wrote; None for existing weights.
     register
         The register, for outlines and further columns; None if the run started from a dataset.
+    doubts
+        Written with `folds`: JSON, see `write_doubts`. With existing weights, no declaration is
+        judged, because they can be trained on it.
     scores
         Written for existing weights: their scores on the parcels that declare one of their classes,
         JSON, and those of every class as CSV beside it.
@@ -158,7 +164,11 @@ def predict(
         )
         choose_classes(inputs, predictor, tested, choices, files)
         del inputs  # Free the memory of days and features before the rows are written.
-        table = PredictionTable(opened, choices)
+        judged = None
+        if tested is not None:
+            verdicts = judge(tested.labels, tested.probabilities, settings.predict.false_alarms)
+            judged = judged_columns(tested.ids, verdicts)
+        table = PredictionTable(opened, choices, judged)
         read: Iterator[tuple[Any, NDArray[np.int64]]] = _parts_of_ledger(len(rows))
         if register is not None:
             # GDAL is imported only here: without a register, predictions need no GDAL.
@@ -172,6 +182,7 @@ def predict(
                     .isin(["Point", "MultiPoint"])
                     .any()
                 ),
+                with_verdicts=judged is not None,
                 classes=_coloured(opened, choices),
                 collection=settings.run,
                 code_list=settings.predict.code_list,
@@ -179,6 +190,8 @@ def predict(
                 simulated=opened.description["simulated"],
             )
         write_rows(table, rows, files, read)
+    if tested is not None and doubts is not None:
+        write_doubts(doubts, classes, tested, verdicts, settings.predict.false_alarms)
     if folds is None and scores is not None:
         write_existing_scores(scores, opened, classes, choices.chosen[:, 0], season)
 

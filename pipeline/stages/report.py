@@ -20,6 +20,7 @@ from pipeline.report.areas import read_areas
 from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
+from pipeline.report.doubts import read_doubts
 from pipeline.report.figures import (
     MOST_PARCELS,
     calibration_chart,
@@ -144,6 +145,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         confidence=confidence,
         calibration=calibration,
         sets=sets,
+        doubts=None if existing_weights or predictions is None else read_doubts(paths),
         versions=[] if existing_weights else _versions(paths),
         files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
@@ -193,6 +195,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
         paths.probabilities: "the calibrated probability of every class",
+        **({} if existing_weights else {paths.doubts: "verdicts on the declarations, by class"}),
         **scores,
         paths.areas.with_suffix(".csv"): "area of every class, in total and by region",
         paths.areas_account: "what the areas are based on",

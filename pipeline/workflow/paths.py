@@ -323,6 +323,9 @@ class RunPaths:
     mean_probabilities = _Below("predictions/mean_probabilities.parquet")
     """Parquet: the same; for parcels that all models predict, the mean of their probabilities."""
 
+    doubts = _Below("predictions/doubts.json")
+    """Verdicts on the declarations of every class, and how many wrong ones would be found."""
+
     existing_scores = _Below("predictions/scores.json")
     """Scores of existing weights on the parcels that declare one of their classes; also .csv."""
 

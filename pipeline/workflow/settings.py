@@ -50,7 +50,7 @@ _USED_WITH_DATASET: dict[str, set[str]] = {
     "clouds": set(),
     "parcels": set(),
     "assemble": set(),
-    "predict": {"weights", "batch_size", "set_error"},
+    "predict": {"weights", "batch_size", "set_error", "false_alarms"},
     # An existing dataset has no outlines.
     "areas": set(),
 }

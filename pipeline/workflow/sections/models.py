@@ -298,6 +298,11 @@ class Predict(Section):
     larger sets
     """
 
+    false_alarms: Annotated[float, Field(gt=0, le=0.2)] = 0.02
+    """greatest share of the declarations of a class that get the verdict CONFLICT, and so of the
+    true ones that get it by mistake; DOUBT: five times this share
+    """
+
     code_list: str | None = None
     """address of a CSV of the class codes, for the crop extension of fiboa"""
 

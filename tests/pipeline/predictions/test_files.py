@@ -1,5 +1,6 @@
 """Predictions that are written in parts equal those that are written at once."""
 
+import json
 import sqlite3
 from contextlib import closing
 
@@ -19,6 +20,7 @@ from models.crop_model import CropModel, ensemble
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import in_order, load_trained, read_inputs
+from pipeline.evaluation.doubts import judge
 from pipeline.evaluation.out_of_fold import probabilities_at, read_out_of_fold
 from pipeline.evaluation.prediction_sets import PredictionSets
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
@@ -140,6 +142,36 @@ def test_predictions_equal_the_models_probabilities(trained, tmp_path, monkeypat
         assert row["confidence2"] == pytest.approx(share[i, second], abs=6e-5)
         assert row["pred_source"] == source[i]
         assert row["n_pixels"] == data.sizes[i]
+
+
+def test_declarations_are_judged_by_the_out_of_fold_predictions(trained, tmp_path):
+    run, settings = trained
+    options = view(settings, "predict")
+    rate = {"predict": options.predict.model_copy(update={"false_alarms": 0.1})}
+    path, doubts = tmp_path / "parcels.gpkg", tmp_path / "doubts.json"
+    predict(
+        run.dataset.root, run.models, run.ledger, path, options.model_copy(update=rate),
+        folds=run.folds, doubts=doubts,
+    )  # fmt: skip
+    table = pd.read_parquet(path.with_suffix(".parquet")).set_index("parcel_id")
+    tested = read_out_of_fold(run.out_of_fold)
+    expected = judge(tested.labels, tested.probabilities, 0.1)
+    assert len({*expected.verdict}) == 3
+    own = table.loc[tested.ids]
+    assert own["verdict"].tolist() == [str(verdict) for verdict in expected.verdict]
+    assert own["doubt_rank"].tolist() == expected.rank.tolist()
+    np.testing.assert_allclose(own["declared_probability"], expected.probability, atol=6e-5)
+    agrees = own["declared_code"] == own["pred_code"]
+    assert (own["verdict"][agrees] == "CONFORM").all()
+    assert (own["declared_probability"][agrees] == own["confidence"][agrees]).all()
+    others = table.drop(index=tested.ids)[["declared_probability", "verdict", "doubt_rank"]]
+    assert len(others)
+    assert others.isna().all(axis=None)
+    rows = pd.DataFrame(json.loads(doubts.read_text())["classes"]).set_index("code")
+    for verdict, column in (("CONFLICT", "n_conflict"), ("DOUBT", "n_doubt")):
+        counts = own["declared_code"][own["verdict"] == verdict].value_counts()
+        assert rows[column].to_dict() == counts.reindex(rows.index, fill_value=0).to_dict()
+    assert rows["n"].sum() == len(own)
 
 
 def test_rows_of_a_reversed_register_have_their_predictions(trained, tmp_path, monkeypatch):

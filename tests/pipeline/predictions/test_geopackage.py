@@ -18,6 +18,7 @@ import pyogrio
 import pytest
 import shapely
 
+from pipeline.evaluation.doubts import Verdict
 from pipeline.predictions.columns import with_register
 from pipeline.predictions.files import VIRIDIS, style_by_class, style_by_confidence
 from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
@@ -56,6 +57,9 @@ def rows_of(names, outlines, classes=CLASSES):
         "pred2_code": codes,
         "pred2_name": codes,
         "confidence2": np.where(predicted, 0.1, np.nan),
+        "declared_probability": np.where(predicted, 0.9, np.nan),
+        "verdict": pd.Series(["CONFLICT" if p else None for p in predicted], dtype="str"),
+        "doubt_rank": pd.array([i if p else None for i, p in enumerate(predicted)], "Int64"),
         "n_pixels": pd.array([1] * n, dtype="Int64"),
         "n_dates": pd.array([1] * n, dtype="Int64"),
         "pred_source": np.where(predicted, "ensemble", ""),
@@ -177,9 +181,10 @@ def test_time_and_extent_are_those_of_the_rows(tmp_path):
     assert before <= datetime.fromisoformat(style["update_time"]) <= datetime.now(UTC)
 
 
-@pytest.mark.parametrize("simulated", [True, False])
-def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated):
-    path = write(tmp_path, named("polygon", "point"), simulated=simulated)
+@pytest.mark.parametrize(("simulated", "verdicts"), [(True, False), (False, True), (True, True)])
+def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdicts):
+    rows = named("polygon", "point")
+    path = write(tmp_path, rows, simulated=simulated, with_verdicts=verdicts)
     styles = table(path, "SELECT * FROM layer_styles ORDER BY id")
     assert list(styles[0]) == [
         *("id", "f_table_catalog", "f_table_schema", "f_table_name", "f_geometry_column"),
@@ -189,11 +194,18 @@ def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated):
     (geometry,) = table(
         path, "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = 'parcels'"
     )
-    for style, default in zip(styles, (1, 0), strict=True):
+    names = ["Predicted class", "Confidence", *(["Verdict"] if verdicts else [])]
+    assert [style["styleName"].split(",")[0] for style in styles] == names
+    if verdicts:
+        renderer = ElementTree.fromstring(styles[2]["styleQML"]).find("renderer-v2")  # noqa: S314
+        assert renderer.get("attr") == "verdict"
+        values = [category.get("value") for category in renderer.iter("category")]
+        assert values == [*reversed(Verdict), ""]
+    for i, style in enumerate(styles):
         assert (style["f_table_catalog"], style["f_table_schema"]) == ("", "")
         assert style["f_table_name"] == "parcels"
         assert style["f_geometry_column"] == geometry["column_name"]
-        assert style["useAsDefault"] == default
+        assert style["useAsDefault"] == (i == 0)
         assert len(style["styleName"]) <= 30
         for text in (style["styleName"], style["description"]):
             assert ("SIMULATED" in text) == simulated

@@ -184,6 +184,31 @@ def make_models(paths):
     )
 
 
+def add_doubts(paths, table):
+    """Judge the used parcels: the last is the most doubtful; 2 are in conflict, 3 doubted."""
+    used = table["status"] == "used"
+    verdicts = np.where(table.index >= N - 2, "CONFLICT", "DOUBT")
+    table["declared_probability"] = np.where(used, 0.25, np.nan)
+    table["verdict"] = pd.Series(verdicts).where(table.index >= N - 5, "CONFORM").where(used)
+    table["doubt_rank"] = pd.Series(N - table.index, dtype="Int64").where(used)
+    counts = zip(CLASSES, (30, 20, 10), (0, 0, 2), (0, 0, 3), (0.5, 0.625, None), strict=True)
+    lists = zip((1, 2, 3, 6), (0.25, 0.5, 0.75, 1), strict=True)
+    write_json(
+        paths.doubts,
+        {
+            "false_alarms": 0.025,
+            "n": N,
+            "supposed_wrong": 0.2,
+            "lists": [{"n": n, "found": found} for n, found in lists],
+            "classes": [
+                {"code": crop.code, "name": crop.name, "n": n, "n_conflict": conflict}
+                | {"n_doubt": doubt, "found_conflict": found, "found": found}
+                for crop, n, conflict, doubt, found in counts
+            ],
+        },
+    )
+
+
 def make_calibration(paths):
     """Write what calibrate and evaluate write about confidences of 0.8 and, after, 0.89."""
     scores = np.full((N, 3), np.log(0.1), np.float32)
@@ -222,6 +247,8 @@ def make_predictions(paths, ledger, *, geometry=True, labelled=True):
             }
         )
     table = pd.DataFrame(rows)
+    if labelled:
+        add_doubts(paths, table)
     paths.predictions.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(paths.predictions.with_suffix(".parquet"))
     shapes = [
@@ -591,6 +618,34 @@ def test_simulated_imagery_is_marked_at_the_top_and_at_every_score(run, tmp_path
     real = page_of(make_run(tmp_path / "real", simulated=False))
     assert "simulated imagery" not in real
     assert "is simulated" not in real
+
+
+def test_doubtful_declarations_are_counted_by_class_and_listed_in_order(run):
+    page = page_of(run)
+    section = page[page.index('<section id="doubts">') :]
+    text = text_of(section[: section.index("</section>")])
+    assert "Of 60 declarations, 2 get the verdict CONFLICT and 3 DOUBT." in text
+    assert "for at most 2.5% of the declarations of the class" in text
+    assert "winter wheat 30 0 0 50% 50% maize 20 0 0 62% 62% grass &lt;&amp;&gt; 10 2 3" in text
+    assert "If 20% of the declarations were of another class at random (12), " in text
+    assert (
+        "a list of the first 1 would contain about 3 of them, of the first 2 about 6, of the first "
+        "3 about 9, and of the first 6 about 12."
+    ) in text
+    listed = re.findall(r"(\d+) 0(\d\d) grass &lt;&amp;&gt; \S+ .*? (CON\w+|DOUBT)", text)
+    assert listed[:6] == [
+        ("1", "59", "CONFLICT"), ("2", "58", "CONFLICT"), ("3", "57", "DOUBT"),
+        ("4", "56", "DOUBT"), ("5", "55", "DOUBT"), ("6", "54", "CONFORM"),
+    ]  # fmt: skip
+    assert "Doubtful parcels" not in page
+
+
+def test_a_run_without_verdicts_lists_the_most_confident_mistakes(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    paths.doubts.unlink()
+    page = page_of(paths)
+    assert 'id="doubts"' not in page
+    assert "Doubtful parcels" in page
 
 
 def test_every_row_of_the_register_has_a_status(tmp_path):

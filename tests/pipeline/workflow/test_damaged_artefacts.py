@@ -159,7 +159,7 @@ class Stages:
     def _predict(self, run, settings):
         predict(
             run.dataset.root, run.models, run.ledger, run.predictions, settings, run.folds,
-            self.settings.parcels.path,
+            self.settings.parcels.path, run.doubts,
         )  # fmt: skip
 
     def _areas(self, run, settings):
@@ -223,6 +223,7 @@ READ = {
     "predictions/areas.parquet": "report",
     "predictions/areas.json": "report",
     "predictions/parcels.gpkg": "report",
+    "predictions/doubts.json": "report",
     "settings/train.json": "report",
 }
 # Files for people and other software, or for runs with other settings.

@@ -1,0 +1,270 @@
+"""Which declarations to doubt: a rank, and verdicts with a bounded share of false alarms.
+
+Everything here follows from the out-of-fold probabilities: no model has seen the parcel whose
+declaration it contradicts. Nothing here needs to know which declarations are wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.classes.crop_class import CropClass
+from pipeline.evaluation.out_of_fold import OutOfFold
+from pipeline.workflow.writing import finite_or_null, write_json
+
+Probabilities = NDArray[np.float64]
+
+# DOUBT has this many times the share of false alarms of CONFLICT.
+DOUBT_FACTOR = 5
+# For the estimate of what the list finds: the share of declarations that are supposed to be wrong,
+# and the lengths of the list, as shares of all declarations.
+SUPPOSED_WRONG = 0.05
+LIST_LENGTHS = (0.01, 0.02, 0.05, 0.1)
+MOST_PARCELS = 50_000
+
+
+class Verdict(StrEnum):
+    """What the models say about a declaration."""
+
+    CONFORM = "CONFORM"
+    DOUBT = "DOUBT"
+    CONFLICT = "CONFLICT"
+
+
+@dataclass(frozen=True, eq=False)
+class Doubts:
+    """The judgement of N declarations.
+
+    Attributes
+    ----------
+    probability
+        float64 (N,), the calibrated probability of the declared class.
+    rank
+        int64 (N,), 1 for the most doubtful declaration, N for the least; no two are equal.
+    verdict
+        object (N,) of `Verdict`.
+    """
+
+    probability: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    verdict: NDArray[np.object_]
+
+
+def margins(probabilities: Probabilities) -> Probabilities:
+    """Return by how much each class is more probable than the most probable other class.
+
+    A negative margin of the declared class says that the models predict another one. Ranking by it
+    is the "normalized margin" of confident learning, up to a change of scale (Northcutt, Jiang and
+    Chuang 2021, J. Artif. Intell. Res. 70, 1373-1411, section 3.2).
+
+    Parameters
+    ----------
+    probabilities
+        float64 (N, K).
+
+    Returns
+    -------
+    float64 (N, K), from -1 to 1; the probability itself if there is only one class.
+    """
+    n, n_classes = probabilities.shape
+    if n_classes == 1:
+        return probabilities.copy()
+    second, first = np.partition(probabilities, n_classes - 2, axis=1)[:, -2:].T
+    others = np.repeat(first[:, None], n_classes, axis=1)
+    others[np.arange(n), probabilities.argmax(axis=1)] = second
+    found: Probabilities = np.subtract(probabilities, others, out=others)
+    return found
+
+
+def judge(labels: NDArray[np.int64], probabilities: Probabilities, false_alarms: float) -> Doubts:
+    """Judge declarations by out-of-fold probabilities.
+
+    The rank follows the margin of the declared class. The verdict compares this margin with those
+    of all parcels that are declared as the same class, because in a class that is often mistaken
+    for another, true declarations have low margins, too:
+
+    - CONFLICT: the models predict another class, and the margin is among the lowest of its class,
+      as many as the share `false_alarms`.
+    - DOUBT: the same, among `DOUBT_FACTOR` times as many.
+    - CONFORM: all others.
+
+    Classes of less than 1 / `false_alarms` parcels, of which a single parcel is a larger share,
+    are compared together, as if they were one class.
+
+    At most the share `false_alarms` of the declarations of a class get CONFLICT. So at most this
+    share of them are false alarms, whatever the models, the folds and the truth are. This is the
+    p-value of conformal prediction with a category for each class (Vovk, Gammerman and Shafer 2005,
+    Algorithmic Learning in a Random World, section 4.5). Wrong declarations among the lowest
+    margins take the place of true ones, so that fewer of these are false alarms than stated. The
+    price: CONFLICT cannot find more wrong declarations of a class than that share.
+
+    Parameters
+    ----------
+    labels
+        int64 (N,), the class index that is declared.
+    probabilities
+        float64 (N, K), calibrated; each row by a model that was not trained on its parcel.
+    false_alarms
+        Greatest share of false alarms of CONFLICT, more than 0.
+    """
+    rows = np.arange(len(labels))
+    margin = margins(probabilities)[rows, labels]
+    groups = class_groups(labels, probabilities.shape[1], false_alarms)
+    share = np.empty(len(labels))
+    for group in np.unique(groups[labels]):
+        own = groups[labels] == group
+        _, place, counts = np.unique(margin[own], return_inverse=True, return_counts=True)
+        share[own] = np.cumsum(counts)[place] / own.sum()
+    rank = np.empty(len(labels), np.int64)
+    rank[np.argsort(margin, kind="stable")] = rows + 1
+    return Doubts(probabilities[rows, labels], rank, verdicts_of(margin, share, false_alarms))
+
+
+def class_groups(
+    labels: NDArray[np.int64], n_classes: int, false_alarms: float
+) -> NDArray[np.int64]:
+    """Return the group of each class, int64 (n_classes,): itself, or -1 for all small classes."""
+    counts = np.bincount(labels, minlength=n_classes)
+    return np.where(counts * false_alarms >= 1, np.arange(n_classes), -1)
+
+
+def verdicts_of(
+    margin: NDArray[np.float64], share: NDArray[np.float64], false_alarms: float
+) -> NDArray[np.object_]:
+    """Return the verdict on declarations, object (n,).
+
+    Parameters
+    ----------
+    margin, share
+        float64 (n,): the margin of the declared class, and the share of the margins of its group
+        that are at most as high.
+    false_alarms
+        As for `judge`.
+    """
+    verdict = np.full(len(margin), Verdict.CONFORM, object)
+    verdict[(margin < 0) & (share <= DOUBT_FACTOR * false_alarms)] = Verdict.DOUBT
+    verdict[(margin < 0) & (share <= false_alarms)] = Verdict.CONFLICT
+    return verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """How many wrong declarations would be found, if parcels were declared as another class.
+
+    Attributes
+    ----------
+    by_class
+        float64 (K, 2): of single parcels of all other classes, declared as this one by mistake, the
+        share that would get CONFLICT, and CONFLICT or DOUBT. NaN if all parcels are of this class.
+    by_length
+        float64 (number of LIST_LENGTHS,): if the share SUPPOSED_WRONG of the declarations were of a
+        random other class, the share of these in a list of this length. NaN for a single class.
+    """
+
+    by_class: NDArray[np.float64]
+    by_length: NDArray[np.float64]
+
+
+def estimate_finding(
+    labels: NDArray[np.int64], probabilities: Probabilities, false_alarms: float
+) -> Finding:
+    """Estimate how many wrong declarations would be found, without knowing any.
+
+    Every parcel is supposed to be declared as each of the other classes, in turn; its probabilities
+    stay those that it has. All declarations are taken for true, so that the estimate is too low if
+    some are not. At most `MOST_PARCELS` parcels are used, evenly spaced.
+
+    Parameters
+    ----------
+    labels, probabilities, false_alarms
+        As for `judge`.
+    """
+    step = -(-len(labels) // MOST_PARCELS)
+    margin, labels = margins(probabilities[::step]), labels[::step]
+    n, n_classes = margin.shape
+    declared = margin[np.arange(n), labels]
+    groups = class_groups(labels, n_classes, false_alarms)
+    by_class = np.full((n_classes, 2), np.nan)
+    for c, group in enumerate(groups):
+        compared = np.sort(declared[groups[labels] == group])
+        wrong = margin[labels != c, c]
+        if not len(wrong):
+            continue
+        # The parcel itself is declared as the class, too.
+        share = (np.searchsorted(compared, wrong, "right") + 1) / (len(compared) + 1)
+        verdict = verdicts_of(wrong, share, false_alarms)
+        by_class[c] = (verdict == Verdict.CONFLICT).mean(), (verdict != Verdict.CONFORM).mean()
+    wrong = margin[np.arange(n_classes) != labels[:, None]]
+    by_length = np.full(len(LIST_LENGTHS), np.nan)
+    if len(wrong):
+        both = np.concatenate([declared, wrong])
+        weights = np.repeat(
+            [(1 - SUPPOSED_WRONG) / n, SUPPOSED_WRONG / len(wrong)], [n, len(wrong)]
+        )
+        order = np.argsort(both, kind="stable")
+        length = np.cumsum(weights[order])
+        found = np.cumsum(np.where(order < n, 0.0, 1 / len(wrong)))
+        by_length = np.interp(LIST_LENGTHS, length, found)
+    return Finding(by_class, by_length)
+
+
+def write_doubts(
+    path: Path,
+    classes: Sequence[CropClass],
+    tested: OutOfFold,
+    doubts: Doubts,
+    false_alarms: float,
+) -> None:
+    """Write what is known about the verdicts, for the report.
+
+    Parameters
+    ----------
+    path
+        Written: JSON. false_alarms; n, the number of declarations; supposed_wrong, a share; lists,
+        the number of parcels of a list and the share of these wrong declarations in it; classes,
+        each with the numbers of declarations, of CONFLICT and DOUBT, and how many wrong ones would
+        get CONFLICT, and either, see `Finding`. null where a value is not defined.
+    classes
+        Classes in order of the class index.
+    tested
+        Out-of-fold predictions.
+    doubts
+        Judgement of these declarations.
+    false_alarms
+        As for `judge`.
+    """
+    finding = estimate_finding(tested.labels, tested.probabilities, false_alarms)
+    n = len(tested.ids)
+    counts = (
+        np.bincount(tested.labels[chosen], minlength=len(classes)).tolist()
+        for chosen in (
+            np.full(n, True),
+            doubts.verdict == Verdict.CONFLICT,
+            doubts.verdict == Verdict.DOUBT,
+        )
+    )
+    rows = zip(classes, *counts, *finding.by_class.T.tolist(), strict=True)
+    keys = ("n", "n_conflict", "n_doubt", "found_conflict", "found")
+    lists = zip(LIST_LENGTHS, finding.by_length.tolist(), strict=True)
+    write_json(
+        path,
+        {
+            "false_alarms": false_alarms,
+            "n": n,
+            "supposed_wrong": SUPPOSED_WRONG,
+            "lists": [
+                finite_or_null({"n": round(length * n), "found": found}) for length, found in lists
+            ],
+            "classes": [
+                {"code": crop.code, "name": crop.name}
+                | finite_or_null(dict(zip(keys, row, strict=True)))
+                for crop, *row in rows
+            ],
+        },
+    )

@@ -1,7 +1,7 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
-#     parcelwise run configs/mine.yaml [dataset | models | predictions | report]
-#     snakemake --cores 4 [dataset | models | predictions | report] --configfile configs/mine.yaml
+#     parcelwise run configs/mine.yaml [dataset | models | predictions | report | season]
+#     snakemake --cores 4 [dataset | ... | season] --configfile configs/mine.yaml
 #
 # Every rule calls `parcelwise <stage>`; `snakemake -p` prints the calls.
 
@@ -50,6 +50,9 @@ PREDICTIONS = [
     *LAYER,
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
+# The season is only in the report of a run that asks for it, and then stays up to date.
+asks_for_season = "season" in workflow.dag_settings.targets
+SEASON = paths.season_files if asks_for_season or paths.season_summary.is_file() else []
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
 TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
@@ -88,6 +91,7 @@ localrules:
     dataset,
     models,
     predictions,
+    season,
 
 
 onstart:
@@ -121,6 +125,10 @@ if TRAINED:
 else:
 
     rule models:
+        input:
+            lambda wildcards: refuse_training(),
+
+    rule season:
         input:
             lambda wildcards: refuse_training(),
 
@@ -187,6 +195,7 @@ rule report:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         models=rules.evaluate.output if TRAINED else [],
+        season=SEASON if TRAINED else [],
         predictions=rules.predict.output,
     output:
         report=paths.report,

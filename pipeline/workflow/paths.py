@@ -37,13 +37,17 @@ _WRITERS = {
     "dataset/META/*.json": "export",
     "dataset/*.pkl": "normalise",
     "folds.json": "split",
+    "season/models/Fold_*/*": "train_season",
+    "season/*": "evaluate_season",
     "models/Fold_*/test_metrics.json": "evaluate",
     "models/Fold_*/*": "train",
     "models/*.json": "evaluate",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
-_NOT_INGESTED = {"split", "train", "evaluate", "predict"}
+_NOT_INGESTED = {
+    *("split", "train", "evaluate", "predict", "train_season", "evaluate_season"),
+}
 
 
 class _Folder(Protocol):
@@ -278,6 +282,15 @@ class RunPaths:
     spread = _Below("models/spread.json")
     """Mean and standard deviation over the folds of the overall scores."""
 
+    season_accuracy = _Below("season/accuracy.parquet")
+    """Parquet: scores by the last date available, of all classes and of each; .csv for people."""
+
+    season_parcels = _Below("season/parcels.parquet")
+    """Parquet: from which date on the class of every parcel stays; .csv for people."""
+
+    season_summary = _Below("season/season.json")
+    """Dates of the season, and from which of them on shares of the parcels keep their class."""
+
     predictions = _Below("predictions/parcels.gpkg")
     """GeoPackage of every input parcel; .csv and .parquet beside it.
 
@@ -305,6 +318,17 @@ class RunPaths:
     def dataset(self) -> DatasetPaths:
         """The Pixel-Set dataset of the run."""
         return DatasetPaths(self.root / "dataset")
+
+    @property
+    def season(self) -> RunPaths:
+        """The models that classify before the end of the season, in the folders of a run."""
+        return RunPaths(self.root / "season")
+
+    @property
+    def season_files(self) -> list[Path]:
+        """What evaluate_season writes."""
+        tables = [self.season_accuracy, self.season_parcels]
+        return [*tables, *(table.with_suffix(".csv") for table in tables), self.season_summary]
 
     @property
     def tables(self) -> list[Path]:

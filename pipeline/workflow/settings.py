@@ -333,6 +333,13 @@ class EvaluateSettings(Section):
     predict: InferenceBatch
 
 
+class SeasonSettings(Section):
+    """Settings of stage evaluate_season."""
+
+    train: TrainDevice
+    predict: InferenceBatch
+
+
 class PredictSettings(Section):
     """Settings of stage predict."""
 
@@ -366,6 +373,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "split": SplitSettings,
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
+    "evaluate_season": SeasonSettings,
     "predict": PredictSettings,
     "report": ReportSettings,
 }

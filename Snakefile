@@ -50,9 +50,9 @@ PREDICTIONS = [
     *LAYER,
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
-# The season is only in the report of a run that asks for it, and then stays up to date.
-asks_for_season = "season" in workflow.dag_settings.targets
-SEASON = paths.season_files if asks_for_season or paths.season_summary.is_file() else []
+# The report shows the season of a run that was asked for it once, and then keeps it up to date.
+shows_season = lambda: ("season" in workflow.dag_settings.targets or paths.season_summary.is_file())
+season_files = lambda wildcards: paths.season_files if TRAINED and shows_season() else []
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
 TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
@@ -195,7 +195,7 @@ rule report:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         models=rules.evaluate.output if TRAINED else [],
-        season=SEASON if TRAINED else [],
+        season=season_files,
         predictions=rules.predict.output,
     output:
         report=paths.report,

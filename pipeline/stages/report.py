@@ -43,6 +43,7 @@ from pipeline.report.scores import (
     read_scores,
     read_trainlogs,
 )
+from pipeline.report.season import read_season
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
@@ -121,6 +122,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             read_comparison(paths, settings.report.compare) if scores and not weights else []
         ),
         methods=METHODS,
+        season=None if existing_weights else read_season(paths, by_frequency, colours),
         training=training_charts({} if existing_weights else read_trainlogs(paths)),
         seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
         most_parcels=MOST_PARCELS,
@@ -168,13 +170,15 @@ def _versions(paths: RunPaths) -> list[str]:
 def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
     """Return the files of the run, relative to its folder, and what they contain."""
     # The files of an earlier run of this name, trained or not, may be there.
-    scores = {paths.existing_scores: "scores of the existing weights"} if existing_weights else {}
+    others = {paths.existing_scores: "scores of the existing weights"}
+    if not existing_weights:
+        others = {paths.season.root: "how early the classes are known, and the models for it"}
     table = paths.predictions.with_suffix("")
     files = {
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
-        **scores,
+        **others,
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
         paths.ledger: "the same table, with types",
         paths.acquisitions_view: "every acquisition, used or not, and why",

@@ -69,11 +69,11 @@ def main() -> None:
     for share in (0.5, 0.8, 0.95):
         months = [int(np.quantile(one[one >= 0], share, method="higher")) + 1 for one in first]
         print(f"{100 * share:g} % of the points keep their class from month {months} on (seeds)")
-    print("\n| last month | one training, random ends | a training for this month |")
+    print("\nseed 1\n\n| last month | one training, random ends | a training for this month |")
     print("|---|---:|---:|")
     for last in CUT_OFFS:
-        own = _of_seeds(task, Trained(f"until {last + 1}", last=last), folder)
-        cells = (_spread(task, [one[:, last] for one in each]) for each in (chosen[RANDOM], own))
+        own = _out_of_fold(task, Trained(f"until {last + 1}", last=last), SEEDS[0], folder)
+        cells = (_spread(task, [one[:, last]]) for one in (chosen[RANDOM][0], own))
         print(f"| {last + 1} | {' | '.join(cells)} |", flush=True)
 
 
@@ -123,7 +123,8 @@ def _spread(task: Task, chosen: Sequence[NDArray[np.int16]]) -> str:
     texts = []
     for metric in METRICS:
         values = [100 * of_seed[metric] for of_seed in found]
-        texts.append(f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}")
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        texts.append(f"{statistics.fmean(values):.1f}{spread}")
     return " / ".join(texts)
 
 

@@ -146,7 +146,9 @@ def test_a_rule_or_a_file_of_the_run_is_a_target(folder, recorded, target):
 
 def test_rules_that_run_several_times_are_those_with_wildcards():
     text = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
-    messages = dict(re.findall(r"rule (\w+):\n\s+message:\n\s+\"(.*)\"", text))
+    messages = dict(
+        re.findall(r"rule (?:\w+ as )?(\w+)(?: with)?:\n\s+message:\n\s+\"(.*)\"", text)
+    )
     found = {rule: re.findall(r"\{wildcards\.(\w+)\}", text) for rule, text in messages.items()}
     assert {rule: names[0] for rule, names in found.items() if names} == REPEATED
     assert set(REPEATED) <= set(STAGES)

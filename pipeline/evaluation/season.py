@@ -45,7 +45,7 @@ def last_dates(dates: Sequence[date], most: int = MOST_DATES) -> list[date]:
     step = (dates[-1] - dates[0]) / (most - 1)
     targets = [dates[0] + k * step for k in range(most - 1)]
     places = np.searchsorted(np.array(dates, "datetime64[D]"), np.array(targets, "datetime64[D]"))
-    return [dates[place] for place in [*np.unique(places).tolist(), -1]]
+    return [dates[place] for place in np.unique([*places.tolist(), len(dates) - 1])]
 
 
 def classes_until(

@@ -92,7 +92,11 @@ def loaded_by(statement):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stage", ["ingest", "split", "train", "evaluate", "evaluate_season", "predict", "report"]
+    "stage",
+    [
+        *("ingest", "split", "train", "calibrate", "evaluate", "evaluate_season", "predict"),
+        "report",
+    ],
 )
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
@@ -114,6 +118,7 @@ def test_models_run_without_gdal(stage):
         "features",
         "ingest",
         "split",
+        "evaluate",
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -140,7 +145,8 @@ USED = {
     "ingest": {"pandas"},
     "split": {"pandas", "scipy", "sklearn"},  # pandas and scipy: of sklearn
     "train": {"torch"},
-    "evaluate": {"pandas", "scipy", "sklearn", "torch"},
+    "calibrate": {"scipy", "torch"},
+    "evaluate": {"pandas", "scipy", "sklearn"},
     "evaluate_season": {"pandas", "torch"},
     "predict": {"pandas", "torch"},
     "report": {"jinja2", "matplotlib", "pandas"},

@@ -325,12 +325,17 @@ class TrainSettings(Section):
     train: Train
 
 
+class CalibrateSettings(Section):
+    """Settings of stage calibrate."""
+
+    train: TrainDevice
+    predict: InferenceBatch
+
+
 class EvaluateSettings(Section):
     """Settings of stage evaluate."""
 
     split: SplitSeed
-    train: TrainDevice
-    predict: InferenceBatch
 
 
 class SeasonSettings(Section):
@@ -372,6 +377,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "normalise": NormaliseSettings,
     "split": SplitSettings,
     "train": TrainSettings,
+    "calibrate": CalibrateSettings,
     "evaluate": EvaluateSettings,
     "evaluate_season": SeasonSettings,
     "predict": PredictSettings,

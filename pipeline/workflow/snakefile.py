@@ -40,7 +40,10 @@ REPEATED = {
     "train_season": "fold",
 }
 # Targets that do not exist if existing weights are used.
-TRAINING = ("split", "train", "evaluate", "models", "train_season", "evaluate_season", "season")
+TRAINING = (
+    *("split", "train", "calibrate", "evaluate", "models"),
+    *("train_season", "evaluate_season", "season"),
+)
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",

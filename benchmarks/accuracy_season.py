@@ -4,8 +4,8 @@
 
 DATA contains canada-2017. Scores of trained models are written to WORK, and read from there the
 next time. Printed are the accuracy by the last date available, of a training with random ends and
-of one on whole series; how near one training comes to a training for each date; and how much
-interpolated values, which are computed from later dates, too, would flatter.
+of one on whole series; how near one training comes to a training for each date; and what changes
+if nodata is interpolated, also from later dates, instead of masked.
 """
 
 from __future__ import annotations

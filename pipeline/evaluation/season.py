@@ -22,6 +22,8 @@ from pipeline.workflow.progress import ProgressLog
 
 # Longer series are cut off at this many of their dates.
 MOST_DATES = 40
+# Parcels whose log-probabilities by date are in memory: 32 MB a model of 40 dates and 20 classes.
+PREDICTED_TOGETHER = 10_000
 # Shares of the parcels for which the summary says from which date on their class is known.
 SHARES = (0.5, 0.8, 0.95)
 # The accuracy is near that of the whole season if it is at most this much lower.
@@ -84,13 +86,18 @@ def classes_until(
     for start, part in in_order(data):
         own = fold_of[start : start + len(part)]
         for number in np.unique(own):
-            which = np.flatnonzero(own == number)
+            of_number = np.flatnonzero(own == number)
             models = trained if number < 0 else [trained[number]]
-            scores = ensemble(
-                [model.log_probabilities_until(part, which, days, batch_size) for model in models]
-            )
-            seen = ~np.isnan(scores[:, :, 0])
-            chosen[start + which] = np.where(seen, scores.argmax(axis=2), NO_CLASS)
+            for first in range(0, len(of_number), PREDICTED_TOGETHER):
+                which = of_number[first : first + PREDICTED_TOGETHER]
+                scores = ensemble(
+                    [
+                        model.log_probabilities_until(part, which, days, batch_size)
+                        for model in models
+                    ]
+                )
+                seen = ~np.isnan(scores[:, :, 0])
+                chosen[start + which] = np.where(seen, scores.argmax(axis=2), NO_CLASS)
         progress.add(len(part))
     return chosen
 

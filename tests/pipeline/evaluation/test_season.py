@@ -223,7 +223,7 @@ def test_later_observations_change_no_earlier_class_although_clouds_are_interpol
     """A cloudy observation is interpolated from a later one: it is not used."""
     parcels = make(tmp_path / "first")
     for i, (_, pixels, _) in parcels.items():
-        pixels[2:4] = 0  # no data on two dates, which the run interpolates
+        pixels[[0, 2, 3]] = 0  # no data on these dates, which the run interpolates
         np.save(tmp_path / "first" / "DATA" / f"{i}.npy", pixels)
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     for i, (_, pixels, _) in parcels.items():
@@ -232,7 +232,7 @@ def test_later_observations_change_no_earlier_class_although_clouds_are_interpol
     save_models(tmp_path / "models")
     trained = [CropModel.load(tmp_path / "models" / f"Fold_{k}", CPU) for k in range(1, FOLDS + 1)]
     every = np.arange(len(parcels))
-    chosen, filled = [], []
+    chosen, filled, tables = [], [], []
     for name in ("first", "second"):
         run = ingested(settings_for(tmp_path / name), tmp_path / f"run of {name}")
         dataset = opened(run)
@@ -243,7 +243,17 @@ def test_later_observations_change_no_earlier_class_although_clouds_are_interpol
         scores = [model.log_probabilities_until(data, every, days, 256) for model in trained]
         chosen.append((classes_until(data, folds, trained, days, 256), scores))
         filled.append(np.array(dataset.pixels[:])[:, 2:4])
+        settings = settings_for(tmp_path / name, split={"folds": FOLDS})
+        split(run.dataset.root, run.folds, view(settings, "split"))
+        evaluate_season(
+            run.dataset.root, run.folds, tmp_path / "models", run.season_accuracy,
+            run.season_parcels, run.season_summary, view(settings, "evaluate_season"),
+        )  # fmt: skip
+        tables.append(pd.read_parquet(run.season_accuracy).set_index("date"))
     assert (filled[0] != filled[1]).any()  # The interpolated values differ.
+    early = slice(None, str(SEASON[3]))
+    pd.testing.assert_frame_equal(tables[0].loc[early], tables[1].loc[early])
+    assert tables[0]["n_predicted"].tolist()[:8] == [0, 0, 0, 0, 60, 20, 20, 20]
     np.testing.assert_array_equal(chosen[0][0][:, :4], chosen[1][0][:, :4])
     for one, other in zip(chosen[0][1], chosen[1][1], strict=True):
         np.testing.assert_array_equal(one[:, :4], other[:, :4])

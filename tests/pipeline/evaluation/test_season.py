@@ -27,7 +27,7 @@ from pipeline.report.season import read_season
 from pipeline.stages.evaluate_season import evaluate_season
 from pipeline.stages.split import split
 from pipeline.workflow.config import view
-from tests.builders.models import CPU, FOLDS, save_models
+from tests.builders.models import CPU, FOLDS, make_data, save_models
 from tests.builders.pixel_sets import CLASSES, SEASON, ingested, make, settings_for
 from tests.builders.runs import opened
 
@@ -138,6 +138,29 @@ def test_without_a_scored_parcel_the_summary_says_only_when_classes_stay(labels)
     assert (found["accuracy"], found["macro_f1"], found["near_from"]) == (None, None, None)
     assert found["right_from"] == dict.fromkeys(("0.5", "0.8", "0.95"))
     assert found["stays_from"]["0.5"] == DATES[2].isoformat()
+
+
+class Sure:
+    """In place of a model: it prefers one class, and class 3 nearly as much."""
+
+    def __init__(self, own):
+        self.scores = np.full(4, -9.0, np.float32)
+        self.scores[[own, 3]] = -0.6, -0.8
+
+    def log_probabilities_until(self, data, indices, days, batch_size):
+        seen = data.days[indices].min(axis=1, keepdims=True) <= days
+        return np.where(seen[..., None], self.scores, np.float32(np.nan))
+
+
+@pytest.mark.parametrize("together", [2, 10_000])
+def test_all_models_together_predict_the_parcels_outside_the_folds(monkeypatch, together):
+    monkeypatch.setattr("pipeline.evaluation.season.PREDICTED_TOGETHER", together)
+    data = make_data(sizes=(1,) * 9, days=np.arange(36).reshape(9, 4))
+    none = np.zeros(0, np.int64)
+    folds = [Fold(none, none, np.array(test)) for test in ([0, 4], [1], [8, 2])]
+    chosen = classes_until(data, folds, [Sure(0), Sure(1), Sure(2)], np.array([7, 40]), 2)
+    assert chosen[:, 1].tolist() == [0, 1, 2, 3, 0, 3, 3, 3, 2]
+    assert chosen[:, 0].tolist() == [0, 1, *[-1] * 7]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
-#     parcelwise run configs/mine.yaml [dataset | models | predictions | report]
-#     snakemake --cores 4 [dataset | models | predictions | report] --configfile configs/mine.yaml
+#     parcelwise run configs/mine.yaml [dataset | models | predictions | report | season]
+#     snakemake --cores 4 [dataset | ... | season] --configfile configs/mine.yaml
 #
 # Every rule calls `parcelwise <stage>`; `snakemake -p` prints the calls.
 
@@ -58,6 +58,9 @@ PREDICTIONS = [
     *([paths.mean_probabilities] if TRAINED and REGISTER else []),
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
+# The report shows the season of a run that was asked for it once, and then keeps it up to date.
+shows_season = lambda: ("season" in workflow.dag_settings.targets or paths.season_summary.is_file())
+season_files = lambda wildcards: paths.season_files if TRAINED and shows_season() else []
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
 TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
@@ -98,6 +101,7 @@ localrules:
     dataset,
     models,
     predictions,
+    season,
 
 
 onstart:
@@ -131,6 +135,10 @@ if TRAINED:
 else:
 
     rule models:
+        input:
+            lambda wildcards: refuse_training(),
+
+    rule season:
         input:
             lambda wildcards: refuse_training(),
 
@@ -207,6 +215,7 @@ rule report:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         models=[EVALUATED, VARIOGRAM] if TRAINED else [],
+        season=season_files,
         predictions=rules.predict.output,
         areas=AREAS,
     output:

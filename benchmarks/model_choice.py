@@ -204,8 +204,11 @@ def read_points(file: Path) -> PixelSets:
     return _one_pixel_each(series, days, table["ewoc_code"].to_numpy(), list(frequent))
 
 
-def read_canada(file: Path) -> tuple[PixelSets, NDArray[np.int64]]:
-    """Read the six frequent classes of canada-2017, and the cell of each point."""
+def read_canada(file: Path, *, masked: bool = False) -> tuple[PixelSets, NDArray[np.int64]]:
+    """Read the six frequent classes of canada-2017, and the cell of each point.
+
+    Nodata is interpolated, and masked if that is set.
+    """
     table = pd.read_parquet(file)
     codes = [1110, 1120, 1200, 4100, 7920, 9120]
     table = table[table["CROPTYPE_LABEL"].isin(codes)]
@@ -217,7 +220,10 @@ def read_canada(file: Path) -> tuple[PixelSets, NDArray[np.int64]]:
     of_point = table.groupby("sample_id").first().loc[points]
     days = ((steps - steps[0]) / np.timedelta64(1, "D")).round().astype(np.int64)
     cells = np.unique(of_point["h3_l3_cell"], return_inverse=True)[1].astype(np.int64)
-    return _one_pixel_each(series, days, of_point["CROPTYPE_LABEL"].to_numpy(), codes), cells
+    data = _one_pixel_each(series, days, of_point["CROPTYPE_LABEL"].to_numpy(), codes)
+    # All codes are chosen, so that the points are those of the series.
+    clear: NDArray[np.bool_] = ~(series == NO_DATA).any(axis=2)
+    return replace(data, clear=clear) if masked else data, cells
 
 
 def _one_pixel_each(

@@ -83,13 +83,40 @@ class ParcelClassifier(nn.Module):
         Tensor
             Float (B, n_classes).
         """
+        embeddings, observed = self.embed_dates(pixels, pixel_mask, extra, observed)
+        return self.classify_series(embeddings, positions, observed)
+
+    def embed_dates(
+        self,
+        pixels: Tensor,
+        pixel_mask: Tensor,
+        extra: Tensor | None = None,
+        observed: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Embed the pixels of every date; in evaluation mode, independently of other dates.
+
+        Parameters are those of `forward`.
+
+        Returns
+        -------
+        embeddings
+            Float (B, T, mlp2[-1]).
+        observed
+            bool (B, T), False for a date that the parcel does not have, or without a true pixel.
+        """
         pixel_mask = pixel_mask.bool()
         if observed is not None:
             pixel_mask = pixel_mask & observed[..., None]
-        observed = pixel_mask.any(2)
+        return self.spatial_encoder(pixels, pixel_mask, extra), pixel_mask.any(2)
+
+    def classify_series(self, embeddings: Tensor, positions: Tensor, observed: Tensor) -> Tensor:
+        """Compute the logits (B, n_classes) from the embeddings of the observed dates.
+
+        `embeddings` and `observed` are those of `embed_dates`. If dates of `observed` are set to
+        False, the result is that of `forward` without these dates.
+        """
         if self.hyperparameters.positions == "order":
             positions = observed.cumsum(1)
-        embeddings = self.spatial_encoder(pixels, pixel_mask, extra)  # (B, T, mlp2[-1])
         series = self.temporal_encoder(embeddings, positions, none_if_all_true(observed))
         # (B, mlp3[-1]) -> (B, n_classes)
         return self.decoder(series)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -309,14 +309,58 @@ class CropModel:
         InputError
             If the model does not fit the data, or a result is not finite.
         """
+        return ensemble([scores[:, 0] for scores, _ in self._predict(data, indices, batch_size)])
+
+    def log_probabilities_until(
+        self,
+        data: PixelSets,
+        indices: NDArray[np.int64],
+        days: NDArray[np.int64],
+        batch_size: int,
+    ) -> NDArray[np.float32]:
+        """Compute what `log_probabilities` would return if the dates ended on each of some days.
+
+        The pixels of a date are encoded once for all days.
+
+        Parameters
+        ----------
+        data, indices, batch_size
+            As in `log_probabilities`.
+        days
+            int64 (E,), the last days, counted as in `data.days`. Later dates are not used.
+
+        Returns
+        -------
+        NDArray
+            float32 (n, E, n_classes); NaN where a parcel is not observed up to the day.
+
+        Raises
+        ------
+        InputError
+            As `log_probabilities`.
+        """
+        predicted = self._predict(data, indices, batch_size, days)
+        by_member = [np.where(seen[:, :, None], scores, np.nan) for scores, seen in predicted]
+        return ensemble(by_member)
+
+    def _predict(
+        self,
+        data: PixelSets,
+        indices: NDArray[np.int64],
+        batch_size: int,
+        days: NDArray[np.int64] | None = None,
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Yield log-probabilities (n, E, n_classes) of every member, and where a date is observed.
+
+        Without days, E is 1 and all dates are used.
+        """
         self.check_fits(data)
         d = self.description
         batches = Batches(data, d.normalisation, d.feature_scaling, d.n_pixels, self.device)
         parts = batches_of_similar_size(np.minimum(data.sizes_of(indices), d.n_pixels), batch_size)
-        by_member = []
         for number, member in enumerate(self.members, 1):
-            scores = _log_softmax(member, batches, indices, parts)
-            wrong = indices[~np.isfinite(scores).all(axis=1)]
+            scores, seen = _log_softmax(member, batches, indices, parts, days)
+            wrong = indices[~np.isfinite(scores).all(axis=(1, 2))]
             if len(wrong):
                 file = (self.folder or Path()) / member_file(WEIGHTS_FILE, number)
                 raise InputError(
@@ -326,12 +370,11 @@ class CropModel:
                     "geometric features, are too large. Use weights of a training that did not "
                     "diverge, or check META/geomfeat.json."
                 )
-            by_member.append(scores)
-        return ensemble(by_member)
+            yield scores, seen
 
 
 def ensemble(log_probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Average the log-probabilities (n, n_classes) of several models, as the reference does.
+    """Average the log-probabilities (..., n_classes) of several models, as the reference does.
 
     This ranks the classes by the geometric mean of the models' probabilities. The exponentials of
     the result do not sum to exactly 1.
@@ -377,8 +420,9 @@ def _log_softmax(
     batches: Batches,
     indices: NDArray[np.int64],
     parts: Sequence[NDArray[np.int64]],
-) -> NDArray[np.float32]:
-    """Compute the log-softmax (n, n_classes) of a model's logits, batch by batch.
+    days: NDArray[np.int64] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Compute the log-softmax of a model's logits, batch by batch.
 
     Parameters
     ----------
@@ -388,18 +432,41 @@ def _log_softmax(
         int64 (n,), the parcels.
     parts
         For each batch, the positions of its parcels in `indices`.
+    days
+        int64 (E,), the last days to use; None to use all dates: E is 1.
+
+    Returns
+    -------
+    scores
+        float32 (n, E, n_classes).
+    seen
+        bool (n, E), False where no date is observed up to the day.
     """
+    ends = None if days is None else torch.from_numpy(days).to(batches.device)
 
     @torch.inference_mode()
-    def predict(chosen: NDArray[np.int64]) -> Tensor:
-        return functional.log_softmax(model(*batches.of(indices[chosen]).inputs), 1)
+    def predict(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        batch = batches.of(indices[chosen])
+        if ends is None:
+            logits = model(*batch.inputs)[:, None]
+            return functional.log_softmax(logits, 2), torch.ones(logits.shape[:2]).bool()
+        pixels, pixel_mask, positions, extra, observed = batch.inputs
+        embeddings, observed = model.embed_dates(pixels, pixel_mask, extra, observed)
+        until = observed[:, None] & (positions[:, None] <= ends[:, None])  # (B, E, T)
+        logits = torch.stack(
+            [model.classify_series(embeddings, positions, left) for left in until.unbind(1)], 1
+        )
+        return functional.log_softmax(logits, 2), until.any(2)
 
-    result = np.empty((len(indices), model.hyperparameters.n_classes), dtype=np.float32)
+    shape = len(indices), 1 if days is None else len(days)
+    result = np.empty((*shape, model.hyperparameters.n_classes), np.float32)
+    seen = np.empty(shape, np.bool_)
     with evaluation_mode(model), thread_pool(batches.device):
         # A GPU is not waited for until all batches are started.
-        for chosen, scores in zip(parts, in_parallel(predict, parts), strict=True):
+        for chosen, (scores, with_date) in zip(parts, in_parallel(predict, parts), strict=True):
             result[chosen] = scores.cpu().numpy()
-    return result
+            seen[chosen] = with_date.cpu().numpy()
+    return result, seen
 
 
 def _versions() -> dict[str, str]:

@@ -46,6 +46,7 @@ STAGES = {
     "train": "train the model of one fold",
     "calibrate": "predict the labelled parcels out of fold, and fit the temperatures",
     "evaluate": "score the trained folds on their test parcels, beside baselines",
+    "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
     "areas": "estimate the area of every class, with confidence intervals",
     "report": "write the report of a run",
@@ -54,6 +55,7 @@ STAGES = {
 # Not stages: no rule calls them, and they leave no artefact of a run.
 COMMANDS = {
     "run": "run the workflow, or go on where it stopped",
+    "season": "say how early in the season the classes are known",
     "inspect": "show what a run would use, before anything is done",
 }
 
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = argparse.ArgumentParser(
         prog="parcelwise",
         usage="%(prog)s run FILE [TARGET ...] [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
+        "       %(prog)s season FILE [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
@@ -97,13 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = chosen.command
     if name is None:
         top.error("name a command or a stage")
-    if name == "run":
+    if name in ("run", "season"):
         from pipeline.workflow.launch import launch
 
         try:
-            launch(words[1:])
+            launch(words[1:], target="season" if name == "season" else None)
         except (InputError, OSError) as error:
-            sys.stderr.write(f"parcelwise run: {error}\n")
+            sys.stderr.write(f"parcelwise {name}: {error}\n")
         return 1
     room = "stages" if name in STAGES else "inspection"
     function = getattr(importlib.import_module(f"pipeline.{room}.{name}"), name)

@@ -98,6 +98,7 @@ rule train:
         # Not an output, because Snakemake would delete it before a killed training continues.
         state=lambda wildcards: of_division(wildcards).training_state(wildcards.fold),
         tensorboard=lambda wildcards: of_division(wildcards).tensorboard(wildcards.fold),
+        ends="last",
     threads: cores_of_fold
     resources:
         mem_mb=4000,
@@ -112,7 +113,8 @@ rule train:
         "parcelwise train --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --folds {input.folds:q} --fold {wildcards.fold:q} --model {params.folder:q}"
-        " --state {params.state:q} --tensorboard {params.tensorboard:q} --threads {threads} --log {log:q}"
+        " --state {params.state:q} --tensorboard {params.tensorboard:q} --ends {params.ends}"
+        " --threads {threads} --log {log:q}"
 
 
 rule calibrate:
@@ -209,3 +211,75 @@ rule models:
     input:
         TABLES,
         EVALUATED,
+
+
+# The season: a second model in every fold, which learns from series that end on random dates.
+
+
+use rule train as train_season with:
+    message:
+        "Train fold {wildcards.fold} on series that end on random dates."
+    input:
+        packed=PACKED,
+        dataset=DATASET,
+        labels=LABELS,
+        folds=paths.folds,
+    output:
+        touch(paths.season.trained("{fold}")),
+    params:
+        settings=settings_of("train"),
+        record=lambda wildcards: paths.record(f"train_season/Fold_{wildcards.fold}"),
+        dataset=paths.dataset.root,
+        folder=lambda wildcards: paths.season.fold(wildcards.fold),
+        state=lambda wildcards: paths.season.training_state(wildcards.fold),
+        tensorboard=lambda wildcards: paths.season.tensorboard(wildcards.fold),
+        ends="random",
+    log:
+        paths.log("train_season/Fold_{fold}"),
+    benchmark:
+        paths.benchmark("train_season/Fold_{fold}")
+
+
+rule evaluate_season:
+    message:
+        "Score the classes by the last date available."
+    input:
+        packed=PACKED,
+        dataset=[DATASET, LABELS, NAMES],
+        folds=paths.folds,
+        models=expand(rules.train_season.output, fold=FOLDS),
+    output:
+        paths.season_files,
+    params:
+        settings=settings_of("evaluate_season"),
+        record=paths.record("evaluate_season"),
+        trained=settings_of("train"),  # as in evaluate
+        dataset=paths.dataset.root,
+        models=paths.season.models,
+        accuracy=paths.season_accuracy,
+        parcels=paths.season_parcels,
+        summary=paths.season_summary,
+    threads: cores
+    resources:
+        mem_mb=4000,
+        gpu=gpus,
+    log:
+        paths.log("evaluate_season"),
+    benchmark:
+        paths.benchmark("evaluate_season")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise evaluate_season --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q}"
+        " --folds {input.folds:q} --models {params.models:q} --accuracy {params.accuracy:q}"
+        " --parcels {params.parcels:q} --summary {params.summary:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule season:
+    message:
+        "How early the classes are known is in {paths.season.root} and in the report."
+    input:
+        paths.season_files,
+        paths.report,

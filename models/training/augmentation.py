@@ -29,12 +29,15 @@ class Augmentation:
         Probability of leaving out each date of a parcel, as if it had been cloudy.
     shift_days
         Each parcel's dates are shifted together by -shift_days to shift_days whole days.
+    random_end
+        Whether each parcel's dates after a random one are left out, see `end_early`.
     """
 
     jitter_sigma: float = 0.0
     jitter_clip: float = 0.0
     date_dropping: float = 0.0
     shift_days: int = 0
+    random_end: bool = False
 
 
 class Augmenter:
@@ -59,10 +62,10 @@ class Augmenter:
         if self._jitter is not None:
             self._jitter.add_to(batch.pixels.permute(0, 3, 1, 2), noise)  # in order of memory
         if changes.date_dropping > 0:
-            observed = batch.pixel_mask.any(2)  # (B, T)
-            observed = observed if batch.observed is None else observed & batch.observed
-            observed = drop_dates(observed, changes.date_dropping, noise)
+            observed = drop_dates(_observed(batch), changes.date_dropping, noise)
             batch = replace(batch, observed=observed)
+        if changes.random_end:
+            batch = replace(batch, observed=end_early(_observed(batch), noise))
         if changes.shift_days > 0:
             positions = shift_season(batch.positions, changes.shift_days, noise)
             batch = replace(batch, positions=positions)
@@ -120,6 +123,35 @@ def drop_dates(observed: Tensor, probability: float, draws: Generator) -> Tensor
     least = min(_LEAST_DATES, observed.shape[1])
     second_highest = scores.topk(least, dim=1).values[:, -1:]  # (B, 1)
     return observed & (scores >= second_highest.clamp(max=probability))
+
+
+def end_early(observed: Tensor, draws: Generator) -> Tensor:
+    """Leave out each parcel's dates after a random one, as if the season were not over.
+
+    A model that is trained in this way classifies series of any length.
+
+    Parameters
+    ----------
+    observed
+        bool (B, T), True for a date on which the parcel has a true pixel; dates in order of time.
+    draws
+        Draws the number of dates that remain: from two to all, each equally likely.
+
+    Returns
+    -------
+    Tensor
+        bool (B, T), True for the observed dates that remain.
+    """
+    rank = observed.cumsum(1)  # 1 at the first observed date
+    choices = (rank[:, -1:] - _LEAST_DATES + 1).clamp(min=1)
+    uniform = torch.rand(choices.shape, generator=draws, device=observed.device)
+    return observed & (rank <= _LEAST_DATES + (uniform * choices).long())
+
+
+def _observed(batch: Batch) -> Tensor:
+    """Return the dates on which a parcel has a true pixel, bool (B, T)."""
+    observed = batch.pixel_mask.any(2)
+    return observed if batch.observed is None else observed & batch.observed
 
 
 def shift_season(days: Tensor, most: int, draws: Generator) -> Tensor:

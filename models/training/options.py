@@ -38,7 +38,7 @@ class TrainingSettings:
         "none", or "balanced" (inverse of the class frequency).
     initialisation
         "paper" or "torch", see `initialise_weights`.
-    jitter_sigma, jitter_clip, date_dropping, shift_days
+    jitter_sigma, jitter_clip, date_dropping, shift_days, random_end
         Random changes of training parcels, see `Augmentation`.
     ema_decay
         Decay of the exponential moving average of the weights, which is validated and saved instead
@@ -74,6 +74,7 @@ class TrainingSettings:
     jitter_clip: float
     date_dropping: float
     shift_days: int
+    random_end: bool
     ema_decay: float
     patience: int | None
     precision: str
@@ -110,5 +111,9 @@ class TrainingSettings:
     def augmentation(self) -> Augmentation:
         """The random changes of training parcels."""
         return Augmentation(
-            self.jitter_sigma, self.jitter_clip, self.date_dropping, self.shift_days
+            self.jitter_sigma,
+            self.jitter_clip,
+            self.date_dropping,
+            self.shift_days,
+            self.random_end,
         )

@@ -58,7 +58,11 @@ def load_trained(models: Path, n_folds: int, device: torch.device) -> list[CropM
 
 
 def read_inputs(
-    dataset: PixelSetDataset, models: Sequence[CropModel], classes: Sequence[CropClass]
+    dataset: PixelSetDataset,
+    models: Sequence[CropModel],
+    classes: Sequence[CropClass],
+    *,
+    only_clear: bool = False,
 ) -> PixelSets:
     """Read the inputs of models: with features if any model uses them, days since their day 0.
 
@@ -70,6 +74,8 @@ def read_inputs(
         Models of one training, all of which are applied to the dataset.
     classes
         The classes to predict, in order of the class index.
+    only_clear
+        As in `PixelSetDataset.pixel_sets`.
 
     Raises
     ------
@@ -94,6 +100,7 @@ def read_inputs(
     data = dataset.pixel_sets(
         with_features=any(model.uses_features for model in models),
         season_start=season_of(expected, dataset.dates).day_0,
+        only_clear=only_clear,
     )
     for model in models:
         model.check_fits(data)

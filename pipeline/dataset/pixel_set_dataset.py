@@ -296,7 +296,11 @@ class PixelSetDataset:
         return rows
 
     def pixel_sets(
-        self, *, with_features: bool, season_start: str | date | None = None
+        self,
+        *,
+        with_features: bool,
+        season_start: str | date | None = None,
+        only_clear: bool = False,
     ) -> PixelSets:
         """Return the dataset as models take it. Pixels are read when they are used.
 
@@ -310,12 +314,15 @@ class PixelSetDataset:
             Whether to read the features of the parcels.
         season_start
             Day 0, as `day_zero` takes it.
+        only_clear
+            Whether to mask interpolated observations, too. They were computed from the clear ones
+            before and after them, which are not known yet while the season goes on.
         """
         return PixelSets(
             ids=self.ids,
             pixels=self.pixels,
             offsets=self.offsets,
-            clear=self.clear if self.masks_clouds else None,
+            clear=self.clear if self.masks_clouds or only_clear else None,
             days=np.array(self.days_from(day_zero(self.dates[0], season_start))),
             observed=self.observed,
             features=self.features if with_features else None,

@@ -47,6 +47,7 @@ from pipeline.report.scores import (
     read_scores,
     read_trainlogs,
 )
+from pipeline.report.season import read_season
 from pipeline.report.variogram import read_variogram
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
@@ -137,6 +138,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         calibrated=predictions is not None and has_sets(table),
         comparison=read_comparison(paths, settings.report.compare) if has_models else [],
         methods=METHODS,
+        season=None if existing_weights else read_season(paths, by_frequency, colours),
         training=training_charts({} if existing_weights else read_trainlogs(paths)),
         seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
         most_parcels=MOST_PARCELS,
@@ -188,15 +190,19 @@ def _versions(paths: RunPaths) -> list[str]:
 def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
     """Return the files of the run, relative to its folder, and what they contain."""
     # The files of an earlier run of this name, trained or not, may be there.
-    scores = {paths.existing_scores: "scores of the existing weights"} if existing_weights else {}
+    others = {paths.existing_scores: "scores of the existing weights"}
+    if not existing_weights:
+        others = {
+            paths.doubts: "verdicts on the declarations, by class",
+            paths.season.root: "how early the classes are known, and the models for it",
+        }
     table = paths.predictions.with_suffix("")
     files = {
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
         paths.probabilities: "the calibrated probability of every class",
-        **({} if existing_weights else {paths.doubts: "verdicts on the declarations, by class"}),
-        **scores,
+        **others,
         paths.areas.with_suffix(".csv"): "area of every class, in total and by region",
         paths.areas_account: "what the areas are based on",
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from geo.errors import InputError
 from models.crop_model import CropModel
 from models.training.batches import divide
 from models.training.distributed import choose_device, joined
@@ -21,6 +22,8 @@ from pipeline.workflow.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
+ENDS = ("last", "random")
+
 
 def train(
     dataset: Path,
@@ -31,6 +34,7 @@ def train(
     state: Path | None = None,
     tensorboard: Path | None = None,
     threads: int = 1,
+    ends: str = "last",
 ) -> None:
     """Train the models of one fold, and keep the epoch with the best validation mIoU of each.
 
@@ -58,15 +62,27 @@ def train(
         Folder for TensorBoard, written if train.tensorboard is set.
     threads
         Number of threads on a CPU.
+    ends
+        "last": each series is used up to its last date. "random": in every step, each parcel's
+        dates after a random one are left out, so that the models can classify before the end of the
+        season; and cloudy observations that were interpolated, partly from later dates, are masked.
+
+    Raises
+    ------
+    InputError
+        If `ends` is neither.
     """
+    if ends not in ENDS:
+        raise InputError(f"--ends: expected {' or '.join(ENDS)}, found {ends!r}.")
     opened = PixelSetDataset.open(dataset)
     device = choose_device(settings.train.device, threads)
     data = opened.pixel_sets(
         with_features=settings.model.geometric_features,
         season_start=settings.model.season_start,
+        only_clear=ends == "random",
     )
     parts = opened.fold(folds, fold)
-    training = training_settings(settings)
+    training = training_settings(settings, ends)
     with joined(device) as processes, name_fold(fold, settings):
         batches = divide(parts.train, training.batch_size, 2 * processes.count)
         n_epochs = training.epochs_of(len(batches))
@@ -95,12 +111,13 @@ def train(
                 file.unlink()
 
 
-def training_settings(settings: TrainSettings) -> TrainingSettings:
-    """Return the settings of the training in the form that the models take."""
+def training_settings(settings: TrainSettings, ends: str = "last") -> TrainingSettings:
+    """Return the settings of the training in the form that the models take; ends as in `train`."""
     others = {"recipe", "members", "tensorboard", "device", "pixels"}
     return TrainingSettings(
         n_pixels=settings.train.pixels,
         always_pad=settings.train.recipe == "paper",
+        random_end=ends == "random",
         **settings.train.model_dump(exclude=others),
     )
 

@@ -1,4 +1,4 @@
-"""The command `parcelwise run`: check what the user wrote, then hand over to Snakemake."""
+"""The commands run and season: check what the user wrote, then hand over to Snakemake."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ from pipeline.workflow.snakefile import (
 )
 
 
-def launch(arguments: Sequence[str]) -> None:
-    """Check the arguments of `parcelwise run`, and replace this process by Snakemake's.
+def launch(arguments: Sequence[str], target: str | None = None) -> None:
+    """Check the arguments of a command, and replace this process by Snakemake's.
 
     Snakemake takes over the process itself, so that Ctrl-C and the exit code are its own.
+
+    Parameters
+    ----------
+    arguments
+        The arguments after the command.
+    target
+        The target of `parcelwise season`; None for `parcelwise run`, whose arguments name targets.
 
     Raises
     ------
     InputError
         If the settings file, a setting or a target cannot be used.
     """
-    command, environment = snakemake_call(arguments)
+    command, environment = snakemake_call(arguments, target)
     check_folder(_folder_of(command))
     sys.stdout.flush()
     os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606 (no shell is wanted)
@@ -44,8 +51,12 @@ def _folder_of(command: Sequence[str]) -> Path:
     return Path(given[-1]) if given else Path()
 
 
-def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def snakemake_call(
+    arguments: Sequence[str], target: str | None = None
+) -> tuple[list[str], dict[str, str]]:
     """Return the command line of Snakemake, and its additional environment variables.
+
+    Parameters are those of `launch`.
 
     Raises
     ------
@@ -56,16 +67,16 @@ def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
     if "--" in own:
         separator = own.index("--")
         own, options = own[:separator], own[separator + 1 :]
-    parsed = _parse(own)
+    parsed = _parse(own, target)
     words = list(parsed.words)
     file = next((word for word in words if "=" not in word or Path(word).is_file()), words[0])
     words.remove(file)
     assignments = [word for word in words if "=" in word]
-    targets = [word for word in words if "=" not in word]
+    targets = [*([target] if target else []), *(word for word in words if "=" not in word)]
     settings = read(Path(file), assignments=assignments)
     check_installation(SOURCE)
-    for target in targets:
-        check_target(target, settings)
+    for name in targets:
+        check_target(name, settings)
     command = [
         *(sys.executable, "-m", "pipeline.workflow.messages", *targets),
         *("--snakefile", str(SOURCE / "Snakefile"), "--configfile", file),
@@ -80,20 +91,31 @@ def snakemake_call(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]
     return command, {"PATH": path, ASSIGNMENTS: overrides}
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments before `--`; wrong ones end the process with exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="parcelwise run",
-        usage="%(prog)s FILE [TARGET ...] [KEY=VALUE ...] [--cores N] [--directory DIR] "
-        "[-- SNAKEMAKE OPTIONS]",
-        description="Run the workflow on the settings of a file, or go on where it stopped.",
-        epilog="""\
+_RUN = """\
 examples:
   parcelwise run configs/mine.yaml                        everything, up to the report
   parcelwise run configs/mine.yaml dataset                up to the dataset
   parcelwise run configs/mine.yaml train.epochs=3         with another setting
   parcelwise run configs/mine.yaml -- -n                  a dry run: show what would be done
-  parcelwise run configs/mine.yaml -- --forcerun train    train again""",
+  parcelwise run configs/mine.yaml -- --forcerun train    train again"""
+
+_SEASON = """\
+A second model is trained in every fold: it learns from series that end on random dates. Its scores
+by the last date available, and the date from which on the class of each parcel stays, are written
+to results/<run>/season and shown in the report. The run's own models and predictions stay."""
+
+
+def _parse(arguments: Sequence[str], target: str | None) -> argparse.Namespace:
+    """Parse the arguments before `--`; wrong ones end the process with exit code 2."""
+    command, targets = ("season", "") if target else ("run", " [TARGET ...]")
+    parser = argparse.ArgumentParser(
+        prog=f"parcelwise {command}",
+        usage=f"%(prog)s FILE{targets} [KEY=VALUE ...] [--cores N] [--directory DIR] "
+        "[-- SNAKEMAKE OPTIONS]",
+        description="Say how early in the season the classes of the parcels are known."
+        if target
+        else "Run the workflow on the settings of a file, or go on where it stopped.",
+        epilog=_SEASON if target else _RUN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -115,7 +137,7 @@ examples:
     if unknown:
         parser.error(
             f"unknown option {unknown[0]}. Options of Snakemake follow `--`: "
-            f"parcelwise run FILE -- {' '.join(unknown)}"
+            f"parcelwise {command} FILE -- {' '.join(unknown)}"
         )
     if not parsed.words:
         parser.error("FILE is missing")

@@ -38,6 +38,8 @@ _WRITERS = {
     "dataset/*.pkl": "normalise",
     "variogram.json": "variogram",
     "folds*.json": "split",
+    "season/models/Fold_*/*": "train_season",
+    "season/*": "evaluate_season",
     "models*/Fold_*/calibration.json": "calibrate",
     "models*/out_of_fold.parquet": "calibrate",
     "models*/Fold_*/test_metrics.json": "evaluate",
@@ -47,7 +49,10 @@ _WRITERS = {
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
-_NOT_INGESTED = {"variogram", "split", "train", "calibrate", "evaluate", "predict"}
+_NOT_INGESTED = {
+    *("variogram", "split", "train", "calibrate", "evaluate", "predict"),
+    *("train_season", "evaluate_season"),
+}
 
 
 class _Folder(Protocol):
@@ -311,6 +316,15 @@ class RunPaths:
     prediction_sets = _OfDivision("models{also}/prediction_sets.json")
     """Coverage and size of the prediction sets, on the out-of-fold parcels."""
 
+    season_accuracy = _Below("season/accuracy.parquet")
+    """Parquet: scores by the last date available, of all classes and of each; .csv for people."""
+
+    season_parcels = _Below("season/parcels.parquet")
+    """Parquet: from which date on the class of every parcel stays; .csv for people."""
+
+    season_summary = _Below("season/season.json")
+    """Dates of the season, and from which of them on shares of the parcels keep their class."""
+
     predictions = _Below("predictions/parcels.gpkg")
     """GeoPackage of every input parcel; .csv and .parquet beside it.
 
@@ -357,6 +371,17 @@ class RunPaths:
     def dataset(self) -> DatasetPaths:
         """The Pixel-Set dataset of the run."""
         return DatasetPaths(self.root / "dataset")
+
+    @property
+    def season(self) -> RunPaths:
+        """The models that classify before the end of the season, in the folders of a run."""
+        return RunPaths(self.root / "season")
+
+    @property
+    def season_files(self) -> list[Path]:
+        """What evaluate_season writes."""
+        tables = [self.season_accuracy, self.season_parcels]
+        return [*tables, *(table.with_suffix(".csv") for table in tables), self.season_summary]
 
     @property
     def tables(self) -> list[Path]:

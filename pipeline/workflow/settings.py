@@ -386,6 +386,13 @@ class EvaluateSettings(Section):
     predict: SetError
 
 
+class SeasonSettings(Section):
+    """Settings of stage evaluate_season."""
+
+    train: TrainDevice
+    predict: InferenceBatch
+
+
 class PredictSettings(Section):
     """Settings of stage predict."""
 
@@ -427,6 +434,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "train": TrainSettings,
     "calibrate": CalibrateSettings,
     "evaluate": EvaluateSettings,
+    "evaluate_season": SeasonSettings,
     "predict": PredictSettings,
     "areas": AreasSettings,
     "report": ReportSettings,

@@ -33,11 +33,20 @@ SOURCE = Path(__file__).resolve().parents[2]
 # Snakemake's own --config would turn null and numbers into text.
 ASSIGNMENTS = "PARCELWISE_SETTINGS"
 # Rules that run once for each of these cannot be a target by name.
-REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
+REPEATED = {
+    "rasterise": "tile",
+    "extract": "acquisition",
+    "assemble": "tile",
+    "train": "fold",
+    "train_season": "fold",
+}
 # With split.also, so do these.
 DIVIDED = dict.fromkeys(("split", "calibrate", "evaluate"), "division into folds")
 # Targets that do not exist if existing weights are used.
-TRAINING = ("variogram", "split", "train", "calibrate", "evaluate", "models")
+TRAINING = (
+    *("variogram", "split", "train", "calibrate", "evaluate", "models"),
+    *("train_season", "evaluate_season", "season"),
+)
 METHODS = {
     "gradient_boosting": "boosting on means",
     "random_forest": "random forest on means",
@@ -201,7 +210,7 @@ def _rules(settings: Settings) -> Iterator[str]:
         files.append("rules/areas.smk")
     for file in files:
         text = (SOURCE / file).read_text(encoding="utf-8")
-        names = re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.MULTILINE)
+        names = re.findall(r"^ *(?:rule|checkpoint|use rule \w+ as) (\w+)(?::| with:)", text, re.M)
         yield from (name for name in names if name != "simulate" or settings.simulate is not None)
 
 
@@ -398,6 +407,7 @@ def summary(paths: RunPaths, also: str | None = None) -> str:
     for what, path in (
         ("dataset", paths.dataset.root),
         ("predictions", paths.predictions),
+        ("season", paths.season_accuracy.with_suffix(".csv")),
         ("report", paths.report),
     ):
         if path == paths.predictions and not path.exists():

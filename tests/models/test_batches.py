@@ -5,7 +5,7 @@ import torch
 from models.errors import InputError
 from models.standardisation import FeatureScaling, Normalisation
 from models.training import batches, sampling
-from models.training.augmentation import Augmentation, Augmenter, drop_dates
+from models.training.augmentation import Augmentation, Augmenter, drop_dates, end_early
 from models.training.batches import Batches, divide
 from models.training.distributed import Processes
 from models.training.sampling import PixelRows, draw_pixels, parcel_seeds
@@ -248,6 +248,31 @@ class TestTraining:
             own = torch.from_numpy(data.observed[batch.labels])
             assert not (batch.observed & ~own).any()
             assert (batch.observed.sum(1) < own.sum(1)).all()
+
+    def test_a_random_end_leaves_out_the_last_dates_and_keeps_each_number_of_them_equally(self):
+        draws = torch.Generator().manual_seed(1)
+        observed = torch.rand(4000, 12, generator=draws) < 0.7
+        observed[0], observed[1] = False, torch.arange(12) == 3
+        observed[2000:] = torch.arange(12) % 2 == 0  # six dates
+        remaining = end_early(observed, draws)
+        n = remaining.sum(1)
+        for row, kept, own in zip(remaining.numpy(), n.tolist(), observed.numpy(), strict=True):
+            assert np.flatnonzero(row).tolist() == np.flatnonzero(own)[:kept].tolist()
+        assert (n >= observed.sum(1).clamp(max=2)).all()
+        counts = np.bincount(n[2000:], minlength=7)
+        assert counts[2:] == pytest.approx([400] * 5, abs=80)  # four standard deviations
+        assert counts[:2].tolist() == [0, 0]
+
+    def test_random_ends_follow_dropped_dates_and_only_occur_in_training(self):
+        data = make_data(sizes=(3,) * 6, n_dates=30, clear=None, labels=np.arange(6))
+        batches, both = make_batches(data), Augmentation(date_dropping=0.3, random_end=True)
+        for batch in self.train(batches, 1, both):
+            own = torch.from_numpy(data.observed[batch.labels])
+            assert not (batch.observed & ~own).any()
+            assert (batch.observed.sum(1) >= 2).all()
+            last = (batch.observed * torch.arange(30)).argmax(1)
+            assert (last < 25).any()
+        np.testing.assert_array_equal(batches.of(np.arange(6)).observed, data.observed)
 
     def test_all_dates_of_a_parcel_are_shifted_together(self):
         data = make_data(labels=np.arange(6))

@@ -74,6 +74,23 @@ def test_dates_that_are_not_observed_do_not_change_the_training(name):
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("positions", ["days", "order"])
+@pytest.mark.parametrize("name", NAMES)
+def test_embeddings_of_all_dates_serve_for_every_shorter_series(name, positions):
+    model, inputs = model_and_inputs(name, positions=positions)
+    inputs["pixel_mask"][1, :2] = False  # a parcel that is observed later
+    embeddings, observed = model.embed_dates(
+        inputs["pixels"], inputs["pixel_mask"], inputs["extra"]
+    )
+    for last in range(6):
+        until = torch.arange(6).expand(5, 6) <= last
+        expected = model(**inputs, observed=until)
+        found = model.classify_series(embeddings, inputs["positions"], observed & until)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        alone = {k: v if k == "extra" else v[:, : last + 1] for k, v in inputs.items()}
+        torch.testing.assert_close(found, model(**alone), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_date_without_a_true_pixel_is_not_observed(name):
     model, inputs = model_and_inputs(name)

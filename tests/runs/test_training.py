@@ -82,3 +82,25 @@ def test_a_training_that_is_killed_keeps_the_models(folder):
     assert results(folder) == before
     snakemake(folder, "--unlock")
     assert planned(folder, train=long)["train"] == 3
+
+
+def test_the_season_is_asked_for_once_and_then_stays_up_to_date(folder):
+    before = results(folder)
+    assert "train_season" not in planned(folder)
+    jobs = planned(folder, "season")
+    assert (jobs["train_season"], jobs["evaluate_season"], jobs["report"]) == (3, 1, 1)
+    assert not jobs.keys() & {"train", "evaluate", "predict"}
+    snakemake(folder, "season", "--cores", "2")
+    season = folder / RUN / "season"
+    files = {path.name for path in season.iterdir() if path.is_file()}
+    assert files == {
+        "accuracy.parquet", "accuracy.csv", "parcels.parquet", "parcels.csv", "season.json"
+    }  # fmt: skip
+    assert (season / "models" / "Fold_3" / "model_2.safetensors").is_file()
+    report = RUN / "report" / "report.html"
+    assert "How early" in (folder / report).read_text()
+    after = results(folder)
+    assert {path for path in after if after[path] != before[path]} == {report}
+    for target in ("all", "season"):
+        assert planned(folder, target) == {}, target
+    assert planned(folder, split={"folds": 3, "seed": 2})["train_season"] == 3

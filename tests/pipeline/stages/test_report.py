@@ -31,9 +31,10 @@ from pipeline.dataset.npy_files import file_name
 from pipeline.evaluation.calibration_error import describe_calibration
 from pipeline.evaluation.out_of_fold import OutOfFold
 from pipeline.evaluation.prediction_sets import describe_sets
+from pipeline.evaluation.season import first_to_stay, score_dates, summarise
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.divisions import read_divisions
-from pipeline.report.figures import ndvi_by_class
+from pipeline.report.figures import ndvi_by_class, say_day
 from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
 from pipeline.report.scores import (
@@ -913,6 +914,45 @@ def test_one_fold_of_one_epoch_is_drawn(tmp_path):
     check_page(page)
     assert "Fold 1, epoch 1: 0.500" in page
     assert "standard deviation" not in page
+
+
+def write_season(paths, chosen):
+    """Write the artefacts of the season from classes by date, int16 (N, 4); -1 for none."""
+    labels, first = DECLARED[: len(chosen)], first_to_stay(chosen)
+    table = score_dates(chosen, labels, CLASSES, DATES)
+    paths.season.root.mkdir()
+    table.to_parquet(paths.season_accuracy)
+    found = summarise(table, first, chosen[:, -1] == labels, labels, DATES)
+    write_json(paths.season_summary, {**found, "clear_is_known": True})
+
+
+def test_the_season_is_shown_if_it_was_asked_for(tmp_path):
+    paths = make_run(tmp_path / "run")
+    assert "How early" not in page_of(paths)
+    chosen = np.repeat(PREDICTED[:, None], 4, axis=1).astype(np.int16)
+    chosen[:, 0] = -1  # nobody is observed on the first date
+    chosen[:40, 1] = 2
+    chosen[59] = -1  # never observed
+    write_season(paths, chosen)
+    page = page_of(paths)
+    # 50 of 60 are right, and one of the wrong ones is not observed.
+    assert f"these models are right on {percent(50 / 59)} of the labelled parcels" in page
+    assert "From 2 July 2018 on, the overall accuracy stays at most two" in page
+    assert f"{percent(0.5, 0)} of the parcels keep their class from 2 July 2018 on." in page
+    assert f"{percent(0.8, 0)} of the labelled parcels are predicted as declared, and" in page
+    assert f"{percent(0.95, 0)} of the labelled parcels are predicted as" not in page
+    assert "1 parcels have no clear observation" not in page
+    assert "1 parcel has no clear observation, and so no class." in page
+    rows = re.findall(r"<tr><td>(\d+ \w+ 2018)</td><td class=\"n\">(\d+) of 60</td>", page)
+    assert rows == [
+        (say_day(day), n) for day, n in zip(DATES, ("0", "59", "59", "59"), strict=True)
+    ]
+    # A date without a scored parcel is left out of the curves.
+    section = page[page.index('id="early"') : page.index('id="seasons"')]
+    assert [points.count(",") for points in re.findall(r'points="([^"]*)"', section)] == [
+        3, 3, 4, 3, 3, 3,
+    ]  # fmt: skip
+    assert section.count('class="simulated"') == 2
 
 
 def test_losses_that_are_not_finite_are_not_drawn(tmp_path):

@@ -477,6 +477,23 @@ def test_the_description_contains_the_date_of_day_0(run, tmp_path):
     assert CropModel.load(tmp_path / "Fold_1", CPU).description.first_date == "2018-03-10"
 
 
+def test_random_ends_make_another_training_on_clear_observations_only(run, tmp_path, monkeypatch):
+    settings, fits = settings_of(epochs=1), []
+    fit = CropModel.fit
+    monkeypatch.setattr(
+        stage.CropModel, "fit", lambda data, *a, **k: fits.append((data, k)) or fit(data, *a, **k)
+    )
+    last = train_in(run, tmp_path / "last", settings)
+    random = train_in(run, tmp_path / "random", settings, ends="random")
+    assert last["model.pth.tar"] != random["model.pth.tar"]
+    assert [options["training"].random_end for _, options in fits] == [False, True]
+    # The dataset is interpolated.
+    assert fits[0][0].clear is None
+    assert fits[1][0].clear.all()
+    with pytest.raises(InputError, match=r"--ends: expected last or random, found 'first'"):
+        train_in(run, tmp_path / "first", settings, ends="first")
+
+
 def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

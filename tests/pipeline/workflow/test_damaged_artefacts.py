@@ -21,6 +21,7 @@ from pipeline.stages.assemble import assemble
 from pipeline.stages.calibrate import calibrate
 from pipeline.stages.clean import clean
 from pipeline.stages.evaluate import evaluate
+from pipeline.stages.evaluate_season import evaluate_season
 from pipeline.stages.export import export
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
@@ -150,6 +151,17 @@ class Stages:
     def _train(self, run, settings):
         train(run.dataset.root, run.folds, 1, run.fold(1), settings)
 
+    def _train_season(self, run, settings):
+        settings = view(self.settings, "train")
+        for fold in (1, 2):
+            train(run.dataset.root, run.folds, fold, run.season.fold(fold), settings, ends="random")
+
+    def _evaluate_season(self, run, settings):
+        evaluate_season(
+            run.dataset.root, run.folds, run.season.models, run.season_accuracy,
+            run.season_parcels, run.season_summary, settings,
+        )  # fmt: skip
+
     def _calibrate(self, run, settings):
         calibrate(run.dataset.root, run.folds, run.models, settings)
 
@@ -190,7 +202,7 @@ READ = {
     f"dataset/tiles/{TILE}/parcels.parquet": "export label",
     f"dataset/tiles/{TILE}/tile.json": "export",
     f"dataset/tiles/{TILE}/pixels.npy": "normalise export train calibrate evaluate predict",
-    f"dataset/tiles/{TILE}/clear.npy": "export report",
+    f"dataset/tiles/{TILE}/clear.npy": "export evaluate_season report",
     "dataset/normalisation_values.pkl": "train",
     "dataset/META/positions.json": "variogram split",
     "dataset/META/dates.json": "variogram train calibrate evaluate predict report",
@@ -216,6 +228,10 @@ READ = {
     "models/per_class.json": "report",
     "models/calibration.json": "report",
     "models/prediction_sets.json": "report",
+    "season/models/Fold_1/model.json": "evaluate_season",
+    "season/models/Fold_1/model.pth.tar": "evaluate_season",
+    "season/accuracy.parquet": "report",
+    "season/season.json": "report",
     "parcels/ledger.parquet": "predict report",
     "parcels/classes.json": "names report",
     "predictions/parcels.parquet": "areas report",
@@ -230,11 +246,11 @@ READ = {
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
     r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/probabilities\.parquet|"
-    r"models/spread\.json"
+    r"models/spread\.json|season/parcels\.parquet|season/models/Fold_1/trainlog\.json"
 )
 # The same as others.
 ALIKE = re.compile(
-    r"folds_.*|acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*"
+    r"folds_.*|acquisitions/.*|extracted/.*|pixel_counts/.*|(season/)?models/Fold_2/.*|settings/.*"
 )
 
 DAMAGE = {
@@ -257,8 +273,10 @@ def finished(tmp_path_factory):
     stages("split")
     train(run.dataset.root, run.folds, 2, run.fold(2), view(settings, "train"))
     recorded(settings, run)
-    for stage in ("train", "calibrate", "evaluate", "predict", "areas", "report"):
+    for stage in ("train", "train_season", "calibrate", "evaluate", "evaluate_season", "predict"):
         stages(stage)
+    stages("areas")
+    stages("report")
     return settings, run
 
 
@@ -286,7 +304,7 @@ def test_writers(finished, file):
     """The stage that is named has written the file: its rule has it among its outputs."""
     _, run = finished
     if not file.startswith("settings/"):
-        assert writer_of(run.root / file) in STAGE_SETTINGS.keys() | {"features"}
+        assert writer_of(run.root / file) in STAGE_SETTINGS.keys() | {"features", "train_season"}
 
 
 def refusal(stages, file, damage, stage):
@@ -309,7 +327,10 @@ def check(message, stages, file):
 
 
 # Not damaged: the last byte is a line break, or no table of SQLite needs it.
-COMPLETE = {"acquisitions.json", "models/Fold_1/model.json", "predictions/parcels.gpkg"}
+COMPLETE = {
+    "acquisitions.json", "models/Fold_1/model.json", "season/models/Fold_1/model.json",
+    "predictions/parcels.gpkg",
+}  # fmt: skip
 # The header is intact, and nothing else tells. Files are flushed, so no power cut does this.
 UNNOTICED = ("pixels.npy", "clear.npy", f"{FIRST}.npy", f"{FIRST}.valid.npy")
 CASES = [
@@ -337,7 +358,12 @@ def test_every_damage_is_named_by_every_stage(stages, file, way):
 
 @pytest.mark.parametrize(
     "file",
-    [f"acquisitions/{FIRST}.json", "models/Fold_1/model.json", "models/Fold_1/model.pth.tar"],
+    [
+        f"acquisitions/{FIRST}.json",
+        "models/Fold_1/model.json",
+        "models/Fold_1/model.pth.tar",
+        "season/models/Fold_1/model.pth.tar",
+    ],
 )
 def test_a_missing_file_is_named(stages, file):
     """These are not outputs of rules. Snakemake makes missing outputs again."""

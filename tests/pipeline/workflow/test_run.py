@@ -91,7 +91,7 @@ def test_values_keep_their_types(folder, monkeypatch, assignments, settings):
         (["latin.yaml"], "latin.yaml is not YAML: "),
         (["mine.yaml", "repot"], "'repot' is neither a target of this run nor a file in"),
         (["mine.yaml", "repot"], "Did you mean 'report'?"),
-        (["mine.yaml", "soil"], "Known are all, clean, dataset, evaluate, "),
+        (["mine.yaml", "soil"], "Known are all, calibrate, clean, dataset, evaluate, "),
         (["mine.yaml", "ingest"], "'ingest' is neither a target"),
         (["mine.yaml", "simulate"], "'simulate' is neither a target"),
         (["dataset.yaml", "index"], "'index' is neither a target"),
@@ -144,12 +144,25 @@ def test_a_rule_or_a_file_of_the_run_is_a_target(folder, recorded, target):
     assert target in recorded[0][1]
 
 
+def test_the_command_season_is_a_run_to_the_target_season(folder, recorded, capsys):
+    main(["run", "mine.yaml", "season", "train.epochs=3", "--", "-n"])
+    main(["season", "mine.yaml", "train.epochs=3", "--", "-n"])
+    first, second = recorded
+    assert first == second
+    assert second[1][3] == "season"
+    assert main(["season", "mine.yaml", "sason"]) == 1
+    assert capsys.readouterr().err.startswith("parcelwise season: 'sason' is neither a target")
+
+
 def test_rules_that_run_several_times_are_those_with_wildcards():
     text = "".join(file.read_text() for file in sorted(ROOT.glob("rules/*.smk")))
-    messages = dict(re.findall(r"rule (\w+):\n\s+message:\n\s+\"(.*)\"", text))
+    messages = dict(
+        re.findall(r"rule (?:\w+ as )?(\w+)(?: with)?:\n\s+message:\n\s+\"(.*)\"", text)
+    )
     found = {rule: re.findall(r"\{wildcards\.(\w+)\}", text) for rule, text in messages.items()}
     assert {rule: names[0] for rule, names in found.items() if names} == REPEATED
-    assert set(REPEATED) <= set(STAGES)
+    # The rule train_season calls the stage train.
+    assert set(REPEATED) - {"train_season"} <= set(STAGES)
 
 
 def parcelwise(folder, *words, **options):

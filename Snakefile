@@ -41,6 +41,7 @@ paths = RunPaths.of(settings.run)
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
 EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
+START = weights(settings.train.start) if settings.train.start else []
 # Without a register there are no outlines for a map, and the predictions are only tables.
 REGISTER = [] if settings.dataset.path else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []

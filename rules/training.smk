@@ -36,6 +36,7 @@ rule train:
         dataset=DATASET,
         labels=LABELS,
         folds=rules.split.output,
+        start=without_braces(START),
     output:
         # The model's files are not outputs, because Snakemake deletes outputs when a job starts and
         # when it fails. A failed training must not delete the earlier model.
@@ -48,6 +49,7 @@ rule train:
         # Not an output, because Snakemake would delete it before a killed training continues.
         state=lambda wildcards: paths.training_state(wildcards.fold),
         tensorboard=lambda wildcards: paths.tensorboard(wildcards.fold),
+        unwatched=verbatim(states_of_others(START)),
     threads: cores_of_fold
     resources:
         mem_mb=4000,

@@ -28,6 +28,7 @@ from models.training.divergence import DivergedError, StepWatch
 from models.training.learner import Learner, focal_loss
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
+from models.training.start import Start
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def train_fold(
     *,
     on_epoch: OnEpoch | None = None,
     state: TrainingState | None = None,
+    start: Start | None = None,
     processes: Processes = ALONE,
 ) -> FoldResult:
     """Train a model and return its best epoch.
@@ -90,6 +92,8 @@ def train_fold(
     state
         File to which the state is written every few epochs. If it exists, the training continues
         from it, to the same weights as without the interruption.
+    start
+        Weights to start from; None for random ones.
     processes
         The processes that train this model together. Each batch is divided among them, and batch
         statistics are computed on each process's share.
@@ -123,6 +127,8 @@ def train_fold(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
+        if start is not None:
+            start.load_into(model)
         learner = Learner(model, settings, n_batches * settings.epochs, processes)
         epoch, best = _resume(state, learner)
         while not _has_ended(epoch, best, settings):

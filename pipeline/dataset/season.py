@@ -51,12 +51,18 @@ class Season:
                 "imagery.end), or weights that were trained on this season."
             )
 
-    def explain(self) -> str:
-        """Say which dates are not known, and which are missing; "" if none."""
+    def explain(self, setting: str = "predict.weights") -> str:
+        """Say which dates are not known, and which are missing; "" if none.
+
+        Parameters
+        ----------
+        setting
+            Setting of the weights, with which the text begins.
+        """
         if not (self.trained and (self.unknown or self.missing)):
             return ""
         text = (
-            f"predict.weights: in the season of the imagery, the training had {len(self.trained)} "
+            f"{setting}: in the season of the imagery, the training had {len(self.trained)} "
             f"dates from {self.trained[0]} to {self.trained[-1]}."
         )
         if self.unknown:

@@ -26,6 +26,7 @@ from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.dataset.season import season_of
+from pipeline.workflow.inputs import used_weights
 from pipeline.workflow.sections.parcels import Parcels
 from pipeline.workflow.sections.values import is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
@@ -195,20 +196,21 @@ def _check_dataset(source: Path, settings: Settings) -> None:
     from pipeline.stages.ingest import examine
 
     found = examine(source, part_of(settings, IngestSettings))
-    weights = settings.predict.weights
-    if weights is not None:
-        _check_reference(weights, settings, found.classes)
+    key, weights = used_weights(settings)
+    if settings.predict.weights is not None:
+        _check_reference(settings.predict.weights, settings, found.classes)
     elif not found.classes.classes:
         logger.warning("%s", NO_LABELS.format(f"no parcel of {source} has a label"))
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:
             raise InputError(
-                f"predict.weights: the model of {fold} was trained on the bands "
+                f"{key}: the model of {fold} was trained on the bands "
                 f"{', '.join(trained.bands)}, the dataset has {', '.join(found.bands)}. Set "
                 "dataset.bands to the names of its bands, or use other weights."
             )
-        dates: set[date] = set().union(*(parcel.dates for parcel in found.usable.values()))
-        season_of(trained, sorted(dates)).refuse()
+        if key == "predict.weights":  # a training adapts the weights to other dates
+            dates: set[date] = set().union(*(parcel.dates for parcel in found.usable.values()))
+            season_of(trained, sorted(dates)).refuse()
 
 
 if __name__ == "__main__":

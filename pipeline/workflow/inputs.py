@@ -35,6 +35,9 @@ def check_inputs(settings: Settings) -> None:
     if settings.predict.weights is not None:
         weights = "the folder of Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         inputs["predict.weights"] = settings.predict.weights, weights
+    if settings.train.start is not None:
+        start = "the folder of Fold_1/model.pth.tar, ... of another run"
+        inputs["train.from"] = settings.train.start, start
     if settings.clouds.files is not None:
         inputs["clouds.files"] = settings.clouds.files, "the folder of your cloud masks"
     for key, table in settings.parcels.tables.items():
@@ -119,7 +122,8 @@ def _check_dataset(settings: Settings) -> None:
         )
     features, normalisation = dataset.features, dataset.existing_normalisation
     # Existing weights state whether they need features, see `_check_weights`.
-    with_features = settings.model.geometric_features and settings.predict.weights is None
+    has_weights = used_weights(settings)[1] is not None
+    with_features = settings.model.geometric_features and not has_weights
     if with_features and not features.is_file():
         raise InputError(
             f"model.geometric_features is true, but there is no {features}, the geometric features "
@@ -132,38 +136,53 @@ def _check_dataset(settings: Settings) -> None:
         )
 
 
+def used_weights(settings: Settings) -> tuple[str, Path | None]:
+    """Return the setting of existing weights, which are applied or trained on, and their folder."""
+    if settings.train.start is not None:
+        return "train.from", settings.train.start
+    return "predict.weights", settings.predict.weights
+
+
 def _check_weights(settings: Settings) -> None:
-    """Check that existing weights are complete, and fit the bands of the run."""
-    folder = settings.predict.weights
+    """Check that existing weights are complete, and fit the bands and the model of the run."""
+    key, folder = used_weights(settings)
     if folder is None:
         return
     if not weights(folder):
         raise InputError(
-            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
+            f"{key}: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
+        )
+    if key == "train.from" and folder.resolve() == RunPaths.of(settings.run).models.resolve():
+        raise InputError(
+            f"train.from: {folder} is the folder of the models of this run, which the training "
+            "replaces. Choose another name for the run."
         )
     # Imported here, because they need numpy and most runs have no existing weights.
     from models.errors import InputError as ModelError
     from models.model_files import check_folds
+    from pipeline.workflow.starting_weights import refuse_other_model
 
     try:
         described = check_folds(folder)
     except ModelError as error:
-        raise InputError(f"predict.weights: {error}") from None
+        raise InputError(f"{key}: {error}") from None
     for fold, trained in described.items():
         if settings.dataset.path is None and trained.bands != settings.imagery.bands:
             raise InputError(
-                f"predict.weights: the model of {fold} was trained on the bands "
+                f"{key}: the model of {fold} was trained on the bands "
                 f"{', '.join(trained.bands)}, imagery.bands are "
                 f"{', '.join(settings.imagery.bands)}. Set imagery.bands to those of the model."
             )
         features = settings.dataset.path and DatasetPaths(settings.dataset.path).features
         if features and trained.feature_scaling is not None and not features.is_file():
             raise InputError(
-                f"predict.weights: the model of {fold} was trained with geometric features, and "
+                f"{key}: the model of {fold} was trained with geometric features, and "
                 f"there is no {features}. Add it, or use weights of a training without them "
                 "(model.geometric_features: false)."
             )
+        if key == "train.from":
+            refuse_other_model(fold, trained, settings.model, settings.train)
 
 
 def _check_compared(runs: Iterable[str]) -> None:
@@ -205,10 +224,11 @@ def contents_state(settings: Settings) -> str:
         files += _register_files(settings.parcels.path)
     if settings.dataset.path is not None:
         files += watched_dataset(settings.dataset.path)
-    if settings.predict.weights is not None:
-        files += weights(settings.predict.weights)
+    if (folder := used_weights(settings)[1]) is not None:
+        files += weights(folder)
     used = {"imagery", "clouds", "parcels", "dataset", "split", "predict"}
-    return settings.model_dump_json(include=used) + "\n" + digest_of(files)
+    start = str(settings.train.start)
+    return settings.model_dump_json(include=used) + start + "\n" + digest_of(files)
 
 
 def _register_files(path: Path) -> list[Path]:

@@ -105,6 +105,11 @@ class Settings(Section):
         elif has_others:
             used = {"dataset": {"npy_files"}}
             self._refuse_unused(used, "unless dataset.path is set", ("parcels", "imagery"))
+        if self.train.start is not None and self.predict.weights is not None:
+            raise ValueError(
+                "train.from is without effect if predict.weights is set, as nothing is trained. "
+                "Remove one of them"
+            )
         for section, is_used in (("parcels", not existing), ("dataset", not has_others)):
             classes = getattr(self, section).classes
             is_few = isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds

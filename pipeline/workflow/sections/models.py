@@ -8,11 +8,12 @@ from __future__ import annotations
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     Field,
+    create_model,
     model_validator,
 )
 
@@ -165,7 +166,22 @@ class Model(Section):
         return self
 
 
-class Train(Section):
+# Python does not allow `from` as the name of an attribute in the body of a class.
+_START = (
+    "weights to start from in place of random ones: folder of Fold_<k>/model.pth.tar of another "
+    "run. Their model, normalisation and day 0 are used; classes may differ, bands may not"
+)
+if TYPE_CHECKING:
+    _StartedTraining = Section
+else:
+    _StartedTraining = create_model(
+        "_StartedTraining",
+        __base__=Section,
+        **{"from": (LocalPath | None, Field(default=None, description=_START))},
+    )
+
+
+class Train(_StartedTraining):
     """How a fold is trained."""
 
     recipe: Recipe = "default"
@@ -246,6 +262,11 @@ class Train(Section):
             return values
         stated = {key: value for key, value in values.items() if value is not None}
         return {**read_recipe(known_recipe(stated))["train"], **stated}
+
+    @property
+    def start(self) -> Path | None:
+        """The setting `from`."""
+        return getattr(self, "from")  # type: ignore[no-any-return]
 
 
 def known_recipe(train: dict[str, Any]) -> str:

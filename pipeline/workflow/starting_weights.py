@@ -67,9 +67,7 @@ def refuse_other_model(
 
 
 def _as_compared(name: str, value: Any) -> Any:
-    """Return a value without what follows from the data: widths at the ends, and years."""
-    if name == "season_start" and value is not None:
-        return str(value)[-5:]
+    """Return a value without the widths that follow from the data."""
     if name in _MLPS and value is not None:
         return list(value)[1:-1] if name == "mlp4" else list(value)[1:]
     return value

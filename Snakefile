@@ -43,7 +43,7 @@ TRAINED = settings.predict.weights is None
 EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
 START = weights(settings.train.start) if settings.train.start else []
 # Without a register there are no outlines for a map, and the predictions are only tables.
-REGISTER = [] if settings.dataset.path else [settings.parcels.path]
+REGISTER = [] if settings.dataset.sources else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 SCORES = [] if TRAINED else [paths.existing_scores, paths.existing_scores.with_suffix(".csv")]
 PREDICTIONS = [
@@ -52,7 +52,7 @@ PREDICTIONS = [
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
-TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
+TABLES = [paths.ledger, paths.class_table] if settings.dataset.sources else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
 # Therefore a job requests --max-threads cores, and a GPU only if train.device is cuda.
 on_cluster = lambda: workflow.remote_exec or workflow.non_local_exec
@@ -109,7 +109,7 @@ rule all:
 
 
 # The rules up to the dataset: from an existing one, or from imagery and parcels.
-include: "rules/ingestion.smk" if settings.dataset.path else "rules/preparation.smk"
+include: "rules/ingestion.smk" if settings.dataset.sources else "rules/preparation.smk"
 include: "rules/dataset.smk"
 
 
@@ -182,7 +182,7 @@ rule report:
     message:
         "Write the report."
     input:
-        ancient([] if settings.dataset.path else [paths.acquisitions]),
+        ancient([] if settings.dataset.sources else [paths.acquisitions]),
         ledger=paths.ledger,
         classes=paths.class_table,
         packed=PACKED,

@@ -52,7 +52,7 @@ def describe_data(
         class_names=[crop.name for crop in classes],
         first_date=day_zero(dataset.dates[0], season_start),
         normalisation=Normalisation(*read_normalisation(dataset.paths.normalisation)),
-        dates=dataset.dates,
+        dates=dataset.season_dates,
     )
 
 
@@ -110,7 +110,7 @@ def describe_start(start: CropModel, dataset: PixelSetDataset) -> DataDescriptio
     The normalisation is that of the model, because its weights were trained with it. Day 0 is the
     model's, in the season of the dataset.
     """
-    season = season_of(start.description, dataset.dates)
+    season = season_of(start.description, dataset.season_dates)
     if text := season.explain("train.from"):
         logger.warning("%s", text)
     about = describe_data(dataset, season.day_0)
@@ -179,7 +179,7 @@ def read_inputs(
         )
     data = dataset.pixel_sets(
         with_features=any(model.uses_features for model in models),
-        season_start=season_of(expected, dataset.dates).day_0,
+        season_start=season_of(expected, dataset.season_dates).day_0,
     )
     for model in models:
         model.check_fits(data)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,8 +59,8 @@ def check(settings: Settings) -> None:
         If the register, its codes, a table of codes or names, the existing dataset, or the existing
         weights cannot be used, or if there is no imagery.
     """
-    if settings.dataset.path is not None:
-        _check_dataset(settings.dataset.path, settings)
+    if settings.dataset.sources:
+        _check_datasets(settings)
     elif settings.parcels.path is not None and settings.simulate is None:
         _check_register(settings.parcels.path, settings)
         imagery = settings.imagery
@@ -170,7 +169,7 @@ def _may_overlap(bounds: Bounds, settings: Settings) -> bool:
 
 def _check_reference(weights: Path, settings: Settings, classes: Classes) -> None:
     """Check the number of classes and channels of weights of the reference."""
-    listed = isinstance(settings.parcels.classes, list) or settings.dataset.path is not None
+    listed = isinstance(settings.parcels.classes, list) or bool(settings.dataset.sources)
     folds = [fold for fold in weights.glob("Fold_*") if not (fold / DESCRIPTION_FILE).is_file()]
     if not folds or find_spec("torch") is None:
         return
@@ -191,16 +190,17 @@ def _check_reference(weights: Path, settings: Settings, classes: Classes) -> Non
             raise InputError(f"predict.weights: {path}: {error}") from None
 
 
-def _check_dataset(source: Path, settings: Settings) -> None:
-    """Check an existing dataset, and that existing weights fit its bands and dates."""
+def _check_datasets(settings: Settings) -> None:
+    """Check existing datasets, and that existing weights fit their bands and dates."""
     from pipeline.stages.ingest import examine
 
-    found = examine(source, part_of(settings, IngestSettings))
+    sources = settings.dataset.sources
+    found = examine(sources, part_of(settings, IngestSettings))
     key, weights = used_weights(settings)
     if settings.predict.weights is not None:
         _check_reference(settings.predict.weights, settings, found.classes)
     elif not found.classes.classes:
-        logger.warning("%s", NO_LABELS.format(f"no parcel of {source} has a label"))
+        logger.warning("%s", NO_LABELS.format(f"no parcel of {first_five(sources)} has a label"))
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:
             raise InputError(
@@ -209,8 +209,7 @@ def _check_dataset(source: Path, settings: Settings) -> None:
                 "dataset.bands to the names of its bands, or use other weights."
             )
         if key == "predict.weights":  # a training adapts the weights to other dates
-            dates: set[date] = set().union(*(parcel.dates for parcel in found.usable.values()))
-            season_of(trained, sorted(dates)).refuse()
+            season_of(trained, found.season_dates).refuse()
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     if picture is not None and picture.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"--picture {picture}: expected a name that ends in .png, .svg or .pdf.")
     check_inputs(settings)
-    if settings.dataset.path is not None:
-        _write(dataset_section(settings.dataset.path, part_of(settings, IngestSettings)))
+    if settings.dataset.sources:
+        _write(dataset_section(settings.dataset.sources, part_of(settings, IngestSettings)))
         return
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
@@ -211,18 +211,19 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def dataset_section(source: Path, settings: IngestSettings) -> str:
-    """Return the sections on an existing dataset: parcels, dates, bands, files, and classes.
+def dataset_section(sources: Sequence[Path], settings: IngestSettings) -> str:
+    """Return the sections on existing datasets: parcels, dates, bands, files, and classes.
 
     Raises
     ------
     InputError
         As the stage ingest.
     """
-    found = examine(source, settings)
+    found = examine(sources, settings)
+    files = [("files", "; ".join(_file_texts(source))) for source in sources]
     lines = [
-        *(str(source), f"{len(found.rows):,} parcels", *status_lines(found.rows), ""),
-        *aligned([*_array_rows(found), ("files", "; ".join(_file_texts(source)))]),
+        *(*map(str, sources), f"{len(found.rows):,} parcels", *status_lines(found.rows), ""),
+        *aligned([*_array_rows(found), *files]),
     ]
     return section("Dataset", lines) + classes_section(*found.classes)
 

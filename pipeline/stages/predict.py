@@ -104,7 +104,7 @@ def predict(
         about = trained[0].description
         pairs = zip(about.class_codes, about.class_names, strict=True)
         classes = [CropClass(code, name) for code, name in pairs]
-        season = season_of(about, opened.dates)
+        season = season_of(about, opened.season_dates)
         season.refuse()
         if text := season.explain():
             logger.warning("%s", text)

@@ -85,6 +85,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     by_frequency = sorted(trained, key=lambda c: -c.n_parcels)
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
+    from_dataset = bool(used["dataset"]["path"] or used["dataset"]["paths"])
     scores = weights = drawn = confidence = None
     if predictions is not None:
         confidence = _confidence(predictions)
@@ -94,7 +95,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         else:
             scores = read_scores(paths, predictions)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
-        if not used["dataset"]["path"] and paths.predictions.is_file():
+        if not from_dataset and paths.predictions.is_file():
             # Imported here, because a run from an existing dataset works without GDAL.
             from pipeline.report.map import draw_map
 
@@ -114,6 +115,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         colours=colours,
         index={c.code: c.class_index for c in classes},
         n_dataset=len(dataset),
+        from_dataset=from_dataset,
+        origins=[(name, len(ids)) for name, ids in dataset.datasets.items()],
         predictions=predictions,
         scores=scores,
         weights=weights,

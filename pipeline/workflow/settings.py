@@ -92,13 +92,20 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        existing = self.dataset.path is not None
+        existing = bool(self.dataset.sources)
+        if self.dataset.path is not None and self.dataset.paths is not None:
+            raise ValueError("dataset.path and dataset.paths are set: set one of them")
         others = (self.imagery.path, self.parcels.path, self.simulate)
         has_others = any(other is not None for other in others)
-        if existing and has_others:
+        if self.dataset.paths is not None and self.normalise.by == "date_channel":
             raise ValueError(
-                "dataset.path takes the place of imagery.path, parcels.path and simulate: set "
-                "it, or them"
+                "normalise.by is date_channel, but several datasets have dates of their own: set "
+                "it to channel or all"
+            )
+        if existing and has_others:
+            key = "dataset.path" if self.dataset.paths is None else "dataset.paths"
+            raise ValueError(
+                f"{key} takes the place of imagery.path, parcels.path and simulate: set it, or them"
             )
         if existing:
             self._refuse_unused(_USED_WITH_DATASET, "if dataset.path is set", ("dataset",))

@@ -43,6 +43,11 @@ class Dataset(Section):
     path: LocalPath | None = None
     """existing dataset: folder of DATA/<id>.npy, META/labels.json, dates.json ..."""
 
+    paths: Annotated[list[LocalPath], Field(min_length=2)] | None = None
+    """several existing datasets in place of one, such as two seasons or regions:
+    [results/a/dataset, results/b/dataset]. Their bands must be the same; each keeps its dates
+    """
+
     bands: Annotated[list[str], Field(min_length=1)] | None = None
     """bands of its channels, in order; null: those in META/dataset.json, otherwise imagery.bands"""
 
@@ -65,6 +70,11 @@ class Dataset(Section):
     """write DATA and VALID with one .npy file per parcel; false: skip them, for millions of parcels
 
     """
+
+    @property
+    def sources(self) -> list[Path]:
+        """The existing datasets that the run starts from; [] for imagery and parcels."""
+        return [self.path] if self.path is not None else self.paths or []
 
 
 class Assemble(Section):

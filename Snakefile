@@ -115,7 +115,7 @@ include: "rules/dataset.smk"
 
 # The models are trained, or they are existing ones.
 if TRAINED:
-    JOBS += ["split", *(f"train/Fold_{fold}" for fold in FOLDS), "evaluate"]
+    JOBS += ["split", *(f"train/Fold_{fold}" for fold in FOLDS), "calibrate", "evaluate"]
 
     include: "rules/training.smk"
 

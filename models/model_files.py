@@ -24,6 +24,10 @@ WEIGHTS_FILE = "model.pth.tar"
 DESCRIPTION_FILE = "model.json"
 PORTABLE_FILE = "model.safetensors"
 TRAINLOG_FILE = "trainlog.json"
+# Written after the training; a new model needs a new one.
+CALIBRATION_FILE = "calibration.json"
+# Beside the folders of the folds.
+OUT_OF_FOLD_FILE = "out_of_fold.parquet"
 
 _ZIP = b"PK\3\4"
 # First bytes of a file of torch before 1.6, which is not a zip archive and has no checksums.
@@ -152,12 +156,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replacing_models(folder: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; at the end, its files replace the models of a fold.
 
-    Files of members that the new models do not have are removed. Other files, such as scores, stay.
+    Files of members that the new models do not have are removed, and so is the calibration of the
+    earlier models. Other files, such as scores, stay.
     If the block raises, nothing in `folder` changes.
     """
     with temporary_folder(folder) as temporary:
         yield temporary
         folder.mkdir(exist_ok=True)
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)
         # Each file was flushed to the disk when it was written.
         written = {path.name for path in temporary.iterdir()}
         for name in sorted(written):

@@ -43,6 +43,7 @@ STAGES = {
     "normalise": "compute the means and standard deviations of the dataset",
     "split": "divide the labelled parcels into folds",
     "train": "train the model of one fold",
+    "calibrate": "predict the labelled parcels out of fold, and fit the temperatures",
     "evaluate": "score the trained folds on their test parcels, beside baselines",
     "predict": "predict a class for every usable parcel",
     "report": "write the report of a run",

@@ -67,6 +67,41 @@ rule train:
         " --state {params.state:q} --tensorboard {params.tensorboard:q} --threads {threads} --log {log:q}"
 
 
+rule calibrate:
+    message:
+        "Predict every labelled parcel by the model that was not trained on it, and fit temperatures."
+    input:
+        packed=PACKED,
+        dataset=[DATASET, LABELS],
+        folds=rules.split.output,
+        models=expand(rules.train.output, fold=FOLDS),
+    output:
+        out_of_fold=paths.out_of_fold,
+        temperatures=expand(paths.calibration("{fold}"), fold=FOLDS),
+    params:
+        settings=settings_of("calibrate"),
+        record=paths.record("calibrate"),
+        # If every training failed with new settings, the old outputs of train are still there. This
+        # parameter makes the rule run again.
+        trained=settings_of("train"),
+        dataset=paths.dataset.root,
+        models=paths.models,
+    threads: cores
+    resources:
+        mem_mb=4000,
+        gpu=gpus,
+    log:
+        paths.log("calibrate"),
+    benchmark:
+        paths.benchmark("calibrate")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise calibrate --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q} --folds {input.folds:q} --models {params.models:q}"
+        " --threads {threads} --log {log:q}"
+
+
 rule evaluate:
     message:
         "Score the model and the baselines on the test parcels of every fold."
@@ -74,7 +109,7 @@ rule evaluate:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
         folds=rules.split.output,
-        models=expand(rules.train.output, fold=FOLDS),
+        predicted=rules.calibrate.output,
     output:
         metrics=expand(paths.fold("{fold}") / "test_metrics.json", fold=FOLDS),
         matrices=expand(paths.fold("{fold}") / "conf_mat.pkl", fold=FOLDS),
@@ -86,15 +121,11 @@ rule evaluate:
     params:
         settings=settings_of("evaluate"),
         record=paths.record("evaluate"),
-        # If every training failed with new settings, the old outputs of train are still there. This
-        # parameter makes the rule run again.
-        trained=settings_of("train"),
         dataset=paths.dataset.root,
         models=paths.models,
     threads: cores
     resources:
         mem_mb=4000,
-        gpu=gpus,
     log:
         paths.log("evaluate"),
     benchmark:

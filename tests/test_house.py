@@ -91,7 +91,9 @@ def loaded_by(statement):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["ingest", "split", "train", "evaluate", "predict", "report"])
+@pytest.mark.parametrize(
+    "stage", ["ingest", "split", "train", "calibrate", "evaluate", "predict", "report"]
+)
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
 
@@ -112,6 +114,7 @@ def test_models_run_without_gdal(stage):
         "features",
         "ingest",
         "split",
+        "evaluate",
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -138,7 +141,8 @@ USED = {
     "ingest": {"pandas"},
     "split": {"pandas", "scipy", "sklearn"},  # pandas and scipy: of sklearn
     "train": {"torch"},
-    "evaluate": {"pandas", "scipy", "sklearn", "torch"},
+    "calibrate": {"scipy", "torch"},
+    "evaluate": {"pandas", "scipy", "sklearn"},
     "predict": {"pandas", "torch"},
     "report": {"jinja2", "matplotlib", "pandas"},
 }

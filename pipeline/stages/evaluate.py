@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.metrics import class_metrics, confusion_matrix, mean_iou, overall_metrics
-from models.training.distributed import choose_device
+from models.model_files import OUT_OF_FOLD_FILE
 from pipeline.classes.crop_class import CropClass
-from pipeline.dataset.model_inputs import load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.baselines import classify_series, majority
+from pipeline.evaluation.out_of_fold import read_tested
 from pipeline.evaluation.scores import CLASS_METRICS, Matrix, write_per_class
 from pipeline.workflow.settings import EvaluateSettings
 from pipeline.workflow.writing import finite_or_null, replacing, write_json
@@ -40,25 +40,29 @@ def evaluate(
     folds
         Folds that split wrote.
     models
-        Folder of Fold_<k>/. Written into it, as by the reference: test_metrics.json and
-        conf_mat.pkl of each fold, and overall.json. In addition: per_class.json and .csv;
-        baselines.json; spread.json, mean and standard deviation of the overall scores over the
-        folds; scores.csv, every score of every fold, one a row.
+        Folder of Fold_<k>/, with the predictions of calibrate. Written into it, as by the
+        reference: test_metrics.json and conf_mat.pkl of each fold, and overall.json. In addition:
+        per_class.json and .csv; baselines.json; spread.json, mean and standard deviation of
+        the overall scores over the folds; scores.csv, every score of every fold, one a row.
     settings
-        train.device, predict.batch_size, split.seed.
+        split.seed.
     threads
-        Threads of torch on a CPU, and of the random forest.
+        Threads of the random forest.
+
+    Raises
+    ------
+    InputError
+        If the predictions are of other folds, labels or classes.
     """
-    device = choose_device(settings.train.device, threads)
     opened = PixelSetDataset.open(dataset)
     classes, parts = opened.shown_classes, opened.folds(folds)
-    trained = load_trained(models, len(parts), device)
-    data = read_inputs(opened, trained, classes)
+    predictions = read_tested(models / OUT_OF_FOLD_FILE, opened, parts)
+    data = opened.pixel_sets(with_features=False)
     matrices: dict[str, list[Matrix]] = {"model": []}
-    for number, (fold, model) in enumerate(zip(parts, trained, strict=True), 1):
-        scores = model.log_probabilities(data, fold.test, settings.predict.batch_size)
-        matrix = write_fold(models / f"Fold_{number}", scores, data.labels[fold.test])
-        matrices["model"].append(matrix)
+    for number in range(1, len(parts) + 1):
+        rows = predictions.rows_of(number)
+        scores, labels = predictions.log_probabilities[rows], predictions.labels[rows]
+        matrices["model"].append(write_fold(models / f"Fold_{number}", scores, labels))
     matrices |= classify_series(
         data, parts, len(classes), seed=settings.split.seed, threads=threads
     )

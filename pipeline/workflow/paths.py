@@ -42,13 +42,15 @@ _WRITERS = {
     "dataset/META/*.json": "export",
     "dataset/*.pkl": "normalise",
     "folds.json": "split",
+    "models/Fold_*/calibration.json": "calibrate",
+    "models/out_of_fold.parquet": "calibrate",
     "models/Fold_*/test_metrics.json": "evaluate",
     "models/Fold_*/*": "train",
     "models/*.json": "evaluate",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
-_NOT_INGESTED = {"split", "train", "evaluate", "predict"}
+_NOT_INGESTED = {"split", "train", "calibrate", "evaluate", "predict"}
 
 
 class _Folder(Protocol):
@@ -274,6 +276,9 @@ class RunPaths:
     models = _Below("models")
     """Folder of Fold_<k>/ and the scores over all folds."""
 
+    out_of_fold = _Below("models/out_of_fold.parquet")
+    """Log-probabilities of every labelled parcel, by the model that was not trained on it."""
+
     overall = _Below("models/overall.json")
     """Scores over all folds, under the reference's keys."""
 
@@ -364,6 +369,10 @@ class RunPaths:
     def trained(self, fold: int | str) -> Path:
         """Return the empty file that exists once a fold's training has succeeded."""
         return self.fold(fold) / ".trained"
+
+    def calibration(self, fold: int | str) -> Path:
+        """Return the file of the temperature by which a fold's log-probabilities are divided."""
+        return self.fold(fold) / "calibration.json"
 
     def training_state(self, fold: int | str) -> Path:
         """Return the folder from which a killed training continues.

@@ -337,12 +337,17 @@ class TrainSettings(Section):
     train: Train
 
 
+class CalibrateSettings(Section):
+    """Settings of stage calibrate."""
+
+    train: TrainDevice
+    predict: InferenceBatch
+
+
 class EvaluateSettings(Section):
     """Settings of stage evaluate."""
 
     split: SplitSeed
-    train: TrainDevice
-    predict: InferenceBatch
 
 
 class PredictSettings(Section):
@@ -377,6 +382,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "normalise": NormaliseSettings,
     "split": SplitSettings,
     "train": TrainSettings,
+    "calibrate": CalibrateSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
     "report": ReportSettings,

@@ -34,7 +34,7 @@ ASSIGNMENTS = "PARCELWISE_SETTINGS"
 # Rules that run once for each of these cannot be a target by name.
 REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
 # Targets that do not exist if existing weights are used.
-TRAINING = ("split", "train", "evaluate", "models")
+TRAINING = ("split", "train", "calibrate", "evaluate", "models")
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",

@@ -166,7 +166,7 @@ def test_a_second_run_has_nothing_to_do(finished):
 
 def test_more_epochs_rerun_from_train_on(finished):
     jobs = planned(finished, train={**SETTINGS["train"], "epochs": 3})
-    assert set(jobs) == {"train", "evaluate", "predict", "report", "all", "total"}
+    assert set(jobs) == {"train", "calibrate", *SHOWING}
     assert jobs["train"] == 3
 
 
@@ -188,7 +188,7 @@ def test_other_bands_rerun_from_extract_on(finished, tmp_path):
 
 # Rules that show class names, and rules that depend on the classes.
 SHOWING = {"evaluate", "predict", "report", "all", "total"}
-LEARNING = {"label", "names", "split", "train", *SHOWING}
+LEARNING = {"label", "names", "split", "train", "calibrate", *SHOWING}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from geo.pixels.gap_filling import fill_linear
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.npy_files import file_name
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, pad
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
 from pipeline.stages.normalise import normalise
@@ -250,6 +251,7 @@ def test_every_stage_reads_every_table_once(tmp_path, monkeypatch, own_dates):
         lambda: split(dataset, run.folds, views["split"]),
         lambda: train(dataset, run.folds, 1, run.fold(1), views["train"]),
         lambda: train(dataset, run.folds, 2, run.fold(2), views["train"]),
+        lambda: calibrate(dataset, run.folds, run.models, views["calibrate"]),
         lambda: evaluate(dataset, run.folds, run.models, views["evaluate"]),
         lambda: predict(
             dataset, run.models, run.ledger, run.predictions, views["predict"], folds=run.folds

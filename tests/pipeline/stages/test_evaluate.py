@@ -14,6 +14,7 @@ from models.pixel_sets import PixelSets
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import Fold
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.evaluate import (
     evaluate,
     spread_over_folds,
@@ -187,6 +188,7 @@ def scored(tmp_path_factory):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))
     # A fold that is left from an earlier run with more folds is ignored.
     run.fold(3).mkdir()
+    calibrate(run.dataset.root, run.folds, run.models, view(settings, "calibrate"))
     evaluate(run.dataset.root, run.folds, run.models, view(settings, "evaluate"))
     return run
 

@@ -17,7 +17,7 @@ from models.hyperparameters import Hyperparameters
 from models.model_files import member_file, read_description, write_description
 from models.standardisation import FeatureScaling, Normalisation
 from pipeline.dataset.model_inputs import read_inputs
-from pipeline.stages.evaluate import evaluate
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.predict import load_existing, predict
 from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
@@ -261,26 +261,24 @@ def test_outputs_that_are_not_finite_stop_the_prediction(case, position):
     assert message.split("such as ")[1].split(". ")[0].split(", ")[0] in ids
 
 
-def test_evaluate_refuses_weights_that_are_not_finite(ours):
+def test_calibrate_refuses_weights_that_are_not_finite(ours):
     run, settings = ours.run, ours.settings
     folds = ours.folder.parent / "folds.json"
     split(run.dataset.root, folds, view(settings, "split"))
-    evaluate(run.dataset.root, folds, ours.folder, view(settings, "evaluate"))
-    (ours.folder / "overall.json").unlink()
     change(ours.fold("middle") / "model.pth.tar", "decoder.1.running_mean", np.nan)
     with pytest.raises(ModelError, match=r"Fold_2/model\.pth\.tar: 1 of the 8 numbers of"):
-        evaluate(run.dataset.root, folds, ours.folder, view(settings, "evaluate"))
-    assert not (ours.folder / "overall.json").exists()
+        calibrate(run.dataset.root, folds, ours.folder, view(settings, "calibrate"))
+    assert not (ours.folder / "out_of_fold.parquet").exists()
 
 
-def test_models_of_other_classes_are_refused_by_evaluate(ours):
+def test_models_of_other_classes_are_refused_by_calibrate(ours):
     run, settings = ours.run, ours.settings
     folds = ours.folder.parent / "folds.json"
     split(run.dataset.root, folds, view(settings, "split"))
     for position in POSITIONS:
         described(ours.fold(position), class_codes=[*reversed(CLASSES)])
     with pytest.raises(InputError, match=r"classes wheat, maize, barley; the dataset has"):
-        evaluate(run.dataset.root, folds, ours.folder, view(settings, "evaluate"))
+        calibrate(run.dataset.root, folds, ours.folder, view(settings, "calibrate"))
 
 
 def described(folder, **changes):

@@ -12,6 +12,7 @@ from models.pixel_sets import PixelSets
 from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
 from pipeline.evaluation.baselines import STEP_DAYS, parcel_means, resample, shared_days
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.predict import predict
 from pipeline.stages.report import report
@@ -183,6 +184,7 @@ def test_200_parcels_half_of_them_unlabelled_pass_all_stages(tmp_path):
     split(dataset, run.folds, views["split"])
     for fold in (1, 2):
         train(dataset, run.folds, fold, run.fold(fold), views["train"])
+    calibrate(dataset, run.folds, run.models, views["calibrate"])
     evaluate(dataset, run.folds, run.models, views["evaluate"])
     options = {"folds": run.folds, "settings": views["predict"]}
     predict(dataset, run.models, run.ledger, run.predictions, **options)

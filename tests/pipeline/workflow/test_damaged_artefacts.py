@@ -17,6 +17,7 @@ from shapely import box
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
 from pipeline.stages.assemble import assemble
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.clean import clean
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.export import export
@@ -134,6 +135,9 @@ class Stages:
     def _train(self, run, settings):
         train(run.dataset.root, run.folds, 1, run.fold(1), settings)
 
+    def _calibrate(self, run, settings):
+        calibrate(run.dataset.root, run.folds, run.models, settings)
+
     def _evaluate(self, run, settings):
         evaluate(run.dataset.root, run.folds, run.models, settings)
 
@@ -164,22 +168,24 @@ READ = {
     f"pixel_counts/{FIRST}.json": "assemble",
     f"dataset/tiles/{TILE}/parcels.parquet": "export label",
     f"dataset/tiles/{TILE}/tile.json": "export",
-    f"dataset/tiles/{TILE}/pixels.npy": "normalise export train evaluate predict",
+    f"dataset/tiles/{TILE}/pixels.npy": "normalise export train calibrate evaluate predict",
     f"dataset/tiles/{TILE}/clear.npy": "export report",
     "dataset/normalisation_values.pkl": "train",
-    "dataset/META/dates.json": "train evaluate predict report",
-    "dataset/META/sizes.json": "split train evaluate predict report",
+    "dataset/META/dates.json": "train calibrate evaluate predict report",
+    "dataset/META/sizes.json": "split train calibrate evaluate predict report",
     "dataset/META/n_dates.json": "report",
-    "dataset/META/tiles.json": "train evaluate predict",
-    "dataset/META/dataset.json": "normalise train evaluate predict report",
-    "dataset/META/geomfeat.json": "train evaluate predict",
-    "dataset/META/labels.json": "split train evaluate predict report",
-    "dataset/META/nomenclature.json": "split train evaluate",
-    "dataset/META/classes.json": "split train evaluate predict report",
+    "dataset/META/tiles.json": "train calibrate evaluate predict",
+    "dataset/META/dataset.json": "normalise train calibrate evaluate predict report",
+    "dataset/META/geomfeat.json": "train calibrate predict",
+    "dataset/META/labels.json": "split train calibrate evaluate predict report",
+    "dataset/META/nomenclature.json": "split train calibrate evaluate",
+    "dataset/META/classes.json": "split train calibrate evaluate predict report",
     "dataset/META/names.json": "evaluate predict report",
-    "folds.json": "train evaluate predict report",
-    "models/Fold_1/model.json": "evaluate predict report",
-    "models/Fold_1/model.pth.tar": "evaluate predict",
+    "folds.json": "train calibrate evaluate predict report",
+    "models/Fold_1/model.json": "calibrate predict report",
+    "models/Fold_1/model.pth.tar": "calibrate predict",
+    "models/Fold_1/calibration.json": "evaluate",
+    "models/out_of_fold.parquet": "evaluate",
     "models/Fold_1/trainlog.json": "report",
     "models/Fold_1/test_metrics.json": "report",
     "models/overall.json": "report",
@@ -219,7 +225,7 @@ def finished(tmp_path_factory):
     stages("split")
     train(run.dataset.root, run.folds, 2, run.fold(2), view(settings, "train"))
     recorded(settings, run)
-    for stage in ("train", "evaluate", "predict", "report"):
+    for stage in ("train", "calibrate", "evaluate", "predict", "report"):
         stages(stage)
     return settings, run
 

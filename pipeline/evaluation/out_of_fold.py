@@ -1,0 +1,183 @@
+"""The out-of-fold predictions: every labelled parcel, by the model that was not trained on it.
+
+The stage calibrate computes and writes them once. Later stages read them, and predict these parcels
+no second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from geo.errors import InputError
+from models.model_files import CALIBRATION_FILE
+from pipeline.classes.crop_class import Code
+from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
+from pipeline.workflow.artefacts import artefact, read_json, remedy_for
+from pipeline.workflow.writing import replacing
+
+# The columns before those of the classes.
+_COLUMNS = {"parcel_id": pa.string(), "fold": pa.int64(), "label": pa.int64()}
+_PREFIX = "log_probability_"
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """Predictions of N labelled parcels, in the order of the dataset.
+
+    Attributes
+    ----------
+    ids
+        Their ids.
+    fold
+        int64 (N,): the fold, from 1, whose test part has the parcel; its model predicted it.
+    labels
+        int64 (N,): class index of the declared class.
+    log_probabilities
+        float32 (N, K), not calibrated: the mean of the members' log-probabilities, so that the
+        exponentials of a row add up to 1 only if the fold has a single member.
+    temperatures
+        float64 (number of folds,), see `temperature.fit_temperature`.
+    """
+
+    ids: list[str]
+    fold: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    log_probabilities: NDArray[np.float32]
+    temperatures: NDArray[np.float64]
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+        return len(self.temperatures)
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """The calibrated probabilities, float64 (N, K); each row adds up to 1."""
+        return probabilities_at(self.log_probabilities, self.temperatures[self.fold - 1][:, None])
+
+    def rows_of(self, fold: int) -> NDArray[np.int64]:
+        """Return the rows of the test part of a fold, which counts from 1; int64, ascending."""
+        return np.flatnonzero(self.fold == fold)
+
+
+def probabilities_at(
+    log_probabilities: NDArray[np.floating[Any]], temperature: ArrayLike
+) -> NDArray[np.float64]:
+    """Compute softmax(log-probabilities / temperature) of every row.
+
+    Parameters
+    ----------
+    log_probabilities
+        (N, K), up to a constant of each row.
+    temperature
+        Greater than 0; for all rows, or (N, 1). 1 changes nothing.
+
+    Returns
+    -------
+    float64 (N, K); each row adds up to 1.
+    """
+    scaled = np.asarray(log_probabilities, np.float64) / np.asarray(temperature, np.float64)
+    scaled -= scaled.max(axis=1, keepdims=True)
+    odds: NDArray[np.float64] = np.exp(scaled, out=scaled)
+    odds /= odds.sum(axis=1, keepdims=True)
+    return odds
+
+
+def write_out_of_fold(path: Path, predictions: OutOfFold, codes: Sequence[Code]) -> None:
+    """Write the predictions, a row a parcel, without the temperatures.
+
+    Parameters
+    ----------
+    path
+        Parquet with the columns parcel_id, fold, label (the class index), and
+        log_probability_<code> of every class.
+    predictions
+        The predictions.
+    codes
+        Codes of the classes, in order of the class index.
+    """
+    columns = [predictions.ids, predictions.fold, predictions.labels]
+    columns += list(predictions.log_probabilities.T)
+    types = {**_COLUMNS, **{f"{_PREFIX}{code}": pa.float32() for code in codes}}
+    arrays = [pa.array(own, kind) for own, kind in zip(columns, types.values(), strict=True)]
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_arrays(arrays, list(types)), temporary)
+
+
+def read_out_of_fold(path: Path) -> OutOfFold:
+    """Read the predictions, and the temperatures from Fold_<k>/calibration.json beside the file.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or is not what calibrate writes.
+    """
+    with artefact(path, "a table of out-of-fold predictions"):
+        table = pq.read_table(path)
+        first, others = table.column_names[:3], table.column_names[3:]
+        if first != list(_COLUMNS) or not others or not all(n.startswith(_PREFIX) for n in others):
+            raise ValueError(f"it has the columns {', '.join(table.column_names[:8])}")
+        fold, labels = (table[name].to_numpy().astype(np.int64) for name in ("fold", "label"))
+        scores = np.stack([table[name].to_numpy() for name in others], axis=1).astype(np.float32)
+        if not np.isfinite(scores).all():
+            raise ValueError("it has values that are not finite")
+        if len(fold) and not (fold.min() >= 1 and 0 <= labels.min() <= labels.max() < len(others)):
+            raise ValueError("it has folds or labels that do not exist")
+        ids = table["parcel_id"].to_pylist()
+    folds = range(1, int(fold.max(initial=0)) + 1)
+    temperatures = [read_temperature(path.parent / f"Fold_{number}") for number in folds]
+    return OutOfFold(ids, fold, labels, scores, np.array(temperatures, np.float64))
+
+
+def read_tested(path: Path, dataset: PixelSetDataset, folds: Sequence[Fold]) -> OutOfFold:
+    """Read the predictions of the test parts of all folds, in the order of the dataset.
+
+    Raises
+    ------
+    InputError
+        As `read_out_of_fold`; or if the folds, labels or classes of the dataset are others.
+    """
+    predictions = read_out_of_fold(path)
+    fold = np.zeros(len(dataset), np.int64)
+    for number, part in enumerate(folds, 1):
+        fold[part.test] = number
+    tested = np.flatnonzero(fold)
+    expected = fold[tested], dataset.labels[tested]
+    if not (
+        predictions.ids == [dataset.ids[i] for i in tested]
+        and np.array_equal((predictions.fold, predictions.labels), expected)
+        and predictions.log_probabilities.shape[1] == len(dataset.classes)
+    ):
+        raise InputError(
+            f"{path} was made with other folds, labels or classes than the dataset "
+            f"{dataset.paths.root} has now. {remedy_for(path)}"
+        )
+    return predictions
+
+
+def read_temperature(folder: Path) -> float:
+    """Read the temperature of a fold's model from Fold_<k>/calibration.json.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    return read_json(folder / CALIBRATION_FILE, _temperature, "the calibration of a model")
+
+
+def _temperature(values: Any) -> float:
+    """Check the temperature of calibration.json."""
+    temperature = float(values["temperature"])
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"its temperature is {temperature}")
+    return temperature

@@ -24,6 +24,7 @@ from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, check_folds
 from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
+from pipeline.classes.reasons import Status
 from pipeline.dataset.season import season_of
 from pipeline.workflow.inputs import used_weights
 from pipeline.workflow.sections.parcels import Parcels
@@ -201,6 +202,12 @@ def _check_datasets(settings: Settings) -> None:
         _check_reference(settings.predict.weights, settings, found.classes)
     elif not found.classes.classes:
         logger.warning("%s", NO_LABELS.format(f"no parcel of {first_five(sources)} has a label"))
+    elif settings.split.by == "dataset" and found.datasets is not None:
+        from pipeline.stages.split import refuse_left_out
+
+        used = set(found.rows.loc[found.rows["status"] == Status.USED, "parcel_id"])
+        labelled = {name: used.intersection(o["parcels"]) for name, o in found.datasets.items()}
+        refuse_left_out({name: len(parcels) for name, parcels in labelled.items()})
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:
             raise InputError(

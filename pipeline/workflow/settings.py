@@ -90,6 +90,21 @@ class Settings(Section):
         recipe = known_recipe(train) if isinstance(train, dict) else "default"
         return {**values, "model": {**model, **read_recipe(recipe)["model"]}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_datasets(cls, values: Any) -> Any:
+        """Make a fold for each dataset if these are left out in turn, and folds are not set."""
+        if not isinstance(values, dict):
+            return values
+        split, dataset = values.get("split"), values.get("dataset")
+        if not isinstance(split, dict) or not isinstance(dataset, dict):
+            return values
+        paths = dataset.get("paths")
+        follows = split.get("by") == "dataset" and split.get("folds") is None
+        if not follows or not isinstance(paths, list):
+            return values
+        return {**values, "split": {**split, "folds": len(paths)}}
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
         existing = bool(self.dataset.sources)
@@ -97,6 +112,12 @@ class Settings(Section):
             raise ValueError("dataset.path and dataset.paths are set: set one of them")
         others = (self.imagery.path, self.parcels.path, self.simulate)
         has_others = any(other is not None for other in others)
+        if self.split.by == "dataset" and len(self.dataset.paths or ()) != self.split.folds:
+            raise ValueError(
+                "split.by is dataset: each of dataset.paths is the test part of one fold. List "
+                f"them there, and leave out split.folds (dataset.paths: "
+                f"{len(self.dataset.paths or ())}, split.folds: {self.split.folds})"
+            )
         if self.dataset.paths is not None and self.normalise.by == "date_channel":
             raise ValueError(
                 "normalise.by is date_channel, but several datasets have dates of their own: set "

@@ -97,9 +97,10 @@ class Split(Section):
     folds: Annotated[int, Field(ge=2)] = 5
     """number of folds"""
 
-    by: Literal["random", "stratified", "block"] = "random"
+    by: Literal["random", "stratified", "block", "dataset"] = "random"
     """random | stratified (the same class shares in every fold) | block (whole squares of land, so
-    that neighbours are in the same fold)
+    that neighbours are in the same fold) | dataset (each of dataset.paths, such as a season, is the
+    test part of one fold; a fifth of the others validates)
     """
 
     block_m: Annotated[float, Field(gt=0)] = 2000.0

@@ -49,6 +49,7 @@ SCORES = [] if TRAINED else [paths.existing_scores, paths.existing_scores.with_s
 PREDICTIONS = [
     *SCORES,
     *LAYER,
+    paths.probabilities,
     *multiext(str(paths.predictions.with_suffix("")), ".csv", ".parquet"),
 ]
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
@@ -139,6 +140,7 @@ rule predict:
             expand(rules.train.output, fold=FOLDS) if TRAINED else without_braces(EXISTING_WEIGHTS)
         ),
         folds=rules.split.output if TRAINED else [],
+        predicted=rules.calibrate.output if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
     output:
@@ -146,7 +148,7 @@ rule predict:
     params:
         settings=settings_of("predict"),
         record=paths.record("predict"),
-        trained=settings_of("train") if TRAINED else [],  # as in evaluate
+        trained=settings_of("train") if TRAINED else [],  # as in calibrate
         dataset=paths.dataset.root,
         models=settings.predict.weights or paths.models,
         folds=["--folds", paths.folds] if TRAINED else ["--scores", paths.existing_scores],

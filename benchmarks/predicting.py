@@ -246,8 +246,8 @@ def _table(folder: Path) -> Any:
     n, classes = len(dataset), dataset.classes
     choices = Choices.empty(n, classes)
     rng = np.random.default_rng(0)
-    scores = np.log(rng.dirichlet(np.ones(len(classes)), n)).astype(np.float32)
-    choices.put(0, scores, np.full(n, ENSEMBLE, np.int8))
+    probabilities = rng.dirichlet(np.ones(len(classes)), n)
+    choices.put(0, probabilities, np.full(n, ENSEMBLE, np.int8))
     return PredictionTable(dataset, choices)
 
 

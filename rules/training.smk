@@ -118,6 +118,8 @@ rule evaluate:
         baselines=paths.baselines,
         spread=paths.spread,
         scores=paths.scores,
+        calibration=paths.calibration_errors,
+        sets=paths.prediction_sets,
     params:
         settings=settings_of("evaluate"),
         record=paths.record("evaluate"),

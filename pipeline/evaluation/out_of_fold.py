@@ -92,6 +92,27 @@ def probabilities_at(
     return odds
 
 
+def ensemble_probabilities(
+    log_probabilities: Sequence[NDArray[np.floating[Any]]], temperatures: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute the probabilities of parcels that the models of all folds predict, float64 (n, K).
+
+    Each model is calibrated before the mean of the log-probabilities is taken.
+
+    Parameters
+    ----------
+    log_probabilities
+        (n, K) of every fold, up to a constant of each row.
+    temperatures
+        float64 (number of folds,).
+    """
+    scaled = [
+        np.asarray(own, np.float64) / temperature
+        for own, temperature in zip(log_probabilities, temperatures, strict=True)
+    ]
+    return probabilities_at(np.mean(scaled, axis=0), 1.0)
+
+
 def write_out_of_fold(path: Path, predictions: OutOfFold, codes: Sequence[Code]) -> None:
     """Write the predictions, a row a parcel, without the temperatures.
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # Columns of the predictions, before the register's own columns.
 COLUMNS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
-    *("confidence", "pred2_code", "pred2_name", "confidence2", "n_pixels", "n_dates"),
-    *("pred_source", "reason"),
+    *("confidence", "pred2_code", "pred2_name", "confidence2", "prediction_set", "set_size"),
+    *("n_pixels", "n_dates", "pred_source", "reason"),
 ]
 
 # Columns of the ledger to read; checksum and geometry_type are empty if there is no register.
@@ -30,7 +30,8 @@ LEDGER_COLUMNS = [
     *("parcel_id", "status", "reason", "n_pixels", "n_dates", "code", "checksum", "geometry_type")
 ]
 
-Scores = NDArray[np.float32]
+# Between the codes of a prediction set
+SEPARATOR = " | "
 
 # Models that predicted a parcel, and their numbers in `Choices.source`.
 SOURCES = ("", "out_of_fold", "ensemble")
@@ -39,7 +40,7 @@ NONE, OUT_OF_FOLD, ENSEMBLE = range(len(SOURCES))
 
 @dataclass(frozen=True)
 class Choices:
-    """First and second choice for N parcels: a few bytes each, for any number of classes.
+    """First and second choice for N parcels, and their prediction sets: a few bytes each.
 
     Attributes
     ----------
@@ -51,23 +52,49 @@ class Choices:
         float64 (N, 2), probabilities, rounded to 4 decimals.
     source
         int8 (N,), position in SOURCES; NONE for parcels without prediction.
+    sets
+        uint8 (N, ceil(K / 8)): which of the K classes are in the set of a parcel, packed by
+        `numpy.packbits`; None without sets.
     """
 
     classes: list[CropClass]
     chosen: NDArray[np.int16]
     confidence: NDArray[np.float64]
     source: NDArray[np.int8]
+    sets: NDArray[np.uint8] | None = None
 
     @classmethod
-    def empty(cls, n: int, classes: list[CropClass]) -> Choices:
+    def empty(cls, n: int, classes: list[CropClass], *, with_sets: bool = False) -> Choices:
         """Allocate the choices of n parcels, all without prediction."""
-        return cls(classes, np.zeros((n, 2), np.int16), np.zeros((n, 2)), np.full(n, NONE, np.int8))
+        sets = np.zeros((n, -(-len(classes) // 8)), np.uint8) if with_sets else None
+        source = np.full(n, NONE, np.int8)
+        return cls(classes, np.zeros((n, 2), np.int16), np.zeros((n, 2)), source, sets)
 
-    def put(self, start: int, scores: Scores, source: NDArray[np.int8]) -> None:
-        """Choose the classes of n parcels, from parcel `start` on, by their scores (n, K)."""
-        part = slice(start, start + len(scores))
-        self.chosen[part], self.confidence[part] = choose(scores)
+    def put(
+        self,
+        start: int,
+        probabilities: NDArray[np.float64],
+        source: NDArray[np.int8],
+        members: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Choose the classes of n parcels, from parcel `start` on.
+
+        Parameters
+        ----------
+        start
+            Position of the first parcel.
+        probabilities
+            float64 (n, K).
+        source
+            int8 (n,), as in the attribute.
+        members
+            bool (n, K), which classes are in the sets; None without sets.
+        """
+        part = slice(start, start + len(probabilities))
+        self.chosen[part], self.confidence[part] = choose(probabilities)
         self.source[part] = source
+        if self.sets is not None and members is not None:
+            self.sets[part] = np.packbits(members, axis=1)
 
     @property
     def predicted(self) -> list[CropClass]:
@@ -95,21 +122,39 @@ class Choices:
             columns[f"pred{suffix}_code"] = _take(codes, chosen)
             columns[f"pred{suffix}_name"] = _take(names, chosen)
             columns[f"confidence{suffix}"] = np.where(rows < 0, np.nan, self.confidence[rows, rank])
+        columns["prediction_set"], columns["set_size"] = self._set_columns(rows)
         columns["pred_source"] = _take(pd.Series(SOURCES), source)
         return pd.DataFrame(columns)
 
+    def _set_columns(self, rows: NDArray[np.int64]) -> tuple[Any, Any]:
+        """Return the codes and the sizes of the sets of parcels; missing for position -1.
 
-def choose(scores: Scores) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find the first and the second choice of parcels, int64 (n, 2), and their probabilities.
+        The codes are in the order of the classes. A set without a class is an empty text.
+        """
+        if self.sets is None:
+            return pd.array([None] * len(rows), "str"), pd.array([None] * len(rows), "Int64")
+        # Few different sets occur, so that each text is made once.
+        kinds, kind = np.unique(self.sets[rows], axis=0, return_inverse=True)
+        members = np.unpackbits(kinds, axis=1, count=len(self.classes)).astype(bool)
+        codes = np.array([str(crop.code) for crop in self.classes], object)
+        texts = pd.Series([SEPARATOR.join(codes[own]) for own in members], dtype="str")
+        sizes = pd.Series(members.sum(axis=1), dtype="Int64")
+        places = np.where(rows < 0, -1, kind.ravel())
+        return _take(texts, places), _take(sizes, places)
 
-    The scores are means of log-probabilities, whose exponentials do not add up to 1: they are
-    normalised here.
+
+def choose(
+    probabilities: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the first and second choice of parcels, int64 (n, 2), and their rounded probabilities.
+
+    Parameters
+    ----------
+    probabilities
+        float64 (n, K).
     """
-    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
     order: NDArray[np.int64] = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
-    confidence = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
-    rounded: NDArray[np.float64] = np.round(confidence, 4)
+    rounded: NDArray[np.float64] = np.round(np.take_along_axis(probabilities, order, axis=1), 4)
     return order, rounded
 
 

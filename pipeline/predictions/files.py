@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import date
 from itertools import pairwise
@@ -17,10 +17,13 @@ from types import TracebackType
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from geo.register.fiboa import FiboaWriter, ParquetWriter
+from pipeline.classes.crop_class import Code
 from pipeline.report.class_colours import UNPREDICTED
 from pipeline.report.scores import THRESHOLDS
 from pipeline.workflow.rounding import percent
@@ -54,6 +57,7 @@ class PredictionFiles:
         # Functions that write a part, by the name of the step.
         self._tables: dict[str, Callable[[pd.DataFrame], None]] = {}
         self._layers: dict[str, Callable[[Any], None]] = {}
+        self._write_probabilities: Callable[[Sequence[str], NDArray[np.float64]], None]
         self.seconds: dict[str, float] = {}
         """Duration of each step."""
 
@@ -78,6 +82,25 @@ class PredictionFiles:
         trace: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    def add_probabilities(self, codes: Sequence[Code]) -> None:
+        """Write probabilities.parquet as well: parcel_id, and a column of every class code."""
+        parquet = self._open(self._predictions.with_name("probabilities.parquet"), ParquetWriter)
+        names = ["parcel_id", *map(str, codes)]
+
+        def write(ids: Sequence[str], probabilities: NDArray[np.float64]) -> None:
+            columns = [pa.array(ids, pa.string())]
+            columns += [pa.array(own, pa.float32()) for own in probabilities.T]
+            parquet.add(pa.Table.from_arrays(columns, names))
+
+        # The file has its columns even if no parcel is predicted.
+        write([], np.zeros((0, len(codes))))
+        self._write_probabilities = write
+
+    def put_probabilities(self, ids: Sequence[str], probabilities: NDArray[np.float64]) -> None:
+        """Write the probabilities (n, K) of n parcels, after `add_probabilities`."""
+        with self.timed("probabilities"):
+            self._write_probabilities(ids, probabilities)
 
     def add_layers(
         self,

@@ -17,7 +17,9 @@ from models.model_files import OUT_OF_FOLD_FILE
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.baselines import classify_series, majority
+from pipeline.evaluation.calibration_error import describe_calibration
 from pipeline.evaluation.out_of_fold import read_tested
+from pipeline.evaluation.prediction_sets import describe_sets
 from pipeline.evaluation.scores import CLASS_METRICS, Matrix, write_per_class
 from pipeline.workflow.settings import EvaluateSettings
 from pipeline.workflow.writing import finite_or_null, replacing, write_json
@@ -43,9 +45,10 @@ def evaluate(
         Folder of Fold_<k>/, with the predictions of calibrate. Written into it, as by the
         reference: test_metrics.json and conf_mat.pkl of each fold, and overall.json. In addition:
         per_class.json and .csv; baselines.json; spread.json, mean and standard deviation of
-        the overall scores over the folds; scores.csv, every score of every fold, one a row.
+        the overall scores over the folds; calibration.json, see `describe_calibration`;
+        prediction_sets.json, see `describe_sets`; scores.csv, every score of every fold, one a row.
     settings
-        split.seed.
+        split.seed, predict.set_error.
     threads
         Threads of the random forest.
 
@@ -73,11 +76,21 @@ def evaluate(
     write_json(models / "spread.json", {m: spread_over_folds(own) for m, own in matrices.items()})
     write_per_class(models / "per_class.json", classes, add_up(matrices["model"]))
     write_scores(models / "scores.csv", classes, matrices)
+    calibration = describe_calibration(predictions, classes)
+    write_json(models / "calibration.json", calibration)
+    sets = describe_sets(predictions, classes, settings.predict.set_error)
+    write_json(models / "prediction_sets.json", sets)
     for method, values in overall.items():
         logger.info(
             "%-19s overall accuracy %5.1f %%, mean IoU %.3f, macro F1 %.3f",
             *(method, 100 * values["Accuracy"], values["MACRO_IoU"], values["MACRO_F1-score"]),
         )
+    errors = [100 * calibration[when]["ece"] for when in ("before", "after")]
+    logger.info("expected calibration error %.1f %%, %.1f %% after temperature scaling", *errors)
+    logger.info(
+        "prediction sets: coverage %.1f %% at an error rate of %g %%, %.2f classes on average",
+        *(100 * sets["coverage"], 100 * sets["error"], sets["mean_size"]),
+    )
 
 
 def write_fold(folder: Path, scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Matrix:

@@ -13,17 +13,30 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from geo.errors import InputError
-from models.crop_model import CropModel, ensemble
-from models.model_files import DESCRIPTION_FILE, fold_folders
+from geo.errors import InputError, first_five
+from models.crop_model import CropModel
+from models.model_files import (
+    CALIBRATION_FILE,
+    DESCRIPTION_FILE,
+    OUT_OF_FOLD_FILE,
+    fold_folders,
+)
 from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.classes.reasons import Status
 from pipeline.dataset.model_inputs import describe_data, in_order, load_trained, read_inputs
-from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.dataset.season import season_of
+from pipeline.evaluation.out_of_fold import (
+    OutOfFold,
+    ensemble_probabilities,
+    probabilities_at,
+    read_out_of_fold,
+    read_tested,
+)
+from pipeline.evaluation.prediction_sets import PredictionSets
 from pipeline.evaluation.scores import write_existing_scores
 from pipeline.predictions.columns import (
     ENSEMBLE,
@@ -57,23 +70,28 @@ def predict(
 ) -> None:
     """Predict a class for every usable parcel, and write a row for every parcel of the register.
 
-    A parcel that took part in training is predicted by the one model that was not trained on it
-    (out_of_fold); any other parcel by the mean log-probability of all folds (ensemble). It is not
-    known which parcels existing weights were trained on: all of them predict every parcel.
+    A parcel that took part in training has the prediction of the one model that was not trained on
+    it (out_of_fold), from the stage calibrate; any other parcel is predicted by the mean
+    log-probability of all folds (ensemble). It is not known which parcels existing weights were
+    trained on: all of them predict every parcel. Probabilities are calibrated by the temperatures
+    of the folds. Existing weights without out_of_fold.parquet beside them are not calibrated, and
+    have no prediction sets.
 
     Parameters
     ----------
     dataset
         Pixel-Set dataset.
     models
-        Folder of Fold_<k>/.
+        Folder of Fold_<k>/ and out_of_fold.parquet.
     ledger
         Status of every parcel of the register, Parquet.
     predictions
         Written, with the suffixes .csv and .parquet: one row per row of the ledger. With a
-        register also .gpkg, and <name>_fiboa.parquet with the predicted parcels.
+        register also .gpkg, and <name>_fiboa.parquet with the predicted parcels. Beside them
+        probabilities.parquet: parcel_id and the probability of every class, named by its code, for
+        the predicted parcels.
     settings
-        run, train.device, predict.batch_size, predict.code_list, parcels; for weights of the
+        run, train.device, predict.batch_size, set_error and code_list, parcels; for weights of the
         reference, model and train.pixels.
     folds
         The folds that split wrote; None for existing weights.
@@ -88,8 +106,9 @@ def predict(
     Raises
     ------
     InputError
-        If another register was cleaned, or most dates are far from those of the training of
-        existing weights; nothing is written then.
+        If another register was cleaned; the predictions of calibrate are of other folds or
+        models; or most dates are far from those of the training of existing weights. Nothing is
+        written then.
     """
     if register is not None and read_ledger(ledger, ["checksum"])["checksum"].isna().any():
         raise InputError(
@@ -99,7 +118,7 @@ def predict(
     device = choose_device(settings.train.device, threads)
     opened = PixelSetDataset.open(dataset)
     if folds is None:
-        parts: list[Fold] = []
+        tested = None
         trained = load_existing(models, opened, settings, device)
         about = trained[0].description
         pairs = zip(about.class_codes, about.class_names, strict=True)
@@ -108,16 +127,23 @@ def predict(
         season.refuse()
         if text := season.explain():
             logger.warning("%s", text)
+        calibration = existing_calibration(models, trained)
     else:
         parts = opened.folds(folds)
+        tested = calibration = read_tested(models / OUT_OF_FOLD_FILE, opened, parts)
         trained = load_trained(models, len(parts), device)
         classes = opened.shown_classes
     inputs = read_inputs(opened, trained, classes)
-    choices = choose_classes(inputs, parts, trained, classes, settings.predict.batch_size)
-    del inputs  # Free the memory of days and features before the rows are written.
-    table = PredictionTable(opened, choices)
     rows = read_ledger(ledger, LEDGER_COLUMNS)
     with PredictionFiles(predictions) as files:
+        files.add_probabilities([crop.code for crop in classes])
+        choices = Choices.empty(len(inputs.ids), classes, with_sets=calibration is not None)
+        predictor = Predictor(
+            trained, calibration, settings.predict.set_error, settings.predict.batch_size
+        )
+        choose_classes(inputs, predictor, tested, choices, files)
+        del inputs  # Free the memory of days and features before the rows are written.
+        table = PredictionTable(opened, choices)
         read: Iterator[tuple[Any, NDArray[np.int64]]] = _parts_of_ledger(len(rows))
         if register is not None:
             # GDAL is imported only here: without a register, predictions need no GDAL.
@@ -191,37 +217,132 @@ def load_existing(
     ]
 
 
+def existing_calibration(folder: Path, trained: Sequence[CropModel]) -> OutOfFold | None:
+    """Read the out-of-fold predictions beside existing weights; None if there are none.
+
+    Raises
+    ------
+    InputError
+        If they are not those of the weights.
+    """
+    path = folder / OUT_OF_FOLD_FILE
+    if not path.is_file():
+        logger.info(
+            "%s has no %s: confidences are not calibrated, and there are no prediction sets",
+            *(folder, OUT_OF_FOLD_FILE),
+        )
+        return None
+    folds = fold_folders(folder)
+    lacking = [fold.name for fold in folds.values() if not (fold / CALIBRATION_FILE).is_file()]
+    found = None if lacking else read_out_of_fold(path)
+    shape = len(trained), trained[0].n_classes
+    if found is None or (found.n_folds, found.log_probabilities.shape[1]) != shape:
+        what = f"{first_five(lacking)} has no {CALIBRATION_FILE}" if lacking else "it is of others"
+        raise InputError(
+            f"{path} does not belong to the models beside it: {what}. Use the folder models of one "
+            "finished run as a whole, or delete the file: the confidences are not calibrated then."
+        )
+    logger.info(
+        "calibrated by %d parcels of the training. Nothing is proven about prediction sets of "
+        "another region or season.",
+        len(found.ids),
+    )
+    return found
+
+
+class Predictor:
+    """Predict parcels that no model was trained on, by the models of all folds together.
+
+    Parameters
+    ----------
+    trained
+        The model of each fold.
+    calibration
+        Out-of-fold predictions of its training: temperatures, and the parcels with which sets are
+        decided. None: the probabilities are not calibrated, and there are no sets.
+    set_error
+        Error rate of the sets.
+    batch_size
+        Parcels in a batch.
+    """
+
+    def __init__(
+        self,
+        trained: Sequence[CropModel],
+        calibration: OutOfFold | None,
+        set_error: float,
+        batch_size: int,
+    ) -> None:
+        self._trained, self._batch_size = trained, batch_size
+        self.sets = None if calibration is None else PredictionSets(calibration, set_error)
+        self._temperatures = (
+            np.ones(len(trained)) if calibration is None else calibration.temperatures
+        )
+
+    def predict(
+        self, data: PixelSets, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+        """Return the probabilities of parcels, float64 (n, K), and their sets, bool (n, K)."""
+        by_fold = [
+            model.log_probabilities(data, indices, self._batch_size) for model in self._trained
+        ]
+        members = None
+        if self.sets is not None:
+            pairs = zip(by_fold, self._temperatures, strict=True)
+            members = self.sets.of_new([probabilities_at(own, t) for own, t in pairs])
+        return ensemble_probabilities(by_fold, self._temperatures), members
+
+
 def choose_classes(
     data: PixelSets,
-    folds: Sequence[Fold],
-    trained: Sequence[CropModel],
-    classes: list[CropClass],
-    batch_size: int,
-) -> Choices:
-    """Choose the classes of all parcels; no parcel is predicted by a model trained on it.
+    predictor: Predictor,
+    tested: OutOfFold | None,
+    choices: Choices,
+    files: PredictionFiles,
+) -> None:
+    """Choose the classes and sets of all parcels, and write their probabilities.
 
-    Without folds, all models predict every parcel. The parcels are processed in the order of their
-    pixels on the disk, so that the file is read once, from front to back.
+    The parcels are processed in the order of their pixels on the disk, so that the file is read
+    once, from front to back.
+
+    Parameters
+    ----------
+    data
+        All parcels.
+    predictor
+        Predicts the parcels that are not tested.
+    tested
+        The out-of-fold predictions of this run, in the order of the parcels; None for existing
+        weights.
+    choices
+        Filled.
+    files
+        Writes the probabilities.
     """
-    n = len(data.ids)
-    fold_of = np.full(n, -1, np.int64)
-    for number, fold in enumerate(folds):
-        fold_of[fold.test] = number
-    choices = Choices.empty(n, classes)
+    n, n_classes = len(data.ids), len(choices.classes)
+    row_of = np.full(n, -1, np.int64)
+    members_of_tested = None
+    if tested is not None and predictor.sets is not None:
+        index = {parcel_id: i for i, parcel_id in enumerate(data.ids)}
+        row_of[[index[parcel_id] for parcel_id in tested.ids]] = np.arange(len(tested.ids))
+        members_of_tested = predictor.sets.of_tested()
     progress = ProgressLog("predicted", n, "parcels")
     for start, part in in_order(data):
-        scores = np.empty((len(part), trained[0].n_classes), np.float32)
-        own = fold_of[start : start + len(part)]
-        for number in np.unique(own):
-            which = np.flatnonzero(own == number)
-            chosen = trained if number < 0 else [trained[number]]
-            scores[which] = ensemble(
-                [model.log_probabilities(part, which, batch_size) for model in chosen]
-            )
-        source = np.where(own < 0, ENSEMBLE, OUT_OF_FOLD).astype(np.int8)
-        choices.put(start, scores, source)
+        rows = row_of[start : start + len(part)]
+        probabilities = np.empty((len(part), n_classes))
+        members = np.zeros((len(part), n_classes), np.bool_)
+        if tested is not None and members_of_tested is not None:
+            own = rows >= 0
+            probabilities[own] = tested.probabilities[rows[own]]
+            members[own] = members_of_tested[rows[own]]
+        if len(new := np.flatnonzero(rows < 0)):
+            probabilities[new], found = predictor.predict(part, new)
+            if found is not None:
+                members[new] = found
+        source = np.where(rows < 0, ENSEMBLE, OUT_OF_FOLD).astype(np.int8)
+        choices.put(start, probabilities, source, members)
+        files.put_probabilities(part.ids, probabilities)
         progress.add(len(part))
-    return choices
 
 
 def write_rows(

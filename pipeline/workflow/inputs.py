@@ -189,7 +189,7 @@ def _check_weights(settings: Settings) -> None:
     key, folder = used_weights(settings)
     if folder is None:
         return
-    if not weights(folder):
+    if not any(folder.glob("Fold_*/model*")):
         raise InputError(
             f"{key}: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
@@ -288,8 +288,9 @@ def watched_dataset(path: Path) -> list[Path]:
 
 
 def weights(folder: Path) -> list[Path]:
-    """List the files of existing weights."""
-    return sorted(p for p in folder.glob("Fold_*/model*") if p.is_file())
+    """List the files of existing weights, and of their calibration."""
+    patterns = ("Fold_*/model*", "Fold_*/calibration.json", "out_of_fold.parquet")
+    return sorted(p for pattern in patterns for p in folder.glob(pattern) if p.is_file())
 
 
 def has_gpu() -> bool:

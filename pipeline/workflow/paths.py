@@ -294,11 +294,20 @@ class RunPaths:
     spread = _Below("models/spread.json")
     """Mean and standard deviation over the folds of the overall scores."""
 
+    calibration_errors = _Below("models/calibration.json")
+    """How far confidences are from accuracies, before and after the temperatures."""
+
+    prediction_sets = _Below("models/prediction_sets.json")
+    """Coverage and size of the prediction sets, on the out-of-fold parcels."""
+
     predictions = _Below("predictions/parcels.gpkg")
     """GeoPackage of every input parcel; .csv and .parquet beside it.
 
     A run from an existing dataset, which has no outlines, has only the latter two.
     """
+
+    probabilities = _Below("predictions/probabilities.parquet")
+    """Parquet: the probability of every class, for every predicted parcel."""
 
     existing_scores = _Below("predictions/scores.json")
     """Scores of existing weights on the parcels that declare one of their classes; also .csv."""

@@ -49,7 +49,7 @@ _USED_WITH_DATASET: dict[str, set[str]] = {
     "clouds": set(),
     "parcels": set(),
     "assemble": set(),
-    "predict": {"weights", "batch_size"},
+    "predict": {"weights", "batch_size", "set_error"},
 }
 
 
@@ -252,6 +252,12 @@ class InferenceBatch(Section):
     batch_size: int
 
 
+class SetError(Section):
+    """The error rate of the prediction sets."""
+
+    set_error: float
+
+
 class TrainDevice(Section):
     """The device of the model."""
 
@@ -369,6 +375,7 @@ class EvaluateSettings(Section):
     """Settings of stage evaluate."""
 
     split: SplitSeed
+    predict: SetError
 
 
 class PredictSettings(Section):

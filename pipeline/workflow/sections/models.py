@@ -297,6 +297,11 @@ class Predict(Section):
     batch_size: Positive = 256
     """parcels in a batch"""
 
+    set_error: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """prediction sets: share of the parcels of a class whose set may lack it; a smaller one makes
+    larger sets
+    """
+
     code_list: str | None = None
     """address of a CSV of the class codes, for the crop extension of fiboa"""
 

@@ -20,6 +20,7 @@ from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import in_order
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.predict import predict
 from pipeline.stages.split import split
 from pipeline.stages.train import train
@@ -40,6 +41,7 @@ def trained(tmp_path_factory):
     split(run.dataset.root, run.folds, view(settings, "split"))
     for fold in (1, 2):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))
+    calibrate(run.dataset.root, run.folds, run.models, view(settings, "calibrate"))
     return run, settings
 
 
@@ -224,11 +226,11 @@ def test_batches_of_parcels_equal_the_parcels(trained, n_bytes):
 def test_choices_have_names_or_are_missing():
     classes = [CropClass(12, "wheat"), CropClass(3, "rape"), CropClass(7, "maize")]
     choices = Choices.empty(4, classes)
-    scores = np.log(np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]], np.float32))
-    choices.put(1, scores, np.array([OUT_OF_FOLD, ENSEMBLE, ENSEMBLE], np.int8))
+    probabilities = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]])
+    choices.put(1, probabilities, np.array([OUT_OF_FOLD, ENSEMBLE, ENSEMBLE], np.int8))
     table = choices.table(np.array([3, -1, 0, 1]))
     assert table["pred_code"].tolist() == [12, pd.NA, pd.NA, 3]
     assert table["pred2_name"].fillna("").tolist() == ["rape", "", "", "maize"]
     assert table["confidence"].fillna(-1).tolist() == [0.4, -1, -1, 0.5]
     assert table["pred_source"].tolist() == ["ensemble", "", "", "out_of_fold"]
-    assert choose(scores)[0].tolist() == [[1, 2], [2, 0], [0, 1]]
+    assert choose(probabilities)[0].tolist() == [[1, 2], [2, 0], [0, 1]]

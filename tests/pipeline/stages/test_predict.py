@@ -18,6 +18,7 @@ from models.hyperparameters import Hyperparameters
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import read_inputs
 from pipeline.dataset.season import nearest_anniversary
+from pipeline.stages.calibrate import calibrate
 from pipeline.stages.predict import load_existing, predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
@@ -180,6 +181,7 @@ def ours(tmp_path_factory):
     split(run.dataset.root, run.folds, view(settings, "split"))
     for fold in (1, 2):
         train(run.dataset.root, run.folds, fold, run.fold(fold), view(settings, "train"))
+    calibrate(run.dataset.root, run.folds, run.models, view(settings, "calibrate"))
     return folder, run
 
 

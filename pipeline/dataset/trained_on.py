@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError, first_five
+from models.model_files import TRAINED_ON_FILE
 from models.pixel_sets import PixelSets
 from pipeline.dataset.packed_tiles import map_array
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
 
-FILE = "trained_on.npy"
 # Odd, so that no power of it is 0 modulo 2^64: 2^64 over the golden ratio.
 _FACTOR = 0x9E3779B97F4A7C15
 _PARCELS_AT_A_TIME = 8192
@@ -50,15 +50,26 @@ def digests_of(data: PixelSets, parcels: NDArray[np.int64]) -> NDArray[np.uint64
     return result
 
 
-def write_trained_on(folder: Path, digests: NDArray[np.uint64]) -> None:
-    """Write the digests of the parcels that the model of Fold_<k> was trained on, sorted."""
-    with replacing(folder / FILE) as temporary, temporary.open("wb") as file:
+def write_trained_on(folder: Path, digests: NDArray[np.uint64] | None) -> None:
+    """Write the digests of the parcels that the model of Fold_<k> was trained on, sorted.
+
+    None: they are not known; then there is no file.
+    """
+    path = folder / TRAINED_ON_FILE
+    if digests is None:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.unique(digests))
 
 
 def read_trained_on(folder: Path) -> NDArray[np.uint64] | None:
-    """Read what `write_trained_on` wrote; None for models of the reference and earlier versions."""
-    path = folder / FILE
+    """Read what `write_trained_on` wrote; None if the parcels are not known.
+
+    They are not for models of the reference and of earlier versions, and those that started from
+    such models.
+    """
+    path = folder / TRAINED_ON_FILE
     return map_array(path, np.uint64, 1) if path.is_file() else None
 
 

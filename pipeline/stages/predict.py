@@ -46,7 +46,7 @@ from pipeline.predictions.columns import (
     PredictionTable,
     with_register,
 )
-from pipeline.predictions.files import PredictionFiles
+from pipeline.predictions.files import PROBABILITIES, PredictionFiles, read_probabilities
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import PredictSettings
@@ -165,7 +165,8 @@ def predict(
             )
         write_rows(table, rows, files, read)
     if folds is None and scores is not None:
-        write_existing_scores(scores, opened, classes, choices.chosen[:, 0], season)
+        probabilities = read_probabilities(predictions.with_name(PROBABILITIES))
+        write_existing_scores(scores, opened, classes, choices.chosen[:, 0], probabilities, season)
 
 
 def load_existing(

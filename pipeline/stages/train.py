@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.crop_model import CropModel
 from models.training.distributed import choose_device, joined
@@ -55,8 +56,8 @@ def train(
         Folder Fold_<k> to write. It will contain model.pth.tar, the checkpoint in the reference's
         format; model.json, all that is needed to use it on other data; model.safetensors, both in
         one file; trainlog.json, losses and scores by epoch; and trained_on.npy, digests of the
-        parcels that it was trained on. If a fold has several members, the files of the second one
-        are model_2.pth.tar and so on.
+        parcels that it was trained on, if all are known. If a fold has several members, the files
+        of the second one are model_2.pth.tar and so on.
     settings
         Sections model and train.
     state
@@ -84,11 +85,12 @@ def train(
         with_features = start.uses_features
         about = describe_start(start, opened)
     data = opened.pixel_sets(with_features=with_features, season_start=about.first_date)
-    trained_on = digests_of(data, np.concatenate([parts.train, parts.validation]))
+    own = digests_of(data, np.concatenate([parts.train, parts.validation]))
+    trained_on: NDArray[np.uint64] | None = own
     if start is not None and start.folder is not None:
         earlier = read_trained_on(start.folder)
         refuse_trained_on(start.folder, earlier, data, parts.test)
-        trained_on = trained_on if earlier is None else np.concatenate([trained_on, earlier])
+        trained_on = None if earlier is None else np.concatenate([own, earlier])
     with joined(device) as processes, name_fold(fold, settings):
         if processes.first:
             logger.info(

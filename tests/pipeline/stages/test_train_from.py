@@ -233,6 +233,10 @@ def test_weights_of_an_earlier_version_are_used_with_a_warning(first, second, tm
     settings = settings_of(source_of(second), start=tmp_path / "models")
     train_fold(second, settings, tmp_path / "tuned")
     assert "it is not known which parcels" in caplog.text
+    # It is not known of the new models, either.
+    caplog.clear()
+    train_fold(second, settings_of(source_of(second), start=tmp_path / "tuned"), tmp_path / "two")
+    assert "it is not known which parcels" in caplog.text
 
 
 REFUSED = {

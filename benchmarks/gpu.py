@@ -14,13 +14,13 @@ import os
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.harness import ROOT, Benchmark, Candidate, Threshold
 from benchmarks.model_choice import Task, divided, read_canada
@@ -43,7 +43,7 @@ DEVICE = "BENCHMARKS_DEVICE"
 
 POINTS = ROOT.parent / "shared" / "data" / "canada-2017" / "points.parquet"
 PRECISIONS = ("float32", "bfloat16")
-MODES = ("eager", "compiled", "CUDA graphs")
+MODES = ("eager", "compiled", "CUDA graph", "compiled, CUDA graph")
 ON_CPU = "float32, eager, on the CPU"
 
 # The shape of the paper's dataset: 64 pixels of each of 115,000 parcels, in batches of 128.
@@ -62,7 +62,7 @@ def gpu(_: Path, quick: bool) -> list[Benchmark]:
         print("gpu: torch finds no GPU, so nothing is measured")
         return []
     sizes = QUICK if quick else FULL
-    modes = MODES if device == "cuda" else MODES[:2]
+    modes = MODES if device == "cuda" else MODES[:2]  # a CPU records no graphs
     ways = {f"{p}, {mode}": (p, mode) for p, mode in itertools.product(PRECISIONS, modes)}
     first, *others = ways
     missing = None if POINTS.is_file() else f"{POINTS.relative_to(ROOT.parent)} is not there"
@@ -96,10 +96,11 @@ def _command(work: str, device: str, precision: str, mode: str, sizes: dict[str,
 
 
 class _Trainer:
-    """Training steps by the code of `train_fold`, in eager mode, compiled or as CUDA graphs."""
+    """Training steps by the code of `train_fold`, in one of the modes."""
 
     def __init__(
         self,
+        name: str,
         data: PixelSets,
         normalisation: Normalisation,
         settings: TrainingSettings,
@@ -112,48 +113,40 @@ class _Trainer:
         n_pixels = settings.n_pixels
         self.batches = Batches(data, normalisation, scaling, n_pixels, self.device, keep=True)
         hyperparameters = Hyperparameters.for_data(
-            "psetae",
+            name,
             n_channels=data.n_channels,
             n_classes=int(data.labels.max()) + 1,
             n_extra=data.n_features,
         )
         initial = torch.Generator().manual_seed(1)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation)
+        compiled = options.mode.startswith("compiled")
         # The fast path of a CPU cannot be compiled; a GPU always takes the plain layers.
-        model.spatial_encoder.fast = options.mode == "eager"
-        n_steps = WARM_UP_STEPS + settings.epochs * (n_parcels // settings.batch_size)
-        self.learner = Learner(model.to(self.device), self.settings, n_steps)
-        if options.mode == "compiled":
-            model.compile(backend="inductor" if self.device.type == "cuda" else "eager")
-        self._capture = options.mode == "CUDA graphs"
+        model.spatial_encoder.fast = not compiled
+        self.learner = Learner(
+            model.to(self.device),
+            self.settings,
+            partial(focal_loss, gamma=settings.gamma),
+            WARM_UP_STEPS + settings.epochs * (n_parcels // settings.batch_size),
+            compiled=compiled,
+            recorded="CUDA graph" in options.mode,
+        )
 
     def epoch(self, parcels: NDArray[np.int64], number: int, most: int | None = None) -> int:
         """Train on every parcel once, at most so many steps; return the number of steps."""
         size = self.settings.batch_size
         rng, noise = np.random.default_rng(number), torch.Generator(self.device).manual_seed(number)
         torch.manual_seed(number)  # dropout
-        drawn = self.batches.training(parcels, size, rng)
-        augmented = map(Augmenter(self.settings.augmentation, noise), drawn)
+        change = Augmenter(self.settings.augmentation, noise)
+        drawn = self.batches.training(parcels, size, rng, change=change)
         self.learner.model.train()
         steps = 0
-        for batch in itertools.islice(prefetched(augmented), most):
-            if len(batch.labels) != size:  # a graph has a fixed batch size
+        for batch in itertools.islice(prefetched(drawn), most):
+            if len(batch.labels) != size:  # the last one; a compiled model has a fixed size
                 continue
-            # Features, or the mask of observed dates, are None if the data have none.
-            inputs = tuple(tensor for tensor in batch.inputs if tensor is not None)
-            if self._capture:
-                self._capture_graphs(inputs)
-            with self.learner.autocast():
-                loss = focal_loss(self.learner.forward(*inputs), batch.labels, gamma=1.0)
-            self.learner.step(loss)
+            self.learner.learn(batch.inputs, batch.labels)
             steps += 1
         return steps
-
-    def _capture_graphs(self, inputs: tuple[Tensor, ...]) -> None:
-        bfloat16 = self.settings.precision == "bfloat16"
-        with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
-            torch.cuda.make_graphed_callables(self.learner.model, inputs)
-        self._capture = False
 
     @torch.no_grad()
     def predict(self, parcels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -188,9 +181,8 @@ def epoch(options: argparse.Namespace) -> dict[str, float]:
     train = {"pixels": options.pixels, "batch_size": options.batch, "epochs": 1}
     run = load({"train": {"recipe": "paper", **train}})
     settings = training_settings(part_of(run, TrainSettings))
-    trainer = _Trainer(
-        data, Normalisation(np.array(5000.0), np.array(2900.0)), settings, n, options
-    )
+    normalisation = Normalisation(np.array(5000.0), np.array(2900.0))
+    trainer = _Trainer("psetae", data, normalisation, settings, n, options)
     parcels = np.arange(n)
     trainer.epoch(parcels, 0, most=WARM_UP_STEPS)
     trainer.wait()
@@ -218,7 +210,7 @@ def accuracy(options: argparse.Namespace) -> dict[str, float]:
     correct = total = 0
     for fold in task.folds[: options.folds]:
         normalisation = task.about.normalisation
-        trainer = _Trainer(points, normalisation, settings, len(fold.train), options)
+        trainer = _Trainer("pseltae", points, normalisation, settings, len(fold.train), options)
         for number in range(settings.epochs):
             trainer.epoch(fold.train, number)
         correct += int((trainer.predict(fold.test) == points.labels[fold.test]).sum())

@@ -6,7 +6,7 @@ draws other pixels of a parcel in every epoch; a prediction always draws the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,10 +56,30 @@ class Batch:
         """The arguments of `ParcelClassifier.forward`."""
         return self.pixels, self.pixel_mask, self.positions, self.extra, self.observed
 
+    def split(self, sizes: Sequence[int], wholes: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Divide the batch into batches of these sizes, in order, without a copy.
+
+        Parameters
+        ----------
+        sizes
+            Number of parcels of each.
+        wholes
+            `parcels` of each.
+        """
+        tensors = (*self.inputs, self.labels)
+        parts = [[None] * len(sizes) if t is None else t.split(list(sizes)) for t in tensors]
+        for pixels, mask, positions, extra, observed, labels, parcels in zip(
+            *parts, wholes, strict=True
+        ):
+            yield Batch(pixels, mask, positions, extra, observed, labels, parcels)
+
 
 # Parcels whose pixels are drawn together: many, because a draw takes one step per pixel, but few
 # enough for a step to fit in the processor's cache.
 _DRAWN_TOGETHER = 4096
+
+# Values that a GPU reads and normalises together: 0.3 GB as float32.
+_READ_TOGETHER = 1 << 26
 
 
 class Batches:
@@ -116,6 +136,7 @@ class Batches:
         batch_size: int,
         rng: np.random.Generator,
         processes: Processes = ALONE,
+        change: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> Iterator[Batch]:
         """Yield the parcels in random order, with newly drawn pixels. Processes share every batch.
 
@@ -129,6 +150,8 @@ class Batches:
             Draws the order of the parcels and their pixels; with the same seed in every process.
         processes
             The processes that share the batches.
+        change
+            Changes batches at random. A GPU changes many batches as one.
 
         Raises
         ------
@@ -143,19 +166,38 @@ class Batches:
                 "processes"
             )
         batches = divide(rng.permutation(parcels), batch_size, least)
-        together = max(_DRAWN_TOGETHER // batch_size, 1)
-        for first in range(0, len(batches), together):
-            group = batches[first : first + together]
+        own = processes.share
+        for group in self._groups(batches):
             drawn = np.concatenate(group)
             seeds = rng.integers(-(2**63), 2**63, size=len(drawn))
             rows, mask = self._draw(drawn, seeds, self._n_pixels)  # (parcels of the group, S)
             sizes = [len(whole) for whole in group]
+            if self.device.type == "cuda":
+                # One large read, instead of many small ones that a GPU would wait for.
+                places = np.split(np.arange(len(drawn)), np.cumsum(sizes)[:-1])
+                shares = [place[own] for place in places]
+                chosen = np.concatenate(shares)
+                at = self._rows.beside(chosen)
+                batch = change(self._batch(rows[at], mask[at], drawn[chosen]))
+                yield from batch.split([len(share) for share in shares], group)
+                continue
             for whole, own_rows, own_mask in zip(
                 group, rows.split(sizes), mask.split(sizes), strict=True
             ):
-                own = processes.share
-                batch = self._batch(own_rows[own], own_mask[own], whole[own])
+                batch = change(self._batch(own_rows[own], own_mask[own], whole[own]))
                 yield replace(batch, parcels=whole)
+
+    def _groups(
+        self, batches: Sequence[NDArray[np.int64]]
+    ) -> Iterator[Sequence[NDArray[np.int64]]]:
+        """Yield the batches whose pixels are drawn together."""
+        most = _DRAWN_TOGETHER
+        if self.device.type == "cuda":
+            values = self._n_pixels * self._data.n_dates * self._data.n_channels
+            most = min(most, max(_READ_TOGETHER // values, 1))
+        together = max(most // len(batches[0]), 1)
+        for first in range(0, len(batches), together):
+            yield batches[first : first + together]
 
     def of(self, parcels: NDArray[np.int64]) -> Batch:
         """Return parcels as one batch, padded to the largest of them, at most to n_pixels.

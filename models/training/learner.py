@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,6 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models.classifier import ParcelClassifier
 from models.training.distributed import ALONE, Processes
 from models.training.options import TrainingSettings
+from models.training.step_graph import StepGraph
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Learner:
@@ -26,10 +31,16 @@ class Learner:
         The model, on its device.
     settings
         Settings of the training.
+    loss_of
+        Computes the mean loss from logits (B, n_classes) and labels (B,).
     n_steps
         Number of steps of the whole training, for the schedule of the learning rate.
     processes
         The processes that train the model together.
+    compiled
+        Whether to compile the model. That takes a minute, and pays in long trainings on a GPU.
+    recorded
+        Whether a GPU records a step as a graph and repeats it, see `StepGraph`.
 
     Attributes
     ----------
@@ -41,15 +52,25 @@ class Learner:
         self,
         model: ParcelClassifier,
         settings: TrainingSettings,
+        loss_of: Loss,
         n_steps: int,
         processes: Processes = ALONE,
+        *,
+        compiled: bool = False,
+        recorded: bool = True,
     ) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         self.optimizer = _optimizer(model, settings)
         self.scheduler = _scheduler(self.optimizer, settings, n_steps)
+        self._loss_of = loss_of
         self._bfloat16 = computes_in_bfloat16(settings.precision, self.device)
         self._shared = processes.wrap(model)
+        # A compiled model is compiled again for every shape: other batches take the plain one.
+        self._fastest: Any = _compiled(model) if compiled else self._shared
+        # Of several processes, the backward pass waits for the others, which a graph cannot record.
+        self._records = recorded and self.device.type == "cuda" and processes.count == 1
+        self._graph: StepGraph | None = None
         self._average = None
         if settings.ema_decay > 0:
             follow = get_ema_multi_avg_fn(settings.ema_decay)
@@ -66,15 +87,47 @@ class Learner:
             return self.model
         return cast(ParcelClassifier, self._average.module)
 
-    def forward(self, *inputs: Tensor | None) -> Tensor:
-        """Compute logits; the backward pass averages the gradients over the processes."""
-        logits: Tensor = self._shared(*inputs)
-        return logits
+    def learn(
+        self, inputs: Sequence[Tensor | None], labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Update the weights with the gradient of a batch.
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Update the weights with the gradient of a loss; return the norm of the gradient."""
-        self.optimizer.zero_grad()
-        loss.backward()
+        On a GPU, the first batch is recorded as a graph, which computes all batches of its shape.
+
+        Parameters
+        ----------
+        inputs
+            The arguments of `ParcelClassifier.forward`.
+        labels
+            int64 (B,), class indices.
+
+        Returns
+        -------
+        loss, logits, norm
+            The mean loss, the logits (B, n_classes), and the norm of the gradient. They are valid
+            until the next call.
+        """
+        if self._records and self._graph is None:
+            compute = partial(self._loss_and_logits, self._fastest)
+            self._graph = StepGraph(compute, self.model, inputs, labels)
+        if self._graph is not None and self._graph.fits(inputs, labels):
+            loss, logits = self._graph.run(inputs, labels)
+        else:
+            self.optimizer.zero_grad()
+            model = self._shared if self._records else self._fastest
+            loss, logits = self._loss_and_logits(model, inputs, labels)
+            loss.backward()
+        return loss.detach(), logits.detach(), self._update()
+
+    def _loss_and_logits(
+        self, model: nn.Module, inputs: Sequence[Tensor | None], labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            logits = model(*inputs)
+            return self._loss_of(logits, labels), logits
+
+    def _update(self) -> Tensor:
+        """Take a step with the gradient of the weights; return its norm."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         self.optimizer.step()
@@ -87,7 +140,8 @@ class Learner:
         """Return the context to compute the loss in; weights and gradients are always float32."""
         if not self._bfloat16:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        # A graph must convert the weights each time, instead of using those of the first step.
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of model, optimizer, scheduler and average."""
@@ -101,6 +155,12 @@ class Learner:
     def _parts(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
         return parts if self._average is None else {**parts, "average": self._average}
+
+
+def _compiled(model: nn.Module) -> Any:
+    # On a CPU, to test that the model can be traced: no code is generated.
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    return torch.compile(model, dynamic=False, backend="inductor" if on_gpu else "eager")
 
 
 def computes_in_bfloat16(precision: str, device: torch.device) -> bool:

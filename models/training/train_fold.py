@@ -25,7 +25,7 @@ from models.training.augmentation import Augmenter
 from models.training.batches import Batch, Batches, divide
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
-from models.training.learner import Learner, focal_loss
+from models.training.learner import Learner, Loss, focal_loss
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
 from models.training.start import Start
@@ -35,7 +35,9 @@ _logger = logging.getLogger(__name__)
 # Parcels in a batch of the validation.
 _VALIDATED_TOGETHER = 128
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+# Pixels, over dates and steps, from which compiling the model takes less time than it saves.
+_WORTH_COMPILING = 4e9
+
 OnEpoch = Callable[[Mapping[str, float]], None]
 
 
@@ -129,16 +131,19 @@ def train_fold(
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
         if start is not None:
             start.load_into(model)
-        learner = Learner(model, settings, n_batches * settings.epochs, processes)
+        n_steps = n_batches * settings.epochs
+        n_values = n_steps * settings.batch_size * data.n_dates * n_pixels
+        compiled = device.type == "cuda" and n_values > _WORTH_COMPILING
+        learner = Learner(model, settings, loss_of, n_steps, processes, compiled=compiled)
         epoch, best = _resume(state, learner)
         while not _has_ended(epoch, best, settings):
             epoch += 1
             rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with thread_pool(device):
-                drawn = batches.training(train, settings.batch_size, rng, processes)
-                augmented = map(Augmenter(settings.augmentation, noise), drawn)
-                learnt = _learn(learner, prefetched(augmented), loss_of, watch)
+                change = Augmenter(settings.augmentation, noise)
+                drawn = batches.training(train, settings.batch_size, rng, processes, change)
+                learnt = _learn(learner, prefetched(drawn), watch)
                 metrics = learnt.metrics(processes)
                 watch.end(learner.state_dict())
                 own = validation[processes.share]
@@ -179,18 +184,14 @@ def pixels_to_draw(training: TrainingSettings, sizes: NDArray[np.int64]) -> int:
     return min(training.n_pixels, max(int(sizes.max(initial=0)), 1))
 
 
-def _learn(
-    learner: Learner, batches: Iterable[Batch], loss_of: Loss, watch: StepWatch
-) -> EpochMetrics:
+def _learn(learner: Learner, batches: Iterable[Batch], watch: StepWatch) -> EpochMetrics:
     """Take one step for every batch."""
     model = learner.model
     totals = EpochMetrics("train", model.hyperparameters.n_classes, learner.device)
     model.train()
     for batch in batches:
-        with learner.autocast():
-            logits = learner.forward(*batch.inputs)
-            loss = loss_of(logits, batch.labels)
-        watch.add(loss, learner.step(loss), batch.parcels)
+        loss, logits, norm = learner.learn(batch.inputs, batch.labels)
+        watch.add(loss, norm, batch.parcels)
         totals.add(loss, logits, batch.labels)
     return totals
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,14 +29,25 @@ def make_model(name="psetae", **others):
     return ParcelClassifier(hyperparameters, torch.Generator().manual_seed(1), **others)
 
 
+def a_batch(seed=1):
+    """Return inputs and labels of six parcels."""
+    pixels = torch.rand(6, 5, 3, 7, generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones(6, 5, 7, dtype=torch.bool)
+    return (pixels, mask, torch.arange(5).expand(6, 5)), torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+def make_learner(model, n_steps=1, **settings):
+    return Learner(model, training_settings(**settings), partial(focal_loss, gamma=1.0), n_steps)
+
+
 def rates(schedule, n_steps):
     """Learning rates that the optimizer uses at every step."""
     model = make_model()
-    learner = Learner(model, training_settings(schedule=schedule, learning_rate=0.1), n_steps)
+    learner = make_learner(model, n_steps, schedule=schedule, learning_rate=0.1)
     found = []
     for _ in range(n_steps):
         found.append(learner.optimizer.param_groups[0]["lr"])
-        learner.step(model.decoder[0].weight.sum())
+        learner.learn(*a_batch())
     return [*found, learner.optimizer.param_groups[0]["lr"]]
 
 
@@ -142,12 +154,10 @@ def test_loss_and_gradient_of_bfloat16_are_near_those_of_float32(name):
 
 def test_the_average_follows_weights_and_batch_statistics():
     model = make_model()
-    learner = Learner(model, training_settings(ema_decay=0.75, learning_rate=0.1), n_steps=4)
+    learner = make_learner(model, 4, ema_decay=0.75, learning_rate=0.1)
     expected = None
     for step in range(4):
-        pixels = torch.rand(6, 5, 3, 7, generator=torch.Generator().manual_seed(step))
-        logits = learner.forward(pixels, torch.ones(6, 5, 7, dtype=torch.bool), torch.arange(5))
-        learner.step(focal_loss(logits, torch.tensor([0, 1, 2, 3, 0, 1]), gamma=1.0))
+        learner.learn(*a_batch(step))
         state = {name: value.clone() for name, value in model.state_dict().items()}
         if expected is not None:
             state = {name: 0.75 * expected[name] + 0.25 * state[name] for name in state}
@@ -163,7 +173,7 @@ def test_the_average_follows_weights_and_batch_statistics():
 
 def test_without_an_average_the_model_itself_is_returned():
     model = make_model()
-    assert Learner(model, training_settings(), n_steps=1).averaged_model is model
+    assert make_learner(model).averaged_model is model
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
@@ -173,15 +183,14 @@ def test_a_step_does_not_wait_for_the_device(name, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     meta = torch.device("meta")
     model = make_model(name).to(meta).train()
-    learner = Learner(model, training_settings(ema_decay=0.9), 10)
+    learner = make_learner(model, 10, ema_decay=0.9)
     totals, watch = EpochMetrics("train", 4, meta), StepWatch([], 1, 2, meta)
     pixels = torch.empty(6, 5, 3, 8, device=meta)
     mask = torch.empty(6, 5, 8, dtype=torch.bool, device=meta)
     days = torch.empty(6, 5, dtype=torch.int64, device=meta)
     for _ in range(2):
-        logits = learner.forward(pixels, mask, days, None, mask.any(2))
-        loss = focal_loss(logits, days[:, 0], gamma=1.0)
-        watch.add(loss, learner.step(loss), np.arange(6))
+        loss, logits, norm = learner.learn((pixels, mask, days, None, mask.any(2)), days[:, 0])
+        watch.add(loss, norm, np.arange(6))
         totals.add(loss, logits, days[:, 0])
     assert learner.model.decoder[0].weight.grad.is_meta
     with pytest.raises(RuntimeError, match=r"item\(\)"):

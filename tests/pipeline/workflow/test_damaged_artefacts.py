@@ -201,7 +201,7 @@ READ = {
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
     r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|models/spread\.json|"
-    r"dataset/META/positions\.json"
+    r"dataset/META/positions\.json|.*/trained_on\.npy"
 )
 # The same as others.
 ALIKE = re.compile(r"acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*")

@@ -17,6 +17,7 @@ except ModuleNotFoundError:
     )
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
+    division_settings,
     escaped,
     freeze,
     refuse_training,
@@ -80,6 +81,8 @@ settings_of = lambda stage: stage_settings(settings, stage)
 
 
 wildcard_constraints:
+    # The suffix of split.also, see rules/training.smk.
+    also="(_[a-z]+)?",
     acquisition="[A-Za-z0-9_.-]+",
     fold="[0-9]+",
     tile="[A-Za-z0-9_.-]+",
@@ -98,7 +101,7 @@ onstart:
 
 
 onsuccess:
-    print(summary(paths))
+    print(summary(paths, settings.split.also))
 
 
 rule all:
@@ -116,7 +119,6 @@ include: "rules/dataset.smk"
 
 # The models are trained, or they are existing ones.
 if TRAINED:
-    JOBS += ["split", *(f"train/Fold_{fold}" for fold in FOLDS), "calibrate", "evaluate"]
 
     include: "rules/training.smk"
 
@@ -136,11 +138,9 @@ rule predict:
     input:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
-        models=(
-            expand(rules.train.output, fold=FOLDS) if TRAINED else without_braces(EXISTING_WEIGHTS)
-        ),
-        folds=rules.split.output if TRAINED else [],
-        predicted=rules.calibrate.output if TRAINED else [],
+        models=(MODELS if TRAINED else without_braces(EXISTING_WEIGHTS)),
+        folds=paths.folds if TRAINED else [],
+        predicted=CALIBRATED if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
     output:
@@ -189,7 +189,7 @@ rule report:
         classes=paths.class_table,
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],
-        models=rules.evaluate.output if TRAINED else [],
+        models=[EVALUATED, VARIOGRAM] if TRAINED else [],
         predictions=rules.predict.output,
     output:
         report=paths.report,

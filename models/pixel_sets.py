@@ -215,6 +215,23 @@ class PixelSets:
             labels=self.labels[parcels],
         )
 
+    def chosen(self, parcels: NDArray[np.int64]) -> PixelSets:
+        """Return some parcels, in this order; their pixels are copies."""
+        sizes = self.sizes_of(parcels)
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[parcels] - offsets[:-1], sizes)
+        return replace(
+            self,
+            ids=[self.ids[i] for i in parcels],
+            pixels=self.pixels[rows],
+            offsets=offsets,
+            clear=None if self.clear is None else self.clear[rows],
+            days=self.days[parcels],
+            observed=None if self.observed is None else self.observed[parcels],
+            features=None if self.features is None else self.features[parcels],
+            labels=self.labels[parcels],
+        )
+
     @property
     def n_dates(self) -> int:
         """Number of dates T."""

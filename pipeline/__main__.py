@@ -41,6 +41,7 @@ STAGES = {
     "features": "compute the geometric features of the parcels",
     "ingest": "check an existing Pixel-Set dataset and complete it for the run",
     "normalise": "compute the means and standard deviations of the dataset",
+    "variogram": "measure how far parcels are alike, and suggest a side of blocks",
     "split": "divide the labelled parcels into folds",
     "train": "train the model of one fold",
     "calibrate": "predict the labelled parcels out of fold, and fit the temperatures",
@@ -162,7 +163,8 @@ def run_function(
             )
         function(**values)
         if record is not None:
-            write_text(record, values["settings"].model_dump_json())
+            # Those that were passed: the rule of split leaves out what its way of dividing ignores.
+            write_text(record, values["settings"].model_dump_json(exclude_unset=True))
     except (InputError, ModelInputError, OSError) as error:
         is_full = isinstance(error, OSError) and error.errno in _FULL
         log_of.error("%s%s", error, _FREE_SPACE if is_full else "")

@@ -5,6 +5,8 @@ from pipeline.workflow.paths import DatasetPaths, ingested_tiles
 
 SOURCES = settings.dataset.sources
 WATCHED = [file for source in SOURCES for file in watched_dataset(source)]
+# Optional files of a dataset.
+OPTIONAL = shared_files(SOURCES)
 # The normalisation of several datasets is computed.
 OWN_NORMALISATION = len(SOURCES) == 1 and DatasetPaths(SOURCES[0]).existing_normalisation
 
@@ -18,7 +20,7 @@ rule ingest:
         packed=[paths.dataset.tile(name).arrays for name in ingested_tiles(len(SOURCES))],
         meta=paths.dataset.metadata,
         normalisation=paths.dataset.normalisation if OWN_NORMALISATION else [],
-        optional=[getattr(paths.dataset, file) for file in shared_files(SOURCES)],
+        optional=[getattr(paths.dataset, file) for file in OPTIONAL],
         labelled=paths.dataset.labelled,
         names=paths.dataset.names,
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),

@@ -1,5 +1,48 @@
 # From the dataset to trained models and their scores.
 
+# With split.also, the rules from split to evaluate run for both divisions of the parcels: {also} is
+# "" for split.by, and, such as, "_block" for split.also. The predictions use those of split.by.
+ALSO = "{also}" if settings.split.also else ""
+WAYS = {"": settings.split.by} | (
+    {f"_{settings.split.also}": settings.split.also} if settings.split.also else {}
+)
+divided = RunPaths(paths.root, ALSO)
+also = lambda wildcards: wildcards.get("also", "")
+way = lambda wildcards: WAYS[also(wildcards)]
+of_division = lambda wildcards: RunPaths(paths.root, also(wildcards))
+# The register contains the groups; an existing dataset contains its own.
+GROUPS = [] if settings.dataset.sources else [paths.register]
+# Without positions, it cannot be told how far parcels are alike.
+VARIOGRAM = [paths.variogram] if not settings.dataset.sources or "positions" in OPTIONAL else []
+AUTO = settings.split.block_m == "auto"
+
+
+rule variogram:
+    message:
+        "Measure how far parcels are alike."
+    input:
+        packed=PACKED,
+        labels=lambda wildcards: refuse_unlabelled(settings) or LABELS,
+        positions=paths.dataset.positions,
+    output:
+        paths.variogram,
+    params:
+        settings=settings_of("variogram"),
+        record=paths.record("variogram"),
+        dataset=paths.dataset.root,
+    resources:
+        mem_mb=2000,
+    log:
+        paths.log("variogram"),
+    benchmark:
+        paths.benchmark("variogram")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise variogram --settings {params.settings:q} --record {params.record:q}"
+        " --dataset {params.dataset:q}"
+        " --variogram {output:q} --log {log:q}"
+
 
 rule split:
     message:
@@ -7,24 +50,31 @@ rule split:
     input:
         packed=PACKED,
         labels=lambda wildcards: refuse_unlabelled(settings) or LABELS,
-        positions=paths.dataset.positions if settings.split.by == "block" else [],
+        positions=lambda wildcards: (paths.dataset.positions if way(wildcards) == "block" else []),
+        variogram=lambda wildcards: (paths.variogram if way(wildcards) == "block" and AUTO else []),
+        groups=lambda wildcards: GROUPS if way(wildcards) == "group" else [],
     output:
-        paths.folds,
+        divided.folds,
     params:
-        settings=settings_of("split"),
-        record=paths.record("split"),
+        settings=lambda wildcards: division_settings(settings, way(wildcards)),
+        record=lambda wildcards: paths.record(f"split{also(wildcards)}"),
         dataset=paths.dataset.root,
+        by=lambda wildcards: ["--by", way(wildcards)] if also(wildcards) else [],
+        others=lambda wildcards, input: [
+            *(["--register", input.groups] if input.groups else []),
+            *(["--variogram", input.variogram] if input.variogram else []),
+        ],
     resources:
         mem_mb=1000,
     log:
-        paths.log("split"),
+        paths.log(f"split{ALSO}"),
     benchmark:
-        paths.benchmark("split")
+        paths.benchmark(f"split{ALSO}")
     conda:
         ENVIRONMENT
     shell:
         "parcelwise split --settings {params.settings:q} --record {params.record:q}"
-        " --dataset {params.dataset:q}"
+        " --dataset {params.dataset:q} {params.by:q} {params.others:q}"
         " --folds {output:q} --log {log:q}"
 
 
@@ -40,24 +90,24 @@ rule train:
     output:
         # The model's files are not outputs, because Snakemake deletes outputs when a job starts and
         # when it fails. A failed training must not delete the earlier model.
-        touch(paths.trained("{fold}")),
+        touch(divided.trained("{fold}")),
     params:
         settings=settings_of("train"),
-        record=lambda wildcards: paths.record(f"train/Fold_{wildcards.fold}"),
+        record=lambda wildcards: paths.record(f"train{also(wildcards)}/Fold_{wildcards.fold}"),
         dataset=paths.dataset.root,
-        folder=lambda wildcards: paths.fold(wildcards.fold),
+        folder=lambda wildcards: of_division(wildcards).fold(wildcards.fold),
         # Not an output, because Snakemake would delete it before a killed training continues.
-        state=lambda wildcards: paths.training_state(wildcards.fold),
-        tensorboard=lambda wildcards: paths.tensorboard(wildcards.fold),
+        state=lambda wildcards: of_division(wildcards).training_state(wildcards.fold),
+        tensorboard=lambda wildcards: of_division(wildcards).tensorboard(wildcards.fold),
         unwatched=verbatim(states_of_others(START)),
     threads: cores_of_fold
     resources:
         mem_mb=4000,
         gpu=gpus,
     log:
-        paths.log("train/Fold_{fold}"),
+        paths.log(f"train{ALSO}/Fold_{{fold}}"),
     benchmark:
-        paths.benchmark("train/Fold_{fold}")
+        paths.benchmark(f"train{ALSO}/Fold_{{fold}}")
     conda:
         ENVIRONMENT
     shell:
@@ -74,26 +124,26 @@ rule calibrate:
         packed=PACKED,
         dataset=[DATASET, LABELS],
         folds=rules.split.output,
-        models=expand(rules.train.output, fold=FOLDS),
+        models=expand(rules.train.output, fold=FOLDS, allow_missing=True),
     output:
-        out_of_fold=paths.out_of_fold,
-        temperatures=expand(paths.calibration("{fold}"), fold=FOLDS),
+        out_of_fold=divided.out_of_fold,
+        temperatures=expand(divided.calibration("{fold}"), fold=FOLDS, allow_missing=True),
     params:
         settings=settings_of("calibrate"),
-        record=paths.record("calibrate"),
+        record=lambda wildcards: paths.record(f"calibrate{also(wildcards)}"),
         # If every training failed with new settings, the old outputs of train are still there. This
         # parameter makes the rule run again.
         trained=settings_of("train"),
         dataset=paths.dataset.root,
-        models=paths.models,
+        models=lambda wildcards: of_division(wildcards).models,
     threads: cores
     resources:
         mem_mb=4000,
         gpu=gpus,
     log:
-        paths.log("calibrate"),
+        paths.log(f"calibrate{ALSO}"),
     benchmark:
-        paths.benchmark("calibrate")
+        paths.benchmark(f"calibrate{ALSO}")
     conda:
         ENVIRONMENT
     shell:
@@ -111,27 +161,27 @@ rule evaluate:
         folds=rules.split.output,
         predicted=rules.calibrate.output,
     output:
-        metrics=expand(paths.fold("{fold}") / "test_metrics.json", fold=FOLDS),
-        matrices=expand(paths.fold("{fold}") / "conf_mat.pkl", fold=FOLDS),
-        overall=paths.overall,
-        per_class=[paths.per_class, paths.per_class.with_suffix(".csv")],
-        baselines=paths.baselines,
-        spread=paths.spread,
-        scores=paths.scores,
-        calibration=paths.calibration_errors,
-        sets=paths.prediction_sets,
+        metrics=expand(divided.fold("{fold}") / "test_metrics.json", fold=FOLDS, allow_missing=True),
+        matrices=expand(divided.fold("{fold}") / "conf_mat.pkl", fold=FOLDS, allow_missing=True),
+        overall=divided.overall,
+        per_class=[divided.per_class, divided.per_class.with_suffix(".csv")],
+        baselines=divided.baselines,
+        spread=divided.spread,
+        scores=divided.scores,
+        calibration=divided.calibration_errors,
+        sets=divided.prediction_sets,
     params:
         settings=settings_of("evaluate"),
-        record=paths.record("evaluate"),
+        record=lambda wildcards: paths.record(f"evaluate{also(wildcards)}"),
         dataset=paths.dataset.root,
-        models=paths.models,
+        models=lambda wildcards: of_division(wildcards).models,
     threads: cores
     resources:
         mem_mb=4000,
     log:
-        paths.log("evaluate"),
+        paths.log(f"evaluate{ALSO}"),
     benchmark:
-        paths.benchmark("evaluate")
+        paths.benchmark(f"evaluate{ALSO}")
     conda:
         ENVIRONMENT
     shell:
@@ -140,9 +190,24 @@ rule evaluate:
         " --folds {input.folds:q} --models {params.models:q} --threads {threads} --log {log:q}"
 
 
+# The scores of all divisions. Of split.by: the models and the out-of-fold predictions.
+EVALUATED = expand(rules.evaluate.output, also=WAYS)
+MODELS = expand(rules.train.output, fold=FOLDS, also="")
+CALIBRATED = expand(rules.calibrate.output, also="")
+# The jobs whose settings the report shows.
+JOBS += ["variogram"] if VARIOGRAM else []
+for one in WAYS:
+    JOBS += [
+        f"split{one}",
+        *(f"train{one}/Fold_{fold}" for fold in FOLDS),
+        f"calibrate{one}",
+        f"evaluate{one}",
+    ]
+
+
 rule models:
     message:
         "The models and their scores are in {paths.models}."
     input:
         TABLES,
-        rules.evaluate.output,
+        EVALUATED,

@@ -52,7 +52,7 @@ class Declarations:
     Attributes
     ----------
     table
-        The columns of the codes.
+        The columns of the codes, and others that were asked for.
     labels
         Nomenclatures.
     rows
@@ -197,8 +197,19 @@ def points_refused(register: Path, which: str) -> InputError:
     )
 
 
-def read_declarations(path: Path, options: RegisterColumns) -> Declarations:
+def read_declarations(
+    path: Path, options: RegisterColumns, others: Mapping[str, str] | None = None
+) -> Declarations:
     """Read ids and declared codes of a register without its outlines.
+
+    Parameters
+    ----------
+    path
+        The register.
+    options
+        layer, id, encoding and labels.
+    others
+        {setting: column}: further columns to read.
 
     Raises
     ------
@@ -209,9 +220,8 @@ def read_declarations(path: Path, options: RegisterColumns) -> Declarations:
     follows_fiboa = fiboa is not None
     labels = nomenclatures(options, fiboa or (), follows_fiboa=follows_fiboa)
     id_column = _id_column(options, follows_fiboa)
-    table, ids = read_columns(
-        path, options.layer, id_column, named_columns(labels), options.encoding
-    )
+    columns = {**named_columns(labels), **(others or {})}
+    table, ids = read_columns(path, options.layer, id_column, columns, options.encoding)
     rows = pd.DataFrame({"row": np.arange(len(table)), "parcel_id": as_text(ids), "reason": ""})
     set_aside(rows, rows["parcel_id"] == "", Reason.MISSING_ID)
     refuse_none_left(rows, f" of {path}")

@@ -46,6 +46,8 @@ class Source:
         {code as text: name}.
     features, positions
         By id; {} without them.
+    groups
+        {column: {id: value}}; {} without them.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Source:
     names: dict[str, str]
     features: dict[str, Any]
     positions: dict[str, list[float]]
+    groups: dict[str, Any]
 
     @property
     def ids(self) -> dict[str, None]:
@@ -75,6 +78,10 @@ class Source:
             n_dates=rename(self.n_dates),
             features=rename(self.features),
             positions=rename(self.positions),
+            groups={
+                column: rename(values) if isinstance(values, dict) else values
+                for column, values in self.groups.items()
+            },
         )
 
 
@@ -143,6 +150,18 @@ def joined_features(sources: Sequence[Source]) -> dict[str, Any] | None:
     if not all(source.files.features.is_file() for source in sources):
         return None
     return joined(source.features for source in sources)
+
+
+def joined_groups(sources: Sequence[Source]) -> dict[str, Any] | None:
+    """Return the groups of all parcels; None if a dataset has none. Equal values are one group."""
+    if not all(source.files.groups.is_file() for source in sources):
+        return None
+    if len(sources) == 1:
+        return sources[0].groups
+    columns = dict.fromkeys(column for source in sources for column in source.groups)
+    return {
+        column: joined(source.groups.get(column) or {} for source in sources) for column in columns
+    }
 
 
 def join_descriptions(
@@ -226,6 +245,7 @@ def _read(name: str, files: DatasetPaths, scale: float | None, threads: int) -> 
         read_names(files),
         read_object(files.features, optional=True),
         read_positions(files),
+        read_object(files.groups, optional=True),
     )
 
 

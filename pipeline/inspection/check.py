@@ -17,6 +17,7 @@ from geo.errors import InputError, first_five
 from geo.formats.archives import own_convention
 from geo.imagery.discovery import detect_format, find_acquisitions
 from geo.imagery.imagery_files import one_product
+from geo.register.columns import as_text
 from models.errors import InputError as ModelInputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import check_reference
@@ -25,6 +26,7 @@ from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.classes.reasons import Status
+from pipeline.dataset.groups import check_number
 from pipeline.dataset.season import season_of
 from pipeline.workflow.inputs import used_weights
 from pipeline.workflow.sections.parcels import Parcels
@@ -85,11 +87,15 @@ def _check_register(register: Path, settings: Settings) -> None:
 
     options = settings.parcels
     models = Models.of(settings.split.folds, settings.predict.weights)
-    declared = read_declarations(register, options)
+    column = settings.split.column if settings.predict.weights is None else None
+    grouped = {} if column is None else {"split.column": column}
+    declared = read_declarations(register, options, grouped)
     bounds, types = read_extent(register, options.layer)
     _check_geometries(register, types, options)
     if models.folds is not None and not declared.labels:
         logger.warning("%s", NO_LABELS.format("parcels.labels is empty"))
+    if column is not None:
+        check_number(as_text(declared.table[column]), column, settings.split.folds)
     try:
         classes = declared.classes(options, models, options.names)
         if settings.predict.weights is not None:
@@ -202,12 +208,16 @@ def _check_datasets(settings: Settings) -> None:
         _check_reference(settings.predict.weights, settings, found.classes)
     elif not found.classes.classes:
         logger.warning("%s", NO_LABELS.format(f"no parcel of {first_five(sources)} has a label"))
-    elif settings.split.by == "dataset" and found.datasets is not None:
+    elif "dataset" in settings.split.ways and found.datasets is not None:
         from pipeline.stages.split import refuse_left_out
 
         used = set(found.rows.loc[found.rows["status"] == Status.USED, "parcel_id"])
         labelled = {name: used.intersection(o["parcels"]) for name, o in found.datasets.items()}
         refuse_left_out({name: len(parcels) for name, parcels in labelled.items()})
+    if settings.predict.weights is None and settings.split.column is not None:
+        groups = found.groups_of(settings.split.column)
+        values = [groups.get(parcel_id, "") for parcel_id in found.usable]
+        check_number(values, settings.split.column, settings.split.folds)
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:
             raise InputError(

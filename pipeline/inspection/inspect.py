@@ -17,7 +17,8 @@ from geo.grid import Grid
 from geo.imagery.acquisition import Acquisition
 from geo.imagery.imagery_files import digests
 from geo.pixels.pixel_index import index_pixels
-from geo.register.placement import buffered
+from geo.register.columns import as_text
+from geo.register.placement import buffered, in_one_system
 from geo.register.polygons import POLYGONAL, PUNCTUAL
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
@@ -25,7 +26,9 @@ from pipeline.classes.ledger import count_pixels, refuse_none_left, status_of
 from pipeline.classes.reasons import AcquisitionReason, Status
 from pipeline.classes.register import CheckedRegister, check_register
 from pipeline.dataset.acquisition_choice import Decision, decide
+from pipeline.dataset.groups import check_column
 from pipeline.dataset.passes import expected_passes
+from pipeline.inspection.folds import folds_section
 from pipeline.inspection.picture import draw, to_degrees
 from pipeline.inspection.text import (
     accepted,
@@ -72,7 +75,7 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         raise InputError(f"--picture {picture}: expected a name that ends in .png, .svg or .pdf.")
     check_inputs(settings)
     if settings.dataset.sources:
-        _write(dataset_section(settings.dataset.sources, part_of(settings, IngestSettings)))
+        _write(dataset_section(settings.dataset.sources, settings))
         return
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
@@ -103,6 +106,8 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
         _draw(file, settings.run, decision, checked)
     _write(parcels_section(register, checked.rows, checked.table.crs))
     _write(classes_section(*classes))
+    if settings.predict.weights is None:
+        _write(_folds_of_register(checked, decision.grids, settings, paths.variogram))
     sizes = expected_bytes(
         rows,
         accepted(checked.rows),
@@ -171,6 +176,22 @@ def _choose_classes(
     return classes
 
 
+def _folds_of_register(
+    checked: CheckedRegister, tiles: Mapping[str, Grid], settings: Settings, variogram: Path
+) -> str:
+    """Return the section on the folds of the parcels of a register."""
+    column, usable = settings.split.column, (checked.rows["status"] != Status.REJECTED).to_numpy()
+    groups = None
+    if column is not None:
+        names = checked.table.columns.drop(checked.table.geometry.name)
+        check_column(column, list(map(str, names)), str(checked.path), "column")
+        groups = as_text(checked.table[column])
+    polygons = in_one_system(checked.placed, usable, tiles)
+    positions = np.full((len(polygons), 2), np.nan)
+    positions[usable] = shapely.get_coordinates(shapely.point_on_surface(polygons[usable]))
+    return folds_section(checked.rows, positions, groups, settings.split, variogram)
+
+
 def _draw(file: Path, run: str, decision: Decision, checked: CheckedRegister) -> None:
     """Draw the footprints of the acquisitions over the outlines of the register."""
     table, rows = checked.table, checked.rows
@@ -211,21 +232,31 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def dataset_section(sources: Sequence[Path], settings: IngestSettings) -> str:
-    """Return the sections on existing datasets: parcels, dates, bands, files, and classes.
+def dataset_section(sources: Sequence[Path], settings: Settings) -> str:
+    """Return the sections on existing datasets: parcels, dates, bands, files, classes, folds.
 
     Raises
     ------
     InputError
         As the stage ingest.
     """
-    found = examine(sources, settings)
+    found = examine(sources, part_of(settings, IngestSettings))
     files = [("files", "; ".join(_file_texts(source))) for source in sources]
     lines = [
         *(*map(str, sources), f"{len(found.rows):,} parcels", *status_lines(found.rows), ""),
         *aligned([*_array_rows(found), *files]),
     ]
-    return section("Dataset", lines) + classes_section(*found.classes)
+    text = section("Dataset", lines) + classes_section(*found.classes)
+    if settings.predict.weights is not None:
+        return text
+    ids, column = found.rows["parcel_id"], settings.split.column
+    places, groups = found.positions, None
+    if column is not None:
+        values = found.groups_of(column)
+        groups = np.array([values.get(i, "") for i in ids], object)
+    positions = np.array([places.get(i, [np.nan] * 2) for i in ids]) if places else None
+    variogram = RunPaths.of(settings.run).variogram
+    return text + folds_section(found.rows, positions, groups, settings.split, variogram)
 
 
 def _array_rows(found: Examined) -> list[tuple[str, str]]:

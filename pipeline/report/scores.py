@@ -1,8 +1,7 @@
-"""The report's scores: overall, per class, per fold and by confidence, and those of other runs."""
+"""The report's scores: overall, per class, per fold and by confidence."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from geo.errors import InputError, first_five, reading
+from geo.errors import InputError, first_five
 from models.metrics import confusion_matrix
 from pipeline.classes.reasons import Reason
+from pipeline.report.divisions import METRICS, divided_by
 from pipeline.workflow.artefacts import artefact, read_json, remedy_for
 from pipeline.workflow.paths import RunPaths
 
@@ -25,12 +25,10 @@ METHODS = {
     "logistic_regression": "Logistic regression",
     "majority": "Majority guess",
 }
-METRICS = ("Accuracy", "MACRO_IoU", "MACRO_F1-score")
 TEXTS = [
     *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
     *("pred_source", "reason"),
 ]
-DIVIDED_BY = ("random", "stratified", "block")
 # What a training log contains of every epoch.
 LOGGED = {f"{part}_{of}" for part in ("train", "val") for of in ("loss", "accuracy", "IoU")}
 # Confidences for which the report shows how many parcels reach them.
@@ -161,16 +159,16 @@ def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
             f"{paths.per_class} lacks classes of the predictions: {first_five(sorted(unknown))}. "
             f"{remedy_for(paths.per_class)}"
         )
-    divided_by, parts = read_json(
+    by, parts = read_json(
         paths.folds,
-        lambda folds: (_divided_by(folds), [_count_roles(fold) for fold in folds["folds"]]),
+        lambda folds: (divided_by(folds), [_count_roles(fold) for fold in folds["folds"]]),
     )
     return Scores(
         {method: overall[method] for method in METHODS if method in overall},
         classes,
         count_confusions(scored, [score.code for score in classes]),
         _read_fold_scores(paths, parts),
-        divided_by,
+        by,
     )
 
 
@@ -293,13 +291,6 @@ def _read_fold_scores(paths: RunPaths, parts: Sequence[Mapping[str, int]]) -> li
     return scores
 
 
-def _divided_by(folds: Mapping[str, Any]) -> str:
-    """Return how the parcels were divided into folds."""
-    if (by := folds["by"]) not in DIVIDED_BY:
-        raise ValueError(f"by is {by!r}")
-    return str(by)
-
-
 def _count_roles(fold: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return the number of parcels of every part of a fold."""
     return {f"n_{role}": len(fold[role]) for role in ("train", "validation", "test")}
@@ -318,48 +309,6 @@ def _test_scores(values: Mapping[str, Any]) -> list[float]:
 
 def _null_as_nan(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in values.items()}
-
-
-# Scores of other runs, for comparison
-
-
-@dataclass(frozen=True)
-class RunScores:
-    """Scores of a run: {metric: (mean, standard deviation) over its folds}."""
-
-    run: str
-    divided_by: str
-    n_folds: int
-    spread: dict[str, tuple[float, float]]
-
-
-def read_comparison(paths: RunPaths, others: Sequence[str]) -> list[RunScores]:
-    """Read the scores of a run and of others in the same folder; [] if there are no others.
-
-    Raises
-    ------
-    InputError
-        If one has no scores.
-    """
-    if not others:
-        return []
-    return [_read_run(paths), *(_read_run(RunPaths(paths.root.parent / name)) for name in others)]
-
-
-def _read_run(paths: RunPaths) -> RunScores:
-    if not (paths.spread.is_file() and paths.folds.is_file()):
-        raise InputError(
-            f"report.compare: the run {paths.root.name} has no {paths.spread}. Evaluate it first, "
-            "or leave it out."
-        )
-    remedy = "Run its workflow again, or leave the run out of report.compare."
-    with reading(paths.folds, "the folds of a run", remedy):
-        folds = json.loads(paths.folds.read_text(encoding="utf-8"))
-        divided_by, n_folds = _divided_by(folds), len(folds["folds"])
-    with reading(paths.spread, "the scores of a run", remedy):
-        model = json.loads(paths.spread.read_text(encoding="utf-8"))["model"]
-        spread = {key: (model[key]["mean"], model[key]["std"]) for key in METRICS}
-    return RunScores(run=paths.root.name, divided_by=divided_by, n_folds=n_folds, spread=spread)
 
 
 # Confidence and accuracy

@@ -37,9 +37,11 @@ from pipeline.dataset.existing_sources import (
     join_descriptions,
     joined,
     joined_features,
+    joined_groups,
     read_sources,
     season_years,
 )
+from pipeline.dataset.groups import column_of
 from pipeline.dataset.metadata import (
     write_labels,
     write_metadata,
@@ -86,8 +88,8 @@ def ingest(
     ----------
     source
         The existing datasets: DATA/<id>.npy and META/dates.json. Optional: META/labels.json,
-        geomfeat.json and the normalisation pickle; VALID, positions.json, parcel_dates.json,
-        n_dates.json, names.json and dataset.json, which this project adds.
+        geomfeat.json and the normalisation pickle; VALID, positions.json, groups.json,
+        parcel_dates.json, n_dates.json, names.json and dataset.json, which this project adds.
     dataset
         Written: the dataset of the run, with the packed pixels and all metadata that the other
         stages need, and the normalisation if a single existing dataset has one. Of several:
@@ -134,6 +136,7 @@ def ingest(
     write_names(paths, found.classes)
     _write_optional(paths.features, found.features)
     _write_optional(paths.positions, found.positions)
+    _write_optional(paths.groups, found.groups)
     _write_optional(paths.datasets, found.datasets)
     if found.normalisation is not None:
         write_normalisation(paths.normalisation, *found.normalisation)
@@ -168,6 +171,8 @@ class Examined:
         Content of dataset.json.
     features, positions
         By id; None where not all datasets have them.
+    groups
+        {column: {id: value}}; None where not all datasets have them.
     """
 
     sources: list[Source]
@@ -179,6 +184,7 @@ class Examined:
     description: dict[str, Any]
     features: dict[str, Any] | None
     positions: dict[str, Any] | None
+    groups: dict[str, Any] | None
 
     @property
     def bands(self) -> list[str]:
@@ -213,6 +219,19 @@ class Examined:
                 for number, part in zip(years, self.tiles.values(), strict=True)
             }
         )
+
+    def groups_of(self, column: str) -> dict[str, str]:
+        """Return the group of each parcel in a column, "" for none.
+
+        Raises
+        ------
+        InputError
+            If a dataset has no groups, or no such column.
+        """
+        groups: dict[str, str] = {}
+        for source in self.sources:
+            groups |= column_of(source.files.groups, source.groups, column)
+        return groups
 
     def _usable_of(self, source: Source) -> dict[str, ExistingParcel]:
         return {i: self.usable[i] for i in source.parcels if i in self.usable}
@@ -253,6 +272,7 @@ def examine(folders: Sequence[Path], settings: IngestSettings, threads: int = 1)
         description,
         joined_features(sources),
         joined(source.positions for source in sources) if has_positions else None,
+        joined_groups(sources),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.class_colours import read_class_colours
+from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
 from pipeline.report.figures import (
     MOST_PARCELS,
     calibration_chart,
@@ -38,12 +40,12 @@ from pipeline.report.scores import (
     doubtful_parcels,
     is_scored,
     predicted_classes,
-    read_comparison,
     read_existing_weights,
     read_predictions,
     read_scores,
     read_trainlogs,
 )
+from pipeline.report.variogram import read_variogram
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
@@ -101,6 +103,12 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             from pipeline.report.map import draw_map
 
             drawn = draw_map(paths.predictions, predictions, dataset.description["crs"], colours)
+    has_models = scores is not None and not existing_weights
+    divisions = read_divisions(paths, used["split"]["also"]) if has_models else None
+    leading = scores
+    if scores is not None and divisions is not None and divisions.also_leads:
+        leading = replace(scores, overall=divisions.overall, divided_by=divisions.also.divided_by)
+    variogram = read_variogram(paths, used["split"]) if has_models else None
     page = _template().render(
         run=run.name,
         dataset=dataset.description,
@@ -120,10 +128,11 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         origins=[(name, len(ids)) for name, ids in dataset.datasets.items()],
         predictions=predictions,
         scores=scores,
+        leading=leading,
+        divisions=divisions,
+        variogram=variogram,
         weights=weights,
-        comparison=(
-            read_comparison(paths, settings.report.compare) if scores and not weights else []
-        ),
+        comparison=read_comparison(paths, settings.report.compare) if has_models else [],
         methods=METHODS,
         training=training_charts({} if existing_weights else read_trainlogs(paths)),
         seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
@@ -197,6 +206,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         paths.class_table: "declared classes",
         paths.dataset.root: "Pixel-Set dataset",
         paths.folds: "parcels of every fold",
+        paths.variogram: "how far parcels are alike",
         paths.models: "trained models, training logs and scores",
         paths.config: "settings of the run",
         paths.root / "logs": "a log for every step",
@@ -220,6 +230,7 @@ def _template() -> jinja2.Template:
         "deviation": lambda value: rounded(100 * value, 1),
         "loss": lambda value: rounded(value, 3),
         "day": say_day,
+        "division": DIVIDED_BY.__getitem__,
         "plain": lambda value: f"{value:g}",
         "in_words": lambda reason: AcquisitionReason(reason).words,
         "class_in_words": lambda reason: ClassReason(reason).words,

@@ -269,7 +269,8 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
     written = sorted((p for p in jobs if p.is_file()), key=lambda path: path.stat().st_mtime_ns)
     used: dict[str, Any] = {}
     for path in written:
-        stage = path.stem if path.parent.name == "settings" else path.parent.name
+        name = path.stem if path.parent.name == "settings" else path.parent.name
+        stage = name.partition("_")[0]  # that of a second division is, such as, split_block
         remedy = f"Make it again: snakemake -R {stage}."
         with reading(path, "a record of settings", remedy):
             record = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))

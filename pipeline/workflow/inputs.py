@@ -115,12 +115,12 @@ def _check_datasets(settings: Settings) -> None:
     resolved = [path.resolve() for path in sources]
     if twice := [path for path in resolved if resolved.count(path) > 1]:
         raise InputError(f"dataset.paths lists {twice[0]} twice. List a dataset once.")
-    blocks = settings.split.by == "block" and settings.predict.weights is None
+    blocks = "block" in settings.split.ways and settings.predict.weights is None
     if len(sources) > 1 and blocks and "positions" not in shared_files(sources):
         raise InputError(
-            "split.by is block, but the datasets of dataset.paths do not state the same coordinate "
-            "system (crs in META/dataset.json), so that their positions cannot be compared. Set "
-            "split.by to dataset, random or stratified."
+            "split: the folds are blocks, but the datasets of dataset.paths do not state the same "
+            "coordinate system (crs in META/dataset.json), so that their positions cannot be "
+            "compared. Choose dataset, random or stratified."
         )
 
 
@@ -130,11 +130,15 @@ def shared_files(sources: Sequence[Path]) -> list[str]:
     Returns
     -------
     list
-        Names of `DatasetPaths`: features, positions, parcel_dates, datasets.
+        Names of `DatasetPaths`: features, positions, groups, parcel_dates, datasets.
     """
     found = [DatasetPaths(source) for source in sources]
     several = len(found) > 1
-    names = [n for n in ("features", "positions") if all(getattr(d, n).is_file() for d in found)]
+    names = [
+        name
+        for name in ("features", "positions", "groups")
+        if all(getattr(dataset, name).is_file() for dataset in found)
+    ]
     if several and "positions" in names:
         files = [dataset.description for dataset in found]
         systems = {read_json(f, dict).get("crs") if f.is_file() else None for f in files}
@@ -154,12 +158,18 @@ def _check_dataset(path: Path, settings: Settings) -> None:
             f"{setting}: {path} has no folder DATA. Set it to the folder of a Pixel-Set "
             "dataset, which contains DATA and META."
         )
-    blocks = settings.split.by == "block" and settings.predict.weights is None
-    if blocks and not dataset.positions.is_file():
-        raise InputError(
-            f"split.by is block, but {path} has no META/positions.json, {{id: [x, y]}} in metres, "
-            "the positions of the parcels. Add it, or set split.by to random or stratified."
-        )
+    for setting in ("by", "also"):
+        way = getattr(settings.split, setting)
+        needed = {
+            "block": (dataset.positions, "{id: [x, y]} in metres, the positions of the parcels"),
+            "group": (dataset.groups, "{column: {id: value}}, the groups of the parcels"),
+        }
+        file, what = needed.get(way, (None, ""))
+        if file is not None and settings.predict.weights is None and not file.is_file():
+            raise InputError(
+                f"split.{setting} is {way}, but {path} has no META/{file.name}, {what}. Add it, or "
+                f"set split.{setting} to random or stratified."
+            )
     features, normalisation = dataset.features, dataset.existing_normalisation
     # Existing weights state whether they need features, see `_check_weights`.
     has_weights = used_weights(settings)[1] is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 # Usual file names of the pickle of (means, stds); the first that exists is read.
 NORMALISATIONS = ("normalisation_values.pkl", "S2-2017-T31TFM-meanstd.pkl")
@@ -41,16 +41,17 @@ _WRITERS = {
     "dataset/META/positions.json": "features",
     "dataset/META/*.json": "export",
     "dataset/*.pkl": "normalise",
-    "folds.json": "split",
-    "models/Fold_*/calibration.json": "calibrate",
-    "models/out_of_fold.parquet": "calibrate",
-    "models/Fold_*/test_metrics.json": "evaluate",
-    "models/Fold_*/*": "train",
-    "models/*.json": "evaluate",
+    "variogram.json": "variogram",
+    "folds*.json": "split",
+    "models*/Fold_*/calibration.json": "calibrate",
+    "models*/out_of_fold.parquet": "calibrate",
+    "models*/Fold_*/test_metrics.json": "evaluate",
+    "models*/Fold_*/*": "train",
+    "models*/*.json": "evaluate",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
-_NOT_INGESTED = {"split", "train", "calibrate", "evaluate", "predict"}
+_NOT_INGESTED = {"variogram", "split", "train", "calibrate", "evaluate", "predict"}
 
 
 class _Folder(Protocol):
@@ -116,7 +117,7 @@ class DatasetPaths:
 
     Files that the reference does not read are beside its own: tiles, VALID, and in META
     classes.json, nomenclature.json, names.json, n_dates.json, dataset.json, tiles.json,
-    positions.json, parcel_dates.json, datasets.json and file_names.json.
+    positions.json, groups.json, parcel_dates.json, datasets.json and file_names.json.
     """
 
     root: Path
@@ -169,6 +170,9 @@ class DatasetPaths:
     `parcels` are its ids. Its season is `years` after that of the earliest dataset.
     """
 
+    groups = _Below("META/groups.json")
+    """{column: {id: value}} of an existing dataset: groups of parcels, such as farms; optional."""
+
     nomenclature = _Below("META/nomenclature.json")
     """The nomenclature of labels.json that is trained on, or null."""
 
@@ -204,11 +208,25 @@ class DatasetPaths:
         return next((file for file in files if file.is_file()), None)
 
 
+class _OfDivision(_Below):
+    """An attribute that is a path of one division of the parcels into folds."""
+
+    def __get__(self, folder: Any, kind: type) -> Path:
+        path: Path = folder.root / self._path.format(also=folder.also)
+        return path
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """Every artefact of a run, under results/<run>/."""
 
     root: Path
+
+    also: str = ""
+    """The division into folds whose paths these are: "" for split.by, _<way> for split.also.
+
+    It is in the names of the files and folders that exist for each of them.
+    """
 
     config = _Below("config.yaml")
     """Settings of the run, written with the report. They are the input to repeat the run."""
@@ -270,34 +288,37 @@ class RunPaths:
     extractions = _Below("extracted")
     """Folder of the extracted pixels, by acquisition."""
 
-    folds = _Below("folds.json")
+    variogram = _Below("variogram.json")
+    """How far parcels are alike, and the side of blocks that this suggests."""
+
+    folds = _OfDivision("folds{also}.json")
     """Parcel ids of train, validation and test of every fold."""
 
-    models = _Below("models")
+    models = _OfDivision("models{also}")
     """Folder of Fold_<k>/ and the scores over all folds."""
 
-    out_of_fold = _Below("models/out_of_fold.parquet")
+    out_of_fold = _OfDivision("models{also}/out_of_fold.parquet")
     """Log-probabilities of every labelled parcel, by the model that was not trained on it."""
 
-    overall = _Below("models/overall.json")
+    overall = _OfDivision("models{also}/overall.json")
     """Scores over all folds, under the reference's keys."""
 
-    baselines = _Below("models/baselines.json")
+    baselines = _OfDivision("models{also}/baselines.json")
     """Scores of the baselines on the same folds."""
 
-    per_class = _Below("models/per_class.json")
+    per_class = _OfDivision("models{also}/per_class.json")
     """Scores of every class; .csv beside it for people."""
 
-    scores = _Below("models/scores.csv")
+    scores = _OfDivision("models{also}/scores.csv")
     """All scores of every fold, of the model and the baselines: one per row."""
 
-    spread = _Below("models/spread.json")
+    spread = _OfDivision("models{also}/spread.json")
     """Mean and standard deviation over the folds of the overall scores."""
 
-    calibration_errors = _Below("models/calibration.json")
+    calibration_errors = _OfDivision("models{also}/calibration.json")
     """How far confidences are from accuracies, before and after the temperatures."""
 
-    prediction_sets = _Below("models/prediction_sets.json")
+    prediction_sets = _OfDivision("models{also}/prediction_sets.json")
     """Coverage and size of the prediction sets, on the out-of-fold parcels."""
 
     predictions = _Below("predictions/parcels.gpkg")
@@ -325,6 +346,10 @@ class RunPaths:
     def of(cls, run: str) -> RunPaths:
         """Return the paths of the run of this name, below the working directory."""
         return cls(Path("results") / run)
+
+    def divided_by(self, way: str) -> RunPaths:
+        """Return the paths of the run whose parcels are divided as in split.also."""
+        return RunPaths(self.root, f"_{way}")
 
     @property
     def dataset(self) -> DatasetPaths:
@@ -388,11 +413,11 @@ class RunPaths:
 
         It is not an output, because Snakemake would delete it before the training continues.
         """
-        return self.root / "training_state" / f"Fold_{fold}"
+        return self.root / f"training_state{self.also}" / f"Fold_{fold}"
 
     def tensorboard(self, fold: int | str) -> Path:
         """Return the folder of a fold that TensorBoard reads."""
-        return self.root / "tensorboard" / f"Fold_{fold}"
+        return self.root / f"tensorboard{self.also}" / f"Fold_{fold}"
 
     @property
     def logs(self) -> Path:

@@ -100,7 +100,7 @@ class Settings(Section):
         if not isinstance(split, dict) or not isinstance(dataset, dict):
             return values
         paths = dataset.get("paths")
-        follows = split.get("by") == "dataset" and split.get("folds") is None
+        follows = "dataset" in (split.get("by"), split.get("also")) and split.get("folds") is None
         if not follows or not isinstance(paths, list):
             return values
         return {**values, "split": {**split, "folds": len(paths)}}
@@ -112,10 +112,10 @@ class Settings(Section):
             raise ValueError("dataset.path and dataset.paths are set: set one of them")
         others = (self.imagery.path, self.parcels.path, self.simulate)
         has_others = any(other is not None for other in others)
-        if self.split.by == "dataset" and len(self.dataset.paths or ()) != self.split.folds:
+        if "dataset" in self.split.ways and len(self.dataset.paths or ()) != self.split.folds:
             raise ValueError(
-                "split.by is dataset: each of dataset.paths is the test part of one fold. List "
-                f"them there, and leave out split.folds (dataset.paths: "
+                "split: dataset means that each of dataset.paths is the test part of one fold. "
+                "List them there, and leave out split.folds (dataset.paths: "
                 f"{len(self.dataset.paths or ())}, split.folds: {self.split.folds})"
             )
         if self.dataset.paths is not None and self.normalise.by == "date_channel":
@@ -138,6 +138,7 @@ class Settings(Section):
                 "train.from is without effect if predict.weights is set, as nothing is trained. "
                 "Remove one of them"
             )
+        self._check_split()
         for section, is_used in (("parcels", not existing), ("dataset", not has_others)):
             classes = getattr(self, section).classes
             is_few = isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds
@@ -147,6 +148,25 @@ class Settings(Section):
                     f"{self.split.folds}: a class needs at least one parcel in every fold"
                 )
         return self
+
+    def _check_split(self) -> None:
+        """Check that the ways of dividing differ, and have the settings that they need."""
+        options = self.split
+        if options.also == options.by:
+            raise ValueError(
+                f"split.by and split.also are both {options.by}: choose another way, or remove "
+                "split.also"
+            )
+        if "group" in options.ways and options.column is None:
+            raise ValueError(
+                "split.by or split.also is group, but split.column is not set: name the column "
+                "whose values are the groups, such as {by: group, column: FARM_ID}"
+            )
+        if "group" not in options.ways and options.column is not None:
+            raise ValueError(
+                "split.column: without effect unless split.by or split.also is group. Remove it, "
+                "or set one of them"
+            )
 
     def _refuse_unused(
         self, used: Mapping[str, set[str]], when: str, instead: Sequence[str]
@@ -232,6 +252,12 @@ class SplitFolds(Section):
     """The number of folds."""
 
     folds: int
+
+
+class VariogramFolds(SplitFolds):
+    """The number of folds, and the seed of the sample."""
+
+    seed: int
 
 
 class SplitSeed(Section):
@@ -351,6 +377,12 @@ class NormaliseSettings(Section):
     normalise: Normalise
 
 
+class VariogramSettings(Section):
+    """Settings of stage variogram."""
+
+    split: VariogramFolds
+
+
 class SplitSettings(Section):
     """Settings of stage split."""
 
@@ -408,6 +440,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "export": ExportSettings,
     "ingest": IngestSettings,
     "normalise": NormaliseSettings,
+    "variogram": VariogramSettings,
     "split": SplitSettings,
     "train": TrainSettings,
     "calibrate": CalibrateSettings,

@@ -23,6 +23,7 @@ from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents
 from pipeline.workflow.messages import LIBRARY, keep_messages_short
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.rounding import rounded, score
+from pipeline.workflow.sections.models import DIVISION_SETTINGS
 from pipeline.workflow.settings import Settings, from_json
 from pipeline.workflow.writing import sweep, write_text
 
@@ -33,8 +34,10 @@ SOURCE = Path(__file__).resolve().parents[2]
 ASSIGNMENTS = "PARCELWISE_SETTINGS"
 # Rules that run once for each of these cannot be a target by name.
 REPEATED = {"rasterise": "tile", "extract": "acquisition", "assemble": "tile", "train": "fold"}
+# With split.also, so do these.
+DIVIDED = dict.fromkeys(("split", "calibrate", "evaluate"), "division into folds")
 # Targets that do not exist if existing weights are used.
-TRAINING = ("split", "train", "calibrate", "evaluate", "models")
+TRAINING = ("variogram", "split", "train", "calibrate", "evaluate", "models")
 METHODS = {
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",
@@ -129,15 +132,16 @@ def check_target(target: str, settings: Settings, *, is_alone: bool = True) -> N
     is_file = any(one.absolute() in (path, *path.parents) for one in made)
     if target in TRAINING and settings.predict.weights is not None:
         refuse_training()
-    if is_alone and target in REPEATED and target in rules:
+    repeated = REPEATED if settings.split.also is None else REPEATED | DIVIDED
+    if is_alone and target in repeated and target in rules:
         raise InputError(
-            f"{target!r} runs once per {REPEATED[target]} and cannot be a target. Name the target "
+            f"{target!r} runs once per {repeated[target]} and cannot be a target. Name the target "
             f"that needs it, or run it again by `-- --forcerun {target}`."
         )
     if target in rules or is_file:
         return
     sections = [name for name in Settings.model_fields if target.startswith(f"{name}.")]
-    known = rules - set(REPEATED) if is_alone else rules
+    known = rules - set(repeated) if is_alone else rules
     near = nearest(target, known)
     if sections:
         hint = f"To change a setting, write {target}=VALUE."
@@ -307,6 +311,19 @@ def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
     return verbatim(view(settings, stage).model_dump_json())
 
 
+def division_settings(settings: Settings, way: str) -> str:
+    """Return the settings of stage split for split.by or split.also, as the parameter of its rule.
+
+    Only those that this way of dividing reads: another side of blocks, or another split.also, must
+    not trigger the training on random folds.
+    """
+    used = {"folds", "seed", "by" if way == settings.split.by else "also"}
+    if way in DIVISION_SETTINGS:
+        used.add(DIVISION_SETTINGS[way])
+    passed: str = view(settings, "split").model_dump_json(include={"split": used})
+    return passed
+
+
 def check_installation(checkout: str | Path, packages: str | None = None) -> None:
     """Check that the packages are installed from this checkout, by an editable install.
 
@@ -365,8 +382,16 @@ def states_of_others(paths: Iterable[Path | str]) -> list[list[str | int]]:
     return states
 
 
-def summary(paths: RunPaths) -> str:
-    """Describe the results of a run: the paths that exist, and the scores."""
+def summary(paths: RunPaths, also: str | None = None) -> str:
+    """Describe the results of a run: the paths that exist, and the scores.
+
+    Parameters
+    ----------
+    paths
+        The run.
+    also
+        split.also.
+    """
     lines = []
     for what, path in (
         ("dataset", paths.dataset.root),
@@ -379,7 +404,13 @@ def summary(paths: RunPaths) -> str:
             lines.append(f"{what:12} {path}")
     lines += _library_warnings(paths)
     try:
-        return "\n".join(lines + _scores(paths))
+        lines += _scores(paths, "out of fold")
+        if also is not None:
+            lines += _scores(paths.divided_by(also), f"out of fold, {also}")
+        description = paths.dataset.description
+        if description.is_file() and read_json(description, lambda values: values["simulated"]):
+            lines += ["", SIMULATED]
+        return "\n".join(lines)
     except InputError as error:
         return "\n".join([*lines, "", str(error)])
 
@@ -397,7 +428,7 @@ def _library_warnings(paths: RunPaths) -> list[str]:
     return [f"{len(found)} warnings of a library, such as: {found[0]}" for found in most]
 
 
-def _scores(paths: RunPaths) -> list[str]:
+def _scores(paths: RunPaths, title: str) -> list[str]:
     """Describe the scores of a run, if it has any."""
     lines = []
     if paths.overall.is_file() and paths.baselines.is_file():
@@ -406,14 +437,11 @@ def _scores(paths: RunPaths) -> list[str]:
             paths.baselines, lambda found: {m: _shown_scores(own) for m, own in found.items()}
         )
         lines.append("")
-        lines.append(f"{'out of fold':24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
+        lines.append(f"{title:24}{'overall accuracy':>18}{'mean IoU':>10}{'macro F1':>10}")
         for method, (accuracy, iou, f1) in {"model": model, **baselines}.items():
             name = METHODS.get(method, method)
             right = f"{rounded(100 * accuracy, 1, 100)}%"
             lines.append(f"{name:24}{right:>18}{score(iou):>10}{score(f1):>10}")
-    description = paths.dataset.description
-    if description.is_file() and read_json(description, lambda values: values["simulated"]):
-        lines += ["", SIMULATED]
     return lines
 
 

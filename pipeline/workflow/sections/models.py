@@ -91,23 +91,44 @@ class Normalise(Section):
     """one mean and standard deviation per: all (a single one) | channel | date_channel"""
 
 
+DivideBy = Literal["random", "stratified", "block", "group", "dataset"]
+# The settings of the section split that only one way of dividing reads.
+DIVISION_SETTINGS = {"block": "block_m", "group": "column"}
+
+
 class Split(Section):
     """How the folds are made."""
 
     folds: Annotated[int, Field(ge=2)] = 5
     """number of folds"""
 
-    by: Literal["random", "stratified", "block", "dataset"] = "random"
+    by: DivideBy = "random"
     """random | stratified (the same class shares in every fold) | block (whole squares of land, so
-    that neighbours are in the same fold) | dataset (each of dataset.paths, such as a season, is the
-    test part of one fold; a fifth of the others validates)
+    that neighbours are in the same fold) | group (parcels with the same value in a column, such as
+    those of a farm, are in the same fold) | dataset (each of dataset.paths, such as a season, is
+    the test part of one fold; a fifth of the others validates)
     """
 
-    block_m: Annotated[float, Field(gt=0)] = 2000.0
-    """metres: side of the squares"""
+    also: DivideBy | None = None
+    """a second way, such as block: models are trained and scored for it, too, and the report
+    compares both; the predictions do not use them. null: off
+    """
+
+    block_m: Annotated[float, Field(gt=0)] | Literal["auto"] = 2000.0
+    """metres: side of the squares; auto: the distance over which parcels are alike, see README"""
+
+    column: str | None = None
+    """column of the register with the groups; for an existing dataset a key of META/groups.json,
+    {column: {id: value}}. Each parcel without a value is a group by itself
+    """
 
     seed: int = 1
     """seed of the random generator"""
+
+    @property
+    def ways(self) -> list[str]:
+        """The ways in which the parcels are divided: `by`, and `also` if it is set."""
+        return [self.by, *([] if self.also is None else [self.also])]
 
 
 class Model(Section):

@@ -29,6 +29,7 @@ from pipeline.classes.ledger import read_ledger, write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.npy_files import file_name
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
+from pipeline.report.divisions import read_divisions
 from pipeline.report.figures import ndvi_by_class
 from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
@@ -367,8 +368,107 @@ def test_other_runs_are_compared_if_set(tmp_path):
         page_of(paths, **compare)
     write_json(other.folds, {"by": "block", "folds": [{}, {}, {}]})
     text = text_of(page_of(paths, **compare))
-    assert "mine 2, in equal shares of the classes 50.0% ± 12.5 0.500 ± 0.125" in text
+    assert "mine 2, at random, every class in equal shares 50.0% ± 12.5 0.500 ± 0.125" in text
     assert "blocks 3, by square blocks of land 25.0% ± 6.2 0.250 ± 0.062" in text
+
+
+def second_division(paths, accuracy, by="block", first=(0.8, 0.02), spread=0.02):
+    """Write the scores of split.also, and the spread of both divisions over their folds."""
+    other = paths.divided_by(by)
+    for own, mean, std in ((paths, *first), (other, accuracy, spread)):
+        values = {key: {"mean": 0.5, "std": 0.1} for key in METRICS}
+        values["Accuracy"] = {"mean": mean, "std": std}
+        write_json(own.spread, {"model": values, "majority": values})
+    write_json(other.folds, {"by": by, "folds": [{}] * 4})
+    write_json(other.overall, scores_of(accuracy, 0.4, 0.45))
+    write_json(other.baselines, {"majority": scores_of(0.3, 0.1, 0.2)})
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "by", "leads"),
+    [(0.7, "block", True), (0.9, "block", True), (0.75, "group", True), (0.79, "block", False),
+     (0.7, "random", False)],
+)  # fmt: skip
+def test_the_spatial_division_leads_if_both_differ_by_more_than_their_spread(
+    tmp_path, accuracy, by, leads
+):
+    paths = make_run(tmp_path / "run")
+    second_division(paths, accuracy, by)
+    column = {"column": "FARM"} if by == "group" else {}
+    page = page_of(paths, split={"by": "stratified", "also": by, **column})
+    checker, text = check_page(page), text_of(page)
+    headline = text_of(page.split("<h1>")[1].split("</h1>")[0])
+    shown, other = (accuracy, 50 / 60) if leads else (50 / 60, accuracy)
+    assert f"{shown:.0%} right on" in headline
+    assert ("blocks of land" in headline) == (leads and by == "block")
+    assert ("groups of parcels" in headline) == (by == "group")
+    assert f"Overall accuracy simulated imagery {100 * shown:.1f}%" in text
+    assert f"the model is right on {100 * other:.1f}%: both are compared below" in text
+    assert ("This page begins with the scores of the folds" in text) == leads
+    assert ("both differ by more than their spread in overall accuracy." in text) == (
+        abs(accuracy - 0.8) > 0.02
+    )
+    row = f"This model 80.0% ± 2.0 0.500 ± 0.100 0.500 ± 0.100 {100 * accuracy:.1f}% ± 2.0"
+    assert row in text
+    assert "divisions" in checker.ids
+    # The predictions, and so the scores of the classes, are those of split.by.
+    assert "winter wheat predicted as maize: 4 parcels" in text
+
+
+def test_the_spread_of_two_divisions_is_pooled(tmp_path):
+    paths = make_run(tmp_path / "run")
+    second_division(paths, 0.7, first=(0.8, 0.06), spread=0.08)
+    found = read_divisions(paths, "block")
+    assert found.difference("Accuracy") == pytest.approx((0.1, np.sqrt((0.0036 + 0.0064) / 2)))
+    assert found.differ == ["Accuracy"]
+    second_division(paths, 0.73, first=(0.8, 0.06), spread=0.08)
+    assert read_divisions(paths, "block").differ == []
+    assert read_divisions(paths, None) is None
+
+
+def test_both_divisions_of_another_run_are_compared(tmp_path):
+    paths, other = (make_run(tmp_path / name) for name in ("mine", "other"))
+    for run in (paths, other):
+        second_division(run, 0.7)
+    settings = load({"split": {"also": "block"}})
+    other.started.write_text(settings.model_dump_json())
+    text = text_of(page_of(paths, report={"compare": ["other"]}))
+    assert "other 2, at random, every class in equal shares 80.0% ± 2.0" in text
+    assert "other 4, by square blocks of land 70.0% ± 2.0" in text
+    assert "mine 4," not in text
+    other.divided_by("block").spread.unlink()
+    with pytest.raises(InputError, match=r"the run other has no .*models_block/spread\.json"):
+        page_of(paths, report={"compare": ["other"]})
+
+
+@pytest.mark.parametrize("n_bins", [0, 1, 12])
+def test_how_far_parcels_are_alike_is_shown(tmp_path, n_bins):
+    paths = make_run(tmp_path / "run")
+    assert "How far parcels are alike" not in page_of(paths)
+    distances = np.geomspace(30, 5000, n_bins)
+    curve = {"semivariances": np.linspace(0.5, 1, n_bins).tolist()}
+    found = {"block_m": 900.0, "text": "Alike up to 900 m.", "variograms": [curve, curve, curve]}
+    found |= {"distances_m": distances.tolist(), "feature_range_m": 900.0, "class_range_m": None}
+    write_json(paths.variogram, found)
+    page = page_of(paths, split={"by": "block", "block_m": 500})
+    check_page(page)
+    assert "Alike up to 900 m. The blocks of this run have 500 m: parcels" in text_of(page)
+    assert ("averaged over 2 features" in page) == (n_bins == 12)
+    assert ("Blocks of 500 m" in page) == (n_bins == 12)
+    for split in ({"by": "block", "block_m": "auto"}, {"by": "random"}):
+        assert "The blocks of this run" not in page_of(paths, split=split)
+    paths.variogram.write_text("{}")
+    with pytest.raises(InputError, match=r"variogram\.json.* snakemake -R variogram"):
+        page_of(paths)
+
+
+def test_the_summary_has_the_scores_of_both_divisions(tmp_path):
+    paths = make_run(tmp_path / "run", simulated=False)
+    second_division(paths, 0.7)
+    assert "out of fold, block" not in summary(paths)
+    lines = summary(paths, "block").splitlines()
+    assert lines[-3].startswith("out of fold, block")
+    assert lines[-2].split() == ["model", "70.0%", "0.400", "0.450"]
 
 
 def test_names_are_escaped(run):

@@ -803,6 +803,80 @@ def test_bad_input_is_refused_when_the_workflow_is_parsed(inputs, good, spoil, w
     assert sorted(inputs.folder.rglob("*")) == before
 
 
+BY_FARM = {"by": "group", "column": "FARM", "folds": 2}
+
+
+def groups(i, values):
+    i.meta.joinpath("groups.json").write_text(json.dumps(values))
+    i.set(split=BY_FARM)
+
+
+# The column of the groups: {name: (good inputs, spoil, words)}.
+GROUPS = {
+    "no column in the register": (
+        "geotiffs",
+        lambda i: i.set(split={**BY_FARM, "column": "COD"}),
+        "split.column is 'COD', which is not a column of .*register.gpkg. Did you mean 'CODE'",
+    ),
+    "one farm in the register": (
+        "geotiffs",
+        lambda i: (write_register(i.register, FARM=["a"] * 8), i.set(split=BY_FARM)),
+        r"split.column: 8 parcels have 1 different values in 'FARM', fewer than split.folds \(2\)",
+    ),
+    "no groups in the dataset": (
+        "dataset",
+        lambda i: i.set(split=BY_FARM),
+        "split.by is group, but .*existing has no META/groups.json, {column: {id: value}}",
+    ),
+    "no groups for the second division": (
+        "dataset",
+        lambda i: i.set(split={"also": "group", "column": "FARM"}),
+        "split.also is group, but .*or set split.also to random or stratified",
+    ),
+    "another key": (
+        "dataset",
+        lambda i: groups(i, {"FARMS": {"100": 1}}),
+        "split.column is 'FARM', .* not a key of .*groups.json. Did you mean 'FARMS'",
+    ),
+    "groups by id alone": (
+        "dataset",
+        lambda i: groups(i, {"100": "a"}),
+        r"groups.json: expected {column: {id: value}}, found others in '100'",
+    ),
+    "groups that are lists": (
+        "dataset",
+        lambda i: groups(i, {"FARM": {"100": [1]}}),
+        r"groups.json: expected {column: {id: value}}, found others in 'FARM'",
+    ),
+    "one farm in the dataset": (
+        "dataset",
+        lambda i: groups(i, {"FARM": {str(100 + 3 * n): "a" for n in range(30)}}),
+        "split.column: 30 parcels have 1 different values in 'FARM'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("good", "spoil", "words"), GROUPS.values(), ids=GROUPS)
+def test_groups_are_checked_when_the_workflow_is_parsed(inputs, good, spoil, words):
+    getattr(inputs, good)()
+    spoil(inputs)
+    with pytest.raises(InputError, match=f"(?s){words}"):
+        check_all(load(inputs.values))
+
+
+def test_good_groups_pass_when_the_workflow_is_parsed(inputs):
+    """A parcel without a value is a group by itself; existing weights need no groups."""
+    inputs.geotiffs().set(split=BY_FARM)
+    write_register(inputs.register, FARM=["a"] * 7 + [None])
+    check_all(load(inputs.values))
+    inputs.dataset()
+    groups(inputs, {"FARM": dict.fromkeys(("100", "103"), "a")})
+    check_all(load(inputs.values))
+    inputs.meta.joinpath("groups.json").unlink()
+    save_models(inputs.folder / "weights", members=1)
+    check_all(load(inputs.set(predict={"weights": str(inputs.folder / "weights")}).values))
+
+
 @pytest.mark.parametrize("good", ["geotiffs", "dataset"])
 def test_good_input_passes_when_the_workflow_is_parsed(inputs, good):
     getattr(inputs, good)()

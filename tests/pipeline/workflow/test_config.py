@@ -113,6 +113,11 @@ from tests.builders.runs import recorded, write_record
         ({"model": {"epochs": 3}}, r"model\.epochs: .*did you mean 'train\.epochs'"),
         ({"imagery": {"parcels": {}}}, r"imagery\.parcels: .*'parcels, without indentation'"),
         ({"parcels": {"classes": {"min_parcel": 3}}}, r"cannot be used: parcels\.classes\.min_p"),
+        ({"split": {"by": "block", "also": "block"}}, r"split\.by and split\.also are both block"),
+        ({"split": {"also": "group"}}, r"split\.column is not set: name the column"),
+        ({"split": {"column": "FARM"}}, r"split\.column: without effect unless .* is group"),
+        ({"split": {"block_m": "Auto"}}, r"split\.block_m: .*number or 'auto', found 'Auto'"),
+        ({"split": {"block_m": 0}}, r"split\.block_m: .*greater than 0 or 'auto', found 0"),
     ],
 )
 def test_bad_settings_are_refused(values, message):

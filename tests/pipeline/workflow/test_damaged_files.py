@@ -15,7 +15,8 @@ from pipeline.classes.crop_class import read_classes, read_names
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.metadata import read_object
 from pipeline.dataset.pixel_set_dataset import read_folds
-from pipeline.report.scores import read_comparison, read_predictions
+from pipeline.report.divisions import read_comparison
+from pipeline.report.scores import read_predictions
 from pipeline.stages.label import _read
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read_record

@@ -1,0 +1,86 @@
+"""Measure how far parcels are alike, and print which side of blocks this suggests.
+
+    python -m benchmarks.accuracy_blocks [--canada DATA/canada-2017/points.parquet] [DATASET ...]
+
+DATASET is the Pixel-Set dataset of a run, such as results/demo/dataset. The points of canada-2017
+lie in cells of about 100 km.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pyproj import Transformer
+
+from benchmarks.model_choice import read_canada
+from models.pixel_sets import PixelSets
+from pipeline.dataset.groups import blocks_of
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.evaluation.variogram import Variogram, choose_side, measure, sample_pairs
+from pipeline.stages.variogram import season_means
+
+SEEDS = (1, 2, 3)
+FOLDS = 5
+CANADA_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12")
+
+
+def main() -> None:
+    """Print the ranges of every data set."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("datasets", type=Path, nargs="*", metavar="DATASET")
+    parser.add_argument("--canada", type=Path, help="points.parquet of canada-2017")
+    options = parser.parse_args()
+    if options.canada is not None:
+        data, cells = read_canada(options.canada)
+        positions = _canada_positions(options.canada, len(data))
+        print(f"canada-2017: {len(data)} points in {len(np.unique(cells))} cells")
+        _print(data, CANADA_BANDS, positions)
+    for folder in options.datasets:
+        dataset = PixelSetDataset.open(folder)
+        simulated = ", SIMULATED" if dataset.description["simulated"] else ""
+        print(f"{folder}{simulated}: {(dataset.labels >= 0).sum()} labelled parcels")
+        _print(dataset.pixel_sets(with_features=False), dataset.bands, dataset.positions)
+
+
+def _canada_positions(file: Path, n_points: int) -> NDArray[np.float64]:
+    """Project the points that `read_canada` returns, in its order, to metres (EPSG:3979)."""
+    table = pd.read_parquet(file, columns=["sample_id", "lon", "lat", "CROPTYPE_LABEL"])
+    codes = [1110, 1120, 1200, 4100, 7920, 9120]
+    points = table[table["CROPTYPE_LABEL"].isin(codes)].groupby("sample_id").first()
+    if len(points) != n_points:
+        raise ValueError(f"{len(points)} points have a position, {n_points} were read")
+    project = Transformer.from_crs("EPSG:4326", "EPSG:3979", always_xy=True)
+    return np.column_stack(project.transform(points["lon"], points["lat"]))
+
+
+def _print(data: PixelSets, bands: Sequence[str], positions: NDArray[np.float64]) -> None:
+    """Print the ranges of every variable, one line a seed, and the suggestion."""
+    labelled = np.flatnonzero(data.labels >= 0)
+    positions, labels = positions[labelled], data.labels[labelled]
+    for seed in SEEDS:
+        generator = np.random.default_rng(seed)
+        pairs = sample_pairs(positions, generator)
+        features, names = season_means(data, bands, labelled[pairs.parcels])
+        found = measure(positions, labels, features, names, pairs, generator)
+        side, text = choose_side(found, positions, FOLDS)
+        n_blocks = len(np.unique(blocks_of(positions, side)))
+        print(f"  seed {seed}: {text} {n_blocks} blocks.")
+        print(f"    {', '.join(_ranges([*found.features, found.classes]))}")
+
+
+def _ranges(variograms: Sequence[Variogram]) -> Iterator[str]:
+    """Yield the range of each variable, or that there is none."""
+    for own in variograms:
+        found = "none" if own.fit is None else f"{own.fit.range_m:.0f} m ({own.fit.model})"
+        yield f"{own.name} {found}"
+
+
+if __name__ == "__main__":
+    main()

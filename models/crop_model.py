@@ -149,15 +149,13 @@ class CropModel:
                 n_extra=data.n_features,
                 **architecture,
             )
-        else:
-            start.check_fits(data)
-            hyperparameters = start.description.hyperparameters.with_classes(len(about.class_codes))
-        if start is not None:
-            scaling = start.description.feature_scaling
-        else:
             # Fitted on the training parcels only, so that the other parcels stay independent.
             features = None if data.features is None else data.features[train]
             scaling = None if features is None else FeatureScaling.fit(features)
+        else:
+            start.check_fits(data)
+            hyperparameters = start.description.hyperparameters.with_classes(len(about.class_codes))
+            scaling = start.description.feature_scaling
         description = ModelDescription.of(
             *(about, hyperparameters, scaling),
             n_pixels=training.n_pixels,

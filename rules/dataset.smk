@@ -1,7 +1,7 @@
 # The normalisation, which training needs in addition to the packed pixels.
 
 # An existing dataset may contain its normalisation.
-if not OWN_NORMALISATION:
+if not (settings.dataset.sources and OWN_NORMALISATION):
 
     rule normalise:
         message:

@@ -68,9 +68,6 @@ def test_a_run_starts_from_the_weights_of_another(folder):
     models = folder / FIRST / "models"
     shutil.copy(models / "Fold_2" / "model.pth.tar", models / "Fold_1" / "model.pth.tar")
     assert planned(folder, configfile=file)["train"] == 2
-    # A training from random weights is another training.
-    random = {**TRAIN, "from": None}
-    assert planned(folder, configfile=file, train=random)["train"] == 2
 
 
 def test_a_run_of_two_seasons_leaves_out_each_in_turn(folder):

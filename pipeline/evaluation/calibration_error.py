@@ -22,10 +22,10 @@ def describe_calibration(
     Returns
     -------
     dict
-        Values of JSON: {"before" or "after": {"ece", "classwise_ece", "log_loss", "reliability",
-        "per_class"}}. `ece` is the expected calibration error of the predicted class, and
-        `classwise_ece` the mean of those of the classes. `reliability` lists the bins that have
-        parcels, `per_class` code, name, support and ece of every class.
+        Values of JSON: {"before" or "after": {"ece", "ece_by_chance", "classwise_ece", "log_loss",
+        "reliability", "per_class"}}. `ece` is the expected calibration error of the predicted
+        class, and `classwise_ece` the mean of those of the classes. `reliability` lists the bins
+        that have parcels, `per_class` code, name, support and ece of every class.
     """
     labels, support = predictions.labels, np.bincount(predictions.labels, minlength=len(classes))
     described = {}
@@ -38,6 +38,7 @@ def describe_calibration(
         confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
         described[name] = {
             "ece": expected_calibration_error(confidence, right),
+            "ece_by_chance": error_by_chance(confidence),
             "classwise_ece": float(by_class.mean()),
             # A probability that underflows to 0 counts as the smallest number.
             "log_loss": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
@@ -65,6 +66,22 @@ def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[n
     """
     _, sums, hits = _bins(confidence, right)
     return float(np.abs(sums - hits).sum() / len(confidence))
+
+
+def error_by_chance(confidence: NDArray[np.float64]) -> float:
+    """Compute the calibration error that a calibrated model would have on so few parcels.
+
+    The number of right predictions in a bin differs from the sum of their confidences c by a
+    deviation whose variance v is the sum of c (1 - c). The mean of its absolute value is
+    sqrt(2 v / pi), if it is normally distributed.
+
+    Parameters
+    ----------
+    confidence
+        float64 (N,), from 0 to 1.
+    """
+    variances = np.bincount(_bin_of(confidence), confidence * (1 - confidence), N_BINS)
+    return float(np.sqrt(2 * variances / np.pi).sum() / len(confidence))
 
 
 def classwise_errors(
@@ -103,10 +120,14 @@ def _bins(
     confidence: NDArray[np.float64], right: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Count the parcels of every bin, and add up their confidence and the right ones."""
-    # A bin includes its upper bound, and the first one includes 0.
-    index = np.clip(np.ceil(confidence * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)
+    index = _bin_of(confidence)
     counts = np.bincount(index, minlength=N_BINS)
     sums, hits = (
         np.bincount(index, weights, N_BINS).astype(np.float64) for weights in (confidence, right)
     )
     return counts, sums, hits
+
+
+def _bin_of(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the bin of every parcel. A bin includes its upper bound, and the first one 0."""
+    return np.clip(np.ceil(confidence * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)

@@ -17,16 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from geo.errors import InputError
-from models.model_files import CALIBRATION_FILE
+from geo.errors import InputError, first_five
+from models.model_files import CALIBRATION_FILE, OUT_OF_FOLD_FILE
 from pipeline.classes.crop_class import Code
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.workflow.artefacts import artefact, read_json, remedy_for
+from pipeline.workflow.paths import writer_of
 from pipeline.workflow.writing import replacing
 
 # The columns before those of the classes.
 _COLUMNS = {"parcel_id": pa.string(), "fold": pa.int64(), "label": pa.int64()}
 _PREFIX = "log_probability_"
+OTHER_MODELS = (
+    "Use the folder models of one finished run as a whole, or delete the file: the confidences are "
+    "not calibrated then."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +145,7 @@ def read_out_of_fold(path: Path) -> OutOfFold:
     Raises
     ------
     InputError
-        If a file is missing, or is not what calibrate writes.
+        If a file is missing, or is not what calibrate writes; or if a fold was trained again.
     """
     with artefact(path, "a table of out-of-fold predictions"):
         table = pq.read_table(path)
@@ -154,8 +159,14 @@ def read_out_of_fold(path: Path) -> OutOfFold:
         if len(fold) and not (fold.min() >= 1 and 0 <= labels.min() <= labels.max() < len(others)):
             raise ValueError("it has folds or labels that do not exist")
         ids = table["parcel_id"].to_pylist()
-    folds = range(1, int(fold.max(initial=0)) + 1)
-    temperatures = [read_temperature(path.parent / f"Fold_{number}") for number in folds]
+    folders = [path.parent / f"Fold_{k}" for k in range(1, int(fold.max(initial=0)) + 1)]
+    if lacking := [own.name for own in folders if not (own / CALIBRATION_FILE).is_file()]:
+        remedy = OTHER_MODELS if writer_of(path) is None else remedy_for(path)
+        raise InputError(
+            f"{path} does not belong to the models beside it: {first_five(lacking)} without "
+            f"{CALIBRATION_FILE}. {remedy}"
+        )
+    temperatures = [read_temperature(folder) for folder in folders]
     return OutOfFold(ids, fold, labels, scores, np.array(temperatures, np.float64))
 
 
@@ -181,6 +192,34 @@ def read_tested(path: Path, dataset: PixelSetDataset, folds: Sequence[Fold]) -> 
         raise InputError(
             f"{path} was made with other folds, labels or classes than the dataset "
             f"{dataset.paths.root} has now. {remedy_for(path)}"
+        )
+    return predictions
+
+
+def read_existing(folder: Path, n_folds: int, n_classes: int) -> OutOfFold | None:
+    """Read the predictions beside existing weights, which calibrate them; None if there are none.
+
+    Parameters
+    ----------
+    folder
+        Folder of Fold_<k>/.
+    n_folds, n_classes
+        Of the weights.
+
+    Raises
+    ------
+    InputError
+        As `read_out_of_fold`; or if the predictions are of other models.
+    """
+    path = folder / OUT_OF_FOLD_FILE
+    if not path.is_file():
+        return None
+    predictions = read_out_of_fold(path)
+    found = predictions.n_folds, predictions.log_probabilities.shape[1]
+    if found != (n_folds, n_classes):
+        raise InputError(
+            f"{path} does not belong to the models beside it: it is of {found[0]} folds and "
+            f"{found[1]} classes, they of {n_folds} and {n_classes}. {OTHER_MODELS}"
         )
     return predictions
 

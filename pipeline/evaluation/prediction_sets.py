@@ -7,6 +7,9 @@ missed no more often than others (class-conditional conformal prediction: Vovk e
 Algorithmic Learning in a Random World, section 4.5; Sadinle, Lei and Wasserman 2019, Least
 Ambiguous Set-Valued Classifiers).
 
+A set can be empty: then the parcel is unlike all classes, as one of a crop that was not trained on.
+No class is forced into it.
+
 The parcels to compare with are the out-of-fold predictions, not those of the validation parts:
 validation parcels chose the epoch and the temperature, and there are fewer of them.
 
@@ -76,15 +79,13 @@ class PredictionSets:
         A parcel is compared with those of the other folds.
         """
         found = self._predictions
-        as_strange = np.zeros(found.probabilities.shape, np.int64)
-        needed = np.zeros(as_strange.shape, np.int64)
+        members = np.empty(found.probabilities.shape, np.bool_)
         for number in range(1, found.n_folds + 1):
             rows = found.rows_of(number)
             others = [f for f in range(found.n_folds) if f != number - 1]
-            for other in others:
-                as_strange[rows] += self._as_strange(other, found.probabilities[rows])
-            needed[rows] = self._fewest(self._counts[others].sum(axis=0))
-        return np.asarray(as_strange >= needed)
+            as_strange = sum(self._as_strange(f, found.probabilities[rows]) for f in others)
+            members[rows] = as_strange >= self._fewest(self._counts[others].sum(axis=0))
+        return members
 
     def of_new(self, probabilities: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
         """Return which classes are in the set of each of n parcels without a label, bool (n, K).

@@ -21,7 +21,7 @@ from geo.register.columns import as_text
 from models.errors import InputError as ModelInputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import check_reference
-from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, check_folds
+from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, check_folds, fold_folders
 from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
@@ -69,6 +69,22 @@ def check(settings: Settings) -> None:
         imagery = settings.imagery
         if isinstance(imagery.path, Path) and imagery.format == "auto" and not imagery.is_stac:
             detect_format(imagery.path)
+    if settings.predict.weights is not None:
+        _check_calibration(settings.predict.weights)
+
+
+def _check_calibration(weights: Path) -> None:
+    """Check that the out-of-fold predictions beside existing weights are those of the weights."""
+    described = check_folds(weights)
+    if not described:
+        return
+    from pipeline.evaluation.out_of_fold import read_existing
+
+    n_classes = next(iter(described.values())).hyperparameters.n_classes
+    try:
+        read_existing(weights, len(fold_folders(weights)), n_classes)
+    except InputError as error:
+        raise InputError(f"predict.weights: {error}") from None
 
 
 def _check_register(register: Path, settings: Settings) -> None:

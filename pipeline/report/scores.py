@@ -21,6 +21,7 @@ from pipeline.workflow.paths import RunPaths
 
 METHODS = {
     "model": "This model",
+    "gradient_boosting": "Gradient boosting model",
     "random_forest": "Random forest",
     "logistic_regression": "Logistic regression",
     "majority": "Majority guess",

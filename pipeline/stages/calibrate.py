@@ -26,10 +26,13 @@ def calibrate(
     settings: CalibrateSettings,
     threads: int = 1,
 ) -> None:
-    """Predict the test part of every fold, and fit its temperature on the validation part.
+    """Predict every labelled parcel out of fold, and fit the temperatures of the folds.
 
-    The model of a fold was trained on neither part. Its epoch was chosen on the validation part,
-    which makes the model look slightly better there than it is.
+    The temperature of a fold is fitted on the validation parcels of all folds, each predicted by
+    the model of its own fold, without those that the fold is tested on. The models of the folds
+    differ in little but chance, and the validation part of one fold alone is so small that its
+    temperature is mostly noise (docs/accuracy.md). No model was trained on its validation parcels,
+    but they chose its epoch, so that it looks slightly better there than it is.
 
     Parameters
     ----------
@@ -57,17 +60,22 @@ def calibrate(
     parts = opened.folds(folds)
     trained = load_trained(models, len(parts), device)
     data = read_inputs(opened, trained, opened.classes)
-    tested, temperatures = [], []
-    for number, (fold, model) in enumerate(zip(parts, trained, strict=True), 1):
+    tested, validated = [], []
+    for fold, model in zip(parts, trained, strict=True):
         both = np.concatenate([fold.validation, fold.test])
         scores = model.log_probabilities(data, both, settings.predict.batch_size)
-        n = len(fold.validation)
-        temperature, note = fit_temperature(scores[:n], data.labels[fold.validation])
-        values = {"temperature": temperature, "n_parcels": n, "note": note}
+        validated.append(scores[: len(fold.validation)])
+        tested.append(scores[len(fold.validation) :])
+    places = np.concatenate([fold.validation for fold in parts])
+    validation = np.concatenate(validated)
+    temperatures = []
+    for number, fold in enumerate(parts, 1):
+        rows = ~np.isin(places, fold.test)
+        temperature, note = fit_temperature(validation[rows], data.labels[places[rows]])
+        values = {"temperature": temperature, "n_parcels": int(rows.sum()), "note": note}
         write_json(models / f"Fold_{number}" / CALIBRATION_FILE, values)
         said = f", {note}" if note else ""
         logger.info("fold %d: temperature %.2f%s", number, temperature, said)
-        tested.append(scores[n:])
         temperatures.append(temperature)
     places = np.concatenate([fold.test for fold in parts])
     of_place = np.repeat(np.arange(1, len(parts) + 1), [len(fold.test) for fold in parts])

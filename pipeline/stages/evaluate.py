@@ -32,8 +32,8 @@ def evaluate(
 ) -> None:
     """Score the model of every fold on its test parcels, which were not used to train it.
 
-    Three baselines are scored on the same folds: the most frequent class of the training part, and
-    a random forest and a logistic regression on the parcels' mean reflectances.
+    Four baselines are scored on the same folds: the most frequent class of the training part; and
+    gradient boosting, a random forest and a logistic regression on the parcels' mean reflectances.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def evaluate(
     settings
         split.seed, predict.set_error.
     threads
-        Threads of the random forest.
+        Threads of the baselines.
 
     Raises
     ------

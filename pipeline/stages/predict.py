@@ -13,10 +13,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from geo.errors import InputError, first_five
+from geo.errors import InputError
 from models.crop_model import CropModel
 from models.model_files import (
-    CALIBRATION_FILE,
     DESCRIPTION_FILE,
     OUT_OF_FOLD_FILE,
     fold_folders,
@@ -33,7 +32,7 @@ from pipeline.evaluation.out_of_fold import (
     OutOfFold,
     ensemble_probabilities,
     probabilities_at,
-    read_out_of_fold,
+    read_existing,
     read_tested,
 )
 from pipeline.evaluation.prediction_sets import PredictionSets
@@ -127,7 +126,18 @@ def predict(
         season.refuse()
         if text := season.explain():
             logger.warning("%s", text)
-        calibration = existing_calibration(models, trained)
+        calibration = read_existing(models, len(trained), trained[0].n_classes)
+        if calibration is None:
+            logger.info(
+                "%s has no %s: confidences are not calibrated, and there are no prediction sets",
+                *(models, OUT_OF_FOLD_FILE),
+            )
+        else:
+            logger.info(
+                "calibrated by %d parcels of the training. Nothing is proven about prediction sets "
+                "of another region or season.",
+                len(calibration.ids),
+            )
     else:
         parts = opened.folds(folds)
         tested = calibration = read_tested(models / OUT_OF_FOLD_FILE, opened, parts)
@@ -216,39 +226,6 @@ def load_existing(
         )
         for fold in folds
     ]
-
-
-def existing_calibration(folder: Path, trained: Sequence[CropModel]) -> OutOfFold | None:
-    """Read the out-of-fold predictions beside existing weights; None if there are none.
-
-    Raises
-    ------
-    InputError
-        If they are not those of the weights.
-    """
-    path = folder / OUT_OF_FOLD_FILE
-    if not path.is_file():
-        logger.info(
-            "%s has no %s: confidences are not calibrated, and there are no prediction sets",
-            *(folder, OUT_OF_FOLD_FILE),
-        )
-        return None
-    folds = fold_folders(folder)
-    lacking = [fold.name for fold in folds.values() if not (fold / CALIBRATION_FILE).is_file()]
-    found = None if lacking else read_out_of_fold(path)
-    shape = len(trained), trained[0].n_classes
-    if found is None or (found.n_folds, found.log_probabilities.shape[1]) != shape:
-        what = f"{first_five(lacking)} has no {CALIBRATION_FILE}" if lacking else "it is of others"
-        raise InputError(
-            f"{path} does not belong to the models beside it: {what}. Use the folder models of one "
-            "finished run as a whole, or delete the file: the confidences are not calibrated then."
-        )
-    logger.info(
-        "calibrated by %d parcels of the training. Nothing is proven about prediction sets of "
-        "another region or season.",
-        len(found.ids),
-    )
-    return found
 
 
 class Predictor:

@@ -17,6 +17,7 @@ from models.model_files import TRAINED_ON_FILE
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
 from pipeline.report.figures import (
@@ -89,7 +90,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
     from_dataset = bool(used["dataset"]["path"] or used["dataset"]["paths"])
-    scores = weights = drawn = confidence = None
+    scores = weights = drawn = confidence = calibration = sets = None
     if predictions is not None:
         confidence = _confidence(predictions)
         if existing_weights:
@@ -97,6 +98,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             scores = weights.scores if weights else None
         else:
             scores = read_scores(paths, predictions)
+            if scores is not None:
+                calibration, sets = read_calibration(paths), read_sets(paths)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
         if not from_dataset and paths.predictions.is_file():
             # Imported here, because a run from an existing dataset works without GDAL.
@@ -132,6 +135,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         divisions=divisions,
         variogram=variogram,
         weights=weights,
+        calibrated=predictions is not None and has_sets(table),
         comparison=read_comparison(paths, settings.report.compare) if has_models else [],
         methods=METHODS,
         training=training_charts({} if existing_weights else read_trainlogs(paths)),
@@ -140,6 +144,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         map=drawn,
         confidence=confidence,
         **_trained(paths, used, existing_weights=existing_weights),
+        calibration=calibration,
+        sets=sets,
         files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
     )
@@ -199,6 +205,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         paths.predictions: "predictions with the parcels' outlines",
         table.with_suffix(".csv"): "predictions as a table",
         table.with_suffix(".parquet"): "the same table, with types",
+        paths.probabilities: "the calibrated probability of every class",
         **scores,
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
         paths.ledger: "the same table, with types",

@@ -39,6 +39,7 @@ DIVIDED = dict.fromkeys(("split", "calibrate", "evaluate"), "division into folds
 # Targets that do not exist if existing weights are used.
 TRAINING = ("variogram", "split", "train", "calibrate", "evaluate", "models")
 METHODS = {
+    "gradient_boosting": "boosting on means",
     "random_forest": "random forest on means",
     "logistic_regression": "regression on means",
     "majority": "most frequent class",

@@ -146,7 +146,8 @@ def test_predictions_come_from_the_fold_and_scores_from_the_predictions(finished
         trained = CropModel.load(run.fold(number), torch.device("cpu"))
         data = read_inputs(opened(run), [trained], opened(run).classes)
         # The members' mean log-probabilities do not add up to 1; the confidences do.
-        odds = np.exp(trained.log_probabilities(data, fold.test, 512))
+        temperature = json.loads(run.calibration(number).read_text())["temperature"]
+        odds = np.exp(trained.log_probabilities(data, fold.test, 512) / temperature)
         written = table.loc[[data.ids[i] for i in fold.test], "confidence"]
         np.testing.assert_allclose(odds.max(axis=1) / odds.sum(axis=1), written, atol=1e-4)
     right = (table["pred_code"] == table["declared_code"]).mean()

@@ -18,6 +18,8 @@ from models.crop_model import CropModel, ensemble
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.dataset.model_inputs import in_order
+from pipeline.evaluation.out_of_fold import read_out_of_fold
+from pipeline.evaluation.prediction_sets import PredictionSets
 from pipeline.predictions.columns import ENSEMBLE, OUT_OF_FOLD, Choices, choose
 from pipeline.stages import predict as stage
 from pipeline.stages.calibrate import calibrate
@@ -234,3 +236,43 @@ def test_choices_have_names_or_are_missing():
     assert table["confidence"].fillna(-1).tolist() == [0.4, -1, -1, 0.5]
     assert table["pred_source"].tolist() == ["ensemble", "", "", "out_of_fold"]
     assert choose(probabilities)[0].tolist() == [[1, 2], [2, 0], [0, 1]]
+
+
+def test_sets_are_named_by_their_codes():
+    classes = [CropClass(code, f"class {code}") for code in range(10, 20)]
+    choices = Choices.empty(5, classes, with_sets=True)
+    members = np.zeros((3, 10), bool)
+    members[0, [0, 8, 9]] = members[2, 4] = True
+    choices.put(1, np.full((3, 10), 0.1), np.full(3, OUT_OF_FOLD, np.int8), members)
+    table = choices.table(np.array([3, 2, -1, 0, 1]))
+    assert table["set_size"].tolist() == [1, 0, pd.NA, pd.NA, 3]
+    # The set of the second row is empty, the third and fourth parcels have none.
+    assert table["prediction_set"].fillna("none").tolist() == [
+        "14", "", "none", "none", "10 | 18 | 19",
+    ]  # fmt: skip
+    without = Choices.empty(5, classes).table(np.array([3, -1]))
+    assert without["set_size"].isna().all()
+    assert without.dtypes.equals(table.dtypes)
+
+
+@pytest.mark.parametrize("n_bytes", [2000, 10**9])
+def test_every_predicted_parcel_has_its_probabilities(trained, tmp_path, monkeypatch, n_bytes):
+    run, _ = trained
+    register_of(run).to_file(tmp_path / "register.gpkg")
+    path = written(trained, tmp_path / "out", tmp_path / "register.gpkg", monkeypatch, 7, n_bytes)
+    table = pd.read_parquet(path.with_suffix(".parquet")).set_index("parcel_id")
+    found = pd.read_parquet(path.with_name("probabilities.parquet")).set_index("parcel_id")
+    assert list(found) == ["barley", "maize", "wheat"]
+    assert set(found.dtypes) == {np.dtype(np.float32)}
+    assert sorted(found.index) == sorted(table.index[table["pred_source"] != ""])
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+    own = table.loc[found.index]
+    assert (found.idxmax(axis=1) == own["pred_code"]).all()
+    np.testing.assert_allclose(found.max(axis=1), own["confidence"], atol=6e-5)
+    # The sets are those of the out-of-fold predictions.
+    predictions = read_out_of_fold(run.out_of_fold)
+    members = PredictionSets(predictions, 0.1).of_tested()
+    sets = [" | ".join(found.columns[row]) for row in members]
+    assert own.loc[predictions.ids, "prediction_set"].tolist() == sets
+    assert own.loc[predictions.ids, "set_size"].tolist() == members.sum(axis=1).tolist()
+    np.testing.assert_allclose(found.loc[predictions.ids], predictions.probabilities, rtol=1e-6)

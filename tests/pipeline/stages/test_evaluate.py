@@ -36,7 +36,7 @@ REFERENCE_KEYS = {
     "Accuracy",
 }  # fmt: skip
 
-BASELINES = {"majority", "random_forest", "logistic_regression"}
+BASELINES = {"majority", "gradient_boosting", "random_forest", "logistic_regression"}
 
 
 def rows_of(path):
@@ -236,6 +236,7 @@ def test_the_terminal_shows_every_baseline(scored: RunPaths):
     lines = summary(scored).splitlines()
     baselines = json.loads(scored.baselines.read_text())
     for method, words in (
+        ("gradient_boosting", "boosting on means"),
         ("random_forest", "random forest on means"),
         ("logistic_regression", "regression on means"),
         ("majority", "most frequent class"),

@@ -123,6 +123,7 @@ def test_existing_weights_are_scored_on_the_classes_that_they_know(tmp_path, cod
     assert "It is not known on which parcels these were trained" in page
     assert f"{n_unknown} parcels declare classes that the weights do not know: " in page
     assert "no: unknown to the existing weights" in page
+    assert "The confidences are not calibrated, and there are no prediction sets" in page
     assert "The dates of the training are not known." in page
     assert f"Each half of the {len(scored)} parcels was scored with the temperature" in page
     assert f"temperature refitted {share[:-2]}" in page

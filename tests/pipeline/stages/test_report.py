@@ -28,6 +28,9 @@ from pipeline.classes.crop_class import Classes, CropClass, write_classes
 from pipeline.classes.ledger import read_ledger, write_ledger
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.npy_files import file_name
+from pipeline.evaluation.calibration_error import describe_calibration
+from pipeline.evaluation.out_of_fold import OutOfFold
+from pipeline.evaluation.prediction_sets import describe_sets
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.divisions import read_divisions
 from pipeline.report.figures import ndvi_by_class
@@ -167,6 +170,7 @@ def make_models(paths):
     write_json(
         paths.baselines, {"majority": majority, "random_forest": {**majority, "Accuracy": 0.7}}
     )
+    make_calibration(paths)
     scores = [
         [m[k] for k in ("Precision", "Recall", "F1-score", "IoU")]
         for m in class_metrics(matrix).values()
@@ -179,6 +183,19 @@ def make_models(paths):
             for c, n, s in zip(CLASSES, matrix.sum(1), scores, strict=True)
         ],
     )
+
+
+def make_calibration(paths):
+    """Write what calibrate and evaluate write about confidences of 0.8 and, after, 0.89."""
+    scores = np.full((N, 3), np.log(0.1), np.float32)
+    scores[np.arange(N), PREDICTED] = np.log(0.8)
+    fold = np.repeat([1, 2], N // 2)
+    found = OutOfFold([], fold, DECLARED, scores, np.array([0.7, 0.8]))
+    write_json(paths.calibration_errors, describe_calibration(found, CLASSES))
+    write_json(paths.prediction_sets, describe_sets(found, CLASSES, 0.1))
+    for number, note in ((1, None), (2, "at the lower bound")):
+        values = {"temperature": found.temperatures[number - 1], "n_parcels": 30, "note": note}
+        write_json(paths.calibration(number), values)
 
 
 def make_predictions(paths, ledger, *, geometry=True, labelled=True):
@@ -290,7 +307,8 @@ def check_page(page):
 
 def test_the_page_is_complete_and_needs_no_other_file(run):
     checker = check_page(page_of(run))
-    for section in ("map", "imagery", "parcels", "classes", "scores", "confidence", "seasons"):
+    shown = ("map", "imagery", "parcels", "classes", "scores", "confidence", "seasons")
+    for section in (*shown, "calibration", "sets"):
         assert section in checker.ids
         assert f"#{section}" in checker.references
 
@@ -311,6 +329,26 @@ def test_the_page_has_numbers_of_parcels_and_scores(run):
     )
     assert "4 are used and 1 set aside: too cloudy (1)." in text
     assert "The longest gap between two dates is 80 days" in text
+
+
+def test_the_page_shows_calibration_and_sets(run):
+    page = page_of(run)
+    text = text_of(page)
+    before, after = (
+        json.loads(run.calibration_errors.read_text())[when]["ece"] for when in ("before", "after")
+    )
+    # 50 of 60 predictions are right.
+    assert before == pytest.approx(50 / 60 - 0.8)
+    assert f"differ by {100 * after:.1f}% on average" in text
+    assert f"and by {100 * before:.1f}% without the temperatures" in text
+    assert "Temperatures of the folds: 0.700, 0.800 (at the lower bound)." in text
+    sets = json.loads(run.prediction_sets.read_text())
+    assert f"it contains the declared class of {100 * sets['coverage']:.1f}%" in text
+    assert "at an error rate of 10% per class" in text
+    # Maize and grass have no parcel in one of the folds, grass one too few in the other.
+    section = page.split('<section id="sets">')[1].split("</section>")[0]
+    never = [row["name"] for row in sets["per_class"] if row["never_excluded"]]
+    assert section.count("in every set</td>") == len(never)
 
 
 def scores_of(accuracy, iou, f1):
@@ -347,7 +385,12 @@ def test_the_model_is_compared_with_the_best_baseline(tmp_path, forest, regressi
     headline, text = text_of(page.split("<h1>")[1].split("</h1>")[0]), text_of(page)
     accuracy = f"{100 * baselines[best.replace(' ', '_')][0]:.1f}"
     assert f"The best baseline, a {best}, is right on {accuracy}" in text
-    # A better baseline is in the headline.
+    # A better baseline is in the headline, and first among the scores.
+    is_better = "the better macro F1" in better
+    assert ("has the better macro F1: 0.900, the model 0." in headline) == is_better
+    first = text_of(page.split('<section id="scores">')[1].split("</p>")[0])
+    assert ("is right on more" in first) == ("more parcels" in better)
+    assert ("has the better macro F1" in first) == is_better
     assert (f"a {best} is better: {accuracy}" in headline) == ("more parcels" in better)
     for words in ("more parcels", "the better mean IoU", "the better macro F1"):
         found = [method for method in ("random forest", "logistic regression", "majority guess")

@@ -184,13 +184,15 @@ READ = {
     "folds.json": "train calibrate evaluate predict report",
     "models/Fold_1/model.json": "calibrate predict report",
     "models/Fold_1/model.pth.tar": "calibrate predict",
-    "models/Fold_1/calibration.json": "evaluate",
-    "models/out_of_fold.parquet": "evaluate",
+    "models/Fold_1/calibration.json": "evaluate predict report",
+    "models/out_of_fold.parquet": "evaluate predict",
     "models/Fold_1/trainlog.json": "report",
     "models/Fold_1/test_metrics.json": "report",
     "models/overall.json": "report",
     "models/baselines.json": "report",
     "models/per_class.json": "report",
+    "models/calibration.json": "report",
+    "models/prediction_sets.json": "report",
     "parcels/ledger.parquet": "predict report",
     "parcels/classes.json": "names report",
     "predictions/parcels.parquet": "report",
@@ -200,8 +202,8 @@ READ = {
 # Files for people and other software, or for runs with other settings.
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
-    r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|models/spread\.json|"
-    r"dataset/META/positions\.json|.*/trained_on\.npy"
+    r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/probabilities\.parquet|"
+    r"models/spread\.json|dataset/META/positions\.json|.*/trained_on\.npy"
 )
 # The same as others.
 ALIKE = re.compile(r"acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*")

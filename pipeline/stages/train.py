@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.crop_model import CropModel
+from models.training.batches import divide
 from models.training.distributed import choose_device, joined
 from models.training.divergence import DivergedError
 from models.training.options import TrainingSettings
@@ -91,11 +92,14 @@ def train(
         earlier = read_trained_on(start.folder)
         refuse_trained_on(start.folder, earlier, data, parts.test)
         trained_on = None if earlier is None else np.concatenate([own, earlier])
+    training = training_settings(settings)
     with joined(device) as processes, name_fold(fold, settings):
+        batches = divide(parts.train, training.batch_size, 2 * processes.count)
+        n_epochs = training.epochs_of(len(batches))
         if processes.first:
             logger.info(
-                "fold %d: %d parcels to train on, %d to validate, on %s",
-                *(fold, len(parts.train), len(parts.validation), device),
+                "fold %d: %d parcels to train on, %d to validate, %d epochs, on %s",
+                *(fold, len(parts.train), len(parts.validation), n_epochs, device),
             )
         fitted = CropModel.fit(
             data,
@@ -103,10 +107,10 @@ def train(
             parts.validation,
             about=about,
             architecture=architecture(settings),
-            training=training_settings(settings),
+            training=training,
             device=device,
             members=settings.train.members,
-            progress=_progress(fold, settings, tensorboard),
+            progress=_progress(fold, n_epochs, settings, tensorboard),
             state=state,
             start=start,
             processes=processes,
@@ -149,12 +153,12 @@ def name_fold(fold: int, settings: TrainSettings) -> Iterator[None]:
 
 
 def _progress(
-    fold: int, settings: TrainSettings, tensorboard: Path | None
+    fold: int, n_epochs: int, settings: TrainSettings, tensorboard: Path | None
 ) -> Callable[[int], OnEpoch]:
     """Return a function that shows the progress of a member, on the terminal and in TensorBoard."""
 
     def of_member(member: int) -> OnEpoch:
-        logs: list[OnEpoch] = [show_progress(fold, member, settings.train.epochs)]
+        logs: list[OnEpoch] = [show_progress(fold, member, n_epochs)]
         if tensorboard is not None and settings.train.tensorboard:
             logs.append(TensorBoardLog(tensorboard / f"member_{member}"))
         return each_of(logs)

@@ -11,7 +11,7 @@ also = lambda wildcards: wildcards.get("also", "")
 way = lambda wildcards: WAYS[also(wildcards)]
 of_division = lambda wildcards: RunPaths(paths.root, also(wildcards))
 # The register contains the groups; an existing dataset contains its own.
-GROUPS = [] if settings.dataset.path else [paths.register]
+GROUPS = [] if settings.dataset.path else paths.register
 # Without positions, it cannot be told how far parcels are alike.
 VARIOGRAM = [paths.variogram] if not settings.dataset.path or "positions" in OPTIONAL else []
 AUTO = settings.split.block_m == "auto"

@@ -11,7 +11,7 @@ also = lambda wildcards: wildcards.get("also", "")
 way = lambda wildcards: WAYS[also(wildcards)]
 of_division = lambda wildcards: RunPaths(paths.root, also(wildcards))
 # The register contains the groups; an existing dataset contains its own.
-GROUPS = [] if settings.dataset.sources else [paths.register]
+GROUPS = [] if settings.dataset.sources else paths.register
 # Without positions, it cannot be told how far parcels are alike.
 VARIOGRAM = [paths.variogram] if not settings.dataset.sources or "positions" in OPTIONAL else []
 AUTO = settings.split.block_m == "auto"
@@ -46,7 +46,7 @@ rule variogram:
 
 rule split:
     message:
-        "Divide the labelled parcels into {settings.split.folds} folds."
+        "Divide the labelled parcels into {settings.split.folds} folds: {output}."
     input:
         packed=PACKED,
         labels=lambda wildcards: refuse_unlabelled(settings) or LABELS,
@@ -80,7 +80,7 @@ rule split:
 
 rule train:
     message:
-        "Train fold {wildcards.fold}."
+        "Train fold {wildcards.fold}: {params.folder}."
     input:
         packed=PACKED,
         dataset=DATASET,
@@ -119,7 +119,7 @@ rule train:
 
 rule calibrate:
     message:
-        "Predict every labelled parcel by the model that was not trained on it, and fit temperatures."
+        "Predict every labelled parcel by the model of {params.models} that was not trained on it, and fit temperatures."
     input:
         packed=PACKED,
         dataset=[DATASET, LABELS],
@@ -154,7 +154,7 @@ rule calibrate:
 
 rule evaluate:
     message:
-        "Score the model and the baselines on the test parcels of every fold."
+        "Score the model of {params.models} and the baselines on the test parcels of every fold."
     input:
         packed=PACKED,
         dataset=[DATASET, LABELS, NAMES],

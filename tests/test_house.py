@@ -92,7 +92,7 @@ def loaded_by(statement):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "stage", ["ingest", "split", "train", "calibrate", "evaluate", "predict", "report"]
+    "stage", ["ingest", "variogram", "split", "train", "calibrate", "evaluate", "predict", "report"]
 )
 def test_models_run_without_gdal(stage):
     assert not loaded_by(f"import pipeline.stages.{stage}") & GEO_LIBRARIES
@@ -113,6 +113,7 @@ def test_models_run_without_gdal(stage):
         "normalise",
         "features",
         "ingest",
+        "variogram",
         "split",
         "evaluate",
     ],
@@ -139,6 +140,7 @@ USED = {
     "normalise": set(),
     "features": {"geopandas", "pandas"},
     "ingest": {"pandas"},
+    "variogram": {"pandas", "scipy", "sklearn"},  # sklearn: of the parcels' means
     "split": {"pandas", "scipy", "sklearn"},  # pandas and scipy: of sklearn
     "train": {"torch"},
     "calibrate": {"scipy", "torch"},

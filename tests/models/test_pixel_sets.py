@@ -107,6 +107,16 @@ def test_batches_of_several_arrays_equal_those_of_one():
         assert isinstance(parts[0], PixelSets)
 
 
+def test_chosen_parcels_have_the_pixels_of_each():
+    data = make_data()
+    for own in (data, in_tiles(data)):
+        chosen = own.chosen(np.array([4, 0, 3]))
+        for place, i in enumerate((4, 0, 3)):
+            expected, found = data.between(i, i + 1), chosen.between(place, place + 1)
+            for name in ("ids", "days", "labels", "features", "pixels", "clear"):
+                assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
 def test_the_copy_on_a_device_contains_every_array():
     """The copy in chunks for a GPU, made on the CPU."""
     from models.training.sampling import _copied

@@ -113,6 +113,54 @@ def test_inspect_describes_what_the_run_then_does(folder, capsys):
     assert "at most" not in shown
 
 
+def test_inspect_describes_the_groups_and_the_likeness_of_an_existing_dataset(
+    tmp_path, capsys, caplog, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "existing", n=60)
+    meta = tmp_path / "existing" / "META"
+    # Three regions, each of one class.
+    rng, ids = np.random.default_rng(1), [str(100 + 3 * i) for i in range(60)]
+    places = {i: [*rng.uniform(1000 * (n % 3), 1000 * (n % 3 + 1), 2)] for n, i in enumerate(ids)}
+    (meta / "positions.json").write_text(json.dumps(places))
+    (meta / "groups.json").write_text(
+        json.dumps({"FARM": {i: n // 9 for n, i in enumerate(ids[1:])}})
+    )
+    settings = {
+        "run": "mine",
+        "dataset": {"path": "existing", "bands": BANDS, "classes": {"min_parcels": 5}},
+        "split": {"by": "group", "column": "FARM", "also": "block"},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["inspect", "mine.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "5 folds of 60 parcels, group and block\n" in shown
+    assert "7 values of FARM, the largest of 9 parcels; 1 parcels have none and are " in shown
+    assert "By declared class alone: Classes agree up to " in shown
+    assert "How far the pixels of parcels are alike is measured in the run" in shown
+    # After the run, its finding is shown.
+    found = RunPaths(tmp_path / "results" / "mine").variogram
+    found.parent.mkdir(parents=True)
+    found.write_text(json.dumps({"text": "Alike up to 210 m."}))
+    assert main(["inspect", "mine.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "  Alike up to 210 m.\n" in shown
+    assert "By declared class" not in shown
+    assert main(["inspect", "mine.yaml", "split.column=FARMS"]) == 1
+    assert "'FARMS', which is not a key of" in caplog.text
+
+
+def test_inspect_describes_the_groups_of_a_register(folder, capsys):
+    file, farms = folder / "register.gpkg", ["a", "a", "b", None, "c", "c", "c", "c"]
+    gpd.read_file(file).assign(FARM=farms).to_file(file)
+    words = ["inspect", "mine.yaml", "split.by=group", "split.column=FARM"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "2 folds of 4 parcels, group\n" in shown
+    assert "2 values of FARM, the largest of 2 parcels; 1 parcels have none and are " in shown
+    assert "too few parcels to tell how far they are alike" in " ".join(shown.split())
+
+
 def test_inspect_reads_no_pixel(folder, capsys, monkeypatch):
     # The metadata count the cloud of the default SCL classes. For others a run reads the masks.
     (folder / "more.yaml").write_text("clouds: {classes: [9]}")

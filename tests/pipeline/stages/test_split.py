@@ -14,8 +14,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from geo.errors import InputError
 from pipeline.dataset.groups import blocks_of, number_groups
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.stages.split import assign_roles, divide, split
-from pipeline.stages.variogram import variogram
+from pipeline.stages.variogram import season_means, variogram
 from pipeline.workflow.config import load, view
 from tests.builders.pixel_sets import ingest_folder, make
 
@@ -153,6 +154,19 @@ def test_groups_are_read_by_id(tmp_path, caplog, source):
     other = load({"split": {"folds": 3, "by": "group", "column": "FARN"}})
     with pytest.raises(InputError, match=r"is 'FARN', which .* Did you mean 'FARM'"):
         split(run.dataset.root, run.folds, view(other, "split"), register=register)
+
+
+def test_season_means_are_those_of_the_clear_pixels_of_the_parcels_own_dates(tmp_path):
+    parcels = make(tmp_path / "existing", 30, own_dates=True)
+    run = ingest_folder(tmp_path / "existing", tmp_path / "run")
+    data = PixelSetDataset.open(run.dataset.root)
+    chosen = np.array([7, 0, 22])
+    means, names = season_means(data.pixel_sets(with_features=False), data.bands, chosen)
+    assert names == ["B02", "B03", "B04", "B08", "NDVI"]
+    for row, i in zip(means, chosen, strict=True):
+        series = parcels[data.ids[i]][1].astype(float).mean(axis=2)
+        ndvi = (series[:, 3] - series[:, 2]) / (series[:, 3] + series[:, 2])
+        np.testing.assert_allclose(row, [*series.mean(axis=0), ndvi.mean()])
 
 
 def test_the_second_division_and_suggested_blocks(tmp_path):

@@ -151,6 +151,18 @@ def test_with_existing_weights_there_is_no_training(target):
     check_target("predictions", load(VALUES))
 
 
+def test_with_a_second_division_stages_of_both_are_no_targets():
+    trained = {key: value for key, value in VALUES.items() if key != "predict"}
+    check_target("evaluate", load(trained))
+    both = load(trained | {"split": {"also": "block"}})
+    for target in ("split", "calibrate", "evaluate"):
+        with pytest.raises(InputError, match=r"runs once per division into folds .* cannot be a"):
+            check_target(target, both)
+        check_target(target, both, is_alone=False)
+    for target in ("models", "variogram"):
+        check_target(target, both)
+
+
 def reference_weights(folder):
     """Write weights of the reference: models without a description."""
     save_models(folder / "reference", members=1)

@@ -31,6 +31,7 @@ from pipeline.stages.rasterise import rasterise
 from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
+from pipeline.stages.variogram import variogram
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths, writer_of
 from pipeline.workflow.settings import STAGE_SETTINGS
@@ -129,7 +130,20 @@ class Stages:
             run.dataset.positions,
         )  # fmt: skip
 
+    def _variogram(self, run, settings):
+        variogram(run.dataset.root, run.variogram, settings)
+
     def _split(self, run, settings):
+        suggested = load({"split": {"folds": 2, "block_m": "auto"}})
+        split(
+            run.dataset.root, run.divided_by("block").folds, view(suggested, "split"), "block",
+            variogram=run.variogram,
+        )  # fmt: skip
+        by_column = load({"split": {"folds": 2, "by": "group", "column": "CODE"}})
+        split(
+            run.dataset.root, run.divided_by("group").folds, view(by_column, "split"),
+            register=run.register,
+        )  # fmt: skip
         split(run.dataset.root, run.folds, settings)
 
     def _train(self, run, settings):
@@ -157,7 +171,7 @@ READ = {
     "acquisitions.json": "assemble report",
     "grids.json": "clean rasterise",
     f"acquisitions/{FIRST}.json": "extract",
-    "parcels/register.parquet": "label",
+    "parcels/register.parquet": "label split",
     "parcels/overlaps.parquet": "label",
     f"parcels/tiles/{TILE}.parquet": "rasterise features",
     f"parcels/tiles/{TILE}.rejected.parquet": "rasterise",
@@ -171,7 +185,8 @@ READ = {
     f"dataset/tiles/{TILE}/pixels.npy": "normalise export train calibrate evaluate predict",
     f"dataset/tiles/{TILE}/clear.npy": "export report",
     "dataset/normalisation_values.pkl": "train",
-    "dataset/META/dates.json": "train calibrate evaluate predict report",
+    "dataset/META/positions.json": "variogram split",
+    "dataset/META/dates.json": "variogram train calibrate evaluate predict report",
     "dataset/META/sizes.json": "split train calibrate evaluate predict report",
     "dataset/META/n_dates.json": "report",
     "dataset/META/tiles.json": "train calibrate evaluate predict",
@@ -181,6 +196,7 @@ READ = {
     "dataset/META/nomenclature.json": "split train calibrate evaluate",
     "dataset/META/classes.json": "split train calibrate evaluate predict report",
     "dataset/META/names.json": "evaluate predict report",
+    "variogram.json": "split report",
     "folds.json": "train calibrate evaluate predict report",
     "models/Fold_1/model.json": "calibrate predict report",
     "models/Fold_1/model.pth.tar": "calibrate predict",
@@ -203,10 +219,12 @@ READ = {
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
     r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/probabilities\.parquet|"
-    r"models/spread\.json|dataset/META/positions\.json|.*/trained_on\.npy"
+    r"models/spread\.json|.*/trained_on\.npy"
 )
 # The same as others.
-ALIKE = re.compile(r"acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*")
+ALIKE = re.compile(
+    r"folds_.*|acquisitions/.*|extracted/.*|pixel_counts/.*|models/Fold_2/.*|settings/.*"
+)
 
 DAMAGE = {
     "cut": lambda content: content[: len(content) // 2],
@@ -224,6 +242,7 @@ def finished(tmp_path_factory):
     settings = write_inputs(folder)
     run = prepare_dataset(settings, folder / "run")
     stages = Stages(settings, run)
+    stages("variogram")
     stages("split")
     train(run.dataset.root, run.folds, 2, run.fold(2), view(settings, "train"))
     recorded(settings, run)

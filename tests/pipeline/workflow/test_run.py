@@ -218,7 +218,7 @@ def test_ctrl_c_ends_the_run_and_its_jobs(small):
         os.killpg(run.pid, signal.SIGINT)
         output, _ = run.communicate(timeout=30)
         assert run.returncode == 1
-        after = output.split("Train fold 1.")[-1]
+        after = output.split("Train fold 1:")[-1]
         assert after.endswith("\nInterrupted: the jobs end. The same command continues the run.\n")
         assert not re.search("Traceback|Error|exited|Interrupted(?s:.*)Interrupted", after)
         with pytest.raises(ProcessLookupError):

@@ -42,8 +42,9 @@ paths = RunPaths.of(settings.run)
 FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
 EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
+START = weights(settings.train.start) if settings.train.start else []
 # Without a register there are no outlines for a map and no areas: the predictions are only tables.
-REGISTER = [] if settings.dataset.path else [settings.parcels.path]
+REGISTER = [] if settings.dataset.sources else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
 SCORES = (
@@ -62,7 +63,7 @@ PREDICTIONS = [
 shows_season = lambda: ("season" in workflow.dag_settings.targets or paths.season_summary.is_file())
 season_files = lambda wildcards: paths.season_files if TRAINED and shows_season() else []
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
-TABLES = [paths.ledger, paths.class_table] if settings.dataset.path else paths.tables
+TABLES = [paths.ledger, paths.class_table] if settings.dataset.sources else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
 # Therefore a job requests --max-threads cores, and a GPU only if train.device is cuda.
 on_cluster = lambda: workflow.remote_exec or workflow.non_local_exec
@@ -123,7 +124,7 @@ rule all:
 
 
 # The rules up to the dataset: from an existing one, or from imagery and parcels.
-include: "rules/ingestion.smk" if settings.dataset.path else "rules/preparation.smk"
+include: "rules/ingestion.smk" if settings.dataset.sources else "rules/preparation.smk"
 include: "rules/dataset.smk"
 
 
@@ -209,7 +210,7 @@ rule report:
     message:
         "Write the report."
     input:
-        ancient([] if settings.dataset.path else [paths.acquisitions]),
+        ancient([] if settings.dataset.sources else [paths.acquisitions]),
         ledger=paths.ledger,
         classes=paths.class_table,
         packed=PACKED,

@@ -51,6 +51,7 @@ from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState, training_digest
+from models.training.start import Start, shared_rows
 from models.training.train_fold import FoldResult, OnEpoch, train_fold
 
 # Number of consecutive parcels that are sorted by size to form batches.
@@ -97,6 +98,7 @@ class CropModel:
         members: int = 1,
         progress: Callable[[int], OnEpoch] | None = None,
         state: Path | None = None,
+        start: CropModel | None = None,
         processes: Processes = ALONE,
     ) -> CropModel:
         """Train the members of a fold, and keep the epoch with the best validation mIoU of each.
@@ -125,6 +127,11 @@ class CropModel:
             Folder to which each member's state is written every few epochs. If it contains the
             state of this training, the training continues from it, to the same weights as without
             the interruption. Remove the folder's files once the result is saved.
+        start
+            Model whose weights the training starts from; None for random ones. Member m starts from
+            member m, or from the first if there are fewer. Hyper-parameters and scaling of features
+            are those of this model; `architecture` is not used. In the last layer, the rows of the
+            class codes that both have are taken over.
         processes
             The processes that train together.
 
@@ -135,33 +142,42 @@ class CropModel:
         InputError
             If the data do not fit the settings.
         """
-        hyperparameters = Hyperparameters.for_data(
-            n_channels=data.n_channels,
-            n_classes=len(about.class_codes),
-            n_extra=data.n_features,
-            **architecture,
-        )
-        # Fitted on the training parcels only, so that the other parcels stay independent.
-        features = None if data.features is None else data.features[train]
+        if start is None:
+            hyperparameters = Hyperparameters.for_data(
+                n_channels=data.n_channels,
+                n_classes=len(about.class_codes),
+                n_extra=data.n_features,
+                **architecture,
+            )
+            # Fitted on the training parcels only, so that the other parcels stay independent.
+            features = None if data.features is None else data.features[train]
+            scaling = None if features is None else FeatureScaling.fit(features)
+        else:
+            start.check_fits(data)
+            hyperparameters = start.description.hyperparameters.with_classes(len(about.class_codes))
+            scaling = start.description.feature_scaling
         description = ModelDescription.of(
-            *(about, hyperparameters, None if features is None else FeatureScaling.fit(features)),
+            *(about, hyperparameters, scaling),
             n_pixels=training.n_pixels,
             seed=training.seed,
             members=members,
             versions=_versions(),
+            started_from=None if start is None else start.name,
         )
         results = []
         for member in range(1, members + 1):
             own = replace(training, seed=member_seed(training.seed, member))
+            weights = None if start is None else start.weights_of(member, about.class_codes)
             member_state = None
             if state is not None:
-                digest = training_digest(data, train, validation, description, own, device)
+                digest = training_digest(data, train, validation, description, own, device, weights)
                 member_state = TrainingState(state / f"member_{member}.pt", digest)
             try:
                 result = train_fold(
                     *(data, train, validation, description, own, device),
                     on_epoch=None if progress is None else progress(member),
                     state=member_state,
+                    start=weights,
                     processes=processes,
                 )
             except DivergedError as error:
@@ -276,6 +292,19 @@ class CropModel:
     def uses_features(self) -> bool:
         """Whether the members use parcel features."""
         return self.description.feature_scaling is not None
+
+    def weights_of(self, member: int, codes: Sequence[int | str]) -> Start:
+        """Return the weights from which a member of a training on other classes starts.
+
+        Parameters
+        ----------
+        member
+            Its number, from 1. If this model has fewer members, the first is returned.
+        codes
+            Codes of the classes to train on, in order of the class index.
+        """
+        own = self.members[member - 1 if member <= len(self.members) else 0]
+        return Start(own.state_dict(), shared_rows(codes, self.description.class_codes))
 
     def check_fits(self, data: PixelSets) -> None:
         """Check that the members can predict the parcels, see `ModelDescription.check_fits`."""

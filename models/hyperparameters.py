@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from models.errors import InputError
@@ -91,6 +91,10 @@ class Hyperparameters:
     def width(self) -> int:
         """Width of the embeddings that the attention reads."""
         return self.mlp2[-1] if self.d_model is None else self.d_model
+
+    def with_classes(self, n_classes: int) -> Hyperparameters:
+        """Return the same hyper-parameters for another number of classes."""
+        return replace(self, mlp4=(*self.mlp4[:-1], n_classes))
 
     @classmethod
     def for_data(

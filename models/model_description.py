@@ -68,6 +68,8 @@ class ModelDescription:
     dates
         ISO dates of the training, in order of time; None if they are not known, as in files of
         earlier versions and for models of the reference.
+    started_from
+        Folder of the model whose weights the training started from; None for random weights.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class ModelDescription:
     members: int
     versions: dict[str, str]
     dates: list[str] | None = None
+    started_from: str | None = None
 
     def __post_init__(self) -> None:
         h, shape = self.hyperparameters, self.normalisation.means.shape
@@ -107,6 +110,8 @@ class ModelDescription:
             value = getattr(self, name)
             expect(is_size(value), name, "a positive whole number", repr(value))
         expect(_is_date(self.first_date), "first_date", "YYYY-MM-DD", repr(self.first_date))
+        held = isinstance(self.started_from, str | None)
+        expect(held, "started_from", "a path", repr(self.started_from)[:100])
         if self.dates is not None:
             _check_texts("dates", self.dates)
             wrong = [day for day in self.dates if not _is_date(day)]
@@ -123,6 +128,7 @@ class ModelDescription:
         seed: int,
         members: int,
         versions: dict[str, str],
+        started_from: str | None = None,
     ) -> ModelDescription:
         """Describe models that were trained on the described data."""
         dates = None if about.dates is None else [day.isoformat() for day in about.dates]
@@ -134,6 +140,7 @@ class ModelDescription:
             seed=seed,
             members=members,
             versions=versions,
+            started_from=started_from,
         )
 
     @classmethod
@@ -214,7 +221,10 @@ class ModelDescription:
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
         scaling = self.feature_scaling
-        return vars(self) | {
+        values = dict(vars(self))
+        if self.started_from is None:
+            del values["started_from"]
+        return values | {
             "hyperparameters": self.hyperparameters.to_json(),
             "normalisation": self.normalisation.to_json(),
             "feature_scaling": None if scaling is None else scaling.to_json(),
@@ -224,8 +234,8 @@ class ModelDescription:
     def from_json(cls, values: object) -> ModelDescription:
         """Read back what `to_json` returned."""
         expected = set(cls.__dataclass_fields__)
-        # Earlier versions did not write the dates.
-        if not isinstance(values, dict) or {*values, "dates"} != expected:
+        # Earlier versions did not write the dates; most trainings start from random weights.
+        if not isinstance(values, dict) or {*values, "dates", "started_from"} != expected:
             found = ", ".join(sorted(values)) if isinstance(values, dict) else repr(values)
             raise InputError(
                 f"expected the keys {', '.join(sorted(expected))}; found {found[:200] or 'none'}"

@@ -26,6 +26,7 @@ PORTABLE_FILE = "model.safetensors"
 TRAINLOG_FILE = "trainlog.json"
 # Written after the training; a new model needs a new one.
 CALIBRATION_FILE = "calibration.json"
+TRAINED_ON_FILE = "trained_on.npy"
 # Beside the folders of the folds.
 OUT_OF_FOLD_FILE = "out_of_fold.parquet"
 

@@ -1,7 +1,7 @@
 # The normalisation, which training needs in addition to the packed pixels.
 
 # An existing dataset may contain its normalisation.
-if not (settings.dataset.path and source.existing_normalisation):
+if not (settings.dataset.sources and OWN_NORMALISATION):
 
     rule normalise:
         message:
@@ -35,8 +35,8 @@ rule dataset:
     message:
         "The Pixel-Set dataset is in {paths.dataset.root}."
     input:
-        [] if settings.dataset.path else TABLES,
-        [] if settings.dataset.path else rules.export.output,
+        [] if settings.dataset.sources else TABLES,
+        [] if settings.dataset.sources else rules.export.output,
         PACKED,
         DATASET,
         LABELS,

@@ -1,36 +1,33 @@
-# The dataset of the run is made from an existing Pixel-Set dataset.
+# The dataset of the run is made from an existing Pixel-Set dataset, or from several.
 
-from pipeline.workflow.inputs import watched_dataset
-from pipeline.workflow.paths import INGESTED, DatasetPaths
+from pipeline.workflow.inputs import shared_files, watched_dataset
+from pipeline.workflow.paths import DatasetPaths, ingested_tiles
 
-source = DatasetPaths(settings.dataset.path)
+SOURCES = settings.dataset.sources
+WATCHED = [file for source in SOURCES for file in watched_dataset(source)]
 # Optional files of a dataset.
-OPTIONAL = [
-    file
-    for file in ("features", "positions", "groups", "parcel_dates")
-    if getattr(source, file).is_file()
-]
+OPTIONAL = shared_files(SOURCES)
+# The normalisation of several datasets is computed.
+OWN_NORMALISATION = len(SOURCES) == 1 and DatasetPaths(SOURCES[0]).existing_normalisation
 
 
 rule ingest:
     message:
         "Check the dataset {params.source} and pack its pixels."
     input:
-        without_braces([*watched_dataset(settings.dataset.path), *EXISTING_WEIGHTS]),
+        without_braces([*WATCHED, *EXISTING_WEIGHTS]),
     output:
-        packed=paths.dataset.tile(INGESTED).arrays,
+        packed=[paths.dataset.tile(name).arrays for name in ingested_tiles(len(SOURCES))],
         meta=paths.dataset.metadata,
-        normalisation=paths.dataset.normalisation if source.existing_normalisation else [],
+        normalisation=paths.dataset.normalisation if OWN_NORMALISATION else [],
         optional=[getattr(paths.dataset, file) for file in OPTIONAL],
         labelled=paths.dataset.labelled,
         names=paths.dataset.names,
         ledger=multiext(str(paths.ledger.with_suffix("")), ".parquet", ".csv"),
         classes=[paths.classes, paths.class_table],
     params:
-        source=settings.dataset.path,
-        unwatched=verbatim(
-            states_of_others([*watched_dataset(settings.dataset.path), *EXISTING_WEIGHTS])
-        ),
+        source=SOURCES,
+        unwatched=verbatim(states_of_others([*WATCHED, *EXISTING_WEIGHTS])),
         settings=settings_of("ingest"),
         record=paths.record("ingest"),
         dataset=paths.dataset.root,

@@ -11,9 +11,9 @@ also = lambda wildcards: wildcards.get("also", "")
 way = lambda wildcards: WAYS[also(wildcards)]
 of_division = lambda wildcards: RunPaths(paths.root, also(wildcards))
 # The register contains the groups; an existing dataset contains its own.
-GROUPS = [] if settings.dataset.path else [paths.register]
+GROUPS = [] if settings.dataset.sources else paths.register
 # Without positions, it cannot be told how far parcels are alike.
-VARIOGRAM = [paths.variogram] if not settings.dataset.path or "positions" in OPTIONAL else []
+VARIOGRAM = [paths.variogram] if not settings.dataset.sources or "positions" in OPTIONAL else []
 AUTO = settings.split.block_m == "auto"
 
 
@@ -86,6 +86,7 @@ rule train:
         dataset=DATASET,
         labels=LABELS,
         folds=rules.split.output,
+        start=without_braces(START),
     output:
         # The model's files are not outputs, because Snakemake deletes outputs when a job starts and
         # when it fails. A failed training must not delete the earlier model.
@@ -99,6 +100,7 @@ rule train:
         state=lambda wildcards: of_division(wildcards).training_state(wildcards.fold),
         tensorboard=lambda wildcards: of_division(wildcards).tensorboard(wildcards.fold),
         ends="last",
+        unwatched=verbatim(states_of_others(START)),
     threads: cores_of_fold
     resources:
         mem_mb=4000,
@@ -224,6 +226,7 @@ use rule train as train_season with:
         dataset=DATASET,
         labels=LABELS,
         folds=paths.folds,
+        start=without_braces(START),
     output:
         touch(paths.season.trained("{fold}")),
     params:
@@ -234,6 +237,7 @@ use rule train as train_season with:
         state=lambda wildcards: paths.season.training_state(wildcards.fold),
         tensorboard=lambda wildcards: paths.season.tensorboard(wildcards.fold),
         ends="random",
+        unwatched=verbatim(states_of_others(START)),
     log:
         paths.log("train_season/Fold_{fold}"),
     benchmark:

@@ -19,6 +19,7 @@ from models.model_files import write_bytes
 from models.pixel_sets import PixelSets, arrays_of
 from models.training.divergence import all_finite
 from models.training.options import TrainingSettings
+from models.training.start import Start
 
 _logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def training_digest(
     description: ModelDescription,
     settings: TrainingSettings,
     device: torch.device,
+    start: Start | None = None,
 ) -> str:
     """Compute a digest of all that determines the result of `train_fold`: arguments and software.
 
@@ -109,4 +111,9 @@ def training_digest(
             continue
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).data)
+    if start is not None:
+        digest.update(repr(start.rows.tolist()).encode())
+        for name, weight in start.state_dict.items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(weight.numpy(force=True)).data)
     return digest.hexdigest()

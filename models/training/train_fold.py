@@ -28,6 +28,7 @@ from models.training.divergence import DivergedError, StepWatch
 from models.training.learner import Learner, Loss, focal_loss
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
+from models.training.start import Start
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def train_fold(
     *,
     on_epoch: OnEpoch | None = None,
     state: TrainingState | None = None,
+    start: Start | None = None,
     processes: Processes = ALONE,
 ) -> FoldResult:
     """Train a model and return its best epoch.
@@ -92,6 +94,8 @@ def train_fold(
     state
         File to which the state is written every few epochs. If it exists, the training continues
         from it, to the same weights as without the interruption.
+    start
+        Weights to start from; None for random ones.
     processes
         The processes that train this model together. Each batch is divided among them, and batch
         statistics are computed on each process's share.
@@ -125,6 +129,8 @@ def train_fold(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
+        if start is not None:
+            start.load_into(model)
         n_epochs = settings.epochs_of(n_batches)
         n_steps = n_batches * n_epochs
         n_values = n_steps * settings.batch_size * data.n_dates * n_pixels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,13 @@ def read_dataset_groups(path: Path, column: str) -> dict[str, str]:
     InputError
         If the file is missing or has another form, or has no such key.
     """
-    columns = read_object(path)
+    return column_of(path, read_object(path), column)
+
+
+def column_of(path: Path, columns: Mapping[str, Any], column: str) -> dict[str, str]:
+    """Return the groups of a column; the path is for messages. See `read_dataset_groups`."""
+    if not columns and not path.is_file():
+        read_object(path)  # says that the file is missing
     for name, values in columns.items():
         of_right_type = isinstance(values, dict) and all(
             isinstance(value, int | float | str | None) for value in values.values()

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import torch
 
 from geo.errors import InputError
+from models.checkpoints import load_state_dict
 from models.crop_model import CropModel
+from models.hyperparameters import Hyperparameters
 from models.model_description import DataDescription, check_alike
-from models.model_files import DESCRIPTION_FILE
+from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, fold_folders
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.normalisation_pickle import read_normalisation
 from pipeline.dataset.packed_tiles import batches, unmap
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
+from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset, day_zero
 from pipeline.dataset.season import season_of
 from pipeline.workflow.artefacts import artefact
+from pipeline.workflow.settings import TrainSettings
+from pipeline.workflow.starting_weights import fold_to_start_from, refuse_other_model
+
+logger = logging.getLogger(__name__)
 
 # Pixels of the parcels that are predicted together.
 BATCH_BYTES = 1_000_000_000
@@ -44,7 +52,7 @@ def describe_data(
         class_names=[crop.name for crop in classes],
         first_date=day_zero(dataset.dates[0], season_start),
         normalisation=Normalisation(*read_normalisation(dataset.paths.normalisation)),
-        dates=dataset.dates,
+        dates=dataset.season_dates,
     )
 
 
@@ -55,6 +63,84 @@ def load_trained(models: Path, n_folds: int, device: torch.device) -> list[CropM
         with artefact(folder / DESCRIPTION_FILE, "the description of a model"):
             loaded.append(CropModel.load(folder, device))
     return loaded
+
+
+def load_start(
+    folder: Path, dataset: PixelSetDataset, fold: Fold, number: int, settings: TrainSettings
+) -> CropModel:
+    """Load the model that the training of a fold starts from, on the CPU.
+
+    Parameters
+    ----------
+    folder
+        Folder of Fold_<k>, ours or the reference's.
+    dataset
+        Dataset to train on.
+    fold, number
+        The fold to train, and its number from 1.
+    settings
+        model and train. For weights of the reference, which state neither bands nor classes, the
+        bands are those of the dataset, and no class is taken over.
+
+    Raises
+    ------
+    InputError
+        If the weights do not fit the settings or the bands of the dataset.
+    """
+    source = fold_to_start_from(fold_folders(folder), number)
+    device = torch.device("cpu")
+    if (source / DESCRIPTION_FILE).is_file():
+        model = CropModel.load(source, device)
+    else:
+        model = _load_reference(source, dataset, fold, settings)
+    about = model.description
+    if about.bands != dataset.bands:
+        raise InputError(
+            f"train.from: the model of {source} was trained on the bands {', '.join(about.bands)}, "
+            f"the dataset has {', '.join(dataset.bands)}. Prepare it with the model's bands, in "
+            "their order, or use other weights."
+        )
+    refuse_other_model(source, about, settings.model, settings.train)
+    return model
+
+
+def describe_start(start: CropModel, dataset: PixelSetDataset) -> DataDescription:
+    """Describe a dataset as the training that starts from a model takes it.
+
+    The normalisation is that of the model, because its weights were trained with it. Day 0 is the
+    model's, in the season of the dataset.
+    """
+    season = season_of(start.description, dataset.season_dates)
+    if text := season.explain("train.from"):
+        logger.warning("%s", text)
+    about = describe_data(dataset, season.day_0)
+    return replace(about, normalisation=start.description.normalisation)
+
+
+def _load_reference(
+    source: Path, dataset: PixelSetDataset, fold: Fold, settings: TrainSettings
+) -> CropModel:
+    """Load weights of the reference, whose classes are not known."""
+    about = describe_data(dataset, settings.model.season_start)
+    weights = load_state_dict(source / WEIGHTS_FILE)
+    h = Hyperparameters.of_weights(
+        {name: tuple(weight.shape) for name, weight in weights.items()},
+        pooling=settings.model.pooling,
+        T=settings.model.T,
+        positions=settings.model.positions,
+    )
+    unknown: list[int | str] = [f"class {i} of {source}" for i in range(h.n_classes)]
+    has_features = dataset.paths.features.is_file()
+    return CropModel.load_reference(
+        source,
+        torch.device("cpu"),
+        about=replace(about, class_codes=unknown, class_names=list(map(str, unknown))),
+        features=dataset.features[fold.train] if has_features else None,
+        n_pixels=settings.train.pixels,
+        pooling=settings.model.pooling,
+        T=settings.model.T,
+        positions=settings.model.positions,
+    )
 
 
 def read_inputs(
@@ -99,7 +185,7 @@ def read_inputs(
         )
     data = dataset.pixel_sets(
         with_features=any(model.uses_features for model in models),
-        season_start=season_of(expected, dataset.dates).day_0,
+        season_start=season_of(expected, dataset.season_dates).day_0,
         only_clear=only_clear,
     )
     for model in models:

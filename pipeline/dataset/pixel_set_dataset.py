@@ -16,6 +16,7 @@ from geo.errors import InputError, first_five
 from models.pixel_sets import PixelSets, StackedRows, stacked
 from pipeline.classes.crop_class import Code, CropClass
 from pipeline.dataset.packed_tiles import map_array
+from pipeline.dataset.season import in_year, moved_dates
 from pipeline.workflow.artefacts import read_json, remedy_for
 from pipeline.workflow.paths import DatasetPaths
 
@@ -270,14 +271,44 @@ class PixelSetDataset:
         observed: NDArray[np.bool_] = np.arange(self.lengths.max()) < self.lengths[:, None]
         return observed
 
+    @cached_property
+    def datasets(self) -> dict[str, list[str]]:
+        """The parcels of each dataset that the run started from; {} for one or none."""
+        return {name: list(own["parcels"]) for name, own in self._datasets.items()}
+
+    @cached_property
+    def years(self) -> NDArray[np.int64]:
+        """Years of every parcel's season after the earliest one, int64 (N,); 0 for one dataset."""
+        years = {i: own["years"] for own in self._datasets.values() for i in own["parcels"]}
+        return np.array([years.get(i, 0) for i in self.ids], np.int64)
+
+    @cached_property
+    def season_dates(self) -> list[date]:
+        """The dates of all parcels, in order, moved to the season of the earliest dataset."""
+        if self.parcel_dates is None:
+            return self.dates
+        by_years: dict[int, set[date]] = {}
+        for i, years in zip(self.ids, self.years.tolist(), strict=True):
+            by_years.setdefault(years, set()).update(self.parcel_dates[i])
+        return moved_dates(by_years)
+
     def days_from(self, day_0: date) -> NDArray[np.int64]:
-        """Return every parcel's dates as days since `day_0`, int64 (N, T); 0 for padding."""
+        """Return every parcel's dates as days since day 0, int64 (N, T); 0 for padding.
+
+        Of several datasets, `day_0` is that of the earliest season. The day 0 of a later season is
+        its anniversary, so that the seasons lie on each other.
+        """
         if self.parcel_dates is None or self.observed is None:
             shared = np.array([(d - day_0).days for d in self.dates], np.int64)
             return np.broadcast_to(shared, (len(self.ids), len(shared)))
         days = np.zeros(self.observed.shape, np.int64)
-        day = {d: (d - day_0).days for d in self.dates}
-        days[self.observed] = [day[d] for i in self.ids for d in self.parcel_dates[i]]
+        zeros = {n: in_year(day_0, day_0.year + n) for n in set(self.years.tolist())}
+        since = {n: {d: (d - zero).days for d in self.dates} for n, zero in zeros.items()}
+        days[self.observed] = [
+            since[n][d]
+            for i, n in zip(self.ids, self.years.tolist(), strict=True)
+            for d in self.parcel_dates[i]
+        ]
         return days
 
     # Pixels
@@ -359,6 +390,12 @@ class PixelSetDataset:
         return self.days_from(self.dates[0])
 
     @cached_property
+    def _datasets(self) -> dict[str, dict[str, Any]]:
+        if not self.paths.datasets.is_file():
+            return {}
+        return read_json(self.paths.datasets, _as_datasets)
+
+    @cached_property
     def _sizes(self) -> dict[str, int]:
         return read_json(self.paths.sizes, dict)
 
@@ -427,6 +464,14 @@ def _as_name(value: Any) -> str | None:
     if not isinstance(value, str | None):
         raise ValueError(f"it contains {value!r}")
     return value
+
+
+def _as_datasets(values: Any) -> dict[str, dict[str, Any]]:
+    """Check the content of datasets.json."""
+    return {
+        name: {"years": int(own["years"]), "parcels": list(own["parcels"])}
+        for name, own in values.items()
+    }
 
 
 def _as_description(values: Any) -> dict[str, Any]:

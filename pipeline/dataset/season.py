@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -51,12 +51,18 @@ class Season:
                 "imagery.end), or weights that were trained on this season."
             )
 
-    def explain(self) -> str:
-        """Say which dates are not known, and which are missing; "" if none."""
+    def explain(self, setting: str = "predict.weights") -> str:
+        """Say which dates are not known, and which are missing; "" if none.
+
+        Parameters
+        ----------
+        setting
+            Setting of the weights, with which the text begins.
+        """
         if not (self.trained and (self.unknown or self.missing)):
             return ""
         text = (
-            f"predict.weights: in the season of the imagery, the training had {len(self.trained)} "
+            f"{setting}: in the season of the imagery, the training had {len(self.trained)} "
             f"dates from {self.trained[0]} to {self.trained[-1]}."
         )
         if self.unknown:
@@ -93,7 +99,7 @@ def season_of(model: ModelDescription, dates: Sequence[date]) -> Season:
     choices = [
         Season(day_0, dates, [day_0 + day for day in days])
         for year in range(-_YEARS, _YEARS + 1)
-        for day_0 in [_in_year(first, nearest.year + year)]
+        for day_0 in [in_year(first, nearest.year + year)]
     ]
     return min(choices, key=lambda s: (len(s.unknown), abs(s.day_0 - dates[0])))
 
@@ -104,10 +110,16 @@ def nearest_anniversary(day: date, target: date) -> date:
     It is day 0 of a model that is applied to another season than that of its training.
     """
     years = range(target.year - 1, target.year + 2)
-    return min((_in_year(day, y) for y in years), key=lambda anniversary: abs(anniversary - target))
+    return min((in_year(day, y) for y in years), key=lambda anniversary: abs(anniversary - target))
 
 
-def _in_year(day: date, year: int) -> date:
+def moved_dates(dates: Mapping[int, Iterable[date]]) -> list[date]:
+    """Move dates back by some years, {years: dates}; return them in order, each once."""
+    return sorted({in_year(day, day.year - n) for n, own in dates.items() for day in own})
+
+
+def in_year(day: date, year: int) -> date:
+    """Return the anniversary of a day in a year."""
     # 29 February exists in leap years only; 28 February replaces it in the others.
     leap_day = (day.month, day.day) == (2, 29) and year != day.year
     return day.replace(year=year, day=28 if leap_day else day.day)

@@ -16,6 +16,7 @@ from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.dataset.season import Season
+from pipeline.evaluation.refit import describe_refit
 from pipeline.workflow.writing import replacing, write_json
 
 Matrix = NDArray[np.int64]
@@ -46,6 +47,7 @@ def write_existing_scores(
     dataset: PixelSetDataset,
     classes: Sequence[CropClass],
     predicted: NDArray[np.integer[Any]],
+    probabilities: NDArray[np.floating[Any]],
     season: Season,
 ) -> None:
     """Score existing weights on all parcels that declare one of their classes.
@@ -58,14 +60,16 @@ def write_existing_scores(
         Written: JSON. n_parcels, the number of these parcels; overall, the scores under the
         reference's keys, null without such parcels; per_class; unknown, the declared classes that
         the weights do not know; season, what the training knows about the dates, "" if nothing is
-        to be said, null if the dates of the training are not known. A CSV of per_class is written
-        beside it.
+        to be said, null if the dates of the training are not known; refit, see `describe_refit`. A
+        CSV of per_class is written beside it.
     dataset
         The dataset.
     classes
         Classes of the weights, in order of the class index.
     predicted
         Class index that is predicted for each parcel of the dataset, (N,).
+    probabilities
+        Their probabilities of the classes, (N, K).
     season
         The dates of the dataset and of the training.
 
@@ -98,6 +102,7 @@ def write_existing_scores(
                 for code, n in unknown.most_common()
             ],
             "season": None if season.trained is None else season.explain(),
+            "refit": describe_refit(probabilities[scored], labels[scored]),
         },
     )
     _write_csv(path.with_suffix(".csv"), rows)

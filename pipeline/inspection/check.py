@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,9 +25,10 @@ from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, check_folds, fold
 from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
-from pipeline.dataset.groups import check_number, read_dataset_groups
+from pipeline.classes.reasons import Status
+from pipeline.dataset.groups import check_number
 from pipeline.dataset.season import season_of
-from pipeline.workflow.paths import DatasetPaths
+from pipeline.workflow.inputs import used_weights
 from pipeline.workflow.sections.parcels import Parcels
 from pipeline.workflow.sections.values import is_address
 from pipeline.workflow.settings import IndexSettings, IngestSettings, Settings, part_of
@@ -62,8 +62,8 @@ def check(settings: Settings) -> None:
         If the register, its codes, a table of codes or names, the existing dataset, or the existing
         weights cannot be used, or if there is no imagery.
     """
-    if settings.dataset.path is not None:
-        _check_dataset(settings.dataset.path, settings)
+    if settings.dataset.sources:
+        _check_datasets(settings)
     elif settings.parcels.path is not None and settings.simulate is None:
         _check_register(settings.parcels.path, settings)
         imagery = settings.imagery
@@ -192,7 +192,7 @@ def _may_overlap(bounds: Bounds, settings: Settings) -> bool:
 
 def _check_reference(weights: Path, settings: Settings, classes: Classes) -> None:
     """Check the number of classes and channels of weights of the reference."""
-    listed = isinstance(settings.parcels.classes, list) or settings.dataset.path is not None
+    listed = isinstance(settings.parcels.classes, list) or bool(settings.dataset.sources)
     folds = [fold for fold in weights.glob("Fold_*") if not (fold / DESCRIPTION_FILE).is_file()]
     if not folds or find_spec("torch") is None:
         return
@@ -213,30 +213,36 @@ def _check_reference(weights: Path, settings: Settings, classes: Classes) -> Non
             raise InputError(f"predict.weights: {path}: {error}") from None
 
 
-def _check_dataset(source: Path, settings: Settings) -> None:
-    """Check an existing dataset, and that existing weights fit its bands and dates."""
+def _check_datasets(settings: Settings) -> None:
+    """Check existing datasets, and that existing weights fit their bands and dates."""
     from pipeline.stages.ingest import examine
 
-    found = examine(source, part_of(settings, IngestSettings))
-    weights = settings.predict.weights
-    if weights is not None:
-        _check_reference(weights, settings, found.classes)
+    sources = settings.dataset.sources
+    found = examine(sources, part_of(settings, IngestSettings))
+    key, weights = used_weights(settings)
+    if settings.predict.weights is not None:
+        _check_reference(settings.predict.weights, settings, found.classes)
     elif not found.classes.classes:
-        logger.warning("%s", NO_LABELS.format(f"no parcel of {source} has a label"))
-    if weights is None and settings.split.column is not None:
-        column = settings.split.column
-        groups = read_dataset_groups(DatasetPaths(source).groups, column)
+        logger.warning("%s", NO_LABELS.format(f"no parcel of {first_five(sources)} has a label"))
+    elif "dataset" in settings.split.ways and found.datasets is not None:
+        from pipeline.stages.split import refuse_left_out
+
+        used = set(found.rows.loc[found.rows["status"] == Status.USED, "parcel_id"])
+        labelled = {name: used.intersection(o["parcels"]) for name, o in found.datasets.items()}
+        refuse_left_out({name: len(parcels) for name, parcels in labelled.items()})
+    if settings.predict.weights is None and settings.split.column is not None:
+        groups = found.groups_of(settings.split.column)
         values = [groups.get(parcel_id, "") for parcel_id in found.usable]
-        check_number(values, column, settings.split.folds)
+        check_number(values, settings.split.column, settings.split.folds)
     for fold, trained in {} if weights is None else check_folds(weights).items():
         if trained.bands != found.bands:
             raise InputError(
-                f"predict.weights: the model of {fold} was trained on the bands "
+                f"{key}: the model of {fold} was trained on the bands "
                 f"{', '.join(trained.bands)}, the dataset has {', '.join(found.bands)}. Set "
                 "dataset.bands to the names of its bands, or use other weights."
             )
-        dates: set[date] = set().union(*(parcel.dates for parcel in found.usable.values()))
-        season_of(trained, sorted(dates)).refuse()
+        if key == "predict.weights":  # a training adapts the weights to other dates
+            season_of(trained, found.season_dates).refuse()
 
 
 if __name__ == "__main__":

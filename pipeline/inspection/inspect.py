@@ -26,8 +26,7 @@ from pipeline.classes.ledger import count_pixels, refuse_none_left, status_of
 from pipeline.classes.reasons import AcquisitionReason, Status
 from pipeline.classes.register import CheckedRegister, check_register
 from pipeline.dataset.acquisition_choice import Decision, decide
-from pipeline.dataset.existing_metadata import read_positions
-from pipeline.dataset.groups import check_column, read_dataset_groups
+from pipeline.dataset.groups import check_column
 from pipeline.dataset.passes import expected_passes
 from pipeline.inspection.folds import folds_section
 from pipeline.inspection.picture import draw, to_degrees
@@ -75,8 +74,8 @@ def inspect(settings: Settings, picture: Path | None = None) -> None:
     if picture is not None and picture.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"--picture {picture}: expected a name that ends in .png, .svg or .pdf.")
     check_inputs(settings)
-    if settings.dataset.path is not None:
-        _write(dataset_section(settings.dataset.path, settings))
+    if settings.dataset.sources:
+        _write(dataset_section(settings.dataset.sources, settings))
         return
     imagery, register = settings.imagery.path, settings.parcels.path
     if imagery is None or register is None:
@@ -233,26 +232,27 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def dataset_section(source: Path, settings: Settings) -> str:
-    """Return the sections on an existing dataset: parcels, dates, bands, files, classes, folds.
+def dataset_section(sources: Sequence[Path], settings: Settings) -> str:
+    """Return the sections on existing datasets: parcels, dates, bands, files, classes, folds.
 
     Raises
     ------
     InputError
         As the stage ingest.
     """
-    found = examine(source, part_of(settings, IngestSettings))
+    found = examine(sources, part_of(settings, IngestSettings))
+    files = [("files", "; ".join(_file_texts(source))) for source in sources]
     lines = [
-        *(str(source), f"{len(found.rows):,} parcels", *status_lines(found.rows), ""),
-        *aligned([*_array_rows(found), ("files", "; ".join(_file_texts(source)))]),
+        *(*map(str, sources), f"{len(found.rows):,} parcels", *status_lines(found.rows), ""),
+        *aligned([*_array_rows(found), *files]),
     ]
     text = section("Dataset", lines) + classes_section(*found.classes)
     if settings.predict.weights is not None:
         return text
-    files, ids, column = DatasetPaths(source), found.rows["parcel_id"], settings.split.column
-    places, groups = read_positions(files), None
+    ids, column = found.rows["parcel_id"], settings.split.column
+    places, groups = found.positions, None
     if column is not None:
-        values = read_dataset_groups(files.groups, column)
+        values = found.groups_of(column)
         groups = np.array([values.get(i, "") for i in ids], object)
     positions = np.array([places.get(i, [np.nan] * 2) for i in ids]) if places else None
     variogram = RunPaths.of(settings.run).variogram

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geo.register.fiboa import FiboaWriter, ParquetWriter
@@ -38,6 +39,14 @@ COLUMNS = [
     *("declared_code", "declared_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
     *("declared_probability", "verdict", "doubt_rank", "n_pixels", "n_dates", "pred_source"),
 ]
+
+PROBABILITIES = "probabilities.parquet"
+
+
+def read_probabilities(path: Path) -> NDArray[np.float32]:
+    """Read the probabilities that `PredictionFiles` wrote, float32 (n, K), in their order."""
+    table = pq.read_table(path)
+    return np.stack([column.to_numpy() for column in table.columns[1:]], axis=1)
 
 
 class PredictionFiles:

@@ -19,9 +19,10 @@ DIVIDED_BY = {
     "stratified": "at random, every class in equal shares",
     "block": "by square blocks of land",
     "group": "by whole groups of parcels",
+    "dataset": "by dataset, each left out in turn",
 }
 # Those that keep parcels that are alike in one fold.
-SPATIAL = ("block", "group")
+SPATIAL = ("block", "group", "dataset")
 
 # {metric: (mean, standard deviation over the folds)}
 Spread = dict[str, tuple[float, float]]

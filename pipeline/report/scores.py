@@ -186,11 +186,15 @@ class ExistingWeights:
     season
         What is to be said about the dates of their training, "" if nothing; None if these are not
         known.
+    refit
+        Their scores as they are and with a temperature fitted to these parcels, as
+        `evaluation.refit.describe_refit` returns them; None without such parcels.
     """
 
     scores: Scores | None
     unknown: list[tuple[str, str, int]]
     season: str | None
+    refit: Mapping[str, Any] | None
 
 
 def read_existing_weights(paths: RunPaths, predictions: pd.DataFrame) -> ExistingWeights | None:
@@ -205,7 +209,7 @@ def read_existing_weights(paths: RunPaths, predictions: pd.DataFrame) -> Existin
         matrix = count_confusions(predictions[is_scored(predictions)], codes)
         scores = Scores({"model": found["overall"]}, classes, matrix, [], None)
     unknown = [(c["name"], str(c["code"]), c["n_parcels"]) for c in found["unknown"]]
-    return ExistingWeights(scores, unknown, found["season"])
+    return ExistingWeights(scores, unknown, found["season"], found.get("refit"))
 
 
 def _class_scores(rows: Sequence[Mapping[str, Any]]) -> list[ClassScore]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from geo.errors import InputError
+from geo.errors import InputError, first_five
 from pipeline.classes import crop_class
 from pipeline.classes.class_choice import Models, assign
 from pipeline.classes.class_mapping import read_codes
@@ -19,8 +20,6 @@ from pipeline.classes.crop_class import (
     Classes,
     Code,
     CropClass,
-    alike_codes,
-    spelling,
     write_classes,
     write_classes_csv,
 )
@@ -30,19 +29,20 @@ from pipeline.dataset.existing_dataset import (
     ExistingParcel,
     pack_arrays,
     read_own_normalisation,
-    read_parcels,
     say_nodata,
 )
-from pipeline.dataset.existing_metadata import (
-    check_features,
-    read_declared,
-    read_description,
-    read_n_dates,
-    read_names,
-    read_positions,
+from pipeline.dataset.existing_metadata import read_description
+from pipeline.dataset.existing_sources import (
+    Source,
+    join_descriptions,
+    joined,
+    joined_features,
+    joined_groups,
+    read_sources,
+    season_years,
 )
+from pipeline.dataset.groups import column_of
 from pipeline.dataset.metadata import (
-    read_object,
     write_labels,
     write_metadata,
     write_names,
@@ -50,7 +50,9 @@ from pipeline.dataset.metadata import (
 from pipeline.dataset.normalisation_pickle import Values, write_normalisation
 from pipeline.dataset.npy_files import remove_npy_files, write_npy_files, write_shortened_names
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.workflow.paths import INGESTED, DatasetPaths
+from pipeline.dataset.season import moved_dates
+from pipeline.workflow.inputs import shared_files
+from pipeline.workflow.paths import DatasetPaths, ingested_tiles
 from pipeline.workflow.sections.models import Dataset
 from pipeline.workflow.settings import IngestSettings
 from pipeline.workflow.writing import write_json
@@ -59,14 +61,14 @@ logger = logging.getLogger(__name__)
 
 
 def ingest(
-    source: Path,
+    source: list[Path],
     dataset: Path,
     ledger: Path,
     classes: Path,
     settings: IngestSettings,
     threads: int = 1,
 ) -> None:
-    """Check an existing Pixel-Set dataset, and make a dataset of the run from it.
+    """Check an existing Pixel-Set dataset, or several, and make a dataset of the run from it.
 
     The existing dataset is not changed. Its pixels are packed as assemble packs those of a tile.
     DATA and VALID become links to its folders, unless dataset.npy_files is false. They are
@@ -75,18 +77,24 @@ def ingest(
     data, or VALID shows pixels that are clear on no date. Such pixels are left out; a parcel
     without other pixels is rejected.
 
+    Several datasets, such as two seasons or regions, are packed like several tiles, with DATA and
+    VALID written again. Ids that several of them have are prefixed by the name of the dataset.
+    Every parcel has the dates of its dataset; classes are matched by code.
+
     Observations without data (see `stored_values`) are interpolated linearly in time, as cloudy
     ones are, unless the dataset masks clouds.
 
     Parameters
     ----------
     source
-        The existing dataset: DATA/<id>.npy and META/dates.json. Optional: META/labels.json,
+        The existing datasets: DATA/<id>.npy and META/dates.json. Optional: META/labels.json,
         geomfeat.json and the normalisation pickle; VALID, positions.json, groups.json,
         parcel_dates.json, n_dates.json, names.json and dataset.json, which this project adds.
     dataset
         Written: the dataset of the run, with the packed pixels and all metadata that the other
-        stages need, and the normalisation if the existing dataset has one.
+        stages need, and the normalisation if a single existing dataset has one. Of several:
+        datasets.json, the parcels of each; features and positions only if all have them, and
+        positions only if all have the same coordinate system.
     ledger
         Written: one row a parcel, with its status and the reason for it.
     classes
@@ -100,38 +108,41 @@ def ingest(
     Raises
     ------
     InputError
-        If files are missing, unreadable or contradict each other, or if the classes cannot be
-        trained on.
+        If files are missing, unreadable or contradict each other, if the classes cannot be trained
+        on, or if datasets differ in bands, nomenclature or treatment of clouds.
     """
-    if source.resolve() == dataset.resolve():
-        raise InputError(
-            f"dataset.path is {source}, which is the dataset of this run and would be overwritten. "
-            "Choose another name for the run."
-        )
-    existing, paths = DatasetPaths(source), DatasetPaths(dataset)
+    for folder in source:
+        if folder.resolve() == dataset.resolve():
+            raise InputError(
+                f"dataset.path is {folder}, which is the dataset of this run and would be "
+                "overwritten. Choose another name for the run."
+            )
+    paths = DatasetPaths(dataset)
     found = examine(source, settings, threads)
-    parcels = found.usable
-    tile = paths.tile(INGESTED)
-    tile.root.mkdir(parents=True, exist_ok=True)
-    pack_arrays(parcels, tile, threads, fill=found.description["fill"] != "none")
-    _write_metadata(existing, paths, found)
-    if settings.predict.weights is None and not existing.features.is_file():
+    for name, parcels in found.tiles.items():
+        tile = paths.tile(name)
+        tile.root.mkdir(parents=True, exist_ok=True)
+        pack_arrays(parcels, tile, threads, fill=found.description["fill"] != "none")
+    _write_metadata(paths, found)
+    if settings.predict.weights is None and found.features is None:
+        files = [source.files.features for source in found.sources]
         logger.warning(
             "there is no %s: models can be trained only without geometric features "
             "(model.geometric_features: false)",
-            existing.features,
+            first_five(file for file in files if not file.is_file()),
         )
-    labels = {name: {i: codes[i] for i in parcels} for name, codes in found.labels.items()}
+    labels = {name: {i: codes[i] for i in found.usable} for name, codes in found.labels.items()}
     write_labels(paths, labels, found.classes)
     write_names(paths, found.classes)
-    _copy_json(existing.features, paths.features)
-    _copy_json(existing.positions, paths.positions)
-    _copy_json(existing.groups, paths.groups)
+    _write_optional(paths.features, found.features)
+    _write_optional(paths.positions, found.positions)
+    _write_optional(paths.groups, found.groups)
+    _write_optional(paths.datasets, found.datasets)
     if found.normalisation is not None:
         write_normalisation(paths.normalisation, *found.normalisation)
     remove_npy_files(paths)
     if settings.dataset.npy_files:
-        _place_npy_files(parcels, existing, paths, threads)
+        _place_npy_files(found, paths, threads)
     write_classes(classes, found.classes)
     write_classes_csv(classes.with_suffix(".csv"), found.classes.classes)
     write_ledger(ledger, found.rows)
@@ -140,10 +151,12 @@ def ingest(
 
 @dataclass(frozen=True)
 class Examined:
-    """The checked content of an existing dataset.
+    """The checked content of existing datasets, together.
 
     Attributes
     ----------
+    sources
+        The datasets.
     usable
         Parcels that are used or predicted, by id.
     labels
@@ -156,74 +169,133 @@ class Examined:
         Means and standard deviations, dates in order of time; None where they are computed.
     description
         Content of dataset.json.
+    features, positions
+        By id; None where not all datasets have them.
+    groups
+        {column: {id: value}}; None where not all datasets have them.
     """
 
+    sources: list[Source]
     usable: dict[str, ExistingParcel]
     labels: dict[str, dict[str, Code | None]]
     rows: pd.DataFrame
     classes: Classes
     normalisation: Values | None
     description: dict[str, Any]
+    features: dict[str, Any] | None
+    positions: dict[str, Any] | None
+    groups: dict[str, Any] | None
 
     @property
     def bands(self) -> list[str]:
         """Names of the channels."""
         return list(self.description["bands"])
 
+    @property
+    def tiles(self) -> dict[str, dict[str, ExistingParcel]]:
+        """The usable parcels of each dataset, by the name under which they are packed."""
+        parts = (self._usable_of(source) for source in self.sources)
+        return dict(zip(ingested_tiles(len(self.sources)), parts, strict=True))
 
-def examine(source: Path, settings: IngestSettings, threads: int = 1) -> Examined:
-    """Read and check an existing dataset; see `ingest`."""
-    existing = DatasetPaths(source)
-    parcels = read_parcels(existing, settings.dataset.reflectance_scale, threads)
-    declared = read_declared(existing)
-    labels = _labels(existing, declared, parcels)
-    nomenclature = _nomenclature(labels, settings.dataset)
-    check_features(existing)
-    read_positions(existing)
+    @property
+    def datasets(self) -> dict[str, dict[str, Any]] | None:
+        """The parcels of each dataset, and the years of its season, as in datasets.json."""
+        if len(self.sources) == 1:
+            return None
+        parts = [self._usable_of(source) for source in self.sources]
+        firsts = [min(parcel.dates[0] for parcel in part.values()) for part in parts]
+        return {
+            source.name: {"years": years, "parcels": list(part)}
+            for source, years, part in zip(self.sources, season_years(firsts), parts, strict=True)
+        }
+
+    @property
+    def season_dates(self) -> list[date]:
+        """All dates, in order, moved to the season of the earliest dataset."""
+        years = [own["years"] for own in (self.datasets or {"": {"years": 0}}).values()]
+        return moved_dates(
+            {
+                number: {day for parcel in part.values() for day in parcel.dates}
+                for number, part in zip(years, self.tiles.values(), strict=True)
+            }
+        )
+
+    def groups_of(self, column: str) -> dict[str, str]:
+        """Return the group of each parcel in a column, "" for none.
+
+        Raises
+        ------
+        InputError
+            If a dataset has no groups, or no such column.
+        """
+        groups: dict[str, str] = {}
+        for source in self.sources:
+            groups |= column_of(source.files.groups, source.groups, column)
+        return groups
+
+    def _usable_of(self, source: Source) -> dict[str, ExistingParcel]:
+        return {i: self.usable[i] for i in source.parcels if i in self.usable}
+
+
+def examine(folders: Sequence[Path], settings: IngestSettings, threads: int = 1) -> Examined:
+    """Read and check existing datasets; see `ingest`."""
+    sources = read_sources(folders, settings.dataset.reflectance_scale, threads)
+    nomenclature = _nomenclature(sources, settings.dataset)
+    parcels = joined(source.parcels for source in sources)
+    labels = _labels(sources, parcels)
     codes = labels.get(nomenclature or "", {})
-    without_array = sorted({i for own in declared.values() for i in own} - parcels.keys())
-    rows = _start_ledger(existing, parcels, without_array, codes)
-    names = read_names(existing)
+    rows = _start_ledger(sources, parcels, codes)
+    names = joined(source.names for source in sources)
     classes = Classes(nomenclature, _choose(rows, settings, names))
     if nomenclature in labels:
         labels[nomenclature] = dict(zip(rows["parcel_id"], _plain(rows["code"]), strict=True))
     usable = {i: parcels[i] for i in rows.loc[rows["status"] != Status.REJECTED, "parcel_id"]}
-    if not usable:
-        raise InputError(f"No parcel of {source} has a pixel that is clear on a date.")
-    own = list(usable.values())
-    if nodata := say_nodata(own):
+    descriptions = []
+    for source in sources:
+        own = [usable[i] for i in source.parcels if i in usable]
+        if not own:
+            raise InputError(
+                f"No parcel of {source.files.root} has a pixel that is clear on a date."
+            )
+        descriptions.append(_describe(source.files, own, settings))
+    if nodata := say_nodata(usable.values()):
         logger.warning(nodata)
+    description = join_descriptions(sources, descriptions)
+    has_positions = "positions" in shared_files(folders)
     return Examined(
+        sources,
         usable,
         labels,
         rows,
         classes,
-        read_own_normalisation(existing, own),
-        _describe(existing, own, settings),
+        _own_normalisation(sources, list(usable.values())),
+        description,
+        joined_features(sources),
+        joined(source.positions for source in sources) if has_positions else None,
+        joined_groups(sources),
     )
 
 
+def _own_normalisation(
+    sources: Sequence[Source], parcels: Sequence[ExistingParcel]
+) -> Values | None:
+    """Return the normalisation of a single dataset; that of several is computed."""
+    if len(sources) == 1:
+        return read_own_normalisation(sources[0].files, parcels)
+    unused = [str(path) for s in sources if (path := s.files.existing_normalisation)]
+    if unused:
+        logger.info("the normalisation is computed over all datasets, not %s", first_five(unused))
+    return None
+
+
 def _labels(
-    existing: DatasetPaths,
-    declared: Mapping[str, Mapping[str, Any]],
-    parcels: Mapping[str, ExistingParcel],
+    sources: Sequence[Source], parcels: Mapping[str, ExistingParcel]
 ) -> dict[str, dict[str, Code | None]]:
     """Return the code of every parcel in every nomenclature, None where it has none."""
+    nomenclatures = dict.fromkeys(name for source in sources for name in source.declared)
     labels = {}
-    for name, codes in declared.items():
-        if codes and not codes.keys() & parcels:
-            raise InputError(
-                f"{existing.labels}: no id under {name!r} is that of a file in DATA: it has "
-                f"{', '.join(list(codes)[:5])}, DATA has {', '.join(list(parcels)[:5])}. Write "
-                "ids as the names of the files."
-            )
-        # 1 and "1" are the same key in JSON, "1.0" and "01" are others.
-        unused = [i for i in codes if i not in parcels and spelling(i).isdecimal()]
-        if alike := alike_codes(unused, [i for i in parcels if i not in codes]):
-            raise InputError(
-                f"{existing.labels}: the id {alike[0]!r} under {name!r} has no file in DATA, and "
-                f"{alike[1]!r}, which has one, no label. Write ids as the names of the files."
-            )
+    for name in nomenclatures:
+        codes = joined(source.declared.get(name, {}) for source in sources)
         column = read_codes(pd.Series({i: codes.get(i) for i in parcels}, dtype=object))
         labels[name] = dict(zip(parcels, _plain(column), strict=True))
     return labels
@@ -234,25 +306,29 @@ def _plain(codes: pd.Series[Any]) -> list[Code | None]:
     return list(codes.astype(object).where(codes.notna(), None))
 
 
-def _nomenclature(labels: Mapping[str, Any], options: Dataset) -> str | None:
+def _nomenclature(sources: Sequence[Source], options: Dataset) -> str | None:
     """Return the nomenclature that the settings name, else the first; None without labels."""
-    name = options.nomenclature
-    if name is not None and labels and name not in labels:
-        raise InputError(
-            f"dataset.nomenclature is {name!r}, but labels.json has {', '.join(labels)}."
-        )
-    return name or next(iter(labels), None)
+    first = next((name for source in sources for name in source.declared), None)
+    name = options.nomenclature or first
+    for source in sources:
+        if source.declared and name not in source.declared:
+            stated = "is" if options.nomenclature else "is not set, that of the first dataset is"
+            raise InputError(
+                f"dataset.nomenclature {stated} {name!r}, but labels.json has "
+                f"{', '.join(source.declared)}: {source.files.labels}."
+            )
+    return name
 
 
 def _start_ledger(
-    existing: DatasetPaths,
+    sources: Sequence[Source],
     parcels: Mapping[str, ExistingParcel],
-    without_array: list[str],
     codes: Mapping[str, Code | None],
 ) -> pd.DataFrame:
     """Return a row for every parcel that has an array or a label, without classes yet."""
+    without_array = sorted({i for source in sources for i in source.ids} - parcels.keys())
     ids = [*parcels, *without_array]
-    clear_dates = _clear_dates(existing, parcels)
+    clear_dates = _clear_dates(sources)
     rows = pd.DataFrame({"row": np.arange(len(ids)), "parcel_id": ids})
     n_stored = np.array([parcels[i].shape[2] if i in parcels else 0 for i in ids])
     rows["n_pixels"] = [parcels[i].n_pixels if i in parcels else 0 for i in ids]
@@ -266,12 +342,14 @@ def _start_ledger(
     return rows
 
 
-def _clear_dates(existing: DatasetPaths, parcels: Mapping[str, ExistingParcel]) -> dict[str, int]:
+def _clear_dates(sources: Sequence[Source]) -> dict[str, int]:
     """Return the number of dates on which each parcel is clear, as stated or as found."""
-    stated = read_n_dates(existing)
     return {
-        i: parcel.n_clear_dates if parcel.has_nodata else stated.get(i, parcel.n_clear_dates)
-        for i, parcel in parcels.items()
+        i: parcel.n_clear_dates
+        if parcel.has_nodata
+        else source.n_dates.get(i, parcel.n_clear_dates)
+        for source in sources
+        for i, parcel in source.parcels.items()
     }
 
 
@@ -312,42 +390,41 @@ def _describe(
     return description
 
 
-def _write_metadata(existing: DatasetPaths, paths: DatasetPaths, found: Examined) -> None:
+def _write_metadata(paths: DatasetPaths, found: Examined) -> None:
     """Write META without the labels."""
     parcels = found.usable
     parcel_dates = None
     dates = next(iter(parcels.values())).dates
-    if existing.parcel_dates.is_file():
+    if len(found.sources) > 1 or found.sources[0].files.parcel_dates.is_file():
         parcel_dates = {i: parcel.dates for i, parcel in parcels.items()}
         dates = tuple(sorted(set().union(*parcel_dates.values())))
+    clear_dates = _clear_dates(found.sources)
     write_metadata(
         paths,
-        tiles=[INGESTED],
+        tiles=list(found.tiles),
         dates=dates,
         sizes={i: parcel.n_pixels for i, parcel in parcels.items()},
-        n_dates=_clear_dates(existing, parcels),
+        n_dates=clear_dates,
         description=found.description,
         parcel_dates=parcel_dates,
     )
 
 
-def _copy_json(source: Path, target: Path) -> None:
-    """Copy a file of the dataset if it exists; else remove that of an earlier run."""
-    if source.is_file():
-        write_json(target, read_object(source))
-    else:
+def _write_optional(target: Path, values: Mapping[str, Any] | None) -> None:
+    """Write a file of the dataset, or remove that of an earlier run if there are no values."""
+    if values is None:
         target.unlink(missing_ok=True)
+    else:
+        write_json(target, values)
 
 
-def _place_npy_files(
-    parcels: Mapping[str, ExistingParcel],
-    existing: DatasetPaths,
-    paths: DatasetPaths,
-    threads: int,
-) -> None:
-    """Link to DATA and VALID of the existing dataset if they can be used; else write them."""
-    with_valid = existing.valid.is_dir() or any(parcel.has_nodata for parcel in parcels.values())
-    if all(parcel.is_as_stored(parcel_id) for parcel_id, parcel in parcels.items()):
+def _place_npy_files(found: Examined, paths: DatasetPaths, threads: int) -> None:
+    """Link to DATA and VALID of a single dataset that can be used; else write them."""
+    parcels, existing = found.usable, found.sources[0].files
+    has_valid = any(source.files.valid.is_dir() for source in found.sources)
+    with_valid = has_valid or any(parcel.has_nodata for parcel in parcels.values())
+    are_as_stored = all(parcel.is_as_stored(i) for i, parcel in parcels.items())
+    if len(found.sources) == 1 and are_as_stored:
         write_shortened_names(paths, parcels)
         paths.pixels.symlink_to(existing.pixels.resolve(), target_is_directory=True)
         if with_valid:

@@ -47,7 +47,7 @@ from pipeline.predictions.columns import (
     judged_columns,
     with_register,
 )
-from pipeline.predictions.files import PredictionFiles
+from pipeline.predictions.files import PROBABILITIES, PredictionFiles, read_probabilities
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import PredictSettings
@@ -130,7 +130,7 @@ def predict(
         about = trained[0].description
         pairs = zip(about.class_codes, about.class_names, strict=True)
         classes = [CropClass(code, name) for code, name in pairs]
-        season = season_of(about, opened.dates)
+        season = season_of(about, opened.season_dates)
         season.refuse()
         if text := season.explain():
             logger.warning("%s", text)
@@ -193,7 +193,8 @@ def predict(
     if tested is not None and doubts is not None:
         write_doubts(doubts, classes, tested, verdicts, settings.predict.false_alarms)
     if folds is None and scores is not None:
-        write_existing_scores(scores, opened, classes, choices.chosen[:, 0], season)
+        probabilities = read_probabilities(predictions.with_name(PROBABILITIES))
+        write_existing_scores(scores, opened, classes, choices.chosen[:, 0], probabilities, season)
 
 
 def load_existing(

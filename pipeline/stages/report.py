@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from models.model_files import TRAINED_ON_FILE
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
@@ -91,6 +92,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     by_frequency = sorted(trained, key=lambda c: -c.n_parcels)
     colours = read_class_colours(dataset, predicted)
     existing_weights = used["predict"]["weights"] is not None
+    from_dataset = bool(used["dataset"]["path"] or used["dataset"]["paths"])
     scores = weights = drawn = confidence = calibration = sets = areas = None
     if predictions is not None:
         confidence = _confidence(predictions)
@@ -102,7 +104,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             if scores is not None:
                 calibration, sets = read_calibration(paths), read_sets(paths)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
-        if not used["dataset"]["path"] and paths.predictions.is_file():
+        if not from_dataset and paths.predictions.is_file():
             # Imported here, because a run from an existing dataset works without GDAL.
             from pipeline.report.map import draw_map
 
@@ -129,6 +131,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         colours=colours,
         index={c.code: c.class_index for c in classes},
         n_dataset=len(dataset),
+        from_dataset=from_dataset,
+        origins=[(name, len(ids)) for name, ids in dataset.datasets.items()],
         predictions=predictions,
         scores=scores,
         leading=leading,
@@ -145,10 +149,10 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         map=drawn,
         areas=areas,
         confidence=confidence,
+        **_trained(paths, used, existing_weights=existing_weights),
         calibration=calibration,
         sets=sets,
         doubts=None if existing_weights or predictions is None else read_doubts(paths),
-        versions=[] if existing_weights else _versions(paths),
         files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
     )
@@ -179,12 +183,24 @@ def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _versions(paths: RunPaths) -> list[str]:
-    """Return the versions of the packages that the models were trained with."""
-    versions: set[str] = set()
-    for path in paths.models.glob("Fold_*/model.json"):
-        versions |= read_json(path, lambda model: set(map(" ".join, model["versions"].items())))
-    return sorted(versions)
+def _trained(paths: RunPaths, used: Mapping[str, Any], *, existing_weights: bool) -> dict[str, Any]:
+    """Return what the trained models say: their name, packages, and the weights before them."""
+    files = [] if existing_weights else sorted(paths.models.glob("Fold_*/model.json"))
+    models = [read_json(path, _model) for path in files]
+    started_from = dict.fromkeys(model[2] for model in models if model[2] is not None)
+    unknown = [file for file in files if not (file.parent / TRAINED_ON_FILE).is_file()]
+    return {
+        "model_name": models[0][0] if models else used["model"]["name"],
+        "versions": sorted(set().union(*(model[1] for model in models))),
+        "started_from": list(started_from),
+        "origin_unknown": bool(unknown),
+    }
+
+
+def _model(values: Mapping[str, Any]) -> tuple[str, set[str], str | None]:
+    """Return name, packages and first weights of the model of model.json."""
+    versions = set(map(" ".join, values["versions"].items()))
+    return values["hyperparameters"]["name"], versions, values.get("started_from")
 
 
 def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from pipeline.workflow.settings import SplitSettings
 from pipeline.workflow.writing import write_json
 
 logger = logging.getLogger(__name__)
+
+# Two to train on, and one to validate.
+_LEAST_BESIDE_TEST = 3
 
 
 def split(
@@ -59,7 +62,7 @@ def split(
     ------
     InputError
         If there are fewer labelled parcels, or fewer blocks or groups with parcels, than folds; if
-        there are no groups, or no column of this name.
+        there are no groups, or no column of this name; if a dataset to leave out has none.
     """
     data, options = PixelSetDataset.open(dataset), settings.split
     by = by or options.by
@@ -81,10 +84,14 @@ def split(
         blocks = blocks_of(data.positions[labelled], _block_side(options, variogram))
     elif by == "group":
         blocks = _groups(ids, options, register or data.paths.groups)
-    parts = divide(labels, options.folds, by=by, blocks=blocks, seed=options.seed)
+    if by == "dataset":
+        parts, assign = parts_by_dataset(data, labelled), leave_out
+    else:
+        parts = divide(labels, options.folds, by=by, blocks=blocks, seed=options.seed)
+        assign = assign_roles
     written = []
     for number in range(options.folds):
-        fold = assign_roles(parts, number, options.seed)
+        fold = assign(parts, number, options.seed)
         written.append({role: ids[part].tolist() for role, part in asdict(fold).items()})
         if missing := set(labels) - set(labels[fold.train]):
             logger.warning(
@@ -195,6 +202,49 @@ def _whole_groups(
         n_parcels[chosen] += sizes[group]
         part[group] = chosen
     return [np.flatnonzero(part[of_group] == number) for number in range(n_folds)]
+
+
+def parts_by_dataset(data: PixelSetDataset, labelled: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the positions in `labelled` of the parcels of each dataset that the run started from.
+
+    Raises
+    ------
+    InputError
+        If a dataset has no labelled parcel, or all together too few to train on.
+    """
+    place = {data.ids[i]: position for position, i in enumerate(labelled)}
+    parts = {
+        name: np.array([place[i] for i in parcels if i in place], np.int64)
+        for name, parcels in data.datasets.items()
+    }
+    refuse_left_out({name: len(part) for name, part in parts.items()})
+    return list(parts.values())
+
+
+def refuse_left_out(n_labelled: Mapping[str, int]) -> None:
+    """Refuse to leave out datasets in turn if one, or the others together, have too few labels.
+
+    Parameters
+    ----------
+    n_labelled
+        {name of a dataset: number of its labelled parcels}.
+    """
+    total = sum(n_labelled.values())
+    for name, n in sorted(n_labelled.items(), key=lambda item: item[1]):
+        if n == 0 or total - n < _LEAST_BESIDE_TEST:
+            raise InputError(
+                f"split.by is dataset, and {name} has {n} of the {total} labelled parcels: "
+                f"expected at least 1, and {_LEAST_BESIDE_TEST} in the others. Leave it out of "
+                "dataset.paths, or set split.by to random."
+            )
+
+
+def leave_out(parts: Sequence[NDArray[np.int64]], fold: int, seed: int) -> Fold:
+    """Assign one part to the test; a fifth of the others, at random, to the validation."""
+    others = np.concatenate([part for i, part in enumerate(parts) if i != fold])
+    others = np.random.default_rng([seed, fold]).permutation(others)
+    n = max(len(others) // 5, 1)
+    return Fold(np.sort(others[n:]), np.sort(others[:n]), parts[fold])
 
 
 def assign_roles(parts: Sequence[NDArray[np.int64]], fold: int, seed: int) -> Fold:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geo.errors import InputError
 from models.crop_model import CropModel
 from models.training.batches import divide
@@ -15,8 +18,14 @@ from models.training.distributed import choose_device, joined
 from models.training.divergence import DivergedError
 from models.training.options import TrainingSettings
 from models.training.train_fold import OnEpoch
-from pipeline.dataset.model_inputs import describe_data
+from pipeline.dataset.model_inputs import describe_data, describe_start, load_start
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.dataset.trained_on import (
+    digests_of,
+    read_trained_on,
+    refuse_trained_on,
+    write_trained_on,
+)
 from pipeline.workflow.progress import TensorBoardLog, each_of, show_progress
 from pipeline.workflow.settings import TrainSettings
 
@@ -51,8 +60,9 @@ def train(
     model
         Folder Fold_<k> to write. It will contain model.pth.tar, the checkpoint in the reference's
         format; model.json, all that is needed to use it on other data; model.safetensors, both in
-        one file; and trainlog.json, losses and scores by epoch. If a fold has several members, the
-        files of the second one are model_2.pth.tar and so on.
+        one file; trainlog.json, losses and scores by epoch; and trained_on.npy, digests of the
+        parcels that it was trained on, if all are known. If a fold has several members, the files
+        of the second one are model_2.pth.tar and so on.
     settings
         Sections model and train.
     state
@@ -70,18 +80,33 @@ def train(
     Raises
     ------
     InputError
-        If `ends` is neither.
+        If `ends` is neither; or if the weights to start from do not fit, or were trained on test
+        parcels of the fold.
+    DivergedError
+        If the training diverged; an earlier model is unchanged.
     """
     if ends not in ENDS:
         raise InputError(f"--ends: expected {' or '.join(ENDS)}, found {ends!r}.")
     opened = PixelSetDataset.open(dataset)
     device = choose_device(settings.train.device, threads)
+    parts = opened.fold(folds, fold)
+    start, with_features = None, settings.model.geometric_features
+    about = describe_data(opened, settings.model.season_start)
+    if settings.train.start is not None:
+        start = load_start(settings.train.start, opened, parts, fold, settings)
+        with_features = start.uses_features
+        about = describe_start(start, opened)
     data = opened.pixel_sets(
-        with_features=settings.model.geometric_features,
-        season_start=settings.model.season_start,
+        with_features=with_features,
+        season_start=about.first_date,
         only_clear=ends == "random",
     )
-    parts = opened.fold(folds, fold)
+    own = digests_of(data, np.concatenate([parts.train, parts.validation]))
+    trained_on: NDArray[np.uint64] | None = own
+    if start is not None and start.folder is not None:
+        earlier = read_trained_on(start.folder)
+        refuse_trained_on(start.folder, earlier, data, parts.test)
+        trained_on = None if earlier is None else np.concatenate([own, earlier])
     training = training_settings(settings, ends)
     with joined(device) as processes, name_fold(fold, settings):
         batches = divide(parts.train, training.batch_size, 2 * processes.count)
@@ -95,17 +120,19 @@ def train(
             data,
             parts.train,
             parts.validation,
-            about=describe_data(opened, settings.model.season_start),
+            about=about,
             architecture=architecture(settings),
             training=training,
             device=device,
             members=settings.train.members,
             progress=_progress(fold, n_epochs, settings, tensorboard),
             state=state,
+            start=start,
             processes=processes,
         )
         if processes.first:
             fitted.save(model)
+            write_trained_on(model, trained_on)
             # Only now: a training that is killed before continues from its state.
             for file in [] if state is None else state.glob("member_*.pt"):
                 file.unlink()
@@ -113,7 +140,7 @@ def train(
 
 def training_settings(settings: TrainSettings, ends: str = "last") -> TrainingSettings:
     """Return the settings of the training in the form that the models take; ends as in `train`."""
-    others = {"recipe", "members", "tensorboard", "device", "pixels"}
+    others = {"from", "recipe", "members", "tensorboard", "device", "pixels"}
     return TrainingSettings(
         n_pixels=settings.train.pixels,
         always_pad=settings.train.recipe == "paper",

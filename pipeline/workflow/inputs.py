@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
 from geo.imagery.imagery_files import IMAGE_ENDINGS, digest_of, files_ending, watched_files
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.sections.models import Normalise
 from pipeline.workflow.settings import Settings
@@ -26,6 +27,9 @@ def check_inputs(settings: Settings) -> None:
     inputs: dict[str, tuple[Path | str | None, str]] = {}
     if settings.dataset.path is not None:
         inputs["dataset.path"] = settings.dataset.path, "a Pixel-Set dataset: a folder with DATA"
+    elif settings.dataset.paths is not None:
+        for number, source in enumerate(settings.dataset.paths):
+            inputs[f"dataset.paths[{number}]"] = source, "a Pixel-Set dataset: a folder with DATA"
     elif settings.simulate is None:
         imagery = "a folder of products, GeoTIFFs or stacks, or STAC (file or address)"
         if settings.imagery.path is None and settings.parcels.path is None:
@@ -35,6 +39,9 @@ def check_inputs(settings: Settings) -> None:
     if settings.predict.weights is not None:
         weights = "the folder of Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
         inputs["predict.weights"] = settings.predict.weights, weights
+    if settings.train.start is not None:
+        start = "the folder of Fold_1/model.pth.tar, ... of another run"
+        inputs["train.from"] = settings.train.start, start
     if settings.clouds.files is not None:
         inputs["clouds.files"] = settings.clouds.files, "the folder of your cloud masks"
     for key, table in settings.parcels.tables.items():
@@ -58,7 +65,7 @@ def check_inputs(settings: Settings) -> None:
                     f"{key}.path: {path} contains braces. The simulated scene is an output of "
                     "Snakemake, which reads braces as wildcards. Set another path."
                 )
-    _check_dataset(settings)
+    _check_datasets(settings)
     _check_weights(settings)
     _check_compared(settings.report.compare)
 
@@ -100,15 +107,55 @@ def check_cluster_paths(paths: Iterable[Path | str]) -> None:
             )
 
 
-def _check_dataset(settings: Settings) -> None:
+def _check_datasets(settings: Settings) -> None:
+    """Check that existing datasets have the files that the settings need."""
+    sources = settings.dataset.sources
+    for path in sources:
+        _check_dataset(path, settings)
+    resolved = [path.resolve() for path in sources]
+    if twice := [path for path in resolved if resolved.count(path) > 1]:
+        raise InputError(f"dataset.paths lists {twice[0]} twice. List a dataset once.")
+    blocks = "block" in settings.split.ways and settings.predict.weights is None
+    if len(sources) > 1 and blocks and "positions" not in shared_files(sources):
+        raise InputError(
+            "split: the folds are blocks, but the datasets of dataset.paths do not state the same "
+            "coordinate system (crs in META/dataset.json), so that their positions cannot be "
+            "compared. Choose dataset, random or stratified."
+        )
+
+
+def shared_files(sources: Sequence[Path]) -> list[str]:
+    """Return the optional files that a run has, if it starts from these datasets.
+
+    Returns
+    -------
+    list
+        Names of `DatasetPaths`: features, positions, groups, parcel_dates, datasets.
+    """
+    found = [DatasetPaths(source) for source in sources]
+    several = len(found) > 1
+    names = [
+        name
+        for name in ("features", "positions", "groups")
+        if all(getattr(dataset, name).is_file() for dataset in found)
+    ]
+    if several and "positions" in names:
+        files = [dataset.description for dataset in found]
+        systems = {read_json(f, dict).get("crs") if f.is_file() else None for f in files}
+        if len(systems) > 1 or None in systems:
+            names.remove("positions")
+    if several:
+        return [*names, "parcel_dates", "datasets"]
+    return [*names, *(["parcel_dates"] if found[0].parcel_dates.is_file() else [])]
+
+
+def _check_dataset(path: Path, settings: Settings) -> None:
     """Check that an existing dataset has the files that the settings need."""
-    path = settings.dataset.path
-    if path is None:
-        return
     dataset = DatasetPaths(path)
+    setting = "dataset.path" if settings.dataset.paths is None else "dataset.paths"
     if not dataset.pixels.is_dir():
         raise InputError(
-            f"dataset.path: {path} has no folder DATA. Set it to the folder of a Pixel-Set "
+            f"{setting}: {path} has no folder DATA. Set it to the folder of a Pixel-Set "
             "dataset, which contains DATA and META."
         )
     for setting in ("by", "also"):
@@ -125,51 +172,69 @@ def _check_dataset(settings: Settings) -> None:
             )
     features, normalisation = dataset.features, dataset.existing_normalisation
     # Existing weights state whether they need features, see `_check_weights`.
-    with_features = settings.model.geometric_features and settings.predict.weights is None
+    has_weights = used_weights(settings)[1] is not None
+    with_features = settings.model.geometric_features and not has_weights
     if with_features and not features.is_file():
         raise InputError(
             f"model.geometric_features is true, but there is no {features}, the geometric features "
             "of the parcels. Add it, or set model.geometric_features to false."
         )
-    if settings.normalise != Normalise() and normalisation is not None:
+    is_used = normalisation is not None and settings.dataset.paths is None
+    if settings.normalise != Normalise() and is_used:
         raise InputError(
             f"normalise.by: without effect, because the dataset has {normalisation}. Remove the "
             "setting, or that file."
         )
 
 
+def used_weights(settings: Settings) -> tuple[str, Path | None]:
+    """Return the setting of existing weights, which are applied or trained on, and their folder."""
+    if settings.train.start is not None:
+        return "train.from", settings.train.start
+    return "predict.weights", settings.predict.weights
+
+
 def _check_weights(settings: Settings) -> None:
-    """Check that existing weights are complete, and fit the bands of the run."""
-    folder = settings.predict.weights
+    """Check that existing weights are complete, and fit the bands and the model of the run."""
+    key, folder = used_weights(settings)
     if folder is None:
         return
     if not any(folder.glob("Fold_*/model*")):
         raise InputError(
-            f"predict.weights: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
+            f"{key}: {folder} has no Fold_1/model.pth.tar. Set it to the folder of "
             "Fold_1/model.pth.tar, Fold_2/model.pth.tar, ..."
+        )
+    if key == "train.from" and folder.resolve() == RunPaths.of(settings.run).models.resolve():
+        raise InputError(
+            f"train.from: {folder} is the folder of the models of this run, which the training "
+            "replaces. Choose another name for the run."
         )
     # Imported here, because they need numpy and most runs have no existing weights.
     from models.errors import InputError as ModelError
     from models.model_files import check_folds
+    from pipeline.workflow.starting_weights import refuse_other_model
 
     try:
         described = check_folds(folder)
     except ModelError as error:
-        raise InputError(f"predict.weights: {error}") from None
+        raise InputError(f"{key}: {error}") from None
     for fold, trained in described.items():
-        if settings.dataset.path is None and trained.bands != settings.imagery.bands:
+        if not settings.dataset.sources and trained.bands != settings.imagery.bands:
             raise InputError(
-                f"predict.weights: the model of {fold} was trained on the bands "
+                f"{key}: the model of {fold} was trained on the bands "
                 f"{', '.join(trained.bands)}, imagery.bands are "
                 f"{', '.join(settings.imagery.bands)}. Set imagery.bands to those of the model."
             )
-        features = settings.dataset.path and DatasetPaths(settings.dataset.path).features
-        if features and trained.feature_scaling is not None and not features.is_file():
+        needed = [DatasetPaths(path).features for path in settings.dataset.sources]
+        lacking = [path for path in needed if not path.is_file()]
+        if trained.feature_scaling is not None and lacking:
             raise InputError(
-                f"predict.weights: the model of {fold} was trained with geometric features, and "
-                f"there is no {features}. Add it, or use weights of a training without them "
+                f"{key}: the model of {fold} was trained with geometric features, and "
+                f"there is no {lacking[0]}. Add it, or use weights of a training without them "
                 "(model.geometric_features: false)."
             )
+        if key == "train.from":
+            refuse_other_model(fold, trained, settings.model, settings.train)
 
 
 def _check_compared(runs: Iterable[str]) -> None:
@@ -209,12 +274,13 @@ def contents_state(settings: Settings) -> str:
     files: list[Path] = list(settings.parcels.tables.values())
     if settings.parcels.path is not None:
         files += _register_files(settings.parcels.path)
-    if settings.dataset.path is not None:
-        files += watched_dataset(settings.dataset.path)
-    if settings.predict.weights is not None:
-        files += weights(settings.predict.weights)
+    for source in settings.dataset.sources:
+        files += watched_dataset(source)
+    if (folder := used_weights(settings)[1]) is not None:
+        files += weights(folder)
     used = {"imagery", "clouds", "parcels", "dataset", "split", "predict", "areas"}
-    return settings.model_dump_json(include=used) + "\n" + digest_of(files)
+    start = str(settings.train.start)
+    return settings.model_dump_json(include=used) + start + "\n" + digest_of(files)
 
 
 def _register_files(path: Path) -> list[Path]:

@@ -13,6 +13,11 @@ NORMALISATIONS = ("normalisation_values.pkl", "S2-2017-T31TFM-meanstd.pkl")
 INGESTED = "ingested"
 
 
+def ingested_tiles(n: int) -> list[str]:
+    """Return the tile names under which the parcels of n existing datasets are packed."""
+    return [INGESTED, *(f"{INGESTED}_{k}" for k in range(2, n + 1))]
+
+
 # The stage that writes an artefact again, by its path below the folder of a run. The first pattern
 # that fits counts. Files that no stage reads are not listed.
 _WRITERS = {
@@ -118,7 +123,7 @@ class DatasetPaths:
 
     Files that the reference does not read are beside its own: tiles, VALID, and in META
     classes.json, nomenclature.json, names.json, n_dates.json, dataset.json, tiles.json,
-    positions.json, groups.json, parcel_dates.json and file_names.json.
+    positions.json, groups.json, parcel_dates.json, datasets.json and file_names.json.
     """
 
     root: Path
@@ -164,6 +169,12 @@ class DatasetPaths:
 
     positions = _Below("META/positions.json")
     """{id: [x, y]}: a point on every parcel, in metres of one coordinate system for all."""
+
+    datasets = _Below("META/datasets.json")
+    """{name: {"years", "parcels"}} of each dataset, if the run started from several.
+
+    `parcels` are its ids. Its season is `years` after that of the earliest dataset.
+    """
 
     groups = _Below("META/groups.json")
     """{column: {id: value}} of an existing dataset: groups of parcels, such as farms; optional."""

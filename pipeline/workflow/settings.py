@@ -94,21 +94,54 @@ class Settings(Section):
         recipe = known_recipe(train) if isinstance(train, dict) else "default"
         return {**values, "model": {**model, **read_recipe(recipe)["model"]}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_datasets(cls, values: Any) -> Any:
+        """Make a fold for each dataset if these are left out in turn, and folds are not set."""
+        if not isinstance(values, dict):
+            return values
+        split, dataset = values.get("split"), values.get("dataset")
+        if not isinstance(split, dict) or not isinstance(dataset, dict):
+            return values
+        paths = dataset.get("paths")
+        follows = "dataset" in (split.get("by"), split.get("also")) and split.get("folds") is None
+        if not follows or not isinstance(paths, list):
+            return values
+        return {**values, "split": {**split, "folds": len(paths)}}
+
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        existing = self.dataset.path is not None
+        existing = bool(self.dataset.sources)
+        if self.dataset.path is not None and self.dataset.paths is not None:
+            raise ValueError("dataset.path and dataset.paths are set: set one of them")
         others = (self.imagery.path, self.parcels.path, self.simulate)
         has_others = any(other is not None for other in others)
-        if existing and has_others:
+        if "dataset" in self.split.ways and len(self.dataset.paths or ()) != self.split.folds:
             raise ValueError(
-                "dataset.path takes the place of imagery.path, parcels.path and simulate: set "
-                "it, or them"
+                "split: dataset means that each of dataset.paths is the test part of one fold. "
+                "List them there, and leave out split.folds (dataset.paths: "
+                f"{len(self.dataset.paths or ())}, split.folds: {self.split.folds})"
+            )
+        if self.dataset.paths is not None and self.normalise.by == "date_channel":
+            raise ValueError(
+                "normalise.by is date_channel, but several datasets have dates of their own: set "
+                "it to channel or all"
+            )
+        if existing and has_others:
+            key = "dataset.path" if self.dataset.paths is None else "dataset.paths"
+            raise ValueError(
+                f"{key} takes the place of imagery.path, parcels.path and simulate: set it, or them"
             )
         if existing:
             self._refuse_unused(_USED_WITH_DATASET, "if dataset.path is set", ("dataset",))
         elif has_others:
             used = {"dataset": {"npy_files"}}
             self._refuse_unused(used, "unless dataset.path is set", ("parcels", "imagery"))
+        if self.train.start is not None and self.predict.weights is not None:
+            raise ValueError(
+                "train.from is without effect if predict.weights is set, as nothing is trained. "
+                "Remove one of them"
+            )
         self._check_split()
         if self.predict.weights is not None and self.areas.sample != "unknown":
             raise ValueError(

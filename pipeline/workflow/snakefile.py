@@ -177,13 +177,14 @@ def refuse_unlabelled(settings: Settings) -> None:
     """
     if settings.parcels.labels or RunPaths.of(settings.run).folds.is_file():
         return
-    source, register = settings.dataset.path, settings.parcels.path
-    if source is not None:
-        path = DatasetPaths(source).labels
-        labels = read_json(path, dict) if path.is_file() else {}
-        codes = labels.get(settings.dataset.nomenclature or next(iter(labels), ""), {})
-        if any(code not in (None, "") for code in codes.values()):
-            return
+    sources, register = settings.dataset.sources, settings.parcels.path
+    if sources:
+        for source in sources:
+            path = DatasetPaths(source).labels
+            labels = read_json(path, dict) if path.is_file() else {}
+            codes = labels.get(settings.dataset.nomenclature or next(iter(labels), ""), {})
+            if any(code not in (None, "") for code in codes.values()):
+                return
         remedy = f"write {path}, {{nomenclature: {{id: code}}}}"
     else:
         if register is not None and settings.simulate is None and find_spec("pyogrio") is not None:
@@ -203,10 +204,10 @@ def refuse_unlabelled(settings: Settings) -> None:
 def _rules(settings: Settings) -> Iterator[str]:
     """Yield the names of the rules that these settings include."""
     files = ["Snakefile", "rules/dataset.smk"]
-    files.append(f"rules/{'ingestion' if settings.dataset.path else 'preparation'}.smk")
+    files.append(f"rules/{'ingestion' if settings.dataset.sources else 'preparation'}.smk")
     if settings.predict.weights is None:
         files.append("rules/training.smk")
-    if settings.dataset.path is None:
+    if not settings.dataset.sources:
         files.append("rules/areas.smk")
     for file in files:
         text = (SOURCE / file).read_text(encoding="utf-8")

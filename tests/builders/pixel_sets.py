@@ -108,8 +108,10 @@ def ledger_of(run, register, folder):
 
 def ingest_dataset(settings, run):
     """Ingest an existing dataset and normalise it, as the workflow does."""
-    source, dataset = settings.dataset.path, run.dataset
-    ingest(source, dataset.root, run.ledger, run.classes, view(settings, "ingest"), 2)
+    dataset = run.dataset
+    ingest(
+        settings.dataset.sources, dataset.root, run.ledger, run.classes, view(settings, "ingest"), 2
+    )
     if dataset.existing_normalisation is None:
         normalise(dataset.root, dataset.normalisation, view(settings, "normalise"))
 

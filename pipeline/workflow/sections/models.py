@@ -8,11 +8,12 @@ from __future__ import annotations
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     Field,
+    create_model,
     model_validator,
 )
 
@@ -42,6 +43,11 @@ class Dataset(Section):
     path: LocalPath | None = None
     """existing dataset: folder of DATA/<id>.npy, META/labels.json, dates.json ..."""
 
+    paths: Annotated[list[LocalPath], Field(min_length=2)] | None = None
+    """several existing datasets in place of one, such as two seasons or regions:
+    [results/a/dataset, results/b/dataset]. Their bands must be the same; each keeps its dates
+    """
+
     bands: Annotated[list[str], Field(min_length=1)] | None = None
     """bands of its channels, in order; null: those in META/dataset.json, otherwise imagery.bands"""
 
@@ -65,6 +71,11 @@ class Dataset(Section):
 
     """
 
+    @property
+    def sources(self) -> list[Path]:
+        """The existing datasets that the run starts from; [] for imagery and parcels."""
+        return [self.path] if self.path is not None else self.paths or []
+
 
 class Assemble(Section):
     """How the dataset is assembled."""
@@ -80,7 +91,7 @@ class Normalise(Section):
     """one mean and standard deviation per: all (a single one) | channel | date_channel"""
 
 
-DivideBy = Literal["random", "stratified", "block", "group"]
+DivideBy = Literal["random", "stratified", "block", "group", "dataset"]
 # The settings of the section split that only one way of dividing reads.
 DIVISION_SETTINGS = {"block": "block_m", "group": "column"}
 
@@ -94,7 +105,8 @@ class Split(Section):
     by: DivideBy = "random"
     """random | stratified (the same class shares in every fold) | block (whole squares of land, so
     that neighbours are in the same fold) | group (parcels with the same value in a column, such as
-    those of a farm, are in the same fold)
+    those of a farm, are in the same fold) | dataset (each of dataset.paths, such as a season, is
+    the test part of one fold; a fifth of the others validates)
     """
 
     also: DivideBy | None = None
@@ -186,7 +198,22 @@ class Model(Section):
         return self
 
 
-class Train(Section):
+# Python does not allow `from` as the name of an attribute in the body of a class.
+_START = (
+    "weights to start from in place of random ones: folder of Fold_<k>/model.pth.tar of another "
+    "run. Their model, normalisation and day 0 are used; classes may differ, bands may not"
+)
+if TYPE_CHECKING:
+    _StartedTraining = Section
+else:
+    _StartedTraining = create_model(
+        "_StartedTraining",
+        __base__=Section,
+        **{"from": (LocalPath | None, Field(default=None, description=_START))},
+    )
+
+
+class Train(_StartedTraining):
     """How a fold is trained."""
 
     recipe: Recipe = "default"
@@ -274,6 +301,11 @@ class Train(Section):
         if "epochs" in stated:
             stated = {"min_steps": 0, **stated}
         return {**read_recipe(known_recipe(stated))["train"], **stated}
+
+    @property
+    def start(self) -> Path | None:
+        """The setting `from`."""
+        return getattr(self, "from")  # type: ignore[no-any-return]
 
 
 def known_recipe(train: dict[str, Any]) -> str:

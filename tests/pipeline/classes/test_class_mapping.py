@@ -270,7 +270,7 @@ def test_other_in_an_existing_dataset(tmp_path):
     )  # fmt: skip
     run = RunPaths(tmp_path / "run")
     source = settings.dataset.path
-    ingest(source, run.dataset.root, run.ledger, run.classes, view(settings, "ingest"))
+    ingest([source], run.dataset.root, run.ledger, run.classes, view(settings, "ingest"))
     assert [c.code for c in opened(run).classes] == [*listed, "other"]
     nomenclature = opened(run).nomenclature
     labels = json.loads(run.dataset.labels.read_text())[nomenclature]

@@ -519,6 +519,6 @@ def test_ingest_refuses_a_bad_pickle_before_it_writes(tmp_path, file, case, weig
     dataset = {"path": source, "bands": BANDS, "classes": {"min_parcels": 3}}
     values = {"dataset": dataset, "split": {"folds": 2}, "predict": {"weights": weights}}
     with pytest.raises(InputError, match=words) as refusal:
-        ingest(source, run.dataset.root, run.ledger, run.classes, view(load(values), "ingest"))
+        ingest([source], run.dataset.root, run.ledger, run.classes, view(load(values), "ingest"))
     assert str(source / file) in str(refusal.value)
     assert not run.root.exists()

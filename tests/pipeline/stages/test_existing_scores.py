@@ -101,6 +101,10 @@ def test_existing_weights_are_scored_on_the_classes_that_they_know(tmp_path, cod
         {"code": case.unknown, "name": str(case.unknown), "n_parcels": n_unknown}
     ]
     assert found["season"] is None
+    refit = found["refit"]
+    assert refit["n_parcels"] == len(scored)
+    assert refit["as_given"]["accuracy"] == pytest.approx(found["overall"]["Accuracy"])
+    assert refit["refitted"]["accuracy"] == refit["as_given"]["accuracy"]
     assert set(zip(table["status"], table["reason"], strict=True)) == {
         ("predict_only", "given_weights"),
         ("predict_only", "class_unknown_to_weights"),
@@ -121,6 +125,8 @@ def test_existing_weights_are_scored_on_the_classes_that_they_know(tmp_path, cod
     assert "no: unknown to the existing weights" in page
     assert "The confidences are not calibrated, and there are no prediction sets" in page
     assert "The dates of the training are not known." in page
+    assert f"Each half of the {len(scored)} parcels was scored with the temperature" in page
+    assert f"temperature refitted {share[:-2]}" in page
     assert "were not used to train it" not in page
     assert "best baseline" not in page
 
@@ -130,6 +136,7 @@ def test_without_labels_nothing_is_scored(tmp_path):
     (tmp_path / "given" / "META" / "labels.json").unlink()
     found = case.predict()
     assert (found["n_parcels"], found["overall"], found["unknown"]) == (0, None, [])
+    assert found["refit"] is None
     page = case.page()
     assert "No parcel declares one of their classes, so the run has no scores." in page
     assert "Overall accuracy" not in page
@@ -280,5 +287,6 @@ def test_a_dataset_that_was_labelled_for_other_models_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"classes\.json has the classes maize, barley, .*-R"):
         write_existing_scores(
             case.run.existing_scores, opened(case.run), [CropClass(c, c) for c in CLASSES],
-            np.zeros(40, int), season_of(read_description(tmp_path / "weights/Fold_1"), SEASON),
+            np.zeros(40, int), np.ones((40, 3)) / 3,
+            season_of(read_description(tmp_path / "weights/Fold_1"), SEASON),
         )  # fmt: skip

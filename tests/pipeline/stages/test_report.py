@@ -163,7 +163,8 @@ def make_models(paths):
             paths.fold(number) / "test_metrics.json",
             {"test_accuracy": 80 + number, "test_loss": 0.5, "test_IoU": 0.6},
         )
-        write_json(paths.fold(number) / "model.json", {"versions": {"torch": "2.13.0"}})
+        described = {"versions": {"torch": "2.13.0"}, "hyperparameters": {"name": "psetae"}}
+        write_json(paths.fold(number) / "model.json", described)
     write_json(paths.folds, {"by": "stratified", "seed": 1, "folds": folds})
     write_json(paths.overall, overall_metrics(matrix))
     majority = overall_metrics(confusion_matrix(DECLARED, np.zeros(N, int), 3))

@@ -49,7 +49,7 @@ MODEL = {
     "mlp1": [3, 8, 16], "mlp2": [32, 16], "mlp3": [32, 16], "mlp4": [16, 8, 3],
     "n_head": 2, "d_k": 4,
 }  # fmt: skip
-FILES = {"model.json", "model.pth.tar", "model.safetensors", "trainlog.json"}
+FILES = {"model.json", "model.pth.tar", "model.safetensors", "trained_on.npy", "trainlog.json"}
 
 
 @pytest.fixture(scope="module")

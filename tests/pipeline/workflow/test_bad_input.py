@@ -157,9 +157,9 @@ class Inputs:
         settings = load(self.values)
         check_inputs(settings)
         run = self.run
-        if settings.dataset.path:
+        if settings.dataset.sources:
             ingest(
-                settings.dataset.path, run.dataset.root, run.ledger, run.classes,
+                settings.dataset.sources, run.dataset.root, run.ledger, run.classes,
                 view(settings, "ingest"),
             )  # fmt: skip
             return

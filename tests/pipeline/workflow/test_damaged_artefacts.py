@@ -246,7 +246,8 @@ READ = {
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
     r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/probabilities\.parquet|"
-    r"models/spread\.json|season/parcels\.parquet|season/models/Fold_1/trainlog\.json"
+    r"models/spread\.json|season/parcels\.parquet|season/models/Fold_1/trainlog\.json|"
+    r".*/trained_on\.npy"
 )
 # The same as others.
 ALIKE = re.compile(

@@ -17,7 +17,6 @@ from pipeline.dataset.metadata import read_object
 from pipeline.dataset.pixel_set_dataset import read_folds
 from pipeline.report.divisions import read_comparison
 from pipeline.report.scores import read_predictions
-from pipeline.stages.ingest import _copy_json
 from pipeline.stages.label import _read
 from pipeline.workflow.acquisition_table import read_acquisitions
 from pipeline.workflow.config import read_record
@@ -55,7 +54,6 @@ READERS = {
     "predictions": (read_predictions, "parcels.parquet"),
     "compared run": (comparison, "folds.json"),
     "META of a dataset": (lambda path: read_object(path, optional=True), "dataset.json"),
-    "META taken over": (lambda path: _copy_json(path, path.with_name("o")), "positions.json"),
     "classes": (read_classes, "classes.json"),
     "ledger": (read_ledger, "ledger.parquet"),
     "parcels": (read_placed, "31UDS.parquet"),

@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from models.crop_model import CropModel
-from models.model_files import (
-    DESCRIPTION_FILE,
-    OUT_OF_FOLD_FILE,
-    fold_folders,
-)
+from models.model_files import DESCRIPTION_FILE, OUT_OF_FOLD_FILE, fold_folders
 from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass

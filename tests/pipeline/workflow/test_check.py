@@ -148,7 +148,7 @@ def test_no_job_runs_without_cores(folder, checks):
         start([], VALUES, ROOT, is_main=True, cores=0)
 
 
-@pytest.mark.parametrize("target", ["models", "split", "evaluate", "train", "season"])
+@pytest.mark.parametrize("target", ["models", "split", "calibrate", "evaluate", "train", "season"])
 def test_with_existing_weights_there_is_no_training(target):
     with pytest.raises(InputError, match=r"predict.weights is set: .* nothing is trained. Choose"):
         check_target(target, load(VALUES))

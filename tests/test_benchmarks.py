@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as runner
-from benchmarks import gpu, model_choice
+from benchmarks import gpu, model_choice, recipe_search
 from benchmarks.harness import (
     OUT,
     Benchmark,
@@ -25,6 +25,8 @@ from benchmarks.harness import (
     run_benchmark,
 )
 from benchmarks.report import Run, publish, read_json, tables, write_json
+from models.classifier import ParcelClassifier
+from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from tests.builders.paths import ROOT
 
@@ -263,6 +265,78 @@ def test_the_code_for_the_gpu_runs_on_the_cpu(mode, monkeypatch):
     figures = gpu.epoch(options)
     assert figures["parcels_per_second"] == pytest.approx(16_000 / figures["ms_per_step"])
     assert 0 <= gpu.accuracy(options)["accuracy_percent"] <= 100
+
+
+def test_the_models_with_batched_weights_are_those_of_the_classifier():
+    recipe = recipe_search.parse("d_model=64,n_head=4")
+    batched = recipe_search.Models(2, 2, (3, 1, 4), recipe, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(3)
+    for name, values in batched.statistics.items():
+        values.copy_(torch.rand(values.shape, generator=generator) + ("variance" in name))
+    pixels = torch.randn(2, 5, 6, 7, 3, generator=generator)  # (M, B, S, T, C)
+    mask = torch.rand(2, 5, 6, generator=generator) < 0.7
+    mask[:, :, 0] = True
+    days = torch.arange(7).expand(2, 5, 7) * 20
+    observed = torch.rand(2, 5, 7, generator=generator) < 0.6
+    observed[:, :, 0] = True
+    features = torch.randn(2, 5, 1, generator=generator)
+    with torch.no_grad():
+        found = batched(pixels, mask, days, features, observed)
+    layers = {
+        "spatial_encoder.mlp1.0.lin": "pixel1", "spatial_encoder.mlp1.0.bn": "pixel1.norm",
+        "spatial_encoder.mlp1.1.lin": "pixel2", "spatial_encoder.mlp1.1.bn": "pixel2.norm",
+        "spatial_encoder.mlp2.0": "set", "spatial_encoder.mlp2.1": "set.norm",
+        "temporal_encoder.inlayernorm": "norm_in", "temporal_encoder.outlayernorm": "norm_out",
+        "temporal_encoder.inconv.0": "project", "temporal_encoder.inconv.1": "norm_project",
+        "temporal_encoder.attention_heads.fc1_k": "keys",
+        "temporal_encoder.mlp.0": "series", "temporal_encoder.mlp.1": "series.norm",
+        "decoder.0": "decode0", "decoder.1": "decode0.norm",
+        "decoder.3": "decode1", "decoder.4": "decode1.norm", "decoder.6": "decode2",
+    }  # fmt: skip
+    hyperparameters = Hyperparameters.for_data(
+        "pseltae", n_channels=3, n_classes=4, n_extra=1, d_model=64, n_head=4, mlp3=(0, 128)
+    )
+    for number in range(2):
+        model = ParcelClassifier(hyperparameters, torch.Generator().manual_seed(1)).eval()
+        state = model.state_dict()
+        state["temporal_encoder.attention_heads.Q"] = batched.weights["queries"][number]
+        for layer, name in layers.items():
+            for part in ("weight", "bias"):
+                own = batched.weights[f"{name}.{part}"][number].detach().T
+                state[f"{layer}.{part}"] = own.reshape(state[f"{layer}.{part}"].shape)
+            if (statistics := name.removesuffix(".norm")) != name:
+                for part, kind in (("running_mean", "mean"), ("running_var", "variance")):
+                    own = batched.statistics[f"{statistics}.{kind}"][number]
+                    state[f"{layer}.{part}"] = own.flatten()
+        model.load_state_dict(state)
+        expected = model(
+            pixels[number].permute(0, 2, 3, 1),
+            mask[number, :, None].expand(5, 7, 6),
+            *(days[number], features[number], observed[number]),
+        )
+        torch.testing.assert_close(found[number], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_recipes_are_searched_on_the_cpu():
+    labels = np.tile([0, 1, 2], 20)
+    data = PixelSets(
+        ids=[str(i) for i in range(60)],
+        pixels=np.full((120, 4, 2), 1000 * (1 + np.repeat(labels, 2))[:, None, None], np.uint16),
+        offsets=np.arange(61) * 2,
+        days=np.tile([0, 30, 60, 90], (60, 1)),
+        labels=labels,
+    )
+    task = model_choice.Task("tiny", data, np.array_split(np.arange(60), 3), {"epochs": 1})
+    search = recipe_search.Search(task, torch.device("cpu"))
+    every = (
+        "epochs=1,date_dropping=0.3,haze=0.1,haze_by_band=0.1,gain=0.1,shift_days=2,mixup=0.2,"
+        "balance=0.5,label_smoothing=0.1,same_batches=1,shared_encoder=1,pixels=1,batch_size=10"
+    )
+    for text, least in (("epochs=12,batch_size=10", 0.9), (every, 0.0)):
+        scores = search.score(recipe_search.parse(text))
+        assert {part: len(own) for part, own in scores.items()} == {"validation": 3, "test": 3}
+        assert all(own["Accuracy"] >= least for own in scores["test"])
 
 
 def test_models_are_compared_on_test_parcels(tmp_path, monkeypatch):

@@ -20,8 +20,9 @@ class TrainingSettings:
 
     Attributes
     ----------
-    epochs, batch_size
-        Passes over the training parcels, and parcels in a batch.
+    epochs, min_steps, batch_size
+        Passes over the training parcels, or more if that would be fewer than `min_steps` steps;
+        and parcels in a batch.
     n_pixels
         Largest number of pixels to draw from a parcel.
     always_pad
@@ -58,6 +59,7 @@ class TrainingSettings:
     """
 
     epochs: int
+    min_steps: int
     batch_size: int
     n_pixels: int
     always_pad: bool
@@ -91,12 +93,18 @@ class TrainingSettings:
             value = getattr(self, name)
             expect(value is None or value >= least, name, f"{least} or more", value)
         expect(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        for name in ("weight_decay", "gamma", "jitter_sigma", "jitter_clip", "shift_days"):
+        for name in (
+            *("min_steps", "weight_decay", "gamma", "jitter_sigma", "jitter_clip", "shift_days"),
+        ):
             value = getattr(self, name)
             expect(value >= 0, name, "0 or more", value)
         for name in ("date_dropping", "ema_decay"):
             value = getattr(self, name)
             expect(0 <= value < 1, name, "0 to below 1", value)
+
+    def epochs_of(self, n_batches: int) -> int:
+        """Return the number of epochs of a training with this many batches in each."""
+        return max(self.epochs, -(-self.min_steps // n_batches))
 
     @property
     def augmentation(self) -> Augmentation:

@@ -125,12 +125,13 @@ def train_fold(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
-        n_steps = n_batches * settings.epochs
+        n_epochs = settings.epochs_of(n_batches)
+        n_steps = n_batches * n_epochs
         n_values = n_steps * settings.batch_size * data.n_dates * n_pixels
         compiled = device.type == "cuda" and n_values > _WORTH_COMPILING
         learner = Learner(model, settings, loss_of, n_steps, processes, compiled=compiled)
         epoch, best = _resume(state, learner)
-        while not _has_ended(epoch, best, settings):
+        while not _has_ended(epoch, best, n_epochs, settings.patience):
             epoch += 1
             rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
@@ -144,14 +145,14 @@ def train_fold(
                 validated = _validate(learner.averaged_model, batches, own, loss_of)
                 metrics |= validated.metrics(processes)
             best = _better(best, epoch, metrics, learner)
-            ended = _has_ended(epoch, best, settings)
+            ended = _has_ended(epoch, best, n_epochs, settings.patience)
             if ended and best.epoch == 0:
                 raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
             if not processes.first:
                 continue
             if not math.isfinite(metrics["val_loss"]):
                 _logger.warning("epoch %d: the validation loss is not finite", epoch)
-            if state is not None and (ended or epoch % state.every == 0):
+            if state is not None and (ended or epoch % max(state.every, n_epochs // 50) == 0):
                 _write_state(state, epoch, best, learner)
             if on_epoch is not None:
                 on_epoch({"epoch": epoch, **metrics})
@@ -240,10 +241,10 @@ def _seed_epoch(
     return np.random.default_rng([seed, epoch]), torch.Generator(device).manual_seed(int(own[1]))
 
 
-def _has_ended(epoch: int, best: FoldResult, settings: TrainingSettings) -> bool:
-    if epoch >= settings.epochs:
+def _has_ended(epoch: int, best: FoldResult, n_epochs: int, patience: int | None) -> bool:
+    if epoch >= n_epochs:
         return True
-    return settings.patience is not None and 0 < best.epoch <= epoch - settings.patience
+    return patience is not None and 0 < best.epoch <= epoch - patience
 
 
 def _better(

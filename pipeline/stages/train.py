@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.crop_model import CropModel
+from models.training.batches import divide
 from models.training.distributed import choose_device, joined
 from models.training.divergence import DivergedError
 from models.training.options import TrainingSettings
@@ -65,11 +66,14 @@ def train(
         season_start=settings.model.season_start,
     )
     parts = opened.fold(folds, fold)
+    training = training_settings(settings)
     with joined(device) as processes, name_fold(fold, settings):
+        batches = divide(parts.train, training.batch_size, 2 * processes.count)
+        n_epochs = training.epochs_of(len(batches))
         if processes.first:
             logger.info(
-                "fold %d: %d parcels to train on, %d to validate, on %s",
-                *(fold, len(parts.train), len(parts.validation), device),
+                "fold %d: %d parcels to train on, %d to validate, %d epochs, on %s",
+                *(fold, len(parts.train), len(parts.validation), n_epochs, device),
             )
         fitted = CropModel.fit(
             data,
@@ -77,10 +81,10 @@ def train(
             parts.validation,
             about=describe_data(opened, settings.model.season_start),
             architecture=architecture(settings),
-            training=training_settings(settings),
+            training=training,
             device=device,
             members=settings.train.members,
-            progress=_progress(fold, settings, tensorboard),
+            progress=_progress(fold, n_epochs, settings, tensorboard),
             state=state,
             processes=processes,
         )
@@ -121,12 +125,12 @@ def name_fold(fold: int, settings: TrainSettings) -> Iterator[None]:
 
 
 def _progress(
-    fold: int, settings: TrainSettings, tensorboard: Path | None
+    fold: int, n_epochs: int, settings: TrainSettings, tensorboard: Path | None
 ) -> Callable[[int], OnEpoch]:
     """Return a function that shows the progress of a member, on the terminal and in TensorBoard."""
 
     def of_member(member: int) -> OnEpoch:
-        logs: list[OnEpoch] = [show_progress(fold, member, settings.train.epochs)]
+        logs: list[OnEpoch] = [show_progress(fold, member, n_epochs)]
         if tensorboard is not None and settings.train.tensorboard:
             logs.append(TensorBoardLog(tensorboard / f"member_{member}"))
         return each_of(logs)

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def training_settings(**changes):
     """Settings of a training: the paper's, but few epochs, and what a test changes."""
     values = {
-        "epochs": 2, "batch_size": 8, "n_pixels": 6, "always_pad": True,
+        "epochs": 2, "min_steps": 0, "batch_size": 8, "n_pixels": 6, "always_pad": True,
         "optimizer": "adam", "learning_rate": 1e-3, "schedule": "constant", "weight_decay": 0.0,
         "gamma": 1.0, "class_weighting": "none", "initialisation": "paper",
         "jitter_sigma": 0.01, "jitter_clip": 0.05, "date_dropping": 0.0, "shift_days": 0,

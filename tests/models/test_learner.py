@@ -94,6 +94,15 @@ def test_patience_stops_after_the_best_epoch(noise):
     assert stopped.epoch == best + 1
 
 
+def test_few_parcels_get_more_epochs_until_there_are_enough_steps(noise):
+    # 24 parcels in batches of 16: the last 8 are a batch, too.
+    settings = training_settings(epochs=3, min_steps=9, batch_size=16, n_pixels=2)
+    description = describe(make_model().hyperparameters, Normalisation(2000.0, 1000.0))
+    result = train_fold(noise, np.arange(24), np.arange(24, 40), description, settings, CPU)
+    assert sorted(result.trainlog) == [1, 2, 3, 4, 5]
+    assert [settings.epochs_of(n_batches) for n_batches in (1, 3, 4, 100)] == [9, 3, 3, 3]
+
+
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
 def test_initial_weights(name):
     paper, torch_s = (make_model(name, initialisation=kind) for kind in ("paper", "torch"))

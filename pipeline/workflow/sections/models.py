@@ -176,6 +176,11 @@ class Train(Section):
     epochs: Positive
     """passes over the training parcels"""
 
+    min_steps: Annotated[int, Field(ge=0)]
+    """more epochs for few parcels, until there are at least this many steps; 0: off, as it is if
+    epochs is set
+    """
+
     batch_size: Annotated[int, Field(ge=2)]
     """parcels in a batch"""
 
@@ -245,6 +250,8 @@ class Train(Section):
         if not isinstance(values, dict):
             return values
         stated = {key: value for key, value in values.items() if value is not None}
+        if "epochs" in stated:
+            stated = {"min_steps": 0, **stated}
         return {**read_recipe(known_recipe(stated))["train"], **stated}
 
 

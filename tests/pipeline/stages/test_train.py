@@ -286,6 +286,13 @@ class TestRecipes:
         assert load({}).train.optimizer == "adamw"
         assert load({"train": {"epochs": 7}}).train.epochs == 7
 
+    def test_the_least_number_of_steps_never_adds_to_epochs_that_are_set(self):
+        def steps(**train):
+            return load({"train": train}).train.min_steps
+
+        assert (steps(), steps(recipe="paper"), steps(epochs=None)) == (1000, 0, 1000)
+        assert (steps(epochs=100), steps(epochs=100, min_steps=50)) == (0, 50)
+
     @pytest.mark.parametrize(
         ("values", "name"),
         [

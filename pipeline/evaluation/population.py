@@ -25,8 +25,7 @@ FEWEST_IN_GROUP = 10
 # With fewer labelled parcels, variances are not known well enough for an interval: in all, ...
 FEWEST_LABELLED = 20
 # ... and of a class. These are effective numbers, because a sample that lacks one of a few very
-# large parcels knows nothing of them. Simulated surveys show that intervals are right from these
-# numbers on (docs/accuracy.md).
+# large parcels knows nothing of them. docs/accuracy.md has how often intervals are right then.
 FEWEST_OF_CLASS = 5
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.areas import Estimate, Float, Index, Population
+from pipeline.evaluation.areas import Estimate, Float, Index
+from pipeline.evaluation.population import Population
 
 SHARES = (0.28, 0.22, 0.17, 0.12, 0.09, 0.06, 0.03, 0.015, 0.015)
 REGIONS = (0.5, 0.3, 0.15, 0.05)

@@ -16,7 +16,8 @@ from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import as_text
 from pipeline.classes.ledger import FROM_REGISTER
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.evaluation.areas import Estimate, Population, interval
+from pipeline.evaluation.areas import Estimate, interval
+from pipeline.evaluation.population import Population
 from pipeline.evaluation.representativeness import Difference, find_differences
 from pipeline.workflow.artefacts import artefact, remedy_for
 from pipeline.workflow.settings import AreasSettings

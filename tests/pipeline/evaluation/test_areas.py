@@ -7,15 +7,11 @@ import pytest
 from scipy.stats import binom
 
 from benchmarks.accuracy_areas import OTHER, SHARES, World, simulate
-from pipeline.evaluation.areas import (
+from pipeline.evaluation.areas import Sample, accuracy, difference, error_adjusted, interval
+from pipeline.evaluation.population import (
     FEWEST_OF_CLASS,
     Population,
-    Sample,
-    accuracy,
-    difference,
     effective_numbers,
-    error_adjusted,
-    interval,
     join_small_groups,
 )
 from pipeline.report.scores import wilson_interval

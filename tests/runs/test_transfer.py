@@ -90,8 +90,12 @@ def test_a_run_of_two_seasons_leaves_out_each_in_turn(folder):
     assert "the datasets 2018 (60 parcels), 2019 (63 parcels)" in page
     assert planned(folder, configfile=file) == {}
     labels = folder / both[1] / "META" / "labels.json"
-    labels.write_text(labels.read_text().replace("wheat", "rye", 1))
-    assert planned(folder, configfile=file)["ingest"] == 1
+    before = labels.read_text()
+    labels.write_text(before.replace("wheat", "rye", 1))
+    try:
+        assert planned(folder, configfile=file)["ingest"] == 1
+    finally:
+        labels.write_text(before)
 
 
 def test_weights_are_scored_on_another_season(folder):

@@ -115,7 +115,7 @@ rule train:
         "parcelwise train --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --folds {input.folds:q} --fold {wildcards.fold:q} --model {params.folder:q}"
-        " --state {params.state:q} --tensorboard {params.tensorboard:q} --ends {params.ends}"
+        " --state {params.state:q} --tensorboard {params.tensorboard:q} --ends {params.ends:q}"
         " --threads {threads} --log {log:q}"
 
 

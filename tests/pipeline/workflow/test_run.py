@@ -91,7 +91,7 @@ def test_values_keep_their_types(folder, monkeypatch, assignments, settings):
         (["latin.yaml"], "latin.yaml is not YAML: "),
         (["mine.yaml", "repot"], "'repot' is neither a target of this run nor a file in"),
         (["mine.yaml", "repot"], "Did you mean 'report'?"),
-        (["mine.yaml", "soil"], "Known are all, calibrate, clean, dataset, evaluate, "),
+        (["mine.yaml", "soil"], "Known are all, areas, calibrate, clean, dataset, "),
         (["mine.yaml", "ingest"], "'ingest' is neither a target"),
         (["mine.yaml", "simulate"], "'simulate' is neither a target"),
         (["dataset.yaml", "index"], "'index' is neither a target"),

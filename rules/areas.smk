@@ -12,6 +12,7 @@ rule areas:
         record=paths.record("areas"),
         predictions=paths.predictions.with_suffix(".parquet"),
         probabilities=["--probabilities", paths.mean_probabilities] if TRAINED else [],
+        areas=paths.areas,
         dataset=paths.dataset.root,
     resources:
         mem_mb=2000,
@@ -24,4 +25,4 @@ rule areas:
     shell:
         "parcelwise areas --settings {params.settings:q} --record {params.record:q}"
         " --predictions {params.predictions:q} {params.probabilities:q} --register {input.register:q}"
-        " --dataset {params.dataset:q} --areas {output[0]:q} --log {log:q}"
+        " --dataset {params.dataset:q} --areas {params.areas:q} --log {log:q}"

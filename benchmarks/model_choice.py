@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -94,26 +94,35 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--models", nargs="*", choices=MODEL_NAMES, default=MODEL_NAMES)
+    parser.add_argument("--only", default="", help="tasks whose name contains this")
+    parser.add_argument(
+        "--full", action="store_true", help="the whole recipe, instead of fewer epochs"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"|{'|'.join(('task', 'method', *METRICS.values()))}|\n|---|---|---:|---:|---:|")
-    for task in tasks(options.data, options.work):
-        for method, matrices in compare(task, options.work / "scores").items():
+    for task in tasks(options.data, options.work, full=options.full):
+        if options.only.lower() not in task.name.lower():
+            continue
+        scores = options.work / ("scores_full" if options.full else "scores")
+        for method, matrices in compare(task, scores, options.models).items():
             print(f"| {task.name} | {method} | {' | '.join(_spread(matrices))} |", flush=True)
 
 
-def tasks(data: Path, work: Path) -> Iterator[Task]:
-    """Yield the tasks whose data are present."""
+def tasks(data: Path, work: Path, *, full: bool = False) -> Iterator[Task]:
+    """Yield the tasks whose data are present, with fewer epochs unless `full`."""
+    few: dict[str, int] = {} if full else {"epochs": 40}
     if (file := data / "points-2017" / "test_public_extractions.parquet").is_file():
         points = read_points(file)
-        yield Task("points, at random", points, divided(points), {"epochs": 40})
+        yield Task("points, at random", points, divided(points), few)
     if (file := data / "canada-2017" / "points.parquet").is_file():
         points, cells = read_canada(file)
-        yield Task("Canada, at random", points, divided(points), {"epochs": 40})
-        yield Task("Canada, whole cells", points, divided(points, cells), {"epochs": 40})
+        yield Task("Canada, at random", points, divided(points), few)
+        yield Task("Canada, whole cells", points, divided(points, cells), few)
     if (folder := work / "flanders").is_dir():
         pieces = PixelSetDataset.open(folder).pixel_sets(with_features=True)
-        train = {"epochs": 60, "batch_size": 32}
+        train = {} if full else {"epochs": 60, "batch_size": 32}
         yield Task("Flanders, at random", pieces, divided(pieces), train)
         # Half of the maize is two fields, so the folds are stratified by class, too.
         labelled = np.flatnonzero(pieces.labels >= 0)
@@ -123,7 +132,7 @@ def tasks(data: Path, work: Path) -> Iterator[Task]:
         yield Task("Flanders, whole fields", pieces, parts, train)
     if (folder := work / "demo").is_dir():
         parcels = PixelSetDataset.open(folder).pixel_sets(with_features=True)
-        train = {"epochs": 30, "pixels": 32}
+        train = {"epochs": 60 if full else 30, "pixels": 32}
         yield Task("demo, SIMULATED", parcels, divided(parcels), train)
 
 
@@ -135,14 +144,16 @@ def divided(data: PixelSets, groups: NDArray[np.int64] | None = None) -> list[ND
     return [labelled[part] for part in parts]
 
 
-def compare(task: Task, scores: Path) -> dict[str, list[Matrix]]:
+def compare(
+    task: Task, scores: Path, names: Sequence[str] = MODEL_NAMES
+) -> dict[str, list[Matrix]]:
     """Return {method: confusion matrices over all folds, one for each seed}."""
     compared = {"majority": [add_up(majority(task.data.labels, task.folds, task.n_classes))]}
     for method, matrices in classify_series(
         task.data, task.folds, task.n_classes, seed=1, threads=1
     ).items():
         compared[method] = [add_up(matrices)]
-    for name in MODEL_NAMES:
+    for name in names:
         tested = [
             [_scores(task, name, k, seed, scores) for seed in SEEDS] for k in range(len(task.parts))
         ]

@@ -101,7 +101,7 @@ class CropModel:
         start: CropModel | None = None,
         processes: Processes = ALONE,
     ) -> CropModel:
-        """Train the members of a fold, and keep the epoch with the best validation mIoU of each.
+        """Train the members of a fold, and keep the last or the best epoch of each.
 
         Parameters
         ----------

@@ -11,6 +11,7 @@ OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "onecycle", "cosine")
 CLASS_WEIGHTINGS = ("none", "balanced")
 INITIALISATIONS = ("paper", "torch")
+KEPT = ("best", "last")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -43,6 +44,8 @@ class TrainingSettings:
     ema_decay
         Decay of the exponential moving average of the weights, which is validated and saved instead
         of the last weights; 0 for none.
+    keep
+        The epoch to return: "best" (by validation mIoU) or "last".
     patience
         Epochs without a better validation mIoU after which the training stops; None to never stop
         early.
@@ -76,6 +79,7 @@ class TrainingSettings:
     shift_days: int
     random_end: bool
     ema_decay: float
+    keep: str
     patience: int | None
     precision: str
     seed: int
@@ -86,6 +90,7 @@ class TrainingSettings:
             ("schedule", SCHEDULES),
             ("class_weighting", CLASS_WEIGHTINGS),
             ("initialisation", INITIALISATIONS),
+            ("keep", KEPT),
             ("precision", PRECISIONS),
         ):
             value = getattr(self, name)
@@ -93,6 +98,10 @@ class TrainingSettings:
         for name, least in (("epochs", 1), ("batch_size", 2), ("n_pixels", 1), ("patience", 1)):
             value = getattr(self, name)
             expect(value is None or value >= least, name, f"{least} or more", value)
+        expect(
+            self.keep == "best" or self.patience is None,
+            *("patience", "null if the last epoch is kept", self.patience),
+        )
         expect(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
         for name in (
             *("min_steps", "weight_decay", "gamma", "jitter_sigma", "jitter_clip", "shift_days"),

@@ -43,7 +43,7 @@ OnEpoch = Callable[[Mapping[str, float]], None]
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """Result of the training on a fold: the epoch with the best validation mIoU.
+    """Result of the training on a fold: the epoch that is kept.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ def train_fold(
     start: Start | None = None,
     processes: Processes = ALONE,
 ) -> FoldResult:
-    """Train a model and return its best epoch.
+    """Train a model and return its best or last epoch.
 
     Parameters
     ----------
@@ -103,9 +103,9 @@ def train_fold(
     Returns
     -------
     FoldResult
-        The epoch with the highest validation mIoU; the latest one if several are equal. An epoch
-        whose validation loss is not finite is logged and skipped, because its model cannot classify
-        some parcels.
+        The last epoch; or that with the highest validation mIoU, the latest if several are equal.
+        An epoch whose validation loss is not finite is logged and skipped, because its model cannot
+        classify some parcels.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def train_fold(
                 own = validation[processes.share]
                 validated = _validate(learner.averaged_model, batches, own, loss_of)
                 metrics |= validated.metrics(processes)
-            best = _better(best, epoch, metrics, learner)
+            best = _better(best, epoch, metrics, learner, settings.keep)
             ended = _has_ended(epoch, best, n_epochs, settings.patience)
             if ended and best.epoch == 0:
                 raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
@@ -254,12 +254,13 @@ def _has_ended(epoch: int, best: FoldResult, n_epochs: int, patience: int | None
 
 
 def _better(
-    best: FoldResult, epoch: int, metrics: dict[str, float], learner: Learner
+    best: FoldResult, epoch: int, metrics: dict[str, float], learner: Learner, keep: str
 ) -> FoldResult:
-    """Add an epoch to the log; return it if it is at least as good as the best, else the best."""
+    """Add an epoch to the log; return it if it is to be kept instead of the best so far."""
     trainlog = best.trainlog | {epoch: metrics}
-    finite = math.isfinite(metrics["val_loss"])
-    if finite and (best.epoch == 0 or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]):
+    is_better = keep == "last" or best.epoch == 0
+    is_better = is_better or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]
+    if is_better and math.isfinite(metrics["val_loss"]):
         states = learner.averaged_model.state_dict(), learner.optimizer.state_dict()
         return FoldResult(epoch, *copy.deepcopy(states), trainlog)
     return replace(best, trainlog=trainlog)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.scores import Group, TrainLog, best_epoch
+from pipeline.report.scores import Group, TrainLog, saved_epoch
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.rounding import percent, rounded
 
@@ -165,19 +165,24 @@ def calibration_chart(groups: Sequence[Group]) -> Chart:
     )
 
 
-def training_charts(logs: Mapping[int, TrainLog]) -> list[Chart]:
+def training_charts(logs: Mapping[int, TrainLog], keep: str) -> list[Chart]:
     """Draw loss, accuracy and mean IoU per epoch: a line a fold, a dot at the saved epoch."""
     if not logs:
         return []
     return [
-        _training_chart(logs, "Loss", "loss", 3),
-        _training_chart(logs, "Overall accuracy (%)", "accuracy", 1, 100),
-        _training_chart(logs, "Mean IoU", "IoU", 3, 1),
+        _training_chart(logs, keep, "Loss", "loss", 3),
+        _training_chart(logs, keep, "Overall accuracy (%)", "accuracy", 1, 100),
+        _training_chart(logs, keep, "Mean IoU", "IoU", 3, 1),
     ]
 
 
 def _training_chart(
-    logs: Mapping[int, TrainLog], title: str, metric: str, digits: int, whole: float = math.inf
+    logs: Mapping[int, TrainLog],
+    keep: str,
+    title: str,
+    metric: str,
+    digits: int,
+    whole: float = math.inf,
 ) -> Chart:
     """Draw one metric of all folds; its values are written as `rounded` does."""
     width, height, left = 340, 240, 44
@@ -196,7 +201,7 @@ def _training_chart(
             points = [(x(epoch), y(v[key])) for epoch, v in log.items() if math.isfinite(v[key])]
             lines.append(Line(join_points(points), kind, f"Fold {fold}, {kind}"))
     for fold, log in logs.items():
-        saved = best_epoch(log)
+        saved = saved_epoch(log, keep)
         value = log[saved][keys["validation"]]
         words = f"Fold {fold}, epoch {saved}: {rounded(value, digits, whole)}"
         dots.append(Dot(x(saved), y(value), "kept", words))

@@ -143,7 +143,7 @@ class Scores:
         return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
+def read_scores(paths: RunPaths, predictions: pd.DataFrame, keep: str) -> Scores | None:
     """Read all scores of a run that trained models; None if there are none, as without labels."""
     if not paths.overall.is_file():
         return None
@@ -168,7 +168,7 @@ def read_scores(paths: RunPaths, predictions: pd.DataFrame) -> Scores | None:
         {method: overall[method] for method in METHODS if method in overall},
         classes,
         count_confusions(scored, [score.code for score in classes]),
-        _read_fold_scores(paths, parts),
+        _read_fold_scores(paths, parts, keep),
         by,
     )
 
@@ -264,16 +264,18 @@ def _training_log(values: Mapping[str, Mapping[str, Any]]) -> TrainLog:
     return dict(sorted(epochs.items()))
 
 
-def best_epoch(log: TrainLog) -> int:
-    """Return the epoch of the saved model: best validation mIoU, the later one if equal.
+def saved_epoch(log: TrainLog, keep: str) -> int:
+    """Return the epoch of the saved model: "last", or "best" (validation mIoU, the later if equal).
 
     Training never saves the model of an epoch whose validation loss is not finite.
     """
     finite = [epoch for epoch in log if math.isfinite(log[epoch].get("val_loss", 0.0))]
-    return max(finite, key=lambda epoch: (log[epoch]["val_IoU"], epoch))
+    return max(finite, key=lambda epoch: (log[epoch]["val_IoU"] if keep == "best" else 0, epoch))
 
 
-def _read_fold_scores(paths: RunPaths, parts: Sequence[Mapping[str, int]]) -> list[FoldScore]:
+def _read_fold_scores(
+    paths: RunPaths, parts: Sequence[Mapping[str, int]], keep: str
+) -> list[FoldScore]:
     """Read the scores of every fold on its test part."""
     scores = []
     for number, log in read_trainlogs(paths).items():
@@ -284,7 +286,7 @@ def _read_fold_scores(paths: RunPaths, parts: Sequence[Mapping[str, int]]) -> li
                 accuracy=accuracy / 100,
                 iou=iou,
                 loss=loss,
-                epoch=best_epoch(log),
+                epoch=saved_epoch(log, keep),
                 n_epochs=len(log),
                 **parts[number - 1],
             )

@@ -100,7 +100,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             weights = read_existing_weights(paths, predictions)
             scores = weights.scores if weights else None
         else:
-            scores = read_scores(paths, predictions)
+            scores = read_scores(paths, predictions, used["train"]["keep"])
             if scores is not None:
                 calibration, sets = read_calibration(paths), read_sets(paths)
         # A run from a dataset has no outlines; its folder may have those of an earlier run.
@@ -143,7 +143,9 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         comparison=read_comparison(paths, settings.report.compare) if has_models else [],
         methods=METHODS,
         season=None if existing_weights else read_season(paths, by_frequency, colours),
-        training=training_charts({} if existing_weights else read_trainlogs(paths)),
+        training=training_charts(
+            {} if existing_weights else read_trainlogs(paths), used["train"]["keep"]
+        ),
         seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
         most_parcels=MOST_PARCELS,
         map=drawn,

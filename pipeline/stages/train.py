@@ -45,7 +45,7 @@ def train(
     threads: int = 1,
     ends: str = "last",
 ) -> None:
-    """Train the models of one fold, and keep the epoch with the best validation mIoU of each.
+    """Train the models of one fold, and keep the last or the best epoch of each.
 
     To train on several GPUs: torchrun --nproc-per-node 2 -m pipeline train ...
 

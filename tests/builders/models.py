@@ -27,7 +27,7 @@ def training_settings(**changes):
         "gamma": 1.0, "class_weighting": "none", "initialisation": "paper",
         "jitter_sigma": 0.01, "jitter_clip": 0.05, "date_dropping": 0.0, "shift_days": 0,
         "random_end": False,
-        "ema_decay": 0.0, "patience": None, "precision": "auto", "seed": 1,
+        "ema_decay": 0.0, "keep": "best", "patience": None, "precision": "auto", "seed": 1,
     }  # fmt: skip
     return TrainingSettings(**values | changes)
 

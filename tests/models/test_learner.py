@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models.classifier import ParcelClassifier
+from models.errors import InputError
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
@@ -101,6 +102,23 @@ def test_few_parcels_get_more_epochs_until_there_are_enough_steps(noise):
     result = train_fold(noise, np.arange(24), np.arange(24, 40), description, settings, CPU)
     assert sorted(result.trainlog) == [1, 2, 3, 4, 5]
     assert [settings.epochs_of(n_batches) for n_batches in (1, 3, 4, 100)] == [9, 3, 3, 3]
+
+
+def test_the_last_epoch_is_kept_if_that_is_set(noise):
+    description = describe(make_model().hyperparameters, Normalisation(2000.0, 1000.0))
+
+    def train(**changes):
+        settings = training_settings(batch_size=16, n_pixels=2, learning_rate=0.01, **changes)
+        return train_fold(noise, np.arange(24), np.arange(24, 40), description, settings, CPU)
+
+    best, last = train(epochs=8, keep="best"), train(epochs=8, keep="last")
+    assert best.trainlog == last.trainlog
+    assert best.epoch < last.epoch == 8
+    ends_there = train(epochs=best.epoch, keep="last")  # the learning rate is constant
+    for name, weight in best.state_dict.items():
+        assert torch.equal(weight, ends_there.state_dict[name])
+    with pytest.raises(InputError, match="patience: expected null if the last epoch is kept"):
+        training_settings(keep="last", patience=3)
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])

@@ -276,6 +276,11 @@ class Train(_StartedTraining):
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     """decay of the moving average of weights over the steps, such as 0.99; 0: off"""
 
+    keep: Literal["best", "last"]
+    """epoch to keep: last | best (by mean IoU on the validation part, which is a rough measure of a
+    few parcels; it is meant for a constant learning rate, and is the default if patience is set)
+    """
+
     patience: Positive | None = None
     """stop after this many epochs without a better one; null: train all epochs"""
 
@@ -300,7 +305,15 @@ class Train(_StartedTraining):
         stated = {key: value for key, value in values.items() if value is not None}
         if "epochs" in stated:
             stated = {"min_steps": 0, **stated}
+        if "patience" in stated:
+            stated = {"keep": "best", **stated}
         return {**read_recipe(known_recipe(stated))["train"], **stated}
+
+    @model_validator(mode="after")
+    def _check(self) -> Train:
+        if self.patience is not None and self.keep == "last":
+            raise ValueError("patience: without effect if keep is last. Set keep to best")
+        return self
 
     @property
     def start(self) -> Path | None:

@@ -39,7 +39,6 @@ from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
 from pipeline.report.scores import (
     METRICS,
-    best_epoch,
     confidence_groups,
     confidence_thresholds,
     count_confusions,
@@ -47,6 +46,7 @@ from pipeline.report.scores import (
     frequent_confusions,
     is_scored,
     read_predictions,
+    saved_epoch,
     wilson_interval,
 )
 from pipeline.stages.report import report
@@ -694,9 +694,9 @@ def test_the_confusion_matrix_counts_the_out_of_fold_parcels(run):
 def test_the_saved_epoch_is_the_later_of_equally_good_ones():
     scores = [0.2, 0.7, 0.5, 0.7, 0.6]
     log = {epoch: {"val_IoU": iou, "val_loss": 0.1} for epoch, iou in enumerate(scores, 1)}
-    assert best_epoch(log) == 4
-    log[4]["val_loss"] = math.nan
-    assert best_epoch(log) == 2
+    assert (saved_epoch(log, "best"), saved_epoch(log, "last")) == (4, 5)
+    log[4]["val_loss"] = log[5]["val_loss"] = math.nan
+    assert (saved_epoch(log, "best"), saved_epoch(log, "last")) == (2, 3)
 
 
 @pytest.mark.parametrize(("n", "n_groups"), [(1, 1), (39, 1), (45, 2), (1000, 10)])

@@ -293,6 +293,15 @@ class TestRecipes:
         assert (steps(), steps(recipe="paper"), steps(epochs=None)) == (1000, 0, 1000)
         assert (steps(epochs=100), steps(epochs=100, min_steps=50)) == (0, 50)
 
+    def test_the_last_epoch_is_kept_unless_a_training_may_stop_early(self):
+        kept = [
+            load({"train": train}).train.keep
+            for train in ({}, {"recipe": "paper"}, {"patience": 5}, {"keep": "best"})
+        ]
+        assert kept == ["last", "best", "best", "best"]
+        with pytest.raises(InputError, match=r"train: .*patience: without effect if keep is last"):
+            load({"train": {"patience": 5, "keep": "last"}})
+
     @pytest.mark.parametrize(
         ("values", "name"),
         [

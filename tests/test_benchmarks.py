@@ -360,7 +360,7 @@ def test_models_are_compared_on_test_parcels(tmp_path, monkeypatch):
         assert len(np.unique(np.concatenate(roles))) == 40
     compared = model_choice.compare(task, tmp_path)
     assert {method: len(matrices) for method, matrices in compared.items()} == {
-        "majority": 1, "random_forest": 1, "logistic_regression": 1,
+        "majority": 1, "gradient_boosting": 1, "random_forest": 1, "logistic_regression": 1,
         "psetae": 3, "psetae, 3 averaged": 1, "pseltae": 3, "pseltae, 3 averaged": 1,
     }  # fmt: skip
     for matrix in (matrix for matrices in compared.values() for matrix in matrices):

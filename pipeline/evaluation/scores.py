@@ -16,7 +16,6 @@ from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.dataset.season import Season
-from pipeline.evaluation.refit import describe_refit
 from pipeline.workflow.writing import replacing, write_json
 
 Matrix = NDArray[np.int64]
@@ -78,6 +77,9 @@ def write_existing_scores(
     InputError
         If the dataset was labelled for other classes.
     """
+    # scipy is imported only here: predictions of trained models do without.
+    from pipeline.evaluation.refit import describe_refit
+
     own, known = ([str(crop.code) for crop in each] for each in (dataset.classes, classes))
     if own and own != known:
         raise InputError(

@@ -189,7 +189,7 @@ def test_other_bands_rerun_from_extract_on(finished, tmp_path):
 
 # Rules that show class names, and rules that depend on the classes.
 SHOWING = {"evaluate", "predict", "areas", "report", "all", "total"}
-LEARNING = {"label", "names", "split", "train", "calibrate", *SHOWING}
+LEARNING = {"label", "names", "variogram", "split", "train", "calibrate", *SHOWING}
 
 
 @pytest.mark.parametrize(

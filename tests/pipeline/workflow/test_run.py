@@ -195,7 +195,7 @@ def test_a_run_a_dry_run_and_an_error_of_snakemake(small):
     output, _ = run.communicate()
     assert run.returncode == 0, output
     assert len(json.loads((small / "results/small/folds.json").read_text())["folds"]) == 3
-    assert "Divide the labelled parcels into 3 folds." in output
+    assert "Divide the labelled parcels into 3 folds: results/small/folds.json." in output
     # As `make demo` prints it: the jobs, without reasons and without a list of hosts.
     assert "reason:" not in output.lower()
     assert "host:" not in output.lower()

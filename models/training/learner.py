@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -66,8 +69,8 @@ class Learner:
         self._loss_of = loss_of
         self._bfloat16 = computes_in_bfloat16(settings.precision, self.device)
         self._shared = processes.wrap(model)
-        # A compiled model is compiled again for every shape: other batches take the plain one.
-        self._fastest: Any = _compiled(model) if compiled else self._shared
+        # It is compiled again for every shape: a GPU's other batches take the plain model.
+        self._fastest: Any = _compiled(self._shared) if compiled else self._shared
         # Of several processes, the backward pass waits for the others, which a graph cannot record.
         self._records = recorded and self.device.type == "cuda" and processes.count == 1
         self._graph: StepGraph | None = None
@@ -155,6 +158,16 @@ class Learner:
     def _parts(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
         return parts if self._average is None else {**parts, "average": self._average}
+
+
+def can_compile(device: torch.device, processes: Processes = ALONE) -> bool:
+    """Return whether torch can compile a model for a device: one GPU, with Triton and a C compiler.
+
+    Where several processes train together, it has not been tried.
+    """
+    if device.type != "cuda" or processes.count > 1 or find_spec("triton") is None:
+        return False
+    return bool(os.environ.get("CC")) or any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def _compiled(model: nn.Module) -> Any:

@@ -25,7 +25,7 @@ from models.training.augmentation import Augmenter
 from models.training.batches import Batch, Batches, divide
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
-from models.training.learner import Learner, Loss, focal_loss
+from models.training.learner import Learner, Loss, can_compile, focal_loss
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
 from models.training.start import Start
@@ -134,7 +134,7 @@ def train_fold(
         n_epochs = settings.epochs_of(n_batches)
         n_steps = n_batches * n_epochs
         n_values = n_steps * settings.batch_size * data.n_dates * n_pixels
-        compiled = device.type == "cuda" and n_values > _WORTH_COMPILING
+        compiled = n_values > _WORTH_COMPILING and can_compile(device, processes)
         learner = Learner(model, settings, loss_of, n_steps, processes, compiled=compiled)
         epoch, best = _resume(state, learner)
         while not _has_ended(epoch, best, n_epochs, settings.patience):

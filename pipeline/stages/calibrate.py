@@ -31,8 +31,8 @@ def calibrate(
     The temperature of a fold is fitted on the validation parcels of all folds, each predicted by
     the model of its own fold, without those that the fold is tested on. The models of the folds
     differ in little but chance, and the validation part of one fold alone is so small that its
-    temperature is mostly noise (docs/accuracy.md). No model was trained on its validation parcels,
-    but they chose its epoch, so that it looks slightly better there than it is.
+    temperature is mostly noise (docs/accuracy.md). No model was trained on its validation parcels.
+    With `train.keep: best` they chose its epoch, so that it looks slightly better there than it is.
 
     Parameters
     ----------

@@ -14,8 +14,10 @@ from models.errors import InputError
 from models.hyperparameters import Hyperparameters
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation
+from models.training import learner as learner_module
+from models.training.distributed import Processes
 from models.training.divergence import StepWatch
-from models.training.learner import Learner, computes_in_bfloat16, focal_loss
+from models.training.learner import Learner, can_compile, computes_in_bfloat16, focal_loss
 from models.training.train_fold import EpochMetrics, train_fold
 from tests.builders.models import describe, training_settings
 
@@ -201,6 +203,50 @@ def test_the_average_follows_weights_and_batch_statistics():
 def test_without_an_average_the_model_itself_is_returned():
     model = make_model()
     assert make_learner(model).averaged_model is model
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "compiler", "count", "expected"),
+    [
+        ("cuda", True, "gcc", 1, True),
+        ("cpu", True, "gcc", 1, False),
+        ("cuda", False, "gcc", 1, False),
+        ("cuda", True, None, 1, False),
+        ("cuda", True, "gcc", 2, False),
+    ],
+)
+def test_a_model_is_compiled_where_torch_finds_what_it_needs(
+    device, triton, compiler, count, expected, monkeypatch
+):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(learner_module, "find_spec", lambda _: object() if triton else None)
+    monkeypatch.setattr(
+        learner_module.shutil, "which", lambda name: name if name == compiler else None
+    )
+    assert can_compile(torch.device(device), Processes(0, count)) is expected
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_gradients_of_several_processes_are_averaged(compiled, monkeypatch):
+    calls = []
+
+    class Wrapped(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs):
+            calls.append(len(inputs))
+            return self.model(*inputs)
+
+    monkeypatch.setattr(Processes, "wrap", lambda _, model: Wrapped(model))
+    model = make_model()
+    model.spatial_encoder.fast = not compiled
+    loss_of = partial(focal_loss, gamma=1.0)
+    learner = Learner(model, training_settings(), loss_of, 1, Processes(0, 2), compiled=compiled)
+    learner.learn(*a_batch())
+    assert calls == [3]
 
 
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])

@@ -26,7 +26,7 @@ PARCELS_AT_A_TIME = 2000
 # This limit is not reached: on standardised series the regression converges within some hundred
 # iterations.
 MOST_ITERATIONS = 10_000
-# From this number of parcels on, boosting uses several threads.
+# From this number of parcels on, boosting and regression use several threads.
 MANY_PARCELS = 20_000
 
 
@@ -83,9 +83,10 @@ def classify_series(
             StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)
         ),
     }
-    # Boosting takes all cores by OpenMP unless this limits them. Its threads wait for each other so
-    # often that they pay for large tables only, and cost ten times more if another process runs.
-    with threadpool_limits(threads if n > MANY_PARCELS else 1, "openmp"):
+    # Boosting (OpenMP) and regression (BLAS) take all cores unless this limits them. Their threads
+    # wait for each other so often that they pay for large tables only, and cost up to ten times
+    # more if another process runs.
+    with threadpool_limits(threads if n > MANY_PARCELS else 1):
         return {
             name: _cross_validate(classifier, table, data.labels, folds, n_classes)
             for name, classifier in classifiers.items()

@@ -119,6 +119,18 @@ class TestEvaluation:
             assert torch.equal(batch.pixel_mask[0], whole.pixel_mask[i, :, :n_pixels])
             assert not whole.pixel_mask[i, :, n_pixels:].any()
 
+    def test_a_batch_is_divided_in_order(self):
+        # As a GPU does, which reads many batches at once.
+        whole = make_batches(make_data()).of(np.arange(6))
+        groups = [np.array([0, 1]), np.array([2, 3, 4]), np.array([5])]
+        parts = list(whole.split([2, 3, 1], groups))
+        for part, parcels in zip(parts, groups, strict=True):
+            assert part.parcels is parcels
+            for found, expected in zip(part.inputs, whole.inputs, strict=True):
+                assert torch.equal(found, expected[parcels])
+            assert torch.equal(part.labels, whole.labels[parcels])
+            assert part.pixels.permute(0, 3, 1, 2).is_contiguous()
+
     def test_pixels_are_pixel_major_memory(self):
         batch = make_batches(make_data()).of(np.arange(6))
         assert batch.pixels.permute(0, 3, 1, 2).is_contiguous()

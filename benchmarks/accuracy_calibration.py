@@ -30,7 +30,7 @@ from pipeline.evaluation.out_of_fold import OutOfFold, ensemble_probabilities, p
 from pipeline.evaluation.prediction_sets import PredictionSets
 from pipeline.evaluation.temperature import fit_temperature
 from pipeline.stages.split import divide
-from pipeline.stages.train import training_settings
+from pipeline.stages.train import training_parts, training_settings
 from pipeline.workflow.settings import TrainSettings, part_of
 
 FOLDS = 5
@@ -72,27 +72,28 @@ def predict_folds(
     Returns
     -------
     list
-        {validation, test, apart: float32 (n, K), log-probabilities} of each fold.
+        {test, apart: float32 (n, K), log-probabilities} of each fold.
     """
     predicted = []
     for number, fold in enumerate(task.folds, 1):
         path = folder / f"Fold_{number}.npz"
         if not path.is_file():
+            settings = part_of(task.settings, TrainSettings)
             model = CropModel.fit(
-                *(task.data, fold.train, fold.validation),
+                *(task.data, *training_parts(fold, settings)),
                 about=task.about,
                 architecture={"name": task.settings.model.name},
-                training=training_settings(part_of(task.settings, TrainSettings)),
+                training=training_settings(settings),
                 device=CPU,
                 members=task.settings.train.members,
             )
-            parts = {"validation": fold.validation, "test": fold.test, "apart": apart}
+            parts = {"test": fold.test, "apart": apart}
             scores = {p: model.log_probabilities(task.data, i, 256) for p, i in parts.items()}
             folder.mkdir(parents=True, exist_ok=True)
             np.savez(path, allow_pickle=False, **scores)
             print(path, flush=True)
         with np.load(path) as saved:
-            predicted.append({part: saved[part] for part in ("validation", "test", "apart")})
+            predicted.append({part: saved[part] for part in ("test", "apart")})
     return predicted
 
 
@@ -100,29 +101,24 @@ def measure(
     task: Task, apart: NDArray[np.int64], predicted: Sequence[Mapping[str, NDArray[np.float32]]]
 ) -> Iterator[tuple[str, str]]:
     """Yield name and value of every measure: out of fold, then of the points kept apart."""
-    labels, folds = task.data.labels, task.folds
-    validation = np.concatenate([fold.validation for fold in folds])
-    validated = np.concatenate([own["validation"] for own in predicted])
-    alone = [
-        fit_temperature(own["validation"], labels[fold.validation])[0]
-        for own, fold in zip(predicted, folds, strict=True)
-    ]
-    # As calibrate does
-    others = [~np.isin(validation, fold.test) for fold in folds]
-    fitted = [fit_temperature(validated[rows], labels[validation[rows]])[0] for rows in others]
+    labels = task.data.labels
     places = np.concatenate(task.parts)
-    found = OutOfFold(
-        [task.data.ids[i] for i in places],
-        np.repeat(np.arange(1, FOLDS + 1), [len(part) for part in task.parts]),
-        labels[places],
-        np.concatenate([own["test"] for own in predicted]),
-        np.array(fitted),
-    )
+    numbers = np.repeat(np.arange(1, FOLDS + 1), [len(part) for part in task.parts])
+    scores = np.concatenate([own["test"] for own in predicted])
+
+    def fitted_to(rows: NDArray[np.bool_]) -> float:
+        return fit_temperature(scores[rows], labels[places[rows]])[0]
+
+    # As calibrate does
+    fitted = [fitted_to(numbers != number) for number in range(1, FOLDS + 1)]
+    next_fold = [fitted_to(numbers == number % FOLDS + 1) for number in range(1, FOLDS + 1)]
+    ids = [task.data.ids[i] for i in places]
+    found = OutOfFold(ids, numbers, labels[places], scores, np.array(fitted))
     yield "points out of fold", str(len(places))
     ways = {
         "not calibrated": np.ones(FOLDS),
-        "a fold's own validation part": np.array(alone),
-        "validation parts of all folds": np.array(fitted),
+        "test part of one other fold": np.array(next_fold),
+        "test parts of all other folds": np.array(fitted),
     }
     for name, temperatures in ways.items():
         yield f"temperatures: {name}", " ".join(f"{t:.2f}" for t in temperatures)

@@ -25,7 +25,7 @@ from models.crop_model import CropModel
 from models.metrics import confusion_matrix, overall_metrics
 from models.pixel_sets import PixelSets
 from pipeline.evaluation.season import first_to_stay
-from pipeline.stages.train import training_settings
+from pipeline.stages.train import training_parts, training_settings
 from pipeline.workflow.settings import TrainSettings, part_of
 
 # Last months of the trainings with which one training for all months is compared.
@@ -100,11 +100,12 @@ def _out_of_fold(task: Task, kind: Trained, seed: int, folder: Path) -> NDArray[
         return np.asarray(np.load(path), np.int16)
     data = task.data if kind.last is None else _until(task.data, kind.last)
     data = data if kind.masked else replace(data, clear=None)
-    settings = training_settings(part_of(task.settings, TrainSettings), kind.ends)
+    used = part_of(task.settings, TrainSettings)
+    settings = training_settings(used, kind.ends)
     chosen = np.full((len(data), data.n_dates), -1, np.int16)
     for fold in task.folds:
         model = CropModel.fit(
-            *(data, fold.train, fold.validation),
+            *(data, *training_parts(fold, used)),
             about=task.about,
             architecture={"name": "pseltae"},
             training=replace(settings, seed=seed),

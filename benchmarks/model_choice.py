@@ -33,7 +33,7 @@ from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
 from pipeline.evaluation.scores import Matrix
 from pipeline.stages.evaluate import add_up
 from pipeline.stages.split import divide
-from pipeline.stages.train import training_settings
+from pipeline.stages.train import training_parts, training_settings
 from pipeline.workflow.config import load
 from pipeline.workflow.settings import Settings, TrainSettings, part_of
 
@@ -178,15 +178,15 @@ def _scores(task: Task, name: str, fold: int, seed: int, folder: Path) -> NDArra
     path = folder / task.name / f"{name}_{fold + 1}_{seed}.npy"
     if path.is_file():
         return np.asarray(np.load(path), np.float32)
-    data, parts, settings = task.data, task.folds[fold], task.settings
+    settings = part_of(task.settings, TrainSettings)
     model = CropModel.fit(
-        *(data, parts.train, parts.validation),
+        *(task.data, *training_parts(task.folds[fold], settings)),
         about=task.about,
         architecture={"name": name},
-        training=replace(training_settings(part_of(settings, TrainSettings)), seed=seed),
+        training=replace(training_settings(settings), seed=seed),
         device=CPU,
     )
-    scores = model.log_probabilities(data, parts.test, batch_size=256)
+    scores = model.log_probabilities(task.data, task.folds[fold].test, batch_size=256)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, scores)
     return scores

@@ -109,6 +109,7 @@ class CropModel:
             All parcels.
         train, validation
             int64 indices of the labelled parcels to train on, and of those to choose the epoch by.
+            If the last epoch is kept, the validation part may be empty.
         about
             Description of the data.
         architecture

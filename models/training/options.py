@@ -45,7 +45,7 @@ class TrainingSettings:
         Decay of the exponential moving average of the weights, which is validated and saved instead
         of the last weights; 0 for none.
     keep
-        The epoch to return: "best" (by validation mIoU) or "last".
+        The epoch to return: "best" (by validation mIoU) or "last", which needs no validation part.
     patience
         Epochs without a better validation mIoU after which the training stops; None to never stop
         early.

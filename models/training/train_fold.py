@@ -52,7 +52,8 @@ class FoldResult:
     state_dict, optimizer_state
         States of model and optimizer after that epoch.
     trainlog
-        By epoch: train_loss, train_accuracy (percent), train_IoU, val_loss, val_accuracy, val_IoU.
+        By epoch: train_loss, train_accuracy (percent), train_IoU; with a validation part also
+        val_loss, val_accuracy, val_IoU.
     """
 
     epoch: int
@@ -81,7 +82,8 @@ def train_fold(
     data
         All parcels.
     train, validation
-        int64 indices of the labelled parcels to train on, and of those to choose the epoch by.
+        int64 indices of the labelled parcels to train on, and of those to choose the epoch by. If
+        the last epoch is kept, the validation part may be empty.
     description
         The model, and the scaling of pixels and features (fitted on the training parcels only).
     settings
@@ -118,7 +120,7 @@ def train_fold(
         parts, or if a part is too small.
     """
     hyperparameters = description.hyperparameters
-    _check_parts(data, train, validation, hyperparameters.n_classes)
+    _check_parts(data, train, validation, hyperparameters.n_classes, settings.keep)
     n_pixels = pixels_to_draw(settings, data.sizes_of(train))
     batches = Batches(
         *(data, description.normalisation, description.feature_scaling, n_pixels, device),
@@ -147,22 +149,23 @@ def train_fold(
                 learnt = _learn(learner, prefetched(drawn), watch)
                 metrics = learnt.metrics(processes)
                 watch.end(learner.state_dict())
-                own = validation[processes.share]
-                validated = _validate(learner.averaged_model, batches, own, loss_of)
-                metrics |= validated.metrics(processes)
+                if len(validation):
+                    own = validation[processes.share]
+                    validated = _validate(learner.averaged_model, batches, own, loss_of)
+                    metrics |= validated.metrics(processes)
             best = _better(best, epoch, metrics, learner, settings.keep)
             ended = _has_ended(epoch, best, n_epochs, settings.patience)
             if ended and best.epoch == 0:
                 raise DivergedError(f"the validation loss is not finite in any of {epoch} epochs")
             if not processes.first:
                 continue
-            if not math.isfinite(metrics["val_loss"]):
+            if not _can_classify(metrics):
                 _logger.warning("epoch %d: the validation loss is not finite", epoch)
             if state is not None and (ended or epoch % max(state.every, n_epochs // 50) == 0):
                 _write_state(state, epoch, best, learner)
             if on_epoch is not None:
                 on_epoch({"epoch": epoch, **metrics})
-    _logger.info("best of %d epochs: %d, %s", epoch, best.epoch, best.trainlog[best.epoch])
+    _logger.info("kept epoch %d of %d: %s", best.epoch, epoch, best.trainlog[best.epoch])
     return best
 
 
@@ -260,10 +263,15 @@ def _better(
     trainlog = best.trainlog | {epoch: metrics}
     is_better = keep == "last" or best.epoch == 0
     is_better = is_better or metrics["val_IoU"] >= trainlog[best.epoch]["val_IoU"]
-    if is_better and math.isfinite(metrics["val_loss"]):
+    if is_better and _can_classify(metrics):
         states = learner.averaged_model.state_dict(), learner.optimizer.state_dict()
         return FoldResult(epoch, *copy.deepcopy(states), trainlog)
     return replace(best, trainlog=trainlog)
+
+
+def _can_classify(metrics: Mapping[str, float]) -> bool:
+    """Return whether the model of an epoch classified all validation parcels, if there are any."""
+    return math.isfinite(metrics.get("val_loss", 0.0))
 
 
 def _write_state(state: TrainingState, epoch: int, best: FoldResult, learner: Learner) -> None:
@@ -287,8 +295,10 @@ def _check_parts(
     train: NDArray[np.int64],
     validation: NDArray[np.int64],
     n_classes: int,
+    keep: str,
 ) -> None:
-    for name, part, least in (("training", train, 2), ("validation", validation, 1)):
+    least_validated = 1 if keep == "best" else 0
+    for name, part, least in (("training", train, 2), ("validation", validation, least_validated)):
         expect(len(part) >= least, name, f"at least {least} parcels", len(part))
         labels = data.labels[part]
         if (wrong := part[(labels < 0) | (labels >= n_classes)]).size:

@@ -10,8 +10,8 @@ Ambiguous Set-Valued Classifiers).
 A set can be empty: then the parcel is unlike all classes, as one of a crop that was not trained on.
 No class is forced into it.
 
-The parcels to compare with are the out-of-fold predictions, not those of the validation parts: the
-temperatures are fitted on validation parcels, and with `train.keep: best` they choose the epoch.
+The parcels to compare with are the out-of-fold predictions. The temperature of a fold is fitted on
+those of the other folds.
 
 A parcel without a label is predicted by all folds. The probability by each fold's model is compared
 with that fold's test parcels, and the counts are added up (cross-conformal: Vovk 2015,

@@ -41,12 +41,12 @@ def fit_temperature(
         every parcel, so that the likelihood grows with ever higher confidence.
     """
     if (n := len(labels)) < FEWEST_PARCELS:
-        return 1.0, f"not fitted: {n} validation parcels are fewer than {FEWEST_PARCELS}"
+        return 1.0, f"not fitted: {n} parcels are fewer than {FEWEST_PARCELS}"
     scores = np.asarray(log_probabilities, np.float64)
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     others = np.delete(scores - own, labels + np.arange(n) * scores.shape[1]).reshape(n, -1)
     if (others < 0).all():
-        return 1.0, f"not fitted: the model is right on all of the {n} validation parcels"
+        return 1.0, f"not fitted: the model is right on all {n} parcels"
 
     def slope(inverse: float) -> float:
         """Return the derivative of the negative log-likelihood by 1 / temperature."""

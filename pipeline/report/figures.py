@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.scores import Group, TrainLog, saved_epoch
+from pipeline.report.scores import Group, TrainLog, saved_epoch, was_validated
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.rounding import percent, rounded
 
@@ -186,7 +186,9 @@ def _training_chart(
 ) -> Chart:
     """Draw one metric of all folds; its values are written as `rounded` does."""
     width, height, left = 340, 240, 44
-    keys = {"training": f"train_{metric}", "validation": f"val_{metric}"}
+    keys = {"training": f"train_{metric}"}
+    if all(was_validated(epoch) for log in logs.values() for epoch in log.values()):
+        keys["validation"] = f"val_{metric}"
     # A loss that was not finite is not drawn: the line leaves out its epoch.
     values = [v[key] for log in logs.values() for v in log.values() for key in keys.values()]
     values = [value for value in values if math.isfinite(value)]
@@ -202,11 +204,11 @@ def _training_chart(
             lines.append(Line(join_points(points), kind, f"Fold {fold}, {kind}"))
     for fold, log in logs.items():
         saved = saved_epoch(log, keep)
-        value = log[saved][keys["validation"]]
+        value = log[saved][keys.get("validation", keys["training"])]
         words = f"Fold {fold}, epoch {saved}: {rounded(value, digits, whole)}"
         dots.append(Dot(x(saved), y(value), "kept", words))
     return Chart(
-        f"{title} per epoch, training and validation, of {len(logs)} folds.",
+        f"{title} per epoch, {' and '.join(keys)}, of {len(logs)} folds.",
         *(width, height),
         [Tick(x(v), f"{v:.0f}") for v in x_values if 1 <= v <= last],
         [Tick(y(v), f"{v:g}") for v in np.round(y_values, 9)],

@@ -31,7 +31,7 @@ TEXTS = [
     *("pred_source", "reason"),
 ]
 # What a training log contains of every epoch.
-LOGGED = {f"{part}_{of}" for part in ("train", "val") for of in ("loss", "accuracy", "IoU")}
+LOGGED = {part: {f"{part}_{of}" for of in ("loss", "accuracy", "IoU")} for part in ("train", "val")}
 # Confidences for which the report shows how many parcels reach them.
 THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 # The accuracy of fewer parcels is too uncertain to show.
@@ -259,9 +259,15 @@ def _training_log(values: Mapping[str, Mapping[str, Any]]) -> TrainLog:
     """Return the scores by epoch, in order."""
     epochs = {int(epoch): _null_as_nan(own) for epoch, own in values.items()}
     for epoch, own in epochs.items():
-        if lacking := LOGGED - own.keys():
+        expected = LOGGED["train"] | (LOGGED["val"] if was_validated(own) else set())
+        if lacking := expected - own.keys():
             raise ValueError(f"epoch {epoch} lacks {', '.join(sorted(lacking))}")
     return dict(sorted(epochs.items()))
+
+
+def was_validated(epoch: Mapping[str, float]) -> bool:
+    """Return whether the log of an epoch has measures of a validation part."""
+    return not LOGGED["val"].isdisjoint(epoch)
 
 
 def saved_epoch(log: TrainLog, keep: str) -> int:
@@ -280,6 +286,10 @@ def _read_fold_scores(
     scores = []
     for number, log in read_trainlogs(paths).items():
         accuracy, iou, loss = read_json(paths.fold(number) / "test_metrics.json", _test_scores)
+        sizes = parts[number - 1]
+        if not was_validated(log[max(log)]):
+            n_train = sizes["n_train"] + sizes["n_validation"]
+            sizes = {**sizes, "n_train": n_train, "n_validation": 0}
         scores.append(
             FoldScore(
                 number=number,
@@ -288,7 +298,7 @@ def _read_fold_scores(
                 loss=loss,
                 epoch=saved_epoch(log, keep),
                 n_epochs=len(log),
-                **parts[number - 1],
+                **sizes,
             )
         )
     return scores

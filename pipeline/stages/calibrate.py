@@ -28,11 +28,10 @@ def calibrate(
 ) -> None:
     """Predict every labelled parcel out of fold, and fit the temperatures of the folds.
 
-    The temperature of a fold is fitted on the validation parcels of all folds, each predicted by
-    the model of its own fold, without those that the fold is tested on. The models of the folds
-    differ in little but chance, and the validation part of one fold alone is so small that its
-    temperature is mostly noise (docs/accuracy.md). No model was trained on its validation parcels.
-    With `train.keep: best` they chose its epoch, so that it looks slightly better there than it is.
+    The temperature of a fold is fitted on the test parcels of all other folds, each predicted by
+    the model of its own fold, which was neither trained nor chosen on them. The models of the folds
+    differ in little but chance, and as many parcels as one fold has give a temperature that is
+    mostly noise (docs/accuracy.md).
 
     Parameters
     ----------
@@ -60,31 +59,29 @@ def calibrate(
     parts = opened.folds(folds)
     trained = load_trained(models, len(parts), device)
     data = read_inputs(opened, trained, opened.classes)
-    tested, validated = [], []
-    for fold, model in zip(parts, trained, strict=True):
-        both = np.concatenate([fold.validation, fold.test])
-        scores = model.log_probabilities(data, both, settings.predict.batch_size)
-        validated.append(scores[: len(fold.validation)])
-        tested.append(scores[len(fold.validation) :])
-    places = np.concatenate([fold.validation for fold in parts])
-    validation = np.concatenate(validated)
+    scores = np.concatenate(
+        [
+            model.log_probabilities(data, fold.test, settings.predict.batch_size)
+            for fold, model in zip(parts, trained, strict=True)
+        ]
+    )
+    places = np.concatenate([fold.test for fold in parts])
+    of_place = np.repeat(np.arange(1, len(parts) + 1), [len(fold.test) for fold in parts])
     temperatures = []
-    for number, fold in enumerate(parts, 1):
-        rows = ~np.isin(places, fold.test)
-        temperature, note = fit_temperature(validation[rows], data.labels[places[rows]])
+    for number in range(1, len(parts) + 1):
+        rows = of_place != number
+        temperature, note = fit_temperature(scores[rows], data.labels[places[rows]])
         values = {"temperature": temperature, "n_parcels": int(rows.sum()), "note": note}
         write_json(models / f"Fold_{number}" / CALIBRATION_FILE, values)
         said = f", {note}" if note else ""
         logger.info("fold %d: temperature %.2f%s", number, temperature, said)
         temperatures.append(temperature)
-    places = np.concatenate([fold.test for fold in parts])
-    of_place = np.repeat(np.arange(1, len(parts) + 1), [len(fold.test) for fold in parts])
     order = np.argsort(places)
     predictions = OutOfFold(
         [data.ids[i] for i in places[order]],
         of_place[order],
         data.labels[places[order]],
-        np.concatenate(tested)[order],
+        scores[order],
         np.array(temperatures),
     )
     codes = [crop.code for crop in opened.classes]

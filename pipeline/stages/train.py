@@ -19,7 +19,7 @@ from models.training.divergence import DivergedError
 from models.training.options import TrainingSettings
 from models.training.train_fold import OnEpoch
 from pipeline.dataset.model_inputs import describe_data, describe_start, load_start
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.dataset.trained_on import (
     digests_of,
     read_trained_on,
@@ -101,7 +101,8 @@ def train(
         season_start=about.first_date,
         only_clear=ends == "random",
     )
-    own = digests_of(data, np.concatenate([parts.train, parts.validation]))
+    learnt, validated = training_parts(parts, settings)
+    own = digests_of(data, np.concatenate([learnt, validated]))
     trained_on: NDArray[np.uint64] | None = own
     if start is not None and start.folder is not None:
         earlier = read_trained_on(start.folder)
@@ -109,17 +110,19 @@ def train(
         trained_on = None if earlier is None else np.concatenate([own, earlier])
     training = training_settings(settings, ends)
     with joined(device) as processes, name_fold(fold, settings):
-        batches = divide(parts.train, training.batch_size, 2 * processes.count)
+        batches = divide(learnt, training.batch_size, 2 * processes.count)
         n_epochs = training.epochs_of(len(batches))
         if processes.first:
             logger.info(
-                "fold %d: %d parcels to train on, %d to validate, %d epochs, on %s",
-                *(fold, len(parts.train), len(parts.validation), n_epochs, device),
+                "fold %d: %d parcels to train on%s, %d epochs, on %s",
+                *(fold, len(learnt)),
+                f", {len(validated)} to validate" if len(validated) else "",
+                *(n_epochs, device),
             )
         fitted = CropModel.fit(
             data,
-            parts.train,
-            parts.validation,
+            learnt,
+            validated,
             about=about,
             architecture=architecture(settings),
             training=training,
@@ -136,6 +139,18 @@ def train(
             # Only now: a training that is killed before continues from its state.
             for file in [] if state is None else state.glob("member_*.pt"):
                 file.unlink()
+
+
+def training_parts(
+    fold: Fold, settings: TrainSettings
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the parcels to train on, and those to choose the epoch by.
+
+    If the last epoch is kept, nothing is chosen: the validation part is trained on, too.
+    """
+    if settings.train.keep == "best":
+        return fold.train, fold.validation
+    return np.sort(np.concatenate([fold.train, fold.validation])), fold.validation[:0]
 
 
 def training_settings(settings: TrainSettings, ends: str = "last") -> TrainingSettings:

@@ -14,6 +14,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 Metrics = Mapping[str, float]
 
+# What is said of an epoch, with and without a validation part
+VALIDATED = "loss {train_loss:.3f}, validation accuracy {val_accuracy:.1f} %, mIoU {val_IoU:.3f}"
+TRAINED = "loss {train_loss:.3f}, accuracy on the training part {train_accuracy:.1f} %"
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,10 +39,9 @@ def show_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], No
         # A training that continues after a kill has done fewer epochs in this process.
         bar.initial = epoch - done
         bar.n = epoch
-        scores = (
-            "loss {train_loss:.3f}, validation accuracy {val_accuracy:.1f} %, mIoU {val_IoU:.3f}"
-        )
-        bar.set_postfix_str(scores.format(**metrics))
+        measured = VALIDATED if "val_accuracy" in metrics else TRAINED
+        scores = measured.format(**metrics)
+        bar.set_postfix_str(scores)
         if epoch == epochs:
             bar.close()
         if epoch % every == 0 or epoch in (1, epochs):
@@ -46,7 +49,7 @@ def show_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], No
             with nullcontext() if bar.disable else logging_redirect_tqdm():
                 logger.info(
                     "fold %d, model %d, epoch %3d of %d: %s, %.0f min %02.0f s left",
-                    *(fold, member, epoch, epochs, scores.format(**metrics), left // 60, left % 60),
+                    *(fold, member, epoch, epochs, scores, left // 60, left % 60),
                 )
 
     return show

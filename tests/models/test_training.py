@@ -165,6 +165,15 @@ class TestTraining:
     def test_last_batches_can_have_any_size(self, data, n):
         assert train(data, parts=(np.arange(n), PARTS[1]), epochs=1).epoch == 1
 
+    def test_the_last_epoch_needs_no_validation_part_and_does_not_depend_on_it(self, data):
+        with_part = train(data, epochs=2, keep="last")
+        without = train(data, parts=(PARTS[0], PARTS[1][:0]), epochs=2, keep="last")
+        assert without.epoch == 2
+        assert same_weights(without, with_part)
+        for epoch, log in without.trainlog.items():
+            assert set(log) == {"train_loss", "train_accuracy", "train_IoU"}
+            assert log.items() <= with_part.trainlog[epoch].items()
+
     def test_refuses_invalid_training_and_validation_parts(self, data):
         with pytest.raises(InputError, match="training: expected at least 2 parcels, found 1"):
             train(data, parts=(np.array([1]), PARTS[1]))

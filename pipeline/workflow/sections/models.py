@@ -277,8 +277,9 @@ class Train(_StartedTraining):
     """decay of the moving average of weights over the steps, such as 0.99; 0: off"""
 
     keep: Literal["best", "last"]
-    """epoch to keep: last | best (by mean IoU on the validation part, which is a rough measure of a
-    few parcels; it is meant for a constant learning rate, and is the default if patience is set)
+    """epoch to keep: last (the validation part of each fold is trained on, too) | best (by mean IoU
+    on the validation part, a rough measure if it is small; for a constant learning rate, and the
+    default if patience is set)
     """
 
     patience: Positive | None = None

@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_oracle_and_better_where_it_was_overconfident():
 def test_few_parcels_and_certain_predictions_have_a_note_and_finite_scores():
     log_p, labels = overconfident(30)
     found = describe_refit(np.exp(log_p), labels)
-    assert "15 validation parcels are fewer than 20" in found["note"]
+    assert "15 parcels are fewer than 20" in found["note"]
     assert found["temperatures"] == [1.0, 1.0]
     assert found["refitted"]["log_loss"] == pytest.approx(found["as_given"]["log_loss"])
     wrong = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)

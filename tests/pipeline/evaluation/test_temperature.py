@@ -38,12 +38,12 @@ def test_the_temperature_of_the_labels_is_found(temperature):
 def test_where_it_cannot_be_fitted_it_is_1():
     scores, labels = drawn(19)
     assert fit_temperature(scores, labels)[0] == 1
-    assert "19 validation parcels are fewer than 20" in fit_temperature(scores, labels)[1]
+    assert "19 parcels are fewer than 20" in fit_temperature(scores, labels)[1]
     scores, _ = drawn(50)
     temperature, note = fit_temperature(scores, scores.argmax(axis=1))
     assert (temperature, note) == (
         1,
-        "not fitted: the model is right on all of the 50 validation parcels",
+        "not fitted: the model is right on all 50 parcels",
     )
     # With a single class, the model is always right.
     assert fit_temperature(scores[:, :1], np.zeros(50, int))[0] == 1

@@ -61,12 +61,12 @@ def test_every_labelled_parcel_is_predicted_by_the_model_of_its_fold(calibrated)
         assert [predictions.ids[i] for i in rows] == [dataset.ids[i] for i in fold.test]
         expected = by_fold[number - 1][fold.test]
         np.testing.assert_allclose(predictions.log_probabilities[rows], expected, atol=1e-5)
-        # Fitted on the validation parcels of all folds that this fold is not tested on.
+        # Fitted on the test parcels of all other folds.
         pairs = [
             (own[i], dataset.labels[i])
             for own, other in zip(by_fold, folds, strict=True)
-            for i in other.validation
-            if i not in fold.test
+            for i in other.test
+            if other is not fold
         ]
         scores, labels = map(np.array, zip(*pairs, strict=True))
         temperature, note = fit_temperature(scores, labels)

@@ -971,6 +971,33 @@ def test_losses_that_are_not_finite_are_not_drawn(tmp_path):
     assert not re.search(r"\bnan\b", page)
 
 
+def test_folds_without_a_validation_part_show_what_they_were_trained_on(tmp_path):
+    paths = make_run(tmp_path / "run")
+    page = page_of(paths)
+    assert "validation part</li>" in page
+    assert "the validation parts are trained on, too" not in page
+    for number in (1, 2):
+        file = paths.fold(number) / "trainlog.json"
+        log = json.loads(file.read_text())
+        trained = {e: {k: v for k, v in own.items() if k[0] == "t"} for e, own in log.items()}
+        write_json(file, trained)
+    page = page_of(paths)
+    check_page(page)
+    assert "validation part</li>" not in page
+    assert "the validation parts are trained on, too" in page
+    assert "Loss per epoch, training, of 2 folds." in page
+    fold = json.loads(paths.folds.read_text())["folds"][0]
+    known = len(fold["train"]) + len(fold["validation"])
+    tested = len(fold["test"])
+    cells = "".join(f'<td class="n">{n}</td>' for n in (known, 0, tested))
+    assert f"<tr><td>1</td>{cells}" in page
+    # Half a validation is none: the log is damaged.
+    trained["2"]["val_loss"] = 0.5
+    write_json(file, trained)
+    with pytest.raises(InputError, match="epoch 2 lacks val_IoU, val_accuracy"):
+        page_of(paths)
+
+
 def test_colours_depend_on_the_class_index_if_there_are_enough():
     few = class_colours({"a": 1, "b": 5, "c": 3})
     assert few == dict(zip("abc", COLOURS, strict=False))

@@ -22,12 +22,14 @@ from models.classifier import ParcelClassifier
 from models.crop_model import CropModel, ensemble, member_seed
 from models.hyperparameters import Hyperparameters
 from models.training import train_fold as training
+from models.training.batches import Batches
 from models.training.divergence import DivergedError
 from models.training.resume import TrainingState
 from pipeline.classes.crop_class import Classes, CropClass
 from pipeline.dataset.metadata import write_labels, write_metadata, write_names
 from pipeline.dataset.normalisation_pickle import write_normalisation
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.dataset.trained_on import digests_of, read_trained_on
 from pipeline.stages import train as stage
 from pipeline.stages.train import (
     architecture,
@@ -232,6 +234,33 @@ def test_a_state_of_other_data_has_another_digest(run):
     assert training_digest(data, *parts, description, slower, device) != digest
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_validation_part_is_trained_on_unless_it_chooses_the_epoch(
+    run, tmp_path, monkeypatch, keep
+):
+    """Test parcels are never trained on."""
+    trained = []
+    original = Batches.training
+
+    def training(batches, parcels, *others):
+        trained.append(parcels)
+        return original(batches, parcels, *others)
+
+    monkeypatch.setattr(Batches, "training", training)
+    files = train_in(run, tmp_path, settings_of(epochs=2, keep=keep))
+    fold = PixelSetDataset.open(run / "dataset").fold(run / "folds.json", 1)
+    learnt = [fold.train] if keep == "best" else [fold.train, fold.validation]
+    expected = np.sort(np.concatenate(learnt)).tolist()
+    assert [own.tolist() for own in trained] == [expected, expected]
+    part = ["val"] if keep == "best" else []
+    names = {f"{p}_{of}" for p in ["train", *part] for of in ("loss", "accuracy", "IoU")}
+    assert [set(epoch) for epoch in json.loads(files["trainlog.json"]).values()] == [names, names]
+    data = PixelSetDataset.open(run / "dataset").pixel_sets(with_features=True)
+    known = np.concatenate([fold.train, fold.validation])
+    found = read_trained_on(tmp_path / "Fold_1")
+    assert set(found.tolist()) == set(digests_of(data, known).tolist())
+
+
 class TestMembers:
     def test_a_fold_predicts_the_mean_of_its_members(self, run, tmp_path):
         train_in(run, tmp_path, settings_of(members=3))
@@ -365,14 +394,14 @@ class TestDivergence:
             train_in(run, tmp_path, settings_of(learning_rate=self.TOO_HIGH, epochs=100))
         parts = json.loads((run / "folds.json").read_text())["folds"][0]
         found = re.fullmatch(
-            r"The training diverged\. Fold 1, member 1, epoch 1, batch \d of 4: the \w+ is not "
+            r"The training diverged\. Fold 1, member 1, epoch 1, batch \d of 5: the \w+ is not "
             r"finite\. The batch holds 8 parcels: (.*), \.\.\.\. Lower train\.learning_rate "
             r"\(1e\+30\).* is unchanged\.",
             str(error.value),
         )
         named = found[1].split(", ")
         assert len(set(named)) == 5
-        assert set(named) <= set(parts["train"])
+        assert set(named) <= {*parts["train"], *parts["validation"]}
 
     def test_an_earlier_model_is_unchanged_and_a_lower_rate_starts_anew(self, run, tmp_path):
         state = tmp_path / "state"
@@ -387,7 +416,7 @@ class TestDivergence:
 
     def test_the_message_contains_the_member(self, run, tmp_path, monkeypatch):
         spoil_loss(monkeypatch, [member_seed(1, 2)])
-        with pytest.raises(DivergedError, match="Fold 1, member 2, epoch 1, batch 1 of 4"):
+        with pytest.raises(DivergedError, match="Fold 1, member 2, epoch 1, batch 1 of 5"):
             train_in(run, tmp_path, settings_of(members=3))
         assert not (tmp_path / "Fold_1").exists()
 
@@ -403,7 +432,7 @@ class TestDivergence:
 
         calls = []
         monkeypatch.setattr(training.EpochMetrics, "metrics", metrics)
-        train_in(run, tmp_path, settings_of())
+        train_in(run, tmp_path, settings_of(keep="best"))
         log = strict_json(tmp_path / "Fold_1" / "trainlog.json")
         assert [epoch for epoch, values in log.items() if values["val_loss"] is None] == ["2"]
         assert all(math.isfinite(values["train_loss"]) for values in log.values())
@@ -454,7 +483,7 @@ class TestDivergence:
             cwd=ROOT, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert result.returncode != 0
-        message = "Fold 1, member 1, epoch 1, batch 1 of 2: the loss is not finite"
+        message = "Fold 1, member 1, epoch 1, batch 1 of 3: the loss is not finite"
         assert result.stderr.count(message) == 2
         assert "batch holds 16 parcels" in result.stderr
         assert not (tmp_path / "Fold_1").exists()
@@ -507,7 +536,8 @@ def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for _ in range(2):
-        train_in(run, tmp_path, settings_of(tensorboard=True), tensorboard=tmp_path / "logs")
+        settings = settings_of(tensorboard=True, keep="best")
+        train_in(run, tmp_path, settings, tensorboard=tmp_path / "logs")
     events = EventAccumulator(str(tmp_path / "logs" / "member_1")).Reload()
     assert events.Tags()["scalars"] == [
         f"{name}/{part}" for part in ("train", "val") for name in ("loss", "accuracy", "IoU")
@@ -554,19 +584,27 @@ class Terminal(io.StringIO):
 
 
 METRICS = {"train_loss": 0.5, "val_accuracy": 87.5, "val_IoU": 0.625}
+UNVALIDATED = {"train_loss": 0.5, "train_accuracy": 62.5}
 
 
-def test_a_terminal_shows_a_progress_bar(monkeypatch):
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        (METRICS, "loss 0.500, validation accuracy 87.5 %, mIoU 0.625"),
+        (UNVALIDATED, "loss 0.500, accuracy on the training part 62.5 %"),
+    ],
+)
+def test_a_terminal_shows_a_progress_bar(monkeypatch, metrics, words):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     show = show_progress(2, 1, epochs=3)
     for epoch in (1, 2, 3):
-        show({"epoch": epoch, **METRICS})
+        show({"epoch": epoch, **metrics})
     text = terminal.getvalue()
     assert "fold 2, model 1: 100%" in text
     assert "3/3 [00:00<00:00" in text
-    assert "loss 0.500, validation accuracy 87.5 %, mIoU 0.625" in text
+    assert words in text
 
 
 def test_a_log_file_contains_lines_instead_of_a_bar(monkeypatch, caplog):
@@ -632,7 +670,8 @@ class TestPadding:
         assert max(sizes[i] for i in small) == 5
         fold = {"train": small, "validation": large[::2], "test": large[1::2]}
         write_json(run / "folds.json", {"folds": [fold]})
-        train_in(run, tmp_path, settings_of(**{"epochs": 1, "pixels": 64, **changes}))
+        settings = settings_of(**{"epochs": 1, "pixels": 64, "keep": "best", **changes})
+        train_in(run, tmp_path, settings)
         assert {shape[3] for shape in drawn} == {expected}
 
     def test_padding_keeps_the_loss_of_one_pixel_parcels(self, run, tmp_path, drawn, monkeypatch):
@@ -640,7 +679,7 @@ class TestPadding:
         # is the same for one and for many of them.
         one = cut_to_one_pixel(run, tmp_path / "run")
         # Dropout draws the same for any number of pixels; jitter does not.
-        quiet = {"epochs": 3, "pixels": 16, "jitter_sigma": 0.0}
+        quiet = {"epochs": 3, "pixels": 16, "jitter_sigma": 0.0, "keep": "best"}
         clamped = train_in(one, tmp_path / "clamped", settings_of(**quiet))
         assert {shape[3] for shape in drawn} == {1}
         drawn.clear()

@@ -22,20 +22,13 @@ from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
 from pipeline.report.doubts import read_doubts
-from pipeline.report.figures import (
-    MOST_PARCELS,
-    calibration_chart,
-    cloud_chart,
-    ndvi_by_class,
-    say_day,
-    season_charts,
-    training_charts,
-)
+from pipeline.report.figures import calibration_chart, cloud_chart, say_day, training_charts
 from pipeline.report.inputs import (
     read_account,
     read_imagery,
     read_shown_classes,
 )
+from pipeline.report.ndvi import MOST_PARCELS, ndvi_by_class, season_charts
 from pipeline.report.scores import (
     METHODS,
     confidence_groups,

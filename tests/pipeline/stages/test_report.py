@@ -34,9 +34,10 @@ from pipeline.evaluation.prediction_sets import describe_sets
 from pipeline.evaluation.season import first_to_stay, score_dates, summarise
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.divisions import read_divisions
-from pipeline.report.figures import ndvi_by_class, say_day
+from pipeline.report.figures import say_day
 from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
+from pipeline.report.ndvi import ndvi_by_class
 from pipeline.report.scores import (
     METRICS,
     confidence_groups,

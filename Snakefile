@@ -158,6 +158,9 @@ rule predict:
         predicted=CALIBRATED if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
+        cleaned=[paths.register, paths.grids] if REGISTER else [],
+        # As in the report: an acquisition that is not used does not repeat the predictions.
+        acquisitions=ancient([paths.acquisitions] if REGISTER else []),
     output:
         PREDICTIONS,
     params:
@@ -172,6 +175,18 @@ rule predict:
             else ["--scores", paths.existing_scores]
         ),
         register=verbatim(["--register", *REGISTER] if REGISTER else []),
+        tables=(
+            [
+                "--cleaned",
+                paths.register,
+                "--grids",
+                paths.grids,
+                "--acquisitions",
+                paths.acquisitions,
+            ]
+            if REGISTER
+            else []
+        ),
         unwatched=verbatim(states_of_others([*REGISTER, *EXISTING_WEIGHTS])),
         predictions=paths.predictions,
     threads: cores
@@ -188,7 +203,7 @@ rule predict:
         "parcelwise predict --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --models {params.models:q} {params.folds:q} --ledger {input.ledger:q} {params.register:q}"
-        " --predictions {params.predictions:q} --threads {threads} --log {log:q}"
+        " {params.tables:q} --predictions {params.predictions:q} --threads {threads} --log {log:q}"
 
 
 if REGISTER:

@@ -7,8 +7,10 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd
@@ -17,11 +19,16 @@ import pandas as pd
 import pyogrio
 import pytest
 import shapely
+from rasterio.warp import transform_bounds
 
+from geo.grid import Grid
+from geo.register.reading import read_register
 from pipeline.evaluation.doubts import Verdict
-from pipeline.predictions.columns import with_register
-from pipeline.predictions.files import VIRIDIS, style_by_class, style_by_confidence
+from pipeline.predictions.columns import FIELDS, PREDICTED, with_register
+from pipeline.predictions.layers import ACQUISITION_FIELDS, describe_run, further_tables
+from pipeline.predictions.styles import VIRIDIS, style_by_class, style_by_confidence
 from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
+from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from tests.builders.predictions import CLASSES, write_predictions
 
 SQUARE = shapely.box(0, 0, 30, 30)
@@ -49,6 +56,7 @@ def rows_of(names, outlines, classes=CLASSES):
     codes = pd.Series([codes[i % len(codes)] if p else None for i, p in enumerate(predicted)])
     columns = {
         "parcel_id": pd.Series(names, dtype="str"),
+        "status": np.where(predicted, "used", "rejected"),
         "declared_code": codes,
         "declared_name": codes,
         "pred_code": codes,
@@ -90,7 +98,8 @@ def test_every_row_is_in_one_layer_and_the_first_layer_has_the_polygons(tmp_path
     path = write(tmp_path, named(*names), n_rows)
     layers = dict(pyogrio.list_layers(path))
     assert layers == {
-        "parcels": "MultiPolygon", "parcels_not_polygons": "Unknown", "layer_styles": None
+        "parcels": "MultiPolygon", "parcels_not_polygons": "Unknown", "rejected": "MultiPolygon",
+        "layer_styles": None,
     }  # fmt: skip
     assert next(iter(layers)) == "parcels"
     main = gpd.read_file(path, layer="parcels")
@@ -125,7 +134,9 @@ CONTENTS = "SELECT * FROM gpkg_contents"
 )
 def test_polygons_alone_result_in_one_layer_of_one_type(tmp_path, names, kind):
     path = write(tmp_path, named(*names), 1)
-    assert pyogrio.list_layers(path).tolist() == [["parcels", kind], ["layer_styles", None]]
+    assert pyogrio.list_layers(path).tolist() == [
+        ["parcels", kind], ["rejected", kind], ["layer_styles", None]
+    ]  # fmt: skip
     assert len(pyogrio.read_dataframe(path, layer="parcels")) == 2
     assert "not polygons" not in table(path, CONTENTS)[0]["description"]
 
@@ -133,7 +144,8 @@ def test_polygons_alone_result_in_one_layer_of_one_type(tmp_path, names, kind):
 def symbols(path):
     """Return the type of the symbols of each layer's styles."""
     found = {}
-    for row in table(path, "SELECT f_table_name, styleQML FROM layer_styles"):
+    query = "SELECT f_table_name, styleQML FROM layer_styles WHERE f_table_name != 'rejected'"
+    for row in table(path, query):
         kinds = set(re.findall(r'<symbol type="(\w+)"', row["styleQML"]))
         found.setdefault(row["f_table_name"], []).append(kinds)
     return found
@@ -149,7 +161,8 @@ def test_points_alone_stay_points_in_the_main_layer(tmp_path, n_rows, second, ki
         tmp_path, rows_of(list("abcd"), [LINE, POINT, None, second]), n_rows, with_points=True
     )
     assert pyogrio.list_layers(path).tolist() == [
-        ["parcels", kind], ["parcels_not_points", "Unknown"], ["layer_styles", None]
+        ["parcels", kind], ["parcels_not_points", "Unknown"], ["rejected", kind],
+        ["layer_styles", None],
     ]  # fmt: skip
     main = gpd.read_file(path, layer="parcels")
     assert main["parcel_id"].tolist() == ["b", "c", "d"]
@@ -177,15 +190,19 @@ def test_time_and_extent_are_those_of_the_rows(tmp_path):
     for layer in ("parcels", "parcels_not_polygons"):
         bounds = [rows[layer][key] for key in ("min_x", "min_y", "max_x", "max_y")]
         assert bounds == gpd.read_file(path, layer=layer).total_bounds.tolist()
-    (style, _) = table(path, "SELECT * FROM layer_styles")
+    (style, *_) = table(path, "SELECT * FROM layer_styles")
     assert before <= datetime.fromisoformat(style["update_time"]) <= datetime.now(UTC)
 
 
-@pytest.mark.parametrize(("simulated", "verdicts"), [(True, False), (False, True), (True, True)])
-def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdicts):
+@pytest.mark.parametrize(
+    ("simulated", "verdicts", "sets"),
+    [(True, False, True), (False, True, False), (True, True, True)],
+)
+def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdicts, sets):
     rows = named("polygon", "point")
-    path = write(tmp_path, rows, simulated=simulated, with_verdicts=verdicts)
-    styles = table(path, "SELECT * FROM layer_styles ORDER BY id")
+    options = {"simulated": simulated, "with_verdicts": verdicts, "with_sets": sets}
+    path = write(tmp_path, rows, **options)
+    styles = table(path, "SELECT * FROM layer_styles WHERE f_table_name = 'parcels' ORDER BY id")
     assert list(styles[0]) == [
         *("id", "f_table_catalog", "f_table_schema", "f_table_name", "f_geometry_column"),
         *("styleName", "styleQML", "styleSLD", "useAsDefault", "description", "owner", "ui"),
@@ -194,7 +211,7 @@ def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdic
     (geometry,) = table(
         path, "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = 'parcels'"
     )
-    names = ["Predicted class", "Confidence", *(["Verdict"] if verdicts else [])]
+    names = ["Predicted class", "Confidence", *["Verdict"] * verdicts, *["Set size"] * sets]
     assert [style["styleName"].split(",")[0] for style in styles] == names
     if verdicts:
         renderer = ElementTree.fromstring(styles[2]["styleQML"]).find("renderer-v2")  # noqa: S314
@@ -209,8 +226,106 @@ def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdic
         assert len(style["styleName"]) <= 30
         for text in (style["styleName"], style["description"]):
             assert ("SIMULATED" in text) == simulated
-    for row in table(path, CONTENTS)[:2]:
+    for row in table(path, CONTENTS)[:3]:
         assert ("SIMULATED" in row["description"]) == simulated
+
+
+@pytest.mark.parametrize("names", [["polygon", "nothing"], list(OUTLINES), ["point", "line"]])
+def test_rejected_rows_are_shown_by_a_view(tmp_path, names):
+    """The oracle selects rows in pandas; only those of the main layer have outlines."""
+    rows = named(*names).assign(**{"ogc_fid": 7, 'a"b': names, "reason": "no_pixels"})
+    path = write(tmp_path, rows, 3, rejected=["no_pixels"])
+    layers = [gpd.read_file(path, layer=layer) for layer, _ in pyogrio.list_layers(path)
+              if layer.startswith("parcels")]  # fmt: skip
+    layers[1:] = [others.assign(geometry=None) for others in layers[1:]]
+    expected = pd.concat(layers, ignore_index=True)
+    expected = expected[expected["status"] == "rejected"].reset_index(drop=True)
+    found = gpd.read_file(path, layer="rejected")
+    left_out = [name for name in [*PREDICTED, "ogc_fid"] if name in expected]
+    expected = expected.drop(columns=left_out)
+    assert found.geometry.geom_equals(expected.geometry).equals(~expected.geometry.isna())
+    own, others = (pd.DataFrame(t.drop(columns="geometry")).astype(str) for t in (found, expected))
+    pd.testing.assert_frame_equal(own.replace("None", "nan"), others.replace("None", "nan"))
+    assert found['a"b'].tolist() == found["parcel_id"].tolist()
+    ids = pyogrio.read_dataframe(path, layer="rejected", fid_as_index=True).index
+    assert ids.is_unique
+    plan = table(path, 'EXPLAIN QUERY PLAN SELECT * FROM "rejected"')
+    assert all("USING INDEX" in row["detail"] for row in plan if "parcels" in row["detail"])
+    (style,) = table(path, "SELECT * FROM layer_styles WHERE f_table_name = 'rejected'")
+    assert 'label="without pixels or dates in the dataset"' in style["styleQML"]
+
+
+def test_columns_have_titles_and_meanings(tmp_path):
+    """In the tables of the specification, and in the styles for older versions of QGIS."""
+    path = write(tmp_path, named("polygon", "point"))
+    rows = table(path, "SELECT * FROM gpkg_data_columns")
+    for layer in ("parcels", "parcels_not_polygons", "rejected"):
+        columns = gpd.read_file(path, layer=layer).columns
+        own = {row["column_name"]: row for row in rows if row["table_name"] == layer}
+        assert list(own) == [name for name in columns if name in FIELDS]
+        for name, row in own.items():
+            assert (row["title"], row["name"]) == (FIELDS[name].title,) * 2
+            assert row["description"] == FIELDS[name].description
+    assert {row["table_name"] for row in table(path, "SELECT * FROM gpkg_extensions")} >= {
+        "gpkg_data_columns", "gpkg_data_column_constraints"
+    }  # fmt: skip
+    (style, *_) = table(path, "SELECT * FROM layer_styles")
+    root = ElementTree.fromstring(style["styleQML"])  # noqa: S314
+    aliases = {alias.get("field"): alias.get("name") for alias in root.iter("alias")}
+    assert aliases == {name: field.title for name, field in FIELDS.items()}
+    assert len({field.title for field in FIELDS.values()}) == len(FIELDS)
+
+
+def test_the_layer_says_what_made_it(tmp_path):
+    dates = [date(2021, 3, 1), date(2021, 3, 11)]
+    about = describe_run("my run", "pseltae", 5, dates, "parcelwise 1 (commit a)", simulated=True)
+    path = write(tmp_path, named("polygon"), about=about, simulated=True)
+    info = pyogrio.read_info(path, layer="parcels")["layer_metadata"]
+    description = info.pop("DESCRIPTION")
+    assert info == about == {
+        "run": "my run", "model": "pseltae, 5 folds", "imagery": "SIMULATED",
+        "dates": "2, 2021-03-01 to 2021-03-11", "software": "parcelwise 1 (commit a)",
+    }  # fmt: skip
+    assert "(run: my run; model: pseltae, 5 folds; " in description
+    assert [file.name for file in tmp_path.iterdir() if "aux" in file.name] == []
+
+
+def test_tiles_and_acquisitions_are_tables(tmp_path):
+    """The extent of a tile equals that of rasterio, which densifies edges, too."""
+    tiles = {
+        "31TFM": Grid("EPSG:32631", 600000, 5200020, 10, 10, 10980, 10980),
+        "32TLS": Grid("EPSG:32632", 300000, 5200020, 10, 10, 10980, 10980),
+    }
+    (tmp_path / "grids.json").write_text(json.dumps({t: asdict(g) for t, g in tiles.items()}))
+    days = [date(2021, 3, 1), date(2021, 3, 1), date(2021, 3, 11), date(2021, 4, 1)]
+    rows = [
+        AcquisitionRow(f"a{i}", "31TFM", day, Path(f"/data/S2A_{i}.SAFE"), "safe", used=i != 3)
+        for i, day in enumerate(days)
+    ]
+    write_acquisitions(tmp_path / "acquisitions.json", rows)
+    files = tmp_path / "grids.json", tmp_path / "acquisitions.json"
+    tables = further_tables(*files, pd.Series(["31TFM"] * 3), simulated=True)
+    path = write(tmp_path, named("polygon"), tables=tables)
+    found = pyogrio.read_dataframe(path, layer="tiles").set_index("tile")
+    assert found.crs == "EPSG:32631"  # of the parcels
+    for tile, grid in tiles.items():
+        bounds = transform_bounds(grid.crs, "EPSG:32631", *grid.bounds, densify_pts=19)
+        np.testing.assert_allclose(found.geometry[tile].bounds, bounds, atol=0.01)
+    values = found.drop(columns=["geometry", "crs", "pixel_m"]).astype(object)
+    assert values.loc["31TFM"].tolist() == [
+        3, 3, 2, pd.Timestamp("2021-03-01"), pd.Timestamp("2021-03-11")
+    ]  # fmt: skip
+    assert values.loc["32TLS"].tolist()[:3] == [0, 0, 0]
+    assert values.loc["32TLS"].isna().sum() == 2
+    listed = pyogrio.read_dataframe(path, layer="acquisitions")
+    assert listed["product"].tolist() == [f"S2A_{i}.SAFE" for i in range(4)]
+    assert listed["date"].dt.date.tolist() == days
+    assert listed["used"].tolist() == [True, True, True, False]
+    assert list(listed) == list(ACQUISITION_FIELDS)
+    kinds = {row["table_name"]: row["data_type"] for row in table(path, CONTENTS)}
+    assert kinds["acquisitions"] == "attributes"
+    # Predictions are a register again: their parcels are read.
+    assert read_register(path)["parcel_id"].tolist() == ["polygon"]
 
 
 STRANGE = {

@@ -24,7 +24,7 @@ from geo.register.fiboa import FiboaWriter, ParquetWriter
 from geo.register.geopackage_contents import PARCELS, REJECTED, Selection, Style, Table
 from pipeline.classes.crop_class import Code
 from pipeline.classes.reasons import Status
-from pipeline.predictions.columns import FIELDS, PREDICTED
+from pipeline.predictions.columns import FIELDS, M2_PER_HA, PREDICTED
 from pipeline.predictions.styles import (
     VERDICT_COLOURS,
     style_by_class,
@@ -43,7 +43,10 @@ DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 ti
 COLUMNS = [
     *("declared_code", "declared_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
     *("declared_probability", "verdict", "doubt_rank", "n_pixels", "n_dates", "pred_source"),
+    *("prediction_set", "set_size", "margin", "fold", "tile"),
 ]
+# Columns of fiboa's crop extension, which the file does not follow without a list of codes.
+CROP_FIELDS = {"crop:code": FIELDS["pred_code"], "crop:name": FIELDS["pred_name"]}
 
 PROBABILITIES = "probabilities.parquet"
 
@@ -238,6 +241,7 @@ class PredictionFiles:
                 collection=collection,
                 code_list=code_list,
                 properties={"determination:details": f"{note}{DETAILS}"},
+                fields=(FIELDS if code_list else {**FIELDS, **CROP_FIELDS}),
             ),
         )
         self._layers = {
@@ -281,11 +285,16 @@ def fiboa_features(parcels: Any, last_date: date) -> Any:
         Last date of the imagery.
     """
     import geopandas
+    import shapely
 
     from geo.register.points import is_point
     from geo.register.polygons import mend
 
-    predicted = parcels[parcels["pred_source"].ne("") & ~is_point(parcels.geometry.to_numpy())]
+    # fiboa requires valid polygons, and every predicted parcel but points has one when mended.
+    polygons = mend(parcels.geometry.to_numpy()).polygons
+    chosen = parcels["pred_source"].ne("") & ~is_point(parcels.geometry.to_numpy())
+    chosen &= ~shapely.is_missing(polygons)
+    predicted = parcels[chosen]
     observed = pd.Timestamp(last_date, tz="UTC").as_unit("ms")
     return geopandas.GeoDataFrame(
         {
@@ -293,9 +302,9 @@ def fiboa_features(parcels: Any, last_date: date) -> Any:
             "determination:datetime": pd.Series(observed, index=predicted.index),
             "crop:code": predicted["pred_code"].astype("string"),
             "crop:name": predicted["pred_name"],
+            "metrics:area": (predicted["area_ha"] * M2_PER_HA).astype(np.float32),
             **predicted[COLUMNS],
         },
-        # fiboa requires valid polygons.
-        geometry=mend(predicted.geometry.to_numpy()).polygons,
+        geometry=polygons[chosen],
         crs=parcels.crs,
     )

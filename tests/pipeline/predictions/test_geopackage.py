@@ -72,6 +72,12 @@ def rows_of(names, outlines, classes=CLASSES):
         "n_dates": pd.array([1] * n, dtype="Int64"),
         "pred_source": np.where(predicted, "ensemble", ""),
         "reason": "",
+        "prediction_set": codes,
+        "set_size": pd.array([i % 6 if p else None for i, p in enumerate(predicted)], "Int64"),
+        "margin": np.where(predicted, 0.2, np.nan),
+        "fold": pd.array([1 if p else None for p in predicted], "Int64"),
+        "tile": "31TFM",
+        "area_ha": np.where(predicted, 0.09, np.nan),
     }
     return gpd.GeoDataFrame(columns, geometry=list(outlines), crs="EPSG:32631")
 

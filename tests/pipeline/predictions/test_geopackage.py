@@ -22,11 +22,24 @@ import shapely
 from rasterio.warp import transform_bounds
 
 from geo.grid import Grid
+from geo.register.geopackage_contents import Style, Table
 from geo.register.reading import read_register
 from pipeline.evaluation.doubts import Verdict
 from pipeline.predictions.columns import FIELDS, PREDICTED, with_register
-from pipeline.predictions.layers import ACQUISITION_FIELDS, describe_run, further_tables
-from pipeline.predictions.styles import VIRIDIS, style_by_class, style_by_confidence
+from pipeline.predictions.layers import (
+    ACQUISITION_FIELDS,
+    TILE_FIELDS,
+    describe_run,
+    further_tables,
+)
+from pipeline.predictions.styles import (
+    SET_COLOURS,
+    VERDICT_COLOURS,
+    VIRIDIS,
+    style_by_class,
+    style_by_confidence,
+    style_of_extents,
+)
 from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from tests.builders.predictions import CLASSES, write_predictions
@@ -394,37 +407,69 @@ def test_the_steps_of_confidence_cover_0_to_1_and_look_equal():
     assert rise.max() < 1.5 * rise.min()
 
 
+# Load layers as a user does, apply every style of theirs, and draw them. Printed by layer: the
+# titles of its columns and, by style, {parcel: [colour of the symbol, colour in the image]}.
 QGIS = """
 import json, os, sys
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
 from qgis.core import *
+from qgis.PyQt.QtCore import QSize
+from qgis.PyQt.QtGui import QColor
+from qgis.PyQt.QtXml import QDomDocument
 QgsApplication.setPrefixPath("/usr", True)
 app = QgsApplication([], False)
 app.initQgis()
-found = {}
-opened = QgsVectorLayer(sys.argv[1], "x", "ogr")
+path, names = sys.argv[1], sys.argv[2:]
+opened = QgsVectorLayer(path, "x", "ogr")
 listed = opened.dataProvider().subLayers()
-found["sublayers"] = [text.split("!!::!!")[1::2][:2] for text in listed]
-layer = QgsVectorLayer(sys.argv[1] + "|layername=parcels", "parcels", "ogr")
-_, found["default"] = layer.loadDefaultStyle()
-_, ids, names, _, _ = layer.listStylesInDatabase()
-found["names"] = names
-for key, name in zip(ids, names):
-    if name == "Confidence":
-        from qgis.PyQt.QtXml import QDomDocument
-        document = QDomDocument()
-        document.setContent(layer.getStyleFromDatabase(key)[0])
-    found[name] = {}
-    if name == "Confidence":
-        layer.importNamedStyle(document)
+found = {"sublayers": [text.split("!!::!!")[1:4:2] for text in listed]}
+
+def draw(layer):
+    settings = QgsMapSettings()
+    settings.setLayers([layer])
+    settings.setOutputSize(QSize(600, 600))
+    settings.setBackgroundColor(QColor("white"))
+    settings.setDestinationCrs(layer.crs())
+    extent = layer.extent()
+    extent.scale(1.1)
+    settings.setExtent(extent)
+    settings.setFlag(QgsMapSettings.Antialiasing, False)
+    job = QgsMapRendererSequentialJob(settings)
+    job.start()
+    job.waitForFinished()
+    return job.renderedImage(), settings.mapToPixel()
+
+def colours(layer):
+    image, to_pixel = draw(layer)
     renderer = layer.renderer()
     context = QgsRenderContext.fromMapSettings(QgsMapSettings())
     renderer.startRender(context, layer.fields())
+    shown = {}
     for feature in layer.getFeatures():
         context.expressionContext().setFeature(feature)
         symbol = renderer.symbolForFeature(feature, context)
-        found[name][feature["parcel_id"]] = symbol and symbol.color().name()
-    found[name + " type"] = renderer.type()
+        seen = None
+        if feature.hasGeometry() and not feature.geometry().isEmpty():
+            inside = feature.geometry().pointOnSurface().asPoint()
+            pixel = to_pixel.transform(inside)
+            seen = image.pixelColor(int(pixel.x()), int(pixel.y())).name()
+        shown[feature.attributes()[1]] = [symbol and symbol.color().name(), seen]
+    return shown
+
+for name in names:
+    layer = QgsVectorLayer(f"{path}|layername={name}", name, "ogr")
+    about = found[name] = {"styles": {}}
+    _, about["default"] = layer.loadDefaultStyle()
+    about["titles"] = {f.name(): layer.attributeAlias(i) for i, f in enumerate(layer.fields())}
+    if not layer.isSpatial():
+        continue
+    about["by default"] = colours(layer)
+    n_own, ids, styles, _, _ = layer.listStylesInDatabase()
+    for key, style in list(zip(ids, styles))[:n_own]:
+        document = QDomDocument()
+        document.setContent(layer.getStyleFromDatabase(key)[0])
+        layer.importNamedStyle(document)
+        about["styles"][style] = colours(layer)
 sys.stdout.write(json.dumps(found))
 sys.stdout.flush()
 os._exit(0)
@@ -452,32 +497,66 @@ def test_qgis_draws_every_row_in_its_colour(tmp_path, whole):
     colours = class_colours(dict.fromkeys(codes, 1))
     classes = {code: (f"class of {code}", colours[code]) for code in codes}
     names = [f"p{i}" for i in range(8)]
-    outlines = [*(shapely.box(40 * i, 0, 40 * i + 30, 30) for i in range(5)), TWO, None, POINT]
+    squares = [shapely.box(40 * i, 0, 40 * i + 30, 30) for i in range(5)]
+    outlines = [*squares, shapely.transform(TWO, lambda xy: xy + np.array([0, 50])), None, POINT]
     rows = rows_of(names, outlines, classes)
     rows.loc[4, ["pred_code", "pred_name", "confidence", "pred_source"]] = [None, None, np.nan, ""]
     rows["confidence"] = [0.1, 0.55, 0.75, 0.999, np.nan, 1.0, np.nan, np.nan]
     if whole:
         for column in ("declared_code", "pred_code", "pred2_code"):
             rows[column] = pd.to_numeric(rows[column]).astype("Int64")
-    path = write(tmp_path, rows, classes=classes)
+    rows["verdict"] = ["CONFLICT", "DOUBT", "CONFORM", None, None, "CONFORM", None, None]
+    rows["set_size"] = pd.array([1, 0, 7, 3, None, 2, None, None], "Int64")
+    rows.loc[[4, 6, 7], ["status", "reason"]] = [
+        ["rejected", "too_few_pixels"], ["rejected", "null_geometry"], ["rejected", "not_a_polygon"]
+    ]  # fmt: skip
+    tile = gpd.GeoDataFrame({"tile": ["T"]}, geometry=[shapely.box(-99, -99, 99, 99)], crs=32631)
+    extent = Style("Extent", "", style_of_extents(TILE_FIELDS))
+    path = write(
+        tmp_path, rows, classes=classes, with_verdicts=True, with_sets=True,
+        rejected=["too_few_pixels", "null_geometry", "not_a_polygon"],
+        tables=[Table("tiles", "", tile, TILE_FIELDS, [extent])],
+    )  # fmt: skip
     script = tmp_path / "look.py"
     script.write_text(QGIS)
-    words = [python, str(script), str(path)]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    layers = ["parcels", "rejected", "tiles"]
+    result = subprocess.run(
+        [python, str(script), str(path), *layers], capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["sublayers"][0] == ["parcels", "MultiPolygon"]
-    assert [name for name, _ in found["sublayers"]].count("parcels") == 1
-    assert found["default"]
-    assert found["names"] == ["Predicted class", "Confidence"]
-    assert found["Predicted class type"] == "categorizedSymbol"
-    expected = [classes[str(code)][1] if pd.notna(code) else UNPREDICTED
-                for code in rows["pred_code"][:7]]  # fmt: skip
-    assert list(found["Predicted class"].values()) == expected
-    assert found["Confidence type"] == "graduatedSymbol"
+    assert [name for name, _ in found["sublayers"]] == [
+        "parcels", "parcels_not_polygons", "tiles", "rejected"
+    ]  # fmt: skip
+    assert all(found[layer]["default"] for layer in layers)
+    for name, title in found["parcels"]["titles"].items():
+        assert title == (FIELDS[name].title if name in FIELDS else "")
+    assert found["rejected"]["titles"]["area_ha"] == "Area (ha)"
+    assert found["tiles"]["titles"]["tile"] == "Tile"
+
+    predicted = [classes[str(code)][1] if pd.notna(code) else UNPREDICTED
+                 for code in rows["pred_code"][:7]]  # fmt: skip
     steps = [0, 1, 2, 6, None, 6, None]
-    expected = [UNPREDICTED if step is None else VIRIDIS[step] for step in steps]
-    assert list(found["Confidence"].values()) == expected
+    confidence = [UNPREDICTED if step is None else VIRIDIS[step] for step in steps]
+    verdicts = [VERDICT_COLOURS[verdict or ""][1] for verdict in
+                ("CONFLICT", "DOUBT", "CONFORM", "", "", "CONFORM", "")]  # fmt: skip
+    sizes = [SET_COLOURS[size][1] for size in ("1", "0", "4", "3", "", "2", "")]
+    styles = found["parcels"]["styles"]
+    assert list(styles) == ["Predicted class", "Confidence", "Verdict", "Set size"]
+    assert found["parcels"]["by default"] == styles["Predicted class"]
+    expected = predicted, confidence, verdicts, sizes
+    for (style, shown), colours in zip(styles.items(), expected, strict=True):
+        symbols, drawn = zip(*shown.values(), strict=True)
+        assert list(symbols) == colours, style
+        assert list(drawn) == [*colours[:6], None], style  # the last one has no outline
+    reasons = class_colours({"too_few_pixels": 1, "null_geometry": 1, "not_a_polygon": 1})
+    assert found["rejected"]["by default"] == {
+        "p4": [reasons["too_few_pixels"]] * 2,
+        "p6": [reasons["null_geometry"], None],
+        "p7": [reasons["not_a_polygon"], None],
+    }
+    # Tiles are drawn as lines: what lies below is seen.
+    assert found["tiles"]["by default"]["T"][1] == "#ffffff"
 
 
 REGISTER = {

@@ -133,8 +133,9 @@ def _add_selection(
         source, index = _quoted(layer), _quoted(f"{layer}_{name}")
         # A partial index: without it, each view of the map would read the whole layer.
         database.execute(f"CREATE INDEX {index} ON {source} ({column}) WHERE {column} = {value}")
-        # GDAL takes the ids of features from OGC_FID. They must differ between layers.
-        ids = f"fid + {n_ids} AS OGC_FID, {'geom' if layer == main else 'NULL'}"
+        # GDAL takes the ids of features from OGC_FID. They differ between layers. The columns of
+        # the view have the types of the first query, so none of it may be an expression.
+        ids = "fid AS OGC_FID, geom" if layer == main else f"fid + {n_ids}, NULL"
         queries.append(f"SELECT {ids}, {columns} FROM {source} WHERE {column} = {value}")  # noqa: S608
         last = f"SELECT coalesce(max(fid), 0) FROM {source}"  # noqa: S608
         n_ids += database.execute(last).fetchone()[0]

@@ -268,6 +268,8 @@ def test_rejected_rows_are_shown_by_a_view(tmp_path, names):
     assert found['a"b'].tolist() == found["parcel_id"].tolist()
     ids = pyogrio.read_dataframe(path, layer="rejected", fid_as_index=True).index
     assert ids.is_unique
+    # The specification requires it (150).
+    assert table(path, "PRAGMA table_info(rejected)")[0]["type"] == "INTEGER"
     plan = table(path, 'EXPLAIN QUERY PLAN SELECT * FROM "rejected"')
     assert all("USING INDEX" in row["detail"] for row in plan if "parcels" in row["detail"])
     (style,) = table(path, "SELECT * FROM layer_styles WHERE f_table_name = 'rejected'")

@@ -162,9 +162,9 @@ rule predict:
         predicted=CALIBRATED if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
-        cleaned=[paths.register, paths.grids] if REGISTER else [],
-        # As in the report: an acquisition that is not used does not repeat the predictions.
-        acquisitions=ancient([paths.acquisitions] if REGISTER else []),
+        cleaned=[paths.register] if REGISTER else [],
+        # Ancient: an acquisition that is not used does not repeat the predictions.
+        index=ancient([paths.grids, paths.acquisitions] if REGISTER else []),
     output:
         PREDICTIONS,
     params:

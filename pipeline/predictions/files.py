@@ -202,12 +202,13 @@ class PredictionFiles:
         only_points = has_only_points(outlines)
         symbol = "marker" if only_points else "fill"
         made_by = "; ".join(f"{name}: {text}" for name, text in (about or {}).items())
+        made_by = f" ({made_by})" if about else ""
         layers = self._open(
             self._predictions.with_suffix(".gpkg"),
             lambda path: LayerWriter(
                 path,
                 name=PARCELS,
-                description=f"{note}Predicted crop class of every parcel ({made_by}).",
+                description=f"{note}Predicted crop class of every parcel{made_by}.",
                 outlines=outlines,
                 styles=styles(symbol),
                 other_styles=styles("marker") if with_points and not only_points else [],

@@ -263,6 +263,7 @@ def test_rejected_rows_are_shown_by_a_view(tmp_path, names):
     left_out = [name for name in [*PREDICTED, "ogc_fid"] if name in expected]
     expected = expected.drop(columns=left_out)
     assert found.geometry.geom_equals(expected.geometry).equals(~expected.geometry.isna())
+    assert found.geometry.isna().equals(expected.geometry.isna())
     own, others = (pd.DataFrame(t.drop(columns="geometry")).astype(str) for t in (found, expected))
     pd.testing.assert_frame_equal(own.replace("None", "nan"), others.replace("None", "nan"))
     assert found['a"b'].tolist() == found["parcel_id"].tolist()

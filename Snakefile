@@ -47,6 +47,16 @@ START = weights(settings.train.start) if settings.train.start else []
 REGISTER = [] if settings.dataset.sources else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
+WORKLIST = (
+    [
+        *multiext(str(paths.to_check.with_suffix("")), ".parquet", ".csv"),
+        *([paths.to_check.with_suffix(".gpkg")] if REGISTER else []),
+        *multiext(str(paths.quality_sample.with_suffix("")), ".parquet", ".csv"),
+        paths.worklist_account,
+    ]
+    if TRAINED
+    else []
+)
 SCORES = (
     [paths.doubts]
     if TRAINED
@@ -120,6 +130,7 @@ rule all:
         TABLES,
         PREDICTIONS,
         AREAS,
+        WORKLIST,
         paths.report,
 
 
@@ -197,6 +208,12 @@ if REGISTER:
     include: "rules/areas.smk"
 
 
+if TRAINED:
+    JOBS.append("worklist")
+
+    include: "rules/worklist.smk"
+
+
 rule predictions:
     message:
         "The predictions are in {paths.predictions.parent}."
@@ -204,6 +221,7 @@ rule predictions:
         TABLES,
         rules.predict.output,
         AREAS,
+        WORKLIST,
 
 
 rule report:
@@ -219,6 +237,7 @@ rule report:
         season=season_files,
         predictions=rules.predict.output,
         areas=AREAS,
+        worklist=WORKLIST,
     output:
         report=paths.report,
         config=paths.config,

@@ -49,6 +49,7 @@ STAGES = {
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
     "areas": "estimate the area of every class, with confidence intervals",
+    "worklist": "list the declarations to check, and draw a sample to assess the verdicts",
     "report": "write the report of a run",
 }
 

@@ -1,0 +1,281 @@
+"""Stage worklist: the declarations to check, and a random sample to assess the verdicts."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from geo.errors import InputError, first_five
+from geo.register.columns import as_text
+from pipeline.classes.reasons import Status
+from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.evaluation.doubts import SUPPOSED_WRONG, Verdict, found_by_visits
+from pipeline.evaluation.quality_sample import draw_sample
+from pipeline.predictions.files import SIMULATED, VERDICT_COLOURS, style_by_value
+from pipeline.predictions.work_list import (
+    FOUND,
+    N_NEIGHBOURS,
+    PLACE,
+    list_sample,
+    list_to_check,
+)
+from pipeline.workflow.artefacts import artefact, read_json, remedy_for
+from pipeline.workflow.settings import WorklistSettings
+from pipeline.workflow.writing import finite_or_null, replacing, write_json
+
+logger = logging.getLogger(__name__)
+
+M2_PER_HA = 10_000
+DOUBTED = [Verdict.CONFLICT, Verdict.DOUBT]
+COLUMNS = ["parcel_id", "status", "declared_code", "declared_name", "verdict"]
+
+
+def worklist(
+    predictions: Path,
+    probabilities: Path,
+    doubts: Path,
+    dataset: Path,
+    to_check: Path,
+    quality_sample: Path,
+    account: Path,
+    settings: WorklistSettings,
+    register: Path | None = None,
+    parcels: Path | None = None,
+) -> None:
+    """List the declarations to check, and draw a random sample to assess the verdicts.
+
+    Parameters
+    ----------
+    predictions, probabilities, doubts
+        What predict wrote: the table of all parcels and the probability of every class, Parquet,
+        and the verdicts by class, JSON.
+    dataset
+        Pixel-Set dataset.
+    to_check
+        Written: Parquet, the declarations with the verdict CONFLICT or DOUBT, the most doubtful
+        first, with the columns `TO_CHECK` and those of the register; CSV beside it. With a
+        register also a GeoPackage, in metres, with the outlines that the pixels were read from.
+    quality_sample
+        Written: Parquet, a stratified random sample of all declarations with a verdict, see
+        `draw_sample`; CSV beside it, with an empty column to fill in.
+    account
+        Written: JSON. n_judged, n_doubted and n_listed: declarations with a verdict, with CONFLICT
+        or DOUBT, and in the list; area_ha of the list, or null; supposed_wrong, a share; visits,
+        numbers of them and the share of these wrong declarations that they find, null where it is
+        not defined; sample: margin, seed, and the number of declarations and drawn ones by verdict.
+    settings
+        check.
+    register, parcels
+        Clean's table of the register, and its folder of the usable parcels of every tile; None
+        without a register: areas, places and neighbours are not known then.
+
+    Raises
+    ------
+    InputError
+        If a table does not fit the others.
+    """
+    opened = PixelSetDataset.open(dataset)
+    rows = read_predictions(predictions, columns=COLUMNS)
+    judged = rows[rows["verdict"].notna()]
+    doubted = read_predictions(predictions, filters=[("verdict", "in", DOUBTED)])
+    doubted = doubted.sort_values("doubt_rank", ignore_index=True)
+    listed = doubted.head(settings.check.visits or len(doubted))
+    places, outlines = no_places(), None
+    declared = np.full((len(listed), N_NEIGHBOURS), None, object)
+    if register is not None and parcels is not None:
+        places = read_places(register, opened)
+        usable = rows[rows["status"] != Status.REJECTED]
+        outlines = read_outlines(parcels, opened, usable["parcel_id"])
+        declared = declared_nearby(outlines, usable, listed["parcel_id"])
+    table = list_to_check(listed, places, declared)
+    write_tables(to_check, table, table)
+    if outlines is not None:
+        write_layer(to_check.with_suffix(".gpkg"), table, outlines, opened)
+    sample = draw_sample(
+        judged["parcel_id"].tolist(), judged["verdict"].tolist(),
+        as_text(judged["declared_code"]).tolist(), settings.check.margin, settings.check.seed,
+    )  # fmt: skip
+    drawn = read_predictions(
+        predictions,
+        filters=[("parcel_id", "in", sample["parcel_id"].tolist()), ("verdict", "in", [*Verdict])],
+    )
+    drawn = drawn.set_index("parcel_id", drop=False).loc[sample["parcel_id"]]
+    drawn = list_sample(sample, drawn.reset_index(drop=True), places)
+    sheet = drawn.copy()
+    sheet.insert(1, FOUND, "")
+    write_tables(quality_sample, drawn, sheet)
+    write_json(
+        account,
+        {
+            "n_judged": len(judged),
+            "n_doubted": len(doubted),
+            "n_listed": len(listed),
+            **finite_or_null({"area_ha": float(table["area_ha"].sum(min_count=1))}),
+            "supposed_wrong": SUPPOSED_WRONG,
+            "visits": estimate_visits(judged, len(listed), probabilities, doubts),
+            "sample": {
+                "margin": settings.check.margin,
+                "seed": settings.check.seed,
+                "verdicts": [
+                    {
+                        "verdict": verdict,
+                        "n": int((judged["verdict"] == verdict).sum()),
+                        "sampled": int((sample["verdict"] == verdict).sum()),
+                    }
+                    for verdict in reversed(Verdict)
+                ],
+            },
+        },
+    )
+    logger.info(
+        "%d of %d declarations to check, and a sample of %d",
+        *(len(listed), len(judged), len(sample)),
+    )
+
+
+def read_predictions(path: Path, **options: Any) -> pd.DataFrame:
+    """Read columns or rows of the predictions, see `pandas.read_parquet`."""
+    with artefact(path, "a table of predictions"):
+        return pd.read_parquet(path, **options)
+
+
+def no_places() -> pd.DataFrame:
+    """Return a table of the columns `PLACE` without rows."""
+    kinds = {name: "str" if name == "tile" else "float64" for name in PLACE}
+    columns = {name: pd.Series([], dtype=kind) for name, kind in kinds.items()}
+    return pd.DataFrame(columns).set_axis(pd.Index([], dtype=object))
+
+
+def read_places(register: Path, dataset: PixelSetDataset) -> pd.DataFrame:
+    """Read area, tile and position of the parcels of the dataset: columns `PLACE`, by parcel id."""
+    from pyproj import Transformer
+
+    with artefact(register, "a table of parcels"):
+        table = pd.read_parquet(register, columns=["parcel_id", "reason", "tile", "area_m2"])
+    own = table[table["reason"] == ""].set_index("parcel_id").reindex(dataset.ids)
+    to_wgs84 = Transformer.from_crs(dataset.description["crs"], "EPSG:4326", always_xy=True)
+    longitude, latitude = to_wgs84.transform(*dataset.positions.T)
+    return pd.DataFrame(
+        {
+            # A point stands for a field of any size.
+            "area_ha": (own["area_m2"].where(own["area_m2"] > 0) / M2_PER_HA).round(2),
+            "tile": own["tile"],
+            # About 10 cm
+            "longitude": np.round(longitude, 6),
+            "latitude": np.round(latitude, 6),
+        }
+    )
+
+
+def read_outlines(folder: Path, dataset: PixelSetDataset, ids: pd.Series[Any]) -> Any:
+    """Read the outlines of parcels, a GeoSeries by parcel id in the dataset's coordinate system."""
+    # GDAL is imported only here: without a register, it is not needed.
+    import geopandas
+
+    from geo.register.placement import read_placed
+
+    crs = dataset.description["crs"]
+    tiles = (read_placed(folder / f"{tile}.parquet") for tile in dataset.tiles)
+    parts = [tile.set_index("parcel_id").geometry.to_crs(crs) for tile in tiles]
+    found = geopandas.GeoSeries(pd.concat(parts), crs=crs).reindex(ids)
+    if (missing := found.index[found.isna()]).size:
+        raise InputError(
+            f"{folder} lacks parcels of the predictions: {first_five(missing)}. "
+            f"{remedy_for(folder / f'{dataset.tiles[0]}.parquet')}"
+        )
+    return found
+
+
+def declared_nearby(
+    outlines: Any, usable: pd.DataFrame, ids: pd.Series[Any]
+) -> NDArray[np.object_]:
+    """Return the classes that the nearest parcels declare, object (n, N_NEIGHBOURS).
+
+    Parameters
+    ----------
+    outlines
+        GeoSeries of all usable parcels, by id.
+    usable
+        Their rows of the predictions.
+    ids
+        The n parcels whose neighbours are wanted.
+
+    Returns
+    -------
+    Names of classes, the nearest parcel first; None where there are fewer neighbours.
+    """
+    from geo.register.neighbours import nearest_parcels
+
+    labelled = usable[usable["declared_code"].notna()]
+    own = outlines.loc[labelled["parcel_id"]]
+    of = own.index.get_indexer(pd.Index(ids)).astype(np.int64)
+    nearest = nearest_parcels(own.to_numpy(), of, N_NEIGHBOURS)
+    names = np.array([*labelled["declared_name"], None], object)
+    return names[nearest]
+
+
+def write_tables(path: Path, table: pd.DataFrame, for_people: pd.DataFrame) -> None:
+    """Write a table as Parquet, and as CSV for people."""
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+    with replacing(path.with_suffix(".csv")) as temporary:
+        for_people.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_layer(path: Path, table: pd.DataFrame, outlines: Any, dataset: PixelSetDataset) -> None:
+    """Write the work list as a GeoPackage, coloured by verdict in QGIS."""
+    import geopandas
+
+    from geo.register.geopackage import LayerWriter, Style, outline_types
+
+    own = outlines.loc[table["parcel_id"]].reset_index(drop=True)
+    note = f"{SIMULATED} " if dataset.description["simulated"] else ""
+    about = f"{note}Declarations to check, the most doubtful first."
+    colours = {str(verdict): VERDICT_COLOURS[verdict] for verdict in DOUBTED}
+    with (
+        replacing(path) as temporary,
+        closing(
+            LayerWriter(
+                temporary,
+                name="to_check",
+                description=about,
+                outlines=Counter(outline_types(own)),
+                styles=[Style("To check", about, style_by_value("verdict", colours, "fill"))],
+            )
+        ) as layer,
+    ):
+        layer.add(geopandas.GeoDataFrame(table, geometry=own, crs=own.crs))
+
+
+def estimate_visits(
+    judged: pd.DataFrame, n_listed: int, probabilities: Path, doubts: Path
+) -> list[dict[str, Any]]:
+    """Estimate how many wrong declarations the first visits of the work list find.
+
+    Returns
+    -------
+    {n: number of visits, found: share of the wrong declarations that these find, or None} for 10,
+    20, 50, 100, ... visits, and for the whole list.
+    """
+    with artefact(probabilities, "a table of probabilities"):
+        table = pd.read_parquet(probabilities).set_index("parcel_id").reindex(judged["parcel_id"])
+        known = table.to_numpy(np.float64)
+        labels = table.columns.get_indexer(pd.Index(as_text(judged["declared_code"])))
+        if not np.isfinite(known).all() or (labels < 0).any():
+            raise ValueError("it lacks parcels or declared classes of the predictions")
+    false_alarms = read_json(doubts, lambda values: float(values["false_alarms"]), "verdicts")
+    steps = (first * 10**power for power in range(1, 10) for first in (1, 2, 5))
+    visits = [*(n for n in steps if n < n_listed), *([n_listed] if n_listed else [])]
+    shares = np.array(visits, np.float64) / len(judged)
+    found = found_by_visits(labels.astype(np.int64), known, false_alarms, shares)
+    return [
+        {"n": n, **finite_or_null({"found": share})}
+        for n, share in zip(visits, found.tolist(), strict=True)
+    ]

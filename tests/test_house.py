@@ -95,7 +95,7 @@ def loaded_by(statement):
     "stage",
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
-        *("predict", "areas"),
+        *("predict", "areas", "worklist"),
         "report",
     ],
 )
@@ -122,6 +122,7 @@ def test_models_run_without_gdal(stage):
         "split",
         "evaluate",
         "areas",
+        "worklist",
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -154,6 +155,7 @@ USED = {
     "evaluate_season": {"pandas", "torch"},
     "predict": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
+    "worklist": {"pandas", "scipy"},
     "report": {"jinja2", "matplotlib", "pandas"},
 }
 

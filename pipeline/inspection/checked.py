@@ -118,13 +118,11 @@ def read_found(file: Path, ids: Iterable[str], names: Mapping[str, str]) -> NDAr
 def read_predicted(path: Path, sample: pd.DataFrame) -> NDArray[np.object_]:
     """Read the predicted code of every parcel of the sample, object (n,)."""
     ids = sample["parcel_id"].tolist()
+    # A rejected row, which can repeat an id, has no verdict.
+    chosen = [("parcel_id", "in", ids), ("verdict", "in", [*Verdict])]
     with artefact(path, "a table of predictions"):
-        rows = pd.read_parquet(
-            path, columns=["parcel_id", "pred_code"], filters=[("parcel_id", "in", ids)]
-        )
-        # A repeated id of the register belongs to a rejected row.
-        rows = rows[rows["pred_code"].notna()].set_index("parcel_id")
-        return as_text(rows.loc[ids, "pred_code"])
+        rows = pd.read_parquet(path, columns=["parcel_id", "pred_code"], filters=chosen)
+        return as_text(rows.set_index("parcel_id").loc[ids, "pred_code"])
 
 
 def _table(title: str, estimates: Mapping[str, Estimate]) -> list[str]:

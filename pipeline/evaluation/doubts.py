@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,7 +232,7 @@ def estimate_finding(
 
 def found_by_visits(
     labels: NDArray[np.int64],
-    probabilities: Probabilities,
+    probabilities: NDArray[np.floating[Any]],
     false_alarms: float,
     visits: NDArray[np.float64],
 ) -> NDArray[np.float64]:
@@ -245,7 +246,7 @@ def found_by_visits(
     Parameters
     ----------
     labels, probabilities, false_alarms
-        As for `judge`.
+        As for `judge`; the probabilities may also be float32.
     visits
         float64 (V,), numbers of visits, as shares of all declarations.
 
@@ -256,7 +257,7 @@ def found_by_visits(
     """
     groups = class_groups(labels, probabilities.shape[1], false_alarms)
     step = max(1, -(-len(labels) // MOST_PARCELS))
-    margin, labels = margins(probabilities[::step]), labels[::step]
+    margin, labels = margins(probabilities[::step].astype(np.float64)), labels[::step]
     n, n_classes = margin.shape
     if n == 0 or n_classes == 1:
         return np.full(len(visits), np.nan)

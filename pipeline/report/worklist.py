@@ -47,7 +47,7 @@ class WorkList:
     n_judged, n_doubted, n_listed
         Declarations with a verdict, with CONFLICT or DOUBT, and in the list.
     area_ha
-        Area of the list; None without outlines.
+        Area of the list; None if it is not known, as without outlines.
     supposed_wrong, n_wrong
         Share and number of wrong declarations for which `visits` is estimated.
     visits
@@ -70,6 +70,11 @@ class WorkList:
     margin: float
     strata: list[tuple[str, int, int]]
     first: list[dict[str, Any]]
+
+    @property
+    def has_places(self) -> bool:
+        """Whether it is known where the parcels are, and a layer shows it."""
+        return any(parcel["latitude"] is not None for parcel in self.first)
 
     @property
     def n_sampled(self) -> int:

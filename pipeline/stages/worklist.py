@@ -266,7 +266,7 @@ def estimate_visits(
     """
     with artefact(probabilities, "a table of probabilities"):
         table = pd.read_parquet(probabilities).set_index("parcel_id").reindex(judged["parcel_id"])
-        known = table.to_numpy(np.float64)
+        known = table.to_numpy(np.float32)
         labels = table.columns.get_indexer(pd.Index(as_text(judged["declared_code"])))
         if not np.isfinite(known).all() or (labels < 0).any():
             raise ValueError("it lacks parcels or declared classes of the predictions")

@@ -51,6 +51,7 @@ from pipeline.report.scores import (
 )
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import INGESTED, RunPaths
 from pipeline.workflow.rounding import percent, rounded
@@ -683,6 +684,18 @@ def test_the_work_list_says_what_visits_find_and_shows_its_head(run):
     assert "14 parcels, drawn at random" in text
     assert "CONFLICT 2 2 1 DOUBT 3 2 1.5 CONFORM 55 10 5.5" in text
     assert "parcelwise checked results/hand FILE" in text
+
+
+def test_a_list_without_places_says_so(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    listed = pd.read_parquet(paths.to_check)
+    listed.assign(area_ha=np.nan, latitude=np.nan, longitude=np.nan).to_parquet(paths.to_check)
+    write_json(paths.worklist_account, read_json(paths.worklist_account) | {"area_ha": None})
+    page = page_of(paths)
+    text = text_of(page[page.index('<section id="worklist">') :])
+    assert "predictions/to_check.csv lists them, the most doubtful first." in text
+    assert "Without outlines, places and neighbours are not known." in text
+    assert "Neighbours declare" not in text
 
 
 def test_a_run_without_a_work_list_has_no_section_on_it(tmp_path):

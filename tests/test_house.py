@@ -396,7 +396,7 @@ def test_every_rule_has_its_directives():
     assert '"python -P -m demo --settings' in text
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "inspect"])
+@pytest.mark.parametrize("stage", [*STAGES, "inspect", "checked"])
 def test_every_stage_has_a_help_text(stage, capsys):
     with pytest.raises(SystemExit) as end:
         main([stage, "--help"])

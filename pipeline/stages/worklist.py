@@ -236,9 +236,10 @@ def write_layer(path: Path, table: pd.DataFrame, outlines: Any, dataset: PixelSe
     from geo.register.geopackage import LayerWriter, Style, outline_types
 
     own = outlines.loc[table["parcel_id"]].reset_index(drop=True)
-    note = f"{SIMULATED} " if dataset.description["simulated"] else ""
+    note, mark = (f"{SIMULATED} ", ", SIMULATED") if dataset.description["simulated"] else ("", "")
     about = f"{note}Declarations to check, the most doubtful first."
     colours = {str(verdict): VERDICT_COLOURS[verdict] for verdict in DOUBTED}
+    style = Style(f"To check{mark}", about, style_by_value("verdict", colours, "fill"))
     with (
         replacing(path) as temporary,
         closing(
@@ -247,7 +248,7 @@ def write_layer(path: Path, table: pd.DataFrame, outlines: Any, dataset: PixelSe
                 name="to_check",
                 description=about,
                 outlines=Counter(outline_types(own)),
-                styles=[Style("To check", about, style_by_value("verdict", colours, "fill"))],
+                styles=[style],
             )
         ) as layer,
     ):

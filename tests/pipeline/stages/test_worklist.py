@@ -11,6 +11,7 @@ import pytest
 import shapely
 
 from geo.errors import InputError
+from pipeline.__main__ import main
 from pipeline.inspection.checked import checked
 from pipeline.predictions.work_list import SAMPLE, TO_CHECK, say_why
 from pipeline.stages.worklist import worklist
@@ -277,6 +278,17 @@ def test_without_visits_of_a_verdict_nothing_is_said_about_all(run, capsys):
     assert "2 of 10 parcels" in text
     assert "Without visits of each verdict, nothing can be said about all declarations." in text
     assert "CONFLICT                            1        0      0  not known" in text
+
+
+def test_the_command_takes_run_and_file_by_position(run, capsys):
+    run()
+    path = visited(run, {"p3": "02"})
+    assert main(["checked", str(run.paths.root), str(path)]) == 0
+    assert "1 of 10 parcels of the sample were visited." in capsys.readouterr().out
+    assert main(["checked", str(run.paths.root), str(path.with_name("none.csv"))]) == 1
+    with pytest.raises(SystemExit):
+        main(["checked", str(run.paths.root)])
+    assert "the following arguments are required: FILE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema
 from pipeline.workflow.sections.models import RECIPES, read_recipe
 from pipeline.workflow.sections.values import Section
 from pipeline.workflow.settings import STAGE_SETTINGS, ExportSettings, LabelSettings, Settings
+from pipeline.workflow.snakefile import _rules as rules_of
 from tests.builders.paths import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -374,6 +375,13 @@ def test_a_stage_has_the_same_name_everywhere():
     # Only features needs no setting.
     assert set(STAGE_SETTINGS) == (rules - targets) - {"features"}
     assert all((ROOT / "pipeline" / "stages" / f"{stage}.py").is_file() for stage in STAGES)
+
+
+def test_the_rules_of_all_files_are_known_as_targets():
+    text = "\n".join(path.read_text() for path in WORKFLOW)
+    runs = ({"simulate": {}}, {"dataset": {"path": "x"}})
+    known = {name for values in runs for name in rules_of(load(values))}
+    assert known == set(re.findall(r"^\s*(?:rule|checkpoint|use rule \w+ as) (\w+)", text, re.M))
 
 
 def test_commands_that_are_not_stages_have_no_rule():

@@ -3,7 +3,6 @@ rule worklist:
         "List the declarations to check, and draw a sample to assess the verdicts."
     input:
         predictions=rules.predict.output,
-        register=paths.register if REGISTER else [],
         parcels=paths.parcels if REGISTER else [],
         dataset=[DATASET, LABELS, NAMES],
     output:
@@ -14,7 +13,7 @@ rule worklist:
         predictions=paths.predictions.with_suffix(".parquet"),
         probabilities=paths.probabilities,
         doubts=paths.doubts,
-        outlines=["--register", paths.register, "--parcels", paths.parcels] if REGISTER else [],
+        outlines=["--parcels", paths.parcels] if REGISTER else [],
         dataset=paths.dataset.root,
         to_check=paths.to_check,
         quality_sample=paths.quality_sample,

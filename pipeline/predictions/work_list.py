@@ -9,29 +9,45 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from geo.register.geopackage_contents import Field
 from pipeline.predictions.columns import COLUMNS, free_names
+from pipeline.predictions.columns import FIELDS as PREDICTED_FIELDS
 from pipeline.workflow.rounding import rounded
 
-# Columns that say where a parcel is; empty without outlines.
-PLACE = ["area_ha", "tile", "longitude", "latitude"]
+# A point on the parcel, in degrees of WGS 84; empty without outlines.
+POINT = ["longitude", "latitude"]
 # Columns of the work list, before the register's own columns.
 TO_CHECK = [
-    *("doubt_rank", "parcel_id", "verdict", "reason", *PLACE),
+    *("doubt_rank", "parcel_id", "verdict", "reason", "area_ha", "tile", *POINT),
     *("declared_code", "declared_name", "declared_probability"),
     *("pred_code", "pred_name", "confidence"),
     *("neighbours", "n_neighbours", "n_neighbours_as_predicted", "n_pixels", "n_dates"),
 ]
 # Columns of the sample. The predicted class is left out, so that it leads nobody who visits.
 DESIGN = ["stratum_size", "stratum_sample", "stratum_rank", "inclusion_probability", "weight"]
-SAMPLE = ["parcel_id", "verdict", "declared_code", "declared_name", *DESIGN, *PLACE]
+SAMPLE = [
+    *("parcel_id", "verdict", "declared_code", "declared_name", *DESIGN),
+    *("area_ha", "tile", *POINT),
+]
 # The column of the sample's CSV that is filled in.
 FOUND = "found_code"
 # A declaration is compared with those of this many parcels nearest to it.
 N_NEIGHBOURS = 5
+# Columns of the work list: {name: title and meaning}, as for the predictions.
+FIELDS = PREDICTED_FIELDS | {
+    "reason": Field("Reason", "Why to check the declaration."),
+    "longitude": Field("Longitude", "Of a point on the parcel, degrees, WGS 84."),
+    "latitude": Field("Latitude", "Of a point on the parcel, degrees, WGS 84."),
+    "neighbours": Field("Neighbours declare", "Number of neighbours by their declared class."),
+    "n_neighbours": Field("Neighbours", "Nearest parcels that declare a class, at most 5."),
+    "n_neighbours_as_predicted": Field(
+        "Neighbours as predicted", "Those that declare the class that is predicted here."
+    ),
+}
 
 
 def list_to_check(
-    rows: pd.DataFrame, places: pd.DataFrame, declared: NDArray[np.object_]
+    rows: pd.DataFrame, points: pd.DataFrame, declared: NDArray[np.object_]
 ) -> pd.DataFrame:
     """Make the work list.
 
@@ -39,8 +55,8 @@ def list_to_check(
     ----------
     rows
         Rows of the predictions, in the order of the list, with the register's columns.
-    places
-        Columns `PLACE` by parcel id.
+    points
+        Columns `POINT` by parcel id.
     declared
         object (n, N_NEIGHBOURS): names of the classes that the nearest parcels declare, None where
         there are fewer.
@@ -60,10 +76,10 @@ def list_to_check(
         n_neighbours=n_neighbours,
         n_neighbours_as_predicted=as_predicted,
     )
-    return _with_register(own, rows, places, TO_CHECK)
+    return _with_register(own, rows, points, TO_CHECK)
 
 
-def list_sample(sample: pd.DataFrame, rows: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
+def list_sample(sample: pd.DataFrame, rows: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """Make the table of the sample.
 
     Parameters
@@ -72,22 +88,21 @@ def list_sample(sample: pd.DataFrame, rows: pd.DataFrame, places: pd.DataFrame) 
         Table of `draw_sample`.
     rows
         Rows of the predictions, in the order of the sample, with the register's columns.
-    places
-        Columns `PLACE` by parcel id.
+    points
+        Columns `POINT` by parcel id.
     """
     design = sample[DESIGN].set_axis(rows.index)
-    return _with_register(rows.join(design), rows, places, SAMPLE)
+    return _with_register(rows.join(design), rows, points, SAMPLE)
 
 
 def _with_register(
-    table: pd.DataFrame, rows: pd.DataFrame, places: pd.DataFrame, columns: Sequence[str]
+    table: pd.DataFrame, rows: pd.DataFrame, points: pd.DataFrame, columns: Sequence[str]
 ) -> pd.DataFrame:
     """Put the register's columns behind `columns`, under names that are free."""
     names = [str(name) for name in rows if name not in COLUMNS]
     free = free_names(names, "geometry", [*columns, FOUND])
     register = rows[names].rename(columns=free)
-    placed = places.reindex(rows["parcel_id"]).set_axis(rows.index)
-    own = table[[name for name in columns if name not in PLACE]].join(placed)
+    own = table.join(points.reindex(rows["parcel_id"]).set_axis(rows.index))
     return own[[*columns]].join(register).reset_index(drop=True)
 
 

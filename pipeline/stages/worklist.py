@@ -18,11 +18,13 @@ from pipeline.classes.reasons import Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.doubts import SUPPOSED_WRONG, Verdict, found_by_visits
 from pipeline.evaluation.quality_sample import draw_sample
-from pipeline.predictions.files import SIMULATED, VERDICT_COLOURS, style_by_value
+from pipeline.predictions.files import SIMULATED
+from pipeline.predictions.styles import VERDICT_COLOURS, style_by_value
 from pipeline.predictions.work_list import (
+    FIELDS,
     FOUND,
     N_NEIGHBOURS,
-    PLACE,
+    POINT,
     list_sample,
     list_to_check,
 )
@@ -32,7 +34,6 @@ from pipeline.workflow.writing import finite_or_null, replacing, write_json
 
 logger = logging.getLogger(__name__)
 
-M2_PER_HA = 10_000
 DOUBTED = [Verdict.CONFLICT, Verdict.DOUBT]
 COLUMNS = ["parcel_id", "status", "declared_code", "declared_name", "verdict"]
 
@@ -46,7 +47,6 @@ def worklist(
     quality_sample: Path,
     account: Path,
     settings: WorklistSettings,
-    register: Path | None = None,
     parcels: Path | None = None,
 ) -> None:
     """List the declarations to check, and draw a random sample to assess the verdicts.
@@ -72,9 +72,9 @@ def worklist(
         not defined; sample: margin, seed, and the number of declarations and drawn ones by verdict.
     settings
         check.
-    register, parcels
-        Clean's table of the register, and its folder of the usable parcels of every tile; None
-        without a register: areas, places and neighbours are not known then.
+    parcels
+        Folder of the usable parcels of every tile; None without a register: places and neighbours
+        are not known then.
 
     Raises
     ------
@@ -87,14 +87,14 @@ def worklist(
     doubted = read_predictions(predictions, filters=[("verdict", "in", DOUBTED)])
     doubted = doubted.sort_values("doubt_rank", ignore_index=True)
     listed = doubted.head(settings.check.visits or len(doubted))
-    places, outlines = no_places(), None
+    points, outlines = read_points(None), None
     declared = np.full((len(listed), N_NEIGHBOURS), None, object)
-    if register is not None and parcels is not None:
-        places = read_places(register, opened)
+    if parcels is not None:
+        points = read_points(opened)
         usable = rows[rows["status"] != Status.REJECTED]
         outlines = read_outlines(parcels, opened, usable["parcel_id"])
         declared = declared_nearby(outlines, usable, listed["parcel_id"])
-    table = list_to_check(listed, places, declared)
+    table = list_to_check(listed, points, declared)
     write_tables(to_check, table, table)
     if outlines is not None:
         write_layer(to_check.with_suffix(".gpkg"), table, outlines, opened)
@@ -107,7 +107,7 @@ def worklist(
         filters=[("parcel_id", "in", sample["parcel_id"].tolist()), ("verdict", "in", [*Verdict])],
     )
     drawn = drawn.set_index("parcel_id", drop=False).loc[sample["parcel_id"]]
-    drawn = list_sample(sample, drawn.reset_index(drop=True), places)
+    drawn = list_sample(sample, drawn.reset_index(drop=True), points)
     sheet = drawn.copy()
     sheet.insert(1, FOUND, "")
     write_tables(quality_sample, drawn, sheet)
@@ -146,32 +146,19 @@ def read_predictions(path: Path, **options: Any) -> pd.DataFrame:
         return pd.read_parquet(path, **options)
 
 
-def no_places() -> pd.DataFrame:
-    """Return a table of the columns `PLACE` without rows."""
-    kinds = {name: "str" if name == "tile" else "float64" for name in PLACE}
-    columns = {name: pd.Series([], dtype=kind) for name, kind in kinds.items()}
-    return pd.DataFrame(columns).set_axis(pd.Index([], dtype=object))
+def read_points(dataset: PixelSetDataset | None) -> pd.DataFrame:
+    """Read a point on every parcel of the dataset: columns `POINT`, by parcel id.
 
-
-def read_places(register: Path, dataset: PixelSetDataset) -> pd.DataFrame:
-    """Read area, tile and position of the parcels of the dataset: columns `PLACE`, by parcel id."""
+    None: a table without rows.
+    """
+    if dataset is None:
+        return pd.DataFrame(columns=POINT, index=pd.Index([], dtype=object), dtype="float64")
     from pyproj import Transformer
 
-    with artefact(register, "a table of parcels"):
-        table = pd.read_parquet(register, columns=["parcel_id", "reason", "tile", "area_m2"])
-    own = table[table["reason"] == ""].set_index("parcel_id").reindex(dataset.ids)
     to_wgs84 = Transformer.from_crs(dataset.description["crs"], "EPSG:4326", always_xy=True)
-    longitude, latitude = to_wgs84.transform(*dataset.positions.T)
-    return pd.DataFrame(
-        {
-            # A point stands for a field of any size.
-            "area_ha": (own["area_m2"].where(own["area_m2"] > 0) / M2_PER_HA).round(2),
-            "tile": own["tile"],
-            # About 10 cm
-            "longitude": np.round(longitude, 6),
-            "latitude": np.round(latitude, 6),
-        }
-    )
+    degrees = np.column_stack(to_wgs84.transform(*dataset.positions.T))
+    # Six decimals are about 10 cm.
+    return pd.DataFrame(np.round(degrees, 6), columns=POINT, index=dataset.ids)
 
 
 def read_outlines(folder: Path, dataset: PixelSetDataset, ids: pd.Series[Any]) -> Any:
@@ -233,7 +220,8 @@ def write_layer(path: Path, table: pd.DataFrame, outlines: Any, dataset: PixelSe
     """Write the work list as a GeoPackage, coloured by verdict in QGIS."""
     import geopandas
 
-    from geo.register.geopackage import LayerWriter, Style, outline_types
+    from geo.register.geopackage import LayerWriter, outline_types
+    from geo.register.geopackage_contents import Style
 
     own = outlines.loc[table["parcel_id"]].reset_index(drop=True)
     note, mark = (f"{SIMULATED} ", ", SIMULATED") if dataset.description["simulated"] else ("", "")
@@ -249,6 +237,7 @@ def write_layer(path: Path, table: pd.DataFrame, outlines: Any, dataset: PixelSe
                 description=about,
                 outlines=Counter(outline_types(own)),
                 styles=[style],
+                fields=FIELDS,
             )
         ) as layer,
     ):

@@ -53,6 +53,8 @@ class Run:
                 "n_pixels": pd.array([90] * N, dtype="Int64"),
                 "n_dates": pd.array([7] * N, dtype="Int64"),
                 "reason": ["", *[""] * 8, "class_too_rare", "no_label", ""],
+                "tile": ["31A"] * 8 + ["32B"] * 4,
+                "area_ha": 1.0,
                 # The register's own columns, with names of ours.
                 "Tile": range(N),
                 "FARM": [f"farm {i}" for i in range(N)],
@@ -67,14 +69,6 @@ class Run:
         )
         self.tiles = {"31A": outlines[:8], "32B": outlines[8:].to_crs("EPSG:32632")}
         self.outlines = outlines
-        self.register = pd.DataFrame(
-            {
-                "parcel_id": [*self.ids, "p1"],
-                "reason": [""] * N + ["duplicate_id"],
-                "tile": ["31A"] * 8 + ["32B"] * 4 + [""],
-                "area_m2": [10_000.0] * N + [9.0],
-            }
-        )
         first = np.where(self.rows["pred_code"] == "01", 0.8, 0.1)[:N]
         self.probabilities = pd.DataFrame({"parcel_id": self.ids, "01": first, "02": 1 - first})
 
@@ -100,7 +94,6 @@ class Run:
             )
             frame.to_parquet(paths.parcels / f"{tile}.parquet")
         self.rows.to_parquet(paths.predictions.with_suffix(".parquet"))
-        self.register.to_parquet(paths.register)
         self.probabilities.to_parquet(paths.probabilities)
 
     def __call__(self, *, outlines=True, **options):
@@ -110,7 +103,7 @@ class Run:
             paths.predictions.with_suffix(".parquet"), paths.probabilities, paths.doubts,
             paths.dataset.root, paths.to_check, paths.quality_sample, paths.worklist_account,
             view(load({"check": options}), "worklist"),
-            *((paths.register, paths.parcels) if outlines else ()),
+            paths.parcels if outlines else None,
         )  # fmt: skip
         self.account = json.loads(paths.worklist_account.read_text())
         return pd.read_parquet(paths.to_check)
@@ -177,9 +170,10 @@ def test_visits_limit_the_list(run):
 
 
 def test_without_outlines_places_and_neighbours_are_empty(run):
+    run.rows["area_ha"] = np.nan
     table = run(outlines=False)
     assert [*table] == [*TO_CHECK, "register_Tile", "FARM"]
-    assert table[["area_ha", "tile", "longitude", "latitude"]].isna().all(axis=None)
+    assert table[["longitude", "latitude"]].isna().all(axis=None)
     assert table["reason"].tolist()[0] == "declared winter wheat, looks like maize (91 %)"
     assert table["n_neighbours"].tolist() == [0, 0]
     assert not run.paths.to_check.with_suffix(".gpkg").exists()

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 M2_PER_HA = 10_000
 DOUBTED = [Verdict.CONFLICT, Verdict.DOUBT]
-COLUMNS = ["parcel_id", "status", "declared_code", "declared_name", "verdict"]
+COLUMNS = ["parcel_id", "status", "declared_code", "by_verdictame", "verdict"]
 
 
 def worklist(
@@ -93,24 +93,13 @@ def worklist(
         places = read_places(register, opened)
         usable = rows[rows["status"] != Status.REJECTED]
         outlines = read_outlines(parcels, opened, usable["parcel_id"])
-        declared = declared_nearby(outlines, usable, listed["parcel_id"])
+        declared = by_verdictearby(outlines, usable, listed["parcel_id"])
     table = list_to_check(listed, places, declared)
     write_tables(to_check, table, table)
     if outlines is not None:
         write_layer(to_check.with_suffix(".gpkg"), table, outlines, opened)
-    sample = draw_sample(
-        judged["parcel_id"].tolist(), judged["verdict"].tolist(),
-        as_text(judged["declared_code"]).tolist(), settings.check.margin, settings.check.seed,
-    )  # fmt: skip
-    drawn = read_predictions(
-        predictions,
-        filters=[("parcel_id", "in", sample["parcel_id"].tolist()), ("verdict", "in", [*Verdict])],
-    )
-    drawn = drawn.set_index("parcel_id", drop=False).loc[sample["parcel_id"]]
-    drawn = list_sample(sample, drawn.reset_index(drop=True), places)
-    sheet = drawn.copy()
-    sheet.insert(1, FOUND, "")
-    write_tables(quality_sample, drawn, sheet)
+    sample = write_sample(quality_sample, predictions, judged, places, settings)
+    by_verdict, drawn = judged["verdict"].value_counts(), sample.value_counts()
     write_json(
         account,
         {
@@ -124,12 +113,8 @@ def worklist(
                 "margin": settings.check.margin,
                 "seed": settings.check.seed,
                 "verdicts": [
-                    {
-                        "verdict": verdict,
-                        "n": int((judged["verdict"] == verdict).sum()),
-                        "sampled": int((sample["verdict"] == verdict).sum()),
-                    }
-                    for verdict in reversed(Verdict)
+                    {"verdict": v, "n": int(by_verdict.get(v, 0)), "sampled": int(drawn.get(v, 0))}
+                    for v in reversed(Verdict)
                 ],
             },
         },
@@ -193,7 +178,7 @@ def read_outlines(folder: Path, dataset: PixelSetDataset, ids: pd.Series[Any]) -
     return found
 
 
-def declared_nearby(
+def by_verdictearby(
     outlines: Any, usable: pd.DataFrame, ids: pd.Series[Any]
 ) -> NDArray[np.object_]:
     """Return the classes that the nearest parcels declare, object (n, N_NEIGHBOURS).
@@ -217,8 +202,31 @@ def declared_nearby(
     own = outlines.loc[labelled["parcel_id"]]
     of = own.index.get_indexer(pd.Index(ids)).astype(np.int64)
     nearest = nearest_parcels(own.to_numpy(), of, N_NEIGHBOURS)
-    names = np.array([*labelled["declared_name"], None], object)
+    names = np.array([*labelled["by_verdictame"], None], object)
     return names[nearest]
+
+
+def write_sample(
+    path: Path,
+    predictions: Path,
+    judged: pd.DataFrame,
+    places: pd.DataFrame,
+    settings: WorklistSettings,
+) -> pd.Series[Any]:
+    """Draw the sample and write it; return the verdicts of its parcels."""
+    sample = draw_sample(
+        judged["parcel_id"].tolist(), judged["verdict"].tolist(),
+        as_text(judged["declared_code"]).tolist(), settings.check.margin, settings.check.seed,
+    )  # fmt: skip
+    ids = sample["parcel_id"].tolist()
+    # A rejected row, which can repeat an id, has no verdict.
+    chosen = [("parcel_id", "in", ids), ("verdict", "in", [*Verdict])]
+    rows = read_predictions(predictions, filters=chosen).set_index("parcel_id", drop=False)
+    table = list_sample(sample, rows.loc[ids].reset_index(drop=True), places)
+    sheet = table.copy()
+    sheet.insert(1, FOUND, "")
+    write_tables(path, table, sheet)
+    return sample["verdict"]
 
 
 def write_tables(path: Path, table: pd.DataFrame, for_people: pd.DataFrame) -> None:

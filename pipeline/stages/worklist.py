@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 M2_PER_HA = 10_000
 DOUBTED = [Verdict.CONFLICT, Verdict.DOUBT]
-COLUMNS = ["parcel_id", "status", "declared_code", "by_verdictame", "verdict"]
+COLUMNS = ["parcel_id", "status", "declared_code", "declared_name", "verdict"]
 
 
 def worklist(
@@ -93,7 +93,7 @@ def worklist(
         places = read_places(register, opened)
         usable = rows[rows["status"] != Status.REJECTED]
         outlines = read_outlines(parcels, opened, usable["parcel_id"])
-        declared = by_verdictearby(outlines, usable, listed["parcel_id"])
+        declared = declared_nearby(outlines, usable, listed["parcel_id"])
     table = list_to_check(listed, places, declared)
     write_tables(to_check, table, table)
     if outlines is not None:
@@ -178,7 +178,7 @@ def read_outlines(folder: Path, dataset: PixelSetDataset, ids: pd.Series[Any]) -
     return found
 
 
-def by_verdictearby(
+def declared_nearby(
     outlines: Any, usable: pd.DataFrame, ids: pd.Series[Any]
 ) -> NDArray[np.object_]:
     """Return the classes that the nearest parcels declare, object (n, N_NEIGHBOURS).
@@ -202,7 +202,7 @@ def by_verdictearby(
     own = outlines.loc[labelled["parcel_id"]]
     of = own.index.get_indexer(pd.Index(ids)).astype(np.int64)
     nearest = nearest_parcels(own.to_numpy(), of, N_NEIGHBOURS)
-    names = np.array([*labelled["by_verdictame"], None], object)
+    names = np.array([*labelled["declared_name"], None], object)
     return names[nearest]
 
 

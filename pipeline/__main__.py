@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage="%(prog)s run FILE [TARGET ...] [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s season FILE [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
-        "       %(prog)s checked RUN FILE\n"
+        "       %(prog)s checked FILE\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",

@@ -59,10 +59,10 @@ def draw_sample(
     Returns
     -------
     Table of the drawn parcels, by verdict, class and `stratum_rank`, with the columns parcel_id,
-    verdict, declared_code; stratum_size and stratum_sample: number of parcels in the stratum, and
-    of those drawn; stratum_rank: the order in which these were drawn, from 1, so that the first
-    ones are a random sample, too; inclusion_probability: stratum_sample / stratum_size; weight: its
-    inverse, the number of parcels that the drawn one stands for.
+    verdict, declared_code; population: N; stratum_size and stratum_sample: number of parcels in
+    the stratum, and of those drawn; stratum_rank: the order in which these were drawn, from 1, so
+    that the first ones are a random sample, too; inclusion_probability: stratum_sample /
+    stratum_size; weight: its inverse, the number of parcels that the drawn one stands for.
     """
     names = ["parcel_id", "verdict", "declared_code"]
     table = pd.DataFrame(dict(zip(names, (ids, verdicts, codes), strict=True)), dtype=object)
@@ -78,6 +78,7 @@ def draw_sample(
     sampled = np.minimum(own, size)
     rank = strata.cumcount().to_numpy(np.int64) + 1
     drawn = table[names].assign(
+        population=len(table),
         stratum_size=size,
         stratum_sample=sampled,
         stratum_rank=rank,

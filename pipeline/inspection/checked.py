@@ -3,126 +3,119 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from geo.errors import InputError, did_you_mean, first_five
-from geo.register.columns import as_text
 from geo.register.tables import read_csv
-from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.doubts import Verdict
 from pipeline.evaluation.quality_sample import Estimate, estimate_share, strata_of
 from pipeline.predictions.work_list import FOUND
-from pipeline.workflow.artefacts import artefact
-from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import percent
 
-# Written for a crop that no parcel of the run declares.
+# Written for a crop that no parcel of the sample declares.
 OTHER = "other"
+# Columns of the sample that are read.
+KEY = "parcel_id"
+TEXTS = [KEY, FOUND, "verdict", "declared_code", "declared_name"]
+NUMBERS = ["population", "stratum_size", "stratum_sample"]
+FILL_IN = "Fill in predictions/quality_sample.csv of the run, and keep its columns and rows."
 
 
-def checked(run: Path, file: Path) -> None:
+def checked(file: Path) -> None:
     """Estimate the share of wrong declarations from the visits of the sample.
 
-    The terminal shows the share of declarations whose class was not found, with a 95 % interval,
-    for each verdict, each declared class and all, and how often the predicted class was found.
+    The terminal shows the share of declarations whose class was not found, with a 95 % interval:
+    for each verdict, each declared class and all.
 
     Parameters
     ----------
-    run
-        Folder of the run, results/<run>.
     file
-        predictions/quality_sample.csv of the run, filled in: parcel_id, and in found_code the code
-        of the class that was found, `other` for a class that no parcel declares, or nothing for a
-        parcel that was not visited. Further columns are ignored.
+        predictions/quality_sample.csv of a run, filled in: found_code is the code of the class that
+        was found, `other` for a class that no parcel of the sample declares, or empty for a parcel
+        that was not visited. The run may have changed since.
 
     Raises
     ------
     InputError
-        If the run has no sample, or the file has other parcels or unknown codes.
+        If the file lacks columns or rows of the sample, or has unknown codes.
     """
-    paths = RunPaths(run)
-    if not run.is_dir():
-        raise InputError(f"There is no folder {run}. Name that of a run, such as results/mine.")
-    with artefact(paths.quality_sample, "a sample"):
-        sample = pd.read_parquet(paths.quality_sample)
-        ids, declared = as_text(sample["parcel_id"]), as_text(sample["declared_code"])
-    names = PixelSetDataset.open(paths.dataset.root).names
-    found = read_found(file, ids, names)
-    visited, is_wrong = found != "", found != declared
-    predicted = read_predicted(paths.predictions.with_suffix(".parquet"), sample)
-    lines = [f"{visited.sum():,} of {len(sample):,} parcels of the sample were visited.", ""]
-    strata = strata_of(sample.assign(declared_code=declared), visited, is_wrong)
+    sample = read_visits(file)
+    visited = (sample[FOUND] != "").to_numpy(bool)
+    strata = strata_of(sample, visited, (sample[FOUND] != sample["declared_code"]).to_numpy(bool))
+    names = dict(zip(sample["declared_code"], sample["declared_name"], strict=True))
     of_all = estimate_share(strata)
-    lines += _table(
-        "Declarations with the verdict",
-        {
-            **{v: estimate_share(strata[strata["verdict"] == v]) for v in reversed(Verdict)},
-            "all": of_all,
-        },
-    )
-    of_class = {
-        f"{names[code]} ({code})": estimate_share(strata[strata["declared_code"] == code])
-        for code in dict.fromkeys(declared.tolist())
+    of_verdict = {
+        str(v): estimate_share(strata[strata["verdict"] == v])
+        for v in reversed(Verdict)
+        if v in set(strata["verdict"])
     }
-    lines += ["", *_table("Declarations of the class", of_class), ""]
-    if np.isnan(of_all.share):
-        lines.append("Without visits of each verdict, nothing can be said about all declarations.")
-    else:
-        shares = of_all.share, of_all.low, of_all.high
-        n, low, high = (round(share * of_all.n_parcels) for share in shares)
-        total = f"{of_all.n_parcels:,} declarations"
-        lines.append(f"About {n:,} of all {total} are wrong ({low:,} to {high:,}).")
-        right = estimate_share(strata_of(sample, visited, found == predicted))
-        lines.append(f"The predicted class is found on {_say(right)} of their parcels.")
+    of_class = {
+        f"{name} ({code})": estimate_share(strata[strata["declared_code"] == code])
+        for code, name in names.items()
+    }
+    lines = [
+        f"{visited.sum():,} of {len(sample):,} parcels of the sample were visited.",
+        *("", *_table("Declarations with the verdict", {**of_verdict, "all": of_all})),
+        *("", *_table("Declarations of the class", of_class)),
+        *("", _say_all(of_all)),
+    ]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def read_found(file: Path, ids: Iterable[str], names: Mapping[str, str]) -> NDArray[np.object_]:
-    """Read the codes that were found, object (n,) in the order of ids; "" without a visit."""
-    key = "parcel_id"
-    columns, rows = read_csv(file, "a table of visits", key, setting=None)
-    for column in (key, FOUND):
+def read_visits(file: Path) -> pd.DataFrame:
+    """Read a sample that was filled in: columns `TEXTS` as text and `NUMBERS`."""
+    columns, rows = read_csv(file, "a table of visits", KEY, setting=None)
+    for column in (*TEXTS, *NUMBERS):
         if column not in columns:
-            raise InputError(
-                f"{file} has no column {column!r}.{did_you_mean(column, columns)} "
-                "Fill in predictions/quality_sample.csv of the run."
-            )
-    visits = [(row[key], row[FOUND]) for row in rows if row[FOUND]]
-    codes, known = dict(visits), set(ids)
-    if unknown := [i for i, _ in visits if i not in known]:
+            hint = did_you_mean(column, columns)
+            raise InputError(f"{file} has no column {column!r}.{hint} {FILL_IN}")
+    table = pd.DataFrame(rows, columns=columns, dtype=object)[[*TEXTS, *NUMBERS]]
+    numbers = table[NUMBERS].apply(pd.to_numeric, errors="coerce")
+    is_wrong = ~table["verdict"].isin([*Verdict]) | ~(numbers > 0).all(axis=1)
+    if is_wrong.any():
         raise InputError(
-            f"{file}: {len(unknown)} parcels are not in the sample: {first_five(unknown)}. Remove "
-            "their rows: parcels that were chosen in another way say nothing about all. If a "
-            "spreadsheet changed the ids (001 to 1), read the columns as text there."
+            f"{file}: rows without a verdict, or whose {', '.join(NUMBERS)} are not numbers: "
+            f"{first_five(table.loc[is_wrong, KEY])}. {FILL_IN}"
         )
-    if len(codes) < len(visits):
-        repeated = pd.Series([i for i, _ in visits])
+    table[NUMBERS] = numbers
+    _check_rows(file, table)
+    codes = table["declared_code"].unique().tolist()
+    if strange := sorted({*table[FOUND]} - {*codes, OTHER, ""}):
         raise InputError(
-            f"{file}: parcels with a found class in more than one row: "
-            f"{first_five(repeated[repeated.duplicated()].unique())}. Keep one row of each."
+            f"{file}: {FOUND} has codes that no parcel of the sample declares: "
+            f"{first_five(strange)}.{did_you_mean(strange[0], codes)} Write {OTHER} for another "
+            f"crop than {first_five(codes)}. If a spreadsheet changed the codes (010 to 10), open "
+            "the file with all columns as text."
         )
-    if strange := sorted({code for _, code in visits} - {*names, OTHER}):
-        raise InputError(
-            f"{file}: {FOUND} has codes that no parcel of the run declares: {first_five(strange)}."
-            f"{did_you_mean(strange[0], names)} Known are {first_five(names)}; write {OTHER} for "
-            "another crop. If a spreadsheet changed the codes (010 to 10), read them as text there."
-        )
-    return np.array([codes.get(i, "") for i in ids], object)
+    return table
 
 
-def read_predicted(path: Path, sample: pd.DataFrame) -> NDArray[np.object_]:
-    """Read the predicted code of every parcel of the sample, object (n,)."""
-    ids = sample["parcel_id"].tolist()
-    # A rejected row, which can repeat an id, has no verdict.
-    chosen = [("parcel_id", "in", ids), ("verdict", "in", [*Verdict])]
-    with artefact(path, "a table of predictions"):
-        rows = pd.read_parquet(path, columns=["parcel_id", "pred_code"], filters=chosen)
-        return as_text(rows.set_index("parcel_id").loc[ids, "pred_code"])
+def _check_rows(file: Path, table: pd.DataFrame) -> None:
+    """Check that a table has every row of the sample once."""
+    repeated = table.loc[table[KEY].duplicated(), KEY]
+    strata = table.groupby(["verdict", "declared_code"])
+    sizes = strata[["stratum_size", "stratum_sample"]].first().assign(found=strata.size())
+    short = sizes[sizes["stratum_sample"] != sizes["found"]]
+    is_whole = len(table) > 0 and sizes["stratum_size"].sum() == table["population"].iloc[0]
+    if repeated.empty and short.empty and is_whole:
+        return
+    what = "rows of the sample are missing"
+    if not repeated.empty:
+        what = f"parcels are in more than one row: {first_five(repeated.unique())}"
+    elif not short.empty:
+        verdict, code = short.index[0]
+        what = (
+            f"the sample has {short['stratum_sample'].iloc[0]:.0f} parcels with the verdict "
+            f"{verdict} and the code {code}, here are {short['found'].iloc[0]}"
+        )
+    raise InputError(
+        f"{file}: {what}. Keep every row of predictions/quality_sample.csv once, and leave {FOUND} "
+        "empty where nobody was: parcels that were chosen in another way say nothing about all."
+    )
 
 
 def _table(title: str, estimates: Mapping[str, Estimate]) -> list[str]:
@@ -146,3 +139,14 @@ def _say(estimate: Estimate) -> str:
     if estimate.n_visited == estimate.n_parcels:
         return f"{percent(estimate.share)} (all were visited)"
     return f"{percent(estimate.share)} ({percent(estimate.low)} to {percent(estimate.high)})"
+
+
+def _say_all(estimate: Estimate) -> str:
+    """Return a sentence about the number of wrong declarations."""
+    if np.isnan(estimate.share):
+        return "Without visits of each verdict, nothing can be said about all declarations."
+    shares = (estimate.share, estimate.low, estimate.high)
+    n, low, high = (round(share * estimate.n_parcels) for share in shares)
+    return (
+        f"About {n:,} of all {estimate.n_parcels:,} declarations are wrong ({low:,} to {high:,})."
+    )

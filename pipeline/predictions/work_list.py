@@ -24,7 +24,10 @@ TO_CHECK = [
     *("neighbours", "n_neighbours", "n_neighbours_as_predicted", "n_pixels", "n_dates"),
 ]
 # Columns of the sample. The predicted class is left out, so that it leads nobody who visits.
-DESIGN = ["stratum_size", "stratum_sample", "stratum_rank", "inclusion_probability", "weight"]
+DESIGN = [
+    *("population", "stratum_size", "stratum_sample", "stratum_rank"),
+    *("inclusion_probability", "weight"),
+]
 SAMPLE = [
     *("parcel_id", "verdict", "declared_code", "declared_name", *DESIGN),
     *("area_ha", "tile", *POINT),

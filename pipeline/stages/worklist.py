@@ -98,19 +98,8 @@ def worklist(
     write_tables(to_check, table, table)
     if outlines is not None:
         write_layer(to_check.with_suffix(".gpkg"), table, outlines, opened)
-    sample = draw_sample(
-        judged["parcel_id"].tolist(), judged["verdict"].tolist(),
-        as_text(judged["declared_code"]).tolist(), settings.check.margin, settings.check.seed,
-    )  # fmt: skip
-    drawn = read_predictions(
-        predictions,
-        filters=[("parcel_id", "in", sample["parcel_id"].tolist()), ("verdict", "in", [*Verdict])],
-    )
-    drawn = drawn.set_index("parcel_id", drop=False).loc[sample["parcel_id"]]
-    drawn = list_sample(sample, drawn.reset_index(drop=True), points)
-    sheet = drawn.copy()
-    sheet.insert(1, FOUND, "")
-    write_tables(quality_sample, drawn, sheet)
+    sample = write_sample(quality_sample, predictions, judged, points, settings)
+    by_verdict, drawn = judged["verdict"].value_counts(), sample.value_counts()
     write_json(
         account,
         {
@@ -124,12 +113,8 @@ def worklist(
                 "margin": settings.check.margin,
                 "seed": settings.check.seed,
                 "verdicts": [
-                    {
-                        "verdict": verdict,
-                        "n": int((judged["verdict"] == verdict).sum()),
-                        "sampled": int((sample["verdict"] == verdict).sum()),
-                    }
-                    for verdict in reversed(Verdict)
+                    {"verdict": v, "n": int(by_verdict.get(v, 0)), "sampled": int(drawn.get(v, 0))}
+                    for v in reversed(Verdict)
                 ],
             },
         },
@@ -206,6 +191,29 @@ def declared_nearby(
     nearest = nearest_parcels(own.to_numpy(), of, N_NEIGHBOURS)
     names = np.array([*labelled["declared_name"], None], object)
     return names[nearest]
+
+
+def write_sample(
+    path: Path,
+    predictions: Path,
+    judged: pd.DataFrame,
+    points: pd.DataFrame,
+    settings: WorklistSettings,
+) -> pd.Series[Any]:
+    """Draw the sample and write it; return the verdicts of its parcels."""
+    sample = draw_sample(
+        judged["parcel_id"].tolist(), judged["verdict"].tolist(),
+        as_text(judged["declared_code"]).tolist(), settings.check.margin, settings.check.seed,
+    )  # fmt: skip
+    ids = sample["parcel_id"].tolist()
+    # A rejected row, which can repeat an id, has no verdict.
+    chosen = [("parcel_id", "in", ids), ("verdict", "in", [*Verdict])]
+    rows = read_predictions(predictions, filters=chosen).set_index("parcel_id", drop=False)
+    table = list_sample(sample, rows.loc[ids].reset_index(drop=True), points)
+    sheet = table.copy()
+    sheet.insert(1, FOUND, "")
+    write_tables(path, table, sheet)
+    return sample["verdict"]
 
 
 def write_tables(path: Path, table: pd.DataFrame, for_people: pd.DataFrame) -> None:

@@ -687,7 +687,7 @@ def test_the_work_list_says_what_visits_find_and_shows_its_head(run):
     assert section.count('href="geo:43.25,3.5"') == 4
     assert "14 parcels, drawn at random" in text
     assert "CONFLICT 2 2 1 DOUBT 3 2 1.5 CONFORM 55 10 5.5" in text
-    assert "parcelwise checked results/hand FILE" in text
+    assert "run parcelwise checked FILE on a copy" in text
 
 
 def test_a_list_without_places_says_so(tmp_path):

@@ -1,7 +1,6 @@
 """The stage worklist on tables that a test made, and the command that reads the visits."""
 
 import json
-from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -242,82 +241,91 @@ def test_tables_that_do_not_fit_are_refused(run, change, message):
         run()
 
 
-def visited(run, codes, separator=",", columns=("parcel_id", "found_code")):
-    """Write what was found on parcels, {id: code}."""
+def fill_in(run, found, *, separator=",", rename=(), drop=()):
+    """Fill in the sample, {id: code that was found}; return the copy."""
+    sheet = pd.read_csv(run.paths.quality_sample.with_suffix(".csv"), dtype=str)
+    sheet["found_code"] = sheet["parcel_id"].map(found)
+    sheet = sheet[~sheet["parcel_id"].isin(drop)].rename(columns=dict(rename))
     path = run.paths.root / "visited.csv"
-    pd.DataFrame(codes.items(), columns=columns).to_csv(path, index=False, sep=separator)
+    sheet.to_csv(path, index=False, sep=separator)
     return path
 
 
 def test_visits_of_the_whole_sample_give_the_exact_share(run, capsys):
     run()
     found = dict(zip(run.ids, run.rows["declared_code"], strict=False))
-    found = {i: code for i, code in found.items() if i not in ("p9", "p10")}
-    checked(run.paths.root, visited(run, found | {"p2": "02", "p1": "other"}, ";"))
+    checked(fill_in(run, found | {"p2": "02", "p1": "other"}, separator=";"))
     text = capsys.readouterr().out.replace("\u202f", " ")
     assert "10 of 10 parcels of the sample were visited." in text
-    lines = {line.split("  ")[0]: line.split()[-8:] for line in text.splitlines() if line}
-    assert " ".join(lines["CONFLICT"]).endswith("1 1 1 100.0 % (all were visited)")
-    assert " ".join(lines["CONFORM"]).endswith("8 8 0 0.0 % (all were visited)")
-    assert " ".join(lines["winter wheat (01)"]).endswith("5 5 2 40.0 % (all were visited)")
+    lines = {line.split("  ")[0]: " ".join(line.split()) for line in text.splitlines() if line}
+    assert lines["CONFLICT"].endswith("CONFLICT 1 1 1 100.0 % (all were visited)")
+    assert lines["CONFORM"].endswith("CONFORM 8 8 0 0.0 % (all were visited)")
+    assert lines["all"].endswith("all 10 10 2 20.0 % (all were visited)")
+    assert lines["winter wheat (01)"].endswith("5 5 2 40.0 % (all were visited)")
     assert "About 2 of all 10 declarations are wrong (2 to 2)." in text
-    # Of p1, neither the declared nor the predicted class was found.
-    assert "The predicted class is found on 90.0 % (all were visited)" in text
 
 
 def test_without_visits_of_a_verdict_nothing_is_said_about_all(run, capsys):
     run()
-    checked(run.paths.root, visited(run, {"p3": "02", "p4": "01", "p2": ""}))
+    checked(fill_in(run, {"p3": "02", "p4": "01"}))
     text = capsys.readouterr().out
     assert "2 of 10 parcels" in text
     assert "Without visits of each verdict, nothing can be said about all declarations." in text
     assert "CONFLICT                            1        0      0  not known" in text
 
 
-def test_the_command_takes_run_and_file_by_position(run, capsys):
+def test_visits_are_understood_after_the_run_has_changed(run, capsys):
     run()
-    path = visited(run, {"p3": "02"})
-    assert main(["checked", str(run.paths.root), str(path)]) == 0
-    assert "1 of 10 parcels of the sample were visited." in capsys.readouterr().out
-    assert main(["checked", str(run.paths.root), str(path.with_name("none.csv"))]) == 1
-    with pytest.raises(SystemExit):
-        main(["checked", str(run.paths.root)])
-    assert "the following arguments are required: FILE" in capsys.readouterr().err
+    path = fill_in(run, {"p1": "01", "p2": "02", "p3": "02"})
+    checked(path)
+    before = capsys.readouterr().out
+    run.rows["verdict"] = run.rows["verdict"].where(run.rows["verdict"].isna(), "CONFORM")
+    run()
+    checked(path)
+    assert capsys.readouterr().out == before
 
 
 @pytest.mark.parametrize(
-    ("codes", "columns", "message"),
+    ("options", "message"),
     [
-        ({"p1": "01"}, ("id", "found_code"), "has no column 'parcel_id'.*Did you mean 'id'"),
-        ({"p1": "01"}, ("parcel_id", "code"), "has no column 'found_code'.*Did you mean 'code'"),
-        ({"p77": "01"}, None, "1 parcels are not in the sample: p77. Remove their rows"),
-        (
-            {"p1": "1"},
-            None,
-            "codes that no parcel of the run declares: 1. Did you mean '01'.*other",
-        ),
+        ({"rename": {"parcel_id": "id"}}, "has no column 'parcel_id'.*Did you mean 'id'"),
+        ({"rename": {"found_code": "found"}}, "no column 'found_code'.*Did you mean 'found'"),
+        ({"drop": ["p3"]}, "sample has 5 parcels .*CONFORM and the code 02, here are 4. Keep"),
+        ({"drop": ["p2"]}, "rows of the sample are missing. Keep every row"),
+        ({"drop": [STRANGE, *(f"p{i}" for i in range(N))]}, "rows of the sample are missing"),
     ],
 )
-def test_visits_that_cannot_be_used_are_refused(run, codes, columns, message):
+def test_a_sample_without_all_rows_and_columns_is_refused(run, options, message):
     run()
-    path = visited(run, codes, columns=columns or ("parcel_id", "found_code"))
     with pytest.raises(InputError, match=message):
-        checked(run.paths.root, path)
-
-
-def test_a_parcel_that_was_visited_twice_is_refused(run):
-    run()
-    path = run.paths.root / "visited.csv"
-    path.write_text("parcel_id,found_code\np1,01\np1,02\n")
-    with pytest.raises(InputError, match=r"found class in more than one row: p1\. Keep"):
-        checked(run.paths.root, path)
+        checked(fill_in(run, {"p1": "01"}, **options))
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"),
-    [("none", "There is no folder none. Name that of a run"), (".", "no .*quality_sample.parquet")],
+    ("old", "new", "message"),
+    [
+        ("p3,02", "p3,2", "codes that no parcel of the sample declares: 2. Did you mean '02'"),
+        ("p3,02", "p3,02\np3,01", r"p3. .*FORM|rows without a verdict, .*: p3"),
+        (",CONFORM,", ",conform,", "rows without a verdict, or whose population"),
+        ("\np4,", "\np3,", "parcels are in more than one row: p3. Keep every row"),
+    ],
 )
-def test_a_run_without_a_sample_is_refused(tmp_path, monkeypatch, folder, message):
-    monkeypatch.chdir(tmp_path)
+def test_visits_that_cannot_be_used_are_refused(run, old, new, message):
+    run()
+    path = fill_in(run, {"p3": "02"})
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
-        checked(Path(folder), tmp_path / "visited.csv")
+        checked(path)
+
+
+def test_the_command_takes_the_file_by_position(run, capsys):
+    run()
+    path = fill_in(run, {"p3": "02"})
+    assert main(["checked", str(path)]) == 0
+    assert "1 of 10 parcels of the sample were visited." in capsys.readouterr().out
+    assert main(["checked", str(path.with_name("none.csv"))]) == 1
+    with pytest.raises(SystemExit):
+        main(["checked"])
+    assert "the following arguments are required: FILE" in capsys.readouterr().err

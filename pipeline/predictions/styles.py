@@ -69,7 +69,7 @@ def style_by_value(column: str, values: Mapping[str, tuple[str, str]], symbol: s
     values
         {value: (label, colour #rrggbb)}, in the order of the legend; "" for all other rows.
     symbol
-        fill (polygons) or marker (points).
+        A key of `SYMBOLS`.
     """
     root, renderer = _renderer("categorizedSymbol", column)
     categories = ElementTree.SubElement(renderer, "categories")
@@ -90,7 +90,9 @@ def style_by_set_size(symbol: str = "fill") -> str:
 
 
 def style_by_reason(reasons: Iterable[str], symbol: str = "fill") -> str:
-    """Return a QML style that colours rejected parcels by their reason, in its words.
+    """Return a QML style that hatches rejected parcels by their reason, in its words.
+
+    Solid colours would look like those of the classes.
 
     Parameters
     ----------
@@ -99,10 +101,9 @@ def style_by_reason(reasons: Iterable[str], symbol: str = "fill") -> str:
     symbol
         fill (polygons) or marker (points).
     """
-    labels = [(reason, Reason(reason).words) for reason in reasons]
     colours = class_colours(dict.fromkeys(map(str, reasons), 1))
-    values = {reason: (words, colours[reason]) for reason, words in labels}
-    return style_by_value("reason", values, symbol)
+    values = {reason: (Reason(reason).words, colour) for reason, colour in colours.items()}
+    return style_by_value("reason", values, {"fill": "hatched", "marker": "cross"}[symbol])
 
 
 def style_of_extents(fields: Mapping[str, Field]) -> str:
@@ -147,10 +148,15 @@ def _renderer(
     return root, _add(root, "renderer-v2", type=kind, attr=column, symbollevels="0")
 
 
-# The class of a symbol's layer in QGIS, and its properties beside colour and outline.
+# The class of a symbol's layer in QGIS, and its properties beside those that all have.
 SYMBOLS = {
     "fill": ("SimpleFill", {"style": "solid"}),
     "marker": ("SimpleMarker", {"name": "circle", "size": "2", "size_unit": "MM"}),
+    "hatched": (
+        "SimpleFill",
+        {"style": "b_diagonal", "outline_color": "50,50,50,255", "outline_width": "0.2"},
+    ),
+    "cross": ("SimpleMarker", {"name": "cross2", "size": "2", "size_unit": "MM"}),
     "extent": (
         "SimpleFill",
         {"style": "no", "outline_color": "50,50,50,255", "outline_width": "0.5"},
@@ -163,7 +169,7 @@ def _add_symbols(renderer: ElementTree.Element, colours: list[str], kind: str) -
     symbols = ElementTree.SubElement(renderer, "symbols")
     name, shape = SYMBOLS[kind]
     for i, colour in enumerate(colours):
-        of = "marker" if kind == "marker" else "fill"
+        of = "marker" if name == "SimpleMarker" else "fill"
         symbol = _add(symbols, "symbol", type=of, name=i, alpha="1", clip_to_extent="1")
         layer = _add(symbol, "layer", **{"class": name, "enabled": "1", "pass": "0"})
         red, green, blue = bytes.fromhex(colour[1:])

@@ -8,9 +8,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from xml.etree import ElementTree
 
-from geo.register.geopackage_contents import Field
+from geo.register.geopackage_contents import Field, Style
 from pipeline.classes.reasons import Reason
-from pipeline.predictions.columns import FIELDS
+from pipeline.predictions.columns import FIELDS, SIMULATED
 from pipeline.report.class_colours import UNPREDICTED, class_colours
 from pipeline.report.scores import THRESHOLDS
 from pipeline.workflow.rounding import percent
@@ -39,6 +39,52 @@ SET_COLOURS = {
 # Characters that XML 1.0 cannot contain, not even escaped.
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 REPLACEMENT = "\ufffd"
+
+
+def prediction_styles(
+    classes: Mapping[str, tuple[str, str]],
+    symbol: str,
+    *,
+    simulated: bool,
+    with_verdicts: bool,
+    with_sets: bool,
+) -> list[Style]:
+    """Return the styles of a layer of predictions; QGIS applies the first.
+
+    Parameters
+    ----------
+    classes
+        {code: (name, colour #rrggbb)}, in the order of the legend.
+    symbol
+        fill (polygons) or marker (points).
+    simulated
+        Whether the imagery is simulated: names and descriptions say so.
+    with_verdicts, with_sets
+        Whether declarations were judged, and whether there are prediction sets.
+    """
+    of_class, of_confidence = style_by_class(classes, symbol), style_by_confidence(symbol)
+    styles = [
+        _style("Predicted class", "The most probable class of every parcel.", of_class, simulated),
+        _style("Confidence", "Confidence of the predicted class.", of_confidence, simulated),
+    ]
+    if with_verdicts:
+        of_verdict = style_by_value("verdict", VERDICT_COLOURS, symbol)
+        styles.append(_style("Verdict", "Verdict on the declared class.", of_verdict, simulated))
+    if with_sets:
+        about = "Number of classes that cannot be excluded."
+        styles.append(_style("Set size", about, style_by_set_size(symbol), simulated))
+    return styles
+
+
+def rejection_style(reasons: Iterable[str], symbol: str, *, simulated: bool) -> Style:
+    """Return the style of the layer of rejected parcels, see `style_by_reason`."""
+    about = "Why parcels are not predicted."
+    return _style("Reason", about, style_by_reason(reasons, symbol), simulated)
+
+
+def _style(name: str, description: str, qml: str, simulated: bool) -> Style:
+    note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
+    return Style(f"{name}{mark}", f"{note}{description}", qml)
 
 
 def style_by_class(classes: Mapping[str, tuple[str, str]], symbol: str = "fill") -> str:

@@ -202,7 +202,7 @@ SYMBOLS = {
         "SimpleFill",
         {"style": "b_diagonal", "outline_color": "50,50,50,255", "outline_width": "0.2"},
     ),
-    "cross": ("SimpleMarker", {"name": "cross2", "size": "2", "size_unit": "MM"}),
+    "cross": ("SimpleMarker", {"name": "cross_fill", "size": "3", "size_unit": "MM"}),
     "extent": (
         "SimpleFill",
         {"style": "no", "outline_color": "50,50,50,255", "outline_width": "0.5"},

@@ -71,6 +71,9 @@ LEDGER_COLUMNS = [
 
 M2_PER_HA = 10_000
 
+# What files of predictions say if the imagery is simulated
+SIMULATED = "SIMULATED imagery and parcels."
+
 # Between the codes of a prediction set
 SEPARATOR = " | "
 

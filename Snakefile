@@ -221,6 +221,7 @@ rule report:
         areas=AREAS,
     output:
         report=paths.report,
+        map=[] if settings.dataset.sources else paths.map_files,
         config=paths.config,
     params:
         settings=settings_of("report"),

@@ -36,6 +36,7 @@
   const style = getComputedStyle(document.documentElement);
   const outline = style.getPropertyValue("--outline").trim();
   const ink = style.getPropertyValue("--ink").trim();
+  const faint = style.getPropertyValue("--line").trim();
   const colourOf = (name) => ["match", ["get", name],
     ...legendOf[name].colours.flatMap((colour, i) => [i, colour]), "#000"];
   const isPoint = ["==", ["geometry-type"], "Point"];
@@ -62,6 +63,9 @@
         version: 8,
         sources: { parcels: { type: "vector", url: "pmtiles://map", promoteId: "row" } },
         layers: [
+          // Parcels that are filtered out, for orientation.
+          layer("rest", "fill", { filter: ["!", isPoint], layout: { visibility: "none" },
+            paint: { "fill-color": faint, "fill-outline-color": outline } }),
           layer("fill", "fill", { filter: ["!", isPoint], layout: { "fill-sort-key": order },
             paint: { "fill-color": colourOf(legends[0]) } }),
           layer("line", "line", { filter: ["!", isPoint], minzoom: 12.5, paint: { "line-color": outline,
@@ -119,6 +123,7 @@
   function filter() {
     const hidden = legends.map((name) => [name, off(name)]).filter(([, values]) => values.length);
     const shown = hidden.map(([name, values]) => ["!", ["in", ["get", name], ["literal", values]]]);
+    map.setLayoutProperty("rest", "visibility", hidden.length ? "visible" : "none");
     for (const id of ["fill", "line", "point", "chosen"]) {
       map.setFilter(id, ["all", id === "point" ? isPoint : ["!", isPoint], ...shown]);
     }
@@ -189,6 +194,7 @@
     tip.style.left = `${Math.max(left, 0)}px`;
     tip.style.top = `${below ? event.point.y + 14 : event.point.y - 14 - tip.offsetHeight}px`;
   });
+  map.on("movestart", () => { part("tip").hidden = true; });
   map.on("mouseout", () => { part("tip").hidden = true; });
 
   // The parcel that was chosen, and the others at its place.
@@ -219,10 +225,10 @@
       ["Predicted", `${named("predicted", p.predicted)}${isPredicted ? `, ${percent(p.confidence)}` : ""}`],
       ["Second", isPredicted && p.second !== undefined && p.second >= 0
         ? `${named("predicted", p.second)}, ${percent(p.confidence2)}` : ""],
-      ["Cannot be excluded", p.prediction_set ? inSet(p.prediction_set) : ""],
+      ["Possible classes", p.prediction_set ? inSet(p.prediction_set) : ""],
       ["Declared class has", percent(p.declared_probability)],
       ["Verdict", p.doubt_rank === undefined ? ""
-        : `${code("verdict", p.verdict)}, ${p.doubt_rank}. in the list of doubts`],
+        : `${code("verdict", p.verdict)}, rank ${p.doubt_rank} in the list of doubts`],
       ["Note", data.reasons[p.reason] ?? ""],
       ["Predicted by", { out_of_fold: "the model that was not trained on it", ensemble: "all models" }[p.pred_source] ?? ""],
       ["Place", place ? whereabouts(place) : ""],

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from rasterio.transform import from_bounds
 from geo.errors import InputError
 from geo.register.columns import as_text
 from geo.register.points import is_point
+from geo.register.vector_tiles import MERCATOR, write_vector_tiles
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.npy_files import file_name
@@ -39,7 +38,9 @@ from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.writing import replacing
 
 # Columns of the predictions that the map shows, beside TEXTS.
-NUMBERS = ["confidence", "confidence2", "declared_probability", "doubt_rank"]
+SHARES = ["confidence", "confidence2", "declared_probability"]
+NUMBERS = [*SHARES, "doubt_rank"]
+SHOWN_TEXTS = ["prediction_set", "pred_source", "reason"]
 COLUMNS = [*TEXTS, "pred2_code", "prediction_set", "verdict", *NUMBERS]
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
@@ -54,19 +55,11 @@ NO_PREDICTION = "no prediction"
 ROWS_AT_A_TIME = 50_000
 # The page contains smaller tiles: about 50,000 parcels. Larger ones are read from beside it.
 MOST_EMBEDDED_BYTES = 8_000_000
-# A unit of the tiles of this zoom is 1.2 m at the equator and 0.8 m at 45 degrees.
-DEEPEST_ZOOM, UNITS_IN_TILE = 12, 8192
-# Larger tiles, of low zooms, lose their smallest parcels (GDAL's MAX_SIZE and MAX_FEATURES).
-LARGEST_TILE_BYTES, MOST_IN_TILE = 2_000_000, 100_000
-# The web map's size of a tile in pixels, and the smallest view that all parcels fit in.
-TILE_PIXELS, SMALLEST_VIEW = 512, 300
 # Parcels in a block of the index by id.
 IDS_IN_BLOCK = 1000
 # The longer side of the picture, in pixels.
 LONGER_SIDE = 1600
-MERCATOR, DEGREES = "EPSG:3857", "EPSG:4326"
-WORLD_M = 40_075_016.686
-TO_DEGREES = Transformer.from_crs(MERCATOR, DEGREES, always_xy=True)
+TO_DEGREES = Transformer.from_crs(MERCATOR, "EPSG:4326", always_xy=True)
 
 
 @dataclass(frozen=True)
@@ -200,7 +193,8 @@ def draw_map(
             return None
         parcels = _Parcels(bounds, _legends(predictions, classes, colours))
         with artefact(layer, "a GeoPackage of predictions"):
-            _write_tiles(tiles, parcels.batches(layer, layers), _lowest_zoom(bounds))
+            size_m = float((bounds[2:] - bounds[:2]).max())
+            write_vector_tiles(tiles, parcels.batches(layer, layers), size_m)
         blocks = _write_ids(ids, parcels.index())
         embedded = tiles.stat().st_size <= MOST_EMBEDDED_BYTES
         as_text_of = [_base64(path) if embedded else None for path in (tiles, ids)]
@@ -255,7 +249,7 @@ def _legends(
 ) -> list[Legend]:
     """Return the ways to colour the parcels of a run."""
     trained = [
-        Entry(str(crop.code), crop.name, colours[crop.code])
+        Entry(str(crop.code), crop.name, colours[str(crop.code)])
         for crop in classes
         if crop.class_index is not None
     ]
@@ -287,9 +281,7 @@ def _legends(
             "Verdict on the declaration",
             [Entry(key, *words) for key, words in VERDICT_COLOURS.items()],
         ),
-        Legend.of(
-            "certainty", "Confidence", [*confidence, Entry("", NO_PREDICTION, UNPREDICTED)]
-        ),
+        Legend.of("certainty", "Confidence", [*confidence, Entry("", NO_PREDICTION, UNPREDICTED)]),
     ]
 
 
@@ -366,7 +358,7 @@ class _Parcels:
         """Count, draw and list parcels; return them as rows of the tiles."""
         outlines = shown["geometry"].to_numpy()
         steps = np.searchsorted(THRESHOLDS, shown["confidence"], side="right") - 1
-        values = {
+        values: dict[str, Any] = {
             "predicted": shown["pred_code"],
             "declared": shown["declared_code"],
             "agreement": agreement(shown),
@@ -377,41 +369,33 @@ class _Parcels:
         for legend in self.legends:
             n_entries = len(legend.entries)
             legend.counts[:] += np.bincount(numbers[legend.name], minlength=n_entries)
-        self.picture.add(outlines, numbers["predicted"], (shown["status"] == Status.REJECTED))
+        self.picture.add(outlines, numbers["predicted"], shown["status"] == Status.REJECTED)
         self._index.append(_places(shown["parcel_id"], outlines))
-        second = np.where(shown["pred2_code"] == "", -1, self.legends[0].number(shown["pred2_code"]))
-        shares = {
-            name: pd.array((10_000 * shown[name]).round(), dtype="Int32")
-            for name in ("confidence", "confidence2", "declared_probability")
-        }
+        second = np.where(
+            shown["pred2_code"] == "", np.nan, self.legends[0].number(shown["pred2_code"])
+        )
         table = {
-            "row": np.arange(self.n, self.n + len(shown), dtype=np.int32),
-            "parcel_id": shown["parcel_id"],
-            **numbers,
-            "second": pd.array(second, dtype="Int32"),
-            **shares,
-            "doubt_rank": pd.array(shown["doubt_rank"], dtype="Int32"),
-            "prediction_set": shown["prediction_set"],
-            "pred_source": shown["pred_source"],
-            "reason": shown["reason"],
-            "geometry": shapely.to_wkb(outlines),
+            "row": pa.array(np.arange(self.n, self.n + len(shown), dtype=np.int32)),
+            "parcel_id": pa.array(shown["parcel_id"], pa.string()),
+            **{name: pa.array(own) for name, own in numbers.items()},
+            "second": _whole(second),
+            **{name: _whole(10_000 * shown[name].to_numpy()) for name in SHARES},
+            "doubt_rank": _whole(shown["doubt_rank"].to_numpy()),
+            **{name: pa.array(shown[name], pa.string()) for name in SHOWN_TEXTS},
+            "geometry": pa.array(shapely.to_wkb(outlines), pa.binary()),
         }
         self.n += len(shown)
-        frame = pd.DataFrame(table)
-        return pa.RecordBatch.from_pandas(frame, schema=_schema(tuple(numbers)))
+        return pa.RecordBatch.from_pydict(table)
 
     def index(self) -> pd.DataFrame:
         """Return id, lon, lat and size of the parcels."""
         return pd.concat(self._index, ignore_index=True)
 
 
-@cache
-def _schema(legends: tuple[str, ...]) -> pa.Schema:
-    """Return the types of the rows of the tiles."""
-    whole = ["row", *legends, "second", "confidence", "confidence2", "declared_probability"]
-    fields = [(name, pa.int32()) for name in [*whole, "doubt_rank"]]
-    texts = [(name, pa.string()) for name in ("prediction_set", "pred_source", "reason")]
-    return pa.schema([("parcel_id", pa.string()), *fields, *texts, ("geometry", pa.binary())])
+def _whole(values: NDArray[np.float64]) -> pa.Array:
+    """Return rounded values as integers, null where they are NaN."""
+    missing = np.isnan(values)
+    return pa.array(np.where(missing, 0, values).round().astype(np.int32), mask=missing)
 
 
 def _places(ids: pd.Series[str], outlines: NDArray[Any]) -> pd.DataFrame:
@@ -422,38 +406,6 @@ def _places(ids: pd.Series[str], outlines: NDArray[Any]) -> pd.DataFrame:
     size = np.maximum(east - west, north - south).round().astype(int)
     columns = {"id": ids.to_numpy(), "lon": np.round(lon, 6), "lat": np.round(lat, 6)}
     return pd.DataFrame({**columns, "size": size})
-
-
-def _lowest_zoom(bounds: NDArray[np.float64]) -> int:
-    """Return the zoom at which all parcels fit into a small view."""
-    longest = float(max(bounds[2] - bounds[0], bounds[3] - bounds[1]))
-    zoom = math.floor(math.log2(WORLD_M * SMALLEST_VIEW / (TILE_PIXELS * longest)))
-    return min(max(zoom, 0), DEEPEST_ZOOM)
-
-
-def _write_tiles(path: Path, batches: Iterator[pa.RecordBatch], lowest_zoom: int) -> None:
-    """Write parcels as vector tiles."""
-    first = next(batches, None)
-    if first is None:
-        path.touch()
-        return
-    pyogrio.write_arrow(
-        pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], batches)),
-        path,
-        driver="PMTiles",
-        layer="parcels",
-        geometry_name="geometry",
-        geometry_type="Unknown",
-        crs=MERCATOR,
-        dataset_options={
-            "NAME": "parcels",
-            "MINZOOM": lowest_zoom,
-            "MAXZOOM": DEEPEST_ZOOM,
-            "EXTENT": UNITS_IN_TILE,
-            "MAX_SIZE": LARGEST_TILE_BYTES,
-            "MAX_FEATURES": MOST_IN_TILE,
-        },
-    )
 
 
 def _write_ids(path: Path, index: pd.DataFrame) -> list[list[Any]]:
@@ -518,7 +470,7 @@ class _Picture:
         rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in colours)]
         file = io.BytesIO()
         pixels = np.array(rgba, np.uint8)[np.where(above > 0, above, below)]
-        imsave(file, pixels, format="png", metadata={"Software": None})
+        imsave(file, pixels, format="png")
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

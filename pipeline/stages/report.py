@@ -65,7 +65,8 @@ logger = logging.getLogger(__name__)
 def report(run: Path, report: Path, records: list[Path], settings: ReportSettings) -> None:
     """Write the report of a run.
 
-    The page needs no network, and no other file, unless its map is too large for it. The same artefacts produce the same bytes.
+    The page needs no network, and no other file unless its map is too large for it. The same
+    artefacts produce the same bytes.
 
     Parameters
     ----------

@@ -24,20 +24,13 @@ from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
 from pipeline.report.doubts import read_doubts
-from pipeline.report.figures import (
-    MOST_PARCELS,
-    calibration_chart,
-    cloud_chart,
-    ndvi_by_class,
-    say_day,
-    season_charts,
-    training_charts,
-)
+from pipeline.report.figures import calibration_chart, cloud_chart, say_day, training_charts
 from pipeline.report.inputs import (
     read_account,
     read_imagery,
     read_shown_classes,
 )
+from pipeline.report.ndvi import MOST_PARCELS, ndvi_by_class, season_charts
 from pipeline.report.scores import (
     METHODS,
     confidence_groups,
@@ -49,6 +42,7 @@ from pipeline.report.scores import (
     read_predictions,
     read_scores,
     read_trainlogs,
+    wilson_interval,
 )
 from pipeline.report.season import read_season
 from pipeline.report.variogram import read_variogram
@@ -259,6 +253,7 @@ def _template() -> jinja2.Template:
         "number": lambda value: f"{value:,}",
         "percent": percent,
         "score": score,
+        "interval": lambda count, n: " to ".join(map(score, wilson_interval(count, n))),
         "deviation": lambda value: rounded(100 * value, 1),
         "loss": lambda value: rounded(value, 3),
         "day": say_day,

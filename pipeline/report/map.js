@@ -11,7 +11,12 @@
   const say = (text) => { part("note").textContent = text; };
 
   // Both files are read in parts, be they in the page or beside it.
-  const decoded = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  function decoded(text) {
+    const letters = atob(text);
+    const bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+    return bytes;
+  }
   const embedded = (bytes) => async (offset, length) => bytes.slice(offset, offset + length).buffer;
   const beside = (name) => async (offset, length, signal) => {
     const last = offset + length - 1;
@@ -42,7 +47,8 @@
   const isPoint = ["==", ["geometry-type"], "Point"];
   // Rejected parcels are below others: a second row with the same id often has the same outline.
   const order = ["case", ["==", ["get", "pred_source"], ""], 0, 1];
-  const chosen = (on, off) => ["case", ["boolean", ["feature-state", "chosen"], false], on, off];
+  const radius = ["interpolate", ["linear"], ["zoom"], 8, 2, 14, 6];
+  const isRow = (row) => ["==", ["get", "row"], row];
   const layer = (id, type, more) => ({ id, type, source: "parcels", "source-layer": "parcels", ...more });
 
   const archive = new pmtiles.PMTiles({
@@ -61,21 +67,23 @@
       container: box,
       style: {
         version: 8,
-        sources: { parcels: { type: "vector", url: "pmtiles://map", promoteId: "row" } },
+        sources: { parcels: { type: "vector", url: "pmtiles://map" } },
         layers: [
           // Parcels that are filtered out, for orientation.
           layer("rest", "fill", { filter: ["!", isPoint], layout: { visibility: "none" },
             paint: { "fill-color": faint, "fill-outline-color": outline } }),
           layer("fill", "fill", { filter: ["!", isPoint], layout: { "fill-sort-key": order },
-            paint: { "fill-color": colourOf(legends[0]) } }),
+            paint: { "fill-color": colourOf(legends[0]), "fill-antialias": false } }),
           layer("line", "line", { filter: ["!", isPoint], minzoom: 12.5, paint: { "line-color": outline,
             "line-width": ["interpolate", ["linear"], ["zoom"], 12.5, 0.3, 15, 1.2] } }),
           layer("point", "circle", { filter: isPoint, layout: { "circle-sort-key": order },
-            paint: { "circle-color": colourOf(legends[0]), "circle-stroke-color": chosen(ink, outline),
-              "circle-radius": ["interpolate", ["linear"], ["zoom"], 8, 2, 14, 6],
-              "circle-stroke-width": chosen(3, 0.7) } }),
-          layer("chosen", "line", { filter: ["!", isPoint],
-            paint: { "line-color": ink, "line-width": chosen(3, 0) } }),
+            paint: { "circle-color": colourOf(legends[0]), "circle-stroke-color": outline,
+              "circle-radius": radius, "circle-stroke-width": 0.7 } }),
+          layer("chosen", "line", { filter: ["all", ["!", isPoint], isRow(-1)],
+            paint: { "line-color": ink, "line-width": 3 } }),
+          layer("chosen-point", "circle", { filter: ["all", isPoint, isRow(-1)],
+            paint: { "circle-color": "transparent", "circle-stroke-color": ink, "circle-radius": radius,
+              "circle-stroke-width": 3 } }),
         ],
       },
       bounds: data.bounds,
@@ -110,6 +118,7 @@
   map.once("idle", () => {
     if (!map.loaded()) return;
     started = true;
+    performance.mark("map shown");
     view.classList.add("live");
     frame.classList.add("live");
     view.querySelector(".zoom").hidden = false;
@@ -124,7 +133,7 @@
     const hidden = legends.map((name) => [name, off(name)]).filter(([, values]) => values.length);
     const shown = hidden.map(([name, values]) => ["!", ["in", ["get", name], ["literal", values]]]);
     map.setLayoutProperty("rest", "visibility", hidden.length ? "visible" : "none");
-    for (const id of ["fill", "line", "point", "chosen"]) {
+    for (const id of ["fill", "line", "point"]) {
       map.setFilter(id, ["all", id === "point" ? isPoint : ["!", isPoint], ...shown]);
     }
     describe();
@@ -180,7 +189,13 @@
   const percent = (share) => (share === undefined ? "" : `${(share / 100).toFixed(1)}\u202f%`);
   const titled = (p) => (p.parcel_id ? `Parcel ${p.parcel_id}` : "Parcel without id");
 
+  // At most once per frame: a mouse moves more often.
+  let pointed;
   map.on("mousemove", (event) => {
+    if (pointed === undefined) requestAnimationFrame(() => { hover(pointed); pointed = undefined; });
+    pointed = event;
+  });
+  function hover(event) {
     const [top, ...others] = at(event.point);
     const tip = part("tip");
     tip.hidden = false;
@@ -193,20 +208,17 @@
     const below = event.point.y + 14 + tip.offsetHeight < view.clientHeight;
     tip.style.left = `${Math.max(left, 0)}px`;
     tip.style.top = `${below ? event.point.y + 14 : event.point.y - 14 - tip.offsetHeight}px`;
-  });
+  }
   map.on("movestart", () => { part("tip").hidden = true; });
   map.on("mouseout", () => { part("tip").hidden = true; });
 
   // The parcel that was chosen, and the others at its place.
-  let marked;
   function mark(row) {
-    const feature = (id) => ({ source: "parcels", sourceLayer: "parcels", id });
-    if (marked !== undefined) map.setFeatureState(feature(marked), { chosen: false });
-    marked = row;
-    if (row !== undefined) map.setFeatureState(feature(row), { chosen: true });
+    map.setFilter("chosen", ["all", ["!", isPoint], isRow(row)]);
+    map.setFilter("chosen-point", ["all", isPoint, isRow(row)]);
   }
   function close() {
-    mark(undefined);
+    mark(-1);
     part("parcel").hidden = true;
   }
   const inSet = (text) => {

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyogrio
 from pyogrio._ogr import _register_drivers
 
+# PMTiles is written by way of the others.
+DRIVERS = ("PMTiles", "MBTiles", "MVT")
 MERCATOR = "EPSG:3857"
 WORLD_M = 40_075_016.686
 LAYER = "parcels"
@@ -40,7 +42,7 @@ def write_vector_tiles(path: Path, batches: Iterator[pa.RecordBatch], size_m: fl
     if first is None:
         path.touch()
         return
-    with _all_drivers():
+    with _drivers_of_tiles():
         pyogrio.write_arrow(
             pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], batches)),
             path,
@@ -67,17 +69,20 @@ def lowest_zoom(size_m: float) -> int:
 
 
 @contextmanager
-def _all_drivers() -> Iterator[None]:
-    """Give GDAL all its drivers: `sources` keeps only those of registers, for the whole process."""
+def _drivers_of_tiles() -> Iterator[None]:
+    """Give GDAL its drivers of tiles: `sources` keeps those of registers for the whole process."""
     skipped = pyogrio.get_gdal_config_option("OGR_SKIP")
-    _skip(None)
+    if skipped is None:
+        yield
+        return
+    _skip(",".join(name for name in skipped.split(",") if name not in DRIVERS))
     try:
         yield
     finally:
         _skip(skipped)
 
 
-def _skip(names: str | None) -> None:
+def _skip(names: str) -> None:
     """Let GDAL register all drivers except some, which are separated by commas."""
     pyogrio.set_gdal_config_options({"OGR_SKIP": names})
     _register_drivers()

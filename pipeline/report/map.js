@@ -191,7 +191,9 @@
 
   // At most once per frame: a mouse moves more often.
   let pointed;
+  const isTouch = matchMedia("(hover: none)").matches;
   map.on("mousemove", (event) => {
+    if (isTouch) return;
     if (pointed === undefined) requestAnimationFrame(() => { hover(pointed); pointed = undefined; });
     pointed = event;
   });
@@ -269,7 +271,6 @@
   }
   map.on("click", (event) => {
     const exact = at(event.point);
-    const isTouch = event.originalEvent.pointerType === "touch" || matchMedia("(hover: none)").matches;
     show(exact.length || !isTouch ? exact : at(event.point, 8), event.lngLat);
   });
   view.addEventListener("keydown", (event) => {
@@ -300,7 +301,8 @@
   }
   part("id").addEventListener("input", async () => {
     const text = part("id").value.trim();
-    const found = text ? await startingWith(text, 8) : [];
+    // If the index cannot be read, the search says so.
+    const found = text ? await startingWith(text, 8).catch(() => []) : [];
     if (text !== part("id").value.trim()) return;
     part("ids").replaceChildren(...[...new Set(found.map(([id]) => id))].map((id) => new Option(id, id)));
   });
@@ -309,7 +311,7 @@
     const text = part("id").value.trim();
     if (!text) return;
     let found;
-    try { found = await startingWith(text, 8); } catch (error) { return say(String(error.message)); }
+    try { found = await startingWith(text, 8); } catch (error) { return say(`The search failed: ${error.message}`); }
     const exact = found.filter(([id]) => id === text);
     const others = new Set(found.map(([id]) => id));
     if (!exact.length && others.size !== 1) {
@@ -331,10 +333,10 @@
   // Scale bar, and the buttons.
   function ruler() {
     const metres = (40075016.686 * Math.cos((map.getCenter().lat * Math.PI) / 180)) / (512 * 2 ** map.getZoom());
-    const most = (view.clientWidth / 6) * metres;
+    const most = Math.max(view.clientWidth / 6, 90) * metres;
     const power = 10 ** Math.floor(Math.log10(most));
     const length = Math.max(...[1, 2, 5].map((m) => m * power).filter((m) => m <= most));
-    part("ruler").style.width = `${length / metres}px`;
+    part("ruler").style.width = `${(100 * length) / metres / view.clientWidth}%`; // so that it prints in scale
     part("ruler").textContent = length >= 1000 ? `${length / 1000} km` : `${+length.toPrecision(1)} m`;
   }
   map.on("move", ruler);

@@ -45,7 +45,7 @@ COLUMNS = [*TEXTS, "pred2_code", "prediction_set", "verdict", *NUMBERS]
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
     "differs": ("predicted otherwise", "#d7301f"),
-    "unknown": ("predicted, declared class unknown to the weights", "#8c510a"),
+    "unknown": ("predicted, declared class unknown to the weights", "#762a83"),
     "uncompared": ("predicted, no declared class to compare with", "#e3c75f"),
     "unpredicted": ("no prediction", UNPREDICTED),
 }

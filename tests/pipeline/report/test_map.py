@@ -18,7 +18,7 @@ from shapely.geometry import LineString, Point, box
 
 import pipeline.report.map
 from geo.errors import InputError
-from geo.register.vector_tiles import MERCATOR, _all_drivers
+from geo.register.vector_tiles import MERCATOR, _drivers_of_tiles
 from pipeline.__main__ import main
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Status
@@ -97,7 +97,7 @@ def draw(paths, *tables):
 
 def read_tiles(path):
     """Return the parcels of the deepest tiles, whole again, by row."""
-    with _all_drivers():
+    with _drivers_of_tiles():
         pieces = pyogrio.read_dataframe(path, layer="parcels").set_crs(MERCATOR)
     return pieces.dissolve("row", aggfunc="first", grid_size=None).to_crs("EPSG:32631")
 

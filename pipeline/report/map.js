@@ -243,7 +243,7 @@
       ["Declared class has", percent(p.declared_probability)],
       ["Verdict", p.doubt_rank === undefined ? ""
         : `${code("verdict", p.verdict)}, rank ${p.doubt_rank} in the list of doubts`],
-      ["Note", data.reasons[p.reason] ?? ""],
+      [isPredicted ? "Note" : "Rejected", data.reasons[p.reason] ?? ""],
       ["Predicted by", { out_of_fold: "the model that was not trained on it", ensemble: "all models" }[p.pred_source] ?? ""],
       ["Place", place ? whereabouts(place) : ""],
     ]) {

@@ -1,9 +1,9 @@
 """The tiles, legends, index and picture of the map, and the page in a browser."""
 
 import base64
-import http.client
 import io
 import json
+import socket
 import threading
 from itertools import pairwise
 
@@ -440,10 +440,14 @@ def served(tmp_path_factory):
 
 
 def request(port, path, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", path, headers=headers)
-    answer = connection.getresponse()
-    return answer.status, answer.getheader("Content-Range"), answer.read()
+    """Return status, Content-Range and all bytes that follow the head."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        lines = [f"{name}: {value}" for name, value in ({"Host": "localhost:1"} | headers).items()]
+        connection.sendall("\r\n".join([f"GET {path} HTTP/1.0", *lines, "", ""]).encode())
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    found = dict(line.split(": ", 1) for line in lines)
+    return int(status.split()[1]), found.get("Content-Range"), body
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyogrio
 from pyogrio._ogr import _register_drivers
 
+from geo.errors import InputError
+
 # PMTiles is written by way of the others.
-DRIVERS = ("PMTiles", "MBTiles", "MVT")
+DRIVERS = ("PMTiles", "MBTiles", "MVT", "SQLite")
 MERCATOR = "EPSG:3857"
 WORLD_M = 40_075_016.686
 LAYER = "parcels"
@@ -37,29 +39,51 @@ def write_vector_tiles(path: Path, batches: Iterator[pa.RecordBatch], size_m: fl
         They are read once, and never in memory together.
     size_m
         Longer side of the bounds of all outlines, in these metres.
+
+    Raises
+    ------
+    InputError
+        If they cannot be written, or one that `batches` raises.
     """
     first = next(batches, None)
     if first is None:
         path.touch()
         return
-    with _drivers_of_tiles():
-        pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], batches)),
-            path,
-            driver="PMTiles",
-            layer=LAYER,
-            geometry_name="geometry",
-            geometry_type="Unknown",
-            crs=MERCATOR,
-            dataset_options={
-                "NAME": LAYER,
-                "MINZOOM": lowest_zoom(size_m),
-                "MAXZOOM": DEEPEST_ZOOM,
-                "EXTENT": UNITS_IN_TILE,
-                "MAX_SIZE": LARGEST_TILE_BYTES,
-                "MAX_FEATURES": MOST_IN_TILE,
-            },
-        )
+    refused: list[InputError] = []
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        # GDAL reads these, and would hide the error behind one of its own.
+        try:
+            yield from itertools.chain([first], batches)
+        except InputError as error:
+            refused.append(error)
+            raise
+
+    try:
+        with _drivers_of_tiles():
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(first.schema, rows()),
+                path,
+                driver="PMTiles",
+                layer=LAYER,
+                geometry_name="geometry",
+                geometry_type="Unknown",
+                crs=MERCATOR,
+                dataset_options={
+                    "NAME": LAYER,
+                    "MINZOOM": lowest_zoom(size_m),
+                    "MAXZOOM": DEEPEST_ZOOM,
+                    "EXTENT": UNITS_IN_TILE,
+                    "MAX_SIZE": LARGEST_TILE_BYTES,
+                    "MAX_FEATURES": MOST_IN_TILE,
+                },
+            )
+    except RuntimeError as error:  # also DataSourceError
+        if refused:
+            raise refused[0] from error
+        raise InputError(
+            f"The map's tiles cannot be written to {path.parent}: {error}. Is there free space?"
+        ) from error
 
 
 def lowest_zoom(size_m: float) -> int:

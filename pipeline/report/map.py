@@ -192,9 +192,8 @@ def draw_map(
             ids.touch()
             return None
         parcels = _Parcels(bounds, _legends(predictions, classes, colours))
-        with artefact(layer, "a GeoPackage of predictions"):
-            size_m = float((bounds[2:] - bounds[:2]).max())
-            write_vector_tiles(tiles, parcels.batches(layer, layers), size_m)
+        size_m = float((bounds[2:] - bounds[:2]).max())
+        write_vector_tiles(tiles, parcels.batches(layer, layers), size_m)
         blocks = _write_ids(ids, parcels.index())
         embedded = tiles.stat().st_size <= MOST_EMBEDDED_BYTES
         as_text_of = [_base64(path) if embedded else None for path in (tiles, ids)]
@@ -335,8 +334,10 @@ class _Parcels:
         for name, n_rows in layers.items():
             for start in range(0, n_rows, ROWS_AT_A_TIME):
                 rows = slice(start, start + ROWS_AT_A_TIME)
-                read = geopandas.read_file(path, layer=name, columns=COLUMNS, rows=rows)
-                if len(shown := self._on_map(read)):
+                with artefact(path, "a GeoPackage of predictions"):
+                    read = geopandas.read_file(path, layer=name, columns=COLUMNS, rows=rows)
+                    shown = self._on_map(read)
+                if len(shown):
                     yield self._put(shown)
 
     def _on_map(self, read: geopandas.GeoDataFrame) -> pd.DataFrame:

@@ -16,8 +16,10 @@ import shapely
 from matplotlib.image import imread
 from shapely.geometry import LineString, Point, box
 
+import geo.register.sources  # noqa: F401 (it takes drivers from GDAL for the whole process)
 import pipeline.report.map
 from geo.errors import InputError
+from geo.register import vector_tiles
 from geo.register.vector_tiles import MERCATOR, _drivers_of_tiles
 from pipeline.__main__ import main
 from pipeline.classes.crop_class import CropClass
@@ -256,6 +258,32 @@ def test_a_geopackage_with_fewer_rows_than_its_table_is_refused(tmp_path, table)
     paths = write(tmp_path, table[:5])
     with pytest.raises(InputError, match="has 5 rows, the table of predictions has 40"):
         draw(paths, table)
+
+
+def test_a_layer_that_cannot_be_read_to_the_end_is_refused(tmp_path, monkeypatch, table):
+    """The error comes while GDAL writes the tiles of the rows before."""
+    monkeypatch.setattr(pipeline.report.map, "ROWS_AT_A_TIME", 20)
+    read, asked = geopandas.read_file, []
+
+    def damaged(*arguments, **options):
+        asked.append(options)
+        if len(asked) == 2:
+            raise pyogrio.errors.DataSourceError("database disk image is malformed")
+        return read(*arguments, **options)
+
+    paths = write(tmp_path, table)
+    monkeypatch.setattr(geopandas, "read_file", damaged)
+    with pytest.raises(
+        InputError, match=r"not a GeoPackage of predictions: .*malformed.*-R predict"
+    ):
+        draw(paths, table)
+    assert list(paths.report.parent.iterdir()) == []
+
+
+def test_tiles_that_cannot_be_written_are_refused(tmp_path, monkeypatch, table):
+    monkeypatch.setattr(vector_tiles, "DRIVERS", ("PMTiles", "MBTiles", "MVT"))
+    with pytest.raises(InputError, match=r"tiles cannot be written to .*Is there free space"):
+        draw(write(tmp_path, table), table)
 
 
 def test_only_parcels_with_a_card_have_a_link(tmp_path, table):

@@ -47,6 +47,7 @@ START = weights(settings.train.start) if settings.train.start else []
 REGISTER = [] if settings.dataset.sources else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
+ATTENTION = [paths.attention, paths.attention_account] if settings.report.attention else []
 SCORES = (
     [paths.doubts]
     if TRAINED
@@ -120,6 +121,7 @@ rule all:
         TABLES,
         PREDICTIONS,
         AREAS,
+        ATTENTION,
         paths.report,
 
 
@@ -197,6 +199,13 @@ if REGISTER:
     include: "rules/areas.smk"
 
 
+# Not on the way to the predictions: only the report and the whole run need it.
+if ATTENTION:
+    JOBS.append("explain")
+
+    include: "rules/explain.smk"
+
+
 rule predictions:
     message:
         "The predictions are in {paths.predictions.parent}."
@@ -219,6 +228,7 @@ rule report:
         season=season_files,
         predictions=rules.predict.output,
         areas=AREAS,
+        attention=ATTENTION,
     output:
         report=paths.report,
         config=paths.config,

@@ -48,6 +48,7 @@ STAGES = {
     "evaluate": "score the trained folds on their test parcels, beside baselines",
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
+    "explain": "measure on which dates the models look, and whether this explains predictions",
     "areas": "estimate the area of every class, with confidence intervals",
     "report": "write the report of a run",
 }
@@ -57,6 +58,7 @@ COMMANDS = {
     "run": "run the workflow, or go on where it stopped",
     "season": "say how early in the season the classes are known",
     "inspect": "show what a run would use, before anything is done",
+    "card": "write a page on single parcels of a finished run",
 }
 
 

@@ -51,12 +51,13 @@ _WRITERS = {
     "models*/Fold_*/*": "train",
     "models*/*.json": "evaluate",
     "predictions/areas.*": "areas",
+    "predictions/attention.*": "explain",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
 _NOT_INGESTED = {
     *("variogram", "split", "train", "calibrate", "evaluate", "predict"),
-    *("train_season", "evaluate_season"),
+    *("train_season", "evaluate_season", "explain"),
 }
 
 
@@ -360,11 +361,20 @@ class RunPaths:
     areas_account = _Below("predictions/areas.json")
     """What the areas are based on: the sample, what speaks against it, and the accuracies."""
 
+    attention = _Below("predictions/attention.parquet")
+    """Parquet: the attention of the models on every date, for every predicted parcel."""
+
+    attention_account = _Below("predictions/attention.json")
+    """Attention by class, and whether predictions depend on the dates with much attention."""
+
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""
 
     report = _Below("report/report.html")
     """One self-contained page."""
+
+    cards = _Below("report/cards")
+    """Folder of the pages of single parcels, written by `parcelwise card`. No rule reads them."""
 
     inspection = _Below("inspect")
     """Folder of the picture of `inspect`. No rule reads or writes it."""

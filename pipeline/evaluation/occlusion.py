@@ -355,26 +355,33 @@ def _mean(values: NDArray[np.float64]) -> dict[str, float | None]:
     return {**finite_or_null(described), "n": n}
 
 
-def mean_falls(
-    fall: NDArray[np.float64], places: NDArray[np.int64], n_dates: int
+def changed_by_date(
+    found: Occlusion, chosen: NDArray[np.bool_], places: NDArray[np.int64], n_dates: int
 ) -> NDArray[np.float64]:
-    """Average the falls of n parcels by date, float64 (n_dates,); NaN where none has the date.
+    """Return how many of some parcels get another class without the dates around each date.
 
     Parameters
     ----------
-    fall
-        float64 (n, T), as in `Occlusion`.
+    found
+        Occlusion of n parcels.
+    chosen
+        bool (n,), the parcels to describe.
     places
-        int64 (n, T), positions of these dates among all; -1 for padding.
+        int64 (n, T), positions of their dates among all; -1 for padding.
     n_dates
         Number of all dates.
+
+    Returns
+    -------
+    Shares, float64 (n_dates,); NaN where none of the parcels has the date.
     """
-    is_known = np.isfinite(fall) & (places >= 0)
-    total = np.bincount(places[is_known], fall[is_known], minlength=n_dates)
-    count = np.bincount(places[is_known], minlength=n_dates)
-    found: NDArray[np.float64] = np.full(n_dates, np.nan)
-    np.divide(total, count, out=found, where=count > 0)
-    return found
+    is_known = (found.window_class >= 0) & (places >= 0) & chosen[:, None]
+    changes = found.window_class != found.chosen[:, None]
+    n_known = np.bincount(places[is_known], minlength=n_dates)
+    n_changes = np.bincount(places[is_known & changes], minlength=n_dates)
+    share: NDArray[np.float64] = np.full(n_dates, np.nan)
+    np.divide(n_changes, n_known, out=share, where=n_known > 0)
+    return share
 
 
 def choose_sample(

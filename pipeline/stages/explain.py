@@ -19,9 +19,9 @@ from pipeline.evaluation.occlusion import (
     SHARE,
     WINDOW_DAYS,
     Explainer,
+    changed_by_date,
     choose_sample,
     describe_correlations,
-    mean_falls,
     occlude,
     share_changed,
 )
@@ -64,12 +64,12 @@ def explain(
         does not have the date, 0 where it is masked for the parcel.
     account
         Written, JSON. dates; n_parcels; window_days and share, see `occlude` and `share_changed`.
-        sample, of parcels for which dates are left out: their number n, what
+        sample, of parcels for which dates are left out: their number n, most_of_class, what
         `describe_correlations` returns, and changed_attended and changed_random, what
         `share_changed` returns. classes, each with its code; n_parcels that are predicted as it;
         attention, their quartiles on every date; and of the sample n_sample, what
-        `describe_correlations` returns, and fall, the mean fall of the log-probability without each
-        date. null where nothing is known.
+        `describe_correlations` returns, and changed, what `changed_by_date` returns. null where
+        nothing is known.
     settings
         split.seed, train.device, predict.batch_size; for weights of the reference, model and
         train.pixels.
@@ -100,7 +100,7 @@ def explain(
     classes = []
     for index, crop in enumerate(explainer.classes):
         own = chosen[sample] == index
-        falls = mean_falls(found.fall[own], places[own], len(opened.dates))
+        changed = changed_by_date(found, own, places, len(opened.dates))
         classes.append(
             {
                 "code": crop.code,
@@ -108,10 +108,9 @@ def explain(
                 "attention": [_rounded(row) for row in quartiles[index]],
                 "n_sample": int(own.sum()),
                 **describe_correlations(found, own),
-                "fall": _rounded(falls),
+                "changed": _rounded(changed),
             }
         )
-    changed = finite_or_null({"changed_attended": attended, "changed_random": random})
     write_json(
         account,
         {
@@ -119,7 +118,12 @@ def explain(
             "n_parcels": len(chosen),
             "window_days": WINDOW_DAYS,
             "share": SHARE,
-            "sample": {"n": len(sample), **overall, **changed},
+            "sample": {
+                "n": len(sample),
+                "most_of_class": SAMPLE_OF_CLASS,
+                **overall,
+                **finite_or_null({"changed_attended": attended, "changed_random": random}),
+            },
             "classes": classes,
         },
     )

@@ -18,6 +18,7 @@ from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.areas import read_areas
+from pipeline.report.attention import read_attention
 from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
@@ -143,6 +144,9 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         comparison=read_comparison(paths, settings.report.compare) if has_models else [],
         methods=METHODS,
         season=None if existing_weights else read_season(paths, by_frequency, colours),
+        attention=read_attention(paths, by_frequency, colours)
+        if settings.report.attention and predictions is not None
+        else None,
         training=training_charts(
             {} if existing_weights else read_trainlogs(paths), used["train"]["keep"]
         ),
@@ -221,6 +225,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         table.with_suffix(".parquet"): "the same table, with types",
         paths.probabilities: "the calibrated probability of every class",
         **others,
+        paths.attention: "attention of the models on every date, of every parcel",
         paths.areas.with_suffix(".csv"): "area of every class, in total and by region",
         paths.areas_account: "what the areas are based on",
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",

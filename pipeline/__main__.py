@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage="%(prog)s run FILE [TARGET ...] [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s season FILE [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
+        "       %(prog)s card FILE|RUN ID [ID ...]\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
@@ -208,7 +209,10 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, parameter in inspect.signature(function).parameters.items():
-        if name != "settings":
+        is_required = parameter.default is inspect.Parameter.empty
+        if not is_stage and is_required and name != "settings":
+            _add_positional(parser, name, kinds[name])
+        elif name != "settings":
             _add_argument(parser, name, kinds[name], parameter)
         elif is_stage:
             _add_settings(parser)
@@ -223,6 +227,14 @@ def _parser(
             )
     parser.add_argument("--log", type=Path, help="also write the log to this file")
     return parser
+
+
+def _add_positional(parser: argparse.ArgumentParser, name: str, kind: Any) -> None:
+    """Add an argument that a user writes without its name: a path, or texts, the last one."""
+    many = typing.get_origin(kind) is list
+    base = typing.get_args(kind)[0] if many else kind
+    metavar = name.removesuffix("s").upper() if many else name.upper()
+    parser.add_argument(name, type=base, metavar=metavar, nargs="+" if many else None)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -310,7 +310,7 @@ def ndvi_by_class(dataset: PixelSetDataset) -> dict[str, NDArray[np.float64]]:
         for row, i in zip(ndvi, shown, strict=True):
             own = dataset.parcel_dates
             dates = list(place) if own is None else own[dataset.ids[i]]
-            row[[place[day] for day in dates]] = _parcel_ndvi(dataset[i], channels)
+            row[[place[day] for day in dates]] = parcel_ndvi(dataset[i], channels)
         # nanquantile warns of dates on which no parcel is clear.
         clear = np.isfinite(ndvi).any(axis=0)
         series[str(crop.code)] = np.full((len(place), 3), np.nan)
@@ -319,7 +319,7 @@ def ndvi_by_class(dataset: PixelSetDataset) -> dict[str, NDArray[np.float64]]:
     return series
 
 
-def _parcel_ndvi(parcel: dict[str, Any], channels: list[int]) -> NDArray[np.float64]:
+def parcel_ndvi(parcel: dict[str, Any], channels: list[int]) -> NDArray[np.float64]:
     """Compute the median NDVI of a parcel's clear pixels, float64 (T,)."""
     # (T, 2, S) of red and near infrared to (T, S) each
     red, near_infrared = np.moveaxis(parcel["pixels"][:, channels].astype(np.float64), 1, 0)

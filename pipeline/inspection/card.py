@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -86,7 +86,7 @@ def card(run: Path, ids: list[str]) -> None:
     """
     finished = FinishedRun.open(run)
     known = finished.ids
-    if unknown := [parcel_id for parcel_id in ids if parcel_id not in set(known)]:
+    if unknown := [parcel_id for parcel_id in ids if parcel_id not in known]:
         raise InputError(
             "\n".join(
                 f"{finished.paths.root} has no parcel {parcel_id!r}.{suggest(parcel_id, known)}"
@@ -109,11 +109,11 @@ def card(run: Path, ids: list[str]) -> None:
         logger.info("%s", path)
 
 
-def suggest(parcel_id: str, known: Sequence[str]) -> str:
+def suggest(parcel_id: str, known: Iterable[str]) -> str:
     """Return " Did you mean ...?" with the known ids that are most like an id."""
     # Comparing it with all of a million ids would take a minute: those beside it in order, and
     # those that contain it, are enough.
-    ordered = sorted(set(known) - {""})
+    ordered = sorted(known)
     place = bisect.bisect(ordered, parcel_id)
     near = ordered[max(place - _COMPARED // 2, 0) : place + _COMPARED // 2]
     containing = [i for i in ordered if parcel_id and parcel_id in i][:_COMPARED]
@@ -135,7 +135,7 @@ class FinishedRun:
     dataset
         Its dataset.
     ids
-        Ids of all rows of the predictions; "" for a row without id.
+        Ids of the rows of the predictions that have one.
     n_judged
         Number of declarations with a rank.
     colours
@@ -145,7 +145,7 @@ class FinishedRun:
     paths: RunPaths
     settings: PredictSettings
     dataset: PixelSetDataset
-    ids: list[str]
+    ids: set[str]
     n_judged: int
     colours: dict[str, str]
 
@@ -173,7 +173,7 @@ class FinishedRun:
         dataset = PixelSetDataset.open(paths.dataset.root)
         predicted = sorted(set(as_text(pd.Series(rows["pred_code"].dropna().unique()))))
         return cls(
-            *(paths, settings, dataset, as_text(rows["parcel_id"]).tolist()),
+            *(paths, settings, dataset, {*as_text(rows["parcel_id"])} - {""}),
             int(rows["doubt_rank"].notna().sum()),
             read_class_colours(dataset, predicted),
         )
@@ -338,8 +338,8 @@ def _name(file: Path) -> str:
         folder = RunPaths.of(str(file)).root
         hint = f" Did you mean {folder}?" if folder.is_dir() else ""
         raise InputError(
-            f"There is no {file}: expected a settings file, or the folder of a run, such as "
-            f"results/mine.{hint}"
+            f"{file} is neither a settings file nor the folder of a run, such as results/mine."
+            f"{hint}"
         )
     return read(file).run
 

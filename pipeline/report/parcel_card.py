@@ -61,6 +61,13 @@ class Explanation:
         """Whether the class changes without some window of dates."""
         return any(name not in ("", self.predicted) for name in self.becomes)
 
+    @property
+    def depends(self) -> bool:
+        """Whether the prediction depends on some window of dates."""
+        lowest = self.lowest
+        falls = lowest is not None and self.probability - self.without[lowest] > STEADY
+        return self.changes or bool(falls)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -102,7 +109,7 @@ def series_charts(
     charts = []
     for b, name in enumerate(series.names):
         bands = {kind: found[:, b] for kind, found in envelopes.items()}
-        size = (WIDTH, 230) if name == NDVI else (SMALL_WIDTH, 130)
+        size = (WIDTH, 230) if name == NDVI else (SMALL_WIDTH, 120)
         charts.append(_series_chart(series, name, series.values[:, b], bands, *size))
     first = charts[0] if charts and series.names[0] == NDVI else None
     return first, charts[first is not None :]
@@ -173,7 +180,7 @@ def _say(series: ParcelSeries, t: int) -> str:
 
 def occlusion_chart(dates: Sequence[date], found: Explanation) -> Chart:
     """Draw the probability of the predicted class without the dates around each date."""
-    height = 150
+    height = 130
     axis, y = Axis(dates), Scale(0, 1, height - BOTTOM, 8)
     places = axis.places
     known = np.flatnonzero(np.isfinite(found.without)).tolist()
@@ -205,7 +212,7 @@ def occlusion_chart(dates: Sequence[date], found: Explanation) -> Chart:
 
 def attention_chart(dates: Sequence[date], found: Explanation) -> Chart:
     """Draw the attention on every date as bars."""
-    height = 110
+    height = 95
     highest = max(float(found.attention.max(initial=0)), 0.01)
     marks = MaxNLocator(2, steps=[1, 2, 5, 10], min_n_ticks=2).tick_values(0, highest)
     axis, y = Axis(dates), Scale(0, marks[-1], height - BOTTOM, 8)
@@ -251,7 +258,7 @@ def say_explanation(dates: Sequence[date], found: Explanation) -> str:
             f"a probability of {percent(low)} instead of {percent(found.probability)}, and the "
             f"class would be {named}."
         )
-    if found.probability - low > STEADY or found.changes:
+    if found.depends:
         return (
             f"The prediction depends most on the dates {days}: without them, {found.predicted} has "
             f"a probability of {percent(low)} instead of {percent(found.probability)}."
@@ -265,8 +272,11 @@ def say_explanation(dates: Sequence[date], found: Explanation) -> str:
 
 
 def say_attention(found: Explanation) -> str:
-    """Say whether attention and occlusion agree for the parcel; "" if not known."""
-    if not np.isfinite(found.correlation):
+    """Say whether attention and occlusion agree for the parcel; "" if not known.
+
+    The order of the dates means nothing where the prediction depends on none of them.
+    """
+    if not (found.depends and np.isfinite(found.correlation)):
         return ""
     words = (
         "Attention agrees with this"

@@ -95,7 +95,7 @@ def loaded_by(statement):
     "stage",
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
-        *("predict", "areas"),
+        *("predict", "explain", "areas"),
         "report",
     ],
 )
@@ -153,6 +153,7 @@ USED = {
     "evaluate": {"pandas", "scipy", "sklearn"},
     "evaluate_season": {"pandas", "torch"},
     "predict": {"pandas", "torch"},
+    "explain": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
     "report": {"jinja2", "matplotlib", "pandas"},
 }

@@ -237,7 +237,7 @@ def occlude(explainer: Explainer, parcels: NDArray[np.int64]) -> Occlusion:
         explainer.probabilities_without(
             parcels[first : first + _TOGETHER], left_out[first : first + _TOGETHER]
         )
-        for first in range(0, n, _TOGETHER)
+        for first in range(0, max(n, 1), _TOGETHER)
     ]
     probabilities = np.concatenate(parts)
     chosen = probabilities[:, 0].argmax(axis=1)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ _TEXTS = [
 _NUMBERS = ["confidence", "declared_probability", "doubt_rank", "set_size", "n_pixels", "n_dates"]
 # Ids that are suggested for an unknown one, and those among which they are looked for.
 _SUGGESTED, _COMPARED = 3, 200
+# An id of which less is alike is not suggested (difflib's usual cutoff).
+_ALIKE = 0.6
 # Predictions on a GPU differ from those on a CPU by less.
 _SAME = 0.02
 _M2_PER_HA = 10_000
@@ -117,9 +120,15 @@ def suggest(parcel_id: str, known: Iterable[str]) -> str:
     place = bisect.bisect(ordered, parcel_id)
     near = ordered[max(place - _COMPARED // 2, 0) : place + _COMPARED // 2]
     containing = [i for i in ordered if parcel_id and parcel_id in i][:_COMPARED]
-    candidates = list(dict.fromkeys([*near, *containing]))
-    close = difflib.get_close_matches(parcel_id, candidates, n=_SUGGESTED)
-    return f" Did you mean {', '.join(map(repr, close))}?" if close else ""
+    likeness = {}
+    for other in dict.fromkeys([*near, *containing]):
+        share = difflib.SequenceMatcher(None, other.lower(), parcel_id.lower()).ratio()
+        # Of equal ones, that which begins alike: numbers near each other do.
+        begin = takewhile(lambda pair: pair[0] == pair[1], zip(other, parcel_id, strict=False))
+        likeness[other] = round(share, 3), len(list(begin))
+    close = [i for i in sorted(likeness, key=likeness.__getitem__) if likeness[i][0] >= _ALIKE]
+    names = ", ".join(map(repr, close[: -_SUGGESTED - 1 : -1]))
+    return f" Did you mean {names}?" if close else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,8 +105,8 @@ def read_place(layer: Path, parcel_id: str, crs: str, colours: Mapping[str, str]
     others = _usable(pd.concat(near, ignore_index=True))
     others = others[others["parcel_id"] != parcel_id].reset_index(drop=True)
     shown = _discs(np.append(np.asarray(others["geometry"], object), own))
-    fills = [*others["pred_code"].map(colours).fillna(UNPREDICTED)]
-    fills.append(colours.get(found.iloc[0]["pred_code"], UNPREDICTED))
+    codes = [*others["pred_code"], found["pred_code"].iloc[0]]
+    fills = [colours.get(code, UNPREDICTED) for code in codes]
     inside = shapely.intersects(shown, shapely.box(*view))
     point = shapely.point_on_surface(own)
     to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)

@@ -22,6 +22,7 @@ from pipeline.stages.calibrate import calibrate
 from pipeline.stages.clean import clean
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.evaluate_season import evaluate_season
+from pipeline.stages.explain import explain
 from pipeline.stages.export import export
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
@@ -180,6 +181,12 @@ class Stages:
             settings, run.mean_probabilities,
         )  # fmt: skip
 
+    def _explain(self, run, settings):
+        explain(
+            run.dataset.root, run.models, run.probabilities, run.attention, run.attention_account,
+            settings, run.folds,
+        )  # fmt: skip
+
     def _report(self, run, settings):
         records = sorted(run.settings.rglob("*.json"))
         report(run.root, run.report, records, settings)
@@ -238,6 +245,8 @@ READ = {
     "predictions/mean_probabilities.parquet": "areas",
     "predictions/areas.parquet": "report",
     "predictions/areas.json": "report",
+    "predictions/probabilities.parquet": "explain",
+    "predictions/attention.json": "report",
     "predictions/parcels.gpkg": "report",
     "predictions/doubts.json": "report",
     "settings/train.json": "report",
@@ -245,7 +254,7 @@ READ = {
 # Files for people and other software, or for runs with other settings.
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
-    r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/probabilities\.parquet|"
+    r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/attention\.parquet|"
     r"models/spread\.json|season/parcels\.parquet|season/models/Fold_1/trainlog\.json|"
     r".*/trained_on\.npy"
 )
@@ -277,6 +286,7 @@ def finished(tmp_path_factory):
     for stage in ("train", "train_season", "calibrate", "evaluate", "evaluate_season", "predict"):
         stages(stage)
     stages("areas")
+    stages("explain")
     stages("report")
     return settings, run
 

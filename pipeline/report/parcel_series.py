@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.figures import MOST_PARCELS, NEAR_INFRARED, RED, parcel_ndvi
+from pipeline.report.ndvi import MOST_PARCELS, NEAR_INFRARED, RED, parcel_ndvi
 
 # Between these quantiles are four of five parcels of a class.
 ENVELOPE = (0.1, 0.9)

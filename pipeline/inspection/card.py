@@ -7,12 +7,10 @@ import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -35,7 +33,6 @@ from pipeline.evaluation.occlusion import (
 )
 from pipeline.report.class_colours import UNPREDICTED, read_class_colours
 from pipeline.report.parcel_card import (
-    FILTERS,
     Explanation,
     attention_chart,
     occlusion_chart,
@@ -45,6 +42,7 @@ from pipeline.report.parcel_card import (
     series_charts,
 )
 from pipeline.report.parcel_series import ENVELOPE, envelope, read_series
+from pipeline.report.templates import template
 from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.config import read
 from pipeline.workflow.paths import RunPaths
@@ -282,7 +280,7 @@ class FinishedRun:
             else ""
         )
         fractions = None if series is None else series.clear_fraction
-        return _template().render(
+        return template("card.html.jinja").render(
             run=self.settings.run,
             simulated=dataset.description["simulated"],
             fill=dataset.description["fill"],
@@ -374,16 +372,3 @@ def _explanation(found: Occlusion, n: int, length: int, names: Sequence[str]) ->
         becomes=["" if index < 0 else names[index] for index in classes],
         correlation=float(correlation[0]),
     )
-
-
-@cache
-def _template() -> jinja2.Template:
-    """Return the page's template with its filters."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline", "report"),
-        autoescape=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= FILTERS
-    return environment.get_template("card.html.jinja")

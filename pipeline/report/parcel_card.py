@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points, month_ticks, say_day
 from pipeline.report.parcel_series import NDVI, ParcelSeries
-from pipeline.workflow.rounding import percent, rounded
+from pipeline.workflow.rounding import percent
 
 LEFT, RIGHT, BOTTOM = 46, 12, 24
 # The width of the charts, and of the small ones of the bands.
@@ -315,11 +315,3 @@ def say_verdict(row: Mapping[str, Any], n_judged: int, false_alarms: float, fact
         f"{percent(row['declared_probability'])}, is among the lowest {percent(share, 0)} of the "
         f"parcels declared as {declared}. {rank}"
     )
-
-
-FILTERS: dict[str, Callable[..., Any]] = {
-    "number": lambda value: f"{value:,}",
-    "percent": percent,
-    "day": say_day,
-    "rounded": rounded,
-}

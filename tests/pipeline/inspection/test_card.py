@@ -13,9 +13,17 @@ from geo.errors import InputError
 from pipeline.__main__ import main
 from pipeline.dataset.npy_files import file_name
 from pipeline.inspection.card import card, suggest
-from pipeline.report.parcel_card import Explanation, say_attention, say_explanation, say_verdict
+from pipeline.report.parcel_card import (
+    Explanation,
+    attention_chart,
+    occlusion_chart,
+    say_attention,
+    say_explanation,
+    say_verdict,
+    series_charts,
+)
 from pipeline.report.parcel_place import read_place
-from pipeline.report.parcel_series import NDVI, envelope, read_series
+from pipeline.report.parcel_series import NDVI, ParcelSeries, envelope, read_series
 from pipeline.stages.calibrate import calibrate
 from pipeline.stages.explain import explain
 from pipeline.stages.predict import predict
@@ -357,3 +365,33 @@ def test_a_point_is_drawn_as_a_disc(layer):
     place = read_place(layer, "point", "EPSG:32631", {})
     assert place.shapes[-1][0].count("L") > 10
     assert place.neighbours[0].parcel_id == "it's"
+
+
+def test_a_run_with_existing_weights_of_other_classes_has_cards(run, tmp_path):
+    make(tmp_path / "existing", 30, labelled=0.5)
+    save_models(tmp_path / "models")
+    for file in (tmp_path / "models").glob("*/model.json"):
+        text = file.read_text().replace('"maize"', '"<rye>"')
+        file.write_text(text)
+    settings = settings_for(tmp_path / "existing", weights=tmp_path / "models")
+    paths = ingested(settings, tmp_path / "results" / "mine")
+    options = view(settings, "predict")
+    predict(paths.dataset.root, tmp_path / "models", paths.ledger, paths.predictions, options)
+    write_record(paths.record("predict"), settings, "predict")
+    text = page_of(paths, "100").text
+    assert "<rye>" in text
+    assert "all models together" in text
+    assert "What the prediction depends on" in text
+    assert "Prediction set" not in text
+
+
+def test_a_parcel_with_a_single_date_has_charts():
+    days = SEASON[:1]
+    series = ParcelSeries(days, np.zeros(1, int), np.ones(1), [NDVI], np.full((1, 1), 0.4))
+    first, others = series_charts(series, {"declared": np.full((1, 1, 2), 0.5)})
+    assert len(first.dots) == 1
+    assert others == []
+    found = explanation([np.nan], [""])
+    assert occlusion_chart(days, found).dots == []
+    (bar,) = attention_chart(days, found).lines
+    assert "1 March 2018: 100" in bar.title

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from geo.errors import InputError
+from geo.errors import InputError, first_five
 from geo.register.columns import as_text
 from models.training.distributed import choose_device
 from models.whole_files import flush, temporary_folder
@@ -99,6 +99,11 @@ def card(run: Path, ids: list[str]) -> None:
     parcels = {parcel_id: finished.row(parcel_id) for parcel_id in dict.fromkeys(ids)}
     index = {parcel_id: i for i, parcel_id in enumerate(finished.dataset.ids)}
     explained = [parcel_id for parcel_id, row in parcels.items() if row["pred_source"]]
+    if lacking := [parcel_id for parcel_id in explained if parcel_id not in index]:
+        raise InputError(
+            f"{finished.dataset.paths.root} lacks parcels that were predicted: "
+            f"{first_five(lacking)}. Predict again: snakemake -R predict."
+        )
     explanations = finished.explain({i: index[i] for i in explained}, parcels)
     for parcel_id, row in parcels.items():
         page = finished.page(row, index.get(parcel_id), explanations.get(parcel_id))
@@ -328,8 +333,8 @@ class FinishedRun:
     def _probabilities(self, parcel_id: str) -> list[tuple[str, str, float]]:
         """Return (code, name, probability) of every class, the most probable first."""
         with artefact(self.paths.probabilities, "a table of probabilities"):
-            found = _rows_with(self.paths.probabilities, parcel_id)
-        own = found.iloc[0].drop("parcel_id").astype(float).sort_values(ascending=False)
+            found = _rows_with(self.paths.probabilities, parcel_id).iloc[0]
+        own = found.drop("parcel_id").astype(float).sort_values(ascending=False)
         names = {str(crop.code): crop.name for crop in self.explainer.classes}
         return [(str(code), names[str(code)], float(value)) for code, value in own.items()]
 

@@ -1,5 +1,6 @@
 """The card of a parcel: refusals, ids of every kind, and numbers that equal those of the run."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -188,6 +189,18 @@ def test_predictions_of_other_models_are_refused(run):
             card(run.root, ["1007"])
     finally:
         table.to_parquet(path)
+
+
+def test_a_dataset_that_was_made_since_is_refused(run):
+    saved = run.dataset.sizes.read_text()
+    values = json.loads(saved)
+    values["other"] = values.pop("1007")
+    run.dataset.sizes.write_text(json.dumps(values))
+    try:
+        with pytest.raises(InputError, match=r"lacks parcels that were predicted: 1007\. Predict"):
+            card(run.root, ["1007"])
+    finally:
+        run.dataset.sizes.write_text(saved)
 
 
 def test_a_settings_file_names_the_run(run, tmp_path, monkeypatch, caplog):

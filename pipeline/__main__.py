@@ -49,6 +49,7 @@ STAGES = {
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
     "explain": "measure on which dates the models look, and whether this explains predictions",
+    "sen4cap": "write the predictions in the columns of Sen4CAP",
     "areas": "estimate the area of every class, with confidence intervals",
     "report": "write the report of a run",
 }

@@ -57,14 +57,13 @@ _TEXTS = [
     *("parcel_id", "status", "reason", "declared_code", "declared_name", "pred_code", "pred_name"),
     *("prediction_set", "verdict", "pred_source"),
 ]
-_NUMBERS = ["confidence", "declared_probability", "doubt_rank", "set_size", "n_pixels", "n_dates"]
+_NUMBERS = ["confidence", "declared_probability", "doubt_rank", "set_size", "n_pixels", "area_ha"]
 # Ids that are suggested for an unknown one, and those among which they are looked for.
 _SUGGESTED, _COMPARED = 3, 200
 # An id of which less is alike is not suggested (difflib's usual cutoff).
 _ALIKE = 0.6
 # Predictions on a GPU differ from those on a CPU by less.
 _SAME = 0.02
-_M2_PER_HA = 10_000
 # Classes whose probabilities are shown without being asked for.
 _SHOWN_CLASSES = 10
 
@@ -297,7 +296,6 @@ class FinishedRun:
             fill=dataset.description["fill"],
             row=row,
             reason=Reason(row["reason"]).words if row["reason"] else "",
-            area_ha=self._area_ha(row["parcel_id"]),
             place=place,
             series=series,
             n_clear=0 if fractions is None else int((fractions == 1).sum()),
@@ -337,19 +335,6 @@ class FinishedRun:
         own = found.drop("parcel_id").astype(float).sort_values(ascending=False)
         names = {str(crop.code): crop.name for crop in self.explainer.classes}
         return [(str(code), names[str(code)], float(value)) for code, value in own.items()]
-
-    def _area_ha(self, parcel_id: str) -> float | None:
-        """Return the area of the outline; None without a register, or an outline."""
-        if not self.has_outlines or not self.paths.register.is_file():
-            return None
-        with artefact(self.paths.register, "clean's table of the register"):
-            found = _rows_with(self.paths.register, parcel_id, ["reason", "area_m2"])
-        found = found.sort_values("reason", key=lambda reason: reason != "", kind="stable")
-        return (
-            float(found["area_m2"].iloc[0]) / 1e4
-            if len(found) and found["area_m2"].iloc[0] > 0
-            else None
-        )
 
 
 def _name(file: Path) -> str:

@@ -17,6 +17,7 @@ from pyproj import Transformer
 from rasterio.warp import transform_bounds
 
 from geo.register.columns import as_text
+from geo.register.geopackage import row_layers
 from geo.register.points import is_point
 from pipeline.classes.reasons import Status
 from pipeline.report.class_colours import UNPREDICTED
@@ -90,7 +91,7 @@ def read_place(layer: Path, parcel_id: str, crs: str, colours: Mapping[str, str]
         {code: colour} of the classes.
     """
     with artefact(layer, "a GeoPackage of predictions"):
-        names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
+        names = row_layers(name for name, _ in pyogrio.list_layers(layer))
         rows = [_read(layer, name, crs, where=_equals("parcel_id", parcel_id)) for name in names]
         found = _usable(pd.concat(rows, ignore_index=True))
         if found.empty:

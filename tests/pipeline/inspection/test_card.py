@@ -336,9 +336,9 @@ def layer(request, tmp_path_factory):
 
 def full(rows):
     """Add the other columns of predictions."""
-    others = dict.fromkeys(("pred2_code", "pred2_name", "prediction_set"), None)
-    others |= dict.fromkeys(("confidence2", "declared_probability"), np.nan)
-    others |= dict.fromkeys(("set_size", "doubt_rank", "n_pixels", "n_dates"), 1)
+    others = dict.fromkeys(("pred2_code", "pred2_name", "prediction_set", "tile"), None)
+    others |= dict.fromkeys(("confidence2", "declared_probability", "margin", "area_ha"), np.nan)
+    others |= dict.fromkeys(("set_size", "doubt_rank", "n_pixels", "n_dates", "fold"), 1)
     return rows.assign(**others)
 
 

@@ -96,7 +96,7 @@ def loaded_by(statement):
     "stage",
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
-        *("predict", "areas", "worklist", "sen4cap"),
+        *("predict", "explain", "areas", "worklist", "sen4cap"),
         "report",
     ],
 )
@@ -155,6 +155,7 @@ USED = {
     "evaluate": {"pandas", "scipy", "sklearn"},
     "evaluate_season": {"pandas", "torch"},
     "predict": {"pandas", "torch"},
+    "explain": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
     "worklist": {"pandas", "scipy"},
     "sen4cap": {"pandas"},

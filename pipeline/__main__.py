@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = top.parse_args(words[:1])
     # A command is imported when it is chosen, so that --help answers at once.
     if chosen.version:
-        from pipeline.workflow.launch import version
+        from pipeline.workflow.software import version
 
         sys.stdout.write(f"{version()}\n")
         return 0

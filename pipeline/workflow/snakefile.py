@@ -25,10 +25,9 @@ from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.sections.models import DIVISION_SETTINGS
 from pipeline.workflow.settings import Settings, from_json
+from pipeline.workflow.software import SOURCE
 from pipeline.workflow.writing import sweep, write_text
 
-# The folder that contains the Snakefile and the packages.
-SOURCE = Path(__file__).resolve().parents[2]
 # Environment variable: the settings that `parcelwise run` lays over those of the files, as JSON.
 # Snakemake's own --config would turn null and numbers into text.
 ASSIGNMENTS = "PARCELWISE_SETTINGS"

@@ -287,3 +287,4 @@ rule season:
     input:
         paths.season_files,
         paths.report,
+        paths.provenance,

@@ -283,6 +283,25 @@ def contents_state(settings: Settings) -> str:
     return settings.model_dump_json(include=used) + start + "\n" + digest_of(files)
 
 
+def named_inputs(settings: Settings) -> dict[str, list[Path]]:
+    """Return the files and folders that the settings name, by option of the stage inputs.
+
+    The imagery is not among them: its files are in the items of the acquisitions.
+    """
+    parcels, dataset = settings.parcels, settings.dataset
+    register, names = parcels.path, dataset.names
+    return {
+        # A simulated register does not exist yet.
+        "register": []
+        if register is None
+        else [file for file in _register_files(register) if file == register or file.exists()],
+        "tables": [*parcels.tables.values(), *([] if names is None else [names])],
+        "masks": [] if settings.clouds.files is None else [settings.clouds.files],
+        "dataset": [file for source in dataset.sources for file in watched_dataset(source)],
+        "weights": [] if (folder := used_weights(settings)[1]) is None else weights(folder),
+    }
+
+
 def _register_files(path: Path) -> list[Path]:
     """List the files of a register: those of a folder, and the parts of a shapefile."""
     if path.is_dir():

@@ -21,6 +21,9 @@ def ingested_tiles(n: int) -> list[str]:
 # The stage that writes an artefact again, by its path below the folder of a run. The first pattern
 # that fits counts. Files that no stage reads are not listed.
 _WRITERS = {
+    "inputs.json": "inputs",
+    "provenance.json": "provenance",
+    "models/stac_item.json": "model_card",
     "acquisitions.json": "index",
     "grids.json": "index",
     "acquisitions/*.json": "index",
@@ -246,6 +249,12 @@ class RunPaths:
     checked = _Below(".checked")
     """Digest of the inputs that were checked when a run started: they are not checked again."""
 
+    inputs = _Below("inputs.json")
+    """Path, size, time and digest of every input."""
+
+    provenance = _Below("provenance.json")
+    """What the run was made from and with, and the digest of each of its files."""
+
     acquisitions = _Below("acquisitions.json")
     """All acquisitions, used or not, with the reason: the table that later stages read."""
 
@@ -326,6 +335,12 @@ class RunPaths:
 
     prediction_sets = _OfDivision("models{also}/prediction_sets.json")
     """Coverage and size of the prediction sets, on the out-of-fold parcels."""
+
+    model_card = _Below("models/model_card.md")
+    """What the models are for, what they were trained on, and how good they are, for people."""
+
+    model_item = _Below("models/stac_item.json")
+    """The same as a STAC item with the extension Machine Learning Model."""
 
     season_accuracy = _Below("season/accuracy.parquet")
     """Parquet: scores by the last date available, of all classes and of each; .csv for people."""
@@ -466,9 +481,14 @@ class RunPaths:
         """Return the log of a rule, or of one job of it."""
         return self.logs / f"{job}.log"
 
+    @property
+    def benchmarks(self) -> Path:
+        """The folder of the benchmarks."""
+        return self.root / "benchmarks"
+
     def benchmark(self, job: str) -> Path:
         """Return the file of time and memory of a rule, or of one job of it."""
-        return self.root / "benchmarks" / f"{job}.tsv"
+        return self.benchmarks / f"{job}.tsv"
 
 
 def writer_of(path: Path) -> str | None:

@@ -47,6 +47,16 @@ def software() -> dict[str, Any]:
     }
 
 
+def environment_of(log: Path) -> Path:
+    """Return the file of software and machine of a job, beside its log."""
+    return log.with_name(f"{log.stem}.json")
+
+
+def environment() -> dict[str, Any]:
+    """Return the software and the machine of this process, as JSON values."""
+    return software() | {"machine": machine()}
+
+
 def machine() -> dict[str, Any]:
     """Return system, processor, number of usable cores, memory and GPUs, as JSON values."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

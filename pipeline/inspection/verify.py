@@ -1,4 +1,4 @@
-"""The command verify: does a run still match its provenance.json?"""
+"""The command verify: compare a run with its provenance.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from geo.errors import InputError, did_you_mean, first_five
 from geo.imagery.acquisition import is_address
-from pipeline.provenance.digests import FileState, digest_all, size_and_time
+from pipeline.provenance.digests import WHOLE_BYTES, FileState, digest_all, size_and_time
 from pipeline.provenance.inputs import Input
 from pipeline.provenance.record import Provenance
 from pipeline.workflow.config import flat, read_values
@@ -66,7 +66,7 @@ def _summary(comparison: Comparison, n_found: int, *, named_all: bool) -> Iterat
         n_inputs = len(recorded.inputs) - len(comparison.absent)
         yield (
             f"{comparison.paths.root} matches its provenance.json of {recorded.written}: "
-            f"{len(recorded.artefacts):,} files, {n_inputs:,} inputs, settings and software."
+            f"settings, {len(recorded.artefacts):,} files, {n_inputs:,} inputs, and software."
         )
     else:
         number = f"{n_found} differences. " * (n_found > 1) if named_all else ""
@@ -140,25 +140,31 @@ class Comparison:
     def not_checked(self) -> Iterator[str]:
         """Yield what could not be compared, in words."""
         if self.absent:
-            yield f"{len(self.absent):,} inputs that are not here ({first_five(self.absent)})"
+            yield f"{_number(self.absent, 'input')} not here, such as {self.absent[0]}"
         touched = [
-            one.name
+            one.path
             for one in self._inputs()
-            if one.is_sampled and not one.state.is_untouched(one.path)
+            if one.is_sampled
+            and one.state.bytes > WHOLE_BYTES
+            and not one.state.is_untouched(one.path)
         ]
         if touched:
             yield (
-                f"the whole of {len(touched):,} inputs with another time than in the run, of which "
-                f"only samples were compared ({first_five(touched)})"
+                f"{_number(touched, 'large input')} of another time than in the run, of which only "
+                f"samples were compared, such as {touched[0]}"
             )
-        unknown = [n for n, job in self.recorded.jobs.items() if job["environment"] is None]
-        if unknown:
-            yield f"the software of {len(unknown)} jobs that left no record ({first_five(unknown)})"
         here = software()
-        both = [here, *self.recorded.environments]
-        if any(one["modified"] or one["commit"] is None for one in both):
-            where = "here" if here["modified"] or here["commit"] is None else "in the run"
-            yield f"the code itself: {where}, it is not exactly that of a commit"
+        unknown = [n for n, job in self.recorded.jobs.items() if job.environment is None]
+        if unknown:
+            stages = dict.fromkeys(name.partition("/")[0] for name in unknown)
+            yield (
+                f"the software of {_number(unknown, 'job')} without a record of it: "
+                f"{', '.join(stages)}"
+            )
+        then = [one.modified or one.commit is None for one in self.recorded.environments]
+        if any(then) or here["modified"] or here["commit"] is None:
+            where = "in the run" if any(then) else "here"
+            yield f"the code itself, which {where} is not exactly that of a commit"
 
     @cached_property
     def absent(self) -> list[str]:
@@ -189,7 +195,7 @@ class Comparison:
         else:
             # Relative to the folder that contains results/, or to the current one.
             places = [self.paths.root.absolute().parent.parent / path, path]
-        return next((place for place in places if place.exists()), None)
+        return next((place for place in places if place.is_file() or place.is_dir()), None)
 
     def _records(self) -> list[Path]:
         """Return the files of settings."""
@@ -221,21 +227,27 @@ class Comparison:
         """Yield the versions that differ from those of the run's jobs."""
         here = software()
         for index, one in enumerate(self.recorded.environments):
-            jobs = [n for n, job in self.recorded.jobs.items() if job["environment"] == index]
+            jobs = [n for n, job in self.recorded.jobs.items() if job.environment == index]
             of_jobs = f" ({first_five(jobs)})" if len(self.recorded.environments) > 1 else ""
-            for name, version in one["packages"].items():
-                own = here["packages"].get(name, "not installed")
-                if name not in _NOT_COMPARED and own != version:
-                    yield f"{name} is {own} here, and was {version} in the run{of_jobs}."
+            versions = {name: v for name, v in one.packages.items() if name not in _NOT_COMPARED}
+            own = {name: here["packages"].get(name, "not installed") for name in versions}
             for name in ("parcelwise", "commit", "python"):
-                if None not in (here[name], one[name]) and here[name] != one[name]:
-                    what = f"{name} of parcelwise" if name == "commit" else name
-                    yield f"{what} is {here[name]} here, and was {one[name]} in the run{of_jobs}."
+                if None not in (there := getattr(one, name), here[name]):
+                    what = "commit of parcelwise" if name == "commit" else name
+                    versions[what], own[what] = there, here[name]
+            for name, version in versions.items():
+                if own[name] != version:
+                    yield f"{name} is {own[name]} here, and was {version} in the run{of_jobs}."
+
+
+def _number(things: Sequence[object], name: str) -> str:
+    """Return a number of things in words."""
+    return f"{len(things):,} {name}{'s' * (len(things) != 1)}"
 
 
 def _difference_of_size(one: _Compared) -> str | None:
     """Say that a file is missing or has another size; None if neither."""
-    if not one.path.exists():
+    if not (one.path.is_file() or one.path.is_dir()):
         return f"{one.name} is missing. {one.remedy}"
     size, _, files = size_and_time(one.path)
     if (size, files) == (one.state.bytes, one.state.files):

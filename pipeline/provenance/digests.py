@@ -12,50 +12,38 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from geo.imagery.imagery_files import walk
 
 _SIZE = 32
 # Samples of a file, from its first to its last bytes; a smaller file is digested as a whole.
 SAMPLES, SAMPLE_BYTES = 16, 65_536
+WHOLE_BYTES = SAMPLES * SAMPLE_BYTES
 
 
-@dataclass(frozen=True)
-class FileState:
-    """A file, or a folder as the sum of its files, at the time at which it was digested.
+class FileState(BaseModel):
+    """A file, or a folder as the sum of its files, at the time at which it was digested."""
 
-    Attributes
-    ----------
-    bytes
-        Size.
-    mtime_ns
-        Time of the last change, in nanoseconds since 1970; of a folder, that of its newest file.
-    blake2b
-        Digest, hexadecimal.
-    files
-        Number of files of a folder; None for a file.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bytes: int
-    mtime_ns: int
-    blake2b: str
-    files: int | None = None
+    """size"""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the attributes that are not None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    mtime_ns: int
+    """time of the last change, in ns since 1970; of a folder, that of its newest file"""
+
+    blake2b: str
+    """digest, hexadecimal"""
+
+    files: int | None = None
+    """number of files of a folder; None for a file"""
 
     def is_untouched(self, path: Path) -> bool:
         """Return whether a path still has this size and time, without reading it."""
-        return self.bytes_and_time == size_and_time(path)
-
-    @property
-    def bytes_and_time(self) -> tuple[int, int, int | None]:
-        """Size, time, and number of files."""
-        return self.bytes, self.mtime_ns, self.files
+        return (self.bytes, self.mtime_ns, self.files) == size_and_time(path)
 
 
 def size_and_time(path: Path) -> tuple[int, int, int | None]:
@@ -81,16 +69,16 @@ def digest_state(path: Path, *, is_sampled: bool) -> FileState:
     size, time, files = size_and_time(path)
     digest = digest_file if not is_sampled else _digest_samples
     if files is None:
-        return FileState(size, time, digest(path))
+        return FileState(bytes=size, mtime_ns=time, blake2b=digest(path))
     total = hashlib.blake2b(digest_size=_SIZE)
     for file in _below(path):
         name = file.relative_to(path).as_posix().encode("utf-8", "surrogateescape")
         total.update(name + b"\0" + digest(file).encode() + b"\n")
-    return FileState(size, time, total.hexdigest(), files)
+    return FileState(bytes=size, mtime_ns=time, blake2b=total.hexdigest(), files=files)
 
 
 def digest_all(paths: Sequence[tuple[Path, bool]], threads: int) -> list[FileState]:
-    """Digest (path, is_sampled) pairs in threads; hashlib and reading release the lock of Python."""
+    """Digest (path, is_sampled) pairs in threads: hashlib and reading release Python's lock."""
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda pair: digest_state(pair[0], is_sampled=pair[1]), paths))
 
@@ -104,7 +92,7 @@ def digest_file(path: Path) -> str:
 def _digest_samples(path: Path) -> str:
     """Return the digest of the size and of evenly spaced samples of a file."""
     size = path.stat().st_size
-    if size <= SAMPLES * SAMPLE_BYTES:
+    if size <= WHOLE_BYTES:
         return digest_file(path)
     digest = _blake2b()
     digest.update(f"{size}\n".encode())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from geo.imagery.acquisition import is_address, local_file, read_item
 from pipeline.provenance.digests import FileState, digest_all
@@ -17,39 +17,27 @@ from pipeline.workflow.writing import json_lines, write_text
 SAMPLED = {"imagery", "cloud masks", "pixels"}
 
 
-@dataclass(frozen=True)
-class Input:
-    """One input: a file, a folder, or an address.
+class Input(BaseModel):
+    """One input: a file, a folder, or an address."""
 
-    Attributes
-    ----------
-    role
-        What it is, such as "register" or "imagery".
-    path
-        Path as in the settings, or address without its query, which may contain a signature.
-    state
-        Size, time and digest; None for an address.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     role: str
+    """what it is: register, imagery, ..."""
+
     path: str
-    state: FileState | None
+    """path as in the settings, or address without its query, which may contain a signature"""
+
+    state: FileState | None = None
+    """size, time and digest; None for an address"""
 
     @property
     def is_sampled(self) -> bool:
         """Whether only samples of a large file were digested."""
         return self.role in SAMPLED
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the input as JSON values."""
-        state = {} if self.state is None else self.state.to_json()
-        return {"role": self.role, "path": self.path, **state}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Input:
-        """Read back what `to_json` returned."""
-        state = {key: value for key, value in values.items() if key not in ("role", "path")}
-        return cls(values["role"], values["path"], FileState(**state) if state else None)
+_INPUTS = TypeAdapter(list[Input])
 
 
 def imagery_sources(items: Iterable[Path]) -> list[str]:
@@ -88,12 +76,12 @@ def digest_inputs(named: Sequence[tuple[str, str]], threads: int) -> list[Input]
     local = [(role, path) for role, path in named if not is_address(path)]
     states = digest_all([(Path(path), role in SAMPLED) for role, path in local], threads)
     found = dict(zip(local, states, strict=True))
-    return [Input(role, path, found.get((role, path))) for role, path in named]
+    return [Input(role=role, path=path, state=found.get((role, path))) for role, path in named]
 
 
 def write_inputs(path: Path, inputs: Iterable[Input]) -> None:
     """Write inputs as a JSON list, one of them a line."""
-    write_text(path, json_lines([one.to_json() for one in inputs]))
+    write_text(path, json_lines(_INPUTS.dump_python(list(inputs), exclude_none=True)))
 
 
 def read_inputs(path: Path) -> list[Input]:
@@ -104,4 +92,4 @@ def read_inputs(path: Path) -> list[Input]:
     InputError
         If the file is missing or does not list inputs.
     """
-    return read_json(path, lambda values: list(map(Input.from_json, values)), "a list of inputs")
+    return read_json(path, _INPUTS.validate_python, "a list of inputs")

@@ -7,10 +7,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from geo.errors import InputError
 from geo.imagery.imagery_files import walk
@@ -31,59 +32,96 @@ _NO_ARTEFACTS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """What a run was made from and with.
+def _is_below(path: str) -> str:
+    """Check that a path lies below the folder that it is relative to."""
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"{path} is not a path below the folder of the run")
+    return path
 
-    Attributes
-    ----------
-    run
-        Folder of the run as its rules named it, results/<run>.
-    written
-        Time at which this was written, ISO 8601 in UTC.
-    simulated
-        Whether the scene is simulated, so that its scores say nothing about real crops.
-    environments
-        Software and machine of the jobs, see `pipeline.workflow.software`; those that do not
-        contradict each other are one.
-    jobs
-        {job: {"start", "end", "seconds", "max_memory_mb", "environment"}}. The last is the index of
-        its environment, or None if the job left none, such as one of an earlier version.
-    seeds
-        {setting: seed}.
-    settings
-        The settings that the stages used, by section.
-    notes
-        Settings that were not the same in all jobs, and jobs without a record of their settings.
-    inputs
-        The inputs.
-    artefacts
-        {path below the folder of the run: state} of all files that are results.
-    """
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Machine(_Model):
+    """The machine of a job."""
+
+    system: str
+    processor: str
+    cores: int
+    """usable cores"""
+
+    memory_gb: float
+    gpus: list[str]
+
+
+class Environment(_Model):
+    """Software and machine of jobs, see `pipeline.workflow.software`."""
+
+    parcelwise: str
+    commit: str | None
+    modified: bool
+    python: str
+    packages: dict[str, str]
+    machine: Machine
+
+
+class Job(_Model):
+    """One job of the workflow."""
+
+    start: str
+    """time in UTC, ISO 8601"""
+
+    end: str
+    seconds: float
+    max_memory_mb: float | None
+    environment: int | None
+    """index among the environments; None if the job left none, such as one of an earlier version"""
+
+
+class Provenance(_Model):
+    """What a run was made from and with."""
 
     run: str
+    """folder of the run as its rules named it, results/<run>"""
+
     written: str
+    """time at which this was written, in UTC, ISO 8601"""
+
     simulated: bool
-    environments: list[dict[str, Any]]
-    jobs: dict[str, dict[str, Any]]
+    """whether the scene is simulated, so that its scores say nothing about real crops"""
+
+    environments: list[Environment]
+    """those of jobs that do not contradict each other are one"""
+
+    jobs: dict[str, Job]
+    """in order of their start"""
+
     seeds: dict[str, int]
+    """{setting: seed}"""
+
     settings: dict[str, Any]
+    """settings that the stages used, by section"""
+
     notes: list[str]
+    """settings that were not the same in all jobs, and jobs without a record of their settings"""
+
     inputs: list[Input]
-    artefacts: dict[str, FileState]
+
+    artefacts: dict[Annotated[str, AfterValidator(_is_below)], FileState]
+    """{path below the folder of the run: state} of all files that are results"""
 
     def write(self, path: Path) -> None:
         """Write it as JSON; inputs, jobs and artefacts have one line each."""
-        inputs = [one.to_json() for one in self.inputs]
-        artefacts = {name: state.to_json() for name, state in self.artefacts.items()}
-        values = vars(self) | {"inputs": inputs, "artefacts": artefacts}
-        lined = {"inputs", "jobs", "artefacts"}
-        parts = (
-            f"{json.dumps(key)}: "
-            + (json_lines(value) if key in lined else json.dumps(value, indent=1))
-            for key, value in values.items()
-        )
-        write_text(path, "{\n" + ",\n".join(map(str.rstrip, parts)) + "\n}\n")
+        states = {"inputs", "artefacts"}
+        values = self.model_dump(mode="json", exclude=states)
+        values |= self.model_dump(mode="json", include=states, exclude_none=True)
+        parts = []
+        for key, value in values.items():
+            is_table = key in {"jobs", *states}
+            text = json_lines(value).rstrip() if is_table else json.dumps(value, indent=1)
+            parts.append(f"{json.dumps(key)}: {text}")
+        write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
     @classmethod
     def read(cls, path: Path) -> Provenance:
@@ -94,13 +132,7 @@ class Provenance:
         InputError
             If the file is missing or was not written by `write`.
         """
-        return read_json(path, cls._from_json, "the provenance of a run")
-
-    @classmethod
-    def _from_json(cls, values: Mapping[str, Any]) -> Provenance:
-        inputs = list(map(Input.from_json, values["inputs"]))
-        artefacts = {name: FileState(**state) for name, state in values["artefacts"].items()}
-        return cls(**dict(values) | {"inputs": inputs, "artefacts": artefacts})
+        return read_json(path, cls.model_validate, "the provenance of a run")
 
 
 def describe_run(
@@ -175,50 +207,48 @@ def _earlier(path: Path) -> dict[str, FileState]:
         return {}
 
 
-def _jobs(paths: RunPaths) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+def _jobs(paths: RunPaths) -> tuple[list[Environment], dict[str, Job]]:
     """Return the environments and the jobs of a run, in order of their start."""
-    environments: list[dict[str, Any]] = []
-    jobs: dict[str, dict[str, Any]] = {}
-    for path in sorted(paths.benchmarks.rglob("*.tsv")):
-        name = path.relative_to(paths.benchmarks).with_suffix("").as_posix()
+    environments: list[Environment] = []
+    jobs: dict[str, Job] = {}
+    # The job that writes this has not ended; its files are those of the time before.
+    own_files = paths.benchmark("provenance")
+    for path in sorted({*paths.benchmarks.rglob("*.tsv")} - {own_files}):
+        name = path.relative_to(paths.benchmarks).as_posix().removesuffix(path.suffix)
         file = environment_of(paths.log(name))
-        own = read_json(file, dict) if file.is_file() else None
-        jobs[name] = _times(path) | {
-            "environment": None if own is None else _add_environment(environments, own)
-        }
-    jobs = dict(sorted(jobs.items(), key=lambda job: job[1]["start"]))
-    # The job that writes this has not ended, and Snakemake has not measured it.
-    _add_environment(environments, environment())
-    return environments, jobs
+        own = read_json(file, Environment.model_validate) if file.is_file() else None
+        jobs[name] = _job(path, None if own is None else _add_environment(environments, own))
+    _add_environment(environments, Environment(**environment()))
+    return environments, dict(sorted(jobs.items(), key=lambda job: job[1].start))
 
 
-def _times(path: Path) -> dict[str, Any]:
-    """Return start, end, duration and memory of a job from Snakemake's benchmark file."""
-    with path.open(encoding="utf-8", newline="") as file:
+def _job(benchmark: Path, environment: int | None) -> Job:
+    """Read start, end, duration and memory of a job from Snakemake's benchmark file."""
+    with benchmark.open(encoding="utf-8", newline="") as file:
         row = next(csv.DictReader(file, delimiter="\t"))
     seconds, memory = float(row["s"]), row["max_rss"]
-    end = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return {
-        "start": _iso(end - timedelta(seconds=seconds)),
-        "end": _iso(end),
-        "seconds": seconds,
+    end = datetime.fromtimestamp(benchmark.stat().st_mtime, UTC)
+    return Job(
+        start=_iso(end - timedelta(seconds=seconds)),
+        end=_iso(end),
+        seconds=seconds,
         # A job can end before its memory is measured.
-        "max_memory_mb": float(memory) if re.fullmatch(r"[\d.]+", memory) else None,
-    }
+        max_memory_mb=float(memory) if re.fullmatch(r"[\d.]+", memory) else None,
+        environment=environment,
+    )
 
 
-def _add_environment(known: list[dict[str, Any]], own: dict[str, Any]) -> int:
+def _add_environment(known: list[Environment], own: Environment) -> int:
     """Return the index of an environment; add it if it contradicts those that are known.
 
     A process that has not loaded GDAL does not state its version.
     """
     for index, one in enumerate(known):
-        both = one["packages"].keys() & own["packages"].keys()
-        others = {key for key in own if key != "packages"}
-        if all(one[key] == own[key] for key in others) and all(
-            one["packages"][name] == own["packages"][name] for name in both
+        union = one.packages | own.packages
+        if one.model_copy(update={"packages": union}) == own.model_copy(
+            update={"packages": own.packages | one.packages}
         ):
-            one["packages"] |= own["packages"]
+            one.packages = union
             return index
     known.append(own)
     return len(known) - 1

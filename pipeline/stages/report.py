@@ -47,6 +47,7 @@ from pipeline.report.scores import (
     read_predictions,
     read_scores,
     read_trainlogs,
+    wilson_interval,
 )
 from pipeline.report.season import read_season
 from pipeline.report.variogram import read_variogram
@@ -250,6 +251,7 @@ def _template() -> jinja2.Template:
         "number": lambda value: f"{value:,}",
         "percent": percent,
         "score": score,
+        "interval": lambda count, n: " to ".join(map(score, wilson_interval(count, n))),
         "deviation": lambda value: rounded(100 * value, 1),
         "loss": lambda value: rounded(value, 3),
         "day": say_day,

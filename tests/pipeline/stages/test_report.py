@@ -348,7 +348,7 @@ def test_the_same_run_makes_the_same_bytes(run, tmp_path):
 
 def test_the_page_has_numbers_of_parcels_and_scores(run):
     text = text_of(page_of(run))
-    assert "62 of 65 parcels classified, in 3 classes; 83% right" in text
+    assert "62 of 65 parcels classified, in 3 classes; 83.3% right" in text
     assert "Overall accuracy simulated imagery 83.3% This model 83.3%" in text
     assert f"{jaccard_score(DECLARED, PREDICTED, average='macro'):.3f}" in text
     assert "winter wheat predicted as maize: 4 parcels, 13" in text
@@ -526,7 +526,7 @@ def test_the_spatial_division_leads_if_both_differ_by_more_than_their_spread(
     checker, text = check_page(page), text_of(page)
     headline = text_of(page.split("<h1>")[1].split("</h1>")[0])
     shown, other = (accuracy, 50 / 60) if leads else (50 / 60, accuracy)
-    assert f"{shown:.0%} right on" in headline
+    assert f"{shown:.1%} right on" in headline
     assert ("blocks of land" in headline) == (leads and by == "block")
     assert ("groups of parcels" in headline) == (by == "group")
     assert f"Overall accuracy simulated imagery {100 * shown:.1f}%" in text
@@ -1049,7 +1049,7 @@ def test_99_96_percent_is_nowhere_written_as_100(tmp_path):
     for fold in paths.models.glob("Fold_*"):
         (fold / "test_metrics.json").write_text(json.dumps(metrics))
     text = text_of(page_of(paths))
-    assert "3 classes; &gt;99% right on parcels that the model was not trained on" in text
+    assert "3 classes; &gt;99.9% right on parcels that the model was not trained on" in text
     assert "This model &gt;99.9%" in text
     assert "This model &gt;0.999" in text
     assert "&gt;99.9% &gt;0.999 &lt;0.001" in text

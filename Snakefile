@@ -279,7 +279,7 @@ rule provenance:
         "Record what the run was made from and with."
     input:
         inputs=rules.inputs.output,
-        results=[TABLES, EVALUATED] if TRAINED else TABLES,
+        results=[TABLES, EVALUATED, CARD] if TRAINED else TABLES,
         predictions=rules.predict.output,
         areas=AREAS,
         report=rules.report.output,

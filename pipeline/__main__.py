@@ -48,6 +48,7 @@ STAGES = {
     "train": "train the model of one fold",
     "calibrate": "predict the labelled parcels out of fold, and fit the temperatures",
     "evaluate": "score the trained folds on their test parcels, beside baselines",
+    "model_card": "describe the trained models, for people and for catalogues",
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
     "areas": "estimate the area of every class, with confidence intervals",

@@ -207,12 +207,42 @@ for one in WAYS:
     ]
 
 
+rule model_card:
+    message:
+        "Describe the models of {paths.models}."
+    input:
+        models=MODELS,
+        evaluated=EVALUATED,
+        variogram=VARIOGRAM,
+    output:
+        card=paths.model_card,
+        item=paths.model_item,
+    params:
+        records=[paths.record(job) for job in JOBS],
+        run=paths.root,
+    resources:
+        mem_mb=1000,
+    log:
+        paths.log("model_card"),
+    benchmark:
+        paths.benchmark("model_card")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise model_card --run {params.run:q} --records {params.records:q}"
+        " --card {output.card:q} --item {output.item:q} --log {log:q}"
+
+
+CARD = rules.model_card.output
+
+
 rule models:
     message:
         "The models and their scores are in {paths.models}."
     input:
         TABLES,
         EVALUATED,
+        CARD,
 
 
 # The season: a second model in every fold, which learns from series that end on random dates.

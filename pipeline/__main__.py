@@ -49,6 +49,7 @@ STAGES = {
     "calibrate": "predict the labelled parcels out of fold, and fit the temperatures",
     "evaluate": "score the trained folds on their test parcels, beside baselines",
     "model_card": "describe the trained models, for people and for catalogues",
+    "mlflow": "add the trainings and scores of a run to a database of MLflow",
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
     "areas": "estimate the area of every class, with confidence intervals",

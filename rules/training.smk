@@ -233,7 +233,35 @@ rule model_card:
         " --card {output.card:q} --item {output.item:q} --log {log:q}"
 
 
-CARD = rules.model_card.output
+CARD = [rules.model_card.output]
+
+if settings.report.mlflow:
+
+    rule mlflow:
+        message:
+            "Add the trainings and scores to {params.database} of MLflow."
+        input:
+            models=MODELS,
+            evaluated=EVALUATED,
+        output:
+            paths.mlflow,
+        params:
+            records=[paths.record(job) for job in JOBS],
+            run=paths.root,
+            database=paths.mlflow_database,
+        resources:
+            mem_mb=1000,
+        log:
+            paths.log("mlflow"),
+        benchmark:
+            paths.benchmark("mlflow")
+        conda:
+            ENVIRONMENT
+        shell:
+            "parcelwise mlflow --run {params.run:q} --records {params.records:q}"
+            " --database {params.database:q} --account {output:q} --log {log:q}"
+
+    CARD.append(rules.mlflow.output)
 
 
 rule models:

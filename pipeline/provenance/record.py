@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
 from geo.errors import InputError
 from geo.imagery.imagery_files import walk
@@ -21,7 +21,7 @@ from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.software import environment, environment_of
-from pipeline.workflow.writing import json_lines, write_text
+from pipeline.workflow.writing import json_lines, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,9 @@ class Provenance(_Model):
         return read_json(path, cls.model_validate, "the provenance of a run")
 
 
+_STATES = TypeAdapter(dict[str, FileState])
+
+
 def describe_run(
     paths: RunPaths, inputs: list[Input], records: Sequence[Path], threads: int
 ) -> Provenance:
@@ -173,19 +176,23 @@ def _digest_artefacts(
 ) -> dict[str, FileState]:
     """Digest the results of a run. A file with the size and time of the last time is not read."""
     others = {Path(one.path) for one in inputs} | {paths.provenance}
-    files = [path for path in _artefacts(paths.root) if path not in others]
-    names = [path.relative_to(paths.root).as_posix() for path in files]
-    earlier = _earlier(paths.provenance)
-    known = {
+    files = {
+        path.relative_to(paths.root).as_posix(): path
+        for path in _artefacts(paths.root)
+        if path not in others
+    }
+    earlier = _earlier(paths.digests)
+    found = {
         name: earlier[name]
-        for name, path in zip(names, files, strict=True)
+        for name, path in files.items()
         if name in earlier and earlier[name].is_untouched(path)
     }
-    new = [(n, path) for n, path in zip(names, files, strict=True) if n not in known]
-    states = digest_all([(path, False) for _, path in new], threads)
-    found = known | dict(zip((name for name, _ in new), states, strict=True))
-    logger.info("%d files: %d new or changed, digested", len(files), len(new))
-    return {name: found[name] for name in names}
+    new = [name for name in files if name not in found]
+    logger.info("%d files, of which %d are new or changed and are digested", len(files), len(new))
+    states = digest_all([(files[name], False) for name in new], threads)
+    found |= dict(zip(new, states, strict=True))
+    write_json(paths.digests, _STATES.dump_python(found, exclude_none=True))
+    return {name: found[name] for name in files}
 
 
 def _artefacts(root: Path) -> Iterator[Path]:
@@ -199,11 +206,11 @@ def _artefacts(root: Path) -> Iterator[Path]:
 
 
 def _earlier(path: Path) -> dict[str, FileState]:
-    """Return the states of the files when provenance.json was written before, if it was."""
+    """Return the states of the files when they were last digested."""
     try:
-        return Provenance.read(path).artefacts if path.is_file() else {}
+        return read_json(path, _STATES.validate_python) if path.is_file() else {}
     except InputError as error:
-        logger.warning("%s All files are digested again.", error)
+        logger.warning("%s: all files are digested again", error)
         return {}
 
 

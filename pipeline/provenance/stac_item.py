@@ -174,7 +174,6 @@ def _output(models: TrainedModels) -> dict[str, Any]:
                 "value": index,
                 # Only letters, digits, - and _ are allowed here.
                 "name": unused_name(safe_name(code).replace(".", "_"), taken),
-                "title": name,
                 "description": f"{code}: {name}",
             }
             for index, (code, name) in enumerate(shown)

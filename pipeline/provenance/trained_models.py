@@ -33,17 +33,22 @@ class Scored:
 
     Attributes
     ----------
+    way
+        How the parcels were divided, a key of DIVIDED_BY.
     folds
-        Such as "5 folds, at random".
-    is_spatial
-        Whether parcels that are alike are kept in one fold.
+        The same in words, such as "5 folds, at random".
     overall
         {method: scores}, under the reference's keys; the models' own are "model".
     """
 
+    way: str
     folds: str
-    is_spatial: bool
     overall: dict[str, dict[str, float]]
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether parcels that are alike are kept in one fold."""
+        return self.way in SPATIAL
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def _scored(paths: RunPaths, divisions: Divisions | None) -> list[Scored]:
 
 
 def _in_words(way: str, n_folds: int, overall: dict[str, dict[str, float]]) -> Scored:
-    return Scored(f"{n_folds} folds, {DIVIDED_BY[way]}", way in SPATIAL, overall)
+    return Scored(way, f"{n_folds} folds, {DIVIDED_BY[way]}", overall)
 
 
 def _classes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
@@ -12,6 +13,10 @@ from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.sections.models import Normalise
 from pipeline.workflow.settings import Settings
+from pipeline.workflow.software import SOURCE
+
+# The modules of the optional group mlflow of pyproject.toml.
+MLFLOW = ("mlflow", "sqlalchemy", "alembic")
 
 _SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 
@@ -65,6 +70,11 @@ def check_inputs(settings: Settings) -> None:
                     f"{key}.path: {path} contains braces. The simulated scene is an output of "
                     "Snakemake, which reads braces as wildcards. Set another path."
                 )
+    if settings.report.mlflow and (lacking := [n for n in MLFLOW if find_spec(n) is None]):
+        raise InputError(
+            f"report.mlflow: {', '.join(lacking)} is not installed. In {SOURCE}, run `python -m "
+            "pip install --editable .[mlflow]`, or remove the setting."
+        )
     _check_datasets(settings)
     _check_weights(settings)
     _check_compared(settings.report.compare)

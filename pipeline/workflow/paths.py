@@ -255,6 +255,11 @@ class RunPaths:
     provenance = _Below("provenance.json")
     """What the run was made from and with, and the digest of each of its files."""
 
+    digests = _Below(".digests.json")
+    """The states of the files in provenance.json: Snakemake deletes that file before its job, and
+    files that have not changed since are not digested again.
+    """
+
     acquisitions = _Below("acquisitions.json")
     """All acquisitions, used or not, with the reason: the table that later stages read."""
 
@@ -342,6 +347,9 @@ class RunPaths:
     model_item = _Below("models/stac_item.json")
     """The same as a STAC item with the extension Machine Learning Model."""
 
+    mlflow = _Below("mlflow.json")
+    """Where the run is in MLflow: the database, the experiment, the id of its run."""
+
     season_accuracy = _Below("season/accuracy.parquet")
     """Parquet: scores by the last date available, of all classes and of each; .csv for people."""
 
@@ -392,6 +400,11 @@ class RunPaths:
     def divided_by(self, way: str) -> RunPaths:
         """Return the paths of the run whose parcels are divided as in split.also."""
         return RunPaths(self.root, f"_{way}")
+
+    @property
+    def mlflow_database(self) -> Path:
+        """The database of MLflow, for all runs in the same folder."""
+        return self.root.parent / "mlflow.db"
 
     @property
     def dataset(self) -> DatasetPaths:

@@ -148,6 +148,11 @@ class Settings(Section):
                 "areas.sample: without effect if predict.weights is set, because it is not known "
                 "which parcels the weights were trained on. Remove it"
             )
+        if self.predict.weights is not None and self.report.mlflow:
+            raise ValueError(
+                "report.mlflow: without effect if predict.weights is set, as nothing is trained. "
+                "Remove it"
+            )
         for section, is_used in (("parcels", not existing), ("dataset", not has_others)):
             classes = getattr(self, section).classes
             is_few = isinstance(classes, FrequentClasses) and classes.min_parcels < self.split.folds

@@ -388,6 +388,11 @@ class Report(Section):
     compare: list[str] = []
     """names of other runs to compare this run's scores with"""
 
+    mlflow: bool = False
+    """true: also add settings, the metrics of every epoch and the scores to results/mlflow.db, for
+    MLflow, which must be installed (see README)
+    """
+
 
 class Simulate(Section):
     """The simulated scene."""

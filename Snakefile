@@ -20,6 +20,7 @@ from pipeline.workflow.snakefile import (
     division_settings,
     escaped,
     freeze,
+    is_simulated,
     refuse_training,
     refuse_unlabelled,
     stage_settings,
@@ -89,6 +90,12 @@ ENVIRONMENT = (
 )
 # A rule passes its stage only the settings of that stage. A change of them triggers a rerun.
 settings_of = lambda stage: stage_settings(settings, stage)
+# The categories of `snakemake --report`.
+SIMULATED = " (SIMULATED)" if is_simulated(settings) else ""
+INPUTS, SCORES_SHOWN, RESULTS = (f"{part}{SIMULATED}" for part in ("Inputs", "Scores", "Results"))
+
+
+report: "rules/captions/workflow.rst"
 
 
 wildcard_constraints:
@@ -255,7 +262,7 @@ rule report:
         predictions=rules.predict.output,
         areas=AREAS,
     output:
-        report=paths.report,
+        report=report(paths.report, caption="rules/captions/report.rst", category=RESULTS),
         config=paths.config,
     params:
         settings=settings_of("report"),

@@ -9,6 +9,7 @@ WAYS = {"": settings.split.by} | (
 divided = RunPaths(paths.root, ALSO)
 also = lambda wildcards: wildcards.get("also", "")
 way = lambda wildcards: WAYS[also(wildcards)]
+divided_into = lambda wildcards: f"Folds: {way(wildcards)}"
 of_division = lambda wildcards: RunPaths(paths.root, also(wildcards))
 # The register contains the groups; an existing dataset contains its own.
 GROUPS = [] if settings.dataset.sources else paths.register
@@ -166,10 +167,23 @@ rule evaluate:
         metrics=expand(divided.fold("{fold}") / "test_metrics.json", fold=FOLDS, allow_missing=True),
         matrices=expand(divided.fold("{fold}") / "conf_mat.pkl", fold=FOLDS, allow_missing=True),
         overall=divided.overall,
-        per_class=[divided.per_class, divided.per_class.with_suffix(".csv")],
+        per_class=[
+            divided.per_class,
+            report(
+                divided.per_class.with_suffix(".csv"),
+                caption="captions/per_class.rst",
+                category=SCORES_SHOWN,
+                subcategory=divided_into,
+            ),
+        ],
         baselines=divided.baselines,
         spread=divided.spread,
-        scores=divided.scores,
+        scores=report(
+            divided.scores,
+            caption="captions/scores.rst",
+            category=SCORES_SHOWN,
+            subcategory=divided_into,
+        ),
         calibration=divided.calibration_errors,
         sets=divided.prediction_sets,
     params:
@@ -215,7 +229,7 @@ rule model_card:
         evaluated=EVALUATED,
         variogram=VARIOGRAM,
     output:
-        card=paths.model_card,
+        card=report(paths.model_card, caption="captions/model_card.rst", category=SCORES_SHOWN),
         item=paths.model_item,
     params:
         records=[paths.record(job) for job in JOBS],
@@ -311,7 +325,14 @@ rule evaluate_season:
         folds=paths.folds,
         models=expand(rules.train_season.output, fold=FOLDS),
     output:
-        paths.season_files,
+        tables=[paths.season_accuracy, paths.season_parcels],
+        accuracy=report(
+            paths.season_accuracy.with_suffix(".csv"),
+            caption="captions/season.rst",
+            category=SCORES_SHOWN,
+        ),
+        parcels=paths.season_parcels.with_suffix(".csv"),
+        summary=paths.season_summary,
     params:
         settings=settings_of("evaluate_season"),
         record=paths.record("evaluate_season"),

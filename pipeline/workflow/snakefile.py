@@ -317,6 +317,14 @@ def check_folder(folder: Path) -> None:
         raise _unwritable(folder, error.strerror) from None
 
 
+def is_simulated(settings: Settings) -> bool:
+    """Return whether the scene is simulated, or an existing dataset states that it is."""
+    descriptions = [DatasetPaths(source).description for source in settings.dataset.sources]
+    return settings.simulate is not None or any(
+        read_json(path, dict).get("simulated", False) for path in descriptions if path.is_file()
+    )
+
+
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
     """Return the settings of a stage as the parameter of its rule, which also triggers reruns."""
     return verbatim(view(settings, stage).model_dump_json())

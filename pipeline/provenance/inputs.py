@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from geo.imagery.acquisition import is_address, local_file, read_item
 from pipeline.provenance.digests import FileState, digest_all
-from pipeline.workflow.artefacts import read_json
+from pipeline.workflow.artefacts import read_typed
 from pipeline.workflow.writing import json_lines, write_text
 
 # What an input is. Files of these kinds are digested by samples, all others as a whole.
@@ -92,4 +92,4 @@ def read_inputs(path: Path) -> list[Input]:
     InputError
         If the file is missing or does not list inputs.
     """
-    return read_json(path, _INPUTS.validate_python, "a list of inputs")
+    return read_typed(path, list[Input], "a list of inputs")

@@ -17,7 +17,7 @@ from geo.errors import InputError
 from geo.imagery.imagery_files import walk
 from pipeline.provenance.digests import FileState, digest_all
 from pipeline.provenance.inputs import Input
-from pipeline.workflow.artefacts import read_json
+from pipeline.workflow.artefacts import read_json, read_typed
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.software import environment, environment_of
@@ -132,7 +132,7 @@ class Provenance(_Model):
         InputError
             If the file is missing or was not written by `write`.
         """
-        return read_json(path, cls.model_validate, "the provenance of a run")
+        return read_typed(path, cls, "the provenance of a run")
 
 
 _STATES = TypeAdapter(dict[str, FileState])
@@ -208,7 +208,7 @@ def _artefacts(root: Path) -> Iterator[Path]:
 def _earlier(path: Path) -> dict[str, FileState]:
     """Return the states of the files when they were last digested."""
     try:
-        return read_json(path, _STATES.validate_python) if path.is_file() else {}
+        return read_typed(path, dict[str, FileState], "states of files") if path.is_file() else {}
     except InputError as error:
         logger.warning("%s: all files are digested again", error)
         return {}
@@ -223,7 +223,7 @@ def _jobs(paths: RunPaths) -> tuple[list[Environment], dict[str, Job]]:
     for path in sorted({*paths.benchmarks.rglob("*.tsv")} - {own_files}):
         name = path.relative_to(paths.benchmarks).as_posix().removesuffix(path.suffix)
         file = environment_of(paths.log(name))
-        own = read_json(file, Environment.model_validate) if file.is_file() else None
+        own = read_typed(file, Environment, "software of a job") if file.is_file() else None
         jobs[name] = _job(path, None if own is None else _add_environment(environments, own))
     _add_environment(environments, Environment(**environment()))
     return environments, dict(sorted(jobs.items(), key=lambda job: job[1].start))

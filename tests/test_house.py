@@ -96,7 +96,7 @@ def loaded_by(statement):
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
         *("predict", "areas"),
-        "report",
+        *("report", "inputs", "model_card", "mlflow", "provenance"),
     ],
 )
 def test_models_run_without_gdal(stage):
@@ -122,6 +122,7 @@ def test_models_run_without_gdal(stage):
         "split",
         "evaluate",
         "areas",
+        *("inputs", "model_card", "mlflow", "provenance"),
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -135,6 +136,7 @@ SLOW = {
     *("snakemake", "tensorboard", "torch", "xarray", "zarr"),
 }
 USED = {
+    "inputs": set(),
     "index": {"rasterio"},
     "clean": {"geopandas", "pandas"},
     "rasterise": {"geopandas", "pandas", "rasterio"},
@@ -152,9 +154,12 @@ USED = {
     "calibrate": {"scipy", "torch"},
     "evaluate": {"pandas", "scipy", "sklearn"},
     "evaluate_season": {"pandas", "torch"},
+    "model_card": {"jinja2", "pandas"},
+    "mlflow": set(),
     "predict": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
     "report": {"jinja2", "matplotlib", "pandas"},
+    "provenance": set(),
 }
 
 
@@ -369,8 +374,9 @@ def test_a_stage_has_the_same_name_everywhere():
     targets = {"all", "dataset", "models", "predictions", "season"}
     # The demo's scene is not part of the product and has a command of its own module.
     assert rules - targets == {"simulate", *STAGES}
-    # Only features needs no setting.
-    assert set(STAGE_SETTINGS) == (rules - targets) - {"features"}
+    # These need no setting.
+    without = {"features", "inputs", "model_card", "mlflow", "provenance"}
+    assert set(STAGE_SETTINGS) == (rules - targets) - without
     assert all((ROOT / "pipeline" / "stages" / f"{stage}.py").is_file() for stage in STAGES)
 
 

@@ -88,7 +88,22 @@ class _Compared:
     path: Path
     state: FileState
     is_sampled: bool
-    remedy: str
+    is_input: bool
+
+    @property
+    def remedy(self) -> str:
+        """What to do if it differs."""
+        if self.is_input:
+            return "Restore it, or run the workflow again."
+        # Tables for people have the name of one that a stage reads.
+        suffixes = (self.path.suffix, ".parquet", ".json")
+        stages = (writer_of(self.path.with_suffix(suffix)) for suffix in suffixes)
+        stage = next(filter(None, stages), None)
+        if stage is None and self.path.parent.name == "report":
+            stage = "report"
+        return (
+            "Run the workflow again." if stage is None else f"Make it again: snakemake -R {stage}."
+        )
 
 
 @dataclass(frozen=True)
@@ -174,16 +189,15 @@ class Comparison:
     def _artefacts(self) -> Iterator[_Compared]:
         for name, state in self.recorded.artefacts.items():
             path = self.paths.root / name
-            yield _Compared(name, path, state, is_sampled=False, remedy=_remedy(path))
+            yield _Compared(name, path, state, is_sampled=False, is_input=False)
 
     def _inputs(self) -> Iterator[_Compared]:
         """Yield the inputs that are here."""
         for one in self.recorded.inputs:
             place = self._place_of(one)
             if place is not None and one.state is not None:
-                remedy = "Restore it, or run the workflow again."
                 name = f"input {one.path} ({one.role})"
-                yield _Compared(name, place, one.state, one.is_sampled, remedy)
+                yield _Compared(name, place, one.state, one.is_sampled, is_input=True)
 
     def _place_of(self, one: Input) -> Path | None:
         """Return where an input is; None if it is not here."""
@@ -277,13 +291,3 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
         return dict(flat(read_values([path]))) if path.is_file() else {}
     except InputError:
         return {}
-
-
-def _remedy(path: Path) -> str:
-    """Say how to make a file of a run again."""
-    # Tables for people have the name of one that a stage reads.
-    stages = (writer_of(path.with_suffix(suffix)) for suffix in (path.suffix, ".parquet", ".json"))
-    stage = next(filter(None, stages), None)
-    if stage is None and path.parent.name == "report":
-        stage = "report"
-    return "Run the workflow again." if stage is None else f"Make it again: snakemake -R {stage}."

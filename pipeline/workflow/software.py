@@ -80,7 +80,11 @@ def git_state() -> tuple[str | None, bool]:
     # --always without names: the commit's hash alone.
     describe = [git, "-C", str(SOURCE), "describe", "--always", "--dirty", "--exclude=*"]
     described = [*describe, "--abbrev=40"]
-    found = subprocess.run(described, capture_output=True, text=True, check=False)  # noqa: S603
+    # Jobs that run beside each other must not wait for the lock of git's index.
+    unlocked = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    found = subprocess.run(  # noqa: S603
+        described, capture_output=True, text=True, check=False, env=unlocked
+    )
     if found.returncode != 0:
         return None, False
     commit, _, dirty = found.stdout.strip().partition("-")

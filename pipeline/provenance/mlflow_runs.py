@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geo.errors import InputError
 from models.model_files import TRAINLOG_FILE, fold_folders, member_file
 from pipeline.provenance.trained_models import TrainedModels
 from pipeline.workflow.artefacts import read_json
@@ -44,12 +45,35 @@ def log_run(database: Path, paths: RunPaths, models: TrainedModels, now_ms: int)
     -------
     dict
         "database", "experiment", and "run_id" of the run with the scores.
+
+    Raises
+    ------
+    InputError
+        If MLflow cannot use the database.
     """
-    client = _client(database)
-    experiment = client.get_experiment_by_name(models.run)
-    number = (
-        client.create_experiment(models.run) if experiment is None else experiment.experiment_id
-    )
+    # MLflow would send statistics on its use to its makers.
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    # Imported here, because these are optional packages.
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        client = MlflowClient(tracking_uri=f"sqlite:///{database.absolute()}")
+        run = _log_run(client, paths, models, now_ms)
+    except (MlflowException, SQLAlchemyError) as error:
+        first = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"MLflow cannot use {database}: {first}. Rename the file, so that a new one is made, "
+            "or remove report.mlflow."
+        ) from error
+    return {"database": str(database), "experiment": models.run, "run_id": run}
+
+
+def _log_run(client: MlflowClient, paths: RunPaths, models: TrainedModels, now_ms: int) -> str:
+    """Add a run; return the id of the run with the scores."""
+    number = _experiment(client, models.run)
     used = software()
     tags = {
         "parcelwise": used["parcelwise"],
@@ -65,17 +89,17 @@ def log_run(database: Path, paths: RunPaths, models: TrainedModels, now_ms: int)
         _log_metrics(client, one, [_metrics(own, epoch, now_ms) for epoch, own in log.items()])
         client.set_terminated(one)
     client.set_terminated(scored)
-    return {"database": str(database), "experiment": models.run, "run_id": scored}
+    return str(scored)
 
 
-def _client(database: Path) -> MlflowClient:
-    # MLflow would send statistics on its use to its makers.
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    # Imported here, because it is an optional package.
-    from mlflow.tracking import MlflowClient
-
-    database.parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=f"sqlite:///{database.absolute()}")
+def _experiment(client: MlflowClient, name: str) -> str:
+    """Return the number of the experiment of this name; make or restore it if necessary."""
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        return str(client.create_experiment(name))
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
 
 
 def _log_parameters(client: MlflowClient, run: str, settings: Mapping[str, Any]) -> None:

@@ -52,6 +52,17 @@ def test_settings_metrics_of_every_epoch_and_scores_are_runs_of_mlflow(tmp_path)
     assert {point.step: point.value for point in history} == expected
 
 
+@needs_mlflow
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    run, records = make_finished(tmp_path)
+    run.mlflow_database.write_text("another file")
+    with pytest.raises(InputError, match=r"MLflow cannot use .*mlflow\.db: .* Rename the file"):
+        log_to_mlflow(run.root, records, run.mlflow_database, run.mlflow)
+    assert run.mlflow_database.read_text() == "another file"
+
+
 def test_a_run_that_lacks_mlflow_is_refused_before_it_starts(monkeypatch):
     monkeypatch.setattr(inputs, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="mlflow, sqlalchemy, alembic is not installed"):

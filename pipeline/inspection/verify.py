@@ -155,7 +155,7 @@ class Comparison:
     def not_checked(self) -> Iterator[str]:
         """Yield what could not be compared, in words."""
         if self.absent:
-            yield f"{_number(self.absent, 'input')} not here, such as {self.absent[0]}"
+            yield f"{_number(len(self.absent), 'input')} not here, such as {self.absent[0]}"
         touched = [
             one.path
             for one in self._inputs()
@@ -165,7 +165,7 @@ class Comparison:
         ]
         if touched:
             yield (
-                f"{_number(touched, 'large input')} of another time than in the run, of which only "
+                f"{_number(len(touched), 'large input')} of another time than in the run, of which only "
                 f"samples were compared, such as {touched[0]}"
             )
         here = software()
@@ -173,7 +173,7 @@ class Comparison:
         if unknown:
             stages = dict.fromkeys(name.partition("/")[0] for name in unknown)
             yield (
-                f"the software of {_number(unknown, 'job')} without a record of it: "
+                f"the software of {_number(len(unknown), 'job')} without a record of it: "
                 f"{', '.join(stages)}"
             )
         then = [one.modified or one.commit is None for one in self.recorded.environments]
@@ -254,9 +254,9 @@ class Comparison:
                     yield f"{name} is {own[name]} here, and was {version} in the run{of_jobs}."
 
 
-def _number(things: Sequence[object], name: str) -> str:
+def _number(n: int, name: str) -> str:
     """Return a number of things in words."""
-    return f"{len(things):,} {name}{'s' * (len(things) != 1)}"
+    return f"{n:,} {name}{'s' * (n != 1)}"
 
 
 def _difference_of_size(one: _Compared) -> str | None:
@@ -266,13 +266,13 @@ def _difference_of_size(one: _Compared) -> str | None:
     size, _, files = size_and_time(one.path)
     if (size, files) == (one.state.bytes, one.state.files):
         return None
-    if files != one.state.files:
-        found, expected = (
-            "is a file" if n is None else f"has {n:,} files" for n in (files, one.state.files)
-        )
-    else:
-        found, expected = f"has {size:,} bytes", f"{one.state.bytes:,}"
-    return f"{one.name} {found}, and in the run {expected}. {one.remedy}"
+    found, then = _size(size, files), _size(one.state.bytes, one.state.files)
+    return f"{one.name} has {found}, and in the run {then}. {one.remedy}"
+
+
+def _size(size: int, files: int | None) -> str:
+    """Return the size of a file, or of the files of a folder, in words."""
+    return _number(size, "byte") + ("" if files is None else f" in {_number(files, 'file')}")
 
 
 def _differences_of_content(compared: Sequence[_Compared]) -> Iterator[str]:

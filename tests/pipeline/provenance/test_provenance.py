@@ -106,7 +106,7 @@ DIFFERENCES = [
     ),
     (
         lambda run: edit(run.report, b"<p>"),
-        "report/report.html has 3 bytes, and in the run 11. Make it again: snakemake -R report.",
+        "report/report.html has 3 bytes, and in the run 11 bytes. Make it again: snakemake -R report.",
     ),
     (
         lambda run: edit(run.report, b"<p>PAGE</p>"),
@@ -122,7 +122,8 @@ DIFFERENCES = [
     ),
     (
         lambda run: (run.root.parent.parent / "masks" / "b.tif").write_bytes(b""),
-        "input masks (cloud masks) has 2 files, and in the run has 1 files.",
+        "input masks (cloud masks) has 2,097,152 bytes in 2 files, and in the run 2,097,152 bytes "
+        "in 1 file.",
     ),
     (other_sample, "input masks (cloud masks) has another content than in the run."),
 ]

@@ -165,8 +165,8 @@ class Comparison:
         ]
         if touched:
             yield (
-                f"{_number(len(touched), 'large input')} of another time than in the run, of which only "
-                f"samples were compared, such as {touched[0]}"
+                f"{_number(len(touched), 'large input')} of another time than in the run, of which "
+                f"only samples were compared, such as {touched[0]}"
             )
         here = software()
         unknown = [n for n, job in self.recorded.jobs.items() if job.environment is None]

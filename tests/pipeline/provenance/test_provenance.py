@@ -106,7 +106,7 @@ DIFFERENCES = [
     ),
     (
         lambda run: edit(run.report, b"<p>"),
-        "report/report.html has 3 bytes, and in the run 11 bytes. Make it again: snakemake -R repor",
+        "report/report.html has 3 bytes, and in the run 11 bytes. Make it again: snakemake -R",
     ),
     (
         lambda run: edit(run.report, b"<p>PAGE</p>"),

@@ -300,11 +300,12 @@ def named_inputs(settings: Settings) -> dict[str, list[Path]]:
     """
     parcels, dataset = settings.parcels, settings.dataset
     register, names = parcels.path, dataset.names
-    return {
+    files = [] if register is None else [register]
+    if register is not None and not register.is_dir():
         # A simulated register does not exist yet.
-        "register": []
-        if register is None
-        else [file for file in _register_files(register) if file == register or file.exists()],
+        files += [path for path in _register_files(register) if path != register and path.exists()]
+    return {
+        "register": files,
         "tables": [*parcels.tables.values(), *([] if names is None else [names])],
         "masks": [] if settings.clouds.files is None else [settings.clouds.files],
         "dataset": [file for source in dataset.sources for file in watched_dataset(source)],

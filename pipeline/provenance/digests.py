@@ -1,6 +1,7 @@
 """Digests of files and folders, by which a change is noticed after they were copied, too.
 
-Digests are BLAKE2b of 32 bytes, as `b2sum --length 256` prints them. Of a large input only samples
+Digests are BLAKE2b of 32 bytes, as `b2sum --length 256` prints them; for a GeoPackage, without the
+counters in its header, which change if QGIS opens it. Of a large input only samples
 are digested: imagery is often more than can be read again within a run. They show that a product
 was replaced or truncated, and practically every change of a compressed file; one changed pixel of
 an uncompressed file between the samples only shows by the file's time.
@@ -22,6 +23,11 @@ _SIZE = 32
 # Samples of a file, from its first to its last bytes; a smaller file is digested as a whole.
 SAMPLES, SAMPLE_BYTES = 16, 65_536
 WHOLE_BYTES = SAMPLES * SAMPLE_BYTES
+
+_SQLITE = b"SQLite format 3\0"
+# Of the header of SQLite: versions of reading and writing, counter of changes, and its copy with
+# the version of the library (https://www.sqlite.org/fileformat2.html#the_database_header).
+_COUNTERS = (slice(18, 20), slice(24, 28), slice(92, 100))
 
 
 class FileState(BaseModel):
@@ -84,9 +90,15 @@ def digest_all(paths: Sequence[tuple[Path, bool]], threads: int) -> list[FileSta
 
 
 def digest_file(path: Path) -> str:
-    """Return the digest of the whole content of a file."""
+    """Return the digest of the whole content of a file; of SQLite's without its counters."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, _blake2b).hexdigest()
+        header = bytearray(file.read(100))
+        if header.startswith(_SQLITE):
+            for counter in _COUNTERS:
+                header[counter] = bytes(len(header[counter]))
+        # file_digest begins at the current position.
+        digest = hashlib.file_digest(file, lambda: _blake2b(header))
+    return digest.hexdigest()
 
 
 def _digest_samples(path: Path) -> str:
@@ -103,8 +115,8 @@ def _digest_samples(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _blake2b() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=_SIZE)
+def _blake2b(start: bytes | bytearray = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(start, digest_size=_SIZE)
 
 
 def _below(folder: Path) -> list[Path]:

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +255,23 @@ def test_files_of_a_folder_are_digested_by_name_and_content(tmp_path):
     assert (state.bytes, state.files) == (2, 2)
     (tmp_path / "a.npy").rename(tmp_path / "c.npy")
     assert digest_state(tmp_path, is_sampled=True).blake2b != state.blake2b
+
+
+def test_a_database_that_was_only_opened_is_the_same(tmp_path):
+    path = tmp_path / "parcels.gpkg"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE parcels (id)")
+    digest = digest_state(path, is_sampled=False).blake2b
+    before = path.read_bytes()
+    with closing(sqlite3.connect(path)) as database:  # as QGIS does
+        for mode in ("wal", "delete"):
+            database.execute(f"PRAGMA journal_mode={mode}")
+            database.execute("SELECT * FROM parcels")
+    assert path.read_bytes() != before
+    assert digest_state(path, is_sampled=False).blake2b == digest
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("INSERT INTO parcels VALUES (1)")
+    assert digest_state(path, is_sampled=False).blake2b != digest
 
 
 def test_addresses_are_recorded_without_their_signature(tmp_path, monkeypatch):

@@ -19,6 +19,8 @@ from pipeline.provenance.digests import SAMPLE_BYTES, SAMPLES, digest_state
 from pipeline.provenance.inputs import imagery_sources, read_inputs
 from pipeline.stages.inputs import inputs
 from pipeline.stages.provenance import provenance
+from pipeline.workflow.config import load
+from pipeline.workflow.inputs import named_inputs
 from pipeline.workflow.paths import RunPaths
 from tests.builders.finished import MACHINE, SOFTWARE, make_finished, read
 
@@ -283,6 +285,26 @@ def test_addresses_are_recorded_without_their_signature(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pipeline.provenance.inputs.read_item", lambda _: Item)
     assert imagery_sources([tmp_path / "a.json"]) == ["https://host/a/B02.tif"]
+
+
+def test_the_settings_name_these_inputs(tmp_path):
+    for name in ("a.shp", "a.dbf", "a.txt", "names.csv", "masks/m.tif", "old.gdb/a.gdbtable"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    settings = {
+        "imagery": {"path": tmp_path},
+        "parcels": {"path": tmp_path / "a.shp", "names": tmp_path / "names.csv"},
+        "clouds": {"files": tmp_path / "masks"},
+    }
+    assert named_inputs(load(settings)) == {
+        "register": [tmp_path / "a.shp", tmp_path / "a.dbf"],
+        "tables": [tmp_path / "names.csv"],
+        "masks": [tmp_path / "masks"],
+        "dataset": [],
+        "weights": [],
+    }
+    settings["parcels"]["path"] = tmp_path / "old.gdb"
+    assert named_inputs(load(settings))["register"] == [tmp_path / "old.gdb"]
 
 
 def test_a_missing_input_ends_in_one_message(tmp_path):

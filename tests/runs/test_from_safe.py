@@ -66,6 +66,7 @@ def artefacts(folder):
         if path.is_file()
         and path.name.endswith(endings)
         and path.name not in ("provenance.json", ".digests.json")
+        and folder / RUN / "logs" not in path.parents
     }
 
 

@@ -148,9 +148,12 @@ def test_verify_can_name_every_difference(run, capsys, monkeypatch):
     monkeypatch.setattr(verify, "software", lambda: other)
     for change, _ in DIFFERENCES[:2]:
         change(run)
+    _, first = run_verify(capsys, run.root)
     code, shown = run_verify(capsys, run.root, "--all")
     assert code == 1
     lines = shown.splitlines()
+    assert first.splitlines()[0] == lines[0]
+    assert "missing" not in first
     assert lines[0].startswith("settings/train.json has other settings")
     assert lines[1].startswith("predictions/parcels.csv is missing")
     assert lines[2:5] == [

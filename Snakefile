@@ -1,6 +1,6 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
-#     parcelwise run configs/mine.yaml [dataset | models | predictions | report | season]
+#     parcelwise run configs/mine.yaml [dataset | models | predictions | report | season | sen4cap]
 #     snakemake --cores 4 [dataset | ... | season] --configfile configs/mine.yaml
 #
 # Every rule calls `parcelwise <stage>`; `snakemake -p` prints the calls.
@@ -50,6 +50,16 @@ NAMED = named_inputs(settings)
 REGISTER = [] if settings.dataset.sources else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
+WORKLIST = (
+    [
+        *multiext(str(paths.to_check.with_suffix("")), ".parquet", ".csv"),
+        *([paths.to_check.with_suffix(".gpkg")] if REGISTER else []),
+        *multiext(str(paths.quality_sample.with_suffix("")), ".parquet", ".csv"),
+        paths.worklist_account,
+    ]
+    if TRAINED
+    else []
+)
 SCORES = (
     [paths.doubts]
     if TRAINED
@@ -65,6 +75,9 @@ PREDICTIONS = [
 # The report shows the season of a run that was asked for it once, and then keeps it up to date.
 shows_season = lambda: ("season" in workflow.dag_settings.targets or paths.season_summary.is_file())
 season_files = lambda wildcards: paths.season_files if TRAINED and shows_season() else []
+# As the season: written only if it is asked for, and then kept up to date.
+SEN4CAP = [paths.sen4cap, *([paths.sen4cap.with_suffix(".gpkg")] if REGISTER else [])]
+sen4cap_files = lambda wildcards: SEN4CAP if paths.sen4cap.is_file() else []
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
 TABLES = [paths.ledger, paths.class_table] if settings.dataset.sources else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
@@ -129,6 +142,8 @@ rule all:
         TABLES,
         PREDICTIONS,
         AREAS,
+        WORKLIST,
+        sen4cap_files,
         paths.report,
         paths.provenance,
 
@@ -199,6 +214,9 @@ rule predict:
         predicted=CALIBRATED if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
+        cleaned=[paths.register] if REGISTER else [],
+        # Ancient: an acquisition that is not used does not repeat the predictions.
+        index=ancient([paths.grids, paths.acquisitions] if REGISTER else []),
     output:
         PREDICTIONS,
     params:
@@ -213,6 +231,18 @@ rule predict:
             else ["--scores", paths.existing_scores]
         ),
         register=verbatim(["--register", *REGISTER] if REGISTER else []),
+        tables=(
+            [
+                "--cleaned",
+                paths.register,
+                "--grids",
+                paths.grids,
+                "--acquisitions",
+                paths.acquisitions,
+            ]
+            if REGISTER
+            else []
+        ),
         unwatched=verbatim(states_of_others([*REGISTER, *EXISTING_WEIGHTS])),
         predictions=paths.predictions,
     threads: cores
@@ -229,13 +259,43 @@ rule predict:
         "parcelwise predict --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --models {params.models:q} {params.folds:q} --ledger {input.ledger:q} {params.register:q}"
-        " --predictions {params.predictions:q} --threads {threads} --log {log:q}"
+        " {params.tables:q} --predictions {params.predictions:q} --threads {threads} --log {log:q}"
 
 
 if REGISTER:
     JOBS.append("areas")
 
     include: "rules/areas.smk"
+
+
+if TRAINED:
+    JOBS.append("worklist")
+
+    include: "rules/worklist.smk"
+
+
+rule sen4cap:
+    message:
+        "Write the predictions in the columns of Sen4CAP: {paths.sen4cap}."
+    input:
+        rules.predict.output,
+    output:
+        SEN4CAP,
+    params:
+        predictions=paths.predictions.with_suffix(".parquet"),
+        outlines=["--outlines", paths.predictions] if REGISTER else [],
+        sen4cap=paths.sen4cap,
+    resources:
+        mem_mb=2000,
+    log:
+        paths.log("sen4cap"),
+    benchmark:
+        paths.benchmark("sen4cap")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise sen4cap --predictions {params.predictions:q} {params.outlines:q}"
+        " --sen4cap {params.sen4cap:q} --log {log:q}"
 
 
 rule predictions:
@@ -245,6 +305,8 @@ rule predictions:
         TABLES,
         rules.predict.output,
         AREAS,
+        WORKLIST,
+        sen4cap_files,
 
 
 rule report:
@@ -261,8 +323,10 @@ rule report:
         season=season_files,
         predictions=rules.predict.output,
         areas=AREAS,
+        worklist=WORKLIST,
     output:
         report=report(paths.report, caption="rules/captions/report.rst", category=RESULTS),
+        map=[] if settings.dataset.sources else paths.map_files,
         config=paths.config,
     params:
         settings=settings_of("report"),
@@ -289,6 +353,8 @@ rule provenance:
         results=[TABLES, EVALUATED, CARD] if TRAINED else TABLES,
         predictions=rules.predict.output,
         areas=AREAS,
+        worklist=WORKLIST,
+        sen4cap=sen4cap_files,
         report=rules.report.output,
     output:
         paths.provenance,

@@ -52,7 +52,9 @@ STAGES = {
     "mlflow": "add the trainings and scores of a run to a database of MLflow",
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
+    "sen4cap": "write the predictions in the columns of Sen4CAP",
     "areas": "estimate the area of every class, with confidence intervals",
+    "worklist": "list the declarations to check, and draw a sample to assess the verdicts",
     "report": "write the report of a run",
     "provenance": "record what a run was made from and with",
 }
@@ -63,6 +65,8 @@ COMMANDS = {
     "season": "say how early in the season the classes are known",
     "inspect": "show what a run would use, before anything is done",
     "verify": "say whether a run, or a copy of it, still matches its provenance.json",
+    "checked": "say what the visits of the sample mean for all declarations",
+    "serve": "show the report of a run in a browser, with a map of any size",
 }
 
 
@@ -79,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "       %(prog)s season FILE [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
         "       %(prog)s verify RUN [--all]\n"
+        "       %(prog)s checked FILE\n"
+        "       %(prog)s serve RUN\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
@@ -107,11 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = chosen.command
     if name is None:
         top.error("name a command or a stage")
-    if name in ("run", "season"):
-        from pipeline.workflow.launch import launch
-
+    if name in ("run", "season", "serve"):
         try:
-            launch(words[1:], target="season" if name == "season" else None)
+            if name == "serve":
+                from pipeline.report.serve import serve
+
+                serve(words[1:])
+            else:
+                from pipeline.workflow.launch import launch
+
+                launch(words[1:], target="season" if name == "season" else None)
         except (InputError, OSError) as error:
             sys.stderr.write(f"parcelwise {name}: {error}\n")
         return 1
@@ -219,7 +230,9 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, parameter in inspect.signature(function).parameters.items():
-        if name != "settings":
+        if not is_stage and parameter.default is inspect.Parameter.empty and kinds[name] is Path:
+            parser.add_argument(name, type=Path, metavar=name.upper())
+        elif name != "settings":
             _add_argument(parser, name, kinds[name], parameter)
         elif is_stage:
             _add_settings(parser)

@@ -41,7 +41,7 @@ def verify(arguments: Sequence[str]) -> int:
         "The first difference is named. The exit code is 1 if there is one, otherwise 0. The "
         "folder can be a copy. Inputs that are not here are named as not checked.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run: results/<run>")
+    parser.add_argument("run", metavar="RUN", help="name of the run, or its folder results/RUN")
     parser.add_argument("--all", action="store_true", help="name every difference")
     options = parser.parse_args(arguments)
     found = []
@@ -114,22 +114,23 @@ class Comparison:
     recorded: Provenance
 
     @classmethod
-    def of(cls, root: Path) -> Comparison:
-        """Open a run.
+    def of(cls, run: str) -> Comparison:
+        """Open a run by its folder or name.
 
         Raises
         ------
         InputError
             If there is none in this folder, or it has no provenance.json.
         """
-        paths = RunPaths(root)
-        if not root.is_dir():
+        named = [RunPaths(Path(run)), RunPaths.of(run)]
+        paths = next((own for own in named if own.root.is_dir()), None)
+        if paths is None:
             runs = Path("results").iterdir() if Path("results").is_dir() else ()
-            hint = did_you_mean(str(Path("results") / root.name), runs)
-            raise InputError(f"There is no folder {root}.{hint} Name that of a run: results/<run>.")
+            hint = did_you_mean(Path(run).name, (path.name for path in runs))
+            raise InputError(f"There is no run {run}.{hint} Name one, or its folder results/<run>.")
         if not paths.provenance.is_file():
             raise InputError(
-                f"{root} has no {paths.provenance.name}, which a run writes last. Finish it: "
+                f"{paths.root} has no {paths.provenance.name}, which a run writes last. Finish it: "
                 "parcelwise run FILE, without a target."
             )
         return cls(paths, Provenance.read(paths.provenance))

@@ -54,12 +54,16 @@ _WRITERS = {
     "models*/Fold_*/*": "train",
     "models*/*.json": "evaluate",
     "predictions/areas.*": "areas",
+    "predictions/to_check.*": "worklist",
+    "predictions/quality_sample.*": "worklist",
+    "predictions/worklist.json": "worklist",
+    "predictions/sen4cap.*": "sen4cap",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
 _NOT_INGESTED = {
-    *("variogram", "split", "train", "calibrate", "evaluate", "predict"),
-    *("train_season", "evaluate_season"),
+    *("variogram", "split", "train", "calibrate", "evaluate", "predict", "sen4cap"),
+    *("train_season", "evaluate_season", "worklist"),
 }
 
 
@@ -383,11 +387,32 @@ class RunPaths:
     areas_account = _Below("predictions/areas.json")
     """What the areas are based on: the sample, what speaks against it, and the accuracies."""
 
+    to_check = _Below("predictions/to_check.parquet")
+    """The declarations to check, in the order of their doubts; .csv and .gpkg beside it."""
+
+    quality_sample = _Below("predictions/quality_sample.parquet")
+    """A random sample of the declarations, to assess the verdicts; .csv beside it to fill in."""
+
+    worklist_account = _Below("predictions/worklist.json")
+    """How many wrong declarations the work list is expected to find, and the strata."""
+
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""
 
+    sen4cap = _Below("predictions/sen4cap.csv")
+    """The predicted parcels in the columns of Sen4CAP; .gpkg beside it, if they have outlines."""
+
     report = _Below("report/report.html")
     """One self-contained page."""
+
+    map_tiles = _Below("report/map.pmtiles")
+    """Vector tiles of the report's map. The page contains them, too, if they are small."""
+
+    map_ids = _Below("report/map_ids.jsonl")
+    """Where on the map every parcel is, by id."""
+
+    cards = _Below("report/cards")
+    """Folder of the cards of single parcels, <file name of the parcel>.html."""
 
     inspection = _Below("inspect")
     """Folder of the picture of `inspect`. No rule reads or writes it."""
@@ -410,6 +435,11 @@ class RunPaths:
     def dataset(self) -> DatasetPaths:
         """The Pixel-Set dataset of the run."""
         return DatasetPaths(self.root / "dataset")
+
+    @property
+    def map_files(self) -> list[Path]:
+        """What the map of the report consists of, beside the page."""
+        return [self.map_tiles, self.map_ids]
 
     @property
     def season(self) -> RunPaths:

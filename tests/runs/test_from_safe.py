@@ -216,7 +216,10 @@ def test_other_bands_rerun_from_extract_on(finished, tmp_path):
 
 
 # Rules that show class names, and rules that depend on the classes.
-SHOWING = {"evaluate", "model_card", "predict", "areas", "report", "provenance", "all", "total"}
+SHOWING = {
+    *("evaluate", "model_card", "predict", "areas", "worklist", "report", "provenance"),
+    *("all", "total"),
+}
 LEARNING = {"label", "names", "variogram", "split", "train", "calibrate", *SHOWING}
 
 

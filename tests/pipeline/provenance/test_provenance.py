@@ -200,7 +200,8 @@ def test_verify_refuses_what_is_not_a_finished_run(run, capsys, content, message
 
 def test_verify_names_the_folder_that_may_be_meant(run, capsys):
     assert main(["verify", "hnd"]) == 1
-    assert "There is no folder hnd. Did you mean 'results/hand'?" in capsys.readouterr().err
+    assert "There is no run hnd. Did you mean 'hand'? Name one, or its " in capsys.readouterr().err
+    assert run_verify(capsys, "hand")[0] == 0
 
 
 def test_unchanged_files_are_not_digested_again(run, tmp_path, monkeypatch):

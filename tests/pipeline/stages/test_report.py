@@ -1,7 +1,5 @@
 """The report of a synthetic run that is small enough to count by eye."""
 
-import base64
-import io
 import json
 import math
 import re
@@ -15,13 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from matplotlib.image import imread
 from scipy.stats import binomtest
 from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score
 
-import pipeline.report.map
 from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.classes.crop_class import Classes, CropClass, write_classes
@@ -36,7 +32,6 @@ from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.divisions import read_divisions
 from pipeline.report.figures import say_day
 from pipeline.report.inputs import read_account
-from pipeline.report.map import draw_map
 from pipeline.report.ndvi import draw_mistakes, ndvi_by_class
 from pipeline.report.scores import (
     METRICS,
@@ -52,6 +47,7 @@ from pipeline.report.scores import (
 )
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import INGESTED, RunPaths
 from pipeline.workflow.rounding import percent, rounded
@@ -196,19 +192,48 @@ def add_doubts(paths, table):
     table["verdict"] = pd.Series(verdicts).where(table.index >= N - 5, "CONFORM").where(used)
     table["doubt_rank"] = pd.Series(N - table.index, dtype="Int64").where(used)
     counts = zip(CLASSES, (30, 20, 10), (0, 0, 2), (0, 0, 3), (0.5, 0.625, None), strict=True)
-    lists = zip((1, 2, 3, 6), (0.25, 0.5, 0.75, 1), strict=True)
     write_json(
         paths.doubts,
         {
             "false_alarms": 0.025,
             "n": N,
-            "supposed_wrong": 0.2,
-            "lists": [{"n": n, "found": found} for n, found in lists],
             "classes": [
                 {"code": crop.code, "name": crop.name, "n": n, "n_conflict": conflict}
                 | {"n_doubt": doubt, "found_conflict": found, "found": found}
                 for crop, n, conflict, doubt, found in counts
             ],
+        },
+    )
+
+
+def add_worklist(paths, table):
+    """List the five parcels in doubt, one of them without a place and neighbours."""
+    listed = table[table["verdict"].isin(["CONFLICT", "DOUBT"])].sort_values("doubt_rank")
+    listed = listed.assign(
+        reason="declared a, looks like b",
+        area_ha=1.25,
+        longitude=3.5,
+        latitude=43.25,
+        neighbours="3 maize, 2 grass <&>",
+    )
+    listed.loc[listed.index[-1], ["area_ha", "longitude", "latitude"]] = np.nan
+    listed.loc[listed.index[-1], "neighbours"] = ""
+    listed.to_parquet(paths.to_check)
+    verdicts = (("CONFLICT", 2, 2), ("DOUBT", 3, 2), ("CONFORM", 55, 10))
+    write_json(
+        paths.worklist_account,
+        {
+            **{"n_judged": N, "n_doubted": 5, "n_listed": 5, "area_ha": 1234.5},
+            "supposed_wrong": 0.2,
+            "visits": [{"n": 2, "found": 0.125}, {"n": 5, "found": 0.25}],
+            "sample": {
+                "margin": 0.1,
+                "seed": 1,
+                "verdicts": [
+                    {"verdict": verdict, "n": n, "sampled": sampled}
+                    for verdict, n, sampled in verdicts
+                ],
+            },
         },
     )
 
@@ -251,9 +276,10 @@ def make_predictions(paths, ledger, *, geometry=True, labelled=True):
             }
         )
     table = pd.DataFrame(rows)
+    paths.predictions.parent.mkdir(parents=True, exist_ok=True)
     if labelled:
         add_doubts(paths, table)
-    paths.predictions.parent.mkdir(parents=True, exist_ok=True)
+        add_worklist(paths, table)
     table.to_parquet(paths.predictions.with_suffix(".parquet"))
     shapes = [
         box(
@@ -295,7 +321,7 @@ def page_of(paths, **settings):
 
 def text_of(page):
     """The text of a page, without tags, styles and repeated white space."""
-    page = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", page, flags=re.S)
+    page = re.sub(r"<(style|title|script)\b.*?</\1>", "", page, flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)).replace(" %", "%")
 
 
@@ -313,7 +339,7 @@ class Checker(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.references += [v for k, v in attrs if k in ("href", "src")]
         self.ids += [v for k, v in attrs if k == "id"]
-        if tag not in ("meta", "link", "br", "img"):
+        if tag not in ("meta", "link", "br", "img", "input"):
             self.open.append(tag)
         if tag == "svg":
             assert dict(attrs)["aria-label"]
@@ -323,13 +349,16 @@ class Checker(HTMLParser):
 
 
 def check_page(page):
+    # Those of the map and their data stand together, behind it; tests of the map run them.
+    begin, end = '<script type="application/json" id="map-data">', "</script>\n</section>"
+    page = re.sub(f"{begin}.*{end}", "</section>", page, flags=re.S)
     checker = Checker()
     checker.feed(page)
     assert not checker.open
     assert len(set(checker.ids)) == len(checker.ids)
     inner = {f"#{i}" for i in checker.ids}
-    assert all(r in inner or r.startswith("data:") for r in checker.references)
-    # The only script is the project's own; nothing of a run is in it.
+    assert all(r in inner or r.startswith(("data:", "geo:")) for r in checker.references)
+    # The only other script is the project's own; nothing of a run is in it.
     script = (ROOT / "pipeline" / "report" / "report.js").read_text()
     assert page.count("<script") == page.count(f"<script>\n{script.rstrip()}\n</script>") == 1
     assert not re.search(r"fetch|XMLHttpRequest|import|https?:", script)
@@ -618,7 +647,7 @@ def test_simulated_imagery_is_marked_at_the_top_and_at_every_score(run, tmp_path
         r"Per fold|Confidence|Doubtful|Training).*?</h\d>",
         page.replace("<h4>", "<!--"),
     )
-    assert len(scored) == 12
+    assert len(scored) == 10
     assert all(mark in heading for heading in scored)
     assert mark in re.search(r"<h1>.*?</h1>", page, re.S)[0]
 
@@ -627,23 +656,56 @@ def test_simulated_imagery_is_marked_at_the_top_and_at_every_score(run, tmp_path
     assert "is simulated" not in real
 
 
-def test_doubtful_declarations_are_counted_by_class_and_listed_in_order(run):
+def test_doubtful_declarations_are_counted_by_class(run):
     page = page_of(run)
     section = page[page.index('<section id="doubts">') :]
     text = text_of(section[: section.index("</section>")])
     assert "Of 60 declarations, 2 get the verdict CONFLICT and 3 DOUBT." in text
     assert "for at most 2.5% of the declarations of the class" in text
     assert "winter wheat 30 0 0 50% 50% maize 20 0 0 62% 62% grass &lt;&amp;&gt; 10 2 3" in text
-    assert "If 20% of the declarations were of another class at random (12), " in text
-    assert (
-        "a list of the first 1 would contain about 3 of them, of the first 2 about 6, of the first "
-        "3 about 9, and of the first 6 about 12."
-    ) in text
-    listed = re.findall(r"(\d+) 0(\d\d) grass &lt;&amp;&gt; \S+ .*? (CON\w+|DOUBT)", text)
-    assert listed[:6] == [
+    assert "The work list says in which order to check them." in text
+
+
+def test_the_work_list_says_what_visits_find_and_shows_its_head(run):
+    page = page_of(run)
+    section = page[page.index('<section id="worklist">') :]
+    section = section[: section.index("</section>")]
+    text = text_of(section)
+    assert "5 of 60 declarations get the verdict CONFLICT or DOUBT." in text
+    assert "predictions/to_check.gpkg list them (1,234 ha), the most doubtful first." in text
+    # 20 % of 60 are 12: a quarter of them on 5 visits.
+    assert "2 about 2 75 20 5 about 3 60 20 It is not known" in text
+    assert "The table supposes 20% of them (12)" in text
+    rows = re.findall(r"(\d) 0(\d\d) grass &lt;&amp;&gt; \S+ .*? (CON\w+|DOUBT)", text)
+    assert rows == [
         ("1", "59", "CONFLICT"), ("2", "58", "CONFLICT"), ("3", "57", "DOUBT"),
-        ("4", "56", "DOUBT"), ("5", "55", "DOUBT"), ("6", "54", "CONFORM"),
+        ("4", "56", "DOUBT"), ("5", "55", "DOUBT"),
     ]  # fmt: skip
+    assert text.count("3 maize, 2 grass &lt;&amp;&gt; 1.25 43.25000, 3.50000") == 4
+    assert section.count('href="geo:43.25,3.5"') == 4
+    assert "14 parcels, drawn at random" in text
+    assert "CONFLICT 2 2 1 DOUBT 3 2 1.5 CONFORM 55 10 5.5" in text
+    assert "run parcelwise checked FILE on a copy" in text
+
+
+def test_a_list_without_places_says_so(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    listed = pd.read_parquet(paths.to_check)
+    listed.assign(area_ha=np.nan, latitude=np.nan, longitude=np.nan).to_parquet(paths.to_check)
+    write_json(paths.worklist_account, read_json(paths.worklist_account) | {"area_ha": None})
+    page = page_of(paths)
+    text = text_of(page[page.index('<section id="worklist">') :])
+    assert "predictions/to_check.csv lists them, the most doubtful first." in text
+    assert "Without outlines, places and neighbours are not known." in text
+    assert "Neighbours declare" not in text
+
+
+def test_a_run_without_a_work_list_has_no_section_on_it(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    paths.worklist_account.unlink()
+    page = page_of(paths)
+    assert "worklist" not in check_page(page).ids
+    assert "Check them in the order of the column doubt_rank of the predictions." in text_of(page)
 
 
 def test_a_run_without_verdicts_has_no_list_of_doubts(tmp_path):
@@ -778,92 +840,6 @@ def test_without_red_and_near_infrared_there_is_no_ndvi(tmp_path):
     write_json(paths.dataset.description, description | {"bands": ["B04", "B11"]})
     assert ndvi_by_class(opened(paths)) == {}
     assert 'id="seasons"' not in page_of(paths)
-
-
-def make_map(paths):
-    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))
-    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
-    return draw_map(paths.predictions, predictions, "EPSG:32631", colours)
-
-
-def test_the_map_has_every_outline_with_its_classes(run):
-    drawn = make_map(run)
-    assert drawn.agreement == {"unpredicted": 1, "same": 50, "differs": 10, "uncompared": 2}
-    assert drawn.predicted == {"": 1, "BTH": 31, "MIS": 21, "PPH": 10}
-    assert drawn.n_beyond == 2  # a point and a missing geometry
-    # The rejected row with the same id is drawn below parcel 000.
-    assert [s.title for s in drawn.shapes[:2]] == [
-        "Parcel 000: declared nothing, no prediction",
-        "Parcel 000: declared winter wheat, predicted winter wheat (confidence 0.50)",
-    ]
-    # Ten squares of 28 m at every 30 m make 298 m, and a margin of 1 % on either side.
-    scale = drawn.width / (298 * 1.02)
-    first = np.array(re.findall(r"-?\d+", drawn.shapes[1].path), int).reshape(-1, 2)
-    corners = np.vstack([first[0], first[0] + np.cumsum(first[1:], axis=0)])
-    np.testing.assert_allclose(np.ptp(corners, axis=0), 28 * scale, atol=1.1)
-    np.testing.assert_allclose(corners.min(axis=0)[0], 0.01 * 298 * scale, atol=1.1)
-    assert corners.max() <= drawn.height
-    assert drawn.scale_bar[1] == "50 m"
-    assert drawn.scale_bar[0] == pytest.approx(50 * scale, abs=0.5)
-
-
-def test_many_parcels_are_drawn_as_an_image_of_the_same_map(run, monkeypatch):
-    shapes = make_map(run).shapes
-    monkeypatch.setattr(pipeline.report.map, "MOST_SHAPES", 10)
-    drawn = make_map(run)
-    assert drawn.shapes == []
-    image = imread(io.BytesIO(base64.b64decode(drawn.images[0].partition(",")[2])))
-    assert image.shape[:2] == (drawn.height, drawn.width)
-    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
-    for shape in shapes[1:]:
-        numbers = np.array(re.findall(r"-?\d+", shape.path), int).reshape(-1, 2)
-        x, y = (numbers[0] + np.cumsum(numbers[1:], axis=0)[1] / 2).astype(int)
-        found = "#" + bytes((255 * image[y, x, :3]).round().astype(np.uint8)).hex()
-        assert found == colours[shape.code]
-    assert image[0, 0, 3] == 0
-    page = page_of(run)
-    check_page(page)
-    assert page.count("data:image/png;base64,") == 2
-
-
-@pytest.mark.parametrize("n_points", [62, 30])
-def test_points_are_drawn_as_dots_where_they_are(tmp_path, run, n_points):
-    """All parcels as points, and some as points in a layer of their own beside polygons."""
-    rows = geopandas.read_file(run.predictions, layer="parcels").to_crs("EPSG:32631")
-    centres = rows.geometry[:n_points].centroid
-    rows.loc[rows.index[:n_points], "geometry"] = centres
-    paths = RunPaths(tmp_path)
-    paths.predictions.parent.mkdir()
-    if n_points == 30:
-        rows[:n_points].to_file(paths.predictions, layer="parcels_not_polygons")
-        rows[n_points:].to_file(paths.predictions, layer="parcels")
-    else:
-        rows.to_file(paths.predictions, layer="parcels")
-    table = run.predictions.with_suffix(".parquet").read_bytes()
-    paths.predictions.with_suffix(".parquet").write_bytes(table)
-    drawn, whole = make_map(paths), make_map(run)
-    assert (drawn.predicted, drawn.agreement) == (whole.predicted, whole.agreement)
-    places = {}
-    for shape in drawn.shapes:
-        steps = np.array(re.findall(r"-?\d+", shape.path), int).reshape(-1, 2)
-        corners = np.cumsum(steps, axis=0)
-        places[shape.title.split(":")[0]] = corners.min(axis=0), corners.max(axis=0)
-    low, high = np.array(list(places.values())).swapaxes(0, 1)[:, :n_points]
-    metre = drawn.scale_bar[0] / int(drawn.scale_bar[1].removesuffix(" m"))
-    np.testing.assert_allclose(high - low, np.full((n_points, 2), 10 * metre), atol=2)
-    # Ten dots in a row, 30 m from each other.
-    steps = np.diff((low + high)[:10, 0] / 2)
-    np.testing.assert_allclose(steps, 30 * metre, atol=1.5)
-
-
-def test_a_single_point_has_a_map(tmp_path):
-    paths = make_run(tmp_path / "run")
-    rows = geopandas.read_file(paths.predictions)[:1]
-    rows.set_geometry(rows.centroid).to_file(tmp_path / "one.gpkg", layer="parcels")
-    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))[:1]
-    drawn = draw_map(tmp_path / "one.gpkg", predictions, "EPSG:32631", {})
-    assert (drawn.width, drawn.height, len(drawn.shapes)) == (1800, 1800, 1)
-    assert drawn.scale_bar[1] == "1 m"
 
 
 def test_a_layer_with_fewer_rows_than_its_table_is_refused(tmp_path):

@@ -49,7 +49,7 @@ def run_verify(capsys, *words):
 def test_provenance_says_what_a_run_was_made_from(run):
     found = read(run.provenance)
     assert found["simulated"] is True
-    assert found["seeds"] == {"split.seed": 1, "train.seed": 1}
+    assert found["seeds"] == {"split.seed": 1, "train.seed": 1, "check.seed": 1}
     assert found["settings"]["train"]["epochs"] == 3
     assert found["environments"] == [SOFTWARE | {"machine": MACHINE}]
     split, train = found["jobs"]["split"], found["jobs"]["train/Fold_1"]

@@ -46,9 +46,9 @@ from pipeline.predictions.files import PROBABILITIES, PredictionFiles, read_prob
 from pipeline.predictions.layers import describe_run, further_tables
 from pipeline.report.class_colours import read_class_colours
 from pipeline.workflow.artefacts import artefact
-from pipeline.workflow.launch import version
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import PredictSettings
+from pipeline.workflow.software import version
 
 logger = logging.getLogger(__name__)
 

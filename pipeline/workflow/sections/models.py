@@ -408,6 +408,11 @@ class Report(Section):
     false: off, for many parcels on a slow machine (it takes about as long as predict)
     """
 
+    mlflow: bool = False
+    """true: also add settings, the metrics of every epoch and the scores to results/mlflow.db, for
+    MLflow, which must be installed (see README)
+    """
+
 
 class Simulate(Section):
     """The simulated scene."""

@@ -25,12 +25,13 @@ from rasterio.transform import from_bounds
 
 from geo.errors import InputError
 from geo.register.columns import as_text
+from geo.register.geopackage import row_layers
 from geo.register.points import is_point
 from geo.register.vector_tiles import MERCATOR, write_vector_tiles
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.npy_files import file_name
-from pipeline.predictions.files import VERDICT_COLOURS, VIRIDIS
+from pipeline.predictions.styles import VERDICT_COLOURS, VIRIDIS
 from pipeline.report.class_colours import SHARED, UNPREDICTED
 from pipeline.report.scores import TEXTS, THRESHOLDS, is_scored
 from pipeline.workflow.artefacts import artefact
@@ -286,8 +287,7 @@ def _legends(
 
 def _layers(path: Path) -> dict[str, int]:
     """Return the layers of parcels and their numbers of rows."""
-    names = [str(name) for name, _ in pyogrio.list_layers(path)]
-    own = [name for name in names if name == "parcels" or name.startswith("parcels_not_")]
+    own = row_layers(name for name, _ in pyogrio.list_layers(path))
     return {name: int(pyogrio.read_info(path, layer=name)["features"]) for name in own}
 
 

@@ -72,6 +72,10 @@
           // Parcels that are filtered out, for orientation.
           layer("rest", "fill", { filter: ["!", isPoint], layout: { visibility: "none" },
             paint: { "fill-color": faint, "fill-outline-color": outline } }),
+          // Low zooms of many parcels have the largest ones: they are drawn larger, for their neighbours.
+          layer("swell", "line", { filter: ["!", isPoint], maxzoom: 10.5,
+            layout: { visibility: data.tiles === null ? "visible" : "none" },
+            paint: { "line-color": colourOf(legends[0]), "line-width": ["interpolate", ["linear"], ["zoom"], 9, 2.5, 10.5, 0.5] } }),
           layer("fill", "fill", { filter: ["!", isPoint], layout: { "fill-sort-key": order },
             paint: { "fill-color": colourOf(legends[0]), "fill-antialias": false } }),
           layer("line", "line", { filter: ["!", isPoint], minzoom: 12.5, paint: { "line-color": outline,
@@ -133,7 +137,7 @@
     const hidden = legends.map((name) => [name, off(name)]).filter(([, values]) => values.length);
     const shown = hidden.map(([name, values]) => ["!", ["in", ["get", name], ["literal", values]]]);
     map.setLayoutProperty("rest", "visibility", hidden.length ? "visible" : "none");
-    for (const id of ["fill", "line", "point"]) {
+    for (const id of ["swell", "fill", "line", "point"]) {
       map.setFilter(id, ["all", id === "point" ? isPoint : ["!", isPoint], ...shown]);
     }
     describe();
@@ -158,6 +162,7 @@
     if (event.target.id === "map-colour") {
       const name = event.target.value;
       frame.dataset.legend = name;
+      map.setPaintProperty("swell", "line-color", colourOf(name));
       map.setPaintProperty("fill", "fill-color", colourOf(name));
       map.setPaintProperty("point", "circle-color", colourOf(name));
     } else if (event.target.type === "checkbox") filter();

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyogrio
 import shapely
-from matplotlib.image import imsave
 from numpy.typing import NDArray
 from pyproj import Transformer
-from rasterio.features import rasterize
-from rasterio.transform import from_bounds
 
 from geo.errors import InputError
 from geo.register.columns import as_text
@@ -31,9 +26,9 @@ from geo.register.vector_tiles import MERCATOR, write_vector_tiles
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.npy_files import file_name
-from pipeline.predictions.styles import VERDICT_COLOURS, VIRIDIS
-from pipeline.report.class_colours import SHARED, UNPREDICTED
-from pipeline.report.scores import TEXTS, THRESHOLDS, is_scored
+from pipeline.report.map_legends import Legend, agreement, legends_of
+from pipeline.report.map_picture import Picture, ruler
+from pipeline.report.scores import TEXTS, THRESHOLDS
 from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.writing import replacing
@@ -43,72 +38,13 @@ SHARES = ["confidence", "confidence2", "declared_probability"]
 NUMBERS = [*SHARES, "doubt_rank"]
 SHOWN_TEXTS = ["prediction_set", "pred_source", "reason"]
 COLUMNS = [*TEXTS, "pred2_code", "prediction_set", "verdict", *NUMBERS]
-AGREEMENT = {
-    "same": ("predicted as declared", "#2b8cbe"),
-    "differs": ("predicted otherwise", "#d7301f"),
-    "unknown": ("predicted, declared class unknown to the weights", "#762a83"),
-    "uncompared": ("predicted, no declared class to compare with", "#e3c75f"),
-    "unpredicted": ("no prediction", UNPREDICTED),
-}
-NO_PREDICTION = "no prediction"
-
 # Parcels that are read, and written to the tiles, at a time.
 ROWS_AT_A_TIME = 50_000
 # The page contains smaller tiles: about 50,000 parcels. Larger ones are read from beside it.
 MOST_EMBEDDED_BYTES = 8_000_000
 # Parcels in a block of the index by id.
 IDS_IN_BLOCK = 1000
-# The longer side of the picture, in pixels.
-LONGER_SIDE = 1600
 TO_DEGREES = Transformer.from_crs(MERCATOR, "EPSG:4326", always_xy=True)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of a legend; parcels of it have `value` in their column."""
-
-    value: str
-    label: str
-    colour: str
-
-
-@dataclass(frozen=True)
-class Legend:
-    """A way to colour the parcels, which can also be filtered by it.
-
-    Attributes
-    ----------
-    name
-        Attribute of the parcels in the tiles: the number of their entry.
-    title
-        Words for it.
-    entries
-        In order; the last one is for parcels without a value, or with one that has no entry.
-    counts
-        int64 (entries,), number of parcels on the map.
-    """
-
-    name: str
-    title: str
-    entries: list[Entry]
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, name: str, title: str, entries: Sequence[Entry]) -> Legend:
-        """Return a legend that has not counted any parcels."""
-        return cls(name, title, list(entries), np.zeros(len(entries), np.int64))
-
-    @property
-    def has_values(self) -> bool:
-        """Whether any parcel on the map has a value."""
-        return bool(self.counts[:-1].any())
-
-    def number(self, values: pd.Series[Any] | NDArray[Any]) -> NDArray[np.int32]:
-        """Return the number of the entry of every parcel, int32 (N,)."""
-        places = pd.Index([e.value for e in self.entries], dtype=object).get_indexer(
-            pd.Index(values, dtype=object)
-        )
-        return np.where(places < 0, len(self.entries) - 1, places).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -192,7 +128,7 @@ def draw_map(
             tiles.touch()
             ids.touch()
             return None
-        parcels = _Parcels(bounds, _legends(predictions, classes, colours))
+        parcels = _Parcels(bounds, legends_of(predictions, classes, colours))
         size_m = float((bounds[2:] - bounds[:2]).max())
         write_vector_tiles(tiles, parcels.batches(layer, layers), size_m)
         blocks = _write_ids(ids, parcels.index())
@@ -203,7 +139,7 @@ def draw_map(
         [legend for legend in parcels.legends if legend.has_values],
         parcels.picture.png([entry.colour for entry in parcels.legends[0].entries]),
         parcels.picture.size,
-        _ruler(bounds),
+        ruler(bounds, (south + north) / 2),
         n_beyond=len(predictions) - parcels.n,
         data={
             "legends": [
@@ -226,68 +162,9 @@ def draw_map(
     )
 
 
-def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
-    """Compare predicted with declared classes; return a key of `AGREEMENT` for every parcel.
-
-    Only parcels that are scored are compared. The others have no declared class, or a class that
-    the models were not trained on.
-    """
-    same = (predictions["declared_code"] == predictions["pred_code"]).to_numpy()
-    return np.select(
-        [
-            predictions["pred_source"] == "",
-            is_scored(predictions),
-            predictions["reason"] == Reason.CLASS_UNKNOWN,
-        ],
-        ["unpredicted", np.where(same, "same", "differs"), "unknown"],
-        "uncompared",
-    )
-
-
-def _legends(
-    predictions: pd.DataFrame, classes: Sequence[CropClass], colours: Mapping[str, str]
-) -> list[Legend]:
-    """Return the ways to colour the parcels of a run."""
-    trained = [
-        Entry(str(crop.code), crop.name, colours[str(crop.code)])
-        for crop in classes
-        if crop.class_index is not None
-    ]
-    known = {entry.value for entry in trained}
-    pairs = predictions.loc[predictions["declared_code"] != "", ["declared_code", "declared_name"]]
-    names = dict(pairs.drop_duplicates("declared_code").itertuples(index=False, name=None))
-    others = [Entry(code, names[code] or code, SHARED) for code in sorted({*names} - known)]
-    steps = [f"{100 * t:.0f}" for t in (*THRESHOLDS, 1.0)]
-    confidence = [
-        Entry(str(i), f"{low} to {high}\N{NARROW NO-BREAK SPACE}%", colour)
-        for i, (low, high, colour) in enumerate(zip(steps, steps[1:], VIRIDIS, strict=False))
-    ]
-    return [
-        Legend.of(
-            "predicted", "Predicted class", [*trained, Entry("", NO_PREDICTION, UNPREDICTED)]
-        ),
-        Legend.of(
-            "declared",
-            "Declared class",
-            [*trained, *others, Entry("", "nothing declared", UNPREDICTED)],
-        ),
-        Legend.of(
-            "agreement",
-            "Predicted and declared class compared",
-            [Entry(key, *words) for key, words in AGREEMENT.items()],
-        ),
-        Legend.of(
-            "verdict",
-            "Verdict on the declaration",
-            [Entry(key, *words) for key, words in VERDICT_COLOURS.items()],
-        ),
-        Legend.of("certainty", "Confidence", [*confidence, Entry("", NO_PREDICTION, UNPREDICTED)]),
-    ]
-
-
 def _layers(path: Path) -> dict[str, int]:
     """Return the layers of parcels and their numbers of rows."""
-    own = row_layers(str(name) for name, _ in pyogrio.list_layers(path))
+    own = row_layers(name for name, _ in pyogrio.list_layers(path))
     return {name: int(pyogrio.read_info(path, layer=name)["features"]) for name in own}
 
 
@@ -323,7 +200,7 @@ class _Parcels:
     """
 
     def __init__(self, bounds: NDArray[np.float64], legends: list[Legend]) -> None:
-        self.legends, self.picture = legends, _Picture(bounds)
+        self.legends, self.picture = legends, Picture(bounds)
         self.n = 0
         """Number of parcels on the map."""
         self._bounds = bounds
@@ -433,57 +310,6 @@ def _cards(paths: RunPaths, ids: pd.Series[str]) -> dict[str, str]:
         return {}
     names = {i: file_name(i).removesuffix(".npy") + ".html" for i in ids.unique()}
     return {i: name for i, name in names.items() if name in existing}
-
-
-class _Picture:
-    """The parcels as an image; those that were not rejected are on top.
-
-    Parameters
-    ----------
-    bounds
-        Of the view, metres of the web map.
-    """
-
-    def __init__(self, bounds: NDArray[np.float64]) -> None:
-        sides = bounds[2:] - bounds[:2]
-        self._pixel_m = float(sides.max()) / LONGER_SIDE
-        width, height = np.maximum(np.ceil(sides / self._pixel_m), 1).astype(int).tolist()
-        self.size = (width, height)
-        """Width and height in pixels."""
-        self._transform = from_bounds(*bounds, width, height)
-        self._images = [np.zeros((height, width), np.uint16) for _ in range(2)]
-
-    def add(
-        self, outlines: NDArray[Any], numbers: NDArray[np.int32], rejected: pd.Series[bool]
-    ) -> None:
-        """Draw parcels in their numbers of colour; points are dots."""
-        outlines = outlines.copy()
-        points = is_point(outlines)
-        outlines[points] = shapely.buffer(outlines[points], 3 * self._pixel_m)
-        for image, own in zip(self._images, (rejected, ~rejected), strict=True):
-            shapes = list(zip(outlines[own], (numbers + 1)[own], strict=True))
-            if shapes:
-                rasterize(shapes, out=image, transform=self._transform)
-
-    def png(self, colours: Sequence[str]) -> str:
-        """Return a PNG, transparent between the parcels, as a data URI."""
-        below, above = self._images
-        rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in colours)]
-        file = io.BytesIO()
-        pixels = np.array(rgba, np.uint8)[np.where(above > 0, above, below)]
-        imsave(file, pixels, format="png")
-        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _ruler(bounds: NDArray[np.float64]) -> tuple[float, str]:
-    """Return a round length of at most a sixth of the map's width, as a share of it and as text."""
-    width = float(bounds[2] - bounds[0])
-    middle = TO_DEGREES.transform(bounds[0], float(bounds[1] + bounds[3]) / 2)[1]
-    width_m = width * math.cos(math.radians(middle))
-    power = 10 ** math.floor(math.log10(width_m / 6))
-    length = max(m * power for m in (1, 2, 5) if m * power <= width_m / 6)
-    text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    return length / width_m, text
 
 
 def _base64(path: Path) -> str:

@@ -308,7 +308,7 @@ def _cards(paths: RunPaths, ids: pd.Series[str]) -> dict[str, str]:
     existing = {card.name for card in paths.cards.glob("*.html")} if paths.cards.is_dir() else set()
     if not existing:
         return {}
-    names = {i: file_name(i).removesuffix(".npy") + ".html" for i in ids.unique()}
+    names = {i: file_name(i, ".html") for i in ids.unique()}
     return {i: name for i, name in names.items() if name in existing}
 
 

@@ -203,7 +203,8 @@ def test_more_epochs_rerun_from_train_on(finished):
 def test_cards_of_parcels_of_every_status(finished):
     paths = RunPaths(finished / RUN)
     table = pd.read_parquet(paths.predictions.with_suffix(".parquet"))
-    table = table[table["parcel_id"].fillna("") != ""]
+    # A row that is rejected because of its id shares the page of another one.
+    table = table[(table["parcel_id"].fillna("") != "") & (table["reason"] != "duplicate_id")]
     chosen = table.drop_duplicates(["status", "reason"])["parcel_id"].tolist()
     card(paths.root, chosen)
     outlines = geopandas.read_file(paths.predictions, layer="parcels").set_index("parcel_id")

@@ -123,17 +123,18 @@ class Comparison:
             If there is none in this folder, or it has no provenance.json.
         """
         named = [RunPaths(Path(run)), RunPaths.of(run)]
-        paths = next((own for own in named if own.root.is_dir()), None)
-        if paths is None:
-            runs = Path("results").iterdir() if Path("results").is_dir() else ()
-            hint = did_you_mean(Path(run).name, (path.name for path in runs))
-            raise InputError(f"There is no run {run}.{hint} Name one, or its folder results/<run>.")
-        if not paths.provenance.is_file():
+        paths = next((own for own in named if own.provenance.is_file()), None)
+        if paths is not None:
+            return cls(paths, Provenance.read(paths.provenance))
+        folder = next((own.root for own in reversed(named) if own.root.is_dir()), None)
+        if folder is not None:
             raise InputError(
-                f"{paths.root} has no {paths.provenance.name}, which a run writes last. Finish it: "
-                "parcelwise run FILE, without a target."
+                f"{folder} has no provenance.json, which a run writes last. Finish it: parcelwise "
+                "run FILE, without a target."
             )
-        return cls(paths, Provenance.read(paths.provenance))
+        runs = Path("results").iterdir() if Path("results").is_dir() else ()
+        hint = did_you_mean(Path(run).name, (path.name for path in runs))
+        raise InputError(f"There is no run {run}.{hint} Name one, or its folder results/<run>.")
 
     def differences(self) -> Iterator[str]:
         """Yield what does not match: settings, sizes, contents, and then software."""

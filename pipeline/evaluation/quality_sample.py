@@ -117,7 +117,9 @@ def estimate_share(strata: pd.DataFrame) -> Estimate:
     The share of a verdict is the mean over its strata, weighted by their sizes; strata without a
     visit are taken for like the others. Its interval is that of Wilson (1927), for the effective
     number of visits: that of Kish (1965) for the unequal weights, enlarged for a finite population
-    by (N - 1) / (N - n), so that the interval closes when all are visited. The intervals of the
+    by (N - 1) / (N - n), so that the interval closes when all are visited. Until then it is widened
+    by half a parcel on either side, as a share of N parcels is a multiple of 1 / N: without this,
+    few parcels that are nearly all visited would have too short ones. The intervals of the
     verdicts are combined as in Zou, Huang and Zhang (2009, Comput. Stat. Data Anal. 53, 1080-1085),
     which stays valid where no parcel of a verdict is of the kind.
 
@@ -139,14 +141,20 @@ def estimate_share(strata: pd.DataFrame) -> Estimate:
         weights = sizes / sizes.sum()
         found = float((weights * visited["n_hits"] / visits).sum())
         effective = 1 / (weights**2 / visits).sum()
-        left = n - visits.sum()
-        low, high = wilson(found, effective * (n - 1) / left) if left else (found, found)
+        low, high = found, found
+        if left := n - visits.sum():
+            low, high = wilson(found, effective * (n - 1) / left)
+            low, high = max(0.0, low - 0.5 / n), min(1.0, high + 0.5 / n)
         part = n / total
         share += part * found
         below += (part * (found - low)) ** 2
         above += (part * (high - found)) ** 2
-    low, high = share - below**0.5, share + above**0.5
-    return Estimate(total, n_visited, n_hits, share, max(0.0, low), min(1.0, high))
+    # Without the last digits, a sum of all parts is 1.
+    share, low, high = (
+        min(1.0, max(0.0, round(value, 12)))
+        for value in (share, share - below**0.5, share + above**0.5)
+    )
+    return Estimate(total, n_visited, n_hits, share, low, high)
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:

@@ -362,7 +362,8 @@ def _read_areas(cleaned: Path, rows: pd.Series[Any]) -> NDArray[np.float64]:
     """Read the areas of rows of the register, float64 (N,), m2; NaN without an area."""
     with artefact(cleaned, "a table of parcels"):
         table = pd.read_parquet(cleaned, columns=["row", "area_m2"])
-    areas = table.set_index("row")["area_m2"].reindex(rows).to_numpy(np.float64)
+        # Fails if a row is repeated.
+        areas = table.set_index("row")["area_m2"].reindex(rows).to_numpy(np.float64)
     return np.where(areas > 0, areas, np.nan)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, hypergeom
 
 from pipeline.evaluation.quality_sample import (
     draw_sample,
@@ -115,6 +115,18 @@ def test_the_interval_of_a_single_stratum_is_wilsons_and_closes_at_the_whole():
         found = estimate_share(of_strata(("DOUBT", n, 30, 3)))
         widths.append(found.high - found.low)
     assert widths[0] > widths[1] > widths[2] == 0
+
+
+@pytest.mark.parametrize(("n_parcels", "n_visited"), [(14, 12), (20, 19), (30, 15), (60, 57)])
+def test_few_parcels_that_are_nearly_all_visited_have_intervals_that_hold(n_parcels, n_visited):
+    """The chance of each number of hits is the hypergeometric one."""
+    hits = range(n_visited + 1)
+    found = [estimate_share(of_strata(("DOUBT", n_parcels, n_visited, h))) for h in hits]
+    for wrong in range(n_parcels + 1):
+        chances = hypergeom.pmf(hits, n_parcels, wrong, n_visited)
+        inside = [e.low <= wrong / n_parcels <= e.high for e in found]
+        assert chances[inside].sum() > 0.92
+    assert (found[-1].share, found[-1].high) == (1, 1)
 
 
 @pytest.mark.slow

@@ -44,10 +44,11 @@ GEO_LIBRARIES = {
     "affine",
 }
 FORBIDDEN = {
-    "geo": {"models", "pipeline", "demo", "torch"},
-    "models": {"geo", "pipeline", "demo", *GEO_LIBRARIES},
-    "pipeline": {"demo"},
-    "demo": {"models"},
+    "geo": {"models", "pipeline", "parcelwise", "demo", "torch"},
+    "models": {"geo", "pipeline", "parcelwise", "demo", *GEO_LIBRARIES},
+    "pipeline": {"parcelwise", "demo"},
+    "parcelwise": {"demo"},
+    "demo": {"models", "parcelwise"},
 }
 
 
@@ -166,6 +167,13 @@ def test_a_stage_imports_nothing_slow_that_it_does_not_use(stage):
 
 def test_the_command_line_imports_no_slow_library():
     assert not loaded_by("import pipeline.__main__") & (SLOW | {"numpy"})
+
+
+@pytest.mark.slow
+def test_a_name_in_python_imports_what_it_needs():
+    assert not loaded_by("import parcelwise") & (SLOW | {"numpy"})
+    assert not loaded_by("from parcelwise import CropModel, PixelSetDataset") & GEO_LIBRARIES
+    assert "torch" not in loaded_by("from parcelwise import extract, find_acquisitions")
 
 
 def modules_of_the_workflow():

@@ -191,7 +191,7 @@ class PixelSetDataset:
         index: dict[Code | None, int] = {c.code: i for i, c in enumerate(self.classes)}
         return np.array([index.get(self.codes.get(i), -1) for i in self.ids], np.int64)
 
-    def folds(self, path: Path) -> list[Fold]:
+    def folds(self, path: Path | str) -> list[Fold]:
         """Read the folds that split wrote.
 
         Raises
@@ -199,7 +199,7 @@ class PixelSetDataset:
         InputError
             If a parcel of the folds is not in the dataset.
         """
-        folds = read_folds(path)
+        folds = read_folds(Path(path))
         position = {parcel_id: i for i, parcel_id in enumerate(self.ids)}
         named = {parcel_id for fold in folds for part in fold.values() for parcel_id in part}
         if unknown := sorted(named - position.keys()):

@@ -212,7 +212,7 @@ class CropModel:
         return cls(description, tuple(members), device, results=tuple(results), days=days)
 
     def save(self, folder: Path) -> None:
-        """Write a fitted model to Fold_<k>, and then remove the files of an earlier model.
+        """Write a fitted model to `Fold_<k>`, and then remove the files of an earlier model.
 
         The files of each member are model.pth.tar (the checkpoint in the reference's format),
         model.safetensors (weights and description in one file) and trainlog.json. All members share
@@ -240,12 +240,12 @@ class CropModel:
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | None = None) -> CropModel:
-        """Load Fold_<k>/model.json and the members beside it: model.pth.tar, model_2.pth.tar, ...
+        """Load `Fold_<k>/model.json` and the members beside it: model.pth.tar, model_2.pth.tar, ...
 
         Parameters
         ----------
         folder
-            Folder of the fold, such as results/<run>/models/Fold_1.
+            Folder of the fold, such as `results/<run>/models/Fold_1`.
         device
             Device to predict on; None: the GPU if there is one, otherwise the CPU.
 
@@ -272,7 +272,7 @@ class CropModel:
         features: NDArray[np.float64] | None,
         **others: Any,
     ) -> CropModel:
-        """Load Fold_<k>/model.pth.tar of the reference, which saves only weights.
+        """Load `Fold_<k>/model.pth.tar` of the reference, which saves only weights.
 
         The widths are read from the shapes of the weights. Everything else is set as in the
         reference's inference script.

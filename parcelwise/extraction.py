@@ -50,11 +50,11 @@ def extract(
         index, unless `parcels.id` names a column.
     settings
         Settings as in a settings file, in the sections imagery, clouds, parcels, assemble and
-        dataset: {"parcels": {"id": "ID_PARCEL"}, "clouds": {"fill": "none"}}. The paths are the
-        arguments. A class needs two parcels, unless parcels.classes says otherwise.
+        dataset: `{"parcels": {"id": "ID_PARCEL"}, "clouds": {"fill": "none"}}`. The paths are the
+        arguments. A class needs two parcels, unless `parcels.classes` says otherwise.
     folder
-        Empty or new folder to keep, with the files of results/<run>. None: a temporary folder that
-        is removed with the dataset, at the latest when Python ends.
+        Empty or new folder to keep, with the files of `results/<run>`. None: a temporary folder
+        that is removed with the dataset, at the latest when Python ends.
     threads
         Number of blocks and batches that are processed at the same time; None: one per core.
 
@@ -63,7 +63,7 @@ def extract(
     PixelSetDataset
         `dataset[i]` is a parcel: pixels, uint16 (T, C, S), reflectance x 10,000; clear, bool
         (T, S); days, label and features. Parcels that cannot be used are not in it: a warning
-        counts them, and parcels/ledger.csv in the folder gives the reason of every row.
+        counts them, and `parcels/ledger.csv` in the folder gives the reason of every row.
 
     Raises
     ------

@@ -47,7 +47,7 @@ class PixelSetDataset:
     Parameters
     ----------
     folder
-        The dataset, results/<run>/dataset: packed pixels and META.
+        The dataset, `results/<run>/dataset`: packed pixels and META.
     """
 
     def __init__(self, folder: Path | str) -> None:

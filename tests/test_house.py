@@ -202,9 +202,15 @@ def pins(lines):
     }
 
 
+def pinned(project):
+    """Return the packages that `make` installs: of the project, development and documentation."""
+    groups = project["dependency-groups"]
+    return pins([*project["project"]["dependencies"], *groups["dev"], *groups["docs"]])
+
+
 def test_conda_and_pip_install_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    pip = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    pip = pinned(project)
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     python, *packages, pip_itself, by_pip = conda
     assert (pip_itself, by_pip) == ("pip", {"pip": ["--editable ."]})
@@ -219,7 +225,7 @@ def test_conda_and_pip_install_the_same_packages():
 
 def test_the_lock_file_pins_the_same_versions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    asked = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    asked = pinned(project)
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     locked = pins(line for line in lines if line and not line.startswith("#"))
     assert {name: locked.get(name) for name in asked} == asked

@@ -11,7 +11,7 @@ from textwrap import dedent
 from tests.builders.paths import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - set((DOCS / "vendor").iterdir()))]
 # The settings of the demo, for a scene that is simulated and trained on in seconds.
 TINY = {
     "size_m: 5120": "size_m: 1280",

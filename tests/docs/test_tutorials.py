@@ -7,6 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.builders.documents import DOCS, as_script, bash, small_checkout
+from tests.builders.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,6 @@ def test_the_notebook_runs(demo, monkeypatch):
     assert "test parcels are right (SIMULATED)" in cells[-1].outputs[0]["text"]
 
 
-def test_the_python_of_the_pages_runs(demo):
-    assert "parcels that the model of Fold_1" in bash(
-        ". .venv/bin/activate\n" + as_script(DOCS / "python.md", {}), demo
-    )
+@pytest.mark.parametrize("path", [DOCS / "python.md", ROOT / "README.md"], ids=lambda p: p.stem)
+def test_the_python_of_a_page_runs(path, demo):
+    bash(". .venv/bin/activate\n" + as_script(path, {}), demo)

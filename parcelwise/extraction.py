@@ -192,7 +192,7 @@ def _as_register(
     """Write the outlines, ids and codes of a GeoDataFrame as a register; return its settings."""
     import geopandas as gpd
 
-    from geo.register.columns import storable
+    from geo.register.columns import as_text, storable
     from pipeline.workflow.sections.parcels import named_columns
 
     if not isinstance(parcels, gpd.GeoDataFrame):
@@ -217,7 +217,7 @@ def _as_register(
     outlines = gpd.GeoDataFrame(own, geometry=parcels.geometry.array)
     if id_column is None:
         id_column = next(name for name in ("index", "_index") if name not in outlines.columns)
-        outlines[id_column] = parcels.index.astype(str)
+        outlines[id_column] = as_text(parcels.index.to_series())
     path.parent.mkdir(parents=True, exist_ok=True)
     outlines.to_parquet(path)
     return {"path": str(path), "id": id_column}

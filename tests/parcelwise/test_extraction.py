@@ -11,6 +11,7 @@ import shapely
 
 from geo.errors import InputError
 from parcelwise import extract
+from parcelwise.extraction import _as_register
 from pipeline.workflow.config import load
 from tests.builders.runs import opened, prepare_dataset
 from tests.builders.tiles import COLUMNS, register, write_scene
@@ -105,11 +106,20 @@ def test_a_folder_with_other_files_is_not_written_to(tmp_path):
         extract(tmp_path, SQUARE, folder=tmp_path / "file")
 
 
-def test_ids_of_several_types_are_text(tmp_path):
-    """Parquet has no such columns; a register in Excel may."""
-    (tmp_path / "imagery").mkdir()
-    (tmp_path / "imagery" / "file.tif").touch()
-    mixed = SQUARE.assign(ID=[1]).astype({"ID": object})
-    two = gpd.GeoDataFrame({"ID": [1, "b"]}, geometry=[*mixed.geometry] * 2, crs=mixed.crs)
-    with pytest.raises(InputError, match=r"file.tif"):  # after the register was written
-        extract(tmp_path / "imagery", two, {"parcels": {"id": "ID"}})
+def test_ids_are_text_whatever_their_type(tmp_path):
+    """Parquet has no columns of several types; geopandas reads integers with gaps as floats."""
+    table = gpd.GeoDataFrame(
+        {"ID": [7, "b"], "CODE": [2.0, np.nan]}, geometry=[*SQUARE.geometry] * 2
+    )
+    table = table.set_crs(SQUARE.crs)
+    path = tmp_path / "register.parquet"
+    for own, options, expected in (
+        (table, {"id": "ID"}, ["7", "b"]),
+        (table.set_index("CODE"), {}, ["2", ""]),
+        (table.set_index("ID"), {"labels": {"crop": "CODE"}}, ["7", "b"]),
+    ):
+        settings = _as_register(own, options, path)
+        written = gpd.read_parquet(path)
+        assert written[settings["id"]].tolist() == expected
+        assert written.crs == table.crs
+        assert ("CODE" in written) == ("labels" in options)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,18 @@ def test_a_model_without_calibration_says_so(run, tmp_path, caplog):
         (tmp_path / "Fold_1" / "calibration.json").write_text(damaged)
         with pytest.raises(ModelInputError, match="is not the calibration of a model"):
             model.predict(dataset)
+
+
+def test_days_are_counted_from_the_day_0_of_the_model(run, tmp_path):
+    dataset = PixelSetDataset.open(run.dataset.root)
+    save_models(tmp_path)
+    path = tmp_path / "Fold_1" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"first_date": "2017-02-01"}))
+    model = CropModel.load(tmp_path / "Fold_1")
+    sets = dataset.pixel_sets(with_features=True, season_start=date(2018, 2, 1))
+    np.testing.assert_array_equal(model.predict(dataset)[1], model.predict(sets)[1])
+    sets = dataset.pixel_sets(with_features=True)
+    assert np.abs(model.predict(dataset)[1] - model.predict(sets)[1]).max() > 1e-4
 
 
 def test_a_dataset_with_other_bands_or_dates_is_refused(run, tmp_path):

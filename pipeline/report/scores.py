@@ -383,7 +383,7 @@ def confidence_thresholds(parcels: pd.DataFrame) -> list[Threshold]:
     ]
 
 
-def doubtful_parcels(parcels: pd.DataFrame, n: int = 10) -> pd.DataFrame:
+def doubtful_parcels(parcels: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     """Return the n most confident predictions that differ from the declared class."""
     differ = parcels[~_right(parcels)]
     return differ.sort_values("confidence", ascending=False, kind="stable").head(n)

@@ -22,20 +22,13 @@ from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
 from pipeline.report.doubts import read_doubts
-from pipeline.report.figures import (
-    MOST_PARCELS,
-    calibration_chart,
-    cloud_chart,
-    ndvi_by_class,
-    say_day,
-    season_charts,
-    training_charts,
-)
+from pipeline.report.figures import calibration_chart, cloud_chart, say_day, training_charts
 from pipeline.report.inputs import (
     read_account,
     read_imagery,
     read_shown_classes,
 )
+from pipeline.report.ndvi import MOST_PARCELS, draw_mistakes, ndvi_by_class, season_charts
 from pipeline.report.scores import (
     METHODS,
     confidence_groups,
@@ -47,6 +40,7 @@ from pipeline.report.scores import (
     read_predictions,
     read_scores,
     read_trainlogs,
+    wilson_interval,
 )
 from pipeline.report.season import read_season
 from pipeline.report.variogram import read_variogram
@@ -116,6 +110,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     if scores is not None and divisions is not None and divisions.also_leads:
         leading = replace(scores, overall=divisions.overall, divided_by=divisions.also.divided_by)
     variogram = read_variogram(paths, used["split"]) if has_models else None
+    ndvi = ndvi_by_class(dataset)
     page = _template().render(
         run=run.name,
         dataset=dataset.description,
@@ -146,7 +141,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         training=training_charts(
             {} if existing_weights else read_trainlogs(paths), used["train"]["keep"]
         ),
-        seasons=season_charts(ndvi_by_class(dataset), dataset.dates, by_frequency, colours),
+        seasons=season_charts(ndvi, dataset.dates, by_frequency, colours),
+        mistakes=[] if confidence is None else draw_mistakes(confidence["doubtful"], dataset, ndvi),
         most_parcels=MOST_PARCELS,
         map=drawn,
         areas=areas,
@@ -181,7 +177,7 @@ def _confidence(predictions: pd.DataFrame) -> dict[str, Any] | None:
         "groups": groups,
         "chart": calibration_chart(groups),
         "thresholds": confidence_thresholds(parcels),
-        "doubtful": doubtful_parcels(parcels).to_dict("records"),
+        "doubtful": doubtful_parcels(parcels),
     }
 
 
@@ -250,6 +246,7 @@ def _template() -> jinja2.Template:
         "number": lambda value: f"{value:,}",
         "percent": percent,
         "score": score,
+        "interval": lambda count, n: " to ".join(map(score, wilson_interval(count, n))),
         "deviation": lambda value: rounded(100 * value, 1),
         "loss": lambda value: rounded(value, 3),
         "day": say_day,

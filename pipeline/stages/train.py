@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from models.crop_model import CropModel
+from models.model_description import DataDescription
+from models.pixel_sets import PixelSets
 from models.training.batches import divide
 from models.training.distributed import choose_device, joined
 from models.training.divergence import DivergedError
@@ -87,16 +90,73 @@ def train(
     """
     if ends not in ENDS:
         raise InputError(f"--ends: expected {' or '.join(ENDS)}, found {ends!r}.")
-    opened = PixelSetDataset.open(dataset)
     device = choose_device(settings.train.device, threads)
-    parts = opened.fold(folds, fold)
+    inputs = _read_inputs(PixelSetDataset.open(dataset), folds, fold, settings, ends)
+    training = training_settings(settings, ends)
+    with joined(device) as processes, name_fold(fold, settings):
+        batches = divide(inputs.train, training.batch_size, 2 * processes.count)
+        n_epochs = training.epochs_of(len(batches))
+        if processes.first:
+            n = len(inputs.validation)
+            logger.info(
+                "fold %d: %d parcels to train on%s, %d epochs, on %s",
+                *(fold, len(inputs.train), f", {n} to validate" if n else "", n_epochs, device),
+            )
+        fitted = CropModel.fit(
+            inputs.data,
+            inputs.train,
+            inputs.validation,
+            about=inputs.about,
+            architecture=architecture(settings),
+            training=training,
+            device=device,
+            members=settings.train.members,
+            progress=_progress(fold, n_epochs, settings, tensorboard),
+            state=state,
+            start=inputs.start,
+            processes=processes,
+        )
+        if processes.first:
+            fitted.save(model)
+            write_trained_on(model, inputs.trained_on)
+            # Only now: a training that is killed before continues from its state.
+            for file in [] if state is None else state.glob("member_*.pt"):
+                file.unlink()
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What a fold is trained on.
+
+    Attributes
+    ----------
+    data, train, validation, about, start
+        Arguments of `CropModel.fit`.
+    trained_on
+        Digests of all parcels that the models will have been trained on; None if those of the
+        weights to start from are not known.
+    """
+
+    data: PixelSets
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    about: DataDescription
+    start: CropModel | None
+    trained_on: NDArray[np.uint64] | None
+
+
+def _read_inputs(
+    dataset: PixelSetDataset, folds: Path, fold: int, settings: TrainSettings, ends: str
+) -> _Inputs:
+    """Read what a fold is trained on; the arguments are those of `train`."""
+    parts = dataset.fold(folds, fold)
     start, with_features = None, settings.model.geometric_features
-    about = describe_data(opened, settings.model.season_start)
+    about = describe_data(dataset, settings.model.season_start)
     if settings.train.start is not None:
-        start = load_start(settings.train.start, opened, parts, fold, settings)
+        start = load_start(settings.train.start, dataset, parts, fold, settings)
         with_features = start.uses_features
-        about = describe_start(start, opened)
-    data = opened.pixel_sets(
+        about = describe_start(start, dataset)
+    data = dataset.pixel_sets(
         with_features=with_features,
         season_start=about.first_date,
         only_clear=ends == "random",
@@ -108,37 +168,7 @@ def train(
         earlier = read_trained_on(start.folder)
         refuse_trained_on(start.folder, earlier, data, parts.test)
         trained_on = None if earlier is None else np.concatenate([own, earlier])
-    training = training_settings(settings, ends)
-    with joined(device) as processes, name_fold(fold, settings):
-        batches = divide(learnt, training.batch_size, 2 * processes.count)
-        n_epochs = training.epochs_of(len(batches))
-        if processes.first:
-            logger.info(
-                "fold %d: %d parcels to train on%s, %d epochs, on %s",
-                *(fold, len(learnt)),
-                f", {len(validated)} to validate" if len(validated) else "",
-                *(n_epochs, device),
-            )
-        fitted = CropModel.fit(
-            data,
-            learnt,
-            validated,
-            about=about,
-            architecture=architecture(settings),
-            training=training,
-            device=device,
-            members=settings.train.members,
-            progress=_progress(fold, n_epochs, settings, tensorboard),
-            state=state,
-            start=start,
-            processes=processes,
-        )
-        if processes.first:
-            fitted.save(model)
-            write_trained_on(model, trained_on)
-            # Only now: a training that is killed before continues from its state.
-            for file in [] if state is None else state.glob("member_*.pt"):
-                file.unlink()
+    return _Inputs(data, learnt, validated, about, start, trained_on)
 
 
 def training_parts(

@@ -34,9 +34,10 @@ from pipeline.evaluation.prediction_sets import describe_sets
 from pipeline.evaluation.season import first_to_stay, score_dates, summarise
 from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.divisions import read_divisions
-from pipeline.report.figures import ndvi_by_class, say_day
+from pipeline.report.figures import say_day
 from pipeline.report.inputs import read_account
 from pipeline.report.map import draw_map
+from pipeline.report.ndvi import draw_mistakes, ndvi_by_class
 from pipeline.report.scores import (
     METRICS,
     confidence_groups,
@@ -56,6 +57,7 @@ from pipeline.workflow.paths import INGESTED, RunPaths
 from pipeline.workflow.rounding import percent, rounded
 from pipeline.workflow.snakefile import summary
 from pipeline.workflow.writing import write_json
+from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import pack_files, write_arrays
 from tests.builders.runs import opened, recorded
 
@@ -327,7 +329,10 @@ def check_page(page):
     assert len(set(checker.ids)) == len(checker.ids)
     inner = {f"#{i}" for i in checker.ids}
     assert all(r in inner or r.startswith("data:") for r in checker.references)
-    assert "<script" not in page
+    # The only script is the project's own; nothing of a run is in it.
+    script = (ROOT / "pipeline" / "report" / "report.js").read_text()
+    assert page.count("<script") == page.count(f"<script>\n{script.rstrip()}\n</script>") == 1
+    assert not re.search(r"fetch|XMLHttpRequest|import|https?:", script)
     assert "url(" not in page
     assert "@import" not in page
     return checker
@@ -348,7 +353,7 @@ def test_the_same_run_makes_the_same_bytes(run, tmp_path):
 
 def test_the_page_has_numbers_of_parcels_and_scores(run):
     text = text_of(page_of(run))
-    assert "62 of 65 parcels classified, in 3 classes; 83% right" in text
+    assert "62 of 65 parcels classified, in 3 classes; 83.3% right" in text
     assert "Overall accuracy simulated imagery 83.3% This model 83.3%" in text
     assert f"{jaccard_score(DECLARED, PREDICTED, average='macro'):.3f}" in text
     assert "winter wheat predicted as maize: 4 parcels, 13" in text
@@ -526,7 +531,7 @@ def test_the_spatial_division_leads_if_both_differ_by_more_than_their_spread(
     checker, text = check_page(page), text_of(page)
     headline = text_of(page.split("<h1>")[1].split("</h1>")[0])
     shown, other = (accuracy, 50 / 60) if leads else (50 / 60, accuracy)
-    assert f"{shown:.0%} right on" in headline
+    assert f"{shown:.1%} right on" in headline
     assert ("blocks of land" in headline) == (leads and by == "block")
     assert ("groups of parcels" in headline) == (by == "group")
     assert f"Overall accuracy simulated imagery {100 * shown:.1f}%" in text
@@ -639,15 +644,42 @@ def test_doubtful_declarations_are_counted_by_class_and_listed_in_order(run):
         ("1", "59", "CONFLICT"), ("2", "58", "CONFLICT"), ("3", "57", "DOUBT"),
         ("4", "56", "DOUBT"), ("5", "55", "DOUBT"), ("6", "54", "CONFORM"),
     ]  # fmt: skip
-    assert "Doubtful parcels" not in page
 
 
-def test_a_run_without_verdicts_lists_the_most_confident_mistakes(tmp_path):
+def test_a_run_without_verdicts_has_no_list_of_doubts(tmp_path):
     paths = make_run(tmp_path / "run", geometry=False)
     paths.doubts.unlink()
     page = page_of(paths)
     assert 'id="doubts"' not in page
-    assert "Doubtful parcels" in page
+    assert "The most confident mistakes" in page
+
+
+def test_the_most_confident_mistakes_are_drawn_over_their_classes(tmp_path):
+    paths = make_run(tmp_path / "run")
+    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))
+    wrong = doubtful_parcels(predictions[is_scored(predictions)], n=2)
+    dataset = opened(paths)
+    series = ndvi_by_class(dataset)
+    mistakes = draw_mistakes(wrong, dataset, series)
+    assert [m.parcel_id for m in mistakes] == wrong["parcel_id"].tolist()
+    for mistake in mistakes:
+        assert mistake.pred_code != mistake.declared_code
+        assert [line.kind for line in mistake.chart.lines] == ["declared", "predicted", "parcel"]
+        pixels = np.load(paths.dataset.pixels / file_name(mistake.parcel_id)).astype(float)
+        clear = np.load(paths.dataset.valid / file_name(mistake.parcel_id))
+        shown = []
+        for day, (red, infrared), seen in zip(DATES, pixels, clear, strict=True):
+            if seen.any():
+                ndvi = np.median(((infrared - red) / (infrared + red))[seen])
+                shown.append(f"{say_day(day)}: NDVI {ndvi:.2f}")
+        assert [dot.title for dot in mistake.chart.dots] == shown
+    # A parcel that is not in the dataset, or a dataset without the bands, has no chart.
+    unknown = wrong.assign(parcel_id=["elsewhere", wrong["parcel_id"].iloc[1]])
+    assert [m.chart is None for m in draw_mistakes(unknown, dataset, series)] == [True, False]
+    assert [m.chart for m in draw_mistakes(wrong, dataset, {})] == [None, None]
+    page = page_of(paths)
+    check_page(page)
+    assert page.count("<h4>" + mistakes[0].parcel_id + "</h4>") == 1
 
 
 def test_every_row_of_the_register_has_a_status(tmp_path):
@@ -1049,7 +1081,7 @@ def test_99_96_percent_is_nowhere_written_as_100(tmp_path):
     for fold in paths.models.glob("Fold_*"):
         (fold / "test_metrics.json").write_text(json.dumps(metrics))
     text = text_of(page_of(paths))
-    assert "3 classes; &gt;99% right on parcels that the model was not trained on" in text
+    assert "3 classes; &gt;99.9% right on parcels that the model was not trained on" in text
     assert "This model &gt;99.9%" in text
     assert "This model &gt;0.999" in text
     assert "&gt;99.9% &gt;0.999 &lt;0.001" in text

@@ -20,6 +20,7 @@ TINY = {
     "min_parcels: 20": "min_parcels: 5",
     "epochs: 60": "epochs: 2",
     "pixels: 32": "pixels: 8",
+    "by: stratified": "by: stratified\n  folds: 2",
 }
 
 

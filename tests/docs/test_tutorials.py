@@ -12,11 +12,16 @@ from tests.builders.paths import ROOT
 pytestmark = pytest.mark.slow
 
 FIELDS = {"size_m: 2560, parcels: 150": "size_m: 1280, parcels: 60", "tions: 16": "tions: 8"}
+FOLDS = {"split:\n": "split:\n  folds: 2\n"}
+RESEARCH = {**FOLDS, "min_parcels: 20": "min_parcels: 5", "epochs: 30": "epochs: 1"}
 # {tutorial: numbers that are changed}, and what it prints at its end.
 TUTORIALS = {
-    "researcher": ({"min_parcels: 20": "min_parcels: 5", "epochs: 30": "epochs: 1"}, "tae"),
+    "researcher": (
+        {**FOLDS, "min_parcels: 20": "min_parcels: 5", "epochs: 30": "epochs: 1"},
+        "tae",
+    ),
     "agency": ({"min_parcels: 20": "min_parcels: 5"}, "wrong on average"),
-    "company": ({**FIELDS, "epochs: 20": "epochs: 1"}, "at the end of June"),
+    "company": ({**FIELDS, **FOLDS, "epochs: 20": "epochs: 1"}, "at the end of June"),
 }
 
 

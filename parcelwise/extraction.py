@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # The sections of the settings that have an effect on the extraction.
 SECTIONS = ("imagery", "clouds", "parcels", "assemble", "dataset")
+# The register that is made from a GeoDataFrame.
+REGISTER = "parcels.parquet"
 
 
 def extract(
@@ -89,8 +91,12 @@ def _root(folder: Path | str | None) -> Path:
     root = Path(folder)
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file: give an empty or new folder.")
-    if root.is_dir() and any(root.iterdir()) and not RunPaths(root).acquisitions.is_file():
-        raise InputError(f"{root} contains other files: give an empty or new folder.")
+    run = RunPaths(root)
+    own = [run.acquisitions, run.acquisitions_view, run.items, run.source_items, run.grids]
+    own += [run.register.parent, run.extractions, run.counts, run.dataset.root, root / REGISTER]
+    if root.is_dir() and (others := sorted({*root.iterdir()} - {*own})):
+        names = first_five(path.name for path in others)
+        raise InputError(f"{root} contains other files ({names}): give an empty or new folder.")
     return root
 
 
@@ -108,15 +114,21 @@ def _extract(
             f"extract has no use for the settings {first_five(unused)}; it uses the sections "
             f"{', '.join(SECTIONS)}.{did_you_mean(unused[0], SECTIONS)}"
         )
+    if wrong := [name for name, values in settings.items() if not isinstance(values, Mapping)]:
+        raise InputError(
+            f"{wrong[0]}: expected settings and their values, found {settings[wrong[0]]!r}"
+        )
+    if threads is not None and threads < 1:
+        raise InputError(f"threads: expected at least 1, or None, found {threads}")
     own = {name: dict(values) for name, values in settings.items()}
-    for name, argument in (("imagery", "imagery"), ("parcels", "parcels")):
+    for name in ("imagery", "parcels"):
         if "path" in own.setdefault(name, {}):
-            raise InputError(f"{name}.path: the path is the argument {argument}. Remove it.")
+            raise InputError(f"{name}.path: the path is the argument {name}. Remove it.")
     own["dataset"] = {"npy_files": is_kept, **own.get("dataset", {})}
     own["parcels"].setdefault("classes", {"min_parcels": 2})
     own["imagery"]["path"] = str(imagery)
     if not isinstance(parcels, str | Path):
-        own["parcels"] |= _as_register(parcels, own["parcels"], root / "parcels.parquet")
+        own["parcels"] |= _as_register(parcels, own["parcels"], root / REGISTER)
     else:
         own["parcels"]["path"] = str(parcels)
     whole = load({**own, "split": {"folds": 2}})

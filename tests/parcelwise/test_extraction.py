@@ -80,6 +80,7 @@ SQUARE = gpd.GeoDataFrame({"ID": [1]}, geometry=[shapely.box(0, 0, 1, 1)], crs="
     [
         (SQUARE, {"train": {}}, "no use for the settings train; it uses the sections imagery, "),
         (SQUARE, {"parcel": {}}, "Did you mean 'parcels'"),
+        (SQUARE, {"parcels": "ID"}, "parcels: expected settings and their values, found 'ID'"),
         (SQUARE, {"imagery": {"path": "x"}}, "imagery.path: the path is the argument imagery"),
         (SQUARE, {"imagery": {"bands": ["B99"]}}, "B99"),
         (SQUARE, {"parcels": {"id": "id"}}, "no column id; it has ID, geometry. Did you mean 'ID'"),
@@ -99,11 +100,24 @@ def test_what_cannot_be_used_is_refused_before_work_begins(table, settings, word
 
 
 def test_a_folder_with_other_files_is_not_written_to(tmp_path):
-    with pytest.raises(InputError, match="contains other files: give an empty or new folder"):
-        extract(tmp_path, SQUARE, folder=tmp_path.parent)
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is a file: give an empty or new folder"):
-        extract(tmp_path, SQUARE, folder=tmp_path / "file")
+    (tmp_path / "mine.txt").touch()
+    for folder, words in (
+        (tmp_path, r"other files \(mine.txt\)"),
+        (tmp_path / "mine.txt", "a file"),
+    ):
+        with pytest.raises(InputError, match=f"{words}: give an empty or new folder"):
+            extract(tmp_path, SQUARE, folder=folder)
+
+
+def test_a_folder_can_be_used_again_after_a_refusal(tmp_path):
+    (tmp_path / "imagery").mkdir()
+    (tmp_path / "imagery" / "file.tif").touch()
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"file\.tif"):  # after the register was written
+            extract(tmp_path / "imagery", SQUARE, folder=tmp_path / "kept")
+    assert (tmp_path / "kept" / "parcels.parquet").is_file()
+    with pytest.raises(InputError, match="threads: expected at least 1"):
+        extract(tmp_path / "imagery", SQUARE, threads=0)
 
 
 def test_ids_are_text_whatever_their_type(tmp_path):

@@ -1,6 +1,6 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
-#     parcelwise run configs/mine.yaml [dataset | models | predictions | report | season]
+#     parcelwise run configs/mine.yaml [dataset | models | predictions | report | season | sen4cap]
 #     snakemake --cores 4 [dataset | ... | season] --configfile configs/mine.yaml
 #
 # Every rule calls `parcelwise <stage>`; `snakemake -p` prints the calls.
@@ -62,6 +62,9 @@ PREDICTIONS = [
 # The report shows the season of a run that was asked for it once, and then keeps it up to date.
 shows_season = lambda: ("season" in workflow.dag_settings.targets or paths.season_summary.is_file())
 season_files = lambda wildcards: paths.season_files if TRAINED and shows_season() else []
+# As the season: written only if it is asked for, and then kept up to date.
+SEN4CAP = [paths.sen4cap, *([paths.sen4cap.with_suffix(".gpkg")] if REGISTER else [])]
+sen4cap_files = lambda wildcards: SEN4CAP if paths.sen4cap.is_file() else []
 # The targets list these tables, because Snakemake does not check inputs of rules that need not run.
 TABLES = [paths.ledger, paths.class_table] if settings.dataset.sources else paths.tables
 # On a cluster, each job parses this file again on its node, which may have other cores and GPUs.
@@ -120,6 +123,7 @@ rule all:
         TABLES,
         PREDICTIONS,
         AREAS,
+        sen4cap_files,
         paths.report,
 
 
@@ -158,6 +162,9 @@ rule predict:
         predicted=CALIBRATED if TRAINED else [],
         ledger=paths.ledger,
         register=without_braces(REGISTER),
+        cleaned=[paths.register] if REGISTER else [],
+        # Ancient: an acquisition that is not used does not repeat the predictions.
+        index=ancient([paths.grids, paths.acquisitions] if REGISTER else []),
     output:
         PREDICTIONS,
     params:
@@ -172,6 +179,18 @@ rule predict:
             else ["--scores", paths.existing_scores]
         ),
         register=verbatim(["--register", *REGISTER] if REGISTER else []),
+        tables=(
+            [
+                "--cleaned",
+                paths.register,
+                "--grids",
+                paths.grids,
+                "--acquisitions",
+                paths.acquisitions,
+            ]
+            if REGISTER
+            else []
+        ),
         unwatched=verbatim(states_of_others([*REGISTER, *EXISTING_WEIGHTS])),
         predictions=paths.predictions,
     threads: cores
@@ -188,13 +207,37 @@ rule predict:
         "parcelwise predict --settings {params.settings:q} --record {params.record:q}"
         " --dataset {params.dataset:q}"
         " --models {params.models:q} {params.folds:q} --ledger {input.ledger:q} {params.register:q}"
-        " --predictions {params.predictions:q} --threads {threads} --log {log:q}"
+        " {params.tables:q} --predictions {params.predictions:q} --threads {threads} --log {log:q}"
 
 
 if REGISTER:
     JOBS.append("areas")
 
     include: "rules/areas.smk"
+
+
+rule sen4cap:
+    message:
+        "Write the predictions in the columns of Sen4CAP: {paths.sen4cap}."
+    input:
+        rules.predict.output,
+    output:
+        SEN4CAP,
+    params:
+        predictions=paths.predictions.with_suffix(".parquet"),
+        outlines=["--outlines", paths.predictions] if REGISTER else [],
+        sen4cap=paths.sen4cap,
+    resources:
+        mem_mb=2000,
+    log:
+        paths.log("sen4cap"),
+    benchmark:
+        paths.benchmark("sen4cap")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise sen4cap --predictions {params.predictions:q} {params.outlines:q}"
+        " --sen4cap {params.sen4cap:q} --log {log:q}"
 
 
 rule predictions:
@@ -204,6 +247,7 @@ rule predictions:
         TABLES,
         rules.predict.output,
         AREAS,
+        sen4cap_files,
 
 
 rule report:

@@ -191,7 +191,7 @@ def ours(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, float]]:
     from pipeline.stages.predict import ROWS_AT_A_TIME, write_rows
     from pipeline.workflow.config import load
 
-    ledger = read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS)
+    ledger = read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS).assign(area_m2=np.nan)
     parts = matched_parts(
         register_of(folder), ledger, load({"parcels": {"id": "ID_PARCEL"}}).parcels, ROWS_AT_A_TIME
     )
@@ -224,7 +224,8 @@ def by_geopandas(table: Any, folder: Path, out: Path) -> tuple[int, dict[str, fl
     with timed("register"):
         register = geopandas.read_file(register_of(folder))
     with timed("joining"):
-        rows = table.join(read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS))
+        ledger = read_ledger(folder / "ledger.parquet", LEDGER_COLUMNS)
+        rows = table.join(ledger.assign(area_m2=np.nan))
         parcels = with_register(rows, register)
     with timed("GeoPackage"):
         parcels.to_file(out / "parcels.gpkg", layer="parcels")

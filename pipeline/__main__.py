@@ -48,6 +48,7 @@ STAGES = {
     "evaluate": "score the trained folds on their test parcels, beside baselines",
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
+    "sen4cap": "write the predictions in the columns of Sen4CAP",
     "areas": "estimate the area of every class, with confidence intervals",
     "report": "write the report of a run",
 }

@@ -96,7 +96,7 @@ def loaded_by(statement):
     "stage",
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
-        *("predict", "areas"),
+        *("predict", "areas", "sen4cap"),
         "report",
     ],
 )
@@ -155,6 +155,7 @@ USED = {
     "evaluate_season": {"pandas", "torch"},
     "predict": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
+    "sen4cap": {"pandas"},
     "report": {"jinja2", "matplotlib", "pandas"},
 }
 
@@ -383,8 +384,8 @@ def test_a_stage_has_the_same_name_everywhere():
     targets = {"all", "dataset", "models", "predictions", "season"}
     # The demo's scene is not part of the product and has a command of its own module.
     assert rules - targets == {"simulate", *STAGES}
-    # Only features needs no setting.
-    assert set(STAGE_SETTINGS) == (rules - targets) - {"features"}
+    # Only these need no setting.
+    assert set(STAGE_SETTINGS) == (rules - targets) - {"features", "sen4cap"}
     assert all((ROOT / "pipeline" / "stages" / f"{stage}.py").is_file() for stage in STAGES)
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from geo.register.geopackage_contents import Field
 
 if TYPE_CHECKING:
     import geopandas
@@ -26,6 +28,16 @@ PARQUET_SUFFIXES = (".parquet", ".geoparquet")
 VECOREL = "https://vecorel.org/specification/v0.1.0/schema.yaml"
 FIBOA = "https://fiboa.org/specification/v0.3.0/schema.yaml"
 CROP = "https://fiboa.org/crop-extension/v0.2.0/schema.yaml"
+
+# Where vecorel-cli reads the meaning of columns that no schema defines, and its names of types.
+CUSTOM = "schemas:custom"
+_TYPES = {
+    "string": "string",
+    "large_string": "string",
+    "int64": "int64",
+    "float": "float",
+    "double": "double",
+}
 
 # Metadata that name fiboa: up to version 0.2.0, and from 0.3.0 on.
 METADATA_KEYS = (b"fiboa", b"collection")
@@ -51,12 +63,14 @@ class ParquetWriter:
     ----------
     path
         File to write.
+    required
+        Columns that have a value in every row.
     options
         Options of `pyarrow.parquet.ParquetWriter`.
     """
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        self._path, self._options = path, options
+    def __init__(self, path: Path, required: Collection[str] = (), **options: Any) -> None:
+        self._path, self._required, self._options = path, required, options
         self._file: pq.ParquetWriter | None = None
 
     def add(self, table: pa.Table) -> None:
@@ -64,7 +78,9 @@ class ParquetWriter:
         if self._file is None:
             # Later parts may have text in a column that is empty in the first part.
             fields = [
-                field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+                (
+                    field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+                ).with_nullable(field.name not in self._required)
                 for field in table.schema
             ]
             schema = pa.schema(fields, table.schema.metadata)
@@ -78,9 +94,17 @@ class ParquetWriter:
                 self._file.add_key_value_metadata(metadata)
             self._file.close()
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The names and types of the columns, after the first part."""
+        return self._file.schema if self._file is not None else pa.schema([])
+
 
 class FiboaWriter:
     """Write features in parts as GeoParquet that follows fiboa.
+
+    A column `bbox` has the bounds of every feature, so that software reads only the row groups of
+    the region that it shows (GeoParquet 1.1, covering).
 
     Parameters
     ----------
@@ -93,19 +117,30 @@ class FiboaWriter:
         file does not claim to follow the extension.
     properties
         Properties that all features share.
+    fields
+        {column: title and meaning} of the columns that fiboa does not define; those of other names
+        are ignored.
     """
 
     def __init__(
-        self, path: Path, *, collection: str, code_list: str | None, properties: Mapping[str, str]
+        self,
+        path: Path,
+        *,
+        collection: str,
+        code_list: str | None,
+        properties: Mapping[str, str],
+        fields: Mapping[str, Field],
     ) -> None:
-        schemas = [VECOREL, FIBOA]
+        schemas, required = [VECOREL, FIBOA], {"id", "geometry"}
         shared = dict(properties)
         if code_list is not None:
             schemas.append(CROP)
+            required.add("crop:code")
             shared["crop:code_list"] = code_list
         self._collection = {"schemas": {collection: schemas}, "collection": collection, **shared}
         # Arrow would read a stored schema in place of the metadata that `close` adds.
-        self._file = ParquetWriter(path, compression="zstd", store_schema=False)
+        self._file = ParquetWriter(path, required, compression="zstd", store_schema=False)
+        self._fields = fields
         self._metadata: dict[bytes, bytes] = {}
         self._geo: dict[str, Any] = {}
 
@@ -116,7 +151,7 @@ class FiboaWriter:
         """
         # geopandas writes files, not tables, and its metadata describe only this part.
         part = io.BytesIO()
-        features.to_parquet(part, index=False, schema_version="1.1.0")
+        features.to_parquet(part, index=False, schema_version="1.1.0", write_covering_bbox=True)
         table = pq.read_table(part)
         self._metadata = dict(table.schema.metadata) | self._metadata
         self._geo = _merge_geo(self._geo, json.loads(table.schema.metadata[b"geo"]))
@@ -124,8 +159,20 @@ class FiboaWriter:
 
     def close(self) -> None:
         """Write the metadata of all features together, and finish the file."""
-        geo, collection = (json.dumps(v).encode() for v in (self._geo, self._collection))
+        types = {name: _TYPES.get(str(kind)) for name, kind in _pairs(self._file.schema)}
+        own = {
+            name: {"type": types[name], "description": field.description}
+            for name, field in self._fields.items()
+            if types.get(name) is not None
+        }
+        about = {**self._collection, CUSTOM: {"properties": own}}
+        geo, collection = (json.dumps(v).encode() for v in (self._geo, about))
         self._file.close({**self._metadata, b"geo": geo, b"collection": collection})
+
+
+def _pairs(schema: pa.Schema) -> Iterable[tuple[str, pa.DataType]]:
+    """Return the names and types of columns."""
+    return zip(schema.names, schema.types, strict=True)
 
 
 def _merge_geo(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:

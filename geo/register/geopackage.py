@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -13,20 +14,13 @@ import pandas as pd
 import pyogrio
 import shapely
 
+from geo.register.geopackage_contents import PARCELS, Field, Selection, Style, Table, complete
 from geo.register.polygons import POLYGONAL, PUNCTUAL, with_polygons
 
 # Older versions of QGIS and GDAL warn about newer versions of the format.
 VERSION = "1.2"
 # SQLite's limit of columns, without those of feature ids and outlines.
 MOST_COLUMNS = 1998
-
-
-class Style(NamedTuple):
-    """A style of a layer in QGIS: name (at most 30 characters), description, and QML."""
-
-    name: str
-    description: str
-    qml: str
 
 
 POLYGONS = ("Polygon", "MultiPolygon")
@@ -56,6 +50,14 @@ class LayerWriter:
         Styles of the main layer: QGIS applies the first one, and offers the others.
     other_styles
         Styles of the other layer.
+    fields
+        {column: title and meaning} of both layers.
+    metadata
+        What made the rows, {name: text}; ogrinfo shows it.
+    selection
+        A further layer that shows some rows of both.
+    tables
+        Further tables; layers are reprojected to the coordinate system of the rows.
     """
 
     def __init__(
@@ -67,6 +69,10 @@ class LayerWriter:
         outlines: Mapping[str, int],
         styles: Sequence[Style] = (),
         other_styles: Sequence[Style] = (),
+        fields: Mapping[str, Field] = MappingProxyType({}),
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        selection: Selection | None = None,
+        tables: Sequence[Table] = (),
     ) -> None:
         path.unlink(missing_ok=True)
         self._path = path
@@ -79,10 +85,18 @@ class LayerWriter:
         self.others = f"{name}_not_{plural}"
         """Name of the other layer."""
         hint = f" {self.n_others} rows are not {plural}: see the layer {self.others}."
-        self._main = _Layer(path, name, kind, description + hint * (self.n_others > 0))
+        about = description + hint * (self.n_others > 0)
+        self._main = _Layer(path, name, kind, about, dict(metadata))
         about_others = f"{description} Rows that are not {plural}."
         self._others = _Layer(path, self.others, "Unknown", about_others)
+        self._rows = [name, *([self.others] if self.n_others else [])]
         self._styles = {name: styles, self.others: other_styles if self.n_others else ()}
+        self._fields = dict.fromkeys(self._rows, fields)
+        self._fields |= {table.name: table.fields for table in tables}
+        self._styles |= {table.name: table.styles for table in tables}
+        if selection is not None:
+            self._styles[selection.name] = selection.styles
+        self._selection, self._tables, self._crs = selection, tables, None
 
     def add(self, part: geopandas.GeoDataFrame) -> None:
         """Append rows; the columns may have any type that GDAL writes.
@@ -98,22 +112,41 @@ class LayerWriter:
         part = part.set_geometry(geopandas.GeoSeries(outlines, part.index, crs=part.crs))
         is_other = ~shapely.is_missing(outlines)
         is_other &= ~np.isin(shapely.get_type_id(outlines), self._type_ids)
+        self._crs = part.crs
         # The main layer is to be the first of the file, even if the first part has no row of it.
         self._main.add(part[~is_other])
         if is_other.any():
             self._others.add(part[is_other])
 
     def close(self) -> None:
+        """Write the further tables, the styles, and what the file says about its layers."""
+        if not self._main.exists:  # as after an error
+            return
+        for table in self._tables:
+            rows = table.rows
+            pyogrio.write_dataframe(
+                rows.to_crs(self._crs) if isinstance(rows, geopandas.GeoDataFrame) else rows,
+                self._path,
+                layer=table.name,
+                driver="GPKG",
+                use_arrow=True,
+                layer_options={"DESCRIPTION": table.description},
+            )
+        complete(self._path, self._rows, self._fields, self._selection)
+        self._write_styles()
+
+    def _write_styles(self) -> None:
         """Write the styles to the table in which QGIS looks for them."""
         if not any(self._styles.values()):
             return
         # The columns, and the key `id`, are those that QGIS creates when it saves a style.
+        spatial = {name for name, kind in pyogrio.list_layers(self._path) if kind is not None}
         rows = [
             {
                 "f_table_catalog": "",
                 "f_table_schema": "",
                 "f_table_name": layer,
-                "f_geometry_column": "geom",
+                "f_geometry_column": "geom" if layer in spatial else "",
                 "styleName": style.name,
                 "styleQML": style.qml,
                 "styleSLD": "",
@@ -136,12 +169,26 @@ class LayerWriter:
 
 
 class _Layer:
-    def __init__(self, path: Path, name: str, geometry_type: str, description: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        geometry_type: str,
+        description: str,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
         self._path, self._name, self._type = path, name, geometry_type
         self._creation_options: dict[str, Any] = {
             "dataset_options": {"VERSION": VERSION},
             "layer_options": {"DESCRIPTION": description},
+            # For those of the whole file, GDAL would write a file .aux.xml beside it.
+            **({"layer_metadata": metadata} if metadata else {}),
         }
+
+    @property
+    def exists(self) -> bool:
+        """Whether the layer was created."""
+        return not self._creation_options
 
     def add(self, part: geopandas.GeoDataFrame) -> None:
         """Append rows; the first call creates the layer, even without rows."""
@@ -160,6 +207,11 @@ class _Layer:
             **self._creation_options,
         )
         self._creation_options = {}
+
+
+def row_layers(names: Iterable[str]) -> list[str]:
+    """Return the layers with the rows of the register, among all layers of predictions."""
+    return [name for name in names if name == PARCELS or name.startswith(f"{PARCELS}_not_")]
 
 
 def has_only_points(outlines: Iterable[str]) -> bool:

@@ -18,6 +18,7 @@ import shapely
 
 from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import LARGEST_EXACT
+from geo.register.geopackage_contents import PARCELS, REJECTED, TILES
 from geo.register.point_tables import TABLE_SUFFIXES, coordinate_columns, crs_of_columns
 from geo.register.sources import (
     check_number_of_rows,
@@ -251,6 +252,9 @@ def _find_layer(path: Path, layer: str | None) -> tuple[str, str]:
     """Find the source that GDAL is to open, and the layer to read from it."""
     source, layers = _list_layers(path)
     spatial = [name for name, geometry_type in layers if geometry_type is not None]
+    if layer is None and PARCELS in spatial:
+        # Predictions have further layers, which show the same parcels and their tiles.
+        spatial = [name for name in spatial if name not in (REJECTED, TILES)]
     chosen = [name for name in spatial if layer in (None, name)]
     if len(chosen) == 1:
         return source, chosen[0]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_integer_dtype
 
 from geo.register.columns import as_text
+from geo.register.geopackage_contents import Field
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Status
 
@@ -19,18 +20,56 @@ if TYPE_CHECKING:
     from pipeline.dataset.pixel_set_dataset import PixelSetDataset
     from pipeline.evaluation.doubts import Doubts
 
-# Columns of the predictions, before the register's own columns.
-COLUMNS = [
-    *("parcel_id", "status", "declared_code", "declared_name", "pred_code", "pred_name"),
-    *("confidence", "pred2_code", "pred2_name", "confidence2", "prediction_set", "set_size"),
-    *("declared_probability", "verdict", "doubt_rank"),
-    *("n_pixels", "n_dates", "pred_source", "reason"),
+# Columns of the predictions, before the register's own: {name: title and meaning}. QGIS shows the
+# title instead of the name.
+FIELDS = {
+    "parcel_id": Field("Parcel", "Id of the parcel in the register."),
+    "status": Field("Status", "used: trained on and predicted; predict_only; or rejected."),
+    "declared_code": Field("Declared code", "Code of the class in the register."),
+    "declared_name": Field("Declared class", "Name of the class in the register."),
+    "pred_code": Field("Predicted code", "Code of the most probable class."),
+    "pred_name": Field("Predicted class", "Name of the most probable class."),
+    "confidence": Field("Confidence", "Calibrated probability of the predicted class, 0 to 1."),
+    "pred2_code": Field("Second code", "Code of the second most probable class."),
+    "pred2_name": Field("Second class", "Name of the second most probable class."),
+    "confidence2": Field("Confidence of second", "Probability of the second class, 0 to 1."),
+    "prediction_set": Field(
+        "Prediction set", "Codes of the classes that cannot be excluded at the error rate set."
+    ),
+    "set_size": Field("Classes in set", "Number of classes in the prediction set."),
+    "declared_probability": Field(
+        "Probability of declared", "Calibrated probability of the declared class, 0 to 1."
+    ),
+    "verdict": Field(
+        "Verdict", "On the declared class: CONFORM, DOUBT or CONFLICT; empty if not judged."
+    ),
+    "doubt_rank": Field("Rank of doubt", "Order in which to check declarations, 1 first."),
+    "n_pixels": Field("Pixels", "Number of pixels that are clear on at least one date."),
+    "n_dates": Field("Clear dates", "Number of dates with at least one clear pixel."),
+    "pred_source": Field(
+        "Predicted by", "out_of_fold: a model that was not trained on it; ensemble: all models."
+    ),
+    "reason": Field("Reason", "Why the parcel is rejected, or not trained on."),
+    "margin": Field("Margin", "Confidence minus confidence of the second class, 0 to 1."),
+    "fold": Field("Fold", "Fold whose model, not trained on the parcel, predicted it."),
+    "tile": Field("Tile", "Tile of the imagery from which the parcel was read."),
+    "area_ha": Field("Area (ha)", "Area of the outline on the ellipsoid, hectares."),
+}
+COLUMNS = list(FIELDS)
+# Those that a rejected parcel has not.
+PREDICTED = [
+    *("status", "pred_code", "pred_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
+    *("prediction_set", "set_size", "declared_probability", "verdict", "doubt_rank"),
+    *("pred_source", "margin", "fold"),
 ]
 
 # Columns of the ledger to read; checksum and geometry_type are empty if there is no register.
 LEDGER_COLUMNS = [
-    *("parcel_id", "status", "reason", "n_pixels", "n_dates", "code", "checksum", "geometry_type")
+    *("row", "parcel_id", "status", "reason", "tile", "n_pixels", "n_dates", "code"),
+    *("checksum", "geometry_type"),
 ]
+
+M2_PER_HA = 10_000
 
 # Between the codes of a prediction set
 SEPARATOR = " | "
@@ -124,6 +163,7 @@ class Choices:
             columns[f"pred{suffix}_code"] = _take(codes, chosen)
             columns[f"pred{suffix}_name"] = _take(names, chosen)
             columns[f"confidence{suffix}"] = np.where(rows < 0, np.nan, self.confidence[rows, rank])
+        columns["margin"] = np.round(columns["confidence"] - columns["confidence2"], 4)
         columns["prediction_set"], columns["set_size"] = self._set_columns(rows)
         columns["pred_source"] = _take(pd.Series(SOURCES), source)
         return pd.DataFrame(columns)
@@ -175,7 +215,8 @@ class PredictionTable:
     choices
         Choices for its parcels, in its order.
     judged
-        Judgement of the declarations, by parcel id, see `judged_columns`; None if there is none.
+        Judgement of the declarations, by parcel id, see `judged_columns`; None for existing
+        weights.
     """
 
     def __init__(
@@ -187,7 +228,7 @@ class PredictionTable:
         self._names = dataset.names
 
     def join(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Add declared and predicted classes to rows of the ledger."""
+        """Add declared and predicted classes to rows of the ledger, with `area_m2`."""
         rows = rows.copy()
         # The register may repeat an id: the prediction belongs to the accepted row.
         ids = rows["parcel_id"].astype(object).where(rows["status"] != Status.REJECTED)
@@ -196,13 +237,17 @@ class PredictionTable:
         rows["declared_code"] = rows["code"].astype("Int64" if is_whole else "str")
         names = pd.Series(as_text(rows["code"]), index=rows.index).map(self._names)
         rows["declared_name"] = names.astype("str")
+        rows["tile"] = rows["tile"].replace("", None).astype("str")
+        rows["area_ha"] = (rows["area_m2"] / M2_PER_HA).round(4)
         chosen = self._choices.table(places).set_axis(rows.index)
         judged = self._judged.reindex(ids).set_axis(rows.index)
         return pd.DataFrame(pd.concat([rows, chosen, judged], axis=1)[COLUMNS])
 
 
-def judged_columns(ids: Sequence[str] = (), doubts: Doubts | None = None) -> pd.DataFrame:
-    """Make the columns on the declarations of parcels, by parcel id.
+def judged_columns(
+    ids: Sequence[str] = (), doubts: Doubts | None = None, folds: ArrayLike = ()
+) -> pd.DataFrame:
+    """Make the columns on the declarations and folds of parcels, by parcel id.
 
     Parameters
     ----------
@@ -210,10 +255,13 @@ def judged_columns(ids: Sequence[str] = (), doubts: Doubts | None = None) -> pd.
         N different ids.
     doubts
         Judgement of their declarations; None if N is 0.
+    folds
+        int (N,), the fold whose test part has the parcel, from 1.
 
     Returns
     -------
-    Table of declared_probability, float64; verdict; and doubt_rank, integers that can be missing.
+    Table of declared_probability, float64; verdict; doubt_rank and fold, integers that can be
+    missing.
     """
     probability, rank, verdict = (
         ([], [], [])
@@ -225,6 +273,7 @@ def judged_columns(ids: Sequence[str] = (), doubts: Doubts | None = None) -> pd.
             "declared_probability": pd.Series(probability, dtype="float64"),
             "verdict": pd.Series(verdict, dtype="str"),
             "doubt_rank": pd.Series(rank, dtype="Int64"),
+            "fold": pd.Series(folds, dtype="Int64"),
         }
     ).set_axis(pd.Index(ids, dtype=object))
 

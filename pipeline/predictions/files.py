@@ -6,16 +6,13 @@ All files are written in parts, so that the predictions are never in memory as a
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import date
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -24,10 +21,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geo.register.fiboa import FiboaWriter, ParquetWriter
+from geo.register.geopackage_contents import PARCELS, REJECTED, Selection, Style, Table
 from pipeline.classes.crop_class import Code
-from pipeline.report.class_colours import UNPREDICTED
-from pipeline.report.scores import THRESHOLDS
-from pipeline.workflow.rounding import percent
+from pipeline.classes.reasons import Status
+from pipeline.predictions.columns import FIELDS, M2_PER_HA, PREDICTED
+from pipeline.predictions.styles import (
+    VERDICT_COLOURS,
+    style_by_class,
+    style_by_confidence,
+    style_by_reason,
+    style_by_set_size,
+    style_by_value,
+)
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -38,7 +43,10 @@ DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 ti
 COLUMNS = [
     *("declared_code", "declared_name", "confidence", "pred2_code", "pred2_name", "confidence2"),
     *("declared_probability", "verdict", "doubt_rank", "n_pixels", "n_dates", "pred_source"),
+    *("prediction_set", "set_size", "margin", "fold", "tile"),
 ]
+# Columns of fiboa's crop extension, which the file does not follow without a list of codes.
+CROP_FIELDS = {"crop:code": FIELDS["pred_code"], "crop:name": FIELDS["pred_name"]}
 
 PROBABILITIES = "probabilities.parquet"
 
@@ -126,6 +134,10 @@ class PredictionFiles:
         simulated: bool,
         with_points: bool = False,
         with_verdicts: bool = False,
+        with_sets: bool = False,
+        about: Mapping[str, str] | None = None,
+        rejected: Sequence[str] = (),
+        tables: Sequence[Table] = (),
     ) -> None:
         """Write a GeoPackage and fiboa's GeoParquet as well.
 
@@ -147,9 +159,17 @@ class PredictionFiles:
             Whether points are predicted, beside polygons or alone.
         with_verdicts
             Whether declarations were judged.
+        with_sets
+            Whether there are prediction sets.
+        about
+            Metadata of the GeoPackage, {name: text}.
+        rejected
+            Reasons of the rejected rows.
+        tables
+            Further tables of the GeoPackage, see `pipeline.predictions.layers`.
         """
         # GDAL is imported only here: without a register, predictions need no GDAL.
-        from geo.register.geopackage import LayerWriter, Style, has_only_points
+        from geo.register.geopackage import LayerWriter, has_only_points
 
         note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
 
@@ -158,6 +178,11 @@ class PredictionFiles:
                 f"Verdict{mark}",
                 f"{note}Verdict on the declared class.",
                 style_by_value("verdict", VERDICT_COLOURS, symbol),
+            )
+            sizes = Style(
+                f"Set size{mark}",
+                f"{note}Number of classes that cannot be excluded.",
+                style_by_set_size(symbol),
             )
             return [
                 Style(
@@ -171,18 +196,39 @@ class PredictionFiles:
                     style_by_confidence(symbol),
                 ),
                 *([verdicts] if with_verdicts else []),
+                *([sizes] if with_sets else []),
             ]
 
         only_points = has_only_points(outlines)
+        symbol = "marker" if only_points else "fill"
+        made_by = "; ".join(f"{name}: {text}" for name, text in (about or {}).items())
+        made_by = f" ({made_by})" if about else ""
         layers = self._open(
             self._predictions.with_suffix(".gpkg"),
             lambda path: LayerWriter(
                 path,
-                name="parcels",
-                description=f"{note}Predicted crop class of every parcel.",
+                name=PARCELS,
+                description=f"{note}Predicted crop class of every parcel{made_by}.",
                 outlines=outlines,
-                styles=styles("marker" if only_points else "fill"),
+                styles=styles(symbol),
                 other_styles=styles("marker") if with_points and not only_points else [],
+                fields=FIELDS,
+                metadata={} if about is None else about,
+                selection=Selection(
+                    REJECTED,
+                    f"{note}Rows of the register that are not predicted, and why.",
+                    "status",
+                    Status.REJECTED,
+                    PREDICTED,
+                    [
+                        Style(
+                            f"Reason{mark}",
+                            f"{note}Why parcels are not predicted.",
+                            style_by_reason(rejected, symbol),
+                        )
+                    ],
+                ),
+                tables=tables,
             ),
         )
         if layers.n_others:
@@ -196,6 +242,7 @@ class PredictionFiles:
                 collection=collection,
                 code_list=code_list,
                 properties={"determination:details": f"{note}{DETAILS}"},
+                fields=(FIELDS if code_list else {**FIELDS, **CROP_FIELDS}),
             ),
         )
         self._layers = {
@@ -239,11 +286,16 @@ def fiboa_features(parcels: Any, last_date: date) -> Any:
         Last date of the imagery.
     """
     import geopandas
+    import shapely
 
     from geo.register.points import is_point
     from geo.register.polygons import mend
 
-    predicted = parcels[parcels["pred_source"].ne("") & ~is_point(parcels.geometry.to_numpy())]
+    # fiboa requires valid polygons, and every predicted parcel but points has one when mended.
+    polygons = mend(parcels.geometry.to_numpy()).polygons
+    chosen = parcels["pred_source"].ne("") & ~is_point(parcels.geometry.to_numpy())
+    chosen &= ~shapely.is_missing(polygons)
+    predicted = parcels[chosen]
     observed = pd.Timestamp(last_date, tz="UTC").as_unit("ms")
     return geopandas.GeoDataFrame(
         {
@@ -251,122 +303,9 @@ def fiboa_features(parcels: Any, last_date: date) -> Any:
             "determination:datetime": pd.Series(observed, index=predicted.index),
             "crop:code": predicted["pred_code"].astype("string"),
             "crop:name": predicted["pred_name"],
+            "metrics:area": (predicted["area_ha"] * M2_PER_HA).astype(np.float32),
             **predicted[COLUMNS],
         },
-        # fiboa requires valid polygons.
-        geometry=mend(predicted.geometry.to_numpy()).polygons,
+        geometry=polygons[chosen],
         crs=parcels.crs,
     )
-
-
-DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-NO_PREDICTION = "no prediction"
-# {verdict: (label, colour)}; red and orange stand out from grey, also for the colour-blind.
-VERDICT_COLOURS = {
-    "CONFLICT": ("CONFLICT", "#b2182b"),
-    "DOUBT": ("DOUBT", "#fdae61"),
-    "CONFORM": ("CONFORM", "#d9e2ea"),
-    "": ("no verdict", UNPREDICTED),
-}
-# Viridis (Smith and van der Walt 2015): equal steps look equal, and low confidence is dark.
-VIRIDIS = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743", "#fde725")
-# Characters that XML 1.0 cannot contain, not even escaped.
-UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-REPLACEMENT = "\ufffd"
-
-
-def style_by_class(classes: Mapping[str, tuple[str, str]], symbol: str = "fill") -> str:
-    """Return a QML style that colours parcels by predicted class.
-
-    Parameters
-    ----------
-    classes
-        {code: (name, colour #rrggbb)}, in the order of the legend.
-    symbol
-        fill (polygons) or marker (points).
-    """
-    column = "pred_code"
-    if any(UNWRITABLE.search(code) for code in classes):
-        # The style has these characters replaced: QGIS must compare it with replaced codes.
-        pattern = r"[\\x01-\\x08\\x0b\\x0c\\x0e-\\x1f\\x{fffe}\\x{ffff}]"
-        column = f"regexp_replace(\"pred_code\", '{pattern}', '{REPLACEMENT}')"
-    return style_by_value(column, {**classes, "": (NO_PREDICTION, UNPREDICTED)}, symbol)
-
-
-def style_by_value(column: str, values: Mapping[str, tuple[str, str]], symbol: str) -> str:
-    """Return a QML style that colours parcels by a column of text.
-
-    Parameters
-    ----------
-    column
-        Column or expression of QGIS.
-    values
-        {value: (label, colour #rrggbb)}, in the order of the legend; "" for all other rows.
-    symbol
-        fill (polygons) or marker (points).
-    """
-    root, renderer = _renderer("categorizedSymbol", column)
-    categories = ElementTree.SubElement(renderer, "categories")
-    colours: list[str] = []
-    # QGIS applies the category "" to all rows without a category.
-    for value, (label, colour) in values.items():
-        _add(categories, "category", value=value, label=label, symbol=len(colours), render="true")
-        colours.append(colour)
-    _add_symbols(renderer, colours, symbol)
-    return _text(root)
-
-
-def style_by_confidence(symbol: str = "fill") -> str:
-    """Return a QML style that colours parcels by confidence, in the steps of the report's table."""
-    # QGIS does not draw rows whose value is missing.
-    root, renderer = _renderer("graduatedSymbol", 'coalesce("confidence", -1)')
-    renderer.set("graduatedMethod", "GraduatedColor")
-    ranges = ElementTree.SubElement(renderer, "ranges")
-    steps = [(-1.0, -1.0), *pairwise([*THRESHOLDS, 1.0])]
-    for i, (low, high) in enumerate(steps):
-        label = f"{percent(low, 0)} to {percent(high, 0)}" if low >= 0 else NO_PREDICTION
-        _add(ranges, "range", lower=low, upper=high, label=label, symbol=i, render="true")
-    _add_symbols(renderer, [UNPREDICTED, *VIRIDIS], symbol)
-    return _text(root)
-
-
-def _renderer(kind: str, column: str) -> tuple[ElementTree.Element, ElementTree.Element]:
-    root = ElementTree.Element("qgis", version="3.22", styleCategories="Symbology")
-    return root, _add(root, "renderer-v2", type=kind, attr=column, symbollevels="0")
-
-
-# The class of a symbol's layer in QGIS, and its properties beside colour and outline.
-SYMBOLS = {
-    "fill": ("SimpleFill", {"style": "solid"}),
-    "marker": ("SimpleMarker", {"name": "circle", "size": "2", "size_unit": "MM"}),
-}
-
-
-def _add_symbols(renderer: ElementTree.Element, colours: list[str], kind: str) -> None:
-    """Add a symbol for every colour, numbered from 0."""
-    symbols = ElementTree.SubElement(renderer, "symbols")
-    name, shape = SYMBOLS[kind]
-    for i, colour in enumerate(colours):
-        symbol = _add(symbols, "symbol", type=kind, name=i, alpha="1", clip_to_extent="1")
-        layer = _add(symbol, "layer", **{"class": name, "enabled": "1", "pass": "0"})
-        red, green, blue = bytes.fromhex(colour[1:])
-        for key, value in {
-            "color": f"{red},{green},{blue},255",
-            **shape,
-            # Thin and transparent, so that parcels of a few pixels still show their colour.
-            "outline_color": "0,0,0,70",
-            "outline_style": "solid",
-            "outline_width": "0.05",
-            "outline_width_unit": "MM",
-            "joinstyle": "bevel",
-        }.items():
-            _add(layer, "prop", k=key, v=value)
-
-
-def _add(parent: ElementTree.Element, tag: str, **attributes: object) -> ElementTree.Element:
-    texts = {k: UNWRITABLE.sub(REPLACEMENT, str(v)) for k, v in attributes.items()}
-    return ElementTree.SubElement(parent, tag, texts)
-
-
-def _text(root: ElementTree.Element) -> str:
-    return DOCTYPE + ElementTree.tostring(root, encoding="unicode")

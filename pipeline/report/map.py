@@ -22,6 +22,7 @@ from rasterio.transform import from_bounds
 
 from geo.errors import InputError
 from geo.register.columns import as_text
+from geo.register.geopackage import row_layers
 from geo.register.points import is_point
 from pipeline.classes.reasons import Reason, Status
 from pipeline.report.class_colours import UNPREDICTED
@@ -173,7 +174,7 @@ def _dots(outlines: NDArray[Any], accepted: NDArray[np.bool_]) -> NDArray[Any]:
 def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
     """Read the predicted parcels, with their outlines in a coordinate system; see `draw_map`."""
     with artefact(layer, "a GeoPackage of predictions"):
-        names = [name for name, kind in pyogrio.list_layers(layer) if kind is not None]
+        names = row_layers(name for name, _ in pyogrio.list_layers(layer))
         parts = []
         for name in names:
             table = geopandas.read_file(layer, layer=name, columns=[*TEXTS, "confidence"])

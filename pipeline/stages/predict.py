@@ -44,7 +44,10 @@ from pipeline.predictions.columns import (
     with_register,
 )
 from pipeline.predictions.files import PROBABILITIES, PredictionFiles, read_probabilities
+from pipeline.predictions.layers import describe_run, further_tables
 from pipeline.report.class_colours import read_class_colours
+from pipeline.workflow.artefacts import artefact
+from pipeline.workflow.launch import version
 from pipeline.workflow.progress import ProgressLog
 from pipeline.workflow.settings import PredictSettings
 
@@ -64,6 +67,9 @@ def predict(
     register: Path | None = None,
     doubts: Path | None = None,
     scores: Path | None = None,
+    cleaned: Path | None = None,
+    grids: Path | None = None,
+    acquisitions: Path | None = None,
     threads: int = 1,
 ) -> None:
     """Predict a class for every usable parcel, and write a row for every parcel of the register.
@@ -103,6 +109,10 @@ def predict(
     scores
         Written for existing weights: their scores on the parcels that declare one of their classes,
         JSON, and those of every class as CSV beside it.
+    cleaned
+        Clean's table of the register, with the area of every outline; None without a register.
+    grids, acquisitions
+        Grids of the tiles and all acquisitions, for the GeoPackage; None without a register.
     threads
         Threads of torch on a CPU.
 
@@ -149,6 +159,12 @@ def predict(
         classes = opened.shown_classes
     inputs = read_inputs(opened, trained, classes)
     rows = read_ledger(ledger, LEDGER_COLUMNS)
+    rows["area_m2"] = np.nan if cleaned is None else _read_areas(cleaned, rows["row"])
+    simulated = opened.description["simulated"]
+    tables = []
+    if grids is not None and acquisitions is not None:
+        tiles = rows.loc[rows["status"] != Status.REJECTED, "tile"]
+        tables = further_tables(grids, acquisitions, tiles, simulated=simulated)
     with PredictionFiles(predictions) as files:
         codes = [crop.code for crop in classes]
         files.add_probabilities("probabilities", codes)
@@ -163,7 +179,7 @@ def predict(
         judged = None
         if tested is not None:
             verdicts = judge(tested.labels, tested.probabilities, settings.predict.false_alarms)
-            judged = judged_columns(tested.ids, verdicts)
+            judged = judged_columns(tested.ids, verdicts, tested.fold)
         table = PredictionTable(opened, choices, judged)
         read: Iterator[tuple[Any, NDArray[np.int64]]] = _parts_of_ledger(len(rows))
         if register is not None:
@@ -183,7 +199,15 @@ def predict(
                 collection=settings.run,
                 code_list=settings.predict.code_list,
                 last_date=opened.dates[-1],
-                simulated=opened.description["simulated"],
+                simulated=simulated,
+                with_sets=calibration is not None,
+                about=describe_run(
+                    *(settings.run, trained[0].description.hyperparameters.name, len(trained)),
+                    *(opened.dates, version()),
+                    simulated=simulated,
+                ),
+                rejected=rows.loc[rows["status"] == Status.REJECTED, "reason"].unique().tolist(),
+                tables=tables,
             )
         write_rows(table, rows, files, read)
     if tested is not None and doubts is not None:
@@ -382,6 +406,14 @@ def write_rows(
     for step, seconds in files.seconds.items():
         logger.info("%-10s %8.0f parcels a second", step, n / max(seconds, 1e-9))
     return n
+
+
+def _read_areas(cleaned: Path, rows: pd.Series[Any]) -> NDArray[np.float64]:
+    """Read the areas of rows of the register, float64 (N,), m2; NaN without an area."""
+    with artefact(cleaned, "a table of parcels"):
+        table = pd.read_parquet(cleaned, columns=["row", "area_m2"])
+    areas = table.set_index("row")["area_m2"].reindex(rows).to_numpy(np.float64)
+    return np.where(areas > 0, areas, np.nan)
 
 
 def _coloured(dataset: PixelSetDataset, choices: Choices) -> dict[str, tuple[str, str]]:

@@ -51,11 +51,12 @@ _WRITERS = {
     "models*/Fold_*/*": "train",
     "models*/*.json": "evaluate",
     "predictions/areas.*": "areas",
+    "predictions/sen4cap.*": "sen4cap",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
 _NOT_INGESTED = {
-    *("variogram", "split", "train", "calibrate", "evaluate", "predict"),
+    *("variogram", "split", "train", "calibrate", "evaluate", "predict", "sen4cap"),
     *("train_season", "evaluate_season"),
 }
 
@@ -362,6 +363,9 @@ class RunPaths:
 
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""
+
+    sen4cap = _Below("predictions/sen4cap.csv")
+    """The predicted parcels in the columns of Sen4CAP; .gpkg beside it, if they have outlines."""
 
     report = _Below("report/report.html")
     """One self-contained page."""

@@ -1,6 +1,10 @@
 """fiboa as register and as predictions: GeoParquet with columns of fixed meaning."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -122,6 +126,12 @@ def predictions():
         "n_pixels": pd.array([4, 2, 0, None], "Int64"),
         "n_dates": pd.array([5, 5, None, None], "Int64"),
         "pred_source": ["out_of_fold", "ensemble", "", ""],
+        "prediction_set": ["12", "3 | 12", None, None],
+        "set_size": pd.array([1, 2, None, None], "Int64"),
+        "margin": [0.8, 0.2, np.nan, np.nan],
+        "fold": pd.array([1, None, None, None], "Int64"),
+        "tile": ["31TFM", "31TFM", "31TFM", None],
+        "area_ha": [0.04, np.nan, 0.04, np.nan],
     }
     outlines = [pixels(0, 0, 2, 2), bow_tie, pixels(20, 0, 22, 2), None]
     return gpd.GeoDataFrame(rows, geometry=outlines, crs=GRID.crs).to_crs("EPSG:2154")
@@ -147,7 +157,12 @@ def test_predictions_follow_the_specification(tmp_path, code_list):
         "SIMULATED imagery and parcels. Outlines as in the register"
     )
     assert json.loads(schema.metadata[b"geo"])["version"] == "1.1.0"
+    covering = json.loads(schema.metadata[b"geo"])["columns"]["geometry"]["covering"]["bbox"]
+    assert covering["xmin"] == ["bbox", "xmin"]
     kinds = dict(zip(schema.names, map(str, schema.types), strict=True))
+    assert [f.name for f in schema if not f.nullable] == [
+        "id", *["crop:code"] * (code_list is not None), "geometry"
+    ]  # fmt: skip
     assert kinds["determination:datetime"] == "timestamp[ms, tz=UTC]"
     assert {kinds["id"], kinds["crop:code"], kinds["crop:name"]} <= {"string", "large_string"}
     found = gpd.read_parquet(path)
@@ -161,6 +176,59 @@ def test_predictions_follow_the_specification(tmp_path, code_list):
     assert set(found.geom_type) <= {"Polygon", "MultiPolygon"}
     assert found.geometry.iloc[0].equals(table.geometry.iloc[0])
     assert set(COLUMNS) <= set(found.columns)
+    boxes = pd.DataFrame(pq.read_table(path, columns=["bbox"]).column("bbox").to_pylist())
+    np.testing.assert_allclose(boxes, found.geometry.bounds)
+    np.testing.assert_allclose(found["metrics:area"], [400, np.nan])
+    west = gpd.read_parquet(path, bbox=(*found.geometry.bounds.iloc[0, :2],) * 2)
+    assert west["id"].tolist() == ["007"]
+
+
+VALIDATE = """
+import json, sys
+from pathlib import Path
+import pyproj, referencing
+from vecorel_cli.encoding.geoparquet import GeoParquet
+from vecorel_cli.validate import ValidateData
+from vecorel_cli.validate_schema import ValidateSchema
+path, folder, *urls = sys.argv[1:]
+schemas = {url: Path(folder, name) for url, name in zip(urls[::2], urls[1::2])}
+def projjson(url):
+    if "projjson" not in url: raise ValueError(f"not at hand: {url}")
+    text = Path(pyproj.datadir.get_data_dir(), "projjson.schema.json").read_text()
+    return referencing.Resource.from_contents(json.loads(text))
+ValidateSchema.retrieve_remote_schema = staticmethod(projjson)
+at_hand = json.loads(Path(folder, "geoparquet-1.1.0.json").read_text())
+GeoParquet.get_geoparquet_schema = lambda self: at_hand
+result = ValidateData().validate(Path(path), num=None, schema_map=schemas)
+sys.stdout.write(json.dumps([list(map(str, result.errors)), list(map(str, result.warnings))]))
+"""
+SCHEMAS = Path(__file__).parent / "fiboa_schemas"
+
+
+def python_of_vecorel():
+    """Find the interpreter that has vecorel-cli: this one, or that of the command `vec`."""
+    command = shutil.which("vec")
+    beside = Path(command).resolve().parent / "python" if command else sys.executable
+    for python in (sys.executable, str(beside)):
+        words = [python, "-c", "import vecorel_cli"]
+        if subprocess.run(words, capture_output=True).returncode == 0:
+            return python
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code_list", [None, "https://example.org/codes.csv"])
+def test_predictions_are_valid_for_vecorel_cli(tmp_path, code_list):
+    """With the schemas at hand, because the validator would download them."""
+    python = python_of_vecorel()
+    if python is None:
+        pytest.skip("vecorel-cli is not installed (pipx install vecorel-cli)")
+    path = write_fiboa(tmp_path, [predictions()], code_list=code_list)
+    schemas = [VECOREL, "vecorel.yaml", FIBOA, "fiboa.yaml", CROP, "crop.yaml"]
+    words = [python, "-c", VALIDATE, str(path), str(SCHEMAS), *schemas]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [[], []]
 
 
 def test_predictions_are_a_register_again(run):

@@ -127,7 +127,11 @@ def test_predictions_equal_the_models_probabilities(trained, tmp_path, monkeypat
     table = pd.read_parquet(path.with_suffix(".parquet")).set_index("parcel_id")
     data = opened(run).pixel_sets(with_features=True)
     models = [CropModel.load(run.fold(k), stage.choose_device("cpu", 1)) for k in (1, 2)]
-    by_model = [model.log_probabilities(data, np.arange(N), 512) for model in models]
+    temperatures = read_out_of_fold(run.out_of_fold).temperatures
+    by_model = [
+        model.log_probabilities(data, np.arange(N), 512) / temperature
+        for model, temperature in zip(models, temperatures, strict=True)
+    ]
     source, scores = np.full(N, "ensemble", object), ensemble(by_model)
     for fold, own in zip(opened(run).folds(run.folds), by_model, strict=True):
         source[fold.test], scores[fold.test] = "out_of_fold", own[fold.test]
@@ -149,12 +153,22 @@ def test_declarations_are_judged_by_the_out_of_fold_predictions(trained, tmp_pat
     options = view(settings, "predict")
     rate = {"predict": options.predict.model_copy(update={"false_alarms": 0.1})}
     path, doubts = tmp_path / "parcels.gpkg", tmp_path / "doubts.json"
+    ledger = read_ledger(run.ledger)
+    areas = pd.DataFrame({"row": ledger["row"], "area_m2": 1000.0 + ledger["row"]})
+    areas.loc[7, "area_m2"] = np.nan
+    areas[::-1].to_parquet(tmp_path / "register.parquet")
     predict(
         run.dataset.root, run.models, run.ledger, path, options.model_copy(update=rate),
-        folds=run.folds, doubts=doubts,
+        folds=run.folds, doubts=doubts, cleaned=tmp_path / "register.parquet",
     )  # fmt: skip
     table = pd.read_parquet(path.with_suffix(".parquet")).set_index("parcel_id")
     tested = read_out_of_fold(run.out_of_fold)
+    expected_ha = (areas["area_m2"] / 10_000).round(4).set_axis(ledger["parcel_id"])
+    pd.testing.assert_series_equal(table["area_ha"], expected_ha, check_names=False)
+    assert table.loc[tested.ids, "fold"].tolist() == tested.fold.tolist()
+    assert table["fold"].notna().sum() == len(tested.ids)
+    np.testing.assert_allclose(table["margin"], table["confidence"] - table["confidence2"])
+    assert table["tile"].isna().all()  # an existing dataset has none
     expected = judge(tested.labels, tested.probabilities, 0.1)
     assert len({*expected.verdict}) == 3
     own = table.loc[tested.ids]

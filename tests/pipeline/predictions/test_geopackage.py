@@ -7,8 +7,10 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd
@@ -17,11 +19,29 @@ import pandas as pd
 import pyogrio
 import pytest
 import shapely
+from rasterio.warp import transform_bounds
 
+from geo.grid import Grid
+from geo.register.geopackage_contents import Style, Table
+from geo.register.reading import read_register
 from pipeline.evaluation.doubts import Verdict
-from pipeline.predictions.columns import with_register
-from pipeline.predictions.files import VIRIDIS, style_by_class, style_by_confidence
+from pipeline.predictions.columns import FIELDS, PREDICTED, with_register
+from pipeline.predictions.layers import (
+    ACQUISITION_FIELDS,
+    TILE_FIELDS,
+    describe_run,
+    further_tables,
+)
+from pipeline.predictions.styles import (
+    SET_COLOURS,
+    VERDICT_COLOURS,
+    VIRIDIS,
+    style_by_class,
+    style_by_confidence,
+    style_of_extents,
+)
 from pipeline.report.class_colours import SHARED, UNPREDICTED, class_colours
+from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from tests.builders.predictions import CLASSES, write_predictions
 
 SQUARE = shapely.box(0, 0, 30, 30)
@@ -49,6 +69,7 @@ def rows_of(names, outlines, classes=CLASSES):
     codes = pd.Series([codes[i % len(codes)] if p else None for i, p in enumerate(predicted)])
     columns = {
         "parcel_id": pd.Series(names, dtype="str"),
+        "status": np.where(predicted, "used", "rejected"),
         "declared_code": codes,
         "declared_name": codes,
         "pred_code": codes,
@@ -64,6 +85,12 @@ def rows_of(names, outlines, classes=CLASSES):
         "n_dates": pd.array([1] * n, dtype="Int64"),
         "pred_source": np.where(predicted, "ensemble", ""),
         "reason": "",
+        "prediction_set": codes,
+        "set_size": pd.array([i % 6 if p else None for i, p in enumerate(predicted)], "Int64"),
+        "margin": np.where(predicted, 0.2, np.nan),
+        "fold": pd.array([1 if p else None for p in predicted], "Int64"),
+        "tile": "31TFM",
+        "area_ha": np.where(predicted, 0.09, np.nan),
     }
     return gpd.GeoDataFrame(columns, geometry=list(outlines), crs="EPSG:32631")
 
@@ -90,7 +117,8 @@ def test_every_row_is_in_one_layer_and_the_first_layer_has_the_polygons(tmp_path
     path = write(tmp_path, named(*names), n_rows)
     layers = dict(pyogrio.list_layers(path))
     assert layers == {
-        "parcels": "MultiPolygon", "parcels_not_polygons": "Unknown", "layer_styles": None
+        "parcels": "MultiPolygon", "parcels_not_polygons": "Unknown", "rejected": "MultiPolygon",
+        "layer_styles": None,
     }  # fmt: skip
     assert next(iter(layers)) == "parcels"
     main = gpd.read_file(path, layer="parcels")
@@ -125,7 +153,9 @@ CONTENTS = "SELECT * FROM gpkg_contents"
 )
 def test_polygons_alone_result_in_one_layer_of_one_type(tmp_path, names, kind):
     path = write(tmp_path, named(*names), 1)
-    assert pyogrio.list_layers(path).tolist() == [["parcels", kind], ["layer_styles", None]]
+    assert pyogrio.list_layers(path).tolist() == [
+        ["parcels", kind], ["rejected", kind], ["layer_styles", None]
+    ]  # fmt: skip
     assert len(pyogrio.read_dataframe(path, layer="parcels")) == 2
     assert "not polygons" not in table(path, CONTENTS)[0]["description"]
 
@@ -133,7 +163,8 @@ def test_polygons_alone_result_in_one_layer_of_one_type(tmp_path, names, kind):
 def symbols(path):
     """Return the type of the symbols of each layer's styles."""
     found = {}
-    for row in table(path, "SELECT f_table_name, styleQML FROM layer_styles"):
+    query = "SELECT f_table_name, styleQML FROM layer_styles WHERE f_table_name != 'rejected'"
+    for row in table(path, query):
         kinds = set(re.findall(r'<symbol type="(\w+)"', row["styleQML"]))
         found.setdefault(row["f_table_name"], []).append(kinds)
     return found
@@ -149,7 +180,8 @@ def test_points_alone_stay_points_in_the_main_layer(tmp_path, n_rows, second, ki
         tmp_path, rows_of(list("abcd"), [LINE, POINT, None, second]), n_rows, with_points=True
     )
     assert pyogrio.list_layers(path).tolist() == [
-        ["parcels", kind], ["parcels_not_points", "Unknown"], ["layer_styles", None]
+        ["parcels", kind], ["parcels_not_points", "Unknown"], ["rejected", kind],
+        ["layer_styles", None],
     ]  # fmt: skip
     main = gpd.read_file(path, layer="parcels")
     assert main["parcel_id"].tolist() == ["b", "c", "d"]
@@ -177,15 +209,19 @@ def test_time_and_extent_are_those_of_the_rows(tmp_path):
     for layer in ("parcels", "parcels_not_polygons"):
         bounds = [rows[layer][key] for key in ("min_x", "min_y", "max_x", "max_y")]
         assert bounds == gpd.read_file(path, layer=layer).total_bounds.tolist()
-    (style, _) = table(path, "SELECT * FROM layer_styles")
+    (style, *_) = table(path, "SELECT * FROM layer_styles")
     assert before <= datetime.fromisoformat(style["update_time"]) <= datetime.now(UTC)
 
 
-@pytest.mark.parametrize(("simulated", "verdicts"), [(True, False), (False, True), (True, True)])
-def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdicts):
+@pytest.mark.parametrize(
+    ("simulated", "verdicts", "sets"),
+    [(True, False, True), (False, True, False), (True, True, True)],
+)
+def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdicts, sets):
     rows = named("polygon", "point")
-    path = write(tmp_path, rows, simulated=simulated, with_verdicts=verdicts)
-    styles = table(path, "SELECT * FROM layer_styles ORDER BY id")
+    options = {"simulated": simulated, "with_verdicts": verdicts, "with_sets": sets}
+    path = write(tmp_path, rows, **options)
+    styles = table(path, "SELECT * FROM layer_styles WHERE f_table_name = 'parcels' ORDER BY id")
     assert list(styles[0]) == [
         *("id", "f_table_catalog", "f_table_schema", "f_table_name", "f_geometry_column"),
         *("styleName", "styleQML", "styleSLD", "useAsDefault", "description", "owner", "ui"),
@@ -194,7 +230,7 @@ def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdic
     (geometry,) = table(
         path, "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = 'parcels'"
     )
-    names = ["Predicted class", "Confidence", *(["Verdict"] if verdicts else [])]
+    names = ["Predicted class", "Confidence", *["Verdict"] * verdicts, *["Set size"] * sets]
     assert [style["styleName"].split(",")[0] for style in styles] == names
     if verdicts:
         renderer = ElementTree.fromstring(styles[2]["styleQML"]).find("renderer-v2")  # noqa: S314
@@ -209,8 +245,109 @@ def test_the_styles_are_in_the_table_that_qgis_reads(tmp_path, simulated, verdic
         assert len(style["styleName"]) <= 30
         for text in (style["styleName"], style["description"]):
             assert ("SIMULATED" in text) == simulated
-    for row in table(path, CONTENTS)[:2]:
+    for row in table(path, CONTENTS)[:3]:
         assert ("SIMULATED" in row["description"]) == simulated
+
+
+@pytest.mark.parametrize("names", [["polygon", "nothing"], list(OUTLINES), ["point", "line"]])
+def test_rejected_rows_are_shown_by_a_view(tmp_path, names):
+    """The oracle selects rows in pandas; only those of the main layer have outlines."""
+    rows = named(*names).assign(**{"ogc_fid": 7, 'a"b': names, "reason": "no_pixels"})
+    path = write(tmp_path, rows, 3, rejected=["no_pixels"])
+    layers = [gpd.read_file(path, layer=layer) for layer, _ in pyogrio.list_layers(path)
+              if layer.startswith("parcels")]  # fmt: skip
+    layers[1:] = [others.assign(geometry=None) for others in layers[1:]]
+    expected = pd.concat(layers, ignore_index=True)
+    expected = expected[expected["status"] == "rejected"].reset_index(drop=True)
+    found = gpd.read_file(path, layer="rejected")
+    left_out = [name for name in [*PREDICTED, "ogc_fid"] if name in expected]
+    expected = expected.drop(columns=left_out)
+    assert found.geometry.geom_equals(expected.geometry).equals(~expected.geometry.isna())
+    assert found.geometry.isna().equals(expected.geometry.isna())
+    own, others = (pd.DataFrame(t.drop(columns="geometry")).astype(str) for t in (found, expected))
+    pd.testing.assert_frame_equal(own.replace("None", "nan"), others.replace("None", "nan"))
+    assert found['a"b'].tolist() == found["parcel_id"].tolist()
+    ids = pyogrio.read_dataframe(path, layer="rejected", fid_as_index=True).index
+    assert ids.is_unique
+    # The specification requires it (150).
+    assert table(path, "PRAGMA table_info(rejected)")[0]["type"] == "INTEGER"
+    plan = table(path, 'EXPLAIN QUERY PLAN SELECT * FROM "rejected"')
+    assert all("USING INDEX" in row["detail"] for row in plan if "parcels" in row["detail"])
+    (style,) = table(path, "SELECT * FROM layer_styles WHERE f_table_name = 'rejected'")
+    assert 'label="without pixels or dates in the dataset"' in style["styleQML"]
+
+
+def test_columns_have_titles_and_meanings(tmp_path):
+    """In the tables of the specification, and in the styles for older versions of QGIS."""
+    path = write(tmp_path, named("polygon", "point"))
+    rows = table(path, "SELECT * FROM gpkg_data_columns")
+    for layer in ("parcels", "parcels_not_polygons", "rejected"):
+        columns = gpd.read_file(path, layer=layer).columns
+        own = {row["column_name"]: row for row in rows if row["table_name"] == layer}
+        assert list(own) == [name for name in columns if name in FIELDS]
+        for name, row in own.items():
+            assert (row["title"], row["name"]) == (FIELDS[name].title,) * 2
+            assert row["description"] == FIELDS[name].description
+    assert {row["table_name"] for row in table(path, "SELECT * FROM gpkg_extensions")} >= {
+        "gpkg_data_columns", "gpkg_data_column_constraints"
+    }  # fmt: skip
+    (style, *_) = table(path, "SELECT * FROM layer_styles")
+    root = ElementTree.fromstring(style["styleQML"])  # noqa: S314
+    aliases = {alias.get("field"): alias.get("name") for alias in root.iter("alias")}
+    assert aliases == {name: field.title for name, field in FIELDS.items()}
+    assert len({field.title for field in FIELDS.values()}) == len(FIELDS)
+
+
+def test_the_layer_says_what_made_it(tmp_path):
+    dates = [date(2021, 3, 1), date(2021, 3, 11)]
+    about = describe_run("my run", "pseltae", 5, dates, "parcelwise 1 (commit a)", simulated=True)
+    path = write(tmp_path, named("polygon"), about=about, simulated=True)
+    info = pyogrio.read_info(path, layer="parcels")["layer_metadata"]
+    description = info.pop("DESCRIPTION")
+    assert info == about == {
+        "run": "my run", "model": "pseltae, 5 folds", "imagery": "SIMULATED",
+        "dates": "2, 2021-03-01 to 2021-03-11", "software": "parcelwise 1 (commit a)",
+    }  # fmt: skip
+    assert "(run: my run; model: pseltae, 5 folds; " in description
+    assert [file.name for file in tmp_path.iterdir() if "aux" in file.name] == []
+
+
+def test_tiles_and_acquisitions_are_tables(tmp_path):
+    """The extent of a tile equals that of rasterio, which densifies edges, too."""
+    tiles = {
+        "31TFM": Grid("EPSG:32631", 600000, 5200020, 10, 10, 10980, 10980),
+        "32TLS": Grid("EPSG:32632", 300000, 5200020, 10, 10, 10980, 10980),
+    }
+    (tmp_path / "grids.json").write_text(json.dumps({t: asdict(g) for t, g in tiles.items()}))
+    days = [date(2021, 3, 1), date(2021, 3, 1), date(2021, 3, 11), date(2021, 4, 1)]
+    rows = [
+        AcquisitionRow(f"a{i}", "31TFM", day, Path(f"/data/S2A_{i}.SAFE"), "safe", used=i != 3)
+        for i, day in enumerate(days)
+    ]
+    write_acquisitions(tmp_path / "acquisitions.json", rows)
+    files = tmp_path / "grids.json", tmp_path / "acquisitions.json"
+    tables = further_tables(*files, pd.Series(["31TFM"] * 3), simulated=True)
+    path = write(tmp_path, named("polygon"), tables=tables)
+    found = pyogrio.read_dataframe(path, layer="tiles").set_index("tile")
+    assert found.crs == "EPSG:32631"  # of the parcels
+    for tile, grid in tiles.items():
+        bounds = transform_bounds(grid.crs, "EPSG:32631", *grid.bounds, densify_pts=19)
+        np.testing.assert_allclose(found.geometry[tile].bounds, bounds, atol=0.01)
+    values = found.drop(columns=["geometry", "crs", "pixel_m"]).astype(object)
+    assert values.loc["31TFM"].tolist() == [
+        3, 3, 2, pd.Timestamp("2021-03-01"), pd.Timestamp("2021-03-11")
+    ]  # fmt: skip
+    assert values.loc["32TLS"].tolist()[:3] == [0, 0, 0]
+    assert values.loc["32TLS"].isna().sum() == 2
+    listed = pyogrio.read_dataframe(path, layer="acquisitions")
+    assert listed["product"].tolist() == [f"S2A_{i}.SAFE" for i in range(4)]
+    assert listed["date"].dt.date.tolist() == days
+    assert listed["used"].tolist() == [True, True, True, False]
+    assert list(listed) == list(ACQUISITION_FIELDS)
+    kinds = {row["table_name"]: row["data_type"] for row in table(path, CONTENTS)}
+    assert kinds["acquisitions"] == "attributes"
+    # Predictions are a register again: their parcels are read.
+    assert read_register(path)["parcel_id"].tolist() == ["polygon"]
 
 
 STRANGE = {
@@ -273,37 +410,69 @@ def test_the_steps_of_confidence_cover_0_to_1_and_look_equal():
     assert rise.max() < 1.5 * rise.min()
 
 
+# Load layers as a user does, apply every style of theirs, and draw them. Printed by layer: the
+# titles of its columns and, by style, {parcel: [colour of the symbol, colour in the image]}.
 QGIS = """
 import json, os, sys
 os.environ["QT_QPA_PLATFORM"] = "offscreen"
 from qgis.core import *
+from qgis.PyQt.QtCore import QSize
+from qgis.PyQt.QtGui import QColor
+from qgis.PyQt.QtXml import QDomDocument
 QgsApplication.setPrefixPath("/usr", True)
 app = QgsApplication([], False)
 app.initQgis()
-found = {}
-opened = QgsVectorLayer(sys.argv[1], "x", "ogr")
+path, names = sys.argv[1], sys.argv[2:]
+opened = QgsVectorLayer(path, "x", "ogr")
 listed = opened.dataProvider().subLayers()
-found["sublayers"] = [text.split("!!::!!")[1::2][:2] for text in listed]
-layer = QgsVectorLayer(sys.argv[1] + "|layername=parcels", "parcels", "ogr")
-_, found["default"] = layer.loadDefaultStyle()
-_, ids, names, _, _ = layer.listStylesInDatabase()
-found["names"] = names
-for key, name in zip(ids, names):
-    if name == "Confidence":
-        from qgis.PyQt.QtXml import QDomDocument
-        document = QDomDocument()
-        document.setContent(layer.getStyleFromDatabase(key)[0])
-    found[name] = {}
-    if name == "Confidence":
-        layer.importNamedStyle(document)
+found = {"sublayers": [text.split("!!::!!")[1:4:2] for text in listed]}
+
+def draw(layer):
+    settings = QgsMapSettings()
+    settings.setLayers([layer])
+    settings.setOutputSize(QSize(600, 600))
+    settings.setBackgroundColor(QColor("white"))
+    settings.setDestinationCrs(layer.crs())
+    extent = layer.extent()
+    extent.scale(1.1)
+    settings.setExtent(extent)
+    settings.setFlag(QgsMapSettings.Antialiasing, False)
+    job = QgsMapRendererSequentialJob(settings)
+    job.start()
+    job.waitForFinished()
+    return job.renderedImage(), settings.mapToPixel()
+
+def colours(layer):
+    image, to_pixel = draw(layer)
     renderer = layer.renderer()
     context = QgsRenderContext.fromMapSettings(QgsMapSettings())
     renderer.startRender(context, layer.fields())
+    shown = {}
     for feature in layer.getFeatures():
         context.expressionContext().setFeature(feature)
         symbol = renderer.symbolForFeature(feature, context)
-        found[name][feature["parcel_id"]] = symbol and symbol.color().name()
-    found[name + " type"] = renderer.type()
+        seen = None
+        if feature.hasGeometry() and not feature.geometry().isEmpty():
+            inside = feature.geometry().pointOnSurface().asPoint()
+            pixel = to_pixel.transform(inside)
+            seen = image.pixelColor(int(pixel.x()), int(pixel.y())).name()
+        shown[feature.attributes()[1]] = [symbol and symbol.color().name(), seen]
+    return shown
+
+for name in names:
+    layer = QgsVectorLayer(f"{path}|layername={name}", name, "ogr")
+    about = found[name] = {"styles": {}}
+    _, about["default"] = layer.loadDefaultStyle()
+    about["titles"] = {f.name(): layer.attributeAlias(i) for i, f in enumerate(layer.fields())}
+    if not layer.isSpatial():
+        continue
+    about["by default"] = colours(layer)
+    n_own, ids, styles, _, _ = layer.listStylesInDatabase()
+    for key, style in list(zip(ids, styles))[:n_own]:
+        document = QDomDocument()
+        document.setContent(layer.getStyleFromDatabase(key)[0])
+        layer.importNamedStyle(document)
+        about["styles"][style] = colours(layer)
 sys.stdout.write(json.dumps(found))
 sys.stdout.flush()
 os._exit(0)
@@ -331,32 +500,66 @@ def test_qgis_draws_every_row_in_its_colour(tmp_path, whole):
     colours = class_colours(dict.fromkeys(codes, 1))
     classes = {code: (f"class of {code}", colours[code]) for code in codes}
     names = [f"p{i}" for i in range(8)]
-    outlines = [*(shapely.box(40 * i, 0, 40 * i + 30, 30) for i in range(5)), TWO, None, POINT]
+    squares = [shapely.box(40 * i, 0, 40 * i + 30, 30) for i in range(5)]
+    outlines = [*squares, shapely.transform(TWO, lambda xy: xy + np.array([0, 50])), None, POINT]
     rows = rows_of(names, outlines, classes)
     rows.loc[4, ["pred_code", "pred_name", "confidence", "pred_source"]] = [None, None, np.nan, ""]
     rows["confidence"] = [0.1, 0.55, 0.75, 0.999, np.nan, 1.0, np.nan, np.nan]
     if whole:
         for column in ("declared_code", "pred_code", "pred2_code"):
             rows[column] = pd.to_numeric(rows[column]).astype("Int64")
-    path = write(tmp_path, rows, classes=classes)
+    rows["verdict"] = ["CONFLICT", "DOUBT", "CONFORM", None, None, "CONFORM", None, None]
+    rows["set_size"] = pd.array([1, 0, 7, 3, None, 2, None, None], "Int64")
+    rows.loc[[4, 6, 7], ["status", "reason"]] = [
+        ["rejected", "too_few_pixels"], ["rejected", "null_geometry"], ["rejected", "not_a_polygon"]
+    ]  # fmt: skip
+    tile = gpd.GeoDataFrame({"tile": ["T"]}, geometry=[shapely.box(-99, -99, 99, 99)], crs=32631)
+    extent = Style("Extent", "", style_of_extents(TILE_FIELDS))
+    path = write(
+        tmp_path, rows, classes=classes, with_verdicts=True, with_sets=True,
+        rejected=["too_few_pixels", "null_geometry", "not_a_polygon"],
+        tables=[Table("tiles", "", tile, TILE_FIELDS, [extent])],
+    )  # fmt: skip
     script = tmp_path / "look.py"
     script.write_text(QGIS)
-    words = [python, str(script), str(path)]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    layers = ["parcels", "rejected", "tiles"]
+    result = subprocess.run(
+        [python, str(script), str(path), *layers], capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    assert found["sublayers"][0] == ["parcels", "MultiPolygon"]
-    assert [name for name, _ in found["sublayers"]].count("parcels") == 1
-    assert found["default"]
-    assert found["names"] == ["Predicted class", "Confidence"]
-    assert found["Predicted class type"] == "categorizedSymbol"
-    expected = [classes[str(code)][1] if pd.notna(code) else UNPREDICTED
-                for code in rows["pred_code"][:7]]  # fmt: skip
-    assert list(found["Predicted class"].values()) == expected
-    assert found["Confidence type"] == "graduatedSymbol"
+    assert [name for name, _ in found["sublayers"]] == [
+        "parcels", "parcels_not_polygons", "tiles", "rejected"
+    ]  # fmt: skip
+    assert all(found[layer]["default"] for layer in layers)
+    for name, title in found["parcels"]["titles"].items():
+        assert title == (FIELDS[name].title if name in FIELDS else "")
+    assert found["rejected"]["titles"]["area_ha"] == "Area (ha)"
+    assert found["tiles"]["titles"]["tile"] == "Tile"
+
+    predicted = [classes[str(code)][1] if pd.notna(code) else UNPREDICTED
+                 for code in rows["pred_code"][:7]]  # fmt: skip
     steps = [0, 1, 2, 6, None, 6, None]
-    expected = [UNPREDICTED if step is None else VIRIDIS[step] for step in steps]
-    assert list(found["Confidence"].values()) == expected
+    confidence = [UNPREDICTED if step is None else VIRIDIS[step] for step in steps]
+    verdicts = [VERDICT_COLOURS[verdict or ""][1] for verdict in
+                ("CONFLICT", "DOUBT", "CONFORM", "", "", "CONFORM", "")]  # fmt: skip
+    sizes = [SET_COLOURS[size][1] for size in ("1", "0", "4", "3", "", "2", "")]
+    styles = found["parcels"]["styles"]
+    assert list(styles) == ["Predicted class", "Confidence", "Verdict", "Set size"]
+    assert found["parcels"]["by default"] == styles["Predicted class"]
+    expected = predicted, confidence, verdicts, sizes
+    for (style, shown), colours in zip(styles.items(), expected, strict=True):
+        symbols, drawn = zip(*shown.values(), strict=True)
+        assert list(symbols) == colours, style
+        assert list(drawn) == [*colours[:6], None], style  # the last one has no outline
+    reasons = class_colours({"too_few_pixels": 1, "null_geometry": 1, "not_a_polygon": 1})
+    assert found["rejected"]["by default"] == {
+        "p4": [reasons["too_few_pixels"]] * 2,
+        "p6": [reasons["null_geometry"], None],
+        "p7": [reasons["not_a_polygon"], None],
+    }
+    # Tiles are drawn as lines: what lies below is seen.
+    assert found["tiles"]["by default"]["T"][1] == "#ffffff"
 
 
 REGISTER = {

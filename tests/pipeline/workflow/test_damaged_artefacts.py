@@ -171,7 +171,8 @@ class Stages:
     def _predict(self, run, settings):
         predict(
             run.dataset.root, run.models, run.ledger, run.predictions, settings, run.folds,
-            self.settings.parcels.path, run.doubts,
+            self.settings.parcels.path, run.doubts, cleaned=run.register, grids=run.grids,
+            acquisitions=run.acquisitions,
         )  # fmt: skip
 
     def _areas(self, run, settings):
@@ -187,10 +188,10 @@ class Stages:
 
 # The stages that read an artefact, by its path in the run.
 READ = {
-    "acquisitions.json": "assemble report",
-    "grids.json": "clean rasterise",
+    "acquisitions.json": "assemble predict report",
+    "grids.json": "clean rasterise predict",
     f"acquisitions/{FIRST}.json": "extract",
-    "parcels/register.parquet": "label split areas",
+    "parcels/register.parquet": "label split predict areas",
     "parcels/overlaps.parquet": "label",
     f"parcels/tiles/{TILE}.parquet": "rasterise features",
     f"parcels/tiles/{TILE}.rejected.parquet": "rasterise",

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from pipeline.workflow.config import load
-from pipeline.workflow.paths import RunPaths
-from tests.builders.documents import PAGES, blocks
+from pipeline.workflow.paths import RunPaths, _Below
+from tests.builders.documents import DOCS, PAGES, blocks
 from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, ingest_dataset, make
 
@@ -54,6 +55,17 @@ def test_the_settings_are_valid():
         included = re.findall(r'^--8<-- "(.*)"$', text, re.M)
         text = "\n".join((ROOT / name).read_text() for name in included) or text
         assert load(yaml.safe_load(text)), path
+
+
+def test_every_file_of_a_run_is_listed():
+    text = "".join((DOCS / "guide" / f"{name}.md").read_text() for name in ("results", "season"))
+    paths = [path for path in vars(RunPaths).values() if isinstance(path, _Below)]
+    assert len(paths) > 30
+    for path in paths:
+        name = Path(path._path.format(also=""))
+        # Tables are listed by the view for people. Hidden files are only for Snakemake.
+        stem = name.stem if name.suffix == ".parquet" else name.name
+        assert stem in text or name.name.startswith("."), name
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

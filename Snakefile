@@ -47,6 +47,16 @@ START = weights(settings.train.start) if settings.train.start else []
 REGISTER = [] if settings.dataset.sources else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
+WORKLIST = (
+    [
+        *multiext(str(paths.to_check.with_suffix("")), ".parquet", ".csv"),
+        *([paths.to_check.with_suffix(".gpkg")] if REGISTER else []),
+        *multiext(str(paths.quality_sample.with_suffix("")), ".parquet", ".csv"),
+        paths.worklist_account,
+    ]
+    if TRAINED
+    else []
+)
 SCORES = (
     [paths.doubts]
     if TRAINED
@@ -123,6 +133,7 @@ rule all:
         TABLES,
         PREDICTIONS,
         AREAS,
+        WORKLIST,
         sen4cap_files,
         paths.report,
 
@@ -216,6 +227,12 @@ if REGISTER:
     include: "rules/areas.smk"
 
 
+if TRAINED:
+    JOBS.append("worklist")
+
+    include: "rules/worklist.smk"
+
+
 rule sen4cap:
     message:
         "Write the predictions in the columns of Sen4CAP: {paths.sen4cap}."
@@ -247,6 +264,7 @@ rule predictions:
         TABLES,
         rules.predict.output,
         AREAS,
+        WORKLIST,
         sen4cap_files,
 
 
@@ -263,6 +281,7 @@ rule report:
         season=season_files,
         predictions=rules.predict.output,
         areas=AREAS,
+        worklist=WORKLIST,
     output:
         report=paths.report,
         config=paths.config,

@@ -50,6 +50,7 @@ STAGES = {
     "predict": "predict a class for every usable parcel",
     "sen4cap": "write the predictions in the columns of Sen4CAP",
     "areas": "estimate the area of every class, with confidence intervals",
+    "worklist": "list the declarations to check, and draw a sample to assess the verdicts",
     "report": "write the report of a run",
 }
 
@@ -58,6 +59,7 @@ COMMANDS = {
     "run": "run the workflow, or go on where it stopped",
     "season": "say how early in the season the classes are known",
     "inspect": "show what a run would use, before anything is done",
+    "checked": "say what the visits of the sample mean for all declarations",
 }
 
 
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage="%(prog)s run FILE [TARGET ...] [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s season FILE [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
+        "       %(prog)s checked FILE\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
@@ -207,7 +210,9 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, parameter in inspect.signature(function).parameters.items():
-        if name != "settings":
+        if not is_stage and parameter.default is inspect.Parameter.empty and kinds[name] is Path:
+            parser.add_argument(name, type=Path, metavar=name.upper())
+        elif name != "settings":
             _add_argument(parser, name, kinds[name], parameter)
         elif is_stage:
             _add_settings(parser)

@@ -44,6 +44,7 @@ from pipeline.report.scores import (
 )
 from pipeline.report.season import read_season
 from pipeline.report.variogram import read_variogram
+from pipeline.report.worklist import read_worklist
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
@@ -151,6 +152,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         calibration=calibration,
         sets=sets,
         doubts=None if existing_weights or predictions is None else read_doubts(paths),
+        worklist=None if existing_weights or predictions is None else read_worklist(paths),
         files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
     )
@@ -208,6 +210,9 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
     if not existing_weights:
         others = {
             paths.doubts: "verdicts on the declarations, by class",
+            paths.to_check.with_suffix(".csv"): "the declarations to check, most doubtful first",
+            paths.to_check.with_suffix(".gpkg"): "the same with outlines, for a map",
+            paths.quality_sample.with_suffix(".csv"): "a random sample to assess the verdicts",
             paths.season.root: "how early the classes are known, and the models for it",
         }
     table = paths.predictions.with_suffix("")

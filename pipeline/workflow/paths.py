@@ -51,13 +51,16 @@ _WRITERS = {
     "models*/Fold_*/*": "train",
     "models*/*.json": "evaluate",
     "predictions/areas.*": "areas",
+    "predictions/to_check.*": "worklist",
+    "predictions/quality_sample.*": "worklist",
+    "predictions/worklist.json": "worklist",
     "predictions/sen4cap.*": "sen4cap",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
 _NOT_INGESTED = {
     *("variogram", "split", "train", "calibrate", "evaluate", "predict", "sen4cap"),
-    *("train_season", "evaluate_season"),
+    *("train_season", "evaluate_season", "worklist"),
 }
 
 
@@ -360,6 +363,15 @@ class RunPaths:
 
     areas_account = _Below("predictions/areas.json")
     """What the areas are based on: the sample, what speaks against it, and the accuracies."""
+
+    to_check = _Below("predictions/to_check.parquet")
+    """The declarations to check, in the order of their doubts; .csv and .gpkg beside it."""
+
+    quality_sample = _Below("predictions/quality_sample.parquet")
+    """A random sample of the declarations, to assess the verdicts; .csv beside it to fill in."""
+
+    worklist_account = _Below("predictions/worklist.json")
+    """How many wrong declarations the work list is expected to find, and the strata."""
 
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""

@@ -206,7 +206,7 @@ def _rules(settings: Settings) -> Iterator[str]:
     files = ["Snakefile", "rules/dataset.smk"]
     files.append(f"rules/{'ingestion' if settings.dataset.sources else 'preparation'}.smk")
     if settings.predict.weights is None:
-        files.append("rules/training.smk")
+        files += ["rules/training.smk", "rules/worklist.smk"]
     if not settings.dataset.sources:
         files.append("rules/areas.smk")
     for file in files:

@@ -188,7 +188,7 @@ def test_other_bands_rerun_from_extract_on(finished, tmp_path):
 
 
 # Rules that show class names, and rules that depend on the classes.
-SHOWING = {"evaluate", "predict", "areas", "report", "all", "total"}
+SHOWING = {"evaluate", "predict", "areas", "worklist", "report", "all", "total"}
 LEARNING = {"label", "names", "variogram", "split", "train", "calibrate", *SHOWING}
 
 

@@ -284,6 +284,7 @@ rule report:
         worklist=WORKLIST,
     output:
         report=paths.report,
+        map=[] if settings.dataset.sources else paths.map_files,
         config=paths.config,
     params:
         settings=settings_of("report"),

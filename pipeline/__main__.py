@@ -60,6 +60,7 @@ COMMANDS = {
     "season": "say how early in the season the classes are known",
     "inspect": "show what a run would use, before anything is done",
     "checked": "say what the visits of the sample mean for all declarations",
+    "serve": "show the report of a run in a browser, with a map of any size",
 }
 
 
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "       %(prog)s season FILE [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
         "       %(prog)s checked FILE\n"
+        "       %(prog)s serve RUN\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
@@ -104,11 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = chosen.command
     if name is None:
         top.error("name a command or a stage")
-    if name in ("run", "season"):
-        from pipeline.workflow.launch import launch
-
+    if name in ("run", "season", "serve"):
         try:
-            launch(words[1:], target="season" if name == "season" else None)
+            if name == "serve":
+                from pipeline.report.serve import serve
+
+                serve(words[1:])
+            else:
+                from pipeline.workflow.launch import launch
+
+                launch(words[1:], target="season" if name == "season" else None)
         except (InputError, OSError) as error:
             sys.stderr.write(f"parcelwise {name}: {error}\n")
         return 1

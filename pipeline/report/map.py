@@ -1,11 +1,12 @@
-"""The report's maps: predicted classes, and where they agree with the declared ones."""
+"""The report's map: vector tiles of all parcels, legends to colour and filter them, a picture."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyogrio
 import shapely
 from matplotlib.image import imsave
 from numpy.typing import NDArray
+from pyproj import Transformer
 from rasterio.features import rasterize
 from rasterio.transform import from_bounds
 
@@ -24,100 +27,147 @@ from geo.errors import InputError
 from geo.register.columns import as_text
 from geo.register.geopackage import row_layers
 from geo.register.points import is_point
+from geo.register.vector_tiles import MERCATOR, write_vector_tiles
+from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Reason, Status
-from pipeline.report.class_colours import UNPREDICTED
-from pipeline.report.scores import TEXTS, is_scored
+from pipeline.dataset.npy_files import file_name
+from pipeline.predictions.styles import VERDICT_COLOURS, VIRIDIS
+from pipeline.report.class_colours import SHARED, UNPREDICTED
+from pipeline.report.scores import TEXTS, THRESHOLDS, is_scored
 from pipeline.workflow.artefacts import artefact
-from pipeline.workflow.rounding import score
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.writing import replacing
 
-# The longer side of the map, in units of the view box or pixels of the image.
-LONGER_SIDE = 1800
-# An image is smaller than the outlines of more parcels than these.
-MOST_SHAPES = 3000
+# Columns of the predictions that the map shows, beside TEXTS.
+SHARES = ["confidence", "confidence2", "declared_probability"]
+NUMBERS = [*SHARES, "doubt_rank"]
+SHOWN_TEXTS = ["prediction_set", "pred_source", "reason"]
+COLUMNS = [*TEXTS, "pred2_code", "prediction_set", "verdict", *NUMBERS]
 AGREEMENT = {
     "same": ("predicted as declared", "#2b8cbe"),
     "differs": ("predicted otherwise", "#d7301f"),
-    "unknown": ("predicted, declared class unknown to the weights", "#8c510a"),
+    "unknown": ("predicted, declared class unknown to the weights", "#762a83"),
     "uncompared": ("predicted, no declared class to compare with", "#e3c75f"),
     "unpredicted": ("no prediction", UNPREDICTED),
 }
+NO_PREDICTION = "no prediction"
+
+# Parcels that are read, and written to the tiles, at a time.
+ROWS_AT_A_TIME = 50_000
+# The page contains smaller tiles: about 50,000 parcels. Larger ones are read from beside it.
+MOST_EMBEDDED_BYTES = 8_000_000
+# Parcels in a block of the index by id.
+IDS_IN_BLOCK = 1000
+# The longer side of the picture, in pixels.
+LONGER_SIDE = 1600
+TO_DEGREES = Transformer.from_crs(MERCATOR, "EPSG:4326", always_xy=True)
 
 
 @dataclass(frozen=True)
-class View:
-    """The rectangle that the map shows, in metres: its lower left and upper right corner."""
+class Entry:
+    """A line of a legend; parcels of it have `value` in their column."""
 
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    value: str
+    label: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Legend:
+    """A way to colour the parcels, which can also be filtered by it.
+
+    Attributes
+    ----------
+    name
+        Attribute of the parcels in the tiles: the number of their entry.
+    title
+        Words for it.
+    entries
+        In order; the last one is for parcels without a value, or with one that has no entry.
+    counts
+        int64 (entries,), number of parcels on the map.
+    """
+
+    name: str
+    title: str
+    entries: list[Entry]
+    counts: NDArray[np.int64]
 
     @classmethod
-    def around(cls, x_min: float, y_min: float, x_max: float, y_max: float) -> View:
-        """Return a view with a margin of 1 % on every side."""
-        low, high = np.array([x_min, y_min]), np.array([x_max, y_max])
-        centre, half = (low + high) / 2, (high - low) * 1.02 / 2
-        return cls(centre - half, centre + half)
+    def of(cls, name: str, title: str, entries: Sequence[Entry]) -> Legend:
+        """Return a legend that has not counted any parcels."""
+        return cls(name, title, list(entries), np.zeros(len(entries), np.int64))
 
     @property
-    def scale(self) -> float:
-        """Units of the map in a metre."""
-        return LONGER_SIDE / float((self.high - self.low).max())
+    def has_values(self) -> bool:
+        """Whether any parcel on the map has a value."""
+        return bool(self.counts[:-1].any())
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the map, in its units."""
-        width, height = np.ceil((self.high - self.low) * self.scale).astype(int).tolist()
-        return width, height
-
-    def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return points (n, 2) in units of the map, y downward."""
-        placed = (points - self.low) * self.scale
-        placed[:, 1] = (self.high[1] - self.low[1]) * self.scale - placed[:, 1]
-        return placed
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Outline of a parcel as an SVG path, its CSS classes on the two maps, and its hover title."""
-
-    path: str
-    code: str
-    agreement: str
-    title: str
+    def number(self, values: pd.Series[Any] | NDArray[Any]) -> NDArray[np.int32]:
+        """Return the number of the entry of every parcel, int32 (N,)."""
+        places = pd.Index([e.value for e in self.entries], dtype=object).get_indexer(
+            pd.Index(values, dtype=object)
+        )
+        return np.where(places < 0, len(self.entries) - 1, places).astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Map:
-    """Both maps: outlines, or two PNG images as data URIs if there are many parcels."""
+    """What the page needs to draw the map.
 
-    width: int
-    height: int
-    shapes: list[Shape]
-    images: tuple[str, str] | None
-    predicted: dict[str, int]
-    agreement: dict[str, int]
-    scale_bar: tuple[float, str]
+    Attributes
+    ----------
+    legends
+        The first one is shown first.
+    picture
+        The parcels in the colours of the first legend, a PNG as data URI: shown where the map
+        itself cannot be.
+    size
+        Width and height of the picture.
+    ruler
+        Width of the picture's scale bar as a share of that of the picture, and its length in words.
+    n_beyond
+        Rows of the register that are not on the map.
+    data
+        What map.js reads, as JSON can hold it.
+    """
+
+    legends: list[Legend]
+    picture: str
+    size: tuple[int, int]
+    ruler: tuple[float, str]
     n_beyond: int
-    legend: Mapping[str, tuple[str, str]]
+    data: dict[str, Any]
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the page contains all parcels."""
+        return self.data["tiles"] is not None
 
 
 def draw_map(
-    layer: Path, predictions: pd.DataFrame, crs: str, colours: Mapping[str, str]
+    paths: RunPaths,
+    predictions: pd.DataFrame,
+    classes: Sequence[CropClass],
+    colours: Mapping[str, str],
 ) -> Map | None:
-    """Draw the parcels in the imagery's coordinate system.
+    """Write the tiles and the index of the map, and draw its picture.
 
-    The view contains all parcels that were not rejected. Rejected parcels are drawn where they are
-    inside it.
+    The view contains all parcels that were not rejected. Rejected parcels are cut to it.
 
     Parameters
     ----------
-    layer
-        GeoPackage of the predictions. Polygons, and points that were not rejected, are drawn.
+    paths
+        The run. Read: the GeoPackage of the predictions; polygons, and points that were not
+        rejected, are drawn. Written: `map_tiles`, and `map_ids`, a JSON list per line of [id,
+        longitude, latitude, size in metres of the web map], by id in the order of JavaScript. Both
+        are empty files if there is no map.
     predictions
         The same predictions as a table, with a row for each row of all layers.
-    crs
-        Coordinate system to draw in, in metres.
+    classes
+        All classes, the trained ones first.
     colours
-        {code: colour} of the classes.
+        {code: colour} of the trained classes.
 
     Returns
     -------
@@ -128,66 +178,52 @@ def draw_map(
     InputError
         If the GeoPackage and the table have different numbers of rows.
     """
-    parcels = _read_parcels(layer, len(predictions), crs)
-    accepted = (parcels["status"] != Status.REJECTED).to_numpy()
-    parcels["geometry"] = outlines = _dots(np.asarray(parcels["geometry"]), accepted)
-    drawable = (shapely.get_dimensions(outlines) == 2) & ~shapely.is_empty(outlines)
-    accepted = accepted & drawable
-    if not accepted.any():
-        return None
-    bounds = shapely.total_bounds(outlines[accepted])
-    inside = drawable & shapely.intersects(outlines, shapely.box(*bounds))
-    # Rejected parcels are drawn first, so that they do not hide others: a second row with the same
-    # id often has the same outline.
-    shown = pd.concat([parcels[inside & ~accepted], parcels[inside & accepted]])
-    view = View.around(*bounds)
-    as_shapes = len(shown) < MOST_SHAPES
-    agreement_colours = {key: colour for key, (_, colour) in AGREEMENT.items()}
-    return Map(
-        *view.size,
-        shapes=_shapes(shown, view) if as_shapes else [],
-        images=None
-        if as_shapes
-        else (
-            _image(shown, shown["pred_code"].map(colours), view),
-            _image(shown, shown["agreement"].map(agreement_colours), view),
-        ),
-        predicted=dict(Counter(shown["pred_code"])),
-        agreement=(counts := dict(Counter(shown["agreement"]))),
-        scale_bar=_scale_bar(view),
-        n_beyond=len(predictions) - len(shown),
-        # Only existing weights have classes that they do not know.
-        legend={k: value for k, value in AGREEMENT.items() if k != "unknown" or k in counts},
-    )
-
-
-def _dots(outlines: NDArray[Any], accepted: NDArray[np.bool_]) -> NDArray[Any]:
-    """Replace accepted points by discs that are large enough to be seen."""
-    points = np.flatnonzero(is_point(outlines) & accepted)
-    west, south, east, north = shapely.total_bounds(outlines[accepted])
-    radius_m = max(0.004 * max(east - west, north - south), 5.0)
-    discs = outlines.copy()
-    discs[points] = shapely.buffer(outlines[points], radius_m)
-    return discs
-
-
-def _read_parcels(layer: Path, n_predictions: int, crs: str) -> pd.DataFrame:
-    """Read the predicted parcels, with their outlines in a coordinate system; see `draw_map`."""
+    layer = paths.predictions
     with artefact(layer, "a GeoPackage of predictions"):
-        names = row_layers(name for name, _ in pyogrio.list_layers(layer))
-        parts = []
-        for name in names:
-            table = geopandas.read_file(layer, layer=name, columns=[*TEXTS, "confidence"])
-            texts = pd.DataFrame({text: as_text(table[text]) for text in TEXTS})
-            own = {"confidence": table["confidence"], "geometry": table.geometry.to_crs(crs).array}
-            parts.append(texts.assign(**own))
-        parcels = pd.concat(parts, ignore_index=True)
-    if len(parcels) != n_predictions:
-        raise InputError(
-            f"{layer} has {len(parcels)} rows, the table of predictions has {n_predictions}. "
-            "Write them again: snakemake -R predict."
-        )
-    return parcels.assign(agreement=agreement(parcels))
+        layers = _layers(layer)
+        if sum(layers.values()) != len(predictions):
+            raise InputError(
+                f"{layer} has {sum(layers.values())} rows, the table of predictions has "
+                f"{len(predictions)}. Write them again: snakemake -R predict."
+            )
+        bounds = _bounds(layer, layers)
+    with replacing(paths.map_tiles) as tiles, replacing(paths.map_ids) as ids:
+        if bounds is None:
+            tiles.touch()
+            ids.touch()
+            return None
+        parcels = _Parcels(bounds, _legends(predictions, classes, colours))
+        size_m = float((bounds[2:] - bounds[:2]).max())
+        write_vector_tiles(tiles, parcels.batches(layer, layers), size_m)
+        blocks = _write_ids(ids, parcels.index())
+        embedded = tiles.stat().st_size <= MOST_EMBEDDED_BYTES
+        as_text_of = [_base64(path) if embedded else None for path in (tiles, ids)]
+    west, south, east, north = TO_DEGREES.transform_bounds(*bounds)
+    return Map(
+        [legend for legend in parcels.legends if legend.has_values],
+        parcels.picture.png([entry.colour for entry in parcels.legends[0].entries]),
+        parcels.picture.size,
+        _ruler(bounds),
+        n_beyond=len(predictions) - parcels.n,
+        data={
+            "legends": [
+                {
+                    "name": legend.name,
+                    "labels": [entry.label for entry in legend.entries],
+                    "codes": [entry.value for entry in legend.entries],
+                    "colours": [entry.colour for entry in legend.entries],
+                }
+                for legend in parcels.legends
+            ],
+            "reasons": {str(reason): reason.words for reason in Reason},
+            "bounds": [west, south, east, north],
+            "tiles": as_text_of[0],
+            "ids": as_text_of[1],
+            "files": [paths.map_tiles.name, paths.map_ids.name],
+            "blocks": blocks,
+            "cards": _cards(paths, predictions["parcel_id"]),
+        },
+    )
 
 
 def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
@@ -208,57 +244,248 @@ def agreement(predictions: pd.DataFrame) -> NDArray[np.str_]:
     )
 
 
-def _shapes(parcels: pd.DataFrame, view: View) -> list[Shape]:
-    """Convert parcels to SVG paths."""
-    outlines = shapely.transform(np.asarray(parcels["geometry"]), view.place)
-    columns = ("pred_code", "agreement", "parcel_id", "declared_name", "pred_name", "confidence")
-    rows = zip(*(parcels[column] for column in columns), strict=True)
+def _legends(
+    predictions: pd.DataFrame, classes: Sequence[CropClass], colours: Mapping[str, str]
+) -> list[Legend]:
+    """Return the ways to colour the parcels of a run."""
+    trained = [
+        Entry(str(crop.code), crop.name, colours[str(crop.code)])
+        for crop in classes
+        if crop.class_index is not None
+    ]
+    known = {entry.value for entry in trained}
+    pairs = predictions.loc[predictions["declared_code"] != "", ["declared_code", "declared_name"]]
+    names = dict(pairs.drop_duplicates("declared_code").itertuples(index=False, name=None))
+    others = [Entry(code, names[code] or code, SHARED) for code in sorted({*names} - known)]
+    steps = [f"{100 * t:.0f}" for t in (*THRESHOLDS, 1.0)]
+    confidence = [
+        Entry(str(i), f"{low} to {high}\N{NARROW NO-BREAK SPACE}%", colour)
+        for i, (low, high, colour) in enumerate(zip(steps, steps[1:], VIRIDIS, strict=False))
+    ]
     return [
-        Shape(_path(outline), code, kind, _title(*texts))
-        for outline, (code, kind, *texts) in zip(outlines, rows, strict=True)
+        Legend.of(
+            "predicted", "Predicted class", [*trained, Entry("", NO_PREDICTION, UNPREDICTED)]
+        ),
+        Legend.of(
+            "declared",
+            "Declared class",
+            [*trained, *others, Entry("", "nothing declared", UNPREDICTED)],
+        ),
+        Legend.of(
+            "agreement",
+            "Predicted and declared class compared",
+            [Entry(key, *words) for key, words in AGREEMENT.items()],
+        ),
+        Legend.of(
+            "verdict",
+            "Verdict on the declaration",
+            [Entry(key, *words) for key, words in VERDICT_COLOURS.items()],
+        ),
+        Legend.of("certainty", "Confidence", [*confidence, Entry("", NO_PREDICTION, UNPREDICTED)]),
     ]
 
 
-def _title(parcel_id: str, declared: str, predicted: str, confidence: float) -> str:
-    """Return the hover title of a parcel."""
-    text = f"Parcel {parcel_id or 'without id'}: declared {declared or 'nothing'}"
-    if not predicted:
-        return f"{text}, no prediction"
-    return f"{text}, predicted {predicted} (confidence {score(confidence, 2)})"
+def _layers(path: Path) -> dict[str, int]:
+    """Return the layers of parcels and their numbers of rows."""
+    own = row_layers(str(name) for name, _ in pyogrio.list_layers(path))
+    return {name: int(pyogrio.read_info(path, layer=name)["features"]) for name in own}
 
 
-def _path(outline: shapely.Geometry) -> str:
-    """Return an outline as an SVG path of whole units, each point relative to the previous one."""
-    rings = shapely.get_rings(shapely.get_parts(shapely.simplify(outline, 0.7)))
-    parts = []
-    for ring in rings:
-        points = np.rint(shapely.get_coordinates(ring)[:-1]).astype(int)
-        steps = np.diff(points, axis=0)
-        steps = steps[np.any(steps != 0, axis=1)]
-        moves = " ".join(f"{dx} {dy}" for dx, dy in steps)
-        parts.append(f"M{points[0, 0]} {points[0, 1]}l{moves}z" if moves else "")
-    return "".join(parts)
+def _bounds(path: Path, layers: Mapping[str, int]) -> NDArray[np.float64] | None:
+    """Return the bounds of the accepted parcels in metres of the web map; None without any."""
+    found = []
+    for name in layers:
+        crs = pyogrio.read_info(path, layer=name)["crs"]
+        where = f"status <> '{Status.REJECTED}'"
+        corners = pyogrio.read_bounds(path, layer=name, where=where)[1]
+        corners = corners[:, np.isfinite(corners).all(axis=0)]
+        if corners.size:
+            box = (*corners[:2].min(axis=1), *corners[2:].max(axis=1))
+            found.append(Transformer.from_crs(crs, MERCATOR, always_xy=True).transform_bounds(*box))
+    if not found:
+        return None
+    west, south, east, north = np.array(found).T
+    # A margin of 1 %, and one around a single point.
+    margin = 0.01 * max(east.max() - west.min(), north.max() - south.min(), 100.0)
+    low = np.array([west.min(), south.min()]) - margin
+    return np.concatenate([low, np.array([east.max(), north.max()]) + margin])
 
 
-def _image(parcels: pd.DataFrame, colours: pd.Series[str], view: View) -> str:
-    """Rasterise parcels as a PNG, transparent between them; return it as a data URI."""
-    colours = colours.fillna(UNPREDICTED)
-    palette = sorted(set(colours))
-    index = colours.map({colour: i for i, colour in enumerate(palette, 1)})
-    width, height = view.size
-    transform = from_bounds(*view.low, *view.high, width, height)
-    shapes = zip(parcels["geometry"], index, strict=True)
-    image = rasterize(shapes, (height, width), transform=transform, dtype="uint8")
-    rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in palette)]
-    file = io.BytesIO()
-    imsave(file, np.array(rgba, np.uint8)[image], format="png")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+class _Parcels:
+    """The parcels on their way to the tiles: counted, drawn and listed by id.
+
+    Parameters
+    ----------
+    bounds
+        Of the view, metres of the web map.
+    legends
+        Their `counts` are filled.
+    """
+
+    def __init__(self, bounds: NDArray[np.float64], legends: list[Legend]) -> None:
+        self.legends, self.picture = legends, _Picture(bounds)
+        self.n = 0
+        """Number of parcels on the map."""
+        self._bounds = bounds
+        self._index: list[pd.DataFrame] = []
+
+    def batches(self, path: Path, layers: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+        """Yield the parcels of a GeoPackage as rows of the tiles."""
+        for name, n_rows in layers.items():
+            for start in range(0, n_rows, ROWS_AT_A_TIME):
+                rows = slice(start, start + ROWS_AT_A_TIME)
+                with artefact(path, "a GeoPackage of predictions"):
+                    read = geopandas.read_file(path, layer=name, columns=COLUMNS, rows=rows)
+                    shown = self._on_map(read)
+                if len(shown):
+                    yield self._put(shown)
+
+    def _on_map(self, read: geopandas.GeoDataFrame) -> pd.DataFrame:
+        """Return the parcels that are drawn: texts, numbers and outlines of the web map."""
+        outlines = np.asarray(read.geometry.to_crs(MERCATOR).array)
+        rejected = (read["status"] == Status.REJECTED).to_numpy()
+        # A rejected outline can be as large as the world, or a wrong one.
+        outlines[rejected] = shapely.clip_by_rect(outlines[rejected], *self._bounds)
+        drawn = (shapely.get_dimensions(outlines) == 2) & ~shapely.is_empty(outlines)
+        drawn |= is_point(outlines) & ~rejected
+        read = read[drawn].reindex(columns=COLUMNS)
+        texts = [column for column in COLUMNS if column not in NUMBERS]
+        table = pd.DataFrame({text: as_text(read[text]) for text in texts})
+        for number in NUMBERS:
+            table[number] = read[number].to_numpy(float)
+        return table.assign(geometry=outlines[drawn])
+
+    def _put(self, shown: pd.DataFrame) -> pa.RecordBatch:
+        """Count, draw and list parcels; return them as rows of the tiles."""
+        outlines = shown["geometry"].to_numpy()
+        steps = np.searchsorted(THRESHOLDS, shown["confidence"], side="right") - 1
+        values: dict[str, Any] = {
+            "predicted": shown["pred_code"],
+            "declared": shown["declared_code"],
+            "agreement": agreement(shown),
+            "verdict": shown["verdict"],
+            "certainty": np.where(shown["confidence"].isna(), "", steps.astype(str)),
+        }
+        numbers = {legend.name: legend.number(values[legend.name]) for legend in self.legends}
+        for legend in self.legends:
+            n_entries = len(legend.entries)
+            legend.counts[:] += np.bincount(numbers[legend.name], minlength=n_entries)
+        self.picture.add(outlines, numbers["predicted"], shown["status"] == Status.REJECTED)
+        self._index.append(_places(shown["parcel_id"], outlines))
+        second = np.where(
+            shown["pred2_code"] == "", np.nan, self.legends[0].number(shown["pred2_code"])
+        )
+        table = {
+            "row": pa.array(np.arange(self.n, self.n + len(shown), dtype=np.int32)),
+            "parcel_id": pa.array(shown["parcel_id"], pa.string()),
+            **{name: pa.array(own) for name, own in numbers.items()},
+            "second": _whole(second),
+            **{name: _whole(10_000 * shown[name].to_numpy()) for name in SHARES},
+            "doubt_rank": _whole(shown["doubt_rank"].to_numpy()),
+            **{name: pa.array(shown[name], pa.string()) for name in SHOWN_TEXTS},
+            "geometry": pa.array(shapely.to_wkb(outlines), pa.binary()),
+        }
+        self.n += len(shown)
+        return pa.RecordBatch.from_pydict(table)
+
+    def index(self) -> pd.DataFrame:
+        """Return id, lon, lat and size of the parcels."""
+        return pd.concat(self._index, ignore_index=True)
 
 
-def _scale_bar(view: View) -> tuple[float, str]:
-    """Return a round length of at most a sixth of the map's width, in view units and as text."""
-    longest = float(view.high[0] - view.low[0]) / 6
-    power = 10 ** np.floor(np.log10(longest))
-    length = max(m * power for m in (1, 2, 5) if m * power <= longest)
+def _whole(values: NDArray[np.float64]) -> pa.Array:
+    """Return rounded values as integers, null where they are NaN."""
+    missing = np.isnan(values)
+    return pa.array(np.where(missing, 0, values).round().astype(np.int32), mask=missing)
+
+
+def _places(ids: pd.Series[str], outlines: NDArray[Any]) -> pd.DataFrame:
+    """Return a point on every parcel, in degrees, and the longer side of its bounds."""
+    x, y = shapely.get_coordinates(shapely.point_on_surface(outlines)).T
+    lon, lat = TO_DEGREES.transform(x, y)
+    west, south, east, north = shapely.bounds(outlines).T
+    size = np.maximum(east - west, north - south).round().astype(int)
+    columns = {"id": ids.to_numpy(), "lon": np.round(lon, 6), "lat": np.round(lat, 6)}
+    return pd.DataFrame({**columns, "size": size})
+
+
+def _write_ids(path: Path, index: pd.DataFrame) -> list[list[Any]]:
+    """Write the parcels by id, in blocks; return first id and first byte of each, and the end."""
+    ids = index["id"].tolist()
+    # As JavaScript compares texts.
+    order = sorted(range(len(ids)), key=lambda i: ids[i].encode("utf-16-be", "surrogatepass"))
+    columns = [ids, index["lon"].tolist(), index["lat"].tolist(), index["size"].tolist()]
+    blocks: list[list[Any]] = []
+    with path.open("wb") as file:
+        for start in range(0, len(order), IDS_IN_BLOCK):
+            part = order[start : start + IDS_IN_BLOCK]
+            blocks.append([ids[part[0]], file.tell()])
+            rows = [[column[i] for column in columns] for i in part]
+            file.write(json.dumps(rows, separators=(",", ":")).encode() + b"\n")
+        blocks.append(["", file.tell()])
+    return blocks
+
+
+def _cards(paths: RunPaths, ids: pd.Series[str]) -> dict[str, str]:
+    """Return {id: file name} of the parcels that have a card."""
+    existing = {card.name for card in paths.cards.glob("*.html")} if paths.cards.is_dir() else set()
+    if not existing:
+        return {}
+    names = {i: file_name(i).removesuffix(".npy") + ".html" for i in ids.unique()}
+    return {i: name for i, name in names.items() if name in existing}
+
+
+class _Picture:
+    """The parcels as an image; those that were not rejected are on top.
+
+    Parameters
+    ----------
+    bounds
+        Of the view, metres of the web map.
+    """
+
+    def __init__(self, bounds: NDArray[np.float64]) -> None:
+        sides = bounds[2:] - bounds[:2]
+        self._pixel_m = float(sides.max()) / LONGER_SIDE
+        width, height = np.maximum(np.ceil(sides / self._pixel_m), 1).astype(int).tolist()
+        self.size = (width, height)
+        """Width and height in pixels."""
+        self._transform = from_bounds(*bounds, width, height)
+        self._images = [np.zeros((height, width), np.uint16) for _ in range(2)]
+
+    def add(
+        self, outlines: NDArray[Any], numbers: NDArray[np.int32], rejected: pd.Series[bool]
+    ) -> None:
+        """Draw parcels in their numbers of colour; points are dots."""
+        outlines = outlines.copy()
+        points = is_point(outlines)
+        outlines[points] = shapely.buffer(outlines[points], 3 * self._pixel_m)
+        for image, own in zip(self._images, (rejected, ~rejected), strict=True):
+            shapes = list(zip(outlines[own], (numbers + 1)[own], strict=True))
+            if shapes:
+                rasterize(shapes, out=image, transform=self._transform)
+
+    def png(self, colours: Sequence[str]) -> str:
+        """Return a PNG, transparent between the parcels, as a data URI."""
+        below, above = self._images
+        rgba = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in colours)]
+        file = io.BytesIO()
+        pixels = np.array(rgba, np.uint8)[np.where(above > 0, above, below)]
+        imsave(file, pixels, format="png")
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _ruler(bounds: NDArray[np.float64]) -> tuple[float, str]:
+    """Return a round length of at most a sixth of the map's width, as a share of it and as text."""
+    width = float(bounds[2] - bounds[0])
+    middle = TO_DEGREES.transform(bounds[0], float(bounds[1] + bounds[3]) / 2)[1]
+    width_m = width * math.cos(math.radians(middle))
+    power = 10 ** math.floor(math.log10(width_m / 6))
+    length = max(m * power for m in (1, 2, 5) if m * power <= width_m / 6)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    return float(round(length * view.scale, 1)), text
+    return length / width_m, text
+
+
+def _base64(path: Path) -> str:
+    """Return the bytes of a file in base64."""
+    return base64.b64encode(path.read_bytes()).decode()

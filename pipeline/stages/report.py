@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from models.model_files import TRAINED_ON_FILE
 from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
@@ -58,7 +60,8 @@ logger = logging.getLogger(__name__)
 def report(run: Path, report: Path, records: list[Path], settings: ReportSettings) -> None:
     """Write the report of a run.
 
-    The page needs no other file and no network. The same artefacts produce the same bytes.
+    The page needs no network, and no other file unless its map is too large for it. The same
+    artefacts produce the same bytes.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         such as scores if no parcel has a declared class. Also written into the folder: config.yaml,
         the settings that the run was made with.
     report
-        Written: the page, HTML.
+        Written: the page, HTML. Beside it, where parcels have outlines, the files of its map.
     records
         Settings of the stages, which their jobs wrote.
     settings
@@ -103,7 +106,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
             # Imported here, because a run from an existing dataset works without GDAL.
             from pipeline.report.map import draw_map
 
-            drawn = draw_map(paths.predictions, predictions, dataset.description["crs"], colours)
+            drawn = draw_map(paths, predictions, classes, colours)
             areas = read_areas(paths)
     has_models = scores is not None and not existing_weights
     divisions = read_divisions(paths, used["split"]["also"]) if has_models else None
@@ -238,6 +241,11 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
     return [(p.relative_to(paths.root).as_posix(), text) for p, text in files.items() if p.exists()]
 
 
+def _map_source(name: str) -> Markup:
+    """Return a script of the map, or its licence, as it is: a template would change its braces."""
+    return Markup(resources.files("pipeline.report").joinpath(name).read_text("utf-8"))  # noqa: S704
+
+
 @cache
 def _template() -> jinja2.Template:
     """Return the page's template with its filters."""
@@ -247,6 +255,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["map_source"] = _map_source
     environment.filters |= {
         "number": lambda value: f"{value:,}",
         "percent": percent,

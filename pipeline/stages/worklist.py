@@ -18,7 +18,7 @@ from pipeline.classes.reasons import Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.doubts import SUPPOSED_WRONG, Verdict, found_by_visits
 from pipeline.evaluation.quality_sample import draw_sample
-from pipeline.predictions.files import SIMULATED
+from pipeline.predictions.columns import SIMULATED
 from pipeline.predictions.styles import VERDICT_COLOURS, style_by_value
 from pipeline.predictions.work_list import (
     FIELDS,

@@ -382,6 +382,15 @@ class RunPaths:
     report = _Below("report/report.html")
     """One self-contained page."""
 
+    map_tiles = _Below("report/map.pmtiles")
+    """Vector tiles of the report's map. The page contains them, too, if they are small."""
+
+    map_ids = _Below("report/map_ids.jsonl")
+    """Where on the map every parcel is, by id."""
+
+    cards = _Below("report/cards")
+    """Folder of the cards of single parcels, <file name of the parcel>.html."""
+
     inspection = _Below("inspect")
     """Folder of the picture of `inspect`. No rule reads or writes it."""
 
@@ -398,6 +407,11 @@ class RunPaths:
     def dataset(self) -> DatasetPaths:
         """The Pixel-Set dataset of the run."""
         return DatasetPaths(self.root / "dataset")
+
+    @property
+    def map_files(self) -> list[Path]:
+        """What the map of the report consists of, beside the page."""
+        return [self.map_tiles, self.map_ids]
 
     @property
     def season(self) -> RunPaths:

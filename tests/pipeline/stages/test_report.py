@@ -1,7 +1,5 @@
 """The report of a synthetic run that is small enough to count by eye."""
 
-import base64
-import io
 import json
 import math
 import re
@@ -15,13 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from matplotlib.image import imread
 from scipy.stats import binomtest
 from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score
 
-import pipeline.report.map
 from geo.errors import InputError
 from models.metrics import class_metrics, confusion_matrix, overall_metrics
 from pipeline.classes.crop_class import Classes, CropClass, write_classes
@@ -36,7 +32,6 @@ from pipeline.report.class_colours import COLOURS, SHARED, class_colours
 from pipeline.report.divisions import read_divisions
 from pipeline.report.figures import say_day
 from pipeline.report.inputs import read_account
-from pipeline.report.map import draw_map
 from pipeline.report.ndvi import draw_mistakes, ndvi_by_class
 from pipeline.report.scores import (
     METRICS,
@@ -326,7 +321,7 @@ def page_of(paths, **settings):
 
 def text_of(page):
     """The text of a page, without tags, styles and repeated white space."""
-    page = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", page, flags=re.S)
+    page = re.sub(r"<(style|title|script)\b.*?</\1>", "", page, flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)).replace(" %", "%")
 
 
@@ -344,7 +339,7 @@ class Checker(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.references += [v for k, v in attrs if k in ("href", "src")]
         self.ids += [v for k, v in attrs if k == "id"]
-        if tag not in ("meta", "link", "br", "img"):
+        if tag not in ("meta", "link", "br", "img", "input"):
             self.open.append(tag)
         if tag == "svg":
             assert dict(attrs)["aria-label"]
@@ -354,13 +349,16 @@ class Checker(HTMLParser):
 
 
 def check_page(page):
+    # Those of the map and their data stand together, behind it; tests of the map run them.
+    begin, end = '<script type="application/json" id="map-data">', "</script>\n</section>"
+    page = re.sub(f"{begin}.*{end}", "</section>", page, flags=re.S)
     checker = Checker()
     checker.feed(page)
     assert not checker.open
     assert len(set(checker.ids)) == len(checker.ids)
     inner = {f"#{i}" for i in checker.ids}
     assert all(r in inner or r.startswith(("data:", "geo:")) for r in checker.references)
-    # The only script is the project's own; nothing of a run is in it.
+    # The only other script is the project's own; nothing of a run is in it.
     script = (ROOT / "pipeline" / "report" / "report.js").read_text()
     assert page.count("<script") == page.count(f"<script>\n{script.rstrip()}\n</script>") == 1
     assert not re.search(r"fetch|XMLHttpRequest|import|https?:", script)
@@ -649,7 +647,7 @@ def test_simulated_imagery_is_marked_at_the_top_and_at_every_score(run, tmp_path
         r"Per fold|Confidence|Doubtful|Training).*?</h\d>",
         page.replace("<h4>", "<!--"),
     )
-    assert len(scored) == 12
+    assert len(scored) == 10
     assert all(mark in heading for heading in scored)
     assert mark in re.search(r"<h1>.*?</h1>", page, re.S)[0]
 
@@ -842,92 +840,6 @@ def test_without_red_and_near_infrared_there_is_no_ndvi(tmp_path):
     write_json(paths.dataset.description, description | {"bands": ["B04", "B11"]})
     assert ndvi_by_class(opened(paths)) == {}
     assert 'id="seasons"' not in page_of(paths)
-
-
-def make_map(paths):
-    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))
-    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
-    return draw_map(paths.predictions, predictions, "EPSG:32631", colours)
-
-
-def test_the_map_has_every_outline_with_its_classes(run):
-    drawn = make_map(run)
-    assert drawn.agreement == {"unpredicted": 1, "same": 50, "differs": 10, "uncompared": 2}
-    assert drawn.predicted == {"": 1, "BTH": 31, "MIS": 21, "PPH": 10}
-    assert drawn.n_beyond == 2  # a point and a missing geometry
-    # The rejected row with the same id is drawn below parcel 000.
-    assert [s.title for s in drawn.shapes[:2]] == [
-        "Parcel 000: declared nothing, no prediction",
-        "Parcel 000: declared winter wheat, predicted winter wheat (confidence 0.50)",
-    ]
-    # Ten squares of 28 m at every 30 m make 298 m, and a margin of 1 % on either side.
-    scale = drawn.width / (298 * 1.02)
-    first = np.array(re.findall(r"-?\d+", drawn.shapes[1].path), int).reshape(-1, 2)
-    corners = np.vstack([first[0], first[0] + np.cumsum(first[1:], axis=0)])
-    np.testing.assert_allclose(np.ptp(corners, axis=0), 28 * scale, atol=1.1)
-    np.testing.assert_allclose(corners.min(axis=0)[0], 0.01 * 298 * scale, atol=1.1)
-    assert corners.max() <= drawn.height
-    assert drawn.scale_bar[1] == "50 m"
-    assert drawn.scale_bar[0] == pytest.approx(50 * scale, abs=0.5)
-
-
-def test_many_parcels_are_drawn_as_an_image_of_the_same_map(run, monkeypatch):
-    shapes = make_map(run).shapes
-    monkeypatch.setattr(pipeline.report.map, "MOST_SHAPES", 10)
-    drawn = make_map(run)
-    assert drawn.shapes == []
-    image = imread(io.BytesIO(base64.b64decode(drawn.images[0].partition(",")[2])))
-    assert image.shape[:2] == (drawn.height, drawn.width)
-    colours = dict(zip(("BTH", "MIS", "PPH"), COLOURS, strict=False))
-    for shape in shapes[1:]:
-        numbers = np.array(re.findall(r"-?\d+", shape.path), int).reshape(-1, 2)
-        x, y = (numbers[0] + np.cumsum(numbers[1:], axis=0)[1] / 2).astype(int)
-        found = "#" + bytes((255 * image[y, x, :3]).round().astype(np.uint8)).hex()
-        assert found == colours[shape.code]
-    assert image[0, 0, 3] == 0
-    page = page_of(run)
-    check_page(page)
-    assert page.count("data:image/png;base64,") == 2
-
-
-@pytest.mark.parametrize("n_points", [62, 30])
-def test_points_are_drawn_as_dots_where_they_are(tmp_path, run, n_points):
-    """All parcels as points, and some as points in a layer of their own beside polygons."""
-    rows = geopandas.read_file(run.predictions, layer="parcels").to_crs("EPSG:32631")
-    centres = rows.geometry[:n_points].centroid
-    rows.loc[rows.index[:n_points], "geometry"] = centres
-    paths = RunPaths(tmp_path)
-    paths.predictions.parent.mkdir()
-    if n_points == 30:
-        rows[:n_points].to_file(paths.predictions, layer="parcels_not_polygons")
-        rows[n_points:].to_file(paths.predictions, layer="parcels")
-    else:
-        rows.to_file(paths.predictions, layer="parcels")
-    table = run.predictions.with_suffix(".parquet").read_bytes()
-    paths.predictions.with_suffix(".parquet").write_bytes(table)
-    drawn, whole = make_map(paths), make_map(run)
-    assert (drawn.predicted, drawn.agreement) == (whole.predicted, whole.agreement)
-    places = {}
-    for shape in drawn.shapes:
-        steps = np.array(re.findall(r"-?\d+", shape.path), int).reshape(-1, 2)
-        corners = np.cumsum(steps, axis=0)
-        places[shape.title.split(":")[0]] = corners.min(axis=0), corners.max(axis=0)
-    low, high = np.array(list(places.values())).swapaxes(0, 1)[:, :n_points]
-    metre = drawn.scale_bar[0] / int(drawn.scale_bar[1].removesuffix(" m"))
-    np.testing.assert_allclose(high - low, np.full((n_points, 2), 10 * metre), atol=2)
-    # Ten dots in a row, 30 m from each other.
-    steps = np.diff((low + high)[:10, 0] / 2)
-    np.testing.assert_allclose(steps, 30 * metre, atol=1.5)
-
-
-def test_a_single_point_has_a_map(tmp_path):
-    paths = make_run(tmp_path / "run")
-    rows = geopandas.read_file(paths.predictions)[:1]
-    rows.set_geometry(rows.centroid).to_file(tmp_path / "one.gpkg", layer="parcels")
-    predictions = read_predictions(paths.predictions.with_suffix(".parquet"))[:1]
-    drawn = draw_map(tmp_path / "one.gpkg", predictions, "EPSG:32631", {})
-    assert (drawn.width, drawn.height, len(drawn.shapes)) == (1800, 1800, 1)
-    assert drawn.scale_bar[1] == "1 m"
 
 
 def test_a_layer_with_fewer_rows_than_its_table_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 # demo       the whole workflow on a simulated scene
 # test       every test; test-fast leaves out those that take over two seconds
 # fuzz       inputs of every kind, damaged at random; FUZZ="--mutants 100 --only safe"
+# docs       the documentation as pages, in site/index.html
 # bench      speed and memory beside other software; REFERENCE=<checkout of pytorch-psetae> adds that
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 # The recipes use the shell's own $$PWD. A shell would run a command in make's CURDIR, such as $$(...).
 
-.PHONY: demo test test-fast fuzz bench lint format configs lock clean
+.PHONY: demo test test-fast fuzz bench docs lint format configs lock clean
 
 demo: $(VENV)/ready
 	PATH="$$PWD/$(BIN):$$PATH" parcelwise run configs/demo.yaml --cores $(CORES)
@@ -26,6 +27,11 @@ fuzz: $(VENV)/ready
 # BENCH="training --quick" selects what to run and how; the default is everything.
 bench: benchmarks/.venv/ready
 	PATH="$$PWD/benchmarks/.venv/bin:$$PATH" python -m benchmarks $(BENCH)
+
+# No network is used: the theme's fonts are those of the system, and docs/vendor has the other libraries.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open $$PWD/site/index.html"
 
 lint: $(VENV)/ready
 	$(BIN)/python -m ruff check .
@@ -62,7 +68,8 @@ configs: $(VENV)/ready
 lock:
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
-	 print(*p["project"]["dependencies"], *p["dependency-groups"]["dev"], sep="\n")' \
+	 groups = p["dependency-groups"]; \
+	 print(*p["project"]["dependencies"], *groups["dev"], *groups["docs"], sep="\n")' \
 	 | $(BIN)/python -m pip install --quiet --requirement /dev/stdin
 	(echo '# Written by `make lock` from pyproject.toml: every package, pinned.'; \
 	 $(BIN)/python -m pip freeze \
@@ -71,4 +78,4 @@ lock:
 	touch $(VENV)/ready
 
 clean:
-	rm -rf results/demo .snakemake
+	rm -rf results/demo .snakemake site

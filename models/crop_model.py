@@ -3,24 +3,26 @@
 model = CropModel.fit(data, train, validation, about=..., architecture=..., training=..., ...)
 model.save(folder)
 model = CropModel.load(folder, device)
-scores = model.log_probabilities(data, indices, batch_size=256)
+codes, probabilities = model.predict(dataset)
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.calibration import find_temperature, probabilities_at
 from models.checkpoints import (
     build_model,
     load_checkpoint,
@@ -52,6 +54,15 @@ from models.training.options import TrainingSettings
 from models.training.resume import TrainingState, training_digest
 from models.training.start import Start, shared_rows
 from models.training.train_fold import FoldResult, OnEpoch, train_fold
+
+logger = logging.getLogger(__name__)
+
+
+class Dataset(Protocol):
+    """Parcels that can be predicted, such as a `PixelSetDataset`."""
+
+    def inputs_of(self, description: ModelDescription) -> PixelSets:
+        """Return the parcels as a model takes them, or refuse it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +208,7 @@ class CropModel:
         return cls(description, tuple(members), device, results=tuple(results), days=days)
 
     def save(self, folder: Path) -> None:
-        """Write a fitted model to Fold_<k>, and then remove the files of an earlier model.
+        """Write a fitted model to `Fold_<k>`, and then remove the files of an earlier model.
 
         The files of each member are model.pth.tar (the checkpoint in the reference's format),
         model.safetensors (weights and description in one file) and trainlog.json. All members share
@@ -224,14 +235,24 @@ class CropModel:
                 )
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> CropModel:
-        """Load Fold_<k>/model.json and the members beside it: model.pth.tar, model_2.pth.tar, ...
+    def load(cls, folder: Path | str, device: torch.device | None = None) -> CropModel:
+        """Load `Fold_<k>/model.json` and the members beside it: model.pth.tar, model_2.pth.tar, ...
+
+        Parameters
+        ----------
+        folder
+            Folder of the fold, such as `results/<run>/models/Fold_1`.
+        device
+            Device to predict on; None: the GPU if there is one, otherwise the CPU.
 
         Raises
         ------
         InputError
             If a file is missing, or weights and description do not fit.
         """
+        folder = Path(folder)
+        if device is None:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         description = read_description(folder)
         files = (folder / member_file(WEIGHTS_FILE, n + 1) for n in range(description.members))
         members = (load_checkpoint(f, description.hyperparameters, device) for f in files)
@@ -247,7 +268,7 @@ class CropModel:
         features: NDArray[np.float64] | None,
         **others: Any,
     ) -> CropModel:
-        """Load Fold_<k>/model.pth.tar of the reference, which saves only weights.
+        """Load `Fold_<k>/model.pth.tar` of the reference, which saves only weights.
 
         The widths are read from the shapes of the weights. Everything else is set as in the
         reference's inference script.
@@ -309,6 +330,43 @@ class CropModel:
             self.description.check_fits(data)
         except InputError as error:
             raise InputError(f"{self.name} {error}") from None
+
+    def predict(
+        self, data: PixelSets | Dataset, batch_size: int = 256
+    ) -> tuple[NDArray[np.object_], NDArray[np.float64]]:
+        """Predict the class of every parcel, and the calibrated probability of every class.
+
+        The temperature is that of calibration.json beside the model. Without it, a warning says
+        that the probabilities are not calibrated. For parcels that the model was trained on they
+        are too high.
+
+        Parameters
+        ----------
+        data
+            N parcels: a `PixelSetDataset`, or pixel sets with days since the model's day 0.
+        batch_size
+            Number of parcels in a batch.
+
+        Returns
+        -------
+        codes
+            object (N,): code of the most probable class.
+        probabilities
+            float64 (N, K), in the order of `description.class_codes`; each row adds up to 1.
+
+        Raises
+        ------
+        InputError
+            If the model does not fit the data, or a result is not finite.
+        """
+        sets = data if isinstance(data, PixelSets) else data.inputs_of(self.description)
+        temperature = None if self.folder is None else find_temperature(self.folder)
+        if temperature is None:
+            logger.warning("%s has no temperature: its probabilities are not calibrated", self.name)
+        scores = self.log_probabilities(sets, np.arange(len(sets)), batch_size)
+        probabilities = probabilities_at(scores, temperature or 1.0)
+        codes = np.array(self.description.class_codes, object)
+        return codes[probabilities.argmax(axis=1)], probabilities
 
     def log_probabilities(
         self, data: PixelSets, indices: NDArray[np.int64], batch_size: int

@@ -45,10 +45,11 @@ GEO_LIBRARIES = {
     "affine",
 }
 FORBIDDEN = {
-    "geo": {"models", "pipeline", "demo", "torch"},
-    "models": {"geo", "pipeline", "demo", *GEO_LIBRARIES},
-    "pipeline": {"demo"},
-    "demo": {"models"},
+    "geo": {"models", "pipeline", "parcelwise", "demo", "torch"},
+    "models": {"geo", "pipeline", "parcelwise", "demo", *GEO_LIBRARIES},
+    "pipeline": {"parcelwise", "demo"},
+    "parcelwise": {"demo"},
+    "demo": {"models", "parcelwise"},
 }
 
 
@@ -177,6 +178,13 @@ def test_the_command_line_imports_no_slow_library():
     assert not loaded_by("import pipeline.__main__") & (SLOW | {"numpy"})
 
 
+@pytest.mark.slow
+def test_a_name_in_python_imports_what_it_needs():
+    assert not loaded_by("import parcelwise") & (SLOW | {"numpy"})
+    assert not loaded_by("from parcelwise import CropModel, PixelSetDataset") & GEO_LIBRARIES
+    assert "torch" not in loaded_by("from parcelwise import extract, find_acquisitions")
+
+
 def modules_of_the_workflow():
     """Return the modules that Snakefile and rules import, without the standard library."""
     lines = [line for path in WORKFLOW for line in path.read_text().splitlines()]
@@ -203,9 +211,15 @@ def pins(lines):
     }
 
 
+def pinned(project):
+    """Return the packages that `make` installs: of the project, development and documentation."""
+    groups = project["dependency-groups"]
+    return pins([*project["project"]["dependencies"], *groups["dev"], *groups["docs"]])
+
+
 def test_conda_and_pip_install_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    pip = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    pip = pinned(project)
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     python, *packages, pip_itself, by_pip = conda
     assert (pip_itself, by_pip) == ("pip", {"pip": ["--editable ."]})
@@ -220,7 +234,7 @@ def test_conda_and_pip_install_the_same_packages():
 
 def test_the_lock_file_pins_the_same_versions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    asked = pins(project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    asked = pinned(project)
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     locked = pins(line for line in lines if line and not line.startswith("#"))
     assert {name: locked.get(name) for name in asked} == asked

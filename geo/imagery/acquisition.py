@@ -16,10 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from geo.errors import InputError, reading
 from geo.grid import Grid
+
+if TYPE_CHECKING:
+    import xarray
 
 _Found = TypeVar("_Found")
 
@@ -242,6 +245,47 @@ class Acquisition:
         """
         fraction = 1.0 if self.valid_fraction is None else self.valid_fraction
         return round(fraction, 2), self.baseline or "", self.generated or ""
+
+    def to_xarray(
+        self,
+        bands: Sequence[str] | None = None,
+        *,
+        resampling: str = "bilinear",
+        clear: bool = False,
+        chunk_pixels: int = 1024,
+    ) -> xarray.DataArray:
+        """Return the reflectance as an array of xarray, backed by dask: no pixel is read yet.
+
+        Values are those that a run extracts for parcels: offset and scale are applied, and coarser
+        bands are resampled to the grid of the finest of `bands`.
+
+        Parameters
+        ----------
+        bands
+            Names of the bands, in this order; None: all.
+        resampling
+            nearest, bilinear or cubic: for bands whose pixels are larger than the grid's.
+        clear
+            Whether pixels that a cloud mask hides are NaN, too. They stay if the acquisition has no
+            mask.
+        chunk_pixels
+            Rows and columns of the chunks. Each chunk is one band; its files are opened for it.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32 (band, y, x): reflectance, 0 to 1 for most surfaces, NaN where there is no data.
+            Coordinates: band; y and x of the pixel centres in metres; time; and spatial_ref with
+            the coordinate system, as rioxarray and GDAL read it.
+
+        Raises
+        ------
+        InputError
+            If a band is unknown. When pixels are computed: if a file cannot be read.
+        """
+        from geo.imagery.lazy_arrays import to_xarray
+
+        return to_xarray(self, bands, resampling=resampling, clear=clear, chunk_pixels=chunk_pixels)
 
 
 def bands_and_masks(

@@ -29,7 +29,7 @@ from geo.imagery.unread_files import found_instead, warn_of_unread
 
 
 def find_acquisitions(
-    path: Path,
+    path: Path | str,
     format: Format = "auto",  # noqa: A002
     *,
     bands: Sequence[str] | None = None,
@@ -72,6 +72,7 @@ def find_acquisitions(
     InputError
         If nothing is found, a file is damaged or lacks information, or a band is missing.
     """
+    path = Path(path)
     if not path.exists():
         raise InputError(f"There is no {path}. Give the path of the imagery.")
     if format == "auto":

@@ -244,8 +244,8 @@ def _refused(shown: str, reason: str) -> str:
     """Return the message about an address to which access is refused."""
     return (
         f"Access to {shown} is refused ({reason}). Set imagery.sign, or the credentials of the "
-        "service in the environment (README, STAC). S3 also refuses access to files that do not "
-        "exist."
+        "service in the environment (docs/guide/imagery.md, STAC). S3 also refuses access to "
+        "files that do not exist."
     )
 
 

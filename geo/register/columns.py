@@ -103,3 +103,11 @@ def _digests(start: hashlib.blake2b, parts: Sequence[Sequence[bytes]]) -> Checks
         digest.update(b"\0".join(row))
         digests[i] = int.from_bytes(digest.digest())
     return digests
+
+
+def storable(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Convert a column of mixed types, which Parquet cannot store, to text."""
+    types = set(map(type, column.dropna())) if column.dtype == object else set()
+    if len(types) < 2:
+        return column
+    return pd.Series(as_text(column), index=column.index).where(column.notna())

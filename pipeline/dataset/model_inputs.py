@@ -223,12 +223,8 @@ def read_inputs(
     """
     check_alike({model.name: model.description for model in models})
     expected = models[0].description
-    bands, codes = dataset.bands, [crop.code for crop in classes]
-    if expected.bands != bands:
-        raise InputError(
-            f"The models were trained with the bands {', '.join(expected.bands)}; the dataset has "
-            f"{', '.join(bands)}. Prepare it with the models' bands, in their order."
-        )
+    codes = [crop.code for crop in classes]
+    dataset.check_bands(expected)
     if expected.class_codes != codes:
         raise InputError(
             f"{models[0].name} was trained for the classes "

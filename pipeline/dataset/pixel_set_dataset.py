@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geo.errors import InputError, first_five
+from models.model_description import ModelDescription
 from models.pixel_sets import PixelSets, StackedRows, stacked
 from pipeline.classes.crop_class import Code, CropClass
 from pipeline.dataset.packed_tiles import map_array
-from pipeline.dataset.season import in_year, moved_dates
+from pipeline.dataset.season import in_year, moved_dates, season_of
 from pipeline.workflow.artefacts import read_json, remedy_for
 from pipeline.workflow.paths import DatasetPaths
 
@@ -46,14 +47,14 @@ class PixelSetDataset:
     Parameters
     ----------
     folder
-        The dataset, results/<run>/dataset: packed pixels and META.
+        The dataset, `results/<run>/dataset`: packed pixels and META.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.paths = DatasetPaths(folder)
+    def __init__(self, folder: Path | str) -> None:
+        self.paths = DatasetPaths(Path(folder))
 
     @classmethod
-    def open(cls, folder: Path) -> PixelSetDataset:
+    def open(cls, folder: Path | str) -> PixelSetDataset:
         """Open the dataset of a run.
 
         Raises
@@ -62,9 +63,9 @@ class PixelSetDataset:
             If the folder has no packed pixels, because the dataset was made elsewhere.
         """
         opened = cls(folder)
-        if not opened.paths.tiles.is_file():
+        if not (tiles := opened.paths.tiles).is_file():
             raise InputError(
-                f"{folder} has no {opened.paths.tiles.relative_to(folder)}: it was not made by a "
+                f"{folder} has no {tiles.relative_to(opened.paths.root)}: it was not made by a "
                 "run. Set dataset.path to it, and the stage ingest makes a dataset of a run from "
                 "it: snakemake dataset --config 'dataset={path: ...}'"
             )
@@ -190,7 +191,7 @@ class PixelSetDataset:
         index: dict[Code | None, int] = {c.code: i for i, c in enumerate(self.classes)}
         return np.array([index.get(self.codes.get(i), -1) for i in self.ids], np.int64)
 
-    def folds(self, path: Path) -> list[Fold]:
+    def folds(self, path: Path | str) -> list[Fold]:
         """Read the folds that split wrote.
 
         Raises
@@ -198,7 +199,7 @@ class PixelSetDataset:
         InputError
             If a parcel of the folds is not in the dataset.
         """
-        folds = read_folds(path)
+        folds = read_folds(Path(path))
         position = {parcel_id: i for i, parcel_id in enumerate(self.ids)}
         named = {parcel_id for fold in folds for part in fold.values() for parcel_id in part}
         if unknown := sorted(named - position.keys()):
@@ -359,6 +360,30 @@ class PixelSetDataset:
             features=self.features if with_features else None,
             labels=self.labels,
         )
+
+    def inputs_of(self, description: ModelDescription) -> PixelSets:
+        """Return the dataset as a model takes it, with days since the model's day 0.
+
+        Raises
+        ------
+        InputError
+            If the model has other bands, or most dates are far from those of its training.
+        """
+        self.check_bands(description)
+        season = season_of(description, self.season_dates)
+        season.refuse("The model")
+        return self.pixel_sets(
+            with_features=description.feature_scaling is not None, season_start=season.day_0
+        )
+
+    def check_bands(self, description: ModelDescription) -> None:
+        """Refuse a model that was trained with other bands."""
+        if description.bands != self.bands:
+            raise InputError(
+                f"The models were trained with the bands {', '.join(description.bands)}; the "
+                f"dataset has {', '.join(self.bands)}. Prepare it with the models' bands, in their "
+                "order."
+            )
 
     def _mapped(self, name: str, dtype: type, axes: tuple[int, ...]) -> Any:
         """Map an array of every tile; refuse a shape that contradicts META."""

@@ -43,12 +43,12 @@ class Season:
         """Dates of the training, in the season of the dataset, that are far from all its dates."""
         return [] if self.trained is None else _far(self.trained, self.dates)
 
-    def refuse(self) -> None:
-        """Refuse a dataset if most of its dates are not known to the model."""
+    def refuse(self, setting: str = "predict.weights") -> None:
+        """Refuse a dataset if most of its dates are not known to the model; see `explain`."""
         if 2 * len(self.unknown) > len(self.dates):
             raise InputError(
-                f"{self.explain()} Use imagery of the season of the training (imagery.start, "
-                "imagery.end), or weights that were trained on this season."
+                f"{self.explain(setting)} Use imagery of the season of the training "
+                "(imagery.start, imagery.end), or weights that were trained on this season."
             )
 
     def explain(self, setting: str = "predict.weights") -> str:

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from geo.errors import InputError, first_five
+from models.calibration import parse_temperature
+from models.calibration import probabilities_at as probabilities_at
 from models.model_files import CALIBRATION_FILE, OUT_OF_FOLD_FILE
 from pipeline.classes.crop_class import Code
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
@@ -72,29 +74,6 @@ class OutOfFold:
     def rows_of(self, fold: int) -> NDArray[np.int64]:
         """Return the rows of the test part of a fold, which counts from 1; int64, ascending."""
         return np.flatnonzero(self.fold == fold)
-
-
-def probabilities_at(
-    log_probabilities: NDArray[np.floating[Any]], temperature: ArrayLike
-) -> NDArray[np.float64]:
-    """Compute softmax(log-probabilities / temperature) of every row.
-
-    Parameters
-    ----------
-    log_probabilities
-        (N, K), up to a constant of each row.
-    temperature
-        Greater than 0; for all rows, or (N, 1). 1 changes nothing.
-
-    Returns
-    -------
-    float64 (N, K); each row adds up to 1.
-    """
-    scaled = np.asarray(log_probabilities, np.float64) / np.asarray(temperature, np.float64)
-    scaled -= scaled.max(axis=1, keepdims=True)
-    odds: NDArray[np.float64] = np.exp(scaled, out=scaled)
-    odds /= odds.sum(axis=1, keepdims=True)
-    return odds
 
 
 def ensemble_probabilities(
@@ -232,12 +211,4 @@ def read_temperature(folder: Path) -> float:
     InputError
         If the file is missing or damaged.
     """
-    return read_json(folder / CALIBRATION_FILE, _temperature, "the calibration of a model")
-
-
-def _temperature(values: Any) -> float:
-    """Check the temperature of calibration.json."""
-    temperature = float(values["temperature"])
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"its temperature is {temperature}")
-    return temperature
+    return read_json(folder / CALIBRATION_FILE, parse_temperature, "the calibration of a model")

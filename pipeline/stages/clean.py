@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from geo.errors import first_five
 from geo.grid import Grid, read_grids
-from geo.register.columns import as_text, row_checksums
+from geo.register.columns import row_checksums, storable
 from geo.register.geopackage import MOST_COLUMNS, outline_types
 from geo.register.placement import Placement, in_one_system
 from geo.register.points import is_point
@@ -146,7 +146,7 @@ def _register_rows(
         checksum=row_checksums(table.geometry, checked.ids),
     )
     # All at once: adding thousands of columns one by one copies the table as often.
-    named = {f"{FROM_REGISTER}{name}": _storable(own[name]) for name in own}
+    named = {f"{FROM_REGISTER}{name}": storable(own[name]) for name in own}
     rows = pd.concat([rows, pd.DataFrame(named, rows.index)], axis=1)
     # Stored in the metadata of the Parquet file.
     rows.attrs["follows_fiboa"] = checked.follows_fiboa
@@ -160,14 +160,6 @@ def _areas(placed: Placement, tiles: Mapping[str, Grid]) -> NDArray[np.float64]:
         here = placed.tiles == tile
         areas[here] = ground_areas(placed.polygons[here], grid.crs)
     return areas
-
-
-def _storable(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Convert a column of mixed types, which Parquet cannot store, to text."""
-    types = set(map(type, column.dropna())) if column.dtype == object else set()
-    if len(types) < 2:
-        return column
-    return pd.Series(as_text(column), index=column.index).where(column.notna())
 
 
 def _write_parcels(

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 Metrics = Mapping[str, float]
 
@@ -27,6 +26,9 @@ def show_progress(fold: int, member: int, epochs: int) -> Callable[[Metrics], No
     The log gets a line for every twentieth of the epochs, with the remaining time. tqdm draws the
     bar only on a terminal, and not if TQDM_DISABLE is set.
     """
+    # In a notebook, its import warns that a package for other bars is missing.
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     bar = tqdm(desc=f"fold {fold}, model {member}", total=epochs, unit="epoch", disable=None)
     every = max(1, epochs // 20)
     start = time.monotonic()

@@ -146,9 +146,9 @@ class Imagery(Section):
     """bands of GeoTIFFs without band descriptions, in file order"""
 
     convention: NamingConvention | None = None
-    """GeoTIFFs of other archives than those in README: {date: _%d%m%Y_, band: ..., tile: ...,
-    bands: {sr_band4: B04}, ignore: ..., mask: {name: QA, clear: [0, 1]}, nodata: ..., offset: ...,
-    period: month}; the schema explains them
+    """GeoTIFFs of other archives than those in docs/guide/imagery.md: {date: _%d%m%Y_, band:
+    ..., tile: ..., bands: {sr_band4: B04}, ignore: ..., mask: {name: QA, clear: [0, 1]}, nodata:
+    ..., offset: ..., period: month}; the schema explains them
     """
 
     reflectance_scale: Annotated[float, Field(gt=0)] | None = None

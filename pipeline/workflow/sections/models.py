@@ -115,7 +115,9 @@ class Split(Section):
     """
 
     block_m: Annotated[float, Field(gt=0)] | Literal["auto"] = 2000.0
-    """metres: side of the squares; auto: the distance over which parcels are alike, see README"""
+    """metres: side of the squares; auto: the distance over which parcels are alike (see
+    docs/guide/folds.md)
+    """
 
     column: str | None = None
     """column of the register with the groups; for an existing dataset a key of META/groups.json,
@@ -137,8 +139,8 @@ class Model(Section):
     # Its default is that of the recipe, see `Settings`.
     name: Literal["psetae", "pseltae"]
     """psetae (Pixel-Set Encoder + temporal attention, the first paper) | pseltae (with lightweight
-    temporal attention, which scored higher in all our comparisons, see README). Existing weights
-    name their own model
+    temporal attention, which scored higher in all our comparisons, see docs/accuracy.md). Existing
+    weights name their own model
     """
 
     geometric_features: bool = True

@@ -97,8 +97,8 @@ def loaded_by(statement):
     "stage",
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
-        *("predict", "areas", "worklist", "sen4cap"),
-        "report",
+        *("predict", "explain", "areas", "worklist", "sen4cap"),
+        *("report", "inputs", "model_card", "mlflow", "provenance"),
     ],
 )
 def test_models_run_without_gdal(stage):
@@ -124,7 +124,7 @@ def test_models_run_without_gdal(stage):
         "split",
         "evaluate",
         "areas",
-        "worklist",
+        *("worklist", "inputs", "model_card", "mlflow", "provenance"),
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -138,6 +138,7 @@ SLOW = {
     *("snakemake", "tensorboard", "torch", "xarray", "zarr"),
 }
 USED = {
+    "inputs": set(),
     "index": {"rasterio"},
     "clean": {"geopandas", "pandas"},
     "rasterise": {"geopandas", "pandas", "rasterio"},
@@ -155,11 +156,15 @@ USED = {
     "calibrate": {"scipy", "torch"},
     "evaluate": {"pandas", "scipy", "sklearn"},
     "evaluate_season": {"pandas", "torch"},
+    "model_card": {"jinja2", "pandas"},
+    "mlflow": set(),
     "predict": {"pandas", "torch"},
+    "explain": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
     "worklist": {"pandas", "scipy"},
     "sen4cap": {"pandas"},
     "report": {"jinja2", "matplotlib", "pandas"},
+    "provenance": set(),
 }
 
 
@@ -388,7 +393,8 @@ def test_a_stage_has_the_same_name_everywhere():
     # The demo's scene is not part of the product and has a command of its own module.
     assert rules - targets == {"simulate", *STAGES}
     # Only these need no setting.
-    assert set(STAGE_SETTINGS) == (rules - targets) - {"features", "sen4cap"}
+    without = {"features", "sen4cap", "inputs", "model_card", "mlflow", "provenance"}
+    assert set(STAGE_SETTINGS) == (rules - targets) - without
     assert all((ROOT / "pipeline" / "stages" / f"{stage}.py").is_file() for stage in STAGES)
 
 

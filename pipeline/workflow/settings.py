@@ -150,6 +150,11 @@ class Settings(Section):
                 "areas.sample: without effect if predict.weights is set, because it is not known "
                 "which parcels the weights were trained on. Remove it"
             )
+        if self.predict.weights is not None and self.report.mlflow:
+            raise ValueError(
+                "report.mlflow: without effect if predict.weights is set, as nothing is trained. "
+                "Remove it"
+            )
         if self.predict.weights is not None and self.check != Check():
             raise ValueError(
                 "check: without effect if predict.weights is set, because no declaration is judged "
@@ -444,6 +449,15 @@ class PredictSettings(Section):
     predict: Predict
 
 
+class ExplainSettings(Section):
+    """Settings of stage explain."""
+
+    split: SplitSeed
+    model: Model
+    train: InferenceOptions
+    predict: InferenceBatch
+
+
 class AreasSettings(Section):
     """Settings of stage areas."""
 
@@ -482,6 +496,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "evaluate": EvaluateSettings,
     "evaluate_season": SeasonSettings,
     "predict": PredictSettings,
+    "explain": ExplainSettings,
     "areas": AreasSettings,
     "worklist": WorklistSettings,
     "report": ReportSettings,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 try:
-    from pipeline.workflow.inputs import has_gpu, weights
+    from pipeline.workflow.inputs import has_gpu, named_inputs, weights
 except ModuleNotFoundError:
     sys.exit(
         f"\nParcelwise is not installed for {sys.executable}. From {workflow.basedir}, run "
@@ -20,6 +20,7 @@ from pipeline.workflow.snakefile import (
     division_settings,
     escaped,
     freeze,
+    is_simulated,
     refuse_training,
     refuse_unlabelled,
     stage_settings,
@@ -43,10 +44,23 @@ FOLDS = range(1, settings.split.folds + 1)
 TRAINED = settings.predict.weights is None
 EXISTING_WEIGHTS = [] if TRAINED else weights(settings.predict.weights)
 START = weights(settings.train.start) if settings.train.start else []
+# What the settings name as inputs, without the imagery.
+NAMED = named_inputs(settings)
 # Without a register there are no outlines for a map and no areas: the predictions are only tables.
 REGISTER = [] if settings.dataset.sources else [settings.parcels.path]
 LAYER = [paths.predictions, paths.fiboa] if REGISTER else []
 AREAS = [paths.areas, paths.areas.with_suffix(".csv"), paths.areas_account] if REGISTER else []
+WORKLIST = (
+    [
+        *multiext(str(paths.to_check.with_suffix("")), ".parquet", ".csv"),
+        *([paths.to_check.with_suffix(".gpkg")] if REGISTER else []),
+        *multiext(str(paths.quality_sample.with_suffix("")), ".parquet", ".csv"),
+        paths.worklist_account,
+    ]
+    if TRAINED
+    else []
+)
+ATTENTION = [paths.attention, paths.attention_account] if settings.report.attention else []
 SCORES = (
     [paths.doubts]
     if TRAINED
@@ -90,6 +104,12 @@ ENVIRONMENT = (
 )
 # A rule passes its stage only the settings of that stage. A change of them triggers a rerun.
 settings_of = lambda stage: stage_settings(settings, stage)
+# The categories of `snakemake --report`.
+SIMULATED = " (SIMULATED)" if is_simulated(settings) else ""
+INPUTS, SCORES_SHOWN, RESULTS = (f"{part}{SIMULATED}" for part in ("Inputs", "Scores", "Results"))
+
+
+report: "rules/captions/workflow.rst"
 
 
 wildcard_constraints:
@@ -123,13 +143,47 @@ rule all:
         TABLES,
         PREDICTIONS,
         AREAS,
+        WORKLIST,
+        ATTENTION,
         sen4cap_files,
         paths.report,
+        paths.provenance,
 
 
 # The rules up to the dataset: from an existing one, or from imagery and parcels.
 include: "rules/ingestion.smk" if settings.dataset.sources else "rules/preparation.smk"
 include: "rules/dataset.smk"
+
+
+rule inputs:
+    message:
+        "Record which inputs the run has."
+    input:
+        acquisitions=[] if settings.dataset.sources else paths.acquisitions,
+        # Changes of the masks rerun index.
+        named=without_braces(f for name in NAMED if name != "masks" for f in NAMED[name]),
+    output:
+        paths.inputs,
+    params:
+        named=verbatim([w for name, files in NAMED.items() for w in (f"--{name}", *files)]),
+        unwatched=verbatim(states_of_others(f for files in NAMED.values() for f in files)),
+        imagery=(
+            []
+            if settings.dataset.sources
+            else ["--acquisitions", paths.acquisitions, "--items", paths.items]
+        ),
+    threads: 2
+    resources:
+        mem_mb=500,
+    log:
+        paths.log("inputs"),
+    benchmark:
+        paths.benchmark("inputs")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise inputs {params.imagery:q} {params.named:q}"
+        " --inputs {output:q} --threads {threads} --log {log:q}"
 
 
 # The models are trained, or they are existing ones.
@@ -216,6 +270,19 @@ if REGISTER:
     include: "rules/areas.smk"
 
 
+if TRAINED:
+    JOBS.append("worklist")
+
+    include: "rules/worklist.smk"
+
+
+# Not on the way to the predictions: only the report and the whole run need it.
+if ATTENTION:
+    JOBS.append("explain")
+
+    include: "rules/explain.smk"
+
+
 rule sen4cap:
     message:
         "Write the predictions in the columns of Sen4CAP: {paths.sen4cap}."
@@ -247,6 +314,7 @@ rule predictions:
         TABLES,
         rules.predict.output,
         AREAS,
+        WORKLIST,
         sen4cap_files,
 
 
@@ -255,6 +323,7 @@ rule report:
         "Write the report."
     input:
         ancient([] if settings.dataset.sources else [paths.acquisitions]),
+        inputs=rules.inputs.output,
         ledger=paths.ledger,
         classes=paths.class_table,
         packed=PACKED,
@@ -263,8 +332,10 @@ rule report:
         season=season_files,
         predictions=rules.predict.output,
         areas=AREAS,
+        worklist=WORKLIST,
+        attention=ATTENTION,
     output:
-        report=paths.report,
+        report=report(paths.report, caption="rules/captions/report.rst", category=RESULTS),
         map=[] if settings.dataset.sources else paths.map_files,
         config=paths.config,
     params:
@@ -282,3 +353,33 @@ rule report:
     shell:
         "parcelwise report --settings {params.settings:q} --records {params.records:q}"
         " --run {params.run:q} --report {output.report:q} --log {log:q}"
+
+
+rule provenance:
+    message:
+        "Record what the run was made from and with."
+    input:
+        inputs=rules.inputs.output,
+        results=[TABLES, EVALUATED, CARD] if TRAINED else TABLES,
+        predictions=rules.predict.output,
+        areas=AREAS,
+        worklist=WORKLIST,
+        sen4cap=sen4cap_files,
+        report=rules.report.output,
+    output:
+        paths.provenance,
+    params:
+        records=[paths.record(job) for job in JOBS],
+        run=paths.root,
+    threads: cores
+    resources:
+        mem_mb=1000,
+    log:
+        paths.log("provenance"),
+    benchmark:
+        paths.benchmark("provenance")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise provenance --run {params.run:q} --inputs {input.inputs:q}"
+        " --records {params.records:q} --provenance {output:q} --threads {threads} --log {log:q}"

@@ -30,8 +30,10 @@ from pipeline.evaluation.baselines import fill_gaps, parcel_means
 from pipeline.evaluation.doubts import (
     DOUBT_FACTOR,
     LIST_LENGTHS,
+    SUPPOSED_WRONG,
     Verdict,
     estimate_finding,
+    found_by_visits,
     judge,
     margins,
 )
@@ -49,6 +51,8 @@ VERDICTS = {
     "CONFLICT or DOUBT": [Verdict.CONFLICT, Verdict.DOUBT],
 }
 FLIPPED = 0.05
+# Numbers of visits of the work list.
+VISITS = np.array([10, 25, 50, 100])
 # A trusted parcel has this many times the weight of a doubtful one, at the same number of steps.
 WEIGHT = 3
 EPOCHS = 36
@@ -391,6 +395,32 @@ def print_estimates(judged: Mapping[str, Sequence[Judged]]) -> None:
             line(name, "found", values=found)
 
 
+def wrong_per_visit(judged: Judged) -> tuple[list[float], list[float]]:
+    """Return wrong declarations per visit of the work list, estimated and found, for `VISITS`.
+
+    Found is NaN where the list is shorter.
+    """
+    n = len(judged.labels)
+    share = found_by_visits(judged.labels, judged.probabilities, RATES[0], VISITS / n)
+    doubts = judge(judged.labels, judged.probabilities, RATES[0])
+    order = np.argsort(doubts.rank)
+    listed = judged.is_wrong[order[doubts.verdict[order] != Verdict.CONFORM]]
+    found = [float(listed[:v].mean()) if v <= len(listed) else np.nan for v in VISITS]
+    return (share * SUPPOSED_WRONG * n / VISITS).tolist(), found
+
+
+def print_visits(judged: Mapping[str, Sequence[Judged]]) -> None:
+    """Compare visits of the work list with as many of parcels at random."""
+    columns = (f"first {v}" for v in VISITS)
+    table("Wrong declarations per 100 visits", "declarations", "", *columns, "at random")
+    for name, own in judged.items():
+        estimated, found = zip(*map(wrong_per_visit, own), strict=True)
+        line(name, "estimated", values=[[*row, SUPPOSED_WRONG] for row in estimated])
+        if own[0].is_wrong.any():
+            rows = zip(found, own, strict=True)
+            line(name, "found", values=[[*row, one.is_wrong.mean()] for row, one in rows])
+
+
 def print_trainings(by_name: Mapping[str, Sequence[Condition]], folder: Path) -> None:
     """Compare the ways of training; p is that of McNemar's exact test against the usual one."""
     columns = ("parcels gained", "lost", "p", "accuracy", "macro F1")
@@ -427,6 +457,7 @@ def main() -> None:
     print_orders(judged)
     print_verdicts(judged)
     print_estimates(judged)
+    print_visits(judged)
     if options.training_seeds:
         few = {name: own[: options.training_seeds] for name, own in by_name.items()}
         print_trainings(few, options.work)

@@ -18,7 +18,8 @@ from geo.errors import InputError, did_you_mean
 from models.errors import InputError as ModelInputError
 from pipeline.command import command
 from pipeline.workflow.messages import LIBRARY
-from pipeline.workflow.writing import write_text
+from pipeline.workflow.software import environment, environment_of
+from pipeline.workflow.writing import write_json, write_text
 
 if TYPE_CHECKING:
     from pipeline.workflow.sections.values import Section
@@ -30,6 +31,7 @@ _FREE_SPACE = ". Free space, and repeat the command: it continues with what is m
 PACKAGES = ("geo", "models", "pipeline", "demo")
 
 STAGES = {
+    "inputs": "record which inputs a run has, by size, time and digest",
     "index": "list the acquisitions of the imagery and say which are used",
     "clean": "mend the polygons of the register, place them on tiles, check every row",
     "rasterise": "find the pixels of a tile's parcels on its grid",
@@ -46,11 +48,16 @@ STAGES = {
     "train": "train the model of one fold",
     "calibrate": "predict the labelled parcels out of fold, and fit the temperatures",
     "evaluate": "score the trained folds on their test parcels, beside baselines",
+    "model_card": "describe the trained models, for people and for catalogues",
+    "mlflow": "add the trainings and scores of a run to a database of MLflow",
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
+    "explain": "measure on which dates the models look, and whether this explains predictions",
     "sen4cap": "write the predictions in the columns of Sen4CAP",
     "areas": "estimate the area of every class, with confidence intervals",
+    "worklist": "list the declarations to check, and draw a sample to assess the verdicts",
     "report": "write the report of a run",
+    "provenance": "record what a run was made from and with",
 }
 
 # Not stages: no rule calls them, and they leave no artefact of a run.
@@ -58,7 +65,10 @@ COMMANDS = {
     "run": "run the workflow, or go on where it stopped",
     "season": "say how early in the season the classes are known",
     "inspect": "show what a run would use, before anything is done",
+    "verify": "say whether a run, or a copy of it, still matches its provenance.json",
+    "checked": "say what the visits of the sample mean for all declarations",
     "serve": "show the report of a run in a browser, with a map of any size",
+    "card": "write a page on single parcels of a finished run",
 }
 
 
@@ -74,7 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         usage="%(prog)s run FILE [TARGET ...] [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s season FILE [KEY=VALUE ...] [-- SNAKEMAKE OPTIONS]\n"
         "       %(prog)s inspect FILE [KEY=VALUE ...]\n"
+        "       %(prog)s verify RUN [--all]\n"
+        "       %(prog)s checked FILE\n"
         "       %(prog)s serve RUN\n"
+        "       %(prog)s card FILE|RUN ID [ID ...]\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
@@ -96,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = top.parse_args(words[:1])
     # A command is imported when it is chosen, so that --help answers at once.
     if chosen.version:
-        from pipeline.workflow.launch import version
+        from pipeline.workflow.software import version
 
         sys.stdout.write(f"{version()}\n")
         return 0
@@ -116,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (InputError, OSError) as error:
             sys.stderr.write(f"parcelwise {name}: {error}\n")
         return 1
+    if name == "verify":
+        from pipeline.inspection.verify import verify
+
+        return verify(words[1:])
     room = "stages" if name in STAGES else "inspection"
     function = getattr(importlib.import_module(f"pipeline.{room}.{name}"), name)
     return run_function(
@@ -177,6 +194,8 @@ def run_function(
         if record is not None:
             # Those that were passed: the rule of split leaves out what its way of dividing ignores.
             write_text(record, values["settings"].model_dump_json(exclude_unset=True))
+        if is_stage and log is not None:
+            write_json(environment_of(log), environment())
     except (InputError, ModelInputError, OSError) as error:
         is_full = isinstance(error, OSError) and error.errno in _FULL
         log_of.error("%s%s", error, _FREE_SPACE if is_full else "")
@@ -214,7 +233,10 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, parameter in inspect.signature(function).parameters.items():
-        if name != "settings":
+        is_required = parameter.default is inspect.Parameter.empty
+        if not is_stage and is_required and name != "settings":
+            _add_positional(parser, name, kinds[name])
+        elif name != "settings":
             _add_argument(parser, name, kinds[name], parameter)
         elif is_stage:
             _add_settings(parser)
@@ -229,6 +251,14 @@ def _parser(
             )
     parser.add_argument("--log", type=Path, help="also write the log to this file")
     return parser
+
+
+def _add_positional(parser: argparse.ArgumentParser, name: str, kind: Any) -> None:
+    """Add an argument that a user writes without its name: a path, or texts, the last one."""
+    many = typing.get_origin(kind) is list
+    base = typing.get_args(kind)[0] if many else kind
+    metavar = name.removesuffix("s").upper() if many else name.upper()
+    parser.add_argument(name, type=base, metavar=metavar, nargs="+" if many else None)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,9 @@ rule areas:
         register=paths.register,
         dataset=[DATASET, LABELS, NAMES],
     output:
-        AREAS,
+        table=paths.areas,
+        view=report(paths.areas.with_suffix(".csv"), caption="captions/areas.rst", category=RESULTS),
+        account=paths.areas_account,
     params:
         settings=settings_of("areas"),
         record=paths.record("areas"),

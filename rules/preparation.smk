@@ -50,7 +50,7 @@ checkpoint index:
         register=without_braces([settings.parcels.path] if settings.imagery.is_stac else []),
     output:
         acquisitions=paths.acquisitions,
-        view=paths.acquisitions_view,
+        view=report(paths.acquisitions_view, caption="captions/acquisitions.rst", category=INPUTS),
         grids=paths.grids,
     params:
         imagery=verbatim(settings.imagery.path),
@@ -291,7 +291,7 @@ rule names:
         names=without_braces(filter(None, [settings.parcels.names])),
     output:
         names=paths.dataset.names,
-        table=paths.class_table,
+        table=report(paths.class_table, caption="captions/classes.rst", category=INPUTS),
     params:
         settings=settings_of("names"),
         record=paths.record("names"),

@@ -9,6 +9,7 @@ WAYS = {"": settings.split.by} | (
 divided = RunPaths(paths.root, ALSO)
 also = lambda wildcards: wildcards.get("also", "")
 way = lambda wildcards: WAYS[also(wildcards)]
+divided_into = lambda wildcards: f"Folds: {way(wildcards)}"
 of_division = lambda wildcards: RunPaths(paths.root, also(wildcards))
 # The register contains the groups; an existing dataset contains its own.
 GROUPS = [] if settings.dataset.sources else paths.register
@@ -166,10 +167,23 @@ rule evaluate:
         metrics=expand(divided.fold("{fold}") / "test_metrics.json", fold=FOLDS, allow_missing=True),
         matrices=expand(divided.fold("{fold}") / "conf_mat.pkl", fold=FOLDS, allow_missing=True),
         overall=divided.overall,
-        per_class=[divided.per_class, divided.per_class.with_suffix(".csv")],
+        per_class=[
+            divided.per_class,
+            report(
+                divided.per_class.with_suffix(".csv"),
+                caption="captions/per_class.rst",
+                category=SCORES_SHOWN,
+                subcategory=divided_into,
+            ),
+        ],
         baselines=divided.baselines,
         spread=divided.spread,
-        scores=divided.scores,
+        scores=report(
+            divided.scores,
+            caption="captions/scores.rst",
+            category=SCORES_SHOWN,
+            subcategory=divided_into,
+        ),
         calibration=divided.calibration_errors,
         sets=divided.prediction_sets,
     params:
@@ -207,12 +221,70 @@ for one in WAYS:
     ]
 
 
+rule model_card:
+    message:
+        "Describe the models of {paths.models}."
+    input:
+        models=MODELS,
+        evaluated=EVALUATED,
+        variogram=VARIOGRAM,
+    output:
+        card=report(paths.model_card, caption="captions/model_card.rst", category=SCORES_SHOWN),
+        item=paths.model_item,
+    params:
+        records=[paths.record(job) for job in JOBS],
+        run=paths.root,
+    resources:
+        mem_mb=1000,
+    log:
+        paths.log("model_card"),
+    benchmark:
+        paths.benchmark("model_card")
+    conda:
+        ENVIRONMENT
+    shell:
+        "parcelwise model_card --run {params.run:q} --records {params.records:q}"
+        " --card {output.card:q} --item {output.item:q} --log {log:q}"
+
+
+CARD = [rules.model_card.output]
+
+if settings.report.mlflow:
+
+    rule mlflow:
+        message:
+            "Add the trainings and scores to {params.database} of MLflow."
+        input:
+            models=MODELS,
+            evaluated=EVALUATED,
+        output:
+            paths.mlflow,
+        params:
+            records=[paths.record(job) for job in JOBS],
+            run=paths.root,
+            database=paths.mlflow_database,
+        resources:
+            mem_mb=1000,
+        log:
+            paths.log("mlflow"),
+        benchmark:
+            paths.benchmark("mlflow")
+        conda:
+            ENVIRONMENT
+        shell:
+            "parcelwise mlflow --run {params.run:q} --records {params.records:q}"
+            " --database {params.database:q} --account {output:q} --log {log:q}"
+
+    CARD.append(rules.mlflow.output)
+
+
 rule models:
     message:
         "The models and their scores are in {paths.models}."
     input:
         TABLES,
         EVALUATED,
+        CARD,
 
 
 # The season: a second model in every fold, which learns from series that end on random dates.
@@ -253,7 +325,14 @@ rule evaluate_season:
         folds=paths.folds,
         models=expand(rules.train_season.output, fold=FOLDS),
     output:
-        paths.season_files,
+        tables=[paths.season_accuracy, paths.season_parcels],
+        accuracy=report(
+            paths.season_accuracy.with_suffix(".csv"),
+            caption="captions/season.rst",
+            category=SCORES_SHOWN,
+        ),
+        parcels=paths.season_parcels.with_suffix(".csv"),
+        summary=paths.season_summary,
     params:
         settings=settings_of("evaluate_season"),
         record=paths.record("evaluate_season"),
@@ -287,3 +366,4 @@ rule season:
     input:
         paths.season_files,
         paths.report,
+        paths.provenance,

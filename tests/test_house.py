@@ -22,6 +22,7 @@ from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema
 from pipeline.workflow.sections.models import RECIPES, read_recipe
 from pipeline.workflow.sections.values import Section
 from pipeline.workflow.settings import STAGE_SETTINGS, ExportSettings, LabelSettings, Settings
+from pipeline.workflow.snakefile import _rules as rules_of
 from tests.builders.paths import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -95,8 +96,8 @@ def loaded_by(statement):
     "stage",
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
-        *("predict", "areas", "sen4cap"),
-        "report",
+        *("predict", "explain", "areas", "worklist", "sen4cap"),
+        *("report", "inputs", "model_card", "mlflow", "provenance"),
     ],
 )
 def test_models_run_without_gdal(stage):
@@ -122,6 +123,7 @@ def test_models_run_without_gdal(stage):
         "split",
         "evaluate",
         "areas",
+        *("worklist", "inputs", "model_card", "mlflow", "provenance"),
     ],
 )
 def test_everything_before_runs_without_torch(stage):
@@ -135,6 +137,7 @@ SLOW = {
     *("snakemake", "tensorboard", "torch", "xarray", "zarr"),
 }
 USED = {
+    "inputs": set(),
     "index": {"rasterio"},
     "clean": {"geopandas", "pandas"},
     "rasterise": {"geopandas", "pandas", "rasterio"},
@@ -152,10 +155,15 @@ USED = {
     "calibrate": {"scipy", "torch"},
     "evaluate": {"pandas", "scipy", "sklearn"},
     "evaluate_season": {"pandas", "torch"},
+    "model_card": {"jinja2", "pandas"},
+    "mlflow": set(),
     "predict": {"pandas", "torch"},
+    "explain": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
+    "worklist": {"pandas", "scipy"},
     "sen4cap": {"pandas"},
     "report": {"jinja2", "matplotlib", "pandas"},
+    "provenance": set(),
 }
 
 
@@ -371,8 +379,16 @@ def test_a_stage_has_the_same_name_everywhere():
     # The demo's scene is not part of the product and has a command of its own module.
     assert rules - targets == {"simulate", *STAGES}
     # Only these need no setting.
-    assert set(STAGE_SETTINGS) == (rules - targets) - {"features", "sen4cap"}
+    without = {"features", "sen4cap", "inputs", "model_card", "mlflow", "provenance"}
+    assert set(STAGE_SETTINGS) == (rules - targets) - without
     assert all((ROOT / "pipeline" / "stages" / f"{stage}.py").is_file() for stage in STAGES)
+
+
+def test_the_rules_of_all_files_are_known_as_targets():
+    text = "\n".join(path.read_text() for path in WORKFLOW)
+    runs = ({"simulate": {}}, {"dataset": {"path": "x"}})
+    known = {name for values in runs for name in rules_of(load(values))}
+    assert known == set(re.findall(r"^\s*(?:rule|checkpoint|use rule \w+ as) (\w+)", text, re.M))
 
 
 def test_commands_that_are_not_stages_have_no_rule():
@@ -395,7 +411,7 @@ def test_every_rule_has_its_directives():
     assert '"python -P -m demo --settings' in text
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "inspect"])
+@pytest.mark.parametrize("stage", [*STAGES, "inspect", "checked"])
 def test_every_stage_has_a_help_text(stage, capsys):
     with pytest.raises(SystemExit) as end:
         main([stage, "--help"])

@@ -6,6 +6,8 @@ filled here. Only the standard library is imported: `Field` is used on machines 
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
@@ -111,13 +113,23 @@ def complete(
         {layer: {column: title and meaning}}; columns that a layer lacks are ignored.
     selection
         A further layer of some of their rows; its columns are described as those of the first.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
     """
-    with closing(sqlite3.connect(path)) as database, database:
-        described = dict(fields)
-        if selection is not None:
-            _add_selection(database, selection, layers)
-            described[selection.name] = fields.get(layers[0], {})
-        _describe_columns(database, described)
+    try:
+        with closing(sqlite3.connect(path)) as database, database:
+            described = dict(fields)
+            if selection is not None:
+                _add_selection(database, selection, layers)
+                described[selection.name] = fields.get(layers[0], {})
+            _describe_columns(database, described)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def _add_selection(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,14 +117,29 @@ def judge(labels: NDArray[np.int64], probabilities: Probabilities, false_alarms:
     rows = np.arange(len(labels))
     margin = margins(probabilities)[rows, labels]
     groups = class_groups(labels, probabilities.shape[1], false_alarms)
-    share = np.empty(len(labels))
-    for group in np.unique(groups[labels]):
-        own = groups[labels] == group
-        _, place, counts = np.unique(margin[own], return_inverse=True, return_counts=True)
-        share[own] = np.cumsum(counts)[place] / own.sum()
+    share = shares_of(margin, groups[labels], np.ones(len(labels)))
     rank = np.empty(len(labels), np.int64)
     rank[np.argsort(margin, kind="stable")] = rows + 1
     return Doubts(probabilities[rows, labels], rank, verdicts_of(margin, share, false_alarms))
+
+
+def shares_of(
+    margin: NDArray[np.float64], group: NDArray[np.int64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the share of the weight of each group whose margin is at most as high, float64 (n,).
+
+    Parameters
+    ----------
+    margin, group, weight
+        float64 (n,), int64 (n,), float64 (n,): the margin of the declared class, the group in which
+        it is compared, and how many declarations a row stands for.
+    """
+    share = np.empty(len(margin))
+    for own in (group == one for one in np.unique(group)):
+        _, place = np.unique(margin[own], return_inverse=True)
+        below = np.cumsum(np.bincount(place, weight[own]))
+        share[own] = below[place] / below[-1]
+    return share
 
 
 def class_groups(
@@ -212,6 +228,48 @@ def estimate_finding(
         found = np.cumsum(np.where(order < n, 0.0, 1 / len(wrong)))
         by_length = np.interp(LIST_LENGTHS, length, found)
     return Finding(by_class, by_length)
+
+
+def found_by_visits(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating[Any]],
+    false_alarms: float,
+    visits: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Estimate how many wrong declarations the first visits of the work list find.
+
+    The work list has the declarations with the verdict CONFLICT or DOUBT, by rank. As for
+    `Finding.by_length`, the share `SUPPOSED_WRONG` of all declarations is supposed to be of a
+    random other class. Their margins are compared with those of the others of this class: wrong
+    declarations take the places of true ones in the list.
+
+    Parameters
+    ----------
+    labels, probabilities, false_alarms
+        As for `judge`; the probabilities may also be float32.
+    visits
+        float64 (V,), numbers of visits, as shares of all declarations.
+
+    Returns
+    -------
+    float64 (V,), the share of the wrong declarations that these visits find; NaN for a single
+    class.
+    """
+    groups = class_groups(labels, probabilities.shape[1], false_alarms)
+    step = max(1, -(-len(labels) // MOST_PARCELS))
+    margin, labels = margins(probabilities[::step].astype(np.float64)), labels[::step]
+    n, n_classes = margin.shape
+    if n == 0 or n_classes == 1:
+        return np.full(len(visits), np.nan)
+    is_wrong = (np.arange(n_classes) != labels[:, None]).ravel()
+    one_wrong, one_right = SUPPOSED_WRONG / (n * (n_classes - 1)), (1 - SUPPOSED_WRONG) / n
+    weight, margin = np.where(is_wrong, one_wrong, one_right), margin.ravel()
+    share = shares_of(margin, np.tile(groups, n), weight)
+    listed = verdicts_of(margin, share, false_alarms) != Verdict.CONFORM
+    order = np.flatnonzero(listed)[np.argsort(margin[listed], kind="stable")]
+    length = np.cumsum(weight[order])
+    found = np.cumsum(np.where(is_wrong[order], weight[order], 0.0)) / SUPPOSED_WRONG
+    return np.asarray(np.interp(visits, [0, *length], [0, *found]), np.float64)
 
 
 def write_doubts(

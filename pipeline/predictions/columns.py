@@ -71,6 +71,9 @@ LEDGER_COLUMNS = [
 
 M2_PER_HA = 10_000
 
+# What files of predictions say if the imagery is simulated
+SIMULATED = "SIMULATED imagery and parcels."
+
 # Between the codes of a prediction set
 SEPARATOR = " | "
 
@@ -298,7 +301,9 @@ def with_register(rows: pd.DataFrame, parcels: Any) -> Any:
     return parcels[[parcels.geometry.name]].join(pd.concat([rows, own], axis=1))
 
 
-def free_names(names: Iterable[str], geometry: str) -> dict[str, str]:
+def free_names(
+    names: Iterable[str], geometry: str, columns: Iterable[str] = COLUMNS
+) -> dict[str, str]:
     """Return the names of the register's columns in the predictions: {name: name there}.
 
     A column whose name is taken becomes register_<name>: the predictions have it, or an earlier
@@ -310,9 +315,11 @@ def free_names(names: Iterable[str], geometry: str) -> dict[str, str]:
         Names of the columns.
     geometry
         Name of the outlines.
+    columns
+        Names that are taken: those of the table before the register's columns.
     """
     # GDAL compares names without case. A GeoPackage has feature ids in fid, and outlines in geom.
-    taken = {name.lower() for name in COLUMNS} | {"", "fid", "geom", geometry.lower()}
+    taken = {name.lower() for name in columns} | {"", "fid", "geom", geometry.lower()}
     free = {}
     for name in names:
         found, n = name, 1

@@ -24,20 +24,12 @@ from geo.register.fiboa import FiboaWriter, ParquetWriter
 from geo.register.geopackage_contents import PARCELS, REJECTED, Selection, Style, Table
 from pipeline.classes.crop_class import Code
 from pipeline.classes.reasons import Status
-from pipeline.predictions.columns import FIELDS, M2_PER_HA, PREDICTED
-from pipeline.predictions.styles import (
-    VERDICT_COLOURS,
-    style_by_class,
-    style_by_confidence,
-    style_by_reason,
-    style_by_set_size,
-    style_by_value,
-)
+from pipeline.predictions.columns import FIELDS, M2_PER_HA, PREDICTED, SIMULATED
+from pipeline.predictions.styles import prediction_styles, rejection_style
 from pipeline.workflow.writing import replacing
 
 logger = logging.getLogger(__name__)
 
-SIMULATED = "SIMULATED imagery and parcels."
 DETAILS = "Outlines as in the register; the crop is predicted from Sentinel-2 time series."
 # Columns of the predictions that fiboa has no name for.
 COLUMNS = [
@@ -171,33 +163,11 @@ class PredictionFiles:
         # GDAL is imported only here: without a register, predictions need no GDAL.
         from geo.register.geopackage import LayerWriter, has_only_points
 
-        note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
+        note = f"{SIMULATED} " if simulated else ""
 
         def styles(symbol: str) -> list[Style]:
-            verdicts = Style(
-                f"Verdict{mark}",
-                f"{note}Verdict on the declared class.",
-                style_by_value("verdict", VERDICT_COLOURS, symbol),
-            )
-            sizes = Style(
-                f"Set size{mark}",
-                f"{note}Number of classes that cannot be excluded.",
-                style_by_set_size(symbol),
-            )
-            return [
-                Style(
-                    f"Predicted class{mark}",
-                    f"{note}The most probable class of every parcel.",
-                    style_by_class(classes, symbol),
-                ),
-                Style(
-                    f"Confidence{mark}",
-                    f"{note}Confidence of the predicted class.",
-                    style_by_confidence(symbol),
-                ),
-                *([verdicts] if with_verdicts else []),
-                *([sizes] if with_sets else []),
-            ]
+            options = {"with_verdicts": with_verdicts, "with_sets": with_sets}
+            return prediction_styles(classes, symbol, simulated=simulated, **options)
 
         only_points = has_only_points(outlines)
         symbol = "marker" if only_points else "fill"
@@ -220,13 +190,7 @@ class PredictionFiles:
                     "status",
                     Status.REJECTED,
                     PREDICTED,
-                    [
-                        Style(
-                            f"Reason{mark}",
-                            f"{note}Why parcels are not predicted.",
-                            style_by_reason(rejected, symbol),
-                        )
-                    ],
+                    [rejection_style(rejected, symbol, simulated=simulated)],
                 ),
                 tables=tables,
             ),

@@ -8,9 +8,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from xml.etree import ElementTree
 
-from geo.register.geopackage_contents import Field
+from geo.register.geopackage_contents import Field, Style
 from pipeline.classes.reasons import Reason
-from pipeline.predictions.columns import FIELDS
+from pipeline.predictions.columns import FIELDS, SIMULATED
 from pipeline.report.class_colours import UNPREDICTED, class_colours
 from pipeline.report.scores import THRESHOLDS
 from pipeline.workflow.rounding import percent
@@ -41,6 +41,52 @@ UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 REPLACEMENT = "\ufffd"
 
 
+def prediction_styles(
+    classes: Mapping[str, tuple[str, str]],
+    symbol: str,
+    *,
+    simulated: bool,
+    with_verdicts: bool,
+    with_sets: bool,
+) -> list[Style]:
+    """Return the styles of a layer of predictions; QGIS applies the first.
+
+    Parameters
+    ----------
+    classes
+        {code: (name, colour #rrggbb)}, in the order of the legend.
+    symbol
+        fill (polygons) or marker (points).
+    simulated
+        Whether the imagery is simulated: names and descriptions say so.
+    with_verdicts, with_sets
+        Whether declarations were judged, and whether there are prediction sets.
+    """
+    of_class, of_confidence = style_by_class(classes, symbol), style_by_confidence(symbol)
+    styles = [
+        _style("Predicted class", "The most probable class of every parcel.", of_class, simulated),
+        _style("Confidence", "Confidence of the predicted class.", of_confidence, simulated),
+    ]
+    if with_verdicts:
+        of_verdict = style_by_value("verdict", VERDICT_COLOURS, symbol)
+        styles.append(_style("Verdict", "Verdict on the declared class.", of_verdict, simulated))
+    if with_sets:
+        about = "Number of classes that cannot be excluded."
+        styles.append(_style("Set size", about, style_by_set_size(symbol), simulated))
+    return styles
+
+
+def rejection_style(reasons: Iterable[str], symbol: str, *, simulated: bool) -> Style:
+    """Return the style of the layer of rejected parcels, see `style_by_reason`."""
+    about = "Why parcels are not predicted."
+    return _style("Reason", about, style_by_reason(reasons, symbol), simulated)
+
+
+def _style(name: str, description: str, qml: str, simulated: bool) -> Style:
+    note, mark = (f"{SIMULATED} ", ", SIMULATED") if simulated else ("", "")
+    return Style(f"{name}{mark}", f"{note}{description}", qml)
+
+
 def style_by_class(classes: Mapping[str, tuple[str, str]], symbol: str = "fill") -> str:
     """Return a QML style that colours parcels by predicted class.
 
@@ -69,7 +115,7 @@ def style_by_value(column: str, values: Mapping[str, tuple[str, str]], symbol: s
     values
         {value: (label, colour #rrggbb)}, in the order of the legend; "" for all other rows.
     symbol
-        fill (polygons) or marker (points).
+        A key of `SYMBOLS`.
     """
     root, renderer = _renderer("categorizedSymbol", column)
     categories = ElementTree.SubElement(renderer, "categories")
@@ -90,7 +136,9 @@ def style_by_set_size(symbol: str = "fill") -> str:
 
 
 def style_by_reason(reasons: Iterable[str], symbol: str = "fill") -> str:
-    """Return a QML style that colours rejected parcels by their reason, in its words.
+    """Return a QML style that hatches rejected parcels by their reason, in its words.
+
+    Solid colours would look like those of the classes.
 
     Parameters
     ----------
@@ -99,10 +147,9 @@ def style_by_reason(reasons: Iterable[str], symbol: str = "fill") -> str:
     symbol
         fill (polygons) or marker (points).
     """
-    labels = [(reason, Reason(reason).words) for reason in reasons]
     colours = class_colours(dict.fromkeys(map(str, reasons), 1))
-    values = {reason: (words, colours[reason]) for reason, words in labels}
-    return style_by_value("reason", values, symbol)
+    values = {reason: (Reason(reason).words, colour) for reason, colour in colours.items()}
+    return style_by_value("reason", values, {"fill": "hatched", "marker": "cross"}[symbol])
 
 
 def style_of_extents(fields: Mapping[str, Field]) -> str:
@@ -147,10 +194,15 @@ def _renderer(
     return root, _add(root, "renderer-v2", type=kind, attr=column, symbollevels="0")
 
 
-# The class of a symbol's layer in QGIS, and its properties beside colour and outline.
+# The class of a symbol's layer in QGIS, and its properties beside those that all have.
 SYMBOLS = {
     "fill": ("SimpleFill", {"style": "solid"}),
     "marker": ("SimpleMarker", {"name": "circle", "size": "2", "size_unit": "MM"}),
+    "hatched": (
+        "SimpleFill",
+        {"style": "b_diagonal", "outline_color": "50,50,50,255", "outline_width": "0.2"},
+    ),
+    "cross": ("SimpleMarker", {"name": "cross_fill", "size": "3", "size_unit": "MM"}),
     "extent": (
         "SimpleFill",
         {"style": "no", "outline_color": "50,50,50,255", "outline_width": "0.5"},
@@ -163,7 +215,7 @@ def _add_symbols(renderer: ElementTree.Element, colours: list[str], kind: str) -
     symbols = ElementTree.SubElement(renderer, "symbols")
     name, shape = SYMBOLS[kind]
     for i, colour in enumerate(colours):
-        of = "marker" if kind == "marker" else "fill"
+        of = "marker" if name == "SimpleMarker" else "fill"
         symbol = _add(symbols, "symbol", type=of, name=i, alpha="1", clip_to_extent="1")
         layer = _add(symbol, "layer", **{"class": name, "enabled": "1", "pass": "0"})
         red, green, blue = bytes.fromhex(colour[1:])

@@ -164,7 +164,7 @@ def draw_map(
 
 def _layers(path: Path) -> dict[str, int]:
     """Return the layers of parcels and their numbers of rows."""
-    own = row_layers(name for name, _ in pyogrio.list_layers(path))
+    own = row_layers(str(name) for name, _ in pyogrio.list_layers(path))
     return {name: int(pyogrio.read_info(path, layer=name)["features"]) for name in own}
 
 
@@ -308,7 +308,7 @@ def _cards(paths: RunPaths, ids: pd.Series[str]) -> dict[str, str]:
     existing = {card.name for card in paths.cards.glob("*.html")} if paths.cards.is_dir() else set()
     if not existing:
         return {}
-    names = {i: file_name(i).removesuffix(".npy") + ".html" for i in ids.unique()}
+    names = {i: file_name(i, ".html") for i in ids.unique()}
     return {i: name for i, name in names.items() if name in existing}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.predictions.files import SIMULATED
+from pipeline.predictions.columns import SIMULATED
 from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.writing import replacing
 

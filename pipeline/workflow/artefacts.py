@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from geo.errors import InputError, reading
 from models.errors import InputError as ModelInputError
 from pipeline.workflow.paths import writer_of
@@ -74,6 +76,26 @@ def read_json(
     """
     with artefact(path, expected):
         return parse(json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once))
+
+
+def read_typed(path: Path, kind: type[T], expected: str) -> T:
+    """Read a JSON file of a type of pydantic.
+
+    Raises
+    ------
+    InputError
+        As `read_json`; the first value of another type is named.
+    """
+
+    def parse(values: Any) -> T:
+        try:
+            return TypeAdapter(kind).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+    return read_json(path, parse, expected)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

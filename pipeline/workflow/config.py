@@ -273,12 +273,12 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
         stage = name.partition("_")[0]  # that of a second division is, such as, split_block
         remedy = f"Make it again: snakemake -R {stage}."
         with reading(path, "a record of settings", remedy):
-            record = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
+            record = dict(flat(json.loads(path.read_text(encoding="utf-8"))))
         for key, value in record.items():
             used[key] = value
             found.setdefault(key, {}).setdefault(json.dumps(value), []).append(path.stem)
     values: dict[str, Any] = {}
-    for key, _ in _flat(Settings().model_dump(mode="json")):
+    for key, _ in flat(Settings().model_dump(mode="json")):
         section, _, name = key.partition(".")
         if name and key in used:
             values.setdefault(section, {})[name] = used[key]
@@ -291,7 +291,7 @@ def read_record(jobs: Sequence[Path]) -> SettingsRecord:
     return SettingsRecord(values, notes)
 
 
-def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield (section.name, value) of every setting, and (section, value) of single values."""
     for section, values in settings.items():
         if isinstance(values, dict) and section != "simulate":

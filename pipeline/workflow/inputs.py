@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
@@ -12,6 +13,10 @@ from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.sections.models import Normalise
 from pipeline.workflow.settings import Settings
+from pipeline.workflow.software import SOURCE
+
+# The modules of the optional group mlflow of pyproject.toml.
+MLFLOW = ("mlflow", "sqlalchemy", "alembic")
 
 _SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 
@@ -65,6 +70,11 @@ def check_inputs(settings: Settings) -> None:
                     f"{key}.path: {path} contains braces. The simulated scene is an output of "
                     "Snakemake, which reads braces as wildcards. Set another path."
                 )
+    if settings.report.mlflow and (lacking := [n for n in MLFLOW if find_spec(n) is None]):
+        raise InputError(
+            f"report.mlflow: {', '.join(lacking)} is not installed. In {SOURCE}, run `python -m "
+            "pip install --editable .[mlflow]`, or remove the setting."
+        )
     _check_datasets(settings)
     _check_weights(settings)
     _check_compared(settings.report.compare)
@@ -281,6 +291,26 @@ def contents_state(settings: Settings) -> str:
     used = {"imagery", "clouds", "parcels", "dataset", "split", "predict", "areas"}
     start = str(settings.train.start)
     return settings.model_dump_json(include=used) + start + "\n" + digest_of(files)
+
+
+def named_inputs(settings: Settings) -> dict[str, list[Path]]:
+    """Return the files and folders that the settings name, by option of the stage inputs.
+
+    The imagery is not among them: its files are in the items of the acquisitions.
+    """
+    parcels, dataset = settings.parcels, settings.dataset
+    register, names = parcels.path, dataset.names
+    files = [] if register is None else [register]
+    if register is not None and not register.is_dir():
+        # A simulated register does not exist yet.
+        files += [path for path in _register_files(register) if path != register and path.exists()]
+    return {
+        "register": files,
+        "tables": [*parcels.tables.values(), *([] if names is None else [names])],
+        "masks": [] if settings.clouds.files is None else [settings.clouds.files],
+        "dataset": [file for source in dataset.sources for file in watched_dataset(source)],
+        "weights": [] if (folder := used_weights(settings)[1]) is None else weights(folder),
+    }
 
 
 def _register_files(path: Path) -> list[Path]:

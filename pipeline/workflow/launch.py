@@ -5,21 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from pipeline.workflow.config import parse_assignments, read
 from pipeline.workflow.snakefile import (
     ASSIGNMENTS,
-    SOURCE,
     check_folder,
     check_installation,
     check_target,
 )
+from pipeline.workflow.software import SOURCE
 
 
 def launch(arguments: Sequence[str], target: str | None = None) -> None:
@@ -142,14 +139,3 @@ def _parse(arguments: Sequence[str], target: str | None) -> argparse.Namespace:
     if not parsed.words:
         parser.error("FILE is missing")
     return parsed
-
-
-def version() -> str:
-    """Return the version of the installed package, with the commit if it is a git checkout."""
-    text = f"parcelwise {metadata.version('parcelwise')}"
-    git = shutil.which("git")
-    if git is None or not (SOURCE / ".git").exists():
-        return text
-    describe = [git, "-C", str(SOURCE), "describe", "--always", "--dirty", "--exclude=*"]
-    found = subprocess.run(describe, capture_output=True, text=True, check=False)  # noqa: S603
-    return f"{text} (commit {found.stdout.strip()})" if found.returncode == 0 else text

@@ -21,6 +21,9 @@ def ingested_tiles(n: int) -> list[str]:
 # The stage that writes an artefact again, by its path below the folder of a run. The first pattern
 # that fits counts. Files that no stage reads are not listed.
 _WRITERS = {
+    "inputs.json": "inputs",
+    "provenance.json": "provenance",
+    "models/stac_item.json": "model_card",
     "acquisitions.json": "index",
     "grids.json": "index",
     "acquisitions/*.json": "index",
@@ -51,13 +54,17 @@ _WRITERS = {
     "models*/Fold_*/*": "train",
     "models*/*.json": "evaluate",
     "predictions/areas.*": "areas",
+    "predictions/to_check.*": "worklist",
+    "predictions/quality_sample.*": "worklist",
+    "predictions/worklist.json": "worklist",
+    "predictions/attention.*": "explain",
     "predictions/sen4cap.*": "sen4cap",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
 _NOT_INGESTED = {
     *("variogram", "split", "train", "calibrate", "evaluate", "predict", "sen4cap"),
-    *("train_season", "evaluate_season"),
+    *("train_season", "evaluate_season", "worklist", "explain"),
 }
 
 
@@ -247,6 +254,17 @@ class RunPaths:
     checked = _Below(".checked")
     """Digest of the inputs that were checked when a run started: they are not checked again."""
 
+    inputs = _Below("inputs.json")
+    """Path, size, time and digest of every input."""
+
+    provenance = _Below("provenance.json")
+    """What the run was made from and with, and the digest of each of its files."""
+
+    digests = _Below(".digests.json")
+    """The states of the files in provenance.json: Snakemake deletes that file before its job, and
+    files that have not changed since are not digested again.
+    """
+
     acquisitions = _Below("acquisitions.json")
     """All acquisitions, used or not, with the reason: the table that later stages read."""
 
@@ -328,6 +346,15 @@ class RunPaths:
     prediction_sets = _OfDivision("models{also}/prediction_sets.json")
     """Coverage and size of the prediction sets, on the out-of-fold parcels."""
 
+    model_card = _Below("models/model_card.md")
+    """What the models are for, what they were trained on, and how good they are, for people."""
+
+    model_item = _Below("models/stac_item.json")
+    """The same as a STAC item with the extension Machine Learning Model."""
+
+    mlflow = _Below("mlflow.json")
+    """Where the run is in MLflow: the database, the experiment, the id of its run."""
+
     season_accuracy = _Below("season/accuracy.parquet")
     """Parquet: scores by the last date available, of all classes and of each; .csv for people."""
 
@@ -361,6 +388,21 @@ class RunPaths:
     areas_account = _Below("predictions/areas.json")
     """What the areas are based on: the sample, what speaks against it, and the accuracies."""
 
+    to_check = _Below("predictions/to_check.parquet")
+    """The declarations to check, in the order of their doubts; .csv and .gpkg beside it."""
+
+    quality_sample = _Below("predictions/quality_sample.parquet")
+    """A random sample of the declarations, to assess the verdicts; .csv beside it to fill in."""
+
+    worklist_account = _Below("predictions/worklist.json")
+    """How many wrong declarations the work list is expected to find, and the strata."""
+
+    attention = _Below("predictions/attention.parquet")
+    """Parquet: the attention of the models on every date, for every predicted parcel."""
+
+    attention_account = _Below("predictions/attention.json")
+    """Attention by class, and whether predictions depend on the dates with much attention."""
+
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""
 
@@ -377,7 +419,7 @@ class RunPaths:
     """Where on the map every parcel is, by id."""
 
     cards = _Below("report/cards")
-    """Folder of the cards of single parcels, <file name of the parcel>.html."""
+    """Folder of the pages of single parcels, written by `parcelwise card`. No rule reads them."""
 
     inspection = _Below("inspect")
     """Folder of the picture of `inspect`. No rule reads or writes it."""
@@ -390,6 +432,11 @@ class RunPaths:
     def divided_by(self, way: str) -> RunPaths:
         """Return the paths of the run whose parcels are divided as in split.also."""
         return RunPaths(self.root, f"_{way}")
+
+    @property
+    def mlflow_database(self) -> Path:
+        """The database of MLflow, for all runs in the same folder."""
+        return self.root.parent / "mlflow.db"
 
     @property
     def dataset(self) -> DatasetPaths:
@@ -484,9 +531,14 @@ class RunPaths:
         """Return the log of a rule, or of one job of it."""
         return self.logs / f"{job}.log"
 
+    @property
+    def benchmarks(self) -> Path:
+        """The folder of the benchmarks."""
+        return self.root / "benchmarks"
+
     def benchmark(self, job: str) -> Path:
         """Return the file of time and memory of a rule, or of one job of it."""
-        return self.root / "benchmarks" / f"{job}.tsv"
+        return self.benchmarks / f"{job}.tsv"
 
 
 def writer_of(path: Path) -> str | None:

@@ -20,6 +20,7 @@ from pipeline.workflow.sections.imagery import CloudMasks, Clouds, Imagery
 from pipeline.workflow.sections.models import (
     Areas,
     Assemble,
+    Check,
     Dataset,
     Model,
     Normalise,
@@ -74,6 +75,7 @@ class Settings(Section):
     train: Train = Field(default_factory=lambda: Train.model_validate({}))
     predict: Predict = Predict()
     areas: Areas = Areas()
+    check: Check = Check()
     report: Report = Report()
     simulate: Simulate | None = None
     """Write a simulated raw scene first, to imagery.path and parcels.path (see configs/demo.yaml).
@@ -147,6 +149,16 @@ class Settings(Section):
             raise ValueError(
                 "areas.sample: without effect if predict.weights is set, because it is not known "
                 "which parcels the weights were trained on. Remove it"
+            )
+        if self.predict.weights is not None and self.report.mlflow:
+            raise ValueError(
+                "report.mlflow: without effect if predict.weights is set, as nothing is trained. "
+                "Remove it"
+            )
+        if self.predict.weights is not None and self.check != Check():
+            raise ValueError(
+                "check: without effect if predict.weights is set, because no declaration is judged "
+                "by models that may have been trained on it. Remove it"
             )
         for section, is_used in (("parcels", not existing), ("dataset", not has_others)):
             classes = getattr(self, section).classes
@@ -437,10 +449,25 @@ class PredictSettings(Section):
     predict: Predict
 
 
+class ExplainSettings(Section):
+    """Settings of stage explain."""
+
+    split: SplitSeed
+    model: Model
+    train: InferenceOptions
+    predict: InferenceBatch
+
+
 class AreasSettings(Section):
     """Settings of stage areas."""
 
     areas: Areas
+
+
+class WorklistSettings(Section):
+    """Settings of stage worklist."""
+
+    check: Check
 
 
 class ReportSettings(Section):
@@ -469,7 +496,9 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "evaluate": EvaluateSettings,
     "evaluate_season": SeasonSettings,
     "predict": PredictSettings,
+    "explain": ExplainSettings,
     "areas": AreasSettings,
+    "worklist": WorklistSettings,
     "report": ReportSettings,
 }
 

@@ -25,10 +25,9 @@ from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.sections.models import DIVISION_SETTINGS
 from pipeline.workflow.settings import Settings, from_json
+from pipeline.workflow.software import SOURCE
 from pipeline.workflow.writing import sweep, write_text
 
-# The folder that contains the Snakefile and the packages.
-SOURCE = Path(__file__).resolve().parents[2]
 # Environment variable: the settings that `parcelwise run` lays over those of the files, as JSON.
 # Snakemake's own --config would turn null and numbers into text.
 ASSIGNMENTS = "PARCELWISE_SETTINGS"
@@ -206,9 +205,11 @@ def _rules(settings: Settings) -> Iterator[str]:
     files = ["Snakefile", "rules/dataset.smk"]
     files.append(f"rules/{'ingestion' if settings.dataset.sources else 'preparation'}.smk")
     if settings.predict.weights is None:
-        files.append("rules/training.smk")
+        files += ["rules/training.smk", "rules/worklist.smk"]
     if not settings.dataset.sources:
         files.append("rules/areas.smk")
+    if settings.report.attention:
+        files.append("rules/explain.smk")
     for file in files:
         text = (SOURCE / file).read_text(encoding="utf-8")
         names = re.findall(r"^ *(?:rule|checkpoint|use rule \w+ as) (\w+)(?::| with:)", text, re.M)
@@ -316,6 +317,14 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise _unwritable(folder, error.strerror) from None
+
+
+def is_simulated(settings: Settings) -> bool:
+    """Return whether the scene is simulated, or an existing dataset states that it is."""
+    descriptions = [DatasetPaths(source).description for source in settings.dataset.sources]
+    return settings.simulate is not None or any(
+        read_json(path, dict).get("simulated", False) for path in descriptions if path.is_file()
+    )
 
 
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:

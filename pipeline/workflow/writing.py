@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from models.whole_files import replacing, replacing_folder, sweep
 
 __all__ = [
     "finite_or_null",
+    "json_lines",
     "replacing",
     "replacing_folder",
     "sweep",
@@ -29,7 +30,24 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all. NaN and infinity raise ValueError."""
-    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False))
+    write_text(path, _json(value))
+
+
+def json_lines(values: Mapping[str, Any] | Sequence[Any]) -> str:
+    """Return a list, or the values of a mapping, as JSON with one value a line."""
+    if isinstance(values, Mapping):
+        start, end = "{", "}"
+        lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in values.items()]
+    else:
+        start, end = "[", "]"
+        lines = list(map(_json, values))
+    return "\n".join([start, ",\n".join(lines), end]) + "\n" if lines else f"{start}{end}\n"
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # The bytes of a file name that is not UTF-8 are escaped, as JSON reads them.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def finite_or_null(values: Mapping[str, float]) -> dict[str, float | None]:

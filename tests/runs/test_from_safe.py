@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import time
+import zipfile
 from pathlib import Path
 
 import geopandas
@@ -15,6 +16,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from pipeline.__main__ import main
+from pipeline.inspection.card import card
+from pipeline.workflow.paths import RunPaths
 from tests.builders.paths import ROOT
 from tests.builders.runs import opened, planned, snakemake, started
 
@@ -45,7 +49,7 @@ def content(path):
 
 
 def artefacts(folder):
-    """Return the content of all artefacts of a run."""
+    """Return the content of all artefacts of a run, without those that contain times."""
     endings = (
         ".npy",
         ".json",
@@ -61,7 +65,10 @@ def artefacts(folder):
     return {
         path.relative_to(folder): content(path)
         for path in sorted((folder / RUN).rglob("*"))
-        if path.is_file() and path.name.endswith(endings)
+        if path.is_file()
+        and path.name.endswith(endings)
+        and path.name not in ("provenance.json", ".digests.json")
+        and folder / RUN / "logs" not in path.parents
     }
 
 
@@ -137,7 +144,6 @@ def test_predictions_come_from_the_fold_and_scores_from_the_predictions(finished
 
     from models.crop_model import CropModel
     from pipeline.dataset.model_inputs import read_inputs
-    from pipeline.workflow.paths import RunPaths
 
     run = RunPaths(finished / RUN)
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
@@ -165,10 +171,54 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert planned(finished) == {}
 
 
+def test_a_finished_run_matches_its_provenance_and_an_edited_one_does_not(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    assert main(["verify", str(folder / RUN)]) == 0
+    provenance = json.loads((folder / RUN / "provenance.json").read_text())
+    assert provenance["simulated"] is True
+    jobs = provenance["jobs"]
+    assert {"index", "clean", "train/Fold_3", "report"} <= set(jobs)
+    assert all(job["environment"] is not None for job in jobs.values())
+    roles = {one["role"] for one in provenance["inputs"]}
+    assert roles == {"register", "table", "imagery"}
+    (folder / RUN / "predictions" / "parcels.csv").write_text("edited")
+    assert main(["verify", str(folder / RUN)]) == 1
+
+
+def test_snakemake_writes_its_report_of_the_same_results(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    snakemake(folder, "--report", "report.zip")
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+    assert {"report.html", "scores.csv", "per_class.csv", "model_card.md", "areas.csv"} <= names
+    assert {"acquisitions.csv", "classes.csv"} <= names
+
+
 def test_more_epochs_rerun_from_train_on(finished):
     jobs = planned(finished, train={**SETTINGS["train"], "epochs": 3})
     assert set(jobs) == {"train", "calibrate", *SHOWING}
     assert jobs["train"] == 3
+
+
+def test_cards_of_parcels_of_every_status(finished):
+    paths = RunPaths(finished / RUN)
+    table = pd.read_parquet(paths.predictions.with_suffix(".parquet"))
+    table = table[table["parcel_id"].fillna("") != ""]
+    chosen = table.drop_duplicates(["status", "reason"])["parcel_id"].tolist()
+    card(paths.root, chosen)
+    outlines = geopandas.read_file(paths.predictions, layer="parcels").set_index("parcel_id")
+    for row in table.drop_duplicates(["status", "reason"]).to_dict("records"):
+        page = (paths.cards / f"{row['parcel_id']}.html").read_text(encoding="utf-8")
+        assert ("What the prediction depends on" in page) == bool(row["pred_source"])
+        assert ("NDVI over time" in page) == bool(row["pred_source"])
+        assert "SIMULATED" in page
+        if row["status"] == "used":
+            assert f"{row['area_ha']:.2f} ha" in page
+            point = outlines.geometry[[row["parcel_id"]]].representative_point().to_crs(4326)
+            place = re.search(r"geo:([\d.-]+),([\d.-]+)", page)
+            assert float(place[1]) == pytest.approx(point.y.iloc[0], abs=2e-3)
+            assert float(place[2]) == pytest.approx(point.x.iloc[0], abs=2e-3)
+            assert "Nearest parcels" in page
 
 
 def test_other_bands_rerun_from_extract_on(finished, tmp_path):
@@ -188,18 +238,24 @@ def test_other_bands_rerun_from_extract_on(finished, tmp_path):
 
 
 # Rules that show class names, and rules that depend on the classes.
-SHOWING = {"evaluate", "predict", "areas", "report", "all", "total"}
+SHOWING = {
+    *("evaluate", "model_card", "predict", "explain", "areas", "worklist", "report", "provenance"),
+    *("all", "total"),
+}
 LEARNING = {"label", "names", "variogram", "split", "train", "calibrate", *SHOWING}
 
 
 @pytest.mark.parametrize(
     ("parcels", "jobs"),
     [
-        ({"names": "names.csv"}, {"names", *SHOWING}),
+        ({"names": "names.csv"}, {"inputs", "names", *SHOWING}),
         ({"classes": {"min_parcels": 5}}, LEARNING),
         ({"other_class": "other"}, LEARNING),
         ({"nomenclature": "crop", "labels": {"crop": "CODE_CULTU"}}, LEARNING),
-        ({"labels": {"crop": {"column": "CODE_CULTU", "table": "codes.csv"}}}, LEARNING),
+        (
+            {"labels": {"crop": {"column": "CODE_CULTU", "table": "codes.csv"}}},
+            {"inputs", *LEARNING},
+        ),
         ({"labels": {"a": "CODE_CULTU", "b": "CODE_CULTU"}, "nomenclature": "b"}, LEARNING),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.provenance.inputs import read_inputs
 from tests.builders.pixel_sets import BANDS, make, write
 from tests.builders.runs import planned, snakemake
 
@@ -64,6 +65,10 @@ def test_a_run_starts_from_the_weights_of_another(folder):
     page = (folder / "results/tuned/report/report.html").read_text()
     assert "Each training started from the weights of results/first/models/Fold_1, " in page
     assert "PSE+L-TAE" in page
+    inputs = read_inputs(folder / "results/tuned/inputs.json")
+    assert {one.role for one in inputs} == {"pixels", "dataset", "weights"}
+    item = json.loads((folder / "results/tuned/models/stac_item.json").read_text())
+    assert item["properties"]["mlm:pretrained_source"] == str(FIRST / "models" / "Fold_1")
     assert planned(folder, configfile=file) == {}
     models = folder / FIRST / "models"
     shutil.copy(models / "Fold_2" / "model.pth.tar", models / "Fold_1" / "model.pth.tar")

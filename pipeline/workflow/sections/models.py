@@ -382,11 +382,36 @@ class Areas(Section):
         return {setting: column for setting, column in named.items() if column is not None}
 
 
+class Check(Section):
+    """Which declarations to check: a work list, and a random sample to assess the verdicts."""
+
+    visits: Positive | None = None
+    """most declarations in the work list; null: all with the verdict CONFLICT or DOUBT"""
+
+    margin: Annotated[float, Field(ge=0.01, lt=0.5)] = 0.1
+    """sample: half width, at most, of the 95 % interval of the share of wrong declarations, for
+    each verdict; a smaller one makes a larger sample
+    """
+
+    seed: int = Field(default=1, ge=0)
+    """seed of the sample"""
+
+
 class Report(Section):
     """The report."""
 
     compare: list[str] = []
     """names of other runs to compare this run's scores with"""
+
+    attention: bool = True
+    """measure and show on which dates the models look, and whether predictions depend on them;
+    false: off, for many parcels on a slow machine (it takes about as long as predict)
+    """
+
+    mlflow: bool = False
+    """true: also add settings, the metrics of every epoch and the scores to results/mlflow.db, for
+    MLflow, which must be installed (see README)
+    """
 
 
 class Simulate(Section):

@@ -9,6 +9,7 @@ from pipeline.evaluation.doubts import (
     SUPPOSED_WRONG,
     Verdict,
     estimate_finding,
+    found_by_visits,
     judge,
     margins,
 )
@@ -183,3 +184,30 @@ def test_the_finding_of_a_single_class_is_not_known():
     finding = estimate_finding(np.zeros(5, int), np.ones((5, 1)), 0.02)
     assert np.isnan(finding.by_class).all()
     assert np.isnan(finding.by_length).all()
+
+
+def test_visits_find_what_planted_declarations_show():
+    labels, probabilities = draw((1000, 600, 400), 6)
+    # The last class is predicted wrongly more often, so that classes have different limits.
+    is_hard = (labels == 2) & (np.arange(2000) % 2 == 0)
+    probabilities[is_hard] = probabilities[is_hard][:, [2, 0, 1]]
+    visits = np.array([10, 50, 100, 200])
+    n = len(labels)
+    expected = found_by_visits(labels, probabilities, 0.02, visits / n)
+    rng, found = np.random.default_rng(8), []
+    for _ in range(200):
+        wrong = rng.random(n) < SUPPOSED_WRONG
+        planted = np.where(wrong, (labels + rng.integers(1, 3, n)) % 3, labels)
+        doubts = judge(planted, probabilities, 0.02)
+        order = np.argsort(doubts.rank)
+        listed = order[doubts.verdict[order] != Verdict.CONFORM]
+        found.append([wrong[listed[:v]].sum() / wrong.sum() for v in visits])
+    np.testing.assert_allclose(expected, np.mean(found, axis=0), atol=0.01)
+    assert 0.01 < expected[0] < expected[-1] < 0.95
+
+
+@pytest.mark.parametrize("n_classes", [1, 3])
+def test_without_other_classes_or_parcels_it_is_not_known_what_visits_find(n_classes):
+    n = 4 if n_classes == 1 else 0
+    found = found_by_visits(np.zeros(n, int), np.ones((n, n_classes)), 0.02, np.array([0.1, 1]))
+    assert np.isnan(found).all()

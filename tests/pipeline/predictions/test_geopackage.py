@@ -1,5 +1,6 @@
 """The GeoPackage: the layer of each row, and the styles in which QGIS draws the polygons."""
 
+import errno
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ import shapely
 from rasterio.warp import transform_bounds
 
 from geo.grid import Grid
+from geo.register import geopackage_contents
 from geo.register.geopackage_contents import Style, Table
 from geo.register.reading import read_register
 from pipeline.evaluation.doubts import Verdict
@@ -275,6 +277,22 @@ def test_rejected_rows_are_shown_by_a_view(tmp_path, names):
     assert all("USING INDEX" in row["detail"] for row in plan if "parcels" in row["detail"])
     (style,) = table(path, "SELECT * FROM layer_styles WHERE f_table_name = 'rejected'")
     assert 'label="without pixels or dates in the dataset"' in style["styleQML"]
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    """The command then says to free space. SQLite does as if the disk were full."""
+    opened = sqlite3.connect
+
+    def full(path):
+        database = opened(path)
+        database.execute("PRAGMA max_page_count = 1")  # no more than it has
+        return database
+
+    monkeypatch.setattr(geopackage_contents.sqlite3, "connect", full)
+    with pytest.raises(OSError, match=r"No space left on device.*\.gpkg") as error:
+        write(tmp_path, named("polygon", "point"))
+    assert error.value.errno == errno.ENOSPC
+    assert not list(tmp_path.glob("*.gpkg"))
 
 
 def test_columns_have_titles_and_meanings(tmp_path):
@@ -553,11 +571,13 @@ def test_qgis_draws_every_row_in_its_colour(tmp_path, whole):
         assert list(symbols) == colours, style
         assert list(drawn) == [*colours[:6], None], style  # the last one has no outline
     reasons = class_colours({"too_few_pixels": 1, "null_geometry": 1, "not_a_polygon": 1})
-    assert found["rejected"]["by default"] == {
-        "p4": [reasons["too_few_pixels"]] * 2,
-        "p6": [reasons["null_geometry"], None],
-        "p7": [reasons["not_a_polygon"], None],
+    shown = found["rejected"]["by default"]
+    assert {name: symbol for name, (symbol, _) in shown.items()} == {
+        "p4": reasons["too_few_pixels"],
+        "p6": reasons["null_geometry"],
+        "p7": reasons["not_a_polygon"],
     }
+    assert shown["p4"][1] in (reasons["too_few_pixels"], "#ffffff")  # hatched
     # Tiles are drawn as lines: what lies below is seen.
     assert found["tiles"]["by default"]["T"][1] == "#ffffff"
 

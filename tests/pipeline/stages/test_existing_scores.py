@@ -121,6 +121,7 @@ def test_existing_weights_are_scored_on_the_classes_that_they_know(tmp_path, cod
     share = f"{100 * found['overall']['Accuracy']:.0f} %"
     assert f"{share} right on the {len(scored)} parcels with a declared class that the" in page
     assert "It is not known on which parcels these were trained" in page
+    assert "There is no work list, because no declaration is judged: it is not known" in page
     assert f"{n_unknown} parcels declare classes that the weights do not know: " in page
     assert "no: unknown to the existing weights" in page
     assert "The confidences are not calibrated, and there are no prediction sets" in page
@@ -139,6 +140,7 @@ def test_without_labels_nothing_is_scored(tmp_path):
     assert found["refit"] is None
     page = case.page()
     assert "No parcel declares one of their classes, so the run has no scores." in page
+    assert "There is no work list, because no parcel declares a class that the existing" in page
     assert "Overall accuracy" not in page
 
 

@@ -47,6 +47,7 @@ from pipeline.report.scores import (
 )
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
+from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import INGESTED, RunPaths
 from pipeline.workflow.rounding import percent, rounded
@@ -191,19 +192,48 @@ def add_doubts(paths, table):
     table["verdict"] = pd.Series(verdicts).where(table.index >= N - 5, "CONFORM").where(used)
     table["doubt_rank"] = pd.Series(N - table.index, dtype="Int64").where(used)
     counts = zip(CLASSES, (30, 20, 10), (0, 0, 2), (0, 0, 3), (0.5, 0.625, None), strict=True)
-    lists = zip((1, 2, 3, 6), (0.25, 0.5, 0.75, 1), strict=True)
     write_json(
         paths.doubts,
         {
             "false_alarms": 0.025,
             "n": N,
-            "supposed_wrong": 0.2,
-            "lists": [{"n": n, "found": found} for n, found in lists],
             "classes": [
                 {"code": crop.code, "name": crop.name, "n": n, "n_conflict": conflict}
                 | {"n_doubt": doubt, "found_conflict": found, "found": found}
                 for crop, n, conflict, doubt, found in counts
             ],
+        },
+    )
+
+
+def add_worklist(paths, table):
+    """List the five parcels in doubt, one of them without a place and neighbours."""
+    listed = table[table["verdict"].isin(["CONFLICT", "DOUBT"])].sort_values("doubt_rank")
+    listed = listed.assign(
+        reason="declared a, looks like b",
+        area_ha=1.25,
+        longitude=3.5,
+        latitude=43.25,
+        neighbours="3 maize, 2 grass <&>",
+    )
+    listed.loc[listed.index[-1], ["area_ha", "longitude", "latitude"]] = np.nan
+    listed.loc[listed.index[-1], "neighbours"] = ""
+    listed.to_parquet(paths.to_check)
+    verdicts = (("CONFLICT", 2, 2), ("DOUBT", 3, 2), ("CONFORM", 55, 10))
+    write_json(
+        paths.worklist_account,
+        {
+            **{"n_judged": N, "n_doubted": 5, "n_listed": 5, "area_ha": 1234.5},
+            "supposed_wrong": 0.2,
+            "visits": [{"n": 2, "found": 0.125}, {"n": 5, "found": 0.25}],
+            "sample": {
+                "margin": 0.1,
+                "seed": 1,
+                "verdicts": [
+                    {"verdict": verdict, "n": n, "sampled": sampled}
+                    for verdict, n, sampled in verdicts
+                ],
+            },
         },
     )
 
@@ -246,9 +276,10 @@ def make_predictions(paths, ledger, *, geometry=True, labelled=True):
             }
         )
     table = pd.DataFrame(rows)
+    paths.predictions.parent.mkdir(parents=True, exist_ok=True)
     if labelled:
         add_doubts(paths, table)
-    paths.predictions.parent.mkdir(parents=True, exist_ok=True)
+        add_worklist(paths, table)
     table.to_parquet(paths.predictions.with_suffix(".parquet"))
     shapes = [
         box(
@@ -326,7 +357,7 @@ def check_page(page):
     assert not checker.open
     assert len(set(checker.ids)) == len(checker.ids)
     inner = {f"#{i}" for i in checker.ids}
-    assert all(r in inner or r.startswith("data:") for r in checker.references)
+    assert all(r in inner or r.startswith(("data:", "geo:")) for r in checker.references)
     # The only other script is the project's own; nothing of a run is in it.
     script = (ROOT / "pipeline" / "report" / "report.js").read_text()
     assert page.count("<script") == page.count(f"<script>\n{script.rstrip()}\n</script>") == 1
@@ -625,23 +656,56 @@ def test_simulated_imagery_is_marked_at_the_top_and_at_every_score(run, tmp_path
     assert "is simulated" not in real
 
 
-def test_doubtful_declarations_are_counted_by_class_and_listed_in_order(run):
+def test_doubtful_declarations_are_counted_by_class(run):
     page = page_of(run)
     section = page[page.index('<section id="doubts">') :]
     text = text_of(section[: section.index("</section>")])
     assert "Of 60 declarations, 2 get the verdict CONFLICT and 3 DOUBT." in text
     assert "for at most 2.5% of the declarations of the class" in text
     assert "winter wheat 30 0 0 50% 50% maize 20 0 0 62% 62% grass &lt;&amp;&gt; 10 2 3" in text
-    assert "If 20% of the declarations were of another class at random (12), " in text
-    assert (
-        "a list of the first 1 would contain about 3 of them, of the first 2 about 6, of the first "
-        "3 about 9, and of the first 6 about 12."
-    ) in text
-    listed = re.findall(r"(\d+) 0(\d\d) grass &lt;&amp;&gt; \S+ .*? (CON\w+|DOUBT)", text)
-    assert listed[:6] == [
+    assert "The work list says in which order to check them." in text
+
+
+def test_the_work_list_says_what_visits_find_and_shows_its_head(run):
+    page = page_of(run)
+    section = page[page.index('<section id="worklist">') :]
+    section = section[: section.index("</section>")]
+    text = text_of(section)
+    assert "5 of 60 declarations get the verdict CONFLICT or DOUBT." in text
+    assert "predictions/to_check.gpkg list them (1,234 ha), the most doubtful first." in text
+    # 20 % of 60 are 12: a quarter of them on 5 visits.
+    assert "2 about 2 75 20 5 about 3 60 20 It is not known" in text
+    assert "The table supposes 20% of them (12)" in text
+    rows = re.findall(r"(\d) 0(\d\d) grass &lt;&amp;&gt; \S+ .*? (CON\w+|DOUBT)", text)
+    assert rows == [
         ("1", "59", "CONFLICT"), ("2", "58", "CONFLICT"), ("3", "57", "DOUBT"),
-        ("4", "56", "DOUBT"), ("5", "55", "DOUBT"), ("6", "54", "CONFORM"),
+        ("4", "56", "DOUBT"), ("5", "55", "DOUBT"),
     ]  # fmt: skip
+    assert text.count("3 maize, 2 grass &lt;&amp;&gt; 1.25 43.25000, 3.50000") == 4
+    assert section.count('href="geo:43.25,3.5"') == 4
+    assert "14 parcels, drawn at random" in text
+    assert "CONFLICT 2 2 1 DOUBT 3 2 1.5 CONFORM 55 10 5.5" in text
+    assert "run parcelwise checked FILE on a copy" in text
+
+
+def test_a_list_without_places_says_so(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    listed = pd.read_parquet(paths.to_check)
+    listed.assign(area_ha=np.nan, latitude=np.nan, longitude=np.nan).to_parquet(paths.to_check)
+    write_json(paths.worklist_account, read_json(paths.worklist_account) | {"area_ha": None})
+    page = page_of(paths)
+    text = text_of(page[page.index('<section id="worklist">') :])
+    assert "predictions/to_check.csv lists them, the most doubtful first." in text
+    assert "Without outlines, places and neighbours are not known." in text
+    assert "Neighbours declare" not in text
+
+
+def test_a_run_without_a_work_list_has_no_section_on_it(tmp_path):
+    paths = make_run(tmp_path / "run", geometry=False)
+    paths.worklist_account.unlink()
+    page = page_of(paths)
+    assert "worklist" not in check_page(page).ids
+    assert "Check them in the order of the column doubt_rank of the predictions." in text_of(page)
 
 
 def test_a_run_without_verdicts_has_no_list_of_doubts(tmp_path):

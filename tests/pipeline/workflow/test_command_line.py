@@ -14,7 +14,7 @@ from models.fast_cpu import memory_allocator
 from pipeline import __main__ as command_line
 from pipeline.__main__ import COMMANDS, STAGES, main, run_function
 from pipeline.command import command
-from pipeline.workflow import launch
+from pipeline.workflow import software
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings
 from tests.builders.paths import ROOT
@@ -58,11 +58,11 @@ def test_the_version_is_that_of_the_package_and_of_the_checkout(capsys, monkeypa
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert shown.startswith(f"parcelwise {project['version']}")
     if (ROOT / ".git").exists():
-        describe = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+        describe = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout
-        assert f"(commit {commit.strip()}" in shown
-    monkeypatch.setattr(launch, "SOURCE", tmp_path)
-    assert launch.version() == f"parcelwise {project['version']}"
+        assert f"(commit {commit[:7]}" in shown
+    monkeypatch.setattr(software, "SOURCE", tmp_path)
+    assert software.version() == f"parcelwise {project['version']}"
 
 
 def test_an_input_error_is_one_line_and_exit_code_1(tmp_path, config):

@@ -75,6 +75,10 @@ from tests.builders.runs import recorded, write_record
             {"predict": {"weights": "x"}, "areas": {"sample": "random"}},
             r"areas\.sample: without effect if predict\.weights is set, .*Remove it",
         ),
+        (
+            {"predict": {"weights": "x"}, "check": {"visits": 400}},
+            r"check: without effect if predict\.weights is set",
+        ),
         ({"areas": {"sample": "stratified"}}, r"areas\.sample: .*unknown.*random"),
         ({"dataset": {"path": "x"}, "clouds": {"fill": "none"}}, r"clouds\.fill: without effect"),
         (

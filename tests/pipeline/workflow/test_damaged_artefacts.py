@@ -22,6 +22,7 @@ from pipeline.stages.calibrate import calibrate
 from pipeline.stages.clean import clean
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.evaluate_season import evaluate_season
+from pipeline.stages.explain import explain
 from pipeline.stages.export import export
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
@@ -34,6 +35,7 @@ from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train
 from pipeline.stages.variogram import variogram
+from pipeline.stages.worklist import worklist
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths, writer_of
 from pipeline.workflow.settings import STAGE_SETTINGS
@@ -181,6 +183,19 @@ class Stages:
             settings, run.mean_probabilities,
         )  # fmt: skip
 
+    def _worklist(self, run, settings):
+        worklist(
+            run.predictions.with_suffix(".parquet"), run.probabilities, run.doubts,
+            run.dataset.root, run.to_check, run.quality_sample, run.worklist_account, settings,
+            run.parcels,
+        )  # fmt: skip
+
+    def _explain(self, run, settings):
+        explain(
+            run.dataset.root, run.models, run.probabilities, run.attention, run.attention_account,
+            settings, run.folds,
+        )  # fmt: skip
+
     def _report(self, run, settings):
         records = sorted(run.settings.rglob("*.json"))
         report(run.root, run.report, records, settings)
@@ -193,7 +208,7 @@ READ = {
     f"acquisitions/{FIRST}.json": "extract",
     "parcels/register.parquet": "label split predict areas",
     "parcels/overlaps.parquet": "label",
-    f"parcels/tiles/{TILE}.parquet": "rasterise features",
+    f"parcels/tiles/{TILE}.parquet": "rasterise features worklist",
     f"parcels/tiles/{TILE}.rejected.parquet": "rasterise",
     f"parcels/pixel_index/{TILE}.npz": "extract assemble features",
     f"parcels/pixel_index/{TILE}.counts.parquet": "label",
@@ -205,12 +220,12 @@ READ = {
     f"dataset/tiles/{TILE}/pixels.npy": "normalise export train calibrate evaluate predict",
     f"dataset/tiles/{TILE}/clear.npy": "export evaluate_season report",
     "dataset/normalisation_values.pkl": "train",
-    "dataset/META/positions.json": "variogram split",
+    "dataset/META/positions.json": "variogram split worklist",
     "dataset/META/dates.json": "variogram train calibrate evaluate predict report",
-    "dataset/META/sizes.json": "split train calibrate evaluate predict report",
+    "dataset/META/sizes.json": "split train calibrate evaluate predict worklist report",
     "dataset/META/n_dates.json": "report",
-    "dataset/META/tiles.json": "train calibrate evaluate predict",
-    "dataset/META/dataset.json": "normalise train calibrate evaluate predict report",
+    "dataset/META/tiles.json": "train calibrate evaluate predict worklist",
+    "dataset/META/dataset.json": "normalise train calibrate evaluate predict worklist report",
     "dataset/META/geomfeat.json": "train calibrate predict",
     "dataset/META/labels.json": "split train calibrate evaluate predict report",
     "dataset/META/nomenclature.json": "split train calibrate evaluate",
@@ -235,18 +250,23 @@ READ = {
     "season/season.json": "report",
     "parcels/ledger.parquet": "predict report",
     "parcels/classes.json": "names report",
-    "predictions/parcels.parquet": "areas report",
+    "predictions/parcels.parquet": "areas worklist report",
     "predictions/mean_probabilities.parquet": "areas",
     "predictions/areas.parquet": "report",
     "predictions/areas.json": "report",
+    "predictions/attention.json": "report",
     "predictions/parcels.gpkg": "report",
-    "predictions/doubts.json": "report",
+    "predictions/doubts.json": "worklist report",
+    "predictions/probabilities.parquet": "explain worklist",
+    "predictions/to_check.parquet": "report",
+    "predictions/worklist.json": "report",
     "settings/train.json": "report",
 }
 # Files for people and other software, or for runs with other settings.
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
-    r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/probabilities\.parquet|"
+    r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/to_check\.gpkg|.*/quality_sample\.parquet|"
+    r".*/attention\.parquet|report/map.*|"
     r"models/spread\.json|season/parcels\.parquet|season/models/Fold_1/trainlog\.json|"
     r".*/trained_on\.npy"
 )
@@ -278,6 +298,8 @@ def finished(tmp_path_factory):
     for stage in ("train", "train_season", "calibrate", "evaluate", "evaluate_season", "predict"):
         stages(stage)
     stages("areas")
+    stages("worklist")
+    stages("explain")
     stages("report")
     return settings, run
 

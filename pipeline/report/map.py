@@ -164,7 +164,7 @@ def draw_map(
 
 def _layers(path: Path) -> dict[str, int]:
     """Return the layers of parcels and their numbers of rows."""
-    own = row_layers(name for name, _ in pyogrio.list_layers(path))
+    own = row_layers(str(name) for name, _ in pyogrio.list_layers(path))
     return {name: int(pyogrio.read_info(path, layer=name)["features"]) for name in own}
 
 

@@ -27,7 +27,7 @@ from pipeline.classes.reasons import Status
 from pipeline.report.class_colours import class_colours
 from pipeline.report.map import draw_map
 from pipeline.report.serve import make_server, report_of
-from pipeline.stages.report import _template
+from pipeline.report.templates import template
 from pipeline.workflow.paths import RunPaths
 from tests.builders.browser import CHROMIUM, run_in_browser
 
@@ -306,7 +306,7 @@ in_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 def write_page(paths, drawn):
     """Write a page that contains the map alone, with the styles of the report."""
-    page = _template().environment.from_string(PAGE).render(map=drawn)
+    page = template("report.html.jinja").environment.from_string(PAGE).render(map=drawn)
     paths.report.write_text(page, encoding="utf-8")
     return paths.report
 

@@ -28,6 +28,7 @@ from pipeline.report.inputs import (
     read_shown_classes,
 )
 from pipeline.report.ndvi import MOST_PARCELS, draw_mistakes, ndvi_by_class, season_charts
+from pipeline.report.origin import read_origin
 from pipeline.report.scores import (
     METHODS,
     confidence_groups,
@@ -155,6 +156,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         sets=sets,
         doubts=None if existing_weights or predictions is None else read_doubts(paths),
         worklist=None if existing_weights or predictions is None else read_worklist(paths),
+        origin=read_origin(paths),
         files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
     )

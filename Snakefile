@@ -60,6 +60,7 @@ WORKLIST = (
     if TRAINED
     else []
 )
+ATTENTION = [paths.attention, paths.attention_account] if settings.report.attention else []
 SCORES = (
     [paths.doubts]
     if TRAINED
@@ -143,6 +144,7 @@ rule all:
         PREDICTIONS,
         AREAS,
         WORKLIST,
+        ATTENTION,
         sen4cap_files,
         paths.report,
         paths.provenance,
@@ -274,6 +276,13 @@ if TRAINED:
     include: "rules/worklist.smk"
 
 
+# Not on the way to the predictions: only the report and the whole run need it.
+if ATTENTION:
+    JOBS.append("explain")
+
+    include: "rules/explain.smk"
+
+
 rule sen4cap:
     message:
         "Write the predictions in the columns of Sen4CAP: {paths.sen4cap}."
@@ -324,6 +333,7 @@ rule report:
         predictions=rules.predict.output,
         areas=AREAS,
         worklist=WORKLIST,
+        attention=ATTENTION,
     output:
         report=report(paths.report, caption="rules/captions/report.rst", category=RESULTS),
         map=[] if settings.dataset.sources else paths.map_files,

@@ -115,11 +115,25 @@ class ParcelClassifier(nn.Module):
         `embeddings` and `observed` are those of `embed_dates`. If dates of `observed` are set to
         False, the result is that of `forward` without these dates.
         """
-        if self.hyperparameters.positions == "order":
-            positions = observed.cumsum(1)
+        positions = self._positions(positions, observed)
         series = self.temporal_encoder(embeddings, positions, none_if_all_true(observed))
         # (B, mlp3[-1]) -> (B, n_classes)
         return self.decoder(series)  # type: ignore[no-any-return]
+
+    def attention(self, embeddings: Tensor, positions: Tensor, observed: Tensor) -> Tensor:
+        """Compute the attention of every head on every date, float (B, n_head, T).
+
+        Parameters are those of `classify_series`. In evaluation mode, the attention of a head adds
+        up to 1 over the observed dates; it is 0 on the others, and if no date is observed.
+        """
+        positions = self._positions(positions, observed)
+        return self.temporal_encoder.forward_with_attention(
+            embeddings, positions, none_if_all_true(observed)
+        )[1]
+
+    def _positions(self, positions: Tensor, observed: Tensor) -> Tensor:
+        """Return what the temporal encoder takes: days, or ranks among the observed dates."""
+        return observed.cumsum(1) if self.hyperparameters.positions == "order" else positions
 
 
 @contextmanager

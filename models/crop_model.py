@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from models.checkpoints import (
     build_model,
@@ -29,10 +28,10 @@ from models.checkpoints import (
     save_checkpoint,
     save_safetensors,
 )
-from models.classifier import ParcelClassifier, evaluation_mode
+from models.classifier import ParcelClassifier
 from models.errors import InputError
-from models.fast_cpu.thread_pool import in_parallel, thread_pool
 from models.hyperparameters import Hyperparameters
+from models.inference import Inference, Kept, batches_of_similar_size
 from models.model_description import DataDescription, ModelDescription
 from models.model_files import (
     PORTABLE_FILE,
@@ -53,9 +52,6 @@ from models.training.options import TrainingSettings
 from models.training.resume import TrainingState, training_digest
 from models.training.start import Start, shared_rows
 from models.training.train_fold import FoldResult, OnEpoch, train_fold
-
-# Number of consecutive parcels that are sorted by size to form batches.
-_NEIGHBOURS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -369,27 +365,111 @@ class CropModel:
         InputError
             As `log_probabilities`.
         """
-        predicted = self._predict(data, indices, batch_size, days)
+        ends = torch.from_numpy(days).to(self.device)[:, None]  # (E, 1)
+        return self._of_parts(
+            *(data, indices, batch_size, len(days)),
+            lambda _, positions: positions[:, None] <= ends,
+        )
+
+    def log_probabilities_without(
+        self,
+        data: PixelSets,
+        indices: NDArray[np.int64],
+        left_out: NDArray[np.bool_],
+        batch_size: int,
+    ) -> NDArray[np.float32]:
+        """Compute what `log_probabilities` would return without some dates (occlusion).
+
+        The pixels of a date are encoded once for all of them.
+
+        Parameters
+        ----------
+        data, indices, batch_size
+            As in `log_probabilities`.
+        left_out
+            bool (n, E, T): of each of the n parcels, E sets of dates to leave out.
+
+        Returns
+        -------
+        NDArray
+            float32 (n, E, n_classes); NaN where no observed date is left.
+
+        Raises
+        ------
+        InputError
+            As `log_probabilities`.
+        """
+
+        def kept(chosen: NDArray[np.int64], _: Tensor) -> Tensor:
+            return torch.from_numpy(~left_out[chosen]).to(self.device)
+
+        return self._of_parts(data, indices, batch_size, left_out.shape[1], kept)
+
+    def attention(
+        self, data: PixelSets, indices: NDArray[np.int64], batch_size: int
+    ) -> NDArray[np.float32]:
+        """Compute the attention on every date, averaged over the heads and members.
+
+        The heads of two models do not correspond to each other, so only their mean can be averaged
+        over models.
+
+        Parameters
+        ----------
+        data, indices, batch_size
+            As in `log_probabilities`.
+
+        Returns
+        -------
+        NDArray
+            float32 (n, T). Each row adds up to 1. It is 0 on dates that are not observed, and
+            everywhere if no date is observed.
+
+        Raises
+        ------
+        InputError
+            If the model does not fit the data.
+        """
+        inputs = self._inference(data, indices, batch_size)
+        by_member = [inputs.attention(member) for member in self.members]
+        mean: NDArray[np.float32] = np.mean(by_member, axis=0, dtype=np.float32)
+        return mean
+
+    def _of_parts(
+        self,
+        data: PixelSets,
+        indices: NDArray[np.int64],
+        batch_size: int,
+        n_sets: int,
+        kept: Kept,
+    ) -> NDArray[np.float32]:
+        """Compute the log-probabilities (n, E, n_classes) from E sets of dates, see `Kept`."""
+        predicted = self._predict(data, indices, batch_size, n_sets, kept)
         by_member = [np.where(seen[:, :, None], scores, np.nan) for scores, seen in predicted]
         return ensemble(by_member)
+
+    def _inference(self, data: PixelSets, indices: NDArray[np.int64], batch_size: int) -> Inference:
+        """Prepare some parcels for the members."""
+        self.check_fits(data)
+        d = self.description
+        batches = Batches(data, d.normalisation, d.feature_scaling, d.n_pixels, self.device)
+        sizes = np.minimum(data.sizes_of(indices), d.n_pixels)
+        return Inference(batches, indices, batches_of_similar_size(sizes, batch_size), data.n_dates)
 
     def _predict(
         self,
         data: PixelSets,
         indices: NDArray[np.int64],
         batch_size: int,
-        days: NDArray[np.int64] | None = None,
+        n_sets: int = 1,
+        kept: Kept | None = None,
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """Yield log-probabilities (n, E, n_classes) of every member, and where a date is observed.
 
-        Without days, E is 1 and all dates are used.
+        Without `kept`, E is 1 and all dates are used.
         """
-        self.check_fits(data)
-        d = self.description
-        batches = Batches(data, d.normalisation, d.feature_scaling, d.n_pixels, self.device)
-        parts = batches_of_similar_size(np.minimum(data.sizes_of(indices), d.n_pixels), batch_size)
+        inputs = self._inference(data, indices, batch_size)
         for number, member in enumerate(self.members, 1):
-            scores, seen = _log_softmax(member, batches, indices, parts, days)
+            scores, seen = inputs.log_softmax(member, n_sets, kept)
             wrong = indices[~np.isfinite(scores).all(axis=(1, 2))]
             if len(wrong):
                 file = (self.folder or Path()) / member_file(WEIGHTS_FILE, number)
@@ -415,88 +495,9 @@ def ensemble(log_probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.flo
     return mean.astype(np.float32)
 
 
-def batches_of_similar_size(sizes: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """Divide parcels into batches of similar size, so that there is little padding.
-
-    Only parcels that are near each other in the file are reordered, so that it is read nearly in
-    order.
-
-    Parameters
-    ----------
-    sizes
-        int64 (n,).
-    batch_size
-        Parcels in a batch.
-
-    Returns
-    -------
-    list
-        Positions in `sizes`, int64, at most batch_size in each batch.
-    """
-    batches = []
-    for start in range(0, len(sizes), _NEIGHBOURS):
-        order = start + np.argsort(sizes[start : start + _NEIGHBOURS], kind="stable")
-        batches += np.split(order, range(batch_size, len(order), batch_size))
-    return batches
-
-
 def member_seed(seed: int, member: int) -> int:
     """Derive the seed of a fold's member. The first member's seed is the seed itself."""
     return seed if member == 1 else int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
-
-
-def _log_softmax(
-    model: ParcelClassifier,
-    batches: Batches,
-    indices: NDArray[np.int64],
-    parts: Sequence[NDArray[np.int64]],
-    days: NDArray[np.int64] | None,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Compute the log-softmax of a model's logits, batch by batch.
-
-    Parameters
-    ----------
-    model, batches
-        On one device.
-    indices
-        int64 (n,), the parcels.
-    parts
-        For each batch, the positions of its parcels in `indices`.
-    days
-        int64 (E,), the last days to use; None to use all dates: E is 1.
-
-    Returns
-    -------
-    scores
-        float32 (n, E, n_classes).
-    seen
-        bool (n, E), False where no date is observed up to the day.
-    """
-    ends = None if days is None else torch.from_numpy(days).to(batches.device)
-
-    @torch.inference_mode()
-    def predict(chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        batch = batches.of(indices[chosen])
-        if ends is None:
-            logits = model(*batch.inputs)[:, None]
-            return functional.log_softmax(logits, 2), torch.ones(logits.shape[:2]).bool()
-        pixels, pixel_mask, positions, extra, observed = batch.inputs
-        embeddings, observed = model.embed_dates(pixels, pixel_mask, extra, observed)
-        until = observed[:, None] & (positions[:, None] <= ends[:, None])  # (B, E, T)
-        logits = torch.stack(
-            [model.classify_series(embeddings, positions, left) for left in until.unbind(1)], 1
-        )
-        return functional.log_softmax(logits, 2), until.any(2)
-
-    shape = len(indices), 1 if days is None else len(days)
-    result = np.empty((*shape, model.hyperparameters.n_classes), np.float32)
-    seen = np.empty(shape, np.bool_)
-    with evaluation_mode(model), thread_pool(batches.device):
-        # A GPU is not waited for until all batches are started.
-        for chosen, (scores, with_date) in zip(parts, in_parallel(predict, parts), strict=True):
-            result[chosen] = scores.cpu().numpy()
-            seen[chosen] = with_date.cpu().numpy()
-    return result, seen
 
 
 def _versions() -> dict[str, str]:

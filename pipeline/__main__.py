@@ -52,6 +52,7 @@ STAGES = {
     "mlflow": "add the trainings and scores of a run to a database of MLflow",
     "evaluate_season": "score the classes by the last date available, and say when they stay",
     "predict": "predict a class for every usable parcel",
+    "explain": "measure on which dates the models look, and whether this explains predictions",
     "sen4cap": "write the predictions in the columns of Sen4CAP",
     "areas": "estimate the area of every class, with confidence intervals",
     "worklist": "list the declarations to check, and draw a sample to assess the verdicts",
@@ -67,6 +68,7 @@ COMMANDS = {
     "verify": "say whether a run, or a copy of it, still matches its provenance.json",
     "checked": "say what the visits of the sample mean for all declarations",
     "serve": "show the report of a run in a browser, with a map of any size",
+    "card": "write a page on single parcels of a finished run",
 }
 
 
@@ -85,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "       %(prog)s verify RUN [--all]\n"
         "       %(prog)s checked FILE\n"
         "       %(prog)s serve RUN\n"
+        "       %(prog)s card FILE|RUN ID [ID ...]\n"
         "       %(prog)s --version\n"
         "       %(prog)s STAGE ...",
         description="From Sentinel-2 imagery and a parcel register to a crop class per parcel.",
@@ -230,8 +233,9 @@ def _parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, parameter in inspect.signature(function).parameters.items():
-        if not is_stage and parameter.default is inspect.Parameter.empty and kinds[name] is Path:
-            parser.add_argument(name, type=Path, metavar=name.upper())
+        is_required = parameter.default is inspect.Parameter.empty
+        if not is_stage and is_required and name != "settings":
+            _add_positional(parser, name, kinds[name])
         elif name != "settings":
             _add_argument(parser, name, kinds[name], parameter)
         elif is_stage:
@@ -247,6 +251,14 @@ def _parser(
             )
     parser.add_argument("--log", type=Path, help="also write the log to this file")
     return parser
+
+
+def _add_positional(parser: argparse.ArgumentParser, name: str, kind: Any) -> None:
+    """Add an argument that a user writes without its name: a path, or texts, the last one."""
+    many = typing.get_origin(kind) is list
+    base = typing.get_args(kind)[0] if many else kind
+    metavar = name.removesuffix("s").upper() if many else name.upper()
+    parser.add_argument(name, type=base, metavar=metavar, nargs="+" if many else None)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -96,7 +96,7 @@ def loaded_by(statement):
     "stage",
     [
         *("ingest", "variogram", "split", "train", "calibrate", "evaluate", "evaluate_season"),
-        *("predict", "areas", "worklist", "sen4cap"),
+        *("predict", "explain", "areas", "worklist", "sen4cap"),
         *("report", "inputs", "model_card", "mlflow", "provenance"),
     ],
 )
@@ -158,6 +158,7 @@ USED = {
     "model_card": {"jinja2", "pandas"},
     "mlflow": set(),
     "predict": {"pandas", "torch"},
+    "explain": {"pandas", "torch"},
     "areas": {"pandas", "scipy"},
     "worklist": {"pandas", "scipy"},
     "sen4cap": {"pandas"},

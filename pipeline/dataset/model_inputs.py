@@ -24,7 +24,7 @@ from pipeline.dataset.packed_tiles import batches, unmap
 from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset, day_zero
 from pipeline.dataset.season import season_of
 from pipeline.workflow.artefacts import artefact
-from pipeline.workflow.settings import TrainSettings
+from pipeline.workflow.settings import ExplainSettings, PredictSettings, TrainSettings
 from pipeline.workflow.starting_weights import fold_to_start_from, refuse_other_model
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,58 @@ def load_trained(models: Path, n_folds: int, device: torch.device) -> list[CropM
         with artefact(folder / DESCRIPTION_FILE, "the description of a model"):
             loaded.append(CropModel.load(folder, device))
     return loaded
+
+
+def load_existing(
+    folder: Path,
+    dataset: PixelSetDataset,
+    settings: PredictSettings | ExplainSettings,
+    device: torch.device,
+) -> list[CropModel]:
+    """Load existing weights of all folds, of this project or of the reference implementation.
+
+    A model of this project has a description beside its weights; the reference stores the weights
+    only. For the latter, the hyperparameters that do not follow from the shapes of the weights are
+    read from the settings. Everything else is as in the reference's inference: normalisation of the
+    dataset, features standardised over all parcels, days since the first date, classes of the
+    settings.
+
+    Parameters
+    ----------
+    folder
+        Folder of Fold_1, Fold_2, ...
+    dataset
+        Dataset of the parcels to predict.
+    settings
+        model and train.pixels.
+    device
+        Device of the models.
+
+    Raises
+    ------
+    InputError
+        If the weights do not fit the settings or the dataset.
+    """
+    folds = fold_folders(folder).values()
+    references = [fold for fold in folds if not (fold / DESCRIPTION_FILE).is_file()]
+    # Read once for all folds, and only if there is a fold of the reference.
+    about = describe_data(dataset) if references else None
+    features = dataset.all_features if references and dataset.paths.features.is_file() else None
+    return [
+        CropModel.load(fold, device)
+        if about is None or fold not in references
+        else CropModel.load_reference(
+            fold,
+            device,
+            about=about,
+            features=features,
+            n_pixels=settings.train.pixels,
+            pooling=settings.model.pooling,
+            T=settings.model.T,
+            positions=settings.model.positions,
+        )
+        for fold in folds
+    ]
 
 
 def load_start(

@@ -39,18 +39,18 @@ _LONGEST_NAME, _KEPT_OF_LONG_NAME = 255, 200
 LARGEST_BATCH = 16_000_000
 
 
-def file_name(parcel_id: str) -> str:
+def file_name(parcel_id: str, suffix: str = ".npy") -> str:
     """Return a parcel's file name; characters that cannot be in a file name are %-encoded.
 
     If the name is too long for a file system, it is shortened and ends in %~ and a digest of the
     id, so that different ids have different names.
     """
     name = quote(parcel_id, safe=" ()+,;=@-_.~")
-    if len(name) + len(".npy") > _LONGEST_NAME:
+    if len(name) + len(suffix) > _LONGEST_NAME:
         begin = re.sub("%[0-9A-F]?$", "", name[:_KEPT_OF_LONG_NAME])
         digest = hashlib.blake2b(parcel_id.encode("utf-8", "surrogatepass"), digest_size=16)
         name = f"{begin}%~{digest.hexdigest()}"
-    return f"{name}.npy"
+    return f"{name}{suffix}"
 
 
 def write_shortened_names(paths: DatasetPaths, parcel_ids: Iterable[str]) -> None:

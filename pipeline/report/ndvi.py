@@ -204,7 +204,7 @@ def ndvi_by_class(dataset: PixelSetDataset) -> dict[str, NDArray[np.float64]]:
 def _parcel_series(dataset: PixelSetDataset, i: int) -> NDArray[np.float64]:
     """Compute the NDVI of a parcel on the dates of the dataset, float64 (T,)."""
     channels = [dataset.bands.index(band) for band in (RED, NEAR_INFRARED)]
-    found = _parcel_ndvi(dataset[i], channels)
+    found = parcel_ndvi(dataset[i], channels)
     if dataset.parcel_dates is None:
         return found
     place = {day: t for t, day in enumerate(dataset.dates)}
@@ -213,7 +213,7 @@ def _parcel_series(dataset: PixelSetDataset, i: int) -> NDArray[np.float64]:
     return series
 
 
-def _parcel_ndvi(parcel: dict[str, Any], channels: list[int]) -> NDArray[np.float64]:
+def parcel_ndvi(parcel: dict[str, Any], channels: list[int]) -> NDArray[np.float64]:
     """Compute the median NDVI of a parcel's clear pixels, float64 (T,)."""
     # (T, 2, S) of red and near infrared to (T, S) each
     red, near_infrared = np.moveaxis(parcel["pixels"][:, channels].astype(np.float64), 1, 0)

@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from geo.errors import InputError
 from models.crop_model import CropModel
-from models.model_files import DESCRIPTION_FILE, OUT_OF_FOLD_FILE, fold_folders
+from models.model_files import OUT_OF_FOLD_FILE
 from models.pixel_sets import PixelSets
 from models.training.distributed import choose_device
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.ledger import read_ledger
 from pipeline.classes.reasons import Status
-from pipeline.dataset.model_inputs import describe_data, in_order, load_trained, read_inputs
+from pipeline.dataset.model_inputs import in_order, load_existing, load_trained, read_inputs
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.dataset.season import season_of
 from pipeline.evaluation.doubts import judge, write_doubts
@@ -215,55 +214,6 @@ def predict(
     if folds is None and scores is not None:
         probabilities = read_probabilities(predictions.with_name(PROBABILITIES))
         write_existing_scores(scores, opened, classes, choices.chosen[:, 0], probabilities, season)
-
-
-def load_existing(
-    folder: Path, dataset: PixelSetDataset, settings: PredictSettings, device: torch.device
-) -> list[CropModel]:
-    """Load existing weights of all folds, of this project or of the reference implementation.
-
-    A model of this project has a description beside its weights; the reference stores the weights
-    only. For the latter, the hyperparameters that do not follow from the shapes of the weights are
-    read from the settings. Everything else is as in the reference's inference: normalisation of the
-    dataset, features standardised over all parcels, days since the first date, classes of the
-    settings.
-
-    Parameters
-    ----------
-    folder
-        Folder of Fold_1, Fold_2, ...
-    dataset
-        Dataset of the parcels to predict.
-    settings
-        model and train.pixels.
-    device
-        Device of the models.
-
-    Raises
-    ------
-    InputError
-        If the weights do not fit the settings or the dataset.
-    """
-    folds = fold_folders(folder).values()
-    references = [fold for fold in folds if not (fold / DESCRIPTION_FILE).is_file()]
-    # Read once for all folds, and only if there is a fold of the reference.
-    about = describe_data(dataset) if references else None
-    features = dataset.all_features if references and dataset.paths.features.is_file() else None
-    return [
-        CropModel.load(fold, device)
-        if about is None or fold not in references
-        else CropModel.load_reference(
-            fold,
-            device,
-            about=about,
-            features=features,
-            n_pixels=settings.train.pixels,
-            pooling=settings.model.pooling,
-            T=settings.model.T,
-            positions=settings.model.positions,
-        )
-        for fold in folds
-    ]
 
 
 class Predictor:

@@ -6,25 +6,22 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from models.model_files import TRAINED_ON_FILE
-from pipeline.classes.reasons import AcquisitionReason, ClassReason, Status
+from pipeline.classes.reasons import Status
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.areas import read_areas
+from pipeline.report.attention import read_attention
 from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
-from pipeline.report.divisions import DIVIDED_BY, read_comparison, read_divisions
+from pipeline.report.divisions import read_comparison, read_divisions
 from pipeline.report.doubts import read_doubts
-from pipeline.report.figures import calibration_chart, cloud_chart, say_day, training_charts
+from pipeline.report.figures import calibration_chart, cloud_chart, training_charts
 from pipeline.report.inputs import (
     read_account,
     read_imagery,
@@ -42,15 +39,14 @@ from pipeline.report.scores import (
     read_predictions,
     read_scores,
     read_trainlogs,
-    wilson_interval,
 )
 from pipeline.report.season import read_season
+from pipeline.report.templates import template
 from pipeline.report.variogram import read_variogram
 from pipeline.report.worklist import read_worklist
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
-from pipeline.workflow.rounding import percent, rounded, score
 from pipeline.workflow.settings import ReportSettings
 from pipeline.workflow.writing import write_text
 
@@ -115,7 +111,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         leading = replace(scores, overall=divisions.overall, divided_by=divisions.also.divided_by)
     variogram = read_variogram(paths, used["split"]) if has_models else None
     ndvi = ndvi_by_class(dataset)
-    page = _template().render(
+    page = template("report.html.jinja").render(
         run=run.name,
         dataset=dataset.description,
         settings=used,
@@ -142,6 +138,9 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         comparison=read_comparison(paths, settings.report.compare) if has_models else [],
         methods=METHODS,
         season=None if existing_weights else read_season(paths, by_frequency, colours),
+        attention=read_attention(paths, by_frequency, colours)
+        if settings.report.attention and predictions is not None
+        else None,
         training=training_charts(
             {} if existing_weights else read_trainlogs(paths), used["train"]["keep"]
         ),
@@ -225,6 +224,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         table.with_suffix(".parquet"): "the same table, with types",
         paths.probabilities: "the calibrated probability of every class",
         **others,
+        paths.attention: "attention of the models on every date, of every parcel",
         paths.areas.with_suffix(".csv"): "area of every class, in total and by region",
         paths.areas_account: "what the areas are based on",
         paths.ledger.with_suffix(".csv"): "status of every parcel, and the reason",
@@ -239,34 +239,3 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         paths.root / "logs": "a log for every step",
     }
     return [(p.relative_to(paths.root).as_posix(), text) for p, text in files.items() if p.exists()]
-
-
-def _map_source(name: str) -> Markup:
-    """Return a script of the map, or its licence, as it is: a template would change its braces."""
-    return Markup(resources.files("pipeline.report").joinpath(name).read_text("utf-8"))  # noqa: S704
-
-
-@cache
-def _template() -> jinja2.Template:
-    """Return the page's template with its filters."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline", "report"),
-        autoescape=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.globals["map_source"] = _map_source
-    environment.filters |= {
-        "number": lambda value: f"{value:,}",
-        "percent": percent,
-        "score": score,
-        "interval": lambda count, n: " to ".join(map(score, wilson_interval(count, n))),
-        "deviation": lambda value: rounded(100 * value, 1),
-        "loss": lambda value: rounded(value, 3),
-        "day": say_day,
-        "division": DIVIDED_BY.__getitem__,
-        "plain": lambda value: f"{value:g}",
-        "in_words": lambda reason: AcquisitionReason(reason).words,
-        "class_in_words": lambda reason: ClassReason(reason).words,
-    }
-    return environment.get_template("report.html.jinja")

@@ -57,13 +57,14 @@ _WRITERS = {
     "predictions/to_check.*": "worklist",
     "predictions/quality_sample.*": "worklist",
     "predictions/worklist.json": "worklist",
+    "predictions/attention.*": "explain",
     "predictions/sen4cap.*": "sen4cap",
     "predictions/*": "predict",
 }
 # The stages in whose place an existing dataset is ingested.
 _NOT_INGESTED = {
     *("variogram", "split", "train", "calibrate", "evaluate", "predict", "sen4cap"),
-    *("train_season", "evaluate_season", "worklist"),
+    *("train_season", "evaluate_season", "worklist", "explain"),
 }
 
 
@@ -396,6 +397,12 @@ class RunPaths:
     worklist_account = _Below("predictions/worklist.json")
     """How many wrong declarations the work list is expected to find, and the strata."""
 
+    attention = _Below("predictions/attention.parquet")
+    """Parquet: the attention of the models on every date, for every predicted parcel."""
+
+    attention_account = _Below("predictions/attention.json")
+    """Attention by class, and whether predictions depend on the dates with much attention."""
+
     fiboa = _Below("predictions/parcels_fiboa.parquet")
     """GeoParquet of the predicted parcels, following fiboa."""
 
@@ -412,7 +419,7 @@ class RunPaths:
     """Where on the map every parcel is, by id."""
 
     cards = _Below("report/cards")
-    """Folder of the cards of single parcels, <file name of the parcel>.html."""
+    """Folder of the pages of single parcels, written by `parcelwise card`. No rule reads them."""
 
     inspection = _Below("inspect")
     """Folder of the picture of `inspect`. No rule reads or writes it."""

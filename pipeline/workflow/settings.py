@@ -449,6 +449,15 @@ class PredictSettings(Section):
     predict: Predict
 
 
+class ExplainSettings(Section):
+    """Settings of stage explain."""
+
+    split: SplitSeed
+    model: Model
+    train: InferenceOptions
+    predict: InferenceBatch
+
+
 class AreasSettings(Section):
     """Settings of stage areas."""
 
@@ -487,6 +496,7 @@ STAGE_SETTINGS: dict[str, type[Section]] = {
     "evaluate": EvaluateSettings,
     "evaluate_season": SeasonSettings,
     "predict": PredictSettings,
+    "explain": ExplainSettings,
     "areas": AreasSettings,
     "worklist": WorklistSettings,
     "report": ReportSettings,

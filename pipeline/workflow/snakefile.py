@@ -208,6 +208,8 @@ def _rules(settings: Settings) -> Iterator[str]:
         files += ["rules/training.smk", "rules/worklist.smk"]
     if not settings.dataset.sources:
         files.append("rules/areas.smk")
+    if settings.report.attention:
+        files.append("rules/explain.smk")
     for file in files:
         text = (SOURCE / file).read_text(encoding="utf-8")
         names = re.findall(r"^ *(?:rule|checkpoint|use rule \w+ as) (\w+)(?::| with:)", text, re.M)

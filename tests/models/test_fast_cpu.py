@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.crop_model import batches_of_similar_size
 from models.fast_cpu.memory_allocator import keep_freed_memory
 from models.fast_cpu.pixel_mlp import _HiddenLayer, _PooledLayer
 from models.fast_cpu.reductions import compute_batch_statistics, pool, pool_gradient
 from models.fast_cpu.thread_pool import in_parallel, prefetched, thread_pool
 from models.hyperparameters import Hyperparameters
+from models.inference import batches_of_similar_size
 from models.masked_statistics import masked_pooling
 from models.pixel_sets import PixelSets
 from models.standardisation import Normalisation

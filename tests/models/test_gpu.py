@@ -110,3 +110,12 @@ def test_a_model_of_a_gpu_predicts_the_same_on_a_cpu(precision, tmp_path):
     assert (on_gpu.argmax(1) == data.labels[test]).mean() > 0.9
     loaded = CropModel.load(tmp_path / "Fold_1", CPU)
     np.testing.assert_allclose(loaded.log_probabilities(data, test, 7), on_gpu, atol=2e-3)
+    np.testing.assert_allclose(
+        loaded.attention(data, test, 7), fitted.attention(data, test, 7), atol=2e-3
+    )
+    left_out = np.random.default_rng(2).random((len(test), 3, data.n_dates)) < 0.4
+    np.testing.assert_allclose(
+        loaded.log_probabilities_without(data, test, left_out, 7),
+        fitted.log_probabilities_without(data, test, left_out, 7),
+        atol=5e-3,
+    )

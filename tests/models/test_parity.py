@@ -105,10 +105,8 @@ def test_outputs_in_evaluation_mode(model_numbers, fast):
 def test_attention_in_evaluation_mode(model_numbers):
     hyperparameters, values, inputs = model_numbers
     model = loaded(ParcelClassifier(hyperparameters), values).eval()
-    positions = inputs["positions"]
-    if hyperparameters.positions == "order":
-        positions = torch.arange(1, 25).expand(6, -1)
-    _, attention = model.temporal_encoder.forward_with_attention(values["eval/pse"], positions)
+    every = torch.ones(6, 24, dtype=torch.bool)
+    attention = model.attention(values["eval/pse"], inputs["positions"], every)
     expected = values["eval/attn"].reshape(hyperparameters.n_head, 6, 24).transpose(0, 1)
     assert largest_difference(attention, expected) < 1e-5
 

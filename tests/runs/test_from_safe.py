@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 from pipeline.__main__ import main
+from pipeline.inspection.card import card
+from pipeline.workflow.paths import RunPaths
 from tests.builders.paths import ROOT
 from tests.builders.runs import opened, planned, snakemake, started
 
@@ -142,7 +144,6 @@ def test_predictions_come_from_the_fold_and_scores_from_the_predictions(finished
 
     from models.crop_model import CropModel
     from pipeline.dataset.model_inputs import read_inputs
-    from pipeline.workflow.paths import RunPaths
 
     run = RunPaths(finished / RUN)
     table = pd.read_parquet(run.predictions.with_suffix(".parquet"))
@@ -199,6 +200,27 @@ def test_more_epochs_rerun_from_train_on(finished):
     assert jobs["train"] == 3
 
 
+def test_cards_of_parcels_of_every_status(finished):
+    paths = RunPaths(finished / RUN)
+    table = pd.read_parquet(paths.predictions.with_suffix(".parquet"))
+    table = table[table["parcel_id"].fillna("") != ""]
+    chosen = table.drop_duplicates(["status", "reason"])["parcel_id"].tolist()
+    card(paths.root, chosen)
+    outlines = geopandas.read_file(paths.predictions, layer="parcels").set_index("parcel_id")
+    for row in table.drop_duplicates(["status", "reason"]).to_dict("records"):
+        page = (paths.cards / f"{row['parcel_id']}.html").read_text(encoding="utf-8")
+        assert ("What the prediction depends on" in page) == bool(row["pred_source"])
+        assert ("NDVI over time" in page) == bool(row["pred_source"])
+        assert "SIMULATED" in page
+        if row["status"] == "used":
+            assert f"{row['area_ha']:.2f} ha" in page
+            point = outlines.geometry[[row["parcel_id"]]].representative_point().to_crs(4326)
+            place = re.search(r"geo:([\d.-]+),([\d.-]+)", page)
+            assert float(place[1]) == pytest.approx(point.y.iloc[0], abs=2e-3)
+            assert float(place[2]) == pytest.approx(point.x.iloc[0], abs=2e-3)
+            assert "Nearest parcels" in page
+
+
 def test_other_bands_rerun_from_extract_on(finished, tmp_path):
     folder = copied(finished, tmp_path)
     before = written(folder)
@@ -217,7 +239,7 @@ def test_other_bands_rerun_from_extract_on(finished, tmp_path):
 
 # Rules that show class names, and rules that depend on the classes.
 SHOWING = {
-    *("evaluate", "model_card", "predict", "areas", "worklist", "report", "provenance"),
+    *("evaluate", "model_card", "predict", "explain", "areas", "worklist", "report", "provenance"),
     *("all", "total"),
 }
 LEARNING = {"label", "names", "variogram", "split", "train", "calibrate", *SHOWING}

@@ -403,6 +403,11 @@ class Report(Section):
     compare: list[str] = []
     """names of other runs to compare this run's scores with"""
 
+    attention: bool = True
+    """measure and show on which dates the models look, and whether predictions depend on them;
+    false: off, for many parcels on a slow machine (it takes about as long as predict)
+    """
+
     mlflow: bool = False
     """true: also add settings, the metrics of every epoch and the scores to results/mlflow.db, for
     MLflow, which must be installed (see README)

@@ -16,9 +16,9 @@ from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
 from models.model_files import member_file, read_description, write_description
 from models.standardisation import FeatureScaling, Normalisation
-from pipeline.dataset.model_inputs import read_inputs
+from pipeline.dataset.model_inputs import load_existing, read_inputs
 from pipeline.stages.calibrate import calibrate
-from pipeline.stages.predict import load_existing, predict
+from pipeline.stages.predict import predict
 from pipeline.stages.split import split
 from pipeline.workflow.config import load, view
 from pipeline.workflow.inputs import check_inputs

@@ -16,10 +16,10 @@ from geo.errors import InputError
 from models.errors import InputError as ModelError
 from models.hyperparameters import Hyperparameters
 from pipeline.classes.ledger import read_ledger
-from pipeline.dataset.model_inputs import read_inputs
+from pipeline.dataset.model_inputs import load_existing, read_inputs
 from pipeline.dataset.season import nearest_anniversary
 from pipeline.stages.calibrate import calibrate
-from pipeline.stages.predict import load_existing, predict
+from pipeline.stages.predict import predict
 from pipeline.stages.report import report
 from pipeline.stages.split import split
 from pipeline.stages.train import train

@@ -22,6 +22,7 @@ from pipeline.stages.calibrate import calibrate
 from pipeline.stages.clean import clean
 from pipeline.stages.evaluate import evaluate
 from pipeline.stages.evaluate_season import evaluate_season
+from pipeline.stages.explain import explain
 from pipeline.stages.export import export
 from pipeline.stages.extract import extract
 from pipeline.stages.features import features
@@ -189,6 +190,12 @@ class Stages:
             run.parcels,
         )  # fmt: skip
 
+    def _explain(self, run, settings):
+        explain(
+            run.dataset.root, run.models, run.probabilities, run.attention, run.attention_account,
+            settings, run.folds,
+        )  # fmt: skip
+
     def _report(self, run, settings):
         records = sorted(run.settings.rglob("*.json"))
         report(run.root, run.report, records, settings)
@@ -247,9 +254,10 @@ READ = {
     "predictions/mean_probabilities.parquet": "areas",
     "predictions/areas.parquet": "report",
     "predictions/areas.json": "report",
+    "predictions/attention.json": "report",
     "predictions/parcels.gpkg": "report",
     "predictions/doubts.json": "worklist report",
-    "predictions/probabilities.parquet": "worklist",
+    "predictions/probabilities.parquet": "explain worklist",
     "predictions/to_check.parquet": "report",
     "predictions/worklist.json": "report",
     "settings/train.json": "report",
@@ -258,6 +266,7 @@ READ = {
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
     r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/to_check\.gpkg|.*/quality_sample\.parquet|"
+    r".*/attention\.parquet|report/map.*|"
     r"models/spread\.json|season/parcels\.parquet|season/models/Fold_1/trainlog\.json|"
     r".*/trained_on\.npy"
 )
@@ -290,6 +299,7 @@ def finished(tmp_path_factory):
         stages(stage)
     stages("areas")
     stages("worklist")
+    stages("explain")
     stages("report")
     return settings, run
 

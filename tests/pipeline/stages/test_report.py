@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from datetime import date
 from decimal import Decimal
@@ -33,6 +34,7 @@ from pipeline.report.divisions import read_divisions
 from pipeline.report.figures import say_day
 from pipeline.report.inputs import read_account
 from pipeline.report.ndvi import draw_mistakes, ndvi_by_class
+from pipeline.report.origin import SHOWN
 from pipeline.report.scores import (
     METRICS,
     confidence_groups,
@@ -1004,6 +1006,38 @@ def test_folds_without_a_validation_part_show_what_they_were_trained_on(tmp_path
     write_json(file, trained)
     with pytest.raises(InputError, match="epoch 2 lacks val_IoU, val_accuracy"):
         page_of(paths)
+
+
+def test_the_page_states_software_time_and_inputs(tmp_path):
+    paths = make_run(tmp_path / "run")
+    assert "Predicted by Parcelwise" not in page_of(paths)
+    log, benchmark = paths.log("predict"), paths.benchmark("predict")
+    environment = {
+        "parcelwise": "1.2.3", "commit": "0123456789ab", "modified": True, "python": "3.11.7",
+        "packages": {},
+        "machine": {
+            "system": "Linux", "processor": "x", "cores": 2, "memory_gb": 4.0, "gpus": [],
+        },
+    }  # fmt: skip
+    write_json(log.with_suffix(".json"), environment)
+    benchmark.parent.mkdir(parents=True, exist_ok=True)
+    benchmark.touch()
+    os.utime(benchmark, (0, 86_400 + 3_600 + 60))
+    state = {"bytes": 12345, "mtime_ns": 1, "blake2b": "ab" * 32}
+    imagery = {"role": "imagery", "path": "/b/<1>.jp2", "state": state}
+    inputs = [imagery] * SHOWN + [{"role": "register", "path": "/a.gpkg", "state": state}]
+    write_json(paths.inputs, inputs)
+    page = page_of(paths)
+    check_page(page)
+    assert (
+        "Predicted by Parcelwise 1.2.3, commit 0123456, with changed files, on 2 January 1970 at "
+        "01:01 UTC." in " ".join(page.split())
+    )
+    section = page[page.index("All 101 inputs") :]
+    assert section.index("/a.gpkg") < section.index("/b/&lt;1&gt;.jp2")
+    assert section.count("/b/&lt;1&gt;.jp2") == SHOWN - 1
+    assert "Here are the first 100." in section
+    assert section.count("<code>abababababababab</code>") == SHOWN
 
 
 def test_colours_depend_on_the_class_index_if_there_are_enough():

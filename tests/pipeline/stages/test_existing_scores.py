@@ -118,7 +118,7 @@ def test_existing_weights_are_scored_on_the_classes_that_they_know(tmp_path, cod
     assert classes["reason"].tolist() == ["", "", "", "unknown_to_weights"]
 
     page = case.page()
-    share = f"{100 * found['overall']['Accuracy']:.0f} %"
+    share = f"{100 * found['overall']['Accuracy']:.1f} %"
     assert f"{share} right on the {len(scored)} parcels with a declared class that the" in page
     assert "It is not known on which parcels these were trained" in page
     assert "There is no work list, because no declaration is judged: it is not known" in page

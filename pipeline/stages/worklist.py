@@ -18,6 +18,7 @@ from pipeline.classes.reasons import Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.evaluation.doubts import SUPPOSED_WRONG, Verdict, found_by_visits
 from pipeline.evaluation.quality_sample import draw_sample
+from pipeline.predictions.columns import FIELDS as PREDICTION_FIELDS
 from pipeline.predictions.columns import SIMULATED
 from pipeline.predictions.styles import VERDICT_COLOURS, style_by_value
 from pipeline.predictions.work_list import (
@@ -25,6 +26,7 @@ from pipeline.predictions.work_list import (
     FOUND,
     N_NEIGHBOURS,
     POINT,
+    TO_CHECK,
     list_sample,
     list_to_check,
 )
@@ -128,7 +130,12 @@ def worklist(
 def read_predictions(path: Path, **options: Any) -> pd.DataFrame:
     """Read columns or rows of the predictions, see `pandas.read_parquet`."""
     with artefact(path, "a table of predictions"):
-        return pd.read_parquet(path, **options)
+        table = pd.read_parquet(path, **options)
+        # Some columns are made here.
+        needed = options.get("columns", [name for name in TO_CHECK if name in PREDICTION_FIELDS])
+        if lacking := {*needed} - {*table}:
+            raise ValueError(f"it lacks {first_five(sorted(lacking))}")
+    return table
 
 
 def read_points(dataset: PixelSetDataset | None) -> pd.DataFrame:

@@ -151,11 +151,13 @@ def test_jobs_run_on_the_cluster(cluster, folder, request):
     # The job uses the cores that it got on the node.
     threads = f"--threads {min(2, len(os.sched_getaffinity(0)))}"
     logs = list((folder / ".snakemake" / "slurm_logs").rglob("*.log"))
-    assert len(logs) == 4
-    assert all(threads in log.read_text() for log in logs)
+    # The work list has no threads of its own.
+    assert len(logs) == 5
+    assert sum(threads in log.read_text() for log in logs) == 4
     if cluster:
         job = {"cpus": 2, "gpus": None, "mem": 4000}
-        assert requested(cluster) == {"train": job, "calibrate": job, "predict": job}
+        jobs = {"train": job, "calibrate": job, "predict": job}
+        assert requested(cluster) == {**jobs, "worklist": {**job, "cpus": 1}}
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
     """Write the report of a run.
 
     The page needs no network, and no other file unless its map is too large for it. The same
-    artefacts produce the same bytes.
+    artefacts, with the same time of prediction, produce the same bytes.
 
     Parameters
     ----------

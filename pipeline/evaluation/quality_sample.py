@@ -19,6 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from pipeline.evaluation.scores import wilson_interval
+
 # Half the width of a 95 % interval, in standard deviations.
 Z = float(norm.ppf(0.975))
 # Fewest parcels of a stratum that are drawn, if it has as many.
@@ -143,7 +145,7 @@ def estimate_share(strata: pd.DataFrame) -> Estimate:
         effective = 1 / (weights**2 / visits).sum()
         low, high = found, found
         if left := n - visits.sum():
-            low, high = wilson(found, effective * (n - 1) / left)
+            low, high = wilson_interval(found, effective * (n - 1) / left)
             low, high = max(0.0, low - 0.5 / n), min(1.0, high + 0.5 / n)
         part = n / total
         share += part * found
@@ -155,13 +157,6 @@ def estimate_share(strata: pd.DataFrame) -> Estimate:
         for value in (share, share - below**0.5, share + above**0.5)
     )
     return Estimate(total, n_visited, n_hits, share, low, high)
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share among n; n need not be whole."""
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return float(centre - half), float(centre + half)
 
 
 def strata_of(

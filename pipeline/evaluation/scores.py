@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -114,3 +116,14 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with replacing(path) as temporary:
         table = pd.DataFrame(rows)
         table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\r\n")
+
+
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
+    """Compute the 95 % interval of a share among n, which need not be whole.
+
+    Wilson 1927, J. Am. Stat. Assoc. 22, 209-212.
+    """
+    z = NormalDist().inv_cdf(0.975)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

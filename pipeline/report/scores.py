@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError, first_five
 from models.metrics import confusion_matrix
 from pipeline.classes.reasons import Reason
+from pipeline.evaluation.scores import wilson_interval
 from pipeline.report.divisions import METRICS, divided_by
 from pipeline.workflow.artefacts import artefact, read_json, remedy_for
 from pipeline.workflow.paths import RunPaths
@@ -366,7 +367,7 @@ def confidence_groups(parcels: pd.DataFrame) -> list[Group]:
             len(part),
             float(confidence[part].mean()),
             float(right[part].mean()),
-            *wilson_interval(int(right[part].sum()), len(part)),
+            *wilson_interval(float(right[part].mean()), len(part)),
         )
         for part in np.array_split(np.arange(len(ranked)), n_groups)
     ]
@@ -387,14 +388,6 @@ def doubtful_parcels(parcels: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     """Return the n most confident predictions that differ from the declared class."""
     differ = parcels[~_right(parcels)]
     return differ.sort_values("confidence", ascending=False, kind="stable").head(n)
-
-
-def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
-    """Compute the 95 % interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212)."""
-    z, share = 1.959964, n_right / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _right(parcels: pd.DataFrame) -> NDArray[np.bool_]:

@@ -9,9 +9,9 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.classes.reasons import AcquisitionReason, ClassReason
+from pipeline.evaluation.scores import wilson_interval
 from pipeline.report.divisions import DIVIDED_BY
 from pipeline.report.figures import say_day
-from pipeline.report.scores import wilson_interval
 from pipeline.workflow.rounding import percent, rounded, score
 
 
@@ -28,7 +28,7 @@ def template(name: str) -> jinja2.Template:
         "number": lambda value: f"{value:,}",
         "percent": percent,
         "score": score,
-        "interval": lambda count, n: " to ".join(map(score, wilson_interval(count, n))),
+        "interval": lambda count, n: " to ".join(map(score, wilson_interval(count / n, n))),
         "deviation": lambda value: rounded(100 * value, 1),
         "loss": lambda value: rounded(value, 3),
         "day": say_day,

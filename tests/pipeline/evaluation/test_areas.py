@@ -14,7 +14,7 @@ from pipeline.evaluation.population import (
     effective_numbers,
     join_small_groups,
 )
-from pipeline.report.scores import wilson_interval
+from pipeline.evaluation.scores import wilson_interval
 
 # The example of Olofsson et al. (2014), section 5: pixels of 30 m, rows mapped, columns reference.
 MATRIX = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
@@ -138,7 +138,7 @@ def test_without_predictions_the_interval_is_about_that_of_wilson(n_of_class):
     labels = (np.arange(1000) >= n_of_class).astype(np.int64)
     sample = Sample(np.ones(1000), np.zeros(1000, np.int64), np.array([1e9]))
     found = error_adjusted(sample, labels, 2)
-    expected = wilson_interval(n_of_class, 1000)
+    expected = wilson_interval(n_of_class / 1000, 1000)
     np.testing.assert_allclose(np.array([found.low, found.high])[:, 0] / 1e9, expected, rtol=0.01)
 
 

@@ -12,8 +12,8 @@ from pipeline.evaluation.quality_sample import (
     estimate_share,
     sample_size,
     strata_of,
-    wilson,
 )
+from pipeline.evaluation.scores import wilson_interval
 
 # Verdict and class of 600 parcels.
 COUNTS = {
@@ -84,7 +84,7 @@ def test_every_parcel_of_a_stratum_is_as_likely():
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (3, 20), (20, 20), (7, 1000)])
 def test_the_interval_is_wilsons(hits, n):
     expected = binomtest(hits, n).proportion_ci(0.95, "wilson")
-    assert wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson_interval(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def of_strata(*rows):

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scipy.stats import binomtest
 from shapely.geometry import Point, box
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score
@@ -45,7 +44,6 @@ from pipeline.report.scores import (
     is_scored,
     read_predictions,
     saved_epoch,
-    wilson_interval,
 )
 from pipeline.stages.report import report
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
@@ -812,12 +810,6 @@ def test_confidence_groups_contain_every_parcel_once(n, n_groups):
         assert line.accuracy == pytest.approx((chosen["pred_code"] == "a").mean())
     doubtful = doubtful_parcels(parcels, n=3)["confidence"].tolist()
     assert doubtful == sorted(confidence[predicted == "b"], reverse=True)[:3]
-
-
-@pytest.mark.parametrize(("n_right", "n"), [(0, 5), (3, 20), (20, 20), (870, 1000)])
-def test_intervals_are_wilsons(n_right, n):
-    expected = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(n_right, n) == pytest.approx(tuple(expected), abs=1e-6)
 
 
 def test_ndvi_is_computed_from_clear_pixels_only(tmp_path):

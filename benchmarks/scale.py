@@ -180,8 +180,8 @@ def _write_image(
     """Write one date of a tile block row by block row, so that a whole tile is never in memory."""
     noise = rng.normal(0, 20, (BLOCK, scene.width_px + BLOCK)).astype(np.int16)
     # Between the parcels lies the mean of the class after the last.
-    row_of = np.append(classes, np.full(scene.in_a_row**2 - len(classes), len(means)))
-    row_of = row_of.reshape(scene.in_a_row, scene.in_a_row)
+    rest = np.full(scene.in_a_row**2 - len(classes), len(means))
+    row_of = np.append(classes, rest).reshape(scene.in_a_row, scene.in_a_row)
     values = np.vstack([means, np.full(means.shape[1], 1000)]).astype(np.int16)
     index, inside = _places(scene)
     with rasterio.open(

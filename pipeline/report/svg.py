@@ -1,0 +1,157 @@
+"""A matplotlib figure as SVG: in a page, whose font and colours it has, or as a file of its own."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+# The colours of the light page, in which charts are drawn, and their variables in report.css.
+INK, SOFT, LINE, PAPER = "#1c2126", "#5a646e", "#dfe3e0", "#ffffff"
+ACCENT, BLUE, WARM, ASIDE = "#17694a", "#2b78b5", "#c2410c", "#9aa3ab"
+VARIABLES = {
+    **{INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--paper"},
+    **{ACCENT: "--accent", BLUE: "--blue", WARM: "--warm", ASIDE: "--aside"},
+}
+FONT_SIZE = 11
+# What all elements of a chart inherit.
+_INHERITED = {"fill": SOFT, "font-size": f"{FONT_SIZE}px", "stroke-linejoin": "round"}
+_TITLE_LINE = 16
+_SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+
+Titles = Mapping[str, str | Sequence[str]]
+
+
+def draw_svg(figure: Figure, salt: str, titles: Titles) -> ET.Element:
+    """Draw a figure, without what matplotlib repeats or a page does not need.
+
+    Parameters
+    ----------
+    figure
+        The figure, with text in `FONT_SIZE`.
+    salt
+        Text that differs between the figures of a page: their ids follow from it.
+    titles
+        {gid of an artist: its hover title, or one for each of its markers}.
+    """
+    file = io.BytesIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = ET.fromstring(file.getvalue())  # noqa: S314  matplotlib wrote it
+    view_box = svg.attrib["viewBox"]
+    _shorten(svg, _INHERITED, titles)
+    svg.attrib = {"viewBox": view_box, "style": _css(_INHERITED)}
+    return svg
+
+
+def page_svg(drawn: ET.Element, label: str) -> Markup:
+    """Return a chart for a page: its colours are variables of report.css."""
+    svg = copy.deepcopy(drawn)
+    for element in svg.iter():
+        if style := element.get("style"):
+            element.set("style", re.sub("#[0-9a-f]{6}", _page_colour, style))
+    width = svg.attrib["viewBox"].split()[2]
+    svg.attrib |= {"class": "chart", "role": "img", "aria-label": label}
+    svg.set("style", f"--width:{width};{svg.attrib['style']}")
+    return Markup(_text(svg))  # noqa: S704  ElementTree escapes what the chart says
+
+
+def file_svg(drawn: ET.Element, title: str) -> str:
+    """Return a chart for a file of its own: its colours are those of the light page."""
+    *_, width, height = map(float, drawn.attrib["viewBox"].split())
+    lines = textwrap.wrap(title, int(1.7 * width / FONT_SIZE))
+    head = _TITLE_LINE * len(lines) + 8
+    size = {"width": f"{width:g}", "height": f"{height + head:g}"}
+    svg = ET.Element("svg", {"xmlns": _SVG[1:-1], "font-family": "system-ui, sans-serif"})
+    svg.attrib |= {**size, "viewBox": f"0 {-head} {width:g} {height + head:g}"}
+    svg.set("style", drawn.attrib["style"])
+    ET.SubElement(svg, "rect", {**size, "y": f"{-head}", "style": f"fill:{PAPER}"})
+    for n, line in enumerate(lines, 1):
+        ET.SubElement(svg, "text", x="8", y=f"{_TITLE_LINE * n - head}").text = line
+    svg.extend(drawn)
+    return _text(svg) + "\n"
+
+
+def _text(svg: ET.Element) -> str:
+    return ET.tostring(svg, encoding="unicode").replace(" />", "/>")
+
+
+def _page_colour(found: re.Match[str]) -> str:
+    """Return a colour as a page states it: colours of classes contrast with light and dark."""
+    variable = VARIABLES.get(found[0])
+    return f"var({variable})" if variable else f"color-mix(in oklab,{found[0]},var(--lift))"
+
+
+def _shorten(element: ET.Element, inherited: Mapping[str, str], titles: Titles) -> None:
+    """Shorten an element and all below it, and add the titles of the groups that have some."""
+    element.tag = element.tag.removeprefix(_SVG)
+    element.tail = None
+    if element.tag != "text":
+        element.text = None
+    said = titles.get(element.get("id", ""), ())
+    style = _shorten_attributes(element, inherited)
+    children: list[ET.Element] = []
+    for child in element:
+        _shorten(child, {**inherited, **style}, titles)
+        if child.tag == "g" and not child.attrib:
+            children += child
+        elif len(child) or child.tag in ("path", "use", "text"):
+            children.append(child)
+    element[:] = children
+    styles = [child.attrib.get("style") for child in children]
+    if element.tag == "g" and len(styles) > 1 and styles[0] and len(set(styles)) == 1:
+        element.set("style", styles[0])
+        for child in children:
+            del child.attrib["style"]
+    if isinstance(said, str):
+        _add_title(children[0] if len(children) == 1 else element, said)
+    elif said:
+        # Markers and lines that are drawn more than once are used, others are paths.
+        marks = list(element.iter("use")) or list(element.iter("path"))
+        for mark, title in zip(marks, said, strict=True):
+            _add_title(mark, title)
+
+
+def _add_title(element: ET.Element, text: str) -> None:
+    title = ET.Element("title")
+    title.text = text
+    element.insert(0, title)
+
+
+def _shorten_attributes(element: ET.Element, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Remove attributes that a page does not need, and return the style that is not inherited."""
+    own = element.attrib
+    if element.tag != "path":
+        own.pop("id", None)  # Only paths are referred to: those of markers.
+    own.pop("clip-path", None)
+    if own.get("transform", "").startswith("rotate(-0 "):
+        del own["transform"]
+    if _HREF in own:
+        own["href"] = own.pop(_HREF)
+    for key in own.keys() & {"d", "x", "y", "transform"}:
+        own[key] = _shorten_numbers(own[key])
+    parts = dict(part.split(": ", 1) for part in own.pop("style", "").split("; ") if part)
+    style = {k: v for k, v in parts.items() if k != "font-family" and inherited.get(k) != v}
+    if style:
+        own["style"] = _css(style)
+    return style
+
+
+def _shorten_numbers(text: str) -> str:
+    """Round the numbers of an attribute, and leave out spaces and repeated letters of a path."""
+    digits = 2 if "C" in text else 1  # The circle of a marker is small.
+    text = re.sub(r"-?\d+\.\d+", lambda found: f"{round(float(found[0]), digits):g}", text)
+    text = re.sub(r"\s*([A-Za-z])\s*|\s+", lambda found: found[1] or " ", text)
+    # Behind M, pairs of numbers are lines.
+    return (text if "C" in text else text.replace("L", " ")).strip()
+
+
+def _css(style: Mapping[str, str]) -> str:
+    return ";".join(f"{key}:{value}" for key, value in style.items())

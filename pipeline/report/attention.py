@@ -8,7 +8,6 @@ from datetime import date
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from pipeline.classes.crop_class import CropClass
 from pipeline.report.chart import SMALL, Chart, band, say_day, show_dates, show_percent
@@ -167,9 +166,7 @@ def _chart(
         lambda day, share: f"{say_day(day)}: {percent(share)} of the attention",
         color=colour,
     )
-    attention.set_ylim(0, max(highest, 0.01))
-    attention.yaxis.set_major_locator(MaxNLocator(3))
-    show_percent(attention.yaxis, None)
+    show_percent(attention, high=max(highest, 0.01), steps=3)
     for axes in below:
         chart.plot(
             axes,
@@ -178,8 +175,6 @@ def _chart(
             lambda day, share: f"Without the dates around {say_day(day)}: {percent(share)}",
             color=WARM,
         )
-        axes.set_ylim(0, 1)
-        axes.yaxis.set_major_locator(MultipleLocator(0.5))
-        show_percent(axes.yaxis)
+        show_percent(axes, steps=2)
     show_dates(chart.axes[-1], days, 6)
     return chart

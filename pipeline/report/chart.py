@@ -14,15 +14,15 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.collections import PolyCollection
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.report.svg import ASIDE, FONT_SIZE, LINE, SOFT, draw_svg, file_svg, page_svg
+from pipeline.report.svg import FONT_SIZE, LINE, SOFT, draw_svg, file_svg, page_svg
+from pipeline.workflow.rounding import percent
 
 # Widths: small charts stand side by side in a page, wide ones scroll on a phone.
 SMALL, MEDIUM, WIDE = 250, 400, 800
@@ -57,8 +57,9 @@ class Chart(Figure):
             axes.spines[:].set_visible(False)
             axes.set_axisbelow(True)
             axes.grid(axis="y", color=LINE, linewidth=1, solid_capstyle="butt")
-            axes.tick_params(color=ASIDE, labelcolor=SOFT, labelsize=FONT_SIZE)
+            axes.tick_params(color=SOFT, labelcolor=SOFT, labelsize=FONT_SIZE)
             axes.tick_params(axis="y", length=0)
+            axes.tick_params(axis="x", bottom=axes is self.axes[-1])
 
     def plot(
         self,
@@ -71,6 +72,7 @@ class Chart(Figure):
         """Plot values over their places, with a title or one for each; leave out None and NaN."""
         known = {x: y for x, y in values.items() if y is not None and math.isfinite(y)}
         (line,) = axes.plot(np.array(list(known)), list(known.values()), style, **how)
+        line.set_solid_capstyle("butt")
         self.say(line, title if isinstance(title, str) else list(starmap(title, known.items())))
         return line
 
@@ -95,6 +97,10 @@ class Chart(Figure):
             loc="outside upper left",
             ncols=columns,
             frameon=False,
+            borderpad=0,
+            handlelength=1.4,
+            handletextpad=0.5,
+            columnspacing=1.2,
             fontsize=FONT_SIZE,
             labelcolor=SOFT,
         )
@@ -131,9 +137,13 @@ def show_dates(axes: Axes, dates: Sequence[date], most_ticks: int) -> None:
     axes.set_xlim(*date2num([dates[0] - margin, dates[-1] + margin]))
 
 
-def show_percent(axis: Axis, digits: int | None = 0) -> None:
-    """Let an axis show shares in per cent, with as many digits as needed if None."""
-    axis.set_major_formatter(PercentFormatter(1, digits, "\N{NARROW NO-BREAK SPACE}%"))
+def show_percent(axes: Axes, low: float = 0, high: float = 1, steps: int = 4) -> list[float]:
+    """Let the y axis show shares in about so many steps of round values, and return these."""
+    ticks = MaxNLocator(steps, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2).tick_values(low, high)
+    digits = 0 if ticks[1] - ticks[0] >= 0.01 else 1
+    axes.set_yticks(ticks, [percent(max(tick, 0), digits) for tick in ticks])
+    axes.set_ylim(ticks[0], ticks[-1])
+    return list(ticks)
 
 
 def say_day(day: date) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.chart import MEDIUM, WIDE, Chart, say_day, show_dates, show_percent
 from pipeline.report.scores import Group, TrainLog, saved_epoch, was_validated
@@ -46,9 +46,8 @@ def cloud_chart(rows: Sequence[AcquisitionRow], limit: float) -> Chart | None:
     axes.axhline(
         limit, color=WARM, linestyle="--", linewidth=1, label=f"limit: {percent(limit, 0)} cloud"
     )
-    axes.set_ylim(-0.12, 1)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    show_percent(axes.yaxis)
+    show_percent(axes)
+    axes.set_ylim(bottom=-0.12)
     show_dates(axes, dates, 14)
     chart.key()
     return chart
@@ -60,26 +59,23 @@ def _say_clouds(row: AcquisitionRow) -> str:
     return f"{say_day(row.date)}: {clouds}, {'used' if row.used else 'set aside'}"
 
 
-def accuracy_chart(label: str, low: float) -> Chart:
-    """Return a chart of accuracy over confidence, from `low` to 1, with the diagonal."""
+def accuracy_chart(label: str, lowest: float) -> Chart:
+    """Return a chart of accuracy over confidence, from about `lowest` to 1, with the diagonal."""
     chart = Chart(label, MEDIUM, 330)
     (axes,) = chart.axes
-    axes.plot([low, 1], [low, 1], "--", color=SOFT, linewidth=1)
-    axes.set_xlim(low, 1)
-    axes.set_ylim(low, 1)
+    ticks = show_percent(axes, lowest, steps=5)
+    axes.set_xticks(ticks, [percent(tick, 0) for tick in ticks])
+    axes.set_xlim(ticks[0], 1)
+    axes.plot([ticks[0], 1], [ticks[0], 1], "--", color=SOFT, linewidth=1)
     chart.name_axes("Confidence", "Right predictions")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MultipleLocator(0.2 if low < 0.5 else 0.1))
-        show_percent(axis)
     return chart
 
 
 def calibration_chart(groups: Sequence[Group]) -> Chart:
     """Draw accuracy over confidence, and the diagonal on which they are equal."""
-    lowest = min(0.9, *(min(group.low, group.confidence) for group in groups))
     chart = accuracy_chart(
         "Accuracy of the out-of-fold predictions by their confidence, with 95 % intervals.",
-        math.floor(lowest * 5) / 5,
+        min(0.9, *(min(group.low, group.confidence) for group in groups)),
     )
     (axes,) = chart.axes
     confidence = [group.confidence for group in groups]

@@ -17,6 +17,7 @@ from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.chart import SMALL, Chart, band, say_day, show_dates
 from pipeline.report.svg import BLUE, INK, WARM
 
+HEIGHT = 130
 RED, NEAR_INFRARED = "B04", "B08"
 # These many parcels are enough to show a class. All parcels of a large dataset would take minutes.
 MOST_PARCELS = 200
@@ -45,7 +46,7 @@ def season_charts(
     lowest = _lowest([series[code] for code in drawn])
     charts = {}
     for code, name in drawn.items():
-        chart = Chart(f"NDVI of {name} over time: median and quartiles.", SMALL, 130, title=name)
+        chart = Chart(f"NDVI of {name} over time: median and quartiles.", SMALL, HEIGHT, title=name)
         band(chart.axes[0], dates, series[code][:, [0, 2]], colours[code])
         _draw_ndvi(chart, dates, series[code][:, 1], colours[code], lowest)
         charts[code] = chart
@@ -67,7 +68,6 @@ def _draw_ndvi(
     chart.plot(
         *(axes, values, ".-", lambda day, value: f"{say_day(day)}: NDVI {value:.2f}"),
         color=colour,
-        label="parcel",
     )
     axes.set_ylim(lowest, 1)
     axes.yaxis.set_major_locator(MultipleLocator(0.5))
@@ -111,20 +111,17 @@ def draw_mistakes(
     for row in rows:
         chart = None
         if (ndvi := own.get(row["parcel_id"])) is not None:
+            declared, predicted = row["declared_name"], row["pred_name"]
             chart = Chart(
-                f"NDVI of parcel {row['parcel_id']} over time, declared as "
-                f"{row['declared_name']}, predicted as {row['pred_name']}.",
-                *(SMALL, 150),
+                f"NDVI of parcel {row['parcel_id']} over time (black), and quartiles of the "
+                f"parcels of its declared class {declared} (blue) and its predicted class "
+                f"{predicted} (orange).",
+                *(SMALL, HEIGHT),
             )
-            for words, column, colour in (
-                ("declared", "declared_code", BLUE),
-                ("predicted", "pred_code", WARM),
-            ):
-                if (quartiles := series.get(row[column])) is not None:
-                    limits = quartiles[:, [0, 2]]
-                    band(chart.axes[0], dataset.dates, limits, colour).set_label(words)
+            for code, colour in ((row["declared_code"], BLUE), (row["pred_code"], WARM)):
+                if (quartiles := series.get(code)) is not None:
+                    band(chart.axes[0], dataset.dates, quartiles[:, [0, 2]], colour)
             _draw_ndvi(chart, dataset.dates, ndvi, INK, lowest)
-            chart.key()
         mistakes.append(Mistake(**{str(name): value for name, value in row.items()}, chart=chart))
     return mistakes
 

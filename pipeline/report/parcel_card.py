@@ -169,9 +169,7 @@ def occlusion_chart(dates: Sequence[date], found: Explanation) -> Chart:
             for t in shown.tolist()
         ]
         chart.say(dots, titles)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.5, 1])
-    show_percent(axes.yaxis)
+    show_percent(axes, steps=2)
     show_dates(axes, dates, 9)
     return chart
 
@@ -187,8 +185,7 @@ def attention_chart(dates: Sequence[date], found: Explanation) -> Chart:
     for bar, t in zip(bars, attended.tolist(), strict=True):
         share = percent(float(found.attention[t]))
         chart.say(bar, f"{say_day(dates[t])}: {share} of the attention")
-    axes.yaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
-    show_percent(axes.yaxis, None)
+    show_percent(axes, high=max(float(found.attention.max(initial=0)), 0.01), steps=2)
     show_dates(axes, dates, 9)
     return chart
 

@@ -148,7 +148,7 @@ def _scores_chart(title: str, series: Mapping[str, Mapping[date, float | None]])
     chart = Chart(f"{title}, by the last date available.", MEDIUM, 240, title=title)
     for (words, values), colour in zip(series.items(), (BLUE, ASIDE), strict=False):
         _draw_line(chart, words, values, colour, percent)
-    show_percent(chart.axes[0].yaxis)
+    show_percent(chart.axes[0])
     chart.name_axes("Last date available")
     chart.key()
     return chart

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # The colours of the light page, in which charts are drawn, and their variables in report.css.
@@ -22,8 +23,13 @@ VARIABLES = {
 }
 FONT_SIZE = 11
 # What all elements of a chart inherit.
-_INHERITED = {"fill": SOFT, "font-size": f"{FONT_SIZE}px", "stroke-linejoin": "round"}
+_INHERITED = {
+    **{"fill": SOFT, "stroke-linejoin": "round"},
+    **{"font-size": f"{FONT_SIZE}px", "text-anchor": "middle"},
+}
 _TITLE_LINE = 16
+# A circle as matplotlib writes it: from its lowest point, in eight curves.
+_CIRCLE = re.compile(r"M 0 ([\d.]+) (?:\s*C [^CMLz]+){8}z\s*")
 _SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
 Titles = Mapping[str, str | Sequence[str]]
@@ -43,23 +49,35 @@ def draw_svg(figure: Figure, salt: str, titles: Titles) -> ET.Element:
     """
     file = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        # Figure.savefig would draw twice: first for the layout, which drawing does, too.
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
     svg = ET.fromstring(file.getvalue())  # noqa: S314  matplotlib wrote it
     view_box = svg.attrib["viewBox"]
+    _draw_circles(svg)
     _shorten(svg, _INHERITED, titles)
     svg.attrib = {"viewBox": view_box, "style": _css(_INHERITED)}
     return svg
 
 
 def page_svg(drawn: ET.Element, label: str) -> Markup:
-    """Return a chart for a page: its colours are variables of report.css."""
+    """Return a chart for a page: its colours are variables of report.css.
+
+    The colours of classes are mixed with black or white, to contrast with the page.
+    """
     svg = copy.deepcopy(drawn)
+    of_classes: dict[str, str] = {}
+
+    def variable(colour: re.Match[str]) -> str:
+        named = VARIABLES.get(colour[0])
+        return f"var({named or of_classes.setdefault(colour[0], f'--c{len(of_classes)}')})"
+
     for element in svg.iter():
         if style := element.get("style"):
-            element.set("style", re.sub("#[0-9a-f]{6}", _page_colour, style))
-    width = svg.attrib["viewBox"].split()[2]
+            element.set("style", re.sub("#[0-9a-f]{6}", variable, style))
+    mixed = {name: f"color-mix(in oklab,{c},var(--lift))" for c, name in of_classes.items()}
+    own = _css({"--width": svg.attrib["viewBox"].split()[2], **mixed})
     svg.attrib |= {"class": "chart", "role": "img", "aria-label": label}
-    svg.set("style", f"--width:{width};{svg.attrib['style']}")
+    svg.set("style", f"{own};{svg.attrib['style']}")
     return Markup(_text(svg))  # noqa: S704  ElementTree escapes what the chart says
 
 
@@ -74,7 +92,9 @@ def file_svg(drawn: ET.Element, title: str) -> str:
     svg.set("style", drawn.attrib["style"])
     ET.SubElement(svg, "rect", {**size, "y": f"{-head}", "style": f"fill:{PAPER}"})
     for n, line in enumerate(lines, 1):
-        ET.SubElement(svg, "text", x="8", y=f"{_TITLE_LINE * n - head}").text = line
+        text = ET.SubElement(svg, "text", x="8", y=f"{_TITLE_LINE * n - head}")
+        text.set("style", "text-anchor:start")
+        text.text = line
     svg.extend(drawn)
     return _text(svg) + "\n"
 
@@ -83,10 +103,21 @@ def _text(svg: ET.Element) -> str:
     return ET.tostring(svg, encoding="unicode").replace(" />", "/>")
 
 
-def _page_colour(found: re.Match[str]) -> str:
-    """Return a colour as a page states it: colours of classes contrast with light and dark."""
-    variable = VARIABLES.get(found[0])
-    return f"var({variable})" if variable else f"color-mix(in oklab,{found[0]},var(--lift))"
+def _draw_circles(svg: ET.Element) -> None:
+    """Replace the round markers, which matplotlib defines as paths and uses, by circles."""
+    radius = {}
+    for definitions in svg.iter(f"{_SVG}defs"):
+        for path in list(definitions):
+            if found := _CIRCLE.fullmatch(path.get("d", "")):
+                radius[f"#{path.get('id')}"] = found[1]
+                definitions.remove(path)
+    for marker in svg.iter(f"{_SVG}use"):
+        if marker.attrib[_HREF] in radius:
+            marker.tag = "circle"
+            marker.attrib = {
+                **{"cx": marker.attrib["x"], "cy": marker.attrib["y"]},
+                **{"r": radius[marker.attrib[_HREF]], "style": marker.attrib["style"]},
+            }
 
 
 def _shorten(element: ET.Element, inherited: Mapping[str, str], titles: Titles) -> None:
@@ -102,10 +133,11 @@ def _shorten(element: ET.Element, inherited: Mapping[str, str], titles: Titles) 
         _shorten(child, {**inherited, **style}, titles)
         if child.tag == "g" and not child.attrib:
             children += child
-        elif len(child) or child.tag in ("path", "use", "text"):
+        elif len(child) or child.tag in ("circle", "path", "text", "use"):
             children.append(child)
     element[:] = children
-    styles = [child.attrib.get("style") for child in children]
+    # Markers of a line have the same style.
+    styles = [child.get("style") for child in children]
     if element.tag == "g" and len(styles) > 1 and styles[0] and len(set(styles)) == 1:
         element.set("style", styles[0])
         for child in children:
@@ -113,8 +145,8 @@ def _shorten(element: ET.Element, inherited: Mapping[str, str], titles: Titles) 
     if isinstance(said, str):
         _add_title(children[0] if len(children) == 1 else element, said)
     elif said:
-        # Markers and lines that are drawn more than once are used, others are paths.
-        marks = list(element.iter("use")) or list(element.iter("path"))
+        # Without markers, the paths of a collection.
+        marks = [m for m in element.iter() if m.tag in ("circle", "use")] or element.iter("path")
         for mark, title in zip(marks, said, strict=True):
             _add_title(mark, title)
 
@@ -126,31 +158,36 @@ def _add_title(element: ET.Element, text: str) -> None:
 
 
 def _shorten_attributes(element: ET.Element, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Remove attributes that a page does not need, and return the style that is not inherited."""
+    """Remove what a page does not need, and return the style that is not inherited."""
     own = element.attrib
     if element.tag != "path":
-        own.pop("id", None)  # Only paths are referred to: those of markers.
+        own.pop("id", None)  # Only paths are referred to.
     own.pop("clip-path", None)
     if own.get("transform", "").startswith("rotate(-0 "):
         del own["transform"]
     if _HREF in own:
         own["href"] = own.pop(_HREF)
-    for key in own.keys() & {"d", "x", "y", "transform"}:
+    for key in own.keys() & {"d", "x", "y", "cx", "cy", "transform"}:
         own[key] = _shorten_numbers(own[key])
     parts = dict(part.split(": ", 1) for part in own.pop("style", "").split("; ") if part)
+    if element.tag == "text":
+        parts.setdefault("text-anchor", "start")
     style = {k: v for k, v in parts.items() if k != "font-family" and inherited.get(k) != v}
+    if element.tag == "use":
+        # The path that is used has the stroke.
+        style = {k: v for k, v in style.items() if not k.startswith("stroke")}
     if style:
         own["style"] = _css(style)
     return style
 
 
 def _shorten_numbers(text: str) -> str:
-    """Round the numbers of an attribute, and leave out spaces and repeated letters of a path."""
-    digits = 2 if "C" in text else 1  # The circle of a marker is small.
-    text = re.sub(r"-?\d+\.\d+", lambda found: f"{round(float(found[0]), digits):g}", text)
-    text = re.sub(r"\s*([A-Za-z])\s*|\s+", lambda found: found[1] or " ", text)
-    # Behind M, pairs of numbers are lines.
-    return (text if "C" in text else text.replace("L", " ")).strip()
+    """Round the numbers of an attribute to tenths, and shorten the path that they are."""
+    text = re.sub(r"-?\d+\.\d+", lambda found: f"{round(float(found[0]), 1):g}", text)
+    # Pairs of numbers behind those of M are lines.
+    return (
+        re.sub(r"\s*([A-Z])\s*|\s+", lambda found: found[1] or " ", text).replace("L", " ").strip()
+    )
 
 
 def _css(style: Mapping[str, str]) -> str:

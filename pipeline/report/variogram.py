@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.report.chart import MEDIUM, Chart
@@ -100,6 +100,7 @@ def variogram_chart(found: Mapping[str, Any], block_m: float | None) -> Chart | 
     axes.xaxis.set_major_formatter(lambda value, _: _say_metres(value))
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
     chart.name_axes("Distance", "Difference")
     chart.key()
     return chart

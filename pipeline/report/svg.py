@@ -6,6 +6,7 @@ import copy
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as ET
 
@@ -47,11 +48,16 @@ def draw_svg(figure: Figure, salt: str, titles: Titles) -> ET.Element:
     titles
         {gid of an artist: its hover title, or one for each of its markers}.
     """
-    file = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    file = io.StringIO()
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}),
+        warnings.catch_warnings(),
+    ):
+        # matplotlib measures text in a font that lacks, for example, Chinese; the page has others.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         # Figure.savefig would draw twice: first for the layout, which drawing does, too.
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
-    svg = ET.fromstring(file.getvalue())  # noqa: S314  matplotlib wrote it
+    svg = ET.fromstring(_valid(file.getvalue()))  # noqa: S314  matplotlib wrote it
     view_box = svg.attrib["viewBox"]
     _draw_circles(svg)
     _shorten(svg, _INHERITED, titles)
@@ -100,7 +106,12 @@ def file_svg(drawn: ET.Element, title: str) -> str:
 
 
 def _text(svg: ET.Element) -> str:
-    return ET.tostring(svg, encoding="unicode").replace(" />", "/>")
+    return _valid(ET.tostring(svg, encoding="unicode").replace(" />", "/>"))
+
+
+def _valid(xml: str) -> str:
+    """Replace the characters that XML cannot contain: names may contain any."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", xml)
 
 
 def _draw_circles(svg: ET.Element) -> None:

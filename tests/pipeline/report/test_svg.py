@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.report.areas import area_chart
+from pipeline.report.areas import ESTIMATES, area_chart
 from pipeline.report.chart import Chart, band, show_dates, show_percent
 from pipeline.report.class_colours import COLOURS
 from pipeline.report.svg import VARIABLES
@@ -17,6 +17,10 @@ from tests.builders.paths import ROOT
 DAYS = [date(2018, 3, 1) + timedelta(12 * t) for t in range(20)]
 VALUES = np.sin(np.arange(20) / 3) / 2 + 0.5
 NAME = "wheat <&> $x_1$ 水稻 \x01"
+
+
+def parsed(text):
+    return ET.fromstring(text)  # noqa: S314  our own
 
 
 def make_chart(label="NDVI of wheat.", colour="#e69f00"):
@@ -33,7 +37,7 @@ def make_chart(label="NDVI of wheat.", colour="#e69f00"):
 
 def test_every_mark_lies_where_matplotlib_puts_it_and_says_its_title():
     chart, line = make_chart()
-    svg = ET.fromstring(chart.page_svg())
+    svg = parsed(chart.page_svg())
     marks = [(m, m.find("title")) for m in svg.iter() if m.find("title") is not None]
     known = [t for t in range(20) if t not in (3, 4)]
     assert [title.text for _, title in marks] == [f"{DAYS[t]}: {VALUES[t]:.2f}" for t in known]
@@ -42,9 +46,8 @@ def test_every_mark_lies_where_matplotlib_puts_it_and_says_its_title():
         assert [float(mark.get(key)) for key in ("cx", "cy")] == pytest.approx(place, abs=0.051)
         assert mark.get("r") == "3"
     drawn = {tuple(re.findall(r"[-\d.]+", path.get("d", ""))) for path in svg.iter("path")}
-    assert (
-        tuple(f"{round(v, 1):g}" for point in zip(x, 130 - y, strict=True) for v in point) in drawn
-    )
+    points = np.column_stack([x, 130 - y]).ravel().tolist()
+    assert tuple(f"{round(number, 1):g}" for number in points) in drawn
 
 
 def test_a_page_has_its_own_font_and_colours():
@@ -65,18 +68,20 @@ def test_a_page_has_its_own_font_and_colours():
 
 
 def test_a_file_stands_alone():
-    text = make_chart(f"NDVI of {NAME}, " + 8 * "many words ")[0].file_svg("SIMULATED imagery.")
-    svg = ET.fromstring(text)
+    text = make_chart(f"NDVI of {NAME}, " + (8 * "many words ").strip())[0].file_svg(
+        "SIMULATED imagery."
+    )
+    svg = parsed(text)
     space = "{http://www.w3.org/2000/svg}"
     assert svg.tag == f"{space}svg"
     assert "var(" not in text
     assert text.count("#e69f00") == 4  # band, line, and fill and edge of its markers
     # The title lies above the chart, in lines that fit into its width.
-    x, y, width, height = map(float, svg.get("viewBox").split())
+    _, y, width, height = map(float, svg.get("viewBox").split())
     title = [t for t in svg.iter(f"{space}text") if float(t.get("y")) < 0]
-    assert " ".join(line.text for line in title) == (
-        f"NDVI of {NAME[:-1]}\N{REPLACEMENT CHARACTER}, {8 * 'many words '}SIMULATED imagery."
-    )
+    name = NAME.replace("\x01", "\N{REPLACEMENT CHARACTER}")
+    shown = " ".join(line.text for line in title)
+    assert shown == f"NDVI of {name}, {words}. SIMULATED imagery."
     assert max(len(line.text) for line in title) * 5.5 < width == 250
     assert min(float(line.get("y")) for line in title) - 11 >= y
     assert height + y == 130
@@ -91,14 +96,10 @@ def test_a_chart_has_the_same_bytes_and_ids_of_its_own():
 
 
 def test_names_are_text_whatever_they_contain():
-    areas = {
-        f"{estimate}{end}_ha": [1.5, np.nan]
-        for estimate in ("error_adjusted", "difference")
-        for end in ("", "_low", "_high")
-    }
+    estimates = [f"{name}{end}_ha" for name in ESTIMATES for end in ("", "_low", "_high")]
+    areas = {estimate: [1.5, np.nan] for estimate in estimates}
     rows = pd.DataFrame({"name": [NAME, "x" * 40], "mapped_ha": [1.0, 2.0], **areas})
-    page = area_chart(rows).page_svg()
-    svg = ET.fromstring(page)
+    svg = parsed(area_chart(rows).page_svg())
     shown = [text.text for text in svg.iter("text")]
     name = NAME.replace("\x01", "\N{REPLACEMENT CHARACTER}")
     assert name in shown

@@ -23,6 +23,8 @@ VARIABLES = {
     **{ACCENT: "--accent", BLUE: "--blue", WARM: "--warm", ASIDE: "--aside"},
 }
 FONT_SIZE = 11
+# Smaller charts are enlarged to this width in a file of their own, in pixels.
+SMALLEST_FILE = 600
 # What all elements of a chart inherit.
 _INHERITED = {
     **{"fill": SOFT, "stroke-linejoin": "round"},
@@ -92,11 +94,13 @@ def file_svg(drawn: ET.Element, title: str) -> str:
     *_, width, height = map(float, drawn.attrib["viewBox"].split())
     lines = textwrap.wrap(title, int(1.7 * width / FONT_SIZE))
     head = _TITLE_LINE * len(lines) + 8
-    size = {"width": f"{width:g}", "height": f"{height + head:g}"}
+    view = {"width": f"{width:g}", "height": f"{height + head:g}"}
+    scale = max(1, SMALLEST_FILE / width)
     svg = ET.Element("svg", {"xmlns": _SVG[1:-1], "font-family": "system-ui, sans-serif"})
-    svg.attrib |= {**size, "viewBox": f"0 {-head} {width:g} {height + head:g}"}
+    svg.attrib |= {"width": f"{scale * width:.0f}", "height": f"{scale * (height + head):.0f}"}
+    svg.attrib |= {"viewBox": f"0 {-head} {view['width']} {view['height']}"}
     svg.set("style", drawn.attrib["style"])
-    ET.SubElement(svg, "rect", {**size, "y": f"{-head}", "style": f"fill:{PAPER}"})
+    ET.SubElement(svg, "rect", {**view, "y": f"{-head}", "style": f"fill:{PAPER}"})
     for n, line in enumerate(lines, 1):
         text = ET.SubElement(svg, "text", x="8", y=f"{_TITLE_LINE * n - head}")
         text.set("style", "text-anchor:start")

@@ -68,9 +68,8 @@ def test_a_page_has_its_own_font_and_colours():
 
 
 def test_a_file_stands_alone():
-    text = make_chart(f"NDVI of {NAME}, " + (8 * "many words ").strip())[0].file_svg(
-        "SIMULATED imagery."
-    )
+    words = ", ".join(8 * ["many words"])
+    text = make_chart(f"NDVI of {NAME}, {words}.")[0].file_svg("SIMULATED imagery.")
     svg = parsed(text)
     space = "{http://www.w3.org/2000/svg}"
     assert svg.tag == f"{space}svg"
@@ -85,6 +84,9 @@ def test_a_file_stands_alone():
     assert max(len(line.text) for line in title) * 5.5 < width == 250
     assert min(float(line.get("y")) for line in title) - 11 >= y
     assert height + y == 130
+    # Small charts are enlarged.
+    assert float(svg.get("width")) == 600
+    assert float(svg.get("height")) == pytest.approx(600 * height / width, abs=1)
 
 
 def test_a_chart_has_the_same_bytes_and_ids_of_its_own():

@@ -413,7 +413,7 @@ def estimate_list(
     order = np.argsort(np.concatenate([declared, wrong]), kind="stable")
     length = np.cumsum(weights[order])
     found = np.cumsum(np.where(order < n, 0.0, 1 / len(wrong)))
-    return np.interp(LIST_LENGTHS, length, found)
+    return np.asarray(np.interp(LIST_LENGTHS, length, found), np.float64)
 
 
 def wrong_per_visit(judged: Judged) -> tuple[list[float], list[float]]:

@@ -91,11 +91,11 @@ class Chart(Figure):
         self.axes[-1].set_xlabel(x, color=SOFT, size=FONT_SIZE)
         self.axes[-1].set_ylabel(y, color=SOFT, size=FONT_SIZE)
 
-    def key(self, columns: int = 3) -> None:
+    def key(self) -> None:
         """Write a legend of the labelled artists above the axes."""
         self.legend(
             loc="outside upper left",
-            ncols=columns,
+            ncols=3,
             frameon=False,
             borderpad=0,
             handlelength=1.4,

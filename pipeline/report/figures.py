@@ -128,7 +128,7 @@ def _training_chart(
             chart.plot(axes, values, "-", words, color=colour, linewidth=1.2, label=name)
     for fold, log in logs.items():
         epoch = saved_epoch(log, keep)
-        value = log[epoch][keys[kind]]
+        value = log[epoch][keys[list(kinds)[-1]]]
         words = f"Fold {fold}, epoch {epoch}: {rounded(value, digits, whole)}"
         name = "saved model" if fold == min(logs) else None
         dot = chart.plot(axes, {epoch: value}, "o", words, color=WARM, label=name)

@@ -179,7 +179,7 @@ def attention_chart(dates: Sequence[date], found: Explanation) -> Chart:
     chart = Chart("Attention of the models on every date.", WIDTH, 100)
     (axes,) = chart.axes
     gaps = np.diff(date2num(dates))
-    width = max(1.0, float(np.median(gaps)) / 1.5) if len(gaps) else 3.0
+    width = max(1.0, float(np.median(gaps)) / 2) if len(gaps) else 3.0
     attended = np.flatnonzero(found.attention)
     bars = axes.bar(np.array(dates)[attended], found.attention[attended], width, color=SOFT)
     for bar, t in zip(bars, attended.tolist(), strict=True):

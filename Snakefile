@@ -106,7 +106,9 @@ ENVIRONMENT = (
 settings_of = lambda stage: stage_settings(settings, stage)
 # The categories of `snakemake --report`.
 SIMULATED = " (SIMULATED)" if is_simulated(settings) else ""
-INPUTS, SCORES_SHOWN, RESULTS = (f"{part}{SIMULATED}" for part in ("Inputs", "Scores", "Results"))
+INPUTS, SCORES_SHOWN, RESULTS, FIGURES = (
+    f"{part}{SIMULATED}" for part in ("Inputs", "Scores", "Results", "Figures")
+)
 
 
 report: "rules/captions/workflow.rst"
@@ -336,6 +338,14 @@ rule report:
         attention=ATTENTION,
     output:
         report=report(paths.report, caption="rules/captions/report.rst", category=RESULTS),
+        figures=report(
+            directory(paths.figures),
+            patterns=["{section}/{figure}.svg"],
+            caption="rules/captions/figures.rst",
+            category=FIGURES,
+            subcategory="{section}",
+            labels={"figure": "{figure}"},
+        ),
         map=[] if settings.dataset.sources else paths.map_files,
         config=paths.config,
     params:

@@ -29,10 +29,8 @@ from pipeline.dataset.pixel_set_dataset import Fold, PixelSetDataset
 from pipeline.evaluation.baselines import fill_gaps, parcel_means
 from pipeline.evaluation.doubts import (
     DOUBT_FACTOR,
-    LIST_LENGTHS,
     SUPPOSED_WRONG,
     Verdict,
-    estimate_finding,
     found_by_visits,
     judge,
     margins,
@@ -51,6 +49,8 @@ VERDICTS = {
     "CONFLICT or DOUBT": [Verdict.CONFLICT, Verdict.DOUBT],
 }
 FLIPPED = 0.05
+# Lengths of a list of the most doubtful declarations, as shares of all.
+LIST_LENGTHS = (0.01, 0.02, 0.05, 0.1)
 # Numbers of visits of the work list.
 VISITS = np.array([10, 25, 50, 100])
 # A trusted parcel has this many times the weight of a doubtful one, at the same number of steps.
@@ -384,8 +384,8 @@ def print_estimates(judged: Mapping[str, Sequence[Judged]]) -> None:
     lengths = (f"first {100 * length:.0f} %" for length in LIST_LENGTHS)
     table("Wrong declarations found by the list", "declarations", "", *lengths)
     for name, own in judged.items():
-        estimates = [estimate_finding(one.labels, one.probabilities, RATES[0]) for one in own]
-        line(name, "estimated", values=[estimate.by_length.tolist() for estimate in estimates])
+        estimates = [estimate_list(one.labels, one.probabilities) for one in own]
+        line(name, "estimated", values=[estimate.tolist() for estimate in estimates])
         if own[0].is_wrong.any():
             found = []
             for one in own:
@@ -393,6 +393,27 @@ def print_estimates(judged: Mapping[str, Sequence[Judged]]) -> None:
                 listed = [one.is_wrong[rank <= s * len(rank)].sum() for s in LIST_LENGTHS]
                 found.append([float(n / one.is_wrong.sum()) for n in listed])
             line(name, "found", values=found)
+
+
+def estimate_list(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Estimate the share of the wrong declarations in lists of `LIST_LENGTHS`, knowing none.
+
+    The share SUPPOSED_WRONG of the declarations is supposed to be of a random other class. NaN for
+    a single class.
+    """
+    margin = margins(probabilities)
+    n, n_classes = margin.shape
+    declared = margin[np.arange(n), labels]
+    wrong = margin[np.arange(n_classes) != labels[:, None]]
+    if not len(wrong):
+        return np.full(len(LIST_LENGTHS), np.nan)
+    weights = np.repeat([(1 - SUPPOSED_WRONG) / n, SUPPOSED_WRONG / len(wrong)], [n, len(wrong)])
+    order = np.argsort(np.concatenate([declared, wrong]), kind="stable")
+    length = np.cumsum(weights[order])
+    found = np.cumsum(np.where(order < n, 0.0, 1 / len(wrong)))
+    return np.asarray(np.interp(LIST_LENGTHS, length, found), np.float64)
 
 
 def wrong_per_visit(judged: Judged) -> tuple[list[float], list[float]]:

@@ -420,3 +420,15 @@ def test_a_list_is_scored_by_what_it_finds():
     quality[3:5] = 2, 3
     found = accuracy_doubts.found_by_list(quality, is_wrong)
     assert found == pytest.approx([0.6, 1, 1, 0.6, 0.6, (3 + 4 / 99 + 5 / 100) / 5])
+
+
+def test_the_estimate_of_a_list_is_what_perfect_and_random_models_find():
+    lengths = np.array(accuracy_doubts.LIST_LENGTHS)
+    labels = np.arange(2000) % 2
+    perfect = np.where(labels[:, None] == [0, 1], 0.9, 0.1)
+    found = accuracy_doubts.estimate_list(labels, perfect)
+    np.testing.assert_allclose(found, np.minimum(lengths / 0.05, 1), atol=0.011)
+    chance = np.repeat(np.linspace(0.01, 0.99, 1000), 2)
+    found = accuracy_doubts.estimate_list(labels, np.stack([chance, 1 - chance], 1))
+    np.testing.assert_allclose(found, lengths, atol=0.0011)
+    assert np.isnan(accuracy_doubts.estimate_list(labels * 0, np.ones((2000, 1)))).all()

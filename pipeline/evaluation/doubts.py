@@ -23,10 +23,8 @@ Probabilities = NDArray[np.float64]
 
 # DOUBT has this many times the share of false alarms of CONFLICT.
 DOUBT_FACTOR = 5
-# For the estimate of what the list finds: the share of declarations that are supposed to be wrong,
-# and the lengths of the list, as shares of all declarations.
+# The share of declarations that are supposed to be wrong, to estimate what visits find.
 SUPPOSED_WRONG = 0.05
-LIST_LENGTHS = (0.01, 0.02, 0.05, 0.1)
 MOST_PARCELS = 50_000
 
 
@@ -169,27 +167,9 @@ def verdicts_of(
     return verdict
 
 
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """How many wrong declarations would be found, if parcels were declared as another class.
-
-    Attributes
-    ----------
-    by_class
-        float64 (K, 2): of single parcels of all other classes, declared as this one by mistake, the
-        share that would get CONFLICT, and CONFLICT or DOUBT. NaN if all parcels are of this class.
-    by_length
-        float64 (number of LIST_LENGTHS,): if the share SUPPOSED_WRONG of the declarations were of a
-        random other class, the share of these in a list of this length. NaN for a single class.
-    """
-
-    by_class: NDArray[np.float64]
-    by_length: NDArray[np.float64]
-
-
 def estimate_finding(
     labels: NDArray[np.int64], probabilities: Probabilities, false_alarms: float
-) -> Finding:
+) -> NDArray[np.float64]:
     """Estimate how many wrong declarations would be found, without knowing any.
 
     Every parcel is supposed to be declared as each of the other classes, in turn; its probabilities
@@ -200,13 +180,18 @@ def estimate_finding(
     ----------
     labels, probabilities, false_alarms
         As for `judge`.
+
+    Returns
+    -------
+    float64 (K, 2): of single parcels of all other classes, declared as this one by mistake, the
+    share that would get CONFLICT, and CONFLICT or DOUBT. NaN if all parcels are of this class.
     """
     step = -(-len(labels) // MOST_PARCELS)
     margin, labels = margins(probabilities[::step]), labels[::step]
     n, n_classes = margin.shape
     declared = margin[np.arange(n), labels]
     groups = class_groups(labels, n_classes, false_alarms)
-    by_class = np.full((n_classes, 2), np.nan)
+    found = np.full((n_classes, 2), np.nan)
     for c, group in enumerate(groups):
         compared = np.sort(declared[groups[labels] == group])
         wrong = margin[labels != c, c]
@@ -215,19 +200,8 @@ def estimate_finding(
         # The parcel itself is declared as the class, too.
         share = (np.searchsorted(compared, wrong, "right") + 1) / (len(compared) + 1)
         verdict = verdicts_of(wrong, share, false_alarms)
-        by_class[c] = (verdict == Verdict.CONFLICT).mean(), (verdict != Verdict.CONFORM).mean()
-    wrong = margin[np.arange(n_classes) != labels[:, None]]
-    by_length = np.full(len(LIST_LENGTHS), np.nan)
-    if len(wrong):
-        both = np.concatenate([declared, wrong])
-        weights = np.repeat(
-            [(1 - SUPPOSED_WRONG) / n, SUPPOSED_WRONG / len(wrong)], [n, len(wrong)]
-        )
-        order = np.argsort(both, kind="stable")
-        length = np.cumsum(weights[order])
-        found = np.cumsum(np.where(order < n, 0.0, 1 / len(wrong)))
-        by_length = np.interp(LIST_LENGTHS, length, found)
-    return Finding(by_class, by_length)
+        found[c] = (verdict == Verdict.CONFLICT).mean(), (verdict != Verdict.CONFORM).mean()
+    return found
 
 
 def found_by_visits(
@@ -238,10 +212,10 @@ def found_by_visits(
 ) -> NDArray[np.float64]:
     """Estimate how many wrong declarations the first visits of the work list find.
 
-    The work list has the declarations with the verdict CONFLICT or DOUBT, by rank. As for
-    `Finding.by_length`, the share `SUPPOSED_WRONG` of all declarations is supposed to be of a
-    random other class. Their margins are compared with those of the others of this class: wrong
-    declarations take the places of true ones in the list.
+    The work list has the declarations with the verdict CONFLICT or DOUBT, by rank. The share
+    `SUPPOSED_WRONG` of all declarations is supposed to be of a random other class. Their margins
+    are compared with those of the others of this class: wrong declarations take the places of true
+    ones in the list.
 
     Parameters
     ----------
@@ -284,10 +258,9 @@ def write_doubts(
     Parameters
     ----------
     path
-        Written: JSON. false_alarms; n, the number of declarations; supposed_wrong, a share; lists,
-        the number of parcels of a list and the share of these wrong declarations in it; classes,
-        each with the numbers of declarations, of CONFLICT and DOUBT, and how many wrong ones would
-        get CONFLICT, and either, see `Finding`. null where a value is not defined.
+        Written: JSON. false_alarms; n, the number of declarations; classes, each with the numbers
+        of declarations, of CONFLICT and DOUBT, and the shares of wrong ones that would get
+        CONFLICT, and either, see `estimate_finding`. null where a value is not defined.
     classes
         Classes in order of the class index.
     tested
@@ -307,18 +280,13 @@ def write_doubts(
             doubts.verdict == Verdict.DOUBT,
         )
     )
-    rows = zip(classes, *counts, *finding.by_class.T.tolist(), strict=True)
+    rows = zip(classes, *counts, *finding.T.tolist(), strict=True)
     keys = ("n", "n_conflict", "n_doubt", "found_conflict", "found")
-    lists = zip(LIST_LENGTHS, finding.by_length.tolist(), strict=True)
     write_json(
         path,
         {
             "false_alarms": false_alarms,
             "n": n,
-            "supposed_wrong": SUPPOSED_WRONG,
-            "lists": [
-                finite_or_null({"n": round(length * n), "found": found}) for length, found in lists
-            ],
             "classes": [
                 {"code": crop.code, "name": crop.name}
                 | finite_or_null(dict(zip(keys, row, strict=True)))

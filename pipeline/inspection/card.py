@@ -275,7 +275,11 @@ class FinishedRun:
                 if code in codes:
                     own = envelope(dataset, codes.index(code), series.days, i)
                     envelopes |= {} if own is None else {kind: own}
-        ndvi, bands = (None, []) if series is None else series_charts(series, envelopes)
+        colour_of = {
+            kind: self.colours.get(row[f"{column}_code"], UNPREDICTED)
+            for kind, column in (("declared", "declared"), ("predicted", "pred"))
+        }
+        ndvi, bands = (None, []) if series is None else series_charts(series, envelopes, colour_of)
         place = None
         if self.has_outlines:
             # GDAL is imported only here: a run from a dataset works without it.
@@ -322,10 +326,7 @@ class FinishedRun:
             if found is None or series is None
             else attention_chart(series.dates, found),
             colours=self.colours,
-            colour_of={
-                kind: self.colours.get(row[f"{column}_code"], UNPREDICTED)
-                for kind, column in (("declared", "declared"), ("predicted", "pred"))
-            },
+            colour_of=colour_of,
         )
 
     def _probabilities(self, parcel_id: str) -> list[tuple[str, str, float]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points
+from pipeline.report.chart import WIDE, Chart
+from pipeline.report.svg import ACCENT, BLUE, PAPER, WARM
 from pipeline.workflow.artefacts import artefact, read_json
 from pipeline.workflow.paths import RunPaths
 
@@ -160,34 +160,32 @@ def area_chart(rows: pd.DataFrame) -> Chart:
     rows
         Rows of the table of areas, in the order of the chart.
     """
-    step, left, right = 30, 190, 24
-    width, height = 960, 54 + step * len(rows)
-    columns = ["mapped_ha", *(f"{name}{end}_ha" for name in ESTIMATES for end in ("", "_high"))]
-    ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(0, np.nanmax(rows[columns]))
-    x = Scale(0, ticks[-1], left, width - right)
-    lines, dots, labels = [], [], []
-    for place, row in enumerate(rows.to_dict("records")):
-        middle = 16 + step * place + step / 2
-        name = row["name"]
-        short = name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
-        labels.append(Tick(middle, short))
-        for shift, (estimate, words) in zip((-6, 6), ESTIMATES.items(), strict=True):
-            area, low, high = (row[f"{estimate}{end}_ha"] for end in ("", "_low", "_high"))
-            y, title = middle + shift, f"{name}: {hectares(area)} ha, {words}"
-            if not math.isnan(low):
-                title += f" (95 % interval: {hectares(low)} to {hectares(high)})"
-                lines.append(Line(join_points([(x(low), y), (x(high), y)]), estimate, title))
-            dots.append(Dot(x(area), y, estimate, title))
-        title = f"{name}: {hectares(row['mapped_ha'])} ha, mapped"
-        dots.append(Dot(x(row["mapped_ha"]), middle, "kept", title))
-    return Chart(
-        f"Areas of {len(rows)} classes, mapped and estimated, with 95 % intervals.",
-        *(width, height),
-        [Tick(x(value), f"{value:,.0f}") for value in ticks],
-        labels,
-        *(lines, dots),
-        left=left,
-        right=right,
-        bottom=40,
-        x_title="Area (ha)",
-    )
+    label = f"Areas of {len(rows)} classes, mapped and estimated, with 95 % intervals."
+    chart = Chart(label, WIDE, 80 + 26 * len(rows))
+    (axes,) = chart.axes
+    shown = rows.assign(place=np.arange(len(rows)))
+    for shift, colour, (estimate, words) in zip(
+        (-0.2, 0.2), (BLUE, ACCENT), ESTIMATES.items(), strict=True
+    ):
+        known = shown[shown[f"{estimate}_ha"].notna()]
+        area, low, high = (known[f"{estimate}{end}_ha"] for end in ("", "_low", "_high"))
+        axes.hlines(known["place"] + shift, low, high, color=(colour, 0.35), linewidth=5)
+        (dots,) = axes.plot(area, known["place"] + shift, "o", color=colour, label=words)
+        titles = [
+            f"{name}: {hectares(own)} ha, {words}"
+            + ("" if math.isnan(a) else f" (95 % interval: {hectares(a)} to {hectares(b)})")
+            for name, own, a, b in zip(known["name"], area, low, high, strict=True)
+        ]
+        chart.say(dots, titles)
+    (dots,) = axes.plot(shown["mapped_ha"], shown["place"], "o", color=WARM, label="mapped")
+    dots.set(markerfacecolor=PAPER, markeredgewidth=1.8)
+    areas = zip(shown["name"], shown["mapped_ha"], strict=True)
+    chart.say(dots, [f"{name}: {hectares(area)} ha, mapped" for name, area in areas])
+    names = [n if len(n) <= MOST_LETTERS else f"{n[: MOST_LETTERS - 1]}…" for n in shown["name"]]
+    axes.set_yticks(shown["place"], names, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    chart.name_axes("Area (ha)")
+    chart.key()
+    return chart

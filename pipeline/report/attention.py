@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
+import numpy as np
 
 from pipeline.classes.crop_class import CropClass
-from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points, month_ticks, say_day
+from pipeline.report.chart import SMALL, Chart, band, say_day, show_dates, show_percent
+from pipeline.report.svg import WARM
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import percent
@@ -38,14 +39,14 @@ class Correlation:
 
 @dataclass(frozen=True)
 class ClassAttention:
-    """A predicted class: parcels, correlations, charts of attention and of changed classes."""
+    """A predicted class: parcels, correlations, chart of attention and of changed classes."""
 
     code: str
     name: str
     n_parcels: int
     by_date: Correlation | None
     by_window: Correlation | None
-    charts: list[Chart]
+    chart: Chart
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,7 @@ def read_attention(
                 ClassAttention(
                     *(code, crop.name, int(own["n_parcels"])),
                     *(_correlation(own["by_date"]), _correlation(own["by_window"])),
-                    charts=[
-                        _attention_chart(crop.name, colours[code], own["attention"], days, highest),
-                        *_changed_charts(crop.name, own["changed"], days),
-                    ],
+                    _chart(crop.name, colours[code], own, days, highest),
                 )
                 for crop in classes
                 for code in [str(crop.code)]
@@ -135,70 +133,48 @@ def _correlation(values: Mapping[str, Any]) -> Correlation | None:
     return Correlation(mean, low, high, int(values["n"]))
 
 
-def _days_scale(days: Sequence[date]) -> Scale:
-    return Scale(days[0].toordinal(), days[-1].toordinal(), 42, 286)
-
-
-def _attention_chart(
-    name: str,
-    colour: str,
-    quartiles: Sequence[Sequence[float | None]],
-    days: Sequence[date],
-    highest: float,
+def _chart(
+    name: str, colour: str, own: Mapping[str, Any], days: Sequence[date], highest: float
 ) -> Chart:
-    """Draw the attention of a class over time: median and quartiles."""
-    known = [
-        (day, [own for own in row if own is not None])
-        for day, row in zip(days, quartiles, strict=True)
-        if None not in row
-    ]
-    values = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(0, max(highest, 0.01))
-    digits = 0 if values[1] >= 0.01 else 1
-    x, y = _days_scale(days), Scale(0, values[-1], 128, 8)
-    lower, middle, upper = (
-        [(x(day.toordinal()), y(row[rank])) for day, row in known] for rank in range(3)
-    )
-    return Chart(
-        f"Attention of the models on {name} over time: median and quartiles.",
-        *(300, 150),
-        month_ticks(days[0], days[-1], x, at_most=5),
-        [Tick(y(value), percent(value, digits)) for value in values],
-        lines=[
-            Line(join_points([*lower, *reversed(upper)]), "band", closed=True),
-            Line(join_points(middle), "median"),
-        ],
-        dots=[
-            Dot(*place, "median", f"{say_day(day)}: {percent(row[1])} of the attention")
-            for place, (day, row) in zip(middle, known, strict=True)
-        ],
-        title=name,
-        colour=colour,
-        left=38,
-        right=10,
-        bottom=22,
-    )
+    """Draw the attention of a class over time, and below how often it depends on each date.
 
-
-def _changed_charts(name: str, shares: Sequence[float | None], days: Sequence[date]) -> list[Chart]:
-    """Draw how many parcels of a class change it without the dates around each date."""
-    known = [(day, share) for day, share in zip(days, shares, strict=True) if share is not None]
-    if not known:
-        return []
-    x, y = _days_scale(days), Scale(0, 1, 78, 8)
-    places = [(x(day.toordinal()), y(share)) for day, share in known]
-    return [
-        Chart(
-            f"Parcels that are no longer {name} without the dates around each date.",
-            *(300, 100),
-            month_ticks(days[0], days[-1], x, at_most=5),
-            [Tick(y(value), percent(value, 0)) for value in (0, 0.5, 1)],
-            lines=[Line(join_points(places), "changed")],
-            dots=[
-                Dot(*place, "changed", f"Without the dates around {say_day(day)}: {percent(share)}")
-                for place, (day, share) in zip(places, known, strict=True)
-            ],
-            left=38,
-            right=10,
-            bottom=22,
+    Parameters
+    ----------
+    name, colour
+        Name and colour of the class.
+    own
+        Its part of the account: attention, quartiles on each date; changed, the share of parcels
+        that change their class without the dates around each date; None where not known.
+    days
+        The dates.
+    highest
+        Highest attention of all classes.
+    """
+    changed = dict(zip(days, own["changed"], strict=True))
+    is_known = any(share is not None for share in changed.values())
+    label = f"Attention of the models on {name} over time: median and quartiles."
+    if is_known:
+        label += f" Below: parcels that are no longer {name} without the dates around each date."
+    chart = Chart(label, SMALL, 210 if is_known else 130, rows=(3, 2) if is_known else (1,))
+    attention, *below = chart.axes
+    quartiles = np.array(own["attention"], np.float64).reshape(-1, 3)  # None becomes NaN
+    band(attention, days, quartiles[:, [0, 2]], colour)
+    chart.plot(
+        attention,
+        dict(zip(days, quartiles[:, 1].tolist(), strict=True)),
+        ".-",
+        lambda day, share: f"{say_day(day)}: {percent(share)} of the attention",
+        color=colour,
+    )
+    show_percent(attention, high=max(highest, 0.01), steps=3)
+    for axes in below:
+        chart.plot(
+            axes,
+            changed,
+            ".-",
+            lambda day, share: f"Without the dates around {say_day(day)}: {percent(share)}",
+            color=WARM,
         )
-    ]
+        show_percent(axes, steps=2)
+    show_dates(chart.axes[-1], days, 6)
+    return chart

@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points
+from pipeline.report.chart import Chart
+from pipeline.report.figures import accuracy_chart
+from pipeline.report.svg import ASIDE, BLUE
 from pipeline.workflow.artefacts import artefact, read_json
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import percent
@@ -108,30 +110,17 @@ def reliability_chart(
     before, after
         {n_parcels, confidence, accuracy} of every bin that has parcels.
     """
-    x, y = Scale(0, 1, 46, 428), Scale(0, 1, 316, 12)
-    lines = [Line(join_points([(x(0), y(0)), (x(1), y(1))]), "diagonal")]
-    dots = []
-    for kind, when, bins in (("training", "before", before), ("validation", "after", after)):
-        points = [(x(own["confidence"]), y(own["accuracy"])) for own in bins]
-        lines.append(Line(join_points(points), kind, f"{when} temperature scaling"))
-        dots += [
-            Dot(
-                *point,
-                kind,
-                f"{own['n_parcels']:,} parcels, {when}: confidence {percent(own['confidence'])}, "
-                f"right {percent(own['accuracy'])}",
-            )
-            for point, own in zip(points, bins, strict=True)
-            if kind == "validation"
+    chart = accuracy_chart("Accuracy by confidence, before and after temperature scaling.", 0)
+    (axes,) = chart.axes
+    for when, bins, style, colour in (("before", before, "-", ASIDE), ("after", after, "o-", BLUE)):
+        confidence, accuracy = ([own[key] for own in bins] for key in ("confidence", "accuracy"))
+        label = f"{when} temperature scaling"
+        (line,) = axes.plot(confidence, accuracy, style, color=colour, label=label)
+        titles = [
+            f"{own['n_parcels']:,} parcels, {when}: confidence {percent(own['confidence'])}, "
+            f"right {percent(own['accuracy'])}"
+            for own in bins
         ]
-    steps = [i / 5 for i in range(6)]
-    return Chart(
-        "Accuracy by confidence, before and after temperature scaling.",
-        *(440, 360),
-        [Tick(x(value), percent(value, 0)) for value in steps],
-        [Tick(y(value), percent(value, 0)) for value in steps],
-        *(lines, dots),
-        left=46,
-        bottom=44,
-        x_title="Confidence",
-    )
+        chart.say(line, titles if when == "after" else label)
+    chart.key()
+    return chart

@@ -24,8 +24,8 @@ class DoubtfulDeclarations:
     n
         Number of declarations that were judged.
     classes
-        code, name, `COUNTS`, found_conflict and found (see `Finding`) of every class, by falling
-        number of declarations; codes are text.
+        code, name, `COUNTS`, found_conflict and found (see `estimate_finding`) of every class, by
+        falling number of declarations; codes are text.
     """
 
     false_alarms: float

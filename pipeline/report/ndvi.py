@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MultipleLocator
 from numpy.typing import NDArray
 
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
-from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points, month_ticks, say_day
+from pipeline.report.chart import SMALL, Chart, band, say_day, show_dates
+from pipeline.report.svg import BLUE, INK, WARM
 
+HEIGHT = 130
 RED, NEAR_INFRARED = "B04", "B08"
 # These many parcels are enough to show a class. All parcels of a large dataset would take minutes.
 MOST_PARCELS = 200
@@ -25,8 +28,8 @@ def season_charts(
     dates: Sequence[date],
     classes: Sequence[CropClass],
     colours: Mapping[str, str],
-) -> list[Chart]:
-    """Draw NDVI over time, a small chart a class.
+) -> dict[str, Chart]:
+    """Draw NDVI over time, a small chart a class: {code: chart}.
 
     Parameters
     ----------
@@ -40,40 +43,35 @@ def season_charts(
         {code: colour} of the classes.
     """
     drawn = {str(c.code): c.name for c in classes if str(c.code) in series}
-    x, y = _scales(dates, [series[code] for code in drawn])
-    return [
-        _season_chart(name, colours[code], series[code], dates, x, y)
-        for code, name in drawn.items()
-    ]
+    lowest = _lowest([series[code] for code in drawn])
+    charts = {}
+    for code, name in drawn.items():
+        chart = Chart(f"NDVI of {name} over time: median and quartiles.", SMALL, HEIGHT, title=name)
+        band(chart.axes[0], dates, series[code][:, [0, 2]], colours[code])
+        _draw_ndvi(chart, dates, series[code][:, 1], colours[code], lowest)
+        charts[code] = chart
+    return charts
 
 
-def _scales(dates: Sequence[date], series: Sequence[NDArray[np.float64]]) -> tuple[Scale, Scale]:
-    """Return the scales of dates and of NDVI, the same for all charts of some series."""
+def _lowest(series: Iterable[NDArray[np.float64]]) -> float:
+    """Return where the axis of NDVI begins, the same for all charts of some series."""
     lowest = min((np.nanmin(own, initial=0) for own in series), default=0)
-    days = Scale(dates[0].toordinal(), dates[-1].toordinal(), 38, 286)
-    return days, Scale(np.floor(lowest * 5) / 5, 1, 128, 8)
+    return float(np.floor(lowest * 5) / 5)
 
 
-def _season_chart(
-    name: str,
-    colour: str,
-    quartiles: NDArray[np.float64],
-    dates: Sequence[date],
-    x: Scale,
-    y: Scale,
-) -> Chart:
-    """Draw the NDVI of one class."""
-    medians = quartiles[:, 1]
-    return _small_chart(
-        *(f"NDVI of {name} over time: median and quartiles.", dates, x, y),
-        lines=[
-            _band(quartiles, dates, x, y, "band"),
-            Line(join_points(_places(medians, dates, x, y)), "median"),
-        ],
-        dots=_dots(medians, dates, x, y, "median"),
-        title=name,
-        colour=colour,
+def _draw_ndvi(
+    chart: Chart, dates: Sequence[date], ndvi: NDArray[np.float64], colour: str, lowest: float
+) -> None:
+    """Draw an NDVI (T,), NaN where it is not known, over what the chart shows."""
+    (axes,) = chart.axes
+    values = dict(zip(dates, ndvi.tolist(), strict=True))
+    chart.plot(
+        *(axes, values, ".-", lambda day, value: f"{say_day(day)}: NDVI {value:.2f}"),
+        color=colour,
     )
+    axes.set_ylim(lowest, 1)
+    axes.yaxis.set_major_locator(MultipleLocator(0.5))
+    show_dates(axes, dates, 6)
 
 
 @dataclass(frozen=True)
@@ -108,68 +106,24 @@ def draw_mistakes(
     rows = parcels[columns].to_dict("records")
     in_dataset = [row["parcel_id"] for row in rows if series and row["parcel_id"] in place]
     own = {parcel: _parcel_series(dataset, place[parcel]) for parcel in in_dataset}
-    x, y = _scales(dataset.dates, [*series.values(), *own.values()])
+    lowest = _lowest([*series.values(), *own.values()])
     mistakes = []
     for row in rows:
         chart = None
         if (ndvi := own.get(row["parcel_id"])) is not None:
-            classes = (("declared", row["declared_code"]), ("predicted", row["pred_code"]))
-            bands = [
-                _band(series[code], dataset.dates, x, y, kind)
-                for kind, code in classes
-                if code in series
-            ]
-            line = Line(join_points(_places(ndvi, dataset.dates, x, y)), "parcel")
-            chart = _small_chart(
-                *(f"NDVI of parcel {row['parcel_id']} over time.", dataset.dates, x, y),
-                lines=[*bands, line],
-                dots=_dots(ndvi, dataset.dates, x, y, "parcel"),
+            declared, predicted = row["declared_name"], row["pred_name"]
+            chart = Chart(
+                f"NDVI of parcel {row['parcel_id']} over time (black), and quartiles of the "
+                f"parcels of its declared class {declared} (blue) and its predicted class "
+                f"{predicted} (orange).",
+                *(SMALL, HEIGHT),
             )
+            for code, colour in ((row["declared_code"], BLUE), (row["pred_code"], WARM)):
+                if (quartiles := series.get(code)) is not None:
+                    band(chart.axes[0], dataset.dates, quartiles[:, [0, 2]], colour)
+            _draw_ndvi(chart, dataset.dates, ndvi, INK, lowest)
         mistakes.append(Mistake(**{str(name): value for name, value in row.items()}, chart=chart))
     return mistakes
-
-
-def _small_chart(label: str, dates: Sequence[date], x: Scale, y: Scale, **others: Any) -> Chart:
-    """Return a chart of NDVI over time, with its axes."""
-    return Chart(
-        *(label, 300, 150),
-        month_ticks(dates[0], dates[-1], x, at_most=5),
-        [Tick(y(v), f"{v:g}") for v in (0, 0.5, 1)],
-        **others,
-        left=34,
-        right=10,
-        bottom=22,
-    )
-
-
-def _places(
-    values: NDArray[np.float64], dates: Sequence[date], x: Scale, y: Scale
-) -> list[tuple[float, float]]:
-    """Return the places of the values (T,) that are not NaN."""
-    return [
-        (x(day.toordinal()), y(value))
-        for day, value in zip(dates, values.tolist(), strict=True)
-        if np.isfinite(value)
-    ]
-
-
-def _band(
-    quartiles: NDArray[np.float64], dates: Sequence[date], x: Scale, y: Scale, kind: str
-) -> Line:
-    """Return the area between the first and the third of quartiles (T, 3)."""
-    lower, upper = (_places(quartiles[:, rank], dates, x, y) for rank in (0, 2))
-    return Line(join_points([*lower, *reversed(upper)]), kind, closed=True)
-
-
-def _dots(
-    values: NDArray[np.float64], dates: Sequence[date], x: Scale, y: Scale, kind: str
-) -> list[Dot]:
-    days = [day for day, value in zip(dates, values, strict=True) if np.isfinite(value)]
-    clear = values[np.isfinite(values)]
-    return [
-        Dot(*place, kind, f"{say_day(day)}: NDVI {value:.2f}")
-        for place, day, value in zip(_places(values, dates, x, y), days, clear, strict=True)
-    ]
 
 
 def ndvi_by_class(dataset: PixelSetDataset) -> dict[str, NDArray[np.float64]]:

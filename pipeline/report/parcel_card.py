@@ -8,16 +8,16 @@ from datetime import date
 from typing import Any
 
 import numpy as np
+from matplotlib.dates import date2num
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points, month_ticks, say_day
+from pipeline.report.chart import Chart, band, say_day, show_dates, show_percent
 from pipeline.report.parcel_series import NDVI, ParcelSeries
+from pipeline.report.svg import ASIDE, INK, PAPER, SOFT, WARM
 from pipeline.workflow.rounding import percent
 
-LEFT, RIGHT, BOTTOM = 46, 12, 24
-# The width of the charts, and of the small ones of the bands.
-WIDTH, SMALL_WIDTH = 480, 230
+WIDTH = 420
 # A prediction depends on a window of dates if its probability falls by more without them.
 STEADY = 0.1
 
@@ -69,33 +69,10 @@ class Explanation:
         return self.changes or bool(falls)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """The dates of a chart of some width, from left to right."""
-
-    dates: Sequence[date]
-    width: int = WIDTH
-
-    @property
-    def scale(self) -> Scale:
-        """Days to units."""
-        first, last = self.dates[0].toordinal(), self.dates[-1].toordinal()
-        return Scale(first, last, LEFT + 6, self.width - RIGHT - 6)
-
-    @property
-    def places(self) -> list[float]:
-        """The place of every date."""
-        return [self.scale(day.toordinal()) for day in self.dates]
-
-    @property
-    def ticks(self) -> list[Tick]:
-        """The months."""
-        at_most = 9 if self.width == WIDTH else 4
-        return month_ticks(self.dates[0], self.dates[-1], self.scale, at_most=at_most)
-
-
 def series_charts(
-    series: ParcelSeries, envelopes: Mapping[str, NDArray[np.float64]]
+    series: ParcelSeries,
+    envelopes: Mapping[str, NDArray[np.float64]],
+    colours: Mapping[str, str],
 ) -> tuple[Chart | None, list[Chart]]:
     """Draw NDVI, None without red or near infrared, and each band.
 
@@ -104,57 +81,49 @@ def series_charts(
     series
         The parcel.
     envelopes
-        {CSS class: float64 (T, B, 2)}, of the declared and the predicted class.
+        {"declared" or "predicted": float64 (T, B, 2)}, of the parcels of this class.
+    colours
+        {"declared" or "predicted": colour of this class}.
     """
-    charts = []
-    for b, name in enumerate(series.names):
-        bands = {kind: found[:, b] for kind, found in envelopes.items()}
-        size = (WIDTH, 230) if name == NDVI else (SMALL_WIDTH, 120)
-        charts.append(_series_chart(series, name, series.values[:, b], bands, *size))
+    charts = [_series_chart(series, b, envelopes, colours) for b in range(len(series.names))]
     first = charts[0] if charts and series.names[0] == NDVI else None
     return first, charts[first is not None :]
 
 
 def _series_chart(
     series: ParcelSeries,
-    name: str,
-    values: NDArray[np.float64],
+    b: int,
     envelopes: Mapping[str, NDArray[np.float64]],
-    width: int,
-    height: int,
+    colours: Mapping[str, str],
 ) -> Chart:
-    marks = _marks(values, envelopes.values(), 4 if width == WIDTH else 2)
-    axis, y = Axis(series.dates, width), Scale(marks[0], marks[-1], height - BOTTOM, 8)
-    places = axis.places
-    clear = np.flatnonzero(np.isfinite(values)).tolist()
-    lines = [
-        # A cloudy date
-        Line(join_points([(places[t], y.start), (places[t], y.end)]), "cloudy", _say(series, t))
-        for t in np.flatnonzero(series.clear_fraction == 0).tolist()
-    ]
-    for kind, found in envelopes.items():
-        known = np.flatnonzero(np.isfinite(found).all(axis=1)).tolist()
-        found = np.clip(found, marks[0], marks[-1])
-        lower, upper = ([(places[t], y(found[t, k])) for t in known] for k in range(2))
-        lines.append(Line(join_points([*lower, *reversed(upper)]), kind, closed=True))
-    lines.append(Line(join_points([(places[t], y(values[t])) for t in clear]), "parcel"))
-    return Chart(
-        f"{name} of the parcel over time.",
-        *(width, height, axis.ticks, [Tick(y(v), f"{v:g}") for v in np.round(marks, 9)]),
-        lines=lines,
-        dots=[
-            Dot(
-                *(places[t], y(values[t])),
-                "parcel" if series.clear_fraction[t] == 1 else "partly",
-                f"{_say(series, t)}, {name} {values[t]:.2f}",
-            )
-            for t in clear
-        ],
-        title=name,
-        left=LEFT,
-        right=RIGHT,
-        bottom=BOTTOM,
+    """Draw the b-th quantity of a parcel, over the classes and the cloudy dates."""
+    name, values, dates = series.names[b], series.values[:, b], np.array(series.dates)
+    is_large = name == NDVI
+    chart = Chart(
+        f"{name} of the parcel over time.", *((WIDTH, 210) if is_large else (190, 110)), title=name
     )
+    (axes,) = chart.axes
+    bands = {kind: found[:, b] for kind, found in envelopes.items()}
+    marks = _marks(values, bands.values(), 4 if is_large else 2)
+    axes.set_ylim(marks[0], marks[-1])
+    axes.set_yticks(marks)
+    cloudy = np.flatnonzero(series.clear_fraction == 0)
+    clouds = axes.vlines(dates[cloudy], marks[0], marks[-1], color=(ASIDE, 0.28), linewidth=5)
+    chart.say(clouds, [_say(series, t) for t in cloudy.tolist()])
+    for kind, limits in bands.items():
+        limits = np.clip(limits, marks[0], marks[-1])
+        area = band(axes, series.dates, limits, colours[kind])
+        if kind == "declared":
+            area.set(edgecolor=colours[kind], linestyle="--", linewidth=1)
+    known = np.isfinite(values)
+    axes.plot(dates[known], values[known], color=INK, linewidth=1.6)
+    for is_clear in (True, False):
+        shown = np.flatnonzero(known & ((series.clear_fraction == 1) == is_clear))
+        (dots,) = axes.plot(dates[shown], values[shown], "o", color=INK, markersize=4)
+        dots.set(markerfacecolor=INK if is_clear else PAPER, markeredgewidth=1)
+        chart.say(dots, [f"{_say(series, t)}, {name} {values[t]:.2f}" for t in shown.tolist()])
+    show_dates(axes, series.dates, 9 if is_large else 4)
+    return chart
 
 
 def _marks(
@@ -180,69 +149,45 @@ def _say(series: ParcelSeries, t: int) -> str:
 
 def occlusion_chart(dates: Sequence[date], found: Explanation) -> Chart:
     """Draw the probability of the predicted class without the dates around each date."""
-    height = 130
-    axis, y = Axis(dates), Scale(0, 1, height - BOTTOM, 8)
-    places = axis.places
-    known = np.flatnonzero(np.isfinite(found.without)).tolist()
-    level = y(found.probability)
-    return Chart(
+    chart = Chart(
         f"Probability of {found.predicted} without the dates within {found.window_days} days of "
         "each date.",
-        *(WIDTH, height, axis.ticks, [Tick(y(v), percent(v, 0)) for v in (0, 0.5, 1)]),
-        lines=[
-            Line(join_points([(LEFT, level), (WIDTH - RIGHT, level)]), "diagonal", "all dates"),
-            Line(join_points([(places[t], y(found.without[t])) for t in known]), "parcel"),
-        ],
-        dots=[
-            Dot(
-                *(places[t], y(found.without[t])),
-                "parcel" if found.becomes[t] == found.predicted else "other",
-                f"Without the dates around {say_day(dates[t])}: {found.predicted} "
-                f"{percent(float(found.without[t]))}"
-                + f", predicted {found.becomes[t]}"
-                * (found.becomes[t] != found.predicted),
-            )
-            for t in known
-        ],
-        left=LEFT,
-        right=RIGHT,
-        bottom=BOTTOM,
+        *(WIDTH, 130),
     )
+    (axes,) = chart.axes
+    level = axes.axhline(found.probability, color=SOFT, linestyle="--", linewidth=1)
+    chart.say(level, "all dates")
+    known = np.isfinite(found.without)
+    days, changes = np.array(dates), np.array(found.becomes) != found.predicted
+    axes.plot(days[known], found.without[known], color=INK, linewidth=1.6)
+    for is_other, colour, size in ((False, INK, 4), (True, WARM, 6)):
+        shown = np.flatnonzero(known & (changes == is_other))
+        (dots,) = axes.plot(days[shown], found.without[shown], "o", color=colour, markersize=size)
+        titles = [
+            f"Without the dates around {say_day(dates[t])}: {found.predicted} "
+            f"{percent(float(found.without[t]))}" + f", predicted {found.becomes[t]}" * is_other
+            for t in shown.tolist()
+        ]
+        chart.say(dots, titles)
+    show_percent(axes, steps=2)
+    show_dates(axes, dates, 9)
+    return chart
 
 
 def attention_chart(dates: Sequence[date], found: Explanation) -> Chart:
     """Draw the attention on every date as bars."""
-    height = 95
-    highest = max(float(found.attention.max(initial=0)), 0.01)
-    marks = MaxNLocator(2, steps=[1, 2, 5, 10], min_n_ticks=2).tick_values(0, highest)
-    axis, y = Axis(dates), Scale(0, marks[-1], height - BOTTOM, 8)
-    gaps = np.diff(axis.places)
-    half = float(np.clip(np.median(gaps) / 3 if len(gaps) else 3, 0.8, 4))
-    digits = 0 if marks[1] >= 0.01 else 1
-    return Chart(
-        "Attention of the models on every date.",
-        *(WIDTH, height, axis.ticks, [Tick(y(v), percent(v, digits)) for v in marks]),
-        lines=[
-            Line(
-                join_points(
-                    [
-                        (place - half, y.start),
-                        (place - half, y(share)),
-                        (place + half, y(share)),
-                        (place + half, y.start),
-                    ]
-                ),
-                "attended",
-                f"{say_day(day)}: {percent(share)} of the attention",
-                closed=True,
-            )
-            for place, day, share in zip(axis.places, dates, found.attention.tolist(), strict=True)
-            if share > 0
-        ],
-        left=LEFT,
-        right=RIGHT,
-        bottom=BOTTOM,
-    )
+    chart = Chart("Attention of the models on every date.", WIDTH, 100)
+    (axes,) = chart.axes
+    gaps = np.diff(date2num(dates))
+    width = max(1.0, float(np.median(gaps)) / 2) if len(gaps) else 3.0
+    attended = np.flatnonzero(found.attention)
+    bars = axes.bar(np.array(dates)[attended], found.attention[attended], width, color=SOFT)
+    for bar, t in zip(bars, attended.tolist(), strict=True):
+        share = percent(float(found.attention[t]))
+        chart.say(bar, f"{say_day(dates[t])}: {share} of the attention")
+    show_percent(axes, high=max(float(found.attention.max(initial=0)), 0.01), steps=2)
+    show_dates(axes, dates, 9)
+    return chart
 
 
 def say_explanation(dates: Sequence[date], found: Explanation) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.classes.crop_class import CropClass
-from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points, month_ticks, say_day
+from pipeline.report.chart import MEDIUM, SMALL, Chart, say_day, show_dates, show_percent
+from pipeline.report.svg import ASIDE, BLUE
 from pipeline.workflow.artefacts import artefact, read_json
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.rounding import percent, score
@@ -50,8 +52,10 @@ class SeasonSection:
         Parcels that are observed on no date, and so have no class.
     clear_is_known
         False if values of early dates may have been interpolated from later ones.
-    charts, by_class
-        Charts of all classes together, and of F1, one for each class.
+    charts
+        {name: chart} of all classes together.
+    by_class
+        {code: chart of F1}.
     """
 
     lines: list[SeasonLine]
@@ -60,8 +64,8 @@ class SeasonSection:
     near_from: date | None
     n_unseen: int
     clear_is_known: bool
-    charts: list[Chart]
-    by_class: list[Chart]
+    charts: dict[str, Chart]
+    by_class: dict[str, Chart]
 
 
 def read_season(
@@ -97,11 +101,12 @@ def read_season(
         **{name: found[name] for name in ("stays_from", "right_from", "near_from", "n_unseen")},
         clear_is_known=found["clear_is_known"],
         charts=_charts(lines),
-        by_class=[
-            _class_chart(crop.name, colours[str(crop.code)], own)
+        by_class={
+            str(crop.code): _class_chart(crop.name, colours[str(crop.code)], own)
             for crop in classes
-            if (own := _points(table[table["code"] == str(crop.code)]))
-        ],
+            for own in [table[table["code"] == str(crop.code)]]
+            if own["f1"].notna().any()
+        },
     )
 
 
@@ -125,77 +130,51 @@ def _or_none(value: float) -> float | None:
     return None if pd.isna(value) else value
 
 
-def _points(table: pd.DataFrame) -> list[tuple[date, float]]:
-    known = table[table["f1"].notna()]
-    return list(zip(known["date"], known["f1"], strict=True))
+def _charts(lines: Sequence[SeasonLine]) -> dict[str, Chart]:
+    """Draw scores, and the share of the parcels whose class stays, by date."""
+    scores = {
+        "overall accuracy": {line.day: line.accuracy for line in lines},
+        "macro F1": {line.day: line.f1 for line in lines},
+    }
+    stays = {"share that keeps its class": {line.day: line.settled for line in lines}}
+    return {
+        "scores": _scores_chart("Overall accuracy and macro F1", scores),
+        "stays": _scores_chart("Parcels whose class stays", stays),
+    }
 
 
-def _charts(lines: Sequence[SeasonLine]) -> list[Chart]:
-    """Draw accuracy and macro F1, and the share of the parcels whose class stays, by date."""
-    days = [line.day for line in lines]
-    x, y = _scales(days, 440, 240, 46, 40)
-    accuracy = [(line.day, line.accuracy) for line in lines if line.accuracy is not None]
-    f1 = [(line.day, line.f1) for line in lines if line.f1 is not None]
-    settled = [(line.day, line.settled) for line in lines]
-
-    def draw(title: str, series: Mapping[str, tuple[str, list[tuple[date, float]]]]) -> Chart:
-        drawn = {
-            kind: [(x(day.toordinal()), y(value)) for day, value in points]
-            for kind, (_, points) in series.items()
-        }
-        return Chart(
-            f"{title}, by the last date available.",
-            *(440, 240, month_ticks(days[0], days[-1], x, at_most=8), _ticks(y)),
-            lines=[
-                Line(join_points(places), kind, series[kind][0]) for kind, places in drawn.items()
-            ],
-            dots=[
-                Dot(*place, kind, f"Up to {say_day(day)}: {words} {percent(value)}")
-                for kind, (words, points) in series.items()
-                for place, (day, value) in zip(drawn[kind], points, strict=True)
-            ],
-            title=title,
-            left=46,
-            bottom=40,
-            x_title="Last date available",
-        )
-
-    both = {"training": ("macro F1", f1), "validation": ("overall accuracy", accuracy)}
-    words = "share of the parcels that keep their class"
-    return [
-        draw("Overall accuracy and macro F1", both),
-        draw("Parcels whose class stays", {"validation": (words, settled)}),
-    ]
+def _scores_chart(title: str, series: Mapping[str, Mapping[date, float | None]]) -> Chart:
+    """Draw shares of the parcels by date, {words: {date: share}}."""
+    chart = Chart(f"{title}, by the last date available.", MEDIUM, 240, title=title)
+    for (words, values), colour in zip(series.items(), (BLUE, ASIDE), strict=False):
+        _draw_line(chart, words, values, colour, percent)
+    show_percent(chart.axes[0])
+    chart.name_axes("Last date available")
+    chart.key()
+    return chart
 
 
-def _class_chart(name: str, colour: str, points: Sequence[tuple[date, float]]) -> Chart:
+def _class_chart(name: str, colour: str, rows: pd.DataFrame) -> Chart:
     """Draw the F1 of a class by date."""
-    days = [day for day, _ in points]
-    x, y = _scales(days, 300, 150, 38, 22)
-    places = [(x(day.toordinal()), y(value)) for day, value in points]
-    return Chart(
-        f"F1 of {name}, by the last date available.",
-        *(300, 150, month_ticks(days[0], days[-1], x, at_most=5)),
-        [Tick(y(v), f"{v:g}") for v in (0, 0.5, 1)],
-        lines=[Line(join_points(places), "median")],
-        dots=[
-            Dot(*place, "median", f"Up to {say_day(day)}: F1 {score(value)}")
-            for place, (day, value) in zip(places, points, strict=True)
-        ],
-        title=name,
-        colour=colour,
-        left=34,
-        right=10,
-        bottom=22,
+    chart = Chart(f"F1 of {name}, by the last date available.", SMALL, 130, title=name)
+    _draw_line(chart, "F1", dict(zip(rows["date"], rows["f1"], strict=True)), colour, score)
+    return chart
+
+
+def _draw_line(
+    chart: Chart,
+    words: str,
+    values: Mapping[date, float | None],
+    colour: str,
+    write: Callable[[float], str],
+) -> None:
+    """Draw scores by the last date available."""
+    (axes,) = chart.axes
+    chart.plot(
+        *(axes, values, ".-", lambda day, value: f"Up to {say_day(day)}: {words} {write(value)}"),
+        color=colour,
+        label=words,
     )
-
-
-def _scales(
-    days: Sequence[date], width: int, height: int, left: int, bottom: int
-) -> tuple[Scale, Scale]:
-    x = Scale(days[0].toordinal(), days[-1].toordinal(), left + 4, width - 14)
-    return x, Scale(0, 1, height - bottom, 10)
-
-
-def _ticks(scale: Scale) -> list[Tick]:
-    return [Tick(scale(value), percent(value, 0)) for value in (0, 0.25, 0.5, 0.75, 1)]
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    show_dates(axes, list(values), 8)

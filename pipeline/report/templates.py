@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from pipeline.classes.reasons import AcquisitionReason, ClassReason
 from pipeline.evaluation.scores import wilson_interval
+from pipeline.report.chart import say_day
 from pipeline.report.divisions import DIVIDED_BY
-from pipeline.report.figures import say_day
 from pipeline.workflow.rounding import percent, rounded, score
 
 

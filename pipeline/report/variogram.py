@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from pipeline.report.figures import Chart, Dot, Line, Scale, Tick, join_points
+from pipeline.report.chart import MEDIUM, Chart
+from pipeline.report.svg import ASIDE, BLUE, WARM
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.paths import RunPaths
 
@@ -76,40 +77,33 @@ def variogram_chart(found: Mapping[str, Any], block_m: float | None) -> Chart | 
     block_m
         Side of the blocks that is marked, in metres.
     """
-    distances = np.log10(found["distances_m"])
-    if len(distances) < 2:
+    metres = found["distances_m"]
+    if len(metres) < 2:
         return None
     *features, classes = (_relative(own["semivariances"]) for own in found["variograms"])
-    curves = {"validation": np.mean(features, axis=0)} if features else {}
-    curves["training"] = classes
-    highest = max(float(curve.max()) for curve in curves.values())
-    x = Scale(distances[0], distances[-1], 46, 428)
-    y = Scale(0, max(1.0, math.ceil(5 * highest) / 5), 216, 12)
-    lines, dots = [], []
-    for kind, curve in curves.items():
-        places = [(x(d), y(value)) for d, value in zip(distances, curve, strict=True)]
-        lines.append(Line(join_points(places), kind))
-        for place, d, value in zip(places, distances, curve, strict=True):
-            if kind == "validation":
-                dots.append(Dot(*place, kind, f"{_say_metres(10**d)}: {value:.2f}"))
+    chart = Chart("Difference of the parcels of a pair by their distance.", MEDIUM, 250)
+    (axes,) = chart.axes
+    axes.plot(metres, classes, color=ASIDE, label="classes")
+    if features:
+        mean = np.mean(features, axis=0)
+        (line,) = axes.plot(metres, mean, "o-", color=BLUE, label="features")
+        titles = [f"{_say_metres(d)}: {v:.2f}" for d, v in zip(metres, mean, strict=True)]
+        chart.say(line, titles)
     if block_m is not None:
-        side = x(min(max(math.log10(block_m), distances[0]), distances[-1]))
-        ends = [(side, y(y.low)), (side, y(y.high))]
-        lines.append(Line(join_points(ends), "limit", f"Blocks of {_say_metres(block_m)}"))
-    steps = (1, 2, 5) if distances[-1] - distances[0] < 2.5 else (1,)
-    powers = range(math.floor(distances[0]), math.ceil(distances[-1]) + 1)
-    marked = [step * 10.0**power for power in powers for step in steps]
-    inside = [m for m in marked if distances[0] <= math.log10(m) <= distances[-1]]
-    return Chart(
-        "Difference of the parcels of a pair by their distance.",
-        *(440, 260),
-        [Tick(x(math.log10(metres)), _say_metres(metres)) for metres in inside],
-        [Tick(y(share), f"{share:g}") for share in (0, 0.5, 1)],
-        *(lines, dots),
-        left=46,
-        bottom=44,
-        x_title="Distance",
+        side = min(max(block_m, metres[0]), metres[-1])
+        limit = axes.axvline(side, color=WARM, linestyle="--", label="side of the blocks")
+        chart.say(limit, f"Blocks of {_say_metres(block_m)}")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if metres[-1] < 300 * metres[0] else (1,))
     )
+    axes.xaxis.set_major_formatter(lambda value, _: _say_metres(value))
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    chart.name_axes("Distance", "Difference")
+    chart.key()
+    return chart
 
 
 def _relative(semivariances: Sequence[float]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from models.model_files import TRAINED_ON_FILE
 from pipeline.classes.reasons import Status
+from pipeline.dataset.npy_files import file_name
 from pipeline.dataset.passes import NOTE, expected_passes
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 from pipeline.report.areas import read_areas
@@ -21,7 +22,12 @@ from pipeline.report.calibration import has_sets, read_calibration, read_sets
 from pipeline.report.class_colours import read_class_colours
 from pipeline.report.divisions import read_comparison, read_divisions
 from pipeline.report.doubts import read_doubts
-from pipeline.report.figures import calibration_chart, cloud_chart, training_charts
+from pipeline.report.figures import (
+    calibration_chart,
+    cloud_chart,
+    has_validation,
+    training_charts,
+)
 from pipeline.report.inputs import (
     read_account,
     read_imagery,
@@ -49,7 +55,7 @@ from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.config import read_record
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import ReportSettings
-from pipeline.workflow.writing import write_text
+from pipeline.workflow.writing import replacing_folder, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +73,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         such as scores if no parcel has a declared class. Also written into the folder: config.yaml,
         the settings that the run was made with.
     report
-        Written: the page, HTML. Beside it, where parcels have outlines, the files of its map.
+        Written: the page, HTML. Beside it, the folder of its charts, and where parcels have
+        outlines, the files of its map.
     records
         Settings of the stages, which their jobs wrote.
     settings
@@ -112,7 +119,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         leading = replace(scores, overall=divisions.overall, divided_by=divisions.also.divided_by)
     variogram = read_variogram(paths, used["split"]) if has_models else None
     ndvi = ndvi_by_class(dataset)
-    page = template("report.html.jinja").render(
+    logs = {} if existing_weights else read_trainlogs(paths)
+    shown = dict(
         run=run.name,
         dataset=dataset.description,
         settings=used,
@@ -142,9 +150,8 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         attention=read_attention(paths, by_frequency, colours)
         if settings.report.attention and predictions is not None
         else None,
-        training=training_charts(
-            {} if existing_weights else read_trainlogs(paths), used["train"]["keep"]
-        ),
+        training=training_charts(logs, used["train"]["keep"]),
+        validated=has_validation(logs),
         seasons=season_charts(ndvi, dataset.dates, by_frequency, colours),
         mistakes=[] if confidence is None else draw_mistakes(confidence["doubtful"], dataset, ndvi),
         most_parcels=MOST_PARCELS,
@@ -157,11 +164,40 @@ def report(run: Path, report: Path, records: list[Path], settings: ReportSetting
         doubts=None if existing_weights or predictions is None else read_doubts(paths),
         worklist=None if existing_weights or predictions is None else read_worklist(paths),
         origin=read_origin(paths),
-        files=_files(paths, existing_weights=existing_weights),
         settings_text=record.text,
     )
-    write_text(report, page)
+    _write_figures(paths.figures, shown)
+    files = _files(paths, existing_weights=existing_weights)
+    write_text(report, template("report.html.jinja").render(shown, files=files))
     logger.info("%s: %.2f MB", report, report.stat().st_size / 1e6)
+
+
+def _write_figures(folder: Path, shown: Mapping[str, Any]) -> None:
+    """Write the charts of a page as SVG files of their own: <section of the page>/<name>.svg."""
+    charts = {
+        "imagery": {"clouds": shown["clouds"]},
+        "confidence": {"accuracy": shown["confidence"] and shown["confidence"]["chart"]}
+        | {f"mistake {mistake.parcel_id}": mistake.chart for mistake in shown["mistakes"]},
+        "seasons": {f"NDVI {code}": chart for code, chart in shown["seasons"].items()},
+        "training": shown["training"],
+    }
+    charts |= {
+        name: {name: shown[name] and shown[name].chart}
+        for name in ("variogram", "calibration", "areas")
+    }
+    if season := shown["season"]:
+        by_class = {f"F1 {code}": chart for code, chart in season.by_class.items()}
+        charts["early"] = season.charts | by_class
+    if attention := shown["attention"]:
+        charts["attention"] = {f"attention {crop.code}": crop.chart for crop in attention.classes}
+    note = "SIMULATED imagery and declarations." if shown["dataset"]["simulated"] else ""
+    with replacing_folder(folder) as temporary:
+        for section, own in charts.items():
+            (temporary / section).mkdir()
+            for name, chart in own.items():
+                if chart is not None:
+                    file = temporary / section / file_name(name, ".svg")
+                    file.write_text(chart.file_svg(note), encoding="utf-8", newline="")
 
 
 def _period(used: Mapping[str, Any]) -> tuple[date | None, date | None]:
@@ -237,6 +273,7 @@ def _files(paths: RunPaths, *, existing_weights: bool) -> list[tuple[str, str]]:
         paths.folds: "parcels of every fold",
         paths.variogram: "how far parcels are alike",
         paths.models: "trained models, training logs and scores",
+        paths.figures: "the charts of this page, as SVG files of their own",
         paths.config: "settings of the run",
         paths.root / "logs": "a log for every step",
     }

@@ -412,6 +412,9 @@ class RunPaths:
     report = _Below("report/report.html")
     """One self-contained page."""
 
+    figures = _Below("report/figures")
+    """Folder of the charts of that page, SVG files of their own."""
+
     map_tiles = _Below("report/map.pmtiles")
     """Vector tiles of the report's map. The page contains them, too, if they are small."""
 

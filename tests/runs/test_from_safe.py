@@ -65,6 +65,7 @@ def artefacts(folder):
         ".gpkg",
         ".parquet",
         ".html",
+        ".svg",
         ".tif",
     )
     return {
@@ -194,9 +195,16 @@ def test_snakemake_writes_its_report_of_the_same_results(finished, tmp_path):
     folder = copied(finished, tmp_path)
     snakemake(folder, "--report", "report.zip")
     with zipfile.ZipFile(folder / "report.zip") as archive:
-        names = {Path(name).name for name in archive.namelist()}
-    assert {"report.html", "scores.csv", "per_class.csv", "model_card.md", "areas.csv"} <= names
-    assert {"acquisitions.csv", "classes.csv"} <= names
+        files = {Path(name).name: archive.read(name) for name in archive.namelist()}
+    names = {"report.html", "scores.csv", "per_class.csv", "model_card.md", "areas.csv"}
+    assert names | {"acquisitions.csv", "classes.csv"} <= set(files)
+    figures = {path.name: path.read_bytes() for path in (folder / RUN).rglob("figures/*/*.svg")}
+    assert {"clouds.svg", "accuracy.svg", "areas.svg", "loss.svg"} <= set(figures)
+    assert figures.items() <= files.items()
+    assert all(b"SIMULATED imagery" in svg for svg in figures.values())
+    # They are those of the page.
+    page = (folder / RUN / "report" / "report.html").read_text(encoding="utf-8")
+    assert len(figures) == page.count('class="chart"')
 
 
 def test_more_epochs_rerun_from_train_on(finished):

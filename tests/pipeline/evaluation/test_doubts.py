@@ -5,7 +5,6 @@ import pytest
 
 from pipeline.evaluation.doubts import (
     DOUBT_FACTOR,
-    LIST_LENGTHS,
     SUPPOSED_WRONG,
     Verdict,
     estimate_finding,
@@ -136,7 +135,7 @@ def test_a_class_is_compared_alone_if_one_parcel_is_the_stated_share(n, expected
 @pytest.mark.parametrize("steps", [None, 10])
 def test_finding_supposes_every_parcel_declared_as_another_class(steps):
     labels, probabilities = draw((59, 39, 29), 5, steps)
-    found = estimate_finding(labels, probabilities, 0.1).by_class
+    found = estimate_finding(labels, probabilities, 0.1)
     for c in range(3):
         verdicts = []
         for i in np.flatnonzero(labels != c):
@@ -148,42 +147,14 @@ def test_finding_supposes_every_parcel_declared_as_another_class(steps):
     assert 0 < found[:, 0].min() < found[:, 1].max() < 1
 
 
-def test_a_list_by_chance_finds_its_own_share():
-    labels = np.arange(2000) % 2
-    probability = np.repeat(np.linspace(0.01, 0.99, 1000), 2)
-    by_length = estimate_finding(
-        labels, np.stack([probability, 1 - probability], 1), 0.02
-    ).by_length
-    np.testing.assert_allclose(by_length, LIST_LENGTHS, atol=0.0011)
-
-
-def test_the_list_finds_what_planted_declarations_show():
-    labels, probabilities = draw((1000, 600, 400), 6)
-    expected = estimate_finding(labels, probabilities, 0.02).by_length
-    rng, n = np.random.default_rng(7), len(labels)
-    found = []
-    for _ in range(200):
-        wrong = rng.random(n) < SUPPOSED_WRONG
-        planted = np.where(wrong, (labels + rng.integers(1, 3, n)) % 3, labels)
-        is_listed = judge(planted, probabilities, 0.02).rank <= n * np.array(LIST_LENGTHS)[:, None]
-        found.append((is_listed & wrong).sum(axis=1) / wrong.sum())
-    np.testing.assert_allclose(expected, np.mean(found, axis=0), atol=0.01)
-    assert 0.02 < expected[0] < expected[-1] < 0.95
-
-
-def test_a_perfect_list_has_the_wrong_declarations_first():
+def test_a_perfect_model_finds_every_wrong_declaration():
     labels = np.arange(100) % 2
     probabilities = np.where(labels[:, None] == [0, 1], 0.9, 0.1)
-    finding = estimate_finding(labels, probabilities, 0.02)
-    shares = [min(length / SUPPOSED_WRONG, 1) for length in LIST_LENGTHS]
-    np.testing.assert_allclose(finding.by_length, shares, atol=0.011)
-    np.testing.assert_allclose(finding.by_class, 1)
+    np.testing.assert_allclose(estimate_finding(labels, probabilities, 0.02), 1)
 
 
 def test_the_finding_of_a_single_class_is_not_known():
-    finding = estimate_finding(np.zeros(5, int), np.ones((5, 1)), 0.02)
-    assert np.isnan(finding.by_class).all()
-    assert np.isnan(finding.by_length).all()
+    assert np.isnan(estimate_finding(np.zeros(5, int), np.ones((5, 1)), 0.02)).all()
 
 
 def test_visits_find_what_planted_declarations_show():

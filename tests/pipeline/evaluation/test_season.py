@@ -221,8 +221,10 @@ def test_the_report_reads_the_season(season):
     dates = last_dates(opened(run).dates)
     assert [line.day for line in section.lines] == dates
     assert section.lines[-1].settled == 1
-    assert [chart.title for chart in section.by_class] == CLASSES[::-1]
-    assert [len(chart.lines) for chart in section.charts] == [2, 1]
+    assert {code: chart.title for code, chart in section.by_class.items()} == dict(
+        zip(CLASSES[::-1], CLASSES[::-1], strict=True)
+    )
+    assert [len(chart.axes[0].lines) for chart in section.charts.values()] == [2, 1]
     assert section.n_unseen == 0
 
 

@@ -98,7 +98,7 @@ def test_ids_of_every_kind_have_a_page_of_their_own(run):
         page = Page(run.cards / file_name(parcel_id, ".html"))
         assert parcel_id in page.text
         assert page.tags.count("script") == 1  # the page's own
-        assert not [r for r in page.references if not r.startswith("geo:")]
+        assert not [r for r in page.references if not r.startswith(("geo:", "#"))]
     odd = (run.cards / file_name(ODD[0], ".html")).read_text()
     assert "&lt;b&gt;&amp;amp;&#39;&#34;" in odd
     assert ODD[0] not in odd
@@ -401,10 +401,18 @@ def test_a_run_with_existing_weights_of_other_classes_has_cards(run, tmp_path):
 def test_a_parcel_with_a_single_date_has_charts():
     days = SEASON[:1]
     series = ParcelSeries(days, np.zeros(1, int), np.ones(1), [NDVI], np.full((1, 1), 0.4))
-    first, others = series_charts(series, {"declared": np.full((1, 1, 2), 0.5)})
-    assert len(first.dots) == 1
+    envelopes = {"declared": np.full((1, 1, 2), 0.5)}
+    first, others = series_charts(series, envelopes, {"declared": "#112233"})
     assert others == []
+    line, clear, partly = first.axes[0].lines
+    assert [len(own.get_xdata()) for own in (line, clear, partly)] == [1, 1, 0]
+    assert first.said(clear) == ["1 March 2018: clear, NDVI 0.40"]
     found = explanation([np.nan], [""])
-    assert occlusion_chart(days, found).dots == []
-    (bar,) = attention_chart(days, found).lines
-    assert "1 March 2018: 100" in bar.title
+    occlusion, attention = occlusion_chart(days, found), attention_chart(days, found)
+    assert [len(line.get_xdata()) for line in occlusion.axes[0].lines] == [2, 0, 0, 0]
+    (bar,) = attention.axes[0].patches
+    assert bar.get_height() == 1
+    assert attention.said(bar).startswith("1 March 2018: 100")
+    for chart in (first, occlusion, attention):
+        # The axis is not of hours.
+        assert not re.search(r">\d\d:\d\d<", chart.page_svg())

@@ -295,11 +295,12 @@ def test_the_report_reads_the_account(explained, models_of):
     predicted = [c["code"] for c in account["classes"] if c["n_parcels"]]
     assert [line.code for line in section.classes] == predicted[::-1]
     for line in section.classes:
-        attention, changed = line.charts
         crop = account["classes"][CLASSES.index(line.code)]
-        assert len(attention.dots) == sum(None not in row for row in crop["attention"])
-        assert len(changed.dots) == sum(share is not None for share in crop["changed"])
-        # All are inside the chart.
-        places = [dot.y for chart in line.charts for dot in chart.dots]
-        assert min(places) >= 8
-        assert max(places) <= 128
+        medians = [middle for _, middle, _ in crop["attention"]]
+        for axes, values in zip(line.chart.axes, (medians, crop["changed"]), strict=True):
+            known = [value for value in values if value is not None]
+            (curve,) = axes.lines
+            np.testing.assert_array_equal(curve.get_ydata(), known)
+            # All are inside the chart.
+            low, high = axes.get_ylim()
+            assert low <= min(known) <= max(known) <= high

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.cluster import Cluster, connected
 from geo.errors import SET_ASIDE, AccessError, InputError, UnavailableError
 from geo.imagery.acquisition import Acquisition, read_item
 from geo.imagery.cloud_masks import cloud_rules
@@ -29,6 +31,7 @@ def extract(
     threads: int = 1,
     counts: Path | None = None,
     damaged: str = "refuse",
+    scheduler: str | None = None,
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
@@ -56,6 +59,8 @@ def extract(
     damaged
         imagery.damaged: what happens if the acquisition cannot be read. It is not one of the
         settings, because the others need not be extracted again when it changes.
+    scheduler
+        dask.scheduler: address of a Dask cluster that reads the blocks, in place of the threads.
 
     Raises
     ------
@@ -72,7 +77,8 @@ def extract(
     else:
         _check_grid(acquisition, index)
         try:
-            values, clear, numbers = _read(acquisition, index, settings, threads)
+            with connected(scheduler) if scheduler else nullcontext() as cluster:
+                values, clear, numbers = _read(acquisition, index, settings, threads, cluster)
         except (UnavailableError, AccessError):
             raise  # the next acquisition would fail, too
         except InputError as error:
@@ -102,7 +108,11 @@ def _check_grid(acquisition: Acquisition, index: PixelIndex) -> None:
 
 
 def _read(
-    acquisition: Acquisition, index: PixelIndex, settings: ExtractSettings, threads: int
+    acquisition: Acquisition,
+    index: PixelIndex,
+    settings: ExtractSettings,
+    threads: int,
+    cluster: Cluster | None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_], dict[str, int]]:
     """Read reflectance, and which pixels are clear, at the pixels of the index; count them."""
     imagery = settings.imagery
@@ -114,10 +124,13 @@ def _read(
             imagery.bands,
             resampling=imagery.resampling,
             threads=threads,
+            cluster=cluster,
             impossible=impossible,
         )
         rules = cloud_rules(settings.clouds)
-        clear = has_values & read_clear_mask(acquisition, index, rules, threads=threads)
+        clear = has_values & read_clear_mask(
+            acquisition, index, rules, threads=threads, cluster=cluster
+        )
     except InputError as error:
         raise type(error)(f"{acquisition.id}: {error}") from error
     counts = {"nodata": ~has_values, "impossible": impossible, "clear": clear}

@@ -123,6 +123,7 @@ wildcard_constraints:
 localrules:
     all,
     dataset,
+    extractions,
     models,
     predictions,
     season,

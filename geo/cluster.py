@@ -77,7 +77,8 @@ class Cluster:
 
         with self.refusing_loss():
             try:
-                finished = as_completed(submit(TASKS_PER_THREAD * self.n_threads))
+                new = submit(TASKS_PER_THREAD * self.n_threads)
+                finished = as_completed(new, loop=self.client.loop)
                 for future in finished:
                     for piece in future.result():
                         write(running[future], piece)
@@ -137,21 +138,18 @@ def worker_name() -> str:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Cluster]:
-    """Connect to the scheduler of a Dask cluster, and check the versions of its workers.
+def connected(scheduler: str) -> Iterator[Cluster | None]:
+    """Connect to the Dask cluster of a scheduler's address; yield None if it is "threads".
 
     Raises
     ------
     InputError
-        If no scheduler answers, or packages have other versions than here.
+        As `connect`.
     """
-    with closing(connect(address)) as cluster:
-        yield cluster
-
-
-@contextmanager
-def closing(cluster: Cluster) -> Iterator[Cluster]:
-    """Close the connection at the end."""
+    if scheduler == "threads":
+        yield None
+        return
+    cluster = connect(scheduler)
     try:
         yield cluster
     finally:
@@ -159,7 +157,13 @@ def closing(cluster: Cluster) -> Iterator[Cluster]:
 
 
 def connect(address: str) -> Cluster:
-    """Return a connection as `connected`; the caller closes it."""
+    """Connect to the scheduler of a Dask cluster, and check the versions of its workers.
+
+    Raises
+    ------
+    InputError
+        If no scheduler answers, or packages have other versions than here.
+    """
     # Slow to import, and rarely needed.
     from distributed import Client
 

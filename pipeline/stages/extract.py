@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ def extract(
     threads: int = 1,
     counts: Path | None = None,
     damaged: str = "refuse",
-    scheduler: str | None = None,
+    scheduler: str = "threads",
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
@@ -51,7 +50,7 @@ def extract(
     settings
         imagery.bands, imagery.resampling and clouds.
     threads
-        Number of blocks that are read at the same time.
+        Number of blocks that are read at the same time; 0 counts as 1.
     counts
         Written: how many of the pixels are nodata, how many of these because a value is impossible
         as reflectance, and how many are clear; `damaged` says why the acquisition is set aside.
@@ -60,7 +59,8 @@ def extract(
         imagery.damaged: what happens if the acquisition cannot be read. It is not one of the
         settings, because the others need not be extracted again when it changes.
     scheduler
-        dask.scheduler: address of a Dask cluster that reads the blocks, in place of the threads.
+        Where blocks are read: "threads" of this machine, or dask.scheduler, the address of a Dask
+        cluster.
 
     Raises
     ------
@@ -77,8 +77,10 @@ def extract(
     else:
         _check_grid(acquisition, index)
         try:
-            with connected(scheduler) if scheduler else nullcontext() as cluster:
-                values, clear, numbers = _read(acquisition, index, settings, threads, cluster)
+            with connected(scheduler) as cluster:
+                values, clear, numbers = _read(
+                    acquisition, index, settings, max(threads, 1), cluster
+                )
         except (UnavailableError, AccessError):
             raise  # the next acquisition would fail, too
         except InputError as error:

@@ -105,9 +105,19 @@ class ProgressLog:
         Number and name of the things to do.
     every_s
         Seconds between two lines. The last thing always gets a line.
+    log
+        Logger of the lines.
     """
 
-    def __init__(self, done: str, total: int, unit: str, every_s: float = 15) -> None:
+    def __init__(
+        self,
+        done: str,
+        total: int,
+        unit: str,
+        every_s: float = 15,
+        log: logging.Logger = logger,
+    ) -> None:
+        self._log = log
         self._words, self._total, self._unit = done, total, unit
         self._every = every_s
         self._start = self._last = time.monotonic()
@@ -123,7 +133,7 @@ class ProgressLog:
         rate = self._n / max(now - self._start, 1e-9)
         left = (self._total - self._n) / max(rate, 1e-9)
         end = f", {left // 60:.0f} min {left % 60:02.0f} s left" if self._n < self._total else ""
-        logger.info(
+        self._log.info(
             "%s %d of %d %s: %.0f a second%s",
             *(self._words, self._n, self._total, self._unit, rate, end),
         )

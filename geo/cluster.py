@@ -27,6 +27,12 @@ TASKS_PER_THREAD = 2
 # cannot exchange data otherwise.
 SAME = ("python", "dask", "distributed", "numpy", "rasterio", "parcelwise")
 
+# What to do if workers die.
+MEMORY = (
+    "Usually they need more memory: start them with more (dask worker --memory-limit), or with "
+    "fewer threads (--nthreads)."
+)
+
 
 class Cluster:
     """A connection to a Dask cluster; `connected` makes one.
@@ -98,9 +104,8 @@ class Cluster:
             yield
         except KilledWorker as error:
             raise InputError(
-                f"Workers of the Dask cluster {self.address} died several times at the same task "
-                f"({error.last_worker}). Usually it needs more memory than they have: start them "
-                "with more (dask worker --memory-limit) or with fewer threads (--nthreads)."
+                f"Workers of the Dask cluster {self.address} died several times at the same task, "
+                f"such as {error.last_worker}. {MEMORY}"
             ) from None
         except (CancelledError, CommClosedError, asyncio.CancelledError, TimeoutError) as error:
             raise InputError(lost(self.address)) from error

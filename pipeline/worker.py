@@ -49,16 +49,16 @@ class Done:
 
     Parameters
     ----------
-    message
-        What the user must know if the worker cannot run it, None if it ran.
     code
         Exit code of the command.
+    refusal
+        Why the worker cannot run any job, None if it ran it.
     seconds, cpu_seconds
         Duration, and CPU time of the thread that ran it.
     """
 
-    message: str | None
-    code: int = 1
+    code: int
+    refusal: str | None = None
     seconds: float = 0
     cpu_seconds: float = 0
 
@@ -66,7 +66,7 @@ class Done:
 def run_job(job: Job) -> Done:
     """Run a job in this worker. Its log file gets what the same command would write there."""
     if (message := _refusal(job)) is not None:
-        return Done(f"The Dask worker {worker_name()} {message}")
+        return Done(1, f"The Dask worker {worker_name()} {message}")
     # Stages start their threads themselves.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     stage, options = job.command[1], list(job.command[2:])
@@ -79,7 +79,8 @@ def run_job(job: Job) -> Done:
             logger=f"pipeline.{stage}",
             folder=job.folder,
         )
-    return Done(None, code, time.monotonic() - start, time.thread_time() - cpu_start)
+    seconds, cpu_seconds = time.monotonic() - start, time.thread_time() - cpu_start
+    return Done(code, None, seconds, cpu_seconds)
 
 
 def _refusal(job: Job) -> str | None:

@@ -21,7 +21,7 @@ from snakemake.executors.local import Executor as LocalExecutor
 from snakemake.executors.local import common_settings
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-from geo.cluster import Cluster, connect, lost
+from geo.cluster import MEMORY, Cluster, connect, lost
 from geo.errors import InputError
 from models.whole_files import temporary_of
 from pipeline.worker import Done, Job, run_job
@@ -47,6 +47,7 @@ class Executor(LocalExecutor):  # type: ignore[misc]
     def __post_init__(self) -> None:
         """Prepare; the cluster is connected when its first job starts."""
         super().__post_init__()
+        self._address = os.environ[SCHEDULER]
         self._cluster: Cluster | None = None
         self._progress: ProgressLog | None = None
         self._version = version()
@@ -80,7 +81,7 @@ class Executor(LocalExecutor):  # type: ignore[misc]
 
     def _connect(self) -> Cluster:
         try:
-            return connect(os.environ[SCHEDULER])
+            return connect(self._address)
         except InputError as error:
             raise WorkflowError(str(error)) from None
 
@@ -96,35 +97,34 @@ class Executor(LocalExecutor):  # type: ignore[misc]
         try:
             ended: Done = task.result()
         except KilledWorker as error:
-            ended = Done(
-                f"{error.last_worker} and other workers of the Dask cluster died while they ran "
-                "this job. Usually they need more memory: start them with more (dask worker "
-                "--memory-limit), or with fewer threads (--nthreads)."
-            )
-        except BaseException as error:  # noqa: BLE001 (of the cluster; our own are in Done)
-            self._lose(error)
+            self._say(job, f"{error.last_worker} and other workers died. {MEMORY}")
+            ended = Done(1)
+        except BaseException:  # noqa: BLE001 (of the cluster: those of the stage are in its log)
+            self._end(lost(self._address))
             return
-        if ended.message is not None:
-            Path(str(job.log)).write_text(f"pipeline.{job.rule.name}: {ended.message}\n")
-        if ended.code != 0:
+        if ended.refusal is not None:
+            self._end(ended.refusal)
+        elif ended.code != 0:
             done.set_exception(SpawnedJobError())
-            return
-        for path, temporary in outputs.items():
-            temporary.replace(path)
-        _write_benchmark(job, ended)
-        with self._lock:
-            if self._progress is not None:
-                self._progress.add(1)
-        done.set_result(None)
+        else:
+            for path, temporary in outputs.items():
+                temporary.replace(path)
+            _write_benchmark(job, ended)
+            with self._lock:
+                if self._progress is not None:
+                    self._progress.add(1)
+            done.set_result(None)
 
-    def _lose(self, error: BaseException) -> None:
-        """End the run, because the cluster is lost."""
+    def _say(self, job: Any, message: str) -> None:
+        """Write what happened to a job into its log, which Snakemake shows."""
+        Path(str(job.log)).write_text(f"pipeline.{job.rule.name}: {message}\n")
+
+    def _end(self, message: str) -> None:
+        """End the run with one message, because of the cluster."""
         with self._lock:
             is_first, self._is_ending = not self._is_ending, True
-        if is_first and self._cluster is not None:
-            message = WorkflowError(lost(self._cluster.address))
-            message.__cause__ = error
-            self.workflow.scheduler.executor_error_callback(message)
+        if is_first:
+            self.workflow.scheduler.executor_error_callback(WorkflowError(message))
 
     def cancel(self) -> None:
         """End after Ctrl-C. Workers end what they have begun, but nothing takes it over."""

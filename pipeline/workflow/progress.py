@@ -132,8 +132,7 @@ class ProgressLog:
         self._last = now
         rate = self._n / max(now - self._start, 1e-9)
         left = (self._total - self._n) / max(rate, 1e-9)
+        pace = f"{rate:.0f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute"
         end = f", {left // 60:.0f} min {left % 60:02.0f} s left" if self._n < self._total else ""
-        self._log.info(
-            "%s %d of %d %s: %.0f a second%s",
-            *(self._words, self._n, self._total, self._unit, rate, end),
-        )
+        # One text, because Snakemake's logger does not format arguments.
+        self._log.info(f"{self._words} {self._n} of {self._total} {self._unit}: {pace}{end}")

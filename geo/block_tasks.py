@@ -28,6 +28,7 @@ def run_blocks(
     part: Callable[[Block], Part],
     write: Callable[[Block, Piece], None],
     workers: int | Cluster,
+    finished: Callable[[Block], None] = lambda _: None,
 ) -> None:
     """Run a task for every block, and write its pieces. After a failure no further task starts.
 
@@ -48,15 +49,18 @@ def run_blocks(
         Writes one piece of a block. On threads, pieces of several blocks are written at once.
     workers
         Number of threads of this machine, or a cluster.
+    finished
+        Called after the last piece of a block is written.
     """
     if not isinstance(workers, int):
-        workers.run(task, shared, blocks, part, write)
+        workers.run(task, shared, blocks, part, write, finished)
         return
     with shared() as context:
 
         def run(block: Block) -> None:
             for piece in task(part(block), context):
                 write(block, piece)
+            finished(block)
 
         n_threads = min(workers, len(blocks))
         if n_threads <= 1:
@@ -67,7 +71,10 @@ def run_blocks(
         from dask.task_spec import Task
         from dask.threaded import get
 
-        graph = {number: Task(number, run, block) for number, block in enumerate(blocks)}
+        # Of tasks that do not depend on each other, Dask starts the last key first, as text. Blocks
+        # are to be read in the order in which they are in the file.
+        keys = [f"{len(blocks) - number:012}" for number in range(len(blocks))]
+        graph = {key: Task(key, run, block) for key, block in zip(keys, blocks, strict=True)}
         # The pool ends before the context: after a failure, other tasks still use it for a moment.
         with ThreadPoolExecutor(n_threads) as pool:
-            get(graph, list(graph), pool=pool)
+            get(graph, keys, pool=pool)

@@ -60,6 +60,7 @@ class Cluster:
         blocks: Sequence[Block],
         part: Callable[[Block], Part],
         write: Callable[[Block, Piece], None],
+        finished: Callable[[Block], None],
     ) -> None:
         """Run a task for every block; see `run_blocks`. The caller's thread writes all pieces.
 
@@ -84,13 +85,13 @@ class Cluster:
         with self.refusing_loss():
             try:
                 new = submit(TASKS_PER_THREAD * self.n_threads)
-                finished = as_completed(new, loop=self.client.loop)
-                for future in finished:
+                completed = as_completed(new, loop=self.client.loop)
+                for future in completed:
                     for piece in future.result():
                         write(running[future], piece)
                     # The cluster keeps a result as long as a future of it exists.
-                    del running[future]
-                    finished.update(submit(1))
+                    finished(running.pop(future))
+                    completed.update(submit(1))
             finally:
                 self.client.cancel(list(running))
 

@@ -216,6 +216,7 @@ rule assemble:
     threads: 2
     resources:
         mem_mb=1000 + settings.assemble.memory_mb,
+        scheduler=settings.dask.scheduler or "threads",
     log:
         paths.log("assemble/{tile}"),
     benchmark:
@@ -226,7 +227,8 @@ rule assemble:
         "parcelwise assemble --settings {params.settings:q} --record {params.record:q}"
         " --acquisitions {input.acquisitions:q}"
         " --extracted {params.extracted:q} --pixel-index {input.pixel_index:q}"
-        " --counts {params.counts:q} --tile {params.tile:q} --threads {threads} --log {log:q}"
+        " --counts {params.counts:q} --tile {params.tile:q} --scheduler {resources.scheduler:q}"
+        " --threads {threads} --log {log:q}"
 
 
 rule export:

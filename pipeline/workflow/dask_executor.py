@@ -110,9 +110,8 @@ class Executor(LocalExecutor):  # type: ignore[misc]
             for path, temporary in outputs.items():
                 temporary.replace(path)
             _write_benchmark(job, ended)
-            with self._lock:
-                if self._progress is not None:
-                    self._progress.add(1)
+            if self._progress is not None:
+                self._progress.add(1)
             done.set_result(None)
 
     def _say(self, job: Any, message: str) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 
 from tqdm import tqdm
 
@@ -117,14 +118,18 @@ class ProgressLog:
         every_s: float = 15,
         log: logging.Logger = logger,
     ) -> None:
-        self._log = log
+        self._log, self._lock = log, Lock()
         self._words, self._total, self._unit = done, total, unit
         self._every = every_s
         self._start = self._last = time.monotonic()
         self._n = 0
 
     def add(self, n: int) -> None:
-        """Add `n` things that are done."""
+        """Add `n` things that are done; threads may call it."""
+        with self._lock:
+            self._add(n)
+
+    def _add(self, n: int) -> None:
         self._n += n
         now = time.monotonic()
         if self._n < self._total and now - self._last < self._every:

@@ -174,7 +174,7 @@ def connect(address: str) -> Cluster:
     from distributed import Client
 
     # The loss of a connection is reported once, by us.
-    for name in ("distributed.client", "distributed.core", "distributed.comm"):
+    for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():

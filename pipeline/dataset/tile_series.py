@@ -67,7 +67,7 @@ class TileSeries:
     tile: str
     n_pixels: int
     dates: list[date]
-    files: list[list[tuple[Path, ...]]]
+    files: list[list[tuple[Path, Path]]]
 
     @classmethod
     def open(cls, index: PixelIndex, rows: Iterable[AcquisitionRow], extracted: Path) -> TileSeries:

@@ -179,7 +179,11 @@ def connect(address: str) -> Cluster:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other versions: checked below
-            client = Client(address, set_as_default=False)
+            client = (
+                _gateway_client(address)
+                if address.startswith("gateway://")
+                else Client(address, set_as_default=False)
+            )
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
             f"dask.scheduler: no Dask scheduler answers at {address} ({error}). Start one (dask "
@@ -194,6 +198,17 @@ def connect(address: str) -> Cluster:
     if not client.nthreads():
         logger.info("The Dask cluster %s has no workers yet: waiting for them", address)
     return Cluster(client, address)
+
+
+def _gateway_client(address: str) -> Any:
+    """Connect to a cluster of dask-gateway, which has the credentials."""
+    try:
+        from dask_gateway import Gateway
+    except ModuleNotFoundError:
+        raise InputError(
+            f"dask.scheduler: {address} is a cluster of dask-gateway: pip install dask-gateway"
+        ) from None
+    return Gateway().connect(address.rpartition("/")[2]).get_client(set_as_default=False)
 
 
 def check_versions(versions: dict[str, Any], address: str) -> None:

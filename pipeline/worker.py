@@ -17,8 +17,14 @@ from geo.cluster import worker_name
 from pipeline.__main__ import log_all, log_to, run_function
 from pipeline.workflow.software import version
 
-# What this process has loaded: a later update of the checkout does not change it.
-_version = cache(version)
+
+@cache
+def loaded_version() -> str:
+    """Return the version that this process has loaded: a later update does not change it.
+
+    Whether files of the checkout were edited does not count: settings files are among them.
+    """
+    return version().replace("-dirty", "")
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,9 @@ def run_job(job: Job) -> Done:
 
 def _refusal(job: Job) -> str | None:
     """Return why this worker cannot run a job, None if it can."""
-    if _version() != job.version:
+    if loaded_version() != job.version:
         return (
-            f"runs {_version()}, the workflow is {job.version}: install the same on all machines, "
+            f"runs {loaded_version()}, the workflow is {job.version}: install the same on all machines, "
             "and start the workers again."
         )
     missing = [path for path in job.inputs if not path.exists()]

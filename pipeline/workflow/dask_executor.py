@@ -24,10 +24,9 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 from geo.cluster import MEMORY, Cluster, connect, lost
 from geo.errors import InputError
 from models.whole_files import temporary_of
-from pipeline.worker import Done, Job, run_job
+from pipeline.worker import Done, Job, loaded_version, run_job
 from pipeline.workflow.launch import SCHEDULER
 from pipeline.workflow.progress import ProgressLog
-from pipeline.workflow.software import version
 
 __all__ = ["Executor", "common_settings", "register"]
 
@@ -50,7 +49,7 @@ class Executor(LocalExecutor):  # type: ignore[misc]
         self._address = os.environ[SCHEDULER]
         self._cluster: Cluster | None = None
         self._progress: ProgressLog | None = None
-        self._version = version()
+        self._version = loaded_version()
         self._is_ending = False
         self._lock = threading.Lock()
 

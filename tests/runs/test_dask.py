@@ -191,7 +191,9 @@ def test_a_lost_scheduler_ends_the_run_which_can_be_continued(expected, cluster,
 
 
 def test_a_worker_with_another_version_is_refused_once(own):
-    preload = "import pipeline.worker\npipeline.worker._version = lambda: 'parcelwise 0.0.1'\n"
+    preload = (
+        "import pipeline.worker\npipeline.worker.loaded_version = lambda: 'parcelwise 0.0.1'\n"
+    )
     with dask_cluster(own / "cluster", n_workers=1, preload=preload) as cluster:
         output = finish(parcelwise(own, cluster), code=1)
     assert len(re.findall(r"The Dask worker tcp://.* runs parcelwise 0\.0\.1", output)) == 1

@@ -93,8 +93,8 @@ def _refusal(job: Job) -> str | None:
     """Return why this worker cannot run a job, None if it can."""
     if loaded_version() != job.version:
         return (
-            f"runs {loaded_version()}, the workflow is {job.version}: install the same on all machines, "
-            "and start the workers again."
+            f"runs {loaded_version()}, the workflow is {job.version}: install the same on all "
+            "machines, and start the workers again."
         )
     missing = [path for path in job.inputs if not path.exists()]
     if missing:

@@ -1,5 +1,6 @@
 """Extraction and filling on a Dask cluster of processes, which are killed."""
 
+import base64
 import json
 import os
 import re
@@ -143,7 +144,7 @@ def own(prepared, tmp_path):
     return tmp_path / "own"
 
 
-def test_one_command_extracts_all_and_a_run_without_dask_finds_them_done(expected, cluster, own):
+def test_one_command_extracts_all_as_a_run_without_dask(expected, cluster, prepared, own):
     _, reference = expected
     run, names = RunPaths(own / "results" / "mine"), list(read_used(reference.acquisitions))
     output = finish(parcelwise(own, cluster))
@@ -152,17 +153,33 @@ def test_one_command_extracts_all_and_a_run_without_dask_finds_them_done(expecte
     log = (own / run.log(f"extract/{names[0]}")).read_text()
     assert re.fullmatch(r"pipeline\.stages\.extract: \S+: \d+ pixels of .*clear\n", log)
     assert planned(own, "extractions") == {}
-    # As if Snakemake had run the rule: changed settings and a replaced file extract again.
-    changed = planned(own, "extractions", imagery={"resampling": "nearest"})
-    assert changed.get("extract") == len(names)
+    # Snakemake has recorded the same as if it had run the job itself.
+    file = str(RunPaths(Path("results", "mine")).extracted(names[0]))
+    assert recorded(own, file) == recorded(plain(prepared, own, file), file)
     run.item(names[0]).touch()
     assert planned(own, "extractions") == {"extract": 1, "extractions": 1, "total": 2}
+
+
+def plain(prepared, own, file):
+    """Make a file in another copy of the prepared run, without Dask, and return the folder."""
+    other = own.with_name("plain")
+    shutil.copytree(prepared, other, ignore=shutil.ignore_patterns("scene", "expected"))
+    snakemake(other, "--cores", "1", file)
+    return other
+
+
+def recorded(folder, file):
+    """Return what Snakemake has recorded about a file, by which it decides what runs again."""
+    name = base64.b64encode(file.encode()).decode()
+    record = json.loads((folder / ".snakemake" / "metadata" / name).read_text())
+    # Where and when it ran.
+    return {k: v for k, v in record.items() if k not in ("shellcmd", "starttime", "endtime")}
 
 
 def test_a_worker_that_is_killed_is_replaced_by_another(expected, own):
     _, reference = expected
     run, names = RunPaths(own / "results" / "mine"), list(read_used(reference.acquisitions))
-    with dask_cluster(own / "cluster", preload=SLOW.format(seconds=0.2)) as cluster:
+    with dask_cluster(own / "cluster", preload=SLOW) as cluster:
         process = parcelwise(own, cluster)
         wait_for(lambda: any(run.extractions.glob("*.valid.npy")))
         kill(cluster.workers[0])
@@ -173,7 +190,7 @@ def test_a_worker_that_is_killed_is_replaced_by_another(expected, own):
 def test_a_lost_scheduler_ends_the_run_which_can_be_continued(expected, cluster, own):
     _, reference = expected
     run, names = RunPaths(own / "results" / "mine"), list(read_used(reference.acquisitions))
-    with dask_cluster(own / "cluster", preload=SLOW.format(seconds=0.2)) as lost:
+    with dask_cluster(own / "cluster", preload=SLOW) as lost:
         process = parcelwise(own, lost)
         wait_for(lambda: any(run.extractions.glob("*.valid.npy")))
         kill(lost.scheduler)

@@ -172,8 +172,8 @@ def recorded(folder, file):
     """Return what Snakemake has recorded about a file, by which it decides what runs again."""
     name = base64.b64encode(file.encode()).decode()
     record = json.loads((folder / ".snakemake" / "metadata" / name).read_text())
-    # Where and when it ran.
-    return {k: v for k, v in record.items() if k not in ("shellcmd", "starttime", "endtime")}
+    where_and_when = ("shellcmd", "job_hash", "starttime", "endtime")
+    return {k: v for k, v in record.items() if k not in where_and_when}
 
 
 def test_a_worker_that_is_killed_is_replaced_by_another(expected, own):

@@ -1,6 +1,6 @@
 # From Sentinel-2 imagery and a parcel register to a crop class for every parcel.
 #
-#     parcelwise run configs/mine.yaml [dataset | models | predictions | report | season | sen4cap]
+#     parcelwise run configs/mine.yaml [extractions | dataset | models | predictions | report | ...]
 #     snakemake --cores 4 [dataset | ... | season] --configfile configs/mine.yaml
 #
 # Every rule calls `parcelwise <stage>`; `snakemake -p` prints the calls.
@@ -125,6 +125,7 @@ wildcard_constraints:
 localrules:
     all,
     dataset,
+    extractions,
     models,
     predictions,
     season,

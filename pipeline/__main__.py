@@ -151,6 +151,7 @@ def run_function(
     program: str,
     logger: str,
     is_stage: bool = True,
+    folder: Path | None = None,
 ) -> int:
     """Run one function from the command line.
 
@@ -166,6 +167,9 @@ def run_function(
     is_stage
         Whether the settings are options, which a rule passes as JSON, and are recorded. Otherwise
         a user writes them: a file, and settings that override it.
+    folder
+        Folder to which paths are relative; the caller logs. None: the current folder, and the logs
+        are those of this process.
 
     Returns
     -------
@@ -179,10 +183,13 @@ def run_function(
     kinds = typing.get_type_hints(function)
     parser = _parser(function, kinds, program, is_stage=is_stage)
     values = vars((parser.parse_args if is_stage else parser.parse_intermixed_args)(arguments))
+    if folder is not None:
+        values = {name: _within(folder, value) for name, value in values.items()}
     log, record = values.pop("log"), values.pop("record", None)
     files, words = values.pop("config", None), values.pop("words", ())
     as_json = values.pop("settings", None)
-    _start_logging(log)
+    if folder is None:
+        _start_logging(log)
     log_of = logging.getLogger(logger)
     try:
         if "settings" in kinds:
@@ -205,6 +212,13 @@ def run_function(
         log_of.exception("This is a bug in Parcelwise. Please report it with this text%s.", where)
         return 1
     return 0
+
+
+def _within(folder: Path, value: Any) -> Any:
+    """Return a path, or the paths of a list, in a folder; other values as they are."""
+    if isinstance(value, list):
+        return [_within(folder, item) for item in value]
+    return folder / value if isinstance(value, Path) else value
 
 
 def _read(files: Path | list[Path], words: Sequence[str], kind: type[Section]) -> Section:
@@ -299,6 +313,9 @@ def _is_own(record: logging.LogRecord) -> bool:
     return record.name.partition(".")[0] in PACKAGES
 
 
+_LINE = "%(name)s: %(message)s"
+
+
 class _Format(logging.Formatter):
     """Write the origin of a message before it, and mark those of libraries."""
 
@@ -347,12 +364,23 @@ def _start_logging(log: Path | None) -> None:
         # A job with a log file runs beside others, and their progress bars would mix.
         os.environ.setdefault("TQDM_DISABLE", "1")
         if first:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(log, mode="w"))
-            handlers[-1].addFilter(_Libraries())
+            handlers.append(log_to(log))
     logging.basicConfig(level=logging.WARNING, handlers=handlers)
-    for handler in handlers:
-        handler.setFormatter(_Format("%(name)s: %(message)s"))
+    terminal.setFormatter(_Format(_LINE))
+    log_all()
+
+
+def log_to(log: Path) -> logging.Handler:
+    """Return a handler that writes the log file of a job."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log, mode="w")
+    handler.addFilter(_Libraries())
+    handler.setFormatter(_Format(_LINE))
+    return handler
+
+
+def log_all() -> None:
+    """Let our packages log everything, and libraries log their warnings."""
     logging.captureWarnings(True)
     # A log that cannot be written, as on a full disk, must not hide why.
     logging.raiseExceptions = False

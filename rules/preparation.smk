@@ -164,10 +164,15 @@ rule extract:
     params:
         settings=settings_of("extract"),
         record=paths.record("extract"),
+    # On a Dask cluster, it does not need a core of this machine.
+    threads: 0 if settings.dask.scheduler else 1
     resources:
         mem_mb=2000,
-        # Not a parameter: when it changes, what is extracted already stays.
+        # Not parameters: when they change, what is extracted already stays.
         damaged=settings.imagery.damaged,
+        scheduler=settings.dask.scheduler or "threads",
+        # At a time on a Dask cluster: profiles/default sets how many.
+        extractions=1,
     log:
         paths.log("extract/{acquisition}"),
     benchmark:
@@ -178,7 +183,15 @@ rule extract:
         "parcelwise extract --settings {params.settings:q} --record {params.record:q}"
         " --item {input.item:q} --pixel-index {input.pixel_index:q}"
         " --pixels {output.pixels:q} --valid {output.valid:q} --counts {output.counts:q}"
-        " --damaged {resources.damaged:q} --threads {threads} --log {log:q}"
+        " --damaged {resources.damaged:q} --scheduler {resources.scheduler:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule extractions:
+    message:
+        "The parcels' pixels of all acquisitions are in {paths.extractions}."
+    input:
+        lambda wildcards: map(paths.extracted, used(wildcards)),
 
 
 rule assemble:
@@ -203,6 +216,7 @@ rule assemble:
     threads: 2
     resources:
         mem_mb=1000 + settings.assemble.memory_mb,
+        scheduler=settings.dask.scheduler or "threads",
     log:
         paths.log("assemble/{tile}"),
     benchmark:
@@ -213,7 +227,8 @@ rule assemble:
         "parcelwise assemble --settings {params.settings:q} --record {params.record:q}"
         " --acquisitions {input.acquisitions:q}"
         " --extracted {params.extracted:q} --pixel-index {input.pixel_index:q}"
-        " --counts {params.counts:q} --tile {params.tile:q} --threads {threads} --log {log:q}"
+        " --counts {params.counts:q} --tile {params.tile:q} --scheduler {resources.scheduler:q}"
+        " --threads {threads} --log {log:q}"
 
 
 rule export:

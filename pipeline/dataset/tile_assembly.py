@@ -12,23 +12,24 @@ all pixels of the outline.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import date
-from itertools import compress, groupby
-from pathlib import Path
-from typing import Any
+from itertools import compress
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from geo.errors import InputError
+from geo.block_tasks import run_blocks
+from geo.cluster import Cluster
 from geo.pixels.gap_filling import fill_linear
 from geo.pixels.pixel_index import PixelIndex
-from pipeline.dataset.packed_tiles import PackedTile, arrow, batches, map_array, packing
+from pipeline.dataset.packed_tiles import PackedTile, arrow, packing
+from pipeline.dataset.tile_series import Batch, TileSeries
 from pipeline.workflow.acquisition_table import AcquisitionRow
 from pipeline.workflow.paths import TilePaths
 from pipeline.workflow.progress import ProgressLog
@@ -36,10 +37,6 @@ from pipeline.workflow.sections.imagery import Clouds
 from pipeline.workflow.settings import AssembleSettings
 from pipeline.workflow.writing import replacing
 
-# Bytes of a pixel and date in addition to its channels: clear, observed, and working space.
-MASK_BYTES = 4
-# Larger batches are not faster.
-LARGEST_BATCH = 64_000_000
 # Pixels whose axes are exchanged at a time: they fit the CPU cache.
 CHUNK = 2048
 
@@ -55,16 +52,20 @@ OBSERVATIONS = pa.schema(
 
 
 def assemble_tile(
+    index: PixelIndex,
     series: TileSeries,
     rows: Sequence[AcquisitionRow],
     paths: TilePaths,
     settings: AssembleSettings,
     threads: int,
+    cluster: Cluster | None = None,
 ) -> PackedTile:
     """Write a tile's packed pixels and its table of observations, and return its description.
 
     Parameters
     ----------
+    index
+        Pixels of the tile's parcels.
     series
         The tile's extracted acquisitions.
     rows
@@ -75,18 +76,21 @@ def assemble_tile(
         clouds, imagery.bands, parcels.min_pixels, assemble.memory_mb.
     threads
         Batches of parcels that are processed at the same time.
+    cluster
+        A Dask cluster that processes the batches; None: threads of this process.
     """
     # The parcels are read twice, in batches that fit the memory. The first pass reads the clear
     # masks only. It decides which dates and pixels remain, and thus the shape of the packed arrays
     # and every parcel's place in them. The second pass reads the pixels, and writes each batch to
     # its place. Therefore, batches can be finished in any order.
-    clouds, index = settings.clouds, series.index
-    batches = series.batches(settings.assemble.memory_mb * 1_000_000 // threads)
-    observed, n_pixels, n_dates = _observe_parcels(series, batches, clouds, paths, threads)
+    clouds = settings.clouds
+    workers = threads if cluster is None else cluster
+    batches = series.batches(index, settings.assemble.memory_mb * 1_000_000 // threads)
+    observed, n_pixels, n_dates = _observe_parcels(index, series, batches, clouds, paths, workers)
     held = n_pixels >= settings.parcels.min_pixels
     sizes = np.where(held, n_pixels, 0)
-    _pack_parcels(series, batches, observed, sizes, paths, settings, threads)
-    dates, parcel_dates = _packed_dates(series, observed, held)
+    _pack_parcels(series, batches, observed, sizes, paths, settings, workers)
+    dates, parcel_dates = _packed_dates(index, series, observed, held)
     return PackedTile(
         tile=index.tile,
         crs=index.grid.crs,
@@ -110,11 +114,12 @@ def assemble_tile(
 
 
 def _observe_parcels(
+    index: PixelIndex,
     series: TileSeries,
     batches: Sequence[Batch],
     clouds: Clouds,
     paths: TilePaths,
-    threads: int,
+    workers: int | Cluster,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
     """Find on which of T dates all N parcels are observed, and write the table of observations.
 
@@ -123,21 +128,38 @@ def _observe_parcels(
     observed, n_pixels, n_dates
         bool (N, T), int64 (N,) and int64 (N,), as in `Observations`.
     """
-    index, n = series.index, len(series.index.parcel_ids)
+    n = len(index.parcel_ids)
     tile_dates = _dates_of_tile(series, clouds)
     observed = np.empty((n, len(series.dates)), bool)
     n_pixels, n_dates = np.empty(n, np.int64), np.empty(n, np.int64)
     with (
         replacing(paths.observations) as temporary,
         pq.ParquetWriter(temporary, OBSERVATIONS) as table,
-        ThreadPoolExecutor(threads) as pool,
     ):
-        results = pool.map(lambda batch: _observe_batch(series, clouds, tile_dates, batch), batches)
-        for batch, counts in zip(batches, results, strict=True):
+        # The table has the batches in order, whichever is finished first.
+        finished: dict[int, Observations] = {}
+        waiting = [batch.parcels for batch in reversed(batches)]
+        lock = Lock()
+
+        def write(batch: Batch, counts: Observations) -> None:
             own = batch.parcels
-            _write_observations(table, index.tile, series.dates, index.parcel_ids[own], counts)
             observed[own], n_pixels[own] = counts.observed, counts.n_pixels
             n_dates[own] = counts.n_dates
+            with lock:
+                finished[own.start] = counts
+                while waiting and waiting[-1].start in finished:
+                    first = waiting.pop()
+                    ids, counts = index.parcel_ids[first], finished.pop(first.start)
+                    _write_observations(table, index.tile, series.dates, ids, counts)
+
+        run_blocks(
+            _observe_batch,
+            nullcontext,
+            batches,
+            lambda batch: ObservePart(series, clouds, tile_dates, batch),
+            write,
+            workers,
+        )
     return observed, n_pixels, n_dates
 
 
@@ -152,31 +174,28 @@ def _dates_of_tile(series: TileSeries, clouds: Clouds) -> NDArray[np.bool_]:
     return np.ones(len(series.dates), bool)
 
 
-def _observe_batch(
-    series: TileSeries, clouds: Clouds, tile_dates: NDArray[np.bool_], batch: Batch
-) -> Observations:
-    """Count the clear pixels of parcels, and decide on which dates they are observed.
+@dataclass(frozen=True)
+class ObservePart:
+    """What is needed to observe a batch: `tile_dates` is the result of `_dates_of_tile`."""
 
-    Parameters
-    ----------
-    series
-        The tile's extracted acquisitions.
-    clouds
-        min_clear_fraction and drop.
-    tile_dates
-        Result of `_dates_of_tile`.
-    batch
-        The parcels.
-    """
-    clear = series.read_clear(batch.pixels)
+    series: TileSeries
+    clouds: Clouds
+    tile_dates: NDArray[np.bool_]
+    batch: Batch
+
+
+def _observe_batch(part: ObservePart, _: None) -> Iterator[Observations]:
+    """Count the clear pixels of parcels, and decide on which dates they are observed."""
+    clouds, batch = part.clouds, part.batch
+    clear = part.series.read_clear(batch.pixels)
     counts = np.add.reduceat(clear, batch.starts, axis=1, dtype=np.int64)
     fraction: NDArray[np.float64] = (counts / batch.sizes).T
-    observed = np.broadcast_to(tile_dates, fraction.shape)
+    observed = np.broadcast_to(part.tile_dates, fraction.shape)
     if clouds.drop == "parcel":
         observed = fraction >= clouds.min_clear_fraction
     _mask_dropped(clear, observed, batch)
     n_pixels = np.add.reduceat(np.any(clear, axis=0), batch.starts, dtype=np.int64)
-    return Observations(fraction, observed, n_pixels)
+    yield Observations(fraction, observed, n_pixels)
 
 
 def _write_observations(
@@ -210,7 +229,7 @@ def _pack_parcels(
     sizes: NDArray[np.int64],
     paths: TilePaths,
     settings: AssembleSettings,
-    threads: int,
+    workers: int | Cluster,
 ) -> None:
     """Write the packed pixels: `sizes` of every parcel, 0 for parcels that are left out."""
     # A date that is dropped for all parcels is not read.
@@ -219,34 +238,29 @@ def _pack_parcels(
     rows = np.concatenate([[0], np.cumsum(sizes)])
     n_dates = int(observed[held].sum(axis=1).max(initial=0))
     shape = (int(rows[-1]), n_dates, len(settings.imagery.bands))
-    progress = ProgressLog(f"tile {series.index.tile}:", len(sizes), "parcels")
-    with packing(paths, shape) as write, ThreadPoolExecutor(threads) as pool:
+    progress = ProgressLog(f"tile {series.tile}:", len(sizes), "parcels")
 
-        def write_batch(batch: Batch) -> int:
-            own = batch.parcels
-            row = int(rows[own.start])
-            for values, clear in _pack_batch(
-                series, settings.clouds.fill, observed[own], held[own], batch
-            ):
-                write(row, values, clear)
-                row += len(values)
-            return len(batch.sizes)
+    def part(batch: Batch) -> PackPart:
+        own = batch.parcels
+        row = int(rows[own.start])
+        return PackPart(series, settings.clouds.fill, observed[own], held[own], batch, row)
 
-        # Without a packed parcel there may be no date left to read.
-        for n in pool.map(write_batch, batches if held.any() else []):
-            progress.add(n)
+    with packing(paths, shape) as write:
+        run_blocks(
+            _pack_batch,
+            nullcontext,
+            # Without a packed parcel there may be no date left to read.
+            batches if held.any() else [],
+            part,
+            lambda _, packed: write(packed.row, packed.values, packed.clear),
+            workers,
+            finished=lambda batch: progress.add(len(batch.sizes)),
+        )
 
 
-def _pack_batch(
-    series: TileSeries,
-    fill: str,
-    observed: NDArray[np.bool_],
-    held: NDArray[np.bool_],
-    batch: Batch,
-) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.bool_]]]:
-    """Read a batch of parcels, treat clouds, and yield the pixels to pack in order.
-
-    A dropped date has no effect: its few clear pixels are not used for interpolation either.
+@dataclass(frozen=True)
+class PackPart:
+    """What is needed to pack a batch of n parcels.
 
     Parameters
     ----------
@@ -260,15 +274,41 @@ def _pack_batch(
         bool (n,), which of the parcels are packed.
     batch
         The n parcels.
-
-    Yields
-    ------
-    uint16 (p, T, C) and bool (p, T): the pixels of held parcels that are clear at least once, and
-    whether they are clear. The dates of each pixel are those of its parcel; behind them is padding.
+    row
+        Place of its first pixel in the packed file.
     """
+
+    series: TileSeries
+    fill: str
+    observed: NDArray[np.bool_]
+    held: NDArray[np.bool_]
+    batch: Batch
+    row: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Pixels of held parcels that are clear at least once, and whether they are clear.
+
+    `values` is uint16 (p, T, C), `clear` bool (p, T); the first one belongs to `row` of the packed
+    file. The dates of each pixel are those of its parcel; behind them is padding.
+    """
+
+    row: int
+    values: NDArray[np.uint16]
+    clear: NDArray[np.bool_]
+
+
+def _pack_batch(part: PackPart, _: None) -> Iterator[Packed]:
+    """Read a batch of parcels, treat clouds, and yield the pixels to pack in order.
+
+    A dropped date has no effect: its few clear pixels are not used for interpolation either.
+    """
+    series, observed, held = part.series, part.observed, part.held
+    batch, row = part.batch, part.row
     values, clear = series.read(batch.pixels)
     _mask_dropped(clear, observed, batch)
-    if fill == "linear":
+    if part.fill == "linear":
         fill_linear(values, clear, series.days)
     parcel = np.repeat(np.arange(len(held)), batch.sizes)
     packed = np.any(clear, axis=0) & held[parcel]
@@ -285,7 +325,8 @@ def _pack_batch(
         dates = observed[parcel[some][chosen]]
         if not dates.all():
             rows, rows_clear = _move_dropped_behind(rows, rows_clear, dates)
-        yield rows, rows_clear
+        yield Packed(row, rows, rows_clear)
+        row += len(rows)
 
 
 def _mask_dropped(clear: NDArray[np.bool_], observed: NDArray[np.bool_], batch: Batch) -> None:
@@ -308,10 +349,10 @@ def _move_dropped_behind(
 
 
 def _packed_dates(
-    series: TileSeries, observed: NDArray[np.bool_], held: NDArray[np.bool_]
+    index: PixelIndex, series: TileSeries, observed: NDArray[np.bool_], held: NDArray[np.bool_]
 ) -> tuple[tuple[date, ...], dict[str, tuple[date, ...]] | None]:
     """Return all dates of the packed parcels, and {id: its dates} where they differ, else None."""
-    ids, observed = list(compress(series.index.parcel_ids, held)), observed[held]
+    ids, observed = list(compress(index.parcel_ids, held)), observed[held]
     # Usually all parcels have the same dates: `unique` is slow, and not needed then.
     choices, which = observed[:1], np.zeros(len(observed), np.int64)
     if (observed != choices).any():
@@ -322,117 +363,6 @@ def _packed_dates(
     if len(own) <= 1:
         return dates, None
     return dates, dict(zip(ids, (own[w] for w in which.ravel()), strict=True))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Parcels of a tile that are read together.
-
-    Attributes
-    ----------
-    parcels, pixels
-        Their positions, and those of their pixels, in the pixel index of the tile.
-    sizes
-        int64 (n,): number of pixels of each of the n parcels, at least one.
-    """
-
-    parcels: slice
-    pixels: slice
-    sizes: NDArray[np.int64]
-
-    @property
-    def starts(self) -> NDArray[np.int64]:
-        """First pixel of each parcel within the batch, int64 (n,)."""
-        return np.cumsum(self.sizes) - self.sizes
-
-
-@dataclass(frozen=True)
-class TileSeries:
-    """The acquisitions of a tile in order of time, mapped into memory.
-
-    Parameters
-    ----------
-    index
-        Pixels of the tile's parcels.
-    dates
-        The T dates, each once.
-    pixels, clear
-        For every date the extracted files of its acquisitions, uint16 (C, P) and bool (P,) each,
-        in the order in which they are merged.
-    """
-
-    index: PixelIndex
-    dates: list[date]
-    pixels: list[list[NDArray[np.uint16]]]
-    clear: list[list[NDArray[np.bool_]]]
-
-    @classmethod
-    def open(cls, index: PixelIndex, rows: Iterable[AcquisitionRow], extracted: Path) -> TileSeries:
-        """Map the files of a tile's used acquisitions, rows in the order of the table."""
-        ids = {
-            day: [row.acquisition for row in same_date]
-            for day, same_date in groupby(rows, key=lambda row: row.date)
-        }
-        pixels, clear = (
-            [[_map(extracted / f"{i}{suffix}", index, kind) for i in own] for own in ids.values()]
-            for suffix, kind in ((".npy", (np.uint16, 2)), (".valid.npy", (bool, 1)))
-        )
-        return cls(index, list(ids), pixels, clear)
-
-    def select(self, dates: NDArray[np.bool_]) -> TileSeries:
-        """Return the series on some of the dates, bool (T,)."""
-        chosen = np.flatnonzero(dates).tolist()
-        return replace(
-            self,
-            dates=[self.dates[t] for t in chosen],
-            pixels=[self.pixels[t] for t in chosen],
-            clear=[self.clear[t] for t in chosen],
-        )
-
-    @property
-    def days(self) -> NDArray[np.int64]:
-        """Days since the first date, int64 (T,)."""
-        return np.array([(day - self.dates[0]).days for day in self.dates], np.int64)
-
-    def batches(self, n_bytes: int) -> list[Batch]:
-        """Divide the parcels into batches whose pixels fit the memory, at least one parcel each."""
-        if not self.index.parcel_ids:
-            return []
-        n_channels = self.pixels[0][0].shape[0]
-        bytes_per_pixel = len(self.dates) * (2 * n_channels + MASK_BYTES)
-        limit = min(n_bytes, LARGEST_BATCH) // bytes_per_pixel
-        offsets, sizes = self.index.offsets, self.index.sizes
-        return [
-            Batch(slice(i, j), slice(int(offsets[i]), int(offsets[j])), sizes[i:j])
-            for i, j in batches(offsets, limit)
-        ]
-
-    def read(self, pixels: slice) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-        """Read pixels of all dates: uint16 (T, C, P) and bool (T, P).
-
-        Where several acquisitions share a date, each pixel comes from the first one in which it is
-        clear, and from the first acquisition if it is clear in none.
-        """
-        values = np.stack([own[0][:, pixels] for own in self.pixels])
-        clear = np.stack([own[0][pixels] for own in self.clear])
-        for t, (others, others_clear) in enumerate(zip(self.pixels, self.clear, strict=True)):
-            for other, other_clear in zip(others[1:], others_clear[1:], strict=True):
-                taken = other_clear[pixels] & ~clear[t]
-                values[t][:, taken] = other[:, pixels][:, taken]
-                clear[t] |= taken
-        return values, clear
-
-    def read_clear(self, pixels: slice) -> NDArray[np.bool_]:
-        """Read which pixels are clear on each date, bool (T, P)."""
-        return np.stack([np.logical_or.reduce([c[pixels] for c in own]) for own in self.clear])
-
-    def is_nodata(self) -> bool:
-        """Return whether no acquisition has a value at any pixel: extract writes 0 for nodata."""
-        return not any(pixels.any() for own in self.pixels for pixels in own)
-
-    def clear_fraction(self) -> NDArray[np.float64]:
-        """Compute the share of all parcels' pixels that is clear on each date, float64 (T,)."""
-        return np.array([np.logical_or.reduce(own).mean() for own in self.clear])
 
 
 @dataclass(frozen=True)
@@ -458,15 +388,3 @@ class Observations:
         """Observed dates on which at least one pixel of the parcel is clear, int64 (N,)."""
         counts: NDArray[np.int64] = ((self.clear_fraction > 0) & self.observed).sum(axis=1)
         return counts
-
-
-def _map(path: Path, index: PixelIndex, kind: tuple[type, int]) -> NDArray[Any]:
-    """Map an extracted file; refuse a file with another number of pixels than the index."""
-    array = map_array(path, *kind)
-    if array.shape[-1] != len(index.rows):
-        raise InputError(
-            f"{path} has {array.shape[-1]} pixels, the pixel index of tile {index.tile} has "
-            f"{len(index.rows)}: the file was extracted with another index. Extract again: "
-            "snakemake -R extract."
-        )
-    return array

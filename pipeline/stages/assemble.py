@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from geo.cluster import connected
 from geo.errors import InputError
 from geo.imagery.acquisition import first_five
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.dataset.packed_tiles import write_tile
-from pipeline.dataset.tile_assembly import TileSeries, assemble_tile
+from pipeline.dataset.tile_assembly import assemble_tile
+from pipeline.dataset.tile_series import TileSeries
 from pipeline.workflow.acquisition_table import AcquisitionRow, read_used
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.paths import TilePaths
@@ -28,6 +30,7 @@ def assemble(
     settings: AssembleSettings,
     threads: int = 1,
     counts: Path | None = None,
+    scheduler: str = "threads",
 ) -> None:
     """Pack the pixels of a tile's parcels into one file that is mapped into memory.
 
@@ -55,6 +58,9 @@ def assemble(
     counts
         Folder in which extract has counted the pixels, and has said which acquisitions cannot be
         read. None: all can.
+    scheduler
+        Where batches are processed: "threads" of this machine, or dask.scheduler, the address of a
+        Dask cluster.
 
     Raises
     ------
@@ -72,7 +78,8 @@ def assemble(
     if not index.parcel_ids:
         logger.info("tile %s has no parcels: %d acquisitions", index.tile, len(rows))
     paths.root.mkdir(parents=True, exist_ok=True)
-    packed = assemble_tile(series, rows, paths, settings, threads)
+    with connected(scheduler) as cluster:
+        packed = assemble_tile(index, series, rows, paths, settings, threads, cluster)
     write_tile(paths, replace(packed, damaged=damaged))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geo.cluster import Cluster, connected
 from geo.errors import SET_ASIDE, AccessError, InputError, UnavailableError
 from geo.imagery.acquisition import Acquisition, read_item
 from geo.imagery.cloud_masks import cloud_rules
@@ -29,6 +30,7 @@ def extract(
     threads: int = 1,
     counts: Path | None = None,
     damaged: str = "refuse",
+    scheduler: str = "threads",
 ) -> None:
     """Read the parcels' pixels of one acquisition.
 
@@ -48,7 +50,7 @@ def extract(
     settings
         imagery.bands, imagery.resampling and clouds.
     threads
-        Number of blocks that are read at the same time.
+        Number of blocks that are read at the same time; 0 counts as 1.
     counts
         Written: how many of the pixels are nodata, how many of these because a value is impossible
         as reflectance, and how many are clear; `damaged` says why the acquisition is set aside.
@@ -56,6 +58,9 @@ def extract(
     damaged
         imagery.damaged: what happens if the acquisition cannot be read. It is not one of the
         settings, because the others need not be extracted again when it changes.
+    scheduler
+        Where blocks are read: "threads" of this machine, or dask.scheduler, the address of a Dask
+        cluster.
 
     Raises
     ------
@@ -72,7 +77,10 @@ def extract(
     else:
         _check_grid(acquisition, index)
         try:
-            values, clear, numbers = _read(acquisition, index, settings, threads)
+            with connected(scheduler) as cluster:
+                values, clear, numbers = _read(
+                    acquisition, index, settings, max(threads, 1), cluster
+                )
         except (UnavailableError, AccessError):
             raise  # the next acquisition would fail, too
         except InputError as error:
@@ -102,7 +110,11 @@ def _check_grid(acquisition: Acquisition, index: PixelIndex) -> None:
 
 
 def _read(
-    acquisition: Acquisition, index: PixelIndex, settings: ExtractSettings, threads: int
+    acquisition: Acquisition,
+    index: PixelIndex,
+    settings: ExtractSettings,
+    threads: int,
+    cluster: Cluster | None,
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_], dict[str, int]]:
     """Read reflectance, and which pixels are clear, at the pixels of the index; count them."""
     imagery = settings.imagery
@@ -114,10 +126,13 @@ def _read(
             imagery.bands,
             resampling=imagery.resampling,
             threads=threads,
+            cluster=cluster,
             impossible=impossible,
         )
         rules = cloud_rules(settings.clouds)
-        clear = has_values & read_clear_mask(acquisition, index, rules, threads=threads)
+        clear = has_values & read_clear_mask(
+            acquisition, index, rules, threads=threads, cluster=cluster
+        )
     except InputError as error:
         raise type(error)(f"{acquisition.id}: {error}") from error
     counts = {"nodata": ~has_values, "impossible": impossible, "clear": clear}

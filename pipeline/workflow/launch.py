@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from geo.errors import InputError
 from pipeline.workflow.config import parse_assignments, read
 from pipeline.workflow.snakefile import (
     ASSIGNMENTS,
@@ -17,6 +18,9 @@ from pipeline.workflow.snakefile import (
     check_target,
 )
 from pipeline.workflow.software import SOURCE
+
+# Environment variable: the address of the Dask cluster.
+SCHEDULER = "PARCELWISE_DASK_SCHEDULER"
 
 
 def launch(arguments: Sequence[str], target: str | None = None) -> None:
@@ -74,24 +78,39 @@ def snakemake_call(
     check_installation(SOURCE)
     for name in targets:
         check_target(name, settings)
+    if settings.dask.scheduler is not None:
+        _refuse_executor(options)
     command = [
         *(sys.executable, "-m", "pipeline.workflow.messages", *targets),
         *("--snakefile", str(SOURCE / "Snakefile"), "--configfile", file),
         *(["--directory", str(parsed.directory)] if parsed.directory else []),
         # Without --cores, profiles/default sets all cores, and the profile of a cluster no limit.
         *(["--cores", parsed.cores] if parsed.cores else []),
+        *(["--executor", "dask"] if settings.dask.scheduler else []),
         *options,
     ]
     # The rules call `parcelwise`. This PATH finds it even if the environment is not active.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     overrides = json.dumps(parse_assignments(assignments), default=str)
-    return command, {"PATH": path, ASSIGNMENTS: overrides}
+    environment = {"PATH": path, ASSIGNMENTS: overrides, SCHEDULER: settings.dask.scheduler or ""}
+    return command, environment
+
+
+def _refuse_executor(options: Sequence[str]) -> None:
+    """Refuse options of Snakemake that name another executor, or the profile of a cluster."""
+    for option in options:
+        if option.partition("=")[0] in ("--executor", "-e", "--workflow-profile"):
+            raise InputError(
+                f"dask.scheduler is set, and {option} would send the jobs elsewhere. Remove the "
+                "option, or set dask.scheduler to null."
+            )
 
 
 _RUN = """\
 examples:
   parcelwise run configs/mine.yaml                        everything, up to the report
   parcelwise run configs/mine.yaml dataset                up to the dataset
+  parcelwise run configs/mine.yaml extractions            up to the pixels of all acquisitions
   parcelwise run configs/mine.yaml train.epochs=3         with another setting
   parcelwise run configs/mine.yaml -- -n                  a dry run: show what would be done
   parcelwise run configs/mine.yaml -- --forcerun train    train again"""

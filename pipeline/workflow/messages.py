@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -94,8 +95,12 @@ def _on_ctrl_c(handler: Callable[[int, FrameType | None], None]) -> None:
 def run_snakemake() -> None:
     """Run Snakemake with the arguments of this process."""
     _on_ctrl_c(_end)
-    from snakemake.cli import main  # type: ignore[import-untyped]
+    from snakemake.cli import main
 
+    if ("--executor", "dask") in pairwise(sys.argv):
+        from pipeline.workflow.dask_executor import register
+
+        register()
     sys.argv[0] = "snakemake"  # the name in its messages
     main(sys.argv[1:])
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 
 from tqdm import tqdm
 
@@ -105,16 +106,30 @@ class ProgressLog:
         Number and name of the things to do.
     every_s
         Seconds between two lines. The last thing always gets a line.
+    log
+        Logger of the lines.
     """
 
-    def __init__(self, done: str, total: int, unit: str, every_s: float = 15) -> None:
+    def __init__(
+        self,
+        done: str,
+        total: int,
+        unit: str,
+        every_s: float = 15,
+        log: logging.Logger = logger,
+    ) -> None:
+        self._log, self._lock = log, Lock()
         self._words, self._total, self._unit = done, total, unit
         self._every = every_s
         self._start = self._last = time.monotonic()
         self._n = 0
 
     def add(self, n: int) -> None:
-        """Add `n` things that are done."""
+        """Add `n` things that are done; threads may call it."""
+        with self._lock:
+            self._add(n)
+
+    def _add(self, n: int) -> None:
         self._n += n
         now = time.monotonic()
         if self._n < self._total and now - self._last < self._every:
@@ -122,8 +137,7 @@ class ProgressLog:
         self._last = now
         rate = self._n / max(now - self._start, 1e-9)
         left = (self._total - self._n) / max(rate, 1e-9)
+        pace = f"{rate:.0f} a second" if rate >= 1 else f"{60 * rate:.1f} a minute"
         end = f", {left // 60:.0f} min {left % 60:02.0f} s left" if self._n < self._total else ""
-        logger.info(
-            "%s %d of %d %s: %.0f a second%s",
-            *(self._words, self._n, self._total, self._unit, rate, end),
-        )
+        # One text, because Snakemake's logger does not format arguments.
+        self._log.info(f"{self._words} {self._n} of {self._total} {self._unit}: {pace}{end}")

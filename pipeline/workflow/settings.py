@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from geo.errors import InputError
+from pipeline.workflow.sections.cluster import Dask
 from pipeline.workflow.sections.imagery import CloudMasks, Clouds, Imagery
 from pipeline.workflow.sections.models import (
     Areas,
@@ -77,6 +78,7 @@ class Settings(Section):
     areas: Areas = Areas()
     check: Check = Check()
     report: Report = Report()
+    dask: Dask = Dask()
     simulate: Simulate | None = None
     """Write a simulated raw scene first, to imagery.path and parcels.path (see configs/demo.yaml).
     null: off.

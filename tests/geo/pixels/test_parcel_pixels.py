@@ -13,6 +13,7 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject
 
+import geo.pixels.block_reading
 import geo.pixels.parcel_pixels
 from geo.errors import InputError
 from geo.grid import Grid
@@ -204,17 +205,17 @@ def test_only_blocks_with_parcels_are_read_and_only_their_pixels_sampled(tmp_pat
     )
     read, sampled = [], []
     read_windows, read_sample = (
-        geo.pixels.parcel_pixels.read_windows,
-        geo.pixels.parcel_pixels.sample,
+        geo.pixels.block_reading.read_windows,
+        geo.pixels.block_reading.sample,
     )
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
     monkeypatch.setattr(
-        geo.pixels.parcel_pixels,
+        geo.pixels.block_reading,
         "read_windows",
         lambda bands, *w: read.append((bands[0].name, w[:2])) or read_windows(bands, *w),
     )
     monkeypatch.setattr(
-        geo.pixels.parcel_pixels, "sample", lambda *a: sampled.append(len(a[2])) or read_sample(*a)
+        geo.pixels.block_reading, "sample", lambda *a: sampled.append(len(a[2])) or read_sample(*a)
     )
     read_parcel_pixels(acquisition, index, ["B02", "B05", "B09"], resampling="cubic")
     # Rows 46 to 48 and columns 11 to 13 of 10 m, in blocks of 16 pixels.
@@ -232,7 +233,7 @@ def test_only_blocks_with_parcels_are_read_and_only_their_pixels_sampled(tmp_pat
 def test_no_pixel_is_read_twice(tmp_path, monkeypatch, method):
     acquisition, _ = write_bands(tmp_path, LAYOUTS["20 and 60 m"])
     read = {name: np.zeros(band.grid.shape, int) for name, band in acquisition.bands.items()}
-    read_windows = geo.pixels.parcel_pixels.read_windows
+    read_windows = geo.pixels.block_reading.read_windows
 
     def note(bands, *window):
         for band in bands:
@@ -240,7 +241,7 @@ def test_no_pixel_is_read_twice(tmp_path, monkeypatch, method):
         return read_windows(bands, *window)
 
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
-    monkeypatch.setattr(geo.pixels.parcel_pixels, "read_windows", note)
+    monkeypatch.setattr(geo.pixels.block_reading, "read_windows", note)
     index = index_pixels([shapely.box(*TILE.bounds)], ["a"], TILE, "36MZE")
     read_parcel_pixels(acquisition, index, list(read), resampling=method)
     assert all((times == 1).all() for times in read.values())
@@ -345,7 +346,7 @@ def test_after_a_block_that_cannot_be_read_no_further_block_is_read(tmp_path, mo
         raise InputError("this one is damaged")
 
     monkeypatch.setattr(geo.pixels.parcel_pixels, "READ_SIZE", 1)
-    monkeypatch.setattr(geo.pixels.parcel_pixels, "read_windows", fail)
+    monkeypatch.setattr(geo.pixels.block_reading, "read_windows", fail)
     with pytest.raises(InputError, match="this one is damaged"):
         read_parcel_pixels(acquisition, some_parcels(TILE, 40), ["B02"], threads=threads)
     assert len(read) <= threads

@@ -14,7 +14,7 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.pixels.pixel_index import PixelIndex
 from pipeline.dataset.packed_tiles import read_tile
-from pipeline.dataset.tile_assembly import TileSeries
+from pipeline.dataset.tile_series import TileSeries
 from pipeline.stages.export import export
 from pipeline.workflow.acquisition_table import AcquisitionRow, write_acquisitions
 from pipeline.workflow.config import load, view
@@ -249,7 +249,9 @@ def test_a_parcel_that_is_larger_than_the_limit_is_a_separate_batch(extracted):
     index = PixelIndex.load(extracted.pixel_index(TILE))
     row = AcquisitionRow("a00", TILE, DAYS[0], extracted.root, "", "", "", "", None, True, "")
     series = TileSeries.open(index, [row], extracted.extractions)
-    assert [batch.parcels for batch in series.batches(1)] == [slice(i, i + 1) for i in range(N)]
+    assert [batch.parcels for batch in series.batches(index, 1)] == [
+        slice(i, i + 1) for i in range(N)
+    ]
 
 
 def test_pixels_of_another_index_are_refused(extracted):

@@ -48,6 +48,7 @@ JP2 = {
     "blockysize": 1024,
     "quality": "100",
     "reversible": "YES",
+    "resolutions": 6,
 }
 
 

@@ -40,6 +40,9 @@ TASKS_PER_WORKER = 4
 # Pixels that are sampled together: their positions and weights fit into the processor's cache.
 SAMPLED_AT_ONCE = 65_536
 
+# If the needed pixels are more than this part of a window, they are not looked at one by one.
+MOST_PIXELS = 0.1
+
 Window = tuple[slice, slice]
 
 
@@ -145,6 +148,35 @@ class Plan:
             first, last = int(needed.min()) - margin, int(needed.max()) + margin
             slices.append(slice(max(first, 0), min(last + 1, axis.size)))
         return slices[0], slices[1]
+
+    def needed(
+        self, block: Block, window: Window, margins: tuple[int, int] = (0, 0)
+    ) -> Ints | None:
+        """Return the source pixels that are needed from a block, as positions in its window.
+
+        None if there are so many pixels that most of the block is needed.
+
+        Parameters
+        ----------
+        margins
+            Rows and columns around each pixel that are needed, too.
+        """
+        rows, cols = window
+        shape = rows.stop - rows.start, cols.stop - cols.start
+        if len(block.pixels) + len(block.for_seams) > shape[0] * shape[1] * MOST_PIXELS:
+            return None
+        flatten, width = _flatten_in(rows, cols), self.stencil.right.size
+        of_index = self.index.rows.take(block.pixels), self.index.cols.take(block.pixels)
+        places = self.stencil.sources(*of_index, flatten).ravel()
+        seams = flatten(*np.divmod(self.seam_sources[block.for_seams], width))
+        needed = np.concatenate([places, seams])
+        if any(margins):
+            from scipy.ndimage import maximum_filter  # slow to import
+
+            around = np.zeros(shape, np.uint8)
+            around.ravel()[needed] = 1
+            needed = np.flatnonzero(maximum_filter(around, [2 * margin + 1 for margin in margins]))
+        return needed
 
 
 def _block_numbers(
@@ -352,7 +384,8 @@ class _GridReading:
         plan = self._plan
         rows, cols = plan.window(block)
         flatten = _flatten_in(rows, cols)
-        windows = read_windows(list(self._bands.values()), rows, cols, rasters)
+        needed = plan.needed(block, (rows, cols))
+        windows = read_windows(list(self._bands.values()), rows, cols, rasters, needed)
         raw = dict(zip(self._bands, windows, strict=True))
         self._sample(raw, block.pixels, flatten)
         if len(block.for_seams):
@@ -415,8 +448,10 @@ def _read_clear(
 
     The window includes a margin, as clouds beyond the pixels may be grown into them.
     """
-    rows, cols = plan.window(block, rules.margin(band))
-    (values,) = read_windows([band], rows, cols, rasters)
+    margins = rules.margin(band)
+    rows, cols = plan.window(block, margins)
+    needed = plan.needed(block, (rows, cols), margins)
+    (values,) = read_windows([band], rows, cols, rasters, needed)
     of_index = plan.index.rows.take(block.pixels), plan.index.cols.take(block.pixels)
     centres = plan.stencil.centres(*of_index, _flatten_in(rows, cols))
     clear[block.pixels] &= rules.is_clear(name, values, band).take(centres)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from geo.errors import InputError
 from geo.imagery.acquisition import Acquisition, Band, Plane
 from geo.imagery.cloud_masks import CloudRules
-from geo.imagery.open_rasters import OpenRasters
+from geo.imagery.open_rasters import OpenRasters, is_jp2
 from geo.imagery.radiometry import reflectance
 from geo.imagery.raster_header import block_shape
 from geo.imagery.raster_reading import read_windows
@@ -40,8 +40,8 @@ TASKS_PER_WORKER = 4
 # Pixels that are sampled together: their positions and weights fit into the processor's cache.
 SAMPLED_AT_ONCE = 65_536
 
-# If the needed pixels are more than this part of a window, they are not looked at one by one.
-MOST_PIXELS = 0.1
+# If more pixels of a block are needed, a tenth of a tile of Sentinel-2, all of it is decoded.
+FEW_PIXELS = 100_000
 
 Window = tuple[slice, slice]
 
@@ -148,35 +148,6 @@ class Plan:
             first, last = int(needed.min()) - margin, int(needed.max()) + margin
             slices.append(slice(max(first, 0), min(last + 1, axis.size)))
         return slices[0], slices[1]
-
-    def needed(
-        self, block: Block, window: Window, margins: tuple[int, int] = (0, 0)
-    ) -> Ints | None:
-        """Return the source pixels that are needed from a block, as positions in its window.
-
-        None if there are so many pixels that most of the block is needed.
-
-        Parameters
-        ----------
-        margins
-            Rows and columns around each pixel that are needed, too.
-        """
-        rows, cols = window
-        shape = rows.stop - rows.start, cols.stop - cols.start
-        if len(block.pixels) + len(block.for_seams) > shape[0] * shape[1] * MOST_PIXELS:
-            return None
-        flatten, width = _flatten_in(rows, cols), self.stencil.right.size
-        of_index = self.index.rows.take(block.pixels), self.index.cols.take(block.pixels)
-        places = self.stencil.sources(*of_index, flatten).ravel()
-        seams = flatten(*np.divmod(self.seam_sources[block.for_seams], width))
-        needed = np.concatenate([places, seams])
-        if any(margins):
-            from scipy.ndimage import maximum_filter  # slow to import
-
-            around = np.zeros(shape, np.uint8)
-            around.ravel()[needed] = 1
-            needed = np.flatnonzero(maximum_filter(around, [2 * margin + 1 for margin in margins]))
-        return needed
 
 
 def _block_numbers(
@@ -384,8 +355,9 @@ class _GridReading:
         plan = self._plan
         rows, cols = plan.window(block)
         flatten = _flatten_in(rows, cols)
-        needed = plan.needed(block, (rows, cols))
-        windows = read_windows(list(self._bands.values()), rows, cols, rasters, needed)
+        bands = list(self._bands.values())
+        needed = _needed(bands, plan, block, (rows, cols))
+        windows = read_windows(bands, rows, cols, rasters, needed)
         raw = dict(zip(self._bands, windows, strict=True))
         self._sample(raw, block.pixels, flatten)
         if len(block.for_seams):
@@ -450,11 +422,43 @@ def _read_clear(
     """
     margins = rules.margin(band)
     rows, cols = plan.window(block, margins)
-    needed = plan.needed(block, (rows, cols), margins)
+    needed = _needed([band], plan, block, (rows, cols), margins)
     (values,) = read_windows([band], rows, cols, rasters, needed)
     of_index = plan.index.rows.take(block.pixels), plan.index.cols.take(block.pixels)
     centres = plan.stencil.centres(*of_index, _flatten_in(rows, cols))
     clear[block.pixels] &= rules.is_clear(name, values, band).take(centres)
+
+
+def _needed(
+    bands: Sequence[Band],
+    plan: Plan,
+    block: Block,
+    window: Window,
+    margins: tuple[int, int] = (0, 0),
+) -> Ints | None:
+    """Return the few source pixels that are needed from a block, as positions in its window.
+
+    None if they are many, or if the format of the bands has no parts that are decoded separately.
+
+    Parameters
+    ----------
+    margins
+        Rows and columns around each pixel that are needed, too.
+    """
+    if len(block.pixels) > FEW_PIXELS or not any(is_jp2(band.source) for band in bands):
+        return None
+    rows, cols = window
+    of_index = plan.index.rows.take(block.pixels), plan.index.cols.take(block.pixels)
+    seams = np.divmod(plan.seam_sources[block.for_seams], plan.stencil.right.size)
+    flatten = _flatten_in(rows, cols)
+    needed = np.concatenate([plan.stencil.sources(*of_index, flatten).ravel(), flatten(*seams)])
+    if any(margins):
+        from scipy.ndimage import maximum_filter  # slow to import, and rarely needed
+
+        around = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
+        around.ravel()[needed] = 1
+        needed = np.flatnonzero(maximum_filter(around, [2 * margin + 1 for margin in margins]))
+    return needed
 
 
 def _flatten_in(rows: slice, cols: slice) -> Flatten:

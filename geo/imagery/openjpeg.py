@@ -34,6 +34,7 @@ _CODESTREAM = 0  # OPJ_CODEC_J2K: without the boxes of a JP2 file
 _END = c_size_t(-1).value  # of the input, as a read function returns it
 # sizeof(opj_dparameters_t) is about 8.5 kB: two file names of 4,096 bytes and some numbers.
 _PARAMETERS_SIZE = 65_536
+_BUFFER_SIZE = 4096
 
 
 class _Component(ctypes.Structure):
@@ -201,8 +202,8 @@ def _open(library: Any, content: bytes, stack: ExitStack) -> Any:
         return int(position == place)
 
     functions = _Read(read), _Skip(skip), _Seek(seek)
-    # The buffer has room for everything, so that it is read in one go.
-    stream = library.opj_stream_create(size, 1)
+    # Larger pieces than the buffer are read past it.
+    stream = library.opj_stream_create(_BUFFER_SIZE, 1)
     library.opj_stream_set_read_function(stream, functions[0])
     library.opj_stream_set_skip_function(stream, functions[1])
     library.opj_stream_set_seek_function(stream, functions[2])

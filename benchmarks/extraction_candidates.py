@@ -33,7 +33,7 @@ def whole(scene: Scene, out: Path, products: Sequence[Path], threads: int) -> No
     """Run stage extract as if there were no OpenJPEG beside GDAL: whole blocks are decoded."""
     from geo.imagery import jpeg2000
 
-    jpeg2000.openjpeg = lambda: None  # type: ignore[assignment]
+    jpeg2000.openjpeg = lambda: None  # type: ignore[attr-defined, assignment]
     ours(scene, out, products, threads)
 
 

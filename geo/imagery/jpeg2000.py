@@ -24,10 +24,10 @@ from geo.imagery.openjpeg import Box, decode, openjpeg
 
 Ints = NDArray[np.int64]
 
-# Sentinel-2 has code-blocks of 64 x 64 coefficients, the largest that the standard allows, and five
+# Sentinel-2 has code-blocks of 64 x 64 coefficients, the largest that the standard allows, and four
 # levels of them. Those of the finest level are at half of the resolution of the image: each covers
 # a cell of 128 x 128 pixels.
-_BLOCK, _LEVELS = 64, 5
+_BLOCK, _LEVELS = 64, 4
 _CELL = 2 * _BLOCK
 # If more of the cells contain needed pixels, whole tiles are decoded. Measured with parcels of 6 to
 # 40 pixels a side: both take equally long at 0.55 to 0.65, and at 0.5 parts take 0.7 to 0.85 of the

@@ -110,8 +110,6 @@ def openjpeg() -> Any:
 
 def _names() -> Iterator[str]:
     """Yield the places where OpenJPEG may be, the one that rasterio's GDAL uses first."""
-    from ctypes.util import find_library  # slow to import
-
     package = Path(rasterio.__file__).parent
     for folder in (
         package.with_name("rasterio.libs"),  # in wheels for Linux and Windows
@@ -120,6 +118,8 @@ def _names() -> Iterator[str]:
         Path(sys.prefix, "Library", "bin"),
     ):
         yield from map(str, sorted(folder.glob("*openjp2*")))
+    from ctypes.util import find_library  # rarely needed
+
     if name := find_library("openjp2"):
         yield name
 

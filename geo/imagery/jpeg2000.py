@@ -10,6 +10,7 @@ Markers, segments and their parameters are those of ISO/IEC 15444-1, annex A; bo
 
 from __future__ import annotations
 
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ def read_needed(
     """
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None  # to open a pipe would wait for ever
         codestream = _open(path, status.st_mtime_ns, status.st_size)
         if codestream is None or codestream.shape != shape:
             return None

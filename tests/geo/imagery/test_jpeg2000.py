@@ -1,6 +1,7 @@
 """Parts of the tiles of JPEG 2000 files equal the same parts of GDAL's whole tiles, to the bit."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -177,9 +178,11 @@ def test_a_damaged_file_is_refused_in_the_same_words(tmp_path, image, damage):
     assert str(part.value) == str(whole.value)
 
 
-def test_a_missing_file_is_refused_in_the_same_words(tmp_path):
-    with pytest.raises(InputError, match="is not a file"):
-        read(tmp_path / "a.jp2", FEW)
+def test_a_missing_file_and_a_pipe_are_refused_in_the_same_words(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jp2")
+    for name in ("a.jp2", "pipe.jp2"):
+        with pytest.raises(InputError, match="is not a file"):
+            read(tmp_path / name, FEW)
 
 
 def test_without_openjpeg_gdal_reads_and_the_log_says_so_once(image, monkeypatch, caplog):

@@ -40,8 +40,8 @@ TASKS_PER_WORKER = 4
 # Pixels that are sampled together: their positions and weights fit into the processor's cache.
 SAMPLED_AT_ONCE = 65_536
 
-# If more pixels of a block are needed, a tenth of a tile of Sentinel-2, all of it is decoded.
-FEW_PIXELS = 100_000
+# If more pixels are needed from a block (Sentinel-2: of a million), all of it is decoded.
+FEW_PIXELS = 50_000
 
 Window = tuple[slice, slice]
 

@@ -20,7 +20,7 @@ from geo.imagery.open_rasters import OpenRasters
 from geo.imagery.raster_reading import read_windows
 from geo.pixels.parcel_pixels import read_clear_mask, read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
-from tests.builders.safe import write_safe
+from tests.builders.safe import write_image, write_safe
 
 HEIGHT, WIDTH = 700, 610
 LOSSLESS = {"quality": "100", "reversible": "YES"}
@@ -198,13 +198,16 @@ def test_without_openjpeg_gdal_reads_and_the_log_says_so_once(image, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic"])
 def test_parcels_of_a_product_are_the_same_pixels(tmp_path, monkeypatch, resampling):
-    """Four parcels far apart: one on the seam of the 1024-pixel tiles, one at the edge."""
+    """Parcels far apart: on seams of tiles, at the edge, and one with no pixel beside a seam."""
     product = write_safe(tmp_path, np.random.default_rng(4), size=1500, cloudy=None)
+    (path,) = product.path.rglob("*_B8A_20m.jp2")
+    write_image(path, product.pixels["B8A"], "31UDS", 20, 500_000, **TILES)
     (acquisition,) = find_acquisitions(product.path)
     left, _, _, top = acquisition.grid.bounds
     places = [(200, 300), (10_240, 5_000), (14_960, 14_960), (3_000, 10_237)]
-    circles = np.array([shapely.Point(left + x, top - y).buffer(70) for x, y in places])
-    index = index_pixels(circles, list("abcd"), acquisition.grid, "31UDS")
+    circles = [shapely.Point(left + x, top - y).buffer(70) for x, y in places]
+    thin = shapely.box(left + 10_231, top - 12_100, left + 10_249, top - 12_000)
+    index = index_pixels(np.array([*circles, thin]), list("abcde"), acquisition.grid, "31UDS")
     bands, rules = ["B02", "B8A", "B11"], CloudRules(classes=(3, 8), dilation_m=45)
     counts = []
 
@@ -217,7 +220,7 @@ def test_parcels_of_a_product_are_the_same_pixels(tmp_path, monkeypatch, resampl
         *read_parcel_pixels(acquisition, index, bands, resampling=resampling, threads=2),
         read_clear_mask(acquisition, index, rules),
     ]
-    assert len(counts) == 4 + 3  # tiles of B02, and of the bands and the mask at 20 m
+    assert len(counts) >= 4 + 5 + 1 + 1  # tiles of B02, B8A, B11 and SCL that contain parcels
     monkeypatch.setattr(jpeg2000, "openjpeg", lambda: None)
     whole = [
         *read_parcel_pixels(acquisition, index, bands, resampling=resampling),

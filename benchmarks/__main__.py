@@ -19,6 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 BENCHMARKS = {
     "extraction": "benchmarks.extraction:extraction",
+    "extraction_sparse": "benchmarks.extraction_sparse:extraction_sparse",
     "assembling": "benchmarks.assembling:assembling",
     "predicting": "benchmarks.predicting:predicting",
     "training": "benchmarks.models_on_cpu:training",

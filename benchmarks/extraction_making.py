@@ -41,6 +41,7 @@ GEOTIFF = {
     "compress": "deflate",
     "predictor": 2,
 }
+# As in Sentinel-2, but lossless.
 JP2 = {
     "driver": "JP2OpenJPEG",
     "count": 1,
@@ -48,6 +49,9 @@ JP2 = {
     "blockysize": 1024,
     "quality": "100",
     "reversible": "YES",
+    "resolutions": 5,
+    "precincts": ",".join(5 * ["{256,256}"]),
+    "plt": "YES",
 }
 
 

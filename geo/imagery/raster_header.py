@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
@@ -15,6 +14,7 @@ from rasterio.errors import RasterioError
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Band, is_address, local_file
+from geo.imagery.jpeg2000 import find_codestream
 from geo.imagery.open_rasters import DAMAGED, OpenRasters, is_jp2
 
 # Values of a block. A whole Sentinel-2 band of 10980 x 10980 pixels has a quarter of it.
@@ -179,33 +179,17 @@ def _end_of_tiff_blocks(raster: Any) -> int:
 def _check_complete_jp2(path: Path, size: int) -> None:
     """Check that the codestream of a JP2 file is complete.
 
-    The boxes of ISO/IEC 15444-1 are followed to the codestream (annex I.4: a box has a length and
-    a type; length 1 means that a long length follows, 0 means to the end of the file). The
-    codestream ends with the marker FFD9 (annex A.4.4). GDAL opens a truncated file without an
-    error, and fails when it decodes the missing part.
+    The codestream ends with the marker FFD9 (ISO/IEC 15444-1, annex A.4.4). GDAL opens a truncated
+    file without an error, and fails when it decodes the missing part.
     """
     with path.open("rb") as file:
-        start = 0
-        while start + 8 <= size:
-            length, kind = _read_box(file, start)
-            end = size if length == 0 else start + length
-            if kind == b"jp2c":
-                file.seek(max(min(end, size) - 2, 0))
-                if end > size or file.read(2) != b"\xff\xd9":
-                    missing = f" of {end}" if end > size else ""
-                    raise InputError(
-                        f"{path} ends at byte {size}{missing}, before its image does. {DAMAGED}"
-                    )
-                return
-            if length < 8 and length != 0:
-                break
-            start = end
-    raise InputError(f"{path} contains no JPEG 2000 codestream. {DAMAGED}")
-
-
-def _read_box(file: BinaryIO, start: int) -> tuple[int, bytes]:
-    """Read length and type of the JP2 box that starts at a byte."""
-    file.seek(start, os.SEEK_SET)
-    head = file.read(16)
-    length = int.from_bytes(head[:4], "big")
-    return (int.from_bytes(head[8:16], "big") if length == 1 else length), head[4:8]
+        found = find_codestream(file, size)
+        if found is None:
+            raise InputError(f"{path} contains no JPEG 2000 codestream. {DAMAGED}")
+        _, end = found
+        file.seek(max(min(end, size) - 2, 0))
+        if end > size or file.read(2) != b"\xff\xd9":
+            missing = f" of {end}" if end > size else ""
+            raise InputError(
+                f"{path} ends at byte {size}{missing}, before its image does. {DAMAGED}"
+            )

@@ -16,8 +16,9 @@ from rasterio.windows import Window
 from geo.errors import InputError
 from geo.imagery.acquisition import Band, Plane
 from geo.imagery.array_reading import BLOCK_ERRORS, read_plane
+from geo.imagery.jpeg2000 import read_needed
 from geo.imagery.mask_classes import as_classes
-from geo.imagery.open_rasters import DAMAGED, OpenRasters
+from geo.imagery.open_rasters import DAMAGED, OpenRasters, is_jp2
 from geo.imagery.raster_header import alpha_layers
 
 
@@ -29,7 +30,11 @@ def read_window(band: Band, rows: slice, cols: slice) -> NDArray[Any]:
 
 
 def read_windows(
-    bands: Sequence[Band], rows: slice, cols: slice, rasters: OpenRasters
+    bands: Sequence[Band],
+    rows: slice,
+    cols: slice,
+    rasters: OpenRasters,
+    needed: NDArray[np.int64] | None = None,
 ) -> list[NDArray[Any]]:
     """Read the raw values of a window of several bands; can be called from several threads.
 
@@ -44,6 +49,9 @@ def read_windows(
         Slices of the bands' grid, with step 1.
     rasters
         Files that stay open from one window to the next.
+    needed
+        int64 (n,): positions in the window of the pixels that are needed, row x width + column.
+        Others may not be decoded, and have any value. None: all are needed.
 
     Returns
     -------
@@ -64,7 +72,7 @@ def read_windows(
         in_source = list(group)
         names = " ".join(band.name for band in in_source)
         try:
-            found += _read(source, in_source, window, rasters)
+            found += _read(source, in_source, window, rasters, needed)
         except InputError as error:  # of a remote file, with its own remedy
             raise type(error)(f"Band {names}: {error}") from error
         except (RasterioError, *BLOCK_ERRORS) as error:
@@ -76,10 +84,18 @@ def read_windows(
 
 
 def _read(
-    source: str, bands: Sequence[Band], window: tuple[slice, slice], rasters: OpenRasters
+    source: str,
+    bands: Sequence[Band],
+    window: tuple[slice, slice],
+    rasters: OpenRasters,
+    needed: NDArray[np.int64] | None,
 ) -> list[NDArray[Any]]:
     """Read a window of bands of one file."""
     layers = [band.layer for band in bands if isinstance(band.layer, int)]
+    if needed is not None and layers == [1] and is_jp2(source):
+        values = read_needed(Path(source), bands[0].grid.shape, *window, needed)
+        if values is not None:
+            return [as_classes(values, bands[0].classes) if bands[0].classes else values]
     if not layers:
         return [
             read_plane(Path(source), band.layer, band.nodata, *window)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geo.grid import Grid
 from geo.imagery.acquisition import Band
 from geo.imagery.cloud_masks import CloudRules
-from geo.imagery.open_rasters import OpenRasters
+from geo.imagery.open_rasters import OpenRasters, is_jp2
 from geo.imagery.radiometry import reflectance
 from geo.imagery.raster_reading import read_windows
 from geo.imagery.valid_values import count_varied, has_data, is_impossible
@@ -21,6 +21,9 @@ from geo.pixels.resampling import Flatten, Ints, Stencil, sample
 
 # Pixels that are sampled together: their positions and weights fit into the processor's cache.
 SAMPLED_AT_ONCE = 65_536
+
+# If more pixels are needed from a block (Sentinel-2: of a million), all of it is decoded.
+FEW_PIXELS = 50_000
 
 # Rows and columns of a source.
 Window = tuple[slice, slice]
@@ -113,7 +116,7 @@ class SeamSources:
 def read_block(part: BlockPart, rasters: OpenRasters) -> Iterator[Sampled | SeamSources]:
     """Read one block of all bands, and sample the pixels that need only this block."""
     flatten = _flatten_in(part.window)
-    raw = read_windows(part.bands, *part.window, rasters)
+    raw = read_windows(part.bands, *part.window, rasters, _needed(part))
     yield from sample_bands(part.bands, part.stencil, raw, part.rows, part.cols, flatten)
     if len(part.seam_sources):
         at = flatten(*np.divmod(part.seam_sources, part.stencil.right.size))
@@ -175,9 +178,36 @@ def read_clear_block(
     The window includes a margin, as clouds beyond the pixels may be grown into them.
     """
     (band,) = part.bands
-    (values,) = read_windows(part.bands, *part.window, rasters)
+    needed = _needed(part, rules.margin(band))
+    (values,) = read_windows(part.bands, *part.window, rasters, needed)
     centres = part.stencil.centres(part.rows, part.cols, _flatten_in(part.window))
     yield rules.is_clear(name, values, band).take(centres)
+
+
+def _needed(part: BlockPart, margins: tuple[int, int] = (0, 0)) -> Ints | None:
+    """Return the few source pixels that are needed from a block, as positions in its window.
+
+    None if they are many, or if the format of the bands has no parts that are decoded separately.
+
+    Parameters
+    ----------
+    margins
+        Rows and columns around each pixel that are needed, too.
+    """
+    if len(part.rows) > FEW_PIXELS or not any(is_jp2(band.source) for band in part.bands):
+        return None
+    flatten = _flatten_in(part.window)
+    seams = np.divmod(part.seam_sources, part.stencil.right.size)
+    sources = part.stencil.sources(part.rows, part.cols, flatten).ravel()
+    needed = np.concatenate([sources, flatten(*seams)])
+    if any(margins):
+        from scipy.ndimage import maximum_filter  # slow to import, and rarely needed
+
+        rows, cols = part.window
+        around = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
+        around.ravel()[needed] = 1
+        needed = np.flatnonzero(maximum_filter(around, [2 * margin + 1 for margin in margins]))
+    return needed
 
 
 def _flatten_in(window: Window) -> Flatten:

@@ -167,6 +167,14 @@ class Stencil:
         """Return the position of the source pixel that contains each centre, int64 (P,)."""
         return flatten(self.down.nearest[rows], self.right.nearest[cols])
 
+    def sources(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> Ints:
+        """Return the positions of all source pixels of pixels of the grid, int64 (n, P)."""
+        if not self.kernels:
+            return self.centres(rows, cols, flatten)[np.newaxis]
+        # The first kernel is the widest.
+        down, right = self._axis_taps[self.kernels[0]]
+        return _outer(flatten, down[0][:, rows], right[0][:, cols])
+
     def taps(self, rows: NDArray[Any], cols: NDArray[Any], flatten: Flatten) -> list[Taps]:
         """Return the source pixels that each of the kernels weights for pixels of the grid.
 

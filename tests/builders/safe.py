@@ -88,8 +88,8 @@ def zip_product(product, *, top=None, keep=False):
     return archive
 
 
-def write_image(path, values, tile, resolution, x_min):
-    lossless = {"QUALITY": "100", "REVERSIBLE": "YES"}
+def write_image(path, values, tile, resolution, x_min, **options):
+    lossless = {"quality": "100", "reversible": "YES"}
     with rasterio.open(
         path,
         "w",
@@ -101,6 +101,7 @@ def write_image(path, values, tile, resolution, x_min):
         crs=f"EPSG:326{tile[:2]}",
         transform=Affine(resolution, 0, x_min, 0, -resolution, 5_600_000),
         **(lossless if path.suffix == ".jp2" else {}),
+        **options,
     ) as raster:
         raster.write(values, 1)
 

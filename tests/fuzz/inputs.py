@@ -14,8 +14,11 @@ import shapely
 import yaml
 
 from geo.formats.stac_search import Search, search_items
-from geo.imagery.acquisition import read_item, to_item
+from geo.imagery.acquisition import Band, read_item, to_item
 from geo.imagery.imagery_files import digests
+from geo.imagery.open_rasters import OpenRasters
+from geo.imagery.raster_header import read_header
+from geo.imagery.raster_reading import read_windows
 from geo.pixels.parcel_pixels import read_parcel_pixels
 from geo.pixels.pixel_index import index_pixels
 from pipeline.classes.crop_class import read_classes
@@ -25,6 +28,7 @@ from tests.builders.pixel_sets import ingest_folder, make
 from tests.builders.readers import READERS, draw_scene
 from tests.builders.registers import Run, simple
 from tests.builders.runs import opened
+from tests.builders.safe import write_image
 
 BANDS = ["B02", "B03", "B8A"]
 
@@ -91,6 +95,32 @@ def read_catalogue(folder, out):
     for name, item in search_items(folder, Search([], None, None, None)).items():
         (items / f"{name}.json").write_text(json.dumps(item))
     return read_imagery(items, out)
+
+
+# Few pixels of an image in tiles: only parts of its tiles are decoded, without GDAL.
+
+FEW = np.array([(0, 0), (3, 3), (100, 70), (100, 75), (255, 255)]).T
+
+
+def write_tiled(folder):
+    folder.mkdir()
+    values = np.random.default_rng(22).integers(1000, 1200, (256, 256), np.uint16)
+    options = {"blockxsize": 64, "blockysize": 64}
+    write_image(folder / "image.jp2", values, "31UDS", 10, 500_000, **options)
+
+
+def read_few(folder, out):
+    path = folder / "image.jp2"
+    header = read_header(path)
+    band = Band("B02", str(path), 1, header.grid, header.block_shapes[0])
+    height, width = header.grid.shape  # of a mutant, too
+    rows, cols = FEW[:, (FEW[0] < height) & (FEW[1] < width)]
+    needed = rows * width + cols
+    with OpenRasters() as rasters:
+        (part,) = read_windows([band], slice(0, height), slice(0, width), rasters, needed)
+        (whole,) = read_windows([band], slice(0, height), slice(0, width), rasters)
+    expected = whole[rows, cols]
+    return {"pixels": digest(expected), "as GDAL": str(np.array_equal(part[rows, cols], expected))}
 
 
 # Registers and tables.
@@ -214,6 +244,7 @@ def read_weights(folder, out):
 KINDS = {
     **{kind: (write_imagery(kind), read_imagery) for kind in READERS},
     "catalogue": (write_catalogue, read_catalogue),
+    "few pixels": (write_tiled, read_few),
     **{
         f"register {suffix}": (write_register(suffix), read_register)
         for suffix in ("gpkg", "shp", "zip", "geojson", "fgb", "gml", "parquet")
@@ -224,7 +255,7 @@ KINDS = {
     "weights": (write_weights, read_weights),
 }
 
-IMAGES = (*READERS, "catalogue")
+IMAGES = (*READERS, "catalogue", "few pixels")
 REGISTERS = tuple(kind for kind in KINDS if kind.startswith("register"))
 # Mutants that state something else, and are read as they state it. Nothing in the input contradicts
 # them: an oracle could not tell them from a good input of another content.

@@ -17,6 +17,7 @@ except ModuleNotFoundError:
     )
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
+    batch_of,
     division_settings,
     escaped,
     freeze,
@@ -90,6 +91,11 @@ cores = lambda wildcards: (
 cores_of_fold = lambda wildcards: (
     cores(wildcards) if on_cluster() else max(1, workflow.cores // len(FOLDS))
 )
+# A job of a cluster runs as many extractions at a time as it requests cores. While this file is parsed,
+# on_cluster() is not known.
+if workflow.remote_exec or workflow.resource_settings.nodes is not None:
+    workflow.register_resource("extractions", workflow.resource_settings.max_threads or 4)
+
 device = settings.train.device
 gpus = lambda wildcards: int(
     device.startswith("cuda") or (device == "auto" and has_gpu() and not on_cluster())
@@ -110,6 +116,10 @@ INPUTS, SCORES_SHOWN, RESULTS = (f"{part}{SIMULATED}" for part in ("Inputs", "Sc
 
 
 report: "rules/captions/workflow.rst"
+
+
+resource_scopes:
+    extractions="local",
 
 
 wildcard_constraints:

@@ -2,7 +2,7 @@
 
 import json
 
-from pipeline.workflow.acquisition_table import read_used
+from pipeline.workflow.acquisition_table import read_positions, read_used
 from pipeline.workflow.inputs import imagery_state
 
 # The acquisitions that are used: {id: row}.
@@ -11,6 +11,12 @@ used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisiti
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
 # The acquisitions of a tile, in the order in which assemble merges them.
 of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
+# The batch of acquisitions that are extracted in one job of a cluster.
+batch = lambda wildcards: batch_of(
+    read_positions(Path(paths.acquisitions))[wildcards.acquisition],
+    workflow.group_settings.group_components,
+    workflow.parent_groupids,
+)
 # All tiles, and the paths of their packed pixels.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
 tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
@@ -166,12 +172,15 @@ rule extract:
         record=paths.record("extract"),
     resources:
         mem_mb=2000,
+        extractions=1,
         # Not a parameter: when it changes, what is extracted already stays.
         damaged=settings.imagery.damaged,
     log:
         paths.log("extract/{acquisition}"),
     benchmark:
         paths.benchmark("extract/{acquisition}")
+    group:
+        batch
     conda:
         ENVIRONMENT
     shell:

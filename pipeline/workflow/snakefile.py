@@ -332,6 +332,30 @@ def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
     return verbatim(view(settings, stage).model_dump_json())
 
 
+def batch_of(position: int, components: Mapping[str, int], parents: dict[str, str]) -> str | None:
+    """Return the name of the group of jobs to which an extraction belongs; None: to no group.
+
+    Snakemake's --group-components alone does not work here: each time that a checkpoint changes the
+    graph of jobs, Snakemake (9.27) merges groups that are merged already. In groups with names of
+    their own, there is nothing more to merge.
+
+    Parameters
+    ----------
+    position
+        Of the acquisition among all that are used.
+    components
+        --group-components: extractions=SIZE is the number of extractions of a group.
+    parents
+        `workflow.parent_groupids`: that option applies to all groups whose parent it names.
+    """
+    size = components.get("extractions", 1)
+    if size <= 1:
+        return None
+    name = f"extractions_{position // size}"
+    parents[name] = "extractions"
+    return name
+
+
 def division_settings(settings: Settings, way: str) -> str:
     """Return the settings of stage split for split.by or split.also, as the parameter of its rule.
 

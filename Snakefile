@@ -15,6 +15,8 @@ except ModuleNotFoundError:
         f"\nParcelwise is not installed for {sys.executable}. From {workflow.basedir}, run "
         "`python -m pip install --editable .`, or `make .venv/ready` and activate .venv."
     )
+from pipeline.workflow.cluster import note_cluster_run
+from pipeline.workflow.memory import memory
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
     batch_of,
@@ -37,6 +39,8 @@ settings = start(
     workflow.config_settings.config,
     workflow.basedir,
     is_main=workflow.is_main_process,
+    # With --retries, a job that failed is tried again, but not one that a mistake in the inputs ended.
+    on_mistake=lambda: setattr(workflow.execution_settings, "retries", 0),
     cores=workflow.resource_settings.cores,
 )
 paths = RunPaths.of(settings.run)
@@ -130,6 +134,14 @@ wildcard_constraints:
     tile="[A-Za-z0-9_.-]+",
 
 
+# The jobs whose results are used although Snakemake has no record of them.
+unrecorded = lambda: [
+    job
+    for job in workflow.dag.jobs
+    if not workflow.dag.needrun(job) and not workflow.persistence.has_metadata(job)
+]
+
+
 localrules:
     all,
     dataset,
@@ -140,10 +152,12 @@ localrules:
 
 onstart:
     shell_paths = [workflow.basedir, Path.cwd(), *workflow.overwrite_configfiles]
-    freeze(settings, shell_paths if on_cluster() else [])
+    freeze(settings, shell_paths if on_cluster() else [], unrecorded)
+    note_cluster_run(paths, workflow.scheduler._executor)
 
 
 onsuccess:
+    paths.cluster_run.unlink(missing_ok=True)
     print(summary(paths, settings.split.also))
 
 
@@ -184,7 +198,7 @@ rule inputs:
         ),
     threads: 2
     resources:
-        mem_mb=500,
+        mem_mb=memory("inputs"),
     log:
         paths.log("inputs"),
     benchmark:
@@ -259,7 +273,7 @@ rule predict:
         predictions=paths.predictions,
     threads: cores
     resources:
-        mem_mb=4000,
+        mem_mb=memory("predict", paths.dataset.labels),
         gpu=gpus,
     log:
         paths.log("predict"),
@@ -305,7 +319,7 @@ rule sen4cap:
         outlines=["--outlines", paths.predictions] if REGISTER else [],
         sen4cap=paths.sen4cap,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("sen4cap", paths.dataset.labels),
     log:
         paths.log("sen4cap"),
     benchmark:
@@ -353,7 +367,7 @@ rule report:
         records=[paths.record(job) for job in JOBS],
         run=paths.root,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("report", paths.dataset.labels),
     log:
         paths.log("report"),
     benchmark:
@@ -383,7 +397,7 @@ rule provenance:
         run=paths.root,
     threads: cores
     resources:
-        mem_mb=1000,
+        mem_mb=memory("provenance"),
     log:
         paths.log("provenance"),
     benchmark:

@@ -34,7 +34,7 @@ if settings.simulate:
             settings=settings_of("simulate"),
             record=paths.record("simulate"),
         resources:
-            mem_mb=2000,
+            mem_mb=memory("simulate"),
         log:
             paths.log("simulate"),
         benchmark:
@@ -72,7 +72,7 @@ checkpoint index:
         record=paths.record("index"),
     threads: 4
     resources:
-        mem_mb=1000,
+        mem_mb=memory("index"),
         # Not a parameter: the outputs do not depend on the weights, whose dates are compared here.
         weights=json.dumps(settings.predict.weights and str(settings.predict.weights)),
     log:
@@ -109,7 +109,7 @@ rule clean:
             paths.grids.read_text(errors="replace") if paths.grids.is_file() else ""
         ),
     resources:
-        mem_mb=4000,
+        mem_mb=memory("clean", settings.parcels.path),
         # clean also checks the settings of label, so that an error ends the run before any pixel is
         # read. They are not parameters, because the outputs of clean do not depend on them.
         labels=settings_of("label")(None),
@@ -142,7 +142,7 @@ rule rasterise:
         settings=settings_of("rasterise"),
         record=paths.record("rasterise"),
     resources:
-        mem_mb=4000,
+        mem_mb=memory("rasterise", lambda wildcards: paths.parcels / f"{wildcards.tile}.parquet"),
     log:
         paths.log("rasterise/{tile}"),
     benchmark:
@@ -171,7 +171,7 @@ rule extract:
         settings=settings_of("extract"),
         record=paths.record("extract"),
     resources:
-        mem_mb=2000,
+        mem_mb=memory("extract", lambda wildcards: paths.pixel_index(extracted(wildcards).tile)),
         extractions=1,
         # Not a parameter: when it changes, what is extracted already stays.
         damaged=settings.imagery.damaged,
@@ -211,7 +211,7 @@ rule assemble:
         tile=lambda wildcards: paths.dataset.tile(wildcards.tile).root,
     threads: 2
     resources:
-        mem_mb=1000 + settings.assemble.memory_mb,
+        mem_mb=memory("assemble", more_mb=settings.assemble.memory_mb),
     log:
         paths.log("assemble/{tile}"),
     benchmark:
@@ -240,7 +240,7 @@ rule export:
         dataset=paths.dataset.root,
     threads: 2
     resources:
-        mem_mb=1000 + settings.assemble.memory_mb,
+        mem_mb=memory("export", more_mb=settings.assemble.memory_mb),
     log:
         paths.log("export"),
     benchmark:
@@ -276,7 +276,7 @@ rule label:
         ledger=paths.ledger,
         dataset=paths.dataset.root,
     resources:
-        mem_mb=4000,
+        mem_mb=memory("label", paths.register),
         # Not a parameter: other names must not trigger a training, although models contain names.
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
@@ -307,7 +307,7 @@ rule names:
         unwatched=verbatim(states_of_others(filter(None, [settings.parcels.names]))),
         dataset=paths.dataset.root,
     resources:
-        mem_mb=1000,
+        mem_mb=memory("names"),
     log:
         paths.log("names"),
     benchmark:
@@ -335,7 +335,7 @@ rule features:
     params:
         dataset=paths.dataset.root,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("features", paths.parcels),
     log:
         paths.log("features"),
     benchmark:

@@ -26,11 +26,20 @@ SHOWN = 5
 _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
 
 
+# How the log of a stage names an error of the user. Its other lines are of `pipeline.stages`, ...
+_MISTAKE = re.compile(r"^pipeline\.\w+: ", re.MULTILINE)
+
+
 def _is_mistake(log: str) -> bool:
     """Return whether a job ended with a message for the user, by its log."""
     path = Path(str(log))
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return re.search("^pipeline", text, re.MULTILINE) is not None and "\nTraceback " not in text
+    return _MISTAKE.search(text) is not None and "\nTraceback " not in text
+
+
+def _lacks_memory(log: str) -> bool:
+    """Return whether a job ended because its memory did not suffice, by its log."""
+    return "memory" in _MISTAKE.split(Path(str(log)).read_text(encoding="utf-8"))[-1]
 
 
 class Shortener(logging.Filter):
@@ -38,11 +47,17 @@ class Shortener(logging.Filter):
 
     Otherwise each job that ends by Ctrl-C is reported as failed, with its files and its command.
     A job that a user's mistake ended has said so in its log, which Snakemake shows.
+
+    Parameters
+    ----------
+    on_mistake
+        Called when a mistake of the user ended a job.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_mistake: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.is_interrupted = False
+        self._on_mistake = on_mistake
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is logged; shorten its lists."""
@@ -53,9 +68,11 @@ class Shortener(logging.Filter):
         text = record.getMessage()
         if (error := _INPUT_ERROR.search(text)) is not None:
             record.msg, record.args = f"\n{error[1]}", ()
-        if any(map(_is_mistake, getattr(record, "log", None) or ())):
+        if mistakes := [log for log in getattr(record, "log", None) or () if _is_mistake(log)]:
             record.input = record.output = []
             record.shellcmd = None
+            if not any(map(_lacks_memory, mistakes)):
+                self._on_mistake()
         # The error of the job follows, and names its log.
         return not (self.is_interrupted or text.startswith("RuleException:\nCalledProcessError"))
 
@@ -78,9 +95,9 @@ def _end(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def keep_messages_short() -> None:
-    """Shorten what Snakemake writes from now on."""
-    shortener = Shortener()
+def keep_messages_short(on_mistake: Callable[[], None] = lambda: None) -> None:
+    """Shorten what Snakemake writes from now on; call `on_mistake` when a mistake ended a job."""
+    shortener = Shortener(on_mistake)
     logging.getLogger(LOGGER).addFilter(shortener)
     _on_ctrl_c(shortener.interrupt)
 

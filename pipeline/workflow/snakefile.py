@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from geo.errors import InputError, first_five, nearest
 from pipeline.workflow.artefacts import read_json
+from pipeline.workflow.cluster import refuse_unrecorded, wait_for_jobs
 from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
 from pipeline.workflow.messages import LIBRARY, keep_messages_short
@@ -46,6 +47,8 @@ TRAINING = (
     *("variogram", "split", "train", "calibrate", "evaluate", "models"),
     *("train_season", "evaluate_season", "season"),
 )
+# Options with which Snakemake starts no job.
+_NO_RUN = {"-n", "--dry-run", "--dryrun", "--unlock"}
 METHODS = {
     "gradient_boosting": "boosting on means",
     "random_forest": "random forest on means",
@@ -63,6 +66,7 @@ def start(
     checkout: str | Path,
     *,
     is_main: bool,
+    on_mistake: Callable[[], None],
     cores: int | None = None,
 ) -> Settings:
     """Load and check the settings of a run. If they are wrong, end the process with one message.
@@ -79,10 +83,12 @@ def start(
     is_main
         False for a job on another machine. It parses the Snakefile again, but must use the settings
         with which the run started.
+    on_mistake
+        Called when a job has ended with an error of the user.
     cores
         Cores that Snakemake may use; None: not known.
     """
-    keep_messages_short()
+    keep_messages_short(on_mistake)
     try:
         check_installation(checkout)
         if cores is not None and cores < 1:
@@ -95,6 +101,8 @@ def start(
             for name in _named_stages(sys.argv[1:]):
                 check_target(name, settings, is_alone=False)
             _check_contents(settings)
+            if not _NO_RUN.intersection(sys.argv):
+                wait_for_jobs(RunPaths.of(settings.run), settings)
         started = RunPaths.of(settings.run).started
         if not is_main and started.is_file():
             settings = from_json(started.read_text(encoding="utf-8"), Settings)
@@ -242,7 +250,11 @@ def _check_contents(settings: Settings) -> None:
         sys.stderr.write(f"{text}\n")
 
 
-def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
+def freeze(
+    settings: Settings,
+    passed_to_shell: Iterable[Path | str],
+    unrecorded: Callable[[], Sequence[Any]],
+) -> None:
     """Write the settings with which a run starts, and delete what killed jobs of it left behind.
 
     If the run cannot start, end the process.
@@ -251,10 +263,13 @@ def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
     ----------
     passed_to_shell
         Paths that a cluster's executor passes to a shell; empty for a local run.
+    unrecorded
+        Returns the jobs of `refuse_unrecorded`.
     """
     paths = RunPaths.of(settings.run)
     try:
         check_cluster_paths(passed_to_shell)
+        refuse_unrecorded(paths, settings, unrecorded)
         swept = sweep(paths.root)
         write_text(paths.started, settings.model_dump_json())
         # `start` has checked them.

@@ -1,9 +1,9 @@
 """A small Slurm cluster of this machine's own: munged, slurmctld, and nodes that share its cores.
 
-Its daemons are those of the distribution (Debian: slurmctld, slurmd, munge). All their files lie in
-one folder, and nothing else on the machine is touched. Each node believes that it has two cores.
-There is no accounting database, and no cgroups: Slurm looks at the memory of a job every second, and
-ends a job that has more than it requested.
+Its daemons are those of the distribution (Debian: slurmctld, slurmd, munge). All their files are in
+one folder, and nothing else on the machine is touched. Each node says that it has two cores. There
+is no accounting database, and there are no cgroups: Slurm looks at the memory of the jobs every
+second, and ends a job that has more than it requested.
 """
 
 import getpass

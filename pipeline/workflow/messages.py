@@ -71,6 +71,8 @@ class Shortener(logging.Filter):
         if mistakes := [log for log in getattr(record, "log", None) or () if _is_mistake(log)]:
             record.input = record.output = []
             record.shellcmd = None
+            # Snakemake shows these logs. That of a cluster repeats what the log of the stage says.
+            record.log = mistakes
             if not any(map(_lacks_memory, mistakes)):
                 self._on_mistake()
         # The error of the job follows, and names its log.

@@ -253,7 +253,7 @@ def _check_contents(settings: Settings) -> None:
 def freeze(
     settings: Settings,
     passed_to_shell: Iterable[Path | str],
-    unrecorded: Callable[[], Sequence[Any]],
+    unrecorded: Callable[[], Sequence[Any]] = list,
 ) -> None:
     """Write the settings with which a run starts, and delete what killed jobs of it left behind.
 

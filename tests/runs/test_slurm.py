@@ -28,6 +28,8 @@ PROFILE = ROOT / "profiles" / "slurm"
 # Longest pause between two status checks of the executor, in seconds. It is not an option.
 LONGEST_PAUSE = 180
 
+PACKED = "results/small/dataset/tiles/31TFM/pixels.npy"
+
 # The commands of the simulated cluster. sbatch returns when the job is done, so that the first
 # status check finds it done.
 COMMANDS = {
@@ -199,10 +201,11 @@ def scene(tmp_path):
             "path": "results/small/raw/register.gpkg",
             "id": "ID_PARCEL",
             "labels": {"crop": "CODE_CULTU"},
+            "classes": {"min_parcels": 5},
         },
     }
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
-    snakemake(tmp_path, "--cores", "2", "--until", "assemble")
+    snakemake(tmp_path, PACKED, "--cores", "2")
     return tmp_path
 
 
@@ -218,7 +221,7 @@ def test_extractions_are_grouped_and_write_the_same_bytes(real, scene):
     for file in folders[0].glob("*.npy"):
         if not file.name.startswith(kept.removesuffix(".npy")):
             file.unlink()
-    code, output = on_slurm(scene, "--until", "assemble", "--group-components", "extractions=3")
+    code, output = on_slurm(scene, PACKED, "--group-components", "extractions=3")
     assert code == 0, output
     assert {file: file.read_bytes() for file in files} == written
     jobs = [name for name, _ in ended(real, scene)]
@@ -247,30 +250,68 @@ def test_a_job_that_a_mistake_ended_is_not_tried_again(real, folder):
     assert code != 0
     message = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
     assert message in output
-    assert output.count("Error in rule train") == len(ended(real, folder)) <= 2
+    jobs = ended(real, folder)
+    assert jobs == [("rule_train", "FAILED")] * len(jobs)
+    assert len(jobs) <= 2
+    # The log of Slurm repeats what the log of the stage says.
+    assert output.count(message) == len(jobs)
 
 
 @pytest.mark.slow
 def test_jobs_of_a_killed_run_are_waited_for_and_not_started_twice(real, folder):
     run = RunPaths(folder / "results" / "small")
     settings = yaml.safe_load((folder / "settings.yaml").read_text())
-    process = start_on_slurm(folder, "models", "--until", "train")
-    real.wait_for(lambda: len(ended(real, folder)) == 2, 60)
+    train = ("models", "--until", "train")
+    real.run("scontrol", "update", "node=ALL", "state=drain", "reason=test")
+    process = start_on_slurm(folder, *train)
+    real.wait_for(lambda: len(ended(real, folder)) == 2, 100)
     process.kill()
     process.communicate()
-    assert ended(real, folder) == [("rule_train", "RUNNING")] * 2
-    (folder / "settings.yaml").write_text(yaml.safe_dump(settings | {"train": {"epochs": 2}}))
     on_slurm(folder, "--unlock")
-    code, output = on_slurm(folder, "models", "--until", "train")
+    # Other settings.
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings | {"train": {"epochs": 2}}))
+    code, output = on_slurm(folder, *train)
     assert code != 0
-    assert "2 jobs of results/small are still on the cluster" in output
-    assert "and the settings have changed since they were started" in output
+    assert re.search(
+        r"2 jobs of results/small are still on the cluster \(\d+, \d+\), and the settings have "
+        r"changed since they were started. End them by `scancel --name \S+`, or wait",
+        output,
+    )
+    # The same settings.
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-    code, output = on_slurm(folder, "models", "--until", "train")
-    assert code == 0, output
-    assert "waiting for them, to use their results" in output
+    process = start_on_slurm(folder, *train)
+    assert any("waiting for them, to use their results" in line for line in process.stdout)
+    assert ended(real, folder) == [("rule_train", "PENDING")] * 2
+    real.run("scontrol", "update", "node=ALL", "state=resume")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
     assert ended(real, folder) == [("rule_train", "COMPLETED")] * 2
-    assert not (folder / run.cluster_run).exists()
+    assert not run.cluster_run.exists()
+
+
+@pytest.mark.slow
+def test_results_that_a_killed_run_did_not_record_are_not_used_with_other_settings(real, folder):
+    run = RunPaths(folder / "results" / "small")
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    train = ("models", "--until", "train")
+    process = start_on_slurm(folder, *train)
+    real.wait_for(lambda: len(ended(real, folder)) == 2, 100)
+    process.kill()
+    process.communicate()
+    done = [("rule_train", "COMPLETED")] * 2
+    real.wait_for(lambda: ended(real, folder) == done, 200)
+    on_slurm(folder, "--unlock")
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings | {"predict": {"batch_size": 7}}))
+    code, output = on_slurm(folder, *train)
+    assert code != 0
+    assert "2 jobs of results/small ended on the cluster after the run was interrupted" in output
+    assert "Run them again: parcelwise run FILE -- --forcerun train" in output
+    assert "Traceback" not in output
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    code, output = on_slurm(folder, *train)
+    assert code == 0, output
+    assert ended(real, folder) == done
+    assert not run.cluster_run.exists()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 # Snakemake logs through this logger; the lists are attributes of its records.
 LOGGER = "snakemake.logging"
@@ -37,9 +38,9 @@ def _is_mistake(log: str) -> bool:
     return _MISTAKE.search(text) is not None and "\nTraceback " not in text
 
 
-def _lacks_memory(log: str) -> bool:
-    """Return whether a job ended because its memory did not suffice, by its log."""
-    return "memory" in _MISTAKE.split(Path(str(log)).read_text(encoding="utf-8"))[-1]
+def _mistake(log: str) -> str:
+    """Return the message with which a user's mistake ended a job."""
+    return _MISTAKE.split(Path(str(log)).read_text(encoding="utf-8", errors="replace"))[-1].strip()
 
 
 class Shortener(logging.Filter):
@@ -59,7 +60,7 @@ class Shortener(logging.Filter):
         self.is_interrupted = False
         self._on_mistake = on_mistake
 
-    def filter(self, record: logging.LogRecord) -> bool:
+    def filter(self, record: Any) -> bool:
         """Return whether the record is logged; shorten its lists."""
         for name in LISTS:
             files = getattr(record, name, None)
@@ -68,15 +69,40 @@ class Shortener(logging.Filter):
         text = record.getMessage()
         if (error := _INPUT_ERROR.search(text)) is not None:
             record.msg, record.args = f"\n{error[1]}", ()
-        if mistakes := [log for log in getattr(record, "log", None) or () if _is_mistake(log)]:
+        # Snakemake's own type of these names would slow down the import of this module.
+        event = getattr(getattr(record, "event", None), "name", None)
+        if event == "GROUP_ERROR":
+            self._shorten_group(record)
+        elif event == "JOB_ERROR" and record.indent:
+            return False  # The error of its group has named it.
+        elif logs := list(filter(_is_mistake, getattr(record, "log", None) or ())):
             record.input = record.output = []
             record.shellcmd = None
+            record.rule_msg = self._say_mistake(logs[0])
             # Snakemake shows these logs. That of a cluster repeats what the log of the stage says.
-            record.log = mistakes
-            if not any(map(_lacks_memory, mistakes)):
-                self._on_mistake()
+            record.log = logs[:1]
         # The error of the job follows, and names its log.
         return not (self.is_interrupted or text.startswith("RuleException:\nCalledProcessError"))
+
+    def _shorten_group(self, record: Any) -> None:
+        """Name the jobs of a group that ended with a mistake, or else only the log of the group."""
+        failed = [
+            info | {"log": logs, "output": []}
+            for info in record.job_error_info
+            if (logs := list(filter(_is_mistake, info["log"])))
+        ]
+        record.job_error_info = failed
+        if failed:
+            record.aux_logs = []
+            record.msg, record.args = self._say_mistake(failed[0]["log"][0]), ()
+
+    def _say_mistake(self, log: str) -> str:
+        """Return the first line of the message of a job that a mistake ended."""
+        text = _mistake(log)
+        # More memory may help.
+        if "memory" not in text:
+            self._on_mistake()
+        return text.partition("\n")[0]
 
     def interrupt(self, number: int, _: FrameType | None) -> None:
         """Handle Ctrl-C: say it in one line, and let Snakemake end its jobs.

@@ -221,6 +221,7 @@ def test_extractions_are_grouped_and_write_the_same_bytes(real, scene):
     for file in folders[0].glob("*.npy"):
         if not file.name.startswith(kept.removesuffix(".npy")):
             file.unlink()
+    (scene / PACKED).unlink()
     code, output = on_slurm(scene, PACKED, "--group-components", "extractions=3")
     assert code == 0, output
     assert {file: file.read_bytes() for file in files} == written

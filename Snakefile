@@ -15,7 +15,6 @@ except ModuleNotFoundError:
         f"\nParcelwise is not installed for {sys.executable}. From {workflow.basedir}, run "
         "`python -m pip install --editable .`, or `make .venv/ready` and activate .venv."
     )
-from pipeline.workflow.cluster import note_cluster_run
 from pipeline.workflow.memory import memory
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
@@ -134,14 +133,6 @@ wildcard_constraints:
     tile="[A-Za-z0-9_.-]+",
 
 
-# The jobs whose results are used although Snakemake has no record of them.
-unrecorded = lambda: [
-    job
-    for job in workflow.dag.jobs
-    if not workflow.dag.needrun(job) and not workflow.persistence.has_metadata(job)
-]
-
-
 localrules:
     all,
     dataset,
@@ -152,8 +143,7 @@ localrules:
 
 onstart:
     shell_paths = [workflow.basedir, Path.cwd(), *workflow.overwrite_configfiles]
-    freeze(settings, shell_paths if on_cluster() else [], unrecorded)
-    note_cluster_run(paths, workflow.scheduler._executor)
+    freeze(settings, shell_paths if on_cluster() else [], workflow)
 
 
 onsuccess:

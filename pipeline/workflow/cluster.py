@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from geo.errors import InputError, first_five
@@ -61,36 +61,45 @@ def wait_for_jobs(paths: RunPaths, settings: Settings) -> None:
         time.sleep(PAUSE)
 
 
-def refuse_unrecorded(
-    paths: RunPaths, settings: Settings, unrecorded: Callable[[], Sequence[Any]]
-) -> None:
-    """Refuse results that a killed run's jobs wrote with settings that have changed since.
+def settle_results(paths: RunPaths, settings: Settings, workflow: Any) -> None:
+    """Let Snakemake record what the jobs of a killed run wrote, or refuse it.
 
-    Snakemake keeps results of which it has no record. It writes the records when it learns that a
-    job has ended, and a killed Snakemake does not.
+    Snakemake records the parameters of a job when it learns that the job has ended, which a killed
+    Snakemake does not. It uses results without such a record, and never notices that a setting of
+    theirs has changed.
 
     Parameters
     ----------
     paths, settings
         The run that starts.
-    unrecorded
-        Returns the jobs whose results would be used although there is no record of them.
+    workflow
+        Snakemake's, with its graph of jobs.
 
     Raises
     ------
     InputError
-        If there are any, and the settings are not those of the killed run.
+        If there are such results, and the settings have changed since.
     """
-    if not paths.cluster_run.is_file() or _has_settings(paths, settings):
+    if not paths.cluster_run.is_file():
         return
-    if not (jobs := unrecorded()):
-        return
-    rules = sorted({job.rule.name for job in jobs})
-    raise InputError(
-        f"{len(jobs)} jobs of {paths.root} ended on the cluster after the run was interrupted, and "
-        f"the settings have changed since ({first_five(rules)}). Run them again: parcelwise run "
-        f"FILE -- --forcerun {' '.join(rules)}"
-    )
+    start = paths.cluster_run.stat().st_mtime
+    jobs = [
+        job
+        for job in workflow.dag.jobs
+        if not workflow.dag.needrun(job)
+        and not workflow.persistence.has_metadata(job)
+        and any(Path(file).stat().st_mtime > start for file in job.output)
+    ]
+    if _has_settings(paths, settings):
+        for job in jobs:
+            workflow.async_run(workflow.persistence.finished(job))
+    elif jobs:
+        rules = sorted({job.rule.name for job in jobs})
+        raise InputError(
+            f"{len(jobs)} jobs of {paths.root} ended on the cluster after the run was interrupted, "
+            f"and the settings have changed since ({first_five(rules)}). Run them again: "
+            f"parcelwise run FILE -- --forcerun {' '.join(rules)}"
+        )
 
 
 def _has_settings(paths: RunPaths, settings: Settings) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from geo.errors import InputError, first_five, nearest
 from pipeline.workflow.artefacts import read_json
-from pipeline.workflow.cluster import refuse_unrecorded, wait_for_jobs
+from pipeline.workflow.cluster import note_cluster_run, settle_results, wait_for_jobs
 from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
 from pipeline.workflow.messages import LIBRARY, keep_messages_short
@@ -253,7 +253,7 @@ def _check_contents(settings: Settings) -> None:
 def freeze(
     settings: Settings,
     passed_to_shell: Iterable[Path | str],
-    unrecorded: Callable[[], Sequence[Any]] = list,
+    workflow: Any = None,
 ) -> None:
     """Write the settings with which a run starts, and delete what killed jobs of it left behind.
 
@@ -263,17 +263,20 @@ def freeze(
     ----------
     passed_to_shell
         Paths that a cluster's executor passes to a shell; empty for a local run.
-    unrecorded
-        Returns the jobs of `refuse_unrecorded`.
+    workflow
+        Snakemake's, with its graph of jobs; None: there is none.
     """
     paths = RunPaths.of(settings.run)
     try:
         check_cluster_paths(passed_to_shell)
-        refuse_unrecorded(paths, settings, unrecorded)
+        if workflow is not None:
+            settle_results(paths, settings, workflow)
         swept = sweep(paths.root)
         write_text(paths.started, settings.model_dump_json())
         # `start` has checked them.
         write_text(paths.checked, contents_state(settings))
+        if workflow is not None:
+            note_cluster_run(paths, workflow.scheduler._executor)
         _check_folders(paths.root)
     except InputError as error:
         sys.exit(f"\n{error}")

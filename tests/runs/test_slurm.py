@@ -21,7 +21,7 @@ from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import STAGE_SETTINGS
 from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, ingest_dataset, make
-from tests.builders.runs import snakemake
+from tests.builders.runs import planned, snakemake
 from tests.builders.slurm_cluster import is_installed, running
 
 PROFILE = ROOT / "profiles" / "slurm"
@@ -226,7 +226,8 @@ def test_extractions_are_grouped_and_write_the_same_bytes(real, scene):
     assert code == 0, output
     assert {file: file.read_bytes() for file in files} == written
     jobs = [name for name, _ in ended(real, scene)]
-    assert sorted(jobs) == ["rule_assemble", *["rule_extractions"] * 2]
+    groups = ["rule_extractions_0_extract", "rule_extractions_1_extract"]
+    assert sorted(jobs) == ["rule_assemble", *groups]
 
 
 @pytest.mark.slow
@@ -291,7 +292,7 @@ def test_jobs_of_a_killed_run_are_waited_for_and_not_started_twice(real, folder)
 
 
 @pytest.mark.slow
-def test_results_that_a_killed_run_did_not_record_are_not_used_with_other_settings(real, folder):
+def test_results_that_a_killed_run_did_not_record_are_recorded_or_refused(real, folder):
     run = RunPaths(folder / "results" / "small")
     settings = yaml.safe_load((folder / "settings.yaml").read_text())
     train = ("models", "--until", "train")
@@ -300,7 +301,7 @@ def test_results_that_a_killed_run_did_not_record_are_not_used_with_other_settin
     process.kill()
     process.communicate()
     done = [("rule_train", "COMPLETED")] * 2
-    real.wait_for(lambda: ended(real, folder) == done, 200)
+    real.wait_for(lambda: not real.run("squeue", "--noheader"), 200)
     on_slurm(folder, "--unlock")
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings | {"predict": {"batch_size": 7}}))
     code, output = on_slurm(folder, *train)
@@ -313,6 +314,9 @@ def test_results_that_a_killed_run_did_not_record_are_not_used_with_other_settin
     assert code == 0, output
     assert ended(real, folder) == done
     assert not run.cluster_run.exists()
+    # Snakemake knows the settings of the results.
+    assert "train" not in planned(folder, *train)
+    assert planned(folder, *train, train={"epochs": 2})["train"] == 2
 
 
 @pytest.mark.slow

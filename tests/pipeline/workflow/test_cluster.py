@@ -1,5 +1,6 @@
 """Requests of jobs, groups of extractions, and jobs that a killed run left on a cluster."""
 
+import os
 import re
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 
 from geo.errors import InputError
 from pipeline.__main__ import STAGES
-from pipeline.workflow.cluster import refuse_unrecorded, wait_for_jobs
+from pipeline.workflow.cluster import settle_results, wait_for_jobs
 from pipeline.workflow.config import load
 from pipeline.workflow.memory import MB, NEEDS, memory
 from pipeline.workflow.paths import RunPaths
@@ -94,13 +95,47 @@ def test_jobs_are_waited_for_until_none_is_left(killed, tmp_path, monkeypatch, c
     assert "1 jobs of" in capsys.readouterr().err
 
 
-def test_unrecorded_results_are_refused_only_with_other_settings(killed):
+class Recorder:
+    """The parts of Snakemake's workflow, DAG and persistence that are used."""
+
+    def __init__(self, jobs):
+        self.jobs, self.recorded = jobs, []
+        self.dag = self.persistence = self
+
+    def needrun(self, job):
+        return job.runs
+
+    def has_metadata(self, job):
+        return job.is_known
+
+    def finished(self, job):
+        return job
+
+    def async_run(self, job):
+        self.recorded.append(job)
+
+
+def job(rule, file, runs=False, is_known=False):
+    return SimpleNamespace(
+        rule=SimpleNamespace(name=rule), output=[str(file)], runs=runs, is_known=is_known
+    )
+
+
+def test_results_of_a_killed_run_are_recorded_or_refused(killed, tmp_path):
     paths, settings = killed
-    jobs = [SimpleNamespace(rule=SimpleNamespace(name=n)) for n in ("train", "extract", "train")]
-    refuse_unrecorded(paths, settings, lambda: jobs)
     other = load({"run": "small", "train": {"epochs": 3}})
-    refuse_unrecorded(paths, other, list)
+    old, new = tmp_path / "old", tmp_path / "new"
+    for seconds, file in ((900, old), (1000, paths.cluster_run), (1100, new)):
+        file.touch()
+        os.utime(file, (seconds, seconds))
+    trained, again = job("train", new), job("train", new)
+    others = [job("split", old), job("index", new, runs=True), job("clean", new, is_known=True)]
+    snakemake = Recorder([trained, job("extract", new), *others, again])
     with pytest.raises(InputError, match=r"3 jobs of .*--forcerun extract train$"):
-        refuse_unrecorded(paths, other, lambda: jobs)
+        settle_results(paths, other, snakemake)
+    assert snakemake.recorded == []
+    settle_results(paths, settings, snakemake)
+    assert [one.rule.name for one in snakemake.recorded] == ["train", "extract", "train"]
+    settle_results(paths, other, Recorder(others))
     paths.cluster_run.unlink()
-    refuse_unrecorded(paths, other, lambda: jobs)
+    settle_results(paths, other, snakemake)

@@ -9,41 +9,43 @@ from typing import Any
 MB = 1_000_000
 
 # {stage: (MB of a small run, further MB for each MB of the files that the rule names)}. Measured as
-# the largest memory, without pages of files, on simulated scenes of 1,000 and 20,000 parcels, and
-# raised by half. A job that is killed nevertheless requests more (--retries).
+# the largest memory without pages of files: up to split with 1,000, 100,000 and a million parcels of
+# five dates and four bands (`python -m benchmarks.scale`), calibrate and evaluate with 100,000, and
+# later stages with 1,000 and 20,000 (the demo's kind of scene). Raised by half at least. A job that
+# is killed nevertheless requests more (--retries).
 NEEDS: Mapping[str, tuple[int, int]] = {
     "simulate": (2000, 0),
     "inputs": (500, 0),
     "index": (1000, 0),
     # Register.
-    "clean": (600, 25),
+    "clean": (600, 15),
     # Parcels of the tile.
     "rasterise": (500, 100),
     # Pixel index of the tile: 8 bytes a pixel.
     "extract": (500, 12),
     "assemble": (1000, 0),
     # Rows of the register.
-    "label": (600, 70),
+    "label": (600, 45),
     "names": (500, 0),
     "export": (1000, 0),
     # Parcels of all tiles.
-    "features": (600, 45),
+    "features": (600, 80),
     "ingest": (2000, 0),
     "normalise": (1000, 0),
-    # Labels of the dataset: about 18 bytes a parcel.
-    "variogram": (1500, 0),
+    # Labels of the dataset, about 18 bytes a parcel. A large batch of train needs more.
+    "variogram": (1000, 60),
     "split": (600, 50),
-    "train": (4000, 200),
-    "calibrate": (2000, 300),
-    "evaluate": (2000, 1500),
-    "evaluate_season": (2000, 1500),
+    "train": (4000, 50),
+    "calibrate": (2000, 100),
+    "evaluate": (2000, 100),
+    "evaluate_season": (2000, 100),
     "model_card": (500, 0),
     "mlflow": (1000, 0),
-    "predict": (2000, 500),
-    "explain": (2000, 50),
+    "predict": (2000, 400),
+    "explain": (2000, 100),
     "areas": (600, 200),
     "worklist": (1000, 300),
-    "sen4cap": (1000, 400),
+    "sen4cap": (1000, 300),
     "report": (1500, 400),
     "provenance": (1000, 0),
 }

@@ -8,11 +8,11 @@ from typing import Any
 
 MB = 1_000_000
 
-# {stage: (MB of a small run, further MB for each MB of the files that the rule names)}. Measured as
-# the largest memory without pages of files: up to split with 1,000, 100,000 and a million parcels of
-# five dates and four bands (`python -m benchmarks.scale`), calibrate and evaluate with 100,000, and
-# later stages with 1,000 and 20,000 (the demo's kind of scene). Raised by half at least. A job that
-# is killed nevertheless requests more (--retries).
+# {stage: (MB of a small run, further MB for each MB of the files that the rule names)}. They are
+# the largest memory without pages of files, raised by half at least. Measured up to split with
+# 1,000, 100,000 and a million parcels of five dates and four bands (`python -m benchmarks.scale`),
+# calibrate and evaluate with 100,000, and the others with 1,000 and 20,000 (scenes of the demo's
+# kind). A job that is killed nevertheless requests more (--retries).
 NEEDS: Mapping[str, tuple[int, int]] = {
     "simulate": (2000, 0),
     "inputs": (500, 0),

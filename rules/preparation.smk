@@ -9,11 +9,15 @@ from pipeline.workflow.inputs import imagery_state
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
 # The acquisition of an extraction.
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
+# Its pixel index, when the checkpoint is known to have run.
+pixel_index_of = lambda wildcards: paths.pixel_index(
+    read_used(Path(paths.acquisitions))[wildcards.acquisition].tile
+)
 # The acquisitions of a tile, in the order in which assemble merges them.
 of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
 # The batch of acquisitions that are extracted in one job of a cluster.
 batch = lambda wildcards: batch_of(
-    read_positions(Path(paths.acquisitions))[wildcards.acquisition],
+    lambda: read_positions(Path(paths.acquisitions))[wildcards.acquisition],
     workflow.group_settings.group_components,
     workflow.parent_groupids,
 )
@@ -171,7 +175,7 @@ rule extract:
         settings=settings_of("extract"),
         record=paths.record("extract"),
     resources:
-        mem_mb=memory("extract", lambda wildcards: paths.pixel_index(extracted(wildcards).tile)),
+        mem_mb=memory("extract", pixel_index_of),
         extractions=1,
         # Not a parameter: when it changes, what is extracted already stays.
         damaged=settings.imagery.damaged,

@@ -350,7 +350,9 @@ def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
     return verbatim(view(settings, stage).model_dump_json())
 
 
-def batch_of(position: int, components: Mapping[str, int], parents: dict[str, str]) -> str | None:
+def batch_of(
+    position: Callable[[], int], components: Mapping[str, int], parents: dict[str, str]
+) -> str | None:
     """Return the name of the group of jobs to which an extraction belongs; None: to no group.
 
     Snakemake's --group-components alone does not work here: each time that a checkpoint changes the
@@ -360,7 +362,7 @@ def batch_of(position: int, components: Mapping[str, int], parents: dict[str, st
     Parameters
     ----------
     position
-        Of the acquisition among all that are used.
+        Returns the position of the acquisition among all that are used.
     components
         --group-components: extractions=SIZE is the number of extractions of a group.
     parents
@@ -369,7 +371,7 @@ def batch_of(position: int, components: Mapping[str, int], parents: dict[str, st
     size = components.get("extractions", 1)
     if size <= 1:
         return None
-    name = f"extractions_{position // size}"
+    name = f"extractions_{position() // size}"
     parents[name] = "extractions"
     return name
 

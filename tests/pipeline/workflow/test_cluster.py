@@ -39,11 +39,11 @@ def test_every_rule_that_runs_a_stage_requests_its_memory():
 def test_extractions_are_grouped_by_position():
     parents = {}
     sizes = {"extractions": 3}
-    groups = [batch_of(k, sizes, parents) for k in range(7)]
+    groups = [batch_of(lambda k=k: k, sizes, parents) for k in range(7)]
     assert groups == ["extractions_0"] * 3 + ["extractions_1"] * 3 + ["extractions_2"]
     # Snakemake looks up the size by the parent.
     assert parents == dict.fromkeys(groups, "extractions")
-    assert batch_of(5, {}, parents) is None
+    assert batch_of(lambda: 5, {}, parents) is None
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def wait_for_jobs(paths: RunPaths, settings: Settings) -> None:
     name = paths.cluster_run.read_text(encoding="utf-8")
     if not (jobs := _queued(name, paths)):
         return
-    text = f"{len(jobs)} jobs of {paths.root} are still on the cluster ({first_five(jobs)})"
+    text = f"Jobs of {paths.root} are still on the cluster ({first_five(jobs)})"
     if not _has_settings(paths, settings):
         raise InputError(
             f"{text}, and the settings have changed since they were started. End them by "
@@ -96,7 +96,7 @@ def settle_results(paths: RunPaths, settings: Settings, workflow: Any) -> None:
     elif jobs:
         rules = sorted({job.rule.name for job in jobs})
         raise InputError(
-            f"{len(jobs)} jobs of {paths.root} ended on the cluster after the run was interrupted, "
+            f"Jobs of {paths.root} ended on the cluster after the run was interrupted, "
             f"and the settings have changed since ({first_five(rules)}). Run them again: "
             f"parcelwise run FILE -- --forcerun {' '.join(rules)}"
         )

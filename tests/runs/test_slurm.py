@@ -256,7 +256,7 @@ def test_a_job_that_a_mistake_ended_is_not_tried_again(real, folder):
     assert jobs == [("rule_train", "FAILED")] * len(jobs)
     assert len(jobs) <= 2
     # The log of Slurm repeats what the log of the stage says.
-    assert output.count(message) == len(jobs)
+    assert output.count(message) == 1
 
 
 @pytest.mark.slow
@@ -275,7 +275,7 @@ def test_jobs_of_a_killed_run_are_waited_for_and_not_started_twice(real, folder)
     code, output = on_slurm(folder, *train)
     assert code != 0
     assert re.search(
-        r"2 jobs of results/small are still on the cluster \(\d+, \d+\), and the settings have "
+        r"Jobs of results/small are still on the cluster \(\d+, \d+\), and the settings have "
         r"changed since they were started. End them by `scancel --name \S+`, or wait",
         output,
     )
@@ -306,7 +306,7 @@ def test_results_that_a_killed_run_did_not_record_are_recorded_or_refused(real, 
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings | {"predict": {"batch_size": 7}}))
     code, output = on_slurm(folder, *train)
     assert code != 0
-    assert "2 jobs of results/small ended on the cluster after the run was interrupted" in output
+    assert "Jobs of results/small ended on the cluster after the run was interrupted" in output
     assert "Run them again: parcelwise run FILE -- --forcerun train" in output
     assert "Traceback" not in output
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))

@@ -92,7 +92,7 @@ def test_jobs_are_waited_for_until_none_is_left(killed, tmp_path, monkeypatch, c
     monkeypatch.setattr("time.sleep", pauses.append)
     wait_for_jobs(*killed)
     assert len(pauses) == 1
-    assert "1 jobs of" in capsys.readouterr().err
+    assert "are still on the cluster (17)" in capsys.readouterr().err
 
 
 class Recorder:
@@ -131,7 +131,7 @@ def test_results_of_a_killed_run_are_recorded_or_refused(killed, tmp_path):
     trained, again = job("train", new), job("train", new)
     others = [job("split", old), job("index", new, runs=True), job("clean", new, is_known=True)]
     snakemake = Recorder([trained, job("extract", new), *others, again])
-    with pytest.raises(InputError, match=r"3 jobs of .*--forcerun extract train$"):
+    with pytest.raises(InputError, match=r"since \(extract, train\).*--forcerun extract train$"):
         settle_results(paths, other, snakemake)
     assert snakemake.recorded == []
     settle_results(paths, settings, snakemake)

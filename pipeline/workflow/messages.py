@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,9 @@ SHOWN = 5
 _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
 
 
+# When this process began, and by how many seconds the clock of a node may be behind.
+_START = time.time()
+_CLOCKS_DIFFER = 60
 # How the log of a stage names an error of the user. Its other lines are of `pipeline.stages`, ...
 _MISTAKE = re.compile(r"^pipeline\.\w+: ", re.MULTILINE)
 
@@ -34,7 +38,10 @@ _MISTAKE = re.compile(r"^pipeline\.\w+: ", re.MULTILINE)
 def _is_mistake(log: str) -> bool:
     """Return whether a job ended with a message for the user, by its log."""
     path = Path(str(log))
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    # A job that did not begin has the log of an earlier run.
+    if not path.is_file() or path.stat().st_mtime < _START - _CLOCKS_DIFFER:
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
     return _MISTAKE.search(text) is not None and "\nTraceback " not in text
 
 

@@ -114,6 +114,9 @@ def test_of_a_failed_group_only_the_jobs_with_a_mistake_are_named(tmp_path):
     assert shortener.filter(record)
     assert [info["log"] for info in record.job_error_info] == [[str(tmp_path / "b.log")]]
     assert (record.getMessage(), record.aux_logs) == ("b is damaged", [])
+    # The log of a job that did not begin is that of an earlier run.
+    os.utime(tmp_path / "b.log", (1, 1))
+    infos[0] = infos[1]
     # Without a mistake: the log of the group tells more.
     record = logging.makeLogRecord({**values, "job_error_info": infos[:1], "msg": "failed"})
     assert shortener.filter(record)

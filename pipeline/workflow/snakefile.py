@@ -66,8 +66,8 @@ def start(
     checkout: str | Path,
     *,
     is_main: bool,
-    on_mistake: Callable[[], None],
     cores: int | None = None,
+    on_mistake: Callable[[], None] = lambda: None,
 ) -> Settings:
     """Load and check the settings of a run. If they are wrong, end the process with one message.
 
@@ -83,10 +83,10 @@ def start(
     is_main
         False for a job on another machine. It parses the Snakefile again, but must use the settings
         with which the run started.
-    on_mistake
-        Called when a job has ended with an error of the user.
     cores
         Cores that Snakemake may use; None: not known.
+    on_mistake
+        Called when a job has ended with an error of the user.
     """
     keep_messages_short(on_mistake)
     try:

@@ -321,7 +321,8 @@ def test_results_that_a_killed_run_did_not_record_are_recorded_or_refused(real, 
 
 @pytest.mark.slow
 def test_a_job_requests_a_gpu_if_the_device_is_cuda(simulated, folder):
-    code, output = on_slurm(folder, "models", "--config", "train={device: cuda}")
+    options = ("--retries", "0", "--config", "train={device: cuda}")
+    code, output = on_slurm(folder, "models", *options)
     assert code != 0
     assert "Requested node configuration is not available" in output
     assert requested(simulated) == {"train": {"cpus": 2, "gpus": "1", "mem": 4000}}

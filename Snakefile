@@ -15,8 +15,10 @@ except ModuleNotFoundError:
         f"\nParcelwise is not installed for {sys.executable}. From {workflow.basedir}, run "
         "`python -m pip install --editable .`, or `make .venv/ready` and activate .venv."
     )
+from pipeline.workflow.memory import memory
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.snakefile import (
+    batch_of,
     division_settings,
     escaped,
     freeze,
@@ -36,6 +38,8 @@ settings = start(
     workflow.config_settings.config,
     workflow.basedir,
     is_main=workflow.is_main_process,
+    # With --retries, a job that failed is tried again, but not one that a mistake in the inputs ended.
+    on_mistake=lambda: setattr(workflow.execution_settings, "retries", 0),
     cores=workflow.resource_settings.cores,
 )
 paths = RunPaths.of(settings.run)
@@ -90,6 +94,11 @@ cores = lambda wildcards: (
 cores_of_fold = lambda wildcards: (
     cores(wildcards) if on_cluster() else max(1, workflow.cores // len(FOLDS))
 )
+# A job of a cluster runs as many extractions at a time as it requests cores. While this file is parsed,
+# on_cluster() is not known.
+if workflow.remote_exec or workflow.resource_settings.nodes is not None:
+    workflow.register_resource("extractions", workflow.resource_settings.max_threads or 4)
+
 device = settings.train.device
 gpus = lambda wildcards: int(
     device.startswith("cuda") or (device == "auto" and has_gpu() and not on_cluster())
@@ -114,6 +123,10 @@ INPUTS, SCORES_SHOWN, RESULTS, FIGURES = (
 report: "rules/captions/workflow.rst"
 
 
+resource_scopes:
+    extractions="local",
+
+
 wildcard_constraints:
     # The suffix of split.also, see rules/training.smk.
     also="(_[a-z]+)?",
@@ -133,10 +146,11 @@ localrules:
 
 onstart:
     shell_paths = [workflow.basedir, Path.cwd(), *workflow.overwrite_configfiles]
-    freeze(settings, shell_paths if on_cluster() else [])
+    freeze(settings, shell_paths if on_cluster() else [], workflow)
 
 
 onsuccess:
+    paths.cluster_run.unlink(missing_ok=True)
     print(summary(paths, settings.split.also))
 
 
@@ -177,7 +191,7 @@ rule inputs:
         ),
     threads: 2
     resources:
-        mem_mb=500,
+        mem_mb=memory("inputs"),
     log:
         paths.log("inputs"),
     benchmark:
@@ -252,7 +266,7 @@ rule predict:
         predictions=paths.predictions,
     threads: cores
     resources:
-        mem_mb=4000,
+        mem_mb=memory("predict", paths.dataset.labels),
         gpu=gpus,
     log:
         paths.log("predict"),
@@ -298,7 +312,7 @@ rule sen4cap:
         outlines=["--outlines", paths.predictions] if REGISTER else [],
         sen4cap=paths.sen4cap,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("sen4cap", paths.dataset.labels),
     log:
         paths.log("sen4cap"),
     benchmark:
@@ -354,7 +368,7 @@ rule report:
         records=[paths.record(job) for job in JOBS],
         run=paths.root,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("report", paths.dataset.labels),
     log:
         paths.log("report"),
     benchmark:
@@ -384,7 +398,7 @@ rule provenance:
         run=paths.root,
     threads: cores
     resources:
-        mem_mb=1000,
+        mem_mb=memory("provenance"),
     log:
         paths.log("provenance"),
     benchmark:

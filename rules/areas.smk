@@ -17,7 +17,7 @@ rule areas:
         areas=paths.areas,
         dataset=paths.dataset.root,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("areas", paths.dataset.labels),
     log:
         paths.log("areas"),
     benchmark:

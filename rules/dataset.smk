@@ -15,7 +15,7 @@ if not (settings.dataset.sources and OWN_NORMALISATION):
             record=paths.record("normalise"),
             dataset=paths.dataset.root,
         resources:
-            mem_mb=1000,
+            mem_mb=memory("normalise"),
         log:
             paths.log("normalise"),
         benchmark:

@@ -21,7 +21,7 @@ rule explain:
         unwatched=verbatim(states_of_others(EXISTING_WEIGHTS)),
     threads: cores
     resources:
-        mem_mb=4000,
+        mem_mb=memory("explain", paths.dataset.labels),
         gpu=gpus,
     log:
         paths.log("explain"),

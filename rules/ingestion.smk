@@ -35,7 +35,7 @@ rule ingest:
         classes=paths.classes,
     threads: 2
     resources:
-        mem_mb=2000,
+        mem_mb=memory("ingest"),
     log:
         paths.log("ingest"),
     benchmark:

@@ -2,15 +2,25 @@
 
 import json
 
-from pipeline.workflow.acquisition_table import read_used
+from pipeline.workflow.acquisition_table import read_positions, read_used
 from pipeline.workflow.inputs import imagery_state
 
 # The acquisitions that are used: {id: row}.
 used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
 # The acquisition of an extraction.
 extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
+# Its pixel index, when the checkpoint is known to have run.
+pixel_index_of = lambda wildcards: paths.pixel_index(
+    read_used(Path(paths.acquisitions))[wildcards.acquisition].tile
+)
 # The acquisitions of a tile, in the order in which assemble merges them.
 of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
+# The batch of acquisitions that are extracted in one job of a cluster.
+batch = lambda wildcards: batch_of(
+    lambda: read_positions(Path(paths.acquisitions))[wildcards.acquisition],
+    workflow.group_settings.group_components,
+    workflow.parent_groupids,
+)
 # All tiles, and the paths of their packed pixels.
 tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
 tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
@@ -28,7 +38,7 @@ if settings.simulate:
             settings=settings_of("simulate"),
             record=paths.record("simulate"),
         resources:
-            mem_mb=2000,
+            mem_mb=memory("simulate"),
         log:
             paths.log("simulate"),
         benchmark:
@@ -66,7 +76,7 @@ checkpoint index:
         record=paths.record("index"),
     threads: 4
     resources:
-        mem_mb=1000,
+        mem_mb=memory("index"),
         # Not a parameter: the outputs do not depend on the weights, whose dates are compared here.
         weights=json.dumps(settings.predict.weights and str(settings.predict.weights)),
     log:
@@ -103,7 +113,7 @@ rule clean:
             paths.grids.read_text(errors="replace") if paths.grids.is_file() else ""
         ),
     resources:
-        mem_mb=4000,
+        mem_mb=memory("clean", settings.parcels.path),
         # clean also checks the settings of label, so that an error ends the run before any pixel is
         # read. They are not parameters, because the outputs of clean do not depend on them.
         labels=settings_of("label")(None),
@@ -136,7 +146,7 @@ rule rasterise:
         settings=settings_of("rasterise"),
         record=paths.record("rasterise"),
     resources:
-        mem_mb=4000,
+        mem_mb=memory("rasterise", lambda wildcards: paths.parcels / f"{wildcards.tile}.parquet"),
     log:
         paths.log("rasterise/{tile}"),
     benchmark:
@@ -167,16 +177,18 @@ rule extract:
     # On a Dask cluster, it does not need a core of this machine.
     threads: 0 if settings.dask.scheduler else 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("extract", pixel_index_of),
         # Not parameters: when they change, what is extracted already stays.
         damaged=settings.imagery.damaged,
         scheduler=settings.dask.scheduler or "threads",
-        # At a time on a Dask cluster: profiles/default sets how many.
+        # Limited at a time: on a Dask cluster by profiles/default, in a job of a cluster by the Snakefile.
         extractions=1,
     log:
         paths.log("extract/{acquisition}"),
     benchmark:
         paths.benchmark("extract/{acquisition}")
+    group:
+        batch
     conda:
         ENVIRONMENT
     shell:
@@ -215,7 +227,7 @@ rule assemble:
         tile=lambda wildcards: paths.dataset.tile(wildcards.tile).root,
     threads: 2
     resources:
-        mem_mb=1000 + settings.assemble.memory_mb,
+        mem_mb=memory("assemble", more_mb=settings.assemble.memory_mb),
         scheduler=settings.dask.scheduler or "threads",
     log:
         paths.log("assemble/{tile}"),
@@ -246,7 +258,7 @@ rule export:
         dataset=paths.dataset.root,
     threads: 2
     resources:
-        mem_mb=1000 + settings.assemble.memory_mb,
+        mem_mb=memory("export", more_mb=settings.assemble.memory_mb),
     log:
         paths.log("export"),
     benchmark:
@@ -282,7 +294,7 @@ rule label:
         ledger=paths.ledger,
         dataset=paths.dataset.root,
     resources:
-        mem_mb=4000,
+        mem_mb=memory("label", paths.register),
         # Not a parameter: other names must not trigger a training, although models contain names.
         names=json.dumps(settings.parcels.names and str(settings.parcels.names)),
     log:
@@ -313,7 +325,7 @@ rule names:
         unwatched=verbatim(states_of_others(filter(None, [settings.parcels.names]))),
         dataset=paths.dataset.root,
     resources:
-        mem_mb=1000,
+        mem_mb=memory("names"),
     log:
         paths.log("names"),
     benchmark:
@@ -341,7 +353,7 @@ rule features:
     params:
         dataset=paths.dataset.root,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("features", paths.parcels),
     log:
         paths.log("features"),
     benchmark:

@@ -32,7 +32,7 @@ rule variogram:
         record=paths.record("variogram"),
         dataset=paths.dataset.root,
     resources:
-        mem_mb=2000,
+        mem_mb=memory("variogram"),
     log:
         paths.log("variogram"),
     benchmark:
@@ -66,7 +66,7 @@ rule split:
             *(["--variogram", input.variogram] if input.variogram else []),
         ],
     resources:
-        mem_mb=1000,
+        mem_mb=memory("split", paths.dataset.labels),
     log:
         paths.log(f"split{ALSO}"),
     benchmark:
@@ -104,7 +104,7 @@ rule train:
         unwatched=verbatim(states_of_others(START)),
     threads: cores_of_fold
     resources:
-        mem_mb=4000,
+        mem_mb=memory("train", paths.dataset.labels),
         gpu=gpus,
     log:
         paths.log(f"train{ALSO}/Fold_{{fold}}"),
@@ -141,7 +141,7 @@ rule calibrate:
         models=lambda wildcards: of_division(wildcards).models,
     threads: cores
     resources:
-        mem_mb=4000,
+        mem_mb=memory("calibrate", paths.dataset.labels),
         gpu=gpus,
     log:
         paths.log(f"calibrate{ALSO}"),
@@ -193,7 +193,7 @@ rule evaluate:
         models=lambda wildcards: of_division(wildcards).models,
     threads: cores
     resources:
-        mem_mb=4000,
+        mem_mb=memory("evaluate", paths.dataset.labels),
     log:
         paths.log(f"evaluate{ALSO}"),
     benchmark:
@@ -235,7 +235,7 @@ rule model_card:
         records=[paths.record(job) for job in JOBS],
         run=paths.root,
     resources:
-        mem_mb=1000,
+        mem_mb=memory("model_card"),
     log:
         paths.log("model_card"),
     benchmark:
@@ -264,7 +264,7 @@ if settings.report.mlflow:
             run=paths.root,
             database=paths.mlflow_database,
         resources:
-            mem_mb=1000,
+            mem_mb=memory("mlflow"),
         log:
             paths.log("mlflow"),
         benchmark:
@@ -344,7 +344,7 @@ rule evaluate_season:
         summary=paths.season_summary,
     threads: cores
     resources:
-        mem_mb=4000,
+        mem_mb=memory("evaluate_season", paths.dataset.labels),
         gpu=gpus,
     log:
         paths.log("evaluate_season"),

@@ -19,7 +19,7 @@ rule worklist:
         quality_sample=paths.quality_sample,
         account=paths.worklist_account,
     resources:
-        mem_mb=4000,
+        mem_mb=memory("worklist", paths.dataset.labels),
     log:
         paths.log("worklist"),
     benchmark:

@@ -112,6 +112,16 @@ def read_used(path: Path) -> dict[str, AcquisitionRow]:
     return _read_used(path, path.stat().st_mtime_ns)
 
 
+def read_positions(path: Path) -> dict[str, int]:
+    """Read the positions of the acquisitions that are used in the order of the table, by id."""
+    return _positions(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _positions(path: Path, time: int) -> dict[str, int]:
+    return {acquisition: k for k, acquisition in enumerate(_read_used(path, time))}
+
+
 @lru_cache(maxsize=1)
 def _read_used(path: Path, _time: int) -> dict[str, AcquisitionRow]:
     """Read the used acquisitions once for all jobs; the file's time tells versions apart."""

@@ -251,6 +251,9 @@ class RunPaths:
     started = _Below(".started.json")
     """All settings of a run that has started, for its jobs on other machines."""
 
+    cluster_run = _Below(".cluster_run")
+    """Name of the jobs of a run on Slurm, until the run has succeeded."""
+
     checked = _Below(".checked")
     """Digest of the inputs that were checked when a run started: they are not checked again."""
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from geo.errors import InputError, first_five, nearest
 from pipeline.workflow.artefacts import read_json
+from pipeline.workflow.cluster import note_cluster_run, settle_results, wait_for_jobs
 from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
 from pipeline.workflow.messages import LIBRARY, keep_messages_short
@@ -46,6 +47,8 @@ TRAINING = (
     *("variogram", "split", "train", "calibrate", "evaluate", "models"),
     *("train_season", "evaluate_season", "season"),
 )
+# Options with which Snakemake starts no job.
+_NO_RUN = {"-n", "--dry-run", "--dryrun", "--unlock"}
 METHODS = {
     "gradient_boosting": "boosting on means",
     "random_forest": "random forest on means",
@@ -64,6 +67,7 @@ def start(
     *,
     is_main: bool,
     cores: int | None = None,
+    on_mistake: Callable[[], None] = lambda: None,
 ) -> Settings:
     """Load and check the settings of a run. If they are wrong, end the process with one message.
 
@@ -81,8 +85,10 @@ def start(
         with which the run started.
     cores
         Cores that Snakemake may use; None: not known.
+    on_mistake
+        Called when a job has ended with an error of the user.
     """
-    keep_messages_short()
+    keep_messages_short(on_mistake)
     try:
         check_installation(checkout)
         if cores is not None and cores < 1:
@@ -95,6 +101,8 @@ def start(
             for name in _named_stages(sys.argv[1:]):
                 check_target(name, settings, is_alone=False)
             _check_contents(settings)
+            if not _NO_RUN.intersection(sys.argv):
+                wait_for_jobs(RunPaths.of(settings.run), settings)
         started = RunPaths.of(settings.run).started
         if not is_main and started.is_file():
             settings = from_json(started.read_text(encoding="utf-8"), Settings)
@@ -242,7 +250,11 @@ def _check_contents(settings: Settings) -> None:
         sys.stderr.write(f"{text}\n")
 
 
-def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
+def freeze(
+    settings: Settings,
+    passed_to_shell: Iterable[Path | str],
+    workflow: Any = None,
+) -> None:
     """Write the settings with which a run starts, and delete what killed jobs of it left behind.
 
     If the run cannot start, end the process.
@@ -251,14 +263,20 @@ def freeze(settings: Settings, passed_to_shell: Iterable[Path | str]) -> None:
     ----------
     passed_to_shell
         Paths that a cluster's executor passes to a shell; empty for a local run.
+    workflow
+        Snakemake's, with its graph of jobs; None: there is none.
     """
     paths = RunPaths.of(settings.run)
     try:
         check_cluster_paths(passed_to_shell)
+        if workflow is not None:
+            settle_results(paths, settings, workflow)
         swept = sweep(paths.root)
         write_text(paths.started, settings.model_dump_json())
         # `start` has checked them.
         write_text(paths.checked, contents_state(settings))
+        if workflow is not None:
+            note_cluster_run(paths, workflow.scheduler._executor)
         _check_folders(paths.root)
     except InputError as error:
         sys.exit(f"\n{error}")
@@ -330,6 +348,32 @@ def is_simulated(settings: Settings) -> bool:
 def stage_settings(settings: Settings, stage: str) -> Callable[[Any], str]:
     """Return the settings of a stage as the parameter of its rule, which also triggers reruns."""
     return verbatim(view(settings, stage).model_dump_json())
+
+
+def batch_of(
+    position: Callable[[], int], components: Mapping[str, int], parents: dict[str, str]
+) -> str | None:
+    """Return the name of the group of jobs to which an extraction belongs; None: to no group.
+
+    Snakemake's --group-components alone does not work here: each time that a checkpoint changes the
+    graph of jobs, Snakemake (9.27) merges groups that are merged already. In groups with names of
+    their own, there is nothing more to merge.
+
+    Parameters
+    ----------
+    position
+        Returns the position of the acquisition among all that are used.
+    components
+        --group-components: extractions=SIZE is the number of extractions of a group.
+    parents
+        `workflow.parent_groupids`: that option applies to all groups whose parent it names.
+    """
+    size = components.get("extractions", 1)
+    if size <= 1:
+        return None
+    name = f"extractions_{position() // size}"
+    parents[name] = "extractions"
+    return name
 
 
 def division_settings(settings: Settings, way: str) -> str:

@@ -1,7 +1,7 @@
-"""The Slurm profile, on a simulated cluster, and on a real one if there is one.
+"""The Slurm profile, on a simulated cluster, and on a real one if Slurm is installed.
 
 The simulated cluster is a minimal one: nodes of two cores, no GPU that is known to Slurm, and no
-accounting database.
+accounting database. The real one has two such nodes on this machine.
 """
 
 import json
@@ -21,10 +21,14 @@ from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import STAGE_SETTINGS
 from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import BANDS, ingest_dataset, make
+from tests.builders.runs import planned, snakemake
+from tests.builders.slurm_cluster import is_installed, running
 
 PROFILE = ROOT / "profiles" / "slurm"
 # Longest pause between two status checks of the executor, in seconds. It is not an option.
 LONGEST_PAUSE = 180
+
+PACKED = "results/small/dataset/tiles/31TFM/pixels.npy"
 
 # The commands of the simulated cluster. sbatch returns when the job is done, so that the first
 # status check finds it done.
@@ -83,12 +87,21 @@ arguments, folder = sys.argv[1:], Path({str(folder)!r})
     return folder
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """Run a real cluster for all tests of this module."""
+    if not is_installed():
+        pytest.skip("needs Slurm and munge (Debian: apt install slurmctld slurmd munge)")
+    with running(tmp_path_factory.mktemp("slurm") / "cluster") as cluster:
+        yield cluster
+
+
 @pytest.fixture
-def real():
-    """Skip the test if there is no cluster."""
-    sinfo = shutil.which("sinfo")
-    if sinfo is None or subprocess.run([sinfo], capture_output=True).returncode:
-        pytest.skip("needs a Slurm cluster: `sinfo` answers where one is")
+def real(started, monkeypatch):
+    """Put the commands of the real cluster first in PATH."""
+    for name, value in started.environment.items():
+        monkeypatch.setenv(name, value)
+    return started
 
 
 @pytest.fixture
@@ -113,7 +126,14 @@ def folder(tmp_path):
 
 
 def on_slurm(folder, *options):
-    """Run the workflow with the profile, and with shorter pauses between status checks."""
+    """Run the workflow with the profile; return exit code and output."""
+    process = start_on_slurm(folder, *options)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def start_on_slurm(folder, *options):
+    """Start the workflow with the profile, and with shorter pauses between status checks."""
     # This machine has a GPU, which says nothing about the nodes.
     (folder / "sitecustomize.py").write_text(
         "from pathlib import Path\n"
@@ -127,11 +147,19 @@ def on_slurm(folder, *options):
         *("--slurm-init-seconds-before-status-checks", "1", *options),
     ]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=300,
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(folder)},
     )  # fmt: skip
-    return result.returncode, result.stdout + result.stderr
+
+
+def ended(cluster, folder):
+    """Return rule or group, and state, of the jobs of a folder, in the order of their ids."""
+    return [
+        (job["Comment"].partition("_wildcards")[0], job["JobState"])
+        for job in cluster.jobs()
+        if job["WorkDir"] == str(folder)
+    ]
 
 
 def requested(cluster):
@@ -154,15 +182,147 @@ def test_jobs_run_on_the_cluster(cluster, folder, request):
     # The work list has no threads of its own.
     assert len(logs) == 5
     assert sum(threads in log.read_text() for log in logs) == 4
-    if cluster:
-        job = {"cpus": 2, "gpus": None, "mem": 4000}
-        jobs = {"train": job, "calibrate": job, "predict": job}
-        assert requested(cluster) == {**jobs, "worklist": {**job, "cpus": 1}}
+    if isinstance(cluster, Path):
+        memory = {"train": 4000, "calibrate": 2000, "predict": 2000, "worklist": 1000}
+        assert requested(cluster) == {
+            rule: {"cpus": 1 if rule == "worklist" else 2, "gpus": None, "mem": mb}
+            for rule, mb in memory.items()
+        }
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Return the folder of a run up to the packed pixels of its tile, made on this machine."""
+    settings = {
+        "run": "small",
+        "simulate": {"size_m": 1280, "acquisitions": 6, "parcels": 60},
+        "imagery": {"path": "results/small/raw/imagery"},
+        "parcels": {
+            "path": "results/small/raw/register.gpkg",
+            "id": "ID_PARCEL",
+            "labels": {"crop": "CODE_CULTU"},
+            "classes": {"min_parcels": 5},
+        },
+    }
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    snakemake(tmp_path, PACKED, "--cores", "2")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_extractions_are_grouped_and_write_the_same_bytes(real, scene):
+    folders = [RunPaths(scene / "results" / "small").extractions]
+    folders.append(RunPaths(scene / "results" / "small").dataset.root)
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    written = {file: file.read_bytes() for file in files}
+    assert len(written) > 10
+    # What is there of a group stays.
+    kept = sorted(folders[0].glob("*.valid.npy"))[0].name.replace(".valid", "")
+    for file in folders[0].glob("*.npy"):
+        if not file.name.startswith(kept.removesuffix(".npy")):
+            file.unlink()
+    (scene / PACKED).unlink()
+    code, output = on_slurm(scene, PACKED, "--group-components", "extractions=3")
+    assert code == 0, output
+    assert {file: file.read_bytes() for file in files} == written
+    jobs = [name for name, _ in ended(real, scene)]
+    groups = ["rule_extractions_0_extract", "rule_extractions_1_extract"]
+    assert sorted(jobs) == ["rule_assemble", *groups]
+
+
+@pytest.mark.slow
+def test_a_job_killed_for_lack_of_memory_is_tried_again_with_more(real, folder):
+    memory = "train:mem_mb=50 if attempt == 1 else 2000 * attempt"
+    code, output = on_slurm(folder, "models", "--until", "train", "--set-resources", memory)
+    assert code == 0, output
+    jobs = [job for job in real.jobs() if job["WorkDir"] == str(folder)]
+    tried = {}
+    for job in jobs:
+        tried.setdefault(job["Comment"], []).append((job["JobState"], job["MinMemoryNode"]))
+    assert len(tried) == 2
+    for states in tried.values():
+        assert states == [("FAILED", "50M"), ("COMPLETED", "4000M")]
+
+
+@pytest.mark.slow
+def test_a_job_that_a_mistake_ended_is_not_tried_again(real, folder):
+    run = RunPaths(folder / "results" / "small")
+    run.folds.write_text('{"folds": []}')
+    code, output = on_slurm(folder, "models")
+    assert code != 0
+    message = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
+    assert message in output
+    jobs = ended(real, folder)
+    assert jobs == [("rule_train", "FAILED")] * len(jobs)
+    assert len(jobs) <= 2
+    # The log of Slurm repeats what the log of the stage says.
+    assert output.count(message) == 1
+
+
+@pytest.mark.slow
+def test_jobs_of_a_killed_run_are_waited_for_and_not_started_twice(real, folder):
+    run = RunPaths(folder / "results" / "small")
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    train = ("models", "--until", "train")
+    real.run("scontrol", "update", "node=ALL", "state=drain", "reason=test")
+    process = start_on_slurm(folder, *train)
+    real.wait_for(lambda: len(ended(real, folder)) == 2, 100)
+    process.kill()
+    process.communicate()
+    on_slurm(folder, "--unlock")
+    # Other settings.
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings | {"train": {"epochs": 2}}))
+    code, output = on_slurm(folder, *train)
+    assert code != 0
+    assert re.search(
+        r"Jobs of results/small are still on the cluster \(\d+, \d+\), and the settings have "
+        r"changed since they were started. End them by `scancel --name \S+`, or wait",
+        output,
+    )
+    # The same settings.
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    process = start_on_slurm(folder, *train)
+    assert any("waiting for them, to use their results" in line for line in process.stdout)
+    assert ended(real, folder) == [("rule_train", "PENDING")] * 2
+    real.run("scontrol", "update", "node=ALL", "state=resume")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert ended(real, folder) == [("rule_train", "COMPLETED")] * 2
+    assert not run.cluster_run.exists()
+
+
+@pytest.mark.slow
+def test_results_that_a_killed_run_did_not_record_are_recorded_or_refused(real, folder):
+    run = RunPaths(folder / "results" / "small")
+    settings = yaml.safe_load((folder / "settings.yaml").read_text())
+    train = ("models", "--until", "train")
+    process = start_on_slurm(folder, *train)
+    real.wait_for(lambda: len(ended(real, folder)) == 2, 100)
+    process.kill()
+    process.communicate()
+    done = [("rule_train", "COMPLETED")] * 2
+    real.wait_for(lambda: not real.run("squeue", "--noheader"), 200)
+    on_slurm(folder, "--unlock")
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings | {"predict": {"batch_size": 7}}))
+    code, output = on_slurm(folder, *train)
+    assert code != 0
+    assert "Jobs of results/small ended on the cluster after the run was interrupted" in output
+    assert "Run them again: parcelwise run FILE -- --forcerun train" in output
+    assert "Traceback" not in output
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    code, output = on_slurm(folder, *train)
+    assert code == 0, output
+    assert ended(real, folder) == done
+    assert not run.cluster_run.exists()
+    # Snakemake knows the settings of the results.
+    assert "train" not in planned(folder, *train)
+    assert planned(folder, *train, train={"epochs": 2})["train"] == 2
 
 
 @pytest.mark.slow
 def test_a_job_requests_a_gpu_if_the_device_is_cuda(simulated, folder):
-    code, output = on_slurm(folder, "models", "--config", "train={device: cuda}")
+    options = ("--retries", "0", "--config", "train={device: cuda}")
+    code, output = on_slurm(folder, "models", *options)
     assert code != 0
     assert "Requested node configuration is not available" in output
     assert requested(simulated) == {"train": {"cpus": 2, "gpus": "1", "mem": 4000}}

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from geo.errors import InputError
 from models.fast_cpu import memory_allocator
@@ -78,6 +79,51 @@ def test_the_command_of_a_job_that_a_mistake_ended_is_not_shown(tmp_path, text, 
     assert Shortener().filter(record)
     assert record.shellcmd == (None if is_short else "parcelwise index")
     assert record.input == ([] if is_short else ["a"])
+
+
+@pytest.mark.parametrize(
+    ("message", "is_mistake"),
+    [
+        ("pipeline.extract: B02.jp2 is damaged.\nReplace it.", True),
+        ("pipeline.extract: There is not enough memory: nothing is left.", False),
+        ("pipeline.stages.extract: 20210303T104031_31TFM_N0301: 3 pixels", False),
+    ],
+)
+def test_only_a_mistake_calls_the_function_for_mistakes(tmp_path, message, is_mistake):
+    log = tmp_path / "extract.log"
+    log.write_text(f"pipeline.stages.extract: reading\n{message}\n")
+    calls = []
+    values = {"log": [str(log), "slurm/17.log"], "event": LogEvent.JOB_ERROR, "indent": False}
+    record = logging.makeLogRecord(values)
+    assert Shortener(lambda: calls.append(1)).filter(record)
+    assert len(calls) == is_mistake
+    if is_mistake:
+        assert record.rule_msg == "B02.jp2 is damaged."
+        assert record.log == [str(log)]
+
+
+def test_of_a_failed_group_only_the_jobs_with_a_mistake_are_named(tmp_path):
+    infos = []
+    for name, text in {"a": "stages.extract: 3 pixels", "b": "extract: b is damaged"}.items():
+        log = tmp_path / f"{name}.log"
+        log.write_text(f"pipeline.{text}\n")
+        infos.append({"rule_name": "extract", "log": [str(log)], "output": [f"{name}.npy"]})
+    values = {"event": LogEvent.GROUP_ERROR, "aux_logs": ["slurm/17.log"]}
+    record = logging.makeLogRecord({**values, "job_error_info": infos, "msg": "failed"})
+    shortener = Shortener()
+    assert shortener.filter(record)
+    assert [info["log"] for info in record.job_error_info] == [[str(tmp_path / "b.log")]]
+    assert (record.getMessage(), record.aux_logs) == ("b is damaged", [])
+    # The log of a job that did not begin is that of an earlier run.
+    os.utime(tmp_path / "b.log", (1, 1))
+    infos[0] = infos[1]
+    # Without a mistake: the log of the group tells more.
+    record = logging.makeLogRecord({**values, "job_error_info": infos[:1], "msg": "failed"})
+    assert shortener.filter(record)
+    assert (record.getMessage(), record.aux_logs) == ("failed", ["slurm/17.log"])
+    assert record.job_error_info == []
+    member = logging.makeLogRecord({"event": LogEvent.JOB_ERROR, "indent": True})
+    assert not shortener.filter(member)
 
 
 def test_an_error_of_the_snakefile_is_its_message():

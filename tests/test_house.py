@@ -20,7 +20,7 @@ from pipeline.__main__ import COMMANDS, STAGES, main
 from pipeline.workflow.config import load
 from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema_json
 from pipeline.workflow.sections.models import RECIPES, read_recipe
-from pipeline.workflow.sections.values import Section
+from pipeline.workflow.sections.values import Section, descriptions
 from pipeline.workflow.settings import STAGE_SETTINGS, ExportSettings, LabelSettings, Settings
 from pipeline.workflow.snakefile import _rules as rules_of
 from tests.builders.paths import ROOT
@@ -294,8 +294,7 @@ def sections_of(kind):
 def test_every_setting_is_described():
     for name, section in sections_of(Settings).items():
         assert section.__doc__
-        for key, field in section.model_fields.items():
-            assert field.description, f"{name}.{key}"
+        assert descriptions(section).keys() == section.model_fields.keys(), name
 
 
 @pytest.mark.parametrize("kind", [LabelSettings, ExportSettings, *STAGE_SETTINGS.values()])

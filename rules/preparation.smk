@@ -1,18 +1,19 @@
 # From imagery and a parcel register to the Pixel-Set dataset.
 
 import json
+from functools import cache
 
-from pipeline.workflow.acquisition_table import read_used
+from pipeline.workflow.acquisition_table import read_tiles, read_used
 from pipeline.workflow.inputs import imagery_state
 
-# The acquisitions that are used: {id: row}.
-used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
+# The table of acquisitions, once index has written it. Thousands of jobs ask for it.
+table = cache(lambda: Path(checkpoints.index.get().output.acquisitions))
 # The acquisition of an extraction.
-extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
+extracted = lambda wildcards: read_used(table())[wildcards.acquisition]
 # The acquisitions of a tile, in the order in which assemble merges them.
-of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
+of_tile = lambda wildcards: read_tiles(table()).get(wildcards.tile, [])
 # All tiles, and the paths of their packed pixels.
-tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
+tiles = lambda wildcards: sorted(read_tiles(table()))
 tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
 packed = lambda wildcards: [f for t in tiles(wildcards) for f in paths.dataset.tile(t).packed]
 
@@ -69,6 +70,8 @@ checkpoint index:
         mem_mb=1000,
         # Not a parameter: the outputs do not depend on the weights, whose dates are compared here.
         weights=json.dumps(settings.predict.weights and str(settings.predict.weights)),
+        # Nor do they depend on what is kept from one index to the next.
+        cache=str(paths.index_cache),
     log:
         paths.log("index"),
     benchmark:
@@ -80,6 +83,7 @@ checkpoint index:
         " --imagery {params.imagery:q}"
         " --acquisitions {output.acquisitions:q} --table {output.view:q} --items {params.folder:q}"
         " --grids {output.grids:q} {params.stac:q} --weights {resources.weights:q}"
+        " --cache {resources.cache:q}"
         " --threads {threads} --log {log:q}"
 
 

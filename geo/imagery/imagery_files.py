@@ -12,11 +12,14 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from geo.formats.archives import NOT_A_BAND
-from geo.imagery.acquisition import Acquisition, Band, Plane, local_file
+from geo.imagery.acquisition import Acquisition, Plane, local_file
 from geo.imagery.damaged import Damaged
+
+if TYPE_CHECKING:
+    from geo.imagery.array_reading import ChunkFiles
 
 Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 
@@ -262,17 +265,16 @@ def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
     from geo.imagery.array_reading import ChunkFiles
 
     chunks = ChunkFiles()
+    return {item.id: digest_of(files_of(item, chunks)) for item in acquisitions}
 
-    def files_of(band: Band) -> list[Path]:
-        if band.is_remote:
-            return []
-        path = local_file(band.source)
-        if not isinstance(band.layer, Plane) or not path.is_dir():
-            return [path]
-        return chunks.of(path, band.layer)
 
-    found: dict[str, str] = {}
-    for item in acquisitions:
-        layers = (*item.bands.values(), *item.masks.values())
-        found[item.id] = digest_of({file for layer in layers for file in files_of(layer)})
-    return found
+def files_of(item: Acquisition, chunks: ChunkFiles) -> set[Path]:
+    """Return the local files of an acquisition's bands and masks."""
+    files: set[Path] = set()
+    for layer in (*item.bands.values(), *item.masks.values()):
+        path = local_file(layer.source)
+        if isinstance(layer.layer, Plane) and path.is_dir():
+            files.update(chunks.of(path, layer.layer))
+        elif not layer.is_remote:
+            files.add(path)
+    return files

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -26,38 +27,77 @@ SHOWN = 5
 _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
 
 
-def _is_mistake(log: str) -> bool:
-    """Return whether a job ended with a message for the user, by its log."""
-    path = Path(str(log))
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return re.search("^pipeline", text, re.MULTILINE) is not None and "\nTraceback " not in text
+# How it reports that the command of a job failed, before it reports the job.
+_COMMAND_FAILED = re.compile(
+    r"RuleException:\nCalledProcessError.*(?:non-zero exit status (\d+)|died with <\S+ (\d+)>)",
+    re.DOTALL,
+)
+# A line of a job's log that begins a message of ours.
+_MESSAGE = re.compile(r"^(?:pipeline|geo|models|demo)[\w.]*: (.*)", re.MULTILINE)
+_ENDED_BY_SIGNAL = 128
+
+
+def _reason(log: Path | None, status: int | None) -> str:
+    """Return in one line why a job failed, by its log and the exit status of its command."""
+    text = ""
+    if log is not None and log.is_file():
+        text = log.read_text(encoding="utf-8", errors="replace")
+    if status is not None and status > _ENDED_BY_SIGNAL:
+        number = status - _ENDED_BY_SIGNAL
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        memory = ", as the system does if memory runs out" if number == signal.SIGKILL else ""
+        return f"ended by {name}{memory}"
+    if "\nTraceback " in text:
+        return f"a bug, {text.rstrip().splitlines()[-1]}"
+    messages = _MESSAGE.findall(text)
+    return messages[-1] if messages else "without a message"
 
 
 class Shortener(logging.Filter):
-    """Shorten lists of files and errors of the user, and drop the messages after Ctrl-C.
+    """Report a failed job in one line, shorten lists of files, and drop messages after Ctrl-C.
 
-    Otherwise each job that ends by Ctrl-C is reported as failed, with its files and its command.
-    A job that a user's mistake ended has said so in its log, which Snakemake shows.
+    Snakemake would show all inputs of the job, thousands for some rules, and its command, and so
+    for each job that ends by Ctrl-C. What a job said is in its log.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.is_interrupted = False
+        # Exit status of the command that failed last in a thread.
+        self._failed = threading.local()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is logged; shorten its lists."""
+        text = record.getMessage()
+        if (error := _INPUT_ERROR.search(text)) is not None:
+            record.msg, record.args = f"\n{error[1]}", ()
+        if (failed := _COMMAND_FAILED.match(text)) is not None:
+            self._failed.status = int(failed[1] or _ENDED_BY_SIGNAL + int(failed[2]))
+            return False  # the error of the job follows
+        event = getattr(getattr(record, "event", None), "name", None)
+        if event == "GROUP_ERROR":
+            return False  # an error of each of its jobs follows, also of those that succeeded
+        if event == "JOB_ERROR":
+            made = getattr(record, "output", None) or ()
+            if getattr(record, "indent", False) and all(map(os.path.exists, map(str, made))):
+                return False
+            record.msg, record.args, record.event = self._failure(record), (), None
         for name in LISTS:
             files = getattr(record, name, None)
             if isinstance(files, list) and len(files) > SHOWN:
                 setattr(record, name, [*map(str, files[:SHOWN]), f"... ({len(files)} in total)"])
-        text = record.getMessage()
-        if (error := _INPUT_ERROR.search(text)) is not None:
-            record.msg, record.args = f"\n{error[1]}", ()
-        if any(map(_is_mistake, getattr(record, "log", None) or ())):
-            record.input = record.output = []
-            record.shellcmd = None
-        # The error of the job follows, and names its log.
-        return not (self.is_interrupted or text.startswith("RuleException:\nCalledProcessError"))
+        return not self.is_interrupted
+
+    def _failure(self, record: logging.LogRecord) -> str:
+        """Return what failed and why, and where the log is, in one line."""
+        logs = [str(log) for log in getattr(record, "log", None) or ()]
+        rule, status = getattr(record, "rule_name", ""), getattr(self._failed, "status", None)
+        self._failed.status = None
+        stem = Path(logs[0]).stem if logs else rule
+        job = rule if stem == rule else f"{rule} {stem}"
+        where = f" Log: {', '.join(logs)}" if logs else ""
+        reason = _reason(Path(logs[0]) if logs else None, status)
+        return f"Failed: {job}: {reason.rstrip('.')}.{where}"
 
     def interrupt(self, number: int, _: FrameType | None) -> None:
         """Handle Ctrl-C: say it in one line, and let Snakemake end its jobs.

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from geo.errors import InputError
 from models.fast_cpu import memory_allocator
@@ -28,25 +29,34 @@ sys.path.insert(0, {str(ROOT)!r})
 from pipeline.workflow.messages import keep_messages_short
 keep_messages_short()
 rule all:
-    input: "out"
+    input: expand("{{how}}.out", how=["a", "b"])
 rule pack:
     input: expand("in/{{n}}", n=range(700))
-    output: "out"
-    shell: "false"
+    output: "{{how}}.out"
+    log: "logs/pack/{{how}}.log"
+    shell:
+        "echo 'pipeline.pack: There is no folder. Make it.' > {{log}};"
+        " [ {{wildcards.how}} = b ] && kill -9 $$; exit 1 # {{input}}"
 """
 
 
 @pytest.mark.slow
-def test_a_failed_job_names_five_of_its_inputs(tmp_path):
+def test_failed_jobs_say_why_in_one_line_each(tmp_path):
     (tmp_path / "in").mkdir()
     for n in range(700):
         (tmp_path / "in" / str(n)).touch()
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({}))
-    result = snakemake(tmp_path, "--cores", "1", check=False, source=tmp_path)
+    result = snakemake(tmp_path, "--cores", "2", "-k", check=False, source=tmp_path)
     output = result.stdout + result.stderr
     assert result.returncode == 1
-    assert "Error in rule pack:" in output
+    failures = [line for line in output.splitlines() if line.startswith("Failed")]
+    assert sorted(failures) == [
+        "Failed: pack a: There is no folder. Make it. Log: logs/pack/a.log",
+        "Failed: pack b: ended by SIGKILL, as the system does if memory runs out. Log: "
+        "logs/pack/b.log",
+    ]
+    assert "Error in rule" not in output
     assert "input: in/0, in/1, in/2, in/3, in/4, ... (700 in total)" in output
     assert output.count("in/5") == 0
 
@@ -62,22 +72,53 @@ def test_lists_of_a_record_are_shortened():
     assert record.log == list("abcdefg")
 
 
+COMMAND_FAILED = "RuleException:\nCalledProcessError in file x, line 1:\nCommand 'parcelwise x' {}"
+
+
 @pytest.mark.parametrize(
-    ("text", "is_short"),
+    ("end", "log", "words"),
     [
-        ("pipeline.index: None of the 3 acquisitions is left to use.\n", True),
-        ("pipeline.index: This is a bug\nTraceback (most recent call last):\n", False),
-        ("", False),
+        (
+            "returned non-zero exit status 1.",
+            "pipeline.index: 3 found.\npipeline.index: None of the 3 is left:\n  a\n  b\n",
+            "None of the 3 is left.",
+        ),
+        (
+            "returned non-zero exit status 1.",
+            "pipeline.index: This is a bug\nTraceback (most recent call last):\n  x\nKeyError: 3\n",
+            "a bug, KeyError: 3.",
+        ),
+        ("died with <Signals.SIGTERM: 15>.", "pipeline.index: 3 found.\n", "ended by SIGTERM."),
+        ("returned non-zero exit status 137.", "", "ended by SIGKILL, as the system does"),
+        ("returned non-zero exit status 1.", None, "without a message."),
     ],
 )
-def test_the_command_of_a_job_that_a_mistake_ended_is_not_shown(tmp_path, text, is_short):
-    log = tmp_path / "index.log"
-    log.write_text(text)
-    values = {"input": ["a"], "output": ["b"], "log": [str(log)], "shellcmd": "parcelwise index"}
-    record = logging.makeLogRecord(values)
-    assert Shortener().filter(record)
-    assert record.shellcmd == (None if is_short else "parcelwise index")
-    assert record.input == ([] if is_short else ["a"])
+def test_a_failed_job_says_why_in_one_line(tmp_path, end, log, words):
+    path = tmp_path / "logs" / "index" / "31TFM.log"
+    path.parent.mkdir(parents=True)
+    if log is not None:
+        path.write_text(log)
+    shortener = Shortener()
+    command = logging.makeLogRecord({"msg": COMMAND_FAILED.format(end)})
+    assert not shortener.filter(command)
+    values = {"input": ["a"] * 7000, "log": [str(path)], "shellcmd": "x", "rule_name": "index"}
+    record = logging.makeLogRecord({**values, "event": LogEvent.JOB_ERROR})
+    assert shortener.filter(record)
+    assert record.event is None
+    assert record.getMessage().startswith(f"Failed: index 31TFM: {words}")
+    assert record.getMessage().endswith(f" Log: {path}")
+    assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_of_a_group_of_jobs_only_those_that_failed_are_named(tmp_path, is_made):
+    output = tmp_path / "out.npy"
+    if is_made:
+        output.touch()
+    values = {"event": LogEvent.JOB_ERROR, "rule_name": "extract", "output": [str(output)]}
+    shortener = Shortener()
+    assert not shortener.filter(logging.makeLogRecord({"event": LogEvent.GROUP_ERROR}))
+    assert shortener.filter(logging.makeLogRecord({**values, "indent": True})) != is_made
 
 
 def test_an_error_of_the_snakefile_is_its_message():
@@ -85,8 +126,6 @@ def test_an_error_of_the_snakefile_is_its_message():
     record = logging.makeLogRecord({"msg": f"{text}Wildcards:\n\nTraceback:\n  File x"})
     assert Shortener().filter(record)
     assert record.getMessage() == "\nNothing is trained."
-    twice = "RuleException:\nCalledProcessError in file Snakefile"
-    assert not Shortener().filter(logging.makeLogRecord({"msg": twice}))
 
 
 def test_after_ctrl_c_nothing_more_is_logged(capsys):

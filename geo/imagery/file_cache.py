@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import sqlite3
 import sys
 import threading
 import zlib
@@ -25,15 +24,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from geo.imagery.acquisition import Acquisition
-from geo.imagery.array_reading import ChunkFiles
-from geo.imagery.imagery_files import files_of, is_eopf
+if TYPE_CHECKING:
+    import sqlite3
+
+    from geo.imagery.acquisition import Acquisition
+    from geo.imagery.array_reading import ChunkFiles
 
 _T = TypeVar("_T")
 
@@ -59,7 +59,7 @@ class FileCache:
         self._lock = threading.Lock()
         self._used: set[bytes] = set()
         self._folders = _Folders()
-        self._chunks = ChunkFiles()
+        self._chunks: ChunkFiles | None = None
 
     def get(self, key: bytes, files: Iterable[Path | str]) -> tuple[bytes, bytes | None]:
         """Return the state of files, and what was kept of them: None if they have changed."""
@@ -72,7 +72,10 @@ class FileCache:
 
     def files_of(self, item: Acquisition) -> list[Path]:
         """Return the product of an acquisition, or its files; of a Zarr stack those of its time."""
-        product = item.product
+        from geo.imagery.array_reading import ChunkFiles
+        from geo.imagery.imagery_files import files_of, is_eopf
+
+        product, self._chunks = item.product, self._chunks or ChunkFiles()
         if is_eopf(product):
             return [product, *(Path(m.source) for n, m in item.masks.items() if n == "MASK")]
         files = files_of(item, self._chunks)
@@ -193,6 +196,8 @@ def _adapter(kind: Any) -> Any:
 
 def _open(path: Path) -> sqlite3.Connection:
     """Open the file; begin it anew if it is damaged or was written by other software."""
+    import sqlite3  # here and below: most stages keep nothing
+
     version = int.from_bytes(_version()[:4], "big", signed=True)
     for attempt in (1, 2):
         # Snakemake runs one index at a time in a folder. Without locks, it works on network disks.
@@ -214,6 +219,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _version() -> bytes:
     """Return a digest of the readers, and of the versions of their libraries."""
+    from importlib import metadata
+
     digest = hashlib.sha256(sys.version.encode())
     for file in sorted(_SOURCE.rglob("*.py")):
         digest.update(file.read_bytes())

@@ -97,7 +97,7 @@ class Shortener(logging.Filter):
         job = rule if stem == rule else f"{rule} {stem}"
         where = f" Log: {', '.join(logs)}" if logs else ""
         reason = _reason(Path(logs[0]) if logs else None, status)
-        return f"Failed: {job}: {reason.rstrip('.')}.{where}"
+        return f"Failed: {job}: {reason.rstrip('.:')}.{where}"
 
     def interrupt(self, number: int, _: FrameType | None) -> None:
         """Handle Ctrl-C: say it in one line, and let Snakemake end its jobs.

@@ -81,7 +81,7 @@ COMMAND_FAILED = "RuleException:\nCalledProcessError in file x, line 1:\nCommand
         (
             "returned non-zero exit status 1.",
             "pipeline.index: 3 found.\npipeline.index: None of the 3 is left:\n  a\n  b\n",
-            "None of the 3 is left.",
+            "None of the 3 is left. Log",
         ),
         (
             "returned non-zero exit status 1.",

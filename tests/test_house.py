@@ -174,6 +174,24 @@ def test_a_stage_imports_nothing_slow_that_it_does_not_use(stage):
     assert loaded_by(f"import pipeline.stages.{stage}") & SLOW <= USED[stage]
 
 
+@pytest.mark.slow
+def test_extract_loads_only_what_it_reads_with():
+    # It runs thousands of times, and on a small acquisition it only starts.
+    unused = {"pyarrow", "pyproj", "sqlite3", *SLOW} - {"rasterio"}
+    assert not loaded_by("import pipeline.stages.extract") & unused
+
+
+def test_a_stage_builds_only_the_types_of_settings_that_it_reads():
+    code = (
+        "from pipeline.workflow.settings import *;"
+        " from_json('{\"normalise\": {}}', NormaliseSettings);"
+        "print(Settings.__pydantic_complete__, Imagery.__pydantic_complete__)"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False False\n"
+
+
 def test_the_command_line_imports_no_slow_library():
     assert not loaded_by("import pipeline.__main__") & (SLOW | {"numpy"})
 

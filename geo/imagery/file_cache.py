@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import sys
 import threading
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+logger = logging.getLogger(__name__)
+
 # What is read depends on the readers, and on the libraries that they use.
 _SOURCE = Path(__file__).parents[1]
 _LIBRARIES = ("rasterio", "numpy", "pyproj", "xarray", "zarr", "netCDF4")
@@ -55,9 +58,11 @@ class FileCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = _open(path)
+        self._path = path
+        self._database: sqlite3.Connection | None = _open(path)
         self._lock = threading.Lock()
         self._used: set[bytes] = set()
+        self._n_kept = 0
         self._folders = _Folders()
         self._chunks: ChunkFiles | None = None
 
@@ -67,8 +72,11 @@ class FileCache:
             state = self._folders.state(files)
             self._used.add(key)
             query = "SELECT value FROM entries WHERE key = ? AND state = ?"
-            found = self._database.execute(query, (key, state)).fetchone()
-        return state, None if found is None else found[0]
+            found = self._execute(query, (key, state))
+        content = found[0][0] if found else b""
+        checksum, value = content[:_CHECKSUM], content[_CHECKSUM:]
+        is_whole = bool(found) and checksum == _checksum(value)
+        return state, value if is_whole else None
 
     def files_of(self, item: Acquisition) -> list[Path]:
         """Return the product of an acquisition, or its files; of a Zarr stack those of its time."""
@@ -85,16 +93,47 @@ class FileCache:
         """Keep what was read of files in a state."""
         with self._lock:
             query = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)"
-            self._database.execute(query, (key, state, value))
+            self._execute(query, (key, state, _checksum(value) + value))
+            self._n_kept += 1
+            if self._n_kept % _COMMIT_EVERY == 0:
+                self._execute("COMMIT")
+                self._execute("BEGIN")
+
+    def _execute(self, query: str, values: Iterable[object] = ()) -> list[Any]:
+        """Return the rows of a query; if the file cannot be used, go on without it."""
+        import sqlite3
+
+        if self._database is None:
+            return []
+        try:
+            return self._database.execute(query, tuple(values)).fetchall()
+        except sqlite3.Error as error:  # the disk is full, or the file is damaged
+            logger.warning("%s cannot be used (%s): nothing is kept in it.", self._path, error)
+            self._database.close()
+            self._database = None
+            self._path.unlink(missing_ok=True)
+            return []
 
     def close(self, *, is_complete: bool) -> None:
         """Write the file; drop what was not used, if everything was looked at."""
         if is_complete:
-            kept = {key for (key,) in self._database.execute("SELECT key FROM entries")}
-            unused = ((key,) for key in kept - self._used)
-            self._database.executemany("DELETE FROM entries WHERE key = ?", unused)
-        self._database.commit()
-        self._database.close()
+            kept = {key for (key,) in self._execute("SELECT key FROM entries")}
+            for key in kept - self._used:
+                self._execute("DELETE FROM entries WHERE key = ?", (key,))
+        self._execute("COMMIT")
+        if self._database is not None:
+            self._database.close()
+
+
+# A killed index loses at most so many of its readings.
+_COMMIT_EVERY = 500
+
+# Bytes of the checksum before a value: SQLite has none.
+_CHECKSUM = 8
+
+
+def _checksum(value: bytes) -> bytes:
+    return hashlib.sha256(value).digest()[:_CHECKSUM]
 
 
 _active: FileCache | None = None
@@ -202,8 +241,9 @@ def _open(path: Path) -> sqlite3.Connection:
     for attempt in (1, 2):
         # Snakemake runs one index at a time in a folder. Without locks, it works on network disks.
         uri = f"{path.absolute().as_uri()}?vfs=unix-none"
-        database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        database = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
         try:
+            database.execute("BEGIN")
             if database.execute("PRAGMA user_version").fetchone()[0] != version:
                 database.execute("DROP TABLE IF EXISTS entries")
                 database.execute(_TABLE)
@@ -213,7 +253,7 @@ def _open(path: Path) -> sqlite3.Connection:
             database.close()
             if attempt == 2:
                 raise
-            path.unlink()
+            path.unlink(missing_ok=True)
     raise AssertionError
 
 

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import shutil
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from datetime import date, timedelta
 
 import numpy as np
@@ -209,3 +210,27 @@ def test_only_a_new_acquisition_is_looked_at(form, tmp_path, monkeypatch):
         assert days == {"03", "06", "20"}
     else:
         assert days == {"20"}
+
+
+@pytest.mark.parametrize("damage", ["other software", "cut", "not SQLite", "altered"])
+def test_a_damaged_cache_changes_nothing(damage, tmp_path):
+    rng, imagery = np.random.default_rng(3), tmp_path / "inputs" / "imagery"
+    for n in range(3):
+        write_geotiffs(imagery, rng, date(2022, 4, 3 + n))
+    expected = run_index(imagery, tmp_path / "out")
+    cache = tmp_path / "cache.sqlite"
+    run_index(imagery, tmp_path / "out", cache)
+    content = cache.read_bytes()
+    if damage == "other software":
+        with closing(sqlite3.connect(cache)) as database:
+            database.execute("UPDATE entries SET value = x'00'")
+            database.execute("PRAGMA user_version = 7")
+            database.commit()
+    elif damage == "cut":
+        cache.write_bytes(content[: len(content) // 2])
+    elif damage == "not SQLite":
+        cache.write_bytes(b"a" * 5000)
+    else:
+        cache.write_bytes(content.replace(b"EPSG:32631", b"EPSG:32632").replace(b"null", b"nul!"))
+    assert run_index(imagery, tmp_path / "out", cache) == expected
+    assert run_index(imagery, tmp_path / "out", cache) == expected

@@ -87,6 +87,8 @@ class FileCache:
         if is_eopf(product):
             return [product, *(Path(m.source) for n, m in item.masks.items() if n == "MASK")]
         files = files_of(item, self._chunks)
+        if item.format == "stack":
+            return sorted(files)
         return sorted({product if product in file.parents else file for file in files})
 
     def put(self, key: bytes, state: bytes, value: bytes) -> None:

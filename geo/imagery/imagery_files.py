@@ -10,7 +10,8 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -79,8 +80,35 @@ def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         waiting += (os.path.join(folder, name) for name in reversed(subfolders))  # noqa: PTH118
 
 
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+_Listing = tuple[list[str], list[str]]
+_listings: ContextVar[dict[str, _Listing] | None] = ContextVar("_listings", default=None)
+
+
+@contextmanager
+def listing_once() -> Iterator[None]:
+    """List each folder once within the block, in which nothing may be added or removed.
+
+    The readers of all formats look through the same folders.
+    """
+    token = _listings.set({})
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
+def _list_folder(folder: str) -> _Listing:
     """Return the sorted names of the visible folders and of the files in a folder."""
+    listings = _listings.get()
+    if listings is None:
+        return _read_folder(folder)
+    if folder not in listings:
+        listings[folder] = _read_folder(folder)
+    subfolders, files = listings[folder]
+    return list(subfolders), list(files)  # the caller may change them
+
+
+def _read_folder(folder: str) -> _Listing:
     subfolders: list[str] = []
     files: list[str] = []
     # The entries know their types, without a call for each file. An unreadable folder is left out.

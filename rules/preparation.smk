@@ -1,20 +1,21 @@
 # From imagery and a parcel register to the Pixel-Set dataset.
 
 import json
+from functools import cache
 
-from pipeline.workflow.acquisition_table import read_positions, read_used
+from pipeline.workflow.acquisition_table import read_positions, read_tiles, read_used
 from pipeline.workflow.inputs import imagery_state
 
-# The acquisitions that are used: {id: row}.
-used = lambda wildcards: read_used(Path(checkpoints.index.get().output.acquisitions))
+# The table of acquisitions, once index has written it. Thousands of jobs ask for it.
+table = cache(lambda: Path(checkpoints.index.get().output.acquisitions))
 # The acquisition of an extraction.
-extracted = lambda wildcards: used(wildcards)[wildcards.acquisition]
+extracted = lambda wildcards: read_used(table())[wildcards.acquisition]
 # Its pixel index, when the checkpoint is known to have run.
 pixel_index_of = lambda wildcards: paths.pixel_index(
     read_used(Path(paths.acquisitions))[wildcards.acquisition].tile
 )
 # The acquisitions of a tile, in the order in which assemble merges them.
-of_tile = lambda wildcards: [i for i, row in used(wildcards).items() if row.tile == wildcards.tile]
+of_tile = lambda wildcards: read_tiles(table()).get(wildcards.tile, [])
 # The batch of acquisitions that are extracted in one job of a cluster.
 batch = lambda wildcards: batch_of(
     lambda: read_positions(Path(paths.acquisitions))[wildcards.acquisition],
@@ -22,7 +23,7 @@ batch = lambda wildcards: batch_of(
     workflow.parent_groupids,
 )
 # All tiles, and the paths of their packed pixels.
-tiles = lambda wildcards: sorted({row.tile for row in used(wildcards).values()})
+tiles = lambda wildcards: sorted(read_tiles(table()))
 tile_folders = lambda wildcards: [paths.dataset.tile(t).root for t in tiles(wildcards)]
 packed = lambda wildcards: [f for t in tiles(wildcards) for f in paths.dataset.tile(t).packed]
 
@@ -79,6 +80,8 @@ checkpoint index:
         mem_mb=memory("index"),
         # Not a parameter: the outputs do not depend on the weights, whose dates are compared here.
         weights=json.dumps(settings.predict.weights and str(settings.predict.weights)),
+        # Nor do they depend on what is kept from one index to the next.
+        cache=str(paths.index_cache),
     log:
         paths.log("index"),
     benchmark:
@@ -90,6 +93,7 @@ checkpoint index:
         " --imagery {params.imagery:q}"
         " --acquisitions {output.acquisitions:q} --table {output.view:q} --items {params.folder:q}"
         " --grids {output.grids:q} {params.stac:q} --weights {resources.weights:q}"
+        " --cache {resources.cache:q}"
         " --threads {threads} --log {log:q}"
 
 
@@ -203,7 +207,7 @@ rule extractions:
     message:
         "The parcels' pixels of all acquisitions are in {paths.extractions}."
     input:
-        lambda wildcards: map(paths.extracted, used(wildcards)),
+        lambda wildcards: map(paths.extracted, read_used(table())),
 
 
 rule assemble:

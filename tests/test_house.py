@@ -20,7 +20,7 @@ from pipeline.__main__ import COMMANDS, STAGES, main
 from pipeline.workflow.config import load
 from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema_json
 from pipeline.workflow.sections.models import RECIPES, read_recipe
-from pipeline.workflow.sections.values import Section
+from pipeline.workflow.sections.values import Section, descriptions
 from pipeline.workflow.settings import STAGE_SETTINGS, ExportSettings, LabelSettings, Settings
 from pipeline.workflow.snakefile import _rules as rules_of
 from tests.builders.paths import ROOT
@@ -184,6 +184,24 @@ def test_a_stage_imports_nothing_slow_that_it_does_not_use(stage):
     assert loaded_by(f"import pipeline.stages.{stage}") & SLOW <= USED[stage]
 
 
+@pytest.mark.slow
+def test_extract_loads_only_what_it_reads_with():
+    # It runs thousands of times, and on a small acquisition it only starts.
+    unused = {"pyarrow", "pyproj", "sqlite3", *SLOW} - {"rasterio"}
+    assert not loaded_by("import pipeline.stages.extract") & unused
+
+
+def test_a_stage_builds_only_the_types_of_settings_that_it_reads():
+    code = (
+        "from pipeline.workflow.settings import *;"
+        " from_json('{\"normalise\": {}}', NormaliseSettings);"
+        "print(Settings.__pydantic_complete__, Imagery.__pydantic_complete__)"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False False\n"
+
+
 def test_the_command_line_imports_no_slow_library():
     assert not loaded_by("import pipeline.__main__") & (SLOW | {"numpy"})
 
@@ -304,8 +322,7 @@ def sections_of(kind):
 def test_every_setting_is_described():
     for name, section in sections_of(Settings).items():
         assert section.__doc__
-        for key, field in section.model_fields.items():
-            assert field.description, f"{name}.{key}"
+        assert descriptions(section).keys() == section.model_fields.keys(), name
 
 
 @pytest.mark.parametrize("kind", [LabelSettings, ExportSettings, *STAGE_SETTINGS.values()])

@@ -21,6 +21,7 @@ from geo.formats.stack import describe
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, bands_and_masks
 from geo.imagery.array_reading import is_consolidated
 from geo.imagery.damaged import Damaged, read_each, refuse_two_levels
+from geo.imagery.file_cache import cached
 
 _REFLECTANCE = "measurements/reflectance"
 _CLASSIFICATION = "conditions/mask/l2a_classification"
@@ -49,7 +50,14 @@ def read_products(
     """
     level_2a = [path for path in products if (path / _CLASSIFICATION).is_dir()]
     refuse_two_levels(level_2a, [path for path in products if path not in level_2a])
-    return read_each(products, lambda path: _read_product(path, bands, reflectance_scale), damaged)
+
+    def read(path: Path) -> Acquisition:
+        return cached(
+            *(("eopf", path, bands, reflectance_scale), [path], Acquisition),
+            lambda: _read_product(path, bands, reflectance_scale),
+        )
+
+    return read_each(products, read, damaged)
 
 
 def _read_product(

@@ -41,7 +41,7 @@ from geo.formats.file_groups import (
 )
 from geo.formats.layer_names import is_preview, layer_texts
 from geo.formats.sentinel_hub import read_request
-from geo.formats.sidecars import Processing, processing_of
+from geo.formats.sidecars import Folders, Processing, processing_of
 from geo.grid import Grid
 from geo.imagery.acquisition import (
     BANDS,
@@ -121,8 +121,9 @@ def find(
     Files whose names differ only by the band (20180405.tif, 20180405_SCL.tif) are one acquisition,
     also if `path` is one of them. Subfolders are searched if the folder itself has no GeoTIFF.
     """
+    folders = Folders(lambda folder: is_one_acquisition(names_at(folder, convention)))
     read = partial(
-        _read, file_bands=file_bands, reflectance_scale=reflectance_scale, convention=convention
+        _read, file_bands=file_bands, reflectance_scale=reflectance_scale, folders=folders
     )
     files = image_files(path)
     n_damaged = len(damaged or ())
@@ -213,15 +214,11 @@ def _read(
     group: FileGroup,
     file_bands: Sequence[str] | None,
     reflectance_scale: float | None,
-    convention: Convention | None,
+    folders: Folders,
 ) -> _Contents:
     """Read the headers of the files of a group, and name their layers."""
     headers = [read_header(name.path) for name in group.files]
-    processing = processing_of(
-        group.files,
-        [header.baseline for header in headers],
-        is_only_acquisition=lambda folder: is_one_acquisition(names_at(folder, convention)),
-    )
+    processing = processing_of(group.files, [header.baseline for header in headers], folders)
     layers: list[_FoundLayer] = []
     unnamed = []
     for name, header in zip(group.files, headers, strict=True):

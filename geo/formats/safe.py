@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
@@ -24,6 +24,7 @@ from geo.imagery.acquisition import (
     bands_and_masks,
 )
 from geo.imagery.damaged import Damaged, read_each, refuse_damaged, refuse_two_levels
+from geo.imagery.file_cache import cached
 from geo.imagery.imagery_files import theia_folders, walk
 from geo.imagery.raster_header import RasterHeader, read_header
 
@@ -163,7 +164,13 @@ def find(
         )
     paths = {level: [p.path for p in products if p.level == level] for level in ("2A", "1C")}
     refuse_two_levels(paths["2A"], paths["1C"])
-    read = partial(_read_product, bands=bands)
+
+    def read(product: SafeFiles) -> list[Acquisition]:
+        return cached(
+            *(("safe", product, bands), [product.path], list[Acquisition]),
+            lambda: _read_product(product, bands),
+        )
+
     granules = read_each(products, read, failed, lambda product: product.path)
     if damaged is None:
         refuse_damaged(failed, n_products)
@@ -215,15 +222,19 @@ def _products_in(archive: Path, damaged: list[Damaged]) -> Iterator[SafeFiles]:
     """Find the products in a zip archive; no other file contains any."""
     if archive.suffix.lower() != ".zip":
         return
+
+    def names() -> list[str]:
+        return [m.filename for m in zip_members(archive) if _METADATA.search(m.filename)]
+
     try:
-        members = zip_members(archive)
+        members = cached(("metadata in archive", archive), [archive], list[str], names)
     except InputError as error:
         damaged.append(Damaged(archive, str(error)))
         return
     for member in members:
-        name = PurePosixPath(member.filename)
-        if _METADATA.fullmatch(name.name):
-            yield SafeFiles(archive, member.filename.removesuffix(name.name), name.name)
+        name = PurePosixPath(member).name
+        if _METADATA.fullmatch(name):
+            yield SafeFiles(archive, member.removesuffix(name), name)
 
 
 @dataclass(frozen=True)

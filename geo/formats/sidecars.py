@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from geo.formats.archives import FileName
@@ -47,11 +48,29 @@ class Processing:
         return self.offsets.get(band, offset_of_baseline(self.baseline))
 
 
+class Folders:
+    """The metadata files in folders; each folder is listed once, however many images it has.
+
+    Parameters
+    ----------
+    is_only_acquisition
+        Function that returns whether a folder contains no other acquisition. Metadata that do not
+        begin with the name of a file belong to all files of a folder.
+    """
+
+    def __init__(self, is_only_acquisition: Callable[[Path], bool]) -> None:
+        self.is_only_acquisition = cache(is_only_acquisition)
+        self.metadata = cache(self._metadata)
+
+    @staticmethod
+    def _metadata(folder: Path) -> list[tuple[Path, str | None]]:
+        """Return the metadata files in a folder, and the name of a file that theirs begin with."""
+        named = ((f, _SIDECAR.fullmatch(f.stem)) for f in files_ending(folder, (".xml", ".json")))
+        return [(file, match["stem"]) for file, match in named if match is not None]
+
+
 def processing_of(
-    files: Sequence[FileName],
-    tags: Iterable[str | None],
-    *,
-    is_only_acquisition: Callable[[Path], bool],
+    files: Sequence[FileName], tags: Iterable[str | None], folders: Folders
 ) -> Processing:
     """Return the processing of an acquisition by metadata beside its files, by tags, or by names.
 
@@ -61,28 +80,23 @@ def processing_of(
         Its files.
     tags
         Baselines in their tags.
-    is_only_acquisition
-        Function that returns whether a folder contains no other acquisition. Metadata that do not
-        begin with the name of a file belong to all files of a folder.
+    folders
+        The folders of all files.
     """
-    beside = _sidecar(files, is_only_acquisition)
+    beside = _sidecar(files, folders)
     in_names = (baseline_in(name) for file in files for name in reversed(file.path.parts[-9:]))
     stated = (beside.baseline, *tags, *in_names)
     return replace(beside, baseline=next(filter(None, stated), None))
 
 
-def _sidecar(files: Sequence[FileName], is_only_acquisition: Callable[[Path], bool]) -> Processing:
+def _sidecar(files: Sequence[FileName], folders: Folders) -> Processing:
     """Read the metadata beside the files of an acquisition, if there are any."""
     stems = [file.group[1] for file in files]
     texts, baselines = [], []
     for folder in dict.fromkeys(f for file in files for f in (file.path.parent, file.group[0])):
-        for path in files_ending(folder, (".xml", ".json")):
-            match = _SIDECAR.fullmatch(path.stem)
-            if match is None:
-                continue
-            stem = match["stem"]
+        for path, stem in folders.metadata(folder):
             is_own = stem is not None and any(name.startswith(stem) for name in stems)
-            if is_own or (stem is None and is_only_acquisition(folder)):
+            if is_own or (stem is None and folders.is_only_acquisition(folder)):
                 with path.open(encoding="utf-8", errors="replace") as file:
                     texts.append(file.read(_MAX_SIDECAR))
                 if path.suffix.lower() == ".json":

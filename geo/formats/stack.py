@@ -35,6 +35,7 @@ from geo.formats.conventions import (
 from geo.formats.stack_coordinates import Axes, Kind, axes_of, grid_of, times_of
 from geo.imagery.acquisition import UNNAMED_TILE, Acquisition, Band, Plane, bands_and_masks
 from geo.imagery.array_reading import NETCDF_LOCK, is_consolidated
+from geo.imagery.file_cache import cached
 from geo.imagery.hdf5_files import check_self_contained
 from geo.imagery.raster_header import check_block
 
@@ -62,7 +63,7 @@ class StackPart:
     tile
         Tile in the attributes or the name of the file.
     times
-        datetime64[s] (T,), in the order of the file.
+        T times, in the order of the file.
     bands
         Bands and masks at time 0, by name.
     kinds
@@ -74,10 +75,10 @@ class StackPart:
 
     path: Path
     tile: str
-    times: NDArray[np.datetime64]
+    times: tuple[datetime.datetime, ...]
     bands: Mapping[str, Band]
-    kinds: Mapping[str, Sequence[Kind | None]]
-    baselines: Sequence[str | None]
+    kinds: Mapping[str, tuple[Kind | None, ...]]
+    baselines: tuple[str | None, ...]
 
     def at(self, index: int) -> Iterator[Band]:
         """Yield the bands and masks at a time."""
@@ -108,19 +109,19 @@ def _join(parts: Sequence[StackPart]) -> list[list[StackPart]]:
     """Join the parts with the same times; a time of a tile must not be in two stacks."""
     named = {part.tile for part in parts} - {UNNAMED_TILE}
     only = named.pop() if len(named) == 1 else UNNAMED_TILE
-    stacks: dict[tuple[str, bytes], list[StackPart]] = {}
+    stacks: dict[tuple[str, tuple[datetime.datetime, ...]], list[StackPart]] = {}
     owners: dict[tuple[str, datetime.datetime], StackPart] = {}
     for part in parts:
         tile = only if part.tile == UNNAMED_TILE else part.tile
-        stacks.setdefault((tile, part.times.tobytes()), []).append(replace(part, tile=tile))
-        for time in part.times.tolist():
+        stacks.setdefault((tile, part.times), []).append(replace(part, tile=tile))
+        for time in part.times:
             other = owners.setdefault((tile, time), part)
-            if not np.array_equal(part.times, other.times):
-                differing = np.setxor1d(part.times, other.times)[:5]
+            if part.times != other.times:
+                differing = sorted(set(part.times) ^ set(other.times))[:5]
                 raise InputError(
                     f"The files of a stack must hold the same times: {other.path} has "
                     f"{len(other.times)}, {part.path} {len(part.times)}; only in one of them: "
-                    f"{', '.join(map(str, differing))}. Keep one stack a folder."
+                    f"{', '.join(time.isoformat() for time in differing)}. Keep one stack a folder."
                 )
     return list(stacks.values())
 
@@ -131,7 +132,7 @@ def _acquisitions(
     """Yield the acquisition of every time of a stack."""
     paths = {part.path for part in stack}
     product = stack[0].path if len(paths) == 1 else path
-    for index, sensing_start in enumerate(stack[0].times.tolist()):
+    for index, sensing_start in enumerate(stack[0].times):
         layers = finest(band for part in stack for band in part.at(index))
         bands, masks = bands_and_masks(layers, wanted)
         baselines = [part.baselines[index] for part in stack]
@@ -156,6 +157,13 @@ def read_parts(path: Path, reflectance_scale: float | None) -> list[StackPart]:
     InputError
         If the file is damaged or lacks information.
     """
+    return cached(
+        *(("stack", path, reflectance_scale), [path], list[StackPart]),
+        lambda: _read_parts(path, reflectance_scale),
+    )
+
+
+def _read_parts(path: Path, reflectance_scale: float | None) -> list[StackPart]:
     with nullcontext() if path.is_dir() else NETCDF_LOCK:
         groups = _open(path)
         try:
@@ -270,7 +278,9 @@ def _read_part(
     # reflectance_scale replaces all that the file states.
     stated = None if reflectance_scale is not None else _baselines(path, data, outer, len(times))
     baselines = stated or [None] * len(times)
-    return StackPart(path, tile or UNNAMED_TILE, times, bands, kinds, baselines)
+    return StackPart(
+        *(path, tile or UNNAMED_TILE, tuple(times.tolist()), bands, kinds, tuple(baselines))
+    )
 
 
 def _baselines(

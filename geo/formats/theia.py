@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from geo.documents import LARGEST_XML, parse_xml, read_limited
@@ -18,6 +17,7 @@ from geo.errors import InputError
 from geo.formats.conventions import band_name
 from geo.imagery.acquisition import Acquisition, Band, bands_and_masks
 from geo.imagery.damaged import Damaged, read_each
+from geo.imagery.file_cache import cached
 from geo.imagery.imagery_files import theia_folders
 from geo.imagery.raster_header import read_header
 
@@ -37,7 +37,14 @@ def find(
             f"There is no product of THEIA in {path}. A product is a folder with "
             "SENTINEL2..._L2A_..._MTD_ALL.xml in it. Unpack zip archives."
         )
-    return read_each(products, partial(_read_product, bands=bands), damaged)
+
+    def read(product: Path) -> Acquisition:
+        return cached(
+            *(("theia", product, bands), [product], Acquisition),
+            lambda: _read_product(product, bands),
+        )
+
+    return read_each(products, read, damaged)
 
 
 def _read_product(product: Path, bands: Sequence[str] | None) -> Acquisition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.damaged import setting_aside
+from geo.imagery.file_cache import cached_of
 from geo.imagery.reduced_reading import is_read_in_windows, read_points
 from geo.imagery.valid_values import has_data
 
@@ -86,10 +88,7 @@ def read_clear_pixels(
         return []
     x, y = _points(found, bands)
 
-    def read(item: Acquisition) -> ClearPixels | None:
-        announced = announces_offset(item)
-        if announced is None:
-            return None
+    def values_of(item: Acquisition) -> NDArray[np.float32]:
         clear = np.ones(len(x) * len(y), bool)
         for mask in rules.choose(item).values():
             clear &= read_points(mask, x, y, partial(_is_clear, rules, mask))[1]
@@ -99,7 +98,19 @@ def read_clear_pixels(
             values_of_band[:] = raw * band.scale
             clear &= with_data
         values[:, ~clear] = np.nan
-        return ClearPixels(item, announced, bands, values) if clear.sum() >= MIN_PIXELS else None
+        return values
+
+    points = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
+
+    def read(item: Acquisition) -> ClearPixels | None:
+        announced = announces_offset(item)
+        if announced is None:
+            return None
+        values = cached_of(
+            item, ("clear pixels", rules, bands, points), np.ndarray, lambda: values_of(item)
+        )
+        n_clear = np.isfinite(values[0]).sum()
+        return ClearPixels(item, announced, bands, values) if n_clear >= MIN_PIXELS else None
 
     def read_or_note(item: Acquisition) -> ClearPixels | None:
         found = None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from geo.errors import InputError
 from geo.imagery.acquisition import MASKS, SCENE_CLASSIFICATION, Acquisition, Band, first_five
+from geo.imagery.file_cache import cached_of
 from geo.imagery.raster_header import block_shape
 from geo.imagery.raster_reading import read_window
 from geo.imagery.valid_values import has_data
@@ -251,11 +252,15 @@ def cloud_fraction(
         return acquisition.cloud_fraction
     if not read_pixels:
         return None
-    n_pixels = n_cloudy = 0
-    for with_data, clear in _strips(acquisition, masks, rules):
-        n_pixels += int(with_data.sum())
-        n_cloudy += int((with_data & ~clear).sum())
-    return n_cloudy / n_pixels if n_pixels else 1.0
+
+    def count() -> float:
+        n_pixels = n_cloudy = 0
+        for with_data, clear in _strips(acquisition, masks, rules):
+            n_pixels += int(with_data.sum())
+            n_cloudy += int((with_data & ~clear).sum())
+        return n_cloudy / n_pixels if n_pixels else 1.0
+
+    return cached_of(acquisition, ("cloud fraction", rules), float, count)
 
 
 def _strips(

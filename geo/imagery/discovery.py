@@ -20,6 +20,7 @@ from geo.imagery.imagery_files import (
     files_ending,
     image_files,
     is_eopf,
+    listing_once,
     stack_files,
     theia_folders,
     unreadable_files,
@@ -28,6 +29,7 @@ from geo.imagery.imagery_files import (
 from geo.imagery.unread_files import found_instead, warn_of_unread
 
 
+@listing_once()
 def find_acquisitions(
     path: Path | str,
     format: Format = "auto",  # noqa: A002

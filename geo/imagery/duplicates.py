@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from geo.imagery.acquisition import Acquisition
 from geo.imagery.damaged import setting_aside
+from geo.imagery.file_cache import cached_of
 from geo.imagery.reduced_reading import read_coarse
 from geo.imagery.valid_values import has_data
 
@@ -89,7 +90,10 @@ def _must_be_read(same_day: Sequence[Acquisition]) -> bool:
 def _coverage(item: Acquisition) -> NDArray[np.bool_]:
     """Read which of the pixels that represent an acquisition are data."""
     band = next(band for band in item.bands.values() if band.grid == item.grid)
-    return has_data(band, read_coarse(band, _SIDE))
+    return cached_of(
+        *(item, ("coverage", band.name, _SIDE), np.ndarray),
+        lambda: has_data(band, read_coarse(band, _SIDE)),
+    )
 
 
 def in_order_of_use(found: Iterable[Acquisition]) -> list[Acquisition]:

@@ -10,13 +10,17 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from geo.formats.archives import NOT_A_BAND
-from geo.imagery.acquisition import Acquisition, Band, Plane, local_file
+from geo.imagery.acquisition import Acquisition, Plane, local_file
 from geo.imagery.damaged import Damaged
+
+if TYPE_CHECKING:
+    from geo.imagery.array_reading import ChunkFiles
 
 Format = Literal["auto", "safe", "theia", "geotiff", "stack", "stac"]
 
@@ -76,8 +80,35 @@ def walk(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         waiting += (os.path.join(folder, name) for name in reversed(subfolders))  # noqa: PTH118
 
 
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+_Listing = tuple[list[str], list[str]]
+_listings: ContextVar[dict[str, _Listing] | None] = ContextVar("_listings", default=None)
+
+
+@contextmanager
+def listing_once() -> Iterator[None]:
+    """List each folder once within the block, in which nothing may be added or removed.
+
+    The readers of all formats look through the same folders.
+    """
+    token = _listings.set({})
+    try:
+        yield
+    finally:
+        _listings.reset(token)
+
+
+def _list_folder(folder: str) -> _Listing:
     """Return the sorted names of the visible folders and of the files in a folder."""
+    listings = _listings.get()
+    if listings is None:
+        return _read_folder(folder)
+    if folder not in listings:
+        listings[folder] = _read_folder(folder)
+    subfolders, files = listings[folder]
+    return list(subfolders), list(files)  # the caller may change them
+
+
+def _read_folder(folder: str) -> _Listing:
     subfolders: list[str] = []
     files: list[str] = []
     # The entries know their types, without a call for each file. An unreadable folder is left out.
@@ -262,17 +293,16 @@ def digests(acquisitions: Iterable[Acquisition]) -> dict[str, str]:
     from geo.imagery.array_reading import ChunkFiles
 
     chunks = ChunkFiles()
+    return {item.id: digest_of(files_of(item, chunks)) for item in acquisitions}
 
-    def files_of(band: Band) -> list[Path]:
-        if band.is_remote:
-            return []
-        path = local_file(band.source)
-        if not isinstance(band.layer, Plane) or not path.is_dir():
-            return [path]
-        return chunks.of(path, band.layer)
 
-    found: dict[str, str] = {}
-    for item in acquisitions:
-        layers = (*item.bands.values(), *item.masks.values())
-        found[item.id] = digest_of({file for layer in layers for file in files_of(layer)})
-    return found
+def files_of(item: Acquisition, chunks: ChunkFiles) -> set[Path]:
+    """Return the local files of an acquisition's bands and masks."""
+    files: set[Path] = set()
+    for layer in (*item.bands.values(), *item.masks.values()):
+        path = local_file(layer.source)
+        if isinstance(layer.layer, Plane) and path.is_dir():
+            files.update(chunks.of(path, layer.layer))
+        elif not layer.is_remote:
+            files.add(path)
+    return files

@@ -15,6 +15,7 @@ from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Band, is_address, local_file
 from geo.imagery.jpeg2000 import find_codestream
+from geo.imagery.file_cache import cached
 from geo.imagery.open_rasters import DAMAGED, OpenRasters, is_jp2
 
 # Values of a block. A whole Sentinel-2 band of 10980 x 10980 pixels has a quarter of it.
@@ -56,6 +57,14 @@ def read_header(source: str | Path, size: int | None = None) -> RasterHeader:
         If the file cannot be opened, is truncated, or has no coordinate system.
     """
     source = str(source)
+    if str(local_file(source)) == source and not is_address(source):
+        return cached(
+            ("header", source), [source], RasterHeader, lambda: _read_header(source, None)
+        )
+    return _read_header(source, size)
+
+
+def _read_header(source: str, size: int | None) -> RasterHeader:
     is_local = str(local_file(source)) == source and not is_address(source)
     try:
         with OpenRasters() as rasters, rasters.use(source) as raster:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from geo.imagery.acquisition import Acquisition, first_five, to_item
+from geo.imagery.file_cache import cached, caching
 from geo.imagery.imagery_files import digests
 from models.model_files import first_description
 from pipeline.dataset.acquisition_choice import decide
@@ -32,6 +33,7 @@ def index(
     register: Path | None = None,
     threads: int = 1,
     weights: str = "null",
+    cache: Path | None = None,
 ) -> None:
     """List the acquisitions of the imagery, which of them are used, and the grids of their tiles.
 
@@ -60,15 +62,19 @@ def index(
     weights
         JSON: folder of existing weights, or null. The dates are compared with those of their
         training here, before any pixel is read, but nothing that is written here depends on it.
+    cache
+        Read and written: what was read of each acquisition. Only what is new or has changed is read
+        again. None: everything is.
 
     Raises
     ------
     InputError
         If the imagery cannot be used, or most dates are far from those of the training.
     """
-    decision = decide(imagery, settings, source_items, register, threads)
-    _check_season(json.loads(weights), decision.rows)
-    write_items(items, decision.found)
+    with caching(cache):
+        decision = decide(imagery, settings, source_items, register, threads)
+        _check_season(json.loads(weights), decision.rows)
+        write_items(items, decision.found)
     write_acquisitions(acquisitions, decision.rows)
     write_view(table, decision.rows)
     write_json(grids, {tile: asdict(grid) for tile, grid in decision.grids.items()})
@@ -91,11 +97,15 @@ def write_items(folder: Path, found: Sequence[Acquisition]) -> None:
     Snakemake extracts an acquisition again if its item is newer than the extraction. Items that
     have not changed are therefore not written.
     """
+
+    def text(item: Acquisition, digest: str) -> str:
+        return cached(
+            *(("item", item, folder, digest), [], str),
+            lambda: json.dumps(to_item(item, folder, digest), indent=1),
+        )
+
     digest = digests(found)
-    texts = {
-        folder / f"{item.id}.json": json.dumps(to_item(item, folder, digest[item.id]), indent=1)
-        for item in found
-    }
+    texts = {folder / f"{item.id}.json": text(item, digest[item.id]) for item in found}
     write_changed(texts, folder)
 
 

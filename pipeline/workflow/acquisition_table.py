@@ -122,6 +122,19 @@ def _positions(path: Path, time: int) -> dict[str, int]:
     return {acquisition: k for k, acquisition in enumerate(_read_used(path, time))}
 
 
+def read_tiles(path: Path) -> dict[str, list[str]]:
+    """Read the ids of the acquisitions that are used, by tile, in the order of the table."""
+    return _read_tiles(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_tiles(path: Path, time: int) -> dict[str, list[str]]:
+    tiles: dict[str, list[str]] = {}
+    for name, row in _read_used(path, time).items():
+        tiles.setdefault(row.tile, []).append(name)
+    return tiles
+
+
 @lru_cache(maxsize=1)
 def _read_used(path: Path, _time: int) -> dict[str, AcquisitionRow]:
     """Read the used acquisitions once for all jobs; the file's time tells versions apart."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import ModelFieldsSchema
 
 from pipeline.workflow.sections.models import RECIPES, read_recipe
+from pipeline.workflow.sections.values import Section, descriptions
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.writing import write_text
 
@@ -39,22 +39,23 @@ _OTHERS = [recipe for recipe in RECIPES if recipe != "default"]
 def default_yaml() -> str:
     """Return configs/default.yaml: every setting with its default and its description."""
     defaults = Settings().model_dump(mode="json")
+    described = descriptions(Settings)
     blocks = []
     for name, field in Settings.model_fields.items():
         section, setting = field.annotation, f"{name}: {_flow(defaults[name])}"
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if isinstance(section, type) and issubclass(section, Section):
             lines = list(_section(name, section, defaults[name]))
         elif name == "run":
-            lines = _line(setting, _description(field))
+            lines = _line(setting, _folded(described[name]))
         else:
-            lines = [*_comment(_description(field), indent=""), setting]
+            lines = [*_comment(_folded(described[name]), indent=""), setting]
         blocks.append("\n".join(lines))
     return HEADER + "\n" + "\n\n".join(blocks) + "\n"
 
 
 def schema_json() -> str:
     """Return configs/schema.json: a JSON schema (draft 2020-12) of settings files."""
-    schema = Settings.model_json_schema()
+    schema = Settings.model_json_schema(schema_generator=_Described)
     sections = schema["$defs"]
     for section, name in _recipe_settings():
         # The recipe sets this value if the file does not, or sets null.
@@ -76,7 +77,26 @@ def schema_json() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def _section(name: str, section: type[BaseModel], defaults: dict[str, Any]) -> Iterator[str]:
+class _Described(GenerateJsonSchema):
+    """Add the descriptions of settings."""
+
+    def model_fields_schema(self, schema: ModelFieldsSchema) -> JsonSchemaValue:
+        """Return the schema of the settings of a section."""
+        found = super().model_fields_schema(schema)
+        kind = next(own for own in _kinds(Section) if own.__name__ == schema.get("model_name"))
+        for name, text in descriptions(kind).items():
+            found["properties"][name]["description"] = text
+        return found
+
+
+def _kinds(kind: type[Section]) -> Iterator[type[Section]]:
+    """Yield all types of settings."""
+    for own in kind.__subclasses__():
+        yield own
+        yield from _kinds(own)
+
+
+def _section(name: str, section: type[Section], defaults: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a section: comment, name, settings."""
     yield from _comment(_folded(inspect.getdoc(section) or ""), indent="")
     if any(of == name == "train" for of, _ in _recipe_settings()):
@@ -86,14 +106,15 @@ def _section(name: str, section: type[BaseModel], defaults: dict[str, Any]) -> I
             indent="",
         )
     yield f"{name}:"
+    described = {key: _folded(text) for key, text in descriptions(section).items()}
     for key, field in section.model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and "above" in extra:
             yield from _comment(str(extra["above"]), indent="  ")
         if (name, key) in _recipe_settings():
-            yield from _line(f"  {key}: null", f"{_by_recipe(name, key)}; {_description(field)}")
+            yield from _line(f"  {key}: null", f"{_by_recipe(name, key)}; {described[key]}")
         else:
-            yield from _line(f"  {key}: {_flow(defaults[key])}", _description(field))
+            yield from _line(f"  {key}: {_flow(defaults[key])}", described[key])
 
 
 def _recipe_settings() -> list[tuple[str, str]]:
@@ -107,11 +128,6 @@ def _by_recipe(section: str, name: str) -> str:
     others = {recipe: read_recipe(recipe)[section][name] for recipe in _OTHERS}
     differing = (f", {_flow(value)} in {r}" for r, value in others.items() if value != first)
     return _flow(first) + "".join(differing)
-
-
-def _description(field: FieldInfo) -> str:
-    """Return the description of a setting."""
-    return _folded(field.description or "")
 
 
 def _folded(text: str) -> str:

@@ -10,8 +10,9 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -29,88 +30,110 @@ SHOWN = 5
 _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
 
 
+# How it reports that the command of a job failed, before it reports the job.
+_COMMAND_FAILED = re.compile(
+    r"RuleException:\nCalledProcessError.*(?:non-zero exit status (\d+)|died with <\S+ (\d+)>)",
+    re.DOTALL,
+)
+# A line of a job's log that begins a message of ours, and one that names a mistake of the user.
+_MESSAGE = re.compile(r"^(?:pipeline|geo|models|demo)[\w.]*: (.*)", re.MULTILINE)
+_MISTAKE = re.compile(r"^pipeline\.\w+: ", re.MULTILINE)
+_TRACEBACK = "\nTraceback "
+_ENDED_BY_SIGNAL = 128
 # When this process began, and by how many seconds the clock of a node may be behind.
 _START = time.time()
 _CLOCKS_DIFFER = 60
-# How the log of a stage names an error of the user. Its other lines are of `pipeline.stages`, ...
-_MISTAKE = re.compile(r"^pipeline\.\w+: ", re.MULTILINE)
 
 
-def _is_mistake(log: str) -> bool:
-    """Return whether a job ended with a message for the user, by its log."""
-    path = Path(str(log))
-    # A job that did not begin has the log of an earlier run.
-    if not path.is_file() or path.stat().st_mtime < _START - _CLOCKS_DIFFER:
-        return False
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return _MISTAKE.search(text) is not None and "\nTraceback " not in text
+def _read_log(logs: Sequence[str]) -> str:
+    """Return what a job said; "" if it did not begin: then its log is of an earlier run."""
+    path = Path(logs[0]) if logs else None
+    if path is None or not path.is_file() or path.stat().st_mtime < _START - _CLOCKS_DIFFER:
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _mistake(log: str) -> str:
-    """Return the message with which a user's mistake ended a job."""
-    return _MISTAKE.split(Path(str(log)).read_text(encoding="utf-8", errors="replace"))[-1].strip()
+def _reason(text: str, status: int | None) -> str:
+    """Return in one line why a job failed, by its log and the exit status of its command."""
+    if status is not None and status > _ENDED_BY_SIGNAL:
+        number = status - _ENDED_BY_SIGNAL
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        memory = ", as the system does if memory runs out" if number == signal.SIGKILL else ""
+        return f"ended by {name}{memory}"
+    if _TRACEBACK in text:
+        return f"a bug, {text.rstrip().splitlines()[-1]}"
+    messages = _MESSAGE.findall(text)
+    return messages[-1] if messages else "without a message"
 
 
 class Shortener(logging.Filter):
-    """Shorten lists of files and errors of the user, and drop the messages after Ctrl-C.
+    """Report a failed job in one line, shorten lists of files, and drop messages after Ctrl-C.
 
-    Otherwise each job that ends by Ctrl-C is reported as failed, with its files and its command.
-    A job that a user's mistake ended has said so in its log, which Snakemake shows.
+    Snakemake would show all inputs of the job, thousands for some rules, and its command, and so
+    for each job that ends by Ctrl-C. What a job said is in its log.
 
     Parameters
     ----------
     on_mistake
-        Called when a mistake of the user ended a job.
+        Called when a mistake of the user ended a job, which more memory would not mend.
     """
 
     def __init__(self, on_mistake: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.is_interrupted = False
         self._on_mistake = on_mistake
+        # Exit status of the command that failed last in a thread.
+        self._failed = threading.local()
 
     def filter(self, record: Any) -> bool:
         """Return whether the record is logged; shorten its lists."""
+        text = record.getMessage()
+        if (error := _INPUT_ERROR.search(text)) is not None:
+            record.msg, record.args = f"\n{error[1]}", ()
+        if (failed := _COMMAND_FAILED.match(text)) is not None:
+            self._failed.status = int(failed[1] or _ENDED_BY_SIGNAL + int(failed[2]))
+            return False  # the error of the job follows
+        # Snakemake's own type of these names would slow down the import of this module.
+        event = getattr(getattr(record, "event", None), "name", None)
+        if event == "JOB_ERROR" and getattr(record, "indent", False):
+            return False  # the error of its group has named it
+        if event == "JOB_ERROR":
+            logs = list(map(str, getattr(record, "log", None) or ()))
+            record.msg, record.args, record.event = self._failure(record.rule_name, logs), (), None
+        if event == "GROUP_ERROR":
+            record.msg, record.args, record.event = self._group_failure(record), (), None
         for name in LISTS:
             files = getattr(record, name, None)
             if isinstance(files, list) and len(files) > SHOWN:
                 setattr(record, name, [*map(str, files[:SHOWN]), f"... ({len(files)} in total)"])
-        text = record.getMessage()
-        if (error := _INPUT_ERROR.search(text)) is not None:
-            record.msg, record.args = f"\n{error[1]}", ()
-        # Snakemake's own type of these names would slow down the import of this module.
-        event = getattr(getattr(record, "event", None), "name", None)
-        if event == "GROUP_ERROR":
-            self._shorten_group(record)
-        elif event == "JOB_ERROR" and record.indent:
-            return False  # The error of its group has named it.
-        elif logs := list(filter(_is_mistake, getattr(record, "log", None) or ())):
-            record.input = record.output = []
-            record.shellcmd = None
-            record.rule_msg = self._say_mistake(logs[0])
-            # Snakemake shows these logs. That of a cluster repeats what the log of the stage says.
-            record.log = logs[:1]
-        # The error of the job follows, and names its log.
-        return not (self.is_interrupted or text.startswith("RuleException:\nCalledProcessError"))
+        return not self.is_interrupted
 
-    def _shorten_group(self, record: Any) -> None:
-        """Name the jobs of a group that ended with a mistake, or else only the log of the group."""
-        failed = [
-            info | {"log": logs, "output": []}
-            for info in record.job_error_info
-            if (logs := list(filter(_is_mistake, info["log"])))
-        ]
-        record.job_error_info = failed
-        if failed:
-            record.aux_logs = []
-            record.msg, record.args = self._say_mistake(failed[0]["log"][0]), ()
+    def _failure(self, rule: str, logs: Sequence[str]) -> str:
+        """Return what failed and why, and where the log is, in one line."""
+        status, self._failed.status = getattr(self._failed, "status", None), None
+        text = _read_log(logs)
+        reason = _reason(text, status)
+        if _MISTAKE.search(text) and _TRACEBACK not in text:
+            logs = logs[:1]  # that of a cluster says the same
+            if "memory" not in text:
+                self._on_mistake()
+        stem = Path(logs[0]).stem if logs else rule
+        job = rule if stem == rule else f"{rule} {stem}"
+        where = f" Log: {', '.join(logs)}" if logs else ""
+        return f"Failed: {job}: {reason.rstrip('.:')}.{where}"
 
-    def _say_mistake(self, log: str) -> str:
-        """Return the first line of the message of a job that a mistake ended."""
-        text = _mistake(log)
-        # More memory may help.
-        if "memory" not in text:
-            self._on_mistake()
-        return text.partition("\n")[0]
+    def _group_failure(self, record: Any) -> str:
+        """Return a line for every job of a group that said why it failed, or one for the group."""
+        lines = []
+        for info in record.job_error_info:
+            logs = list(map(str, info["log"]))
+            text = _read_log(logs)
+            if _MISTAKE.search(text) or _TRACEBACK in text:
+                lines.append(self._failure(info["rule_name"], logs))
+        logs = list(map(str, record.aux_logs))
+        where = f" Log: {', '.join(logs)}" if logs else ""
+        n = len(record.job_error_info)
+        return "\n".join(lines) or f"Failed: a group of {n} jobs: without a message.{where}"
 
     def interrupt(self, number: int, _: FrameType | None) -> None:
         """Handle Ctrl-C: say it in one line, and let Snakemake end its jobs.

@@ -281,6 +281,9 @@ class RunPaths:
     item keeps its file and time, so that its acquisition is not extracted again.
     """
 
+    index_cache = _Below(".index.sqlite")
+    """What index read of each acquisition: it reads again only what has changed. May be deleted."""
+
     grids = _Below("grids.json")
     """{tile: pixel grid of its 10 m bands}; the tile with the most dates comes first."""
 

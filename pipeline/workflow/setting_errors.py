@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from geo.errors import did_you_mean, nearest
+from pipeline.workflow.sections.values import Section, descriptions
 
 # Words for errors of pydantic that do not say what to write.
 _EXPECTED = {
@@ -22,7 +22,7 @@ _DATE = "Input should be a date of the calendar, YYYY-MM-DD"
 
 
 def explain(
-    errors: Sequence[ErrorDetails], values: Mapping[str, Any], kind: type[BaseModel]
+    errors: Sequence[ErrorDetails], values: Mapping[str, Any], kind: type[Section]
 ) -> list[str]:
     """Describe errors of validation, a line each: the key, the value found, and those expected.
 
@@ -51,7 +51,7 @@ def _place_of(error: ErrorDetails, values: Any) -> tuple[str, ...]:
     return (*place, str(error["loc"][-1])) if error["type"] == "missing" else tuple(place)
 
 
-def _describe(place: Sequence[str], errors: Sequence[ErrorDetails], kind: type[BaseModel]) -> str:
+def _describe(place: Sequence[str], errors: Sequence[ErrorDetails], kind: type[Section]) -> str:
     """Describe the errors of one setting."""
     location = ".".join(place) or "settings"
     first = errors[0]
@@ -62,8 +62,8 @@ def _describe(place: Sequence[str], errors: Sequence[ErrorDetails], kind: type[B
     expected = list(dict.fromkeys(map(_expected, errors)))
     text = " or ".join([expected[0], *(e.removeprefix("Input should be ") for e in expected[1:])])
     if first["type"] == "string_pattern_mismatch":
-        setting = _section_at(place[:-1], kind).model_fields[place[-1]]
-        text = f"it has not the expected form ({setting.description})"
+        described = descriptions(_section_at(place[:-1], kind))
+        text = f"it has not the expected form ({described[place[-1]]})"
     value = first["input"]
     if isinstance(value, dict):
         return f"{location}: {text}"
@@ -98,7 +98,7 @@ def _remedy(value: object, errors: Sequence[ErrorDetails]) -> str:
     return ""
 
 
-def _known_like(place: Sequence[str], kind: type[BaseModel]) -> str:
+def _known_like(place: Sequence[str], kind: type[Section]) -> str:
     """Say which setting an unknown one may be: one of its section, or of another one."""
     *sections, key = place
     of, dot, name = key.partition(".")
@@ -118,14 +118,14 @@ def _known_like(place: Sequence[str], kind: type[BaseModel]) -> str:
     return f"known here: {', '.join(known)}" if near is None else f"did you mean {near!r}?"
 
 
-def _section_at(location: Sequence[str], section: type[BaseModel]) -> type[BaseModel]:
+def _section_at(location: Sequence[str], section: type[Section]) -> type[Section]:
     """Return the section at a location such as ["parcels", "labels"]."""
     for part in location:
         section = _section_of(section.model_fields.get(part)) or section
     return section
 
 
-def _section_of(field: FieldInfo | None) -> type[BaseModel] | None:
+def _section_of(field: FieldInfo | None) -> type[Section] | None:
     """Return the section that a field is, or can be; None if it is a value."""
     kinds = [field.annotation, *get_args(field.annotation)] if field else []
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)

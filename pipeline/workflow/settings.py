@@ -63,22 +63,22 @@ class Settings(Section):
 
     run: str = Field(default="default", pattern=r"^\w[\w.-]*$", max_length=100)
     """results go to results/<run>/; letters, digits, _ . and -"""
-    imagery: Imagery = Imagery()
-    clouds: Clouds = Clouds()
-    parcels: Parcels = Parcels()
-    dataset: Dataset = Dataset()
-    assemble: Assemble = Assemble()
-    normalise: Normalise = Normalise()
-    split: Split = Split()
+    imagery: Imagery = Field(default_factory=Imagery)
+    clouds: Clouds = Field(default_factory=Clouds)
+    parcels: Parcels = Field(default_factory=Parcels)
+    dataset: Dataset = Field(default_factory=Dataset)
+    assemble: Assemble = Field(default_factory=Assemble)
+    normalise: Normalise = Field(default_factory=Normalise)
+    split: Split = Field(default_factory=Split)
     model: Model = Field(
         default_factory=lambda: Model.model_validate(read_recipe("default")["model"])
     )
     train: Train = Field(default_factory=lambda: Train.model_validate({}))
-    predict: Predict = Predict()
-    areas: Areas = Areas()
-    check: Check = Check()
-    report: Report = Report()
-    dask: Dask = Dask()
+    predict: Predict = Field(default_factory=Predict)
+    areas: Areas = Field(default_factory=Areas)
+    check: Check = Field(default_factory=Check)
+    report: Report = Field(default_factory=Report)
+    dask: Dask = Field(default_factory=Dask)
     simulate: Simulate | None = None
     """Write a simulated raw scene first, to imagery.path and parcels.path (see configs/demo.yaml).
     null: off.

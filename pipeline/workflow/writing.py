@@ -8,7 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.whole_files import replacing, replacing_folder, sweep
+from models.whole_files import (
+    flush,
+    flush_folder,
+    replacing,
+    replacing_folder,
+    sweep,
+    temporary_folder,
+)
 
 __all__ = [
     "finite_or_null",
@@ -60,6 +67,19 @@ def write_changed(texts: Mapping[Path, str], folder: Path) -> None:
     for path in folder.glob("*.json"):
         if path not in texts:
             path.unlink()
-    for path, text in texts.items():
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_text(path, text)
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = {
+        path: content
+        for path, content in ((path, text.encode()) for path, text in texts.items())
+        if not path.is_file() or path.read_bytes() != content
+    }
+    if not changed:
+        return
+    # All of them are flushed at once, because a flush of each of thousands takes minutes.
+    with temporary_folder(folder) as temporary:
+        for path, content in changed.items():
+            (temporary / path.name).write_bytes(content)
+        flush_folder(temporary)
+        for path in changed:
+            (temporary / path.name).replace(path)
+    flush(folder)

@@ -60,7 +60,7 @@ class Dataset(Section):
     names: LocalPath | None = None
     """CSV with columns code,name: class names of the nomenclature"""
 
-    classes: Classes = FrequentClasses()
+    classes: Classes = Field(default_factory=lambda: FrequentClasses())
     """as in parcels"""
 
     other_class: Code | None = None

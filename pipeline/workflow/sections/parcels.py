@@ -136,7 +136,7 @@ class ParcelClasses(LabelColumns):
     nomenclature: str | None = None
     """nomenclature to train on; null: the first of labels"""
 
-    classes: Classes = FrequentClasses()
+    classes: Classes = Field(default_factory=lambda: FrequentClasses())
     """classes to train on: {min_parcels: n} (those with at least n parcels) | a list of codes, in
     order of the class index. Parcels of other classes are only predicted, or ...
     """

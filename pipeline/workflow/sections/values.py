@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -90,10 +91,9 @@ Day = Annotated[date, BeforeValidator(_day)]
 class Section(BaseModel):
     """A part of the settings. Unknown keys, NaN and infinity are refused."""
 
-    # The string below a setting is its description.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    # A stage builds only the types that it uses, when it reads its settings: that of all takes
+    # longer than many an extraction.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -115,3 +115,34 @@ class Section(BaseModel):
 def _values(value: object) -> list[object]:
     """Return the values of a list, or a value alone."""
     return value if isinstance(value, list) else [value]
+
+
+def descriptions(kind: type[Section]) -> dict[str, str]:
+    """Return the description of every setting of a type: the string below it in the source.
+
+    Only messages and generated files show them, and pydantic would read the source at every start.
+    """
+    import ast
+    import inspect
+    import textwrap
+
+    found: dict[str, str] = {}
+    for base in reversed([cls for cls in kind.__mro__ if issubclass(cls, Section)]):
+        # The fields of a type that is made by a call describe themselves.
+        for name, field in base.model_fields.items():
+            if field.description is not None:
+                found[name] = field.description
+        try:
+            source = textwrap.dedent(inspect.getsource(base))
+        except (OSError, TypeError):
+            continue
+        (definition,) = ast.parse(source).body
+        assert isinstance(definition, ast.ClassDef)  # noqa: S101 (the source of a class)
+        for setting, below in pairwise(definition.body):
+            match setting, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = inspect.cleandoc(text)
+    return found

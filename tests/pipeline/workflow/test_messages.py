@@ -29,25 +29,34 @@ sys.path.insert(0, {str(ROOT)!r})
 from pipeline.workflow.messages import keep_messages_short
 keep_messages_short()
 rule all:
-    input: "out"
+    input: expand("{{how}}.out", how=["a", "b"])
 rule pack:
     input: expand("in/{{n}}", n=range(700))
-    output: "out"
-    shell: "false"
+    output: "{{how}}.out"
+    log: "logs/pack/{{how}}.log"
+    shell:
+        "echo 'pipeline.pack: There is no folder. Make it.' > {{log}};"
+        " [ {{wildcards.how}} = b ] && kill -9 $$; exit 1 # {{input}}"
 """
 
 
 @pytest.mark.slow
-def test_a_failed_job_names_five_of_its_inputs(tmp_path):
+def test_failed_jobs_say_why_in_one_line_each(tmp_path):
     (tmp_path / "in").mkdir()
     for n in range(700):
         (tmp_path / "in" / str(n)).touch()
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump({}))
-    result = snakemake(tmp_path, "--cores", "1", check=False, source=tmp_path)
+    result = snakemake(tmp_path, "--cores", "2", "-k", check=False, source=tmp_path)
     output = result.stdout + result.stderr
     assert result.returncode == 1
-    assert "Error in rule pack:" in output
+    failures = [line for line in output.splitlines() if line.startswith("Failed")]
+    assert sorted(failures) == [
+        "Failed: pack a: There is no folder. Make it. Log: logs/pack/a.log",
+        "Failed: pack b: ended by SIGKILL, as the system does if memory runs out. Log: "
+        "logs/pack/b.log",
+    ]
+    assert "Error in rule" not in output
     assert "input: in/0, in/1, in/2, in/3, in/4, ... (700 in total)" in output
     assert output.count("in/5") == 0
 
@@ -63,22 +72,42 @@ def test_lists_of_a_record_are_shortened():
     assert record.log == list("abcdefg")
 
 
+COMMAND_FAILED = "RuleException:\nCalledProcessError in file x, line 1:\nCommand 'parcelwise x' {}"
+
+
 @pytest.mark.parametrize(
-    ("text", "is_short"),
+    ("end", "log", "words"),
     [
-        ("pipeline.index: None of the 3 acquisitions is left to use.\n", True),
-        ("pipeline.index: This is a bug\nTraceback (most recent call last):\n", False),
-        ("", False),
+        (
+            "returned non-zero exit status 1.",
+            "pipeline.index: 3 found.\npipeline.index: None of the 3 is left:\n  a\n  b\n",
+            "None of the 3 is left. Log",
+        ),
+        (
+            "returned non-zero exit status 1.",
+            "pipeline.index: This is a bug\nTraceback (most recent call last):\n  x\nKeyError: 3\n",
+            "a bug, KeyError: 3.",
+        ),
+        ("died with <Signals.SIGTERM: 15>.", "pipeline.index: 3 found.\n", "ended by SIGTERM."),
+        ("returned non-zero exit status 137.", "", "ended by SIGKILL, as the system does"),
+        ("returned non-zero exit status 1.", None, "without a message."),
     ],
 )
-def test_the_command_of_a_job_that_a_mistake_ended_is_not_shown(tmp_path, text, is_short):
-    log = tmp_path / "index.log"
-    log.write_text(text)
-    values = {"input": ["a"], "output": ["b"], "log": [str(log)], "shellcmd": "parcelwise index"}
-    record = logging.makeLogRecord(values)
-    assert Shortener().filter(record)
-    assert record.shellcmd == (None if is_short else "parcelwise index")
-    assert record.input == ([] if is_short else ["a"])
+def test_a_failed_job_says_why_in_one_line(tmp_path, end, log, words):
+    path = tmp_path / "logs" / "index" / "31TFM.log"
+    path.parent.mkdir(parents=True)
+    if log is not None:
+        path.write_text(log)
+    shortener = Shortener()
+    command = logging.makeLogRecord({"msg": COMMAND_FAILED.format(end)})
+    assert not shortener.filter(command)
+    values = {"input": ["a"] * 7000, "log": [str(path)], "shellcmd": "x", "rule_name": "index"}
+    record = logging.makeLogRecord({**values, "event": LogEvent.JOB_ERROR})
+    assert shortener.filter(record)
+    assert record.event is None
+    assert record.getMessage().startswith(f"Failed: index 31TFM: {words}")
+    assert record.getMessage().endswith(f" Log: {path}")
+    assert "\n" not in record.getMessage()
 
 
 @pytest.mark.parametrize(
@@ -94,12 +123,11 @@ def test_only_a_mistake_calls_the_function_for_mistakes(tmp_path, message, is_mi
     log.write_text(f"pipeline.stages.extract: reading\n{message}\n")
     calls = []
     values = {"log": [str(log), "slurm/17.log"], "event": LogEvent.JOB_ERROR, "indent": False}
-    record = logging.makeLogRecord(values)
+    record = logging.makeLogRecord({**values, "rule_name": "extract"})
     assert Shortener(lambda: calls.append(1)).filter(record)
     assert len(calls) == is_mistake
     if is_mistake:
-        assert record.rule_msg == "B02.jp2 is damaged."
-        assert record.log == [str(log)]
+        assert record.getMessage() == f"Failed: extract: B02.jp2 is damaged. Log: {log}"
 
 
 def test_of_a_failed_group_only_the_jobs_with_a_mistake_are_named(tmp_path):
@@ -108,20 +136,18 @@ def test_of_a_failed_group_only_the_jobs_with_a_mistake_are_named(tmp_path):
         log = tmp_path / f"{name}.log"
         log.write_text(f"pipeline.{text}\n")
         infos.append({"rule_name": "extract", "log": [str(log)], "output": [f"{name}.npy"]})
-    values = {"event": LogEvent.GROUP_ERROR, "aux_logs": ["slurm/17.log"]}
-    record = logging.makeLogRecord({**values, "job_error_info": infos, "msg": "failed"})
+    values = {"event": LogEvent.GROUP_ERROR, "aux_logs": ["slurm/17.log"], "msg": "failed"}
+    record = logging.makeLogRecord({**values, "job_error_info": infos})
     shortener = Shortener()
     assert shortener.filter(record)
-    assert [info["log"] for info in record.job_error_info] == [[str(tmp_path / "b.log")]]
-    assert (record.getMessage(), record.aux_logs) == ("b is damaged", [])
+    assert record.getMessage() == f"Failed: extract b: b is damaged. Log: {tmp_path / 'b.log'}"
     # The log of a job that did not begin is that of an earlier run.
     os.utime(tmp_path / "b.log", (1, 1))
-    infos[0] = infos[1]
     # Without a mistake: the log of the group tells more.
-    record = logging.makeLogRecord({**values, "job_error_info": infos[:1], "msg": "failed"})
+    record = logging.makeLogRecord({**values, "job_error_info": infos})
     assert shortener.filter(record)
-    assert (record.getMessage(), record.aux_logs) == ("failed", ["slurm/17.log"])
-    assert record.job_error_info == []
+    expected = "Failed: a group of 2 jobs: without a message. Log: slurm/17.log"
+    assert record.getMessage() == expected
     member = logging.makeLogRecord({"event": LogEvent.JOB_ERROR, "indent": True})
     assert not shortener.filter(member)
 
@@ -131,8 +157,6 @@ def test_an_error_of_the_snakefile_is_its_message():
     record = logging.makeLogRecord({"msg": f"{text}Wildcards:\n\nTraceback:\n  File x"})
     assert Shortener().filter(record)
     assert record.getMessage() == "\nNothing is trained."
-    twice = "RuleException:\nCalledProcessError in file Snakefile"
-    assert not Shortener().filter(logging.makeLogRecord({"msg": twice}))
 
 
 def test_after_ctrl_c_nothing_more_is_logged(capsys):

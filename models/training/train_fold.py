@@ -26,6 +26,7 @@ from models.training.batches import Batch, Batches, divide
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
 from models.training.learner import Learner, Loss, can_compile, focal_loss
+from models.training.memory import check_memory, training_memory
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
 from models.training.start import Start
@@ -117,11 +118,17 @@ def train_fold(
         end of that epoch.
     InputError
         If a parcel has no label or a label outside the model's classes, if a parcel is in both
-        parts, or if a part is too small.
+        parts, if a part is too small, or if a limit of memory is too low.
     """
     hyperparameters = description.hyperparameters
     _check_parts(data, train, validation, hyperparameters.n_classes, settings.keep)
     n_pixels = pixels_to_draw(settings, data.sizes_of(train))
+    if device.type == "cpu":
+        n_parcels = min(-(-settings.batch_size // processes.count), len(train))
+        check_memory(
+            training_memory(hyperparameters, n_parcels, n_pixels, data.n_dates),
+            f"batches of {n_parcels:,} parcels, {n_pixels:,} pixels and {data.n_dates:,} dates",
+        )
     batches = Batches(
         *(data, description.normalisation, description.feature_scaling, n_pixels, device),
         keep=True,

@@ -60,8 +60,12 @@ class SmallRun:
         return self.printed.read_text(errors="replace")
 
     def write(self, **changes):
-        """Write the settings, some of them changed."""
-        text = yaml.safe_dump({**SETTINGS, **changes})
+        """Write the settings, some of them changed; None removes a section."""
+        sections = {
+            name: {**SETTINGS.get(name, {}), **values} if isinstance(values, dict) else values
+            for name, values in {**SETTINGS, **changes}.items()
+        }
+        text = yaml.safe_dump({name: v for name, v in sections.items() if v is not None})
         (self.folder / "settings.yaml").write_text(text)
 
     def start(self, *words, targets=TARGETS):
@@ -118,7 +122,7 @@ def open_files(run):
     counts = [0]
     for pid in [run.pid, *_below(run.pid)]:
         with suppress(OSError):
-            counts.append(len(os.listdir(f"/proc/{pid}/fd")))
+            counts.append(sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()))
     return max(counts)
 
 

@@ -100,8 +100,9 @@ def train_fold(
     start
         Weights to start from; None for random ones.
     processes
-        The processes that train this model together. Each batch is divided among them, and batch
-        statistics are computed on each process's share.
+        The processes that train this model together. Each batch is divided among them. The result
+        is that of one process within rounding: batch statistics are those of all shares, and random
+        changes are drawn for the whole batch.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def train_fold(
         keep=True,
     )
     loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
-    n_batches = len(divide(train, settings.batch_size, 2 * processes.count))
+    n_batches = len(divide(train, settings.batch_size, processes.least))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
@@ -148,7 +149,7 @@ def train_fold(
         epoch, best = _resume(state, learner)
         while not _has_ended(epoch, best, n_epochs, settings.patience):
             epoch += 1
-            rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
+            rng, noise = _seed_epoch(settings.seed, epoch, device)
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with thread_pool(device):
                 change = Augmenter(settings.augmentation, noise)
@@ -201,7 +202,7 @@ def _learn(learner: Learner, batches: Iterable[Batch], watch: StepWatch) -> Epoc
     totals = EpochMetrics("train", model.hyperparameters.n_classes, learner.device)
     model.train()
     for batch in batches:
-        loss, logits, norm = learner.learn(batch.inputs, batch.labels)
+        loss, logits, norm = learner.learn(batch.inputs, batch.labels, len(batch.parcels))
         watch.add(loss, norm, batch.parcels)
         totals.add(loss, logits, batch.labels)
     return totals
@@ -241,18 +242,20 @@ def _loss(
 
 
 def _seed_epoch(
-    seed: int, epoch: int, processes: Processes, device: torch.device
+    seed: int, epoch: int, device: torch.device
 ) -> tuple[np.random.Generator, torch.Generator]:
     """Seed all random generators of an epoch, so that a training can continue from any epoch.
+
+    Every process draws the same for the whole batch, and uses its share.
 
     Returns
     -------
     rng
-        With the same seed in every process.
+        Draws the order of parcels, and pixels.
     noise
-        On the device; with a different seed in every process, as for dropout.
+        On the device.
     """
-    own = np.random.SeedSequence([seed, epoch, processes.rank]).generate_state(2)
+    own = np.random.SeedSequence([seed, epoch, 0]).generate_state(2)
     torch.manual_seed(int(own[0]))  # dropout draws from the global generator only
     return np.random.default_rng([seed, epoch]), torch.Generator(device).manual_seed(int(own[1]))
 

@@ -9,7 +9,11 @@ from contextlib import closing
 import pandas as pd
 
 from demo import simulate
-from tests.endurance.small_run import RUN, SCENE, SmallRun, differing, open_files
+from tests.endurance.small_run import RUN, SCENE, TARGETS, SmallRun, differing, open_files
+
+
+# Between two runs of everything, that many runs add an acquisition to the dataset alone.
+DATASETS_BETWEEN = 4
 
 
 def soak(folder, increments=20, until=float("inf"), show=print):
@@ -41,7 +45,8 @@ def soak(folder, increments=20, until=float("inf"), show=print):
         if time.monotonic() > until:
             break
         (aside / product.name).rename(product)
-        rows.append(_finished(run, f"{number} of {increments} added", show))
+        targets = TARGETS if number in (increments, 1) or number % (DATASETS_BETWEEN + 1) == 0 else ("dataset",)
+        rows.append(_finished(run, f"{number} of {increments} added", show, targets))
     faults += _compared(run, folder, "all added", raw, show)
     faults += _grown(rows)
 
@@ -66,10 +71,10 @@ def made(folder, raw):
     return SmallRun(folder, imagery={"path": str(raw / "imagery")}, parcels=parcels, simulate=None)
 
 
-def _finished(run, words, show):
+def _finished(run, words, show, targets=TARGETS):
     """Finish the run; return how many files it has, and how much memory its jobs took."""
     begun = time.time()
-    started = run.start()
+    started = run.start(targets=targets)
     most_open = 0
     while started.poll() is None:
         most_open = max(most_open, open_files(started))

@@ -64,12 +64,12 @@ class _Sum(torch.autograd.Function):
     """Sum over processes. Each of them uses the sum, so that the gradients are added up, too."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004
         return sum_of_processes(tensor)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
         return sum_of_processes(gradient)
 
 

@@ -79,9 +79,7 @@ class MasterQueryAttention(nn.Module):
         self.n_head, self.d_k = n_head, d_k
         self.fc1_q = nn.Linear(d_in, n_head * d_k)
         self.fc1_k = nn.Linear(d_in, n_head * d_k)
-        self.fc2 = nn.Sequential(
-            BatchNorm(n_head * d_k), nn.Linear(n_head * d_k, n_head * d_k)
-        )
+        self.fc2 = nn.Sequential(BatchNorm(n_head * d_k), nn.Linear(n_head * d_k, n_head * d_k))
         self.dropout = Dropout(_ATTENTION_DROPOUT)
 
     def forward(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from models.fast_cpu.thread_pool import in_parallel
-from models.shared_batches import added_up
 from models.masked_statistics import TINY_VARIANCE, none_if_all_true
+from models.shared_batches import added_up
 
 _BLOCK = 128  # rows that are summed in their own precision
 

@@ -170,9 +170,7 @@ def _observed(batch: Batch) -> Tensor:
     return observed if batch.observed is None else observed & batch.observed
 
 
-def shift_season(
-    days: Tensor, most: int, draws: Generator, share: Share | None = None
-) -> Tensor:
+def shift_season(days: Tensor, most: int, draws: Generator, share: Share | None = None) -> Tensor:
     """Shift the days (B, T) of every parcel by -most to most days; share as in `drop_dates`."""
     share = share or _all_of(days)
     shape = (share.n_parcels, 1)

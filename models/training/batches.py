@@ -175,14 +175,14 @@ class Batches:
             sizes = [len(whole) for whole in group]
             if self.device.type == "cuda":
                 # One large read, instead of many small ones that a GPU would wait for.
-                places = np.split(np.arange(len(drawn)), np.cumsum(sizes)[:-1])
-                shares = [place[own] for place in places]
+                by_batch = np.split(np.arange(len(drawn)), np.cumsum(sizes)[:-1])
+                shares = [rows_of[own] for rows_of in by_batch]
                 chosen = np.concatenate(shares)
                 at = self._rows.beside(chosen)
                 batch = self._batch(rows[at], mask[at], drawn[chosen])
-                whole = processes.count == 1
-                own_rows = slice(None) if whole else moved(torch.from_numpy(chosen), self.device)
-                batch = change(batch, Share(own_rows, len(drawn)))
+                alone = processes.count == 1
+                places = slice(None) if alone else moved(torch.from_numpy(chosen), self.device)
+                batch = change(batch, Share(places, len(drawn)))
                 yield from batch.split([len(share) for share in shares], group)
                 continue
             for whole, own_rows, own_mask in zip(

@@ -10,8 +10,8 @@ from models.memory import MB, room
 
 _logger = logging.getLogger(__name__)
 
-# Measured on a CPU with batches of 1,000 to 800,000 rows: what a training needs beside the libraries
-# that are loaded when it starts, and for each row and channel of the MLP on pixels.
+# Measured on a CPU with batches of 1,000 to 800,000 rows: what a training needs beside the
+# libraries that are loaded when it starts, and for each row and channel of the MLP on pixels.
 _FIXED = 100 * MB
 _PER_VALUE = 16
 # What threads and the allocator reserve without using it.

@@ -83,7 +83,7 @@ def _lengths(run):
 
 
 def _kill_in(run, words, chosen, lengths, rng, number):
-    """Start a run and kill it in one of the chosen stages; return the stages hit, and whether it ended.
+    """Start a run and kill it in a chosen stage; return the stages hit, and whether it ended.
 
     The stages are None if the run ended before one of them was seen.
     """

@@ -11,7 +11,6 @@ import pandas as pd
 from demo import simulate
 from tests.endurance.small_run import RUN, SCENE, TARGETS, SmallRun, differing, open_files
 
-
 # Between two runs of everything, that many runs add an acquisition to the dataset alone.
 DATASETS_BETWEEN = 4
 
@@ -45,7 +44,11 @@ def soak(folder, increments=20, until=float("inf"), show=print):
         if time.monotonic() > until:
             break
         (aside / product.name).rename(product)
-        targets = TARGETS if number in (increments, 1) or number % (DATASETS_BETWEEN + 1) == 0 else ("dataset",)
+        targets = (
+            TARGETS
+            if number in (increments, 1) or number % (DATASETS_BETWEEN + 1) == 0
+            else ("dataset",)
+        )
         rows.append(_finished(run, f"{number} of {increments} added", show, targets))
     faults += _compared(run, folder, "all added", raw, show)
     faults += _grown(rows)

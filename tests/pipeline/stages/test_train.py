@@ -549,9 +549,9 @@ def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-# Parameters on which no loss depends: a normalisation or a softmax follows, which removes a constant.
-# Their gradients are only rounding, which Adam scales to steps of the learning rate. The running means
-# follow these biases, but late, which predictions show.
+# Parameters on which no loss depends: a normalisation or a softmax that follows removes constants.
+# Their gradients are only rounding, which Adam scales to steps of the learning rate. The running
+# means follow these biases, but late, which predictions show.
 WITHOUT_GRADIENT = re.compile(
     r"(mlp2\.\d+|mlp\.\d+|decoder\.[036]|fc1_[qk]|inconv\.\d|outlayernorm)\.bias|running_mean$"
 )
@@ -580,8 +580,9 @@ def test_two_processes_train_the_model_of_one_and_one_of_them_writes(run, tmp_pa
     train(*inputs, tmp_path / "alone" / "Fold_1", view(settings, "train"))
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("-m", "pipeline", "train", "--config", str(tmp_path / "config.yaml")),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", "-m", "pipeline", "train"),
+            *("--config", str(tmp_path / "config.yaml")),
             *("--dataset", str(inputs[0]), "--folds", str(inputs[1]), "--fold", "1"),
             *("--model", str(tmp_path / "two" / "Fold_1"), "--state", str(tmp_path / "state")),
         ],

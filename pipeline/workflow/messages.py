@@ -22,7 +22,13 @@ LISTS = ("input", "output")
 SHOWN = 5
 
 
-# How Snakemake reports an error of a function of the Snakefile.
+# How Snakemake reports a lock, and an error of a function of the Snakefile.
+_LOCK_ERROR = "Directory cannot be locked"
+_LOCKED = (
+    "\nAnother run is at work on the same files. Wait for its end, or write results elsewhere "
+    "(--directory DIR). If there is none, a killed run left its lock: remove it by `parcelwise run "
+    "FILE -- --unlock`, and repeat the command."
+)
 _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
 
 
@@ -53,6 +59,8 @@ class Shortener(logging.Filter):
         text = record.getMessage()
         if (error := _INPUT_ERROR.search(text)) is not None:
             record.msg, record.args = f"\n{error[1]}", ()
+        if _LOCK_ERROR in text:
+            record.msg, record.args = _LOCKED, ()
         if any(map(_is_mistake, getattr(record, "log", None) or ())):
             record.input = record.output = []
             record.shellcmd = None

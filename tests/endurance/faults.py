@@ -39,7 +39,7 @@ def faults(folder, show=print, only=None):
     return found
 
 
-class Impossible(Exception):
+class Impossible(Exception):  # noqa: N818
     """The machine does not allow to cause a fault, such as mounting without being root."""
 
 
@@ -129,7 +129,7 @@ def two_runs_in_one_folder(run, expected):
     second = SmallRun(run.folder)
     second.printed = run.folder / "second.txt"
     code, output = second()
-    yield from refused(code, output, "another run")
+    yield from refused(code, output, "Another run is at work")
     if first.wait() != 0:
         yield f"the first run ends with {first.returncode}:\n{run.output}"
     yield from equal(run, expected)

@@ -38,11 +38,12 @@ def kill(folder, kills=40, seed=0, until=float("inf"), show=print):
     plain = SmallRun(folder / "plain")
     plain.finish()
     expected, lengths = plain.contents(), _lengths(plain)
-    run, faults, counts, n = SmallRun(folder / "killed"), [], Counter(), 0
+    run, faults, n = SmallRun(folder / "killed"), [], 0
+    counts = Counter(dict.fromkeys(KILLED, 0))
     words: list[str] = []
     while n < kills and time.monotonic() < until:
-        missing = [stage for stage in KILLED if not counts[stage]] or list(KILLED)
-        chosen = set(rng.permutation(missing)[: kills - n].tolist())
+        # Stages that were not hit yet come first.
+        chosen = set(sorted(rng.permutation(KILLED).tolist(), key=counts.get)[: kills - n])
         while chosen and n < kills and time.monotonic() < until:
             number = SIGNALS[n % len(SIGNALS)]
             hit, has_ended = _kill_in(run, words, chosen, lengths, rng, number)
@@ -58,6 +59,8 @@ def kill(folder, kills=40, seed=0, until=float("inf"), show=print):
                 faults.append(f"{name}: a traceback is shown:\n{run.output[-3000:]}")
             show(name)
             words = []
+        if chosen and n < kills:
+            show(f"not seen in this round: {', '.join(sorted(chosen))}")
         run.finish()
         faults += [
             f"after kill {n}: {path} differs" for path in differing(run.contents(), expected)

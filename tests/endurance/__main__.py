@@ -42,7 +42,8 @@ def main():
         elif options.command == "soak":
             found = soak(folder, options.increments, until, show)
         else:
-            found = faults(folder, show, options.only and options.only.split(","))
+            only = options.only and options.only.split(",")
+            found = faults(folder, show, only, until=until)
     for text in found:
         show(f"WRONG: {text}")
     show(f"{len(found)} wrong, after {(time.monotonic() - begun) / 60:.0f} minutes")

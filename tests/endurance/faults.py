@@ -7,19 +7,32 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.endurance.small_run import RUN, SmallRun, differing
+from tests.endurance.small_run import RUN, TARGETS, SmallRun, differing
 
 MB = 2**20
 NOBODY = "65534"
 ADDRESS_SPACE_MB = (300, 500, 700, 900, 1100)
-TABLE = "results/small/predictions"
 # What may stand in a message beside the last one: the messages of Snakemake about a failed job.
 UNWANTED = ("Traceback", "core dumped", "terminate called", "Aborted", "Segmentation fault")
 
 
-def faults(folder, show=print, only=None):
-    """Cause every fault that this machine allows, and return what went wrong, one line each."""
-    expected = SmallRun(folder / "plain")
+def faults(folder, show=print, only=None, targets=TARGETS, until=float("inf")):
+    """Cause every fault that this machine allows, and return what went wrong, one line each.
+
+    Parameters
+    ----------
+    folder
+        Gets an undisturbed run, and one for each fault.
+    show
+        Called with every line of progress.
+    only
+        Names of the faults to cause; None for all.
+    targets
+        What is asked for.
+    until
+        Time of `time.monotonic` after which no more faults are caused.
+    """
+    expected = SmallRun(folder / "plain", targets)
     expected.finish()
     found = []
     for cause in CAUSES:
@@ -27,7 +40,10 @@ def faults(folder, show=print, only=None):
         if only and name not in only:
             continue
         begun = time.monotonic()
-        run = SmallRun(folder / cause.__name__)
+        if begun > until:
+            found.append(f"no time was left for {name}")
+            continue
+        run = SmallRun(folder / cause.__name__, targets)
         try:
             wrong = list(cause(run, expected))
         except Impossible as reason:
@@ -126,7 +142,7 @@ def two_runs_in_one_folder(run, expected):
     first = run.start()
     while not (run.folder / RUN / "logs").is_dir() and first.poll() is None:
         time.sleep(0.05)
-    second = SmallRun(run.folder)
+    second = SmallRun(run.folder, run.targets)
     second.printed = run.folder / "second.txt"
     code, output = second()
     yield from refused(code, output, "Another run is at work")
@@ -137,7 +153,7 @@ def two_runs_in_one_folder(run, expected):
 
 def two_runs_in_two_folders(run, expected):
     """Run twice at the same time."""
-    other = SmallRun(run.folder / "other")
+    other = SmallRun(run.folder / "other", run.targets)
     started = [run.start(), other.start()]
     for one, process in zip((run, other), started, strict=True):
         if process.wait() != 0:

@@ -8,18 +8,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.__main__ import STAGES
-from tests.endurance.small_run import RUN, SmallRun, differing, end, stages_of
+from tests.endurance.small_run import RUN, TARGETS, SmallRun, differing, end, stages_of
 
-# Stages of other runs: an existing dataset takes the place of the imagery, and MLflow is asked for.
-OTHERS = {"ingest", "mlflow"}
-# evaluate_season is after train_season, which calls the stage train.
-KILLED = ("simulate", *(stage for stage in STAGES if stage not in OTHERS))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 # What ends before its random moment came, or is killed between two jobs.
 BETWEEN = "between jobs"
 
 
-def kill(folder, kills=40, seed=0, until=float("inf"), show=print):
+def kill(folder, kills=40, seed=0, until=float("inf"), show=print, targets=TARGETS):
     """Kill a run again and again, and return what went wrong, one line each.
 
     Parameters
@@ -33,17 +29,21 @@ def kill(folder, kills=40, seed=0, until=float("inf"), show=print):
         Draws stages and moments.
     until
         Time of `time.monotonic` after which no more run is killed.
+    show
+        Called with every line of progress.
+    targets
+        What is asked for. Every stage on the way to it can be hit.
     """
     rng = np.random.default_rng(seed)
-    plain = SmallRun(folder / "plain")
+    plain = SmallRun(folder / "plain", targets)
     plain.finish()
     expected, lengths = plain.contents(), _lengths(plain)
-    run, faults, n = SmallRun(folder / "killed"), [], 0
-    counts = Counter(dict.fromkeys(KILLED, 0))
+    run, faults, n = SmallRun(folder / "killed", targets), [], 0
+    counts = Counter(dict.fromkeys(lengths, 0))
     words: list[str] = []
     while n < kills and time.monotonic() < until:
         # Stages that were not hit yet come first.
-        chosen = set(sorted(rng.permutation(KILLED).tolist(), key=counts.get)[: kills - n])
+        chosen = set(sorted(rng.permutation(list(lengths)).tolist(), key=counts.get)[: kills - n])
         while chosen and n < kills and time.monotonic() < until:
             number = SIGNALS[n % len(SIGNALS)]
             hit, has_ended = _kill_in(run, words, chosen, lengths, rng, number)
@@ -69,20 +69,20 @@ def kill(folder, kills=40, seed=0, until=float("inf"), show=print):
         # The next round writes everything again, over the files that are there.
         words = ["--forcerun", "simulate", "index"]
     show(table(counts))
-    if kills >= len(KILLED):
-        faults += [f"{stage} was never hit" for stage in KILLED if not counts[stage]]
+    if n >= len(lengths):
+        faults += [f"{stage} was never hit" for stage in lengths if not counts[stage]]
     return faults
 
 
 def _lengths(run):
-    """Return the seconds that the jobs of every stage took, the longest one."""
+    """Return the seconds that the longest job of every stage took, in the order of the stages."""
     lengths = {}
     for file in (run.folder / RUN / "benchmarks").rglob("*.tsv"):
         stage = file.relative_to(run.folder / RUN / "benchmarks").parts[0].removesuffix(".tsv")
         stage = stage.replace("train_season", "train")
         seconds = pd.read_csv(file, sep="\t")["s"].max()
         lengths[stage] = max(lengths.get(stage, 0.0), float(seconds))
-    return lengths
+    return {stage: lengths[stage] for stage in ("simulate", *STAGES) if stage in lengths}
 
 
 def _kill_in(run, words, chosen, lengths, rng, number):
@@ -106,5 +106,5 @@ def _kill_in(run, words, chosen, lengths, rng, number):
 
 def table(counts):
     """Return the counts as lines of text."""
-    lines = [f"{stage:18}{counts[stage]:5}" for stage in (*KILLED, BETWEEN)]
+    lines = [f"{stage:18}{hits:5}" for stage, hits in counts.items()]
     return "\n".join([f"{'stage':18} hits", *lines])

@@ -40,14 +40,21 @@ class SmallRun:
     ----------
     folder
         Gets settings.yaml and results/.
-    cores
-        Cores that Snakemake uses.
+    targets
+        What is asked for.
+    changes
+        Sections of the settings that differ from SETTINGS.
+
+    Attributes
+    ----------
     wrapper
         Words before the command, such as `prlimit --as=1000000000`.
+    printed
+        File of what the last run printed.
     """
 
-    def __init__(self, folder, cores=2, wrapper=(), **changes):
-        self.folder, self.cores, self.wrapper = Path(folder), cores, list(wrapper)
+    def __init__(self, folder, targets=TARGETS, **changes):
+        self.folder, self.targets, self.wrapper = Path(folder), targets, []
         self.folder.mkdir(parents=True, exist_ok=True)
         self.temporary = self.folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
@@ -68,11 +75,11 @@ class SmallRun:
         text = yaml.safe_dump({name: v for name, v in sections.items() if v is not None})
         (self.folder / "settings.yaml").write_text(text)
 
-    def start(self, *words, targets=TARGETS):
-        """Start the run in a process group of its own."""
+    def start(self, *words, targets=None):
+        """Start the run, with options of Snakemake, in a process group of its own."""
         command = [
             *(*self.wrapper, sys.executable, "-m", "pipeline", "run", "settings.yaml"),
-            *(*targets, "--cores", str(self.cores), "--", *words),
+            *(*(targets or self.targets), "--cores", "2", "--", *words),
         ]
         environment = {
             **os.environ,

@@ -15,7 +15,7 @@ from tests.endurance.small_run import RUN, SCENE, TARGETS, SmallRun, differing, 
 DATASETS_BETWEEN = 4
 
 
-def soak(folder, increments=20, until=float("inf"), show=print):
+def soak(folder, increments=20, until=float("inf"), show=print, targets=TARGETS, changed=True):
     """Grow a run, and return what went wrong, one line each.
 
     Parameters
@@ -26,6 +26,12 @@ def soak(folder, increments=20, until=float("inf"), show=print):
         Number of acquisitions that are added, one to a run.
     until
         Time of `time.monotonic` after which no more are added.
+    show
+        Called with every line of progress.
+    targets
+        What is asked for at last. Between two such runs, several ask for the dataset alone.
+    changed
+        Whether to remove and replace an acquisition, and to change the register, too.
     """
     raw, aside = folder / "raw", folder / "aside"
     aside.mkdir(parents=True)
@@ -38,18 +44,15 @@ def soak(folder, increments=20, until=float("inf"), show=print):
     order = [product for k in range(3) for product in products[k::3]]
     for product in order[SCENE["acquisitions"] :]:
         product.rename(aside / product.name)
-    run, faults, rows = made(folder / "grown", raw), [], []
+    run, faults, rows = made(folder / "grown", raw, targets), [], []
     rows.append(_finished(run, "start", show))
     for number, product in enumerate(order[SCENE["acquisitions"] :], 1):
         if time.monotonic() > until:
             break
         (aside / product.name).rename(product)
-        targets = (
-            TARGETS
-            if number in (increments, 1) or number % (DATASETS_BETWEEN + 1) == 0
-            else ("dataset",)
-        )
-        rows.append(_finished(run, f"{number} of {increments} added", show, targets))
+        is_whole = number in (1, increments) or number % (DATASETS_BETWEEN + 1) == 0
+        asked = targets if is_whole else ("dataset",)
+        rows.append(_finished(run, f"{number} of {increments} added", show, asked))
     faults += _compared(run, folder, "all added", raw, show)
     faults += _grown(rows)
 
@@ -58,7 +61,7 @@ def soak(folder, increments=20, until=float("inf"), show=print):
         ("one replaced", lambda: _replace(order[0], order[2])),
         ("one row of the register changed", lambda: _change_row(raw / "register.gpkg")),
     )
-    for words, change in changes:
+    for words, change in changes if changed else ():
         if time.monotonic() > until:
             faults.append(f"no time was left for: {words}")
             continue
@@ -68,13 +71,14 @@ def soak(folder, increments=20, until=float("inf"), show=print):
     return faults
 
 
-def made(folder, raw):
+def made(folder, raw, targets):
     """Return a run in a folder on the inputs in another one."""
     parcels = {"path": str(raw / "register.gpkg")}
-    return SmallRun(folder, imagery={"path": str(raw / "imagery")}, parcels=parcels, simulate=None)
+    imagery = {"path": str(raw / "imagery")}
+    return SmallRun(folder, targets, imagery=imagery, parcels=parcels, simulate=None)
 
 
-def _finished(run, words, show, targets=TARGETS):
+def _finished(run, words, show, targets=None):
     """Finish the run; return how many files it has, and how much memory its jobs took."""
     begun = time.time()
     started = run.start(targets=targets)
@@ -110,7 +114,7 @@ def _finished(run, words, show, targets=TARGETS):
 
 def _compared(run, folder, words, raw, show):
     """Compare the run with one from nothing on the same inputs."""
-    fresh = made(folder / "fresh", raw)
+    fresh = made(folder / "fresh", raw, run.targets)
     fresh.finish()
     paths = differing(run.contents(), fresh.contents())
     show(f"{words}: {len(fresh.contents())} files compared, {len(paths)} differ")

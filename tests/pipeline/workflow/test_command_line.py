@@ -166,6 +166,27 @@ def test_a_full_disk_says_what_to_do(caplog, number):
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_to_do(caplog, error):
+    def full(settings: SplitSettings) -> None:
+        """Fail as a stage does that needs more memory than there is."""
+        raise error
+
+    full.__annotations__["settings"] = SplitSettings
+    assert call(full, "--settings", SPLIT) == 1
+    assert "There is not enough memory: " in caplog.text
+    assert "repeat the command: it continues with what is missing" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert "bug" not in caplog.text
+
+
 def test_a_picture_of_an_unknown_format_is_refused(config, capsys, caplog):
     assert main(["inspect", str(config), "--picture", "x.pdff"]) == 1
     assert "x.pdff: expected a name that ends in .png, .svg or .pdf" in caplog.text

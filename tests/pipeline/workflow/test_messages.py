@@ -89,6 +89,16 @@ def test_an_error_of_the_snakefile_is_its_message():
     assert not Shortener().filter(logging.makeLogRecord({"msg": twice}))
 
 
+def test_a_lock_of_snakemake_is_one_line():
+    from snakemake.exceptions import LockException
+
+    record = logging.makeLogRecord({"msg": f"LockException:\n{LockException()}"})
+    assert Shortener().filter(record)
+    text = record.getMessage()
+    assert text.startswith("\nAnother run is at work on the same files.")
+    assert text.endswith("remove it by `parcelwise run FILE -- --unlock`, and repeat the command.")
+
+
 def test_after_ctrl_c_nothing_more_is_logged(capsys):
     shortener = Shortener()
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ import yaml
 from models.fast_cpu import memory_allocator
 from pipeline import __main__ as command_line
 from pipeline.__main__ import COMMANDS, STAGES, main, run_function
-from pipeline.command import command
+from pipeline.command import allow_open_files, command
 from pipeline.workflow import software
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings
@@ -151,6 +152,16 @@ def test_the_command_sets_up_memory_before_the_stage(monkeypatch):
         command()
     assert end.value.code == 0
     assert done == ["memory", "stage"]
+
+
+def test_the_command_may_open_as_many_files_as_the_user_may():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+        allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES])

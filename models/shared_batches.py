@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -28,28 +27,29 @@ class Share:
         Slice or int64 indices of them, among the parcels of the batch.
     n_parcels
         Number of parcels of the batch.
+    current
+        The share that is computed now; None if this process computes whole batches. It is no
+        context variable, which torch could not compile.
     """
 
     rows: slice | Tensor
     n_parcels: int
-
-
-_share: ContextVar[Share | None] = ContextVar("_share", default=None)
+    current: ClassVar[Share | None] = None
 
 
 @contextmanager
 def sharing(rows: slice, n_parcels: int) -> Iterator[None]:
     """Compute a share of a batch within the context; arguments are those of `Share`."""
-    token = _share.set(Share(rows, n_parcels))
+    Share.current = Share(rows, n_parcels)
     try:
         yield
     finally:
-        _share.reset(token)
+        Share.current = None
 
 
 def is_sharing() -> bool:
     """Return whether this process computes a share of a batch."""
-    return _share.get() is not None
+    return Share.current is not None
 
 
 def added_up(tensor: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, values: Tensor) -> Tensor:
         """Set values to 0 at random in training, and scale the others."""
-        share = _share.get()
+        share = Share.current
         if share is None or not self.training or self.p == 0:
             return super().forward(values)
         kept = values.new_empty(share.n_parcels, *values.shape[1:]).bernoulli_(1 - self.p)

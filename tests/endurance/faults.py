@@ -50,6 +50,8 @@ def faults(folder, show=print, only=None, targets=TARGETS, until=float("inf")):
             show(f"{name}: not tried, {reason}")
             continue
         show(f"{name}: {time.monotonic() - begun:.0f} s, {len(wrong)} wrong")
+        for text in wrong:
+            show(f"  {text}")
         found += [f"{name}: {text}" for text in wrong]
         shutil.rmtree(run.folder, ignore_errors=True)
     return found

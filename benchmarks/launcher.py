@@ -1,5 +1,7 @@
 """Run a command and write its time and memory to a file: `launcher.py FILE WORD ...`.
 
+It ends with the exit code of the command, or with 1 if a signal ended it.
+
 It is a small process, because the kernel counts the memory of the process that starts another
 into the peak of the one started.
 """
@@ -14,8 +16,8 @@ import time
 SECONDS_BETWEEN_LOOKS = 0.02
 
 
-def main(file: str, command: list[str]) -> None:
-    """Run the command to its end, whatever that is."""
+def main(file: str, command: list[str]) -> int:
+    """Run the command to its end, whatever that is, and return its exit code."""
     start = time.perf_counter()
     process = subprocess.Popen(command)
     anonymous = [0.0]
@@ -29,11 +31,13 @@ def main(file: str, command: list[str]) -> None:
     unit = 1 if sys.platform == "darwin" else 1024
     figures = {
         "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_mb": usage.ru_maxrss * unit / 1e6,
         "peak_anonymous_mb": anonymous[0],
     }
     with open(file, "w") as written:  # noqa: PTH123 (pathlib would make this process larger)
         json.dump({"returncode": process.returncode, "figures": figures}, written)
+    return process.returncode if process.returncode >= 0 else 1
 
 
 def _watch(pid: int, anonymous: list[float]) -> None:
@@ -51,4 +55,4 @@ def _watch(pid: int, anonymous: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

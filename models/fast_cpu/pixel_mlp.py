@@ -151,19 +151,22 @@ class _HiddenLayer(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         outputs = in_parallel(lambda rows: _linear_relu(rows, weight, bias), chunks)
         statistics = compute_batch_statistics(outputs, included)
-        ctx.save_for_backward(weight, *chunks, *outputs)
-        ctx.included, ctx.statistics, ctx.is_sharing = included, statistics, is_sharing()
+        returned = (statistics.mean, statistics.covariance, statistics.n_rows, *outputs)
+        # An output that is kept as an attribute refers to itself, and is never freed.
+        ctx.save_for_backward(weight, *chunks, *returned)
+        ctx.included, ctx.is_sharing = included, is_sharing()
         ctx.mark_non_differentiable(statistics.n_rows)
-        return statistics.mean, statistics.covariance, statistics.n_rows, *outputs
+        return returned
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, mean: Tensor, covariance: Tensor, _: None, *gradients: Tensor) -> Any:
         weight, *saved = ctx.saved_tensors
-        chunks, outputs = saved[: len(gradients)], saved[len(gradients) :]
+        chunks, saved = saved[: len(gradients)], saved[len(gradients) :]
+        statistics, outputs = BatchStatistics(*saved[:3]), saved[3:]
         if ctx.is_sharing:
             mean, covariance = sum_of_processes(mean), sum_of_processes(covariance)
-        slope, offset = batch_statistics_gradient(ctx.statistics, mean, covariance)
+        slope, offset = batch_statistics_gradient(statistics, mean, covariance)
         slope, offset = slope.to(weight.dtype), offset.to(weight.dtype)
 
         def chunk_gradients(

@@ -28,6 +28,9 @@ PARCELS_AT_A_TIME = 2000
 MOST_ITERATIONS = 10_000
 # From this number of parcels on, boosting and regression use several threads.
 MANY_PARCELS = 20_000
+# At most as many parcels are trained on and tested, drawn at random: the memory of a forest and of
+# the table grows with them.
+MOST_PARCELS = 100_000
 
 
 def majority(labels: NDArray[np.int64], folds: Sequence[Fold], n_classes: int) -> list[Matrix]:
@@ -46,7 +49,8 @@ def classify_series(
     """Classify the series of parcel means by gradient boosting, a random forest and a regression.
 
     None of them uses a validation part, so all are trained on training and validation part. All get
-    the same table: gaps are interpolated in time, although trees could do without.
+    the same table: gaps are interpolated in time, although trees could do without. Of more than
+    MOST_PARCELS labelled parcels, as many are drawn at random, to train and to test.
 
     Parameters
     ----------
@@ -65,10 +69,13 @@ def classify_series(
         {"gradient_boosting", "random_forest" or "logistic_regression": the confusion matrix of each
         fold}.
     """
-    series, days = parcel_means(data), data.days[0]
+    parcels = np.arange(len(data))
+    if len(data) > MOST_PARCELS:
+        parcels, folds = _draw(folds, seed)
+    series, days = parcel_means(data, parcels), data.days[0]
     if data.observed is not None:
         days = shared_days(data.days, data.observed)
-        series = resample(series, data.days, data.observed, days)
+        series = resample(series, data.days[parcels], data.observed[parcels], days)
     table = fill_gaps(series, days)
     # scikit-learn's defaults, except that no parcels are set aside to stop early, and that leaves
     # may have fewer than 20 parcels where there are fewer than 1000: they could not be split.
@@ -88,9 +95,24 @@ def classify_series(
     # more if another process runs.
     with threadpool_limits(threads if n > MANY_PARCELS else 1):
         return {
-            name: _cross_validate(classifier, table, data.labels, folds, n_classes)
+            name: _cross_validate(classifier, table, data.labels[parcels], folds, n_classes)
             for name, classifier in classifiers.items()
         }
+
+
+def _draw(folds: Sequence[Fold], seed: int) -> tuple[NDArray[np.int64], list[Fold]]:
+    """Draw at most MOST_PARCELS labelled parcels; return them, and the folds among them."""
+    parcels = np.unique(np.concatenate([part for fold in folds for part in _parts(fold)]))
+    if len(parcels) > MOST_PARCELS:
+        rng = np.random.default_rng(seed)
+        parcels = np.sort(rng.choice(parcels, MOST_PARCELS, replace=False))
+    return parcels, [
+        Fold(*(np.flatnonzero(np.isin(parcels, part)) for part in _parts(fold))) for fold in folds
+    ]
+
+
+def _parts(fold: Fold) -> tuple[NDArray[np.int64], ...]:
+    return fold.train, fold.validation, fold.test
 
 
 def _cross_validate(
@@ -114,29 +136,29 @@ def _cross_validate(
     return matrices
 
 
-def parcel_means(data: PixelSets) -> NDArray[np.float64]:
-    """Average the clear pixels of every parcel, per date and channel.
+def parcel_means(data: PixelSets, parcels: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """Average the clear pixels of all parcels, or of some, int64 (N,), per date and channel.
 
     Returns
     -------
     float64 (N, T, C), NaN where a parcel has no clear pixel on a date.
     """
-    means = np.full((len(data.ids), *data.pixels.shape[1:]), np.nan)
-    with_pixels = np.flatnonzero(data.sizes)
+    parcels = np.arange(len(data)) if parcels is None else parcels
+    means = np.full((len(parcels), *data.pixels.shape[1:]), np.nan)
+    with_pixels = np.flatnonzero(data.sizes_of(parcels))
     for start in range(0, len(with_pixels), PARCELS_AT_A_TIME):
-        parcels = with_pixels[start : start + PARCELS_AT_A_TIME]
-        first = data.offsets[parcels]
-        rows = slice(first[0], data.offsets[parcels[-1] + 1])
-        values = data.pixels[rows].astype(np.float64)
-        if data.clear is None:
-            counts = data.sizes[parcels, None]
+        places = with_pixels[start : start + PARCELS_AT_A_TIME]
+        part = data.chosen(parcels[places])
+        values = part.pixels[:].astype(np.float64)
+        if part.clear is None:
+            counts = part.sizes[:, None]
         else:
-            clear = data.clear[rows]
+            clear = part.clear[:]
             values *= clear[:, :, None]
-            counts = np.add.reduceat(clear, first - first[0], axis=0, dtype=np.int64)
-        totals = np.add.reduceat(values, first - first[0], axis=0)
+            counts = np.add.reduceat(clear, part.offsets[:-1], axis=0, dtype=np.int64)
+        totals = np.add.reduceat(values, part.offsets[:-1], axis=0)
         with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-            means[parcels] = totals / counts[:, :, None]
+            means[places] = totals / counts[:, :, None]
     return means
 
 

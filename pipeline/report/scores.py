@@ -127,6 +127,12 @@ class Scores:
         baselines = [method for method in self.overall if method != "model"]
         return max(baselines, key=lambda m: self.overall[m]["Accuracy"], default=None)
 
+    @property
+    def drawn_for_baselines(self) -> int | None:
+        """The number of parcels drawn for the best baseline; None if it had all of them."""
+        n_parcels = self.overall.get(self.best_baseline or "", {}).get("n_parcels")
+        return int(n_parcels) if n_parcels is not None and n_parcels < self.matrix.sum() else None
+
     def better_than_model(self, metric: str) -> list[str]:
         """Return the baselines with a higher score than the model, the best first."""
         scores = {method: values[metric] for method, values in self.overall.items()}

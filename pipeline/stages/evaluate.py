@@ -44,9 +44,10 @@ def evaluate(
     models
         Folder of Fold_<k>/, with the predictions of calibrate. Written into it, as by the
         reference: test_metrics.json and conf_mat.pkl of each fold, and overall.json. In addition:
-        per_class.json and .csv; baselines.json; spread.json, mean and standard deviation of
-        the overall scores over the folds; calibration.json, see `describe_calibration`;
-        prediction_sets.json, see `describe_sets`; scores.csv, every score of every fold, one a row.
+        per_class.json and .csv; baselines.json, with the number of parcels drawn for them;
+        spread.json, mean and standard deviation of the overall scores over the folds;
+        calibration.json, see `describe_calibration`; prediction_sets.json, see `describe_sets`;
+        scores.csv, every score of every fold, one a row.
     settings
         split.seed, predict.set_error.
     threads
@@ -72,7 +73,12 @@ def evaluate(
     matrices["majority"] = majority(data.labels, parts, len(classes))
     overall = {method: overall_metrics(add_up(own)) for method, own in matrices.items()}
     write_json(models / "overall.json", overall["model"])
-    write_json(models / "baselines.json", {m: v for m, v in overall.items() if m != "model"})
+    baselines = {
+        method: overall[method] | {"n_parcels": int(add_up(own).sum())}
+        for method, own in matrices.items()
+        if method != "model"
+    }
+    write_json(models / "baselines.json", baselines)
     write_json(models / "spread.json", {m: spread_over_folds(own) for m, own in matrices.items()})
     write_per_class(models / "per_class.json", classes, add_up(matrices["model"]))
     write_scores(models / "scores.csv", classes, matrices)

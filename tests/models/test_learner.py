@@ -1,6 +1,7 @@
 """Learning rates over time, early stopping, initial weights, bfloat16."""
 
 import contextlib
+import gc
 import math
 from functools import partial
 
@@ -52,6 +53,19 @@ def rates(schedule, n_steps):
         found.append(learner.optimizer.param_groups[0]["lr"])
         learner.learn(*a_batch())
     return [*found, learner.optimizer.param_groups[0]["lr"]]
+
+
+@pytest.mark.parametrize("name", ["psetae", "pseltae"])
+def test_a_step_keeps_no_tensor(name):
+    learner = make_learner(make_model(name), n_steps=6)
+    pixels, mask, positions = a_batch()[0]
+    for mask[:3, :2] in (True, False):  # sets without a pixel take another path
+        counts = []
+        for _ in range(3):
+            learner.learn((pixels, mask, positions), a_batch()[1])
+            gc.collect()
+            counts.append(sum(type(found) is torch.Tensor for found in gc.get_objects()))
+        assert counts[1] == counts[2]
 
 
 def test_schedules_of_the_learning_rate():

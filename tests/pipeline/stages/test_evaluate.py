@@ -13,6 +13,7 @@ from models.metrics import confusion_matrix
 from models.pixel_sets import PixelSets
 from pipeline.classes.crop_class import CropClass
 from pipeline.dataset.pixel_set_dataset import Fold
+from pipeline.evaluation import baselines
 from pipeline.evaluation.baselines import classify_series, fill_gaps, majority
 from pipeline.stages.calibrate import calibrate
 from pipeline.stages.evaluate import (
@@ -163,6 +164,27 @@ def test_baselines_accept_unusual_folds():
         assert [matrix.sum(axis=1).tolist() for matrix in matrices] == [[0, 0, 100], [100, 0, 0]]
         assert matrices[0][2, 2] == 0
         assert matrices[1][0, 1] == 100
+
+
+def test_of_many_parcels_some_are_drawn_for_the_baselines(monkeypatch):
+    monkeypatch.setattr(baselines, "MOST_PARCELS", 200)
+    data = parcels_on_shared_dates()
+    # A parcel without a label is not drawn, and each drawn one is tested once.
+    order = np.random.default_rng(1).permutation(len(data))[:-1]
+    parts = np.array_split(order, 3)
+    folds = [Fold(parts[i - 1], parts[i - 2], parts[i]) for i in range(3)]
+    found = classify_series(data, folds, 3, seed=1, threads=1)
+    drawn = np.sort(np.random.default_rng(1).choice(np.sort(order), 200, replace=False))
+    of_test = [np.bincount(data.labels[np.intersect1d(drawn, part)]) for part in parts]
+    for matrices in found.values():
+        np.testing.assert_array_equal([matrix.sum(axis=1) for matrix in matrices], of_test)
+    # The same as of a dataset of these parcels alone.
+    place = {parcel: i for i, parcel in enumerate(drawn)}
+    own = [[place[i] for i in part if i in place] for part in parts]
+    few = [Fold(*map(np.sort, (own[i - 1], own[i - 2], own[i]))) for i in range(3)]
+    expected = classify_series(data.chosen(drawn), few, 3, seed=1, threads=1)
+    for method, matrices in expected.items():
+        np.testing.assert_array_equal(found[method], matrices)
 
 
 def test_gaps_are_interpolated_in_time():

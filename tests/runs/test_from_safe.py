@@ -41,8 +41,8 @@ SETTINGS = {
 
 
 def artefacts(folder):
-    """Return the content of all artefacts of the run."""
-    return comparable(folder / RUN)
+    """Return all artefacts of the run as they are compared: {path below the folder: bytes}."""
+    return {RUN / path: content for path, content in comparable(folder / RUN).items()}
 
 
 @pytest.fixture(scope="session")

@@ -202,8 +202,8 @@ def comparable(run: Path) -> dict[Path, bytes]:
     """Return all artefacts of a run as they are compared: {path: bytes}.
 
     The bytes are those of the files, but a GeoPackage is its content as SQL without times, the
-    report is without the time of prediction that it states, and inputs.json and provenance.json are
-    without times, memory, and the digests of these files.
+    report is without the time of prediction that it states, and inputs.json, provenance.json and the
+    items of the acquisitions are without times, memory, and the digests of these files.
     """
     return {
         path.relative_to(run): _content(path)
@@ -219,13 +219,15 @@ def _content(path: Path) -> bytes:
         with closing(sqlite3.connect(path)) as database:
             text = "\n".join(database.iterdump())
         return re.sub(r"'\d{4}-\d\d-\d\dT[\d:.]+Z'", "'time'", text).encode()
-    if path.name in ("inputs.json", "provenance.json"):
+    if path.name in ("inputs.json", "provenance.json") or path.parent.name == "acquisitions":
         return json.dumps(_timeless(json.loads(path.read_bytes())), sort_keys=True).encode()
     return path.read_bytes()
 
 
 # Keys of JSON whose values are times or memory, or follow from them.
-_TIMES = {"written", "start", "end", "seconds", "max_memory_mb", "mtime_ns"}
+_TIMES = {
+    *("written", "start", "end", "seconds", "max_memory_mb", "mtime_ns", "parcelwise:digest"),
+}
 
 
 def _timeless(value):
@@ -234,9 +236,9 @@ def _timeless(value):
         return [_timeless(item) for item in value]
     if not isinstance(value, dict):
         return value
-    with_times = (".html", ".gpkg", "inputs.json")
+    with_times = re.compile(r"acquisitions/.+\.json|.+\.(html|gpkg)|inputs\.json")
     return {
         key: _timeless(item)
         for key, item in value.items()
-        if key not in _TIMES and not key.endswith(with_times)
+        if key not in _TIMES and not with_times.fullmatch(key)
     }

@@ -116,8 +116,8 @@ class SmallRun:
     def leftovers(self):
         """Return what a finished run should not have left: temporary files."""
         parts = (self.folder / "results").rglob(".*.part*")
-        # Torch makes a folder once, for a compiler that is not used on a CPU. Snakemake's own, empty
-        # folder stays if Snakemake is killed.
+        # Torch makes a folder once, for a compiler that is not used on a CPU. Snakemake's own empty
+        # folder stays if it is killed.
         known = ("torchinductor", "snakemake")
         others = (path for path in self.temporary.iterdir() if not path.name.startswith(known))
         return sorted(map(str, [*parts, *others]))

@@ -202,8 +202,8 @@ def comparable(run: Path) -> dict[Path, bytes]:
     """Return all artefacts of a run as they are compared: {path: bytes}.
 
     The bytes are those of the files, but a GeoPackage is its content as SQL without times, the
-    report is without the time of prediction that it states, and inputs.json, provenance.json and the
-    items of the acquisitions are without times, memory, and the digests of these files.
+    report is without the time of prediction that it states. The items of the acquisitions,
+    inputs.json and provenance.json are without times, memory, and digests of these files.
     """
     return {
         path.relative_to(run): _content(path)

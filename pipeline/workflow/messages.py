@@ -29,7 +29,17 @@ _LOCKED = (
     "(--directory DIR). If there is none, a killed run left its lock: remove it by `parcelwise run "
     "FILE -- --unlock`, and repeat the command."
 )
+_PROTECTED = re.compile(
+    r"Write-protected output files for rule .*?affected files:\s+(.*?)\n", re.DOTALL
+)
 _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
+
+
+def _protected(file: str) -> str:
+    return (
+        f"\n{file} cannot be written: the disk is read-only, or the permission is missing. Write "
+        "results elsewhere: parcelwise run FILE --directory DIR, or snakemake --directory DIR."
+    )
 
 
 def _is_mistake(log: str) -> bool:
@@ -61,6 +71,8 @@ class Shortener(logging.Filter):
             record.msg, record.args = f"\n{error[1]}", ()
         if _LOCK_ERROR in text:
             record.msg, record.args = _LOCKED, ()
+        if (protected := _PROTECTED.search(f"{text}\n")) is not None:
+            record.msg, record.args = _protected(protected[1]), ()
         if any(map(_is_mistake, getattr(record, "log", None) or ())):
             record.input = record.output = []
             record.shellcmd = None

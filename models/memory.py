@@ -8,7 +8,7 @@ from pathlib import Path
 
 MB = 1_000_000
 
-# Errors of torch and of C libraries that run out of memory; Python itself raises MemoryError.
+# Errors of torch, GEOS and other libraries that run out of memory; Python raises MemoryError.
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|out of memory|std::bad_alloc"
     r"|can't start new thread|unable to allocate|failed to map segment",
@@ -20,8 +20,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that there is not enough memory."""
     if isinstance(error, MemoryError):
         return True
-    is_known = isinstance(error, RuntimeError | OSError | ImportError)
-    return is_known and _OUT_OF_MEMORY.search(str(error)) is not None
+    # The text of a ValueError is that of an input.
+    return not isinstance(error, ValueError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def room(system: Path = Path("/")) -> dict[str, int]:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from geo.errors import InputError
+from models.memory import MB, room
 from pipeline.workflow.config import parse_assignments, read
 from pipeline.workflow.snakefile import (
     ASSIGNMENTS,
@@ -17,6 +19,9 @@ from pipeline.workflow.snakefile import (
     check_target,
 )
 from pipeline.workflow.software import SOURCE
+
+# Tried: with 700 MB, Snakemake cannot start the threads that measure jobs.
+LEAST_ADDRESS_SPACE = 750 * MB
 
 
 def launch(arguments: Sequence[str], target: str | None = None) -> None:
@@ -37,9 +42,20 @@ def launch(arguments: Sequence[str], target: str | None = None) -> None:
         If the settings file, a setting or a target cannot be used.
     """
     command, environment = snakemake_call(arguments, target)
+    _check_address_space()
     check_folder(_folder_of(command))
     sys.stdout.flush()
     os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606 (no shell is wanted)
+
+
+def _check_address_space() -> None:
+    """Refuse a limit of the shell under which Snakemake cannot start jobs."""
+    for what, left in room().items():
+        if what.startswith("address space") and left < LEAST_ADDRESS_SPACE:
+            raise InputError(
+                f"The {what} has room for {left // MB:,} MB. Snakemake and the stages need at least "
+                f"{LEAST_ADDRESS_SPACE // MB:,} MB each, and trainings more: raise the limit."
+            )
 
 
 def _folder_of(command: Sequence[str]) -> Path:

@@ -76,6 +76,7 @@ def full_disk(run, expected):
 
 def file_size_limit(run, expected):
     """Limit the size of a file, which some disks and quotas do."""
+    run.finish(targets=("raw/register.gpkg",))
     run.wrapper = ["prlimit", f"--fsize={20_000}"]
     code, output = run()
     yield from refused(code, output, "too large")

@@ -67,6 +67,7 @@ def test_nothing_is_known_where_the_system_does_not_say_it(tmp_path):
         (RuntimeError("can't start new thread"), True),
         (OSError(12, "Cannot allocate memory"), True),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (Exception("std::bad_alloc"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (OSError(28, "No space left on device"), False),
         (ValueError("the column says: out of memory"), False),

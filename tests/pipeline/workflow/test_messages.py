@@ -102,7 +102,8 @@ def test_a_lock_of_snakemake_is_one_line():
 def test_files_that_cannot_be_written_are_one_line():
     text = (
         "ProtectedOutputException in rule label in file x.smk, line 2:\nWrite-protected output "
-        "files for rule label:\n    output: results/a.json\n    affected files:\n        results/a.json"
+        "files for rule label:\n    output: results/a.json\n    affected files:\n"
+        "        results/a.json"
     )
     record = logging.makeLogRecord({"msg": text})
     assert Shortener().filter(record)

@@ -53,9 +53,9 @@ def _check_address_space() -> None:
     for what, left in room().items():
         if what.startswith("address space") and left < LEAST_ADDRESS_SPACE:
             raise InputError(
-                f"Not enough memory: the {what} has room for {left // MB:,} MB. Snakemake and the "
-                f"stages need at least {LEAST_ADDRESS_SPACE // MB:,} MB each, trainings more: raise "
-                "the limit."
+                f"Not enough memory: the {what} has room for {left // MB:,} MB. Snakemake and "
+                f"stages need at least {LEAST_ADDRESS_SPACE // MB:,} MB each, trainings more. "
+                "Raise the limit."
             )
 
 

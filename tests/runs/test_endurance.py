@@ -14,7 +14,8 @@ DATASET = ("dataset",)
 def test_killed_runs_continue_to_the_same_bytes(tmp_path):
     shown = []
     assert kill(tmp_path, 3, seed=1, show=shown.append, targets=DATASET) == []
-    assert [line.split(":")[0] for line in shown[:3]] == [f"kill {n} of 3" for n in (1, 2, 3)]
+    kills = [line.split(":")[0] for line in shown if line.startswith("kill")]
+    assert kills == [f"kill {n} of 3" for n in (1, 2, 3)]
 
 
 def test_an_acquisition_that_is_added_equals_a_run_with_all(tmp_path):

@@ -1,6 +1,8 @@
 # demo       the whole workflow on a simulated scene
 # test       every test; test-fast leaves out those that take over two seconds
 # fuzz       inputs of every kind, damaged at random; FUZZ="--mutants 100 --only safe"
+# kill       a run killed in every stage, and faults of the machine; KILLS=40 MINUTES=60
+# soak       a run that grows by one acquisition at a time; INCREMENTS=20 MINUTES=60
 # docs       the documentation as pages, in site/index.html
 # bench      speed and memory beside other software; REFERENCE=<checkout of pytorch-psetae> adds that
 
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 # The recipes use the shell's own $$PWD. A shell would run a command in make's CURDIR, such as $$(...).
 
-.PHONY: demo test test-fast fuzz bench docs lint format configs lock clean
+.PHONY: demo test test-fast fuzz kill soak bench docs lint format configs lock clean
 
 demo: $(VENV)/ready
 	PATH="$$PWD/$(BIN):$$PATH" parcelwise run configs/demo.yaml --cores $(CORES)
@@ -23,6 +25,17 @@ test-fast: $(VENV)/ready
 
 fuzz: $(VENV)/ready
 	PATH="$$PWD/$(BIN):$$PATH" python -m tests.fuzz $(FUZZ)
+
+KILLS ?= 40
+INCREMENTS ?= 20
+MINUTES ?= 60
+
+kill: $(VENV)/ready
+	PATH="$$PWD/$(BIN):$$PATH" python -m tests.endurance kill --kills $(KILLS) --minutes $(MINUTES)
+	PATH="$$PWD/$(BIN):$$PATH" python -m tests.endurance faults --minutes $(MINUTES)
+
+soak: $(VENV)/ready
+	PATH="$$PWD/$(BIN):$$PATH" python -m tests.endurance soak --increments $(INCREMENTS) --minutes $(MINUTES)
 
 # BENCH="training --quick" selects what to run and how; the default is everything.
 bench: benchmarks/.venv/ready

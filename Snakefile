@@ -154,19 +154,6 @@ onsuccess:
     print(summary(paths, settings.split.also))
 
 
-rule all:
-    default_target: True
-    input:
-        TABLES,
-        PREDICTIONS,
-        AREAS,
-        WORKLIST,
-        ATTENTION,
-        sen4cap_files,
-        paths.report,
-        paths.provenance,
-
-
 # The rules up to the dataset: from an existing one, or from imagery and parcels.
 include: "rules/ingestion.smk" if settings.dataset.sources else "rules/preparation.smk"
 include: "rules/dataset.smk"
@@ -408,3 +395,20 @@ rule provenance:
     shell:
         "parcelwise provenance --run {params.run:q} --inputs {input.inputs:q}"
         " --records {params.records:q} --provenance {output:q} --threads {threads} --log {log:q}"
+
+
+# Snakemake does not notice that the output of a killed job is missing if what follows from it is up
+# to date. Therefore all files that a user keeps are listed.
+rule all:
+    default_target: True
+    input:
+        rules.dataset.input,
+        paths.inputs,
+        [paths.folds, VARIOGRAM, MODELS, CALIBRATED, EVALUATED, CARD] if TRAINED else [],
+        PREDICTIONS,
+        AREAS,
+        WORKLIST,
+        ATTENTION,
+        sen4cap_files,
+        paths.report,
+        paths.provenance,

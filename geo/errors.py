@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
 import struct
 import tokenize
@@ -22,6 +23,8 @@ _CONTENT_ERRORS = (
     *(MemoryError, OverflowError, SyntaxError, tokenize.TokenError),
     *(csv.Error, zipfile.BadZipFile, zlib.error, struct.error),
 )
+# Errors of the machine, whatever the file contains: no memory, too many open files, a failing disk.
+_MACHINE_ERRORS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 
 
 class InputError(Exception):
@@ -105,6 +108,8 @@ def reading(path: Path | str, expected: str, remedy: str) -> Iterator[None]:
     except PermissionError:
         raise  # It names the file itself, which is not damaged.
     except _CONTENT_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in _MACHINE_ERRORS:
+            raise
         found = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, KeyError):
             found = [f"it lacks {error}"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.hyperparameters import Hyperparameters
-from models.masked_statistics import none_if_all_true
+from models.masked_statistics import BatchNorm, none_if_all_true
 from models.pixel_set_encoder import PixelSetEncoder
 from models.temporal_attention import (
     LearntQueryAttention,
@@ -150,7 +150,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _decoder(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
+        layers += [nn.Linear(n_in, n_out), BatchNorm(n_out), nn.ReLU()]
     return nn.Sequential(*layers[:-2])
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.shared_batches import added_up, is_sharing
+
 # Added to a variance before the square root, whose slope is infinite at 0. The value is the
 # reference's: the standard deviation of a set of one pixel is about 3e-16.
 TINY_VARIANCE = 1e-31
@@ -19,6 +21,16 @@ def none_if_all_true(mask: Tensor) -> Tensor | None:
     result with the mask is the same.
     """
     return None if mask.device.type == "cpu" and bool(mask.all()) else mask
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Normalise rows (N, D); of processes that share a batch, with the statistics of all rows."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the normalised rows."""
+        if self.training and is_sharing():
+            return masked_batch_norm(self, rows, None)
+        return super().forward(rows)
 
 
 def masked_batch_norm(norm: nn.BatchNorm1d, rows: Tensor, included: Tensor | None) -> Tensor:
@@ -40,13 +52,15 @@ def masked_batch_norm(norm: nn.BatchNorm1d, rows: Tensor, included: Tensor | Non
         Float (N, D), all rows normalised.
     """
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    if included is None or not norm.training:
+    if not norm.training or (included is None and not is_sharing()):
         normalised: Tensor = norm(rows)
         return normalised
+    if included is None:
+        included = rows.new_ones(len(rows), dtype=torch.bool)
     weights = included.to(rows.dtype)[:, None]  # (N, 1)
-    n = weights.sum()
-    mean = (rows * weights).sum(0) / n.clamp(min=1)  # (D,)
-    variance = ((rows - mean) * weights).square().sum(0) / n.clamp(min=1)  # (D,)
+    n = added_up(weights.sum())
+    mean = added_up((rows * weights).sum(0)) / n.clamp(min=1)  # (D,)
+    variance = added_up(((rows - mean) * weights).square().sum(0)) / n.clamp(min=1)  # (D,)
     update_running_statistics(norm, mean, variance, n)
     return (rows - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
 

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.fast_cpu.pixel_mlp import can_pool, pool_pixels
-from models.masked_statistics import masked_batch_norm, masked_pooling, none_if_all_true
+from models.masked_statistics import (
+    BatchNorm,
+    masked_batch_norm,
+    masked_pooling,
+    none_if_all_true,
+)
 
 
 class PixelLayer(nn.Module):
@@ -24,7 +29,7 @@ class PixelLayer(nn.Module):
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
         self.lin = nn.Linear(n_in, n_out)
-        self.bn = nn.BatchNorm1d(n_out)
+        self.bn = BatchNorm(n_out)
 
     def forward(self, rows: Tensor, included: Tensor | None) -> Tensor:
         """Map rows (N, n_in) to (N, n_out); `included` (N,) as in `masked_batch_norm`."""
@@ -64,7 +69,7 @@ class PixelSetEncoder(nn.Module):
         self.mlp1 = nn.ModuleList(PixelLayer(n_in, n_out) for n_in, n_out in pairwise(mlp1))
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(mlp2):
-            layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
+            layers += [nn.Linear(n_in, n_out), BatchNorm(n_out), nn.ReLU()]
         self.mlp2 = nn.Sequential(*layers[:-1])
 
     def forward(self, pixels: Tensor, pixel_mask: Tensor, extra: Tensor | None = None) -> Tensor:

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.masked_statistics import BatchNorm
+from models.shared_batches import Dropout
+
 # In both papers' code, the attention's dropout rate is fixed and independent of `dropout`.
 _ATTENTION_DROPOUT = 0.1
 
@@ -76,10 +79,8 @@ class MasterQueryAttention(nn.Module):
         self.n_head, self.d_k = n_head, d_k
         self.fc1_q = nn.Linear(d_in, n_head * d_k)
         self.fc1_k = nn.Linear(d_in, n_head * d_k)
-        self.fc2 = nn.Sequential(
-            nn.BatchNorm1d(n_head * d_k), nn.Linear(n_head * d_k, n_head * d_k)
-        )
-        self.dropout = nn.Dropout(_ATTENTION_DROPOUT)
+        self.fc2 = nn.Sequential(BatchNorm(n_head * d_k), nn.Linear(n_head * d_k, n_head * d_k))
+        self.dropout = Dropout(_ATTENTION_DROPOUT)
 
     def forward(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the heads' outputs (B, n_head, D) and attention (B, n_head, T) of x (B, T, D)."""
@@ -109,7 +110,7 @@ class LearntQueryAttention(nn.Module):
         self.Q = nn.Parameter(torch.empty(n_head, d_k))
         nn.init.normal_(self.Q, std=(2.0 / d_k) ** 0.5)
         self.fc1_k = nn.Linear(d_in, n_head * d_k)
-        self.dropout = nn.Dropout(_ATTENTION_DROPOUT)
+        self.dropout = Dropout(_ATTENTION_DROPOUT)
 
     def forward(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return outputs (B, n_head, D / n_head) and attention (B, n_head, T) of x (B, T, D)."""
@@ -188,7 +189,7 @@ class TemporalAttentionEncoder(nn.Module):
         self.outlayernorm = nn.LayerNorm(mlp3[-1])
         self.attention_heads = MasterQueryAttention(n_head, d_k, width)
         self.mlp = _mlp(mlp3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, observed: Tensor | None = None) -> Tensor:
         """Embed every series.
@@ -254,7 +255,7 @@ class LightweightTemporalAttentionEncoder(nn.Module):
         self.outlayernorm = nn.LayerNorm(mlp3[-1])
         self.attention_heads = LearntQueryAttention(n_head, d_k, width)
         self.mlp = _mlp(mlp3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, observed: Tensor | None = None) -> Tensor:
         """Embed every series, as `TemporalAttentionEncoder.forward` does."""
@@ -298,5 +299,5 @@ def _project(x: Tensor, inconv: nn.Sequential, observed: Tensor | None) -> Tenso
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
+        layers += [nn.Linear(n_in, n_out), BatchNorm(n_out), nn.ReLU()]
     return nn.Sequential(*layers)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from geo.errors import InputError, did_you_mean
 from models.errors import InputError as ModelInputError
+from models.memory import MB, is_out_of_memory, room
 from pipeline.command import command
 from pipeline.workflow.messages import LIBRARY
 from pipeline.workflow.software import environment, environment_of
@@ -133,8 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pipeline.inspection.verify import verify
 
         return verify(words[1:])
-    room = "stages" if name in STAGES else "inspection"
-    function = getattr(importlib.import_module(f"pipeline.{room}.{name}"), name)
+    package = "stages" if name in STAGES else "inspection"
+    try:
+        function = getattr(importlib.import_module(f"pipeline.{package}.{name}"), name)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"pipeline.{name}: {_memory_message(error)}\n")
+        return 1
     return run_function(
         function,
         words[1:],
@@ -205,9 +212,13 @@ def run_function(
             write_json(environment_of(log), environment())
     except (InputError, ModelInputError, OSError) as error:
         is_full = isinstance(error, OSError) and error.errno in _FULL
-        log_of.error("%s%s", error, _FREE_SPACE if is_full else "")
+        text = _memory_message(error) if is_out_of_memory(error) else str(error)
+        log_of.error("%s%s", text, _FREE_SPACE if is_full else "")
         return 1
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            log_of.error("%s", _memory_message(error))
+            return 1
         where = f", which is also in {log}" if log else ""
         log_of.exception("This is a bug in Parcelwise. Please report it with this text%s.", where)
         return 1
@@ -219,6 +230,20 @@ def _within(folder: Path, value: Any) -> Any:
     if isinstance(value, list):
         return [_within(folder, item) for item in value]
     return folder / value if isinstance(value, Path) else value
+
+
+def _memory_message(error: BaseException) -> str:
+    """Say how much memory is left, and what to do."""
+    try:
+        left = "; ".join(f"{what}: {free // MB:,} MB left" for what, free in room().items())
+        first = (str(error) or "an allocation failed").strip().splitlines()[0]
+    except MemoryError:
+        left, first = "nothing is left", "an allocation failed"
+    return (
+        f"There is not enough memory: {first} ({left}). Raise the limit, run fewer jobs at a time "
+        "(--cores), or use a machine with more memory. Then repeat the command: it continues with "
+        "what is missing."
+    )
 
 
 def _read(files: Path | list[Path], words: Sequence[str], kind: type[Section]) -> Section:

@@ -14,8 +14,8 @@ from rasterio.errors import RasterioError
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.imagery.acquisition import Band, is_address, local_file
-from geo.imagery.jpeg2000 import find_codestream
 from geo.imagery.file_cache import cached
+from geo.imagery.jpeg2000 import find_codestream
 from geo.imagery.open_rasters import DAMAGED, OpenRasters, is_jp2
 
 # Values of a block. A whole Sentinel-2 band of 10980 x 10980 pixels has a quarter of it.

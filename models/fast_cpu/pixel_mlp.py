@@ -32,6 +32,7 @@ from models.fast_cpu.reductions import (
 )
 from models.fast_cpu.thread_pool import in_parallel
 from models.masked_statistics import none_if_all_true, update_running_statistics
+from models.shared_batches import is_sharing, sum_of_processes
 
 # Rows that a thread takes through a layer at once: 64 float32 channels of them are 2 MiB, of which
 # two arrays are needed at a time.
@@ -139,7 +140,10 @@ def _fold(linear: nn.Linear, norm: nn.BatchNorm1d, statistics: BatchStatistics |
 
 
 class _HiddenLayer(torch.autograd.Function):
-    """Linear layer and ReLU on chunks (N_i, in), and the batch statistics of the output."""
+    """Linear layer and ReLU on chunks (N_i, in), and the batch statistics of the output.
+
+    The statistics are those of all processes that share the batch, and so are their gradients.
+    """
 
     @staticmethod
     def forward(
@@ -150,7 +154,7 @@ class _HiddenLayer(torch.autograd.Function):
         returned = (statistics.mean, statistics.covariance, statistics.n_rows, *outputs)
         # An output that is kept as an attribute refers to itself, and is never freed.
         ctx.save_for_backward(weight, *chunks, *returned)
-        ctx.included = included
+        ctx.included, ctx.is_sharing = included, is_sharing()
         ctx.mark_non_differentiable(statistics.n_rows)
         return returned
 
@@ -160,6 +164,8 @@ class _HiddenLayer(torch.autograd.Function):
         weight, *saved = ctx.saved_tensors
         chunks, saved = saved[: len(gradients)], saved[len(gradients) :]
         statistics, outputs = BatchStatistics(*saved[:3]), saved[3:]
+        if ctx.is_sharing:
+            mean, covariance = sum_of_processes(mean), sum_of_processes(covariance)
         slope, offset = batch_statistics_gradient(statistics, mean, covariance)
         slope, offset = slope.to(weight.dtype), offset.to(weight.dtype)
 

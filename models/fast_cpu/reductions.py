@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.fast_cpu.thread_pool import in_parallel
 from models.masked_statistics import TINY_VARIANCE, none_if_all_true
+from models.shared_batches import added_up
 
 _BLOCK = 128  # rows that are summed in their own precision
 
@@ -38,7 +39,7 @@ class BatchStatistics:
 def compute_batch_statistics(
     chunks: Sequence[Tensor], included: Sequence[Tensor | None]
 ) -> BatchStatistics:
-    """Compute the statistics of all rows together, without a gradient.
+    """Compute the statistics of all rows together, of all processes, without a gradient.
 
     Sums over very many float32 rows lose digits (2e-3 of a gradient, measured on 200,000 rows).
     Therefore, only short blocks of rows are summed in float32, after a point near the mean is
@@ -53,8 +54,12 @@ def compute_batch_statistics(
         to include all. If no row is included, the statistics are 0.
     """
     centre = _approximate_mean(chunks[0], included[0])
+    # Processes that share a batch subtract the same point: the mean of their points.
+    centre = added_up(centre) / added_up(torch.ones_like(centre))
     sums = in_parallel(lambda *chunk: _sums_around(centre, *chunk), chunks, included)
-    n_rows, total, products = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
+    n_rows, total, products = (
+        added_up(torch.stack(parts).sum(0)) for parts in zip(*sums, strict=True)
+    )
     n = n_rows.clamp(min=1)
     shift = total / n
     return BatchStatistics(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.errors import InputError, expect
 from models.pixel_sets import PixelSets
+from models.shared_batches import Share
 from models.standardisation import FeatureScaling, Normalisation
 from models.training.distributed import ALONE, Processes
 from models.training.sampling import PixelRows, draw_pixels, moved, parcel_seeds
@@ -136,7 +137,7 @@ class Batches:
         batch_size: int,
         rng: np.random.Generator,
         processes: Processes = ALONE,
-        change: Callable[[Batch], Batch] = lambda batch: batch,
+        change: Callable[[Batch, Share], Batch] = lambda batch, _: batch,
     ) -> Iterator[Batch]:
         """Yield the parcels in random order, with newly drawn pixels. Processes share every batch.
 
@@ -145,23 +146,23 @@ class Batches:
         parcels
             int64, indices of the parcels to train on.
         batch_size
-            Parcels in a batch of all processes together, at least 2 for each process.
+            Parcels in a batch of all processes together, at least 2, and 1 for each process.
         rng
             Draws the order of the parcels and their pixels; with the same seed in every process.
         processes
             The processes that share the batches.
         change
-            Changes batches at random. A GPU changes many batches as one.
+            Changes the share of a batch at random. A GPU changes many batches as one.
 
         Raises
         ------
         InputError
-            If a process would have fewer than two parcels.
+            If a process would have no parcel, or a batch fewer than two.
         """
-        least = 2 * processes.count
+        least = processes.least
         if len(parcels) < least or batch_size < least:
             raise InputError(
-                "training needs batches of two or more parcels for each process, found "
+                "training needs batches of two or more parcels, and one for each process, found "
                 f"{len(parcels)} parcels, a batch size of {batch_size} and {processes.count} "
                 "processes"
             )
@@ -174,17 +175,21 @@ class Batches:
             sizes = [len(whole) for whole in group]
             if self.device.type == "cuda":
                 # One large read, instead of many small ones that a GPU would wait for.
-                places = np.split(np.arange(len(drawn)), np.cumsum(sizes)[:-1])
-                shares = [place[own] for place in places]
+                by_batch = np.split(np.arange(len(drawn)), np.cumsum(sizes)[:-1])
+                shares = [rows_of[own] for rows_of in by_batch]
                 chosen = np.concatenate(shares)
                 at = self._rows.beside(chosen)
-                batch = change(self._batch(rows[at], mask[at], drawn[chosen]))
+                batch = self._batch(rows[at], mask[at], drawn[chosen])
+                alone = processes.count == 1
+                places = slice(None) if alone else moved(torch.from_numpy(chosen), self.device)
+                batch = change(batch, Share(places, len(drawn)))
                 yield from batch.split([len(share) for share in shares], group)
                 continue
             for whole, own_rows, own_mask in zip(
                 group, rows.split(sizes), mask.split(sizes), strict=True
             ):
-                batch = change(self._batch(own_rows[own], own_mask[own], whole[own]))
+                batch = self._batch(own_rows[own], own_mask[own], whole[own])
+                batch = change(batch, Share(own, len(whole)))
                 yield replace(batch, parcels=whole)
 
     def _groups(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from models.errors import InputError
+from models.shared_batches import sharing
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,38 @@ class Processes:
         """Slice of a sequence that this process works on."""
         return slice(self.rank, None, self.count)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Wrap a model so that its backward pass averages the gradients of all processes."""
-        return model if self.count == 1 else nn.parallel.DistributedDataParallel(model)
+    @property
+    def least(self) -> int:
+        """Smallest number of parcels in a batch: two have statistics, and each process has one."""
+        return max(2, self.count)
+
+    @contextmanager
+    def computing(self, n_parcels: int) -> Iterator[None]:
+        """Compute a model on this process's share of a batch as if on the whole batch.
+
+        Within the context, batch statistics are those of all processes, and dropout draws for all
+        parcels. All processes must compute the same layers.
+
+        Parameters
+        ----------
+        n_parcels
+            Number of parcels in the whole batch.
+        """
+        if self.count == 1:
+            yield
+            return
+        with sharing(self.share, n_parcels):
+            yield
+
+    def add_up_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Replace gradients, in place, by their sums over all processes, all in one message."""
+        if self.count == 1:
+            return
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(together)
+        sums = together.split([gradient.numel() for gradient in gradients])
+        for gradient, total in zip(gradients, sums, strict=True):
+            gradient.copy_(total.view_as(gradient))
 
     def add_up(self, tensor: Tensor) -> None:
         """Replace a tensor, in place, by its sum over all processes."""

@@ -68,10 +68,10 @@ class Learner:
         self.scheduler = _scheduler(self.optimizer, settings, n_steps)
         self._loss_of = loss_of
         self._bfloat16 = computes_in_bfloat16(settings.precision, self.device)
-        self._shared = processes.wrap(model)
+        self._processes = processes
         # It is compiled again for every shape: a GPU's other batches take the plain model.
-        self._fastest: Any = _compiled(self._shared) if compiled else self._shared
-        # Of several processes, the backward pass waits for the others, which a graph cannot record.
+        self._fastest: Any = _compiled(model) if compiled else model
+        # Several processes wait for each other in every step, which a graph cannot record.
         self._records = recorded and self.device.type == "cuda" and processes.count == 1
         self._graph: StepGraph | None = None
         self._average = None
@@ -91,9 +91,9 @@ class Learner:
         return cast(ParcelClassifier, self._average.module)
 
     def learn(
-        self, inputs: Sequence[Tensor | None], labels: Tensor
+        self, inputs: Sequence[Tensor | None], labels: Tensor, n_parcels: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Update the weights with the gradient of a batch.
+        """Update the weights with the gradient of a batch, of all processes together.
 
         On a GPU, the first batch is recorded as a graph, which computes all batches of its shape.
 
@@ -103,11 +103,14 @@ class Learner:
             The arguments of `ParcelClassifier.forward`.
         labels
             int64 (B,), class indices.
+        n_parcels
+            Number of parcels in the batch of all processes; None: B.
 
         Returns
         -------
         loss, logits, norm
-            The mean loss, the logits (B, n_classes), and the norm of the gradient. They are valid
+            The mean loss of these parcels, their logits (B, n_classes), and the norm of the
+            gradient of the batch. They are valid
             until the next call.
         """
         if self._records and self._graph is None:
@@ -117,9 +120,12 @@ class Learner:
             loss, logits = self._graph.run(inputs, labels)
         else:
             self.optimizer.zero_grad()
-            model = self._shared if self._records else self._fastest
-            loss, logits = self._loss_and_logits(model, inputs, labels)
-            loss.backward()
+            model = self.model if self._records else self._fastest
+            n_parcels = len(labels) if n_parcels is None else n_parcels
+            with self._processes.computing(n_parcels):
+                loss, logits = self._loss_and_logits(model, inputs, labels)
+            # The gradient of the batch's mean loss is the sum of the processes' gradients.
+            (loss * (len(labels) / n_parcels)).backward()
         return loss.detach(), logits.detach(), self._update()
 
     def _loss_and_logits(
@@ -132,6 +138,7 @@ class Learner:
     def _update(self) -> Tensor:
         """Take a step with the gradient of the weights; return its norm."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self._processes.add_up_gradients(gradients)
         norm = nn.utils.get_total_norm(gradients)
         self.optimizer.step()
         self.scheduler.step()

@@ -26,6 +26,7 @@ from models.training.batches import Batch, Batches, divide
 from models.training.distributed import ALONE, Processes
 from models.training.divergence import DivergedError, StepWatch
 from models.training.learner import Learner, Loss, can_compile, focal_loss
+from models.training.memory import check_memory, training_memory
 from models.training.options import TrainingSettings
 from models.training.resume import TrainingState
 from models.training.start import Start
@@ -99,8 +100,9 @@ def train_fold(
     start
         Weights to start from; None for random ones.
     processes
-        The processes that train this model together. Each batch is divided among them, and batch
-        statistics are computed on each process's share.
+        The processes that train this model together. Each batch is divided among them. The result
+        is that of one process within rounding: batch statistics are those of all shares, and random
+        changes are drawn for the whole batch.
 
     Returns
     -------
@@ -117,17 +119,23 @@ def train_fold(
         end of that epoch.
     InputError
         If a parcel has no label or a label outside the model's classes, if a parcel is in both
-        parts, or if a part is too small.
+        parts, if a part is too small, or if a limit of memory is too low.
     """
     hyperparameters = description.hyperparameters
     _check_parts(data, train, validation, hyperparameters.n_classes, settings.keep)
     n_pixels = pixels_to_draw(settings, data.sizes_of(train))
+    if device.type == "cpu":
+        n_parcels = min(-(-settings.batch_size // processes.count), len(train))
+        check_memory(
+            training_memory(hyperparameters, n_parcels, n_pixels, data.n_dates),
+            f"batches of {n_parcels:,} parcels, {n_pixels:,} pixels and {data.n_dates:,} dates",
+        )
     batches = Batches(
         *(data, description.normalisation, description.feature_scaling, n_pixels, device),
         keep=True,
     )
     loss_of = _loss(settings, data.labels[train], hyperparameters.n_classes, device)
-    n_batches = len(divide(train, settings.batch_size, 2 * processes.count))
+    n_batches = len(divide(train, settings.batch_size, processes.least))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         initial = torch.Generator().manual_seed(settings.seed)
         model = ParcelClassifier(hyperparameters, initial, settings.initialisation).to(device)
@@ -141,7 +149,7 @@ def train_fold(
         epoch, best = _resume(state, learner)
         while not _has_ended(epoch, best, n_epochs, settings.patience):
             epoch += 1
-            rng, noise = _seed_epoch(settings.seed, epoch, processes, device)
+            rng, noise = _seed_epoch(settings.seed, epoch, device)
             watch = StepWatch(data.ids, epoch, n_batches, device, processes)
             with thread_pool(device):
                 change = Augmenter(settings.augmentation, noise)
@@ -194,7 +202,7 @@ def _learn(learner: Learner, batches: Iterable[Batch], watch: StepWatch) -> Epoc
     totals = EpochMetrics("train", model.hyperparameters.n_classes, learner.device)
     model.train()
     for batch in batches:
-        loss, logits, norm = learner.learn(batch.inputs, batch.labels)
+        loss, logits, norm = learner.learn(batch.inputs, batch.labels, len(batch.parcels))
         watch.add(loss, norm, batch.parcels)
         totals.add(loss, logits, batch.labels)
     return totals
@@ -234,18 +242,20 @@ def _loss(
 
 
 def _seed_epoch(
-    seed: int, epoch: int, processes: Processes, device: torch.device
+    seed: int, epoch: int, device: torch.device
 ) -> tuple[np.random.Generator, torch.Generator]:
     """Seed all random generators of an epoch, so that a training can continue from any epoch.
+
+    Every process draws the same for the whole batch, and uses its share.
 
     Returns
     -------
     rng
-        With the same seed in every process.
+        Draws the order of parcels, and pixels.
     noise
-        On the device; with a different seed in every process, as for dropout.
+        On the device.
     """
-    own = np.random.SeedSequence([seed, epoch, processes.rank]).generate_state(2)
+    own = np.random.SeedSequence([seed, epoch, 0]).generate_state(2)
     torch.manual_seed(int(own[0]))  # dropout draws from the global generator only
     return np.random.default_rng([seed, epoch]), torch.Generator(device).manual_seed(int(own[1]))
 

@@ -94,7 +94,7 @@ def train(
     inputs = _read_inputs(PixelSetDataset.open(dataset), folds, fold, settings, ends)
     training = training_settings(settings, ends)
     with joined(device) as processes, name_fold(fold, settings):
-        batches = divide(inputs.train, training.batch_size, 2 * processes.count)
+        batches = divide(inputs.train, training.batch_size, processes.least)
         n_epochs = training.epochs_of(len(batches))
         if processes.first:
             n = len(inputs.validation)

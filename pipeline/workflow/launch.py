@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geo.errors import InputError
+from models.memory import MB, room
 from pipeline.workflow.config import parse_assignments, read
 from pipeline.workflow.snakefile import (
     ASSIGNMENTS,
@@ -21,6 +22,8 @@ from pipeline.workflow.software import SOURCE
 
 # Environment variable: the address of the Dask cluster.
 SCHEDULER = "PARCELWISE_DASK_SCHEDULER"
+# Tried: with 700 MB, Snakemake cannot start the threads that measure jobs.
+LEAST_ADDRESS_SPACE = 750 * MB
 
 
 def launch(arguments: Sequence[str], target: str | None = None) -> None:
@@ -41,9 +44,21 @@ def launch(arguments: Sequence[str], target: str | None = None) -> None:
         If the settings file, a setting or a target cannot be used.
     """
     command, environment = snakemake_call(arguments, target)
+    _check_address_space()
     check_folder(_folder_of(command))
     sys.stdout.flush()
     os.execve(command[0], command, {**os.environ, **environment})  # noqa: S606 (no shell is wanted)
+
+
+def _check_address_space() -> None:
+    """Refuse a limit of the shell under which Snakemake cannot start jobs."""
+    for what, left in room().items():
+        if what.startswith("address space") and left < LEAST_ADDRESS_SPACE:
+            raise InputError(
+                f"Not enough memory: the {what} has room for {left // MB:,} MB. Snakemake and "
+                f"stages need at least {LEAST_ADDRESS_SPACE // MB:,} MB each, trainings more. "
+                "Raise the limit."
+            )
 
 
 def _folder_of(command: Sequence[str]) -> Path:

@@ -26,7 +26,16 @@ LISTS = ("input", "output")
 SHOWN = 5
 
 
-# How Snakemake reports an error of a function of the Snakefile.
+# How Snakemake reports a lock, and an error of a function of the Snakefile.
+_LOCK_ERROR = "Directory cannot be locked"
+_LOCKED = (
+    "\nAnother run is at work on the same files. Wait for its end, or write results elsewhere "
+    "(--directory DIR). If there is none, a killed run left its lock: remove it by `parcelwise run "
+    "FILE -- --unlock`, and repeat the command."
+)
+_PROTECTED = re.compile(
+    r"Write-protected output files for rule .*?affected files:\s+(.*?)\n", re.DOTALL
+)
 _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildcards:", re.DOTALL)
 
 
@@ -66,6 +75,13 @@ def _reason(text: str, status: int | None) -> str:
     return messages[-1] if messages else "without a message"
 
 
+def _protected(file: str) -> str:
+    return (
+        f"\n{file} cannot be written: the disk is read-only, or the permission is missing. Write "
+        "results elsewhere: parcelwise run FILE --directory DIR, or snakemake --directory DIR."
+    )
+
+
 class Shortener(logging.Filter):
     """Report a failed job in one line, shorten lists of files, and drop messages after Ctrl-C.
 
@@ -90,6 +106,10 @@ class Shortener(logging.Filter):
         text = record.getMessage()
         if (error := _INPUT_ERROR.search(text)) is not None:
             record.msg, record.args = f"\n{error[1]}", ()
+        if _LOCK_ERROR in text:
+            record.msg, record.args = _LOCKED, ()
+        if (protected := _PROTECTED.search(f"{text}\n")) is not None:
+            record.msg, record.args = _protected(protected[1]), ()
         if (failed := _COMMAND_FAILED.match(text)) is not None:
             self._failed.status = int(failed[1] or _ENDED_BY_SIGNAL + int(failed[2]))
             return False  # the error of the job follows

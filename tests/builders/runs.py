@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +183,62 @@ def read_valid(dataset: DatasetPaths, parcel_id: str):
 def opened(run: RunPaths) -> PixelSetDataset:
     """Open the dataset of a run."""
     return PixelSetDataset.open(run.dataset.root)
+
+
+def copied(source, target):
+    """Copy a run with the times of its files, which Snakemake compares."""
+    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copy2, symlinks=True)
+    for path in [source, *source.rglob("*")]:
+        stat = path.stat()
+        os.utime(target / path.relative_to(source), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return target
+
+
+# Logs, times and memory of jobs, the times of inputs, and what Snakemake itself writes.
+NOT_COMPARED = {"logs", "benchmarks", ".digests.json", ".checked", ".snakemake_timestamp"}
+
+
+def comparable(run: Path) -> dict[Path, bytes]:
+    """Return all artefacts of a run as they are compared: {path: bytes}.
+
+    The bytes are those of the files, but a GeoPackage is its content as SQL without times, the
+    report is without the time of prediction that it states. The items of the acquisitions,
+    inputs.json and provenance.json are without times, memory, and digests of these files.
+    """
+    return {
+        path.relative_to(run): _content(path)
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and not NOT_COMPARED & {path.name, path.relative_to(run).parts[0]}
+    }
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix == ".html":
+        return re.sub(rb"on \d+ \w+ \d{4} at\s+\d\d:\d\d UTC", b"on a day", path.read_bytes())
+    if path.suffix == ".gpkg":
+        with closing(sqlite3.connect(path)) as database:
+            text = "\n".join(database.iterdump())
+        return re.sub(r"'\d{4}-\d\d-\d\dT[\d:.]+Z'", "'time'", text).encode()
+    if path.name in ("inputs.json", "provenance.json") or path.parent.name == "acquisitions":
+        return json.dumps(_timeless(json.loads(path.read_bytes())), sort_keys=True).encode()
+    return path.read_bytes()
+
+
+# Keys of JSON whose values are times or memory, or follow from them.
+_TIMES = {
+    *("written", "start", "end", "seconds", "max_memory_mb", "mtime_ns", "parcelwise:digest"),
+}
+
+
+def _timeless(value):
+    """Return a JSON value without times, and without the digests of files that contain times."""
+    if isinstance(value, list):
+        return [_timeless(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    with_times = re.compile(r"acquisitions/.+\.json|.+\.(html|gpkg)|inputs\.json")
+    return {
+        key: _timeless(item)
+        for key, item in value.items()
+        if key not in _TIMES and not with_times.fullmatch(key)
+    }

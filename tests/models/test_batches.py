@@ -316,17 +316,35 @@ class TestTraining:
             list(batches.training(np.arange(6), 4, np.random.default_rng(1), Processes(rank, 2)))
             for rank in (0, 1)
         ]
-        # A last batch of two would leave each process one: the batch before takes it.
-        assert [len(b.labels) for b in alone] == [4, 2]
-        assert [[len(b.labels) for b in share] for share in shares] == [[3], [3]]
-        joined = sorted(i for share in shares for b in share for i in b.labels.tolist())
-        assert joined == list(range(6))
-        # Each share knows the parcels of the whole batch.
-        assert [sorted(b.parcels.tolist()) for share in shares for b in share] == [joined, joined]
+        # The batches are those of one process, and each share knows the parcels of its batch.
+        assert [[len(b.labels) for b in share] for share in shares] == [[2, 1], [2, 1]]
+        for share in shares:
+            assert [b.parcels.tolist() for b in share] == [b.labels.tolist() for b in alone]
+        for batch, *parts in zip(alone, *shares, strict=True):
+            for rank, part in enumerate(parts):
+                assert torch.equal(part.pixels, batch.pixels[rank::2])
+
+    @pytest.mark.parametrize("rank", [0, 1, 2])
+    def test_random_changes_do_not_depend_on_the_number_of_processes(self, rank):
+        changes = Augmentation(0.5, 1.0, 0.5, 9, random_end=True)
+        data, processes = make_data(labels=np.arange(6)), Processes(rank, 3)
+        batches = make_batches(data)
+        alone, share = (
+            list(
+                batches.training(
+                    *(np.arange(6), 5, np.random.default_rng(1), some),
+                    Augmenter(changes, torch.Generator().manual_seed(1)),
+                )
+            )
+            for some in (Processes(), processes)
+        )
+        assert len(alone) == 1  # a last batch of one joined it
+        for name in ("pixels", "observed", "positions"):
+            assert torch.equal(getattr(share[0], name), getattr(alone[0], name)[rank::3])
 
     def test_refuses_too_few_parcels(self):
         rng = np.random.default_rng(1)
-        with pytest.raises(InputError, match=r"two or more parcels .*found 1 parcels"):
+        with pytest.raises(InputError, match=r"two or more parcels, .*found 1 parcels"):
             next(make_batches(make_data()).training(np.array([0]), 8, rng))
 
 

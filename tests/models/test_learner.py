@@ -240,29 +240,6 @@ def test_a_model_is_compiled_where_torch_finds_what_it_needs(
     assert can_compile(torch.device(device), Processes(0, count)) is expected
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_gradients_of_several_processes_are_averaged(compiled, monkeypatch):
-    calls = []
-
-    class Wrapped(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, *inputs):
-            calls.append(len(inputs))
-            return self.model(*inputs)
-
-    monkeypatch.setattr(Processes, "wrap", lambda _, model: Wrapped(model))
-    model = make_model()
-    model.spatial_encoder.fast = not compiled
-    loss_of = partial(focal_loss, gamma=1.0)
-    learner = Learner(model, training_settings(), loss_of, 1, Processes(0, 2), compiled=compiled)
-    learner.learn(*a_batch())
-    assert calls == [3]
-
-
 @pytest.mark.parametrize("name", ["psetae", "pseltae"])
 def test_a_step_does_not_wait_for_the_device(name, monkeypatch):
     # Tensors on "meta" have no values: whatever asked for one, as bool(), item() or a boolean index

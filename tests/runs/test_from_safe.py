@@ -20,7 +20,7 @@ from pipeline.__main__ import main
 from pipeline.inspection.card import card
 from pipeline.workflow.paths import RunPaths
 from tests.builders.paths import ROOT
-from tests.builders.runs import opened, planned, snakemake, started
+from tests.builders.runs import comparable, copied, opened, planned, snakemake, started
 
 pytestmark = pytest.mark.slow
 
@@ -40,42 +40,9 @@ SETTINGS = {
 }
 
 
-def content(path):
-    """Return the bytes of a file, without the time of prediction that the report states.
-
-    For a GeoPackage, return its content without times.
-    """
-    if path.suffix == ".html":
-        return re.sub(rb"on \d+ \w+ \d{4} at\s+\d\d:\d\d UTC", b"on a day", path.read_bytes())
-    if path.suffix != ".gpkg":
-        return path.read_bytes()
-    with sqlite3.connect(path) as database:
-        return re.sub(r"'\d{4}-\d\d-\d\dT[\d:.]+Z'", "'time'", "\n".join(database.iterdump()))
-
-
 def artefacts(folder):
-    """Return the content of all artefacts of a run, without those that contain times."""
-    endings = (
-        ".npy",
-        ".json",
-        ".csv",
-        ".pkl",
-        ".npz",
-        ".tar",
-        ".gpkg",
-        ".parquet",
-        ".html",
-        ".svg",
-        ".tif",
-    )
-    return {
-        path.relative_to(folder): content(path)
-        for path in sorted((folder / RUN).rglob("*"))
-        if path.is_file()
-        and path.name.endswith(endings)
-        and path.name not in ("provenance.json", ".digests.json")
-        and folder / RUN / "logs" not in path.parents
-    }
+    """Return all artefacts of the run as they are compared: {path below the folder: bytes}."""
+    return {RUN / path: content for path, content in comparable(folder / RUN).items()}
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +54,6 @@ def inputs(tmp_path_factory):
     simulate(folder / "imagery", folder / "register.gpkg", **SCENE)
     (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
     return folder
-
-
-def copied(source, target):
-    """Copy a run with the times of its files, which Snakemake compares."""
-    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copy2)
-    for path in [source, *source.rglob("*")]:
-        stat = path.stat()
-        os.utime(target / path.relative_to(source), ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    return target
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ from pipeline.workflow.config import load, read, view
 from pipeline.workflow.paths import INGESTED, DatasetPaths
 from pipeline.workflow.progress import show_progress
 from pipeline.workflow.sections.models import read_recipe
-from pipeline.workflow.writing import write_json
+from pipeline.workflow.writing import write_json, write_text
 from tests.builders.models import describe
 from tests.builders.paths import ROOT
 from tests.builders.pixel_sets import pack_files, write_arrays
@@ -549,33 +549,62 @@ def test_tensorboard_shows_every_epoch_of_the_last_training(run, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+# Parameters on which no loss depends: a normalisation or a softmax that follows removes constants.
+# Their gradients are only rounding, which Adam scales to steps of the learning rate. The running
+# means follow these biases, but late, which predictions show.
+WITHOUT_GRADIENT = re.compile(
+    r"(mlp2\.\d+|mlp\.\d+|decoder\.[036]|fc1_[qk]|inconv\.\d|outlayernorm)\.bias|running_mean$"
+)
+
+
 @pytest.mark.slow
-def test_two_processes_train_one_model_and_one_of_them_writes(run, tmp_path):
-    settings = settings_of(epochs=6, batch_size=16, recipe="paper")
-    alone = train_in(run, tmp_path / "alone", settings)
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # 31 parcels in batches of 29 and 2: shares of 15 and 14, and of one parcel each.
+        {"recipe": "paper", "batch_size": 29, "keep": "best"},
+        {
+            "batch_size": 8, "keep": "best", "date_dropping": 0.3, "shift_days": 5,
+            "model": {"name": "pseltae", "d_model": 16, "mlp3": [16, 16]},
+        },
+    ],
+    ids=["psetae", "pseltae"],
+)  # fmt: skip
+def test_two_processes_train_the_model_of_one_and_one_of_them_writes(run, tmp_path, changes):
+    settings = settings_of(epochs=1, **changes)
+    (fold,) = json.loads((run / "folds.json").read_text())["folds"]
+    fold = {"train": fold["train"][:31], "validation": fold["validation"][:7], "test": fold["test"]}
+    write_json(tmp_path / "folds.json", {"folds": [fold]})
+    write_text(tmp_path / "config.yaml", yaml.safe_dump(settings.model_dump(mode="json")))
+    inputs = (run / "dataset", tmp_path / "folds.json", 1)
+    train(*inputs, tmp_path / "alone" / "Fold_1", view(settings, "train"))
     result = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "-m", "pipeline", "train", "--config", str(config)),
-            *("--dataset", str(run / "dataset"), "--folds", str(run / "folds.json")),
-            *("--fold", "1", "--model", str(tmp_path / "two" / "Fold_1")),
-            *("--state", str(tmp_path / "state")),
+            *("--nproc-per-node", "2", "-m", "pipeline", "train"),
+            *("--config", str(tmp_path / "config.yaml")),
+            *("--dataset", str(inputs[0]), "--folds", str(inputs[1]), "--fold", "1"),
+            *("--model", str(tmp_path / "two" / "Fold_1"), "--state", str(tmp_path / "state")),
         ],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("epoch   6 of 6") == 1
-    folder = tmp_path / "two" / "Fold_1"
-    assert {path.name for path in folder.iterdir()} == set(alone)
-    logs = [
-        json.loads(text)
-        for text in (alone["trainlog.json"], (folder / "trainlog.json").read_text())
-    ]
-    first = [log["1"]["train_loss"] for log in logs]
-    # Dropout and jitter differ: over six seeds the losses of the first epoch are within 15 %.
-    assert first[1] == pytest.approx(first[0], rel=0.4)
+    assert result.stderr.count("epoch   1 of 1") == 1
+    folders = [tmp_path / name / "Fold_1" for name in ("alone", "two")]
+    assert set(contents(folders[1])) == set(contents(folders[0])) == FILES
+    logs = [json.loads((folder / "trainlog.json").read_text())["1"] for folder in folders]
+    for name, value in logs[0].items():
+        tolerance = 1e-5 if name.startswith("train") else 1e-3  # see WITHOUT_GRADIENT
+        assert logs[1][name] == pytest.approx(value, abs=tolerance), name
+    alone, two = (CropModel.load(folder, CPU) for folder in folders)
+    for name, value in alone.members[0].state_dict().items():
+        tolerance = 3e-3 if WITHOUT_GRADIENT.search(name) else 1e-5
+        found = two.members[0].state_dict()[name]
+        assert (found - value).abs().max() <= tolerance, name
+    data = PixelSetDataset.open(inputs[0])
+    codes, probabilities = zip(*(model.predict(data) for model in (alone, two)), strict=True)
+    assert codes[0].tolist() == codes[1].tolist()
+    np.testing.assert_allclose(*probabilities, atol=5e-3)
 
 
 class Terminal(io.StringIO):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ import yaml
 from models.fast_cpu import memory_allocator
 from pipeline import __main__ as command_line
 from pipeline.__main__ import COMMANDS, STAGES, main, run_function
-from pipeline.command import command
+from pipeline.command import allow_open_files, command
 from pipeline.workflow import software
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings
@@ -153,6 +154,16 @@ def test_the_command_sets_up_memory_before_the_stage(monkeypatch):
     assert done == ["memory", "stage"]
 
 
+def test_the_command_may_open_as_many_files_as_the_user_may():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+        allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES])
 def test_a_full_disk_says_what_to_do(caplog, number):
     def full(settings: SplitSettings) -> None:
@@ -164,6 +175,27 @@ def test_a_full_disk_says_what_to_do(caplog, number):
     assert f"{os.strerror(number)}: 'pixels.npy'" in caplog.text
     assert ("Free space, and repeat the command" in caplog.text) == (number != errno.EACCES)
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_says_what_to_do(caplog, error):
+    def full(settings: SplitSettings) -> None:
+        """Fail as a stage does that needs more memory than there is."""
+        raise error
+
+    full.__annotations__["settings"] = SplitSettings
+    assert call(full, "--settings", SPLIT) == 1
+    assert "There is not enough memory: " in caplog.text
+    assert "repeat the command: it continues with what is missing" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert "bug" not in caplog.text
 
 
 def test_a_picture_of_an_unknown_format_is_refused(config, capsys, caplog):

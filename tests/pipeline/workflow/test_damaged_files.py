@@ -1,5 +1,7 @@
 """Every reader names a file that it cannot read, in one message."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +127,9 @@ def test_a_missing_key_is_named():
 def test_a_bug_is_not_reported_as_a_damaged_file():
     with pytest.raises(ZeroDivisionError), reading(Path("a.json"), "a thing", "Mend it."):
         _ = 1 / 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.EIO])
+def test_an_error_of_the_machine_is_not_blamed_on_the_file(number):
+    with pytest.raises(OSError, match=os.strerror(number)), reading("a.npy", "a thing", "Mend it."):
+        raise OSError(number, os.strerror(number))

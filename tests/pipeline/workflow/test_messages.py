@@ -159,6 +159,29 @@ def test_an_error_of_the_snakefile_is_its_message():
     assert record.getMessage() == "\nNothing is trained."
 
 
+def test_a_lock_of_snakemake_is_one_line():
+    from snakemake.exceptions import LockException
+
+    record = logging.makeLogRecord({"msg": f"LockException:\n{LockException()}"})
+    assert Shortener().filter(record)
+    text = record.getMessage()
+    assert text.startswith("\nAnother run is at work on the same files.")
+    assert text.endswith("remove it by `parcelwise run FILE -- --unlock`, and repeat the command.")
+
+
+def test_files_that_cannot_be_written_are_one_line():
+    text = (
+        "ProtectedOutputException in rule label in file x.smk, line 2:\nWrite-protected output "
+        "files for rule label:\n    output: results/a.json\n    affected files:\n"
+        "        results/a.json"
+    )
+    record = logging.makeLogRecord({"msg": text})
+    assert Shortener().filter(record)
+    assert record.getMessage().startswith(
+        "\nresults/a.json cannot be written: the disk is read-only"
+    )
+
+
 def test_after_ctrl_c_nothing_more_is_logged(capsys):
     shortener = Shortener()
     for _ in range(2):

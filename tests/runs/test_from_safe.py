@@ -202,7 +202,7 @@ def test_snakemake_writes_its_report_of_the_same_results(finished, tmp_path):
     names = {f"{path.parent.name}/{path.name}" for path in figures}
     assert {"imagery/clouds.svg", "confidence/accuracy.svg", "training/loss.svg"} <= names
     assert set(figures.values()) <= set(files.values())
-    assert all(b"SIMULATED imagery" in svg for svg in figures.values())
+    assert all(b"SIMULATED" in svg for svg in figures.values())
     # They are those of the page.
     page = (folder / RUN / "report" / "report.html").read_text(encoding="utf-8")
     assert len(figures) == page.count('class="chart"')

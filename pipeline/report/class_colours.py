@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
 
-# The first seven are those of Okabe and Ito (jfly.uni-koeln.de/color). Each further colour is
-# nearly as far as possible from all colours before it and from the greys of the maps, measured in
-# OKLab, also as seen with deuteranopia and protanopia. It contrasts with a white and a black page.
+# The first seven are those of Okabe and Ito (jfly.uni-koeln.de/color). Each further colour is as
+# far as possible from all colours before it and from the greys of the maps, measured in OKLab, also
+# as seen with protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009, IEEE
+# Trans. Vis. Comput. Graph. 15, 1291-1298). It contrasts with a white and a black page.
 COLOURS = (
-    *("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#6d3d31"),
-    *("#612486", "#8679ff", "#6dce92", "#9e3d79", "#003dc2", "#9e4900", "#4955e7", "#6dff9e"),
-    *("#9eceff", "#ff496d", "#6d92db", "#793161", "#86c2c2", "#e7c224", "#c23155", "#316d49"),
+    *("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#663300"),
+    *("#004477", "#aa00ff", "#aa4422", "#6600bb", "#9977ee", "#eebb88", "#884455", "#bbaa99"),
+    *("#555588", "#77ddff", "#cc22bb", "#880055", "#88aa66", "#8800dd", "#ee7733", "#996655"),
 )
 # More colours cannot be told apart: the classes with the fewest parcels share one grey.
 SHARED = "#6f757d"

@@ -153,13 +153,14 @@ def test_snakemake_writes_its_report_of_the_same_results(finished, tmp_path):
     folder = copied(finished, tmp_path)
     snakemake(folder, "--report", "report.zip")
     with zipfile.ZipFile(folder / "report.zip") as archive:
-        files = {Path(name).name: archive.read(name) for name in archive.namelist()}
+        files = {name: archive.read(name) for name in archive.namelist()}
     names = {"report.html", "scores.csv", "per_class.csv", "model_card.md", "areas.csv"}
-    assert names | {"acquisitions.csv", "classes.csv"} <= set(files)
-    figures = {path.name: path.read_bytes() for path in (folder / RUN).rglob("figures/*/*.svg")}
-    assert {"clouds.svg", "accuracy.svg", "areas.svg", "loss.svg"} <= set(figures)
-    assert figures.items() <= files.items()
-    assert all(b"SIMULATED imagery" in svg for svg in figures.values())
+    assert names | {"acquisitions.csv", "classes.csv"} <= {Path(name).name for name in files}
+    figures = {path: path.read_bytes() for path in (folder / RUN).rglob("figures/*/*.svg")}
+    names = {f"{path.parent.name}/{path.name}" for path in figures}
+    assert {"imagery/clouds.svg", "confidence/accuracy.svg", "training/loss.svg"} <= names
+    assert set(figures.values()) <= set(files.values())
+    assert all(b"SIMULATED" in svg for svg in figures.values())
     # They are those of the page.
     page = (folder / RUN / "report" / "report.html").read_text(encoding="utf-8")
     assert len(figures) == page.count('class="chart"')

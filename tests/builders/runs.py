@@ -194,8 +194,10 @@ def copied(source, target):
     return target
 
 
-# Logs, times and memory of jobs, the times of inputs, and what Snakemake itself writes.
-NOT_COMPARED = {"logs", "benchmarks", ".digests.json", ".checked", ".snakemake_timestamp"}
+# Logs, times and memory of jobs, what is kept of inputs, and what Snakemake itself writes.
+NOT_COMPARED = {
+    *("logs", "benchmarks", ".digests.json", ".index.sqlite", ".checked", ".snakemake_timestamp"),
+}
 
 
 def comparable(run: Path) -> dict[Path, bytes]:

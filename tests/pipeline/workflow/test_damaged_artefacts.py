@@ -265,7 +265,7 @@ READ = {
 # Files for people and other software, or for runs with other settings.
 NOT_READ = re.compile(
     r".*\.csv|.*\.html|.*\.safetensors|dataset/(DATA|VALID)/.*|.*/label_image/.*|.*/conf_mat\.pkl|"
-    r"config\.yaml|.*/observations\.parquet|.*_fiboa\.parquet|.*/to_check\.gpkg|.*/quality_sample\.parquet|"
+    r"config\.yaml|\.index\.sqlite|report/figures/.*|.*/observations\.parquet|.*_fiboa\.parquet|.*/to_check\.gpkg|.*/quality_sample\.parquet|"
     r".*/attention\.parquet|report/map.*|"
     r"models/spread\.json|season/parcels\.parquet|season/models/Fold_1/trainlog\.json|"
     r".*/trained_on\.npy"

@@ -115,7 +115,22 @@ class Chart(Figure):
 
     @cached_property
     def _svg(self) -> ET.Element:
+        self._show_all_marks()
         return draw_svg(self, str(self.get_label()), self._titles)
+
+    def _show_all_marks(self) -> None:
+        """Widen the limits of axes to marks beyond them, which matplotlib would not draw."""
+        for axes in self.axes:
+            for line in axes.lines:
+                if not self.said(line) or isinstance(self.said(line), str):
+                    continue
+                for values, bounds, set_bounds in (
+                    (line.get_xdata(orig=False), axes.get_xbound(), axes.set_xbound),
+                    (line.get_ydata(orig=False), axes.get_ybound(), axes.set_ybound),
+                ):
+                    low, high = float(np.min(values)), float(np.max(values))
+                    if low < bounds[0] or high > bounds[1]:
+                        set_bounds(min(bounds[0], low), max(bounds[1], high))
 
 
 def band(

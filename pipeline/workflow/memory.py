@@ -9,10 +9,9 @@ from typing import Any
 MB = 1_000_000
 
 # {stage: (MB of a small run, further MB for each MB of the files that the rule names)}. They are
-# the largest memory without pages of files, raised by half at least. Measured up to split with
-# 1,000, 100,000 and a million parcels of five dates and four bands (`python -m benchmarks.scale`),
-# calibrate and evaluate with 100,000, and the others with 1,000 and 20,000 (scenes of the demo's
-# kind). A job that is killed nevertheless requests more (--retries).
+# the largest memory without pages of files, raised by half at least. Measured with 1,000 and a
+# million parcels of six dates and four bands (`python -m benchmarks.scale`). A job that is killed
+# nevertheless requests more (--retries).
 NEEDS: Mapping[str, tuple[int, int]] = {
     "simulate": (2000, 0),
     "inputs": (500, 0),
@@ -41,11 +40,11 @@ NEEDS: Mapping[str, tuple[int, int]] = {
     "evaluate_season": (2000, 100),
     "model_card": (500, 0),
     "mlflow": (1000, 0),
-    "predict": (2000, 400),
-    "explain": (2000, 100),
-    "areas": (600, 200),
-    "worklist": (1000, 300),
-    "sen4cap": (1000, 300),
+    "predict": (2000, 150),
+    "explain": (2000, 110),
+    "areas": (600, 140),
+    "worklist": (1000, 130),
+    "sen4cap": (1000, 130),
     "report": (1500, 400),
     "provenance": (1000, 0),
 }

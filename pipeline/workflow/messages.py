@@ -62,8 +62,18 @@ def _read_log(logs: Sequence[str]) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _reason(text: str, status: int | None) -> str:
-    """Return in one line why a job failed, by its log and the exit status of its command."""
+def _reason(text: str, status: int | None, of_cluster: str = "") -> str:
+    """Return in one line why a job failed.
+
+    Parameters
+    ----------
+    text
+        Its log.
+    status
+        Exit status of its command; None if that ran on a cluster, or did not run.
+    of_cluster
+        What the executor of a cluster says, such as why it could not submit the job.
+    """
     if status is not None and status > _ENDED_BY_SIGNAL:
         number = status - _ENDED_BY_SIGNAL
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
@@ -72,7 +82,9 @@ def _reason(text: str, status: int | None) -> str:
     if _TRACEBACK in text:
         return f"a bug, {text.rstrip().splitlines()[-1]}"
     messages = _MESSAGE.findall(text)
-    return messages[-1] if messages else "without a message"
+    if messages:
+        return str(messages[-1])
+    return of_cluster.strip().partition("\n")[0] or "without a message"
 
 
 def _protected(file: str) -> str:
@@ -119,7 +131,8 @@ class Shortener(logging.Filter):
             return False  # the error of its group has named it
         if event == "JOB_ERROR":
             logs = list(map(str, getattr(record, "log", None) or ()))
-            record.msg, record.args, record.event = self._failure(record.rule_name, logs), (), None
+            failure = self._failure(record.rule_name, logs, getattr(record, "rule_msg", None) or "")
+            record.msg, record.args, record.event = failure, (), None
         if event == "GROUP_ERROR":
             record.msg, record.args, record.event = self._group_failure(record), (), None
         for name in LISTS:
@@ -128,11 +141,11 @@ class Shortener(logging.Filter):
                 setattr(record, name, [*map(str, files[:SHOWN]), f"... ({len(files)} in total)"])
         return not self.is_interrupted
 
-    def _failure(self, rule: str, logs: Sequence[str]) -> str:
+    def _failure(self, rule: str, logs: Sequence[str], of_cluster: str = "") -> str:
         """Return what failed and why, and where the log is, in one line."""
         status, self._failed.status = getattr(self._failed, "status", None), None
         text = _read_log(logs)
-        reason = _reason(text, status)
+        reason = _reason(text, status, of_cluster)
         if _MISTAKE.search(text) and _TRACEBACK not in text:
             logs = logs[:1]  # that of a cluster says the same
             if "memory" not in text:
@@ -153,7 +166,8 @@ class Shortener(logging.Filter):
         logs = list(map(str, record.aux_logs))
         where = f" Log: {', '.join(logs)}" if logs else ""
         n = len(record.job_error_info)
-        return "\n".join(lines) or f"Failed: a group of {n} jobs: without a message.{where}"
+        reason = _reason("", None, record.getMessage())
+        return "\n".join(lines) or f"Failed: a group of {n} jobs: {reason.rstrip('.:')}.{where}"
 
     def interrupt(self, number: int, _: FrameType | None) -> None:
         """Handle Ctrl-C: say it in one line, and let Snakemake end its jobs.

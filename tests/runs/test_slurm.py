@@ -250,8 +250,8 @@ def test_a_job_that_a_mistake_ended_is_not_tried_again(real, folder):
     run.folds.write_text('{"folds": []}')
     code, output = on_slurm(folder, "models")
     assert code != 0
-    message = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
-    assert message in output
+    message = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1].partition(": ")[2]
+    assert f"Failed: train Fold_1: {message}" in output
     jobs = ended(real, folder)
     assert jobs == [("rule_train", "FAILED")] * len(jobs)
     assert len(jobs) <= 2
@@ -329,14 +329,13 @@ def test_a_job_requests_a_gpu_if_the_device_is_cuda(simulated, folder):
 
 
 @pytest.mark.slow
-def test_the_log_of_a_failed_job_is_shown(simulated, folder):
+def test_the_message_of_a_failed_job_is_shown(simulated, folder):
     run = RunPaths(folder / "results" / "small")
     run.folds.write_text('{"folds": []}')
     code, output = on_slurm(folder, "models")
     assert code != 0
-    last_line = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1]
-    assert last_line
-    assert last_line in output
+    message = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1].partition(": ")[2]
+    assert f"Failed: train Fold_1: {message}" in output
 
 
 @pytest.mark.slow

@@ -50,6 +50,19 @@ def test_every_mark_lies_where_matplotlib_puts_it_and_says_its_title():
     assert tuple(f"{round(number, 1):g}" for number in points) in drawn
 
 
+def test_marks_beyond_the_limits_widen_them():
+    chart = Chart("NDVI of water.", 250, 130)
+    (axes,) = chart.axes
+    values = {DAYS[0]: 0.2, DAYS[1]: -0.9, DAYS[2]: 1.7, date(6022, 6, 13): 0.3}
+    chart.plot(axes, values, "o-", lambda day, value: f"{day}: {value}")
+    axes.axhline(0.5)
+    axes.set_ylim(0, 1)
+    show_dates(axes, DAYS, 6)
+    titles = [title.text for title in parsed(chart.page_svg()).iter("title")]
+    assert titles == [f"{day}: {value}" for day, value in values.items()]
+    assert axes.get_ylim() == (-0.9, 1.7)
+
+
 def test_a_page_has_its_own_font_and_colours():
     page = make_chart()[0].page_svg()
     assert re.findall(r"#[0-9a-f]{6}", page) == ["#e69f00"]

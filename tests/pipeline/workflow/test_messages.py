@@ -130,13 +130,26 @@ def test_only_a_mistake_calls_the_function_for_mistakes(tmp_path, message, is_mi
         assert record.getMessage() == f"Failed: extract: B02.jp2 is damaged. Log: {log}"
 
 
+def test_the_cluster_says_why_it_did_not_start_a_job(tmp_path):
+    values = {"log": [str(tmp_path / "train.log")], "event": LogEvent.JOB_ERROR, "indent": False}
+    said = "SLURM sbatch failed. The error message was 'no such partition'.\n    sbatch call: ..."
+    record = logging.makeLogRecord({**values, "rule_name": "train", "rule_msg": said})
+    assert Shortener().filter(record)
+    first = said.partition("\n")[0]
+    assert record.getMessage() == f"Failed: train: {first} Log: {tmp_path / 'train.log'}"
+
+
 def test_of_a_failed_group_only_the_jobs_with_a_mistake_are_named(tmp_path):
     infos = []
     for name, text in {"a": "stages.extract: 3 pixels", "b": "extract: b is damaged"}.items():
         log = tmp_path / f"{name}.log"
         log.write_text(f"pipeline.{text}\n")
         infos.append({"rule_name": "extract", "log": [str(log)], "output": [f"{name}.npy"]})
-    values = {"event": LogEvent.GROUP_ERROR, "aux_logs": ["slurm/17.log"], "msg": "failed"}
+    values = {
+        "event": LogEvent.GROUP_ERROR,
+        "aux_logs": ["slurm/17.log"],
+        "msg": "the node went away",
+    }
     record = logging.makeLogRecord({**values, "job_error_info": infos})
     shortener = Shortener()
     assert shortener.filter(record)
@@ -146,7 +159,7 @@ def test_of_a_failed_group_only_the_jobs_with_a_mistake_are_named(tmp_path):
     # Without a mistake: the log of the group tells more.
     record = logging.makeLogRecord({**values, "job_error_info": infos})
     assert shortener.filter(record)
-    expected = "Failed: a group of 2 jobs: without a message. Log: slurm/17.log"
+    expected = "Failed: a group of 2 jobs: the node went away. Log: slurm/17.log"
     assert record.getMessage() == expected
     member = logging.makeLogRecord({"event": LogEvent.JOB_ERROR, "indent": True})
     assert not shortener.filter(member)

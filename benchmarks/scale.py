@@ -92,8 +92,8 @@ SCENES = {
     "million": Scene(1_000_000),
     "tiles": Scene(1_000, side_px=8, gap_px=7, dates=24, bands=10, tiles=10),
     "dates": Scene(2_000, side_px=9, dates=150, bands=10),
-    "large_parcels": Scene(200, side_px=100, dates=24, bands=10),
-    "classes": Scene(10_000, classes=1000, settings={"parcels": {"classes": {"min_parcels": 2}}}),
+    "large_parcels": Scene(400, side_px=100, dates=24, bands=10),
+    "classes": Scene(10_000, classes=1000, settings={"parcels": {"classes": {"min_parcels": 3}}}),
     "columns": Scene(500_000, side_px=3, gap_px=2, dates=2, bands=2, columns=100),
 }
 

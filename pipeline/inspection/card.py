@@ -164,8 +164,11 @@ class FinishedRun:
 
     @classmethod
     def open(cls, run: Path) -> FinishedRun:
-        """Open a run, by its folder or settings file; refuse one without predictions."""
-        paths = RunPaths(run) if run.is_dir() else RunPaths.of(_name(run))
+        """Open a run, by its folder, name or settings file; refuse one without predictions."""
+        # The checkout has a folder demo, too: the one with predictions is meant.
+        named = (RunPaths(run), RunPaths.of(str(run)))
+        paths = next((p for p in named if p.probabilities.is_file()), None)
+        paths = paths or (RunPaths(run) if run.is_dir() else RunPaths.of(_name(run)))
         table, record = paths.predictions.with_suffix(".parquet"), paths.record("predict")
         lacking = [path for path in (table, record, paths.probabilities) if not path.is_file()]
         if lacking:

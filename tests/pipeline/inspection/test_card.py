@@ -208,15 +208,17 @@ def test_a_settings_file_names_the_run(run, tmp_path, monkeypatch, caplog):
     settings = tmp_path / "mine.yaml"
     settings.write_text("run: mine\ndataset: {path: existing}\n")
     page = RunPaths.of("mine").cards / "-5.html"
-    page.unlink(missing_ok=True)
-    assert main(["card", str(settings), "--", "-5"]) == 0
-    assert page.is_file()
+    # A folder beside results/ with the name of the run is not meant.
+    (run.root.parents[1] / "mine").mkdir(exist_ok=True)
+    for name in (str(settings), "mine"):
+        page.unlink(missing_ok=True)
+        assert main(["card", name, "--", "-5"]) == 0
+        assert page.is_file()
     settings.write_text("run: other\ndataset: {path: existing}\n")
     assert main(["card", str(settings), "12"]) == 1
     assert f"Run `parcelwise run {settings} predictions` first" in caplog.messages[-1]
     for name, words in (
         ("nothing", "is neither a settings file nor the folder of a run"),
-        ("mine", "Did you mean results/mine?"),
         ("existing", "is not the folder of a run"),
     ):
         assert main(["card", name, "12"]) == 1

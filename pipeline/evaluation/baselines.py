@@ -20,9 +20,8 @@ from pipeline.evaluation.scores import Matrix
 
 # If dates differ between parcels, series are interpolated to days at this step.
 STEP_DAYS = 10
-# Parcels whose pixels are in memory at once as float64: 0.3 GB for parcels of 83 pixels, 24 dates
-# and 10 bands.
-PARCELS_AT_A_TIME = 2000
+# Values of pixels that are in memory at once as float64: 0.3 GB.
+VALUES_AT_A_TIME = 40_000_000
 # This limit is not reached: on standardised series the regression converges within some hundred
 # iterations.
 MOST_ITERATIONS = 10_000
@@ -146,8 +145,12 @@ def parcel_means(data: PixelSets, parcels: NDArray[np.int64] | None = None) -> N
     parcels = np.arange(len(data)) if parcels is None else parcels
     means = np.full((len(parcels), *data.pixels.shape[1:]), np.nan)
     with_pixels = np.flatnonzero(data.sizes_of(parcels))
-    for start in range(0, len(with_pixels), PARCELS_AT_A_TIME):
-        places = with_pixels[start : start + PARCELS_AT_A_TIME]
+    if not len(with_pixels):
+        return means
+    # A parcel belongs to the batch in which its last pixel is.
+    last = np.cumsum(data.sizes_of(parcels[with_pixels])) - 1
+    batch = last * data.n_dates * data.n_channels // VALUES_AT_A_TIME
+    for places in np.split(with_pixels, np.flatnonzero(np.diff(batch)) + 1):
         part = data.chosen(parcels[places])
         values = part.pixels[:].astype(np.float64)
         if part.clear is None:

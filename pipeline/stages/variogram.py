@@ -87,10 +87,10 @@ def season_means(
     has_ndvi = RED in bands and NEAR_INFRARED in bands
     n_parts = -(-len(parcels) // PARCELS_AT_A_TIME)
     parts = []
-    for part in map(data.chosen, np.array_split(parcels, n_parts)):
-        series = parcel_means(part)
-        if part.observed is not None:
-            series[~part.observed] = np.nan
+    for part in np.array_split(parcels, n_parts):
+        series = parcel_means(data, part)
+        if data.observed is not None:
+            series[~data.observed[part]] = np.nan
         if has_ndvi:
             red, infrared = (series[:, :, bands.index(b)] for b in (RED, NEAR_INFRARED))
             ndvi = (infrared - red) / np.maximum(infrared + red, 1)

@@ -11,6 +11,7 @@ from geo.errors import InputError
 from models.pixel_sets import PixelSets
 from pipeline.dataset.normalisation_pickle import read_normalisation, write_normalisation
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset, day_zero
+from pipeline.evaluation import baselines
 from pipeline.evaluation.baselines import STEP_DAYS, parcel_means, resample, shared_days
 from pipeline.stages.calibrate import calibrate
 from pipeline.stages.evaluate import evaluate
@@ -130,7 +131,9 @@ def brute_force_mean(data, i, t, c):
     return sum(values) / len(values) if values else np.nan
 
 
-def test_mean_series_equal_brute_force():
+@pytest.mark.parametrize("at_a_time", [1, 40, baselines.VALUES_AT_A_TIME])
+def test_mean_series_equal_brute_force(monkeypatch, at_a_time):
+    monkeypatch.setattr(baselines, "VALUES_AT_A_TIME", at_a_time)
     rng = np.random.default_rng(3)
     offsets = np.array([0, 3, 4, 9])
     observed = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], bool)

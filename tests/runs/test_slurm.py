@@ -244,14 +244,20 @@ def test_a_job_killed_for_lack_of_memory_is_tried_again_with_more(real, folder):
         assert states == [("FAILED", "50M"), ("COMPLETED", "4000M")]
 
 
-@pytest.mark.slow
-def test_a_job_that_a_mistake_ended_is_not_tried_again(real, folder):
+def fail_by_a_mistake(folder):
+    """Train with damaged folds; return the message of the job, and all that was written."""
     run = RunPaths(folder / "results" / "small")
     run.folds.write_text('{"folds": []}')
     code, output = on_slurm(folder, "models")
     assert code != 0
     message = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1].partition(": ")[2]
     assert f"Failed: train Fold_1: {message}" in output
+    return message, output
+
+
+@pytest.mark.slow
+def test_a_job_that_a_mistake_ended_is_not_tried_again(real, folder):
+    message, output = fail_by_a_mistake(folder)
     jobs = ended(real, folder)
     assert jobs == [("rule_train", "FAILED")] * len(jobs)
     assert len(jobs) <= 2
@@ -329,13 +335,9 @@ def test_a_job_requests_a_gpu_if_the_device_is_cuda(simulated, folder):
 
 
 @pytest.mark.slow
-def test_the_message_of_a_failed_job_is_shown(simulated, folder):
-    run = RunPaths(folder / "results" / "small")
-    run.folds.write_text('{"folds": []}')
-    code, output = on_slurm(folder, "models")
-    assert code != 0
-    message = (folder / run.log("train/Fold_1")).read_text().splitlines()[-1].partition(": ")[2]
-    assert f"Failed: train Fold_1: {message}" in output
+@pytest.mark.usefixtures("simulated")
+def test_the_message_of_a_failed_job_is_shown(folder):
+    fail_by_a_mistake(folder)
 
 
 @pytest.mark.slow

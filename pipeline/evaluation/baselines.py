@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,21 @@ VALUES_AT_A_TIME = 40_000_000
 MOST_ITERATIONS = 10_000
 # From this number of parcels on, boosting and regression use several threads.
 MANY_PARCELS = 20_000
-# At most as many parcels are trained on and tested, drawn at random: the memory of a forest and of
-# the table grows with them.
+# At most as many parcels are trained on and tested, drawn at random, and at most as many parcels
+# times classes: what time and memory of all but the majority guess grow with.
 MOST_PARCELS = 100_000
+MOST_SCORES = 5_000_000
+# For more classes, no trees are grown: boosting grows one for every class in each of its 100 steps.
+MOST_CLASSES_OF_TREES = 100
+TREES = 500
+# A tree of the forest has about as many nodes as parcels were trained on, each with a number for
+# every class: so much of the forest is in memory at once.
+FOREST_BYTES = 500_000_000
+
+Table = NDArray[np.float64]
+Labels = NDArray[np.int64]
+# Trained on a table and its labels, it returns the labels of another table.
+Classify = Callable[[Table, Labels, Table], Labels]
 
 
 def majority(labels: NDArray[np.int64], folds: Sequence[Fold], n_classes: int) -> list[Matrix]:
@@ -49,7 +61,8 @@ def classify_series(
 
     None of them uses a validation part, so all are trained on training and validation part. All get
     the same table: gaps are interpolated in time, although trees could do without. Of more than
-    MOST_PARCELS labelled parcels, as many are drawn at random, to train and to test.
+    MOST_PARCELS labelled parcels, or more than MOST_SCORES for all classes, as many are drawn at
+    random, to train and to test. For more than MOST_CLASSES_OF_TREES, only the regression is made.
 
     Parameters
     ----------
@@ -68,43 +81,80 @@ def classify_series(
         {"gradient_boosting", "random_forest" or "logistic_regression": the confusion matrix of each
         fold}.
     """
-    parcels = np.arange(len(data))
-    if len(data) > MOST_PARCELS:
-        parcels, folds = _draw(folds, seed)
+    parcels, most = np.arange(len(data)), min(MOST_PARCELS, MOST_SCORES // n_classes)
+    if len(data) > most:
+        parcels, folds = _draw(folds, most, seed)
     series, days = parcel_means(data, parcels), data.days[0]
     if data.observed is not None:
         days = shared_days(data.days, data.observed)
         series = resample(series, data.days[parcels], data.observed[parcels], days)
-    table = fill_gaps(series, days)
-    # scikit-learn's defaults, except that no parcels are set aside to stop early, and that leaves
-    # may have fewer than 20 parcels where there are fewer than 1000: they could not be split.
+    table = fill_gaps(series, days).reshape(len(parcels), -1)
+    labels = data.labels[parcels]
     n = sum(len(fold.test) for fold in folds)
-    boosting = HistGradientBoostingClassifier(
-        early_stopping=False, min_samples_leaf=max(1, min(20, n // 50)), random_state=seed
-    )
-    classifiers = {
-        "gradient_boosting": boosting,
-        "random_forest": RandomForestClassifier(500, random_state=seed, n_jobs=threads),
-        "logistic_regression": make_pipeline(
-            StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)
-        ),
-    }
+    methods: dict[str, Classify] = {}
+    if n_classes <= MOST_CLASSES_OF_TREES:
+        methods["gradient_boosting"] = _boosting(n, seed)
+        methods["random_forest"] = _forest(n_classes, seed, threads)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS))
+    methods["logistic_regression"] = _classify_by(regression)
     # Boosting (OpenMP) and regression (BLAS) take all cores unless this limits them. Their threads
     # wait for each other so often that they pay for large tables only, and cost up to ten times
     # more if another process runs.
     with threadpool_limits(threads if n > MANY_PARCELS else 1):
         return {
-            name: _cross_validate(classifier, table, data.labels[parcels], folds, n_classes)
-            for name, classifier in classifiers.items()
+            name: _cross_validate(classify, table, labels, folds, n_classes)
+            for name, classify in methods.items()
         }
 
 
-def _draw(folds: Sequence[Fold], seed: int) -> tuple[NDArray[np.int64], list[Fold]]:
-    """Draw at most MOST_PARCELS labelled parcels; return them, and the folds among them."""
+def _classify_by(classifier: Any) -> Classify:
+    """Return a function that fits a scikit-learn classifier and predicts."""
+    return lambda table, labels, others: classifier.fit(table, labels).predict(others)
+
+
+def _boosting(n_parcels: int, seed: int) -> Classify:
+    """Return gradient boosting with scikit-learn's defaults, suited to few parcels.
+
+    No parcels are set aside to stop early. Leaves may have fewer than 20 parcels where there are
+    fewer than 1,000, which could not be split otherwise. A feature has as many bins as leaves of
+    that size have room, because finer bins cost most of the time of few parcels.
+    """
+    smallest_leaf = max(1, min(20, n_parcels // 50))
+    return _classify_by(
+        HistGradientBoostingClassifier(
+            early_stopping=False,
+            min_samples_leaf=smallest_leaf,
+            max_bins=max(2, min(255, n_parcels // smallest_leaf)),
+            random_state=seed,
+        )
+    )
+
+
+def _forest(n_classes: int, seed: int, threads: int) -> Classify:
+    """Return a random forest that is grown in parts, whose votes are added up."""
+
+    def classify(table: Table, labels: Labels, others: Table) -> Labels:
+        at_once = int(np.clip(FOREST_BYTES // (len(table) * n_classes * 8), 1, TREES))
+        classes = np.unique(labels)
+        votes = np.zeros((len(others), len(classes)))
+        # The parts share the source of seeds, so their trees are those of one forest.
+        seeds = np.random.RandomState(seed)
+        for first in range(0, TREES, at_once):
+            n_trees = min(at_once, TREES - first)
+            forest = RandomForestClassifier(n_trees, random_state=seeds, n_jobs=threads)
+            votes += n_trees * forest.fit(table, labels).predict_proba(others)
+        found: Labels = classes[votes.argmax(axis=1)]
+        return found
+
+    return classify
+
+
+def _draw(folds: Sequence[Fold], most: int, seed: int) -> tuple[NDArray[np.int64], list[Fold]]:
+    """Draw at most so many labelled parcels; return them, and the folds among them."""
     parcels = np.unique(np.concatenate([part for fold in folds for part in _parts(fold)]))
-    if len(parcels) > MOST_PARCELS:
+    if len(parcels) > most:
         rng = np.random.default_rng(seed)
-        parcels = np.sort(rng.choice(parcels, MOST_PARCELS, replace=False))
+        parcels = np.sort(rng.choice(parcels, most, replace=False))
     return parcels, [
         Fold(*(np.flatnonzero(np.isin(parcels, part)) for part in _parts(fold))) for fold in folds
     ]
@@ -115,22 +165,16 @@ def _parts(fold: Fold) -> tuple[NDArray[np.int64], ...]:
 
 
 def _cross_validate(
-    classifier: Any,
-    series: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    folds: Sequence[Fold],
-    n_classes: int,
+    classify: Classify, table: Table, labels: Labels, folds: Sequence[Fold], n_classes: int
 ) -> list[Matrix]:
-    """Fit a scikit-learn classifier in every fold; return its confusion matrix on the test part."""
-    table = series.reshape(len(series), -1)
+    """Train in every fold; return its confusion matrix on the test part."""
     matrices = []
     for fold in folds:
         training = np.concatenate([fold.train, fold.validation])
         predicted = np.full(len(fold.test), labels[training[0]])
         # A regression needs at least two classes.
         if (labels[training] != labels[training[0]]).any():
-            classifier.fit(table[training], labels[training])
-            predicted = classifier.predict(table[fold.test])
+            predicted = classify(table[training], labels[training], table[fold.test])
         matrices.append(confusion_matrix(labels[fold.test], predicted, n_classes))
     return matrices
 

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from pipeline.evaluation.scores import wilson_interval
 
 # Half the width of a 95 % interval, in standard deviations.
-Z = float(norm.ppf(0.975))
+Z = NormalDist().inv_cdf(0.975)
 # Fewest parcels of a stratum that are drawn, if it has as many.
 FEWEST = 2
 

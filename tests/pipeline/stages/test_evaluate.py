@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
@@ -185,6 +186,32 @@ def test_of_many_parcels_some_are_drawn_for_the_baselines(monkeypatch):
     expected = classify_series(data.chosen(drawn), few, 3, seed=1, threads=1)
     for method, matrices in expected.items():
         np.testing.assert_array_equal(found[method], matrices)
+
+
+def test_a_forest_grown_in_parts_is_the_same_forest(monkeypatch):
+    data = parcels_on_shared_dates()
+    fold = Fold(np.arange(60), np.arange(60, 120), np.arange(120, 300))
+    monkeypatch.setattr(baselines, "TREES", 20)
+    # Each part has 7 trees, the last one 6.
+    monkeypatch.setattr(baselines, "FOREST_BYTES", 7 * 120 * 3 * 8)
+    [matrix] = classify_series(data, [fold], 3, seed=5, threads=1)["random_forest"]
+    series = np.array([mean_series(data, i) for i in range(300)])
+    oracle = RandomForestClassifier(20, random_state=5).fit(series[:120], data.labels[:120])
+    expected = confusion_matrix(data.labels[120:], oracle.predict(series[120:]), 3)
+    np.testing.assert_array_equal(matrix, expected)
+    assert 100 < np.trace(expected) < 180
+
+
+def test_no_trees_are_grown_for_very_many_classes(monkeypatch):
+    monkeypatch.setattr(baselines, "MOST_CLASSES_OF_TREES", 3)
+    # As if there were a fourth class without parcels, 50 parcels are drawn.
+    monkeypatch.setattr(baselines, "MOST_SCORES", 4 * 50)
+    data = parcels_on_shared_dates()
+    fold = Fold(np.arange(60), np.arange(60, 120), np.arange(120, 300))
+    found = classify_series(data, [fold], 4, seed=1, threads=1)
+    assert set(found) == {"logistic_regression"}
+    drawn = np.random.default_rng(1).choice(np.arange(300), 50, replace=False)
+    assert found["logistic_regression"][0].sum() == (drawn >= 120).sum()
 
 
 def test_gaps_are_interpolated_in_time():

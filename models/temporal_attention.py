@@ -108,7 +108,9 @@ class LearntQueryAttention(nn.Module):
         super().__init__()
         self.n_head, self.d_k = n_head, d_k
         self.Q = nn.Parameter(torch.empty(n_head, d_k))
-        nn.init.normal_(self.Q, std=(2.0 / d_k) ** 0.5)
+        # To draw without memory, torch imports its compiler: a second whenever a model is loaded.
+        if not self.Q.is_meta:
+            nn.init.normal_(self.Q, std=(2.0 / d_k) ** 0.5)
         self.fc1_k = nn.Linear(d_in, n_head * d_k)
         self.dropout = Dropout(_ATTENTION_DROPOUT)
 

@@ -127,9 +127,12 @@ def test_the_last_epoch_is_kept_if_that_is_set(noise):
         settings = training_settings(batch_size=16, n_pixels=2, learning_rate=0.01, **changes)
         return train_fold(noise, np.arange(24), np.arange(24, 40), description, settings, CPU)
 
-    best, last = train(epochs=8, keep="best"), train(epochs=8, keep="last")
+    # Rounding differs between processors, and with it which epoch is the best.
+    scores = [epoch["val_IoU"] for epoch in train(epochs=20, keep="best").trainlog.values()]
+    worse = next(n for n in range(1, 20) if scores[n] < max(scores[:n]))
+    best, last = (train(epochs=worse + 1, keep=kept) for kept in ("best", "last"))
     assert best.trainlog == last.trainlog
-    assert best.epoch < last.epoch == 8
+    assert best.epoch < last.epoch == worse + 1
     ends_there = train(epochs=best.epoch, keep="last")  # the learning rate is constant
     for name, weight in best.state_dict.items():
         assert torch.equal(weight, ends_there.state_dict[name])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -120,6 +120,8 @@ class Scores:
     matrix: NDArray[np.int64]
     folds: list[FoldScore]
     divided_by: str | None
+    # A matrix of a thousand classes has a million cells, with which no browser opens the page.
+    most_in_matrix: ClassVar[int] = 50
 
     @property
     def best_baseline(self) -> str | None:

@@ -36,6 +36,7 @@ from pipeline.report.ndvi import draw_mistakes, ndvi_by_class
 from pipeline.report.origin import SHOWN
 from pipeline.report.scores import (
     METRICS,
+    Scores,
     confidence_groups,
     confidence_thresholds,
     count_confusions,
@@ -789,6 +790,20 @@ def test_the_confusion_matrix_counts_the_out_of_fold_parcels(run):
     ]
     assert found[0].share == pytest.approx(4 / 30)
     assert frequent_confusions(np.diag([3, 2]), ["a", "b"]) == []
+
+
+def test_of_very_many_classes_the_matrix_shows_those_with_most_parcels(tmp_path, monkeypatch):
+    monkeypatch.setattr(Scores, "most_in_matrix", 2)
+    page = page_of(make_run(tmp_path / "many"))
+    [table] = re.findall(r'<table class="matrix.*?</table>', page, flags=re.S)
+    rows = [re.findall(r"<td.*?</td>", row, flags=re.S) for row in table.split("<tr>")[2:]]
+    matrix = sklearn_confusion_matrix(DECLARED, PREDICTED)
+    order = np.argsort(-matrix.sum(axis=1), kind="stable")
+    shown = matrix[np.ix_(order, order)][:2]
+    expected = np.column_stack([shown[:, :2], shown[:, 2:].sum(axis=1), shown.sum(axis=1)])
+    counts = [[re.findall(r"\d+(?=</small>|</td>)|·", cell)[-1] for cell in row] for row in rows]
+    assert [[0 if c == "·" else int(c) for c in row] for row in counts] == expected.tolist()
+    assert "Only the 2 classes with most parcels are shown." in text_of(page)
 
 
 def test_the_saved_epoch_is_the_later_of_equally_good_ones():

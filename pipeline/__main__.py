@@ -322,9 +322,10 @@ def _add_argument(
     parser: argparse.ArgumentParser, name: str, kind: Any, parameter: inspect.Parameter
 ) -> None:
     """Add one argument: paths, strings, integers, and lists and optional ones of them."""
-    inner = [k for k in typing.get_args(kind) if k is not type(None)]
+    if typing.get_origin(kind) is not list:
+        kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
     many = typing.get_origin(kind) is list
-    base = inner[0] if inner else kind
+    base = typing.get_args(kind)[0] if many else kind
     options: dict[str, Any] = {"type": base, "metavar": base.__name__.upper()}
     if many:
         options["nargs"] = "*"

@@ -80,6 +80,9 @@ PREDICTIONS = [
 # The report shows the season of a run that was asked for it once, and then keeps it up to date.
 shows_season = lambda: ("season" in workflow.dag_settings.targets or paths.season_summary.is_file())
 season_files = lambda wildcards: paths.season_files if TRAINED and shows_season() else []
+season_models = lambda wildcards: (
+    [paths.season.trained(fold) for fold in FOLDS] if TRAINED and shows_season() else []
+)
 # As the season: written only if it is asked for, and then kept up to date.
 SEN4CAP = [paths.sen4cap, *([paths.sen4cap.with_suffix(".gpkg")] if REGISTER else [])]
 sen4cap_files = lambda wildcards: SEN4CAP if paths.sen4cap.is_file() else []
@@ -409,6 +412,7 @@ rule all:
         AREAS,
         WORKLIST,
         ATTENTION,
+        season_models,
         sen4cap_files,
         paths.report,
         paths.provenance,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from geo.errors import InputError, did_you_mean
 from models.errors import InputError as ModelInputError
 from models.memory import MB, is_out_of_memory, room
-from pipeline.command import command
+from pipeline.command import command, end_with_workflow
 from pipeline.workflow.messages import LIBRARY
 from pipeline.workflow.software import environment, environment_of
 from pipeline.workflow.writing import write_json, write_text
@@ -184,6 +184,8 @@ def run_function(
         Exit code: 0, or 1 after an error. An error that the user can correct is logged as its
         message alone, a bug with its traceback.
     """
+    if folder is None and is_stage:
+        end_with_workflow()
     # Not above: Ctrl-C during the import of pydantic would end in a traceback.
     from pipeline.workflow.settings import from_json
 
@@ -320,9 +322,10 @@ def _add_argument(
     parser: argparse.ArgumentParser, name: str, kind: Any, parameter: inspect.Parameter
 ) -> None:
     """Add one argument: paths, strings, integers, and lists and optional ones of them."""
-    inner = [k for k in typing.get_args(kind) if k is not type(None)]
+    if typing.get_origin(kind) is not list:
+        kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
     many = typing.get_origin(kind) is list
-    base = inner[0] if inner else kind
+    base = typing.get_args(kind)[0] if many else kind
     options: dict[str, Any] = {"type": base, "metavar": base.__name__.upper()}
     if many:
         options["nargs"] = "*"

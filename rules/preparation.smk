@@ -75,6 +75,7 @@ checkpoint index:
         ),
         settings=settings_of("index"),
         record=paths.record("index"),
+        extracted=paths.of_extractions,
     threads: 4
     resources:
         mem_mb=memory("index"),
@@ -93,7 +94,7 @@ checkpoint index:
         " --imagery {params.imagery:q}"
         " --acquisitions {output.acquisitions:q} --table {output.view:q} --items {params.folder:q}"
         " --grids {output.grids:q} {params.stac:q} --weights {resources.weights:q}"
-        " --cache {resources.cache:q}"
+        " --cache {resources.cache:q} --extracted {params.extracted:q}"
         " --threads {threads} --log {log:q}"
 
 

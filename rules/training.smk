@@ -365,5 +365,6 @@ rule season:
         "How early the classes are known is in {paths.season.root} and in the report."
     input:
         paths.season_files,
+        season_models,
         paths.report,
         paths.provenance,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyproj.exceptions import ProjError
 
 from geo.errors import InputError, first_five
 from geo.register.layers import UNREADABLE, as_json
@@ -108,6 +109,8 @@ class GeoParquet:
             *(ValueError, KeyError, TypeError, OSError, OverflowError, pa.ArrowException),
         ) as error:
             raise self._unreadable(error) from error
+        except ProjError as error:  # its text repeats the whole definition
+            raise self._unreadable("its coordinate system is damaged.") from error
         self._refuse_far_dates(rows, first_row)
         # A layer of other formats has one geometry.
         for name in rows.columns[rows.dtypes == "geometry"].drop(rows.geometry.name):
@@ -145,7 +148,7 @@ class GeoParquet:
                     "write the column as text."
                 )
 
-    def _unreadable(self, error: Exception) -> InputError:
+    def _unreadable(self, error: Exception | str) -> InputError:
         return InputError(
             f"{self._path} cannot be read as GeoParquet: {error} Write it with geopandas' "
             "to_parquet."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from pipeline.workflow.writing import write_changed, write_json
 
 logger = logging.getLogger(__name__)
 
+# A file of stage extract, its log, or what Snakemake measured of it: <id> and one of these.
+_EXTRACTED = re.compile(r"(?P<acquisition>[^.].*?)(\.valid\.npy|\.npy|\.json|\.log|\.tsv)")
+
 
 def index(
     imagery: str | Path,
@@ -34,6 +38,7 @@ def index(
     threads: int = 1,
     weights: str = "null",
     cache: Path | None = None,
+    extracted: list[Path] | None = None,
 ) -> None:
     """List the acquisitions of the imagery, which of them are used, and the grids of their tiles.
 
@@ -65,6 +70,9 @@ def index(
     cache
         Read and written: what was read of each acquisition. Only what is new or has changed is read
         again. None: everything is.
+    extracted
+        Folders of what stage extract wrote, named after acquisitions. Files of acquisitions that do
+        not exist any more are deleted.
 
     Raises
     ------
@@ -79,6 +87,22 @@ def index(
     write_view(table, decision.rows)
     write_json(grids, {tile: asdict(grid) for tile, grid in decision.grids.items()})
     _log(decision.rows, settings)
+    _remove_others(extracted or [], {item.id for item in decision.found})
+
+
+def _remove_others(folders: Sequence[Path], acquisitions: Set[str]) -> None:
+    """Delete the files that are named after other acquisitions than these."""
+    others = [
+        path
+        for folder in folders
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if (name := _EXTRACTED.fullmatch(path.name)) and name["acquisition"] not in acquisitions
+    ]
+    for path in others:
+        path.unlink()
+    if others:
+        names = list(map(str, others))
+        logger.info("Deleted, as their acquisitions are not there: %s", first_five(names))
 
 
 def _check_season(weights: str | None, rows: Sequence[AcquisitionRow]) -> None:

@@ -195,6 +195,24 @@ def keep_messages_short(on_mistake: Callable[[], None] = lambda: None) -> None:
     _on_ctrl_c(shortener.interrupt)
 
 
+def end_on_sigterm(scheduler: Any) -> None:
+    """Let SIGTERM end the run once its jobs have ended, also while jobs are being chosen.
+
+    Snakemake's own handler takes a lock of the scheduler (tried with 9.27). If the thread that it
+    interrupts has that lock, both wait for each other. Another thread can wait for it.
+
+    Parameters
+    ----------
+    scheduler
+        Snakemake's, with the method `exit_gracefully`.
+    """
+
+    def end(_: int, __: FrameType | None) -> None:
+        threading.Thread(target=scheduler.exit_gracefully).start()
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def _on_ctrl_c(handler: Callable[[int, FrameType | None], None]) -> None:
     """Replace the handler of Ctrl-C; a shell starts background jobs with Ctrl-C ignored."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:

@@ -458,6 +458,12 @@ class RunPaths:
         return [self.map_tiles, self.map_ids]
 
     @property
+    def of_extractions(self) -> list[Path]:
+        """The folders that have files of every acquisition that was extracted."""
+        names = (self.log("extract/name"), self.benchmark("extract/name"))
+        return [self.extractions, self.counts, *(path.parent for path in names)]
+
+    @property
     def season(self) -> RunPaths:
         """The models that classify before the end of the season, in the folders of a run."""
         return RunPaths(self.root / "season")

@@ -17,11 +17,12 @@ from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
 from geo.errors import InputError, first_five, nearest
+from pipeline.command import WORKFLOW
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.cluster import note_cluster_run, settle_results, wait_for_jobs
 from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
-from pipeline.workflow.messages import LIBRARY, keep_messages_short
+from pipeline.workflow.messages import LIBRARY, end_on_sigterm, keep_messages_short
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.sections.models import DIVISION_SETTINGS
@@ -89,6 +90,7 @@ def start(
         Called when a job has ended with an error of the user.
     """
     keep_messages_short(on_mistake)
+    os.environ[WORKFLOW] = str(os.getpid())
     try:
         check_installation(checkout)
         if cores is not None and cores < 1:
@@ -277,6 +279,7 @@ def freeze(
         write_text(paths.checked, contents_state(settings))
         if workflow is not None:
             note_cluster_run(paths, workflow.scheduler._executor)
+            end_on_sigterm(workflow.scheduler)
         _check_folders(paths.root)
     except InputError as error:
         sys.exit(f"\n{error}")

@@ -4,13 +4,21 @@ import os
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.endurance.small_run import RUN, TARGETS, SmallRun, differing
+from tests.builders.runs import copied
+from tests.endurance.small_run import RUN, TARGETS, SmallRun, differences, differing, stages_of
 
 MB = 2**20
 ADDRESS_SPACE_MB = (300, 500, 700, 900, 1100)
+# Stages behind the dataset, in each of which a fault is caused.
+LATE = (
+    "variogram", "split", "train", "calibrate", "evaluate", "model_card", "evaluate_season",
+    "predict", "explain", "sen4cap", "areas", "worklist", "report", "provenance",
+)  # fmt: skip
+# Those that need the most memory.
+LARGE = ("train", "evaluate", "predict", "report")
 # What may stand in a message beside the last one: the messages of Snakemake about a failed job.
 UNWANTED = ("Traceback", "core dumped", "terminate called", "Aborted", "Segmentation fault")
 
@@ -74,6 +82,27 @@ def full_disk(run, expected):
         yield from equal(run, expected)
 
 
+def disk_fills_in_each_late_stage(run, expected):
+    """Fill the disk while a stage is at work."""
+    _refuse_without(expected, LATE)
+    filler = run.folder / "results" / "filler"
+
+    def fill(_):
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(MB)):
+                pass
+
+    with _mounted(run.folder / "results", 100):
+        copied(expected.folder, run.folder)
+        for stage in LATE:
+            code, output = _caused_in(run, stage, fill)
+            yield from refused(code, output, "space", f"{stage}: ")
+            filler.unlink()
+            yield from unbroken(run, expected, stage)
+        run.finish()
+        yield from equal(run, expected)
+
+
 def file_size_limit(run, expected):
     """Limit the size of a file, which some disks and quotas do."""
     run.finish(targets=("raw/register.gpkg",))
@@ -86,14 +115,15 @@ def file_size_limit(run, expected):
 
 
 def read_only(run, expected):
-    """Turn the file system of a finished run read-only, and ask for other settings."""
+    """Turn the file system of a finished run read-only, and ask for stages again."""
     with _mounted(run.folder / "results", 100):
-        shutil.copytree(expected.folder / RUN, run.folder / RUN)
+        copied(expected.folder, run.folder)
         before = run.contents()
         _command("mount", "-o", "remount,ro", str(run.folder / "results"))
-        code, output = run("--forcerun", "label")
-        yield from refused(code, output, "cannot be written")
-        yield from unchanged(run, before)
+        for stage in ("label", *(stage for stage in LARGE if stage in _stages(expected))):
+            code, output = run("--forcerun", stage)
+            yield from refused(code, output, "cannot be written", f"{stage}: ")
+            yield from unchanged(run, before)
         _command("mount", "-o", "remount,rw", str(run.folder / "results"))
         run.finish()
         yield from equal(run, expected)
@@ -101,10 +131,8 @@ def read_only(run, expected):
 
 def permission_taken_away(run, expected):
     """Take away the permission to write into folders of the run."""
-    if os.getuid() == 0:
-        # Otherwise, permissions do not apply to root.
-        run.wrapper = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    run.finish(targets=("dataset",))
+    _without_rights_of_root(run)
+    copied(expected.folder, run.folder)
     before = run.contents()
     for place in (RUN / "logs", RUN):
         path = run.folder / place
@@ -117,6 +145,29 @@ def permission_taken_away(run, expected):
     yield from equal(run, expected)
 
 
+def permission_taken_away_in_each_late_stage(run, expected):
+    """Take away the permission to write into any folder of the run while a stage is at work."""
+    _refuse_without(expected, LATE)
+    _without_rights_of_root(run)
+    copied(expected.folder, run.folder)
+
+    def folders():
+        return [run.folder / RUN, *(p for p in (run.folder / RUN).rglob("*") if p.is_dir())]
+
+    def take(_):
+        for folder in folders():
+            folder.chmod(0o555)
+
+    for stage in LATE:
+        code, output = _caused_in(run, stage, take)
+        for folder in folders():
+            folder.chmod(0o755)
+        yield from refused(code, output, "Permission denied", f"{stage}: ")
+        yield from unbroken(run, expected, stage)
+    run.finish()
+    yield from equal(run, expected)
+
+
 def little_memory(run, expected):
     """Limit the address space of all processes."""
     for limit in ADDRESS_SPACE_MB:
@@ -125,6 +176,28 @@ def little_memory(run, expected):
         if code:
             yield from judged(output, "memory", f"{limit} MB: ")
     run.wrapper = []
+    run.finish()
+    yield from equal(run, expected)
+
+
+def little_memory_in_large_stages(run, expected):
+    """Limit the address space of one job after another."""
+    _refuse_without(expected, LARGE)
+    copied(expected.folder, run.folder)
+    for stage in LARGE:
+        failed = 0
+        for megabytes in ADDRESS_SPACE_MB:
+            limit = f"--as={megabytes * MB}"
+            code, output = _caused_in(
+                run, stage, lambda job, limit=limit: _command("prlimit", f"--pid={job}", limit)
+            )
+            if code == 0:
+                break
+            failed += 1
+            yield from judged(output, "memory", f"{stage} with {megabytes} MB: ")
+            yield from unbroken(run, expected, stage)
+        if not failed:
+            yield f"{stage} needs less than {ADDRESS_SPACE_MB[0]} MB"
     run.finish()
     yield from equal(run, expected)
 
@@ -154,17 +227,46 @@ def two_runs_in_two_folders(run, expected):
 
 
 CAUSES = (
-    full_disk, file_size_limit, read_only, permission_taken_away, little_memory,
+    full_disk, disk_fills_in_each_late_stage, file_size_limit, read_only, permission_taken_away,
+    permission_taken_away_in_each_late_stage, little_memory, little_memory_in_large_stages,
     two_runs_in_one_folder, two_runs_in_two_folders,
 )  # fmt: skip
 
 
-def refused(code, output, words):
+def _stages(run):
+    """Return the stages that a finished run has."""
+    return {path.name.split(".")[0] for path in (run.folder / RUN / "benchmarks").iterdir()}
+
+
+def _refuse_without(run, stages):
+    if missing := set(stages) - _stages(run):
+        raise Impossible(f"the run has no {', '.join(sorted(missing))}")
+
+
+def _without_rights_of_root(run):
+    """Let permissions apply to a run, which they do not if root calls it."""
+    if os.getuid() == 0:
+        run.wrapper = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+def _caused_in(run, stage, cause):
+    """Run a stage again, and call `cause` with its process once it is at work; return the end."""
+    started = run.start("--forcerun", stage)
+    while started.poll() is None:
+        if (job := stages_of(started).get(stage)) is not None:
+            with suppress(subprocess.CalledProcessError):  # it has ended
+                cause(job)
+            break
+        time.sleep(0.01)
+    return started.wait(), run.output
+
+
+def refused(code, output, words, prefix=""):
     """Judge the end of a run that should have failed."""
     if code == 0:
-        yield f"the run succeeds, but should say {words!r}"
+        yield f"{prefix}the run succeeds, but should say {words!r}"
     else:
-        yield from judged(output, words)
+        yield from judged(output, words, prefix)
 
 
 def judged(output, words, prefix=""):
@@ -182,10 +284,19 @@ def unchanged(run, before):
         yield f"{path} was lost or changed"
 
 
+def unbroken(run, expected, stage):
+    """Judge whether a failed run left a part of a file, or a temporary one."""
+    whole = expected.contents()
+    for path, content in run.contents().items():
+        if content != whole.get(path):
+            yield f"{stage}: a part of {path} is left"
+    for path in run.leftovers():
+        yield f"{stage}: {path} is left"
+
+
 def equal(run, expected):
     """Judge a finished run."""
-    for path in differing(run.contents(), expected.contents()):
-        yield f"{path} differs from the undisturbed run"
+    yield from differences(run.contents(), expected.contents())
     for path in run.leftovers():
         yield f"{path} is left"
 

@@ -1,5 +1,6 @@
 """A small run of the whole workflow on a SIMULATED scene, as the commands kill and soak use it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,8 @@ class SmallRun:
         Words before the command, such as `prlimit --as=1000000000`.
     printed
         File of what the last run printed.
+    all_started
+        The processes of all runs.
     """
 
     def __init__(self, folder, targets=TARGETS, **changes):
@@ -59,6 +62,7 @@ class SmallRun:
         self.temporary = self.folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
         self.printed = self.folder / "output.txt"
+        self.all_started = []
         self.write(**changes)
 
     @property
@@ -88,22 +92,28 @@ class SmallRun:
             "TMPDIR": str(self.temporary),
         }
         with self.printed.open("w") as printed:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 command, cwd=self.folder, env=environment, start_new_session=True,
                 stdout=printed, stderr=subprocess.STDOUT,
                 # As on a terminal: a shell starts background jobs with Ctrl-C ignored.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )  # fmt: skip
+        self.all_started.append(started)
+        return started
 
     def __call__(self, *words, **options):
         """Run to the end; return the exit code and what was printed."""
         code = self.start(*words, **options).wait()
         return code, self.output
 
-    def finish(self, *words, **options):
-        """Run to the end, which must succeed; remove the lock of a killed run before."""
+    def unlock(self):
+        """Remove the lock of a killed run."""
         if any((self.folder / ".snakemake" / "locks").glob("*")):
             self("--unlock")
+
+    def finish(self, *words, **options):
+        """Run to the end, which must succeed; remove the lock of a killed run before."""
+        self.unlock()
         code, output = self(*words, **options)
         if code:
             raise AssertionError(f"the run does not finish: exit code {code}\n{output}")
@@ -123,9 +133,21 @@ class SmallRun:
         return sorted(map(str, [*parts, *others]))
 
 
+def ingested(folder, run, targets):
+    """Return a run in a folder that begins from the dataset of another run."""
+    source = {"path": str(run.folder / RUN / "dataset"), "classes": {"min_parcels": 4}}
+    return SmallRun(folder, targets, dataset=source, simulate=None, imagery=None, parcels=None)
+
+
 def stages_of(run):
-    """Return the stages that are running below a process, by the words of their commands."""
-    return {stage for pid in _below(run.pid) if (stage := _stage(pid)) is not None}
+    """Return the stages that are running below a process, by the words of their commands.
+
+    Returns
+    -------
+    dict
+        {stage: a process of it}
+    """
+    return {stage: pid for pid in _below(run.pid) if (stage := _stage(pid)) is not None}
 
 
 def open_files(run):
@@ -156,16 +178,27 @@ def _stage(pid):
     return None
 
 
-def end(run, number):
-    """Send a signal to a run and all its jobs; return whether all of them end."""
+def send(run, number, receiver="all", job=None):
+    """Send a signal to a run: to "all", to "Snakemake" alone, or to a "job", if there is one."""
     with suppress(ProcessLookupError):
-        os.killpg(run.pid, number)
+        if receiver == "Snakemake":
+            os.kill(run.pid, number)
+        elif receiver == "job" and job is not None:
+            os.kill(job, number)
+        else:
+            os.killpg(run.pid, number)
+
+
+def has_ended(run, *, with_jobs=True):
+    """Wait for the end of a run and its jobs; return whether they end. If not, kill them."""
     until = time.monotonic() + ENDED_S
     while time.monotonic() < until:
-        run.poll()
+        code = run.poll()
         try:
             os.killpg(run.pid, 0)
         except ProcessLookupError:
+            return True
+        if code is not None and not with_jobs:
             return True
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGKILL)
@@ -176,3 +209,27 @@ def end(run, number):
 def differing(found, expected):
     """Return the paths that are in one only, or differ."""
     return sorted(str(p) for p in {*found, *expected} if found.get(p) != expected.get(p))
+
+
+def differences(found, expected):
+    """Yield a line for every path that is in one only, or differs; for JSON, what differs."""
+    for path in map(Path, differing(found, expected)):
+        if path not in found or path not in expected:
+            yield f"{path} is {'missing' if path in expected else 'more than expected'}"
+        elif path.suffix == ".json":
+            own, others = (_flat(json.loads(values[path])) for values in (found, expected))
+            keys = [key for key in {**own, **others} if own.get(key) != others.get(key)]
+            shown = [f"{key}: {own.get(key)}, not {others.get(key)}" for key in keys[:5]]
+            yield f"{path} differs: {'; '.join(shown)}"
+        else:
+            yield f"{path} differs"
+
+
+def _flat(value, key=""):
+    """Return the values of JSON by the path to them."""
+    if not isinstance(value, dict | list):
+        return {key: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {
+        path: inner for name, one in items for path, inner in _flat(one, f"{key}/{name}").items()
+    }

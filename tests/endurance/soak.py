@@ -1,6 +1,5 @@
 """Add acquisitions one by one, then remove and replace some: each equals a run from nothing."""
 
-import itertools
 import shutil
 import sqlite3
 import time
@@ -9,7 +8,7 @@ from contextlib import closing
 import pandas as pd
 
 from demo import simulate
-from tests.endurance.small_run import RUN, SCENE, TARGETS, SmallRun, differing, open_files
+from tests.endurance.small_run import RUN, SCENE, TARGETS, SmallRun, differences, open_files
 
 # Between two runs of everything, that many runs add an acquisition to the dataset alone.
 DATASETS_BETWEEN = 4
@@ -94,14 +93,18 @@ def _finished(run, words, show, targets=None):
         for file in (results / "benchmarks").rglob("*.tsv")
         if file.stat().st_mtime >= begun
     ]
+    acquisitions = {path.stem for path in (results / "acquisitions").iterdir()}
+    files = [path.relative_to(results) for path in results.rglob("*") if path.is_file()]
     row = {
         "what": words,
         "jobs": len(measured),
-        "files": sum(1 for path in results.rglob("*") if path.is_file()),
+        "files": len(files),
+        # Those of an acquisition have its name.
+        "others": {str(path) for path in files if path.name.split(".")[0] not in acquisitions},
         "open": most_open,
         "memory_mb": max(table["max_rss"].max() for table in measured),
         "left": run.leftovers(),
-        "acquisitions": len(list((results / "acquisitions").iterdir())),
+        "acquisitions": len(acquisitions),
     }
     show(
         f"{words}: {row['acquisitions']} acquisitions, {row['jobs']} jobs, {row['files']} files, "
@@ -114,10 +117,11 @@ def _compared(run, folder, words, raw, show):
     """Compare the run with one from nothing on the same inputs."""
     fresh = made(folder / "fresh", raw, run.targets)
     fresh.finish()
-    paths = differing(run.contents(), fresh.contents())
-    show(f"{words}: {len(fresh.contents())} files compared, {len(paths)} differ")
+    expected = fresh.contents()
+    wrong = list(differences(run.contents(), expected))
+    show(f"{words}: {len(expected)} files compared, {len(wrong)} differ")
     shutil.rmtree(fresh.folder)
-    return [f"{words}: {path} differs from a run from nothing" for path in paths]
+    return [f"{words}, compared with a run from nothing: {text}" for text in wrong]
 
 
 def _grown(rows):
@@ -127,12 +131,11 @@ def _grown(rows):
         for path in row["left"]:
             yield f"{row['what']}: {path} is left"
     # Each acquisition has a fixed number of files: its item, three of its extraction, logs, ...
-    each = {
-        (after["files"] - before["files"]) / (after["acquisitions"] - before["acquisitions"])
-        for before, after in itertools.pairwise(rows)
-    }
+    each = {(row["files"] - len(row["others"])) / row["acquisitions"] for row in rows}
     if len(each) > 1:
-        yield f"the number of files does not grow evenly: {sorted(each)} for each acquisition"
+        yield f"the number of files of an acquisition is not always the same: {sorted(each)}"
+    for path in sorted(last["others"] - first["others"]):
+        yield f"{path} is more than at first"
     # Stage assemble maps two files of every acquisition.
     added = last["acquisitions"] - first["acquisitions"]
     if last["open"] > first["open"] + 2 * added + 10:

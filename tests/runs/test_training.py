@@ -105,4 +105,8 @@ def test_the_season_is_asked_for_once_and_then_stays_up_to_date(folder):
     assert {path for path in changed if "figures" not in path.parts} == {report}
     for target in ("all", "season"):
         assert planned(folder, target) == {}, target
+    # As a job leaves it that is killed while it trains again.
+    (season / "models" / "Fold_2" / ".trained").unlink()
+    for target in ("all", "season"):
+        assert planned(folder, target)["train_season"] == 1, target
     assert planned(folder, split={"folds": 3, "seed": 2})["train_season"] == 3

@@ -312,6 +312,20 @@ def test_more_rows_than_bytes_are_refused(tmp_path):
             read()
 
 
+def test_a_damaged_coordinate_system_of_geoparquet_is_refused(tmp_path, squares):
+    squares.to_parquet(tmp_path / "r.parquet")
+    table = pq.read_table(tmp_path / "r.parquet")
+    geo = table.schema.metadata[b"geo"]
+    damaged = geo.replace(b'"authority"', b'"authoraty"')
+    assert damaged != geo
+    pq.write_table(
+        table.replace_schema_metadata(table.schema.metadata | {b"geo": damaged}),
+        tmp_path / "r.parquet",
+    )
+    with pytest.raises(InputError, match=r"as GeoParquet: its coordinate system is damaged\. W"):
+        read_register(tmp_path / "r.parquet")
+
+
 @pytest.mark.parametrize("suffix", [".shp", ".dbf"])
 @pytest.mark.parametrize("kept", [0.5, 0.9])
 def test_truncated_shapefiles_are_refused(tmp_path, squares, suffix, kept):

@@ -1,6 +1,7 @@
 """Stage index: which acquisitions are used, and why others are not."""
 
 import json
+import shutil
 from datetime import date, datetime
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from pipeline.workflow.acquisition_table import (
     write_view,
 )
 from pipeline.workflow.config import load, view
+from pipeline.workflow.paths import RunPaths
+from pipeline.workflow.software import environment_of
 from tests.builders.paths import DATA
 from tests.builders.safe import write_image, write_safe
 
@@ -43,12 +46,13 @@ class Run:
         self.table = root / "out" / "acquisitions.json"
         self.items = root / "out" / "acquisitions"
         self.grids = root / "out" / "grids.json"
+        self.paths = RunPaths(root / "out")
 
     def __call__(self, imagery=None, clouds=None, **settings):
         values = {"imagery": {"bands": BANDS, **settings}, "clouds": clouds or {}}
         index(
             imagery or self.imagery, self.table, self.table.with_suffix(".csv"), self.items,
-            self.grids, view(load(values), "index"),
+            self.grids, view(load(values), "index"), extracted=self.paths.of_extractions,
         )  # fmt: skip
         return read_acquisitions(self.table)
 
@@ -72,6 +76,29 @@ def write(run, rng, **options):
 
 def days(rows):
     return {row.date.day: row.reason or "used" for row in rows}
+
+
+def test_what_was_extracted_of_acquisitions_that_are_gone_is_deleted(run, rng):
+    names = ("20220403T105031_31UDS_N0301", "20220413T105031_31UDS_N0301")
+    gone, _ = (write(run, rng, sensed=name[:15], baseline="03.01") for name in names)
+    paths = run.paths
+
+    def of(name):
+        job = f"extract/{name}"
+        files = [paths.extracted(name), paths.extracted_valid(name), paths.extraction_counts(name)]
+        return [*files, paths.log(job), environment_of(paths.log(job)), paths.benchmark(job)]
+
+    assert {path.parent for path in of("any")} == set(paths.of_extractions)
+    others = [paths.extractions / f".{names[0]}.0000-1.part.npy", paths.log("assemble/31UDS")]
+    files = [*of(names[0]), *of(names[1]), *others]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run()
+    assert [path for path in files if not path.exists()] == []
+    shutil.rmtree(gone.path)
+    run()
+    assert [path for path in files if not path.exists()] == of(names[0])
 
 
 def test_every_acquisition_has_a_row(run, rng):

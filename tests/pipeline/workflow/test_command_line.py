@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import select
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,7 @@ import yaml
 from models.fast_cpu import memory_allocator
 from pipeline import __main__ as command_line
 from pipeline.__main__ import COMMANDS, STAGES, main, run_function
-from pipeline.command import allow_open_files, command
+from pipeline.command import WORKFLOW, allow_open_files, command
 from pipeline.workflow import software
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings
@@ -162,6 +163,33 @@ def test_the_command_may_open_as_many_files_as_the_user_may():
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the jobs of a killed process")
+def test_a_job_ends_when_the_snakemake_that_started_it_is_killed(tmp_path):
+    inputs = tmp_path / "inputs.json"
+    os.mkfifo(inputs)
+    job = [sys.executable, "-m", "pipeline", "provenance", "--inputs", str(inputs), "--records"]
+    job += ["--run", str(tmp_path), "--provenance", str(tmp_path / "provenance.json")]
+    code = f"os.environ[{WORKFLOW!r}] = str(os.getpid()); subprocess.run({job})"
+    snakemake = subprocess.Popen([sys.executable, "-c", f"import os, subprocess; {code}"], cwd=ROOT)
+    with inputs.open("wb") as pipe:  # opened once the job reads it, which would wait forever
+        snakemake.kill()
+        snakemake.wait()
+        reader = select.poll()
+        reader.register(pipe, 0)
+        assert [event for _, event in reader.poll(60_000)] == [select.POLLERR], "it goes on"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the jobs of a killed process")
+def test_a_job_does_not_begin_if_its_snakemake_was_killed(monkeypatch):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    monkeypatch.setenv(WORKFLOW, str(killed.pid))
+    with pytest.raises(SystemExit):
+        run_function(lambda: pytest.fail("it begins"), [], program="x", logger="x")
+    monkeypatch.setenv(WORKFLOW, str(os.getpid()))
+    assert run_function(lambda: None, [], program="x", logger="x") == 0
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES])

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from pipeline import __main__ as command_line
 from pipeline.command import command
 from pipeline.workflow import snakefile
 from pipeline.workflow.launch import _folder_of
-from pipeline.workflow.messages import LOGGER, Shortener
+from pipeline.workflow.messages import LOGGER, Shortener, end_on_sigterm
 from pipeline.workflow.paths import RunPaths
 from pipeline.workflow.settings import Settings
 from pipeline.workflow.snakefile import check_folder, freeze, summary
@@ -308,3 +309,20 @@ def test_a_warning_of_a_library_is_written_once_and_only_to_the_log_of_a_job(tmp
     words = [sys.executable, "-c", NOISY]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.count("tag 42113") == 1
+
+
+def test_sigterm_does_not_wait_for_a_lock_of_the_thread_that_it_interrupts(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    lock, ended = threading.Lock(), threading.Event()
+
+    class Scheduler:
+        def exit_gracefully(self):
+            if lock.acquire(timeout=60):
+                ended.set()
+
+    end_on_sigterm(Scheduler())
+    with lock:
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+        assert not ended.is_set()
+    assert ended.wait(60)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo import simulate
 from geo.errors import InputError
-from pipeline.__main__ import run_function
+from pipeline.run_function import run_function
 from pipeline.workflow.settings import SimulateSettings
 
 

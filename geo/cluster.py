@@ -19,6 +19,8 @@ Part = TypeVar("Part")
 Shared = TypeVar("Shared")
 Piece = TypeVar("Piece")
 
+# Environment variable: the address of the scheduler, for the process that sends jobs.
+SCHEDULER = "PARCELWISE_DASK_SCHEDULER"
 # Tasks given to the cluster for each of its threads: one runs, the next waits. The results of all
 # of them fit into the memory.
 TASKS_PER_THREAD = 2

@@ -1,13 +1,8 @@
 """The entry of the command `parcelwise`: it imports little, so that Ctrl-C is caught at once."""
 
 import os
-import signal
 import sys
 from contextlib import suppress
-
-# Environment variable: the process of Snakemake, which the Snakefile sets and jobs inherit.
-WORKFLOW = "PARCELWISE_WORKFLOW"
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def command() -> None:
@@ -16,7 +11,7 @@ def command() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         from models.fast_cpu.memory_allocator import keep_freed_memory
-        from pipeline.__main__ import main
+        from pipeline.command_line import main
 
         # Every stage works in blocks of the same size, so freed memory is needed again at once.
         keep_freed_memory()
@@ -39,24 +34,3 @@ def allow_open_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def end_with_workflow() -> None:
-    """Let the kernel end this job when the Snakemake that started it is killed.
-
-    Otherwise the job would go on beside the next run, and write results of the earlier settings
-    over those of the new ones. It does nothing on other systems than Linux.
-    """
-    workflow = os.environ.get(WORKFLOW)
-    if workflow is None or sys.platform != "linux":
-        return
-    import ctypes
-
-    if os.getppid() == int(workflow):
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
-    # It may have been killed before. Another parent may be a shell that it started.
-    with suppress(PermissionError):
-        try:
-            os.kill(int(workflow), 0)
-        except ProcessLookupError:
-            sys.exit(128 + signal.SIGTERM)

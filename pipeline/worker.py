@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 
 from geo.cluster import worker_name
-from pipeline.__main__ import log_all, log_to, run_function
+from pipeline.logs import log_all, log_to
+from pipeline.run_function import run_function
 from pipeline.workflow.software import version
 
 

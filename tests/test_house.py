@@ -16,7 +16,7 @@ import yaml
 
 from demo.__main__ import write_scene
 from geo.errors import InputError
-from pipeline.__main__ import COMMANDS, STAGES, main
+from pipeline.command_line import COMMANDS, STAGES, main
 from pipeline.workflow.config import load
 from pipeline.workflow.generate_configs import SCHEMA_LINE, default_yaml, schema_json
 from pipeline.workflow.sections.models import RECIPES, read_recipe
@@ -203,7 +203,7 @@ def test_a_stage_builds_only_the_types_of_settings_that_it_reads():
 
 
 def test_the_command_line_imports_no_slow_library():
-    assert not loaded_by("import pipeline.__main__") & (SLOW | {"numpy"})
+    assert not loaded_by("import pipeline.command_line") & (SLOW | {"numpy"})
 
 
 @pytest.mark.slow

@@ -22,12 +22,12 @@ from models.errors import InputError as ModelInputError
 from models.hyperparameters import Hyperparameters
 from models.model_description import check_reference
 from models.model_files import DESCRIPTION_FILE, WEIGHTS_FILE, check_folds, fold_folders
-from pipeline.__main__ import run_function
 from pipeline.classes.class_choice import Models
 from pipeline.classes.crop_class import Classes
 from pipeline.classes.reasons import Status
 from pipeline.dataset.groups import check_number
 from pipeline.dataset.season import season_of
+from pipeline.run_function import run_function
 from pipeline.workflow.inputs import used_weights
 from pipeline.workflow.sections.parcels import Parcels
 from pipeline.workflow.sections.values import is_address

@@ -21,11 +21,10 @@ from snakemake.executors.local import Executor as LocalExecutor
 from snakemake.executors.local import common_settings
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-from geo.cluster import MEMORY, Cluster, connect, lost
+from geo.cluster import MEMORY, SCHEDULER, Cluster, connect, lost
 from geo.errors import InputError
 from models.whole_files import temporary_of
 from pipeline.worker import Done, Job, loaded_version, run_job
-from pipeline.workflow.launch import SCHEDULER
 from pipeline.workflow.progress import ProgressLog
 
 __all__ = ["Executor", "common_settings", "register"]

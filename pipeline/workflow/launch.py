@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from geo.cluster import SCHEDULER
 from geo.errors import InputError
 from models.memory import MB, room
 from pipeline.workflow.config import parse_assignments, read
@@ -20,8 +21,6 @@ from pipeline.workflow.snakefile import (
 )
 from pipeline.workflow.software import SOURCE
 
-# Environment variable: the address of the Dask cluster.
-SCHEDULER = "PARCELWISE_DASK_SCHEDULER"
 # Tried: with 700 MB, Snakemake cannot start the threads that measure jobs.
 LEAST_ADDRESS_SPACE = 750 * MB
 

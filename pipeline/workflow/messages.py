@@ -20,8 +20,6 @@ from typing import Any
 
 # Snakemake logs through this logger; the lists are attributes of its records.
 LOGGER = "snakemake.logging"
-# What the logs of jobs begin a warning of a library with.
-LIBRARY = "library "
 LISTS = ("input", "output")
 SHOWN = 5
 

@@ -17,12 +17,13 @@ from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
 from geo.errors import InputError, first_five, nearest
-from pipeline.command import WORKFLOW
+from pipeline.logs import LIBRARY
+from pipeline.run_function import WORKFLOW
 from pipeline.workflow.artefacts import read_json
 from pipeline.workflow.cluster import note_cluster_run, settle_results, wait_for_jobs
 from pipeline.workflow.config import load, merged, read_values, view
 from pipeline.workflow.inputs import check_cluster_paths, check_inputs, contents_state
-from pipeline.workflow.messages import LIBRARY, end_on_sigterm, keep_messages_short
+from pipeline.workflow.messages import end_on_sigterm, keep_messages_short
 from pipeline.workflow.paths import DatasetPaths, RunPaths
 from pipeline.workflow.rounding import rounded, score
 from pipeline.workflow.sections.models import DIVISION_SETTINGS

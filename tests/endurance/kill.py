@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from pipeline.__main__ import STAGES
+from pipeline.command_line import STAGES
 from tests.endurance.small_run import (
     RUN,
     TARGETS,

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline.__main__ import main
+from pipeline.command_line import main
 from pipeline.inspection.card import card
 from pipeline.workflow.paths import RunPaths
 from tests.builders.paths import ROOT

@@ -125,7 +125,7 @@ def run_extract(folder, acquisition):
     names = (f"items/{acquisition.id}.json", "index.npz", "pixels.npy", "valid.npy")
     settings = {"imagery": {"bands": BANDS}, "clouds": {"mask": "none"}}
     code = (
-        "import sys\nfrom pathlib import Path\nfrom pipeline.__main__ import main\n"
+        "import sys\nfrom pathlib import Path\nfrom pipeline.command_line import main\n"
         f"assert main(['extract', *{arguments(names, settings)!r}]) == 0\n"
         "print(*sys.modules)"
     )

@@ -11,7 +11,7 @@ import pytest
 import shapely
 
 from geo.errors import InputError
-from pipeline.__main__ import main
+from pipeline.command_line import main
 from pipeline.dataset.npy_files import file_name
 from pipeline.inspection.card import card, suggest
 from pipeline.report.parcel_card import (

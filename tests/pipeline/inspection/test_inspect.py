@@ -14,8 +14,8 @@ from shapely import box
 from shapely import points as points_of
 
 from geo.grid import Grid
-from pipeline.__main__ import main
 from pipeline.classes.reasons import Reason, Status
+from pipeline.command_line import main
 from pipeline.inspection.picture import COLOURS, draw, to_degrees
 from pipeline.inspection.text import aligned, bytes_text
 from pipeline.workflow.acquisition_table import read_acquisitions

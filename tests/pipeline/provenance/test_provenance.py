@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from geo.errors import InputError
-from pipeline.__main__ import main
+from pipeline.command_line import main
 from pipeline.inspection import verify
 from pipeline.provenance import record
 from pipeline.provenance.digests import SAMPLE_BYTES, SAMPLES, digest_state

@@ -21,9 +21,9 @@ import pipeline.report.map
 from geo.errors import InputError
 from geo.register import vector_tiles
 from geo.register.vector_tiles import MERCATOR, _drivers_of_tiles
-from pipeline.__main__ import main
 from pipeline.classes.crop_class import CropClass
 from pipeline.classes.reasons import Status
+from pipeline.command_line import main
 from pipeline.report.class_colours import class_colours
 from pipeline.report.map import draw_map
 from pipeline.report.serve import make_server, report_of

@@ -21,7 +21,7 @@ from geo.imagery import remote, retries
 from geo.imagery.array_reading import ChunkFiles, lost_chunks
 from geo.imagery.discovery import find_acquisitions
 from geo.imagery.raster_reading import read_window
-from pipeline.__main__ import main
+from pipeline.command_line import main
 from pipeline.report.inputs import read_imagery
 from pipeline.stages.extract import extract
 from pipeline.workflow.acquisition_table import read_acquisitions

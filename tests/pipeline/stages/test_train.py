@@ -463,7 +463,7 @@ class TestDivergence:
         script.write_text(
             "import os, sys\n"
             "from models.training import train_fold as training\n"
-            "from pipeline.__main__ import main\n"
+            "from pipeline.command_line import main\n"
             "plain = training.focal_loss\n"
             "def spoilt(logits, labels, **others):\n"
             "    loss = plain(logits, labels, **others)\n"

@@ -10,7 +10,7 @@ import pytest
 import shapely
 
 from geo.errors import InputError
-from pipeline.__main__ import main
+from pipeline.command_line import main
 from pipeline.inspection.checked import checked
 from pipeline.predictions.work_list import SAMPLE, TO_CHECK, say_why
 from pipeline.stages.worklist import worklist

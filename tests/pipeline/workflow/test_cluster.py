@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from geo.errors import InputError
-from pipeline.__main__ import STAGES
+from pipeline.command_line import STAGES
 from pipeline.workflow.cluster import settle_results, wait_for_jobs
 from pipeline.workflow.config import load
 from pipeline.workflow.memory import MB, NEEDS, memory

@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from models.fast_cpu import memory_allocator
-from pipeline import __main__ as command_line
-from pipeline.__main__ import COMMANDS, STAGES, main, run_function
-from pipeline.command import WORKFLOW, allow_open_files, command
+from pipeline import command_line
+from pipeline.command import allow_open_files, command
+from pipeline.command_line import COMMANDS, STAGES, main
+from pipeline.run_function import WORKFLOW, run_function
 from pipeline.workflow import software
 from pipeline.workflow.config import view
 from pipeline.workflow.settings import ExtractSettings, Settings, SplitSettings

@@ -13,7 +13,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from geo.errors import InputError
 from models.fast_cpu import memory_allocator
-from pipeline import __main__ as command_line
+from pipeline import command_line
 from pipeline.command import command
 from pipeline.workflow import snakefile
 from pipeline.workflow.launch import _folder_of
@@ -279,10 +279,10 @@ def test_the_folder_of_the_results_is_that_of_snakemake(words, folder):
 
 NOISY = """
 import logging, warnings
-from pipeline.__main__ import _start_logging
+from pipeline.logs import start_logging
 from pathlib import Path
 import sys
-_start_logging(Path(sys.argv[1]) if sys.argv[1:] else None)
+start_logging(Path(sys.argv[1]) if sys.argv[1:] else None)
 for _ in range(3):
     logging.getLogger("rasterio._env").warning("tag 42113 of %s is unknown", "a/b1.tif")
     warnings.warn("an overflow", stacklevel=2)

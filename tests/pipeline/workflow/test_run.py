@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from pipeline.__main__ import STAGES, main
+from pipeline.command_line import STAGES, main
 from pipeline.workflow import launch
 from pipeline.workflow.launch import snakemake_call
 from pipeline.workflow.settings import Settings

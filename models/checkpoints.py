@@ -193,7 +193,7 @@ def _is_weight(name: object, value: object) -> bool:
 def _position_table(hyperparameters: Hyperparameters, days: NDArray[np.int64]) -> Tensor:
     """Compute the reference's table of positional encodings, one row per date."""
     if hyperparameters.positions == "days":
-        positions = torch.from_numpy(days)
+        positions = torch.tensor(days)
     else:
         positions = torch.arange(len(days) + 1)  # ranks start at 1; row 0 is unused
     if hyperparameters.name == "psetae":

@@ -114,6 +114,15 @@ def _between(
     return rows.between(start, stop) if isinstance(rows, StackedRows) else rows[start:stop]
 
 
+def _repeated(ids: Sequence[str]) -> list[str]:
+    """Return the ids that occur more than once."""
+    # A set of the ids would be larger than their hashes.
+    hashes = np.sort(np.fromiter(map(hash, ids), np.int64, len(ids)))
+    if not (hashes[1:] == hashes[:-1]).any():
+        return []
+    return [i for i, count in Counter(ids).items() if count > 1]
+
+
 @dataclass(frozen=True, eq=False)
 class PixelSets:
     """Pixels, dates, features and labels of N parcels; parcel i has S_i pixels.
@@ -169,7 +178,7 @@ class PixelSets:
                     f"{name}: expected {np.dtype(dtype)} of shape {shape} for {n} parcels; found "
                     f"{array.dtype} of shape {array.shape}"
                 )
-        if repeated := [i for i, count in Counter(self.ids).items() if count > 1]:
+        if repeated := _repeated(self.ids):
             raise InputError(f"ids: found more than once: {', '.join(repeated[:5])}")
         if self.offsets[0] != 0 or self.offsets[-1] != n_pixels or (self.sizes < 0).any():
             raise InputError(

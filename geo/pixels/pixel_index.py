@@ -18,6 +18,8 @@ from geo.grid import Grid
 
 # Pixels of the grid that are rasterised together; labels take 4 bytes each, 16 MB in all.
 STRIP_PIXELS = 4_000_000
+# Shapes that are Python objects together: five kilobytes each.
+SHAPES_AT_A_TIME = 5_000
 
 # Pixel coordinates are rounded to 2**-28 of a pixel (40 nanometres). They can then be shifted by
 # whole rows without rounding error: an edge through a pixel centre falls on the same side, however
@@ -150,14 +152,19 @@ def index_pixels(
         found = _rasterise_strips(shapes, grid, height, all_touched)
     else:
         found = _covered_pixels(shapes, grid, min_covered_fraction)
-    # (parcel, pixel) pairs of all strips; the empty arrays set the types if there are none.
-    parts = [(np.empty(0, np.int32), np.empty(0, np.int64)), *found]
+    # (parcel, pixel) pairs of all strips; the empty arrays set the types if there are none. They
+    # are the largest arrays here, and half as large where 32 bits can number the grid's pixels.
+    kind = np.int32 if grid.height * grid.width <= 2**31 else np.int64
+    parts = [(np.empty(0, np.int32), np.empty(0, kind))]
+    parts += [(parcels, pixels.astype(kind)) for parcels, pixels in found]
     parcels, pixels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    del parts
     # Pixels come in row-major order, strip by strip: a stable sort by parcel preserves that order.
     order = np.argsort(parcels, kind="stable")
     offsets = np.zeros(len(shapes) + 1, np.int64)
     np.cumsum(np.bincount(parcels, minlength=len(shapes)), out=offsets[1:])
-    rows, cols = np.divmod(pixels[order], grid.width)
+    del parcels
+    rows, cols = np.divmod(pixels[order], kind(grid.width))
     return PixelIndex(list(ids), offsets, rows.astype(np.int32), cols.astype(np.int32), tile, grid)
 
 
@@ -193,12 +200,18 @@ def _rasterise_strips(
         labels = np.zeros((bottom - top, grid.width), np.uint32)
         for layer in _layers(boxes[here]):
             members = here[layer]
-            rasterize(
-                zip(_as_geojson(shapes[members]), range(1, len(members) + 1), strict=True),
-                out=labels,
-                transform=Affine(1, 0, 0, 0, -1, -top),
-                all_touched=all_touched,
-            )
+            for first in range(0, len(members), SHAPES_AT_A_TIME):
+                own = members[first : first + SHAPES_AT_A_TIME]
+                rasterize(
+                    zip(
+                        _as_geojson(shapes[own]),
+                        range(first + 1, first + len(own) + 1),
+                        strict=True,
+                    ),
+                    out=labels,
+                    transform=Affine(1, 0, 0, 0, -1, -top),
+                    all_touched=all_touched,
+                )
             flat = np.flatnonzero(labels)
             labelled = labels.ravel()[flat]
             yield members[labelled - 1].astype(np.int32), flat + top * grid.width

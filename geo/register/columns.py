@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Integers up to this one are exact in float64.
 LARGEST_EXACT = 2**53
+# Rows whose outlines and ids are in memory as bytes together.
+ROWS_AT_A_TIME = 20_000
 
 Checksums = NDArray[np.uint64]
 
@@ -76,8 +78,12 @@ def row_checksums(outlines: gpd.GeoSeries, ids: pd.Series[Any]) -> Checksums:
     """
     # Equal coordinates in another coordinate system are another outline.
     start = hashlib.blake2b(outlines.crs.to_wkt().encode(), digest_size=8)
-    shapes = outlines.to_wkb().to_numpy()
-    return _digests(start, [_encoded(as_text(ids)), [shape or b"" for shape in shapes]])
+    digests = np.empty(len(ids), np.uint64)
+    for first in range(0, len(ids), ROWS_AT_A_TIME):
+        rows = slice(first, first + ROWS_AT_A_TIME)
+        shapes = [shape or b"" for shape in outlines.iloc[rows].to_wkb()]
+        digests[rows] = _digests(start, [_encoded(as_text(ids.iloc[rows])), shapes])
+    return digests
 
 
 def with_codes(checksums: Checksums, columns: Sequence[pd.Series[Any]]) -> Checksums:
@@ -86,8 +92,13 @@ def with_codes(checksums: Checksums, columns: Sequence[pd.Series[Any]]) -> Check
     Rows with the same checksum are the same parcel twice.
     """
     start = hashlib.blake2b(digest_size=8)
-    parts = [[checksum.tobytes() for checksum in checksums]]
-    return _digests(start, [*parts, *(_encoded(as_text(column)) for column in columns)])
+    digests = np.empty(len(checksums), np.uint64)
+    for first in range(0, len(checksums), ROWS_AT_A_TIME):
+        rows = slice(first, first + ROWS_AT_A_TIME)
+        parts = [[checksum.tobytes() for checksum in checksums[rows]]]
+        parts += [_encoded(as_text(column.iloc[rows])) for column in columns]
+        digests[rows] = _digests(start, parts)
+    return digests
 
 
 def _encoded(texts: NDArray[np.object_]) -> list[bytes]:

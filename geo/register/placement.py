@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
-from pyproj.exceptions import CRSError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError, ProjError
 from shapely.errors import ShapelyError
 
 from geo.errors import reading
@@ -23,6 +27,8 @@ from geo.register.polygons import Mended, is_finite, mend
 # Share of a tile's width by which its bounding box is widened before parcels are compared with it:
 # the sides of a reprojected tile are curved.
 MARGIN = 0.01
+# Outlines of parcels that are in memory, where not all are needed at once.
+ROWS_AT_A_TIME = 20_000
 
 
 def read_placed(path: Path) -> gpd.GeoDataFrame:
@@ -38,6 +44,67 @@ def read_placed(path: Path) -> gpd.GeoDataFrame:
             return gpd.read_parquet(path, columns=["row", "parcel_id", "geometry"])
         except (ShapelyError, CRSError) as error:
             raise ValueError(str(error)) from error
+
+
+def read_placed_parts(
+    path: Path, n_rows: int = ROWS_AT_A_TIME
+) -> Iterator[tuple[NDArray[np.int64], list[str], gpd.GeoSeries]]:
+    """Read the parcels of a tile in parts of at most `n_rows`: outlines take a kilobyte each.
+
+    Yields
+    ------
+    rows, parcel_ids, outlines
+        Rows of the register, their ids, and their polygons.
+
+    Raises
+    ------
+    InputError
+        As `read_placed`.
+    """
+    columns = ["row", "parcel_id", "geometry"]
+    with closing(_parts(path, n_rows, columns)) as parts:
+        while True:
+            # What is done with a part does not belong into the block.
+            with reading(path, "a table of parcels", "Make it again: snakemake -R clean."):
+                try:
+                    batch = next(parts, None)
+                    if batch is None:
+                        return
+                    row, ids, outlines = (batch[name] for name in columns)
+                    polygons = shapely.from_wkb(outlines.to_numpy(zero_copy_only=False))
+                    geo = json.loads(batch.schema.metadata[b"geo"])
+                    found = gpd.GeoSeries(polygons, crs=geo["columns"]["geometry"]["crs"])
+                except (ShapelyError, CRSError, pa.ArrowException) as error:
+                    raise ValueError(str(error)) from error
+            yield row.to_numpy(), ids.to_pylist(), found
+
+
+def placed_bounds(path: Path, crs: str) -> tuple[float, float, float, float] | None:
+    """Return left, bottom, right and top of a tile's parcels in a coordinate system.
+
+    They are stated by the file, so no outline is read; None if it does not state them.
+
+    Raises
+    ------
+    InputError
+        As `read_placed`.
+    """
+    with reading(path, "a table of parcels", "Make it again: snakemake -R clean."):
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+            geo = json.loads(metadata[b"geo"])["columns"]["geometry"]
+            if "bbox" not in geo:
+                return None
+            to_crs = Transformer.from_crs(CRS.from_user_input(geo["crs"]), crs, always_xy=True)
+            bounds: tuple[float, float, float, float] = to_crs.transform_bounds(*geo["bbox"])
+        except (ProjError, CRSError, KeyError, pa.ArrowException) as error:
+            raise ValueError(str(error)) from error
+    return bounds
+
+
+def _parts(path: Path, n_rows: int, columns: list[str]) -> Generator[pa.RecordBatch]:
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(n_rows, columns=columns)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ PUNCTUAL = (GeometryType.POINT, GeometryType.MULTIPOINT)
 # Why a geometry cannot be used: a row gets the first reason that applies.
 GEOMETRY_REASONS = ("null_geometry", "empty_geometry", "not_a_polygon", "invalid_geometry")
 
-# Pairs of parcels whose intersections are in memory at the same time.
-BATCH = 100_000
+# Parcels whose coordinates, and pairs whose intersections, are in memory at the same time.
+BATCH = 20_000
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,11 @@ def _polygons_of(geometries: NDArray[Any]) -> NDArray[Any]:
 
 def is_finite(geometries: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which geometries have finite coordinates only, bool (P,); False for None."""
-    coordinates, owners = shapely.get_coordinates(geometries, return_index=True)
     finite: NDArray[np.bool_] = ~shapely.is_missing(geometries)
-    finite[owners[~np.isfinite(coordinates).all(axis=1)]] = False
+    for start in range(0, len(geometries), BATCH):
+        batch = slice(start, start + BATCH)
+        coordinates, owners = shapely.get_coordinates(geometries[batch], return_index=True)
+        finite[batch][owners[~np.isfinite(coordinates).all(axis=1)]] = False
     return finite
 
 
@@ -182,7 +185,18 @@ def first_alike(polygons: NDArray[Any]) -> NDArray[np.int64]:
     -------
     Row of that parcel, int64 (P,): the parcel itself if it is the first, -1 for None.
     """
-    outlines = pd.Series(shapely.to_wkb(shapely.normalize(polygons)), dtype=object)
-    rows = pd.Series(np.arange(len(polygons)))
-    first = rows.groupby(outlines, sort=False).transform("first")
-    return first.fillna(-1).to_numpy(np.int64)
+    # Only outlines with equal hashes are compared: all as bytes would take as much as the polygons.
+    bytes_of = (outline for part in _normalised(polygons) for outline in part)
+    hashes = np.fromiter(map(hash, bytes_of), np.int64, len(polygons))
+    first = np.where(shapely.is_missing(polygons), -1, np.arange(len(polygons)))
+    alike = np.flatnonzero(pd.Series(hashes).duplicated(keep=False) & (first >= 0))
+    outlines = [outline for part in _normalised(polygons[alike]) for outline in part]
+    own = pd.Series(alike).groupby(pd.Series(outlines, dtype=object), sort=False)
+    first[alike] = own.transform("first")
+    return first
+
+
+def _normalised(polygons: NDArray[Any]) -> Iterator[NDArray[np.object_]]:
+    """Yield outlines as bytes that are equal if the vertices are, in batches; None for None."""
+    for start in range(0, len(polygons), BATCH):
+        yield shapely.to_wkb(shapely.normalize(polygons[start : start + BATCH]))

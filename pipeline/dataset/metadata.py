@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from geo.errors import InputError
 from pipeline.classes.crop_class import Classes, Code
 from pipeline.workflow.artefacts import read_json
+from pipeline.workflow.large_json import write_json_parts
 from pipeline.workflow.paths import DatasetPaths
 from pipeline.workflow.writing import write_json
 
@@ -48,15 +49,19 @@ def write_metadata(
     else:
         # Most parcels have the same dates as many others: these are converted once.
         numbers = {own: [as_number(day) for day in own] for own in set(parcel_dates.values())}
-        write_json(dataset.parcel_dates, {i: numbers[own] for i, own in parcel_dates.items()})
-    write_json(dataset.sizes, sizes)
-    write_json(dataset.n_dates, n_dates)
+        write_json_parts(
+            dataset.parcel_dates, ((i, numbers[own]) for i, own in parcel_dates.items())
+        )
+    write_json_parts(dataset.sizes, sizes.items())
+    write_json_parts(dataset.n_dates, n_dates.items())
     write_json(dataset.tiles, list(tiles))
     write_json(dataset.description, description)
 
 
 def write_labels(
-    dataset: DatasetPaths, labels: Mapping[str, Mapping[str, Code | None]], table: Classes
+    dataset: DatasetPaths,
+    labels: Mapping[str, Mapping[str, Code | None] | Iterable[tuple[str, Code | None]]],
+    table: Classes,
 ) -> None:
     """Write the declared codes of the parcels, and the classes that are trained on.
 
@@ -65,11 +70,12 @@ def write_labels(
     dataset
         The dataset.
     labels
-        {nomenclature: {id: code, or None}}.
+        {nomenclature: {id: code, or None}}, or {nomenclature: pairs of them}.
     table
         The declared classes, and their nomenclature.
     """
-    write_json(dataset.labels, labels)
+    pairs = {n: own.items() if isinstance(own, Mapping) else own for n, own in labels.items()}
+    write_json_parts(dataset.labels, pairs)
     write_json(dataset.nomenclature, table.nomenclature)
     write_json(dataset.classes, [{"code": c.code, "name": c.name} for c in table.trained])
 

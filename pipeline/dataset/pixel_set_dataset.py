@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -18,7 +19,8 @@ from models.pixel_sets import PixelSets, StackedRows, stacked
 from pipeline.classes.crop_class import Code, CropClass
 from pipeline.dataset.packed_tiles import map_array
 from pipeline.dataset.season import in_year, moved_dates, season_of
-from pipeline.workflow.artefacts import read_json, remedy_for
+from pipeline.workflow.artefacts import artefact, once, read_json, remedy_for
+from pipeline.workflow.large_json import read_json_parts
 from pipeline.workflow.paths import DatasetPaths
 
 ROLES = ("train", "validation", "test")
@@ -113,12 +115,12 @@ class PixelSetDataset:
     @cached_property
     def ids(self) -> list[str]:
         """The N parcel ids, in the dataset's order."""
-        return list(self._sizes)
+        return self._ids_and_sizes[0]
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Number of pixels S of every parcel, int64 (N,)."""
-        return np.array(list(self._sizes.values()), np.int64)
+        return self._ids_and_sizes[1]
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -126,9 +128,9 @@ class PixelSetDataset:
         return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
 
     @cached_property
-    def n_dates(self) -> dict[str, int]:
-        """Number of dates on which each parcel is clear, {id: number}, in the dataset's order."""
-        return read_json(self.paths.n_dates, lambda n_dates: {i: n_dates[i] for i in self.ids})
+    def n_dates(self) -> NDArray[np.int64]:
+        """Number of dates on which each parcel is clear, int64 (N,)."""
+        return self._table(self.paths.n_dates)[:, 0].astype(np.int64)
 
     @cached_property
     def positions(self) -> NDArray[np.float64]:
@@ -138,19 +140,21 @@ class PixelSetDataset:
                 f"The dataset has no {self.paths.positions}, the positions of the parcels. "
                 "Set split.by to random or stratified."
             )
-        ids, values = read_json(self.paths.positions, _as_table)
-        return self._rows_of(self.paths.positions, ids, values, "Set split.by to random")
+        return self._table(self.paths.positions, "Set split.by to random, or add them. ")
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
         """Geometric features of every parcel, float64 (N, F)."""
-        remedy = "Set model.geometric_features to false"
-        return self._rows_of(self.paths.features, *self._features, remedy)
+        self._refuse_no_features()
+        remedy = "Set model.geometric_features to false, or add them. "
+        return self._table(self.paths.features, remedy)
 
     @property
     def all_features(self) -> NDArray[np.float64]:
         """All rows of geomfeat.json, parcels without pixels included, float64 (M, F)."""
-        return self._features[1]
+        self._refuse_no_features()
+        path = self.paths.features
+        return np.concatenate([_as_rows(path, part) for part in read_json_parts(path)])
 
     # Classes
 
@@ -177,19 +181,22 @@ class PixelSetDataset:
         return [CropClass(c.code, self.names.get(str(c.code), c.name)) for c in self.classes]
 
     @cached_property
-    def codes(self) -> dict[str, Code | None]:
-        """The declared class code of each parcel, None where none is declared."""
-        name = self.nomenclature
-        return read_json(
-            self.paths.labels,
-            lambda labels: {} if name is None or not labels else dict(labels[name]),
-        )
+    def codes(self) -> list[Code | None]:
+        """The declared class code of each of the N parcels, None where none is declared."""
+        codes: list[Code | None] = [None] * len(self)
+        if self.nomenclature is not None:
+            same: dict[Any, Code | None] = {}  # one object for all parcels of a code
+            for places, own in self._parts(self.paths.labels, within=self.nomenclature):
+                for place, code in zip(places.tolist(), own.values(), strict=True):
+                    if place >= 0:
+                        codes[place] = same.setdefault((type(code), code), code)
+        return codes
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """The class index of every parcel, int64 (N,); -1 if its code is not among the classes."""
         index: dict[Code | None, int] = {c.code: i for i, c in enumerate(self.classes)}
-        return np.array([index.get(self.codes.get(i), -1) for i in self.ids], np.int64)
+        return np.array([index.get(code, -1) for code in self.codes], np.int64)
 
     def folds(self, path: Path | str) -> list[Fold]:
         """Read the folds that split wrote.
@@ -199,18 +206,21 @@ class PixelSetDataset:
         InputError
             If a parcel of the folds is not in the dataset.
         """
-        folds = read_folds(Path(path))
-        position = {parcel_id: i for i, parcel_id in enumerate(self.ids)}
-        named = {parcel_id for fold in folds for part in fold.values() for parcel_id in part}
-        if unknown := sorted(named - position.keys()):
+        place = self._places()
+        unknown: set[str] = set()
+
+        def places_of(ids: list[str]) -> NDArray[np.int64]:
+            places = np.fromiter((place.get(i, -1) for i in ids), np.int64, len(ids))
+            unknown.update(ids[i] for i in np.flatnonzero(places < 0))
+            return places
+
+        folds = read_folds(Path(path), places_of)
+        if unknown:
             raise InputError(
                 f"{path} names {len(unknown)} parcels that the dataset lacks: "
-                f"{', '.join(unknown[:5])}. Run split again: snakemake -R split."
+                f"{', '.join(sorted(unknown)[:5])}. Run split again: snakemake -R split."
             )
-        return [
-            Fold(**{role: np.array([position[i] for i in ids], int) for role, ids in fold.items()})
-            for fold in folds
-        ]
+        return [Fold(**fold) for fold in folds]
 
     def fold(self, path: Path, number: int) -> Fold:
         """Return one fold of those that split wrote, by its number from 1."""
@@ -248,21 +258,27 @@ class PixelSetDataset:
         """The dates of each parcel, in order of time; None if all parcels have the same dates."""
         if not self.paths.parcel_dates.is_file():
             return None
-
-        def parse(values: dict[str, list[int]]) -> dict[str, list[date]]:
-            # Most parcels have the same dates as many others: each date is parsed once.
-            numbers = {number for own in values.values() for number in own}
-            days = {number: _as_date(number) for number in numbers}
-            return {i: [days[number] for number in values[i]] for i in self.ids}
-
-        return read_json(self.paths.parcel_dates, parse)
+        # Most parcels have the same dates as many others, and share their list.
+        known: dict[tuple[int, ...], list[date]] = {}
+        dates: dict[str, list[date]] = {parcel_id: [] for parcel_id in self.ids}
+        found = np.zeros(len(self), np.bool_)
+        for places, part in self._parts(self.paths.parcel_dates):
+            with artefact(self.paths.parcel_dates, "the dates of every parcel"):
+                numbers = list(map(tuple, part.values()))
+                known |= {n: list(map(_as_date, n)) for n in {*numbers} - known.keys()}
+            for place, own in zip(places.tolist(), numbers, strict=True):
+                if place >= 0:
+                    dates[self.ids[place]] = known[own]
+            found[places[places >= 0]] = True
+        self._refuse_lacking(self.paths.parcel_dates, found)
+        return dates
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Number of dates that each parcel has, int64 (N,)."""
         if self.parcel_dates is None:
             return np.full(len(self.ids), len(self.dates), np.int64)
-        return np.array([len(self.parcel_dates[i]) for i in self.ids], np.int64)
+        return np.array([len(own) for own in self.parcel_dates.values()], np.int64)
 
     @cached_property
     def observed(self) -> NDArray[np.bool_] | None:
@@ -289,8 +305,8 @@ class PixelSetDataset:
         if self.parcel_dates is None:
             return self.dates
         by_years: dict[int, set[date]] = {}
-        for i, years in zip(self.ids, self.years.tolist(), strict=True):
-            by_years.setdefault(years, set()).update(self.parcel_dates[i])
+        for own, years in zip(self.parcel_dates.values(), self.years.tolist(), strict=True):
+            by_years.setdefault(years, set()).update(own)
         return moved_dates(by_years)
 
     def days_from(self, day_0: date) -> NDArray[np.int64]:
@@ -307,8 +323,8 @@ class PixelSetDataset:
         since = {n: {d: (d - zero).days for d in self.dates} for n, zero in zeros.items()}
         days[self.observed] = [
             since[n][d]
-            for i, n in zip(self.ids, self.years.tolist(), strict=True)
-            for d in self.parcel_dates[i]
+            for own, n in zip(self.parcel_dates.values(), self.years.tolist(), strict=True)
+            for d in own
         ]
         return days
 
@@ -355,7 +371,7 @@ class PixelSetDataset:
             pixels=self.pixels,
             offsets=self.offsets,
             clear=self.clear if self.masks_clouds or only_clear else None,
-            days=np.array(self.days_from(day_zero(self.dates[0], season_start))),
+            days=self.days_from(day_zero(self.dates[0], season_start)),
             observed=self.observed,
             features=self.features if with_features else None,
             labels=self.labels,
@@ -398,17 +414,52 @@ class PixelSetDataset:
             )
         return rows
 
-    def _rows_of(
-        self, path: Path, ids: Sequence[str], values: NDArray[np.float64], remedy: str
-    ) -> NDArray[np.float64]:
-        """Return the rows of a file's table for the parcels of the dataset."""
-        row = {parcel_id: i for i, parcel_id in enumerate(ids)}
-        if missing := [i for i in self.ids if i not in row]:
+    def _parts(
+        self, path: Path, within: str | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], dict[str, Any]]]:
+        """Yield the entries of {id: value} in parts, and the position of each, -1 for others."""
+        start, place = 0, None
+        for part in read_json_parts(path, within):
+            ids = list(part)
+            if ids == self.ids[start : start + len(ids)]:  # written in the order of the dataset
+                places = np.arange(start, start + len(ids))
+            else:
+                place = place or self._places()
+                places = np.array([place.get(i, -1) for i in ids], np.int64)
+            start += len(ids)
+            yield places, part
+
+    def _table(self, path: Path, remedy: str = "") -> NDArray[np.float64]:
+        """Read {id: number or numbers} as rows for the parcels of the dataset, float64 (N, F)."""
+        found, table = np.zeros(len(self), np.bool_), np.empty((len(self), 0))
+        for places, part in self._parts(path):
+            rows, own = _as_rows(path, part), places >= 0
+            if not found.any():
+                table = np.empty((len(self), rows.shape[1]))
+            with artefact(path, "as many numbers for every parcel"):
+                table[places[own]] = rows[own]
+            found[places[own]] = True
+        self._refuse_lacking(path, found, remedy)
+        return table
+
+    def _refuse_lacking(self, path: Path, found: NDArray[np.bool_], remedy: str = "") -> None:
+        """Refuse a file that lacks parcels of the dataset."""
+        if not found.all():
+            missing = [self.ids[i] for i in np.flatnonzero(~found)]
             raise InputError(
-                f"{path} lacks {len(missing)} parcels, such as {first_five(missing)}. {remedy}, or "
-                f"add them. {remedy_for(path)}"
+                f"{path} lacks {len(missing)} parcels, such as {first_five(missing)}. "
+                f"{remedy}{remedy_for(path)}"
             )
-        return values[[row[i] for i in self.ids]]
+
+    def _refuse_no_features(self) -> None:
+        if not self.paths.features.is_file():
+            raise InputError(
+                f"The dataset has no {self.paths.features}: set model.geometric_features to false."
+            )
+
+    def _places(self) -> dict[str, int]:
+        """Return the position of every id; not kept, because it is larger than the ids."""
+        return {parcel_id: i for i, parcel_id in enumerate(self.ids)}
 
     @cached_property
     def _days(self) -> NDArray[np.int64]:
@@ -421,17 +472,14 @@ class PixelSetDataset:
         return read_json(self.paths.datasets, _as_datasets)
 
     @cached_property
-    def _sizes(self) -> dict[str, int]:
-        return read_json(self.paths.sizes, dict)
-
-    @cached_property
-    def _features(self) -> tuple[list[str], NDArray[np.float64]]:
-        """The ids of geomfeat.json and an array of its values, ten times smaller than the JSON."""
-        if not self.paths.features.is_file():
-            raise InputError(
-                f"The dataset has no {self.paths.features}: set model.geometric_features to false."
-            )
-        return read_json(self.paths.features, _as_table)
+    def _ids_and_sizes(self) -> tuple[list[str], NDArray[np.int64]]:
+        ids: list[str] = []
+        sizes = [np.zeros(0, np.int64)]
+        for part in read_json_parts(self.paths.sizes):
+            ids += part
+            with artefact(self.paths.sizes, "a number of pixels for every parcel"):
+                sizes.append(np.array(list(part.values()), np.int64))
+        return ids, np.concatenate(sizes)
 
 
 def pad(parcels: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -470,13 +518,25 @@ def pad(parcels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read_folds(path: Path) -> list[dict[str, list[str]]]:
-    """Read the folds that split wrote: {train, validation or test: parcel ids} each."""
-    return read_json(
-        path,
-        lambda values: [{role: fold[role] for role in ROLES} for fold in values["folds"]],
-        "the folds of a dataset",
-    )
+def read_folds(path: Path, places_of: Callable[[list[str]], Any] = list) -> list[dict[str, Any]]:
+    """Read the folds that split wrote: {train, validation or test: parcel ids} each.
+
+    Parameters
+    ----------
+    path
+        The file.
+    places_of
+        Replaces the ids of a part. It is called while the file is parsed, so that the ids of one
+        fold are in memory at a time.
+    """
+
+    def shorten(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = once(pairs)
+        return values | {role: places_of(values[role]) for role in ROLES if role in values}
+
+    with artefact(path, "the folds of a dataset"):
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=shorten)
+        return [{role: fold[role] for role in ROLES} for fold in values["folds"]]
 
 
 def _as_date(number: int) -> date:
@@ -506,11 +566,14 @@ def _as_description(values: Any) -> dict[str, Any]:
     return dict(values)
 
 
-def _as_table(values: dict[str, Any]) -> tuple[list[str], NDArray[np.float64]]:
-    """Return the keys of JSON, and its values as an array, which is ten times smaller."""
-    table = np.array(list(values.values()), np.float64)
+def _as_rows(path: Path, part: dict[str, Any]) -> NDArray[np.float64]:
+    """Return the values of JSON as rows of numbers, ten times smaller, float64 (n, F)."""
+    with artefact(path, "as many numbers for every parcel"):
+        table = np.array(list(part.values()), np.float64)
+        if table.ndim > 2:
+            raise ValueError(f"it has lists of lists, of shape {table.shape[1:]}")
     # Like the reference, accept a single number for a list of one.
-    return list(values), table[:, None] if table.ndim == 1 else table
+    return table[:, None] if table.ndim == 1 else table
 
 
 def day_zero(first: date, season_start: str | date | None) -> date:

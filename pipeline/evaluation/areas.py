@@ -56,10 +56,6 @@ class Sample:
     groups: Index
     rest: Float
 
-    def sums(self, values: Float) -> Float:
-        """Add up values (n, M) by group: float64 (H, M)."""
-        return np.column_stack([sum_by(self.groups, column, len(self.rest)) for column in values.T])
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -140,20 +136,24 @@ def accuracy(sample: Sample, labels: Index, mapped: Index, mapped_areas: Float) 
         float64 (K,), m2: area of all parcels by predicted class, labelled or not.
     """
     n_classes = len(mapped_areas)
-    observed, is_mapped = np.eye(n_classes)[labels], np.eye(n_classes)[mapped]
-    right = observed * is_mapped
-    areas = _totals(sample, np.column_stack([observed, right, right.sum(axis=1)]))
-    of_class, right_area = areas[:n_classes], areas[n_classes:-1]
+    # Each of these takes 8 bytes a parcel and class, so that few are in memory at a time.
+    observed = np.eye(n_classes)[labels]
+    right = np.where((labels == mapped)[:, None], observed, 0.0)
+    any_right = right.sum(axis=1, keepdims=True)
+    of_class, right_area = _totals(sample, observed), _totals(sample, right)
+    [all_right] = _totals(sample, any_right)
     with np.errstate(invalid="ignore", divide="ignore"):
         users, producers = right_area / mapped_areas, right_area / of_class
-        known = np.nan_to_num(producers)
         # The areas by predicted class are known, so only the right ones vary.
-        values = np.column_stack([right, right - known * observed, right.sum(axis=1)])
-        errors = np.sqrt(_variances(sample, values).sum(axis=0))
+        users_error, overall_error = (
+            np.sqrt(_variances(sample, values).sum(axis=0)) for values in (right, any_right)
+        )
+        right -= np.multiply(np.nan_to_num(producers), observed, out=observed)
+        producers_error = np.sqrt(_variances(sample, right).sum(axis=0))
         return Accuracy(
-            np.array([areas[-1], errors[-1]]) / mapped_areas.sum(),
-            np.column_stack([users, errors[:n_classes] / mapped_areas]),
-            np.column_stack([producers, errors[n_classes:-1] / of_class]),
+            np.array([all_right, overall_error[0]]) / mapped_areas.sum(),
+            np.column_stack([users, users_error / mapped_areas]),
+            np.column_stack([producers, producers_error / of_class]),
         )
 
 
@@ -198,9 +198,11 @@ def _totals(sample: Sample, values: Float) -> Float:
 
 def _ratios(sample: Sample, values: Float) -> Float:
     """Return the mean value (n, M) by area of the labelled parcels of every group, (H, M)."""
-    areas = sample.areas[:, None]
-    ratios: Float = sample.sums(areas * values) / np.maximum(sample.sums(areas), 1e-300)
-    return ratios
+    n_groups = len(sample.rest)
+    # Column by column: arrays of the size of `values` are the largest of the stage areas.
+    sums = [sum_by(sample.groups, sample.areas * column, n_groups) for column in values.T]
+    labelled = np.maximum(sum_by(sample.groups, sample.areas, n_groups), 1e-300)
+    return np.column_stack(sums) / labelled[:, None]
 
 
 def _variances(sample: Sample, values: Float, weights: Float | float = 1.0) -> Float:
@@ -219,11 +221,16 @@ def _variances(sample: Sample, values: Float, weights: Float | float = 1.0) -> F
     weights
         (n, M), factors of the squared residuals.
     """
-    labelled = sample.sums(sample.areas[:, None])
-    residuals = sample.areas[:, None] * (values - _ratios(sample, values)[sample.groups])
-    leverage = sample.areas[:, None] / labelled[sample.groups]
+    n_groups, factors = len(sample.rest), np.broadcast_to(weights, values.shape)
+    labelled = sum_by(sample.groups, sample.areas, n_groups)
+    leverage = sample.areas / labelled[sample.groups]
     # A single labelled parcel has leverage 1 and residual 0: its group must have no rest.
-    squares = sample.sums(weights * residuals**2 / np.maximum(1 - leverage, 1e-12))
+    others = np.maximum(1 - leverage, 1e-12)
+    squares = np.empty((n_groups, values.shape[1]))
+    for k, ratios in enumerate(_ratios(sample, values).T):
+        residuals = sample.areas * (values[:, k] - ratios[sample.groups])
+        squares[:, k] = sum_by(sample.groups, factors[:, k] * residuals**2 / others, n_groups)
+    labelled = labelled[:, None]
     rest = sample.rest[:, None]
     variances: Float = squares * rest * (rest + labelled) / np.maximum(labelled, 1e-300) ** 2
     return variances

@@ -26,6 +26,8 @@ DOUBT_FACTOR = 5
 # The share of declarations that are supposed to be wrong, to estimate what visits find.
 SUPPOSED_WRONG = 0.05
 MOST_PARCELS = 50_000
+# Parcels whose margins of all classes are in memory together.
+ROWS_AT_A_TIME = 20_000
 
 
 class Verdict(StrEnum):
@@ -113,7 +115,11 @@ def judge(labels: NDArray[np.int64], probabilities: Probabilities, false_alarms:
         Greatest share of false alarms of CONFLICT, more than 0.
     """
     rows = np.arange(len(labels))
-    margin = margins(probabilities)[rows, labels]
+    margin = np.empty(len(labels))
+    for start in range(0, len(labels), ROWS_AT_A_TIME):
+        own = slice(start, start + ROWS_AT_A_TIME)
+        found = margins(probabilities[own])
+        margin[own] = np.take_along_axis(found, labels[own, None], axis=1)[:, 0]
     groups = class_groups(labels, probabilities.shape[1], false_alarms)
     share = shares_of(margin, groups[labels], np.ones(len(labels)))
     rank = np.empty(len(labels), np.int64)

@@ -7,7 +7,7 @@ no second time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -126,13 +126,16 @@ def read_out_of_fold(path: Path) -> OutOfFold:
     InputError
         If a file is missing, or is not what calibrate writes; or if a fold was trained again.
     """
-    with artefact(path, "a table of out-of-fold predictions"):
-        table = pq.read_table(path)
-        first, others = table.column_names[:3], table.column_names[3:]
+    with artefact(path, "a table of out-of-fold predictions"), pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        first, others = names[:3], names[3:]
         if first != list(_COLUMNS) or not others or not all(n.startswith(_PREFIX) for n in others):
-            raise ValueError(f"it has the columns {', '.join(table.column_names[:8])}")
+            raise ValueError(f"it has the columns {', '.join(names[:8])}")
+        table = file.read(first)
         fold, labels = (table[name].to_numpy().astype(np.int64) for name in ("fold", "label"))
-        scores = np.stack([table[name].to_numpy() for name in others], axis=1).astype(np.float32)
+        scores = np.empty((len(fold), len(others)), np.float32)
+        for place, name in enumerate(others):  # as a whole, they would be in memory twice
+            scores[:, place] = file.read([name])[name].to_numpy()
         if not np.isfinite(scores).all():
             raise ValueError("it has values that are not finite")
         if len(fold) and not (fold.min() >= 1 and 0 <= labels.min() <= labels.max() < len(others)):
@@ -172,7 +175,8 @@ def read_tested(path: Path, dataset: PixelSetDataset, folds: Sequence[Fold]) -> 
             f"{path} was made with other folds, labels or classes than the dataset "
             f"{dataset.paths.root} has now. {remedy_for(path)}"
         )
-    return predictions
+    # The same texts as the dataset's, instead of copies.
+    return replace(predictions, ids=[dataset.ids[i] for i in tested])
 
 
 def read_existing(folder: Path, n_folds: int, n_classes: int) -> OutOfFold | None:

@@ -42,6 +42,9 @@ from numpy.typing import NDArray
 from pipeline.classes.crop_class import CropClass
 from pipeline.evaluation.out_of_fold import OutOfFold
 
+# Parcels whose counts are in memory together.
+ROWS_AT_A_TIME = 20_000
+
 
 class PredictionSets:
     """Decide which classes are in the sets of parcels.
@@ -81,10 +84,12 @@ class PredictionSets:
         found = self._predictions
         members = np.empty(found.probabilities.shape, np.bool_)
         for number in range(1, found.n_folds + 1):
-            rows = found.rows_of(number)
             others = [f for f in range(found.n_folds) if f != number - 1]
-            as_strange = sum(self._as_strange(f, found.probabilities[rows]) for f in others)
-            members[rows] = as_strange >= self._fewest(self._counts[others].sum(axis=0))
+            fewest, own = self._fewest(self._counts[others].sum(axis=0)), found.rows_of(number)
+            for start in range(0, len(own), ROWS_AT_A_TIME):
+                rows = own[start : start + ROWS_AT_A_TIME]
+                as_strange = sum(self._as_strange(f, found.probabilities[rows]) for f in others)
+                members[rows] = as_strange >= fewest
         return members
 
     def of_new(self, probabilities: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:

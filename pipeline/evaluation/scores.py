@@ -92,7 +92,7 @@ def write_existing_scores(
     labels = dataset.labels
     scored = labels >= 0
     matrix = confusion_matrix(labels[scored], predicted[scored], len(classes))
-    codes = (dataset.codes.get(parcel_id) for parcel_id in np.array(dataset.ids, object)[~scored])
+    codes = (dataset.codes[i] for i in np.flatnonzero(~scored))
     unknown = Counter(code for code in codes if code is not None)
     rows = score_classes(classes, matrix)
     write_json(

@@ -210,7 +210,7 @@ def list_parcels(
         stays_from: the first date from which the class stays to the end. right_from: the same where
         this class is the declared one, else missing.
     """
-    codes = [None if (code := dataset.codes.get(i)) is None else str(code) for i in dataset.ids]
+    codes = [None if code is None else str(code) for code in dataset.codes]
     declared = pd.Series(codes, dtype="str")
     last = chosen[:, -1].astype(np.int64)
     seen = chosen != NO_CLASS
@@ -310,7 +310,7 @@ def clear_is_known(dataset: PixelSetDataset) -> bool:
     """
     if INGESTED not in dataset.tiles or dataset.masks_clouds:
         return True
-    return bool((np.array(list(dataset.n_dates.values())) < dataset.lengths).any())
+    return bool((dataset.n_dates < dataset.lengths).any())
 
 
 def days_of(dates: Sequence[date], day_0: date) -> NDArray[np.int64]:

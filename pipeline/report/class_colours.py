@@ -36,7 +36,7 @@ def read_class_colours(dataset: PixelSetDataset, predicted: Iterable[str]) -> di
     -------
     {code: #rrggbb}.
     """
-    declared = Counter(str(code) for code in dataset.codes.values())
+    declared = Counter(map(str, dataset.codes))
     codes = [*(str(c.code) for c in dataset.classes), *sorted(predicted)]
     return class_colours({code: declared[code] for code in codes})
 

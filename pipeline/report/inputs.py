@@ -116,7 +116,7 @@ def read_imagery(paths: RunPaths, dataset: PixelSetDataset) -> Imagery:
         else row
         for row in rows
     ]
-    n_clear = list(dataset.n_dates.values())
+    n_clear = dataset.n_dates.tolist()
     return Imagery(
         rows=rows,
         dates=dataset.dates,

@@ -13,6 +13,7 @@ import geopandas
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyogrio
 import shapely
 from numpy.typing import NDArray
@@ -204,7 +205,7 @@ class _Parcels:
         self.n = 0
         """Number of parcels on the map."""
         self._bounds = bounds
-        self._index: list[pd.DataFrame] = []
+        self._index: list[pa.Table] = []
 
     def batches(self, path: Path, layers: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
         """Yield the parcels of a GeoPackage as rows of the tiles."""
@@ -265,9 +266,9 @@ class _Parcels:
         self.n += len(shown)
         return pa.RecordBatch.from_pydict(table)
 
-    def index(self) -> pd.DataFrame:
+    def index(self) -> pa.Table:
         """Return id, lon, lat and size of the parcels."""
-        return pd.concat(self._index, ignore_index=True)
+        return pa.concat_tables(self._index).combine_chunks()
 
 
 def _whole(values: NDArray[np.float64]) -> pa.Array:
@@ -276,31 +277,39 @@ def _whole(values: NDArray[np.float64]) -> pa.Array:
     return pa.array(np.where(missing, 0, values).round().astype(np.int32), mask=missing)
 
 
-def _places(ids: pd.Series[str], outlines: NDArray[Any]) -> pd.DataFrame:
+def _places(ids: pd.Series[str], outlines: NDArray[Any]) -> pa.Table:
     """Return a point on every parcel, in degrees, and the longer side of its bounds."""
     x, y = shapely.get_coordinates(shapely.point_on_surface(outlines)).T
     lon, lat = TO_DEGREES.transform(x, y)
     west, south, east, north = shapely.bounds(outlines).T
     size = np.maximum(east - west, north - south).round().astype(int)
-    columns = {"id": ids.to_numpy(), "lon": np.round(lon, 6), "lat": np.round(lat, 6)}
-    return pd.DataFrame({**columns, "size": size})
+    columns = {"id": pa.array(ids, pa.large_string()), "lon": np.round(lon, 6)}
+    return pa.table({**columns, "lat": np.round(lat, 6), "size": size})
 
 
-def _write_ids(path: Path, index: pd.DataFrame) -> list[list[Any]]:
+def _write_ids(path: Path, index: pa.Table) -> list[list[Any]]:
     """Write the parcels by id, in blocks; return first id and first byte of each, and the end."""
-    ids = index["id"].tolist()
-    # As JavaScript compares texts.
-    order = sorted(range(len(ids)), key=lambda i: ids[i].encode("utf-16-be", "surrogatepass"))
-    columns = [ids, index["lon"].tolist(), index["lat"].tolist(), index["size"].tolist()]
+    order = _order_of_javascript(index["id"].combine_chunks())
     blocks: list[list[Any]] = []
     with path.open("wb") as file:
         for start in range(0, len(order), IDS_IN_BLOCK):
-            part = order[start : start + IDS_IN_BLOCK]
-            blocks.append([ids[part[0]], file.tell()])
-            rows = [[column[i] for column in columns] for i in part]
+            part = index.take(order[start : start + IDS_IN_BLOCK])
+            rows = list(
+                map(list, zip(*(part[name].to_pylist() for name in part.column_names), strict=True))
+            )
+            blocks.append([rows[0][0], file.tell()])
             file.write(json.dumps(rows, separators=(",", ":")).encode() + b"\n")
         blocks.append(["", file.tell()])
     return blocks
+
+
+def _order_of_javascript(ids: pa.Array) -> pa.Array:
+    """Return the order of ids as JavaScript compares texts, equal ones as they are."""
+    # It compares UTF-16: in the order of the characters, but for those beyond 16 bits.
+    if not pc.any(pc.match_substring_regex(ids, r"[^\x00-\x{FFFF}]")).as_py():
+        return pc.array_sort_indices(ids)
+    keys = [parcel_id.encode("utf-16-be", "surrogatepass") for parcel_id in ids.to_pylist()]
+    return pa.array(sorted(range(len(keys)), key=keys.__getitem__))
 
 
 def _cards(paths: RunPaths, ids: pd.Series[str]) -> dict[str, str]:

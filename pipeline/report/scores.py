@@ -47,8 +47,17 @@ def read_predictions(path: Path) -> pd.DataFrame:
     with artefact(path, "a table of predictions"):
         table = pd.read_parquet(path, columns=[*TEXTS, "confidence"])
     for column in TEXTS:
-        table[column] = table[column].astype("string").fillna("").astype(object)
+        texts = table[column].astype("string").fillna("")
+        # Equal codes and names are one object; a copy for every parcel takes 60 bytes.
+        table[column] = texts if column == "parcel_id" else _shared(texts)
     return table
+
+
+def _shared(texts: pd.Series[Any]) -> NDArray[np.object_]:
+    """Return texts of which few differ as objects, one for equal ones, object (N,)."""
+    number, different = pd.factorize(texts)
+    shared: NDArray[np.object_] = np.asarray(different, object)[number]
+    return shared
 
 
 def predicted_classes(predictions: pd.DataFrame) -> dict[str, str]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geo.errors import InputError, did_you_mean, first_five
 from geo.register.columns import as_text
 from pipeline.classes.ledger import FROM_REGISTER
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.dataset.places import find_places
 from pipeline.evaluation.areas import Estimate, interval
 from pipeline.evaluation.population import Population
 from pipeline.evaluation.representativeness import Difference, find_differences
@@ -60,7 +62,7 @@ class Parcels:
         Number of predicted points, which have no area.
     """
 
-    ids: list[str]
+    ids: pd.Series[Any]
     population: Population
     classes: list[tuple[str, str]]
     regions: NDArray[np.object_] | None
@@ -113,7 +115,7 @@ def areas(
     parcels = read_parcels(predictions, register, opened, settings, probabilities)
     population = parcels.population
     reason = ""
-    if not parcels.ids:
+    if parcels.ids.empty:
         reason = NO_OUTLINES
     elif not population.is_labelled.any():
         reason = NO_LABELS
@@ -175,34 +177,23 @@ def read_parcels(
 ) -> Parcels:
     """Read the predicted parcels with their areas, classes, strata and regions."""
     options = settings.areas
-    with artefact(predictions, "a table of predictions"):
-        texts = ["parcel_id", "declared_code", "pred_code", "pred_name", "pred_source"]
-        rows = pd.read_parquet(predictions, columns=texts)
-        rows = rows.astype("string").fillna("").astype(object)
-    rows = rows[rows["pred_source"] != ""]
-    own = _read_register(register, options.columns).reindex(rows["parcel_id"])
-    if own["area_m2"].index.has_duplicates or (missing := own.index[own["reason"].isna()]).size:
-        wrong = own.index[own.index.duplicated()] if own.index.has_duplicates else missing
-        raise InputError(
-            f"{predictions} has parcels that are not usable in {register}, or more than once: "
-            f"{first_five(wrong)}. {remedy_for(predictions)}"
-        )
+    rows, own = _read_rows(predictions, register, options.columns)
     # A point stands for a field of any size.
     has_area = (own["area_m2"] > 0).to_numpy()
     rows, own = rows[has_area], own[has_area]
     names = {str(crop.code): crop.name for crop in dataset.shown_classes}
     # Existing weights may be trained on other classes.
-    names |= dict(zip(rows["pred_code"], rows["pred_name"], strict=True)) | names
+    predicted = rows[["pred_code", "pred_name"]].drop_duplicates()
+    names |= dict(zip(predicted["pred_code"], predicted["pred_name"], strict=True)) | names
     index = {code: i for i, code in enumerate(names)}
-    declared = rows["declared_code"]
     # These parcels were not trained on, so all models predict them as any parcel without label.
-    is_other = (declared != "") & ~declared.isin([str(crop.code) for crop in dataset.classes])
-    labels = np.where(is_other, len(names), declared.map(index).fillna(-1)).astype(np.int64)
+    trained = {"", *(str(crop.code) for crop in dataset.classes)}
+    others = [code for code in rows["declared_code"].cat.categories if code not in trained]
+    labels = _take(rows["declared_code"], index | dict.fromkeys(others, len(names)))
     classes = list(names.items())
-    if is_other.any():
+    if (labels == len(names)).any():
         classes.append(("", OTHERS))
-    mapped = rows["pred_code"].map(index).to_numpy().astype(np.int64)
-    ids = [str(parcel_id) for parcel_id in rows["parcel_id"]]
+    ids, n_trained = rows["parcel_id"], len(dataset.classes)
     strata, regions = (
         None if column is None else _values(own[FROM_REGISTER + column])
         for column in (options.strata, options.region)
@@ -212,8 +203,8 @@ def read_parcels(
         Population(
             areas=own["area_m2"].to_numpy(np.float64),
             labels=labels,
-            mapped=mapped,
-            predicted=_read_probabilities(probabilities, ids, len(dataset.classes), len(classes)),
+            mapped=_take(rows["pred_code"], index),
+            predicted=_read_probabilities(probabilities, ids, n_trained, len(classes)),
             strata=(
                 np.zeros(len(ids), np.int64)
                 if strata is None
@@ -226,40 +217,84 @@ def read_parcels(
     )
 
 
+def _read_rows(
+    predictions: Path, register: Path, columns: dict[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the predicted parcels, and the same rows of the register.
+
+    Returns
+    -------
+    rows
+        parcel_id, and categorical, "" without a value: declared_code, pred_code, pred_name.
+    own
+        area_m2, and the columns that settings name.
+    """
+    kinds = ["declared_code", "pred_code", "pred_name"]
+    with artefact(predictions, "a table of predictions"):
+        table = pd.read_parquet(predictions, columns=["parcel_id", *kinds, "pred_source"])
+        table = table[table["pred_source"].fillna("") != ""]
+        rows = table[["parcel_id"]].assign(**{n: _category(table[n]) for n in kinds})
+    usable = _read_register(register, columns)
+    places = find_places(rows["parcel_id"], usable["parcel_id"])
+    is_repeated = np.bincount(places[places >= 0], minlength=len(usable)) > 1
+    if is_repeated.any() or (places < 0).any():
+        wrong = is_repeated[places] if is_repeated.any() else places < 0
+        raise InputError(
+            f"{predictions} has parcels that are not usable in {register}, or more than once: "
+            f"{first_five(rows.loc[wrong, 'parcel_id'])}. {remedy_for(predictions)}"
+        )
+    return rows, usable.drop(columns="parcel_id").iloc[places]
+
+
+def _category(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column with few different values as categorical text; "" without a value."""
+    return column.astype("string").fillna("").astype("category")
+
+
+def _take(column: pd.Series[Any], values: Mapping[str, int]) -> NDArray[np.int64]:
+    """Return the value of every category of a column, int64 (N,); -1 for others."""
+    of_category = np.array([values.get(c, -1) for c in column.cat.categories], np.int64)
+    taken: NDArray[np.int64] = of_category[column.cat.codes]
+    return taken
+
+
 def _read_register(register: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """Read reason, area and some columns of the usable rows of the register, by parcel id."""
+    """Read id, area and some columns of the usable rows of the register."""
+    known = ["parcel_id", "reason", "area_m2"]
     with artefact(register, "a table of parcels"):
-        table = pd.read_parquet(register)
-        own = [str(name) for name in table if str(name).startswith(FROM_REGISTER)]
-        if lacking := {"parcel_id", "reason", "area_m2"} - {*table}:
+        names = pq.read_schema(register).names
+        if lacking := {*known} - {*names}:
             raise ValueError(f"it lacks the columns {', '.join(sorted(lacking))}")
+    own = [name for name in names if name.startswith(FROM_REGISTER)]
     for setting, column in columns.items():
         if FROM_REGISTER + column not in own:
-            known = [name.removeprefix(FROM_REGISTER) for name in own]
+            others = [name.removeprefix(FROM_REGISTER) for name in own]
             raise InputError(
-                f"{setting}: the register has no column {column!r}.{did_you_mean(column, known)} "
-                f"It has {first_five(known)}."
+                f"{setting}: the register has no column {column!r}.{did_you_mean(column, others)} "
+                f"It has {first_five(others)}."
             )
-    usable = table[table["reason"] == ""]
     wanted = [FROM_REGISTER + column for column in dict.fromkeys(columns.values())]
-    return usable.set_index("parcel_id")[["reason", "area_m2", *wanted]]
+    with artefact(register, "a table of parcels"):
+        table = pd.read_parquet(register, columns=[*known, *wanted])
+    return table.loc[table["reason"] == "", ["parcel_id", "area_m2", *wanted]]
 
 
 def _read_probabilities(
-    path: Path | None, ids: list[str], n_trained: int, n_classes: int
+    path: Path | None, ids: pd.Series[Any], n_trained: int, n_classes: int
 ) -> NDArray[np.float32]:
     """Read the probabilities of parcels, float32 (N, K); 0 for classes that are not trained on."""
     predicted = np.zeros((len(ids), n_classes), np.float32)
     if path is None:
         return predicted
-    with artefact(path, "a table of probabilities"):
-        table = pd.read_parquet(path).set_index("parcel_id").reindex(ids)
-        values = table.to_numpy(np.float32)
-        if values.shape[1] != n_trained:
-            raise ValueError(f"it has {values.shape[1]} classes, not {n_trained}")
-        if not np.isfinite(values).all():
+    with artefact(path, "a table of probabilities"), pq.ParquetFile(path) as file:
+        [first, *codes] = file.schema_arrow.names
+        if len(codes) != n_trained:
+            raise ValueError(f"it has {len(codes)} classes, not {n_trained}")
+        places = find_places(ids, file.read([first])[first].combine_chunks())
+        for i, code in enumerate(codes):  # one column at a time
+            predicted[:, i] = file.read([code])[code].to_numpy()[places]
+        if (places < 0).any() or not np.isfinite(predicted).all():
             raise ValueError("it lacks parcels of the predictions")
-    predicted[:, :n_trained] = values
     return predicted
 
 
@@ -322,7 +357,7 @@ def _columns(
 
 def _find_differences(parcels: Parcels, dataset: PixelSetDataset) -> list[Difference]:
     """Return what speaks against a random sample."""
-    places = pd.Index(dataset.ids).get_indexer(pd.Index(parcels.ids))
+    places = find_places(parcels.ids, dataset.ids)
     population = parcels.population
     return find_differences(
         population.areas,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from geo.errors import InputError, first_five
 from geo.register.columns import with_codes
@@ -26,9 +30,10 @@ from pipeline.classes.ledger import (
 )
 from pipeline.classes.reasons import Reason, Status
 from pipeline.dataset.metadata import write_labels
+from pipeline.dataset.places import find_places
 from pipeline.workflow.artefacts import artefact
 from pipeline.workflow.paths import DatasetPaths
-from pipeline.workflow.sections.parcels import named_columns
+from pipeline.workflow.sections.parcels import Label, named_columns
 from pipeline.workflow.settings import LabelSettings
 
 logger = logging.getLogger(__name__)
@@ -40,8 +45,13 @@ MORE_SETTINGS = (
 )
 
 
+# Parcels whose codes are Python objects at a time.
+ROWS_AT_A_TIME = 20_000
+
 # Columns of clean's table that are used here.
-REGISTER_COLUMNS = ("parcel_id", "reason", "same_outline", "checksum")
+REGISTER_COLUMNS = (
+    *("parcel_id", "reason", "mended", "tile", "same_outline", "checksum", "geometry_type"),
+)
 
 
 def label(
@@ -92,10 +102,7 @@ def label(
     refuse_none_left(table, more=MORE_SETTINGS)
 
     models = Models.of(settings.split.folds, settings.predict.weights)
-    columns = _of_register(table)
-    with artefact(rows, "a table of parcels"):
-        follows_fiboa = bool(table.attrs["follows_fiboa"])
-    nomenclature = nomenclatures(settings.parcels, columns, follows_fiboa=follows_fiboa)
+    nomenclature, columns = _read_declared(rows, settings)
     try:
         codes, chosen = classify(table, columns, nomenclature, settings.parcels, models)
     except InputError as error:
@@ -105,7 +112,7 @@ def label(
     checksums = table["checksum"].to_numpy(np.uint64)
     table["checksum"] = with_codes(checksums, [columns[name] for name in declared])
 
-    held = assembled.loc[assembled["held"], "parcel_id"].tolist()
+    held = assembled.loc[assembled["held"], "parcel_id"]
     path = json.loads(names)
     table_of_names = None if path is None else Path(path)
     named = with_names(chosen, table_of_names, settings.parcels.encoding)
@@ -129,28 +136,46 @@ def _read_all(paths: list[Path], key: str, *columns: str) -> pd.DataFrame:
 def _read(path: Path, key: str | None, *columns: str) -> pd.DataFrame:
     """Read a table that a stage wrote, with these columns and the key, which no two rows share."""
     with artefact(path, "a table of parcels"):
-        table = pd.read_parquet(path)
-        if lacking := {*columns, key or columns[0]} - {*table}:
+        wanted = dict.fromkeys([*([key] if key else []), *columns])
+        if lacking := wanted.keys() - {*pq.read_schema(path).names}:
             raise ValueError(f"it lacks the columns {', '.join(sorted(lacking))}")
+        table = pd.read_parquet(path, columns=list(wanted))
         if key is not None and table[key].duplicated().any():
             raise ValueError(f"two rows have the same {key}")
         return table
 
 
-def _of_register(rows: pd.DataFrame) -> pd.DataFrame:
-    """Select the register's own columns, under their original names."""
-    own = [column for column in map(str, rows) if column.startswith(FROM_REGISTER)]
-    return rows[own].rename(columns=lambda column: column.removeprefix(FROM_REGISTER))
+def _read_declared(path: Path, settings: LabelSettings) -> tuple[Mapping[str, Label], pd.DataFrame]:
+    """Read the nomenclatures, and the columns of the register that have their codes."""
+    with artefact(path, "a table of parcels"):
+        names = [n for n in pq.read_schema(path).names if n.startswith(FROM_REGISTER)]
+        stored = pd.read_parquet(path, columns=["row"]).attrs
+        follows_fiboa = bool(stored["follows_fiboa"])
+    known = [name.removeprefix(FROM_REGISTER) for name in names]
+    labels = nomenclatures(settings.parcels, known, follows_fiboa=follows_fiboa)
+    with artefact(path, "a table of parcels"):
+        wanted = dict.fromkeys(named_columns(labels).values())
+        columns = pd.read_parquet(path, columns=[FROM_REGISTER + name for name in wanted])
+    return labels, columns.rename(columns=lambda column: column.removeprefix(FROM_REGISTER))
 
 
 def _of_parcels(
-    ids: list[str], rows: pd.DataFrame, codes: pd.DataFrame
-) -> dict[str, dict[str, Code | None]]:
-    """Select the labels of parcels, in the order of ids: {nomenclature: {id: code or None}}."""
+    ids: pd.Series[Any], rows: pd.DataFrame, codes: pd.DataFrame
+) -> dict[str, Iterator[tuple[str, Code | None]]]:
+    """Yield the labels of parcels, in the order of ids: {nomenclature: (id, code or None) each}."""
     usable = rows["status"] != Status.REJECTED
-    labels = codes[usable].set_axis(rows.loc[usable, "parcel_id"]).loc[ids].astype(object)
-    labels = labels.where(labels.notna(), None)
-    return {str(name): dict(zip(ids, labels[name], strict=True)) for name in labels}
+    places = find_places(ids, rows.loc[usable, "parcel_id"])
+    return {str(name): _pairs(ids, codes[name][usable], places) for name in codes}
+
+
+def _pairs(
+    ids: pd.Series[Any], codes: pd.Series[Any], places: NDArray[np.int64]
+) -> Iterator[tuple[str, Code | None]]:
+    """Yield id and code of parcels in parts; `places` are their rows of `codes`."""
+    for start in range(0, len(ids), ROWS_AT_A_TIME):
+        part = slice(start, start + ROWS_AT_A_TIME)
+        own = codes.iloc[places[part]].astype(object)
+        yield from zip(ids.iloc[part], own.where(own.notna(), None), strict=True)
 
 
 def _log(rows: pd.DataFrame, chosen: Classes, overlapping: pd.DataFrame) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geo.errors import InputError, first_five
 from geo.register.columns import as_text
 from pipeline.classes.reasons import Status
 from pipeline.dataset.pixel_set_dataset import PixelSetDataset
+from pipeline.dataset.places import find_places
 from pipeline.evaluation.doubts import SUPPOSED_WRONG, Verdict, found_by_visits
 from pipeline.evaluation.quality_sample import draw_sample
 from pipeline.predictions.columns import FIELDS as PREDICTION_FIELDS
@@ -37,7 +39,7 @@ from pipeline.workflow.writing import finite_or_null, replacing, write_json
 logger = logging.getLogger(__name__)
 
 DOUBTED = [Verdict.CONFLICT, Verdict.DOUBT]
-COLUMNS = ["parcel_id", "status", "declared_code", "declared_name", "verdict"]
+COLUMNS = ["parcel_id", "status", "tile", "declared_code", "declared_name", "verdict"]
 
 
 def worklist(
@@ -89,18 +91,18 @@ def worklist(
     doubted = read_predictions(predictions, filters=[("verdict", "in", DOUBTED)])
     doubted = doubted.sort_values("doubt_rank", ignore_index=True)
     listed = doubted.head(settings.check.visits or len(doubted))
-    points, outlines = read_points(None), None
-    declared = np.full((len(listed), N_NEIGHBOURS), None, object)
+    with_places = opened if parcels is not None else None
+    outlines, declared = None, np.full((len(listed), N_NEIGHBOURS), None, object)
     if parcels is not None:
-        points = read_points(opened)
-        usable = rows[rows["status"] != Status.REJECTED]
-        outlines = read_outlines(parcels, opened, usable["parcel_id"])
-        declared = declared_nearby(outlines, usable, listed["parcel_id"])
+        usable = rows[rows["status"] != Status.REJECTED].reset_index(drop=True)
+        outlines, declared = look_around(parcels, opened, usable, listed)
+        del usable
+    points = read_points(with_places, listed["parcel_id"])
     table = list_to_check(listed, points, declared)
     write_tables(to_check, table, table)
     if outlines is not None:
         write_layer(to_check.with_suffix(".gpkg"), table, outlines, opened)
-    sample = write_sample(quality_sample, predictions, judged, points, settings)
+    sample = write_sample(quality_sample, predictions, judged, with_places, settings)
     by_verdict, drawn = judged["verdict"].value_counts(), sample.value_counts()
     write_json(
         account,
@@ -138,8 +140,8 @@ def read_predictions(path: Path, **options: Any) -> pd.DataFrame:
     return table
 
 
-def read_points(dataset: PixelSetDataset | None) -> pd.DataFrame:
-    """Read a point on every parcel of the dataset: columns `POINT`, by parcel id.
+def read_points(dataset: PixelSetDataset | None, ids: pd.Series[Any]) -> pd.DataFrame:
+    """Read a point on parcels of the dataset: columns `POINT`, by parcel id.
 
     None: a table without rows.
     """
@@ -148,66 +150,141 @@ def read_points(dataset: PixelSetDataset | None) -> pd.DataFrame:
     from pyproj import Transformer
 
     to_wgs84 = Transformer.from_crs(dataset.description["crs"], "EPSG:4326", always_xy=True)
-    degrees = np.column_stack(to_wgs84.transform(*dataset.positions.T))
+    places = find_places(ids, dataset.ids)
+    degrees = np.column_stack(to_wgs84.transform(*dataset.positions[places[places >= 0]].T))
     # Six decimals are about 10 cm.
-    return pd.DataFrame(np.round(degrees, 6), columns=POINT, index=dataset.ids)
+    return pd.DataFrame(np.round(degrees, 6), columns=POINT, index=ids[places >= 0])
 
 
-def read_outlines(folder: Path, dataset: PixelSetDataset, ids: pd.Series[Any]) -> Any:
-    """Read the outlines of parcels, a GeoSeries by parcel id in the dataset's coordinate system."""
-    # GDAL is imported only here: without a register, it is not needed.
-    import geopandas
+def look_around(
+    folder: Path, dataset: PixelSetDataset, usable: pd.DataFrame, listed: pd.DataFrame
+) -> tuple[Any, NDArray[np.object_]]:
+    """Read the outlines of listed parcels, and the classes that the nearest parcels declare.
 
-    from geo.register.placement import read_placed
-
-    crs = dataset.description["crs"]
-    tiles = (read_placed(folder / f"{tile}.parquet") for tile in dataset.tiles)
-    parts = [tile.set_index("parcel_id").geometry.to_crs(crs) for tile in tiles]
-    found = geopandas.GeoSeries(pd.concat(parts), crs=crs).reindex(ids)
-    if (missing := found.index[found.isna()]).size:
-        raise InputError(
-            f"{folder} lacks parcels of the predictions: {first_five(missing)}. "
-            f"{remedy_for(folder / f'{dataset.tiles[0]}.parquet')}"
-        )
-    return found
-
-
-def declared_nearby(
-    outlines: Any, usable: pd.DataFrame, ids: pd.Series[Any]
-) -> NDArray[np.object_]:
-    """Return the classes that the nearest parcels declare, object (n, N_NEIGHBOURS).
+    The outlines of one tile are in memory at a time, and those of others near its listed parcels.
 
     Parameters
     ----------
-    outlines
-        GeoSeries of all usable parcels, by id.
-    usable
-        Their rows of the predictions.
-    ids
-        The n parcels whose neighbours are wanted.
+    folder
+        Folder of the usable parcels of every tile.
+    dataset
+        Pixel-Set dataset.
+    usable, listed
+        Rows of the predictions: all usable parcels, and the n listed ones.
 
     Returns
     -------
-    Names of classes, the nearest parcel first; None where there are fewer neighbours.
+    outlines, declared
+        GeoSeries of the n parcels, in the dataset's coordinate system; and names of classes, object
+        (n, N_NEIGHBOURS), the nearest parcel first, None where there are fewer neighbours.
     """
-    from geo.register.neighbours import nearest_parcels
+    # GDAL is imported only here: without a register, it is not needed.
+    import geopandas
 
-    labelled = usable[usable["declared_code"].notna()]
-    own = outlines.loc[labelled["parcel_id"]]
-    of = own.index.get_indexer(pd.Index(ids)).astype(np.int64)
-    nearest = nearest_parcels(own.to_numpy(), of, N_NEIGHBOURS)
-    names = np.array([*labelled["declared_name"], None], object)
-    return names[nearest]
+    from geo.register.neighbours import DISTANCES_M, nearest_parcels
+    from geo.register.placement import placed_bounds
+
+    crs = dataset.description["crs"]
+    outlines = np.full(len(listed), None, object)
+    declared = np.full((len(listed), N_NEIGHBOURS), None, object)
+    is_labelled = usable["declared_code"].notna().to_numpy()
+    names = usable["declared_name"]
+    bounds = {tile: placed_bounds(folder / f"{tile}.parquet", crs) for tile in dataset.tiles}
+    for tile in dataset.tiles:
+        here = np.flatnonzero(listed["tile"] == tile)
+        if not len(here):
+            continue
+        own = usable.loc[usable["tile"] == tile, "parcel_id"]
+        places, polygons = _read_tile(folder, tile, dataset, own)
+        wanted = own.index[find_places(listed["parcel_id"].iloc[here], own)].to_numpy()
+        outlines[here] = polygons[np.searchsorted(places, wanted)]
+        left, bottom, right, top = geopandas.GeoSeries(outlines[here]).total_bounds
+        reach = DISTANCES_M[-1]
+        box = (left - reach, bottom - reach, right + reach, top + reach)
+        found = [(places, polygons)]
+        for other in dataset.tiles:
+            if other != tile and _touch(bounds[other], box):
+                rows = usable.loc[usable["tile"] == other, "parcel_id"]
+                found.append(_read_tile(folder, other, dataset, rows, box))
+        places, polygons = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        # In the order of the predictions, which decides among parcels at the same distance.
+        order = np.argsort(places)
+        order = order[is_labelled[places[order]]]
+        places = places[order]
+        of = np.searchsorted(places, wanted)
+        nearest = nearest_parcels(polygons[order], of, N_NEIGHBOURS)
+        declared[here] = np.array([*names.iloc[places], None], object)[nearest]
+    return geopandas.GeoSeries(outlines, crs=crs), declared
+
+
+def _touch(bounds: tuple[float, ...] | None, box: tuple[float, ...]) -> bool:
+    """Return whether bounds touch a box; True if they are not known."""
+    if bounds is None:
+        return True
+    left, bottom, right, top = bounds
+    return left <= box[2] and right >= box[0] and bottom <= box[3] and top >= box[1]
+
+
+def _read_tile(
+    folder: Path,
+    tile: str,
+    dataset: PixelSetDataset,
+    ids: pd.Series[Any],
+    box: tuple[float, float, float, float] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
+    """Read the outlines of a tile's parcels in the dataset's coordinate system.
+
+    Parameters
+    ----------
+    folder, tile, dataset
+        The parcels.
+    ids
+        The ids of those that are wanted, by position in the predictions.
+    box
+        Only those whose bounds touch this box (left, bottom, right, top).
+
+    Returns
+    -------
+    positions in the predictions, ascending, int64 (m,), and polygons (m,).
+    """
+    import shapely
+
+    from geo.register.placement import read_placed_parts
+
+    crs, names, parts = dataset.description["crs"], [], [np.empty(0, object)]
+    for _, own, outlines in read_placed_parts(folder / f"{tile}.parquet"):
+        polygons = outlines.to_crs(crs).to_numpy()
+        if box is not None:
+            left, bottom, right, top = shapely.bounds(polygons).T
+            near = (left <= box[2]) & (right >= box[0]) & (bottom <= box[3]) & (top >= box[1])
+            polygons, own = polygons[near], [own[i] for i in np.flatnonzero(near)]
+        names += own
+        parts.append(polygons)
+    polygons, places = np.concatenate(parts), find_places(names, ids)
+    if (
+        box is None
+        and (is_missing := np.bincount(places[places >= 0], minlength=len(ids)) == 0).any()
+    ):
+        raise InputError(
+            f"{folder} lacks parcels of the predictions: {first_five(ids[is_missing])}. "
+            f"{remedy_for(folder / f'{tile}.parquet')}"
+        )
+    polygons, places = polygons[places >= 0], ids.index.to_numpy()[places[places >= 0]]
+    order = np.argsort(places)
+    return places[order], polygons[order]
 
 
 def write_sample(
     path: Path,
     predictions: Path,
     judged: pd.DataFrame,
-    points: pd.DataFrame,
+    dataset: PixelSetDataset | None,
     settings: WorklistSettings,
 ) -> pd.Series[Any]:
-    """Draw the sample and write it; return the verdicts of its parcels."""
+    """Draw the sample and write it; return the verdicts of its parcels.
+
+    Without a dataset, the places of the parcels are not written.
+    """
     sample = draw_sample(
         judged["parcel_id"].tolist(), judged["verdict"].tolist(),
         as_text(judged["declared_code"]).tolist(), settings.check.margin, settings.check.seed,
@@ -216,7 +293,8 @@ def write_sample(
     # A rejected row, which can repeat an id, has no verdict.
     chosen = [("parcel_id", "in", ids), ("verdict", "in", [*Verdict])]
     rows = read_predictions(predictions, filters=chosen).set_index("parcel_id", drop=False)
-    table = list_sample(sample, rows.loc[ids].reset_index(drop=True), points)
+    rows = rows.loc[ids].reset_index(drop=True)
+    table = list_sample(sample, rows, read_points(dataset, rows["parcel_id"]))
     sheet = table.copy()
     sheet.insert(1, FOUND, "")
     write_tables(path, table, sheet)
@@ -238,7 +316,6 @@ def write_layer(path: Path, table: pd.DataFrame, outlines: Any, dataset: PixelSe
     from geo.register.geopackage import LayerWriter, outline_types
     from geo.register.geopackage_contents import Style
 
-    own = outlines.loc[table["parcel_id"]].reset_index(drop=True)
     note, mark = (f"{SIMULATED} ", ", SIMULATED") if dataset.description["simulated"] else ("", "")
     about = f"{note}Declarations to check, the most doubtful first."
     colours = {str(verdict): VERDICT_COLOURS[verdict] for verdict in DOUBTED}
@@ -250,13 +327,13 @@ def write_layer(path: Path, table: pd.DataFrame, outlines: Any, dataset: PixelSe
                 temporary,
                 name="to_check",
                 description=about,
-                outlines=Counter(outline_types(own)),
+                outlines=Counter(outline_types(outlines)),
                 styles=[style],
                 fields=FIELDS,
             )
         ) as layer,
     ):
-        layer.add(geopandas.GeoDataFrame(table, geometry=own, crs=own.crs))
+        layer.add(geopandas.GeoDataFrame(table, geometry=outlines, crs=outlines.crs))
 
 
 def estimate_visits(
@@ -270,10 +347,14 @@ def estimate_visits(
     20, 50, 100, ... visits, and for the whole list.
     """
     with artefact(probabilities, "a table of probabilities"):
-        table = pd.read_parquet(probabilities).set_index("parcel_id").reindex(judged["parcel_id"])
-        known = table.to_numpy(np.float32)
-        labels = table.columns.get_indexer(pd.Index(as_text(judged["declared_code"])))
-        if not np.isfinite(known).all() or (labels < 0).any():
+        with pq.ParquetFile(probabilities) as file:
+            [first, *codes] = file.schema_arrow.names
+            places = find_places(judged["parcel_id"], file.read([first])[first].combine_chunks())
+            known = np.empty((len(judged), len(codes)), np.float32)
+            for i, code in enumerate(codes):  # one column at a time
+                known[:, i] = file.read([code])[code].to_numpy()[places]
+        labels = pd.Index(codes).get_indexer(pd.Index(as_text(judged["declared_code"])))
+        if (places < 0).any() or not np.isfinite(known).all() or (labels < 0).any():
             raise ValueError("it lacks parcels or declared classes of the predictions")
     false_alarms = read_json(doubts, lambda values: float(values["false_alarms"]), "verdicts")
     steps = (first * 10**power for power in range(1, 10) for first in (1, 2, 5))

@@ -75,7 +75,7 @@ def read_json(
         If the file is missing, is not JSON, repeats a key, or does not have the expected content.
     """
     with artefact(path, expected):
-        return parse(json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once))
+        return parse(json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once))
 
 
 def read_typed(path: Path, kind: type[T], expected: str) -> T:
@@ -98,7 +98,7 @@ def read_typed(path: Path, kind: type[T], expected: str) -> T:
     return read_json(path, parse, expected)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make the object of JSON; refuse a repeated key, of which Python would use the last."""
     values = dict(pairs)
     if len(values) < len(pairs):

@@ -9,9 +9,9 @@ from typing import Any
 MB = 1_000_000
 
 # {stage: (MB of a small run, further MB for each MB of the files that the rule names)}. They are
-# the largest memory without pages of files, raised by half at least. Measured with 1,000 and a
-# million parcels of six dates and four bands (`python -m benchmarks.scale`). A job that is killed
-# nevertheless requests more (--retries).
+# the largest memory without pages of files, raised by half at least. Measured with 1,000 and
+# 100,000 or a million parcels of six dates and four bands (`python -m benchmarks.scale`). A job
+# that is killed nevertheless requests more (--retries).
 NEEDS: Mapping[str, tuple[int, int]] = {
     "simulate": (2000, 0),
     "inputs": (500, 0),
@@ -28,22 +28,22 @@ NEEDS: Mapping[str, tuple[int, int]] = {
     "names": (500, 0),
     "export": (1000, 0),
     # Parcels of all tiles.
-    "features": (600, 80),
+    "features": (600, 30),
     "ingest": (2000, 0),
     "normalise": (1000, 0),
     # Labels of the dataset, about 18 bytes a parcel. A large batch of train needs more.
     "variogram": (1000, 60),
-    "split": (600, 50),
+    "split": (600, 40),
     "train": (4000, 50),
-    "calibrate": (2000, 100),
+    "calibrate": (2000, 80),
     "evaluate": (2000, 100),
     "evaluate_season": (2000, 100),
     "model_card": (500, 0),
     "mlflow": (1000, 0),
-    "predict": (2000, 150),
-    "explain": (2000, 110),
-    "areas": (600, 140),
-    "worklist": (1000, 130),
+    "predict": (2000, 130),
+    "explain": (2000, 80),
+    "areas": (600, 80),
+    "worklist": (1000, 100),
     "sen4cap": (1000, 130),
     "report": (1500, 400),
     "provenance": (1000, 0),

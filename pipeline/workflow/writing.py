@@ -18,6 +18,7 @@ from models.whole_files import (
 )
 
 __all__ = [
+    "as_json",
     "finite_or_null",
     "json_lines",
     "replacing",
@@ -37,21 +38,22 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all. NaN and infinity raise ValueError."""
-    write_text(path, _json(value))
+    write_text(path, as_json(value))
 
 
 def json_lines(values: Mapping[str, Any] | Sequence[Any]) -> str:
     """Return a list, or the values of a mapping, as JSON with one value a line."""
     if isinstance(values, Mapping):
         start, end = "{", "}"
-        lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in values.items()]
+        lines = [f"{json.dumps(key)}: {as_json(value)}" for key, value in values.items()]
     else:
         start, end = "[", "]"
-        lines = list(map(_json, values))
+        lines = list(map(as_json, values))
     return "\n".join([start, ",\n".join(lines), end]) + "\n" if lines else f"{start}{end}\n"
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """Return a value as JSON in one line. NaN and infinity raise ValueError."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     # The bytes of a file name that is not UTF-8 are escaped, as JSON reads them.
     return text.encode("utf-8", "backslashreplace").decode()

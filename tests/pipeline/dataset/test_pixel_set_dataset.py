@@ -238,13 +238,13 @@ def test_every_stage_reads_every_table_once(tmp_path, monkeypatch, own_dates):
     views = {stage: view(settings, stage) for stage in STAGE_SETTINGS}
     dataset = run.dataset.root
     reads = Counter()
-    read_text = Path.read_text
+    open_file = Path.open
 
     def counted(path, *arguments, **options):
         reads[path.name] += path.parent.name == "META"
-        return read_text(path, *arguments, **options)
+        return open_file(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_text", counted)
+    monkeypatch.setattr(Path, "open", counted)
     torch.set_num_threads(1)
     for stage in (
         lambda: normalise(dataset, run.dataset.normalisation, views["normalise"]),

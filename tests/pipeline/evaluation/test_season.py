@@ -204,7 +204,7 @@ def test_every_parcel_is_predicted_by_models_that_were_not_trained_on_it(season)
         changes = np.flatnonzero(chosen != chosen[-1])
         stays = dates[begins + (changes[-1] + 1 if len(changes) else 0)]
         assert row["stays_from"].date() == stays
-        is_right = dataset.codes.get(dataset.ids[i]) == chosen[-1]
+        is_right = dataset.codes[i] == chosen[-1]
         assert (row["right_from"].date() == stays) if is_right else pd.isna(row["right_from"])
         assert pd.isna(row["declared_code"]) == (dataset.labels[i] < 0)
     for file in run.season_files:

@@ -10,7 +10,7 @@ import shapely
 from geo.errors import InputError
 from geo.grid import Grid
 from geo.pixels.pixel_index import index_pixels
-from pipeline.stages.features import features, shape_features
+from pipeline.stages.features import features, measures, shape_features
 
 GRID = Grid("EPSG:32631", 0.0, 40.0, 10.0, 10.0, 4, 4)
 # A square of 2 x 2 pixels, and an L of 3 pixels in a bounding box of 2 x 2.
@@ -23,13 +23,13 @@ def index(geometries):
 
 
 def test_features_by_hand():
-    found = shape_features(np.array([SQUARE, ANGLE]), index([SQUARE, ANGLE]))
+    found = shape_features(measures(np.array([SQUARE, ANGLE])), index([SQUARE, ANGLE]))
     np.testing.assert_allclose(found, [[80, 4, 1.0, 80 / 400], [80, 3, 0.75, 80 / 300]])
 
 
 def test_holes_change_perimeter_area_and_cover():
     ring = shapely.box(0, 10, 30, 40).difference(shapely.box(10, 20, 20, 30))
-    found = shape_features(np.array([ring]), index([ring]))
+    found = shape_features(measures(np.array([ring])), index([ring]))
     np.testing.assert_allclose(found, [[120 + 40, 8, 8 / 9, 160 / 800]])
 
 
@@ -40,7 +40,7 @@ def test_features_equal_those_of_single_parcels():
         shapely.points(rng.uniform(100, 400, (30, 2))), rng.uniform(10, 90, 30)
     )
     found = index_pixels(geometries, list(map(str, range(30))), grid, "T")
-    for i, row in enumerate(shape_features(geometries, found)):
+    for i, row in enumerate(shape_features(measures(geometries), found)):
         part = slice(found.offsets[i], found.offsets[i + 1])
         rows, cols = found.rows[part], found.cols[part]
         polygon = geometries[i]
@@ -54,7 +54,7 @@ def test_features_equal_those_of_single_parcels():
 
 
 def test_without_parcels_there_are_no_features():
-    assert shape_features(np.array([]), index([])).shape == (0, 4)
+    assert shape_features(measures(np.array([])), index([])).shape == (0, 4)
 
 
 def test_features_and_positions_are_those_of_the_dataset(tmp_path):
@@ -94,6 +94,9 @@ def test_an_index_of_other_parcels_is_refused(tmp_path):
     table = gpd.GeoDataFrame({"row": [0], "parcel_id": ["p0"]}, geometry=[SQUARE], crs=GRID.crs)
     table.to_parquet(parcels)
     index([SQUARE, ANGLE]).save(tmp_path / "index.npz")
+    (tmp_path / "META").mkdir()
+    (tmp_path / "META" / "sizes.json").write_text('{"p0": 4}')
+    (tmp_path / "META" / "tiles.json").write_text('["T"]')
     with pytest.raises(
         InputError,
         match=r"was not made from.*2 parcels.* 1 are not there, such as p1\. .*rasterise",

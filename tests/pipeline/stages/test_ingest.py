@@ -72,7 +72,7 @@ def test_a_plain_dataset_gets_everything_that_the_stages_need(source, tmp_path):
     assert data.days[0].tolist() == [(d - SEASON[0]).days for d in SEASON]
     assert [c.code for c in opened(run).classes] == CLASSES
     assert opened(run).description["bands"] == BANDS
-    assert set(opened(run).n_dates.values()) == {len(SEASON)}
+    assert set(opened(run).n_dates.tolist()) == {len(SEASON)}
     assert run.dataset.pixels.is_symlink()
     expected = pickle.loads((source / "normalisation_values.pkl").read_bytes())  # noqa: S301
     for a, b in zip(read_normalisation(run.dataset.normalisation), expected, strict=True):

@@ -83,8 +83,8 @@ def test_parcels_of_both_are_in_the_dataset_on_their_own_dates(pair, tmp_path):
     assert {d.year for d in data.season_dates} == {2018}
     assert {d.year for d in data.dates} == {2018, 2020}
     assert [c.code for c in data.classes] == ["barley", "maize", "rye", "wheat"]
-    assert data.codes["south:100"] == "rye"
-    assert data.codes["north:100"] == "barley"
+    assert data.codes[data.ids.index("south:100")] == "rye"
+    assert data.codes[data.ids.index("north:100")] == "barley"
     assert {name: len(ids) for name, ids in data.datasets.items()} == {"north": 30, "south": 21}
     assert (data.labels >= 0).all()
     # The normalisation is that of all pixels, not one of the pickles.

@@ -258,7 +258,7 @@ def test_all_files_contain_the_same_parcels(run, expected):
         assert {path.stem for path in folder.iterdir()} == held
     assert set(opened(run).parcel_dates) == held
     assert len(opened(run).pixels) == sum(sizes.values())
-    for parcel_id, n_dates in opened(run).n_dates.items():
+    for parcel_id, n_dates in zip(opened(run).ids, opened(run).n_dates, strict=True):
         assert n_dates == expected[parcel_id][1].any(axis=1).sum()
     # The features describe the outline, not the pixels.
     assert (opened(run).features[:, 1:3] == [SIDE**2, 1]).all()

@@ -118,6 +118,8 @@ def read_clear_pixels(
             found = read(item)
         return found
 
+    # Not block tasks of Dask: a task is an acquisition, most are known already (see `file_cache`), and
+    # to read their values takes less time than to import Dask.
     with ThreadPoolExecutor(threads) as pool:
         return [item for item in pool.map(read_or_note, found) if item is not None]
 

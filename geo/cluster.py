@@ -216,7 +216,7 @@ def _check_scheduler(address: str) -> None:
     """
     import dask
     from distributed import Security
-    from distributed.comm import connect
+    from distributed.comm.core import connect
 
     timeout = dask.utils.parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
 

@@ -20,6 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     "extraction": "benchmarks.extraction:extraction",
     "extraction_sparse": "benchmarks.extraction_sparse:extraction_sparse",
+    "dask_blocks": "benchmarks.dask_blocks:dask_blocks",
     "assembling": "benchmarks.assembling:assembling",
     "predicting": "benchmarks.predicting:predicting",
     "training": "benchmarks.models_on_cpu:training",

@@ -7,6 +7,7 @@ does not depend on where and in which order the tasks run.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -19,6 +20,11 @@ Block = TypeVar("Block")
 Part = TypeVar("Part")
 Shared = TypeVar("Shared")
 Piece = TypeVar("Piece")
+
+# Tasks given to a pool of threads for each of them: one runs, the next waits. Otherwise a thread
+# that has finished a task waits until Dask's thread, which needs the interpreter's lock, gives it
+# the next one: measured on 2 threads, 0.2 to 3 ms between tasks of 15 ms, instead of 0.1 ms.
+TASKS_PER_THREAD = 2
 
 
 def run_blocks(
@@ -56,11 +62,18 @@ def run_blocks(
         workers.run(task, shared, blocks, part, write, finished)
         return
     with shared() as context:
+        failed = threading.Event()
 
         def run(block: Block) -> None:
-            for piece in task(part(block), context):
-                write(block, piece)
-            finished(block)
+            if failed.is_set():
+                return
+            try:
+                for piece in task(part(block), context):
+                    write(block, piece)
+                finished(block)
+            except BaseException:
+                failed.set()
+                raise
 
         n_threads = min(workers, len(blocks))
         if n_threads <= 1:
@@ -68,8 +81,8 @@ def run_blocks(
             for block in blocks:
                 run(block)
             return
+        from dask.local import get_async
         from dask.task_spec import Task
-        from dask.threaded import get
 
         # Of tasks that do not depend on each other, Dask starts the last key first, as text. Blocks
         # are to be read in the order in which they are in the file.
@@ -77,4 +90,4 @@ def run_blocks(
         graph = {key: Task(key, run, block) for key, block in zip(keys, blocks, strict=True)}
         # The pool ends before the context: after a failure, other tasks still use it for a moment.
         with ThreadPoolExecutor(n_threads) as pool:
-            get(graph, keys, pool=pool)
+            get_async(pool.submit, TASKS_PER_THREAD * n_threads, graph, keys)

@@ -8,9 +8,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from geo.errors import InputError
+from geo.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from distributed import KilledWorker
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ SAME = ("python", "dask", "distributed", "numpy", "rasterio", "parcelwise")
 # What to do if workers die.
 MEMORY = (
     "Usually they need more memory: start them with more (dask worker --memory-limit), or with "
-    "fewer threads (--nthreads)."
+    "fewer threads (--nthreads), or set dask.scheduler to null to use this machine alone."
 )
 
 
@@ -69,9 +72,11 @@ class Cluster:
         Raises
         ------
         InputError
-            If a task raises it, or the cluster cannot finish.
+            If a task raises it.
+        UnavailableError
+            If the cluster is lost, or its workers die. The message names the part as text.
         """
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
 
         waiting = iter(blocks)
         running: dict[Any, Block] = {}
@@ -89,7 +94,13 @@ class Cluster:
                 new = submit(TASKS_PER_THREAD * self.n_threads)
                 completed = as_completed(new, loop=self.client.loop)
                 for future in completed:
-                    for piece in future.result():
+                    try:
+                        pieces = future.result()
+                    except KilledWorker as error:
+                        raise UnavailableError(
+                            f"{died(error)} while they processed {part(running[future])}. {MEMORY}"
+                        ) from None
+                    for piece in pieces:
                         write(running[future], piece)
                     # The cluster keeps a result as long as a future of it exists.
                     finished(running.pop(future))
@@ -99,19 +110,20 @@ class Cluster:
 
     @contextmanager
     def refusing_loss(self) -> Iterator[None]:
-        """Turn errors of a cluster that is lost, or loses its workers, into one message."""
-        from distributed import CancelledError, KilledWorker
+        """Turn errors of a cluster that is lost into one message."""
+        from distributed import CancelledError
         from distributed.comm.core import CommClosedError
 
         try:
             yield
-        except KilledWorker as error:
-            raise InputError(
-                f"Workers of the Dask cluster {self.address} died several times at the same task, "
-                f"such as {error.last_worker}. {MEMORY}"
-            ) from None
         except (CancelledError, CommClosedError, asyncio.CancelledError, TimeoutError) as error:
-            raise InputError(lost(self.address)) from error
+            raise UnavailableError(lost(self.address)) from error
+
+
+def died(error: KilledWorker) -> str:
+    """Return the beginning of the message about a task at which workers died again and again."""
+    n_workers = error.allowed_failures + 1
+    return f"{n_workers} Dask workers died, the last one at {error.last_worker.address},"
 
 
 def lost(address: str) -> str:
@@ -170,7 +182,8 @@ def connect(address: str) -> Cluster:
     Raises
     ------
     InputError
-        If no scheduler answers, or packages have other versions than here.
+        If no scheduler answers within `distributed.comm.timeouts.connect` of Dask's configuration
+        (30 s), or packages have other versions than here.
     """
     # Slow to import, and rarely needed.
     from distributed import Client
@@ -178,19 +191,13 @@ def connect(address: str) -> Cluster:
     # The loss of a connection is reported once, by us.
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
+    if address.startswith("gateway://"):
+        client = _gateway_client(address)
+    else:
+        _check_scheduler(address)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other versions: checked below
-            client = (
-                _gateway_client(address)
-                if address.startswith("gateway://")
-                else Client(address, set_as_default=False)
-            )
-    except (OSError, TimeoutError, ValueError) as error:
-        raise InputError(
-            f"dask.scheduler: no Dask scheduler answers at {address} ({error}). Start one (dask "
-            "scheduler), correct the address, or set it to null to use this machine alone."
-        ) from None
+            client = Client(address, set_as_default=False)
     try:
         versions: Any = client.get_versions(packages=["rasterio", "parcelwise"])
         check_versions(versions, address)
@@ -200,6 +207,36 @@ def connect(address: str) -> Cluster:
     if not client.nthreads():
         logger.info("The Dask cluster %s has no workers yet: waiting for them", address)
     return Cluster(client, address)
+
+
+def _check_scheduler(address: str) -> None:
+    """Check that a scheduler answers at an address.
+
+    A `Client` itself would wait for ever for a service that accepts connections and says nothing.
+    """
+    import dask
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    timeout = dask.utils.parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+
+    async def connect_once() -> None:
+        connection = await connect(
+            address, timeout=timeout, **Security().get_connection_args("client")
+        )
+        await connection.close()
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(asyncio.wait_for(connect_once(), timeout))
+    except Exception as error:  # noqa: BLE001 (another service may answer anything)
+        problem = str(error) or f"no answer in {timeout:g} s"
+        raise InputError(
+            f"dask.scheduler: no Dask scheduler answers at {address} ({problem}). Start one (dask "
+            "scheduler), correct the address, or set it to null to use this machine alone."
+        ) from None
+    finally:
+        loop.close()
 
 
 def _gateway_client(address: str) -> Any:

@@ -118,6 +118,8 @@ def read_clear_pixels(
             found = read(item)
         return found
 
+    # Not tasks of Dask: most acquisitions are known already (see `file_cache`), and to read the few
+    # values of the others takes less time than to import it.
     with ThreadPoolExecutor(threads) as pool:
         return [item for item in pool.map(read_or_note, found) if item is not None]
 

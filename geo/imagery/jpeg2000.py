@@ -57,29 +57,11 @@ class _OtherError(Exception):
 
 
 @dataclass(frozen=True)
-class _Codestream:
-    """What the main header of a codestream says, and where its tiles are in the file.
-
-    Parameters
-    ----------
-    shape, tile_shape
-        Rows and columns.
-    dtype
-        Data type in which GDAL reads the image.
-    sizes
-        Content of the segment SIZ.
-    header
-        The segments after it that are needed to decode a tile.
-    parts
-        First byte and length of the parts of every tile.
-    """
+class _Tiling:
+    """Rows and columns of an image, and of its tiles."""
 
     shape: tuple[int, int]
     tile_shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    sizes: bytes
-    header: bytes
-    parts: dict[int, list[tuple[int, int]]]
 
     @property
     def tiles_across(self) -> int:
@@ -92,10 +74,35 @@ class _Codestream:
         top, left = tile // self.tiles_across * rows, tile % self.tiles_across * cols
         return top, min(top + rows, height), left, min(left + cols, width)
 
+
+@dataclass(frozen=True)
+class _Codestream:
+    """What the main header of a codestream says, and where its tiles are in the file.
+
+    Parameters
+    ----------
+    tiling
+        The tiles.
+    dtype
+        Data type in which GDAL reads the image.
+    sizes
+        Content of the segment SIZ.
+    header
+        The segments after it that are needed to decode a tile.
+    parts
+        First byte and length of the parts of every tile.
+    """
+
+    tiling: _Tiling
+    dtype: np.dtype[Any]
+    sizes: bytes
+    header: bytes
+    parts: dict[int, list[tuple[int, int]]]
+
     def read_tile(self, file: BinaryIO, tile: int) -> bytes:
         """Return a tile as the codestream of an image of its own, in the same coordinates."""
-        top, bottom, left, right = self.extent(tile)
-        rows, cols = self.tile_shape
+        top, bottom, left, right = self.tiling.extent(tile)
+        rows, cols = self.tiling.tile_shape
         area = struct.pack(">8I", right, bottom, left, top, cols, rows, left, top)
         sizes = self.sizes[:2] + area + self.sizes[34:]
         pieces: list[bytes | memoryview]
@@ -138,15 +145,15 @@ def read_needed(
         if not stat.S_ISREG(status.st_mode):
             return None  # to open a pipe would wait for ever
         codestream = _open(path, status.st_mtime_ns, status.st_size)
-        if codestream is None or codestream.shape != shape:
+        if codestream is None or codestream.tiling.shape != shape:
             return None
-        sample = needed[:: len(needed) // _SAMPLE + 1]
-        if not _is_worthwhile(codestream, rows, cols, sample) or openjpeg() is None:
+        of_window = (rows.start, rows.stop), (cols.start, cols.stop)
+        windows = _windows_of_tiles(codestream.tiling, *of_window, needed.tobytes())
+        if windows is None or openjpeg() is None:
             return None
-        row, col = _pixels(rows, cols, needed)
         values = np.zeros((rows.stop - rows.start, cols.stop - cols.start), codestream.dtype)
         with path.open("rb") as file:
-            for window, pixels in _decode(codestream, file, row, col):
+            for window, pixels in _decode(codestream, file, windows):
                 top, bottom, left, right = window
                 down = slice(top - rows.start, bottom - rows.start)
                 values[down, left - cols.start : right - cols.start] = pixels
@@ -155,20 +162,41 @@ def read_needed(
         return None
 
 
-def _pixels(rows: slice, cols: slice, positions: Ints) -> tuple[Ints, Ints]:
-    """Return rows and columns of positions in a window."""
-    row, col = np.divmod(positions, cols.stop - cols.start)
-    return row + rows.start, col + cols.start
+# The bands of a product have the same tiles, and the same pixels are needed from each.
+@lru_cache(maxsize=8)
+def _windows_of_tiles(
+    tiling: _Tiling, rows: tuple[int, int], cols: tuple[int, int], needed: bytes
+) -> dict[int, list[Box]] | None:
+    """Return the windows to decode of each tile, None if it takes less time to decode all.
+
+    Parameters
+    ----------
+    rows, cols
+        First and end of the rows and columns of a window.
+    needed
+        As in `read_needed`.
+    """
+    positions = np.frombuffer(needed, np.int64)
+    row, col = np.divmod(positions, cols[1] - cols[0])
+    row, col = row + rows[0], col + cols[0]
+    some = slice(None, None, len(positions) // _SAMPLE + 1)
+    if not _is_worthwhile(tiling, slice(*rows), slice(*cols), row[some], col[some]):
+        return None
+    tile_rows, tile_cols = tiling.tile_shape
+    tiles = row // tile_rows * tiling.tiles_across + col // tile_cols
+    return {
+        tile: _windows(row[tiles == tile], col[tiles == tile], tiling.extent(tile))
+        for tile in np.unique(tiles).tolist()
+    }
 
 
-def _is_worthwhile(codestream: _Codestream, rows: slice, cols: slice, needed: Ints) -> bool:
+def _is_worthwhile(tiling: _Tiling, rows: slice, cols: slice, row: Ints, col: Ints) -> bool:
     """Return whether few cells of the tiles that a window meets contain needed pixels."""
-    row, col = _pixels(rows, cols, needed)
-    (height, width), (tile_rows, tile_cols) = codestream.shape, codestream.tile_shape
+    (height, width), (tile_rows, tile_cols) = tiling.shape, tiling.tile_shape
     per_tile = -(-tile_rows // _CELL), -(-tile_cols // _CELL)
     down = row // tile_rows * per_tile[0] + row % tile_rows // _CELL
     right = col // tile_cols * per_tile[1] + col % tile_cols // _CELL
-    cells_across = codestream.tiles_across * per_tile[1]
+    cells_across = tiling.tiles_across * per_tile[1]
     is_needed = np.zeros((-(-height // tile_rows) * per_tile[0], cells_across), bool)
     is_needed[down, right] = True
     n_cells = _count_cells(rows, tile_rows, height) * _count_cells(cols, tile_cols, width)
@@ -182,18 +210,15 @@ def _count_cells(window: slice, tile: int, length: int) -> int:
 
 
 def _decode(
-    codestream: _Codestream, file: BinaryIO, row: Ints, col: Ints
+    codestream: _Codestream, file: BinaryIO, windows: dict[int, list[Box]]
 ) -> Iterator[tuple[Box, NDArray[np.int32]]]:
-    """Yield windows that contain pixels, and their values."""
-    rows, cols = codestream.tile_shape
-    tiles = row // rows * codestream.tiles_across + col // cols
-    for tile in np.unique(tiles).tolist():
-        extent, inside = codestream.extent(tile), tiles == tile
-        windows = _windows(row[inside], col[inside], extent)
-        pixels = decode(codestream.read_tile(file, tile), extent, windows)
+    """Yield windows, given by their tile, and their values."""
+    for tile, of_tile in windows.items():
+        extent = codestream.tiling.extent(tile)
+        pixels = decode(codestream.read_tile(file, tile), extent, of_tile)
         if pixels is None:
             raise _OtherError
-        yield from zip(windows, pixels, strict=True)
+        yield from zip(of_tile, pixels, strict=True)
 
 
 def _windows(row: Ints, col: Ints, extent: Box) -> list[Box]:
@@ -290,7 +315,7 @@ def _parse(file: BinaryIO, size: int) -> _Codestream:
     _check_coding(segments.get(_COD, b""))
     header = b"".join(_segment(*segment) for segment in segments.items())
     parts = _tile_parts(file, file.tell() - 2, end - 2)
-    return _Codestream(shape, tile_shape, dtype, sizes, header, parts)
+    return _Codestream(_Tiling(shape, tile_shape), dtype, sizes, header, parts)
 
 
 def _sizes(content: bytes) -> tuple[tuple[int, int], tuple[int, int], np.dtype[Any]]:

@@ -13,8 +13,10 @@ whose others are wrong are wrong, too.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -27,6 +29,7 @@ from geo.imagery.clear_pixels import (
     read_clear_pixels,
 )
 from geo.imagery.cloud_masks import CloudRules
+from geo.imagery.file_cache import cached
 from geo.imagery.offset_series import explain
 
 Agreement = Literal["agrees", "undecided", "conflicts", "contradicts"]
@@ -89,7 +92,10 @@ def check_offsets(
     undecided = []
     for tile in sorted({item.tile for item in uncertain}):
         of_tile = [item for item in used if item.tile == tile]
-        compared = compare(read_clear_pixels(of_tile, rules, threads, unreadable))
+        found = read_clear_pixels(of_tile, rules, threads, unreadable)
+        # The comparison takes longer than all else that is done for a tile in which nothing is new.
+        key = "offsets", *_digests(found)
+        compared = cached(key, [], dict[str, Agreement], partial(compare, found))
         results |= {id_: result for id_, result in compared.items() if id_ in results}
         ids = [item.id for item in uncertain if item.tile == tile]
         undecided += _why_undecided(tile, {id_: results[id_] for id_ in ids}, compared.keys())
@@ -102,6 +108,17 @@ def check_offsets(
         if item.tile in wrong_tiles and results[item.id] in {"undecided", "conflicts"}
     ]
     return Findings(results, unsafe, _explain(uncertain, results, unsafe), undecided)
+
+
+def _digests(found: Sequence[ClearPixels]) -> list[str]:
+    """Return a digest of everything that is compared."""
+    digests = []
+    for pixels in found:
+        of_item = repr((pixels.acquisition, pixels.announced, pixels.bands))
+        digest = hashlib.sha256(of_item.encode("utf-8", "surrogateescape"))
+        digest.update(pixels.values.tobytes())
+        digests.append(digest.hexdigest())
+    return digests
 
 
 def can_contradict(acquisition: Acquisition) -> bool:

@@ -63,6 +63,14 @@ class BlockPart:
     cols: NDArray[np.int32]
     seam_sources: Ints
 
+    def __str__(self) -> str:
+        """Name the block in messages."""
+        rows, cols = self.window
+        return (
+            f"{' '.join(band.name for band in self.bands)} of {self.bands[0].source} at rows "
+            f"{rows.start}-{rows.stop}, columns {cols.start}-{cols.stop}"
+        )
+
     @property
     def stencil(self) -> Stencil:
         """Source pixels that each pixel of the grid needs."""

@@ -183,6 +183,10 @@ class ObservePart:
     tile_dates: NDArray[np.bool_]
     batch: Batch
 
+    def __str__(self) -> str:
+        """Name the batch in messages."""
+        return f"{self.batch} of tile {self.series.tile}"
+
 
 def _observe_batch(part: ObservePart, _: None) -> Iterator[Observations]:
     """Count the clear pixels of parcels, and decide on which dates they are observed."""
@@ -284,6 +288,10 @@ class PackPart:
     held: NDArray[np.bool_]
     batch: Batch
     row: int
+
+    def __str__(self) -> str:
+        """Name the batch in messages."""
+        return f"{self.batch} of tile {self.series.tile}"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class Batch:
     pixels: slice
     sizes: NDArray[np.int64]
 
+    def __str__(self) -> str:
+        """Name the batch in messages."""
+        return f"parcels {self.parcels.start}-{self.parcels.stop}"
+
     @property
     def starts(self) -> NDArray[np.int64]:
         """First pixel of each parcel within the batch, int64 (n,)."""

@@ -21,7 +21,7 @@ from snakemake.executors.local import Executor as LocalExecutor
 from snakemake.executors.local import common_settings
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-from geo.cluster import MEMORY, SCHEDULER, Cluster, connect, lost
+from geo.cluster import MEMORY, SCHEDULER, Cluster, connect, died, lost
 from geo.errors import InputError
 from models.whole_files import temporary_of
 from pipeline.worker import Done, Job, loaded_version, run_job
@@ -95,7 +95,7 @@ class Executor(LocalExecutor):  # type: ignore[misc]
         try:
             ended: Done = task.result()
         except KilledWorker as error:
-            self._say(job, f"{error.last_worker} and other workers died. {MEMORY}")
+            self._say(job, f"{died(error)} while they read {job.wildcards}. {MEMORY}")
             ended = Done(1)
         except BaseException:  # noqa: BLE001 (of the cluster: those of the stage are in its log)
             self._end(lost(self._address))

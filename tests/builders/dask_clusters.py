@@ -25,6 +25,23 @@ def slowly(*arguments):
 module.read_windows = slowly
 """
 
+# Runs in each worker at its start: a window of an image whose path contains NAME takes more and
+# more memory, at most 3 GB.
+HUNGRY = """
+import time
+import geo.pixels.block_reading as module
+if not hasattr(module, "read_modestly"):
+    module.read_modestly = module.read_windows
+def greedily(bands, *arguments):
+    taken = []
+    while "NAME" in bands[0].source:
+        taken.append(b"x" * 30_000_000)
+        assert len(taken) < 100, "the worker was not killed"
+        time.sleep(0.05)
+    return module.read_modestly(bands, *arguments)
+module.read_windows = greedily
+"""
+
 
 @dataclass
 class DaskCluster:
@@ -36,13 +53,15 @@ class DaskCluster:
 
 
 @contextmanager
-def dask_cluster(folder, n_workers=2, preload=""):
+def dask_cluster(folder, n_workers=2, preload="", memory=None):
     """Start a scheduler and workers in a folder; end them by their process ids.
 
     Parameters
     ----------
     preload
         Code that every worker runs first.
+    memory
+        Workers that take more are killed and started again; None: nobody watches over them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file, code = folder / "scheduler.json", folder / "preload.py"
@@ -51,8 +70,9 @@ def dask_cluster(folder, n_workers=2, preload=""):
     try:
         wait_for(file.exists)
         address = f"{file.read_text()}".partition('"address": "')[2].partition('"')[0]
+        watch = ["--memory-limit", memory, "--nanny"] if memory else ["--no-nanny"]
         started += [
-            start(folder, "worker", address, "--nthreads", "1", "--no-nanny", "--preload", code)
+            start(folder, "worker", address, "--nthreads", "1", *watch, "--preload", code)
             for _ in range(n_workers)
         ]
         yield DaskCluster(address, started[0], started[1:])

@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -14,13 +17,15 @@ import distributed  # noqa: F401 (its import sets defaults of dask.config)
 import pytest
 import yaml
 
-from geo.errors import InputError
+from geo.cluster import connect
+from geo.errors import InputError, UnavailableError
+from geo.imagery.acquisition import read_item
 from pipeline.stages.assemble import assemble
 from pipeline.stages.extract import extract
 from pipeline.workflow.acquisition_table import read_used
 from pipeline.workflow.config import load, view
 from pipeline.workflow.paths import RunPaths
-from tests.builders.dask_clusters import SLOW, TIMEOUT, dask_cluster, kill, wait_for
+from tests.builders.dask_clusters import HUNGRY, SLOW, TIMEOUT, dask_cluster, kill, wait_for
 from tests.builders.runs import planned, prepare_dataset, snakemake
 from tests.builders.tiles import BANDS, COLUMNS, EAST, WEST, write_scene
 
@@ -216,3 +221,49 @@ def test_a_worker_with_another_version_is_refused_once(own):
     assert len(re.findall(r"The Dask worker tcp://.* runs parcelwise 0\.0\.1", output)) == 1
     assert "Traceback" not in output
     assert not list(Path(own, "results", "mine", "extracted").glob("*.npy"))
+
+
+def test_workers_that_die_of_a_block_again_and_again_end_with_its_name(expected, own):
+    settings, run = expected
+    name, row = next(iter(read_used(run.acquisitions).items()))
+    product = read_item(run.item(name)).product.name
+    preload = HUNGRY.replace("NAME", product)
+    with dask_cluster(own / "cluster", n_workers=1, preload=preload, memory="500MB") as cluster:
+        with pytest.raises(UnavailableError) as raised:
+            extract_blocks(run, name, row.tile, settings, own, cluster.address)
+        assert re.match(
+            rf"{name}: 4 Dask workers died, the last one at tcp://\S+, while they processed B.* "
+            rf"of \S+{product}\S+ at rows \d+-\d+, columns \d+-\d+\. Usually they need",
+            str(raised.value),
+        ), str(raised.value)
+        output = finish(parcelwise(own, cluster), code=1)
+    found = re.findall(r"4 Dask workers died, .*, while they read (\S+)\. Usually .*", output)
+    assert set(found) == {name}, output
+    assert "Traceback" not in output
+    assert not run_files(own, name)
+
+
+def run_files(own, name):
+    return list((own / "results" / "mine").rglob(f"*{name}*.npy"))
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_service_that_is_not_a_scheduler_is_refused_in_bounded_time(answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "tcp://{}:{}".format(*server.getsockname())
+        thread = threading.Thread(target=serve, args=(server, answer), daemon=True)
+        thread.start()
+        # The limit of the fixture is 3 s; without it, Dask waits for ever.
+        with pytest.raises(InputError, match=rf"no Dask scheduler answers at {address} \("):
+            connect(address)
+
+
+def serve(server, answer):
+    """Accept connections, and keep them open."""
+    kept = []
+    with suppress(OSError):  # closed at the end of the test
+        while True:
+            connection, _ = server.accept()
+            kept.append(connection)
+            if answer is not None:
+                connection.sendall(answer)

@@ -24,6 +24,7 @@ from geo.imagery.acquisition import Acquisition, Band
 from geo.imagery.clear_pixels import ClearPixels, read_clear_pixels
 from geo.imagery.cloud_masks import CloudRules
 from geo.imagery.discovery import find_acquisitions
+from geo.imagery.file_cache import caching
 from geo.imagery.offset_check import can_contradict, check_offsets, compare
 from geo.imagery.reduced_reading import is_read_in_windows, read_points
 from geo.imagery.valid_values import has_data
@@ -451,6 +452,35 @@ def test_wrong_metadata_of_real_acquisitions_are_found(flanders, rng, base, erro
         half.add(with_errors(flanders, base, error, is_wrong), is_wrong)
     assert half.false == 0
     assert half.accepted == 0
+
+
+def test_a_series_is_compared_again_only_if_it_has_changed(tmp_path, rng, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "geo.imagery.offset_check.compare", lambda f: compared.append(len(f)) or compare(f)
+    )
+
+    def check():
+        found = find_acquisitions(tmp_path / "i", bands=BANDS)
+        with caching(tmp_path / "cache"):
+            kept = check_offsets(found, CloudRules(), 2)
+        n = len(compared)
+        assert kept == check_offsets(found, CloudRules(), 2)  # nothing is kept of this one
+        return kept.wrong, n
+
+    for day in DAYS[:5]:
+        write_as_safe(tmp_path / "i", day, land(rng), True, True)
+    assert check() == ([], 1)
+    compared.clear()
+    assert check() == ([], 0)
+    write_as_safe(tmp_path / "i", DAYS[5], land(rng), True, False)
+    compared.clear()
+    wrong, n = check()
+    assert n == 1
+    assert len(wrong) == 1
+    # The same metadata, other pixels.
+    write_as_safe(tmp_path / "i", DAYS[5], land(rng), True, True)
+    assert check()[0] == []
 
 
 def test_only_acquisitions_that_can_contradict_are_checked(tmp_path, rng):

@@ -96,7 +96,9 @@ def disk_fills_in_each_late_stage(run, expected):
         copied(expected.folder, run.folder)
         for stage in LATE:
             code, output = _caused_in(run, stage, fill)
-            yield from refused(code, output, "space", f"{stage}: ")
+            yield from refused(code, output, "Free space", f"{stage}: ")
+            if "without a message" in output:
+                yield f"{stage}: the line of a failed job does not say why:\n{output[-2500:]}"
             filler.unlink()
             yield from unbroken(run, expected, stage)
         run.finish()

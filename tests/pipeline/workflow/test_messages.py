@@ -2,10 +2,12 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -129,6 +131,17 @@ def test_only_a_mistake_calls_the_function_for_mistakes(tmp_path, message, is_mi
     assert len(calls) == is_mistake
     if is_mistake:
         assert record.getMessage() == f"Failed: extract: B02.jp2 is damaged. Log: {log}"
+
+
+@pytest.mark.parametrize(("free", "words"), [(4096, "the disk is full"), (10**9, "without a m")])
+def test_a_log_that_says_nothing_on_a_full_disk_is_explained(tmp_path, monkeypatch, free, words):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    log = tmp_path / "predict.log"
+    log.touch()
+    values = {"log": [str(log)], "event": LogEvent.JOB_ERROR, "rule_name": "predict"}
+    record = logging.makeLogRecord(values)
+    assert Shortener().filter(record)
+    assert record.getMessage().startswith(f"Failed: predict: {words}")
 
 
 def test_the_cluster_says_why_it_did_not_start_a_job(tmp_path):

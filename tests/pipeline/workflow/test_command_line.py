@@ -227,6 +227,16 @@ def test_too_little_memory_says_what_to_do(caplog, error):
     assert "bug" not in caplog.text
 
 
+def test_too_little_memory_for_the_libraries_is_in_the_log_of_the_job(tmp_path, monkeypatch):
+    def failing(_):
+        raise ImportError("libtorch.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("importlib.import_module", failing)
+    log = tmp_path / "logs" / "train.log"
+    assert main(["train", "--log", str(log)]) == 1
+    assert log.read_text().startswith("pipeline.train: There is not enough memory: libtorch.so")
+
+
 def test_a_picture_of_an_unknown_format_is_refused(config, capsys, caplog):
     assert main(["inspect", str(config), "--picture", "x.pdff"]) == 1
     assert "x.pdff: expected a name that ends in .png, .svg or .pdf" in caplog.text

@@ -20,7 +20,10 @@ LATE = (
 # Those that need the most memory.
 LARGE = ("train", "evaluate", "predict", "report")
 # What may stand in a message beside the last one: the messages of Snakemake about a failed job.
-UNWANTED = ("without a message", "Traceback", "core dumped", "terminate called", "Aborted", "Segmentation fault")
+UNWANTED = (
+    *("without a message", "Traceback", "core dumped", "terminate called", "Aborted"),
+    "Segmentation fault",
+)
 
 
 def faults(folder, show=print, only=None, targets=TARGETS, until=float("inf")):

@@ -212,6 +212,7 @@ def test_a_full_disk_says_what_to_do(caplog, number):
         MemoryError(),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Unknown error: Failed to launch worker thread"),  # of Arrow
     ],
 )
 def test_too_little_memory_says_what_to_do(caplog, error):

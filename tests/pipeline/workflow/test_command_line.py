@@ -238,6 +238,15 @@ def test_too_little_memory_for_the_libraries_is_in_the_log_of_the_job(tmp_path, 
     assert log.read_text().startswith("pipeline.train: There is not enough memory: libtorch.so")
 
 
+def test_a_log_that_cannot_be_written_ends_the_job_in_one_line(tmp_path, capsys):
+    (tmp_path / "logs").write_text("a file")
+    words = ["--log", str(tmp_path / "logs" / "names.log")]
+    assert run_function(lambda: None, words, program="x", logger="pipeline.names") == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("pipeline.names: the log cannot be written: [Errno ")
+    assert shown.count("\n") == 1
+
+
 def test_a_picture_of_an_unknown_format_is_refused(config, capsys, caplog):
     assert main(["inspect", str(config), "--picture", "x.pdff"]) == 1
     assert "x.pdff: expected a name that ends in .png, .svg or .pdf" in caplog.text

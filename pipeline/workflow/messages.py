@@ -90,9 +90,13 @@ def _reason(text: str, status: int | None, of_cluster: str = "") -> str:
     return of_cluster.strip().partition("\n")[0] or _SILENT
 
 
-def _is_full(folder: Path) -> bool:
-    """Return whether the disk of a folder has no space left to speak of."""
-    return folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES
+def _reason_of_disk(folder: Path) -> str:
+    """Return why the log of a job says nothing: what is wrong with the folder of the logs."""
+    if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES:
+        return _FULL
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} cannot be written: the disk is read-only, or the permission is missing"
+    return _SILENT
 
 
 def _protected(file: str) -> str:
@@ -154,8 +158,8 @@ class Shortener(logging.Filter):
         status, self._failed.status = getattr(self._failed, "status", None), None
         text = _read_log(logs)
         reason = _reason(text, status, of_cluster)
-        if reason == _SILENT and logs and _is_full(Path(logs[0]).parent):
-            reason = _FULL
+        if reason == _SILENT and logs:
+            reason = _reason_of_disk(Path(logs[0]).parent)
         if _MISTAKE.search(text) and _TRACEBACK not in text:
             logs = logs[:1]  # that of a cluster says the same
             if "memory" not in text:

@@ -133,8 +133,12 @@ def test_only_a_mistake_calls_the_function_for_mistakes(tmp_path, message, is_mi
         assert record.getMessage() == f"Failed: extract: B02.jp2 is damaged. Log: {log}"
 
 
-@pytest.mark.parametrize(("free", "words"), [(4096, "the disk is full"), (10**9, "without a m")])
-def test_a_log_that_says_nothing_on_a_full_disk_is_explained(tmp_path, monkeypatch, free, words):
+@pytest.mark.parametrize(
+    ("free", "is_allowed", "words"),
+    [(4096, True, "the disk is full"), (10**9, False, "/"), (10**9, True, "without a message")],
+)
+def test_a_log_that_says_nothing_is_explained(tmp_path, monkeypatch, free, is_allowed, words):
+    monkeypatch.setattr(os, "access", lambda *_: is_allowed)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     log = tmp_path / "predict.log"
     log.touch()

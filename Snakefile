@@ -167,7 +167,8 @@ rule inputs:
         "Record which inputs the run has."
     input:
         acquisitions=[] if settings.dataset.sources else paths.acquisitions,
-        # Changes of the masks rerun index.
+        imagery=settings.imagery.path if settings.simulate else [],
+        # The state below is that of the masks, too.
         named=without_braces(f for name in NAMED if name != "masks" for f in NAMED[name]),
     output:
         paths.inputs,
@@ -179,6 +180,8 @@ rule inputs:
             if settings.dataset.sources
             else ["--acquisitions", paths.acquisitions, "--items", paths.items]
         ),
+        # A file that is replaced does not change the table of acquisitions.
+        state=[] if settings.dataset.sources else IMAGERY_STATE,
     threads: 2
     resources:
         mem_mb=memory("inputs"),

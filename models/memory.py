@@ -11,7 +11,8 @@ MB = 1_000_000
 # Errors of torch, GEOS and other libraries that run out of memory; Python raises MemoryError.
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|out of memory|std::bad_alloc"
-    r"|can't start new thread|unable to allocate|failed to map segment",
+    r"|can't start new thread|failed to launch worker thread|unable to allocate"
+    r"|failed to map segment",
     re.IGNORECASE,
 )
 

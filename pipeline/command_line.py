@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from geo.errors import InputError, did_you_mean
 from models.memory import is_out_of_memory
@@ -120,7 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        sys.stderr.write(f"pipeline.{name}: {memory_message(error)}\n")
+        message = f"pipeline.{name}: {memory_message(error)}\n"
+        sys.stderr.write(message)
+        if "--log" in words[:-1]:
+            # From there, Snakemake repeats why the job failed.
+            log = Path(words[words.index("--log") + 1])
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(message, encoding="utf-8")
         return 1
     return run_function(
         function,

@@ -81,7 +81,11 @@ def run_function(
     files, words = values.pop("config", None), values.pop("words", ())
     as_json = values.pop("settings", None)
     if folder is None:
-        start_logging(log)
+        try:
+            start_logging(log)
+        except OSError as error:
+            sys.stderr.write(f"{logger}: the log cannot be written: {error}\n")
+            return 1
     log_of = logging.getLogger(logger)
     try:
         if "settings" in kinds:

@@ -6,6 +6,8 @@ from functools import cache
 from pipeline.workflow.acquisition_table import read_positions, read_tiles, read_used
 from pipeline.workflow.inputs import imagery_state
 
+# A digest of the files of the imagery. As inputs, thousands of files would slow Snakemake down.
+IMAGERY_STATE = imagery_state(settings)
 # The table of acquisitions, once index has written it. Thousands of jobs ask for it.
 table = cache(lambda: Path(checkpoints.index.get().output.acquisitions))
 # The acquisition of an extraction.
@@ -65,8 +67,7 @@ checkpoint index:
         grids=paths.grids,
     params:
         imagery=verbatim(settings.imagery.path),
-        # A digest of the files of the imagery. As inputs, thousands of files would slow Snakemake down.
-        state=imagery_state(settings),
+        state=IMAGERY_STATE,
         folder=paths.items,
         stac=verbatim(
             ["--source-items", paths.source_items, "--register", settings.parcels.path]

@@ -74,6 +74,9 @@ def log_run(database: Path, paths: RunPaths, models: TrainedModels, now_ms: int)
 def _log_run(client: MlflowClient, paths: RunPaths, models: TrainedModels, now_ms: int) -> str:
     """Add a run; return the id of the run with the scores."""
     number = _experiment(client, models.run)
+    # The experiment is that of this run, to which no other job writes: its job was killed.
+    for one in client.search_runs([number], filter_string="attributes.status = 'RUNNING'"):
+        client.set_terminated(one.info.run_id, status="KILLED")
     used = software()
     tags = {
         "parcelwise": used["parcelwise"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -46,6 +47,10 @@ _COMMAND_FAILED = re.compile(
 _MESSAGE = re.compile(r"^(?:pipeline|geo|models|demo)[\w.]*: (.*)", re.MULTILINE)
 _MISTAKE = re.compile(r"^pipeline\.\w+: ", re.MULTILINE)
 _TRACEBACK = "\nTraceback "
+# Why a job failed whose log says nothing, as a log on a full disk does.
+_SILENT = "without a message"
+_FULL = "the disk is full. Free space, and repeat the command: it continues with what is missing"
+_FULL_BYTES = 1_000_000
 _ENDED_BY_SIGNAL = 128
 # When this process began, and by how many seconds the clock of a node may be behind.
 _START = time.time()
@@ -82,7 +87,16 @@ def _reason(text: str, status: int | None, of_cluster: str = "") -> str:
     messages = _MESSAGE.findall(text)
     if messages:
         return str(messages[-1])
-    return of_cluster.strip().partition("\n")[0] or "without a message"
+    return of_cluster.strip().partition("\n")[0] or _SILENT
+
+
+def _reason_of_disk(folder: Path) -> str:
+    """Return why the log of a job says nothing: what is wrong with the folder of the logs."""
+    if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES:
+        return _FULL
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} cannot be written: the disk is read-only, or the permission is missing"
+    return _SILENT
 
 
 def _protected(file: str) -> str:
@@ -144,6 +158,8 @@ class Shortener(logging.Filter):
         status, self._failed.status = getattr(self._failed, "status", None), None
         text = _read_log(logs)
         reason = _reason(text, status, of_cluster)
+        if reason == _SILENT and logs:
+            reason = _reason_of_disk(Path(logs[0]).parent)
         if _MISTAKE.search(text) and _TRACEBACK not in text:
             logs = logs[:1]  # that of a cluster says the same
             if "memory" not in text:

@@ -20,7 +20,10 @@ LATE = (
 # Those that need the most memory.
 LARGE = ("train", "evaluate", "predict", "report")
 # What may stand in a message beside the last one: the messages of Snakemake about a failed job.
-UNWANTED = ("Traceback", "core dumped", "terminate called", "Aborted", "Segmentation fault")
+UNWANTED = (
+    *("without a message", "Traceback", "core dumped", "terminate called", "Aborted"),
+    "Segmentation fault",
+)
 
 
 def faults(folder, show=print, only=None, targets=TARGETS, until=float("inf")):
@@ -96,7 +99,7 @@ def disk_fills_in_each_late_stage(run, expected):
         copied(expected.folder, run.folder)
         for stage in LATE:
             code, output = _caused_in(run, stage, fill)
-            yield from refused(code, output, "space", f"{stage}: ")
+            yield from refused(code, output, "Free space", f"{stage}: ")
             filler.unlink()
             yield from unbroken(run, expected, stage)
         run.finish()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,9 +128,9 @@ class SmallRun:
         """Return what a finished run should not have left: temporary files."""
         parts = (self.folder / "results").rglob(".*.part*")
         # Torch makes a folder once, for a compiler that is not used on a CPU. Snakemake's own empty
-        # folder stays if it is killed.
-        known = ("torchinductor", "snakemake")
-        others = (path for path in self.temporary.iterdir() if not path.name.startswith(known))
+        # folder stays if it is killed, and so does what its solver reads and writes.
+        known = re.compile(r"torchinductor.*|snakemake.*|[0-9a-f]+-pulp\.\w+")
+        others = (path for path in self.temporary.iterdir() if not known.fullmatch(path.name))
         return sorted(map(str, [*parts, *others]))
 
 

@@ -135,7 +135,9 @@ def _grown(rows):
     if len(each) > 1:
         yield f"the number of files of an acquisition is not always the same: {sorted(each)}"
     for path in sorted(last["others"] - first["others"]):
-        yield f"{path} is more than at first"
+        # The report shows some parcels of each kind, which it may not have at first.
+        if not path.startswith("report/figures/"):
+            yield f"{path} is more than at first"
     # Stage assemble maps two files of every acquisition.
     added = last["acquisitions"] - first["acquisitions"]
     if last["open"] > first["open"] + 2 * added + 10:

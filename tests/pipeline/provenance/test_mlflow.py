@@ -6,6 +6,7 @@ import json
 import pytest
 
 from geo.errors import InputError
+from pipeline.provenance import mlflow_runs
 from pipeline.stages.mlflow import mlflow as log_to_mlflow
 from pipeline.workflow import inputs
 from pipeline.workflow.config import load
@@ -50,6 +51,27 @@ def test_settings_metrics_of_every_epoch_and_scores_are_runs_of_mlflow(tmp_path)
     history = client.get_metric_history(nested["fold 2"], "train_loss")
     expected = {int(epoch): own["train_loss"] for epoch, own in LOG.items()}
     assert {point.step: point.value for point in history} == expected
+
+
+@needs_mlflow
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_killed_job_had_begun_to_write_does_not_stay_running(tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    def killed(*_):
+        raise SystemExit
+
+    run, records = make_finished(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(mlflow_runs, "_log_metrics", killed)
+        log_to_mlflow(run.root, records, run.mlflow_database, run.mlflow)
+    assert not run.mlflow.exists()
+    log_to_mlflow(run.root, records, run.mlflow_database, run.mlflow)
+    client = MlflowClient(tracking_uri=f"sqlite:///{run.mlflow_database}")
+    number = client.get_experiment_by_name(read(run.mlflow)["experiment"]).experiment_id
+    found = [one.info.status for one in client.search_runs([number])]
+    assert sorted(found) == ["FINISHED"] * (len(found) - 1) + ["KILLED"]
 
 
 @needs_mlflow

@@ -212,6 +212,7 @@ def test_a_full_disk_says_what_to_do(caplog, number):
         MemoryError(),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Unknown error: Failed to launch worker thread"),  # of Arrow
     ],
 )
 def test_too_little_memory_says_what_to_do(caplog, error):
@@ -225,6 +226,25 @@ def test_too_little_memory_says_what_to_do(caplog, error):
     assert "repeat the command: it continues with what is missing" in caplog.text
     assert "Traceback" not in caplog.text
     assert "bug" not in caplog.text
+
+
+def test_too_little_memory_for_the_libraries_is_in_the_log_of_the_job(tmp_path, monkeypatch):
+    def failing(_):
+        raise ImportError("libtorch.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("importlib.import_module", failing)
+    log = tmp_path / "logs" / "train.log"
+    assert main(["train", "--log", str(log)]) == 1
+    assert log.read_text().startswith("pipeline.train: There is not enough memory: libtorch.so")
+
+
+def test_a_log_that_cannot_be_written_ends_the_job_in_one_line(tmp_path, capsys):
+    (tmp_path / "logs").write_text("a file")
+    words = ["--log", str(tmp_path / "logs" / "names.log")]
+    assert run_function(lambda: None, words, program="x", logger="pipeline.names") == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("pipeline.names: the log cannot be written: [Errno ")
+    assert shown.count("\n") == 1
 
 
 def test_a_picture_of_an_unknown_format_is_refused(config, capsys, caplog):

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -129,6 +131,21 @@ def test_only_a_mistake_calls_the_function_for_mistakes(tmp_path, message, is_mi
     assert len(calls) == is_mistake
     if is_mistake:
         assert record.getMessage() == f"Failed: extract: B02.jp2 is damaged. Log: {log}"
+
+
+@pytest.mark.parametrize(
+    ("free", "is_allowed", "words"),
+    [(4096, True, "the disk is full"), (10**9, False, "/"), (10**9, True, "without a message")],
+)
+def test_a_log_that_says_nothing_is_explained(tmp_path, monkeypatch, free, is_allowed, words):
+    monkeypatch.setattr(os, "access", lambda *_: is_allowed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    log = tmp_path / "predict.log"
+    log.touch()
+    values = {"log": [str(log)], "event": LogEvent.JOB_ERROR, "rule_name": "predict"}
+    record = logging.makeLogRecord(values)
+    assert Shortener().filter(record)
+    assert record.getMessage().startswith(f"Failed: predict: {words}")
 
 
 def test_the_cluster_says_why_it_did_not_start_a_job(tmp_path):

@@ -9,6 +9,7 @@ import pyogrio
 import pytest
 import shapely
 
+import pipeline.stages.worklist as worklist_stage
 from geo.errors import InputError
 from pipeline.command_line import main
 from pipeline.inspection.checked import checked
@@ -143,6 +144,21 @@ def test_neighbours_are_found_across_tiles(run):
     table = run().set_index("parcel_id")
     # 6 and 8 (of the other tile), 5 and 9, and then 4, because 10 declares nothing.
     assert table.loc["p7", "neighbours"] == '3 maize, 1 winter wheat, 1 fallow <b>"&'
+
+
+@pytest.mark.parametrize(("shift_m", "read"), [(0, ["31A", "32B"]), (20_000, ["31A"])])
+def test_only_tiles_near_listed_parcels_are_read(run, monkeypatch, shift_m, read):
+    of_tile, tiles = worklist_stage._read_tile, []
+
+    def noted(folder, tile, *others):
+        tiles.append(tile)
+        return of_tile(folder, tile, *others)
+
+    monkeypatch.setattr(worklist_stage, "_read_tile", noted)
+    run.rows.loc[7, "verdict"] = "DOUBT"  # the last parcel of its tile
+    run.tiles["32B"] = run.tiles["32B"].translate(shift_m)
+    assert run()["tile"].unique().tolist() == ["31A"]
+    assert tiles == read
 
 
 def test_the_layer_has_the_rows_and_outlines_of_the_list(run):

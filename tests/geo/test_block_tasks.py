@@ -61,7 +61,7 @@ def test_blocks_start_in_their_order():
 @pytest.mark.parametrize("threads", THREADS)
 def test_after_a_failure_no_task_starts_and_none_runs_on(threads):
     started, contexts = [], []
-    failed = threading.Event()
+    failed, before = threading.Event(), {*threading.enumerate()}
 
     def task(part, context):
         started.append(part)
@@ -78,4 +78,5 @@ def test_after_a_failure_no_task_starts_and_none_runs_on(threads):
         run(task, 1000, threads)
     assert len(started) <= threads
     assert not contexts[0][0]
-    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+    new = {*threading.enumerate()} - before
+    assert not [thread for thread in new if "ThreadPool" in thread.name]

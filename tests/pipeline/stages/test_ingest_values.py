@@ -155,7 +155,7 @@ def test_zeros_without_valid_are_not_reflectance(source, tmp_path, caplog, nodat
         else:
             seen = np.broadcast_to(clear[:, None], expected.shape)
             assert np.array_equal(item["pixels"][seen], expected[seen])
-        assert data.n_dates[parcel_id] == clear.any(axis=1).sum()
+        assert data.n_dates[i] == clear.any(axis=1).sum()
     (message,) = [r.getMessage() for r in caplog.records if "have no data" in r.getMessage()]
     lost = sum(int((~has_data[i]).sum()) for i in data.ids)
     assert message.startswith(f"{lost} of {sum(has_data[i].size for i in data.ids)} observations")

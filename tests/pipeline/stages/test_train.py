@@ -594,7 +594,7 @@ def test_two_processes_train_the_model_of_one_and_one_of_them_writes(run, tmp_pa
     assert set(contents(folders[1])) == set(contents(folders[0])) == FILES
     logs = [json.loads((folder / "trainlog.json").read_text())["1"] for folder in folders]
     for name, value in logs[0].items():
-        tolerance = 1e-5 if name.startswith("train") else 1e-3  # see WITHOUT_GRADIENT
+        tolerance = 1e-5 if name.startswith("train") else 3e-3  # see WITHOUT_GRADIENT
         assert logs[1][name] == pytest.approx(value, abs=tolerance), name
     alone, two = (CropModel.load(folder, CPU) for folder in folders)
     for name, value in alone.members[0].state_dict().items():

@@ -118,11 +118,15 @@ class TileSeries:
     def select(self, dates: NDArray[np.bool_]) -> TileSeries:
         """Return the series on some of the dates, bool (T,)."""
         chosen = np.flatnonzero(dates).tolist()
-        return replace(
+        selected = replace(
             self,
             dates=[self.dates[t] for t in chosen],
             files=[self.files[t] for t in chosen],
         )
+        # A further map would be a further open file.
+        pixels, clear = self._maps
+        selected.__dict__["_maps"] = [pixels[t] for t in chosen], [clear[t] for t in chosen]
+        return selected
 
     @property
     def days(self) -> NDArray[np.int64]:

@@ -94,11 +94,12 @@ def run_function(
                 from_json(as_json, kind) if files is None else _read(files, words, kind)
             )
         function(**values)
+        # Before the record, without which the stage is repeated: a job has both or none.
+        if is_stage and log is not None:
+            write_json(environment_of(log), environment())
         if record is not None:
             # Those that were passed: the rule of split leaves out what its way of dividing ignores.
             write_text(record, values["settings"].model_dump_json(exclude_unset=True))
-        if is_stage and log is not None:
-            write_json(environment_of(log), environment())
     except (InputError, ModelInputError, OSError) as error:
         is_full = isinstance(error, OSError) and error.errno in _FULL
         text = memory_message(error) if is_out_of_memory(error) else str(error)

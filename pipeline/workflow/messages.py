@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from models.memory import is_out_of_memory
+
 # Snakemake logs through this logger; the lists are attributes of its records.
 LOGGER = "snakemake.logging"
 LISTS = ("input", "output")
@@ -42,6 +44,12 @@ _INPUT_ERROR = re.compile(r"InputFunctionException.*?\bInputError: (.*?)\nWildca
 _COMMAND_FAILED = re.compile(
     r"RuleException:\nCalledProcessError.*(?:non-zero exit status (\d+)|died with <\S+ (\d+)>)",
     re.DOTALL,
+)
+# How it reports that it could not run the command, or what the rule does after it.
+_RULE_FAILED = re.compile(r"RuleException:\n(\w+) in file [^\n]*:\n([^\n]*)")
+_NO_MEMORY = (
+    "\nThere is not enough memory for Snakemake itself: {}. Raise the limit, and repeat the "
+    "command: it continues with what is missing."
 )
 # A line of a job's log that begins a message of ours, and one that names a mistake of the user.
 _MESSAGE = re.compile(r"^(?:pipeline|geo|models|demo)[\w.]*: (.*)", re.MULTILINE)
@@ -90,6 +98,13 @@ def _reason(text: str, status: int | None, of_cluster: str = "") -> str:
     return of_cluster.strip().partition("\n")[0] or _SILENT
 
 
+def _reason_of_workflow(kind: str, text: str) -> str:
+    """Return why Snakemake could not run a command: the type of its error, and its text."""
+    is_memory = kind == "MemoryError" or is_out_of_memory(RuntimeError(text))
+    memory = ". There is not enough memory: raise the limit, or run fewer jobs at a time (--cores)"
+    return f"the workflow could not run it: {text or kind}{memory * is_memory}"
+
+
 def _reason_of_disk(folder: Path) -> str:
     """Return why the log of a job says nothing: what is wrong with the folder of the logs."""
     if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES:
@@ -122,7 +137,8 @@ class Shortener(logging.Filter):
         super().__init__()
         self.is_interrupted = False
         self._on_mistake = on_mistake
-        # Exit status of the command that failed last in a thread.
+        # Of the job that failed last in a thread: the exit status of its command, or why the
+        # workflow could not run it.
         self._failed = threading.local()
 
     def filter(self, record: Any) -> bool:
@@ -137,6 +153,12 @@ class Shortener(logging.Filter):
         if (failed := _COMMAND_FAILED.match(text)) is not None:
             self._failed.status = int(failed[1] or _ENDED_BY_SIGNAL + int(failed[2]))
             return False  # the error of the job follows
+        if (failed := _RULE_FAILED.match(text)) is not None:
+            self._failed.by_workflow = _reason_of_workflow(failed[1], failed[2])
+            return False
+        if "Traceback " in text and is_out_of_memory(RuntimeError(text)):
+            last = text.rstrip().splitlines()[-1]
+            record.msg, record.args = _NO_MEMORY.format(last), ()
         # Snakemake's own type of these names would slow down the import of this module.
         event = getattr(getattr(record, "event", None), "name", None)
         if event == "JOB_ERROR" and getattr(record, "indent", False):
@@ -155,9 +177,10 @@ class Shortener(logging.Filter):
 
     def _failure(self, rule: str, logs: Sequence[str], of_cluster: str = "") -> str:
         """Return what failed and why, and where the log is, in one line."""
-        status, self._failed.status = getattr(self._failed, "status", None), None
+        said = vars(self._failed).copy()
+        vars(self._failed).clear()
         text = _read_log(logs)
-        reason = _reason(text, status, of_cluster)
+        reason = said.get("by_workflow") or _reason(text, said.get("status"), of_cluster)
         if reason == _SILENT and logs:
             reason = _reason_of_disk(Path(logs[0]).parent)
         if _MISTAKE.search(text) and _TRACEBACK not in text:

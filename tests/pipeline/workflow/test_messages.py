@@ -148,6 +148,39 @@ def test_a_log_that_says_nothing_is_explained(tmp_path, monkeypatch, free, is_al
     assert record.getMessage().startswith(f"Failed: predict: {words}")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("RuntimeError in file x, line 28:\ncan't start new thread\n  File y", "not enough memory"),
+        ("MemoryError in file x, line 28:\n\n  File y", "MemoryError. There is not enough memory"),
+        ("OSError in file x, line 28:\n[Errno 7] Argument list too long\n", "list too long. Log"),
+    ],
+)
+def test_a_job_that_the_workflow_could_not_run_says_why(tmp_path, error, words):
+    (log := tmp_path / "normalise.log").write_text("pipeline.stages.normalise: 3 pixels\n")
+    shortener = Shortener()
+    assert not shortener.filter(logging.makeLogRecord({"msg": f"RuleException:\n{error}"}))
+    values = {"log": [str(log)], "event": LogEvent.JOB_ERROR, "rule_name": "normalise"}
+    first, second = logging.makeLogRecord(values), logging.makeLogRecord(values)
+    assert shortener.filter(first)
+    assert first.getMessage().startswith("Failed: normalise: the workflow could not run it: ")
+    assert words in first.getMessage()
+    # The next failure of the same thread is another one.
+    assert shortener.filter(second)
+    assert "3 pixels" in second.getMessage()
+
+
+def test_snakemake_without_memory_says_so_in_one_line():
+    text = "Traceback (most recent call last):\n  File x\nRuntimeError: can't start new thread\n"
+    record = logging.makeLogRecord({"msg": text, "event": LogEvent.ERROR})
+    assert Shortener().filter(record)
+    words = "There is not enough memory for Snakemake itself: RuntimeError: can't start new thread."
+    assert record.getMessage().strip().startswith(words)
+    other = logging.makeLogRecord({"msg": text.replace("can't start new thread", "3")})
+    assert Shortener().filter(other)
+    assert "Traceback" in other.getMessage()
+
+
 def test_the_cluster_says_why_it_did_not_start_a_job(tmp_path):
     values = {"log": [str(tmp_path / "train.log")], "event": LogEvent.JOB_ERROR, "indent": False}
     said = "SLURM sbatch failed. The error message was 'no such partition'.\n    sbatch call: ..."

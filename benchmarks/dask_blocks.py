@@ -80,35 +80,40 @@ def _candidates(work: str, folder: Path) -> list[Candidate]:
     ]
 
 
-def extract(folder: Path, out: Path, threads: int, scheduler: str) -> None:
-    """Run stage extract on one acquisition after the other."""
+def extract(folder: Path, out: Path, threads: int, scheduler: str) -> Callable[[], None]:
+    """Return a function that runs stage extract on one acquisition after the other."""
     from pipeline.stages.extract import extract
     from pipeline.workflow.config import read, view
 
     scene = Scene(folder)
     settings = view(read(scene.settings), "extract")
-    for product in scene.products:
-        extract(
-            scene.item(product), scene.pixel_index, out / f"{product.stem}.npy",
-            out / f"{product.stem}_valid.npy", settings, threads, scheduler=scheduler,
-        )  # fmt: skip
+
+    def work() -> None:
+        for product in scene.products:
+            extract(
+                scene.item(product), scene.pixel_index, out / f"{product.stem}.npy",
+                out / f"{product.stem}_valid.npy", settings, threads, scheduler=scheduler,
+            )  # fmt: skip
+
+    return work
 
 
-def assemble(folder: Path, out: Path, threads: int, scheduler: str) -> None:
-    """Run stage assemble with interpolation of clouds."""
+def assemble(folder: Path, out: Path, threads: int, scheduler: str) -> Callable[[], None]:
+    """Return a function that runs stage assemble with interpolation of clouds."""
     from pipeline.stages.assemble import assemble
     from pipeline.workflow.config import load, view
     from pipeline.workflow.paths import RunPaths
 
     run = RunPaths(folder)
     values = yaml.safe_load(run.config.read_text()) | {"clouds": {"fill": "linear"}}
-    assemble(
-        run.acquisitions, run.extractions, run.pixel_index(TILE), out,
-        view(load(values), "assemble"), threads, scheduler=scheduler,
+    settings = view(load(values), "assemble")
+    return lambda: assemble(
+        run.acquisitions, run.extractions, run.pixel_index(TILE), out, settings, threads,
+        scheduler=scheduler,
     )  # fmt: skip
 
 
-WORKS: dict[str, Callable[[Path, Path, int, str], None]] = {
+WORKS: dict[str, Callable[[Path, Path, int, str], Callable[[], None]]] = {
     work.__name__: work for work in (extract, assemble)
 }
 
@@ -147,10 +152,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     keep_freed_memory()  # as the command does before any stage
-    importlib.import_module(f"pipeline.stages.{options.work}")
+    for module in (f"pipeline.stages.{options.work}", "dask.threaded"):
+        importlib.import_module(module)
     with workers(options.workers) as (threads, scheduler, cpu_seconds):
+        work = WORKS[options.work](options.folder, options.out, threads, scheduler)
         start, start_cpu = time.perf_counter(), cpu_seconds()
-        WORKS[options.work](options.folder, options.out, threads, scheduler)
+        work()
         figures = {"work_seconds": time.perf_counter() - start}
         figures["cpu_seconds"] = cpu_seconds() - start_cpu
     print(json.dumps(figures))

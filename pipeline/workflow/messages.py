@@ -47,10 +47,8 @@ _COMMAND_FAILED = re.compile(
 )
 # How it reports that it could not run the command, or what the rule does after it.
 _RULE_FAILED = re.compile(r"RuleException:\n(\w+) in file [^\n]*:\n([^\n]*)")
-_NO_MEMORY = (
-    "\nThere is not enough memory for Snakemake itself: {}. Raise the limit, and repeat the "
-    "command: it continues with what is missing."
-)
+# The last line of a traceback of an error of the system, such as a missing permission.
+_SYSTEM_ERROR = re.compile(r"^\w+: \[Errno \d+\] .*$")
 # A line of a job's log that begins a message of ours, and one that names a mistake of the user.
 _MESSAGE = re.compile(r"^(?:pipeline|geo|models|demo)[\w.]*: (.*)", re.MULTILINE)
 _MISTAKE = re.compile(r"^pipeline\.\w+: ", re.MULTILINE)
@@ -105,6 +103,18 @@ def _reason_of_workflow(kind: str, text: str) -> str:
     return f"the workflow could not run it: {text or kind}{memory * is_memory}"
 
 
+def _reason_of_snakemake(text: str) -> str | None:
+    """Return in one line why Snakemake itself ends with a traceback; None if it is a bug."""
+    last = text.rstrip().splitlines()[-1].strip().rstrip(".")
+    if is_out_of_memory(RuntimeError(last)):
+        why = f"There is not enough memory for Snakemake itself: {last}. Raise the limit, and"
+    elif _SYSTEM_ERROR.match(last):
+        why = f"Snakemake itself cannot go on: {last}. Mend what this names, and"
+    else:
+        return None
+    return f"\n{why} repeat the command: it continues with what is missing."
+
+
 def _reason_of_disk(folder: Path) -> str:
     """Return why the log of a job says nothing: what is wrong with the folder of the logs."""
     if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES:
@@ -156,9 +166,8 @@ class Shortener(logging.Filter):
         if (failed := _RULE_FAILED.match(text)) is not None:
             self._failed.by_workflow = _reason_of_workflow(failed[1], failed[2])
             return False
-        if "Traceback " in text and is_out_of_memory(RuntimeError(text)):
-            last = text.rstrip().splitlines()[-1]
-            record.msg, record.args = _NO_MEMORY.format(last), ()
+        if "Traceback " in text and (why := _reason_of_snakemake(text)) is not None:
+            record.msg, record.args = why, ()
         # Snakemake's own type of these names would slow down the import of this module.
         event = getattr(getattr(record, "event", None), "name", None)
         if event == "JOB_ERROR" and getattr(record, "indent", False):
@@ -229,7 +238,16 @@ def keep_messages_short(on_mistake: Callable[[], None] = lambda: None) -> None:
     """Shorten what Snakemake writes from now on; call `on_mistake` when a mistake ended a job."""
     shortener = Shortener(on_mistake)
     logging.getLogger(LOGGER).addFilter(shortener)
+    threading.excepthook = _end_of_thread
     _on_ctrl_c(shortener.interrupt)
+
+
+def _end_of_thread(end: threading.ExceptHookArgs) -> None:
+    """Say in one line that a thread of Snakemake, such as that of a benchmark, has no memory."""
+    if end.exc_value is None or not is_out_of_memory(end.exc_value):
+        threading.__excepthook__(end)
+        return
+    sys.stderr.write(f"A thread of Snakemake ends for lack of memory: {end.exc_value}.\n")
 
 
 def end_on_sigterm(scheduler: Any) -> None:

@@ -170,15 +170,42 @@ def test_a_job_that_the_workflow_could_not_run_says_why(tmp_path, error, words):
     assert "3 pixels" in second.getMessage()
 
 
-def test_snakemake_without_memory_says_so_in_one_line():
-    text = "Traceback (most recent call last):\n  File x\nRuntimeError: can't start new thread\n"
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ("RuntimeError: can't start new thread", "There is not enough memory for Snakemake itself"),
+        ("PermissionError: [Errno 13] Permission denied: 'x.log'", "Snakemake itself cannot go on"),
+    ],
+)
+def test_snakemake_that_cannot_go_on_says_so_in_one_line(last, words):
+    text = f"Traceback (most recent call last):\n  File x\n{last}\n"
     record = logging.makeLogRecord({"msg": text, "event": LogEvent.ERROR})
     assert Shortener().filter(record)
-    words = "There is not enough memory for Snakemake itself: RuntimeError: can't start new thread."
-    assert record.getMessage().strip().startswith(words)
-    other = logging.makeLogRecord({"msg": text.replace("can't start new thread", "3")})
-    assert Shortener().filter(other)
-    assert "Traceback" in other.getMessage()
+    assert record.getMessage().strip().startswith(f"{words}: {last}. ")
+    assert "\n" not in record.getMessage().strip()
+
+
+def test_a_bug_of_snakemake_keeps_its_traceback():
+    text = "Traceback (most recent call last):\n  File x\nKeyError: 3\n"
+    record = logging.makeLogRecord({"msg": text, "event": LogEvent.ERROR})
+    assert Shortener().filter(record)
+    assert record.getMessage() == text
+
+
+def test_a_thread_without_memory_says_so_in_one_line():
+    # In a process of its own: pytest has a hook of its own.
+    code = (
+        "import threading\nfrom pipeline.workflow.messages import keep_messages_short\n"
+        "keep_messages_short()\n"
+        "def fail(text): raise RuntimeError(text)\n"
+        "for text in ({!r}, 'a bug'):\n"
+        "    thread = threading.Thread(target=fail, args=[text]); thread.start(); thread.join()\n"
+    ).format("can't start new thread")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stderr.split("\n", maxsplit=1)
+    assert first == "A thread of Snakemake ends for lack of memory: can't start new thread."
+    assert second.count("Traceback") == 1
+    assert second.endswith("RuntimeError: a bug\n")
 
 
 def test_the_cluster_says_why_it_did_not_start_a_job(tmp_path):

@@ -98,7 +98,9 @@ def decode(_scene: Scene, _out: Path, products: Sequence[Path], threads: int) ->
     for file in files:
         with rasterio.open(file) as image:
             tasks += [(file, window) for _, window in image.block_windows(1)]
-    with ThreadPoolExecutor(threads) as pool:
+
+    # The JPEG 2000 driver would use all cores, also for one thread.
+    with rasterio.Env(GDAL_NUM_THREADS=threads), ThreadPoolExecutor(threads) as pool:
         for job in [pool.submit(read, *task) for task in tasks]:
             job.result()
 

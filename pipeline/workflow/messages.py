@@ -14,10 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import psutil
 
 from models.memory import is_out_of_memory
 
@@ -61,6 +64,8 @@ _ENDED_BY_SIGNAL = 128
 # When this process began, and by how many seconds the clock of a node may be behind.
 _START = time.time()
 _CLOCKS_DIFFER = 60
+# How long a command may take to end.
+_END_S = 10
 
 
 def _read_log(logs: Sequence[str]) -> str:
@@ -101,6 +106,18 @@ def _reason_of_workflow(kind: str, text: str) -> str:
     is_memory = kind == "MemoryError" or is_out_of_memory(RuntimeError(text))
     memory = ". There is not enough memory: raise the limit, or run fewer jobs at a time (--cores)"
     return f"the workflow could not run it: {text or kind}{memory * is_memory}"
+
+
+def _end_command(log: str) -> None:
+    """End the command of a job, found by its log, which Snakemake started but could not watch.
+
+    Snakemake removes the outputs of the failed job next; the command would write them afterwards.
+    """
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if log in " ".join(process.cmdline()):
+                process.terminate()
+                process.wait(_END_S)
 
 
 def _reason_of_snakemake(text: str) -> str | None:
@@ -190,6 +207,8 @@ class Shortener(logging.Filter):
         vars(self._failed).clear()
         text = _read_log(logs)
         reason = said.get("by_workflow") or _reason(text, said.get("status"), of_cluster)
+        if "by_workflow" in said and logs:
+            _end_command(logs[0])
         if reason == _SILENT and logs:
             reason = _reason_of_disk(Path(logs[0]).parent)
         if _MISTAKE.search(text) and _TRACEBACK not in text:

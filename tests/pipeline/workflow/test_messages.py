@@ -9,6 +9,7 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -168,6 +169,23 @@ def test_a_job_that_the_workflow_could_not_run_says_why(tmp_path, error, words):
     # The next failure of the same thread is another one.
     assert shortener.filter(second)
     assert "3 pixels" in second.getMessage()
+
+
+def test_the_command_of_a_job_that_the_workflow_could_not_watch_ends(tmp_path):
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "--log"]
+    log, other = str(tmp_path / "features.log"), str(tmp_path / "label.log")
+    with subprocess.Popen([*command, log]) as its, subprocess.Popen([*command, other]) as another:
+        try:
+            shortener = Shortener()
+            error = "RuleException:\nRuntimeError in file x, line 1:\ncan't start new thread\n"
+            shortener.filter(logging.makeLogRecord({"msg": error}))
+            values = {"log": [log], "event": LogEvent.JOB_ERROR, "rule_name": "features"}
+            shortener.filter(logging.makeLogRecord(values))
+            assert not psutil.pid_exists(its.pid)
+            assert another.poll() is None
+        finally:
+            its.kill()
+            another.kill()
 
 
 @pytest.mark.parametrize(

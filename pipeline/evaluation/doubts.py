@@ -167,10 +167,19 @@ def verdicts_of(
     false_alarms
         As for `judge`.
     """
-    verdict = np.full(len(margin), Verdict.CONFORM, object)
-    verdict[(margin < 0) & (share <= DOUBT_FACTOR * false_alarms)] = Verdict.DOUBT
+    verdict = np.empty(len(margin), object)
+    verdict[:] = Verdict.CONFORM  # one object; np.full would make a text for each declaration
+    verdict[_is_doubted(margin, share, false_alarms)] = Verdict.DOUBT
     verdict[(margin < 0) & (share <= false_alarms)] = Verdict.CONFLICT
     return verdict
+
+
+def _is_doubted(
+    margin: NDArray[np.float64], share: NDArray[np.float64], false_alarms: float
+) -> NDArray[np.bool_]:
+    """Return which verdicts are DOUBT or CONFLICT, bool (n,); see `verdicts_of`."""
+    doubted: NDArray[np.bool_] = (margin < 0) & (share <= DOUBT_FACTOR * false_alarms)
+    return doubted
 
 
 def estimate_finding(
@@ -245,7 +254,7 @@ def found_by_visits(
     one_wrong, one_right = SUPPOSED_WRONG / (n * (n_classes - 1)), (1 - SUPPOSED_WRONG) / n
     weight, margin = np.where(is_wrong, one_wrong, one_right), margin.ravel()
     share = shares_of(margin, np.tile(groups, n), weight)
-    listed = verdicts_of(margin, share, false_alarms) != Verdict.CONFORM
+    listed = _is_doubted(margin, share, false_alarms)
     order = np.flatnonzero(listed)[np.argsort(margin[listed], kind="stable")]
     length = np.cumsum(weight[order])
     found = np.cumsum(np.where(is_wrong[order], weight[order], 0.0)) / SUPPOSED_WRONG

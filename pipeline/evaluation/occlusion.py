@@ -234,19 +234,14 @@ def occlude(explainer: Explainer, parcels: NDArray[np.int64]) -> Occlusion:
     nothing = np.zeros((n, 1, n_dates), bool)
     left_out = np.concatenate([nothing, alone, near], axis=1)
     parts = [
-        explainer.probabilities_without(
-            parcels[first : first + _TOGETHER], left_out[first : first + _TOGETHER]
-        )
+        _of_sets(explainer, parcels[first : first + _TOGETHER], left_out[first : first + _TOGETHER])
         for first in range(0, max(n, 1), _TOGETHER)
     ]
-    probabilities = np.concatenate(parts)
-    chosen = probabilities[:, 0].argmax(axis=1)
-    own = np.take_along_axis(probabilities, chosen[:, None, None], axis=2)[:, :, 0]
+    chosen, own, likely = (np.concatenate(values) for values in zip(*parts, strict=True))
     log = np.log(np.maximum(own, _TINY))
     falls = np.where(np.tile(is_used, 2), log[:, :1] - log[:, 1:], np.nan)
-    without = probabilities[:, 1 + n_dates :]
     is_known = np.isfinite(falls[:, n_dates:])
-    classes = np.where(is_known, np.nan_to_num(without).argmax(axis=2), -1)
+    classes = np.where(is_known, likely[:, 1 + n_dates :], -1)
     return Occlusion(
         attention=attention,
         window_attention=(near @ attention[:, :, None])[:, :, 0],
@@ -257,6 +252,24 @@ def occlude(explainer: Explainer, parcels: NDArray[np.int64]) -> Occlusion:
         window_probability=np.where(is_known, own[:, 1 + n_dates :], np.nan),
         window_class=classes,
     )
+
+
+def _of_sets(
+    explainer: Explainer, parcels: NDArray[np.int64], left_out: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Leave out E sets of dates of m parcels, the first of which is empty.
+
+    Returns
+    -------
+    The class that all dates predict, int64 (m,); its probability without each set, float64 (m, E);
+    and the most probable class without it, int64 (m, E). The probabilities of all classes are held
+    for these parcels only.
+    """
+    probabilities = explainer.probabilities_without(parcels, left_out)
+    likely = np.nan_to_num(probabilities).argmax(axis=2)
+    chosen = likely[:, 0]
+    own = np.take_along_axis(probabilities, chosen[:, None, None], axis=2)[:, :, 0]
+    return chosen, own, likely
 
 
 def share_changed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ _OUT_OF_MEMORY = re.compile(
     r"|failed to map segment",
     re.IGNORECASE,
 )
+
+
+# What OpenBLAS takes for a matrix product or decomposition, once in a process (seen: 33.6 MB).
+_BUFFER = 34 * MB
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -44,6 +49,32 @@ def room(system: Path = Path("/")) -> dict[str, int]:
     except (OSError, KeyError, ValueError):
         return {}
     return found
+
+
+def claim_linear_algebra() -> None:
+    """Let numpy and scipy, if imported, take the memory for linear algebra now, before other needs.
+
+    If its memory is refused, OpenBLAS ends the process, or asks again for ever (`blas_memory_alloc`
+    of an earlier version): a stage that had reached a limit of the shell would hang at its first
+    matrix product. Without such a limit, this does nothing.
+
+    Raises
+    ------
+    MemoryError
+        If a limit leaves less.
+    """
+    if sys.platform != "linux":
+        return
+    for name in ("numpy.linalg", "scipy.linalg"):
+        library = sys.modules.get(name)
+        if library is None:
+            continue
+        limits = dict(_limits_of_the_shell(_kilobytes(Path("/proc/self/status"))))
+        if not limits:
+            return
+        if min(limits.values()) < _BUFFER:
+            raise MemoryError(f"linear algebra needs {_BUFFER // MB} MB")
+        library.cholesky([[1.0]])
 
 
 def _limits_of_the_shell(status: dict[str, int]) -> Iterator[tuple[str, int]]:

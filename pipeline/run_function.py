@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from geo.errors import InputError
 from models.errors import InputError as ModelInputError
-from models.memory import MB, is_out_of_memory, room
+from models.memory import MB, claim_linear_algebra, is_out_of_memory, room
 from pipeline.logs import start_logging
 from pipeline.workflow.software import environment, environment_of
 from pipeline.workflow.writing import write_json, write_text
@@ -93,6 +93,7 @@ def run_function(
             values["settings"] = (
                 from_json(as_json, kind) if files is None else _read(files, words, kind)
             )
+        claim_linear_algebra()
         function(**values)
         # Before the record, without which the stage is repeated: a job has both or none.
         if is_stage and log is not None:

@@ -2,14 +2,20 @@
 
 import logging
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.errors import InputError
 from models.hyperparameters import Hyperparameters
-from models.memory import MB, is_out_of_memory, room
+from models.memory import MB, claim_linear_algebra, is_out_of_memory, room
 from models.training import memory as training_memory_module
 from models.training.memory import check_memory, training_memory
+
+ROOT = Path(__file__).parents[2]
 
 STATUS = "VmSize:\t 500000 kB\nVmData:\t 100000 kB\n"
 
@@ -111,3 +117,42 @@ def test_little_available_memory_is_a_warning(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         check_memory(300 * MB, "batches of 2")
     assert "available memory has room for 299 MB. It may be killed" in caplog.text
+
+
+# With how much memory left the buffers are claimed, and matrices are multiplied later.
+LINEAR_ALGEBRA = """
+import resource
+import numpy as np
+import scipy.linalg
+from models import memory
+
+def leave(megabytes):
+    used = memory._kilobytes(memory.Path("/proc/self/status"))["VmSize"]
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * memory.MB, resource.RLIM_INFINITY))
+
+leave({at_first})
+memory.claim_linear_algebra()
+leave(8)
+print(np.linalg.cholesky(np.eye(3)).sum(), scipy.linalg.cholesky(np.eye(3)).sum(), end="")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+@pytest.mark.parametrize(
+    ("at_first", "printed", "error"),
+    [(200, "3.0 3.0", ""), (40, "", "linear algebra needs 34 MB"), (20, "", "needs 34 MB")],
+)
+def test_linear_algebra_has_its_memory_or_is_refused(at_first, printed, error):
+    # It would hang.
+    done = subprocess.run(
+        [sys.executable, "-c", LINEAR_ALGEBRA.format(at_first=at_first)],
+        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.stdout == printed
+    assert error in done.stderr
+
+
+def test_without_a_limit_linear_algebra_is_not_called(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    monkeypatch.setattr(np.linalg, "cholesky", None)
+    claim_linear_algebra()

@@ -119,7 +119,7 @@ def test_little_available_memory_is_a_warning(monkeypatch, caplog):
     assert "available memory has room for 299 MB. It may be killed" in caplog.text
 
 
-# With how much memory left the buffers are claimed, and matrices are multiplied later.
+# Claims the memory of linear algebra while some is left, and uses it when nearly none is.
 LINEAR_ALGEBRA = """
 import resource
 import numpy as np
@@ -143,7 +143,7 @@ print(np.linalg.cholesky(np.eye(3)).sum(), scipy.linalg.cholesky(np.eye(3)).sum(
     [(200, "3.0 3.0", ""), (40, "", "linear algebra needs 34 MB"), (20, "", "needs 34 MB")],
 )
 def test_linear_algebra_has_its_memory_or_is_refused(at_first, printed, error):
-    # It would hang.
+    # Without the claim, OpenBLAS ends the process, or an earlier version of it hangs.
     done = subprocess.run(
         [sys.executable, "-c", LINEAR_ALGEBRA.format(at_first=at_first)],
         capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
